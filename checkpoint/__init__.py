@@ -1,0 +1,1 @@
+"""The job's memory: from dump to store to restart."""

@@ -1,0 +1,1 @@
+"""The job's files: from the kernel's request to the submit machine's disk."""

@@ -1,0 +1,1 @@
+"""The job's life: where it runs, its streams, its end."""
