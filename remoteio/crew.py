@@ -1,0 +1,142 @@
+"""Threads that take requests from a link: one leads, none waits for a slow one.
+
+The leader receives and handles requests itself, so that a quick one costs no handover. What is known to be slow goes to
+workers. When the leader has been inside one request for a tick, a spare thread takes the lead, and the late one joins
+the spares when it is done: no operation, whatever it waits for, keeps the others waiting longer than that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+TICK = 0.01  # seconds
+MOST_WORKERS = 512
+
+
+class Workers(Generic[T]):
+    """Threads made as they are needed, each handling one item at a time; none waits while there is one to do."""
+
+    def __init__(self, handle: Callable[[T], None], fail: Callable[[BaseException], None]) -> None:
+        self._handle, self._fail = handle, fail
+        self._work: deque[T] = deque()
+        self._more = threading.Condition()
+        self._made = self._free = 0
+
+    def give(self, item: T) -> None:
+        """Have `item` handled by a worker."""
+        with self._more:
+            self._work.append(item)
+            if len(self._work) <= self._free or self._made >= MOST_WORKERS:
+                self._more.notify()
+            else:
+                self._made += 1
+                threading.Thread(target=self._worker, name="worker", daemon=True).start()
+
+    def _worker(self) -> None:
+        while True:
+            with self._more:
+                self._free += 1
+                while not self._work:
+                    self._more.wait()
+                self._free -= 1
+                item = self._work.popleft()
+            try:
+                self._handle(item)
+            except BaseException as e:  # noqa: BLE001: whatever ends a thread of ours ends the run, and is raised there
+                self._fail(e)
+                return
+
+
+class Crew(Generic[T]):
+    """`receive` blocks and returns some items; `handle` does one; `slow` says which go to a worker at once."""
+
+    def __init__(self, receive: Callable[[], list[T]], handle: Callable[[T], None], slow: Callable[[T], bool]) -> None:
+        self._receive, self._handle, self._slow = receive, handle, slow
+        self._lock = threading.Lock()
+        self._pending: deque[T] = deque()
+        self._reign = 0  # counts leaders
+        self._step = 0  # odd: the leader is inside a request
+        self._watch = threading.Event()
+        self._spares = threading.Condition(self._lock)
+        self._spare_count = 0
+        self._vacancy = False
+        self._workers = Workers(handle, self._fail)
+        self._failure: BaseException | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Serve until `receive` or `handle` raises; that is raised here."""
+        threading.Thread(target=self._watchdog, name="watchdog", daemon=True).start()
+        threading.Thread(target=self._member, name="crew", daemon=True).start()
+        with self._lock:
+            self._vacancy = True
+            self._spares.notify()
+        self._over.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    def _fail(self, e: BaseException) -> None:
+        self._failure = self._failure or e
+        self._over.set()
+
+    def _member(self) -> None:
+        while not self._over.is_set():
+            with self._lock:
+                self._spare_count += 1
+                while not self._vacancy:
+                    self._spares.wait()
+                self._vacancy = False
+                self._spare_count -= 1
+                reign = self._reign
+            try:
+                self._lead(reign)
+            except BaseException as e:  # noqa: BLE001: as above
+                self._fail(e)
+
+    def _lead(self, reign: int) -> None:
+        pending, slow, handle, lock, watch = self._pending, self._slow, self._handle, self._lock, self._watch
+        while True:
+            if not pending:
+                pending.extend(self._receive())
+                continue
+            with lock:
+                if self._reign != reign:
+                    return
+                item = pending.popleft()
+                self._step += 1
+            if slow(item):
+                self._workers.give(item)
+            else:
+                if not watch.is_set():
+                    watch.set()
+                handle(item)
+            with lock:
+                if self._reign != reign:
+                    return
+                self._step += 1
+
+    def _watchdog(self) -> None:
+        last = -1
+        while not self._over.is_set():
+            if self._step == last and not last & 1:
+                self._watch.clear()
+                if self._step == last:
+                    self._watch.wait()
+            last = self._step
+            self._over.wait(TICK)
+            if not last & 1 or self._step != last:
+                continue
+            with self._lock:
+                if self._step != last:
+                    continue
+                self._reign += 1
+                self._step += 1
+                self._vacancy = True
+                if self._spare_count:
+                    self._spares.notify()
+                else:
+                    threading.Thread(target=self._member, name="crew", daemon=True).start()

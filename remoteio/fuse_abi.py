@@ -1,0 +1,213 @@
+"""The kernel's FUSE messages, as declared structs, and the one table of operations.
+
+Source: ``include/uapi/linux/fuse.h`` (protocol 7.31 to 7.45). All integers are native-endian; both ends of a link
+must therefore have the same byte order, which the handshake of the link checks. Offsets of a request's own arguments
+begin at ``IN_HEADER.size``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+MAJOR, MINOR = 7, 45
+ROOT_ID = 1
+MAX_WRITE = 1 << 20
+MAX_REQUEST = MAX_WRITE + 4096  # what /dev/fuse wants a read buffer to hold
+PAGES = MAX_WRITE // 4096
+
+S = struct.Struct
+IN_HEADER = S("=IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
+OUT_HEADER = S("=IiQ")  # len -errno unique
+ATTR = S("=QQQQQQIIIIIIIIII")  # ino size blocks atime mtime ctime (s) atime mtime ctime (ns) mode nlink uid gid rdev blksize flags
+ENTRY = S("=QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec; then ATTR
+ATTR_OUT = S("=QII")  # attr_valid attr_valid_nsec dummy; then ATTR
+GETATTR_IN = S("=IIQ")  # getattr_flags dummy fh
+SETATTR_IN = S("=IIQQQQQQIIIIIIII")  # valid pad fh size lock_owner a m c (s) a m c (ns) mode unused uid gid unused
+MKNOD_IN = S("=IIII")  # mode rdev umask pad
+MKDIR_IN = S("=II")  # mode umask
+RENAME_IN = S("=Q")  # newdir
+RENAME2_IN = S("=QII")  # newdir flags pad
+LINK_IN = S("=Q")  # oldnodeid
+OPEN_IN = S("=II")  # flags open_flags
+OPEN_OUT = S("=QII")  # fh open_flags backing_id
+CREATE_IN = S("=IIII")  # flags mode umask open_flags
+RELEASE_IN = S("=QIIQ")  # fh flags release_flags lock_owner
+FLUSH_IN = S("=QIIQ")  # fh unused pad lock_owner
+READ_IN = S("=QQIIQII")  # fh offset size read_flags lock_owner flags pad
+WRITE_IN = S("=QQIIQII")  # fh offset size write_flags lock_owner flags pad
+WRITE_OUT = S("=II")  # size pad
+STATFS_OUT = S("=QQQQQIIII24x")  # blocks bfree bavail files ffree bsize namelen frsize pad
+FSYNC_IN = S("=QII")  # fh fsync_flags pad
+SETXATTR_IN = S("=II")  # size flags (the short form: SETXATTR_EXT is not negotiated)
+GETXATTR_IN = S("=II")  # size pad
+GETXATTR_OUT = S("=II")  # size pad
+LK_IN = S("=QQQQIIII")  # fh owner start end type pid lk_flags pad
+LK_OUT = S("=QQII")  # start end type pid
+ACCESS_IN = S("=II")  # mask pad
+INIT_IN = S("=IIIII")  # major minor max_readahead flags flags2
+INIT_OUT = S("=IIIIHHIIHHI28x")  # major minor max_readahead flags background congestion max_write gran pages align flags2
+INTERRUPT_IN = S("=Q")  # unique
+FORGET_IN = S("=Q")  # nlookup
+BATCH_FORGET_IN = S("=II")  # count dummy
+FORGET_ONE = S("=QQ")  # nodeid nlookup
+FALLOCATE_IN = S("=QQQII")  # fh offset length mode pad
+LSEEK_IN = S("=QQII")  # fh offset whence pad
+LSEEK_OUT = S("=Q")  # offset
+COPY_IN = S("=QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags
+COPY64_OUT = S("=Q")  # bytes copied
+DIRENT = S("=QQII")  # ino off namelen type; then name, padded to 8
+STATX_IN = S("=IIQII")  # getattr_flags reserved fh sx_flags sx_mask
+STATX_OUT = S("=QII16x")  # attr_valid attr_valid_nsec flags; then struct fuse_statx
+STATX = S("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
+NOTIFY_INVAL_INODE_OUT = S("=Qqq")  # nodeid off len
+NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent namelen flags; then name\0
+NOTIFY_STORE_OUT = S("=QQII")  # nodeid offset size pad; then data
+
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_STORE = 2, 3, 4
+
+# INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
+ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1, 1 << 3, 1 << 5, 1 << 6
+FLOCK_LOCKS, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 10, 1 << 12, 1 << 13, 1 << 14
+ASYNC_DIO, PARALLEL_DIROPS, POSIX_ACL, ABORT_ERROR = 1 << 15, 1 << 18, 1 << 20, 1 << 21
+INIT_MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 22, 1 << 23, 1 << 28, 1 << 30
+DIRECT_IO_ALLOW_MMAP = 1 << 36
+WANTED = (
+    ASYNC_READ | POSIX_LOCKS | ATOMIC_O_TRUNC | BIG_WRITES | DONT_MASK | FLOCK_LOCKS | AUTO_INVAL_DATA | DO_READDIRPLUS
+    | READDIRPLUS_AUTO | ASYNC_DIO | PARALLEL_DIROPS | INIT_MAX_PAGES | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | INIT_EXT
+    | DIRECT_IO_ALLOW_MMAP
+)  # fmt: skip
+
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR, FOPEN_PARALLEL_DIRECT_WRITES = 1, 2, 8, 64
+GETATTR_FH, LK_FLOCK, FSYNC_DATASYNC, WRITE_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1, 1, 1, 4, 1
+RELEASE_FLUSH, RELEASE_FLOCK_UNLOCK = 1, 2
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME, FATTR_FH = 1, 2, 4, 8, 16, 32, 64
+FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_CTIME, FATTR_KILL_SUIDGID = 128, 256, 1024, 2048
+
+LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
+MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
+FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT, OPENDIR = 20, 21, 22, 23, 24, 25, 26, 27
+READDIR, RELEASEDIR, FSYNCDIR, GETLK, SETLK, SETLKW, ACCESS, CREATE, INTERRUPT = 28, 29, 30, 31, 32, 33, 34, 35, 36
+DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 38, 42, 43, 44, 45, 46, 47
+SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
+
+ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
+
+# operation -> (name, smallest size of its fixed arguments, names that follow). What is not here is answered ENOSYS.
+OPERATIONS: dict[int, tuple[str, int, int]] = {
+    LOOKUP: ("lookup", 0, 1),
+    FORGET: ("forget", FORGET_IN.size, 0),
+    GETATTR: ("getattr", GETATTR_IN.size, 0),
+    SETATTR: ("setattr", SETATTR_IN.size, 0),
+    READLINK: ("readlink", 0, 0),
+    SYMLINK: ("symlink", 0, 2),
+    MKNOD: ("mknod", MKNOD_IN.size, 1),
+    MKDIR: ("mkdir", MKDIR_IN.size, 1),
+    UNLINK: ("unlink", 0, 1),
+    RMDIR: ("rmdir", 0, 1),
+    RENAME: ("rename", RENAME_IN.size, 2),
+    LINK: ("link", LINK_IN.size, 1),
+    OPEN: ("open", OPEN_IN.size, 0),
+    READ: ("read", READ_IN.size, 0),
+    WRITE: ("write", WRITE_IN.size, 0),
+    STATFS: ("statfs", 0, 0),
+    RELEASE: ("release", RELEASE_IN.size, 0),
+    FSYNC: ("fsync", FSYNC_IN.size, 0),
+    SETXATTR: ("setxattr", SETXATTR_IN.size, 1),
+    GETXATTR: ("getxattr", GETXATTR_IN.size, 1),
+    LISTXATTR: ("listxattr", GETXATTR_IN.size, 0),
+    REMOVEXATTR: ("removexattr", 0, 1),
+    FLUSH: ("flush", FLUSH_IN.size, 0),
+    INIT: ("init", 16, 0),
+    OPENDIR: ("opendir", OPEN_IN.size, 0),
+    READDIR: ("readdir", READ_IN.size, 0),
+    RELEASEDIR: ("releasedir", RELEASE_IN.size, 0),
+    FSYNCDIR: ("fsyncdir", FSYNC_IN.size, 0),
+    GETLK: ("getlk", LK_IN.size, 0),
+    SETLK: ("setlk", LK_IN.size, 0),
+    SETLKW: ("setlkw", LK_IN.size, 0),
+    ACCESS: ("access", ACCESS_IN.size, 0),
+    CREATE: ("create", CREATE_IN.size, 1),
+    INTERRUPT: ("interrupt", INTERRUPT_IN.size, 0),
+    DESTROY: ("destroy", 0, 0),
+    BATCH_FORGET: ("batch_forget", BATCH_FORGET_IN.size, 0),
+    FALLOCATE: ("fallocate", FALLOCATE_IN.size, 0),
+    READDIRPLUS: ("readdirplus", READ_IN.size, 0),
+    RENAME2: ("rename2", RENAME2_IN.size, 2),
+    LSEEK: ("lseek", LSEEK_IN.size, 0),
+    COPY_FILE_RANGE: ("copy_file_range", COPY_IN.size, 0),
+    SYNCFS: ("syncfs", 0, 0),
+    TMPFILE: ("tmpfile", CREATE_IN.size, 1),
+    STATX_OP: ("statx", STATX_IN.size, 0),
+    COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0),
+}
+NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
+UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself
+
+
+class FuseError(Exception):
+    """A request that no kernel sends: shorter than its operation, wrong length, a name that is not one name."""
+
+
+class Request:
+    """One request: header fields and the whole message (``raw``: bytes-like, header included)."""
+
+    __slots__ = ("gid", "nodeid", "op", "pid", "raw", "uid", "unique")
+
+    def __init__(self, raw: bytes | bytearray | memoryview) -> None:
+        """Parse the header and check the lengths. Raises FuseError."""
+        size = len(raw)
+        if size < ARGS:
+            raise FuseError("a request of %d bytes is shorter than its header" % size)
+        length, self.op, self.unique, self.nodeid, self.uid, self.gid, self.pid, _, _ = IN_HEADER.unpack_from(raw)
+        if length != size:
+            raise FuseError("a request says %d bytes and has %d" % (length, size))
+        shape = OPERATIONS.get(self.op)
+        if shape is not None and size < ARGS + shape[1] + 2 * shape[2]:
+            raise FuseError("%s with %d bytes is too short" % (shape[0], size))
+        self.raw = raw
+
+    def name(self, at: int) -> bytes:
+        """The one NUL-terminated name at offset `at`, to the end of the message."""
+        name = bytes(self.raw[at:]).rstrip(b"\0") if self.op in (SETXATTR,) else bytes(self.raw[at:-1])
+        return one_name(name)
+
+    def names(self, at: int) -> tuple[bytes, bytes]:
+        """Two names, one after the other, at offset `at`."""
+        first, nul, second = bytes(self.raw[at:-1]).partition(b"\0")
+        if not nul:
+            raise FuseError("a request of two names has one")
+        return one_name(first), one_name(second)
+
+    def texts(self, at: int) -> tuple[bytes, bytes]:
+        """A name and a free text (the target of a symlink), in the kernel's order, unchecked."""
+        first, nul, second = bytes(self.raw[at:-1]).partition(b"\0")
+        if not nul:
+            raise FuseError("a request of two names has one")
+        return first, second
+
+
+def one_name(name: bytes) -> bytes:
+    """`name` if it is a single path component, as all the kernel sends are. Raises FuseError."""
+    if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
+        raise FuseError("%r is not the name of a directory entry" % (name[:40],))
+    return name
+
+
+def reply(unique: int, body: bytes = b"") -> bytes:
+    """A successful reply, header and body."""
+    return OUT_HEADER.pack(16 + len(body), 0, unique) + body
+
+
+def failure(unique: int, errno: int) -> bytes:
+    """A reply that says `errno` (positive)."""
+    return OUT_HEADER.pack(16, -errno, unique)
+
+
+def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
+    """A notification: drop attributes and the pages of [offset, offset+length), 0 meaning to the end."""
+    return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
+
+
+def request(op: int, nodeid: int, args: bytes, unique: int = 0) -> bytes:
+    """A request as the kernel would make it: what the relay sends of its own accord, and what tests send."""
+    return IN_HEADER.pack(ARGS + len(args), op, unique, nodeid, 0, 0, 0, 0, 0) + args

@@ -1,0 +1,298 @@
+"""Node ids and the files behind them; open handles.
+
+A node is found again by (device, inode number). A directory that is used as a parent keeps an O_PATH descriptor; every
+other node is reached by its last known name beneath its parent, and what is found there is compared with the node
+before it is used. So the number of descriptors follows the directories in use and the open files, not the files seen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import threading
+import time
+from collections import OrderedDict
+
+from remoteio.fuse_abi import ROOT_ID
+
+Stat = os.stat_result
+
+
+class Node:
+    """One file: identity, where it was last seen, how often the kernel refers to it."""
+
+    __slots__ = ("ctime", "dev", "fd", "handles", "id", "ino", "kind", "locks", "lookups", "name", "parent", "seen", "shared")
+
+    def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
+        self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
+        self.parent, self.name = parent, name
+        self.lookups = 0
+        self.fd = -1  # O_PATH, directories only
+        self.ctime = st.st_ctime_ns
+        self.handles: set[int] = set()  # open file descriptors of this node
+        self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
+        self.locks: dict[int, LockOwner] = {}
+        self.shared = False  # a file in this directory has been locked: names here are not to be cached
+
+
+class LockOwner:
+    """The descriptor that holds the POSIX locks of one owner on one file (open file description locks)."""
+
+    __slots__ = ("fd", "pid")
+
+    def __init__(self, fd: int, pid: int) -> None:
+        self.fd, self.pid = fd, pid
+
+
+class Handle:
+    """One open file or directory of the job. ``fd`` is also its number on the wire."""
+
+    __slots__ = ("append", "entries", "fd", "node", "writable")
+
+    def __init__(self, fd: int, node: Node, flags: int) -> None:
+        self.fd, self.node = fd, node
+        self.append = bool(flags & os.O_APPEND)
+        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read
+
+
+class Inodes:
+    """The table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more."""
+
+    def __init__(self, root: str = "/", keep: int = 4096) -> None:
+        """Serve the tree at `root`; `keep` directory descriptors stay open beyond those needed at the moment."""
+        self.lock = threading.RLock()
+        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        st = os.fstat(fd)
+        top = Node(ROOT_ID, st, None, b"")
+        top.fd, top.lookups = fd, 1
+        self.top = top
+        self.nodes: dict[int, Node] = {ROOT_ID: top}
+        self._by_key: dict[tuple[int, int], Node] = {(st.st_dev, st.st_ino): top}
+        self._next = ROOT_ID + 1
+        self._keep = keep
+        self._open_dirs: OrderedDict[int, Node] = OrderedDict()
+        self._retired: list[int] = []
+        self.handles: dict[int, Handle] = {}
+        self._device_tags: dict[int, int] = {st.st_dev: 0}
+
+    # nodes
+
+    def get(self, nodeid: int) -> Node:
+        """The node of that id. Raises ESTALE."""
+        try:
+            return self.nodes[nodeid]
+        except KeyError:
+            raise OSError(errno.ESTALE, "no such node") from None
+
+    def found(self, parent: Node, name: bytes, st: Stat) -> Node:
+        """The node of what `st` describes, seen as `name` in `parent`; counts one lookup of the kernel's."""
+        with self.lock:
+            node = self._by_key.get((st.st_dev, st.st_ino))
+            if node is not None and (
+                node.kind != stat.S_IFMT(st.st_mode) or (node.kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)
+            ):
+                node = None  # the inode number was used again: the kernel's cached target or type is another file's
+            if node is None:
+                node = Node(self._next, st, parent, name)
+                self._next += 1
+                self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
+            elif node is not self.top:
+                node.parent, node.name = parent, name
+            node.lookups += 1
+            return node
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """The kernel dropped `count` references."""
+        with self.lock:
+            node = self.nodes.get(nodeid)
+            if node is None or node is self.top:
+                return
+            node.lookups -= count
+            if node.lookups <= 0 and not node.handles:
+                self._drop(node)
+
+    def _drop(self, node: Node) -> None:
+        del self.nodes[node.id]
+        if self._by_key.get((node.dev, node.ino)) is node:
+            del self._by_key[(node.dev, node.ino)]
+        if node.fd >= 0:
+            self._open_dirs.pop(node.id, None)
+            os.close(node.fd)
+            node.fd = -1
+
+    def gone(self, node: Node) -> None:
+        """The last name of `node` was removed: its inode number may come back as another file."""
+        with self.lock:
+            if self._by_key.get((node.dev, node.ino)) is node:
+                del self._by_key[(node.dev, node.ino)]
+
+    def moved(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, st: Stat | None) -> None:
+        """What `st` describes was renamed."""
+        node = self._by_key.get((st.st_dev, st.st_ino)) if st is not None else None
+        if node is not None:
+            node.parent, node.name = new_parent, new_name
+
+    def known(self, st: Stat) -> Node | None:
+        """The node of what `st` describes, if the kernel holds one; counts nothing."""
+        return self._by_key.get((st.st_dev, st.st_ino))
+
+    # descriptors
+
+    def directory(self, node: Node) -> int:
+        """A descriptor of the directory `node`, to resolve a name from. Raises ESTALE, ENOTDIR and what open(2) raises."""
+        fd = node.fd
+        if fd >= 0:
+            return fd
+        if node.kind != stat.S_IFDIR:
+            raise OSError(errno.ENOTDIR, "not a directory")
+        with self.lock:
+            if node.fd >= 0:
+                return node.fd
+            fd = self._open(node, os.O_PATH | os.O_DIRECTORY)
+            node.fd = fd
+            self._open_dirs[node.id] = node
+            if len(self._open_dirs) > 2 * self._keep:
+                self._retire()
+            return fd
+
+    def _retire(self) -> None:
+        # A thread may be using one of these numbers this moment: they are closed only at the next round.
+        for fd in self._retired:
+            os.close(fd)
+        self._retired = []
+        for _ in range(self._keep):
+            old = self._open_dirs.popitem(last=False)[1]
+            self._retired.append(old.fd)
+            old.fd = -1
+
+    def _open(self, node: Node, flags: int) -> int:
+        """Open `node` by its last known name and make sure it is that file. Raises ESTALE when it is not."""
+        assert node.parent is not None  # only the root has none, and the root has its descriptor
+        parent = self.directory(node.parent)
+        try:
+            fd = os.open(node.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, "its last known name is gone") from None
+        if _same(os.fstat(fd), node):
+            return fd
+        os.close(fd)
+        raise OSError(errno.ESTALE, "another file has that name now")
+
+    def _own(self, node: Node) -> int:
+        """A descriptor that stands for `node` already, or -1."""
+        return node.fd if node.fd >= 0 else next(iter(tuple(node.handles)), -1)
+
+    def reopen(self, node: Node, flags: int) -> int:
+        """A new descriptor of `node`: by one of its own descriptors if there is one, else by name."""
+        own = self._own(node)
+        if own >= 0:
+            fd = os.open("/proc/self/fd/%d" % own, flags | os.O_CLOEXEC)
+            if _same(os.fstat(fd), node):
+                return fd
+            os.close(fd)  # closed, and its number used again, while we looked
+        return self._open(node, flags)
+
+    def stat(self, node: Node) -> Stat:
+        """lstat(2) of `node`. Raises ESTALE when its name is gone or another file's by now."""
+        own = self._own(node)
+        if own >= 0:
+            st = os.fstat(own)
+            if _same(st, node):
+                return st
+        assert node.parent is not None
+        try:
+            st = os.stat(node.name, dir_fd=self.directory(node.parent), follow_symlinks=False)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, "its last known name is gone") from None
+        if _same(st, node):
+            return st
+        raise OSError(errno.ESTALE, "another file has that name now")
+
+    def path(self, node: Node) -> PathRef:
+        """A path of `node` for system calls that take no descriptor: use it in a ``with``."""
+        own = self._own(node)
+        return PathRef(own, False) if own >= 0 else PathRef(self._open(node, os.O_PATH), True)
+
+    # handles
+
+    def opened(self, fd: int, node: Node, flags: int) -> Handle:
+        """`fd` is open on `node`: its handle."""
+        handle = Handle(fd, node, flags)
+        with self.lock:
+            self.handles[fd] = handle
+            node.handles.add(fd)
+        return handle
+
+    def handle(self, fh: int) -> Handle:
+        """The handle of that number. Raises EBADF."""
+        try:
+            return self.handles[fh]
+        except KeyError:
+            raise OSError(errno.EBADF, "no such handle") from None
+
+    def close(self, fh: int) -> None:
+        """The job closed that handle."""
+        with self.lock:
+            handle = self.handles.pop(fh, None)
+            if handle is None:
+                raise OSError(errno.EBADF, "no such handle")
+            node = handle.node
+            node.handles.discard(fh)
+            os.close(fh)
+            if not node.handles:
+                for owner in node.locks.values():
+                    os.close(owner.fd)
+                node.locks.clear()
+                if node.lookups <= 0 and node.id in self.nodes and node is not self.top:
+                    self._drop(node)
+
+    def number(self, st: Stat) -> int:
+        """The inode number the job sees: the file's own, with its device folded in where it is not the root's.
+
+        Two files of different devices must not share a number: tar and rsync would take them for hard links.
+        """
+        tag = self._device_tags.get(st.st_dev)
+        if tag is None:
+            tag = (st.st_dev * 0x9E3779B1 >> 8) % 0xFFFF + 1  # by the device's number: the same at the next mount
+            with self.lock:
+                taken = set(self._device_tags.values())
+                while tag in taken:
+                    tag = tag % 0xFFFF + 1
+                self._device_tags[st.st_dev] = tag
+        return st.st_ino ^ tag << 48 if tag else st.st_ino
+
+
+def _same(st: Stat, node: Node) -> bool:
+    return st.st_ino == node.ino and st.st_dev == node.dev
+
+
+def version(st: Stat) -> tuple[int, int, int] | None:
+    """What tells one content of a file from the next; None where it was changed too lately to tell.
+
+    Since Linux 6.13 a time stamp that was looked at is never given to a later change (multigrain timestamps).
+    """
+    if not _FINE_TIMES and time.time_ns() - st.st_mtime_ns < 20_000_000:
+        return None
+    return st.st_mtime_ns, st.st_ctime_ns, st.st_size
+
+
+_FINE_TIMES = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 13)
+
+
+class PathRef:
+    """``/proc/self/fd/N`` for the length of a ``with``; following it leads to the very inode, symlink or not."""
+
+    __slots__ = ("_fd", "_own")
+
+    def __init__(self, fd: int, own: bool) -> None:
+        self._fd, self._own = fd, own
+
+    def __enter__(self) -> str:
+        return "/proc/self/fd/%d" % self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if self._own:
+            os.close(self._fd)

@@ -1,0 +1,127 @@
+"""File locks of the job, held at home: they hold against every process of the submit machine too.
+
+flock(2) is taken on the descriptor of the job's own open file. A POSIX lock (fcntl(2) F_SETLK) belongs to a process and
+a file, so each owner has one descriptor a file, locked with *open file description* locks; closing it at the owner's
+FLUSH drops them all, as POSIX wants.
+
+A lock is also where caches meet: what the job's kernel cached of a file is dropped when a lock on it is granted, unless
+the file is large and provably unchanged, so that a program that locks before it reads (sqlite) reads what others wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable
+
+from remoteio import fuse_abi as abi
+from remoteio.inodes import Handle, Inodes, LockOwner, Node, version
+
+_FLOCK = struct.Struct("=hh4xqqi4x")  # struct flock, 64-bit: l_type l_whence l_start l_len l_pid
+_F_OFD_GETLK, _F_OFD_SETLK = 36, 37
+_END = (1 << 63) - 1
+RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: first, and at most
+
+
+class Locks:
+    """Locks on the files of `inodes`."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self._waiting: dict[int, threading.Event] = {}
+        self._guard = threading.Lock()
+
+    def expect(self, unique: int) -> None:
+        """A request that may wait is about to be handed to a worker: from now on it can be interrupted."""
+        self._waiting[unique] = threading.Event()
+
+    def interrupt(self, unique: int) -> None:
+        """The kernel does not want the answer to `unique` any more."""
+        waiting = self._waiting.get(unique)
+        if waiting is not None:
+            waiting.set()
+
+    def set(self, r: abi.Request, wait: bool = False) -> None:
+        """SETLK and SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
+        fh, owner, start, end, kind, pid, flags, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self._inodes.handle(fh)
+        if kind not in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK):
+            raise OSError(errno.EINVAL, "no such kind of lock")
+        if handle.node.parent is not None:
+            handle.node.parent.shared = True
+        if flags & abi.LK_FLOCK:
+            how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
+            self._try(r.unique, wait, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
+            return
+        if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
+            return
+        fd = self._owner(handle, owner, pid).fd
+        lock = _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end >= _END else end - start + 1, 0)
+        self._try(r.unique, wait, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
+
+    def _owner(self, handle: Handle, owner: int, pid: int) -> LockOwner:
+        node = handle.node
+        with self._guard:
+            held = node.locks.get(owner)
+            if held is None:
+                try:
+                    fd = self._inodes.reopen(node, os.O_RDWR)
+                except OSError:
+                    fd = self._inodes.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
+                held = node.locks[owner] = LockOwner(fd, pid)
+            return held
+
+    def _try(self, unique: int, wait: bool, attempt: Callable[[], object]) -> None:
+        interrupted = self._waiting.get(unique)
+        delay = RETRY[0]
+        try:
+            while True:
+                try:
+                    attempt()
+                    return
+                except OSError as e:
+                    if e.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
+                    if not wait or interrupted is None:
+                        raise OSError(errno.EAGAIN, "another holds the lock") from None
+                if interrupted.wait(delay):
+                    raise OSError(errno.EINTR, "interrupted")
+                delay = min(delay * 2, RETRY[1])
+        finally:
+            self._waiting.pop(unique, None)
+
+    def test(self, r: abi.Request) -> bytes:
+        """GETLK: the first lock in the way, or F_UNLCK."""
+        fh, owner, start, end, kind, pid, _, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self._inodes.handle(fh)
+        fd = self._owner(handle, owner, pid).fd
+        asked = _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end >= _END else end - start + 1, 0)
+        kind, _, at, length, pid = _FLOCK.unpack(fcntl.fcntl(fd, _F_OFD_GETLK, asked))
+        if kind == fcntl.F_UNLCK:
+            return abi.LK_OUT.pack(0, 0, kind, 0)
+        if pid < 0:  # an open file description lock: another owner of this job, if there is one
+            pid = next((o.pid for key, o in handle.node.locks.items() if key != owner), 0)
+        return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, pid)
+
+    def drop(self, node: Node, owner: int) -> None:
+        """A process closed a descriptor of the file: all its POSIX locks on it go."""
+        with self._guard:
+            held = node.locks.pop(owner, None)
+        if held is not None:
+            os.close(held.fd)
+
+    def stale_pages(self, r: abi.Request) -> bool:
+        """`r` was granted: must the job's kernel drop the pages it has of that file?"""
+        fh, _, _, _, kind, *_ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        if kind == fcntl.F_UNLCK:
+            return False
+        handle = self._inodes.handle(fh)
+        st = os.fstat(handle.fd)
+        before, handle.node.seen = handle.node.seen, version(st)
+        return before is None or before != handle.node.seen or st.st_size <= MAPPED
+
+
+MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home, which shows in no time stamp at once

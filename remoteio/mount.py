@@ -1,0 +1,68 @@
+"""/dev/fuse: opened and mounted, as root or in a user namespace. Shipped.
+
+Sources: Documentation/filesystems/fuse.rst, mount(2), pivot_root(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from remoteio.errors import RexecError
+from remoteio.fuse_abi import MAX_WRITE
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218, "i686": 217}
+
+
+def open_fuse() -> int:
+    """A new FUSE connection, not yet mounted. Raises RexecError."""
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        mend = {
+            errno.ENOENT: "load the module there: modprobe fuse",
+            errno.ENODEV: "load the module there: modprobe fuse",
+            errno.EACCES: "let users open it there: chmod 666 /dev/fuse",
+            errno.EPERM: "the container it runs in must allow the device /dev/fuse",
+        }.get(e.errno or 0, "rexec doctor HOST says more")
+        raise RexecError("%s cannot open /dev/fuse (%s): %s" % (os.uname().nodename, e.strerror, mend)) from e
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:
+    """mount(2). Raises OSError, its text naming the mount."""
+    if _libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, data.encode() or None) != 0:
+        e = ctypes.get_errno()
+        raise OSError(e, "mounting %s: %s" % (kind or source, os.strerror(e)))
+
+
+def mount_fuse(fd: int, target: str, uid: int, gid: int, flags: int, check: bool) -> None:
+    """Mount the connection `fd` on `target` for all users of the namespace; `check`: the kernel checks permissions."""
+    options = "fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,max_read=%d" % (fd, uid, gid, MAX_WRITE)
+    mount("rexec", target, "fuse.rexec", flags | MS_NODEV, options + (",default_permissions" if check else ""))
+
+
+def bind(source: str, target: str, flags: int = 0) -> None:
+    """Show `source` at `target` too."""
+    mount(source, target, None, MS_BIND | flags)
+
+
+def make_private() -> None:
+    """What is mounted from here on stays in this namespace."""
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+def enter(root: str) -> None:
+    """Make the mount point `root` this namespace's root, and let go of the old one."""
+    os.chdir(root)
+    # with both at "." the old root is stacked on the new one's place, and detached from there: pivot_root(2), NOTES
+    if _libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b".") != 0:
+        e = ctypes.get_errno()
+        raise OSError(e, "pivot_root: " + os.strerror(e))
+    if _libc.umount2(b".", MNT_DETACH) != 0:
+        e = ctypes.get_errno()
+        raise OSError(e, "leaving the old root: " + os.strerror(e))
+    os.chdir("/")

@@ -1,0 +1,47 @@
+"""The system calls Python has no function for, through libc. All raise OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+_STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
+
+
+def check(result: int, what: str) -> int:
+    """`result`, or OSError with the errno libc left, `what` naming the call."""
+    if result < 0:
+        e = ctypes.get_errno()
+        raise OSError(e, f"{what}: {os.strerror(e)}")
+    return result
+
+
+def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """utimensat(2): (seconds, nanoseconds) each, the nanoseconds possibly UTIME_NOW or UTIME_OMIT."""
+    check(libc.utimensat(AT_FDCWD, os.fsencode(path), struct.pack("=qqqq", *atime, *mtime), 0), "utimensat")
+
+
+def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
+    """renameat2(2): flags NOREPLACE 1, EXCHANGE 2."""
+    check(libc.renameat2(olddir, old, newdir, new, flags), "renameat2")
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), with its modes (keep size, punch hole, zero range, collapse, insert)."""
+    check(libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)), "fallocate")
+
+
+def statx(fd: int, mask: int) -> tuple[int, ...]:
+    """statx(2) of an open descriptor: the fields of ``struct statx`` in the kernel's order (``fuse_statx``'s too)."""
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.statx(fd, b"", AT_EMPTY_PATH, mask, buffer), "statx")
+    return _STATX.unpack(buffer.raw[:256])
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): everything written to that filesystem is on its way no more when this returns."""
+    check(libc.syncfs(fd), "syncfs")

@@ -1,0 +1,254 @@
+"""Pid 1 of the job's pid namespace: starts the job, tells how it stops and ends, leaves nothing behind. Shipped.
+
+What it tells the agent, a message each: ``P`` the terminal's master comes along; ``S`` started; ``F`` code and sentence;
+``T`` signal, stopped; ``E`` wait status, everything ended. What it is told: ``K`` signal.
+
+From ``build_root`` on its files are the submit machine's: everything it will need is imported before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import select
+import signal
+import socket
+
+from remoteio.errors import RexecError
+from remoteio.syscalls import syncfs
+from shim import namespace, terminal_state
+from shim.spec import JobSpec
+
+_STAGES = {
+    "ids": "its user cannot be set",
+    "limits": "its limits cannot be set",
+    "cwd": "its working directory cannot be entered",
+}
+
+
+def run(sock: socket.socket, plan: namespace.Plan, spec: JobSpec, where: str, scratch: list[str], stdio: dict[int, int]) -> None:
+    """Never returns. `stdio`: the job's end of each pipe, by number; empty with a terminal."""
+    namespace.die_with_parent()
+    os.setsid()
+    try:
+        namespace.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids))
+        slave = -1
+        if spec.tty:
+            slave = _terminal(sock, spec, plan)
+            stdio = {0: slave, 1: slave, 2: slave}
+        status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
+    except RexecError as e:
+        sock.send(b"F125 " + str(e).encode())
+    except _NoStart as e:
+        sock.send(b"F%d " % e.code + str(e).encode("utf-8", "surrogateescape"))
+    else:
+        sock.send(b"E%d" % status)
+    os._exit(0)
+
+
+class _NoStart(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _terminal(sock: socket.socket, spec: JobSpec, plan: namespace.Plan) -> int:
+    """A terminal in the job's own devpts: its master goes to the agent, its slave becomes ours."""
+    import fcntl
+    import termios
+
+    master, slave = os.openpty()
+    if not plan.user:
+        os.fchown(slave, spec.uid, -1)
+    terminal_state.apply(slave, spec.tty)
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    socket.send_fds(sock, [b"P"], [master])
+    os.close(master)
+    return slave
+
+
+def _start(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: int) -> int:
+    """Fork and exec the job. Returns its pid. Raises _NoStart."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _exec(spec, plan, stdio, slave, tell)
+        finally:
+            os._exit(125)
+    os.close(tell)
+    try:
+        os.setpgid(pid, pid)
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.ESRCH):
+            raise  # EACCES: it has done so itself, and exec'ed
+    said = b""
+    while True:
+        more = os.read(told, 4096)
+        if not more:
+            break
+        said += more
+    os.close(told)
+    if not said:
+        return pid
+    os.waitpid(pid, 0)
+    stage, _, number = said.partition(b" ")
+    e = int(number)
+    command = os.fsdecode(spec.argv[0])
+    if stage == b"exec":
+        if e == errno.ENOENT:
+            raise _NoStart(127, "%s: command not found (or the interpreter its first line names)" % command)
+        raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(e)))
+    where = " (%s)" % os.fsdecode(spec.cwd) if stage == b"cwd" else ""
+    raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(e)))
+
+
+def _exec(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: int, tell: int) -> None:
+    """In the job's process: become what the user's shell would have started. Returns only by os._exit in the caller."""
+    stage = b"ids"
+    try:
+        os.setpgid(0, 0)
+        if slave >= 0:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(slave, os.getpid())
+        high = {fd: _above(fd) for fd in set(stdio.values())}
+        for k in range(3):
+            if k in stdio:
+                os.dup2(high[stdio[k]], k)
+            else:
+                close_quietly(k)
+        keep = _above(tell)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != keep:
+                close_quietly(int(name))
+        tell = keep
+        os.set_inheritable(tell, False)
+        stage = b"limits"
+        for number, soft, hard in spec.limits:
+            _limit(number, soft, hard)
+        stage = b"ids"
+        namespace.become(spec, plan)
+        stage = b"cwd"
+        os.chdir(spec.cwd)
+        os.umask(spec.umask)
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        stage = b"exec"
+        _search(spec)
+    except OSError as e:
+        os.write(tell, stage + b" %d" % (e.errno or errno.EIO))
+
+
+def _limit(number: int, soft: int, hard: int) -> None:
+    """The limit as at home, or as near to it as this host allows."""
+    _, most = resource.getrlimit(number)
+    if most != resource.RLIM_INFINITY:
+        hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(number, (soft, hard))
+
+
+def _search(spec: JobSpec) -> None:
+    """execvp(3), with the job's own PATH; a file without a first line of its own is given to /bin/sh."""
+    name, env = spec.argv[0], dict(item.split(b"=", 1) for item in spec.env)
+    places = [b""] if b"/" in name else [d or b"." for d in env.get(b"PATH", b"/bin:/usr/bin").split(b":")]
+    worst = errno.ENOENT
+    for place in places:
+        path = place + b"/" + name if place else name
+        try:
+            try:
+                os.execve(path, spec.argv, env)
+            except OSError as e:
+                if e.errno != errno.ENOEXEC:
+                    raise
+                os.execve(b"/bin/sh", [b"/bin/sh", path, *spec.argv[1:]], env)
+        except OSError as e:
+            if e.errno not in (errno.ENOENT, errno.ENOTDIR):
+                worst = e.errno or errno.EIO
+                if e.errno != errno.EACCES:
+                    break
+    raise OSError(worst, os.strerror(worst))
+
+
+def _above(fd: int) -> int:
+    """A copy of `fd` beyond the standard three."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
+
+
+def close_quietly(fd: int) -> None:
+    """Close `fd`, be it open or not."""
+    try:
+        os.close(fd)
+    except OSError as e:
+        if e.errno != errno.EBADF:
+            raise
+
+
+def _serve(sock: socket.socket, job: int, slave: int, ends: set[int]) -> int:
+    """Until the job has ended and everything with it: its wait status."""
+    for fd in ends:
+        os.close(fd)
+    wake_r, wake_w = os.pipe()
+    os.set_blocking(wake_w, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_w)
+    sock.send(b"S")
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(wake_r, select.POLLIN)
+    while True:
+        status = _reap(sock, job)
+        if status is not None:
+            break
+        for fd, _ in poll.poll():
+            if fd == wake_r:
+                os.read(wake_r, 512)
+            else:
+                said = sock.recv(64)
+                if not said:
+                    os._exit(1)  # the agent is gone
+                _signal(job, int(said[1:]), slave)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it left nobody behind
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            break
+    # what was written through shared mappings is at home before the job counts as ended
+    root = os.open("/", os.O_RDONLY)
+    syncfs(root)
+    return status
+
+
+def _reap(sock: socket.socket, job: int) -> int | None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if os.WIFSTOPPED(status):
+            if pid == job:
+                sock.send(b"T%d" % os.WSTOPSIG(status))
+        elif pid == job:
+            return status
+
+
+def _signal(job: int, number: int, slave: int) -> None:
+    try:
+        if number == signal.SIGCONT and slave >= 0:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(slave, os.getpgid(job))
+        os.killpg(job, number)
+    except ProcessLookupError:
+        pass  # it has just ended: its status says so

@@ -1,0 +1,97 @@
+"""The process between the agent and the job's init: makes their namespaces, and cleans up when either ends. Shipped.
+
+It holds no descriptor of the link, so the connection ends with the agent; and it sees the agent's end on its socket,
+so that the job ends with the agent too.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+
+from remoteio.errors import RexecError
+from remoteio.mount import open_fuse
+from shim import init, namespace
+from shim.scratch import Scratch
+from shim.spec import JobSpec
+
+
+class Kept:
+    """What the agent holds of the job: the sockets to keeper and init, the FUSE connection, its pipes."""
+
+    __slots__ = ("fuse", "init", "keeper", "mapped", "pid", "plan", "stdio")
+
+    def __init__(self, spec: JobSpec) -> None:
+        """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
+        self.plan = namespace.Plan(spec)
+        self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.init, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ends = {} if spec.tty else {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
+        for _, end in ends.values():
+            if not self.plan.user:
+                os.fchown(end, spec.uid, spec.gid)  # or the job could not open /proc/self/fd/1 again
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                _keep(theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()})
+            finally:
+                os._exit(1)
+        theirs.close()
+        inits.close()
+        self.stdio = {}
+        for k, (mine, jobs) in ends.items():
+            os.close(jobs)
+            self.stdio[k] = mine
+        said, fds, _, _ = socket.recv_fds(self.keeper, 4096, 1)
+        if said != b"M" or not fds:
+            raise RexecError(said[1:].decode("utf-8", "replace") or "the job's namespaces could not be made")
+        self.fuse = fds[0]
+
+    def go(self) -> None:
+        """The connection is being served: build the root and start the job."""
+        self.keeper.send(b"G")
+
+
+def _keep(agent: socket.socket, inits: socket.socket, plan: namespace.Plan, spec: JobSpec, stdio: dict[int, int]) -> None:
+    keep = {agent.fileno(), inits.fileno(), *stdio.values(), 0, 1, 2}
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            init.close_quietly(int(name))
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    scratch = Scratch()
+    try:
+        places = [scratch.make() for _ in spec.scratch]
+        fuse = open_fuse()
+        namespace.make(plan)
+        where = namespace.mount_root(fuse, plan, spec)
+    except RexecError as e:
+        scratch.remove()
+        agent.send(b"F" + str(e).encode())
+        os._exit(1)
+    socket.send_fds(agent, [b"M"], [fuse])
+    os.close(fuse)
+    if not agent.recv(8):
+        scratch.remove()
+        os._exit(1)
+    alive_r, alive_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(alive_r)
+        agent.close()
+        init.run(inits, plan, spec, where, places, stdio)
+    os.close(alive_w)
+    inits.close()
+    for fd in stdio.values():
+        os.close(fd)
+    poll = select.poll()
+    poll.register(agent, select.POLLIN)
+    poll.register(alive_r, select.POLLIN)
+    poll.poll()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    scratch.remove()
+    os._exit(0)

@@ -1,0 +1,223 @@
+"""The job's namespaces and its root: a keeper outside, the mounts inside. Shipped.
+
+::
+
+    agent ── keeper ── init (pid 1 of the job's pid namespace) ── job
+             in the host's files;   in the job's root
+             outlives the agent
+             to clean up
+
+The keeper makes the namespaces and mounts the connection, so that the kernel names the processes of requests by the
+host's pids. Init gets a mount namespace of its own, builds the job's root there and enters it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+
+from remoteio import mount
+from remoteio.errors import RexecError
+from shim import idmap
+from shim.spec import JobSpec
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
+_libc = ctypes.CDLL(None, use_errno=True)
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
+# what a uid 0 that is root in name only keeps: chown dac_override fowner fsetid kill setgid setuid setpcap
+# net_bind_service net_raw sys_chroot mknod audit_write setfcap
+_TAME = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2). Raises RexecError, which names the setting that forbids it."""
+    if _libc.unshare(flags) == 0:
+        return
+    e = ctypes.get_errno()
+    host = os.uname().nodename
+    if flags & CLONE_NEWUSER:
+        raise RexecError("%s does not let users make namespaces (%s): %s" % (host, os.strerror(e), forbidding_setting()))
+    raise RexecError("%s does not let root make namespaces (%s): is it a container without CAP_SYS_ADMIN?" % (host, os.strerror(e)))
+
+
+def forbidding_setting() -> str:
+    """The kernel setting that keeps users from making namespaces here, and the command that mends it."""
+    for name, bad, good in (
+        ("user/max_user_namespaces", "0", "15000"),
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        try:
+            with open("/proc/sys/" + name) as f:
+                if f.read().strip() == bad:
+                    return "let its root type: sysctl -w %s=%s" % (name.replace("/", "."), good)
+        except OSError:
+            continue  # this kernel has no such setting
+    return "a security module or container there forbids it; rexec doctor HOST says more"
+
+
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent ends: prctl(2) PR_SET_PDEATHSIG."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def tame_root() -> None:
+    """Leave a root in name only without the capabilities that are about the machine: capabilities(7)."""
+    for cap in range(64):
+        if cap not in _TAME and _libc.prctl(_PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
+            return  # past the last capability this kernel has
+
+
+class Plan:
+    """How the job's namespaces are to be made on this host, for this login."""
+
+    __slots__ = ("gids", "helper", "uids", "user")
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.user = os.geteuid() != 0
+        self.uids = self.gids = [(0, 0, 1 << 32)]
+        self.helper = False
+        if self.user:
+            uid, gid = os.geteuid(), os.getegid()
+            names = (str(uid), _login(uid))
+            self.uids = idmap.plan(spec.uid, uid, idmap.subordinate("/etc/subuid", names))
+            self.gids = idmap.plan(spec.gid, gid, idmap.subordinate("/etc/subgid", names))
+            self.helper = len(self.uids) > 1 and len(self.gids) > 1 and bool(_tool("newuidmap")) and bool(_tool("newgidmap"))
+            if not self.helper:
+                self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
+
+    def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:
+        """As HELLO says them: "first count" each; nothing where every id is mapped."""
+        return [b"%d %d" % (first, count) for first, _, count in lines] if self.user else []
+
+
+def _login(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _tool(name: str) -> str:
+    return next((d + "/" + name for d in ("/usr/bin", "/bin", "/usr/sbin", "/sbin") if os.access(d + "/" + name, os.X_OK)), "")
+
+
+def make(plan: Plan) -> None:
+    """In the keeper: the namespaces, with their ids mapped. Raises RexecError."""
+    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    if not plan.user:
+        unshare(flags)
+        return
+    helper = _map_helper(plan) if plan.helper else None
+    unshare(flags | CLONE_NEWUSER)
+    if helper is not None:
+        helper()
+        return
+    for name, text in (("setgroups", "deny"), ("uid_map", idmap.text(plan.uids)), ("gid_map", idmap.text(plan.gids))):
+        try:
+            with open("/proc/self/" + name, "w") as f:
+                f.write(text)
+        except OSError as e:
+            raise RexecError(
+                "%s refuses the namespace its user id (%s): %s" % (os.uname().nodename, e.strerror, forbidding_setting())
+            ) from e
+
+
+def _map_helper(plan: Plan):  # type: ignore[no-untyped-def]
+    """A child outside the coming namespace that runs newuidmap and newgidmap on this process; call the result after."""
+    me = os.getpid()
+    go_r, go_w = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go_w)
+        status = 0
+        if os.read(go_r, 1):
+            for tool, lines in (("newuidmap", plan.uids), ("newgidmap", plan.gids)):
+                argv = [tool, str(me)] + [str(n) for line in lines for n in line]
+                pid = os.spawnv(os.P_NOWAIT, _tool(tool), argv)
+                status |= os.waitpid(pid, 0)[1]
+        os._exit(1 if status else 0)
+    os.close(go_r)
+
+    def run() -> None:
+        os.write(go_w, b"x")
+        os.close(go_w)
+        if os.waitpid(child, 0)[1] != 0:
+            raise RexecError(
+                "newuidmap failed on %s: is it setuid root, and are /etc/subuid and /etc/subgid right?" % os.uname().nodename
+            )
+
+    return run
+
+
+def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
+    """In the keeper: mount the connection. Returns where, as the host sees it. Raises RexecError."""
+    where = next((d for d in ("/mnt", "/media", "/srv") if os.path.isdir(d)), "/tmp")
+    trusted = not plan.user and spec.uid == 0
+    try:
+        mount.make_private()
+        mount.mount_fuse(
+            fd, where, spec.uid if plan.user else 0, spec.gid if plan.user else 0, 0 if trusted else mount.MS_NOSUID, trusted
+        )
+    except OSError as e:
+        raise RexecError("%s refuses to mount the job's files: %s; rexec doctor says more" % (os.uname().nodename, e.strerror)) from e
+    return where
+
+
+def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool) -> None:
+    """In init: what is the execute host's own (/proc /sys /dev, scratch), mounted into the root at `where`; then enter it.
+
+    Every path beneath `where` is already the submit machine's. Raises RexecError.
+    """
+    try:
+        unshare(CLONE_NEWNS)
+        for k, source in enumerate(scratch):
+            mount.bind(source, where + os.fsdecode(spec.scratch[k]))
+        mount.mount("proc", where + "/proc", "proc", mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC)
+        mount.bind("/sys", where + "/sys", mount.MS_REC)
+        dev = where + "/dev"
+        mount.mount("dev", dev, "tmpfs", mount.MS_NOSUID, "mode=755,size=64k")
+        for name in DEVICES:
+            if os.path.exists("/dev/" + name):
+                os.close(os.open(dev + "/" + name, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
+                mount.bind("/dev/" + name, dev + "/" + name)
+        for name in ("pts", "shm"):
+            os.mkdir(dev + "/" + name)
+        options = "newinstance,ptmxmode=0666,mode=620" + (",gid=5" if gid5 else "")
+        mount.mount("devpts", dev + "/pts", "devpts", mount.MS_NOSUID | mount.MS_NOEXEC, options)
+        mount.mount("shm", dev + "/shm", "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=1777")
+        for name, target in (
+            ("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"),
+        ):  # fmt: skip
+            os.symlink(target, dev + "/" + name)
+        mount.enter(where)
+        socket.sethostname(spec.hostname)
+    except OSError as e:
+        what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
+        host = os.uname().nodename
+        raise RexecError("the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host)) from e
+
+
+def become(spec: JobSpec, plan: Plan) -> None:
+    """In the job's first process: the submit user's ids. Raises OSError."""
+    if plan.user:
+        if plan.helper:
+            os.setgroups([g for g in spec.groups if any(a <= g < a + n for a, _, n in plan.gids)])
+        if spec.uid == 0:
+            tame_root()
+    else:
+        os.setgroups(spec.groups)
+    os.setresgid(spec.gid, spec.gid, spec.gid)
+    os.setresuid(spec.uid, spec.uid, spec.uid)
+
+
+def is_gone(e: OSError) -> bool:
+    """The other end of a control socket has ended."""
+    return e.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)

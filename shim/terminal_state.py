@@ -1,0 +1,45 @@
+"""A terminal's settings as a list of numbers, to be set on another one. Shipped.
+
+[rows, columns, x pixels, y pixels, iflag, oflag, cflag, lflag, ispeed, ospeed, cc …]: termios(3), tty_ioctl(4).
+"""
+
+from __future__ import annotations
+
+import struct
+
+
+def read(fd: int) -> list[int]:
+    """The settings of the terminal open at `fd`. Raises OSError, termios.error."""
+    import termios
+
+    attributes = termios.tcgetattr(fd)
+    cc = [c if isinstance(c, int) else c[0] for c in attributes[6]]
+    return [*window(fd), *attributes[:6], *cc]
+
+
+def window(fd: int) -> list[int]:
+    """Rows, columns, x pixels, y pixels."""
+    import fcntl
+    import termios
+
+    return list(struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))))
+
+
+def apply(fd: int, state: list[int]) -> None:
+    """Set the terminal open at `fd` so."""
+    import termios
+
+    resize(fd, struct.pack("HHHH", *state[:4]))
+    canonical = state[7] & termios.ICANON
+    cc = [
+        n if k in (termios.VMIN, termios.VTIME) and not canonical else bytes((n,)) for k, n in enumerate(state[10:])
+    ]
+    termios.tcsetattr(fd, termios.TCSANOW, [*state[4:10], cc])
+
+
+def resize(fd: int, size: bytes | memoryview) -> None:
+    """Set the window size: struct winsize."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, bytes(size))
