@@ -1,7 +1,7 @@
-"""The one base class of every failure a user may read."""
+"""The base of every failure a user can meet. It lies below everything else in this package."""
 
 from __future__ import annotations
 
 
 class RexecError(Exception):
-    """A failure in one sentence: what failed, why, what to do. Shown as ``rexec: <text>``."""
+    """One sentence for the user: what failed, why, and what to do. It is shown as ``rexec: <text>``."""

@@ -1,0 +1,223 @@
+"""Byte streams to a host: the ``ssh`` program, paramiko where there is none, or a process on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+
+from remoteio.carriers import TransportError, explain_ssh, last_line
+
+# prctl(2), linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+# Of what a carrier says on stderr, so much is kept.
+_TAIL_BYTES = 64 << 10
+# Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
+# AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
+_AES_FIRST = "Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
+_CONNECT_SECONDS = 15
+# A socketpair carried 1 MiB messages through ssh at least as fast as pipes widened to 1 MiB, and faster with this.
+_SOCKET_BYTES = 1 << 20
+# ssh's only message on stderr that a person has to see while it waits (readpass.c, notify_start).
+_TOUCH = b"Confirm user presence"
+
+
+class Stream:
+    """A byte stream to a host and the process that carries it.
+
+    ``read_fd`` and ``write_fd`` are blocking descriptors and may be one socket. Whoever opened the stream closes it,
+    once, with ``close``; the thread that opened an ssh stream has to live as long as the stream (PR_SET_PDEATHSIG
+    counts the death of the thread that forked, prctl(2)).
+    """
+
+    def __init__(
+        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int, config_fd: int
+    ) -> None:
+        self.destination = destination
+        self._process = process
+        self._socket = sock
+        self._log_fd = log_fd
+        self._config_fd = config_fd
+        self.read_fd = self.write_fd = sock.fileno()
+        self._tail = bytearray()
+        self._reader = threading.Thread(target=self._keep_stderr, name=f"stderr of {destination}", daemon=True)
+        self._reader.start()
+
+    def wait(self, timeout: float | None) -> int | None:
+        """The carrier's exit status (-n: killed by signal n), or None if it still runs after ``timeout`` seconds."""
+        if self._process.poll() is None:
+            pidfd = os.pidfd_open(self._process.pid)
+            try:
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+            finally:
+                os.close(pidfd)
+        status = self._process.poll()
+        if status is not None:
+            # What it said last may still lie in the pipe. A grandchild (ControlPersist) can hold the pipe open.
+            self._reader.join(0.5)
+        return status
+
+    def stderr_tail(self) -> str:
+        """The end of what came on stderr: the carrier's words, and the remote's."""
+        return bytes(self._tail).decode("utf-8", "replace")
+
+    def carrier_words(self) -> str:
+        """What the carrier itself said: for ssh its log, which has nothing of banners and the remote's stderr."""
+        if self._log_fd < 0:
+            return ""
+        size = os.fstat(self._log_fd).st_size
+        return os.pread(self._log_fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
+
+    def failure(self) -> TransportError:
+        """Why the stream ended, as one sentence."""
+        status = self.wait(1.0)
+        if self._log_fd < 0:
+            said = last_line(self.stderr_tail())
+            return TransportError(f"the process for {self.destination} ended with status {status}: {said or 'no word'}")
+        # An ssh that ProxyJump started speaks on stderr, not in the log.
+        words = self.carrier_words()
+        if status == 255:
+            words = self.stderr_tail() + words
+        return explain_ssh(self.destination, status, words)
+
+    def close(self) -> None:
+        """End the stream and the carrier; the remote sees the end of its input."""
+        self._socket.close()
+        # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
+        if self.wait(2.0) is None:
+            self._process.terminate()
+            if self.wait(2.0) is None:
+                self._process.kill()
+                self.wait(None)
+        for fd in (self._log_fd, self._config_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._log_fd = self._config_fd = -1
+
+    def _keep_stderr(self) -> None:
+        pipe = self._process.stderr
+        assert pipe is not None
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 4096):
+                self._tail += chunk
+                del self._tail[:-_TAIL_BYTES]
+                if _TOUCH in chunk:
+                    os.write(2, chunk)
+
+
+def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
+    """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through the ``ssh`` program.
+
+    The user's configuration is in force: aliases, ProxyJump, agents, keys and ControlMaster work as with ssh itself.
+    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``.
+    Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
+    """
+    ssh = shutil.which("ssh")
+    if ssh is None:
+        raise TransportError("there is no ssh program here; install openssh-client")
+    config_fd = os.memfd_create("rexec-ssh-config")
+    log_fd = os.memfd_create("rexec-ssh-log")
+    try:
+        user_files, arguments = split_config_option(options)
+        os.write(config_fd, ssh_config(user_files, has_aes()).encode())
+        argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
+        return _spawn(destination, argv, log_fd, die_with_us=True, config_fd=config_fd)
+    except BaseException:
+        os.close(log_fd)
+        os.close(config_fd)
+        raise
+
+
+def open_local(argv: Sequence[str]) -> Stream:
+    """Run ``argv`` on this machine, its standard input and output being one end of a socketpair."""
+    return _spawn("local", list(argv), -1, die_with_us=False)
+
+
+def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``-F FILE`` out of ssh's arguments: (the configuration files in force, the other arguments)."""
+    files = ["~/.ssh/config", "/etc/ssh/ssh_config"]
+    rest: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word.startswith("-F"):
+            file = word[2:] or next(words, "")
+            files = [] if file == "none" else [os.path.abspath(os.path.expanduser(file))]
+        else:
+            rest.append(word)
+    return files, rest
+
+
+def ssh_config(user_files: Sequence[str], aes: bool) -> str:
+    """The configuration given to ssh: the user's own first, since ssh keeps the first value it meets (ssh_config(5)).
+
+    So what follows holds only where the user says nothing, whatever Host, Match and Include rules the user has; no
+    parsing here and no `ssh -G` (a further process, and Match exec would run twice) could be as right.
+    """
+    includes = "".join(f'Include "{file}"\n' for file in user_files)
+    return f"{includes}Match all\nConnectTimeout {_CONNECT_SECONDS}\n{_AES_FIRST if aes else ''}"
+
+
+def ssh_argv(
+    ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
+) -> list[str]:
+    """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
+    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none"]
+    if batch:
+        fixed.append("BatchMode=yes")
+    settings = [word for setting in fixed for word in ("-o", setting)]
+    return [ssh, "-T", "-e", "none", "-F", config, "-E", log, *settings, *options, "--", destination, command]
+
+
+def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
+    with open(cpuinfo, "rb") as file:
+        return b" aes " in file.read(8192).replace(b"\n", b" ")
+
+
+def _path_of(fd: int) -> str:
+    # ssh closes what it inherits, and an ssh that it starts for ProxyJump reads the same file: hence our pid.
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool, config_fd: int = -1) -> Stream:
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.PIPE,
+                preexec_fn=_die_with(os.getpid()) if die_with_us else None,
+                start_new_session=not die_with_us,
+            )
+        except OSError as error:
+            ours.close()
+            raise TransportError(f"cannot start {argv[0]}: {error.strerror}") from error
+    return Stream(destination, process, ours, log_fd, config_fd)
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    # The terminal's signals are for the job, and reach it through this very process: ssh keeps signals ignored that
+    # it finds ignored (clientloop.c). A process group of its own would do it too, but could not ask for a password.
+    def prepare() -> None:
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare

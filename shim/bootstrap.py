@@ -1,0 +1,226 @@
+"""The runtime, shipped over a stream to a bare python3 and started there.
+
+The remote command is a constant: it reads the first stage (``shim/stage.py``) from its standard input and runs it. The
+stage answers with a line that begins with a nonce of ours, so that whatever login shells, their start-up files and
+forced commands print before it is skipped. The runtime itself goes over only where the host's cache lacks it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import shlex
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+
+from remoteio.carriers import last_line
+from remoteio.errors import RexecError
+from remoteio.transport import Stream
+
+# The modules of the runtime; the packages that hold them go along by themselves.
+SHIPPED: tuple[str, ...] = (
+    "remoteio.crew", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
+    "remoteio.relay", "remoteio.syscalls", "shim.agent", "shim.idmap", "shim.init", "shim.keeper", "shim.namespace",
+    "shim.probe", "shim.scratch", "shim.spec", "shim.streams", "shim.terminal_state",
+)  # fmt: skip
+
+_FORMAT = b"rexec runtime 1\n"
+_OLDEST = (3, 9)
+# Noise before the marker beyond this is no banner.
+_NOISE_BYTES = 1 << 20
+_LINE_BYTES = 4096
+# A person may be typing a password into ssh, and sshd grants 120 s for a login (LoginGraceTime, sshd_config(5)).
+_DEADLINE_SECONDS = 150.0
+
+# Right as words of sh, bash, dash, fish, csh and tcsh alike: single quotes, and neither backslash, ! nor newline.
+_LOADER = "import sys,zlib;r=sys.stdin.buffer.read;exec(zlib.decompress(r(int(r(8)))))"
+
+
+class BootstrapError(RexecError):
+    """The runtime could not be started on a host: what failed, why, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the start showed: the python's version there, and whether the runtime was in the host's cache.
+
+    ``runtime`` is "have" (it was), "kept" (sent, and kept for the next time) or "memory" (sent, and not kept because
+    of ``note``).
+    """
+
+    python: tuple[int, ...]
+    runtime: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The shipped modules as one payload: ``source`` as ``shim/stage.py`` reads it, named by its ``hash``."""
+
+    source: bytes
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One line of the stage."""
+
+    python: tuple[int, ...]
+    word: str
+    detail: str
+
+
+def command(python: str | None = None) -> str:
+    """The remote command for any login shell. Raises BootstrapError where ``python`` cannot be said in all of them."""
+    if python is None:
+        python = "python3"
+    if not python.isprintable() or set(python) & set("'\\!"):
+        raise BootstrapError(f"cannot start {python!r} through a shell; name a python by a plain path")
+    return f"exec {shlex.quote(python)} -ISc '{_LOADER}'"
+
+
+def local_argv(python: str | None = None) -> list[str]:
+    """The same command for a process on this machine."""
+    return [python or sys.executable or "python3", "-ISc", _LOADER]
+
+
+def start(
+    stream: Stream, entry: str, *, shipped: tuple[str, ...] = SHIPPED, deadline: float = _DEADLINE_SECONDS
+) -> Facts:
+    """Start ``entry`` ("module:function") at the far end of a stream on which ``command`` was run.
+
+    There it is called as ``function(read_fd, write_fd)``; the process ends with what it returns (sys.exit). When this
+    returns, not one byte beyond the stage's answer has been read from the stream, nor sent.
+
+    Raises BootstrapError if within ``deadline`` seconds the stage does not answer, or answers that it cannot;
+    TransportError if the carrier failed.
+    """
+    until = time.monotonic() + deadline
+    nonce = secrets.token_hex(16)
+    runtime = collect(shipped)
+    payload = zlib.compress(runtime.source)
+    try:
+        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, len(payload), entry))
+        answer = _answer(stream, nonce, until)
+        if answer.word == "old":
+            wanted, found = (".".join(map(str, version)) for version in (_OLDEST, answer.python))
+            raise BootstrapError(
+                f"the python3 of {stream.destination} is {found}, and {wanted} is the oldest that will do; install a "
+                f"newer one there and name it as `python` of this host in hosts.toml"
+            )
+        if answer.word == "need":
+            _write(stream, payload)
+            answer = _answer(stream, nonce, until)
+    except _Ended as ended:
+        raise _why_ended(stream, ended.noise) from None
+    return Facts(answer.python, answer.word, answer.detail)
+
+
+def collect(modules: tuple[str, ...]) -> Runtime:
+    """Read the sources of ``modules`` and of the packages above them, in order of name, from where they are installed.
+
+    Raises BootstrapError if one has no source.
+    """
+    names = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in modules) for i in range(len(parts))}
+    pieces = []
+    for name in sorted(names):
+        spec = find_spec(name)
+        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
+        source = Path(spec.origin).read_bytes()
+        package = spec.submodule_search_locations is not None
+        pieces.append(b"%s %d %d\n" % (name.encode(), package, len(source)) + source)
+    whole = b"".join(pieces)
+    return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
+
+
+def stage_source() -> bytes:
+    """The text of the first stage."""
+    return Path(__file__).with_name("stage.py").read_bytes()
+
+
+def first_bytes(stage: bytes, nonce: str, runtime_hash: str, size: int, entry: str) -> bytes:
+    """What the remote command reads: eight digits of length, then the compressed stage behind its parameters."""
+    parameters = {"nonce": nonce, "hash": runtime_hash, "size": size, "entry": entry}
+    text = zlib.compress(b"P = %s\n" % ascii(parameters).encode() + stage)
+    return b"%08d" % len(text) + text
+
+
+def parse_answer(line: bytes) -> Answer:
+    """Read one line of the stage, without nonce and newline. Raises BootstrapError if it is none."""
+    fields = line.decode("utf-8", "replace").split("\t")
+    if len(fields) != 3 or fields[1] not in ("old", "have", "need", "kept", "memory"):
+        raise BootstrapError(f"the host answered {line[:80]!r}, which is no answer of rexec's; check its login files")
+    version = tuple(int(part) for part in fields[0].split(".") if part.isdecimal())
+    return Answer(version, fields[1], fields[2])
+
+
+class _Ended(Exception):
+    def __init__(self, noise: bytes) -> None:
+        self.noise = noise
+
+
+def _answer(stream: Stream, nonce: str, until: float) -> Answer:
+    # Byte by byte: what follows the line belongs to the entry point, and may be here already.
+    marker = b"\n" + nonce.encode() + b"\t"
+    noise = bytearray()
+    while not noise.endswith(marker):
+        noise += _byte(stream, until, noise)
+        if len(noise) > _NOISE_BYTES:
+            raise BootstrapError(
+                f"{stream.destination} sent {_NOISE_BYTES >> 20} MiB of something else instead of starting python3; "
+                f"make its login files silent for commands"
+            )
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) < _LINE_BYTES:
+        line += _byte(stream, until, noise)
+    return parse_answer(bytes(line[:-1]))
+
+
+def _byte(stream: Stream, until: float, noise: bytearray) -> bytes:
+    poll = select.poll()
+    poll.register(stream.read_fd, select.POLLIN)
+    if not poll.poll(max(0, int((until - time.monotonic()) * 1000))):
+        raise BootstrapError(
+            f"{stream.destination} did not start python3 in time; see whether `ssh {stream.destination} true` is quick"
+        )
+    try:
+        byte = os.read(stream.read_fd, 1)
+    except ConnectionError:
+        byte = b""
+    if not byte:
+        raise _Ended(bytes(noise))
+    return byte
+
+
+def _write(stream: Stream, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(stream.write_fd, view) :]
+    except ConnectionError as error:
+        raise _Ended(b"") from error
+
+
+def _why_ended(stream: Stream, noise: bytes) -> RexecError:
+    status = stream.wait(5.0)
+    said = last_line(stream.stderr_tail()) or last_line(noise.decode("utf-8", "replace"))
+    if status is None or status == 255:
+        return stream.failure()
+    if status == 127 or "not found" in said.lower() or "unknown command" in said.lower():
+        return BootstrapError(
+            f"there is no python3 on {stream.destination} ({said or 'status 127'}); install python3 there, or name "
+            f"one as `python` of this host in hosts.toml"
+        )
+    if not said:
+        return stream.failure()
+    return BootstrapError(
+        f"python3 did not start on {stream.destination}: it ended with status {status}, saying {said!r}; see whether "
+        f"`ssh {stream.destination} python3 -V` works"
+    )
