@@ -121,7 +121,7 @@ def down() -> None:
         for entry in STATE.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif not entry.name.startswith("lock"):
                 entry.unlink()
 
 

@@ -21,7 +21,8 @@ def start() -> int:
 
 
 def start_without_user_namespaces() -> int:
-    assert sys.version_info >= (3, 12), "the host's python3 has no os.unshare"
+    if sys.version_info < (3, 12):
+        sys.exit("desk-init: this python3 has no os.unshare")
     unshared, tell = os.pipe()
     mapped, go_on = os.pipe()
     pid = os.fork()

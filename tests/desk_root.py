@@ -119,10 +119,12 @@ mount -t tmpfs tmpfs {scratch}/root/dev
 mknod -m 666 {scratch}/root/dev/null c 1 3
 mknod -m 666 {scratch}/root/dev/urandom c 1 9
 cat /etc/resolv.conf >{scratch}/root/etc/resolv.conf
-chroot {scratch}/root apt-get -q update
-chroot {scratch}/root apt-get -q -y --no-install-recommends --download-only install {" ".join(packages)}
+cat /etc/hosts >{scratch}/root/etc/hosts
+echo 'hosts: files dns' >{scratch}/root/etc/nsswitch.conf
+chroot {scratch}/root apt-get -q update </dev/null
+chroot {scratch}/root apt-get -q -y --no-install-recommends --download-only install {" ".join(packages)} </dev/null
 """
-    call(["unshare", "--mount", "--propagation", "private", "sh", "-c", script], log=CACHE / "debs.log")
+    call(["unshare", "--mount", "--propagation", "private", "sh"], stdin=script, log=CACHE / "debs.log")
     found = sorted((scratch / "upper/var/cache/apt/archives").glob("*.deb"))
     if not found:
         raise DeskError(f"apt-get downloaded nothing for {', '.join(packages)}: they may be part of the base already")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests import desk
 from tests.desk import HOSTS, SUBMIT_USER
+from tests.desk_root import USERS
 
 GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec
 
@@ -74,7 +75,7 @@ def _files_here() -> Iterator[str]:
 
 def _files_there(name: str) -> Iterator[str]:
     """Everything written to the host's disk, and everything in its memory-backed directories."""
-    kept = tuple(line.format(user=user) for line in KEPT for user in desk.USERS)
+    kept = tuple(line.format(user=user) for line in KEPT for user in USERS)
     upper = HOSTS[name].upper
     yield from (f"file /{path}" for path in _walk(upper) if not path.startswith(kept))
     for directory in VOLATILE:

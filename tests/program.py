@@ -117,18 +117,22 @@ class Rexec:
         stderr: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
         """Start rexec with just these arguments: its verbs (`rexec hosts`), or a command line that is wrong."""
-        entry = pwd.getpwnam(as_user)
-        return subprocess.Popen(
-            [self.path, *arguments],
-            user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(as_user, entry.pw_gid),
-            env={**login_environment(as_user), **(env or {})}, cwd=cwd or entry.pw_dir, umask=0o022,
-            stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
-        )  # fmt: skip
+        return as_login(as_user, [self.path, *arguments], env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
-def login_environment(user: str) -> dict[str, str]:
+def as_login(
+    user: str,
+    argv: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | None = subprocess.DEVNULL,
+    stdout: int | None = subprocess.PIPE,
+    stderr: int | None = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start a program here as `user` who has just logged in: ids, groups, umask, a clean environment, home as cwd."""
     entry = pwd.getpwnam(user)
-    return {
+    fresh = {
         "HOME": entry.pw_dir,
         "USER": user,
         "LOGNAME": user,
@@ -137,6 +141,11 @@ def login_environment(user: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "TERM": "xterm",
     }
+    return subprocess.Popen(
+        argv, user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(user, entry.pw_gid), umask=0o022,
+        env={**fresh, **(env or {})}, cwd=cwd or entry.pw_dir, stdin=stdin, stdout=stdout, stderr=stderr,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +198,8 @@ class Combo:
             stdin=stdin, stdout=stdout, stderr=stderr,
         )  # fmt: skip
 
-    def local(self, argv: Sequence[Argument], *, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def here(self, argv: Sequence[Argument], *, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run a command here, without rexec, as the same user in the same directory: what a job is compared with."""
-        entry = pwd.getpwnam(self.as_user)
-        return subprocess.run(
-            argv, input=stdin, capture_output=True, check=False, cwd=self.dir, env=login_environment(self.as_user),
-            user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(self.as_user, entry.pw_gid), umask=0o022,
-        )  # fmt: skip
+        with as_login(self.as_user, argv, cwd=self.dir, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(stdin)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)

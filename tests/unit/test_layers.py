@@ -27,7 +27,9 @@ def imports(name: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             source = _source(name, node)
-            found |= {f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names}
+            found |= {
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
+            }
     return found
 
 
@@ -59,7 +61,9 @@ def within(package: str) -> Iterator[tuple[str, set[str]]]:
             yield name, {other for other in imports(name) if other.partition(".")[0] == package and other in MODULES}
 
 
-@pytest.mark.parametrize(("package", "forbidden"), [("remoteio", {"checkpoint", "shim"}), ("checkpoint", {"remoteio", "shim"})])
+@pytest.mark.parametrize(
+    ("package", "forbidden"), [("remoteio", {"checkpoint", "shim"}), ("checkpoint", {"remoteio", "shim"})]
+)
 def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
     wrong = {
         name: upward
