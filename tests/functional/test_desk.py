@@ -11,12 +11,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from tests import leftovers
-from tests.desk import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG, Host
+from tests.desk import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import USERS
 from tests.program import ROOT, as_login
+from tests.until import until
 
 Check = Callable[[str], AbstractContextManager[None]]
 
@@ -27,20 +29,11 @@ def ssh(name: str, command: str, *, user: str = "root") -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-def processes_of(host: Host) -> list[str]:
-    """Processes here that are in the host's network."""
+def alive(pid: int) -> bool:
     try:
-        inode = os.stat(f"/run/netns/{host.link}").st_ino
-    except FileNotFoundError:
-        return []
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "ns/net").stat().st_ino == inode:
-                found.append(entry.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("name", HOSTS)
@@ -119,14 +112,13 @@ def test_a_cut_cable_holds_a_connection_up_and_no_more(desk_alone: ModuleType) -
 
 def test_a_host_without_power_is_silent_and_keeps_its_disk(desk_alone: ModuleType) -> None:
     ssh("beta", "echo kept >/root/kept; echo lost >/tmp/lost; sync")
-    before = set(desk_alone.processes("beta"))
     with subprocess.Popen(["ssh", "beta", "sleep 1000"], stdin=subprocess.DEVNULL) as process:
         try:
-            while len(desk_alone.processes("beta")) == len(before):
-                assert process.poll() is None
+            until(lambda: "sleep 1000" in desk_alone.processes("beta").values(), "the remote sleep runs")
+            during = desk_alone.processes("beta")
             desk_alone.power_off("beta")
             assert desk_alone.pid("beta") is None
-            assert processes_of(HOSTS["beta"]) == []
+            assert not [pid for pid in during if alive(pid)]
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(timeout=1)  # no FIN and no RST came: it cannot know
             desk_alone.power_on("beta")
@@ -147,9 +139,9 @@ def test_several_may_want_it_up_at_once(desk_alone: ModuleType) -> None:
 
 def test_down_leaves_nothing(desk_alone: ModuleType) -> None:
     desk_alone.up()
-    inits = [desk_alone.pid(name) for name in HOSTS]
+    processes = [pid for name in HOSTS for pid in desk_alone.processes(name)]
     desk_alone.down()
-    assert not [pid for pid in inits if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in processes if alive(pid)]
     assert str(desk_alone.STATE) not in Path("/proc/self/mountinfo").read_text()
     assert "rexec-" not in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     assert not list(Path("/run/netns").glob("rexec-*"))
@@ -186,13 +178,11 @@ def test_what_is_left_on_a_host_is_seen(
 
 
 def test_what_is_left_here_is_seen(desk: ModuleType, nothing_left: Check, impatient: None) -> None:
-    with as_login(SUBMIT_USER, ["cat"], stdin=subprocess.PIPE) as process:
-        process.communicate()
-        with pytest.raises(AssertionError, match=r"left behind:\nhere: process \d+ of rexecuser: sleep 1000"):
-            with nothing_left("local"):
-                left = as_login(SUBMIT_USER, ["sleep", "1000"])
-        left.kill()
-        left.communicate()
+    message = rf"left behind:\nhere: process \d+ of {SUBMIT_USER}: sleep 1000"
+    with pytest.raises(AssertionError, match=message), nothing_left("local"):
+        left = as_login(SUBMIT_USER, ["sleep", "1000"])
+    left.kill()
+    left.communicate()
 
 
 def test_a_run_that_leaves_nothing_passes(desk: ModuleType, nothing_left: Check) -> None:
