@@ -1,0 +1,71 @@
+# On Debian 12 or 13, as root or with sudo, from a clean clone: `make demo` and `make test` set up all that they need.
+
+SHELL := /bin/bash
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# The system's own python first: one below somebody's home is closed to the ordinary user that the tests run rexec as.
+PYTHON := $(firstword $(wildcard /usr/bin/python3 /usr/local/bin/python3) python3)
+PACKAGES := remoteio checkpoint shim
+SOURCES := $(PACKAGES) tests
+
+APT_DEMO := python3-venv openssh-client
+# What makes the hosts; then what the tests run on them, as users do.
+APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
+	acl attr gcc git less libc6-dev make nodejs procps rsync sqlite3 tmux vim
+APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
+
+.PHONY: setup demo test lint bench clean root
+.DELETE_ON_ERROR:
+
+setup: .venv/dev
+
+# Root's rights are asked for once, at the start, in a sentence.
+root:
+	@[ -z "$(SUDO)" ] || sudo -v || { echo "make: this needs root's rights: run it as root, or as a user who may use sudo" >&2; exit 1; }
+
+demo: .venv/demo
+	@docs/demo.sh .venv/bin/rexec
+
+test: root .venv/dev lint
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
+		.venv/bin/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
+
+lint: .venv/dev
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy
+
+bench: root .venv/bench
+	$(SUDO) .venv/bin/python -m tests.bench $(BENCH)
+
+clean:
+	[ ! -e .venv/dev ] || $(SUDO) .venv/bin/python -m tests.desk down
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/demo: APT := $(APT_DEMO)
+.venv/demo: WHAT := .
+.venv/dev: APT := $(APT_TEST)
+.venv/dev: WHAT := .[dev]
+.venv/bench: APT := $(APT_BENCH)
+.venv/bench: WHAT := .[dev,bench]
+
+# Each of these files is a mark that .venv has that much in it.
+.venv/demo .venv/dev .venv/bench: pyproject.toml Makefile
+	@$(call apt,$(APT))
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11, which rexec needs; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
+	@echo "Setting up .venv"
+	@"$(PYTHON)" -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '$(WHAT)'
+	@touch $@
+
+# Installs those of the Debian packages $(1) that are missing, asking nothing and, when none is, nobody.
+define apt
+missing=; for package in $(1); do \
+	[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || missing="$$missing $$package"; \
+done; \
+[ -z "$$missing" ] || { echo "Installing$$missing"; \
+	$(SUDO) apt-get -qq update && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null; } || \
+{ echo "make: these Debian packages could not be installed:$$missing; install them and run make again" >&2; exit 1; }
+endef

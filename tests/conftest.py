@@ -1,0 +1,112 @@
+"""What the tests share: the desk, the installed `rexec` run as a user runs it, and a look at what it left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests import desk as the_desk
+from tests.leftovers import nothing_left_on
+from tests.program import Combo, Rexec, program
+
+# Who runs rexec here -> as whom on which host. `local` is rexec's own loopback host.
+COMBOS = {
+    "root-root": ("root", "alpha"),
+    "user-alice": (the_desk.SUBMIT_USER, "alpha-alice"),
+    "user-root": (the_desk.SUBMIT_USER, "alpha"),
+    "local-root": ("root", "local"),
+    "local-user": (the_desk.SUBMIT_USER, "local"),
+}
+
+
+@pytest.fixture(scope="session")
+def desk_lock() -> Iterator[int]:
+    """A descriptor for flock: sessions that use the desk hold it shared, a test that upsets a host holds it alone."""
+    if os.geteuid() != 0:
+        pytest.fail("the functional tests make hosts of their own and need root; run `make test` as root or with sudo")
+    the_desk.STATE.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(the_desk.STATE / "lock.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def desk(desk_lock: int) -> Iterator[ModuleType]:
+    """The module tests.desk, with both hosts up. They stay up for the next run, unless REXEC_DESK_DOWN=1."""
+    the_desk.up()
+    yield the_desk
+    if os.environ.get("REXEC_DESK_DOWN") == "1":
+        the_desk.down()
+
+
+@pytest.fixture
+def desk_alone(desk: ModuleType, desk_lock: int) -> Iterator[ModuleType]:
+    """The desk, used by no other test session, for a test that cuts, powers off or takes things away.
+
+    Afterwards all is mended: hosts on, cables in, /dev/fuse there. What ran on the hosts before may be gone.
+    """
+    fcntl.flock(desk_lock, fcntl.LOCK_EX)  # gives the shared lock up first, so that two who wait do not wait for ever
+    desk.up()
+    yield desk
+    desk.up()
+    for name in desk.HOSTS:
+        desk.dev_fuse(name, present=True)
+    fcntl.flock(desk_lock, fcntl.LOCK_SH)
+
+
+@pytest.fixture(scope="session")
+def rexec(desk: ModuleType) -> Rexec:
+    """Runs the installed `rexec` as a process of its own: see Rexec."""
+    return Rexec(program())
+
+
+@pytest.fixture
+def place(desk: ModuleType) -> Iterator[Callable[[str], Path]]:
+    """place(user) makes an empty directory which that submit user owns and can reach; gone after the test."""
+    made = []
+
+    def make(user: str) -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="desk-place-", dir="/var/tmp")))
+        shutil.chown(made[-1], user, user)
+        return made[-1]
+
+    yield make
+    for directory in made:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(params=COMBOS)
+def combo(request: pytest.FixtureRequest, rexec: Rexec, place: Callable[[str], Path]) -> Iterator[Combo]:
+    """One of COMBOS, with a working directory; what its runs leave behind on either machine fails the test."""
+    as_user, on = COMBOS[request.param]
+    with nothing_left_on(on):
+        yield Combo(rexec, as_user=as_user, on=on, dir=place(as_user))
+
+
+@pytest.fixture
+def nothing_left(desk: ModuleType) -> Callable[[str], AbstractContextManager[None]]:
+    """`with nothing_left("alpha"):` fails if what runs inside it leaves a process, mount or file on either machine."""
+    return nothing_left_on
+
+
+@pytest.fixture
+def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A list for the processes a test starts; those still running when it ends are killed."""
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -1,0 +1,190 @@
+"""The bench itself: the hosts are apart from this machine, can be upset as a test likes, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from tests import leftovers
+from tests.desk import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
+from tests.desk_root import USERS
+from tests.program import ROOT, as_login
+from tests.until import until
+
+Check = Callable[[str], AbstractContextManager[None]]
+
+
+def ssh(name: str, command: str, *, user: str = "root") -> tuple[int, str, str]:
+    with as_login(user, ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5", name, command]) as process:
+        out, err = process.communicate(timeout=30)
+    return process.returncode, out.decode(), err.decode()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("user", ["root", SUBMIT_USER])
+def test_every_account_is_reached_by_its_name(desk: ModuleType, user: str, name: str) -> None:
+    for there in ("root", *USERS):
+        status, out, _ = ssh(name if there == "root" else f"{name}-{there}", "id -un; hostname", user=user)
+        assert (status, out.splitlines()[-2:]) == (0, [there, name])
+
+
+def test_a_host_has_none_of_this_machines_files(desk: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "here").touch()
+    mounts = desk.run("alpha", ["cat", "/proc/self/mountinfo"]).splitlines()
+    assert {line.partition(" - ")[2].split()[0] for line in mounts} == {"overlay", "proc", "sysfs", "tmpfs", "devpts"}
+    there = desk.run("alpha", ["sh", "-c", f"ls -d {tmp_path} {ROOT} 2>/dev/null; which criu gcc rexec; echo end"])
+    assert there == "end\n"
+
+
+def test_a_noisy_account_is_noisy(desk: ModuleType) -> None:
+    status, out, err = ssh("alpha-noisy", "echo done")
+    assert (status, out) == (0, "Welcome! .bashrc speaking on stdout\ndone\n")
+    assert "keystrokes" in err
+    assert "cake" in err
+
+
+def test_user_namespaces_are_forbidden_at_one_door_only(desk: ModuleType) -> None:
+    status, _, err = ssh("alpha-nouserns", "cat /proc/sys/user/max_user_namespaces; unshare --user true")
+    assert (status, "No space left" in err) == (1, True)
+    assert ssh("alpha-alice", "unshare --user true")[0] == 0
+
+
+def test_a_far_host_is_far(desk: ModuleType) -> None:
+    started = time.monotonic()
+    assert ssh("alpha-far100", "cat /etc/hostname") == (0, "alpha\n", "")
+    # A TCP and key exchange, a login and a command: no ssh gets by with fewer than five round trips.
+    assert time.monotonic() - started > 0.5
+
+
+def test_a_far_host_carries_every_byte(desk: ModuleType) -> None:
+    data = os.urandom(3_000_000)
+    done = subprocess.run(["ssh", "alpha-far20", "cat"], input=data, capture_output=True, check=True)
+    assert done.stdout == data
+
+
+def test_packages_come_and_go(desk_alone: ModuleType) -> None:
+    desk_alone.install("alpha", ["criu", "uidmap"])
+    desk_alone.install("alpha", ["criu", "uidmap"])
+    assert "Version: 4.1.1" in ssh("alpha", "criu --version")[1]
+    assert ssh("beta", "criu --version")[0] == 127
+    desk_alone.uninstall("alpha", ["criu", "uidmap"])
+    assert ssh("alpha", "criu --version")[0] == 127
+
+
+def test_dev_fuse_is_taken_away_and_given_back(desk_alone: ModuleType) -> None:
+    opened = "exec 3<>/dev/fuse"
+    desk_alone.dev_fuse("beta", present=False)
+    assert ssh("beta-alice", opened)[0] != 0
+    desk_alone.dev_fuse("beta", present=True)
+    assert ssh("beta-alice", opened)[0] == 0
+
+
+def test_a_cut_cable_holds_a_connection_up_and_no_more(desk_alone: ModuleType) -> None:
+    with subprocess.Popen(["ssh", "beta", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"before\n")
+        assert process.stdout.readline() == b"before\n"
+        desk_alone.cut("beta")
+        assert "No route to host" in ssh("beta", "true")[2]
+        process.stdin.write(b"during\n")
+        desk_alone.heal("beta")
+        assert process.stdout.readline() == b"during\n"
+        process.stdin.close()
+        assert process.wait(timeout=10) == 0
+
+
+def test_a_host_without_power_is_silent_and_keeps_its_disk(desk_alone: ModuleType) -> None:
+    ssh("beta", "echo kept >/root/kept; echo lost >/tmp/lost; sync")
+    with subprocess.Popen(["ssh", "beta", "sleep 1000"], stdin=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: "sleep 1000" in desk_alone.processes("beta").values(), "the remote sleep runs")
+            during = desk_alone.processes("beta")
+            desk_alone.power_off("beta")
+            assert desk_alone.pid("beta") is None
+            assert not [pid for pid in during if alive(pid)]
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=1)  # no FIN and no RST came: it cannot know
+            desk_alone.power_on("beta")
+        finally:
+            process.kill()
+    assert ssh("beta", "cat /root/kept; rm /root/kept; ls /tmp") == (0, "kept\n", "")
+
+
+def test_several_may_want_it_up_at_once(desk_alone: ModuleType) -> None:
+    desk_alone.power_off("alpha")
+    desk_alone.power_off("beta")
+    argv = [sys.executable, "-m", "tests.desk", "up"]
+    callers = [subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = {caller.communicate(timeout=60)[0] for caller in callers}
+    assert [caller.returncode for caller in callers] == [0] * 4
+    assert len(answers) == 1  # all saw the same two hosts
+
+
+def test_down_leaves_nothing(desk_alone: ModuleType) -> None:
+    desk_alone.up()
+    processes = [pid for name in HOSTS for pid in desk_alone.processes(name)]
+    desk_alone.down()
+    assert not [pid for pid in processes if alive(pid)]
+    assert str(desk_alone.STATE) not in Path("/proc/self/mountinfo").read_text()
+    assert "rexec-" not in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    assert not list(Path("/run/netns").glob("rexec-*"))
+    assert {path.name for path in desk_alone.STATE.iterdir()} <= {"lock", "lock.users"}
+    assert not SYSTEM_SSH_CONFIG.exists()
+    desk_alone.down()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(leftovers, "GONE_WITHIN", 0.2)
+    yield
+
+
+@pytest.mark.parametrize(
+    ("mess", "mend"),
+    [
+        (
+            "setsid sleep 1000 >/dev/null 2>&1 & echo $! >/run/desk-test",
+            "kill $(cat /run/desk-test); rm /run/desk-test",
+        ),
+        ("touch /tmp/left", "rm /tmp/left"),
+        ("touch /home/alice/.left", "rm /home/alice/.left"),
+        ("mount -t tmpfs tmpfs /mnt", "umount /mnt"),
+    ],
+    ids=["process", "temporary file", "file", "mount"],
+)
+def test_what_is_left_on_a_host_is_seen(
+    desk: ModuleType, nothing_left: Check, impatient: None, mess: str, mend: str
+) -> None:
+    with pytest.raises(AssertionError, match="left behind:\nalpha: "), nothing_left("alpha-alice"):
+        desk.run("alpha", ["sh", "-c", mess])
+    desk.run("alpha", ["sh", "-c", mend])
+
+
+def test_what_is_left_here_is_seen(desk: ModuleType, nothing_left: Check, impatient: None) -> None:
+    message = rf"left behind:\nhere: process \d+ of {SUBMIT_USER}: sleep 1000"
+    with pytest.raises(AssertionError, match=message), nothing_left("local"):
+        left = as_login(SUBMIT_USER, ["sleep", "1000"])
+    left.kill()
+    left.communicate()
+
+
+def test_a_run_that_leaves_nothing_passes(desk: ModuleType, nothing_left: Check) -> None:
+    with nothing_left("alpha"):
+        assert ssh("alpha-alice", "touch /tmp/a; sleep 0.2; rm /tmp/a")[0] == 0

@@ -1,0 +1,89 @@
+"""What a run of rexec must not leave behind, on the execute host and on the submit machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import desk
+from tests.desk import HOSTS, SUBMIT_USER
+from tests.desk_root import USERS
+
+GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec
+
+# rexec's own cache stays, and says so; logins and lookups are noted by the host's sshd and libc.
+KEPT = ("home/{user}/.cache/rexec", "root/.cache/rexec", "var/log", "var/cache", "var/lib")
+VOLATILE = ("tmp", "run", "dev/shm", "dev")
+OURS = ("rexec", "shim.", "shim/", "remoteio", "checkpoint")
+
+
+@contextmanager
+def nothing_left_on(destination: str) -> Iterator[None]:
+    """Compare before and after, until nothing is new or GONE_WITHIN is over: then AssertionError with what is.
+
+    `destination` is an ssh name of the desk or `local`. On the host everything counts; on the submit machine, where
+    others work too, what is rexec's: processes of SUBMIT_USER or of rexec's code, new mounts, and files in
+    the places for temporary ones with `rexec` in their name.
+    """
+    name = destination.rpartition("@")[2].partition("-")[0]
+    before = _seen(name)
+    yield
+    deadline = time.monotonic() + GONE_WITHIN
+    while (left := _seen(name) - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left, "left behind:\n" + "\n".join(sorted(left))
+
+
+def _seen(name: str) -> set[str]:
+    seen = {f"here: {what}" for what in (*_processes_here(), *_mounts("self"), *_files_here())}
+    if name in HOSTS:
+        seen |= {f"{name}: process {pid}: {line}" for pid, line in desk.processes(name).items()}
+        seen |= {f"{name}: {what}" for what in (*_mounts(str(desk.pid(name))), *_files_there(name))}
+    return seen
+
+
+def _processes_here() -> Iterator[str]:
+    there = {pid for name in HOSTS for pid in desk.processes(name)}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in there:
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            owner = entry.owner()
+        except (FileNotFoundError, ProcessLookupError, KeyError):
+            continue  # it ended while we looked, or belongs to nobody we know
+        if owner == SUBMIT_USER or any(word in line.partition(" -- ")[0] for word in OURS):
+            yield f"process {entry.name} of {owner}: {line}"
+
+
+def _mounts(process: str) -> Iterator[str]:
+    for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines():
+        fields = line.split()
+        # proc_pid_mountinfo(5): 5 is the mount point; the type and the source follow the dash.
+        kind, source = fields[fields.index("-") + 1 :][:2]
+        yield f"mount {kind} of {source} on {fields[4]}"
+
+
+def _files_here() -> Iterator[str]:
+    for directory in ("/tmp", "/var/tmp", "/dev/shm", "/run", f"/run/user/{os.getuid()}"):
+        if os.path.isdir(directory):
+            yield from (f"file {entry.path}" for entry in os.scandir(directory) if "rexec" in entry.name)
+
+
+def _files_there(name: str) -> Iterator[str]:
+    """Everything written to the host's disk, and everything in its memory-backed directories."""
+    kept = tuple(line.format(user=user) for line in KEPT for user in USERS)
+    upper = HOSTS[name].upper
+    yield from (f"file /{path}" for path in _walk(upper) if not path.startswith(kept))
+    for directory in VOLATILE:
+        root = Path(f"/proc/{desk.pid(name)}/root/{directory}")
+        yield from (f"file /{directory}/{path}" for path in _walk(root) if not path.startswith(("pts/", "shm/")))
+
+
+def _walk(top: Path) -> Iterator[str]:
+    for directory, subdirectories, files in os.walk(top):
+        for entry in (*subdirectories, *files):
+            yield os.path.relpath(os.path.join(directory, entry), top)

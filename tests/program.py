@@ -1,0 +1,205 @@
+"""The installed `rexec` console script, run as a real process by root or by the ordinary submit user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.desk import STATE, SUBMIT_USER
+from tests.desk_root import DeskError
+
+ROOT = Path(__file__).resolve().parent.parent
+Argument = str | bytes | os.PathLike[str]
+
+
+@cache
+def program() -> Path:
+    """The `rexec` both users run: the one installed beside this Python, or a copy where SUBMIT_USER can reach it.
+
+    A checkout below /root is closed to all others; there, the packages and what they import are copied into the desk.
+    """
+    installed = Path(sysconfig.get_path("scripts")) / "rexec"
+    if not installed.exists():
+        raise DeskError(f"there is no {installed}; install the project beside this python with `pip install -e .`")
+    if all(_open_to_all(path) for path in (installed, Path(sys.executable).resolve(), ROOT / "shim")):
+        return installed
+    python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    if not _open_to_all(python):
+        raise DeskError(f"{python} cannot be run by {SUBMIT_USER}; make .venv with the system's /usr/bin/python3")
+    copy = STATE / "program"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(sysconfig.get_path("purelib"), copy / "packages", ignore=shutil.ignore_patterns("*.pth", "mypy*"))
+    for package in ("remoteio", "checkpoint", "shim"):
+        shutil.copytree(ROOT / package, copy / "packages" / package)
+    script = copy / "rexec"
+    script.write_text(
+        f"#!{python} -I\nimport sys\nsys.path.insert(0, {str(copy / 'packages')!r})\n"
+        "from shim.cli import main\nsys.exit(main())\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(parent.stat().st_mode & 0o001 for parent in path.parents) and bool(path.stat().st_mode & 0o004)
+
+
+class Rexec:
+    """Runs `rexec`: called, to its end; by `popen`, as a process to talk to.
+
+    The environment is that of a fresh login, and `env` on top of it; `cwd` is the user's home unless given; `options`
+    are rexec's own and `--on` is put before them. Output is bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(
+        self,
+        argv: Sequence[Argument],
+        *,
+        on: str,
+        as_user: str = "root",
+        options: Sequence[Argument] = (),
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a job and wait for it, `timeout` seconds at most: subprocess.TimeoutExpired with its output so far."""
+        process = self.popen(argv, on=on, as_user=as_user, options=options, env=env, cwd=cwd, stdin=subprocess.PIPE)
+        with process:
+            try:
+                out, err = process.communicate(stdin, timeout=timeout)
+            except subprocess.TimeoutExpired as expired:
+                process.kill()
+                out, err = process.communicate()
+                words = f"{process.args!r} took more than {timeout} s; stdout {out[-500:]!r}, stderr {err[-2000:]!r}"
+                raise AssertionError(words) from expired
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def popen(
+        self,
+        argv: Sequence[Argument],
+        *,
+        on: str,
+        as_user: str = "root",
+        options: Sequence[Argument] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = subprocess.PIPE,
+        stderr: int | None = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        """Start a job in a session of its own, so that the tests' terminal is not its terminal."""
+        return self.start(
+            ["--on", on, *options, "--", *argv], as_user=as_user, env=env, cwd=cwd,
+            stdin=stdin, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+
+    def start(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        as_user: str = "root",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = subprocess.PIPE,
+        stderr: int | None = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        """Start rexec with just these arguments: its verbs (`rexec hosts`), or a command line that is wrong."""
+        return as_login(as_user, [self.path, *arguments], env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+
+
+def as_login(
+    user: str,
+    argv: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | None = subprocess.DEVNULL,
+    stdout: int | None = subprocess.PIPE,
+    stderr: int | None = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start a program here as `user` who has just logged in: ids, groups, umask, a clean environment, home as cwd."""
+    entry = pwd.getpwnam(user)
+    fresh = {
+        "HOME": entry.pw_dir,
+        "USER": user,
+        "LOGNAME": user,
+        "SHELL": entry.pw_shell,
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm",
+    }
+    return subprocess.Popen(
+        argv, user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(user, entry.pw_gid), umask=0o022,
+        env={**fresh, **(env or {})}, cwd=cwd or entry.pw_dir, stdin=stdin, stdout=stdout, stderr=stderr,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Combo:
+    """Who runs rexec here, and where it logs in; `dir` is an empty directory of that user's, and the default cwd."""
+
+    rexec: Rexec
+    as_user: str
+    on: str
+    dir: Path
+
+    @property
+    def uid(self) -> int:
+        return pwd.getpwnam(self.as_user).pw_uid
+
+    @property
+    def home(self) -> Path:
+        return Path(pwd.getpwnam(self.as_user).pw_dir)
+
+    def run(
+        self,
+        argv: Sequence[Argument],
+        *,
+        options: Sequence[Argument] = (),
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """As Rexec's call, for this combination."""
+        return self.rexec(
+            argv, on=self.on, as_user=self.as_user, options=options, stdin=stdin, env=env, cwd=cwd or self.dir,
+            timeout=timeout,
+        )  # fmt: skip
+
+    def popen(
+        self,
+        argv: Sequence[Argument],
+        *,
+        options: Sequence[Argument] = (),
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: int | None = subprocess.DEVNULL,
+        stdout: int | None = subprocess.PIPE,
+        stderr: int | None = subprocess.PIPE,
+    ) -> subprocess.Popen[bytes]:
+        """As Rexec.popen, for this combination."""
+        return self.rexec.popen(
+            argv, on=self.on, as_user=self.as_user, options=options, env=env, cwd=cwd or self.dir,
+            stdin=stdin, stdout=stdout, stderr=stderr,
+        )  # fmt: skip
+
+    def here(self, argv: Sequence[Argument], *, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a command here, without rexec, as the same user in the same directory: what a job is compared with."""
+        with as_login(self.as_user, argv, cwd=self.dir, stdin=subprocess.PIPE) as process:
+            out, err = process.communicate(stdin)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)

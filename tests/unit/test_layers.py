@@ -1,0 +1,105 @@
+"""The imports run one way, and what is shipped to an execute host runs there on any python3 from 3.9 on."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("remoteio", "checkpoint", "shim")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports(name: str) -> set[str]:
+    """All modules that `name` imports, anywhere in it, by their full names; of a `from` import, the most exact."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(), MODULES[name])):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = _source(name, node)
+            found |= {
+                f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source for alias in node.names
+            }
+    return found
+
+
+def _source(name: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+    return ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def shipped() -> list[str]:
+    """The modules that shim/bootstrap.py sends to an execute host: its SHIPPED, read without importing it."""
+    for node in ast.parse(MODULES["shim.bootstrap"].read_text()).body:
+        if isinstance(node, ast.Assign):
+            names, value = [target.id for target in node.targets if isinstance(target, ast.Name)], node.value
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            names, value = [node.target.id], node.value
+        else:
+            continue
+        if "SHIPPED" in names:
+            return list(ast.literal_eval(value))
+    raise AssertionError("shim/bootstrap.py does not say what it ships: it has no SHIPPED")
+
+
+def within(package: str) -> Iterator[tuple[str, set[str]]]:
+    """Each module of a package, with the modules of the same package that it imports."""
+    for name in MODULES:
+        if name.partition(".")[0] == package:
+            yield name, {other for other in imports(name) if other.partition(".")[0] == package and other in MODULES}
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"), [("remoteio", {"checkpoint", "shim"}), ("checkpoint", {"remoteio", "shim"})]
+)
+def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
+    wrong = {
+        name: upward
+        for name in MODULES
+        if name.partition(".")[0] == package
+        if (upward := {other for other in imports(name) if other.partition(".")[0] in forbidden})
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_in_a_circle(package: str) -> None:
+    tuple(graphlib.TopologicalSorter(dict(within(package))).static_order())
+
+
+def test_tests_are_not_imported() -> None:
+    assert not {name for name in MODULES if any(other.partition(".")[0] == "tests" for other in imports(name))}
+
+
+def test_shipped_modules_exist() -> None:
+    assert sorted(set(shipped()) - set(MODULES)) == []
+
+
+@pytest.mark.parametrize("how", ["outside the standard library", "not shipped with it"])
+def test_shipped_modules_import_what_is_there(how: str) -> None:
+    there = set(shipped()) | {name.rpartition(".")[0] for name in shipped()}
+    missing: dict[str, set[str]] = {}
+    for name in shipped():
+        for other in imports(name):
+            ours = other.partition(".")[0] in PACKAGES
+            wrong = other not in there if ours else other.partition(".")[0] not in sys.stdlib_module_names
+            if wrong and ours == (how == "not shipped with it"):
+                missing.setdefault(name, set()).add(other)
+    assert not missing
+
+
+def test_shipped_modules_are_python_3_9() -> None:
+    for name in shipped():
+        ast.parse(MODULES[name].read_text(), MODULES[name], feature_version=(3, 9))
