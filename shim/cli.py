@@ -45,7 +45,7 @@ def run(
     """Run CMD on another machine as if it ran here."""
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
-    spec = describe(command, directory, env, tty, scratch, host or "local")
+    spec = describe(command, directory, env, tty, scratch)
     stream = _open(host or "local")
     bootstrap.start(stream, "shim.agent:main")
     link = Link(stream.read_fd, stream.write_fd)
@@ -61,7 +61,7 @@ def _open(host: str) -> Stream:
 
 
 def describe(
-    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str], host: str
+    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
 ) -> JobSpec:
     """This process's own circumstances, as the job is to find them. Raises RexecError."""
     try:
@@ -85,7 +85,7 @@ def describe(
             raise RexecError(f"--scratch {path}: no such directory here; the job needs a place to see it at")
     return JobSpec(
         argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(os.environb, [os.fsencode(item) for item in env], os.fsencode(host)),
+        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
         cwd=os.fsencode(cwd),
         uid=os.geteuid(),
         gid=os.getegid(),

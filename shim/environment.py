@@ -21,8 +21,8 @@ def travels(name: bytes) -> bool:
     return not any(text.startswith(p[:-1]) if p.endswith("*") else text == p for p in SESSION_ONLY)
 
 
-def for_job(ours: Mapping[bytes, bytes], asked: Sequence[bytes], host: bytes) -> list[bytes]:
-    """The job's environment, NAME=VALUE each: `ours` less SESSION_ONLY, then what --env asked, then REXEC_HOST.
+def for_job(ours: Mapping[bytes, bytes], asked: Sequence[bytes]) -> list[bytes]:
+    """The job's environment, NAME=VALUE each: `ours` less SESSION_ONLY, then what --env asked.
 
     `asked` items are NAME (pass it on, whatever it is) or NAME=VALUE. Raises RexecError for an empty name.
     """
@@ -35,5 +35,4 @@ def for_job(ours: Mapping[bytes, bytes], asked: Sequence[bytes], host: bytes) ->
             env[name] = value
         elif name in ours:
             env[name] = ours[name]
-    env[b"REXEC_HOST"] = host
     return [name + b"=" + value for name, value in env.items()]

@@ -31,6 +31,7 @@ def run(sock: socket.socket, plan: namespace.Plan, spec: JobSpec, where: str, sc
     """Never returns. `stdio`: the job's end of each pipe, by number; empty with a terminal."""
     namespace.die_with_parent()
     os.setsid()
+    spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
     try:
         namespace.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids))
         slave = -1

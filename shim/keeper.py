@@ -65,8 +65,8 @@ def _keep(agent: socket.socket, inits: socket.socket, plan: namespace.Plan, spec
     scratch = Scratch()
     try:
         places = [scratch.make() for _ in spec.scratch]
-        fuse = open_fuse()
         namespace.make(plan)
+        fuse = open_fuse()  # within: the kernel mounts only a connection opened in the mount's own user namespace
         where = namespace.mount_root(fuse, plan, spec)
     except RexecError as e:
         scratch.remove()
