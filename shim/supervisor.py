@@ -75,7 +75,7 @@ class Supervisor:
                 self._terminal.restore()
 
     def _sink(self, kind: int, fd: int) -> None:
-        self._sinks[kind] = Sink(self._link, kind, os.dup(fd), _let_go(fd))
+        self._sinks[kind] = Sink(self._link, kind, os.dup(fd), _let_go(fd) if fd == 1 else os.close)
         self._sinks[kind].start(self._fail)
 
     def _fail(self, e: BaseException) -> None:
