@@ -15,12 +15,15 @@ from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
 from remoteio import syscalls
+from remoteio.frames import FUSE, KNOWN, ORDERED
 from remoteio.ids import Ids
-from remoteio.frames import FUSE, ORDERED
 from remoteio.inodes import Handle, Inodes, Node, version
 from remoteio.locks import Locks
 
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
+AHEAD = 56 << 10  # bytes: a file up to this size goes along with the reply to its open
+# a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
+Body = bytes | tuple[bytes, bytes]
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
@@ -33,7 +36,7 @@ class Export:
         self.inodes = Inodes(root)
         self.locks = Locks(self.inodes)
         self._root_user = os.geteuid() == 0
-        self.methods: dict[int, Callable[[abi.Request], bytes]] = {
+        self.methods: dict[int, Callable[[abi.Request], Body]] = {
             op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
         }
 
@@ -54,6 +57,8 @@ class Export:
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
         if op in abi.UNANSWERED:
             return None
+        if type(body) is tuple:
+            return KNOWN, abi.reply(request.unique, body[0]) + body[1]
         reply = abi.reply(request.unique, body)
         if op in (abi.SETLK, abi.SETLKW) and self.locks.stale_pages(request):
             return ORDERED, abi.inval_inode(request.nodeid) + reply
@@ -87,6 +92,10 @@ class Export:
                 os.chown(name, r.uid, gid, dir_fd=at, follow_symlinks=False)
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
         return self._entry(parent, name, st)
+
+    def _with_parent(self, body: bytes, parent: Node, at: int) -> Body:
+        """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
+        return body if parent.shared else (body, self.attr(os.fstat(at)))
 
     def _mode(self, at: int, mode: int, umask: int) -> int:
         """The mode to create with: a default ACL takes the umask's place (acl(5))."""
@@ -128,28 +137,28 @@ class Export:
             raise OSError(errno.EINVAL, "the root is no symbolic link")
         return os.fsencode(os.readlink(node.name, dir_fd=self.inodes.directory(node.parent)))
 
-    def do_symlink(self, r: abi.Request) -> bytes:
+    def do_symlink(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         name, target = r.texts(abi.ARGS)
         at = self.inodes.directory(parent)
         os.symlink(target, abi.one_name(name), dir_fd=at)
-        return self._new_entry(r, parent, name, at)
+        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
 
-    def do_mknod(self, r: abi.Request) -> bytes:
+    def do_mknod(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         mode, rdev, umask, _ = abi.MKNOD_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.MKNOD_IN.size)
         at = self.inodes.directory(parent)
         os.mknod(name, self._mode(at, mode, umask), rdev, dir_fd=at)
-        return self._new_entry(r, parent, name, at)
+        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
 
-    def do_mkdir(self, r: abi.Request) -> bytes:
+    def do_mkdir(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         mode, umask = abi.MKDIR_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.MKDIR_IN.size)
         at = self.inodes.directory(parent)
         os.mkdir(name, self._mode(at, mode, umask), dir_fd=at)
-        return self._new_entry(r, parent, name, at)
+        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
 
     def do_link(self, r: abi.Request) -> bytes:
         parent = self.inodes.get(r.nodeid)
@@ -160,19 +169,21 @@ class Export:
             os.link(path, name, dst_dir_fd=at, follow_symlinks=True)
         return self._entry(parent, name, os.stat(name, dir_fd=at, follow_symlinks=False))
 
-    def do_unlink(self, r: abi.Request) -> bytes:
-        name, at = r.name(abi.ARGS), self.inodes.directory(self.inodes.get(r.nodeid))
+    def do_unlink(self, r: abi.Request) -> Body:
+        name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
+        at = self.inodes.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         os.unlink(name, dir_fd=at)
         self._removed(st)
-        return b""
+        return self._with_parent(b"", parent, at)
 
-    def do_rmdir(self, r: abi.Request) -> bytes:
-        name, at = r.name(abi.ARGS), self.inodes.directory(self.inodes.get(r.nodeid))
+    def do_rmdir(self, r: abi.Request) -> Body:
+        name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
+        at = self.inodes.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         os.rmdir(name, dir_fd=at)
         self._removed(st)
-        return b""
+        return self._with_parent(b"", parent, at)
 
     def _removed(self, st: os.stat_result | None) -> None:
         node = self.inodes.known(st) if st is not None else None
@@ -230,7 +241,9 @@ class Export:
         return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
 
     def do_setattr(self, r: abi.Request) -> bytes:
-        valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(r.raw, abi.ARGS)
+        valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(
+            r.raw, abi.ARGS
+        )
         node = self.inodes.get(r.nodeid)
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
         with self.inodes.path(node) as path:
@@ -296,7 +309,7 @@ class Export:
 
     # open files
 
-    def do_open(self, r: abi.Request) -> bytes:
+    def do_open(self, r: abi.Request) -> Body:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         if node.kind != stat.S_IFREG:
@@ -304,19 +317,28 @@ class Export:
         fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
         if kill & abi.OPEN_KILL_SUIDGID and self._root_user:
             _drop_suid("/proc/self/fd/%d" % fd)
-        return self._opened(fd, node, flags)
+        st = os.fstat(fd)
+        out = self._opened(fd, node, flags, st)
+        if flags & (os.O_APPEND | os.O_DIRECT) or (node.parent is not None and node.parent.shared) or node.locks:
+            return out
+        ahead = b""
+        if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
+            ahead = os.pread(fd, AHEAD, 0)
+            if len(ahead) != st.st_size:
+                ahead = b""  # it is changing as we look
+        return out, self.attr(st) + ahead
 
-    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result | None = None) -> bytes:
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
         self.inodes.opened(fd, node, flags)
-        now = version(st or os.fstat(fd))
-        out = abi.FOPEN_KEEP_CACHE if now == node.seen and not flags & os.O_TRUNC else 0
+        now = version(st)
+        out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
         if flags & os.O_APPEND:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
 
-    def do_create(self, r: abi.Request) -> bytes:
+    def do_create(self, r: abi.Request) -> Body:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.CREATE_IN.size)
         parent = self.inodes.get(r.nodeid)
@@ -342,7 +364,7 @@ class Export:
             os.close(fd)
             raise
         node = self.inodes.get(int.from_bytes(entry[:8], _ORDER))
-        return entry + self._opened(fd, node, flags)
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
 
     def do_tmpfile(self, r: abi.Request) -> bytes:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
@@ -350,7 +372,7 @@ class Export:
         at = self.inodes.directory(parent)
         fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE, self._mode(at, mode, umask), dir_fd=at)
         entry = self._new_entry(r, parent, b"", at, fd)
-        return entry + self._opened(fd, self.inodes.get(int.from_bytes(entry[:8], _ORDER)), flags)
+        return entry + self._opened(fd, self.inodes.get(int.from_bytes(entry[:8], _ORDER)), flags, os.fstat(fd))
 
     def do_read(self, r: abi.Request) -> bytes:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
@@ -358,7 +380,7 @@ class Export:
             raise OSError(errno.EINVAL, "a read over the agreed size")
         return os.pread(self.inodes.handle(fh).fd, size, offset)
 
-    def do_write(self, r: abi.Request) -> bytes:
+    def do_write(self, r: abi.Request) -> Body:
         fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
         handle = self.inodes.handle(fh)
         data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
@@ -377,8 +399,10 @@ class Export:
         if how & abi.WRITE_KILL_SUIDGID and self._root_user:
             _drop_suid("/proc/self/fd/%d" % fd)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
-        node.seen = version(os.fstat(fd)) if kept else None
-        return abi.WRITE_OUT.pack(done, 0)
+        st = os.fstat(fd)
+        node.seen = version(st) if kept else None
+        out = abi.WRITE_OUT.pack(done, 0)
+        return out if handle.append or node.locks else (out, self.attr(st))
 
     def _set_append(self, handle: Handle, append: bool) -> None:
         # fcntl(F_SETFL) by the job is seen only in its writes' flags
@@ -513,7 +537,9 @@ class Export:
     # the mount itself
 
     def do_init(self, r: abi.Request) -> bytes:
-        major, minor, readahead, flags, *_ = abi.INIT_IN.unpack_from(bytes(r.raw[abi.ARGS :]).ljust(abi.INIT_IN.size, b"\0"))
+        major, minor, readahead, flags, *_ = abi.INIT_IN.unpack_from(
+            bytes(r.raw[abi.ARGS :]).ljust(abi.INIT_IN.size, b"\0")
+        )
         if major != abi.MAJOR or minor < 31:
             raise OSError(errno.EPROTO, "FUSE %d.%d is too old: Linux 5.4 or newer is needed" % (major, minor))
         offered = flags

@@ -16,13 +16,18 @@ MAX_PAYLOAD = 8 << 20
 LARGE = 1 << 16  # a payload from this size on gets a buffer of its own, filled by the read itself
 _ROOM = 1 << 18
 
-FUSE, ORDERED, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
-CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE, PROBE = 11, 12, 13, 14, 15, 16, 17, 18
+FUSE, ORDERED, KNOWN, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 18
 
 # kind -> (name, who sends it, what it carries): docs/protocol.md is made from this
 KINDS: dict[int, tuple[str, str, str]] = {
     FUSE: ("FUSE", "both", "one message of linux/fuse.h: a request to the submit side, a reply or notification back"),
     ORDERED: ("ORDERED", "submit", "FUSE messages to be written to the kernel one after the other, each whole"),
+    KNOWN: (
+        "KNOWN",
+        "submit",
+        "a FUSE reply, then struct fuse_attr of the request's node as of now, then its contents or nothing",
+    ),
     START: ("START", "submit", "the job: fields of shim/spec.py"),
     HELLO: ("HELLO", "execute", "fields host, time (ns since the epoch), uids, gids (mapped ranges; none: all)"),
     STARTED: ("STARTED", "execute", "empty: the job's first instruction is next"),
@@ -38,7 +43,6 @@ KINDS: dict[int, tuple[str, str, str]] = {
     STOPPED: ("STOPPED", "execute", "u8 signal number: the job stopped, as a shell would see it"),
     PING: ("PING", "both", "empty, once a second; anything at all counts as a sign of life"),
     PAUSE: ("PAUSE", "submit", "rexec is about to be stopped: no sign of life is due until the next PING"),
-    PROBE: ("PROBE", "both", "rexec hosts and doctor: facts of a host, as JSON"),
 }
 
 
@@ -84,7 +88,9 @@ class FrameReader:
         while end - start >= 8:
             length, kind, a, b, c = HEADER.unpack_from(view, start)
             if kind not in KINDS or length > MAX_PAYLOAD or a or b or c:
-                raise FrameError("the stream holds no frame where one should begin (kind %d, %d bytes)" % (kind, length))
+                raise FrameError(
+                    "the stream holds no frame where one should begin (kind %d, %d bytes)" % (kind, length)
+                )
             if start + 8 + length <= end:
                 body = start + 8
                 start = body + length

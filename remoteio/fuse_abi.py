@@ -18,7 +18,9 @@ PAGES = MAX_WRITE // 4096
 S = struct.Struct
 IN_HEADER = S("=IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
 OUT_HEADER = S("=IiQ")  # len -errno unique
-ATTR = S("=QQQQQQIIIIIIIIII")  # ino size blocks atime mtime ctime (s) atime mtime ctime (ns) mode nlink uid gid rdev blksize flags
+ATTR = S(
+    "=QQQQQQIIIIIIIIII"
+)  # ino size blocks atime mtime ctime (s) atime mtime ctime (ns) mode nlink uid gid rdev blksize flags
 ENTRY = S("=QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec; then ATTR
 ATTR_OUT = S("=QII")  # attr_valid attr_valid_nsec dummy; then ATTR
 GETATTR_IN = S("=IIQ")  # getattr_flags dummy fh
@@ -45,7 +47,9 @@ LK_IN = S("=QQQQIIII")  # fh owner start end type pid lk_flags pad
 LK_OUT = S("=QQII")  # start end type pid
 ACCESS_IN = S("=II")  # mask pad
 INIT_IN = S("=IIIII")  # major minor max_readahead flags flags2
-INIT_OUT = S("=IIIIHHIIHHI28x")  # major minor max_readahead flags background congestion max_write gran pages align flags2
+INIT_OUT = S(
+    "=IIIIHHIIHHI28x"
+)  # major minor max_readahead flags background congestion max_write gran pages align flags2
 INTERRUPT_IN = S("=Q")  # unique
 FORGET_IN = S("=Q")  # nlookup
 BATCH_FORGET_IN = S("=II")  # count dummy
@@ -67,13 +71,13 @@ NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_STORE = 2, 3, 4
 
 # INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
 ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1, 1 << 3, 1 << 5, 1 << 6
-FLOCK_LOCKS, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO = 1 << 10, 1 << 12, 1 << 13, 1 << 14
+FLOCK_LOCKS, AUTO_INVAL_DATA, DO_READDIRPLUS = 1 << 10, 1 << 12, 1 << 13
 ASYNC_DIO, PARALLEL_DIROPS, POSIX_ACL, ABORT_ERROR = 1 << 15, 1 << 18, 1 << 20, 1 << 21
 INIT_MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 22, 1 << 23, 1 << 28, 1 << 30
 DIRECT_IO_ALLOW_MMAP = 1 << 36
 WANTED = (
     ASYNC_READ | POSIX_LOCKS | ATOMIC_O_TRUNC | BIG_WRITES | DONT_MASK | FLOCK_LOCKS | AUTO_INVAL_DATA | DO_READDIRPLUS
-    | READDIRPLUS_AUTO | ASYNC_DIO | PARALLEL_DIROPS | INIT_MAX_PAGES | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | INIT_EXT
+    | ASYNC_DIO | PARALLEL_DIROPS | INIT_MAX_PAGES | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | INIT_EXT
     | DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 
@@ -87,6 +91,7 @@ LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
 MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
 FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT, OPENDIR = 20, 21, 22, 23, 24, 25, 26, 27
 READDIR, RELEASEDIR, FSYNCDIR, GETLK, SETLK, SETLKW, ACCESS, CREATE, INTERRUPT = 28, 29, 30, 31, 32, 33, 34, 35, 36
+IOCTL = 39  # answered by the relay: a regular file is no terminal
 DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 38, 42, 43, 44, 45, 46, 47
 SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 

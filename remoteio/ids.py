@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 
-
 class Ids:
     """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all."""
 

@@ -23,7 +23,21 @@ Stat = os.stat_result
 class Node:
     """One file: identity, where it was last seen, how often the kernel refers to it."""
 
-    __slots__ = ("ctime", "dev", "fd", "handles", "id", "ino", "kind", "locks", "lookups", "name", "parent", "seen", "shared")
+    __slots__ = (
+        "ctime",
+        "dev",
+        "fd",
+        "handles",
+        "id",
+        "ino",
+        "kind",
+        "locks",
+        "lookups",
+        "name",
+        "parent",
+        "seen",
+        "shared",
+    )
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
         self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)

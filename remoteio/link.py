@@ -10,9 +10,8 @@ import os
 import threading
 from collections import deque
 
-from remoteio.frames import CREDIT, HEADER, LARGE, FrameReader
 from remoteio.errors import RexecError
-
+from remoteio.frames import CREDIT, HEADER, LARGE, FrameReader
 
 
 class LinkClosed(RexecError):

@@ -12,9 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
+from remoteio.ahead import ANSWERED, Ahead
 from remoteio.crew import Workers
 from remoteio.frames import FUSE, LARGE
 from remoteio.link import Link
@@ -31,7 +33,11 @@ class Relay:
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         self.fd, self._link, self._fail = fd, link, fail
-        self._asked: dict[int, tuple[int, int, int]] = {}  # unique -> (op, nodeid, pid), until it is answered
+        self._asked: dict[
+            int, tuple[int, int, int, int]
+        ] = {}  # unique -> (op, nodeid, pid, stamp) until it is answered
+        self._ahead = Ahead()
+        self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
@@ -46,6 +52,7 @@ class Relay:
         buffer = bytearray(abi.MAX_REQUEST)
         view = memoryview(buffer)
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
+        ahead, order = self._ahead, self._order
         try:
             while True:
                 try:
@@ -57,10 +64,16 @@ class Relay:
                         return  # unmounted
                     raise
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
-                if op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
+                if op in ANSWERED:
+                    known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
+                    if known is not None:
+                        self._to_kernel(known)
+                        continue
+                elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
                 if op not in abi.NO_REPLY:
-                    asked[unique] = (op, nodeid, pid)
+                    with order:
+                        asked[unique] = (op, nodeid, pid, ahead.asked(op, nodeid))
                 if n < LARGE:
                     send(FUSE, view[:n])
                 else:
@@ -81,11 +94,15 @@ class Relay:
                 return False
             self._to_kernel(abi.reply(unique))
             return True
+        if op == abi.IOCTL:
+            self._to_kernel(abi.failure(unique, errno.ENOTTY))
+            return True
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
         self._locked.add(nodeid)
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
-            self._asked[unique] = (op, nodeid, 0)
+            with self._order:
+                self._asked[unique] = (op, nodeid, 0, self._ahead.asked(op, nodeid))
             self._aside.give(lambda: self._write_out(nodeid, raw))
             return True
         return False
@@ -99,7 +116,7 @@ class Relay:
         asked = self._asked.get(unique)
         if asked is None:
             return True  # its reply has crossed the interrupt
-        op, _, pid = asked
+        op, _, pid, _ = asked
         if op not in abi.NO_REPLY and _dying(pid) and self._asked.pop(unique, None) is not None:
             self._abandoned[unique] = op
             self._to_kernel(abi.failure(unique, errno.EINTR))
@@ -107,15 +124,37 @@ class Relay:
 
     def from_link(self, payload: bytes | memoryview) -> None:
         """A reply or a notification for the kernel."""
-        unique = abi.OUT_HEADER.unpack_from(payload)[2]
+        _, error, unique = abi.OUT_HEADER.unpack_from(payload)
         asked = self._asked.pop(unique, None)
-        if asked is None and unique:
+        if asked is None:
+            if not unique:
+                self._to_kernel(payload)
+                return
             op = self._abandoned.pop(unique, None)
             if op is not None:
                 self._undo(op, payload)
             return
-        if not self._to_kernel(payload) and asked is not None:
-            self._undo(asked[0], payload)
+        op, nodeid, _, stamp = asked
+        with self._order:
+            holds = self._ahead.answered(op, nodeid, stamp)
+        if op == abi.GETXATTR and error == -errno.ENODATA and holds:
+            self._ahead.no_capability(nodeid, time.monotonic())
+        elif op == abi.CREATE and not error:
+            self._ahead.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
+        if not self._to_kernel(payload):
+            self._undo(op, payload)
+
+    def known(self, payload: bytes | memoryview) -> None:
+        """A reply with what answers the next requests."""
+        size, _, unique = abi.OUT_HEADER.unpack_from(payload)
+        asked = self._asked.get(unique)
+        if asked is not None:
+            _, nodeid, _, stamp = asked
+            end = size + abi.ATTR.size
+            with self._order:
+                if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
+                    self._ahead.learn(nodeid, bytes(payload[size:end]), bytes(payload[end:]), time.monotonic())
+        self.from_link(payload[:size])
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Several messages, to be written one after the other; a notification among them may wait for other replies."""
@@ -166,7 +205,7 @@ class Relay:
             self._link.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
 
 
-_SPECIAL = frozenset((abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, *_LOCK_OPS))
+_SPECIAL = frozenset((abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS))
 
 
 def _dying(pid: int) -> bool:

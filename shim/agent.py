@@ -104,6 +104,8 @@ class Agent:
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind == frames.FUSE:
             self._relay.from_link(payload)
+        elif kind == frames.KNOWN:
+            self._relay.known(payload)
         elif kind == frames.ORDERED:
             self._relay.ordered(payload)
         elif kind == frames.STDIN:

@@ -27,7 +27,9 @@ _STAGES = {
 }
 
 
-def run(sock: socket.socket, plan: namespace.Plan, spec: JobSpec, where: str, scratch: list[str], stdio: dict[int, int]) -> None:
+def run(
+    sock: socket.socket, plan: namespace.Plan, spec: JobSpec, where: str, scratch: list[str], stdio: dict[int, int]
+) -> None:
     """Never returns. `stdio`: the job's end of each pipe, by number; empty with a terminal."""
     namespace.die_with_parent()
     os.setsid()

@@ -54,7 +54,9 @@ class Kept:
         self.keeper.send(b"G")
 
 
-def _keep(agent: socket.socket, inits: socket.socket, plan: namespace.Plan, spec: JobSpec, stdio: dict[int, int]) -> None:
+def _keep(
+    agent: socket.socket, inits: socket.socket, plan: namespace.Plan, spec: JobSpec, stdio: dict[int, int]
+) -> None:
     keep = {agent.fileno(), inits.fileno(), *stdio.values(), 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:

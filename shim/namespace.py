@@ -24,7 +24,13 @@ from remoteio.errors import RexecError
 from shim import idmap
 from shim.spec import JobSpec
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
+    0x20000,
+    0x4000000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+)
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
 _libc = ctypes.CDLL(None, use_errno=True)
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
@@ -40,8 +46,12 @@ def unshare(flags: int) -> None:
     e = ctypes.get_errno()
     host = os.uname().nodename
     if flags & CLONE_NEWUSER:
-        raise RexecError("%s does not let users make namespaces (%s): %s" % (host, os.strerror(e), forbidding_setting()))
-    raise RexecError("%s does not let root make namespaces (%s): is it a container without CAP_SYS_ADMIN?" % (host, os.strerror(e)))
+        raise RexecError(
+            "%s does not let users make namespaces (%s): %s" % (host, os.strerror(e), forbidding_setting())
+        )
+    raise RexecError(
+        "%s does not let root make namespaces (%s): is it a container without CAP_SYS_ADMIN?" % (host, os.strerror(e))
+    )
 
 
 def forbidding_setting() -> str:
@@ -86,7 +96,9 @@ class Plan:
             names = (str(uid), _login(uid))
             self.uids = idmap.plan(spec.uid, uid, idmap.subordinate("/etc/subuid", names))
             self.gids = idmap.plan(spec.gid, gid, idmap.subordinate("/etc/subgid", names))
-            self.helper = len(self.uids) > 1 and len(self.gids) > 1 and bool(_tool("newuidmap")) and bool(_tool("newgidmap"))
+            self.helper = (
+                len(self.uids) > 1 and len(self.gids) > 1 and bool(_tool("newuidmap")) and bool(_tool("newgidmap"))
+            )
             if not self.helper:
                 self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
 
@@ -105,7 +117,9 @@ def _login(uid: int) -> str:
 
 
 def _tool(name: str) -> str:
-    return next((d + "/" + name for d in ("/usr/bin", "/bin", "/usr/sbin", "/sbin") if os.access(d + "/" + name, os.X_OK)), "")
+    return next(
+        (d + "/" + name for d in ("/usr/bin", "/bin", "/usr/sbin", "/sbin") if os.access(d + "/" + name, os.X_OK)), ""
+    )
 
 
 def make(plan: Plan) -> None:
@@ -125,7 +139,8 @@ def make(plan: Plan) -> None:
                 f.write(text)
         except OSError as e:
             raise RexecError(
-                "%s refuses the namespace its user id (%s): %s" % (os.uname().nodename, e.strerror, forbidding_setting())
+                "%s refuses the namespace its user id (%s): %s"
+                % (os.uname().nodename, e.strerror, forbidding_setting())
             ) from e
 
 
@@ -150,7 +165,8 @@ def _map_helper(plan: Plan):  # type: ignore[no-untyped-def]
         os.close(go_w)
         if os.waitpid(child, 0)[1] != 0:
             raise RexecError(
-                "newuidmap failed on %s: is it setuid root, and are /etc/subuid and /etc/subgid right?" % os.uname().nodename
+                "newuidmap failed on %s: is it setuid root, and are /etc/subuid and /etc/subgid right?"
+                % os.uname().nodename
             )
 
     return run
@@ -163,10 +179,17 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     try:
         mount.make_private()
         mount.mount_fuse(
-            fd, where, spec.uid if plan.user else 0, spec.gid if plan.user else 0, 0 if trusted else mount.MS_NOSUID, trusted
+            fd,
+            where,
+            spec.uid if plan.user else 0,
+            spec.gid if plan.user else 0,
+            0 if trusted else mount.MS_NOSUID,
+            trusted,
         )
     except OSError as e:
-        raise RexecError("%s refuses to mount the job's files: %s; rexec doctor says more" % (os.uname().nodename, e.strerror)) from e
+        raise RexecError(
+            "%s refuses to mount the job's files: %s; rexec doctor says more" % (os.uname().nodename, e.strerror)
+        ) from e
     return where
 
 
@@ -202,7 +225,9 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool) -> Non
     except OSError as e:
         what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
         host = os.uname().nodename
-        raise RexecError("the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host)) from e
+        raise RexecError(
+            "the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host)
+        ) from e
 
 
 def become(spec: JobSpec, plan: Plan) -> None:

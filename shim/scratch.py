@@ -28,7 +28,8 @@ class Scratch:
             fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as e:
             raise RexecError(
-                "%s has no room for --scratch in %s: %s; set TMPDIR there" % (os.uname().nodename, self._base, e.strerror)
+                "%s has no room for --scratch in %s: %s; set TMPDIR there"
+                % (os.uname().nodename, self._base, e.strerror)
             ) from e
         self._held.append((fd, path))
         return path

@@ -30,7 +30,14 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 PULSE = 1.0  # seconds between signs of life
 SKEW = 2.0  # seconds a host's clock may differ before it is said
 _SLOW = frozenset(
-    (fuse_abi.FSYNC, fuse_abi.FSYNCDIR, fuse_abi.SYNCFS, fuse_abi.FALLOCATE, fuse_abi.COPY_FILE_RANGE, fuse_abi.COPY_FILE_RANGE_64)
+    (
+        fuse_abi.FSYNC,
+        fuse_abi.FSYNCDIR,
+        fuse_abi.SYNCFS,
+        fuse_abi.FALLOCATE,
+        fuse_abi.COPY_FILE_RANGE,
+        fuse_abi.COPY_FILE_RANGE_64,
+    )
 )
 
 
@@ -157,7 +164,9 @@ class Supervisor:
         skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
         host = os.fsdecode(fields["host"][0])
         if abs(skew) > SKEW:
-            self._say("the clock of %s is %+.0f s off; programs that compare times may wonder: set it there" % (host, skew))
+            self._say(
+                "the clock of %s is %+.0f s off; programs that compare times may wonder: set it there" % (host, skew)
+            )
         self._log("connected", host=host, clock_skew=skew)
 
     # what happens to this process

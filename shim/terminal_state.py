@@ -31,9 +31,7 @@ def apply(fd: int, state: list[int]) -> None:
 
     resize(fd, struct.pack("HHHH", *state[:4]))
     canonical = state[7] & termios.ICANON
-    cc = [
-        n if k in (termios.VMIN, termios.VTIME) and not canonical else bytes((n,)) for k, n in enumerate(state[10:])
-    ]
+    cc = [n if k in (termios.VMIN, termios.VTIME) and not canonical else bytes((n,)) for k, n in enumerate(state[10:])]
     termios.tcsetattr(fd, termios.TCSANOW, [*state[4:10], cc])
 
 
