@@ -23,8 +23,7 @@ MOST = 512  # nodes; with export.AHEAD bytes each at the most
 _CAPABILITY = b"security.capability\0"
 _CHANGES = frozenset(
     (abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.SETLK, abi.SETLKW, abi.FLUSH)
-    + (abi.CREATE, abi.MKNOD, abi.MKDIR, abi.SYMLINK)  # of the directory
-)
+) | {abi.CREATE, abi.MKNOD, abi.MKDIR, abi.SYMLINK}  # these change the directory
 # these change files that they do not name by node: links, times, sizes of others
 _SWEEPING = frozenset(
     (abi.LINK, abi.UNLINK, abi.RENAME, abi.RENAME2, abi.RMDIR, abi.COPY_FILE_RANGE, abi.COPY_FILE_RANGE_64)

@@ -46,7 +46,7 @@ class Workers(Generic[T]):
                 item = self._work.popleft()
             try:
                 self._handle(item)
-            except BaseException as e:  # noqa: BLE001: whatever ends a thread of ours ends the run, and is raised there
+            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
                 self._fail(e)
                 return
 
@@ -94,7 +94,7 @@ class Crew(Generic[T]):
                 reign = self._reign
             try:
                 self._lead(reign)
-            except BaseException as e:  # noqa: BLE001: as above
+            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
                 self._fail(e)
 
     def _lead(self, reign: int) -> None:

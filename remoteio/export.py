@@ -57,8 +57,9 @@ class Export:
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
         if op in abi.UNANSWERED:
             return None
-        if type(body) is tuple:
+        if isinstance(body, tuple):
             return KNOWN, abi.reply(request.unique, body[0]) + body[1]
+        assert isinstance(body, bytes)
         reply = abi.reply(request.unique, body)
         if op in (abi.SETLK, abi.SETLKW) and self.locks.stale_pages(request):
             return ORDERED, abi.inval_inode(request.nodeid) + reply
@@ -363,7 +364,7 @@ class Export:
         except OSError:
             os.close(fd)
             raise
-        node = self.inodes.get(int.from_bytes(entry[:8], _ORDER))
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
 
     def do_tmpfile(self, r: abi.Request) -> bytes:
@@ -372,7 +373,7 @@ class Export:
         at = self.inodes.directory(parent)
         fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE, self._mode(at, mode, umask), dir_fd=at)
         entry = self._new_entry(r, parent, b"", at, fd)
-        return entry + self._opened(fd, self.inodes.get(int.from_bytes(entry[:8], _ORDER)), flags, os.fstat(fd))
+        return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
 
     def do_read(self, r: abi.Request) -> bytes:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
@@ -547,7 +548,7 @@ class Export:
             offered |= abi.INIT_IN.unpack_from(r.raw, abi.ARGS)[4] << 32
         want = offered & (abi.WANTED | (abi.POSIX_ACL if self.ids.true and self._root_user else 0))
         return abi.INIT_OUT.pack(
-            abi.MAJOR, min(minor, abi.MINOR), max(readahead, abi.MAX_WRITE), want & 0xFFFFFFFF, 64, 48, abi.MAX_WRITE, 1,
+            abi.MAJOR, min(minor, abi.MINOR), readahead, want & 0xFFFFFFFF, 64, 48, abi.MAX_WRITE, 1,
             abi.PAGES, 0, want >> 32,
         )  # fmt: skip
 
@@ -556,7 +557,6 @@ class Export:
 
 
 _U64 = (1 << 64) - 1
-_ORDER = "little" if abi.S("=H").pack(1) == b"\1\0" else "big"
 
 
 def _lstat(name: bytes, at: int) -> os.stat_result | None:

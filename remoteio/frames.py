@@ -126,7 +126,7 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def pack_fields(fields: dict[str, list[bytes]]) -> bytes:
-    """Named lists of byte strings: u32 count, then for each u32 length and bytes; a name, its number of items, the items."""
+    """Named lists of byte strings: u32 number of names; each: u32 length, u32 items, the name, the items (u32 length)."""
     out = [struct.pack("=I", len(fields))]
     for name, items in fields.items():
         key = name.encode()
@@ -149,7 +149,7 @@ def unpack_fields(data: bytes | memoryview) -> dict[str, list[bytes]]:
         return data[at - n : at]
 
     def number() -> int:
-        return int.from_bytes(take(4), _ORDER)
+        return int(struct.unpack("=I", take(4))[0])
 
     fields: dict[str, list[bytes]] = {}
     for _ in range(number()):
@@ -160,5 +160,3 @@ def unpack_fields(data: bytes | memoryview) -> dict[str, list[bytes]]:
         raise FrameError("bytes follow the last field")
     return fields
 
-
-_ORDER = "little" if struct.pack("=H", 1) == b"\1\0" else "big"

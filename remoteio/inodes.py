@@ -143,11 +143,11 @@ class Inodes:
             if self._by_key.get((node.dev, node.ino)) is node:
                 del self._by_key[(node.dev, node.ino)]
 
-    def moved(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, st: Stat | None) -> None:
-        """What `st` describes was renamed."""
-        node = self._by_key.get((st.st_dev, st.st_ino)) if st is not None else None
+    def moved(self, parent: Node, name: bytes, st: Stat | None) -> None:
+        """What `st` describes has been renamed to `name` in `parent`."""
+        node = self.known(st) if st is not None else None
         if node is not None:
-            node.parent, node.name = new_parent, new_name
+            node.parent, node.name = parent, name
 
     def known(self, st: Stat) -> Node | None:
         """The node of what `st` describes, if the kernel holds one; counts nothing."""
@@ -156,7 +156,7 @@ class Inodes:
     # descriptors
 
     def directory(self, node: Node) -> int:
-        """A descriptor of the directory `node`, to resolve a name from. Raises ESTALE, ENOTDIR and what open(2) raises."""
+        """A descriptor of the directory `node`, to resolve names from. Raises ESTALE, ENOTDIR, what open(2) raises."""
         fd = node.fd
         if fd >= 0:
             return fd

@@ -33,11 +33,11 @@ class Link:
         self.received = self.sent = 0  # bytes
 
     def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
-        """Send one frame, or leave it to the thread that is writing. Raises LinkClosed once the link is known broken."""
+        """Send one frame, or leave it to the thread that writes. Raises LinkClosed once the link is known broken."""
         size = sum(map(len, payload))
         head = HEADER.pack(size, kind, 0, 0, 0)
         large = size >= LARGE
-        parts: list[bytes | memoryview] = [head, *map(memoryview, payload)] if large else [head + b"".join(payload)]
+        parts: list[bytes | memoryview] = [head, *(memoryview(p) for p in payload)] if large else [head + b"".join(payload)]
         with self._lock:
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)

@@ -80,7 +80,7 @@ class Relay:
                     send(FUSE, view[:n])
                     buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
                     view = memoryview(buffer)
-        except BaseException as e:  # noqa: BLE001: whatever ends this thread ends the run
+        except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
             self._fail(e)
 
     def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
@@ -213,9 +213,8 @@ def _dying(pid: int) -> bool:
     try:
         with open("/proc/%d/status" % pid, "rb") as f:
             for line in f:
-                if line.startswith(b"SigPnd:") or line.startswith(b"ShdPnd:"):
-                    if int(line.split()[1], 16) & _SIGKILL_PENDING:
-                        return True
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _SIGKILL_PENDING:
+                    return True
     except OSError:
         return True  # no such process: it is gone already
     return False

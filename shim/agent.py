@@ -90,7 +90,7 @@ class Agent:
     def _guard(self, target) -> None:  # type: ignore[no-untyped-def]
         try:
             target()
-        except BaseException as e:  # noqa: BLE001: whatever ends a thread of ours ends the run
+        except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
             self._end(e)
 
     def _input(self, fd: int) -> None:

@@ -97,14 +97,14 @@ def _start(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: in
         return pid
     os.waitpid(pid, 0)
     stage, _, number = said.partition(b" ")
-    e = int(number)
+    error = int(number)
     command = os.fsdecode(spec.argv[0])
     if stage == b"exec":
-        if e == errno.ENOENT:
+        if error == errno.ENOENT:
             raise _NoStart(127, "%s: command not found (or the interpreter its first line names)" % command)
-        raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(e)))
+        raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(error)))
     where = " (%s)" % os.fsdecode(spec.cwd) if stage == b"cwd" else ""
-    raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(e)))
+    raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(error)))
 
 
 def _exec(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: int, tell: int) -> None:

@@ -221,7 +221,7 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool) -> Non
         ):  # fmt: skip
             os.symlink(target, dev + "/" + name)
         mount.enter(where)
-        socket.sethostname(spec.hostname)
+        socket.sethostname(os.fsdecode(spec.hostname))
     except OSError as e:
         what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
         host = os.uname().nodename

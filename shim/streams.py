@@ -91,5 +91,5 @@ class Sink:
 def _guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
     try:
         run()
-    except BaseException as e:  # noqa: BLE001: whatever ends a thread of ours ends the run
+    except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
         fail(e)
