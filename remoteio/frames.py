@@ -159,4 +159,3 @@ def unpack_fields(data: bytes | memoryview) -> dict[str, list[bytes]]:
     if at != len(data):
         raise FrameError("bytes follow the last field")
     return fields
-

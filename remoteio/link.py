@@ -37,7 +37,9 @@ class Link:
         size = sum(map(len, payload))
         head = HEADER.pack(size, kind, 0, 0, 0)
         large = size >= LARGE
-        parts: list[bytes | memoryview] = [head, *(memoryview(p) for p in payload)] if large else [head + b"".join(payload)]
+        parts: list[bytes | memoryview] = (
+            [head, *(memoryview(p) for p in payload)] if large else [head + b"".join(payload)]
+        )
         with self._lock:
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
