@@ -35,7 +35,7 @@ def run(
     os.setsid()
     spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
     try:
-        namespace.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids))
+        namespace.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids), not plan.user)
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)

@@ -193,7 +193,7 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     return where
 
 
-def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool) -> None:
+def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen: bool) -> None:
     """In init: what is the execute host's own (/proc /sys /dev, scratch), mounted into the root at `where`; then enter it.
 
     Every path beneath `where` is already the submit machine's. Raises RexecError.
@@ -202,6 +202,8 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool) -> Non
         unshare(CLONE_NEWNS)
         for k, source in enumerate(scratch):
             mount.bind(source, where + os.fsdecode(spec.scratch[k]))
+        if widen:
+            mount.read_further_ahead(where)
         mount.mount("proc", where + "/proc", "proc", mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC)
         mount.bind("/sys", where + "/sys", mount.MS_REC)
         dev = where + "/dev"
