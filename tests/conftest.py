@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -103,10 +102,13 @@ def nothing_left(desk: ModuleType) -> Callable[[str], AbstractContextManager[Non
 
 @pytest.fixture
 def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A list for the processes a test starts; those still running when it ends are killed."""
+    """A list for the processes a test starts; those still running when it ends are killed, with their group."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
