@@ -43,7 +43,7 @@ def _source(name: str, node: ast.ImportFrom) -> str:
 
 
 def shipped() -> list[str]:
-    """The modules that run on an execute host: shim/bootstrap.py's SHIPPED, read without importing it, and the stage."""
+    """The modules that run on an execute host: shim/bootstrap.py's SHIPPED (read, not imported), and the stage."""
     for node in ast.parse(MODULES["shim.bootstrap"].read_text()).body:
         if isinstance(node, ast.Assign):
             names, value = [target.id for target in node.targets if isinstance(target, ast.Name)], node.value
