@@ -380,7 +380,7 @@ def _kill(host: Host) -> None:
 
 
 def _unplug(host: Host) -> None:
-    if Path(f"/sys/class/net/{host.link}").exists():
+    if host.link in (name for _, name in socket.if_nameindex()):
         call(["ip", "link", "del", host.link])
     if Path(f"/run/netns/{host.link}").exists():
         call(["ip", "netns", "del", host.link])
