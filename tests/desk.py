@@ -361,7 +361,8 @@ def _await_sshd(host: Host, port: int) -> None:
         except OSError as error:
             last = error
         time.sleep(0.05)
-    raise DeskError(f"sshd on {host.name}, port {port}, does not answer ({last}); see {host.state}/log")
+    words = (host.state / "log").read_text().splitlines()[-1:]
+    raise DeskError(f"sshd on {host.name}, port {port}, does not answer ({last}); the host said last: {words}")
 
 
 def _kill(host: Host) -> None:
