@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import desk
-from tests.desk import HOSTS, SUBMIT_UID, SUBMIT_USER
+from tests.desk_hosts import HOSTS, SUBMIT_UID, SUBMIT_USER
 from tests.program import MARK
 
 GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.desk import STATE, SUBMIT_USER
+from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.desk_root import DeskError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests import leftovers
-from tests.desk import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
+from tests.desk_hosts import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import USERS
 from tests.program import ROOT, as_login
 from tests.until import until
