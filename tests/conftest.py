@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import shutil
@@ -17,16 +16,17 @@ from types import ModuleType
 import pytest
 
 from tests import desk as the_desk
+from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.leftovers import nothing_left_on
 from tests.program import Combo, Rexec, program
 
 # Who runs rexec here -> as whom on which host. `local` is rexec's own loopback host.
 COMBOS = {
     "root-root": ("root", "alpha"),
-    "user-alice": (the_desk.SUBMIT_USER, "alpha-alice"),
-    "user-root": (the_desk.SUBMIT_USER, "alpha"),
+    "user-alice": (SUBMIT_USER, "alpha-alice"),
+    "user-root": (SUBMIT_USER, "alpha"),
     "local-root": ("root", "local"),
-    "local-user": (the_desk.SUBMIT_USER, "local"),
+    "local-user": (SUBMIT_USER, "local"),
 }
 
 
@@ -35,8 +35,8 @@ def desk_lock() -> Iterator[int]:
     """A descriptor for flock: sessions that use the desk hold it shared, a test that upsets a host holds it alone."""
     if os.geteuid() != 0:
         pytest.fail("the functional tests make hosts of their own and need root; run `make test` as root or with sudo")
-    the_desk.STATE.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(the_desk.STATE / "lock.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    STATE.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(STATE / "lock.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     yield descriptor
     os.close(descriptor)
@@ -103,10 +103,13 @@ def nothing_left(desk: ModuleType) -> Callable[[str], AbstractContextManager[Non
 
 @pytest.fixture
 def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A list for the processes a test starts; those still running when it ends are killed."""
+    """A list for the processes a test starts; those still running when it ends are killed, with their group."""
     started: list[subprocess.Popen[bytes]] = []
     yield started
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()

@@ -20,7 +20,6 @@ what `power_off`, `cut` and the like do to a host, every user of the desk sees.
 from __future__ import annotations
 
 import os
-import pwd
 import select
 import shutil
 import signal
@@ -29,17 +28,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests import desk_root
+from tests import desk_root, desk_ssh
+from tests.desk_hosts import HOSTS, PORT, PORT_NO_USER_NAMESPACES, STATE, SUBMIT_USER, SYSTEM_SSH_CONFIG, Host
 from tests.desk_root import USERS, DeskError, call, locked
 
-STATE = Path(os.environ.get("REXEC_DESK", "/var/lib/rexec-desk"))
-SSH_CONFIG = STATE / "ssh_config"
-SYSTEM_SSH_CONFIG = Path("/etc/ssh/ssh_config.d/rexec-desk.conf")
-SUBMIT_USER, SUBMIT_UID, SUBMIT_GROUP = "rexecuser", 1600, "rexecgrp"
-PORT, PORT_NO_USER_NAMESPACES = 22, 2222
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 SSHD_CONFIG = """\
@@ -60,59 +54,28 @@ Match User noisy
 NOISE = "echo 'Welcome! {file} speaking on stdout'; echo 'Today is cake day ({file} on stderr)' >&2\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
-    """One execute host: `name` is its hostname and ssh name, `network` the third octet of its address."""
-
-    name: str
-    network: int
-
-    @property
-    def address(self) -> str:
-        # 198.18.0.0/15 is set aside for benchmarks (RFC 2544): nobody's office uses it.
-        return f"198.18.{self.network}.2"
-
-    @property
-    def gateway(self) -> str:
-        return f"198.18.{self.network}.1"
-
-    @property
-    def link(self) -> str:
-        """Name of its network namespace, and of the submit machine's end of the cable."""
-        return f"rexec-{self.name}"
-
-    @property
-    def state(self) -> Path:
-        return STATE / self.name
-
-    @property
-    def upper(self) -> Path:
-        """What is on its disk beyond the shared root: an overlay's upper layer."""
-        return self.state / "upper"
-
-
-HOSTS = {host.name: host for host in (Host("alpha", 1), Host("beta", 2))}
-
-
 def up() -> None:
     """Have both hosts running and answering, the network whole, and the submit user there."""
-    if os.geteuid() != 0:
-        raise DeskError("the desk needs root to make its hosts; run it with sudo")
+    _need_root()
     with locked(STATE / "lock"):
-        _submit_user()
-        _keys()
-        _configure_ssh()
+        if call(["stat", "--file-system", "--format=%T", STATE]).strip() == "overlayfs":
+            raise DeskError(
+                f"{STATE} lies on an overlay and cannot hold another; set REXEC_DESK to a directory on a disk"
+            )
+        desk_ssh.submit_user()
+        desk_ssh.keys()
+        desk_ssh.configure()
         for host in HOSTS.values():
             if pid(host.name) is None:
                 _boot(host)
-            call(["ip", "-n", host.link, "link", "set", "eth0", "up"])
+            heal(host.name)
         for host in HOSTS.values():
-            _await_sshd(host, PORT)
-            _await_sshd(host, PORT_NO_USER_NAMESPACES)
+            _await_sshd(host)
 
 
 def down() -> None:
     """Undo `up`: no process, mount, namespace, link or file of the desk is left but the cached root and SUBMIT_USER."""
+    _need_root()
     with locked(STATE / "lock"):
         for host in HOSTS.values():
             _kill(host)
@@ -126,8 +89,12 @@ def down() -> None:
 
 
 def power_on(name: str) -> None:
-    """Start a host again that was powered off: its disk is as it was, /tmp, /run and /dev/shm are empty."""
-    up()
+    """Start a host that was powered off: its disk is as it was, /tmp, /run and /dev/shm are empty."""
+    with locked(STATE / "lock"):
+        if pid(name) is None:
+            _boot(HOSTS[name])
+            heal(name)
+        _await_sshd(HOSTS[name])
 
 
 def power_off(name: str) -> None:
@@ -208,6 +175,11 @@ def processes(name: str) -> dict[int, str]:
     return {number: lines[number] for number in sorted(found) if number in lines}
 
 
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise DeskError("the desk needs root to make its hosts; run it with sudo")
+
+
 def _running(name: str) -> int:
     number = pid(name)
     if number is None:
@@ -222,83 +194,6 @@ def _start_time(number: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZX" else fields[19]
-
-
-def _submit_user() -> None:
-    call(["groupadd", "--force", SUBMIT_GROUP])
-    try:
-        entry = pwd.getpwnam(SUBMIT_USER)
-    except KeyError:
-        call(["useradd", "-m", "-s", "/bin/bash", "-u", str(SUBMIT_UID), "-p", "*", SUBMIT_USER])
-        entry = pwd.getpwnam(SUBMIT_USER)
-    if entry.pw_uid != SUBMIT_UID:
-        raise DeskError(f"user {SUBMIT_USER} has uid {entry.pw_uid}, not {SUBMIT_UID}; remove that user first")
-    call(["usermod", "-a", "-G", SUBMIT_GROUP, SUBMIT_USER])
-    # As udev has it on any Debian; a container's /dev, with no udev, has it for root alone.
-    os.chmod("/dev/fuse", 0o666)
-
-
-def _keys() -> None:
-    (STATE / "keys").mkdir(exist_ok=True)
-    for user in ("root", SUBMIT_USER):
-        _make_key(STATE / "keys" / user, f"{user}@rexec-desk")
-        shutil.chown(STATE / "keys" / user, user, user)
-    lines = []
-    for host in HOSTS.values():
-        host.state.mkdir(exist_ok=True)
-        _make_key(host.state / "host_key", host.name)
-        lines.append(f"rexec-desk-{host.name} {(host.state / 'host_key.pub').read_text()}")
-    _write(STATE / "known_hosts", "".join(lines))
-
-
-def _make_key(path: Path, comment: str) -> None:
-    if not path.exists():
-        call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", path])
-
-
-def _configure_ssh() -> None:
-    config = "\n".join(_ssh_config(host) for host in HOSTS.values())
-    _write(STATE / "delay.py", Path(__file__).with_name("desk_delay.py").read_text())
-    _write(SSH_CONFIG, config)
-    SYSTEM_SSH_CONFIG.parent.mkdir(exist_ok=True)
-    _write(SYSTEM_SSH_CONFIG, f"Include {SSH_CONFIG}\n")
-    # The ordinary user has everything in its own home, as people do.
-    home = Path(pwd.getpwnam(SUBMIT_USER).pw_dir) / ".ssh"
-    home.mkdir(mode=0o700, exist_ok=True)
-    _write(home / "config", config.replace(f"{STATE}/keys/%u", "~/.ssh/id_ed25519"))
-    _write(home / "id_ed25519", (STATE / "keys" / SUBMIT_USER).read_text(), mode=0o600)
-    for path in (home, *home.iterdir()):
-        shutil.chown(path, SUBMIT_USER, SUBMIT_USER)
-
-
-def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Have `text` in `path`, so that whoever reads it meanwhile finds the old text or the new."""
-    if not path.exists() or path.read_text() != text:
-        new = path.with_name(f"{path.name}.new")
-        new.write_text(text)
-        new.chmod(mode)
-        new.rename(path)
-
-
-def _ssh_config(host: Host) -> str:
-    users = "".join(f"Host {host.name}-{user}\n    User {user}\n" for user in USERS)
-    return f"""\
-{users}Host {host.name}-nouserns
-    User alice
-    Port {PORT_NO_USER_NAMESPACES}
-Host {host.name}-far*
-    ProxyCommand python3 {STATE}/delay.py %n {host.address} {PORT}
-Host {host.name} {host.name}-*
-    HostName {host.address}
-    HostKeyAlias rexec-desk-{host.name}
-    User root
-    IdentityFile {STATE}/keys/%u
-    IdentitiesOnly yes
-    StrictHostKeyChecking yes
-    UserKnownHostsFile {STATE}/known_hosts
-    ControlMaster no
-    ControlPath none
-"""
 
 
 def _boot(host: Host) -> None:
@@ -350,7 +245,12 @@ def _furnish(host: Host) -> None:
     shutil.copy(Path(__file__).with_name("desk_init.py"), host.upper / "usr/sbin/desk-init")
 
 
-def _await_sshd(host: Host, port: int) -> None:
+def _await_sshd(host: Host) -> None:
+    for port in (PORT, PORT_NO_USER_NAMESPACES):
+        _await_port(host, port)
+
+
+def _await_port(host: Host, port: int) -> None:
     deadline = time.monotonic() + 20
     last: OSError | None = None
     while time.monotonic() < deadline:
@@ -361,7 +261,8 @@ def _await_sshd(host: Host, port: int) -> None:
         except OSError as error:
             last = error
         time.sleep(0.05)
-    raise DeskError(f"sshd on {host.name}, port {port}, does not answer ({last}); see {host.state}/log")
+    words = (host.state / "log").read_text().splitlines()[-1:]
+    raise DeskError(f"sshd on {host.name}, port {port}, does not answer ({last}); the host said last: {words}")
 
 
 def _kill(host: Host) -> None:
@@ -380,7 +281,7 @@ def _kill(host: Host) -> None:
 
 
 def _unplug(host: Host) -> None:
-    if Path(f"/sys/class/net/{host.link}").exists():
+    if host.link in (name for _, name in socket.if_nameindex()):
         call(["ip", "link", "del", host.link])
     if Path(f"/run/netns/{host.link}").exists():
         call(["ip", "netns", "del", host.link])

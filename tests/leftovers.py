@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests import desk
-from tests.desk import HOSTS, SUBMIT_USER
-from tests.desk_root import USERS
+from tests.desk_hosts import HOSTS, SUBMIT_UID, SUBMIT_USER
+from tests.program import MARK
 
 GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec
 
 # rexec's own cache stays, and says so; logins and lookups are noted by the host's sshd and libc.
-KEPT = ("home/{user}/.cache/rexec", "root/.cache/rexec", "var/log", "var/cache", "var/lib")
+KEPT = re.compile(r"(home/[^/]+|root)/\.cache(/rexec(/.*)?)?$|var/(log|cache|lib)/")
 VOLATILE = ("tmp", "run", "dev/shm", "dev")
-OURS = ("rexec", "shim.", "shim/", "remoteio", "checkpoint")
 
 
 @contextmanager
@@ -25,8 +25,8 @@ def nothing_left_on(destination: str) -> Iterator[None]:
     """Compare before and after, until nothing is new or GONE_WITHIN is over: then AssertionError with what is.
 
     `destination` is an ssh name of the desk or `local`. On the host everything counts; on the submit machine, where
-    others work too, what is rexec's: processes of SUBMIT_USER or of rexec's code, new mounts, and files in
-    the places for temporary ones with `rexec` in their name.
+    others work too, what is of these tests: processes of SUBMIT_USER or with MARK in their environment, new mounts, and
+    files in the places for temporary ones with `rexec` in their name.
     """
     name = destination.rpartition("@")[2].partition("-")[0]
     before = _seen(name)
@@ -52,11 +52,10 @@ def _processes_here() -> Iterator[str]:
             continue
         try:
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            owner = entry.owner()
-        except (FileNotFoundError, ProcessLookupError, KeyError):
-            continue  # it ended while we looked, or belongs to nobody we know
-        if owner == SUBMIT_USER or any(word in line.partition(" -- ")[0] for word in OURS):
-            yield f"process {entry.name} of {owner}: {line}"
+            if entry.owner() == SUBMIT_USER or MARK.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                yield f"process {entry.name} of {entry.owner()}: {line}"
+        except (FileNotFoundError, ProcessLookupError, PermissionError, KeyError):
+            continue  # it ended while we looked, or is closed even to us, as nothing that we start is
 
 
 def _mounts(process: str) -> Iterator[str]:
@@ -68,16 +67,14 @@ def _mounts(process: str) -> Iterator[str]:
 
 
 def _files_here() -> Iterator[str]:
-    for directory in ("/tmp", "/var/tmp", "/dev/shm", "/run", f"/run/user/{os.getuid()}"):
+    for directory in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/user/0", f"/run/user/{SUBMIT_UID}"):
         if os.path.isdir(directory):
             yield from (f"file {entry.path}" for entry in os.scandir(directory) if "rexec" in entry.name)
 
 
 def _files_there(name: str) -> Iterator[str]:
     """Everything written to the host's disk, and everything in its memory-backed directories."""
-    kept = tuple(line.format(user=user) for line in KEPT for user in USERS)
-    upper = HOSTS[name].upper
-    yield from (f"file /{path}" for path in _walk(upper) if not path.startswith(kept))
+    yield from (f"file /{path}" for path in _walk(HOSTS[name].upper) if not KEPT.match(path))
     for directory in VOLATILE:
         root = Path(f"/proc/{desk.pid(name)}/root/{directory}")
         yield from (f"file /{directory}/{path}" for path in _walk(root) if not path.startswith(("pts/", "shm/")))

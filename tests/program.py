@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.desk import STATE, SUBMIT_USER
+from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.desk_root import DeskError
 
 ROOT = Path(__file__).resolve().parent.parent
+# In the environment of all that these tests start, and so of what that starts in turn.
+MARK = f"REXEC_TEST_SESSION={os.getpid()}"
 Argument = str | bytes | os.PathLike[str]
 
 
@@ -140,6 +142,7 @@ def as_login(
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "TERM": "xterm",
+        **dict([MARK.split("=")]),
     }
     return subprocess.Popen(
         argv, user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(user, entry.pw_gid), umask=0o022,

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests import leftovers
-from tests.desk import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
+from tests.desk_hosts import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import USERS
 from tests.program import ROOT, as_login
 from tests.until import until
@@ -172,17 +172,22 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_is_left_on_a_host_is_seen(
     desk: ModuleType, nothing_left: Check, impatient: None, mess: str, mend: str
 ) -> None:
-    with pytest.raises(AssertionError, match="left behind:\nalpha: "), nothing_left("alpha-alice"):
+    with pytest.raises(AssertionError, match="\nalpha: "), nothing_left("alpha-alice"):
         desk.run("alpha", ["sh", "-c", mess])
     desk.run("alpha", ["sh", "-c", mend])
 
 
-def test_what_is_left_here_is_seen(desk: ModuleType, nothing_left: Check, impatient: None) -> None:
-    message = rf"left behind:\nhere: process \d+ of {SUBMIT_USER}: sleep 1000"
+@pytest.mark.parametrize("user", ["root", SUBMIT_USER])
+def test_what_is_left_here_is_seen(
+    desk: ModuleType,
+    nothing_left: Check,
+    impatient: None,
+    processes_end: list[subprocess.Popen[bytes]],
+    user: str,
+) -> None:
+    message = rf"here: process \d+ of {user}: sleep 1000"
     with pytest.raises(AssertionError, match=message), nothing_left("local"):
-        left = as_login(SUBMIT_USER, ["sleep", "1000"])
-    left.kill()
-    left.communicate()
+        processes_end.append(as_login(user, ["sleep", "1000"]))
 
 
 def test_a_run_that_leaves_nothing_passes(desk: ModuleType, nothing_left: Check) -> None:
