@@ -19,9 +19,8 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
-from remoteio.carriers import last_line
+from remoteio.carriers import Stream, last_line
 from remoteio.errors import RexecError
-from remoteio.transport import Stream
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
