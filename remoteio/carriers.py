@@ -105,3 +105,9 @@ def last_line(words: str) -> str:
     """The last line of ``words`` that is not blank, or an empty string."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
+    with open(cpuinfo, "rb") as file:
+        return b" aes " in file.read(8192).replace(b"\n", b" ")

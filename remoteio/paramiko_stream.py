@@ -31,6 +31,15 @@ class UnknownHostKey(SSHException):
     """The host showed a key that known_hosts does not have."""
 
 
+def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
+    # As with the ssh program: AEAD AES first where the CPU has AES, nothing removed.
+    transport = paramiko.Transport(sock, **settings)
+    options = transport.get_security_options()
+    if carriers.has_aes():
+        options.ciphers = tuple(sorted(options.ciphers, key=lambda name: not name.endswith("-gcm@openssh.com")))
+    return transport
+
+
 class _Reject(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise UnknownHostKey(hostname)
@@ -189,7 +198,7 @@ def explain(destination: str, error: Exception) -> TransportError:
     elif isinstance(error, BadAuthenticationType):
         text = carriers.LOGIN_REFUSED.replace("{what}", ",".join(error.allowed_types))
     elif isinstance(error, AuthenticationException):
-        text = carriers.LOGIN_REFUSED.replace("{what}", "others")
+        text = carriers.LOGIN_REFUSED.replace(" (it takes {what})", "")
     elif isinstance(error, socket.gaierror):
         text = carriers.UNKNOWN_NAME.replace("{what}", split_destination(destination)[1])
     elif isinstance(error, ConnectionRefusedError):
@@ -249,6 +258,7 @@ def _connect(
             key_filename=files,
             timeout=CONNECT_SECONDS,
             sock=sock,
+            transport_factory=_transport,
             allow_agent=found.get("identitiesonly", "no") != "yes",
             look_for_keys=found.get("identitiesonly", "no") != "yes",
         )

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
-from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, last_line
+from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, has_aes, last_line
 
 # prctl(2), linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -176,12 +176,6 @@ def ssh_argv(
         fixed.append("BatchMode=yes")
     settings = [word for setting in fixed for word in ("-o", setting)]
     return [ssh, "-T", "-e", "none", "-F", config, "-E", log, *settings, *options, "--", destination, command]
-
-
-def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
-    with open(cpuinfo, "rb") as file:
-        return b" aes " in file.read(8192).replace(b"\n", b" ")
 
 
 def _path_of(fd: int) -> str:
