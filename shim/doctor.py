@@ -184,7 +184,7 @@ def _namespaces(tried: Mapping[str, str], settings: Mapping[str, str | None]) ->
     ):
         if settings.get(name) == bad:
             mend = f"there, as root: sysctl -w {name}={good}  (and a line in /etc/sysctl.d to keep it)"
-            return Check(BAD, "namespaces", f"{text}, since {name} is {bad}", mend)
+            return Check(BAD, "namespaces", f"{tried['step']} is forbidden, since {name} is {bad}", mend)
     if tried["step"] == "mount fuse":
         return Check(BAD, "namespaces", text, "mend /dev/fuse; in a container, allow it the device and mount(2)")
     return Check(BAD, "namespaces", text, "there: a container or security module forbids it; let it allow namespaces")

@@ -11,6 +11,7 @@ import pwd
 import time
 
 from remoteio import mount
+from remoteio.errors import RexecError
 from shim import idmap, namespace
 
 # Every setting that can forbid an ordinary user a namespace or the mount of FUSE in one.
@@ -132,6 +133,8 @@ def _namespaces() -> dict[str, str]:
             text = ""
         except OSError as error:
             text = f"{step[0]}: {error.strerror}"
+        except RexecError as error:
+            text = f"{step[0]}: {error}"
         except BaseException as error:
             text = f"{step[0]}: {error}"
         os.write(write_fd, text.encode("utf-8", "replace")[:_ANSWER_BYTES])
