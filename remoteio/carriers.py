@@ -1,62 +1,89 @@
-"""What the ``ssh`` program says when it fails, in one sentence of ours. Pure."""
+"""What a byte stream to a host is, and how its failures are told in one sentence each."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 
 from remoteio.errors import RexecError
+
+# Of what a carrier says on stderr, so much is kept.
+TAIL_BYTES = 64 << 10
+# To reach a host; the user's own ConnectTimeout goes before it.
+CONNECT_SECONDS = 15
 
 
 class TransportError(RexecError):
     """No byte stream to the host could be had, or it broke: what failed, why, what to do."""
 
 
+class Stream(ABC):
+    """A byte stream to a process on ``destination``.
+
+    ``read_fd`` and ``write_fd`` are blocking descriptors and may be one socket. Whoever opened the stream closes it.
+    """
+
+    destination: str
+    read_fd: int
+    write_fd: int
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> int | None:
+        """The exit status (-n: killed by signal n; 255: the connection's), None if there is none in ``timeout`` s."""
+
+    @abstractmethod
+    def stderr_tail(self) -> str:
+        """The end of what came on stderr: the remote's words, banners too, and for a local process its own."""
+
+    @abstractmethod
+    def failure(self) -> TransportError:
+        """Why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the stream and what carries it; the remote sees the end of its input."""
+
+
+UNKNOWN_NAME = "cannot reach {dest}: the name {what} is unknown; check its spelling, or name it in ~/.ssh/config"
+KEY_CHANGED = (
+    "refused to connect to {dest}: its host key is not the one known, which is what an attack looks like; if the "
+    "machine was set up anew, remove the old key with `ssh-keygen -R` and connect once with ssh"
+)
+KEY_UNKNOWN = (
+    "refused to connect to {dest}: its host key is not known yet; connect once with `ssh {dest}` and compare the key "
+    "it shows"
+)
+LOGIN_REFUSED = (
+    "{dest} refused the login: no key or password of yours was accepted (it takes {what}); check the user name and "
+    "that `ssh {dest}` lets you in"
+)
+REFUSED = "cannot reach {dest}: it refused the connection; start sshd there, or check the port"
+NO_ROUTE = "cannot reach {dest}: there is no route to it; check that it is up and the network is the right one"
+TIMED_OUT = "cannot reach {dest}: it did not answer in time; check that it is up and that no firewall is in between"
+CLOSED = "{dest} closed the connection; try `ssh {dest}`, and look at its sshd log"
+
 # The first rule found in ssh's own words decides. The texts are those of OpenSSH's ssh.c, sshconnect.c,
 # sshconnect2.c, readconf.c and of strerror(3); {dest} is the destination as the user named it.
 _RULES: tuple[tuple[str, str], ...] = (
-    (
-        r"Could not resolve hostname (?P<what>\S+?):",
-        "cannot reach {dest}: the name {what} is unknown; check its spelling, or name it in ~/.ssh/config",
-    ),
-    (
-        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "refused to connect to {dest}: its host key is not the one known, which is what an attack looks like; if the "
-        "machine was set up anew, remove the old key with `ssh-keygen -R` and connect once with ssh",
-    ),
-    (
-        r"Host key verification failed|host key is known for",
-        "refused to connect to {dest}: its host key is not known yet; connect once with `ssh {dest}` and compare the "
-        "key it shows",
-    ),
-    (
-        r"Permission denied \((?P<what>[^)]*)\)",
-        "{dest} refused the login: no key or password of yours was accepted (it takes {what}); check the user name and "
-        "that `ssh {dest}` lets you in",
-    ),
+    (r"Could not resolve hostname (?P<what>\S+?):", UNKNOWN_NAME),
+    (r"REMOTE HOST IDENTIFICATION HAS CHANGED", KEY_CHANGED),
+    (r"Host key verification failed|host key is known for", KEY_UNKNOWN),
+    (r"Permission denied \((?P<what>[^)]*)\)", LOGIN_REFUSED),
     (
         r"Too many authentication failures",
         "{dest} refused the login: too many keys were offered; name the right one with IdentityFile and "
         "IdentitiesOnly in ~/.ssh/config",
     ),
-    (
-        r"Connection refused",
-        "cannot reach {dest}: it refused the connection; start sshd there, or check the port",
-    ),
-    (
-        r"No route to host|Network is unreachable",
-        "cannot reach {dest}: there is no route to it; check that it is up and the network is the right one",
-    ),
-    (
-        r"timed out",
-        "cannot reach {dest}: it did not answer in time; check that it is up and that no firewall is in between",
-    ),
+    (r"Connection refused", REFUSED),
+    (r"No route to host|Network is unreachable", NO_ROUTE),
+    (r"timed out", TIMED_OUT),
     (
         r"(?P<what>Bad owner or permissions on \S+|Bad configuration option: \S+|[^\n]*: terminating, [^\n]*)",
         "cannot reach {dest}: ssh does not accept its configuration ({what}); correct it",
     ),
     (
-        r"Connection closed by|Connection reset|kex_exchange_identification|Broken pipe",
-        "{dest} closed the connection; try `ssh {dest}`, and look at its sshd log",
+        r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|kex_exchange_identification|Broken pipe",
+        CLOSED,
     ),
 )
 
@@ -78,3 +105,9 @@ def last_line(words: str) -> str:
     """The last line of ``words`` that is not blank, or an empty string."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
+    with open(cpuinfo, "rb") as file:
+        return b" aes " in file.read(8192).replace(b"\n", b" ")

@@ -12,28 +12,24 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
-from remoteio.carriers import TransportError, explain_ssh, last_line
+from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, has_aes, last_line
 
 # prctl(2), linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-# Of what a carrier says on stderr, so much is kept.
-_TAIL_BYTES = 64 << 10
 # Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
 # AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
 _AES_FIRST = "Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
-_CONNECT_SECONDS = 15
 # A socketpair carried 1 MiB messages through ssh at least as fast as pipes widened to 1 MiB, and faster with this.
 _SOCKET_BYTES = 1 << 20
 # ssh's only message on stderr that a person has to see while it waits (readpass.c, notify_start).
 _TOUCH = b"Confirm user presence"
 
 
-class Stream:
-    """A byte stream to a host and the process that carries it.
+class ProcessStream(Stream):
+    """A stream that a process of ours carries: ssh, or the remote end itself on this machine.
 
-    ``read_fd`` and ``write_fd`` are blocking descriptors and may be one socket. Whoever opened the stream closes it,
-    once, with ``close``; the thread that opened an ssh stream has to live as long as the stream (PR_SET_PDEATHSIG
-    counts the death of the thread that forked, prctl(2)).
+    The thread that opened an ssh stream has to live as long as the stream: PR_SET_PDEATHSIG counts the death of the
+    thread that forked (prctl(2)).
     """
 
     def __init__(
@@ -50,7 +46,6 @@ class Stream:
         self._reader.start()
 
     def wait(self, timeout: float | None) -> int | None:
-        """The carrier's exit status (-n: killed by signal n), or None if it still runs after ``timeout`` seconds."""
         if self._process.poll() is None:
             pidfd = os.pidfd_open(self._process.pid)
             try:
@@ -66,7 +61,6 @@ class Stream:
         return status
 
     def stderr_tail(self) -> str:
-        """The end of what came on stderr: the carrier's words, and the remote's."""
         return bytes(self._tail).decode("utf-8", "replace")
 
     def carrier_words(self) -> str:
@@ -74,10 +68,9 @@ class Stream:
         if self._log_fd < 0:
             return ""
         size = os.fstat(self._log_fd).st_size
-        return os.pread(self._log_fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace")
+        return os.pread(self._log_fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
 
     def failure(self) -> TransportError:
-        """Why the stream ended, as one sentence."""
         status = self.wait(1.0)
         if self._log_fd < 0:
             said = last_line(self.stderr_tail())
@@ -89,7 +82,6 @@ class Stream:
         return explain_ssh(self.destination, status, words)
 
     def close(self) -> None:
-        """End the stream and the carrier; the remote sees the end of its input."""
         self._socket.close()
         # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
         if self.wait(2.0) is None:
@@ -108,9 +100,19 @@ class Stream:
         with pipe:
             while chunk := os.read(pipe.fileno(), 4096):
                 self._tail += chunk
-                del self._tail[:-_TAIL_BYTES]
+                del self._tail[:-TAIL_BYTES]
                 if _TOUCH in chunk:
                     os.write(2, chunk)
+
+
+def open_host(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
+    """Run ``command`` on ``destination`` by the ``ssh`` program, or by paramiko where there is none. See the two."""
+    if shutil.which("ssh"):
+        return open_ssh(destination, command, options, batch=batch)
+    # Only here, because to import it takes longer than all the rest of a start.
+    from remoteio.paramiko_stream import open_paramiko
+
+    return open_paramiko(destination, command, options, batch=batch)
 
 
 def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
@@ -162,7 +164,7 @@ def ssh_config(user_files: Sequence[str], aes: bool) -> str:
     parsing here and no `ssh -G` (a further process, and Match exec would run twice) could be as right.
     """
     includes = "".join(f'Include "{file}"\n' for file in user_files)
-    return f"{includes}Match all\nConnectTimeout {_CONNECT_SECONDS}\n{_AES_FIRST if aes else ''}"
+    return f"{includes}Match all\nConnectTimeout {CONNECT_SECONDS}\n{_AES_FIRST if aes else ''}"
 
 
 def ssh_argv(
@@ -176,18 +178,12 @@ def ssh_argv(
     return [ssh, "-T", "-e", "none", "-F", config, "-E", log, *settings, *options, "--", destination, command]
 
 
-def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
-    with open(cpuinfo, "rb") as file:
-        return b" aes " in file.read(8192).replace(b"\n", b" ")
-
-
 def _path_of(fd: int) -> str:
     # ssh closes what it inherits, and an ssh that it starts for ProxyJump reads the same file: hence our pid.
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool, config_fd: int = -1) -> Stream:
+def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool, config_fd: int = -1) -> ProcessStream:
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -204,7 +200,7 @@ def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool,
         except OSError as error:
             ours.close()
             raise TransportError(f"cannot start {argv[0]}: {error.strerror}") from error
-    return Stream(destination, process, ours, log_fd, config_fd)
+    return ProcessStream(destination, process, ours, log_fd, config_fd)
 
 
 _libc = ctypes.CDLL(None)

@@ -14,14 +14,14 @@ import shlex
 import sys
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 
-from remoteio.carriers import last_line
+from remoteio.carriers import Stream, last_line
 from remoteio.errors import RexecError
-from remoteio.transport import Stream
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
@@ -192,20 +192,20 @@ def _byte(stream: Stream, until: float, noise: bytearray) -> bytes:
         )
     try:
         byte = os.read(stream.read_fd, 1)
-    except ConnectionError:
-        byte = b""
+    except ConnectionResetError:
+        # The other end left bytes of ours unread; a socket says so once, and then gives what it still has.
+        byte = os.read(stream.read_fd, 1)
     if not byte:
         raise _Ended(bytes(noise))
     return byte
 
 
 def _write(stream: Stream, data: bytes) -> None:
+    # Where the other end is gone already, what it said before is still to be read, and tells why.
     view = memoryview(data)
-    try:
+    with suppress(ConnectionError):
         while view:
             view = view[os.write(stream.write_fd, view) :]
-    except ConnectionError as error:
-        raise _Ended(b"") from error
 
 
 def _why_ended(stream: Stream, noise: bytes) -> RexecError:

@@ -1,0 +1,281 @@
+"""A byte stream to a host through paramiko, for machines that have no ``ssh`` program."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.ssh_exception import (
+    AuthenticationException,
+    BadAuthenticationType,
+    BadHostKeyException,
+    NoValidConnectionsError,
+    SSHException,
+)
+
+from remoteio import carriers
+from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError
+
+# Small beside a fast link's bandwidth times its delay, and a transfer crawls (paramiko's own is 2 MiB).
+_WINDOW_BYTES = 16 << 20
+_CHUNK_BYTES = 256 << 10
+
+
+class UnknownHostKey(SSHException):
+    """The host showed a key that known_hosts does not have."""
+
+
+def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
+    # As with the ssh program: AEAD AES first where the CPU has AES, nothing removed.
+    transport = paramiko.Transport(sock, **settings)
+    options = transport.get_security_options()
+    if carriers.has_aes():
+        options.ciphers = tuple(sorted(options.ciphers, key=lambda name: not name.endswith("-gcm@openssh.com")))
+    return transport
+
+
+class _Reject(paramiko.MissingHostKeyPolicy):
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        raise UnknownHostKey(hostname)
+
+
+class ParamikoStream(Stream):
+    """A stream that a channel of paramiko carries; threads move its bytes to and from a socketpair."""
+
+    def __init__(self, destination: str, clients: list[paramiko.SSHClient], channel: paramiko.Channel) -> None:
+        self.destination = destination
+        self._clients = clients
+        self._channel = channel
+        self._ours, self._theirs = socket.socketpair()
+        self.read_fd = self.write_fd = self._ours.fileno()
+        self._tail = bytearray()
+        self._broken: str = ""
+        self._threads = [
+            threading.Thread(target=pump, name=f"{name} {destination}", daemon=True)
+            for pump, name in ((self._up, "to"), (self._down, "from"), (self._stderr, "stderr of"))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout: float | None) -> int | None:
+        if not self._channel.status_event.wait(timeout):
+            return None
+        status = self._channel.exit_status
+        # No status came: the connection broke, or a signal ended the remote.
+        return 255 if status < 0 else status
+
+    def stderr_tail(self) -> str:
+        return bytes(self._tail).decode("utf-8", "replace")
+
+    def failure(self) -> TransportError:
+        status = self.wait(1.0)
+        said = self._broken or (carriers.last_line(self.stderr_tail()) if status != 255 else "")
+        if said:
+            return TransportError(f"the connection to {self.destination} ended: {said}")
+        return TransportError(carriers.CLOSED.format(dest=self.destination))
+
+    def close(self) -> None:
+        self._ours.close()
+        # The remote's orderly end; if it does not come, the transport goes down all the same.
+        self._channel.status_event.wait(2.0)
+        _close(self._clients)
+        for thread in self._threads:
+            thread.join()
+        self._theirs.close()
+
+    def _up(self) -> None:
+        try:
+            while data := self._theirs.recv(_CHUNK_BYTES):
+                self._channel.sendall(data)
+            self._channel.shutdown_write()
+        except (OSError, SSHException, EOFError) as error:
+            self._ended(error)
+
+    def _down(self) -> None:
+        try:
+            while data := self._channel.recv(_CHUNK_BYTES):
+                self._theirs.sendall(data)
+            self._theirs.shutdown(socket.SHUT_WR)
+        except (OSError, SSHException, EOFError) as error:
+            self._ended(error)
+
+    def _stderr(self) -> None:
+        while data := self._channel.recv_stderr(4096):
+            self._tail += data
+            del self._tail[:-TAIL_BYTES]
+
+    def _ended(self, error: Exception) -> None:
+        # Both directions end at once, so that neither end waits for a half that is gone.
+        self._broken = self._broken or str(error)
+        self._channel.close()
+        try:
+            self._theirs.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # closed by us meanwhile
+
+
+def open_paramiko(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
+    """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through paramiko.
+
+    ~/.ssh/config is read for what paramiko can do: HostName, User, Port, IdentityFile, ProxyJump, ProxyCommand,
+    UserKnownHostsFile; keys come from files and the agent. A host key that known_hosts does not have is refused.
+    Of ssh's arguments ``options`` may hold -F, -p, -l, -i and -o of the above. A password or passphrase is asked for
+    on the terminal, once, unless ``batch``. Raises TransportError.
+    """
+    files, settings = read_options(options)
+    clients: list[paramiko.SSHClient] = []
+    try:
+        config = paramiko.SSHConfig()
+        for file in files:
+            if file.exists():
+                with file.open(encoding="utf-8", errors="surrogateescape") as text:
+                    config.parse(text)
+        _connect(destination, config, settings, batch, clients)
+        transport = clients[-1].get_transport()
+        if transport is None:
+            raise EOFError
+        channel = transport.open_session(window_size=_WINDOW_BYTES)
+        channel.exec_command(command)
+        return ParamikoStream(destination, clients, channel)
+    except (OSError, SSHException, EOFError, paramiko.ConfigParseError) as error:
+        _close(clients)
+        raise explain(destination, error) from error
+    except BaseException:
+        _close(clients)
+        raise
+
+
+def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """Of ssh's arguments: the configuration files, and the settings (keys in lower case) that go before them.
+
+    Raises TransportError for an argument that only the ssh program understands.
+    """
+    files = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
+    settings: dict[str, str] = {}
+    names = {"-p": "port", "-l": "user", "-i": "identityfile"}
+    words = iter(options)
+    for word in words:
+        flag, value = word[:2], word[2:]
+        if flag not in ("-F", "-o", *names):
+            raise TransportError(f"the option {word} needs the ssh program; install openssh-client")
+        value = value or next(words, "")
+        if flag == "-F":
+            files = [] if value == "none" else [Path(value).expanduser()]
+        elif flag == "-o":
+            name, _, value = value.replace("=", " ", 1).partition(" ")
+            settings.setdefault(name.lower(), value.strip())
+        else:
+            settings.setdefault(names[flag], value)
+    return files, settings
+
+
+def split_destination(destination: str) -> tuple[str, str, str]:
+    """(user, host, port) of ``[user@]host`` or ``ssh://[user@]host[:port]``; what is not said is empty."""
+    port = ""
+    if destination.startswith("ssh://"):
+        destination = destination[6:].rstrip("/")
+        head, colon, tail = destination.rpartition(":")
+        if colon and tail.isdecimal():
+            destination, port = head, tail
+    user, _, host = destination.rpartition("@")
+    return user, host.strip("[]"), port
+
+
+def explain(destination: str, error: Exception) -> TransportError:
+    """The failure of paramiko, in the same sentences as that of ssh."""
+    if isinstance(error, NoValidConnectionsError):
+        return explain(destination, next(iter(error.errors.values())))
+    if isinstance(error, UnknownHostKey):
+        text = carriers.KEY_UNKNOWN
+    elif isinstance(error, BadHostKeyException):
+        text = carriers.KEY_CHANGED
+    elif isinstance(error, BadAuthenticationType):
+        text = carriers.LOGIN_REFUSED.replace("{what}", ",".join(error.allowed_types))
+    elif isinstance(error, AuthenticationException):
+        text = carriers.LOGIN_REFUSED.replace(" (it takes {what})", "")
+    elif isinstance(error, socket.gaierror):
+        text = carriers.UNKNOWN_NAME.replace("{what}", split_destination(destination)[1])
+    elif isinstance(error, ConnectionRefusedError):
+        text = carriers.REFUSED
+    elif isinstance(error, TimeoutError):
+        text = carriers.TIMED_OUT
+    elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
+        text = carriers.NO_ROUTE
+    elif isinstance(error, (ConnectionError, EOFError)) or not str(error):
+        text = carriers.CLOSED
+    else:
+        return TransportError(
+            f"the connection to {destination} failed: {error}; try again with openssh-client installed"
+        )
+    return TransportError(text.format(dest=destination))
+
+
+def _connect(
+    destination: str,
+    config: paramiko.SSHConfig,
+    settings: dict[str, str],
+    batch: bool,
+    clients: list[paramiko.SSHClient],
+) -> None:
+    # Appends the client that is connected to destination, behind those of the hosts it is reached through.
+    user, host, port = split_destination(destination)
+    found = config.lookup(host)
+    found.update(settings)
+    # The type stubs have neither lists of files here nor in the lookup's answer.
+    keys: Any = found.get("identityfile", [])
+    files: Any = [os.path.expanduser(key) for key in ([keys] if isinstance(keys, str) else keys)]
+    sock: paramiko.Channel | paramiko.ProxyCommand | None = None
+    name, number = found.get("hostname", host), int(port or found.get("port", "22"))
+    if found.get("proxyjump", "none") != "none":
+        for jump in found["proxyjump"].split(","):
+            _connect(f"ssh://{jump}", config, {}, batch, clients)
+        transport = clients[-1].get_transport()
+        if transport is None:
+            raise EOFError
+        sock = transport.open_channel("direct-tcpip", (name, number), ("127.0.0.1", 0))
+    elif found.get("proxycommand", "none") != "none":
+        sock = paramiko.ProxyCommand(found["proxycommand"])
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(_Reject())
+    client.load_system_host_keys()
+    known = found.get("userknownhostsfile", "").split()
+    for file in [*known, "/etc/ssh/ssh_known_hosts"]:
+        if os.path.exists(os.path.expanduser(file)):
+            client.load_system_host_keys(os.path.expanduser(file))
+
+    def connect(password: str | None) -> None:
+        client.connect(
+            name,
+            number,
+            user or found.get("user", getpass.getuser()),
+            password,
+            key_filename=files,
+            timeout=CONNECT_SECONDS,
+            sock=sock,
+            transport_factory=_transport,
+            allow_agent=found.get("identitiesonly", "no") != "yes",
+            look_for_keys=found.get("identitiesonly", "no") != "yes",
+        )
+
+    clients.append(client)
+    _with_password(connect, f"password or passphrase for {destination}: ", ask=not batch and sock is None)
+
+
+def _with_password(connect: Callable[[str | None], None], prompt: str, *, ask: bool) -> None:
+    try:
+        connect(None)
+    except AuthenticationException:
+        if not ask or not os.isatty(2):
+            raise
+        connect(getpass.getpass(prompt))
+
+
+def _close(clients: list[paramiko.SSHClient]) -> None:
+    for client in reversed(clients):
+        client.close()

@@ -1,0 +1,226 @@
+"""``rexec hosts`` and ``rexec doctor``: which machines can be used, what they lack, and the command that mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from shim import hosts, survey
+from shim.hosts import Host
+from shim.survey import Report
+
+OK, NOTE, BAD = "ok", "note", "bad"
+# FUSE 7.31, the oldest that the export speaks, came with it.
+_OLDEST_KERNEL = (5, 4)
+_CLOCK_SECONDS = 2.0
+_CACHE_BYTES = 16 << 20
+_MEMORY_BYTES = 256 << 20
+_IDS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor: ``state`` is OK, NOTE (works, but) or BAD; ``mend`` the command or deed that helps."""
+
+    state: str
+    what: str
+    text: str
+    mend: str = ""
+
+
+def checks(report: Report) -> list[Check]:
+    """Everything rexec needs of a host, in the order in which a run would meet it. Pure."""
+    if report.error or report.started is None:
+        return [Check(BAD, "reach", report.error)]
+    facts = report.facts
+    user = bool(facts["uid"])
+    found = [
+        Check(OK, "reach", f"as {facts['login']} in {report.connected:.2f} s, round trip {_latency(report.latency)}"),
+        Check(OK, "python", ".".join(map(str, report.started.python))),
+        _runtime(report),
+        _kernel(facts),
+        _fuse(facts["fuse"]),
+        _namespaces(facts["namespaces"], facts["settings"]),
+    ]
+    if user:
+        found.append(_ids(facts))
+    return [*found, _memory(facts), _clock(report.clock)]
+
+
+def usable(report: Report) -> bool:
+    """Whether a job can run there."""
+    return all(check.state != BAD for check in checks(report))
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """A report as plain data for JSON."""
+    started = report.started
+    return {
+        "name": report.host.name,
+        "ssh": report.host.ssh,
+        "owner": report.host.owner,
+        "usable": usable(report),
+        "error": report.error or None,
+        "python": None if started is None else ".".join(map(str, started.python)),
+        "latency": None if started is None else round(report.latency, 6),
+        "clock_offset": None if started is None else round(report.clock, 3) + 0.0,
+        "facts": dict(report.facts),
+        "checks": [
+            {"state": check.state, "what": check.what, "text": check.text, "mend": check.mend or None}
+            for check in checks(report)
+        ],
+    }
+
+
+def table(reports: Sequence[Report]) -> str:
+    """The reports as a table, a line each."""
+    rows = [("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "STATE")]
+    for report in reports:
+        facts, bad = report.facts, [check for check in checks(report) if check.state == BAD]
+        state = f"{bad[0].what}: {bad[0].text}" if bad else "ok"
+        if report.started is None:
+            rows.append((report.host.name, "-", "-", "-", "-", "-", "-", report.error))
+            continue
+        rows.append(
+            (
+                report.host.name,
+                _latency(report.latency),
+                ".".join(map(str, report.started.python)),
+                facts["kernel"],
+                str(facts["cores"]),
+                f"{_size(facts['memory_available'])} of {_size(facts['memory_total'])}",
+                f"{facts['load']:.2f}",
+                state,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def advice(report: Report) -> str:
+    """The doctor's lines for one host, each ok, or what is wrong and how to mend it."""
+    lines = [report.host.name]
+    for check in checks(report):
+        lines.append(f"  {check.state:<5} {check.what}: {check.text}")
+        if check.mend:
+            lines.append(f"        {check.mend}")
+    return "\n".join(lines)
+
+
+@click.command("hosts")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: everything that was found out.")
+def hosts_command(as_json: bool) -> None:
+    """Show the hosts known, and whether each can be used."""
+    reports = survey.ask_all(_known())
+    click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
+
+
+@click.command("doctor")
+@click.argument("host", required=False)
+@click.pass_context
+def doctor_command(context: click.Context, host: str | None) -> None:
+    """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.
+
+    The exit status is 1 if a job could not run on one of them.
+    """
+    if host is None:
+        reports = survey.ask_all(_known())
+    else:
+        # A person asks about one host: ssh may ask for a password, and gets the time to.
+        reports = [survey.ask(hosts.resolve(host, hosts.load()), batch=False, deadline=150.0)]
+    click.echo("\n".join(map(advice, reports)))
+    context.exit(0 if all(map(usable, reports)) else 1)
+
+
+def _known() -> list[Host]:
+    return [*hosts.load().hosts, Host(hosts.LOCAL, None)]
+
+
+def _runtime(report: Report) -> Check:
+    started, free = report.started, report.facts["cache_free"]
+    if started is not None and started.runtime == "memory":
+        return Check(
+            NOTE,
+            "runtime",
+            f"sent anew for each run, since it could not be kept there ({started.note})",
+            "there: make ~/.cache/rexec yours and writable, or set XDG_CACHE_HOME",
+        )
+    if free is not None and free < _CACHE_BYTES:
+        return Check(NOTE, "runtime", f"only {_size(free)} are free for its cache", "there: rm -r ~/.cache/rexec")
+    return Check(OK, "runtime", "kept there")
+
+
+def _kernel(facts: Mapping[str, Any]) -> Check:
+    text = f"{facts['kernel']} {facts['arch']}"
+    numbers = tuple(int(part) for part in facts["kernel"].replace("-", ".").split(".")[:2] if part.isdecimal())
+    if numbers < _OLDEST_KERNEL:
+        return Check(BAD, "kernel", f"{text} is too old; Linux 5.4 is needed", "there: upgrade the kernel")
+    return Check(OK, "kernel", text)
+
+
+def _fuse(fuse: Mapping[str, Any]) -> Check:
+    if not fuse["error"]:
+        return Check(OK, "/dev/fuse", "opens")
+    if not fuse["mode"]:
+        return Check(BAD, "/dev/fuse", "is not there", "there, as root: modprobe fuse")
+    mend = "there, as root: chmod 666 /dev/fuse"
+    if fuse["error"] != "Permission denied":
+        mend = "there, as root: modprobe fuse; in a container, allow it the device /dev/fuse"
+    return Check(BAD, "/dev/fuse", f"does not open: {fuse['error']} (mode {fuse['mode'][2:]})", mend)
+
+
+def _namespaces(tried: Mapping[str, str], settings: Mapping[str, str | None]) -> Check:
+    if not tried["step"]:
+        return Check(OK, "namespaces", "made, with proc and FUSE mounted within")
+    text = f"{tried['step']} failed: {tried['error']}"
+    for name, bad, good in (
+        ("user.max_user_namespaces", "0", "15000"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        if settings.get(name) == bad:
+            mend = f"there, as root: sysctl -w {name}={good}  (and a line in /etc/sysctl.d to keep it)"
+            return Check(BAD, "namespaces", f"{tried['step']} is forbidden, since {name} is {bad}", mend)
+    if tried["step"] == "mount fuse":
+        return Check(BAD, "namespaces", text, "mend /dev/fuse; in a container, allow it the device and mount(2)")
+    return Check(BAD, "namespaces", text, "there: a container or security module forbids it; let it allow namespaces")
+
+
+def _ids(facts: Mapping[str, Any]) -> Check:
+    login = facts["login"]
+    ranges = all(any(count >= _IDS for _, count in facts[name]) for name in ("subuid", "subgid"))
+    if facts["id_tools"] and ranges:
+        return Check(OK, "ids", "newuidmap and 65536 subordinate ids")
+    mends = [] if facts["id_tools"] else ["apt-get install uidmap"]
+    if not ranges:
+        mends.append(f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {login}")
+    text = "only your own user id is mapped there: files of others look like nobody's"
+    return Check(NOTE, "ids", text, f"there, as root: {' && '.join(mends)}")
+
+
+def _memory(facts: Mapping[str, Any]) -> Check:
+    free, total = facts["memory_available"], facts["memory_total"]
+    text = f"{_size(free)} of {_size(total)} available, {facts['cores']} cores, load {facts['load']:.2f}"
+    state = NOTE if free is not None and free < _MEMORY_BYTES else OK
+    return Check(state, "room", text)
+
+
+def _clock(offset: float) -> Check:
+    if abs(offset) < _CLOCK_SECONDS:
+        return Check(OK, "clock", f"{offset:+.3f} s")
+    text = f"{offset:+.0f} s off this machine's; programs that compare times may wonder"
+    return Check(NOTE, "clock", text, "there, as root: timedatectl set-ntp true")
+
+
+def _latency(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "?"
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"

@@ -1,0 +1,142 @@
+"""hosts.toml: the machines that may be used, and what ``--on`` means. See docs/hosts.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tomllib
+
+from remoteio.errors import RexecError
+
+LOCAL = "local"
+
+_TOP = ("host", "owner")
+# key: (its type, what is to be written)
+_HOST_KEYS: dict[str, tuple[type, str]] = {
+    "ssh": (str, 'an ssh destination, such as "alice@box"'),
+    "options": (list, 'further arguments of ssh, such as ["-p", "2222"]'),
+    "python": (str, 'a python >= 3.9 there, such as "/usr/bin/python3.11"'),
+    "owner": (str, '"keyboard", "none", or the NAME of an [owner.NAME] table'),
+}
+_OWNER_KEYS = ("start_idle", "linger", "max_load", "hours", "battery", "min_free_memory")
+_OWNERS_BUILT_IN = ("keyboard", "none")
+
+
+class HostsError(RexecError):
+    """hosts.toml cannot be used: which key of which file, why, what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine to run on: ``ssh`` is None for this one.
+
+    ``owner`` names the policy that says when its owner comes first: "keyboard", "none" or a table of hosts.toml.
+    """
+
+    name: str
+    ssh: str | None
+    options: tuple[str, ...] = ()
+    python: str | None = None
+    owner: str = "keyboard"
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """hosts.toml as read: the hosts in their order there, and the owner tables as they stand."""
+
+    hosts: tuple[Host, ...] = ()
+    owners: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+def hosts_file(environ: Mapping[str, str]) -> Path:
+    """Where hosts.toml is: beneath $XDG_CONFIG_HOME, or ~/.config where that is unset or relative."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.config"))) / "rexec" / "hosts.toml"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Hosts:
+    """Read hosts.toml; no file is an empty one. Raises HostsError."""
+    path = hosts_file(environ)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return Hosts()
+    except OSError as error:
+        raise HostsError(f"cannot read {path}: {error.strerror}; correct its permissions") from error
+    return parse(data, str(path))
+
+
+def parse(data: bytes, file: str) -> Hosts:
+    """The hosts and owner tables in the bytes of ``file``. Raises HostsError, which names file and key."""
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HostsError(f"{file} is not TOML: {error}; correct it there") from error
+    _only(document, _TOP, file, "")
+    owners = _tables(document, "owner", file)
+    for name, table in owners.items():
+        _only(table, _OWNER_KEYS, file, f"owner.{name}.")
+        if name == "none":
+            raise HostsError(
+                f"{file}: [owner.none] cannot be set: it means that nobody owns the host; name it otherwise"
+            )
+    hosts = tuple(_host(name, table, owners, file) for name, table in _tables(document, "host", file).items())
+    return Hosts(hosts, owners)
+
+
+def resolve(on: str | None, known: Hosts, usable: Callable[[Host], bool] = lambda host: True) -> Host:
+    """The host that ``--on`` names: local, one of hosts.toml, or else an ssh destination as given.
+
+    Without ``--on``: the first of hosts.toml for which ``usable`` holds, else this machine. Raises HostsError.
+    """
+    if on is None:
+        return next((host for host in known.hosts if usable(host)), Host(LOCAL, None))
+    if on == LOCAL:
+        return Host(LOCAL, None)
+    for host in known.hosts:
+        if host.name == on:
+            return host
+    if not on or on.startswith("-") or any(character.isspace() for character in on):
+        raise HostsError(f"--on {on!r} is no host; name one as for ssh, [user@]host, or `local`")
+    return Host(on, on)
+
+
+def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], file: str) -> Host:
+    where = f"host.{name}."
+    _only(table, tuple(_HOST_KEYS), file, where)
+    if name == LOCAL:
+        raise HostsError(f"{file}: [host.local] cannot be set: `local` is always this machine; name the host otherwise")
+    for key, value in table.items():
+        kind, example = _HOST_KEYS[key]
+        if not isinstance(value, kind) or (
+            isinstance(value, list) and not all(isinstance(word, str) for word in value)
+        ):
+            raise HostsError(f"{file}: {where}{key} = {value!r} is wrong; write {example}")
+    ssh, python, owner, options = (table.get(key) for key in ("ssh", "python", "owner", "options"))
+    if ssh is not None and (not ssh or str(ssh).startswith("-")):
+        raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
+    if owner is not None and owner not in (*_OWNERS_BUILT_IN, *owners):
+        raise HostsError(f"{file}: {where}owner = {owner!r} names no policy; write {_HOST_KEYS['owner'][1]}")
+    return Host(
+        name,
+        str(ssh or name),
+        tuple(map(str, options)) if isinstance(options, list) else (),
+        None if python is None else str(python),
+        "keyboard" if owner is None else str(owner),
+    )
+
+
+def _tables(document: Mapping[str, object], key: str, file: str) -> dict[str, Mapping[str, object]]:
+    tables = document.get(key, {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise HostsError(f"{file}: {key} has to be tables, each headed [{key}.NAME]")
+    return tables
+
+
+def _only(table: Mapping[str, object], allowed: tuple[str, ...], file: str, where: str) -> None:
+    for key in table:
+        if key not in allowed:
+            raise HostsError(f"{file}: the key {where}{key} is unknown; allowed there: {', '.join(allowed)}")
