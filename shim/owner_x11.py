@@ -10,12 +10,13 @@ import os
 import select
 import socket
 import struct
+import time
 
 from .owner_source import Source
 
 RESCAN = 5.0
-# The server rounds to milliseconds, and our question takes some: less is no new input.
-_JITTER = 0.03
+# The server counts in whole milliseconds.
+_ROUNDING = 0.003
 _QUERY_EXTENSION = 98
 
 
@@ -78,12 +79,12 @@ def root_window(setup: bytes) -> int:
 class Display:
     """A connection to one X server. X11Error if it cannot be asked for idle times."""
 
-    __slots__ = ("_asked", "_buffer", "_question", "_socket", "name")
+    __slots__ = ("_asked_at", "_buffer", "_question", "_socket", "name")
 
     def __init__(self, path: str, timeout: float = 0.5) -> None:
         number = os.path.basename(path)[1:]
         self.name = ":" + number
-        self._asked = False
+        self._asked_at: float | None = None
         self._buffer = b""
         try:
             setup = self._connect(path, number, timeout)
@@ -149,15 +150,18 @@ class Display:
 
     def ask(self) -> None:
         """Sends the question for the idle time, unless one is on its way."""
-        if not self._asked:
-            self._asked = True
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
             try:
                 self._socket.sendall(self._question)
             except OSError as error:
                 raise X11Error(f"display {self.name} is gone: {error.strerror}") from None
 
-    def answer(self) -> float | None:
-        """Seconds since the last input, if the answer has come; never waits."""
+    def answer(self) -> tuple[float, float] | None:
+        """Between which times the last input was, if the answer has come; never waits.
+
+        The server answered at some time between our asking and our reading, which may be late: so it is a span.
+        """
         try:
             part = self._socket.recv(4096)
         except BlockingIOError:
@@ -167,16 +171,17 @@ class Display:
         if not part:
             raise X11Error(f"display {self.name} closed the connection")
         self._buffer += part
-        idle = None
+        span = None
         while len(self._buffer) >= 32:
             packet, self._buffer = self._buffer[:32], self._buffer[32:]
             # Events that nobody can refuse (MappingNotify) come between; they are 32 bytes long too.
             if packet[0] == 0:
                 raise X11Error(f"display {self.name} answered QueryInfo with an error")
-            if packet[0] == 1:
+            if packet[0] == 1 and self._asked_at is not None:
                 idle = struct.unpack_from("<I", packet, 16)[0] / 1000
-                self._asked = False
-        return idle
+                span = self._asked_at - idle, time.monotonic() - idle
+                self._asked_at = None
+        return span
 
 
 def _readable_cookies(server: int, number: str) -> list[bytes]:
@@ -221,7 +226,7 @@ class X11Source(Source):
         return self._epoll.fileno()
 
     def last_input(self, now: float) -> float | None:
-        return self._last
+        return None if self._last is None else min(self._last, now)
 
     def close(self) -> None:
         for display in self._displays.values():
@@ -235,7 +240,7 @@ class X11Source(Source):
             self._asked = now
         for path, display in list(self._displays.items()):
             try:
-                if self._note(path, display.answer(), now):
+                if self._note(path, display.answer()):
                     touched = f"display {display.name}"
                 if ask:
                     display.ask()
@@ -247,15 +252,16 @@ class X11Source(Source):
             self._scan(now)
         return touched
 
-    def _note(self, path: str, idle: float | None, now: float) -> bool:
-        if idle is None:
+    def _note(self, path: str, span: tuple[float, float] | None) -> bool:
+        if span is None:
             return False
-        last, before = now - idle, self._lasts.get(path)
-        if before is not None and last <= before + _JITTER:
-            return False
-        self._lasts[path] = last
-        self._last = last if self._last is None else max(self._last, last)
-        return before is not None
+        earliest, latest = span
+        before = self._lasts.get(path)
+        touched = before is not None and earliest > before + _ROUNDING
+        # The same input, seen again, is known the more exactly.
+        self._lasts[path] = latest if before is None or touched else min(before, latest)
+        self._last = max(self._lasts.values())
+        return touched
 
     def _scan(self, now: float) -> None:
         self._scanned = now
@@ -270,14 +276,18 @@ class X11Source(Source):
                 continue
             try:
                 display = Display(path)
+            except X11Error as error:
+                self._refused[path] = str(error)
+                continue
+            try:
                 # The first answer is waited for: without it the display says nothing about its idle time.
                 display.ask()
                 if not select.select([display.fileno()], [], [], 0.5)[0]:
-                    display.close()
                     raise X11Error(f"display {display.name} does not answer")
-                self._note(path, display.answer(), now)
+                self._note(path, display.answer())
             except X11Error as error:
                 self._refused[path] = str(error)
+                display.close()
                 continue
             self._displays[path] = display
             self._epoll.register(display.fileno(), select.EPOLLIN)
