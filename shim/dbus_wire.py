@@ -229,10 +229,11 @@ def call_bytes(serial: int, fields: dict[int, str], signature: str, values: tupl
 class Bus:
     """A connection to a message bus on a unix socket, named and ready. DBusError if it cannot be had."""
 
-    __slots__ = ("_buffer", "_serial", "_signals", "_socket", "where")
+    __slots__ = ("_buffer", "_patience", "_serial", "_signals", "_socket", "where")
 
     def __init__(self, path: str, timeout: float = 2.0) -> None:
         self.where = path
+        self._patience = timeout
         self._serial = 0
         self._buffer = bytearray()
         self._signals: deque[Message] = deque()
@@ -242,7 +243,7 @@ class Bus:
             # "@name" is how an address of the abstract namespace is written.
             self._socket.connect("\0" + path[1:] if path.startswith("@") else path)
             self._authenticate()
-            self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
+            self._ask_bus("Hello")
         except OSError as error:
             self._socket.close()
             raise DBusError(f"the bus at {path} cannot be used: {error.strerror or error}") from None
@@ -328,4 +329,8 @@ class Bus:
 
     def match(self, rule: str) -> None:
         """Asks for the signals that a match rule describes."""
-        self.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", (rule,))
+        self._ask_bus("AddMatch", "s", (rule,))
+
+    def _ask_bus(self, member: str, signature: str = "", values: tuple[Any, ...] = ()) -> None:
+        name = "org.freedesktop.DBus"
+        self.call(name, "/org/freedesktop/DBus", name, member, signature, values, self._patience)

@@ -11,7 +11,7 @@ import select
 
 from .owner_desktop import LogindSource, MutterSource
 from .owner_seat import EvdevSource, InterruptSource, input_devices
-from .owner_source import Source
+from .owner_source import RESCAN, Source
 from .owner_tty import TerminalSource
 from .owner_x11 import X11Source
 
@@ -59,7 +59,8 @@ class OwnerWatch:
             if what is not None:
                 touched.append(f"{source.name}: {what}")
             if source.interval is not None:
-                self._due[source.name] = now + source.interval
+                # What is absent need not be asked ten times a second whether it still is.
+                self._due[source.name] = now + (source.interval if source.absent() is None else RESCAN)
             self._register(source)
         if touched:
             self._divide()

@@ -25,6 +25,9 @@ SYSTEM_BUS = "/run/dbus/system_bus_socket"
 # Signals bring every change; the lists are read again this often in case one was missed, and a lost bus is tried again.
 REFRESH = 30.0
 RENEW = 1.0
+# Seconds for an answer: at first, and later, when waiting for it keeps a key from being noticed.
+PATIENCE_AT_FIRST = 2.0
+PATIENCE = 0.2
 
 
 def bus_path(address: str | None, default: str) -> str:
@@ -99,7 +102,7 @@ class LogindSource(Source):
         self.covered_users: set[int] = set()
         self.covered_displays: set[str] = set()
         self.renew = True
-        self._connect(now)
+        self._connect(now, PATIENCE_AT_FIRST)
 
     def absent(self) -> str | None:
         return self._why
@@ -112,13 +115,13 @@ class LogindSource(Source):
             self._bus.close()
             self._bus = None
 
-    def _connect(self, now: float) -> None:
+    def _connect(self, now: float, patience: float) -> None:
         self._refreshed = now
         try:
-            self._bus = Bus(self._path)
+            self._bus = Bus(self._path, patience)
             self._bus.match(f"type='signal',sender='{LOGIND}',interface='{_PROPERTIES}',member='PropertiesChanged'")
             self._bus.match(f"type='signal',sender='{LOGIND}',interface='{LOGIND}.Manager'")
-            self._sessions = self._list(self._bus)
+            self._sessions = self._list(self._bus, patience)
             self._why = None
         except DBusError as error:
             self._lose(error)
@@ -128,12 +131,12 @@ class LogindSource(Source):
         self._sessions = {}
         self._why = str(error)
 
-    def _list(self, bus: Bus) -> dict[str, Session]:
-        (rows,) = bus.call(LOGIND, "/org/freedesktop/login1", LOGIND + ".Manager", "ListSessions")
+    def _list(self, bus: Bus, patience: float) -> dict[str, Session]:
+        (rows,) = bus.call(LOGIND, "/org/freedesktop/login1", LOGIND + ".Manager", "ListSessions", timeout=patience)
         sessions = {}
         for name, _uid, _user, _seat, path in rows:
             try:
-                (properties,) = bus.call(LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,))
+                (properties,) = bus.call(LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,), patience)
             except DBusError as error:
                 # It may have ended since it was listed; any other failure is the source's.
                 if "Unknown" not in str(error) and "NoSuchSession" not in str(error):
@@ -163,7 +166,7 @@ class LogindSource(Source):
     def poll(self, now: float) -> str | None:
         if self._bus is None:
             if now - self._refreshed >= REFRESH:
-                self._connect(now)
+                self._connect(now, PATIENCE)
             return None
         try:
             touched = self._take(self._bus, now)
@@ -181,7 +184,7 @@ class LogindSource(Source):
         if not bus.signals() and now - self._refreshed < REFRESH:
             return None
         self._refreshed = now
-        before, self._sessions = self._sessions, self._list(bus)
+        before, self._sessions = self._sessions, self._list(bus, PATIENCE)
         self._returned.intersection_update(self._sessions)
         touched = None
         for session in self._used():
@@ -264,8 +267,8 @@ class MutterSource(Source):
 
     def _arm(self, uid: int, bus: Bus, now: float) -> float:
         """Sets the watch; when the newest input was."""
-        bus.call(self._service, self._object, self._service, "AddUserActiveWatch", timeout=0.2)
-        (idle_ms,) = bus.call(self._service, self._object, self._service, "GetIdletime", timeout=0.2)
+        bus.call(self._service, self._object, self._service, "AddUserActiveWatch", timeout=PATIENCE)
+        (idle_ms,) = bus.call(self._service, self._object, self._service, "GetIdletime", timeout=PATIENCE)
         self._unarmed.pop(uid, None)
         last = time.monotonic() - int(idle_ms) / 1000
         self._last = last if self._last is None else max(self._last, last)
@@ -289,7 +292,7 @@ class MutterSource(Source):
             if uid in self._buses or not os.access(path, os.R_OK | os.W_OK):
                 continue
             try:
-                self._buses[uid] = Bus(path, timeout=0.5)
+                self._buses[uid] = Bus(path, PATIENCE)
                 self._buses[uid].match(f"type='signal',interface='{self._service}',member='WatchFired'")
                 self._arm(uid, self._buses[uid], now)
             except DBusError as error:

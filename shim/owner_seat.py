@@ -10,7 +10,7 @@ import os
 import select
 import struct
 
-from .owner_source import Source
+from .owner_source import LOOK, RESCAN, Source
 
 _EVENT = struct.Struct("llHHi")
 EV_KEY, EV_REL, EV_ABS = 1, 2, 3
@@ -18,7 +18,6 @@ _INPUT_PROP_ACCELEROMETER = 1 << 6
 _BTN_LEFT, _BTN_JOYSTICK, _BTN_TOUCH = 0x110, 0x120, 0x14A
 # Power buttons, lid switches and video keys report a few keys; a keyboard reports dozens.
 _KEYBOARD_KEYS = 20
-RESCAN = 5.0
 
 
 class InputDevice:
@@ -162,7 +161,7 @@ class InterruptSource(Source):
     name = "ps2"
     seat = True
     history = False
-    interval = 0.1
+    interval = LOOK
 
     def __init__(self, sys: str = "/sys", action: str = "i8042") -> None:
         self._last: float | None = None

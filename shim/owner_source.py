@@ -5,6 +5,11 @@ Times are monotonic seconds (CLOCK_MONOTONIC, 0 at boot), handed in by the calle
 
 from __future__ import annotations
 
+# Seconds between looks at what cannot be waited for. One figure, so that all are looked at in one wake-up.
+LOOK = 0.09
+# Seconds between looks for new terminals, devices, displays.
+RESCAN = 5.0
+
 
 class Source:
     """One thing that tells of the owner's input.

@@ -20,16 +20,14 @@ import stat
 import time
 
 from .inotify import IN_ACCESS, IN_CREATE, IN_DELETE, IN_IGNORED, IN_Q_OVERFLOW, Inotify
-from .owner_source import Source
-
-RESCAN = 5.0
+from .owner_source import LOOK, RESCAN, Source
 
 
 class TerminalSource(Source):
     """All terminals below `dev`: pts/*, the virtual consoles, and serial lines that are a console or logged in on."""
 
     name = "terminals"
-    interval = 0.1
+    interval = LOOK
 
     def __init__(self, now: float, dev: str = "/dev", console: str = "/sys/class/tty/console/active") -> None:
         self._dev = dev

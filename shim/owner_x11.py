@@ -12,12 +12,13 @@ import socket
 import struct
 import time
 
-from .owner_source import Source
+from .owner_source import LOOK, RESCAN, Source
 
-RESCAN = 5.0
 # The server counts in whole milliseconds.
 _ROUNDING = 0.003
 _QUERY_EXTENSION = 98
+# A display that refused us, or hangs, is asked again this much later: each try may cost half a second.
+RETRY = 60.0
 
 
 class X11Error(Exception):
@@ -201,14 +202,14 @@ class X11Source(Source):
 
     name = "x11"
     seat = True
-    interval = 0.08
+    interval = LOOK
 
     def __init__(self, now: float, sockets: str = "/tmp/.X11-unix") -> None:
         self._sockets = sockets
         self._epoll = select.epoll()
         self._displays: dict[str, Display] = {}
         self._lasts: dict[str, float] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, tuple[str, float]] = {}
         self._last: float | None = None
         self._asked = now
         self._scan(now)
@@ -216,7 +217,7 @@ class X11Source(Source):
     def absent(self) -> str | None:
         if self._displays:
             return None
-        return next(iter(self._refused.values()), f"no display below {self._sockets}")
+        return next((why for why, _ in self._refused.values()), f"no display below {self._sockets}")
 
     def displays(self) -> set[str]:
         """The names (":0") of the displays that are seen."""
@@ -245,7 +246,7 @@ class X11Source(Source):
                 if ask:
                     display.ask()
             except X11Error as error:
-                self._refused[path] = str(error)
+                self._refused[path] = str(error), now
                 display.close()
                 del self._displays[path], self._lasts[path]
         if now - self._scanned >= RESCAN:
@@ -270,14 +271,16 @@ class X11Source(Source):
         except FileNotFoundError:
             names = []
         paths = [os.path.join(self._sockets, name) for name in names]
-        self._refused = {path: why for path, why in self._refused.items() if path in paths}
+        self._refused = {
+            path: refusal for path, refusal in self._refused.items() if path in paths and now - refusal[1] < RETRY
+        }
         for path in paths:
-            if path in self._displays:
+            if path in self._displays or path in self._refused:
                 continue
             try:
                 display = Display(path)
             except X11Error as error:
-                self._refused[path] = str(error)
+                self._refused[path] = str(error), now
                 continue
             try:
                 # The first answer is waited for: without it the display says nothing about its idle time.
@@ -286,7 +289,7 @@ class X11Source(Source):
                     raise X11Error(f"display {display.name} does not answer")
                 self._note(path, display.answer())
             except X11Error as error:
-                self._refused[path] = str(error)
+                self._refused[path] = str(error), now
                 display.close()
                 continue
             self._displays[path] = display
