@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from shim.inotify import Inotify
 from shim.owner_tty import TerminalSource
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a private devpts needs root")
@@ -148,11 +150,18 @@ def test_idle_time_is_that_of_the_newest_terminal(devpts: Devpts, terminal: Term
         source.close()
 
 
-def watch_as_stranger(dev: Path, report: int) -> None:
-    """Runs in a forked child: what nobody (the user) notices goes to `report`, a line each."""
+def watch_as_stranger(dev: Path, report: int, exhausted: bool) -> None:
+    """Runs in a forked child: what nobody (the user) notices goes to `report`, a line each.
+
+    exhausted: the user has no inotify instance left (a desktop full of file watchers).
+    """
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
+    taken = []
+    with contextlib.suppress(OSError):
+        while exhausted:
+            taken.append(Inotify())
     source = TerminalSource(time.monotonic(), str(dev))
     os.write(report, b"ready\n")
     while True:
@@ -160,9 +169,13 @@ def watch_as_stranger(dev: Path, report: int) -> None:
         os.write(report, f"{touched} {noticed}\n".encode())
 
 
-@pytest.mark.parametrize("reader", [True, False], ids=["read-by-a-shell", "typed-ahead"])
+@pytest.mark.parametrize(
+    ("reader", "exhausted"),
+    [(True, False), (False, False), (True, True)],
+    ids=["read-by-a-shell", "typed-ahead", "no-inotify-left"],
+)
 def test_an_unreadable_terminal_shows_the_first_key_after_a_pause(
-    devpts: Devpts, terminal: Terminal, reader: bool
+    devpts: Devpts, terminal: Terminal, reader: bool, exhausted: bool
 ) -> None:
     terminal.type()
     for directory in (devpts.dev, *devpts.dev.parents):
@@ -173,7 +186,7 @@ def test_an_unreadable_terminal_shows_the_first_key_after_a_pause(
     watcher = os.fork()
     if watcher == 0:
         try:
-            watch_as_stranger(devpts.dev, report)
+            watch_as_stranger(devpts.dev, report, exhausted)
         finally:
             os._exit(1)
     os.close(report)

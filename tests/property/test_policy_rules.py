@@ -93,3 +93,19 @@ def test_garbage_values_raise_policy_error_only(value: object) -> None:
             owner_policy.parse_owner_policy("x", {key: value})
         except owner_policy.PolicyError as error:
             assert key in str(error)
+
+
+@given(histories)
+def test_a_tick_at_the_deadline_acts_and_not_before(
+    history: list[tuple[Input | Conditions | Tick, float]],
+) -> None:
+    state = policy.start(0.0)
+    for event, now in history:
+        state, _ = policy.step(POLICY, state, event, now)
+    due = policy.deadline(POLICY, state)
+    assert (due is not None) >= (state.phase == policy.FROZEN)
+    if due is not None:
+        _, early = policy.step(POLICY, state, Tick(), due - 0.001)
+        _, actions = policy.step(POLICY, state, Tick(), due + 0.001)
+        assert len(actions) == 1
+        assert early == () or due <= state.clock + 0.001

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tomllib
 
 from shim import policy
 from shim.owner_policy import (
@@ -189,3 +192,12 @@ def test_names_of_policies() -> None:
         named_policy("sofa", tables)
     with pytest.raises(PolicyError, match="cannot be redefined"):
         parse_owner_policy("none", {})
+
+
+def test_the_documented_tables_are_read() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/owner.md").read_text()
+    tables = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
+    night = named_policy(tables["host"]["alpha"]["owner"], tables["owner"])
+    assert night == OwnerPolicy("night", max_load=0.3, hours=((1320, 420),), min_free_memory=2 << 30)
+    for field in OwnerPolicy().table().keys() | {"hours", "max_load"}:
+        assert f"| `{field}` |" in text
