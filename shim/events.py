@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
+from remoteio.errors import RexecError
 
-class EventLogError(Exception):
+
+class EventLogError(RexecError):
     """The log of a job cannot be written or read; the text is a sentence that says which, why and what to do."""
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from remoteio.errors import RexecError
+
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -15,7 +17,7 @@ _HOURS = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
 DAY_MINUTES = 24 * 60
 
 
-class PolicyError(ValueError):
+class PolicyError(RexecError):
     """A value of an owner policy is not one; the text is a sentence that names the key and shows what is right."""
 
 
