@@ -10,7 +10,7 @@ SOURCES := $(PACKAGES) tests
 APT_DEMO := python3-venv openssh-client
 # What makes the hosts; then what the tests run on them, as users do.
 APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
-	acl attr gcc git less libc6-dev make nodejs procps rsync sqlite3 tmux vim
+	acl attr dbus-daemon gcc git less libc6-dev make nodejs procps rsync sqlite3 tmux vim xdotool xprintidle xvfb
 APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
 
 .PHONY: setup demo test lint bench clean root

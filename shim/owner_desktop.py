@@ -1,0 +1,299 @@
+"""Desktops as tellers of the owner's input, over D-Bus: logind's sessions and Mutter's idle monitor.
+
+Shipped: bare python3 >= 3.9. Sources: org.freedesktop.login1(5); systemd's session_get_idle_hint(), which knows a
+graphical session's hint only from its desktop and a terminal session's from its tty; Mutter's
+org.gnome.Mutter.IdleMonitor.xml.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .dbus_wire import Bus, DBusError
+from .owner_source import Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LOGIND = "org.freedesktop.login1"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_SESSION = LOGIND + ".Session"
+_GRAPHICAL = ("x11", "wayland", "mir")
+SYSTEM_BUS = "/run/dbus/system_bus_socket"
+# Signals bring every change; the lists are read again this often in case one was missed, and a lost bus is tried again.
+REFRESH = 30.0
+RENEW = 1.0
+# Seconds for an answer: at first, and later, when waiting for it keeps a key from being noticed.
+PATIENCE_AT_FIRST = 2.0
+PATIENCE = 0.2
+
+
+def bus_path(address: str | None, default: str) -> str:
+    """The unix socket in an address such as DBUS_SYSTEM_BUS_ADDRESS ("@name" if abstract); `default` if it has none."""
+    for one in (address or "").split(";"):
+        transport, _, pairs = one.partition(":")
+        keys = dict(pair.partition("=")[::2] for pair in pairs.split(","))
+        if transport == "unix" and "path" in keys:
+            return keys["path"]
+        if transport == "unix" and "abstract" in keys:
+            return "@" + keys["abstract"]
+    return default
+
+
+class Session:
+    """A logind session of a person: who, where, and since when idle (None: not idle)."""
+
+    __slots__ = ("display", "graphical", "idle_since", "name", "uid")
+
+    def __init__(self, name: str, uid: int, display: str, graphical: bool, idle_since: float | None) -> None:
+        self.name = name
+        self.uid = uid
+        self.display = display
+        self.graphical = graphical
+        self.idle_since = idle_since
+
+
+def person_session(name: str, properties: dict[str, tuple[str, Any]]) -> Session | None:
+    """The session if a person sits at it, or None: greeters, background services, and logins without a terminal.
+
+    An ssh connection without a terminal, such as our own, is a session of class user whose hint is never set.
+    """
+    values = {key: value for key, (_, value) in properties.items()}
+    kind = str(values.get("Class", ""))
+    if not kind.startswith("user") or values.get("State") == "closing":
+        return None
+    graphical = values.get("Type") in _GRAPHICAL
+    if not graphical and not values.get("TTY"):
+        return None
+    idle_since = None
+    if values.get("IdleHint"):
+        idle_since = int(values.get("IdleSinceHintMonotonic", 0)) / 1e6
+    elif not graphical:
+        # A terminal's hint turns true only after logind's own IdleActionSec; since when is its access time at once.
+        idle_since = int(values.get("IdleSinceHintMonotonic", 0)) / 1e6
+    user = values.get("User", (0, ""))
+    return Session(name, int(user[0]), str(values.get("Display", "")), graphical, idle_since)
+
+
+class LogindSource(Source):
+    """IdleHint of the sessions in which a person sits.
+
+    A graphical session's hint is a level, not an event: it says only, minutes late, that input has ceased. So:
+    covered_users, covered_displays   sessions that a finer source sees; their hints are not used
+    renew                             no finer source sees the seat: while a hint says "active" after it had said
+                                      "idle", that is reported as new input every second
+    """
+
+    name = "logind"
+    seat = True
+    interval = RENEW
+
+    def __init__(self, now: float, path: str | None = None) -> None:
+        self._path = path or bus_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"), SYSTEM_BUS)
+        self._bus: Bus | None = None
+        self._sessions: dict[str, Session] = {}
+        self._why: str | None = None
+        self._last: float | None = None
+        self._reported = now
+        self._returned: set[str] = set()
+        self._refreshed = now
+        self.covered_users: set[int] = set()
+        self.covered_displays: set[str] = set()
+        self.renew = True
+        self._connect(now, PATIENCE_AT_FIRST)
+
+    def absent(self) -> str | None:
+        return self._why
+
+    def fileno(self) -> int | None:
+        return None if self._bus is None else self._bus.fileno()
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+    def _connect(self, now: float, patience: float) -> None:
+        self._refreshed = now
+        try:
+            self._bus = Bus(self._path, patience)
+            self._bus.match(f"type='signal',sender='{LOGIND}',interface='{_PROPERTIES}',member='PropertiesChanged'")
+            self._bus.match(f"type='signal',sender='{LOGIND}',interface='{LOGIND}.Manager'")
+            self._sessions = self._list(self._bus, patience)
+            self._why = None
+        except DBusError as error:
+            self._lose(error)
+
+    def _lose(self, error: DBusError) -> None:
+        self.close()
+        self._sessions = {}
+        self._why = str(error)
+
+    def _list(self, bus: Bus, patience: float) -> dict[str, Session]:
+        (rows,) = bus.call(LOGIND, "/org/freedesktop/login1", LOGIND + ".Manager", "ListSessions", timeout=patience)
+        sessions = {}
+        for name, _uid, _user, _seat, path in rows:
+            try:
+                (properties,) = bus.call(LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,), patience)
+            except DBusError as error:
+                # It may have ended since it was listed; any other failure is the source's.
+                if "Unknown" not in str(error) and "NoSuchSession" not in str(error):
+                    raise
+                continue
+            session = person_session(name, properties)
+            if session is not None:
+                sessions[name] = session
+        return sessions
+
+    def _used(self) -> list[Session]:
+        return [
+            session
+            for session in self._sessions.values()
+            if not (
+                session.graphical and (session.uid in self.covered_users or session.display in self.covered_displays)
+            )
+        ]
+
+    def last_input(self, now: float) -> float | None:
+        """The newest of the sessions'; nobody logged in: None, which says nothing against idleness."""
+        times = [now if session.idle_since is None else session.idle_since for session in self._used()]
+        if self._last is not None:
+            times.append(self._last)
+        return min(max(times), now) if times else None
+
+    def poll(self, now: float) -> str | None:
+        if self._bus is None:
+            if now - self._refreshed >= REFRESH:
+                self._connect(now, PATIENCE)
+            return None
+        try:
+            touched = self._take(self._bus, now)
+        except DBusError as error:
+            self._lose(error)
+            return None
+        if touched is None and self.renew and now - self._reported >= RENEW:
+            active = [session.name for session in self._used() if session.name in self._returned]
+            touched = f"session {active[0]} (active)" if active else None
+        if touched is not None:
+            self._last = self._reported = now
+        return touched
+
+    def _take(self, bus: Bus, now: float) -> str | None:
+        if not bus.signals() and now - self._refreshed < REFRESH:
+            return None
+        self._refreshed = now
+        before, self._sessions = self._sessions, self._list(bus, PATIENCE)
+        self._returned.intersection_update(self._sessions)
+        touched = None
+        for session in self._used():
+            known = before.get(session.name)
+            if session.graphical and session.idle_since is not None:
+                self._returned.discard(session.name)
+            elif known is None or _newer(session.idle_since, known.idle_since):
+                touched = f"session {session.name}"
+                if session.graphical:
+                    self._returned.add(session.name)
+        return touched
+
+
+def _newer(idle_since: float | None, known: float | None) -> bool:
+    if idle_since is None:
+        return known is not None
+    return known is not None and idle_since > known
+
+
+class MutterSource(Source):
+    """GNOME's idle monitor, on the session bus of every user who lets us in: exact, and silent while nobody types.
+
+    A user-active watch fires once, at the first input after it was set; it is set again RENEW seconds later.
+    """
+
+    name = "mutter"
+    seat = True
+    interval = RENEW / 4
+    _service = "org.gnome.Mutter.IdleMonitor"
+    _object = "/org/gnome/Mutter/IdleMonitor/Core"
+
+    def __init__(self, now: float, run: str = "/run/user") -> None:
+        self._run = run
+        self._buses: dict[int, Bus] = {}
+        self._unarmed: dict[int, float] = {}
+        self._last: float | None = None
+        self._why = f"no session bus below {run}"
+        self._scanned = now
+        self._scan(now)
+
+    def absent(self) -> str | None:
+        return None if self._buses else self._why
+
+    def users(self) -> set[int]:
+        """The users whose desktop is seen."""
+        return set(self._buses)
+
+    def fileno(self) -> int | None:
+        # One bus is the rule; more are polled at `interval`.
+        return next(iter(self._buses.values())).fileno() if len(self._buses) == 1 else None
+
+    def last_input(self, now: float) -> float | None:
+        return self._last
+
+    def close(self) -> None:
+        for bus in self._buses.values():
+            bus.close()
+        self._buses.clear()
+
+    def poll(self, now: float) -> str | None:
+        touched = None
+        if now - self._scanned >= REFRESH:
+            self._scan(now)
+        for uid, bus in list(self._buses.items()):
+            try:
+                fired = any(message.member == "WatchFired" for message in bus.signals())
+                if fired:
+                    touched = f"desktop of user {uid}"
+                    self._unarmed[uid] = now
+                elif uid in self._unarmed and now - self._unarmed[uid] >= RENEW / 4:
+                    # Input between the firing and now fires nothing; the idle time tells of it.
+                    fired_at = self._unarmed[uid]
+                    if self._arm(uid, bus, now) > fired_at + RENEW / 8:
+                        touched = f"desktop of user {uid}"
+            except DBusError as error:
+                self._drop(uid, error)
+        if touched is not None:
+            self._last = now
+        return touched
+
+    def _arm(self, uid: int, bus: Bus, now: float) -> float:
+        """Sets the watch; when the newest input was."""
+        bus.call(self._service, self._object, self._service, "AddUserActiveWatch", timeout=PATIENCE)
+        (idle_ms,) = bus.call(self._service, self._object, self._service, "GetIdletime", timeout=PATIENCE)
+        self._unarmed.pop(uid, None)
+        last = time.monotonic() - int(idle_ms) / 1000
+        self._last = last if self._last is None else max(self._last, last)
+        return last
+
+    def _drop(self, uid: int, error: DBusError) -> None:
+        self._why = str(error)
+        self._unarmed.pop(uid, None)
+        bus = self._buses.pop(uid, None)
+        if bus is not None:
+            bus.close()
+
+    def _scan(self, now: float) -> None:
+        self._scanned = now
+        try:
+            users = [int(name) for name in os.listdir(self._run) if name.isdecimal()]
+        except FileNotFoundError:
+            return
+        for uid in users:
+            path = os.path.join(self._run, str(uid), "bus")
+            if uid in self._buses or not os.access(path, os.R_OK | os.W_OK):
+                continue
+            try:
+                self._buses[uid] = Bus(path, PATIENCE)
+                self._buses[uid].match(f"type='signal',interface='{self._service}',member='WatchFired'")
+                self._arm(uid, self._buses[uid], now)
+            except DBusError as error:
+                self._drop(uid, error)
