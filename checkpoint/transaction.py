@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -118,6 +118,10 @@ class Transaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not isinstance(error, StoreError):
+            # What has arrived need not come again. The image is lost anyway: a disk that refuses adds nothing to that.
+            with suppress(StoreError):
+                self._write_all()
         self._pool.shutdown(cancel_futures=True)
         if self._pack is not None:
             self._pack.close()
@@ -264,10 +268,13 @@ class Transaction:
         except OSError as error:
             raise self._failed(error) from error
 
-    def finish(self) -> None:
-        """All chunks are on disk, durably."""
+    def _write_all(self) -> None:
         while self._jobs:
             self._write_next()
+
+    def finish(self) -> None:
+        """All chunks are on disk, durably."""
+        self._write_all()
         try:
             if self._pack is not None:
                 self._at("pack written")
