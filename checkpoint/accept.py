@@ -168,21 +168,22 @@ class Receiver:
         batch = self._batches.get(number)
         if batch is None:
             raise c.ConversationError("chunks came that were not asked for")
-        whole: list[tuple[bytes, bytes]] = []
+        whole: list[tuple[bytes, bytes | memoryview]] = []
+        view = memoryview(payload)
         patches: list[Patch] = []
         for index, mask in items:
             asked = batch.asked.pop(index, None)
             if asked is None or asked.mask != mask:
                 raise c.ConversationError("a chunk came that was not asked for")
             size = c.masked_size(asked.length, mask)
-            data = payload[at : at + size]
+            data = view[at : at + size]
             at += size
             if len(data) != size:
                 raise c.ConversationError("a chunk is cut short")
             if asked.base is None:
                 whole.append((asked.hash, data))
             else:
-                patches.append(Patch(asked.hash, asked.length, asked.base, asked.pages, asked.zeros, data))
+                patches.append(Patch(asked.hash, asked.length, asked.base, asked.pages, asked.zeros, bytes(data)))
             self._pending.discard(asked.hash)
         if at != len(payload):
             raise c.ConversationError("a message of data is too long")

@@ -115,7 +115,7 @@ class Sender:
         number = self._wanted[0][0]
         batch = self._batches[number]
         items: list[tuple[int, int]] = []
-        data: list[bytes] = []
+        spans: list[tuple[int, int, int]] = []
         size = 0
         while self._wanted and self._wanted[0][0] == number:
             _, index, mask = self._wanted[0]
@@ -124,11 +124,11 @@ class Sender:
                 break
             self._wanted.popleft()
             items.append((index, mask))
-            data += self._read_pages(batch.places[index], mask)
+            _add_spans(spans, batch.places[index], mask)
             size += part
         batch.left -= len(items)
         self._drop_if_done(number)
-        return c.data_message(number, items, data)
+        return c.data_message(number, items, [self._read(span) for span in spans])
 
     def _drop_if_done(self, number: int) -> None:
         batch = self._batches[number]
@@ -146,12 +146,6 @@ class Sender:
         if len(data) != length:
             raise ChunkerError(f"{self._sources[number].name} was cut short while it was being saved")
         return data
-
-    def _read_pages(self, place: tuple[int, int, int], mask: int) -> list[bytes]:
-        data = self._read(place)
-        if mask == c.full_mask(place[2]):
-            return [data]
-        return [data[page * PAGE : (page + 1) * PAGE] for page in range(c.pages_of(place[2])) if mask >> page & 1]
 
     def receive(self, payload: bytes) -> None:
         """Takes one payload of the store. Raises ConversationError if the store may not say that now."""
@@ -209,3 +203,15 @@ class Sender:
         """Ends the threads and closes the files; the conversation cannot go on with data."""
         self._entries.close()
         self._close_source()
+
+
+def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], mask: int) -> None:
+    """Adds the pages in `mask` of the chunk at `place` to what is to be read, joined where they touch."""
+    number, offset, length = place
+    parts = [(page * PAGE, c.page_size(length, page)) for page in range(c.pages_of(length)) if mask >> page & 1]
+    for start, size in [(0, length)] if mask == c.full_mask(length) else parts:
+        at = offset + start
+        if spans and spans[-1][0] == number and spans[-1][1] + spans[-1][2] == at:
+            spans[-1] = (number, spans[-1][1], spans[-1][2] + size)
+        else:
+            spans.append((number, at, size))

@@ -13,8 +13,10 @@ import re
 import struct
 import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import zstandard
 
@@ -34,7 +36,7 @@ _TRAILER = struct.Struct("<8sII32s")  # magic, records, offset of the index, has
 _TRAILER_MAGIC = b"rxPackE\n"
 _NAME = re.compile(r"(\d{8})\.pack")
 
-RECORD_HEAD = _RECORD.size
+_IOV_MAX = 1024  # buffers of one writev, by <limits.h>
 
 PageRef = tuple[bytes, int]  # a record's hash and a page of its stored bytes
 
@@ -50,16 +52,21 @@ class Record:
     kind: int
     length: int
     hash: bytes
-    payload: bytes
+    payload: bytes | memoryview
 
-    def pack(self) -> bytes:
-        def header(crc: int) -> bytes:
+    def header(self) -> bytes:
+        def with_crc(crc: int) -> bytes:
             return _RECORD.pack(_RECORD_MAGIC, self.kind, self.length, len(self.payload), crc, self.hash)
 
-        crc = zlib.crc32(header(0))
+        crc = zlib.crc32(with_crc(0))
         if self.kind != RAW:
             crc = zlib.crc32(self.payload, crc)
-        return header(crc) + self.payload
+        return with_crc(crc)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the pack."""
+        return _RECORD.size + len(self.payload)
 
     @property
     def is_patch(self) -> bool:
@@ -69,23 +76,24 @@ class Record:
         """(sources, (source, page) of each page, the stored bytes) of a patch. Raises PackError."""
         if len(self.payload) < 2:
             raise PackError("a patch is cut short")
-        sources, own = self.payload[0], self.payload[1]
+        payload = bytes(self.payload)
+        sources, own = payload[0], payload[1]
         pages = -(-self.length // PAGE)
         start = 2 + 32 * sources + 2 * pages
-        if len(self.payload) < start or own > pages:
+        if len(payload) < start or own > pages:
             raise PackError("a patch is cut short")
-        hashes = [self.payload[2 + 32 * i : 34 + 32 * i] for i in range(sources)]
-        refs = [(self.payload[at], self.payload[at + 1]) for at in range(start - 2 * pages, start, 2)]
+        hashes = [payload[2 + 32 * i : 34 + 32 * i] for i in range(sources)]
+        refs = [(payload[at], payload[at + 1]) for at in range(start - 2 * pages, start, 2)]
         if any(source >= sources and source not in (OWN, ZEROS) for source, _ in refs):
             raise PackError("a patch refers to a source that it does not have")
-        stored = self.payload[start:]
+        stored = payload[start:]
         return hashes, refs, decompress(stored, own * PAGE) if self.kind == PATCH_ZSTD else stored
 
     def stored(self) -> bytes:
         """The bytes of pages that this record itself holds. Raises PackError."""
         if self.is_patch:
             return self.patch()[2]
-        return decompress(self.payload, self.length) if self.kind == ZSTD else self.payload
+        return decompress(self.payload, self.length) if self.kind == ZSTD else bytes(self.payload)
 
 
 def make_patch(
@@ -116,7 +124,7 @@ def patch_payload(sources: list[bytes], places: list[tuple[int, int]], own: byte
 _local = threading.local()
 
 
-def decompress(data: bytes, size: int) -> bytes:
+def decompress(data: bytes | memoryview, size: int) -> bytes:
     """At most `size` bytes from one zstd frame. Raises PackError."""
     decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
     if decompressor is None:
@@ -135,7 +143,7 @@ def parse_record(data: bytes) -> Record:
     if magic != _RECORD_MAGIC or kind > PATCH_ZSTD or not 0 < length <= WINDOW or stored != len(data) - _RECORD.size:
         raise PackError("a record's header is damaged")
     record = Record(kind, length, digest, data[_RECORD.size :])
-    if record.pack()[: _RECORD.size] != data[: _RECORD.size]:
+    if record.header() != data[: _RECORD.size]:
         raise PackError("a record is damaged: its checksum does not match")
     return record
 
@@ -215,21 +223,21 @@ class PackWriter:
         self._fd = os.open(f"{number:08d}.part", flags, 0o600, dir_fd=directory)
         self._write(_PACK_HEAD)
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+    def _write(self, *parts: bytes | memoryview) -> None:
+        """Writes all of `parts`, as writev(2) takes them: it may write less than it was given."""
+        left = deque(memoryview(part) for part in parts)
+        while left:
+            written = os.writev(self._fd, list(islice(left, _IOV_MAX)))
+            while left and written >= len(left[0]):
+                written -= len(left.popleft())
+            if written:
+                left[0] = left[0][written:]
 
-    def append(self, records: list[bytes]) -> list[tuple[bytes, int, int]]:
-        """Writes packed records; (hash, offset, bytes stored) of each."""
-        self._write(b"".join(records))
-        placed = []
+    def append(self, records: list[Record]) -> None:
+        self._write(*(part for record in records for part in (record.header(), record.payload)))
         for record in records:
-            digest = record[_RECORD.size - 32 : _RECORD.size]
-            placed.append((digest, self.size, len(record) - _RECORD.size))
-            self._index += _INDEX.pack(*placed[-1])
-            self.size += len(record)
-        return placed
+            self._index += _INDEX.pack(record.hash, self.size, len(record.payload))
+            self.size += record.size
 
     def seal(self) -> None:
         """Writes the index, makes the file durable and gives it its name."""
@@ -258,7 +266,7 @@ def salvage(directory: int, number: int) -> None:
         try:
             for offset, record in scan(fd, os.fstat(fd).st_size):
                 index += _INDEX.pack(record.hash, offset, len(record.payload))
-                end = offset + _RECORD.size + len(record.payload)
+                end = offset + record.size
         except PackError:
             pass  # here the writer died: what lies before is whole
         if not index:

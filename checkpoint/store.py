@@ -291,7 +291,7 @@ class Store:
         writer = PackWriter(directory.fd, max(pack_numbers(directory.fd)) + 1)
         try:
             for digest in digests:
-                writer.append([packs.packed(digest)])
+                writer.append([packs.record(digest)])
             writer.seal()
         finally:
             writer.close()

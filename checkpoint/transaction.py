@@ -59,7 +59,7 @@ class _Compressor:
         self._zstd = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
         self._failures = 0
 
-    def __call__(self, data: bytes) -> bytes | None:
+    def __call__(self, data: bytes | memoryview) -> bytes | None:
         """The compressed bytes, or None: store them as they are."""
         if self._failures >= _PROBE and self._failures % _PROBE:
             self._failures += 1
@@ -87,7 +87,7 @@ class Transaction:
         # One thread more than work for hashing: it waits in fsync while packs are sealed.
         self._pool = ThreadPoolExecutor(THREADS + 1, thread_name_prefix="rexec-store")
         self._cleanup = ExitStack()
-        self._jobs: deque[Future[list[bytes]]] = deque()
+        self._jobs: deque[Future[list[Record]]] = deque()
         self._seals: list[Future[None]] = []
         self._compressors = [_Compressor() for _ in range(_AHEAD + 1)]
         self._pack: PackWriter | None = None
@@ -188,7 +188,7 @@ class Transaction:
         except PackError:
             return []  # damaged: the new chunk will come whole
 
-    def put(self, chunks: list[tuple[bytes, bytes]]) -> None:
+    def put(self, chunks: list[tuple[bytes, bytes | memoryview]]) -> None:
         """Stores (hash, bytes) of whole chunks. They are checked and written a little later."""
         self._accepted.update(digest for digest, _ in chunks)
         self._submit(chunks, [])
@@ -198,12 +198,12 @@ class Transaction:
         self._accepted.update(patch.hash for patch in patches)
         self._submit([], patches)
 
-    def _submit(self, chunks: list[tuple[bytes, bytes]], patches: list[Patch]) -> None:
+    def _submit(self, chunks: list[tuple[bytes, bytes | memoryview]], patches: list[Patch]) -> None:
         while len(self._jobs) > _AHEAD - 1:
             self._write_next()
         self._jobs.append(self._pool.submit(self._make_records, chunks, patches))
 
-    def _make_records(self, chunks: list[tuple[bytes, bytes]], patches: list[Patch]) -> list[bytes]:
+    def _make_records(self, chunks: list[tuple[bytes, bytes | memoryview]], patches: list[Patch]) -> list[Record]:
         compressor = self._compressors.pop()
         try:
             records = [self._make_whole(digest, data, compressor) for digest, data in chunks]
@@ -211,19 +211,19 @@ class Transaction:
         finally:
             self._compressors.append(compressor)
 
-    def _check(self, digest: bytes, data: bytes) -> None:
+    def _check(self, digest: bytes, data: bytes | memoryview) -> None:
         if chunk_hash(data) != digest:
             raise StoreError(
                 f"the image of job {self.directory.job} was not saved, because a chunk that arrived does not match "
                 "its hash: try again"
             )
 
-    def _make_whole(self, digest: bytes, data: bytes, compressor: _Compressor) -> bytes:
+    def _make_whole(self, digest: bytes, data: bytes | memoryview, compressor: _Compressor) -> Record:
         self._check(digest, data)
         small = compressor(data)
-        return Record(RAW if small is None else ZSTD, len(data), digest, data if small is None else small).pack()
+        return Record(RAW if small is None else ZSTD, len(data), digest, data if small is None else small)
 
-    def _make_patch(self, patch: Patch, compressor: _Compressor) -> bytes:
+    def _make_patch(self, patch: Patch, compressor: _Compressor) -> Record:
         try:
             base = self._reader.chunk(patch.base)
             base_refs = self._reader.page_refs(patch.base)
@@ -248,7 +248,7 @@ class Transaction:
         self._check(patch.hash, data)
         small = compressor(own) if own else None
         payload = patch_payload(sources, places, own, own if small is None else small)
-        return Record(PATCH_RAW if small is None else PATCH_ZSTD, patch.length, patch.hash, payload).pack()
+        return Record(PATCH_RAW if small is None else PATCH_ZSTD, patch.length, patch.hash, payload)
 
     def _write_next(self) -> None:
         records = self._jobs.popleft().result()
@@ -261,7 +261,7 @@ class Transaction:
                 self._pack = PackWriter(self.directory.fd, self._next_pack)
                 self._next_pack += 1
             self._pack.append(records)
-            self.added += sum(map(len, records))
+            self.added += sum(record.size for record in records)
             if self._pack.size >= PACK_SIZE:
                 self._seals.append(self._pool.submit(self._pack.seal))
                 self._pack = None
