@@ -259,9 +259,11 @@ def hashed(fd: int, parts: Iterable[tuple[int, int]], threads: int = 2) -> Gener
     turn = 0
 
     def collect() -> list[tuple[int, int, bytes]]:
-        result = waiting.popleft().done.get()
+        worker = waiting.popleft()
+        result = worker.done.get()
         if isinstance(result, list):
             return result
+        worker.done.put(None)  # for the wait at the end, whichever of the two this was
         raise result if result is not None else ChunkerError("a hashing thread has died")
 
     try:
