@@ -1,0 +1,119 @@
+"""Directories of CRIU-like image files, and whole saves and restores without a link, for the store's tests."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint.accept import Receiver
+from checkpoint.collect import Collector
+from checkpoint.deliver import deliver
+from checkpoint.manifest import PAGE, ImageFile, Manifest, Streams
+from checkpoint.offer import Sender
+from checkpoint.store import Store
+from checkpoint.transaction import Transaction
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def pagemap_bytes(pages_id: int, runs: list[tuple[int, int, int]]) -> bytes:
+    """A pagemap as CRIU 4.1 writes it: entries of (address, pages, flags)."""
+    messages = [b"\x08" + varint(pages_id)]
+    messages += [b"\x08" + varint(a) + b"\x10" + varint(n) + b"\x20" + varint(flags) for a, n, flags in runs]
+    return struct.pack("<II", 0x54564319, 0x56084025) + b"".join(struct.pack("<I", len(m)) + m for m in messages)
+
+
+def write_process(directory: Path, pages: dict[int, bytes], pid: int = 7, pages_id: int = 1) -> None:
+    """The image of a process whose memory is `pages`: page number → its bytes."""
+    directory.mkdir(exist_ok=True)
+    runs: list[tuple[int, int, int]] = []
+    for page in sorted(pages):
+        if runs and runs[-1][0] + runs[-1][1] * PAGE == page * PAGE:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1, 4)
+        else:
+            runs.append((page * PAGE, 1, 4))
+    (directory / f"pagemap-{pid}.img").write_bytes(pagemap_bytes(pages_id, runs))
+    (directory / f"pages-{pages_id}.img").write_bytes(b"".join(pages[page] for page in sorted(pages)))
+    (directory / "inventory.img").write_bytes(b"inventory" * 7)
+    (directory / "empty.img").write_bytes(b"")
+
+
+def manifest(job: str, number: int, files: tuple[ImageFile, ...] = (), generation: int = 1) -> Manifest:
+    return Manifest(
+        job=job,
+        number=number,
+        generation=generation,
+        time_ns=1,
+        host="alpha",
+        argv=("true",),
+        cwd="/",
+        env=(),
+        uid=0,
+        gid=0,
+        tty=False,
+        streams=Streams(),
+        files=files,
+        facts={},
+        stats={},
+    )
+
+
+def converse(sender: Sender, receiver: Receiver, carry: Callable[[bytes], bytes] = lambda payload: payload) -> int:
+    """Lets both ends talk until the store has all; bytes carried, both ways."""
+    total = 0
+    while not sender.stored:
+        message = sender.next_message()
+        assert message is not None, "both ends wait for each other"
+        total += len(message)
+        for answer in receiver.receive(carry(message)):
+            total += len(answer)
+            sender.receive(answer)
+    return total
+
+
+def transfer(transaction: Transaction, directory: Path) -> tuple[tuple[ImageFile, ...], int]:
+    """Sends the image files in `directory`; the image's files and the bytes that it took."""
+    fd = os.open(directory, os.O_RDONLY)
+    sender = Sender(fd)
+    try:
+        receiver = Receiver(transaction)
+        return (receiver, converse(sender, receiver))[0].files(), sender.sent
+    finally:
+        sender.close()
+        os.close(fd)
+
+
+def save(store: Store, job: str, directory: Path, generation: int = 1) -> tuple[Manifest, int, int]:
+    """Saves the image files in `directory`: the manifest, bytes over the link, bytes on disk."""
+    with store.begin(job) as transaction:
+        files, sent = transfer(transaction, directory)
+        image = manifest(job, transaction.number, files, generation)
+        transaction.commit(image)
+        return image, sent, transaction.added + len(image.to_bytes())
+
+
+def restore(store: Store, job: str, number: int | None, directory: Path) -> None:
+    """Writes the files of an image to the new `directory`."""
+    directory.mkdir()
+    fd = os.open(directory, os.O_RDONLY)
+    collector = Collector(fd)
+    try:
+        with store.open(job, number) as image:
+            for message in deliver(image):
+                collector.receive(message)
+        assert collector.complete
+    finally:
+        collector.close()
+        os.close(fd)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -1,0 +1,184 @@
+"""Both ends of saving an image: right whatever changed, and never wrong whatever the sender says."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkpoint.accept import Receiver
+from checkpoint.collect import Collector
+from checkpoint.conversation import ConversationError
+from checkpoint.deliver import deliver
+from checkpoint.jobdir import StoreError
+from checkpoint.manifest import PAGE, ZERO
+from checkpoint.offer import Sender
+from checkpoint.store import Store
+from tests.images import contents, converse, manifest, restore, save, write_process
+
+page_number = st.integers(0, 80)
+page_bytes = st.integers(0, 5).map(lambda n: bytes([n]) * PAGE)
+memory = st.dictionaries(page_number, page_bytes, max_size=60)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(memory, min_size=1, max_size=6), st.data())
+def test_every_image_of_a_job_comes_back_as_it_was(images: list[dict[int, bytes]], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        store = Store(root / "store")
+        for number, pages in enumerate(images, 1):
+            write_process(root / str(number), pages, pages_id=number)
+            assert save(store, "job", root / str(number))[0].number == number
+            keep = data.draw(st.integers(1, 3))
+            store.prune("job", keep)
+            assert store.verify("job") == []
+            for kept in store.images("job"):
+                restore(store, "job", kept.number, root / "again")
+                assert contents(root / "again") == contents(root / str(kept.number))
+                for path in (root / "again").iterdir():
+                    path.unlink()
+                (root / "again").rmdir()
+
+
+def conversation(root: Path) -> tuple[Store, list[bytes]]:
+    """A store with one image, and the messages that add a second that differs by pages, chunks and files."""
+    store = Store(root / "store")
+    pages = {page: os.urandom(PAGE) for page in range(100)}
+    write_process(root / "a", pages)
+    save(store, "job", root / "a")
+    pages.update({page: os.urandom(PAGE) for page in (3, 50, *range(64, 80), 200)})
+    write_process(root / "b", pages)
+    said = []
+
+    def note(payload: bytes) -> bytes:
+        said.append(payload)
+        return payload
+
+    fd = os.open(root / "b", os.O_RDONLY)
+    with store.begin("job") as transaction:
+        converse(Sender(fd, b"head"), Receiver(transaction), note)
+    os.close(fd)
+    store.prune("job")
+    return store, said
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_cut_doubled_lost_swapped_and_flipped_messages_never_make_a_wrong_image(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        store, said = conversation(root)
+        for _ in range(data.draw(st.integers(1, 2))):
+            at = data.draw(st.integers(0, len(said) - 1))
+            how = data.draw(st.sampled_from(["cut", "double", "lose", "swap", "flip", "insert"]))
+            other = data.draw(st.integers(0, len(said) - 1))
+            if how == "cut":
+                said[at] = said[at][: data.draw(st.integers(0, max(len(said[at]) - 1, 0)))]
+            elif how == "double":
+                said.insert(at, said[at])
+            elif how == "lose" and len(said) > 1:
+                del said[at]
+            elif how == "swap":
+                said[at], said[other] = said[other], said[at]
+            elif how == "insert":
+                said.insert(at, data.draw(st.binary(max_size=60)))
+            elif said[at]:
+                flipped = bytearray(said[at])
+                flipped[data.draw(st.integers(0, len(flipped) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+                said[at] = bytes(flipped)
+        try:
+            with store.begin("job") as transaction:
+                receiver = Receiver(transaction)
+                for payload in said:
+                    receiver.receive(payload)
+                if not receiver.complete:
+                    raise ConversationError("not complete")
+                transaction.commit(manifest("job", 2, receiver.files()))
+        except (ConversationError, StoreError) as error:
+            assert str(error)
+        else:
+            restore(store, "job", 2, root / "again")
+            names = {file.name: file.size for file in receiver.files()}
+            assert {path.name: path.stat().st_size for path in (root / "again").iterdir()} == names
+        assert store.verify("job") == []
+        restore(store, "job", 1, root / "first")
+        assert contents(root / "first") == contents(root / "a")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=100) | st.binary(max_size=100).map(lambda b: b"FOHDEAMSCK"[:1] + b), max_size=4))
+def test_garbage_is_a_conversation_error(messages: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        fd = os.open(name, os.O_RDONLY)
+        with Store(Path(name) / "store").begin("job") as transaction:
+            receiver, sender, collector = Receiver(transaction), Sender(fd), Collector(fd)
+            for end in (receiver.receive, sender.receive, collector.receive):
+                for message in messages:
+                    try:
+                        end(message)
+                    except ConversationError as error:
+                        assert str(error)
+        sender.close()
+        collector.close()
+        os.close(fd)
+
+
+def test_what_arrived_before_a_cut_is_not_sent_again(tmp_path: Path) -> None:
+    write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(2000)})
+    store = Store(tmp_path / "store")
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    left = [6]
+
+    def cut(payload: bytes) -> bytes:
+        left[0] -= payload[:1] == b"D"
+        if not left[0]:
+            raise ConnectionResetError
+        return payload
+
+    with pytest.raises(ConnectionResetError), store.begin("job") as transaction:
+        converse(Sender(fd), Receiver(transaction), cut)
+    os.close(fd)
+    assert store.latest("job") is None
+    image, sent, _ = save(store, "job", tmp_path / "a")
+    assert sent < image.size * 0.8
+    restore(store, "job", None, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "a")
+
+
+def test_a_chunk_that_does_not_match_its_hash_is_refused(tmp_path: Path) -> None:
+    write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(16)})
+    store = Store(tmp_path / "store")
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+
+    def spoil(payload: bytes) -> bytes:
+        return payload[:-1] + bytes([payload[-1] ^ 1]) if payload[:1] == b"D" else payload
+
+    with pytest.raises(StoreError, match="does not match its hash"), store.begin("job") as transaction:
+        converse(Sender(fd), Receiver(transaction), spoil)
+    os.close(fd)
+
+
+def test_an_image_over_the_limit_is_refused(tmp_path: Path) -> None:
+    write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(16)})
+    fd = os.open(tmp_path / "a", os.O_RDONLY)
+    sender = Sender(fd)
+    with Store(tmp_path / "store").begin("job") as transaction, pytest.raises(ConversationError, match="over 65536"):
+        converse(sender, Receiver(transaction, limit=65536))
+    sender.close()
+    os.close(fd)
+
+
+def test_zeros_are_not_sent_and_come_back_as_holes(tmp_path: Path) -> None:
+    write_process(tmp_path / "a", dict.fromkeys(range(4096), bytes(PAGE)))
+    store = Store(tmp_path / "store")
+    image, sent, disk = save(store, "job", tmp_path / "a")
+    assert sent < 20_000
+    assert disk < 20_000
+    assert {digest for _, _, digest in image.files[-1].chunks()} == {ZERO}
+    with store.open("job") as opened:
+        assert sum(map(len, deliver(opened))) < 20_000
+    restore(store, "job", None, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "a")
