@@ -1,38 +1,41 @@
-"""``rexec``: the command line. What it is asked is done elsewhere."""
+"""``rexec``: the command line. What it asks for is done elsewhere, and imported only when asked."""
 
 from __future__ import annotations
 
 import os
-import resource
-import socket
 import sys
-from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from remoteio.errors import RexecError
-from remoteio.link import Link
-from remoteio.transport import Stream, open_local, open_ssh
-from shim import bootstrap, environment, terminal_state
-from shim.spec import JobSpec
-from shim.supervisor import Ended, Supervisor, die_like
+from shim import run as runner
 
-FAILED = 125
-VERBS = ("run",)
+# verb -> (module, its click command); all else is a command to run
+VERBS: dict[str, tuple[str, str]] = {
+    "hosts": ("shim.doctor", "hosts_command"),
+    "doctor": ("shim.doctor", "doctor_command"),
+}
+_HELP = {"help_option_names": ["-h", "--help"]}
 
 
-@click.command(context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
-@click.option("--on", "host", metavar="HOST", help="Where: an ssh destination, a name of hosts.toml, or `local`.")
-@click.option("--cd", "directory", metavar="DIR", help="Working directory of the command (default: this one).")
-@click.option("--env", "env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set a variable.")
-@click.option("--tty/--no-tty", "tty", default=None, help="A terminal (default: if stdin and stdout are one).")
-@click.option("--scratch", "scratch", metavar="PATH", multiple=True, help="PATH is private space on the execute host.")
+@click.command("rexec", context_settings={"allow_interspersed_args": False, **_HELP})
+@click.option(
+    "--on", "on", metavar="HOST", help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
+)
+@click.option("--cd", "directory", metavar="DIR", help="Working directory of the command; here by default.")
+@click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
+@click.option("--tty/--no-tty", default=None, help="Give it a terminal; by default if stdin and stdout are one.")
+@click.option(
+    "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
+)
 @click.option("-v", "verbose", is_flag=True, help="Say what happens.")
-@click.option("-q", "quiet", is_flag=True, help="Say nothing but failures.")
-@click.option("--json-log", "json_log", metavar="FILE", help="Append what happens to FILE, a JSON object a line.")
-@click.argument("command", metavar="CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
-def run(
-    host: str | None,
+@click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
+@click.option("--json-log", metavar="FILE", help="Append what happens to FILE, one JSON object a line.")
+@click.version_option(package_name="rexec", message="%(prog)s %(version)s")
+@click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+def run_command(
+    on: str | None,
     directory: str | None,
     env: tuple[str, ...],
     tty: bool | None,
@@ -42,90 +45,58 @@ def run(
     json_log: str | None,
     command: tuple[str, ...],
 ) -> None:
-    """Run CMD on another machine as if it ran here."""
+    """Run CMD on another machine as if it ran here: same files, programs, user, directory, terminal and exit status.
+
+    Nothing need be installed there but sshd and Python 3. Without --on the first usable host of
+    ~/.config/rexec/hosts.toml is taken, and if there is none, this machine.
+
+    \b
+    Other uses:
+      rexec hosts [--json]      the hosts known, and whether each can be used
+      rexec doctor [HOST]       everything rexec needs there, and how to mend it
+      rexec run CMD...          the same as rexec CMD...
+      rexec -- hosts            run a program that is called like one of these
+
+    \b
+    The exit status is the command's own, or 128+n if signal n ended it, or
+      125  rexec failed (it says why)
+      126  the command cannot be executed
+      127  the command was not found
+
+    \b
+    Examples:
+      rexec --on alice@bigbox python3 job.py
+      rexec --on bigbox make -j32
+      tar c . | rexec --on bigbox xz -9 > all.tar.xz
+    """
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
-    spec = describe(command, directory, env, tty, scratch)
-    stream = _open(host or "local")
-    bootstrap.start(stream, "shim.agent:main")
-    link = Link(stream.read_fd, stream.write_fd)
-    ended = Supervisor(link, spec, lambda text: None if quiet else say(text), lambda *a, **k: None).run()
-    stream.close()
-    sys.exit(_leave(ended))
-
-
-def _open(host: str) -> Stream:
-    if host == "local":
-        return open_local(bootstrap.local_argv())
-    return open_ssh(host, bootstrap.command())
-
-
-def describe(
-    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
-) -> JobSpec:
-    """This process's own circumstances, as the job is to find them. Raises RexecError."""
-    try:
-        cwd = os.path.abspath(directory) if directory else os.getcwd()
-    except FileNotFoundError as e:
-        raise RexecError("the directory you are in has been removed: cd to another") from e
-    if not os.path.isdir(cwd):
-        raise RexecError(f"{cwd} is no directory: give --cd one that exists")
-    if not os.access(cwd, os.X_OK):
-        raise RexecError(f"you may not enter {cwd}: cd to another directory or give --cd")
-    umask = os.umask(0)  # and 0 it stays: the export creates files with the job's own umask applied
-    limits = []
-    for name in dir(resource):
-        if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE":
-            number = getattr(resource, name)
-            limits.append((number, *resource.getrlimit(number)))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
-    for path in scratch:
-        if not os.path.isdir(path):
-            raise RexecError(f"--scratch {path}: no such directory here; the job needs a place to see it at")
-    return JobSpec(
-        argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
-        cwd=os.fsencode(cwd),
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        groups=os.getgroups(),
-        umask=umask,
-        hostname=os.fsencode(socket.gethostname()),
-        limits=limits,
-        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=[fd for fd in range(3) if _is_open(fd)],
-        tty=terminal_state.read(0) if tty else [],
-    )
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-def _leave(ended: Ended) -> int:
-    if ended.status is None:
-        say(ended.reason)
-        return ended.code
-    return die_like(ended.status)
-
-
-def say(text: str) -> None:
-    """One sentence to the person."""
-    print("rexec:", text, file=sys.stderr, flush=True)
+    elif tty and not os.isatty(0):
+        raise RexecError("--tty needs a terminal as standard input; leave it out, or run rexec in one")
+    spec = runner.describe(command, directory, env, tty, scratch)
+    sys.exit(runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log))
 
 
 def main() -> None:
     """The console script."""
+    words = sys.argv[1:]
+    chosen: click.Command = run_command
+    if words and words[0] in VERBS:
+        module, name = VERBS[words[0]]
+        chosen, words = getattr(import_module(module), name), words[1:]
+        chosen.context_settings.update(_HELP)
+    elif words and words[0] == "run":
+        words = words[1:]
+    program = "rexec" if chosen is run_command else f"rexec {chosen.name}"
     try:
-        run.main(args=sys.argv[1:], prog_name="rexec", standalone_mode=False)
+        chosen.main(args=words, prog_name=program, standalone_mode=False)
     except click.ClickException as e:
         e.show()
-        sys.exit(FAILED)
+        sys.exit(runner.FAILED)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
     except RexecError as e:
-        say(str(e))
-        sys.exit(FAILED)
+        runner.tell(str(e))
+        sys.exit(runner.FAILED)

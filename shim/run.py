@@ -1,0 +1,160 @@
+"""``rexec CMD``: from the command line to the job's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from remoteio.carriers import Stream
+from remoteio.errors import RexecError
+from remoteio.frames import FrameError
+from remoteio.fuse_abi import FuseError
+from remoteio.link import Link, LinkClosed
+from shim import bootstrap, environment, hosts, terminal_state
+from shim.hosts import Host
+from shim.reach import connect
+from shim.spec import JobSpec
+from shim.supervisor import Ended, Supervisor, die_like
+
+FAILED = 125
+Log = Callable[..., None]
+
+
+def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+    """Run the job, wherever `on` says. Returns the exit status, or ends by the job's own signal. Raises RexecError."""
+    say = _nothing if quiet else tell
+    log = _json_lines(json_log) if json_log else _nothing
+    host, stream, facts = reach(on, say)
+    python = ".".join(map(str, facts.python))
+    log("reached", host=host.name, python=python, runtime=facts.runtime)
+    if facts.runtime == "memory":
+        say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
+    elif verbose:
+        say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
+    began = time.monotonic()
+    link = Link(stream.read_fd, stream.write_fd)
+    supervisor = Supervisor(link, spec, say, log)
+    try:
+        ended = supervisor.run()
+    except (LinkClosed, FrameError, FuseError) as e:
+        why = stream.failure() if isinstance(e, LinkClosed) and host.ssh else e
+        raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
+    finally:
+        stream.close()
+    seconds = time.monotonic() - began
+    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
+    if verbose:
+        say(
+            f"the job took {seconds:.1f} s; {_size(link.received)} came from {host.name}, {_size(link.sent)} went there"
+        )
+    if ended.status is None:
+        tell(ended.reason)
+        return ended.code
+    return die_like(ended.status)
+
+
+def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, bootstrap.Facts]:
+    """Connect to the host that `on` names; without one to the first of hosts.toml that answers, else stay here."""
+    known = hosts.load()
+    if on is None:
+        for host in known.hosts:
+            try:
+                return host, *connect(host, "shim.agent:main")
+            except RexecError as e:
+                say(f"passing over {host.name}: {e}")
+    host = hosts.resolve(on, hosts.Hosts() if on is None else known)
+    return host, *connect(host, "shim.agent:main")
+
+
+def describe(
+    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
+) -> JobSpec:
+    """This process's own circumstances, as the job is to find them. Raises RexecError.
+
+    From here on this process creates files with umask 0: the export applies the job's own.
+    """
+    try:
+        cwd = os.path.abspath(directory) if directory else os.getcwd()
+    except FileNotFoundError as e:
+        raise RexecError("the directory you are in has been removed; cd to another") from e
+    if not os.path.isdir(cwd):
+        raise RexecError(f"{cwd} is no directory; give --cd one that exists")
+    if not os.access(cwd, os.X_OK):
+        raise RexecError(f"you may not enter {cwd}; cd to another directory or give --cd")
+    for path in scratch:
+        if not os.path.isdir(path):
+            raise RexecError(f"--scratch {path}: there is no such directory here to show it at; make one")
+    limits = []
+    for name in dir(resource):
+        if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE":
+            number = getattr(resource, name)
+            limits.append((number, *resource.getrlimit(number)))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
+    return JobSpec(
+        argv=[os.fsencode(word) for word in command],
+        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
+        cwd=os.fsencode(cwd),
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        groups=os.getgroups(),
+        umask=os.umask(0),
+        hostname=os.fsencode(socket.gethostname()),
+        limits=limits,
+        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
+        stdio=[fd for fd in range(3) if _is_open(fd)],
+        tty=terminal_state.read(0) if tty else [],
+    )
+
+
+def tell(text: str) -> None:
+    """One sentence to the person."""
+    print("rexec:", text, file=sys.stderr, flush=True)
+
+
+_RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """What is said to nobody."""
+
+
+def _json_lines(path: str) -> Log:
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    except OSError as e:
+        raise RexecError(f"--json-log {path}: {e.strerror}; name a file that you may write") from e
+
+    def log(event: str, **fields: object) -> None:
+        file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        file.flush()
+
+    return log
+
+
+def _outcome(ended: Ended) -> dict[str, object]:
+    if ended.status is None:
+        return {"code": ended.code, "reason": ended.reason}
+    code = os.waitstatus_to_exitcode(ended.status)
+    return {"code": code} if code >= 0 else {"code": 128 - code, "signal": -code}
+
+
+def _size(n: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
