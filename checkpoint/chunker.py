@@ -20,7 +20,7 @@ from checkpoint.manifest import PAGE, WINDOW, ZERO, check_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from typing import BinaryIO
+    from io import BufferedIOBase
 
 _COMMON_MAGIC = 0x54564319
 _PAGEMAP_MAGIC = 0x56084025
@@ -79,7 +79,7 @@ def _fields(data: bytes) -> dict[int, int]:
     return fields
 
 
-def pagemap(file: BinaryIO) -> Iterator[tuple[int, int]]:
+def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
     """Yields (0, pages_id), then (address, pages) of each run of pages that is in the page image, in its order.
 
     Raises ChunkerError if the file is not a pagemap of CRIU.
@@ -157,7 +157,7 @@ def _page_images(directory: int, names: list[str]) -> dict[str, tuple[str, str, 
     return found
 
 
-def _opened(directory: int, name: str) -> BinaryIO:
+def _opened(directory: int, name: str) -> BufferedIOBase:
     return open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb")
 
 

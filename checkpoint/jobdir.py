@@ -39,6 +39,14 @@ def disk_error(path: Path, error: OSError) -> str:
     return f"{path} cannot be used: {error.strerror}"
 
 
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class JobDirectory:
     """The directory of one job's images, open. Close it."""
 
@@ -51,6 +59,7 @@ class JobDirectory:
                 for parent in (*reversed(path.parents), path):
                     if not parent.is_dir():
                         parent.mkdir(0o700, exist_ok=True)
+                        _sync_directory(parent.parent)
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise StoreError(f"job {job} has no image: see `rexec images`") from None

@@ -333,9 +333,6 @@ class PackReader:
             raise PackError("its chunk is in no pack")
         return place >> 64, place >> 32 & 0xFFFFFFFF, (place & 0xFFFFFFFF) + _RECORD.size
 
-    def hashes(self) -> Iterator[bytes]:
-        return iter(self._places)
-
     def packed(self, digest: bytes) -> bytes:
         """The record's bytes as they lie in the pack. Raises PackError, OSError."""
         pack, offset, size = self.place(digest)

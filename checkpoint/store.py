@@ -12,13 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from checkpoint.chunker import chunk_hash
 from checkpoint.jobdir import JobDirectory, Point, StoreError, disk_error
-from checkpoint.manifest import ZERO, ImageFile, Manifest, ManifestError, check_name
+from checkpoint.manifest import ImageFile, Manifest, ManifestError, check_name
 from checkpoint.packs import PackError, PackReader, PackWriter, pack_numbers
+from checkpoint.reading import GROUP, checked_chunk, damaged
 from checkpoint.transaction import Transaction
 
-_GROUP = 16  # chunks that one thread reads at a time
 _THREADS = 2
 _AHEAD = 4  # groups being read
 
@@ -72,27 +71,18 @@ class Image:
                 return file
         raise StoreError(f"image {self.manifest.number} of job {self.manifest.job} has no file {name}")
 
-    def chunk(self, length: int, digest: bytes) -> bytes:
-        """The bytes of one chunk, checked. Raises PackError, OSError."""
-        if digest == ZERO:
-            return bytes(length)
-        data = self._packs.chunk(digest)
-        if len(data) != length or chunk_hash(data) != digest:
-            raise PackError("a chunk does not match its hash")
-        return data
-
     def _group(self, group: list[tuple[int, int, bytes]]) -> list[bytes]:
-        return [self.chunk(length, digest) for _, length, digest in group]
+        return [checked_chunk(self._packs, length, digest) for _, length, digest in group]
 
     def read_file(self, name: str) -> Iterator[bytes]:
         """The chunks of one of CRIU's files, in order, checked. Raises StoreError."""
         chunks = self.file(name).chunks()
         ahead: deque[Future[list[bytes]]] = deque()
         try:
-            for start in range(0, len(chunks), _GROUP):
+            for start in range(0, len(chunks), GROUP):
                 if len(ahead) == _AHEAD:
                     yield from ahead.popleft().result()
-                ahead.append(self._pool.submit(self._group, chunks[start : start + _GROUP]))
+                ahead.append(self._pool.submit(self._group, chunks[start : start + GROUP]))
             while ahead:
                 yield from ahead.popleft().result()
         except (PackError, OSError) as error:
@@ -102,22 +92,8 @@ class Image:
             ) from error
 
     def damaged(self) -> dict[bytes, str]:
-        """Hash of each chunk that cannot be read back → the file it belongs to. Raises OSError."""
-        places = {digest: (length, file.name) for file in self.manifest.files for _, length, digest in file.chunks()}
-        wanted = list(places)
-        groups = [wanted[start : start + _GROUP] for start in range(0, len(wanted), _GROUP)]
-
-        def check(group: list[bytes]) -> list[bytes]:
-            return [digest for digest in group if not self._readable(places[digest][0], digest)]
-
-        return {digest: places[digest][1] for bad in self._pool.map(check, groups) for digest in bad}
-
-    def _readable(self, length: int, digest: bytes) -> bool:
-        try:
-            self.chunk(length, digest)
-        except (PackError, OSError):
-            return False
-        return True
+        """Hash of each chunk that cannot be read back → the name of the file it belongs to."""
+        return damaged(self._packs, self._pool, self.manifest.files)
 
 
 class Store:
@@ -194,9 +170,11 @@ class Store:
                 kept = self.images(job)
             try:
                 found = [image.damage for image in kept if image.damage is not None]
-                for number in packs.sizes():
-                    path = directory.path / f"{number:08d}.pack"
-                    found += [f"{path} is damaged: {damage}" for damage in packs.check(number)]
+                numbers = list(packs.sizes())
+                with ThreadPoolExecutor(_THREADS) as pool:
+                    for number, damages in zip(numbers, pool.map(packs.check, numbers), strict=True):
+                        path = directory.path / f"{number:08d}.pack"
+                        found += [f"{path} is damaged: {damage}" for damage in damages]
             finally:
                 packs.close()
             for image in kept:
@@ -275,7 +253,7 @@ class Store:
         for number, size in packs.sizes().items():
             digests = sorted(in_pack.get(number, []), key=packs.place)
             used = sum(packs.place(digest)[2] for digest in digests)
-            if 2 * used >= size and digests:
+            if number in packs.damaged or (2 * used >= size and digests):
                 continue
             if digests:
                 freed -= self._move(directory, packs, digests)

@@ -16,7 +16,7 @@ import zstandard
 
 from checkpoint.chunker import chunk_hash, page_hashes
 from checkpoint.jobdir import JobDirectory, Point, StoreError, disk_error
-from checkpoint.manifest import ENTRY, PAGE, ZERO, Manifest
+from checkpoint.manifest import ENTRY, PAGE, ZERO, ImageFile, Manifest
 from checkpoint.packs import (
     MAX_SOURCES,
     PACK_SIZE,
@@ -32,6 +32,7 @@ from checkpoint.packs import (
     pack_numbers,
     patch_payload,
 )
+from checkpoint.reading import damaged
 
 LEVEL = 1  # of zstd; docs/decisions/image-store.md has the figures
 THREADS = 2
@@ -164,7 +165,21 @@ class Transaction:
         """Takes damaged chunks as lacking, so that they are asked for, and stored whole, again."""
         for digest in digests:
             self._reader.forget(digest)
+            self._accepted.discard(digest)
             self._forgotten.add(digest)
+
+    def damaged(self, files: Sequence[ImageFile]) -> list[bytes]:
+        """The chunks of an image that is about to be committed which cannot be read back from the disk: `forget` them
+        and let the sender offer all again."""
+        self.finish()
+        try:
+            packs = PackReader(self.directory.fd)
+            try:
+                return list(damaged(packs, self._pool, files))
+            finally:
+                packs.close()
+        except OSError as error:
+            raise self._failed(error) from error
 
     def has(self, digest: bytes) -> bool:
         """Whether the chunk is stored, or has been put."""

@@ -114,6 +114,7 @@ def test_the_data_is_durable_before_the_name_is(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "rename", note_rename)
     write_process(tmp_path / "1", {page: os.urandom(PAGE) for page in range(60)})
     save(Store(tmp_path / "store"), "job", tmp_path / "1")
-    assert calls[0] == "fsync 00000001.part"
-    assert calls[1:3] == ["rename 00000001.pack", "fsync job"]
+    assert calls[:2] == [f"fsync {tmp_path.name}", "fsync store"]
+    assert calls[2] == "fsync 00000001.part"
+    assert calls[3:5] == ["rename 00000001.pack", "fsync job"]
     assert calls[-3:] == ["fsync 00000001.tmp", "rename 00000001.image", "fsync job"]

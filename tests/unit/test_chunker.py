@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoint.chunker import ChunkerError, by_address, chunk_hash, cuts, hashed, pagemap, sources
+from checkpoint.conversation import ANSWER, END, OFFER, SEND, STORED, batch_message, parse_batch, parse_entries
 from checkpoint.manifest import PAGE, WINDOW, ZERO
+from checkpoint.offer import Sender
 from tests.images import pagemap_bytes, write_process
 
 
@@ -92,3 +95,25 @@ def test_a_file_that_ends_too_soon_is_said(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 10)
     with open(tmp_path / "f", "rb") as file, pytest.raises(ChunkerError, match="ends at 10 bytes"):
         list(hashed(file.fileno(), [(0, 11)]))
+
+
+def test_sending_takes_little_memory_whatever_the_size(tmp_path: Path) -> None:
+    with open(tmp_path / "f", "wb") as file:
+        for _ in range(64):
+            file.write(os.urandom(1 << 20))
+    fd = os.open(tmp_path, os.O_RDONLY)
+    tracemalloc.start()
+    sender = Sender(fd)
+    while not sender.stored:
+        message = sender.next_message()
+        assert message is not None
+        if message[:1] == OFFER:
+            number, entries = parse_batch(message)
+            sender.receive(batch_message(ANSWER, number, bytes([SEND]) * len(parse_entries(entries))))
+        elif message[:1] == END:
+            sender.receive(STORED)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    os.close(fd)
+    assert sender.sent > 64 << 20
+    assert peak < 16 << 20

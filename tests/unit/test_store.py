@@ -101,11 +101,14 @@ def test_a_damaged_chunk_is_said_and_mended_by_the_next_image(tmp_path: Path) ->
     with pytest.raises(StoreError, match=r"image 1 of job job cannot be used, because pages-1\.img is damaged"):
         restore(store, "job", 1, tmp_path / "again")
     with store.open("job") as image:
-        bad = list(image.damaged())
-    assert len(bad) == 1
+        assert list(image.damaged().values()) == ["pages-1.img"]
     with store.begin("job") as transaction:
+        files, _ = transfer(transaction, tmp_path / "a")
+        bad = transaction.damaged(files)
+        assert len(bad) == 1
         transaction.forget(bad)
         files, sent = transfer(transaction, tmp_path / "a")
+        assert transaction.damaged(files) == []
         transaction.commit(manifest("job", 2, files))
     assert sent < 80_000
     for number in (1, 2):

@@ -1,0 +1,42 @@
+"""Chunks read back and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Executor
+
+from checkpoint.chunker import chunk_hash
+from checkpoint.manifest import ZERO, ImageFile
+from checkpoint.packs import PackError, PackReader
+
+GROUP = 16  # chunks that one thread reads at a time
+
+
+def checked_chunk(packs: PackReader, length: int, digest: bytes) -> bytes:
+    """The bytes of one chunk. Raises PackError if they are not what their hash says, OSError."""
+    if digest == ZERO:
+        return bytes(length)
+    data = packs.chunk(digest)
+    if len(data) != length or chunk_hash(data) != digest:
+        raise PackError("a chunk does not match its hash")
+    return data
+
+
+def damaged(packs: PackReader, pool: Executor, files: Iterable[ImageFile]) -> dict[bytes, str]:
+    """Hash of each chunk of `files` that cannot be read back → the name of the file it belongs to."""
+    places = {digest: (length, file.name) for file in files for _, length, digest in file.chunks()}
+    wanted = list(places)
+
+    def check(start: int) -> list[bytes]:
+        return [each for each in wanted[start : start + GROUP] if not _readable(packs, places[each][0], each)]
+
+    found = pool.map(check, range(0, len(wanted), GROUP))
+    return {digest: places[digest][1] for group in found for digest in group}
+
+
+def _readable(packs: PackReader, length: int, digest: bytes) -> bool:
+    try:
+        checked_chunk(packs, length, digest)
+    except (PackError, OSError):
+        return False
+    return True
