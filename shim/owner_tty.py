@@ -22,12 +22,14 @@ import time
 from .inotify import IN_ACCESS, IN_CREATE, IN_DELETE, IN_IGNORED, IN_Q_OVERFLOW, Inotify
 from .owner_source import LOOK, RESCAN, Source
 
+# Where every terminal can be watched, only ptmx needs looking at, for what is typed while no program reads.
+LOOK_AT_PTMX = 0.2
+
 
 class TerminalSource(Source):
     """All terminals below `dev`: pts/*, the virtual consoles, and serial lines that are a console or logged in on."""
 
     name = "terminals"
-    interval = LOOK
 
     def __init__(self, now: float, dev: str = "/dev", console: str = "/sys/class/tty/console/active") -> None:
         self._dev = dev
@@ -47,6 +49,7 @@ class TerminalSource(Source):
             if error.errno not in (errno.EMFILE, errno.ENOSPC, errno.ENOENT, errno.EACCES):
                 raise
         self._scan(now, first=True)
+        self._set_interval()
 
     def absent(self) -> str | None:
         return None if self._stamps else f"there is no terminal below {self._dev}"
@@ -69,7 +72,12 @@ class TerminalSource(Source):
             touched = self._scan(now) or touched
         if touched is not None:
             self._last = now
+        self._set_interval()
         return touched
+
+    def _set_interval(self) -> None:
+        others = any(not path.endswith("/ptmx") for path in self._unwatched)
+        self.interval = LOOK if others else LOOK_AT_PTMX
 
     def _read_events(self, now: float) -> str | None:
         touched = None
