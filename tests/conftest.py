@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import ModuleType
 
@@ -67,9 +67,10 @@ def desk_alone(desk: ModuleType, desk_lock: int) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def rexec(desk: ModuleType) -> Rexec:
+def rexec(desk: ModuleType) -> Iterator[Rexec]:
     """Runs the installed `rexec` as a process of its own: see Rexec."""
-    return Rexec(program())
+    with closing(Rexec(program())) as runner:
+        yield runner
 
 
 @pytest.fixture

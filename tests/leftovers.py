@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests import desk
 from tests.desk_hosts import HOSTS, SUBMIT_UID, SUBMIT_USER
-from tests.program import MARK
+from tests.program import MARK, TEMPORARY
 
 GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec
 
@@ -25,8 +25,8 @@ def nothing_left_on(destination: str) -> Iterator[None]:
     """Compare before and after, until nothing is new or GONE_WITHIN is over: then AssertionError with what is.
 
     `destination` is an ssh name of the desk or `local`. On the host everything counts; on the submit machine, where
-    others work too, what is of these tests: processes of SUBMIT_USER or with MARK in their environment, new mounts, and
-    files in the places for temporary ones with `rexec` in their name.
+    others work too, what is of these tests: processes of SUBMIT_USER or with MARK in their environment, new mounts,
+    files in rexec's TMPDIR, and files named after rexec where only the running system keeps any.
     """
     name = destination.rpartition("@")[2].partition("-")[0]
     before = _seen(name)
@@ -67,7 +67,8 @@ def _mounts(process: str) -> Iterator[str]:
 
 
 def _files_here() -> Iterator[str]:
-    for directory in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/user/0", f"/run/user/{SUBMIT_UID}"):
+    yield from (f"file {TEMPORARY}/{path}" for path in _walk(TEMPORARY))
+    for directory in ("/dev/shm", "/run", "/run/user/0", f"/run/user/{SUBMIT_UID}"):
         if os.path.isdir(directory):
             yield from (f"file {entry.path}" for entry in os.scandir(directory) if "rexec" in entry.name)
 

@@ -17,6 +17,8 @@ from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.desk_root import DeskError
 
 ROOT = Path(__file__).resolve().parent.parent
+# rexec's TMPDIR here, for leftovers.py to look into; /tmp is full of other people's files.
+TEMPORARY = Path(f"/var/tmp/desk-session-{os.getpid()}")
 # In the environment of all that these tests start, and so of what that starts in turn.
 MARK = f"REXEC_TEST_SESSION={os.getpid()}"
 Argument = str | bytes | os.PathLike[str]
@@ -57,12 +59,17 @@ def _open_to_all(path: Path) -> bool:
 class Rexec:
     """Runs `rexec`: called, to its end; by `popen`, as a process to talk to.
 
-    The environment is that of a fresh login, and `env` on top of it; `cwd` is the user's home unless given; `options`
-    are rexec's own and `--on` is put before them. Output is bytes.
+    The environment is that of a fresh login with TMPDIR and, last, `env` on top; `cwd` is the user's home unless given;
+    `options` are rexec's own and `--on` is put before them. Output is bytes.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        TEMPORARY.mkdir()
+        TEMPORARY.chmod(0o1777)
+
+    def close(self) -> None:
+        shutil.rmtree(TEMPORARY)
 
     def __call__(
         self,
