@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
 from remoteio.ahead import ANSWERED, Ahead
-from remoteio.crew import Workers
 from remoteio.frames import FUSE, LARGE
 from remoteio.link import Link
+from remoteio.workers import Workers
 
 _LOCK_OPS = (abi.SETLK, abi.SETLKW)
 _ENTRY_OPS = (abi.LOOKUP, abi.MKNOD, abi.MKDIR, abi.SYMLINK, abi.LINK, abi.CREATE, abi.TMPFILE)
@@ -41,7 +41,7 @@ class Relay:
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
-        self._aside = Workers(self._do, fail)
+        self._aside = Workers(fail)
 
     def start(self) -> None:
         """Begin to serve the kernel."""
@@ -173,9 +173,6 @@ class Relay:
             else:
                 self._to_kernel(message)
             at += len(message)
-
-    def _do(self, job: Callable[[], None]) -> None:
-        job()
 
     def _to_kernel(self, message: bytes | memoryview) -> bool:
         """False: the kernel no longer knows the request (or the inode of a notification)."""

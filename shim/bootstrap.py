@@ -25,8 +25,8 @@ from remoteio.errors import RexecError
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
-    "remoteio.ahead", "remoteio.crew", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
-    "remoteio.relay", "remoteio.syscalls", "shim.agent", "shim.idmap", "shim.init", "shim.keeper", "shim.namespace",
+    "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
+    "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.idmap", "shim.init", "shim.keeper", "shim.namespace",
     "shim.probe", "shim.scratch", "shim.spec", "shim.streams", "shim.terminal_state",
 )  # fmt: skip
 
