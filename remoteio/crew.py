@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from remoteio.workers import Workers
@@ -76,7 +77,7 @@ class Crew(Generic[T]):
                 item = pending.popleft()
                 self._step += 1
             if slow(item):
-                self._workers.give(lambda item=item: handle(item))
+                self._workers.give(partial(handle, item))
             else:
                 if not watch.is_set():
                     watch.set()
