@@ -123,8 +123,8 @@ def main(rounds: int, which: str | None, only: str | None, record: Path | None, 
         with ExitStack() as stack:
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))
             furnish(work)
-            ground = Ground(host or _desk(stack), work, cache, stack)
             cases = _chosen(all_cases(work), which, "--cases")
+            ground = Ground(host or _desk(stack), work, cache, stack)
             contenders = _chosen(all_contenders(ground), only, "--only")
             facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
             absent = prepare(contenders, _say)
