@@ -13,9 +13,13 @@ from __future__ import annotations
 import os
 import re
 
+if False:  # for annotations only: shipped code imports no more than it runs
+    import socket
+    from collections.abc import Callable
+
 # Descriptors of the criu process. It sees its own files only through them: the job's root has other files.
 SOCKET_FD, BUNDLE_FD, IMAGES_FD, FIRST_INHERITED_FD = 3, 4, 5, 10
-LOG_NAME = "criu.log"
+LOG_NAME, STDERR_NAME = "criu.log", "criu.stderr"
 CONFIG_NAME = "criu.conf"
 EMPTY_DIR = "none"
 # "File validation by size" and the plug-in directory have no field in rpc.proto; the configuration file has them.
@@ -25,8 +29,9 @@ DUMP, RESTORE, CHECK, NOTIFY, VERSION = 1, 2, 3, 6, 10
 CPU_CAP_NONE = 0
 MODE_IGNORE = 0
 NETWORK_LOCK_SKIP = 3
-# (kernel, criu): from that kernel on an older criu cannot dump; 6.13 moved the vdso's data pages.
-OLDEST = (((6, 13), (4, 1)), ((0, 0), (3, 17)))
+# (kernel, criu): from that kernel on an older criu cannot dump; 6.13 moved the vdso's data pages. Before 4.0 its
+# service takes no path for the images.
+OLDEST = (((6, 13), (4, 1)), ((0, 0), (4, 0)))
 
 
 class CriuError(Exception):
@@ -198,7 +203,7 @@ def argv(loader: str, library_dirs: list[str], criu: str) -> list[str]:
     return [base + loader, "--library-path", path, base + criu, "swrk", str(SOCKET_FD)]
 
 
-def environment(runtime_dir: str = "") -> dict[str, str]:
+def environment() -> dict[str, str]:
     """criu's environment: nothing of the job's; it needs a PATH only to be quiet."""
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -284,7 +289,6 @@ def explain(log: str) -> str:
 
 # ------------------------------------------------------------------------------------------------ statistics
 
-_STATS_MAGIC = (0x57093306, 0x66544D5A)
 _DUMP_STATS = {1: "freezing_us", 2: "frozen_us", 3: "memdump_us", 4: "memwrite_us", 5: "pages_scanned",
                6: "pages_skipped_parent", 7: "pages_written"}  # fmt: skip
 _RESTORE_STATS = {1: "pages_compared", 2: "pages_skipped_cow", 3: "forking_us", 4: "restore_us", 5: "pages_restored"}
@@ -310,20 +314,58 @@ def parse_stats(raw: bytes) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------ one run
 
 
+def prepare(images: str) -> None:
+    """Write what criu reads besides the request into its images directory. Raises OSError."""
+    with open(os.path.join(images, CONFIG_NAME), "w") as f:
+        f.write(CONFIG)
+
+
+def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], bool]) -> Answer:
+    """Send a request and answer criu's notifications by what notified says, until criu's last word.
+
+    Raises CriuError if criu dies in between, and what notified raises: closing the socket then aborts what criu does.
+    """
+    sock.send(request)
+    while True:
+        raw = sock.recv(1 << 16)
+        if not raw:
+            raise CriuError("criu died before it had finished; its log is kept")
+        answer = parse_answer(raw)
+        if answer.kind != NOTIFY:
+            return answer
+        sock.send(notify_reply(notified(answer)))
+
+
+def failure(what: str, images: str) -> str:
+    """One sentence for the user on a criu that failed in that images directory, with its reason and its log's path."""
+    path = os.path.join(images, LOG_NAME)
+    if not os.path.exists(path):
+        path = os.path.join(images, STDERR_NAME)
+        with open(path, errors="replace") as f:
+            said = f.read().strip().splitlines()
+        return f"{what} failed: criu did not start ({said[-1] if said else 'it said nothing'})"
+    with open(path, errors="replace") as f:
+        return f"{what} failed: {explain(f.read())}; criu's log is {path}"
+
+
 def become(loader: str, library_dirs: list[str], criu: str, fds: dict[int, int]) -> None:
     """In a forked child in the job's namespaces: exec criu with exactly these descriptors {number there: number here}.
 
-    The caller has given it its capabilities. Does not return; raises OSError if criu cannot be run.
+    It becomes uid 0 of the user namespace first, for exec then gives it every capability that the namespace has.
+    Does not return; raises OSError if criu cannot be run.
     """
     import fcntl
 
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
     floor = max([*fds, *fds.values()]) + 1
     high = {target: fcntl.fcntl(source, fcntl.F_DUPFD, floor) for target, source in fds.items()}
     for target, fd in high.items():
         os.dup2(fd, target, inheritable=True)
     low = 0
     for target in [*sorted(fds), 1 << 16]:
-        os.closerange(low, target)
+        if low < target:  # closerange(0, 0) closes every descriptor there is
+            os.closerange(low, target)
         low = target + 1
     command = argv(loader, library_dirs, criu)
     os.execve(command[0], command, environment())
