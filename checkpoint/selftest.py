@@ -129,19 +129,20 @@ def _criu(request: bytes, bundle: str, images: str, what: str) -> criu.Answer:
     criu.prepare(images)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine.settimeout(TIMEOUT_S)
+    null = os.open("/dev/null", os.O_RDWR)
+    said = os.open(os.path.join(images, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    fds = {0: null, 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
+    fds[criu.BUNDLE_FD], fds[criu.IMAGES_FD] = os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)
     child = os.fork()
     if child == 0:
         try:
-            null = os.open("/dev/null", os.O_RDWR)
-            said = os.open(os.path.join(images, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
-            fds = {0: null, 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
-            fds[criu.BUNDLE_FD] = os.open(bundle, os.O_PATH)
-            fds[criu.IMAGES_FD] = os.open(images, os.O_RDONLY)
             criu.become(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM, fds)
         except OSError as e:
-            os.write(2, str(e).encode())
+            os.write(said, str(e).encode())
         finally:
             os._exit(127)
+    for fd in set(fds.values()) - {theirs.fileno()}:
+        os.close(fd)
     theirs.close()
     try:
         answer = criu.converse(mine, request, lambda told: True)

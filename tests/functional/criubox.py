@@ -9,12 +9,17 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import socket
 import struct
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from checkpoint import criu, unbundle
 
 libc = ctypes.CDLL(None, use_errno=True)
 NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
@@ -37,18 +42,6 @@ def drop_capabilities() -> None:
             break
     header = ctypes.create_string_buffer(struct.pack("<Ii", CAP_VERSION_3, 0))
     check(libc.capset(header, ctypes.create_string_buffer(24)), "capset")
-
-
-def raise_capabilities() -> None:
-    """Make what is permitted inheritable and ambient too, so that criu has it whatever its uid."""
-    header, data = ctypes.create_string_buffer(struct.pack("<Ii", CAP_VERSION_3, 0)), ctypes.create_string_buffer(24)
-    check(libc.capget(header, data), "capget")
-    _, low, _, _, high, _ = struct.unpack("<6I", data.raw)
-    wanted = ctypes.create_string_buffer(struct.pack("<6I", low, low, low, high, high, high))
-    check(libc.capset(header, wanted), "capset")
-    for cap in range(64):
-        if (low | high << 32) >> cap & 1:
-            check(libc.prctl(47, 2, cap, 0, 0), "prctl PR_CAP_AMBIENT_RAISE")
 
 
 class Box:
@@ -102,8 +95,6 @@ class Box:
                 elif q["op"] == "pty":
                     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
                     number = array.array("i", [0])
-                    import fcntl
-
                     fcntl.ioctl(master, 0x40045431, array.array("i", [0]))  # TIOCSPTLCK: unlock
                     fcntl.ioctl(master, 0x80045430, number)  # TIOCGPTN
                     out = [master, os.open(f"/dev/pts/{number[0]}", os.O_RDWR | os.O_NOCTTY)]
@@ -142,8 +133,6 @@ class Box:
         if pid:
             return pid
         try:
-            import fcntl
-
             if q["session"]:
                 os.setsid()
             wanted = {int(k): v for k, v in q["numbers"].items()}
@@ -160,7 +149,8 @@ class Box:
                     low = target + 1
             if q["subreaper"]:
                 check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl subreaper")
-            (raise_capabilities if q["caps"] else drop_capabilities)()
+            if not q["caps"]:
+                drop_capabilities()
             os.chdir(q["cwd"])
             os.execve(q["argv"][0], q["argv"], q["env"])
         finally:
@@ -201,6 +191,40 @@ class Box:
     def wait(self, pid: int) -> int:
         return int(self.ask("wait", pid=pid)[0])
 
+    def last_pid(self, number: int) -> None:
+        self.ask("write", path="/proc/sys/kernel/ns_last_pid", text=str(number))
+
+    def null(self) -> int:
+        """A descriptor of /dev/null that was opened inside."""
+        return int(self.ask("open", path="/dev/null", flags=os.O_RDWR)[1][0])
+
+    def criu(
+        self,
+        bundle: str,
+        images: Path,
+        request: bytes,
+        inherited: dict[int, int] | None = None,
+        notified: Callable[[criu.Answer], bool] = lambda told: True,
+    ) -> criu.Answer:
+        """Run criu in the box from the bundle's directory; inherited: {its descriptor: ours}."""
+        images.mkdir(exist_ok=True)
+        criu.prepare(str(images))
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        mine.settimeout(60)
+        said = os.open(images / criu.STDERR_NAME, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        opened = [os.open("/dev/null", os.O_RDWR), said, os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)]
+        fds = {0: opened[0], 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
+        fds |= {criu.BUNDLE_FD: opened[2], criu.IMAGES_FD: opened[3], **(inherited or {})}
+        command = criu.argv(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM)
+        pid = self.spawn(command, fds, caps=True, subreaper=False, env=criu.environment())
+        for fd in [*opened, theirs.detach()]:
+            os.close(fd)
+        try:
+            return criu.converse(mine, request, notified)
+        finally:
+            mine.close()
+            self.wait(pid)
+
     def close(self) -> None:
         self.sock.close()
         os.waitpid(self.outer, 0)
@@ -213,3 +237,30 @@ def box(root: Callable[[], None] | None = None) -> Iterator[Box]:
         yield b
     finally:
         b.close()
+
+
+def as_user(uid: int, body: Callable[[], None]) -> None:
+    """Run body in a child as that user; its failure is ours."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(read)
+            if uid:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: or /proc/self/uid_map is root's
+            os.environ["HOME"] = "/"
+            body()
+            status = 0
+        except BaseException:
+            os.write(write, traceback.format_exc().encode()[-60000:])
+        finally:
+            os._exit(status)
+    os.close(write)
+    with open(read, "rb") as f:
+        said = f.read().decode()
+    if os.waitpid(child, 0)[1] != 0:
+        raise AssertionError(said or "the child was killed")
