@@ -282,7 +282,7 @@ def explain(log: str) -> str:
     for pattern, words in _WORDS:
         found = pattern.search(line)
         if found:
-            plain = re.sub(r"\\(\d)", lambda m: found.group(int(m.group(1))) or "", words)
+            plain = re.sub(r"\\(\d)", lambda m, found=found: found.group(int(m.group(1))) or "", words)
             return f"{plain} (criu: {line})"
     return f"criu: {line}"
 
