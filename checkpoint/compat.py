@@ -11,10 +11,12 @@ import struct
 
 # Flags of /proc/cpuinfo that user code can use or see; the others tell of virtualisation, power, bugs, speculation.
 _PRIVATE = (
-    "vmx svm smx est tm tm2 pbe dts acpi ht ss mce mca mtrr pge pse pse36 pat vme de apic x2apic dca xtpr pdcm pcid dtes64 "
+    "vmx svm smx est tm tm2 "
+    "pbe dts acpi ht ss mce mca mtrr pge pse pse36 pat vme de apic x2apic dca xtpr pdcm pcid dtes64 "
     "monitor ds_cpl tpr_shadow vnmi flexpriority ept vpid ept_ad pti ssbd ibrs ibpb stibp ibrs_enhanced md_clear "
     "flush_l1d arch_capabilities l1d_flush ida arat pln pts hwp hwp_notify hwp_act_window hwp_epp hwp_pkg_req nopl "
-    "rep_good arch_perfmon pebs bts constant_tsc nonstop_tsc tsc_reliable tsc_known_freq tsc_deadline_timer tsc_adjust "
+    "rep_good arch_perfmon "
+    "pebs bts constant_tsc nonstop_tsc tsc_reliable tsc_known_freq tsc_deadline_timer tsc_adjust "
     "hypervisor cpuid aperfmperf smep smap umip cqm cqm_llc cqm_occup_llc cqm_mbm_total cqm_mbm_local rdt_a rdt_m cat_l3 "
     "cat_l2 cdp_l3 cdp_l2 mba intel_pt intel_ppin epb dtherm nx syscall lm invpcid invpcid_single npt lbrv svm_lock "
     "nrip_save tsc_scale vmcb_clean flushbyasid decodeassists pausefilter pfthreshold avic v_vmsave_vmload vgif "
@@ -82,7 +84,7 @@ def differences(image: Facts, host: Facts, needed: int) -> list[str]:
         out.append(f"its CPU lacks {', '.join(missing)}, which the job may be using")
     if image.xsave > host.xsave > 0:
         out.append(f"its CPU saves {host.xsave} bytes of state, the image has {image.xsave}")
-    if image.flags & AMX and not host.flags & AMX == image.flags & AMX:
+    if image.flags & AMX and host.flags & AMX != image.flags & AMX:
         out.append("the image may hold AMX state, which is not saved")
     if image.page != host.page:
         out.append(f"its memory pages have {host.page} bytes, the image's {image.page}")
@@ -126,7 +128,7 @@ def parse_available(meminfo: str) -> int:
 
 
 def xsave_size() -> int:
-    """Bytes of the extended state a signal frame needs: AT_MINSIGSTKSZ of auxv(3), the kernel's own figure; 0 unknown."""
+    """Bytes of the extended state a signal frame needs: AT_MINSIGSTKSZ of auxv(3), or 0 if unknown."""
     with open("/proc/self/auxv", "rb") as f:
         raw = f.read()
     return next((value for tag, value in struct.iter_unpack("@LL", raw[: len(raw) // 16 * 16]) if tag == 51), 0)

@@ -114,7 +114,7 @@ def _bytes(fields: dict[int, list[int | bytes]], number: int) -> bytes:
 
 
 def pipe_key(inode: int) -> str:
-    """The name CRIU gives a pipe for --inherit-fd. Without the colon it restores a pipe that leads nowhere, silently."""
+    """The name CRIU gives an inherited pipe. Without the colon it silently restores one that leads nowhere."""
     return f"pipe:[{inode}]"
 
 

@@ -14,21 +14,23 @@ from checkpoint import preflight
 
 libc = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
+told: list[int] = []  # the pipe end that a child of the held process must close too
 
 
 def held(what: Callable[[], object]) -> list[str]:
     """The obstacles of a child that did what and waits, with the pid taken out."""
-    ready, told = os.pipe()
+    ready, write = os.pipe()
+    told[:] = [write]
     pid = os.fork()
     if pid == 0:
         kept = None
         try:
             kept = what()
-            os.close(told)
+            os.close(write)
             signal.pause()
         finally:
             os._exit(kept is None)
-    os.close(told)
+    os.close(write)
     os.read(ready, 1)
     os.close(ready)
     try:
@@ -58,8 +60,8 @@ def test_io_uring_is_named() -> None:
 def test_a_device_is_named() -> None:
     if not os.access("/dev/fuse", os.R_OK):
         pytest.fail("this machine has no /dev/fuse, which the tests need")
-    (only,) = held(lambda: os.dup2(os.open("/dev/fuse", os.O_RDWR), 78))
-    assert only.endswith("has descriptor 78 (/dev/fuse), a device that CRIU cannot save")
+    found = held(lambda: os.dup2(os.open("/dev/fuse", os.O_RDWR), 78))
+    assert found[-1].endswith("has descriptor 78 (/dev/fuse), a device that CRIU cannot save")
 
 
 def test_a_traced_process_is_named() -> None:
@@ -69,13 +71,14 @@ def test_a_traced_process_is_named() -> None:
 
 def test_a_namespace_of_a_child_is_named() -> None:
     def parent() -> object:
-        ready, told = os.pipe()
+        ready, inner = os.pipe()
         if os.fork() == 0:
+            os.close(told[0])
             libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
             libc.unshare(0x4000000)  # CLONE_NEWUTS
-            os.close(told)
+            os.close(inner)
             signal.pause()
-        os.close(told)
+        os.close(inner)
         os.read(ready, 1)
         return os.close(ready) or os
 
