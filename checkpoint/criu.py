@@ -243,7 +243,7 @@ _WORDS = tuple(
          r"descriptor \2 (\3) was opened outside the job's namespaces"),
         (r"Can't dump file (\d+) of that type \[(\d+)\] \((\S+?)\)?$", r"descriptor \1 is a \3: CRIU cannot save it"),
         (r"Can't dump ?ghost file (\S+) of (\d+) size", r"deleted file \1 of \2 bytes is too big to go into the image"),
-        (r"Dumping .*tty.*|.*tty.*(?:no|without) (?:session leader|master)", "a terminal of the job is held outside it"),
+        (r"Dumping .*tty.*|.*tty.*(?:no|without) (?:session leader|master)", "a terminal is held outside the job"),
         (r"File (\S+) has bad size (\d+) \(expect (\d+)\)",
          r"file \1 has \2 bytes now but had \3 when the image was made"),
         (r"Can't open file (\S+) on restore: (.*)|Can't open file (\S+)",
