@@ -24,7 +24,7 @@ from tests.bench.ground import Ground
 from tests.bench.process import BenchError
 from tests.desk_root import DeskError
 
-LIMIT = 690.0
+LIMIT = 640.0
 """Seconds of the whole bench: no round begins that would end later, going by the longest so far."""
 
 Named = TypeVar("Named", Case, Contender)
