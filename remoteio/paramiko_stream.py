@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import glob
+import io
 import os
+import shlex
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +135,8 @@ def open_paramiko(destination: str, command: str, options: Sequence[str] = (), *
     route = _Route(config, batch)
     try:
         for file in files:
-            if file.exists():
-                with file.open(encoding="utf-8", errors="surrogateescape") as text:
-                    config.parse(text)
+            for part in parts(file):
+                config.parse(io.StringIO(part))
         route.to(destination, settings)
         channel = route.transport().open_session(window_size=_WINDOW_BYTES)
         channel.exec_command(command)
@@ -169,6 +171,32 @@ def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
         else:
             settings.setdefault(names[flag], value)
     return files, settings
+
+
+def parts(file: Path) -> Iterator[str]:
+    """The text of a configuration file, cut where it includes others, theirs in between: paramiko knows no Include.
+
+    Raises TransportError for an Include within a Host or Match block; a file that is not there is empty.
+    """
+    lines: list[str] = []
+    block = ""
+    for line in file.read_text("utf-8", "surrogateescape").splitlines() if file.exists() else ():
+        word, _, rest = line.strip().replace("=", " ", 1).replace("\t", " ").partition(" ")
+        if word.lower() == "include":
+            if block:
+                raise TransportError(
+                    f"{file}: an Include within {block!r} needs the ssh program; install openssh-client"
+                )
+            yield "\n".join(lines)
+            lines = []
+            for pattern in shlex.split(rest):
+                for path in sorted(glob.glob(str(Path("~/.ssh").expanduser() / os.path.expanduser(pattern)))):
+                    yield from parts(Path(path))
+            continue
+        if word.lower() in ("host", "match"):
+            block = line.strip()
+        lines.append(line)
+    yield "\n".join(lines)
 
 
 def split_destination(destination: str) -> tuple[str, str, str]:

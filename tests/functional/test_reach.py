@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,10 +40,6 @@ def opened() -> Iterator[list[Stream]]:
         stream.close()
 
 
-def configuration(desk: ModuleType) -> list[str]:
-    return ["-F", str(desk.SSH_CONFIG)]
-
-
 def ping(stream: Stream) -> float:
     os.write(stream.write_fd, b"t")
     return float(os.read(stream.read_fd, 100))
@@ -50,7 +48,7 @@ def ping(stream: Stream) -> float:
 @OPENERS
 @pytest.mark.parametrize("name", ["alpha", "alpha-alice", "alpha-noisy", "alpha-fishy", "alpha-cshy"])
 def test_any_login_shell_will_do(desk: ModuleType, opened: list[Stream], opener: Opener, name: str) -> None:
-    opened.append(opener(name, bootstrap.command(), configuration(desk), batch=True))
+    opened.append(opener(name, bootstrap.command(), batch=True))
     facts = bootstrap.start(opened[0], "shim.probe:main", deadline=60)
     assert facts.python >= (3, 9)
     assert abs(ping(opened[0]) - time.time()) < 30
@@ -58,14 +56,14 @@ def test_any_login_shell_will_do(desk: ModuleType, opened: list[Stream], opener:
 
 @OPENERS
 def test_a_host_behind_others(desk: ModuleType, opened: list[Stream], opener: Opener) -> None:
-    options = [*configuration(desk), "-o", "ProxyJump=alpha-alice,alpha"]
+    options = ["-o", "ProxyJump=alpha-alice,alpha"]
     opened.append(opener("alpha-noisy", bootstrap.command(), options, batch=True))
     bootstrap.start(opened[0], "shim.probe:main", deadline=60)
     assert ping(opened[0]) > 0
 
 
 def test_the_second_start_sends_no_runtime(desk: ModuleType) -> None:
-    host = Host("alpha-alice", "alpha-alice", tuple(configuration(desk)))
+    host = Host("alpha-alice", "alpha-alice")
     for wanted in (("have", "kept"), ("have",)):
         stream, facts = connect(host, "shim.probe:main", batch=True)
         stream.close()
@@ -87,7 +85,7 @@ def test_an_unknown_name(opened: list[Stream], opener: Opener) -> None:
 
 @OPENERS
 def test_a_port_where_nobody_listens(desk: ModuleType, opened: list[Stream], opener: Opener) -> None:
-    said = failure(opener, opened, "alpha", [*configuration(desk), "-p", "1"])
+    said = failure(opener, opened, "alpha", ["-p", "1"])
     assert "refused the connection; start sshd" in said
 
 
@@ -142,7 +140,7 @@ def test_one_run_is_one_connection(desk: ModuleType) -> None:
         return sum("sshd" in line and "notty" in line for line in desk.processes("beta").values())
 
     before = logins()
-    stream, _ = connect(Host("beta", "beta", tuple(configuration(desk))), "shim.probe:main", batch=True)
+    stream, _ = connect(Host("beta", "beta"), "shim.probe:main", batch=True)
     during = logins()
     stream.close()
     assert (before, during) == (0, 1)
@@ -153,7 +151,7 @@ HOLDER = """
 import sys
 from shim.hosts import Host
 from shim.reach import connect
-stream, facts = connect(Host("alpha", "alpha", ("-F", sys.argv[1])), "shim.probe:main", batch=True)
+stream, facts = connect(Host("alpha", "alpha"), "shim.probe:main", batch=True)
 print(stream._process.pid, flush=True)
 while not sys.stdin.readline().startswith("go"):
     pass
@@ -168,7 +166,7 @@ sys.stdin.read()
 def holder(desk: ModuleType) -> Iterator[subprocess.Popen[str]]:
     """A process, in a group of its own as a shell starts it, that holds a stream and has said its ssh's pid."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(desk.SSH_CONFIG)],
+        [sys.executable, "-c", HOLDER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -205,6 +203,40 @@ def test_the_terminals_signals_leave_ssh_alone(holder: subprocess.Popen[str]) ->
     assert float(holder.stdout.readline()) > 0
 
 
+ASKER = """
+import sys
+from shim.hosts import Host
+from shim.reach import connect
+stream, facts = connect(Host("alpha", sys.argv[1], tuple(sys.argv[2:])), "shim.probe:main")
+print("STARTED", facts.runtime, flush=True)
+stream.close()
+"""
+
+
+def test_ssh_can_ask_for_a_passphrase_on_the_terminal(desk: ModuleType, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    shutil.copy(desk.STATE / "keys" / "root", key)
+    key.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "a secret", "-f", key], check=True)
+    options = ["-F", "none", "-i", str(key), "-o", "IdentitiesOnly=yes"]
+    options += ["-o", f"UserKnownHostsFile={known_hosts(desk, tmp_path)}"]
+    argv = [sys.executable, "-c", ASKER, f"root@{desk.HOSTS['alpha'].address}", *options]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, argv)
+    said = b""
+    try:
+        while b"Enter passphrase" not in said:
+            said += os.read(terminal, 1000)
+        os.write(terminal, b"a secret\n")
+        while b"STARTED" not in said:
+            said += os.read(terminal, 1000)
+    finally:
+        os.close(terminal)
+        os.waitpid(child, 0)
+
+
 def take(stream: Stream, size: int) -> None:
     got = 0
     while got < size:
@@ -217,7 +249,7 @@ def take(stream: Stream, size: int) -> None:
 def test_paramiko_carries_more_than_its_keys_are_good_for(desk: ModuleType, opened: list[Stream]) -> None:
     # paramiko exchanges keys anew after 512 MiB.
     size = 3 << 29
-    stream = open_paramiko("alpha", f"exec head -c {size} /dev/zero", configuration(desk), batch=True)
+    stream = open_paramiko("alpha", f"exec head -c {size} /dev/zero", batch=True)
     opened.append(stream)
     take(stream, size)
     assert stream.wait(10) == 0
@@ -230,7 +262,7 @@ def test_paramiko_survives_a_channel_that_closes_amid_a_key_exchange(
     monkeypatch.setattr("paramiko.packet.Packetizer.REKEY_BYTES", 1 << 20)
     for extra in range(0, 1 << 17, 1 << 13):
         size = (1 << 20) - (1 << 16) + extra
-        stream = open_paramiko("alpha", f"exec head -c {size} /dev/zero", configuration(desk), batch=True)
+        stream = open_paramiko("alpha", f"exec head -c {size} /dev/zero", batch=True)
         take(stream, size)
         began = time.monotonic()
         stream.close()
@@ -239,7 +271,7 @@ def test_paramiko_survives_a_channel_that_closes_amid_a_key_exchange(
 
 def test_paramiko_carries_both_directions_to_their_ends(desk: ModuleType, opened: list[Stream]) -> None:
     command = "exec sh -c 'dd bs=64k count=64 iflag=fullblock status=none | md5sum; echo oops >&2; exit 5'"
-    stream = open_paramiko("alpha", command, configuration(desk), batch=True)
+    stream = open_paramiko("alpha", command, batch=True)
     opened.append(stream)
     data = bytes(64 << 16)
     while data:
@@ -252,9 +284,8 @@ def test_paramiko_carries_both_directions_to_their_ends(desk: ModuleType, opened
 
 
 def test_the_survey_names_what_is_missing(desk: ModuleType) -> None:
-    options = tuple(configuration(desk))
     names = ("alpha", "alpha-alice", "alpha-nouserns")
-    root, alice, nouserns = survey.ask_all([Host(name, name, options) for name in names], deadline=60)
+    root, alice, nouserns = survey.ask_all([Host(name, name) for name in names], deadline=60)
     assert usable(root) and usable(alice) and not usable(nouserns)
     assert root.facts["hostname"] == "alpha" and root.facts["uid"] == 0 and alice.facts["login"] == "alice"
     assert 0 < root.latency < 5 and abs(root.clock) < 5
@@ -265,7 +296,7 @@ def test_the_survey_names_what_is_missing(desk: ModuleType) -> None:
 
 
 def test_dev_fuse_missing_or_closed_is_named(desk_alone: ModuleType) -> None:
-    host = Host("beta-alice", "beta-alice", tuple(configuration(desk_alone)))
+    host = Host("beta-alice", "beta-alice")
     desk_alone.run("beta", ["chmod", "600", "/dev/fuse"])
     try:
         closed = survey.ask(host, batch=True, deadline=60)
@@ -281,9 +312,7 @@ def test_dev_fuse_missing_or_closed_is_named(desk_alone: ModuleType) -> None:
 
 def test_the_commands_show_all_hosts_known(desk: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rexec").mkdir()
-    (tmp_path / "rexec/hosts.toml").write_text(
-        f'[host.alpha]\noptions = ["-F", "{desk.SSH_CONFIG}"]\n[host.gone]\nssh = "nowhere.invalid"\nowner = "none"\n'
-    )
+    (tmp_path / "rexec/hosts.toml").write_text('[host.alpha]\n[host.gone]\nssh = "nowhere.invalid"\nowner = "none"\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     shown = CliRunner().invoke(hosts_command, ["--json"])
     alpha, gone, local = json.loads(shown.output)
