@@ -72,7 +72,7 @@ class Export:
         uid, gid = self.ids.of(st)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(
-            self.inodes.number(st), st.st_size, st.st_blocks,
+            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
             c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
@@ -238,7 +238,7 @@ class Export:
             if not own:
                 os.close(fd)
         fields[4], fields[5] = self.ids.of(st)
-        fields[7] = self.inodes.number(st)
+        fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
 
     def do_setattr(self, r: abi.Request) -> bytes:
