@@ -171,6 +171,15 @@ class Inodes:
                 self._retire()
             return fd
 
+    def pin(self, st: Stat) -> None:
+        """Keep the directory that `st` describes open from now on, if it may be and the kernel holds it."""
+        node = self.known(st)
+        if node is not None and node.fd < 0:
+            try:
+                self.directory(node)
+            except OSError:
+                return  # it has gone or may not be opened: whoever uses it is told so
+
     def _retire(self) -> None:
         # A thread may be using one of these numbers this moment: they are closed only at the next round.
         for fd in self._retired:

@@ -446,7 +446,7 @@ def allocation() -> object:
         assert os.pread(fd, 4, 8192) == b"aaaa"
         for mode, offset, length in (
             (0, 65536, 4096), (KEEP_SIZE, 1 << 20, 4096), (PUNCH | KEEP_SIZE, 8192, 4096), (ZERO, 16384, 4096),
-            (ZERO | KEEP_SIZE, 1 << 19, 4096), (COLLAPSE, 0, 4096), (INSERT, 4096, 4096), (PUNCH, 0, 4096), (0, 0, 0), (0, -1, 5),
+            (ZERO | KEEP_SIZE, 1 << 19, 4096), (PUNCH, 0, 4096), (0, 0, 0), (0, -1, 5),
         ):  # fmt: skip
             said.append((mode, says(fallocate, fd, mode, offset, length), os.fstat(fd).st_size))
         os.posix_fallocate(fd, 0, 100000)
