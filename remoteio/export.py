@@ -61,9 +61,7 @@ class Export:
             return KNOWN, abi.reply(request.unique, body[0]) + body[1]
         assert isinstance(body, bytes)
         reply = abi.reply(request.unique, body)
-        if op in (abi.SETLK, abi.SETLKW) and self.locks.stale_pages(request):
-            return ORDERED, abi.inval_inode(request.nodeid) + reply
-        return FUSE, reply
+        return (ORDERED, request.notice + reply) if request.notice else (FUSE, reply)
 
     # what a reply is made of
 
@@ -72,7 +70,7 @@ class Export:
         uid, gid = self.ids.of(st)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(
-            self.inodes.number(st), st.st_size, st.st_blocks,
+            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
             c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
@@ -117,7 +115,10 @@ class Export:
             if parent.shared:
                 raise
             return _NEGATIVE
-        return self._entry(parent, name, st)
+        entry = self._entry(parent, name, st)
+        if stat.S_ISDIR(st.st_mode):  # kept open, it is found as the job's working directory wherever it is moved to
+            self.inodes.pin(st)
+        return entry
 
     def do_forget(self, r: abi.Request) -> bytes:
         self.inodes.forget(r.nodeid, abi.FORGET_IN.unpack_from(r.raw, abi.ARGS)[0])
@@ -224,6 +225,7 @@ class Export:
 
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
+        node.ctime = st.st_ctime_ns
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
     def do_statx(self, r: abi.Request) -> bytes:
@@ -238,7 +240,7 @@ class Export:
             if not own:
                 os.close(fd)
         fields[4], fields[5] = self.ids.of(st)
-        fields[7] = self.inodes.number(st)
+        fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
 
     def do_setattr(self, r: abi.Request) -> bytes:
@@ -320,6 +322,10 @@ class Export:
             _drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
         out = self._opened(fd, node, flags, st)
+        if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
+            # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
+            r.notice = abi.inval_inode(node.id, -1)
+            return out
         if flags & (os.O_APPEND | os.O_DIRECT) or (node.parent is not None and node.parent.shared) or node.locks:
             return out
         ahead = b""
@@ -401,7 +407,10 @@ class Export:
             _drop_suid("/proc/self/fd/%d" % fd)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
         st = os.fstat(fd)
-        node.seen = version(st) if kept else None
+        if kept:
+            node.seen, node.ctime = version(st), st.st_ctime_ns
+        else:
+            node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
         return out if handle.append or node.locks else (out, self.attr(st))
 
@@ -473,11 +482,15 @@ class Export:
         return self.locks.test(r)
 
     def do_setlk(self, r: abi.Request) -> bytes:
-        self.locks.set(r)
-        return b""
+        return self._lock(r, wait=False)
 
     def do_setlkw(self, r: abi.Request) -> bytes:
-        self.locks.set(r, wait=True)
+        return self._lock(r, wait=True)
+
+    def _lock(self, r: abi.Request, wait: bool) -> bytes:
+        self.locks.set(r, wait)
+        if self.locks.stale_pages(r):
+            r.notice = abi.inval_inode(r.nodeid)
         return b""
 
     # directories
@@ -491,12 +504,11 @@ class Export:
     def _entries(self, handle: Handle, offset: int) -> list[tuple[bytes, int, int]]:
         # Read whole at the start and at a rewind: offsets then stay what they were, whatever changes meanwhile.
         if handle.entries is None or offset == 0:
-            node = handle.node
-            above = os.stat("..", dir_fd=handle.fd) if node.parent is not None else os.fstat(handle.fd)
-            found = [(b".", self.inodes.number(os.fstat(handle.fd)), 4), (b"..", self.inodes.number(above), 4)]
+            number, here, above = self.inodes.number, os.fstat(handle.fd), handle.node.parent or self.inodes.top
+            found = [(b".", number(here.st_dev, here.st_ino), 4), (b"..", number(above.dev, above.ino), 4)]
             with os.scandir(handle.fd) as listing:
                 for e in listing:
-                    found.append((os.fsencode(e.name), e.inode(), _dtype(e)))
+                    found.append((os.fsencode(e.name), number(here.st_dev, e.inode()), _dtype(e)))
             handle.entries = found
         return handle.entries
 
@@ -530,7 +542,7 @@ class Export:
                 except OSError:
                     entry = bytes(128)  # its name is known, its attributes are not: the kernel asks when it needs them
                 else:
-                    entry, ino = self._entry(parent, name, st), self.inodes.number(st)
+                    entry, ino = self._entry(parent, name, st), self.inodes.number(st.st_dev, st.st_ino)
             out.append((entry + abi.DIRENT.pack(ino, k + 1, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out)

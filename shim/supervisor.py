@@ -91,7 +91,7 @@ class Supervisor:
     def _serve(self, crew: Crew[bytes | memoryview]) -> None:
         try:
             crew.run()
-        except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError) as e:
+        except BaseException as e:  # whatever ends this thread ends the run
             self._fail(e)
 
     def _pulse(self) -> None:
