@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 
 import click
 
+from remoteio.carriers import Stream
 from remoteio.errors import RexecError
-from remoteio.link import Link
-from remoteio.transport import Stream, open_local, open_ssh
+from remoteio.link import Link, LinkClosed
+from remoteio.transport import open_local, open_ssh
 from shim import bootstrap, environment, terminal_state
 from shim.spec import JobSpec
-from shim.supervisor import Ended, Supervisor, die_like
+from shim.standard import die_like, fill
+from shim.supervisor import Ended, Supervisor
 
 FAILED = 125
 VERBS = ("run",)
@@ -49,7 +52,10 @@ def run(
     stream = _open(host or "local")
     bootstrap.start(stream, "shim.agent:main")
     link = Link(stream.read_fd, stream.write_fd)
-    ended = Supervisor(link, spec, lambda text: None if quiet else say(text), lambda *a, **k: None).run()
+    try:
+        ended = Supervisor(link, spec, lambda text: None if quiet else say(text), lambda *a, **k: None).run()
+    except LinkClosed as e:
+        raise stream.failure() from e
     stream.close()
     sys.exit(_leave(ended))
 
@@ -64,6 +70,9 @@ def describe(
     command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
 ) -> JobSpec:
     """This process's own circumstances, as the job is to find them. Raises RexecError."""
+    opened = fill()
+    if tty and not os.isatty(0):
+        raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
     try:
         cwd = os.path.abspath(directory) if directory else os.getcwd()
     except FileNotFoundError as e:
@@ -85,7 +94,9 @@ def describe(
             raise RexecError(f"--scratch {path}: no such directory here; the job needs a place to see it at")
     return JobSpec(
         argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
+        env=environment.for_job(
+            {**os.environb, b"PWD": os.fsencode(cwd)} if directory else os.environb, [os.fsencode(item) for item in env]
+        ),
         cwd=os.fsencode(cwd),
         uid=os.geteuid(),
         gid=os.getegid(),
@@ -94,29 +105,22 @@ def describe(
         hostname=os.fsencode(socket.gethostname()),
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=[fd for fd in range(3) if _is_open(fd)],
+        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
         tty=terminal_state.read(0) if tty else [],
     )
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _leave(ended: Ended) -> int:
     if ended.status is None:
         say(ended.reason)
         return ended.code
-    return die_like(ended.status)
+    return die_like(ended.status, ended.keys)
 
 
 def say(text: str) -> None:
     """One sentence to the person."""
-    print("rexec:", text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it is None if 2 was closed when we were started
+        print("rexec:", text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -126,6 +130,8 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(FAILED)
+    except click.Abort:
+        sys.exit(die_like(signal.SIGINT, False))  # Ctrl-C before there is a job
     except RexecError as e:
         say(str(e))
         sys.exit(FAILED)
