@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -10,6 +11,7 @@ import click
 
 from remoteio.errors import RexecError
 from shim import run as runner
+from shim.standard import die_like
 
 # verb -> (module, its click command); all else is a command to run
 VERBS: dict[str, tuple[str, str]] = {
@@ -71,8 +73,6 @@ def run_command(
     """
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
-    elif tty and not os.isatty(0):
-        raise RexecError("--tty needs a terminal as standard input; leave it out, or run rexec in one")
     spec = runner.describe(command, directory, env, tty, scratch)
     sys.exit(runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log))
 
@@ -96,7 +96,7 @@ def main() -> None:
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(die_like(signal.SIGINT, False))  # Ctrl-C before there is a job
     except RexecError as e:
         runner.tell(str(e))
         sys.exit(runner.FAILED)

@@ -19,7 +19,8 @@ from shim import bootstrap, environment, hosts, terminal_state
 from shim.hosts import Host
 from shim.reach import connect
 from shim.spec import JobSpec
-from shim.supervisor import Ended, Supervisor, die_like
+from shim.standard import die_like, fill
+from shim.supervisor import Ended, Supervisor
 
 FAILED = 125
 Log = Callable[..., None]
@@ -55,7 +56,7 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
     if ended.status is None:
         tell(ended.reason)
         return ended.code
-    return die_like(ended.status)
+    return die_like(ended.status, ended.keys)
 
 
 def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, bootstrap.Facts]:
@@ -78,6 +79,9 @@ def describe(
 
     From here on this process creates files with umask 0: the export applies the job's own.
     """
+    opened = fill()
+    if tty and not os.isatty(0):
+        raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
     try:
         cwd = os.path.abspath(directory) if directory else os.getcwd()
     except FileNotFoundError as e:
@@ -98,7 +102,9 @@ def describe(
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
     return JobSpec(
         argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
+        env=environment.for_job(
+            {**os.environb, b"PWD": os.fsencode(cwd)} if directory else os.environb, [os.fsencode(item) for item in env]
+        ),
         cwd=os.fsencode(cwd),
         uid=os.geteuid(),
         gid=os.getegid(),
@@ -107,14 +113,15 @@ def describe(
         hostname=os.fsencode(socket.gethostname()),
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=[fd for fd in range(3) if _is_open(fd)],
+        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
         tty=terminal_state.read(0) if tty else [],
     )
 
 
 def tell(text: str) -> None:
     """One sentence to the person."""
-    print("rexec:", text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it is None if 2 was closed when we were started
+        print("rexec:", text, file=sys.stderr, flush=True)
 
 
 _RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}
@@ -150,11 +157,3 @@ def _size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} GiB"
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

@@ -157,7 +157,9 @@ def renames() -> object:
     assert (get("b"), get("new"), os.stat("b").st_ino, os.stat("new").st_ino) == (b"a", b"b", a, b)
     said.append(says(rename, "new", "d", EXCHANGE))
     assert os.path.isdir("new") and get("d") == b"b" and os.listdir("new") == ["in"]
-    said += [says(os.rename, *pair) for pair in (("e", "new"), ("d", "e"), ("e", "d"), ("none", "x"), ("new", "new/in/x"))]
+    said += [
+        says(os.rename, *pair) for pair in (("e", "new"), ("d", "e"), ("e", "d"), ("none", "x"), ("new", "new/in/x"))
+    ]
     said += [says(os.rename, "new", "new/x"), says(rename, "d", "x", NOREPLACE | EXCHANGE), says(os.rename, "new", "e")]
     with open("held", "wb+") as f:
         f.write(b"held")
@@ -187,7 +189,18 @@ def what_is_refused() -> object:
 
 @case
 def names_of_any_bytes() -> object:
-    names = [b"\xff\xfe", b"new\nline", b" ", b"-rf", b"\xc3\xa4", b"a\xcc\x88", b"x" * 255, "\u65e5\u672c".encode(), b"\x01\x7f", b"*?["]
+    names = [
+        b"\xff\xfe",
+        b"new\nline",
+        b" ",
+        b"-rf",
+        b"\xc3\xa4",
+        b"a\xcc\x88",
+        b"x" * 255,
+        "\u65e5\u672c".encode(),
+        b"\x01\x7f",
+        b"*?[",
+    ]
     for name in names:
         put(name, name)
     os.mkdir(b"d\x80")
@@ -244,7 +257,11 @@ def special_files() -> object:
     assert ended(pid) == 0
     server.close(), client.close()
     device = says(os.mknod, "null", stat.S_IFCHR | 0o666, os.makedev(1, 3)) if os.getuid() else "only as a user"
-    return [oct(os.stat(name).st_mode) for name in ("fifo", "node", "sock")], device, stat.S_ISSOCK(os.stat("sock").st_mode)
+    return (
+        [oct(os.stat(name).st_mode) for name in ("fifo", "node", "sock")],
+        device,
+        stat.S_ISSOCK(os.stat("sock").st_mode),
+    )
 
 
 @case
@@ -414,7 +431,9 @@ def holes() -> object:
         os.pwrite(fd, b"x", 1 << 20)
         os.pwrite(fd, b"y", 3 << 20)
         os.fsync(fd)
-        found = [os.lseek(fd, at, how) for at, how in ((0, os.SEEK_DATA), (1 << 20, os.SEEK_HOLE), (2 << 20, os.SEEK_DATA))]
+        found = [
+            os.lseek(fd, at, how) for at, how in ((0, os.SEEK_DATA), (1 << 20, os.SEEK_HOLE), (2 << 20, os.SEEK_DATA))
+        ]
         end = os.lseek(fd, 0, os.SEEK_END)
         said = says(os.lseek, fd, end, os.SEEK_DATA), says(os.lseek, fd, -1, os.SEEK_SET)
         assert os.stat("s").st_blocks * 512 < 1 << 20
@@ -541,7 +560,13 @@ def programs_just_written() -> object:
     os.chmod("plain", 0o700)
     third = subprocess.run(["sh", "-c", "./plain"], capture_output=True, check=True).stdout
     said = []
-    put("bad", b"#!/no/such/interpreter\n"), os.chmod("bad", 0o755), put("no", b"#!/bin/sh\n"), put("none", b"\0\1"), os.chmod("none", 0o755)
+    (
+        put("bad", b"#!/no/such/interpreter\n"),
+        os.chmod("bad", 0o755),
+        put("no", b"#!/bin/sh\n"),
+        put("none", b"\0\1"),
+        os.chmod("none", 0o755),
+    )
     for name in ("./bad", "./no", "./none", "./missing", "."):
         said.append(says(subprocess.run, [name]))
     with open("script", "ab") as f:
@@ -556,7 +581,11 @@ def a_running_program_is_busy() -> object:
     shutil.copy("/bin/sleep", "sleep")
     process = subprocess.Popen(["./sleep", "60"])
     until(lambda: os.readlink(f"/proc/{process.pid}/exe").endswith("/sleep"), "it runs")
-    said = [says(os.open, "sleep", os.O_WRONLY), says(os.truncate, "sleep", 0), says(os.open, "sleep", os.O_RDWR | os.O_TRUNC)]
+    said = [
+        says(os.open, "sleep", os.O_WRONLY),
+        says(os.truncate, "sleep", 0),
+        says(os.open, "sleep", os.O_RDWR | os.O_TRUNC),
+    ]
     os.rename("sleep", "old")
     os.unlink("old")
     assert process.poll() is None
@@ -674,8 +703,17 @@ def free_space() -> object:
 @case
 def access_is_asked() -> object:
     put("f"), os.chmod("f", 0o400), os.mkdir("d"), os.chmod("d", 0o500), put("none"), os.chmod("none", 0)
-    answers = [os.access(name, how) for name in ("f", "d", "none", "/etc/shadow", "/etc/passwd", "/root") for how in (os.R_OK, os.W_OK, os.X_OK)]
-    said = [says(os.open, "none", os.O_RDONLY), says(put, "d/x"), says(os.open, "f", os.O_WRONLY), says(os.listdir, "/root")]
+    answers = [
+        os.access(name, how)
+        for name in ("f", "d", "none", "/etc/shadow", "/etc/passwd", "/root")
+        for how in (os.R_OK, os.W_OK, os.X_OK)
+    ]
+    said = [
+        says(os.open, "none", os.O_RDONLY),
+        says(put, "d/x"),
+        says(os.open, "f", os.O_WRONLY),
+        says(os.listdir, "/root"),
+    ]
     said += [says(os.open, "/etc/passwd", os.O_RDWR), says(os.chown, "f", 0, 0), says(os.chmod, "/etc/passwd", 0o644)]
     said += [says(os.mkdir, "/usr/x-%d/y" % os.getpid()), says(os.open, "/etc/shadow", os.O_RDONLY)]
     os.chmod("d", 0o700)
@@ -712,7 +750,12 @@ def record_locks() -> object:
             return tries(lambda: lock(os.open("f", os.O_RDWR), kind, start, length))
 
         lock(fd, fcntl.LOCK_EX, 10, 10)
-        seen = [other(fcntl.LOCK_EX, 0, 10), other(fcntl.LOCK_EX, 15, 1), other(fcntl.LOCK_SH, 19, 1), other(fcntl.LOCK_EX, 20, 0)]
+        seen = [
+            other(fcntl.LOCK_EX, 0, 10),
+            other(fcntl.LOCK_EX, 15, 1),
+            other(fcntl.LOCK_SH, 19, 1),
+            other(fcntl.LOCK_EX, 20, 0),
+        ]
         lock(fd, fcntl.LOCK_SH, 10, 10)
         seen += [other(fcntl.LOCK_SH, 10, 5), other(fcntl.LOCK_EX, 10, 5)]
         lock(fd, fcntl.LOCK_UN, 12, 2)
@@ -720,7 +763,9 @@ def record_locks() -> object:
 
         def who() -> None:
             asked = struct.pack("=hh4xqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-            kind, _, start, length, pid = struct.unpack("=hh4xqqi4x", fcntl.fcntl(os.open("f", os.O_RDWR), fcntl.F_GETLK, asked))
+            kind, _, start, length, pid = struct.unpack(
+                "=hh4xqqi4x", fcntl.fcntl(os.open("f", os.O_RDWR), fcntl.F_GETLK, asked)
+            )
             assert (kind, start, length, pid) == (fcntl.F_RDLCK, 10, 2, os.getppid()), (kind, start, length, pid)
 
         assert ended(child(who)) == 0
