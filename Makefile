@@ -10,7 +10,8 @@ SOURCES := $(PACKAGES) tests
 APT_DEMO := python3-venv openssh-client
 # What makes the hosts; then what the tests run on them, as users do.
 APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
-	acl attr dbus-daemon gcc git less libc6-dev make nodejs procps rsync sqlite3 tmux vim xdotool xprintidle xvfb
+	acl attr dbus-daemon fish gcc git ksh less libc6-dev make nodejs procps rsync sqlite3 tcsh tmux vim xdotool \
+	xprintidle xvfb zsh
 APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
 
 .PHONY: setup demo test lint bench clean root
@@ -27,7 +28,7 @@ demo: .venv/demo
 
 test: root .venv/dev lint
 	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
-		.venv/bin/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
+		.venv/bin/python -m pytest --no-skips $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
 
 lint: .venv/dev
 	.venv/bin/ruff check $(SOURCES)
