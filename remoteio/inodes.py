@@ -25,7 +25,8 @@ class Node:
     """One file: identity, where it was last seen, how often the kernel refers to it."""
 
     __slots__ = (
-        "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "locks", "lookups", "name", "parent", "seen", "shared",
+        "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name", "parent",
+        "seen", "shared",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
@@ -38,6 +39,8 @@ class Node:
         self.handles: set[int] = set()  # open file descriptors of this node
         self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
         self.locks: dict[int, LockOwner] = {}
+        self.asked = 0  # lookups in this directory since it was last told whole
+        self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
 
 
