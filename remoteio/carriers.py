@@ -40,8 +40,8 @@ class Stream(ABC):
         """Why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
 
     @abstractmethod
-    def close(self) -> None:
-        """End the stream and what carries it; the remote sees the end of its input."""
+    def close(self, *, done: bool = False) -> None:
+        """End the stream and what carries it; the remote sees the end of its input. ``done``: nothing is awaited from it."""
 
 
 UNKNOWN_NAME = "cannot reach {dest}: the name {what} is unknown; check its spelling, or name it in ~/.ssh/config"

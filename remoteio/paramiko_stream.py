@@ -82,10 +82,11 @@ class ParamikoStream(Stream):
             return TransportError(f"the connection to {self.destination} ended: {said}")
         return TransportError(carriers.CLOSED.format(dest=self.destination))
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         self._ours.close()
         # The remote's orderly end; if it does not come, the transport goes down all the same.
-        self._channel.status_event.wait(2.0)
+        if not done:
+            self._channel.status_event.wait(2.0)
         _close(self._clients)
         for thread in self._threads:
             thread.join()

@@ -78,8 +78,10 @@ class ProcessStream(Stream):
             size = os.fstat(self._log_fd).st_size
             self._log = os.pread(self._log_fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         self._socket.close()
+        if done:
+            self._process.terminate()
         # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
         if self.wait(2.0) is None:
             self._process.terminate()
@@ -169,7 +171,7 @@ def ssh_argv(
     ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
 ) -> list[str]:
     """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
-    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none"]
+    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no"]
     if batch:
         fixed.append("BatchMode=yes")
     settings = [word for setting in fixed for word in ("-o", setting)]

@@ -8,7 +8,6 @@ forced commands print before it is skipped. The runtime itself goes over only wh
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import shlex
 import sys
@@ -104,7 +103,7 @@ def start(
     TransportError if the carrier failed.
     """
     until = time.monotonic() + deadline
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     runtime = collect(shipped)
     payload = zlib.compress(runtime.source)
     try:

@@ -74,7 +74,9 @@ def run_command(
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     spec = runner.describe(command, directory, env, tty, scratch)
-    sys.exit(runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log))
+    status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+    # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
+    os._exit(status)
 
 
 def main() -> None:
