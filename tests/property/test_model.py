@@ -166,9 +166,9 @@ class TwoDirectories(RuleBasedStateMachine):
     def link(self, old: bytes, new: bytes) -> None:
         self.both(lambda top: os.link(top + old, top + new, follow_symlinks=False))
 
-    @rule(target=st.sampled_from([b"a", b"d", b"d/e", b"nowhere", b"l"]), name=NAMES)
-    def symlink(self, target: bytes, name: bytes) -> None:
-        self.both(lambda top: os.symlink(target, top + name))
+    @rule(to=st.sampled_from([b"a", b"d", b"d/e", b"nowhere", b"l"]), name=NAMES)
+    def symlink(self, to: bytes, name: bytes) -> None:
+        self.both(lambda top: os.symlink(to, top + name))
 
     @rule(name=NAMES, mode=st.integers(0, 0o7777))
     def chmod(self, name: bytes, mode: int) -> None:
@@ -203,6 +203,6 @@ def test_a_mounted_directory_is_like_a_plain_one(tops: tuple[Path, Path]) -> Non
     run_state_machine_as_test(
         TwoDirectories,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
         ),
     )
