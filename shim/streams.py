@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from remoteio.errors import RexecError
 from remoteio.frames import CLOSED, LARGE
-from remoteio.link import Link, Window, credit
+from remoteio.link import Link, LinkClosed, Window, credit
 
 CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
 AWAY = 200  # milliseconds between looks whether a terminal is ours again: there is no event for that
@@ -145,7 +145,7 @@ class Sink:
         try:
             while True:
                 if any(fd == self._fd for fd, _ in wait.poll()):
-                    self._link.send(CLOSED, bytes((self.kind,)))
+                    self._tell(CLOSED, bytes((self.kind,)))
                     return
                 self._bell.hush()
                 while self._queue:
@@ -153,13 +153,19 @@ class Sink:
                     if not data:
                         return
                     if not self._write(data):
-                        self._link.send(CLOSED, bytes((self.kind,)))
+                        self._tell(CLOSED, bytes((self.kind,)))
                         return
-                    self._link.send(*credit(self.kind, len(data)))
+                    self._tell(*credit(self.kind, len(data)))
         finally:
             self._close(self._fd)
             self._bell.take_down()
             self.done.set()
+
+    def _tell(self, kind: int, payload: bytes) -> None:
+        try:
+            self._link.send(kind, payload)
+        except LinkClosed:
+            return  # it has sent all and ended: what it sent is written all the same
 
     def _write(self, data: bytes | memoryview) -> bool:
         """False: its reader has gone."""
