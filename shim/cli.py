@@ -125,13 +125,13 @@ def say(text: str) -> None:
 
 def main() -> None:
     """The console script."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     try:
         run.main(args=sys.argv[1:], prog_name="rexec", standalone_mode=False)
     except click.ClickException as e:
         e.show()
         sys.exit(FAILED)
-    except click.Abort:
-        sys.exit(die_like(signal.SIGINT, False))  # Ctrl-C before there is a job
     except RexecError as e:
         say(str(e))
         sys.exit(FAILED)
