@@ -85,7 +85,13 @@ def stage(top: Path) -> None:
 
 def plainly(value: Any, mapped: bool) -> Any:
     """The answer, its JSON read back; where ids are not mapped, without the group of the file (it is nobody's there)."""
-    if isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and value[0].startswith("0o") and not mapped:
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and isinstance(value[0], str)
+        and value[0].startswith("0o")
+        and not mapped
+    ):
         return value[:2]
     if isinstance(value, list):
         return [plainly(part, mapped) for part in value]
@@ -106,7 +112,11 @@ def test_the_user_may_do_what_he_may_do_here(combo: Combo, place: Callable[[str]
     mapped = combo.on != "alpha-alice"
     there, wanted = (plainly(json.loads(done.stdout), mapped) for done in (run, here))
     if not mapped:  # the kernel's own answers for ids that its namespace does not map: docs/consistency.md
-        assert (there["acl"][0], there["chmod"][1], there["sticky"][:2]) == ("EACCES", "EINVAL", ["EOVERFLOW", "EOVERFLOW"])
+        assert (there["acl"][0], there["chmod"][1], there["sticky"][:2]) == (
+            "EACCES",
+            "EINVAL",
+            ["EOVERFLOW", "EOVERFLOW"],
+        )
         for answers in (there, wanted):
             del answers["acl"][0], answers["chmod"][1], answers["sticky"][:2]
     assert there == wanted
@@ -130,7 +140,9 @@ def test_acls_are_out_of_reach_in_a_user_namespace_and_hold_all_the_same(combo: 
     (combo.dir / "f").write_text("text")
     (combo.dir / "f").chmod(0o600)
     subprocess.run(["setfacl", "-m", f"u:{SUBMIT_USER}:r", combo.dir / "f"], check=True)
-    done = combo.run(["sh", "-c", f"cat f; {PYTHON} -c 'import os; os.getxattr(\"f\", \"system.posix_acl_access\")'; echo more >>f"])
+    done = combo.run(
+        ["sh", "-c", f'cat f; {PYTHON} -c \'import os; os.getxattr("f", "system.posix_acl_access")\'; echo more >>f']
+    )
     assert done.stdout == b"text"
     assert b"Operation not supported" in done.stderr
     assert done.stderr.lower().count(b"permission denied") == 1

@@ -112,7 +112,9 @@ def test_a_working_directory_is_moved_from_under_the_job(job: Talk, here: Path, 
 
 def test_both_append_at_once(job: Talk, here: Path, combo: Combo) -> None:
     log = give(here / "log", "", combo)
-    job.tell("fd = os.open('log', os.O_WRONLY | os.O_APPEND); [os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]")
+    job.tell(
+        "fd = os.open('log', os.O_WRONLY | os.O_APPEND); [os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]"
+    )
     with log.open("ab", buffering=0) as f:
         for k in range(1000):
             f.write(b"%s %d\n" % (b"h" * 30, k))
@@ -136,7 +138,9 @@ def test_locks_hold_between_the_job_and_this_machine(job: Talk, here: Path, comb
         take(f, fcntl.LOCK_EX)
         assert job(f"says(lambda: {there.format(' | fcntl.LOCK_NB')})") == "EAGAIN"
         if kind == "record":
-            asked = "struct.unpack('=hh4xqqi4x', fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack('=hh4xqqi4x', 1, 0, 0, 0, 0)))"
+            asked = (
+                "struct.unpack('=hh4xqqi4x', fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack('=hh4xqqi4x', 1, 0, 0, 0, 0)))"
+            )
             assert job(asked) == [fcntl.F_WRLCK, 0, 0, 0, 0]  # its holder has no number over there
         job.tell(there.format(""))
         assert job.quiet(0.5)
@@ -211,7 +215,10 @@ def test_two_machines_write_one_database(job: Talk, here: Path, combo: Combo, mo
     job.answer(60)
     assert db.execute("pragma integrity_check").fetchone() == ("ok",)
     assert db.execute("select n from n").fetchone() == (200,)
-    assert db.execute("select who, count(*) from t group by who order by who").fetchall() == [("here", 100), ("there", 100)]
+    assert db.execute("select who, count(*) from t group by who order by who").fetchall() == [
+        ("here", 100),
+        ("there", 100),
+    ]
     db.close()
     assert job("sqlite3.connect('db').execute('pragma integrity_check').fetchone()") == ["ok"]
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remoteio.frames import HEADER, KINDS, LARGE, MAX_PAYLOAD, FrameError, FrameReader, frame, pack_fields, unpack_fields
+from remoteio.frames import (
+    HEADER,
+    KINDS,
+    LARGE,
+    MAX_PAYLOAD,
+    FrameError,
+    FrameReader,
+    frame,
+    pack_fields,
+    unpack_fields,
+)
 
 FRAMES = st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.binary(max_size=400)), max_size=12)
 LARGE_SIZES = st.integers(LARGE - 2, LARGE + 70000)
@@ -27,7 +37,9 @@ def test_whole_and_byte_by_byte(sent: list[tuple[int, bytes]]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(FRAMES, st.lists(LARGE_SIZES, min_size=1, max_size=3), st.lists(st.integers(500, 100_000), min_size=1, max_size=20))
+@given(
+    FRAMES, st.lists(LARGE_SIZES, min_size=1, max_size=3), st.lists(st.integers(500, 100_000), min_size=1, max_size=20)
+)
 def test_large_ones_cut_anywhere(small: list[tuple[int, bytes]], sizes: list[int], cuts: list[int]) -> None:
     sent = [*small, *((1, bytes([k]) * size) for k, size in enumerate(sizes)), *small]
     stream = b"".join(frame(*one) for one in sent)
@@ -73,7 +85,9 @@ def test_garbage_is_fields_or_a_frame_error(data: bytes) -> None:
         return
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=4), st.lists(st.binary(max_size=9), max_size=2), min_size=1), st.data())
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=4), st.lists(st.binary(max_size=9), max_size=2), min_size=1), st.data()
+)
 def test_fields_cut_short_are_refused(fields: dict[str, list[bytes]], data: st.DataObject) -> None:
     packed = pack_fields(fields)
     with pytest.raises(FrameError):

@@ -25,7 +25,10 @@ NUMBERS = st.one_of(st.integers(0, 20), st.integers(0, 2**64 - 1), st.sampled_fr
 NEAR = st.builds(
     lambda numbers, names: b"".join(n.to_bytes(8, "little") for n in numbers) + b"\0".join(names) + b"\0",
     st.lists(NUMBERS, max_size=8),
-    st.lists(st.sampled_from([b"file", b"dir", b"link", b"..", b".", b"", b"a/b", b"new", b"user.x", b"\xff" * 300]), max_size=3),
+    st.lists(
+        st.sampled_from([b"file", b"dir", b"link", b"..", b".", b"", b"a/b", b"new", b"user.x", b"\xff" * 300]),
+        max_size=3,
+    ),
 )
 ARGS = st.one_of(st.binary(max_size=200), NEAR)
 
@@ -59,9 +62,13 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(top)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(OPS, NODES, ARGS), min_size=1, max_size=12))
-def test_the_export_answers_or_ignores_and_never_breaks(directory: Path, requests: list[tuple[int, int, bytes]]) -> None:
+def test_the_export_answers_or_ignores_and_never_breaks(
+    directory: Path, requests: list[tuple[int, int, bytes]]
+) -> None:
     outside = set(os.listdir("/dev/shm"))
     top = Path(tempfile.mkdtemp(dir=directory))
     (top / "file").write_text("text")

@@ -55,7 +55,16 @@ def picture(top: bytes) -> dict[bytes, object]:
             size = 0 if stat.S_ISDIR(st_.st_mode) else st_.st_size
             links = st_.st_nlink
             same = first.setdefault(st_.st_ino, key) if not stat.S_ISDIR(st_.st_mode) else key
-            seen[key] = (oct(st_.st_mode), links, size, st_.st_uid, st_.st_gid, what, same, os.listxattr(path, follow_symlinks=False))
+            seen[key] = (
+                oct(st_.st_mode),
+                links,
+                size,
+                st_.st_uid,
+                st_.st_gid,
+                what,
+                same,
+                os.listxattr(path, follow_symlinks=False),
+            )
     return seen
 
 
@@ -98,7 +107,12 @@ class TwoDirectories(RuleBasedStateMachine):
     def both(self, work: Callable[[bytes], object]) -> None:
         assert outcome(work, self.there) == outcome(work, self.plain)
 
-    @rule(name=NAMES, data=BYTES, at=SIZES, flags=st.sampled_from([0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_TRUNC, os.O_APPEND]))
+    @rule(
+        name=NAMES,
+        data=BYTES,
+        at=SIZES,
+        flags=st.sampled_from([0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_TRUNC, os.O_APPEND]),
+    )
     def write(self, name: bytes, data: bytes, at: int, flags: int) -> None:
         def work(top: bytes) -> int:
             fd = os.open(top + name, os.O_RDWR | flags, 0o640)
@@ -203,6 +217,9 @@ def test_a_mounted_directory_is_like_a_plain_one(tops: tuple[Path, Path]) -> Non
     run_state_machine_as_test(
         TwoDirectories,
         settings=settings(
-            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+            max_examples=150,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
