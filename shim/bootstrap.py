@@ -26,8 +26,8 @@ from remoteio.errors import RexecError
 SHIPPED: tuple[str, ...] = (
     "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link",
     "remoteio.mount",
-    "remoteio.names", "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.bell", "shim.idmap",
-    "shim.init", "shim.keeper", "shim.namespace", "shim.probe", "shim.scratch", "shim.spec", "shim.streams",
+    "remoteio.names", "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.bell",
+    "shim.idmap", "shim.init", "shim.keeper", "shim.namespace", "shim.probe", "shim.scratch", "shim.spec", "shim.streams",
     "shim.terminal_state",
 )  # fmt: skip
 
