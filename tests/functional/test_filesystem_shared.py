@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +112,8 @@ def test_a_working_directory_is_moved_from_under_the_job(job: Talk, here: Path, 
 def test_both_append_at_once(job: Talk, here: Path, combo: Combo) -> None:
     log = give(here / "log", "", combo)
     job.tell(
-        "fd = os.open('log', os.O_WRONLY | os.O_APPEND); [os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]"
+        "fd = os.open('log', os.O_WRONLY | os.O_APPEND);"
+        "[os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]"
     )
     with log.open("ab", buffering=0) as f:
         for k in range(1000):
@@ -207,8 +207,10 @@ def test_two_machines_write_one_database(job: Talk, here: Path, combo: Combo, mo
         "def add(who, count):\n"
         "    db = sqlite3.connect('db', timeout=60, isolation_level=None)\n"
         "    for k in range(count):\n"
-        "        for sql in ('begin immediate', f'insert into t values (\\'{who}\\', {k})', 'update n set n = n + 1', 'commit'):\n"
-        "            db.execute(sql)\n"
+        "        db.execute('begin immediate')\n"
+        "        db.execute('insert into t values (?, ?)', (who, k))\n"
+        "        db.execute('update n set n = n + 1')\n"
+        "        db.execute('commit')\n"
     )
     job.tell("add('there', 100)")
     _add(path, "here", 100)
