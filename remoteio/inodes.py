@@ -45,7 +45,7 @@ class Node:
 
 
 class LockOwner:
-    """The descriptor that holds one owner's record locks on one file; `fh`: the handle they were first asked through."""
+    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
 
     __slots__ = ("fd", "fh", "pid")
 

@@ -178,7 +178,8 @@ def what_is_refused() -> object:
     put("f"), os.mkdir("d"), put("d/x"), os.symlink("f", "l"), os.symlink("loop", "loop")
     return [
         says(os.mkdir, "d"), says(os.rmdir, "d"), says(os.rmdir, "f"), says(os.unlink, "d"),
-        says(os.open, "d", os.O_WRONLY), says(os.open, "f", os.O_RDONLY | os.O_DIRECTORY), says(os.open, "l", os.O_RDONLY | os.O_NOFOLLOW),
+        says(os.open, "d", os.O_WRONLY), says(os.open, "f", os.O_RDONLY | os.O_DIRECTORY),
+        says(os.open, "l", os.O_RDONLY | os.O_NOFOLLOW),
         says(os.open, "loop", os.O_RDONLY), says(os.open, "f", os.O_CREAT | os.O_EXCL),
         says(os.open, "f/x", os.O_RDONLY),
         says(os.open, "l", os.O_CREAT | os.O_EXCL), says(os.readlink, "f"), says(os.mkdir, "n" * 256),

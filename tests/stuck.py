@@ -1,0 +1,63 @@
+"""A filesystem of the submit machine that has died, as a dead NFS server's: a file can be opened, and reads never end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from remoteio import fuse_abi as abi
+from remoteio.mount import MNT_DETACH, mount_fuse, open_fuse
+
+FILE = 2
+
+
+def _attr(node: int) -> bytes:
+    mode, size = (0o100644, 4096) if node == FILE else (0o40755, 0)
+    return abi.ATTR.pack(node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def _reply(op: int, node: int) -> bytes | None:
+    if op == abi.LOOKUP:
+        return abi.ENTRY.pack(FILE, 0, 60, 60, 0, 0) + _attr(FILE)
+    if op == abi.GETATTR:
+        return abi.ATTR_OUT.pack(60, 0, 0) + _attr(node)
+    if op in (abi.OPEN, abi.OPENDIR):
+        return abi.OPEN_OUT.pack(1, 0, 0)
+    return b"" if op in (abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.ACCESS) else None
+
+
+def _serve(fd: int, asked: threading.Event) -> None:
+    while True:
+        try:
+            raw = os.read(fd, abi.MAX_REQUEST)
+        except OSError:
+            return  # unmounted
+        _, op, unique, node, *_ = abi.IN_HEADER.unpack_from(raw)
+        if op == abi.INIT:
+            body: bytes | None = abi.INIT_OUT.pack(7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
+        else:
+            body = _reply(op, node)
+        if op == abi.READ:
+            asked.set()  # and that is all
+        elif body is not None:
+            os.write(fd, abi.reply(unique, body))
+        elif op not in abi.NO_REPLY:
+            os.write(fd, abi.failure(unique, 38))
+
+
+@contextlib.contextmanager
+def stuck(at: Path) -> Iterator[threading.Event]:
+    """Any name in `at` is a file that is never read to the end; the event tells that a read has begun. Needs root."""
+    fd = open_fuse()
+    mount_fuse(fd, str(at), 0, 0, 0, False)
+    asked = threading.Event()
+    threading.Thread(target=_serve, args=(fd, asked), daemon=True).start()
+    try:
+        yield asked
+    finally:
+        ctypes.CDLL(None).umount2(os.fsencode(at), MNT_DETACH)
+        os.close(fd)  # with it every read that waits fails
