@@ -101,7 +101,7 @@ class Locks:
         kind, at, length, pid = _first(asked, kind, start, 0 if end >= _END else end - start + 1)
         if kind == fcntl.F_UNLCK:
             return abi.LK_OUT.pack(0, 0, kind, 0)
-        # A process of this machine has no number over there. Of the job's owners it is the one not hindered by the lock.
+        # A process of this machine has no number over there. Of the job's owners it is the one not in its own way.
         others = [o for o in handle.node.locks.values() if o is not asked] if pid < 0 else []
         mine = [o.pid for o in others if _first(o, fcntl.F_WRLCK, at, length)[0] == fcntl.F_UNLCK]
         return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, mine[0] if mine else 0)

@@ -1,10 +1,11 @@
-"""A filesystem of the submit machine that has died, as a dead NFS server's: a file can be opened, and reads never end."""
+"""A filesystem of the submit machine that has died, as a dead NFS server's: a file opens, and reads never end."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,12 +31,13 @@ def _reply(op: int, node: int) -> bytes | None:
     return b"" if op in (abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.ACCESS) else None
 
 
-def _serve(fd: int, asked: threading.Event) -> None:
+def _serve(fd: int, stop: int, asked: threading.Event) -> None:
     while True:
-        try:
-            raw = os.read(fd, abi.MAX_REQUEST)
-        except OSError:
-            return  # unmounted
+        ready, _, _ = select.select([fd, stop], [], [])
+        if stop in ready:
+            os.close(fd)  # the last descriptor: with it every read that waits fails
+            return
+        raw = os.read(fd, abi.MAX_REQUEST)
         _, op, unique, node, *_ = abi.IN_HEADER.unpack_from(raw)
         if op == abi.INIT:
             body: bytes | None = abi.INIT_OUT.pack(7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
@@ -55,9 +57,13 @@ def stuck(at: Path) -> Iterator[threading.Event]:
     fd = open_fuse()
     mount_fuse(fd, str(at), 0, 0, 0, False)
     asked = threading.Event()
-    threading.Thread(target=_serve, args=(fd, asked), daemon=True).start()
+    stop, tell = os.pipe()
+    server = threading.Thread(target=_serve, args=(fd, stop, asked))
+    server.start()
     try:
         yield asked
     finally:
         ctypes.CDLL(None).umount2(os.fsencode(at), MNT_DETACH)
-        os.close(fd)  # with it every read that waits fails
+        os.close(tell)
+        server.join()
+        os.close(stop)

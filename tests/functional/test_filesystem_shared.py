@@ -286,20 +286,12 @@ def test_a_read_that_never_ends_stalls_nobody_and_can_be_killed(job: Talk, here:
     (here / "dead").mkdir()
     give(here / "f", "alive", combo)
     with stuck(here / "dead") as asked:
-        job("child = subprocess.Popen(['cat', 'dead/f'])")
-        assert asked.wait(10)
-        before = time.monotonic()
-        assert job("get('f'), len([os.stat(f'none{k}') for k in range(0)])") == ["alive", 0]
-        assert time.monotonic() - before < 2
-        job("child.kill()")
-        assert job("child.wait(timeout=10)") == -signal.SIGKILL
+        for how in ("INT", "TERM", "KILL"):
+            job("child = subprocess.Popen(['cat', 'dead/f'])")
+            assert asked.wait(10)
+            asked.clear()
+            before = time.monotonic()
+            assert job("get('f')") == "alive"
+            assert time.monotonic() - before < 2
+            assert job(f"child.send_signal(signal.SIG{how}) or child.wait(timeout=10)") == -signal.Signals[f"SIG{how}"]
         assert job("get('f')") == "alive"
-
-
-def test_a_job_that_waits_for_a_dead_file_is_interrupted(job: Talk, here: Path, combo: Combo) -> None:
-    (here / "dead").mkdir()
-    with stuck(here / "dead") as asked:
-        job.tell("get('dead/f')")
-        assert asked.wait(10)
-        job.process.send_signal(signal.SIGTERM)  # as INT would be, if python had not a handler of its own
-        assert job.process.wait(timeout=10) in (-signal.SIGTERM, 128 + signal.SIGTERM)
