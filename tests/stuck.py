@@ -13,17 +13,16 @@ from pathlib import Path
 from remoteio import fuse_abi as abi
 from remoteio.mount import MNT_DETACH, mount_fuse, open_fuse
 
-FILE = 2
-
 
 def _attr(node: int) -> bytes:
-    mode, size = (0o100644, 4096) if node == FILE else (0o40755, 0)
+    mode, size = (0o40755, 0) if node == abi.ROOT_ID else (0o100644, 4096)
     return abi.ATTR.pack(node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
 
-def _reply(op: int, node: int) -> bytes | None:
+def _reply(op: int, node: int, args: bytes) -> bytes | None:
     if op == abi.LOOKUP:
-        return abi.ENTRY.pack(FILE, 0, 60, 60, 0, 0) + _attr(FILE)
+        found = 1 + int(args.rstrip(b"\0"))
+        return abi.ENTRY.pack(found, 0, 60, 60, 0, 0) + _attr(found)
     if op == abi.GETATTR:
         return abi.ATTR_OUT.pack(60, 0, 0) + _attr(node)
     if op in (abi.OPEN, abi.OPENDIR):
@@ -42,7 +41,7 @@ def _serve(fd: int, stop: int, asked: threading.Event) -> None:
         if op == abi.INIT:
             body: bytes | None = abi.INIT_OUT.pack(7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
         else:
-            body = _reply(op, node)
+            body = _reply(op, node, raw[abi.ARGS :])
         if op == abi.READ:
             asked.set()  # and that is all
         elif body is not None:
@@ -53,7 +52,7 @@ def _serve(fd: int, stop: int, asked: threading.Event) -> None:
 
 @contextlib.contextmanager
 def stuck(at: Path) -> Iterator[threading.Event]:
-    """Any name in `at` is a file that is never read to the end; the event tells that a read has begun. Needs root."""
+    """Any number, from 1 on, is a file in `at` that is never read to the end; the event tells that a read has begun. Needs root."""
     fd = open_fuse()
     mount_fuse(fd, str(at), 0, 0, 0, False)
     asked = threading.Event()

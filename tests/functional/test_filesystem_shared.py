@@ -286,8 +286,8 @@ def test_a_read_that_never_ends_stalls_nobody_and_can_be_killed(job: Talk, here:
     (here / "dead").mkdir()
     give(here / "f", "alive", combo)
     with stuck(here / "dead") as asked:
-        for how in ("INT", "TERM", "KILL"):
-            job("child = subprocess.Popen(['cat', 'dead/f'])")
+        for k, how in enumerate(("INT", "TERM", "KILL"), 1):
+            job(f"child = subprocess.Popen(['cat', 'dead/{k}'])")
             assert asked.wait(10)
             asked.clear()
             before = time.monotonic()
