@@ -151,7 +151,10 @@ class Names(ExportBase):
         out = abi.OPEN_OUT.pack(fd, 0, 0)
         if node.shared:
             return out
-        listing, complete = self.listings.plus(handle, 0, AHEAD)
+        try:
+            listing, complete = self.listings.plus(handle, 0, AHEAD)
+        except OSError:
+            return out  # it is readdir(3) that says so
         return out, self.attr(os.fstat(fd)) + bytes((complete,)) + listing
 
     def do_readdir(self, r: abi.Request) -> bytes:

@@ -52,7 +52,7 @@ def _serve(fd: int, stop: int, asked: threading.Event) -> None:
 
 @contextlib.contextmanager
 def stuck(at: Path) -> Iterator[threading.Event]:
-    """Any number, from 1 on, is a file in `at` that is never read to the end; the event tells that a read has begun. Needs root."""
+    """In `at` any number from 1 on is a file that is never read to the end; the event: a read has begun. Needs root."""
     fd = open_fuse()
     mount_fuse(fd, str(at), 0, 0, 0, False)
     asked = threading.Event()
