@@ -11,8 +11,9 @@ import pytest
 from tests.program import Combo, as_login
 
 LOOK = (
-    "pwd; echo $PWD; umask; id; hostname; date +%Z%z; locale 2>/dev/null | head -2; getent passwd 1600 0;"
-    " cat /etc/debian_version; ulimit -S -n; ulimit -H -n; ulimit -S -s; ulimit -S -c; ulimit -S -f; ls /; echo $0 $LANG $HOME $USER"
+    "pwd; echo $PWD; umask; id -u; id -un; id -g; id -gn; hostname; date +%Z%z; locale 2>/dev/null | head -2; getent passwd 1600 0;"
+    " cat /etc/debian_version; ulimit -S -n; ulimit -H -n; ulimit -S -s; ulimit -S -c; ulimit -S -f; ls /;"
+    " echo $0 $LANG $HOME $USER"
 )
 
 
@@ -28,6 +29,12 @@ def test_the_same_as_here(combo: Combo) -> None:
     for before in ("umask 027", "umask 0; ulimit -S -n 100; ulimit -c 0; ulimit -f 1000", "cd /usr/share"):
         there, here = seen([str(combo.rexec.path), "--on", combo.on], before), seen([], before)
         assert there == here
+
+
+def test_supplementary_groups(combo: Combo) -> None:
+    if combo.on == "alpha-alice" or (combo.on == "local" and combo.as_user != "root"):
+        pytest.skip("without newgidmap(1) and a range of its own, an ordinary login has no right to map other groups")
+    assert combo.run(["id", "-G"]).stdout == combo.here(["id", "-G"]).stdout
 
 
 def test_files_are_made_with_the_job_s_umask(combo: Combo) -> None:
