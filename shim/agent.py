@@ -132,8 +132,8 @@ class Agent:
 
     def _hear_init(self) -> None:
         """What init says, to its end; then everything is told and the agent is done."""
-        link, ended = self._link, False
-        while not ended:
+        link, last = self._link, None
+        while last is None:
             said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 1)
             what, rest = said[:1], said[1:]
             if what == b"P":
@@ -147,19 +147,17 @@ class Agent:
             elif what == b"E":
                 for source in self._sources.values():
                     source.done.wait()
-                link.send(frames.EXIT, int(rest).to_bytes(4, "little"))
-                ended = True
+                last = frames.EXIT, int(rest).to_bytes(4, "little")
             elif what == b"F":
                 code, _, text = rest.partition(b" ")
-                link.send(frames.FAIL, int(code).to_bytes(4, "little"), text)
-                ended = True
+                last = frames.FAIL, int(code).to_bytes(4, "little") + text
             else:
-                host = os.uname().nodename
-                text = b"the job's first process was killed on %s; its memory may have run out" % os.fsencode(host)
-                link.send(frames.FAIL, (125).to_bytes(4, "little"), text)
-                ended = True
+                host = os.fsencode(os.uname().nodename)
+                text = b"the job's first process was killed on %s; its memory may have run out" % host
+                last = frames.FAIL, (125).to_bytes(4, "little") + text
+        self._kept.end()  # before it is told: who hears it may hang up at once
+        link.send(*last)
         link.flush()
-        self._kept.end()
         os._exit(0)
 
     def _pulse(self) -> None:
