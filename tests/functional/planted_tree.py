@@ -1,6 +1,6 @@
 """A tree of 10,000 files with all that tar and rsync should keep, and what there is to compare of one.
 
-    python3 planted_tree.py TREE        plants TREE
+python3 planted_tree.py TREE        plants TREE
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def described(tree: Path) -> dict[bytes, tuple[object, ...]]:
             elif stat.S_ISREG(st.st_mode):
                 with open(path, "rb") as file:
                     content = (st.st_size, hashlib.sha256(file.read()).hexdigest(), st.st_blocks * 512 < st.st_size)
-            xattrs = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+            xattrs = {
+                key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)
+            }
             links = (st.st_nlink, first.setdefault(st.st_ino, relative)) if not stat.S_ISDIR(st.st_mode) else None
             found[relative] = (st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, links, content, xattrs)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -151,3 +152,8 @@ def test_a_source_lets_go_when_nobody_wants_more() -> None:
     os.close(write)
     for end in ends:
         end.close()
+
+
+def test_the_docs_name_what_stays() -> None:
+    text = (Path(__file__).parents[2] / "docs/job.md").read_text()
+    assert [name for name in environment.SESSION_ONLY if f"`{name}`" not in text] == []
