@@ -11,7 +11,8 @@ import pytest
 from tests.program import Combo, as_login
 
 LOOK = (
-    "pwd; echo $PWD; umask; id -u; id -un; id -g; id -gn; hostname; date +%Z%z; locale 2>/dev/null | head -2; getent passwd 1600 0;"
+    "pwd; echo $PWD; umask; id -u; id -un; id -g; id -gn; hostname; date +%Z%z; locale 2>/dev/null | head -2;"
+    " getent passwd 1600 0;"
     " cat /etc/debian_version; ulimit -S -n; ulimit -H -n; ulimit -S -s; ulimit -S -c; ulimit -S -f; ls /;"
     " echo $0 $LANG $HOME $USER"
 )
