@@ -38,10 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`@pytest.mark.where(predicate)`: of all combinations of parameters only those that the predicate wants are run."""
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
-        marks = item.iter_markers("where")
-        wanted = all(mark.args[0](**item.callspec.params) for mark in marks)  # type: ignore[attr-defined]
+        wanted = all(mark.args[0](**vars(item)["callspec"].params) for mark in item.iter_markers("where"))
         (kept if wanted else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept
