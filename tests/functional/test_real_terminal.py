@@ -107,9 +107,8 @@ def test_less(combo: Combo, screen: Screen) -> None:
     screen.shows("row 3000 of many", "(END)")
     screen.type("C-z")
     screen.shows("Stopped")
-    screen.type("fg", "Enter")
+    screen.type("fg; echo over=$?", "Enter")
     screen.shows("row 3000 of many", "(END)")
     screen.type("q")
-    screen.type("echo over=$?", "Enter")
     screen.shows("over=0")
     assert settings(screen, combo) == before
