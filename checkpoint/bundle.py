@@ -1,0 +1,164 @@
+"""A criu that works, for hosts that have none: found on this machine, or made of a newer Debian's packages.
+
+The packages come by this machine's own apt (its mirror, its proxy), their signatures verified with Debian's keyring,
+into a private directory: nothing is installed and no privilege is needed. Submit side.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint import elf, unbundle
+from checkpoint.unbundle import BundleError
+
+SUITES = ("trixie", "sid")
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# criu and what an execute host may lack; in ~/.cache there, at most this much.
+APT_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A packed criu: archive (a tar, see unbundle) and hash, hex."""
+
+    archive: Path
+    hash: str
+
+    def read(self) -> bytes:
+        """The archive's bytes. Raises BundleError if they are not those that were packed."""
+        data = self.archive.read_bytes()
+        if unbundle.digest(data) != self.hash:
+            raise BundleError(f"{self.archive} is damaged; remove it and run `rexec doctor --fix`")
+        return data
+
+
+def home() -> Path:
+    """Where bundles are kept on the submit machine: $XDG_DATA_HOME/rexec/criu."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(data) / "rexec" / "criu"
+
+
+def kept(at: Path) -> Bundle | None:
+    """The newest bundle kept there, or None."""
+    found = sorted(at.glob("criu-*.tar"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+    return Bundle(found[-1], found[-1].stem.removeprefix("criu-")) if found else None
+
+
+def keep(files: dict[str, bytes], at: Path) -> Bundle:
+    """Pack files (see unbundle.gather) into the directory and return the bundle; the file appears whole or not."""
+    archive, digest = unbundle.pack(files)
+    at.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = at / f"criu-{digest}.tar"
+    with tempfile.NamedTemporaryFile(dir=at, delete=False) as f:
+        f.write(archive)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(f.name, target)
+    return Bundle(target, digest)
+
+
+def of_system() -> dict[str, bytes] | None:
+    """This machine's own criu as the files of a bundle, or None where there is none."""
+    program = shutil.which("criu", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return unbundle.gather(os.path.realpath(program), unbundle.system_library_dirs()) if program else None
+
+
+def apt_config(work: Path, sources: Path) -> str:
+    """Configuration for apt-get -c: everything that apt writes is under work; only the named sources are used.
+
+    The dpkg status is an empty file, so that every library counts as missing and is fetched, libc included.
+    """
+    hooks = (
+        "APT::Update::Pre-Invoke",
+        "APT::Update::Post-Invoke",
+        "APT::Update::Post-Invoke-Success",
+        "DPkg::Pre-Invoke",
+        "DPkg::Pre-Install-Pkgs",
+        "DPkg::Post-Invoke",
+        "APT::Default-Release",
+    )
+    settings = {
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferences": "-",
+        "Dir::Etc::preferencesparts": "-",
+        "Dir::State": work / "state",
+        "Dir::State::status": work / "status",
+        "Dir::State::lists": f"{work}/state/lists/",
+        "Dir::Cache": work / "cache",
+        "Dir::Cache::archives": f"{work}/cache/archives/",
+        "APT::Sandbox::User": "",
+        "APT::Install-Recommends": "false",
+        "Acquire::Languages": "none",
+    }
+    lines = [f"#clear {name};" for name in hooks]
+    lines += [f'{name} "{value}";' for name, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def mirror(sources: list[str]) -> str:
+    """The Debian mirror that these apt source files name (either format), else deb.debian.org."""
+    for text in sources:
+        for line in text.splitlines():
+            found = re.match(r"(?:URIs:|deb\s+(?:\[[^]]*\]\s+)?)\s*(\S+/debian)/?(?:\s|$)", line)
+            if found:
+                return found.group(1)
+    return MIRROR
+
+
+def _run(command: list[str], what: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("APT_CONFIG", "LANGUAGE")} | {"LC_ALL": "C"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S, check=False, env=environment
+    )
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("E:", "W:", "dpkg-deb:"))]
+        reason = lines[0] if lines else f"exit status {done.returncode}"
+        raise BundleError(f"cannot {what}: {reason}")
+
+
+def download(suite: str, work: Path) -> Path:
+    """Unpack criu of that Debian suite and all it depends on under work and return that root. Raises BundleError."""
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            raise BundleError(f"cannot obtain criu: this machine has no {tool}; install criu 4.1 or newer by hand")
+    if not KEYRING.exists():
+        raise BundleError(f"cannot obtain criu: {KEYRING} is missing; install the package debian-archive-keyring")
+    for name in ("state/lists/partial", "cache/archives/partial", "root"):
+        (work / name).mkdir(parents=True)
+    (work / "status").touch()
+    etc = Path("/etc/apt")
+    known = [p for p in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))] if p.is_file()]
+    sources = work / "debian.sources"
+    sources.write_text(
+        f"Types: deb\nURIs: {mirror([p.read_text(errors='replace') for p in known])}\nSuites: {suite}\n"
+        f"Components: main\nSigned-By: {KEYRING}\n"
+    )
+    config = work / "apt.conf"
+    config.write_text(apt_config(work, sources))
+    apt = ["apt-get", "-c", str(config), "-qq", "-y"]
+    _run([*apt, "update"], f"read Debian {suite}'s package list")
+    _run([*apt, "--download-only", "install", "criu"], f"download criu of Debian {suite}")
+    for package in sorted((work / "cache/archives").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(work / "root")], f"unpack {package.name}")
+    return work / "root"
+
+
+def obtain(at: Path, suite: str = SUITES[0]) -> Bundle:
+    """Download criu of a Debian suite and keep it as a bundle under at. Raises BundleError."""
+    with tempfile.TemporaryDirectory(prefix="rexec-criu-") as name:
+        root = download(suite, Path(name))
+        machine = os.uname().machine
+        libraries = [str(root / d) for d in (f"usr/lib/{machine}-linux-gnu", "usr/lib", f"lib/{machine}-linux-gnu", "lib")]
+        try:
+            # Debian's merged /usr: the loader is named /lib64/…, the package holds it below /usr
+            return keep(unbundle.gather(str(root / "usr/sbin/criu"), libraries, f"{root}/usr"), at)
+        except (elf.ElfError, OSError) as e:
+            raise BundleError(f"criu of Debian {suite} has an unexpected shape: {e}") from e

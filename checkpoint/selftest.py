@@ -1,0 +1,157 @@
+"""Does a criu work on this host? A tiny process is dumped and restored in namespaces like a job's.
+
+Shipped: runs on the execute host.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+
+from checkpoint import criu, unbundle
+
+NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+TIMEOUT_S = 60
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}")
+
+
+def key(bundle: str) -> str:
+    """What a result holds for: this boot's kernel, this user, this bundle."""
+    return f"{os.uname().release} {os.uname().version} uid={os.getuid()} {os.path.basename(bundle)}"
+
+
+def cached(bundle: str, cache: str) -> str:
+    """Why criu does not work here, or "": the last result if nothing has changed since, else a test (about 0.5 s)."""
+    record = os.path.join(cache, "criu-selftest")
+    try:
+        with open(record) as f:
+            known, _, result = f.read().partition("\n")
+    except FileNotFoundError:
+        known, result = "", ""
+    if known != key(bundle) or result:  # a failure is tried again: its cause may have been mended
+        result = run(bundle)
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        with open(record + ".new", "w") as f:
+            f.write(key(bundle) + "\n" + result)
+        os.replace(record + ".new", record)
+    return result
+
+
+def run(bundle: str) -> str:
+    """Why criu does not work here in one sentence, or ""."""
+    spool = tempfile.mkdtemp(prefix="rexec-selftest-")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        _guarded(write, bundle, spool)
+    os.close(write)
+    with open(read, "rb") as f:
+        said = f.read().decode(errors="replace")
+    os.waitpid(child, 0)
+    if said == "works":
+        shutil.rmtree(spool)  # else its log is named in what is returned
+        return ""
+    return said or "the self-test of criu was killed before it ended"
+
+
+def _guarded(write: int, bundle: str, spool: str) -> None:
+    """In a child that must never return into its parent's code: write the result and end."""
+    try:
+        try:
+            said = _in_namespaces(write, bundle, spool)
+        except (OSError, criu.CriuError) as e:
+            said = f"criu cannot work here: {e}"
+        if said:
+            os.write(write, said.encode())
+    finally:
+        os._exit(0)
+
+
+def _in_namespaces(write: int, bundle: str, spool: str) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.getuid(), os.getgid()
+    _check(libc.unshare((NEWUSER if uid else 0) | NEWNS | NEWPID), "new namespaces are refused")
+    if uid:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+            with open("/proc/self/" + name, "w") as f:
+                f.write(text)
+    _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mounts cannot be made private")
+    init = os.fork()
+    if init:
+        os.waitpid(init, 0)
+        return ""
+    _check(libc.mount(b"proc", b"/proc", b"proc", 0, None), "/proc cannot be mounted")
+    os.chdir("/")
+    _last_pid(1000)
+    ready, told = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        try:
+            os.setsid()
+            os.closerange(0, told)  # opened outside the namespaces
+            os.closerange(told + 1, 1 << 16)
+            # exec: what is mapped must have been opened in this mount namespace. It closes `told`.
+            os.execv(sys.executable, [sys.executable, "-ISc", "import signal; signal.pause()"])
+        finally:
+            os._exit(127)
+    os.close(told)
+    os.read(ready, 1)
+    os.close(ready)
+    _last_pid(300)
+    _criu(criu.dump_request(victim, unprivileged=bool(uid), leave_running=False), bundle, spool, "a test dump")
+    os.waitpid(victim, 0)
+    _last_pid(300)
+    answer = _criu(criu.restore_request((), unprivileged=bool(uid)), bundle, spool, "a test restore")
+    os.kill(answer.pid, signal.SIGKILL)
+    os.waitpid(answer.pid, 0)
+    return "works"
+
+
+def _last_pid(number: int) -> None:
+    # criu and its helpers take the next numbers; the victim's own must be free at the restore
+    with open("/proc/sys/kernel/ns_last_pid", "w") as f:
+        f.write(str(number))
+
+
+def _criu(request: bytes, bundle: str, images: str, what: str) -> criu.Answer:
+    criu.prepare(images)
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine.settimeout(TIMEOUT_S)
+    null = os.open("/dev/null", os.O_RDWR)
+    said = os.open(os.path.join(images, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    fds = {0: null, 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
+    fds[criu.BUNDLE_FD], fds[criu.IMAGES_FD] = os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        try:
+            criu.become(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM, fds)
+        except OSError as e:
+            os.write(said, str(e).encode())
+        finally:
+            os._exit(127)
+    for fd in set(fds.values()) - {theirs.fileno()}:
+        os.close(fd)
+    theirs.close()
+    try:
+        answer = criu.converse(mine, request, lambda told: True)
+    except (criu.CriuError, OSError) as e:
+        os.kill(child, signal.SIGKILL)
+        raise criu.CriuError(f"{criu.failure(what, images)} ({e})") from e
+    finally:
+        mine.close()
+        os.waitpid(child, 0)
+    if not answer.success:
+        raise criu.CriuError(criu.failure(what, images))
+    return answer
