@@ -19,6 +19,7 @@ from remoteio.frames import FUSE, KNOWN, ORDERED
 from remoteio.ids import Ids
 from remoteio.inodes import Handle, Inodes, Node, version
 from remoteio.locks import Locks
+from remoteio.written import Written
 
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
 AHEAD = 56 << 10  # bytes: a file up to this size goes along with the reply to its open
@@ -31,8 +32,10 @@ _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 class Export:
     """Serves the tree at `root` with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str = "/") -> None:
+    def __init__(self, ids: Ids, root: str = "/", record: Written | None = None) -> None:
+        """`record`, if given, is told of every file that is opened for writing, or truncated."""
         self.ids = ids
+        self._record = record
         self.inodes = Inodes(root)
         self.locks = Locks(self.inodes)
         self._root_user = os.geteuid() == 0
@@ -258,6 +261,8 @@ class Export:
                 else:
                     os.truncate(path, size)
                 node.seen = None
+                if self._record is not None:
+                    self._record.add(node)
             if valid & abi.FATTR_KILL_SUIDGID and self._root_user:
                 _drop_suid(path)
             if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
@@ -331,7 +336,9 @@ class Export:
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
-        self.inodes.opened(fd, node, flags)
+        handle = self.inodes.opened(fd, node, flags)
+        if handle.writable and self._record is not None:
+            self._record.add(node)
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
