@@ -119,7 +119,9 @@ def _run(command: list[str], what: str) -> None:
         command, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S, check=False, env=environment
     )
     if done.returncode != 0:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("E:", "W:", "dpkg-deb:"))]
+        lines = [
+            line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("E:", "W:", "dpkg-deb:"))
+        ]
         reason = lines[0] if lines else f"exit status {done.returncode}"
         raise BundleError(f"cannot {what}: {reason}")
 
@@ -156,7 +158,9 @@ def obtain(at: Path, suite: str = SUITES[0]) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="rexec-criu-") as name:
         root = download(suite, Path(name))
         machine = os.uname().machine
-        libraries = [str(root / d) for d in (f"usr/lib/{machine}-linux-gnu", "usr/lib", f"lib/{machine}-linux-gnu", "lib")]
+        libraries = [
+            str(root / d) for d in (f"usr/lib/{machine}-linux-gnu", "usr/lib", f"lib/{machine}-linux-gnu", "lib")
+        ]
         try:
             # Debian's merged /usr: the loader is named /lib64/…, the package holds it below /usr
             return keep(unbundle.gather(str(root / "usr/sbin/criu"), libraries, f"{root}/usr"), at)

@@ -114,7 +114,7 @@ def _bytes(fields: dict[int, list[int | bytes]], number: int) -> bytes:
 
 
 def pipe_key(inode: int) -> str:
-    """The name CRIU gives a pipe for --inherit-fd. Without the colon it restores a pipe that leads nowhere, silently."""
+    """The name CRIU gives an inherited pipe. Without the colon it silently restores one that leads nowhere."""
     return f"pipe:[{inode}]"
 
 
@@ -241,9 +241,9 @@ _WORDS = tuple(
         (r"[Uu]nexpected rt vDSO|vdso: Unexpected", "this criu is too old for this kernel's vdso; criu 4.1 is needed"),
         (r"Can't lookup mount=(\d+) for fd=(\d+) path=(\S+)",
          r"descriptor \2 (\3) was opened outside the job's namespaces"),
-        (r"Can't dump file (\d+) of that type \[(\d+)\] \((\S+?)\)?$", r"descriptor \1 is a \3, which CRIU cannot save"),
+        (r"Can't dump file (\d+) of that type \[(\d+)\] \((\S+?)\)?$", r"descriptor \1 is a \3: CRIU cannot save it"),
         (r"Can't dump ?ghost file (\S+) of (\d+) size", r"deleted file \1 of \2 bytes is too big to go into the image"),
-        (r"Dumping .*tty.*|.*tty.*(?:no|without) (?:session leader|master).*", "a terminal of the job is held outside it"),
+        (r"Dumping .*tty.*|.*tty.*(?:no|without) (?:session leader|master)", "a terminal is held outside the job"),
         (r"File (\S+) has bad size (\d+) \(expect (\d+)\)",
          r"file \1 has \2 bytes now but had \3 when the image was made"),
         (r"Can't open file (\S+) on restore: (.*)|Can't open file (\S+)",
@@ -282,7 +282,9 @@ def explain(log: str) -> str:
     for pattern, words in _WORDS:
         found = pattern.search(line)
         if found:
-            plain = re.sub(r"\\(\d)", lambda m: found.group(int(m.group(1))) or "", words)
+            plain = words
+            for group, text in enumerate(found.groups(), 1):
+                plain = plain.replace(f"\\{group}", text or "")
             return f"{plain} (criu: {line})"
     return f"criu: {line}"
 

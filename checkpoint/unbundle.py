@@ -123,7 +123,15 @@ def system_library_dirs() -> list[str]:
 
     read(CONF)
     machine = os.uname().machine
-    return [*out, f"/lib/{machine}-linux-gnu", f"/usr/lib/{machine}-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+    return [
+        *out,
+        f"/lib/{machine}-linux-gnu",
+        f"/usr/lib/{machine}-linux-gnu",
+        "/lib64",
+        "/usr/lib64",
+        "/lib",
+        "/usr/lib",
+    ]
 
 
 def adopt(program: str, cache: str) -> str:

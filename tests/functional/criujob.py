@@ -1,6 +1,7 @@
 """A job that holds one of everything a checkpoint must keep, and says after a move what of it still works.
 
-Run as a program: argv is a directory of its own and what else to hold. It prints "ready", waits for a line on stdin, and prints a report.
+Run as a program: argv is a directory of its own and what else to hold. It prints "ready", waits for the file `go`,
+reads a line from stdin, and prints a report.
 """
 
 from __future__ import annotations

@@ -1,0 +1,172 @@
+"""Can this job be dumped as it is now? What CRIU cannot save is found in /proc, and named by process and descriptor.
+
+The look is taken from the agent's side, before anything is frozen. Shipped: runs on the execute host.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+# What CRIU 4.1 restores, of the kernel's anonymous inodes (criu/files.c, criu/include/*fd.h).
+ANON_KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "pidfd")
+# (major, minor) of the character devices that are the same everywhere: null zero full random urandom tty ptmx.
+DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
+PTS_MAJORS = range(136, 144)
+NAMESPACES = ("mnt", "pid", "user", "net", "ipc", "uts", "time", "cgroup")
+ESTABLISHED = 1
+SECCOMP_FILTER = 2
+
+
+class Descriptor:
+    """number; target: what /proc/PID/fd/N links to; kind: S_IFMT of its file; device: st_rdev, (major, minor)."""
+
+    __slots__ = ("device", "kind", "number", "target")
+
+    def __init__(self, number: int, target: str, kind: int, device: tuple[int, int]) -> None:
+        self.number, self.target, self.kind, self.device = number, target, kind, device
+
+
+class Task:
+    """A process of the tree. pid as the job numbers it; tracer: pid or 0; seccomp: mode; mapped: device files."""
+
+    __slots__ = ("descriptors", "mapped", "name", "namespaces", "pid", "seccomp", "tracer")
+
+    def __init__(
+        self, pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
+        namespaces: dict[str, str], mapped: list[str],
+    ) -> None:  # fmt: skip
+        self.pid, self.name, self.descriptors, self.tracer = pid, name, descriptors, tracer
+        self.seccomp, self.namespaces, self.mapped = seccomp, namespaces, mapped
+
+
+class Tcp:
+    """A line of /proc/net/tcp or tcp6: inode of the socket, addresses as the kernel prints them, state."""
+
+    __slots__ = ("inode", "local", "remote", "state")
+
+    def __init__(self, inode: int, local: str, remote: str, state: int) -> None:
+        self.inode, self.local, self.remote, self.state = inode, local, remote, state
+
+
+def obstacles(tasks: list[Task], rootless: bool) -> list[str]:
+    """Why CRIU cannot dump these processes, a sentence each; tasks[0] is the tree's root."""
+    out = []
+    for task in tasks:
+        who = f"process {task.pid} ({task.name})"
+        if task.tracer:
+            out.append(f"{who} is traced by process {task.tracer}: end the debugger or strace first")
+        if rootless and task.seccomp == SECCOMP_FILTER:
+            out.append(f"{who} has a seccomp filter, which CRIU can save only as root")
+        for name in NAMESPACES:
+            if task.namespaces.get(name) != tasks[0].namespaces.get(name):
+                out.append(f"{who} is in a {name} namespace of its own, which is not saved")
+        for path in task.mapped:
+            out.append(f"{who} has the device {path} mapped, which CRIU cannot save")
+        for fd in task.descriptors:
+            why = _descriptor(fd, rootless)
+            if why:
+                out.append(f"{who} has descriptor {fd.number} ({fd.target}), {why}")
+    return out
+
+
+def _descriptor(fd: Descriptor, rootless: bool) -> str:
+    if fd.target.startswith("anon_inode:"):
+        kind = fd.target[len("anon_inode:") :].strip("[]")
+        if kind == "inotify" and rootless:
+            return "an inotify watch, which CRIU can save only as root"
+        return "" if kind in ANON_KINDS else f"of kind {kind}, which CRIU cannot save"
+    if fd.kind == stat.S_IFBLK:
+        return "a block device, which CRIU cannot save"
+    if fd.kind == stat.S_IFCHR and fd.device not in DEVICES and fd.device[0] not in PTS_MAJORS:
+        return "a device that CRIU cannot save"
+    return ""
+
+
+def connections_lost(tasks: list[Task], tcp: list[Tcp]) -> list[str]:
+    """Sentences on established TCP connections that lead out of the tree: a move closes them. Not an obstacle."""
+    held: dict[int, tuple[Task, Descriptor]] = {}
+    for task in tasks:
+        for fd in task.descriptors:
+            if fd.target.startswith("socket:["):
+                held.setdefault(int(fd.target[8:-1]), (task, fd))
+    ours = {(t.local, t.remote) for t in tcp if t.inode in held}
+    out = []
+    for t in tcp:
+        if t.state == ESTABLISHED and t.inode in held and (t.remote, t.local) not in ours:
+            task, fd = held[t.inode]
+            out.append(
+                f"process {task.pid} ({task.name}) has descriptor {fd.number}, a TCP connection that a move closes"
+            )
+    return out
+
+
+def parse_tcp(text: str) -> list[Tcp]:
+    """/proc/net/tcp or tcp6 (proc_net_tcp.txt of the kernel)."""
+    rows = (line.split() for line in text.splitlines()[1:])
+    return [Tcp(int(w[9]), w[1], w[2], int(w[3], 16)) for w in rows if len(w) > 9]
+
+
+# ------------------------------------------------------------------------------------------------ the look
+
+
+def tree(root: int, proc: str = "/proc") -> list[int]:
+    """root and its descendants as /proc numbers them, parents first; what ends meanwhile is left out."""
+    out, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        out.append(pid)
+        try:
+            for thread in os.listdir(f"{proc}/{pid}/task"):
+                with open(f"{proc}/{pid}/task/{thread}/children") as f:
+                    todo += [int(child) for child in f.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return out
+
+
+def look(root: int, proc: str = "/proc") -> list[Task]:
+    """The tasks of the tree. Raises PermissionError where /proc does not let us: the tree is another user's."""
+    out = []
+    for pid in tree(root, proc):
+        try:
+            out.append(_task(f"{proc}/{pid}"))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since
+    return out
+
+
+def _task(at: str) -> Task:
+    with open(at + "/status") as f:
+        status = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+    descriptors = []
+    for name in sorted(os.listdir(at + "/fd"), key=int):
+        try:
+            target, st = os.readlink(f"{at}/fd/{name}"), os.stat(f"{at}/fd/{name}")
+        except FileNotFoundError:
+            continue  # closed since
+        device = (os.major(st.st_rdev), os.minor(st.st_rdev))
+        descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device))
+    namespaces = {}
+    for name in NAMESPACES:
+        if os.path.lexists(f"{at}/ns/{name}"):
+            namespaces[name] = os.readlink(f"{at}/ns/{name}")
+    with open(at + "/maps", errors="surrogateescape") as f:
+        paths = {line.split(None, 5)[5].rstrip("\n") for line in f if line.count(" /dev/")}
+    mapped = sorted(p for p in paths if not p.startswith(("/dev/zero", "/dev/shm/")))
+    pid = int(status.get("NSpid", status["Pid"]).split()[-1])
+    return Task(
+        pid, status["Name"].strip(), descriptors, int(status["TracerPid"]), int(status.get("Seccomp", "0")),
+        namespaces, mapped,
+    )  # fmt: skip
+
+
+def tcp(root: int, proc: str = "/proc") -> list[Tcp]:
+    """The TCP sockets of the tree's network namespace."""
+    out = []
+    for name in ("tcp", "tcp6"):
+        path = f"{proc}/{root}/net/{name}"
+        if os.path.exists(path):
+            with open(path) as f:
+                out += parse_tcp(f.read())
+    return out
