@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from checkpoint.accept import Receiver, committed
 from checkpoint.conversation import FILES, ConversationError
-from checkpoint.manifest import Manifest, ManifestError
-from checkpoint.store import Store, StoreError
-from checkpoint.manifest import ImageFile
+from checkpoint.jobdir import StoreBusy, StoreError
+from checkpoint.manifest import ImageFile, Manifest, ManifestError
+from checkpoint.store import Store
 from checkpoint.transaction import Transaction
 
+_BUSY = 10.0  # seconds to wait for a prune
 Describe = Callable[[int, bytes, tuple[ImageFile, ...]], Manifest]
 
 
@@ -34,8 +37,14 @@ class Intake:
         took: Callable[[int], None],
         commits: Callable[[Manifest, int], None],
         fails: Callable[[str], None],
+        keep: int,
+        before: Intake | None,
     ) -> None:
-        """`careful`: read the image back before it is committed, since nothing else of the job will be left."""
+        """`careful`: read the image back before it is committed, since nothing else of the job will be left.
+
+        `keep`: images kept, once this is one of them. `before`: the intake whose end is waited for.
+        """
+        self._keep, self._before = keep, before
         self._store, self._job, self._careful = store, job, careful
         self._describe, self._send, self._took, self._commits, self._fails = describe, send, took, commits, fails
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -48,8 +57,11 @@ class Intake:
         self._queue.put(bytes(payload))
 
     def abort(self) -> None:
-        """The dump is given up, if it is not committed by now; returns when that is settled."""
+        """The dump is given up, if all of it is not here by now."""
         self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait until the dump is committed or given up."""
         self._thread.join()
 
     def progress(self) -> tuple[int, int, int]:
@@ -58,18 +70,38 @@ class Intake:
         return (0, 0, 0) if receiver is None else (receiver.offered, receiver.size, receiver.received)
 
     def _run(self) -> None:
+        if self._before is not None:
+            self._before.join()
+            self._before = None
         try:
-            with self._store.begin(self._job) as transaction:
-                self._receive(transaction)
+            with ExitStack() as stack:
+                done = self._receive(self._begin(stack))
         except (StoreError, ConversationError, ManifestError) as error:
             self._fails(str(error))
+            return
+        if done:
+            try:
+                self._store.prune(self._job, self._keep)
+            except StoreError:
+                return  # the next one prunes, or `rexec images prune` says what is wrong
 
-    def _receive(self, transaction: Transaction) -> None:
+    def _begin(self, stack: ExitStack) -> Transaction:
+        """A transaction; the user may be pruning the job's images at this moment."""
+        deadline = time.monotonic() + _BUSY
+        while True:
+            try:
+                return stack.enter_context(self._store.begin(self._job))
+            except StoreBusy:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def _receive(self, transaction: Transaction) -> bool:
         receiver = None
         while True:
             payload = self._queue.get()
             if payload is None:
-                return
+                return False
             if receiver is None:
                 if payload[:1] != FILES:
                     self._took(len(payload))
@@ -91,3 +123,4 @@ class Intake:
         transaction.commit(manifest)
         self._commits(manifest, transaction.added)
         self._send(committed(manifest.digest))
+        return True

@@ -128,7 +128,9 @@ class Job:
         except FileNotFoundError:
             raise JobError(f"there is no job {self.path.name}: see `rexec jobs`") from None
         except (OSError, ValueError, TypeError) as error:
-            raise JobError(f"{self.path}/job.json cannot be read: {error}; remove {self.path} if it is of no use") from None
+            raise JobError(
+                f"{self.path}/job.json cannot be read: {error}; remove {self.path} if it is of no use"
+            ) from None
 
     def write(self, record: Record) -> None:
         """Replace the record, durably."""
@@ -147,7 +149,9 @@ class Job:
             finally:
                 os.close(directory)
         except OSError as error:
-            raise JobError(f"the job's record in {self.path} cannot be written: {error.strerror}; make room there") from error
+            raise JobError(
+                f"the job's record in {self.path} cannot be written: {error.strerror}; make room there"
+            ) from error
 
     def lock(self) -> bool:
         """Become the job's supervisor, until this process ends; False: another process is."""
@@ -192,7 +196,9 @@ def create(record: Record) -> Job:
             job.write(replace(record, id=job.id))
             return job
     except OSError as error:
-        raise JobError(f"no job can be kept below {top}: {error.strerror}; set XDG_STATE_HOME to a place for it") from error
+        raise JobError(
+            f"no job can be kept below {top}: {error.strerror}; set XDG_STATE_HOME to a place for it"
+        ) from error
 
 
 def find(word: str) -> Job:

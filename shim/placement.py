@@ -348,7 +348,15 @@ def _runs(state: State, now: float, how: str) -> Steps:
     actions: list[Action] = [Log(Kind.EXECUTE, {"host": state.host})]
     actions += [Reply(token, True, f"the job goes on on {state.host}{how}") for token in state.waiting]
     state = replace(
-        state, phase=Phase.RUNNING, live=True, began=True, why="", avoid=(), wanted="", waiting=(), due=now + state.every
+        state,
+        phase=Phase.RUNNING,
+        live=True,
+        began=True,
+        why="",
+        avoid=(),
+        wanted="",
+        waiting=(),
+        due=now + state.every,
     )
     if state.killing:
         return state, [*actions, Order(state.generation, orders.KILL, state.serial)]

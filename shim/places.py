@@ -59,9 +59,7 @@ def choose_host(
         found = candidates(wish, choose, known)
         if found and is_named(found[0].name, wish, choose.driven, choose.wanted):
             return Chosen(choose.turn, found[0].name)
-        offers = [
-            candidate(report, wish, choose, known, image) for report in ask(found)
-        ]
+        offers = [candidate(report, wish, choose, known, image) for report in ask(found)]
     except RexecError as error:
         return NoHost(choose.turn, str(error), hopeless=True)
     choice = policy.choose(offers, 0 if image is None else image.size)

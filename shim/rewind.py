@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from checkpoint.manifest import WrittenFile
 
@@ -42,6 +43,11 @@ def look(written: Iterable[WrittenFile], after: Iterable[WrittenFile] = ()) -> L
         elif now.st_mtime_ns not in times:
             changed.append(f"{file.path} has been changed")
     return Look(tuple(cut), tuple(changed))
+
+
+def settled(after: Sequence[Any], number: int) -> list[WrittenFile]:
+    """Record.after, if it is about that image: the files as they were when the job had left its host with it."""
+    return [WrittenFile(*row) for row in after[1:]] if after and after[0] == number else []
 
 
 def cut_back(files: Iterable[tuple[str, int]]) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from checkpoint.deliver import deliver
+from checkpoint.jobdir import StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
-from checkpoint.store import Store, StoreError
+from checkpoint.store import Store
 from remoteio import frames, fuse_abi
 from remoteio.crew import Crew
 from remoteio.errors import RexecError
@@ -42,8 +43,9 @@ class Home:
     describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row]], Manifest]
     commits: Callable[[Manifest], None]
     criu: Callable[[], bytes]
-    stopped: Callable[[], None]
+    stopped: Callable[[Stay], None]
     say: Callable[[str], None]
+    keep: int
 
 
 class Stay(Supervisor):
@@ -67,6 +69,7 @@ class Stay(Supervisor):
         self._quiet = threading.Event()
         self._over = threading.Event()
         self.told = False  # the host has said that nothing of the job is left there
+        self.moved = False
         self._vacating = False
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
@@ -134,6 +137,7 @@ class Stay(Supervisor):
                 window.close()
         if self._intake is not None:
             self._intake.abort()
+            self._intake.join()
         return why
 
     def _try(self, kind: int, payload: bytes) -> None:
@@ -194,7 +198,7 @@ class Stay(Supervisor):
             self._attach()
             tell(placement.Began(self.generation))
         elif kind == frames.STOPPED:
-            home.stopped()
+            threading.Thread(target=home.stopped, args=(self,), daemon=True).start()
         elif kind == frames.EXIT:
             self.told = True
             tell(placement.Exited(self.generation, int.from_bytes(payload[:4], "little")))
@@ -203,7 +207,7 @@ class Stay(Supervisor):
             text = bytes(payload[4:]).decode("utf-8", "replace")
             tell(placement.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
         elif kind == frames.IMAGE:
-            if self._intake is not None:
+            if self._intake is not None and self._dumping >= 0:
                 self._intake.put(payload)
             else:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
@@ -236,13 +240,13 @@ class Stay(Supervisor):
             # Here, before anything that the job may write from now on is done.
             self._rows = self._files.rows()
         elif what == orders.REFUSED and serial == self._dumping:
-            self._end_intake()
+            self._give_up()
             self._vacating = False
             for kind in self._ends:
                 self._home.outputs[kind].end()
             self._ends.clear()
         elif what == orders.MOVED:
-            self.told = True
+            self.told = self.moved = True
         elif what == orders.OWNER:
             self.owner = news
         elif what == orders.CRIU:
@@ -250,7 +254,7 @@ class Stay(Supervisor):
         self._home.tell(placement.News(self.generation, what, serial, why))
 
     def _begin_intake(self, serial: int) -> None:
-        self._end_intake()
+        self._give_up()
         self._dumping = serial
         home = self._home
 
@@ -264,13 +268,13 @@ class Stay(Supervisor):
         self._intake = Intake(
             home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
             send=lambda payload: self._try(frames.IMAGE, payload),
-            fails=lambda why: self.order(orders.THAW, serial, why=why),
+            fails=lambda why: self.order(orders.THAW, serial, why=why), keep=home.keep, before=self._intake,
         )  # fmt: skip
 
-    def _end_intake(self) -> None:
-        intake, self._intake, self._dumping = self._intake, None, -1
-        if intake is not None:
-            intake.abort()
+    def _give_up(self) -> None:
+        self._dumping = -1
+        if self._intake is not None:
+            self._intake.abort()
 
     def _took(self, size: int) -> None:
         self._try(*credit(frames.IMAGE, size))
