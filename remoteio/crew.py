@@ -10,45 +10,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
+
+from remoteio.workers import Workers
 
 T = TypeVar("T")
 TICK = 0.01  # seconds
-MOST_WORKERS = 512
-
-
-class Workers(Generic[T]):
-    """Threads made as they are needed, each handling one item at a time; none waits while there is one to do."""
-
-    def __init__(self, handle: Callable[[T], None], fail: Callable[[BaseException], None]) -> None:
-        self._handle, self._fail = handle, fail
-        self._work: deque[T] = deque()
-        self._more = threading.Condition()
-        self._made = self._free = 0
-
-    def give(self, item: T) -> None:
-        """Have `item` handled by a worker."""
-        with self._more:
-            self._work.append(item)
-            if len(self._work) <= self._free or self._made >= MOST_WORKERS:
-                self._more.notify()
-            else:
-                self._made += 1
-                threading.Thread(target=self._worker, name="worker", daemon=True).start()
-
-    def _worker(self) -> None:
-        while True:
-            with self._more:
-                self._free += 1
-                while not self._work:
-                    self._more.wait()
-                self._free -= 1
-                item = self._work.popleft()
-            try:
-                self._handle(item)
-            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
-                self._fail(e)
-                return
 
 
 class Crew(Generic[T]):
@@ -64,7 +32,7 @@ class Crew(Generic[T]):
         self._spares = threading.Condition(self._lock)
         self._spare_count = 0
         self._vacancy = False
-        self._workers = Workers(handle, self._fail)
+        self._workers = Workers(self._fail)
         self._failure: BaseException | None = None
         self._over = threading.Event()
 
@@ -109,7 +77,7 @@ class Crew(Generic[T]):
                 item = pending.popleft()
                 self._step += 1
             if slow(item):
-                self._workers.give(item)
+                self._workers.give(partial(handle, item))
             else:
                 if not watch.is_set():
                     watch.set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
@@ -18,11 +19,12 @@ from remoteio import syscalls
 from remoteio.frames import FUSE, KNOWN, ORDERED
 from remoteio.ids import Ids
 from remoteio.inodes import Handle, Inodes, Node, version
+from remoteio.listing import AHEAD, Listings
 from remoteio.locks import Locks
 from remoteio.written import Written
 
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
-AHEAD = 56 << 10  # bytes: a file up to this size goes along with the reply to its open
+LISTED_AT = 3  # lookups in a directory after which all of it is told
 # a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
 Body = bytes | tuple[bytes, bytes]
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
@@ -38,6 +40,7 @@ class Export:
         self._record = record
         self.inodes = Inodes(root)
         self.locks = Locks(self.inodes)
+        self.listings = Listings(self.inodes, self._entry)
         self._root_user = os.geteuid() == 0
         self.methods: dict[int, Callable[[abi.Request], Body]] = {
             op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
@@ -64,9 +67,7 @@ class Export:
             return KNOWN, abi.reply(request.unique, body[0]) + body[1]
         assert isinstance(body, bytes)
         reply = abi.reply(request.unique, body)
-        if op in (abi.SETLK, abi.SETLKW) and self.locks.stale_pages(request):
-            return ORDERED, abi.inval_inode(request.nodeid) + reply
-        return FUSE, reply
+        return (ORDERED, request.notice + reply) if request.notice else (FUSE, reply)
 
     # what a reply is made of
 
@@ -75,7 +76,7 @@ class Export:
         uid, gid = self.ids.of(st)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(
-            self.inodes.number(st), st.st_size, st.st_blocks,
+            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
             c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
@@ -111,16 +112,34 @@ class Export:
 
     # names
 
-    def do_lookup(self, r: abi.Request) -> bytes:
+    def do_lookup(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         name = r.name(abi.ARGS)
+        at = self.inodes.directory(parent)
         try:
-            st = os.stat(name, dir_fd=self.inodes.directory(parent), follow_symlinks=False)
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
         except FileNotFoundError:
             if parent.shared:
                 raise
-            return _NEGATIVE
-        return self._entry(parent, name, st)
+            entry = _NEGATIVE
+        else:
+            entry = self._entry(parent, name, st)
+            if stat.S_ISDIR(st.st_mode):
+                # kept open, it is found as the job's working directory wherever it is moved to
+                self.inodes.pin(st)
+        if not self._worth_listing(parent):
+            return entry
+        listing = self.listings.whole(parent)
+        return (entry, self.attr(os.fstat(at)) + b"\1" + listing) if listing else entry
+
+    def _worth_listing(self, parent: Node) -> bool:
+        """Several names of one directory in a row: then the kernel will ask for more of them."""
+        parent.asked += 1
+        now = time.monotonic()
+        if parent.asked < LISTED_AT or parent.shared or now < parent.listed:
+            return False
+        parent.asked, parent.listed = 0, now + TTL
+        return True
 
     def do_forget(self, r: abi.Request) -> bytes:
         self.inodes.forget(r.nodeid, abi.FORGET_IN.unpack_from(r.raw, abi.ARGS)[0])
@@ -227,6 +246,7 @@ class Export:
 
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
+        node.ctime = st.st_ctime_ns
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
     def do_statx(self, r: abi.Request) -> bytes:
@@ -241,7 +261,7 @@ class Export:
             if not own:
                 os.close(fd)
         fields[4], fields[5] = self.ids.of(st)
-        fields[7] = self.inodes.number(st)
+        fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
 
     def do_setattr(self, r: abi.Request) -> bytes:
@@ -325,6 +345,10 @@ class Export:
             _drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
         out = self._opened(fd, node, flags, st)
+        if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
+            # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
+            r.notice = abi.inval_inode(node.id, -1)
+            return out
         if flags & (os.O_APPEND | os.O_DIRECT) or (node.parent is not None and node.parent.shared) or node.locks:
             return out
         ahead = b""
@@ -408,7 +432,10 @@ class Export:
             _drop_suid("/proc/self/fd/%d" % fd)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
         st = os.fstat(fd)
-        node.seen = version(st) if kept else None
+        if kept:
+            node.seen, node.ctime = version(st), st.st_ctime_ns
+        else:
+            node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
         return out if handle.append or node.locks else (out, self.attr(st))
 
@@ -480,67 +507,36 @@ class Export:
         return self.locks.test(r)
 
     def do_setlk(self, r: abi.Request) -> bytes:
-        self.locks.set(r)
-        return b""
+        return self._lock(r, wait=False)
 
     def do_setlkw(self, r: abi.Request) -> bytes:
-        self.locks.set(r, wait=True)
+        return self._lock(r, wait=True)
+
+    def _lock(self, r: abi.Request, wait: bool) -> bytes:
+        self.locks.set(r, wait)
+        if self.locks.stale_pages(r):
+            r.notice = abi.inval_inode(r.nodeid)
         return b""
 
     # directories
 
-    def do_opendir(self, r: abi.Request) -> bytes:
+    def do_opendir(self, r: abi.Request) -> Body:
         node = self.inodes.get(r.nodeid)
         fd = self.inodes.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
-        self.inodes.opened(fd, node, 0)
-        return abi.OPEN_OUT.pack(fd, 0, 0)
-
-    def _entries(self, handle: Handle, offset: int) -> list[tuple[bytes, int, int]]:
-        # Read whole at the start and at a rewind: offsets then stay what they were, whatever changes meanwhile.
-        if handle.entries is None or offset == 0:
-            node = handle.node
-            above = os.stat("..", dir_fd=handle.fd) if node.parent is not None else os.fstat(handle.fd)
-            found = [(b".", self.inodes.number(os.fstat(handle.fd)), 4), (b"..", self.inodes.number(above), 4)]
-            with os.scandir(handle.fd) as listing:
-                for e in listing:
-                    found.append((os.fsencode(e.name), e.inode(), _dtype(e)))
-            handle.entries = found
-        return handle.entries
+        handle = self.inodes.opened(fd, node, 0)
+        out = abi.OPEN_OUT.pack(fd, 0, 0)
+        if node.shared:
+            return out
+        listing, complete = self.listings.plus(handle, 0, AHEAD)
+        return out, self.attr(os.fstat(fd)) + bytes((complete,)) + listing
 
     def do_readdir(self, r: abi.Request) -> bytes:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
-        out = bytearray()
-        for k, (name, ino, kind) in enumerate(self._entries(self.inodes.handle(fh), offset)[offset:], offset + 1):
-            need = 24 + len(name) + 7 & ~7
-            if len(out) + need > size:
-                break
-            out += (abi.DIRENT.pack(ino, k, len(name), kind) + name).ljust(need, b"\0")
-        return bytes(out)
+        return self.listings.plain(self.inodes.handle(fh), offset, size)
 
     def do_readdirplus(self, r: abi.Request) -> bytes:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
-        handle = self.inodes.handle(fh)
-        entries, parent, fd = self._entries(handle, offset), handle.node, handle.fd
-        out, used = [], 0
-        for k in range(offset, len(entries)):
-            name, ino, kind = entries[k]
-            need = 152 + len(name) + 7 & ~7
-            if used + need > size:
-                break
-            if k < 2:
-                entry = bytes(128)
-            else:
-                try:
-                    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                except OSError:
-                    entry = bytes(128)  # its name is known, its attributes are not: the kernel asks when it needs them
-                else:
-                    entry, ino = self._entry(parent, name, st), self.inodes.number(st)
-            out.append((entry + abi.DIRENT.pack(ino, k + 1, len(name), kind) + name).ljust(need, b"\0"))
-            used += need
-        return b"".join(out)
+        return self.listings.plus(self.inodes.handle(fh), offset, size)[0]
 
     # the mount itself
 
@@ -604,11 +600,3 @@ def _drop_suid(path: str) -> None:
     drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
     if mode & drop:
         os.chmod(path, stat.S_IMODE(mode) & ~drop)
-
-
-def _dtype(e: os.DirEntry[str]) -> int:
-    if e.is_symlink():
-        return 10
-    if e.is_dir(follow_symlinks=False):
-        return 4
-    return 8 if e.is_file(follow_symlinks=False) else 0

@@ -133,7 +133,7 @@ def frame(kind: int, payload: bytes = b"") -> bytes:
 
 
 def pack_fields(fields: dict[str, list[bytes]]) -> bytes:
-    """Named lists of byte strings: u32 number of names; each: u32 length, u32 items, the name, the items (u32 length)."""
+    """Named lists of byte strings: u32 names; each: u32 length, u32 items, the name, the items (u32 length first)."""
     out = [struct.pack("=I", len(fields))]
     for name, items in fields.items():
         key = name.encode()

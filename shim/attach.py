@@ -17,7 +17,7 @@ from remoteio.errors import RexecError
 from remoteio.frames import FrameError, FrameReader, frame
 from shim import control, jobs, run, terminal_state
 from shim.jobs import Job
-from shim.supervisor import die_like
+from shim.standard import die_like
 from shim.terminal import Terminal
 from shim.verbs import job_argument
 
@@ -76,12 +76,12 @@ class _Client:
     def run(self) -> int:
         """The exit status."""
         if self._terminal is not None:
-            self._terminal.raw()
+            self._terminal.take()
             signal.signal(signal.SIGWINCH, lambda *_: self._resize(0))
             self._resize(_REDRAW)
             self._resize(0)
-        for number in _FORWARDED:
-            signal.signal(number, lambda number, _: self._send(frames.SIGNAL, bytes((number,))))
+        for forwarded in _FORWARDED:
+            signal.signal(forwarded, lambda number, _: self._send(frames.SIGNAL, bytes((number,))))
         signal.signal(signal.SIGINT, lambda *_: self._over.put(("left", 0, "")))
         for target in (self._take, self._keys):
             threading.Thread(target=target, daemon=True).start()
@@ -89,7 +89,7 @@ class _Client:
         if self._terminal is not None:
             self._terminal.restore()
         if how == "exit":
-            return die_like(number)
+            return die_like(number, self._terminal is not None)
         if how == "left":
             run.tell(f"detached; job {self._job.id} goes on")
             return 0

@@ -8,7 +8,6 @@ forced commands print before it is skipped. The runtime itself goes over only wh
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import shlex
 import sys
@@ -25,8 +24,10 @@ from remoteio.errors import RexecError
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
-    "remoteio.ahead", "remoteio.crew", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
-    "remoteio.relay", "remoteio.syscalls", "shim.agent", "shim.idmap", "shim.init", "shim.keeper", "shim.namespace",
+    "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
+    "remoteio.names",
+    "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.idmap", "shim.init", "shim.keeper",
+    "shim.namespace",
     "shim.probe", "shim.scratch", "shim.spec", "shim.streams", "shim.terminal_state",
 )  # fmt: skip
 
@@ -102,7 +103,7 @@ def start(
     TransportError if the carrier failed.
     """
     until = time.monotonic() + deadline
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     runtime = collect(shipped)
     payload = zlib.compress(runtime.source)
     try:

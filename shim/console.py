@@ -15,10 +15,9 @@ from shim.moves import Moves
 from shim.placement import Phase, State
 from shim.progress import Progress
 from shim.stay import Stay
-from shim.supervisor import FORWARDED
-from shim.terminal import Terminal
+from shim.supervisor import FATAL, FORWARDED
+from shim.terminal import Terminal, in_foreground
 
-_FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LOOK = 0.25  # seconds between looks at how far a dump is
 
 
@@ -43,7 +42,7 @@ class Console:
     def bind(self, moves: Moves) -> None:
         """From now on signals are for this job."""
         self._moves = moves
-        for number in (*FORWARDED, signal.SIGTSTP):
+        for number in FORWARDED:
             if number != signal.SIGWINCH and signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._signalled)
         signal.signal(signal.SIGTTIN, signal.SIG_IGN)
@@ -52,6 +51,10 @@ class Console:
             signal.signal(signal.SIGWINCH, lambda *_: self._resize())
         elif os.isatty(2):
             threading.Thread(target=self._show, args=(moves,), daemon=True).start()
+
+    def ours(self) -> bool:
+        """May standard input be read now, or is it somebody else's?"""
+        return self._terminal.ours() if self._terminal is not None else not os.isatty(0) or in_foreground(0)
 
     def close(self) -> None:
         """Put the terminal back."""
@@ -67,7 +70,7 @@ class Console:
         os.kill(os.getpid(), signal.SIGSTOP)
         stay.resume()
         if self._terminal is not None:
-            self._terminal.raw()
+            self._terminal.take()
             self._resize()
         stay.signal(signal.SIGCONT)
 
@@ -76,7 +79,7 @@ class Console:
         job = self._moves.record.id if self._moves is not None else 0
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
             if self._terminal is not None:
-                self._terminal.raw()
+                self._terminal.take()
                 self._resize()
             if self._left is not None:
                 self._mention(f"the job goes on on {after.host}, {time.monotonic() - self._left[1]:.1f} s later")
@@ -105,7 +108,7 @@ class Console:
 
     def _signalled(self, number: int, _: object) -> None:
         moves = self._moves
-        if moves is not None and not moves.send_signal(number) and number in _FATAL:
+        if moves is not None and not moves.send_signal(number) and number in FATAL:
             moves.fail(Interrupted(number))
 
     def _resize(self) -> None:

@@ -23,9 +23,7 @@ from shim import orders, placement
 from shim.intake import Intake
 from shim.spec import JobSpec
 from shim.stdio import Input, Output
-from shim.supervisor import Supervisor
-
-SILENCE = 6.0  # seconds without a word: the host, its network or its agent is gone
+from shim.supervisor import LEASE, PULSE, Supervisor
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,6 @@ class Stay(Supervisor):
         self._out = Window(Window.IMAGE)
         self._intake: Intake | None = None
         self._dumping = -1
-        self._heard_at = time.monotonic()
         self._quiet = threading.Event()
         self._over = threading.Event()
         self.told = False  # the host has said that nothing of the job is left there
@@ -101,7 +98,7 @@ class Stay(Supervisor):
         self._try(frames.PAUSE, b"")
 
     def resume(self) -> None:
-        self._heard_at = time.monotonic()
+        self._heard = time.monotonic()
         self._quiet.clear()
         self._try(frames.PING, b"")
 
@@ -150,26 +147,21 @@ class Stay(Supervisor):
         self.cut()
 
     def _pulse(self) -> None:
-        while not self._over.wait(1.0):
+        while not self._over.wait(PULSE):
             if not self._quiet.is_set():
                 self._try(frames.PING, b"")
 
     def _listen(self) -> None:
         last = time.monotonic()
-        while not self._over.wait(1.0):
+        while not self._over.wait(PULSE):
             now = time.monotonic()
-            if now - last > 3.0:
-                self._heard_at = now  # we were stopped ourselves, or the machine slept
+            if now - last > 2 * PULSE:
+                self._heard = now  # we were stopped ourselves, or the machine slept
             last = now
-            if now - self._heard_at > SILENCE:
+            if now - self._heard > LEASE:
                 self.cut()
 
     # what comes over the link
-
-    def _receive(self) -> list[bytes | memoryview]:
-        requests = super()._receive()
-        self._heard_at = time.monotonic()
-        return requests
 
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         super()._hello(fields)

@@ -12,6 +12,7 @@ import os
 import select
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ Fail = Callable[[BaseException], None]
 # What may be under way to the job and not yet read by it: the window, its pipe, and what lies in between.
 KEPT = 4 << 20
 _HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
+_AWAY = 0.2  # seconds between looks whether a terminal is ours
 _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 Reader = Callable[[bytes], None]
 
@@ -132,10 +134,10 @@ class Output:
 class Input:
     """The input stream. What it is given is kept in a file without a name, at the offset it has in the stream."""
 
-    def __init__(self, directory: Path, fd: int, fail: Fail, ready: Callable[[], None] | None = None) -> None:
-        """`fd`: what is read, -1: only what `feed` brings. `ready` is waited for before each read."""
+    def __init__(self, directory: Path, fd: int, fail: Fail, ours: Callable[[], bool] = lambda: True) -> None:
+        """`fd`: what is read, -1: only what `feed` brings. `ours` tells whether it may be read now."""
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - as long as the job
-        self._fd, self._ready, self._fail = fd, ready, fail
+        self._fd, self._ours, self._fail = fd, ours, fail
         self._change = threading.Condition()
         self.size = 0  # bytes that came
         self.kept = 0  # from here on they are here
@@ -216,13 +218,15 @@ class Input:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._hungry)
-            if self._ready is not None:
-                self._ready()
-            else:
-                select.select([self._fd], [], [])
+            while not self._ours():
+                time.sleep(_AWAY)  # there is no event for that
+            if not select.select([self._fd], [], [], _AWAY)[0] or not self._ours():
+                continue
             try:
                 data = os.read(self._fd, CHUNK)
             except OSError as error:
+                if not self._ours():
+                    continue  # a terminal that was taken from us between the look and the read
                 if error.errno not in _GONE:
                     raise RexecError(f"standard input cannot be read: {error.strerror}") from error
                 data = b""  # a terminal whose other side has closed

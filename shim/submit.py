@@ -24,8 +24,7 @@ from shim.owner_policy import named_policy
 from shim.placement import Result
 from shim.spec import JobSpec
 from shim.stdio import Input, Output
-from shim.supervisor import die_like
-from shim.terminal import in_foreground
+from shim.standard import die_like, let_go
 
 KEEP = 2  # images
 _LOGIND = (
@@ -128,7 +127,7 @@ def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = N
     try:
         spec = record.job_spec()
         failures: list[Callable[[BaseException], None]] = []
-        outputs, given = _own_streams(job, spec, image, lambda error: failures[0](error))
+        outputs, given = _own_streams(job, spec, image, console, lambda error: failures[0](error))
         moves = Moves(
             job, outputs, given, patient=False, force=force, say=say, watch=console.watch, stopped=console.stopped,
         )  # fmt: skip
@@ -139,30 +138,31 @@ def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = N
         console.close()
         if job.read().image:
             say(f"job {job.id} runs nowhere now: `rexec restart {job.id}` goes on from its last image")
-        return die_like(interrupted.number)
+        return die_like(interrupted.number, record.tty)
     finally:
         console.close()
-    return _leave(result)
+    return _leave(result, record.tty)
 
 
-def _leave(result: Result) -> int:
+def _leave(result: Result, keys: bool) -> int:
     if result.status is None:
         run.tell(result.reason)
         return result.code
-    return die_like(result.status)
+    return die_like(result.status, keys)
 
 
 def _own_streams(
-    job: Job, spec: JobSpec, image: Manifest | None, fail: Callable[[BaseException], None]
+    job: Job, spec: JobSpec, image: Manifest | None, console: Console, fail: Callable[[BaseException], None]
 ) -> tuple[dict[int, Output], Input | None]:
     """This process's own stdin, stdout and stderr as the job's."""
     outputs = {}
     for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
-        if (fd in spec.stdio and not spec.tty) or (fd == 1 and spec.tty):
-            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind))
+        if fd in spec.stdio or (fd == 1 and spec.tty):
+            close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
+            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
-    given = Input(job.path, os.dup(0), fail, in_foreground(0) if os.isatty(0) else None)
+    given = Input(job.path, os.dup(0), fail, console.ours)
     if image is not None:
         given.skip_to(image.streams.stdin + len(image.streams.stdin_unread))
     return outputs, given

@@ -1,0 +1,44 @@
+"""Threads for what is known to take long. Shipped."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST_WORKERS = 512
+
+
+class Workers:
+    """Threads made as they are needed, each doing one job at a time; none waits while there is one to do."""
+
+    def __init__(self, fail: Callable[[BaseException], None]) -> None:
+        """`fail` is told what a job raises."""
+        self._fail = fail
+        self._work: deque[Callable[[], None]] = deque()
+        self._more = threading.Condition()
+        self._made = self._free = 0
+
+    def give(self, job: Callable[[], None]) -> None:
+        """Have `job` done by a worker."""
+        with self._more:
+            self._work.append(job)
+            if len(self._work) <= self._free or self._made >= MOST_WORKERS:
+                self._more.notify()
+            else:
+                self._made += 1
+                threading.Thread(target=self._worker, name="worker", daemon=True).start()
+
+    def _worker(self) -> None:
+        while True:
+            with self._more:
+                self._free += 1
+                while not self._work:
+                    self._more.wait()
+                self._free -= 1
+                job = self._work.popleft()
+            try:
+                job()
+            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
+                self._fail(e)
+                return

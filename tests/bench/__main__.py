@@ -1,0 +1,143 @@
+"""`python -m tests.bench`: rexec beside ssh, sshfs, outrun and a fusepy passthrough, in turns in one run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from tests import desk
+from tests.bench import report
+from tests.bench.cases import Case, all_cases, furnish
+from tests.bench.contenders import Contender, all_contenders, prepare
+from tests.bench.ground import Ground
+from tests.bench.process import BenchError
+from tests.desk_hosts import STATE
+from tests.desk_root import DeskError
+
+LIMIT = 640.0
+"""Seconds of the whole bench: no round begins that would end later, going by the longest so far."""
+
+Named = TypeVar("Named", Case, Contender)
+
+
+def _say(text: str) -> None:
+    click.echo(f"bench: {text}", err=True)
+
+
+def _desk(stack: ExitStack) -> str:
+    """Have the desk for ourselves until `stack` closes, and leave it as it was found; returns the host's name."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    lock = stack.enter_context((STATE / "lock.users").open("w"))
+    _say("waiting for those who test on the desk")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if desk.pid("alpha") is None:
+        stack.callback(desk.down)
+    desk.up()
+    return "alpha"
+
+
+def _chosen(named: Sequence[Named], wish: str | None, option: str) -> list[Named]:
+    if not wish:
+        return list(named)
+    wanted = wish.split(",")
+    unknown = sorted(set(wanted) - {one.name for one in named})
+    if unknown:
+        known = ", ".join(one.name for one in named)
+        raise BenchError(f"{option}: {', '.join(unknown)} is not one of {known}")
+    return [one for one in named if one.name in wanted]
+
+
+def _turn(case: Case, contender: Contender, cell: report.Cell, warm_up: bool) -> None:
+    """One run of one contender in one case; what is wrong with it goes into the cell, and ends its part."""
+    case.clear(contender.ground.work)
+    run = contender.run(case)
+    cell.error = run.trouble() if run.code else case.fault(contender.ground.work, run)
+    if cell.error:
+        return
+    if warm_up:
+        cell.first = run.seconds
+        return
+    cell.total.append(run.seconds)
+    inside = case.inside_seconds(run)
+    if inside is not None:
+        cell.inside.append(inside)
+    if case.name == "probe":
+        cell.rates.append(json.loads(run.out))
+
+
+def measure(
+    cases: Sequence[Case],
+    contenders: Sequence[Contender],
+    absent: dict[str, str],
+    rounds: int,
+    started: float,
+    say: Callable[[str], None],
+) -> tuple[report.Cells, int]:
+    """One round to warm up, then `rounds` that count: in each, every case by every contender, another one first."""
+    cells = {
+        (case.name, one.name): report.Cell(error=absent.get(one.name))
+        for case in cases
+        for one in contenders
+        if one.takes(case)
+    }
+    longest, done = 0.0, 0
+    for number in range(rounds + 1):
+        began = time.monotonic()
+        if began - started + longest > LIMIT:
+            say(f"stopped after {done} of {rounds} rounds: the next would end after {LIMIT:.0f} s")
+            break
+        say(f"round {number} of {rounds}" if number else "warm-up")
+        turned = [*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]]
+        for case in cases:
+            for contender in turned:
+                cell = cells.get((case.name, contender.name))
+                if cell and not cell.error and not (case.bulk and number == 0):
+                    _turn(case, contender, cell, number == 0)
+        longest, done = max(longest, time.monotonic() - began), number
+    return cells, done
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", default=4, show_default=True, help="measured rounds, after one to warm up")
+@click.option("--cases", "which", metavar="NAME,…", help="only these cases")
+@click.option("--only", metavar="NAME,…", help="only these contenders")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="write every sample to this file as well")
+@click.option("--host", help="a Debian machine of yours, an ssh name that logs in as root; default: the desk's alpha")
+def main(rounds: int, which: str | None, only: str | None, record: Path | None, host: str | None) -> None:
+    """Measure rexec beside its peers, in turns, and print medians and ratios."""
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    cache = Path("/var/cache/rexec-tests/bench")
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        with ExitStack() as stack:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))
+            furnish(work)
+            cases = _chosen(all_cases(work), which, "--cases")
+            ground = Ground(host or _desk(stack), work, cache, stack)
+            contenders = _chosen(all_contenders(ground), only, "--only")
+            facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
+            absent = prepare(contenders, _say)
+            cells, done = measure(cases, contenders, absent, rounds, started, _say)
+            facts["rounds"] = f"{done}, {time.monotonic() - started:.0f} s"
+            names = {one.name: one.what for one in contenders}
+            click.echo(report.text(cells, cases, names, facts), nl=False)
+            if record:
+                record.write_text(json.dumps(report.record(cells, cases, facts), indent=1) + "\n")
+    except (BenchError, DeskError) as failed:
+        raise click.ClickException(str(failed)) from failed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Who is measured: each has a case's command run there, with the files of here, in the way a person would."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import peers
+from tests.bench.cases import Case
+from tests.bench.ground import REMOTE, Ground
+from tests.bench.process import BenchError, Run, execute
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+AES = "aes128-gcm@openssh.com"
+
+
+class Contender:
+    """One way to run a case. `only`: the cases it is measured in, all when empty."""
+
+    def __init__(self, name: str, what: str, ground: Ground, only: frozenset[str] = frozenset()) -> None:
+        self.name, self.what, self.ground, self.only = name, what, ground, only
+
+    def prepare(self) -> str | None:
+        """Set up what the runs need; returns why the contender cannot take part, or None."""
+        return None
+
+    def takes(self, case: Case) -> bool:
+        """Is this case one that the contender is measured in?"""
+        return not self.only or case.name in self.only
+
+    def run(self, case: Case) -> Run:
+        """Run the case's command once in the work directory and wait for its end."""
+        return execute(self.argv(case), env=self.ground.env, cwd=self.ground.work)
+
+    def argv(self, case: Case) -> list[str]:
+        """What is started on the submit machine; here, the command itself: the run at home."""
+        return list(case.command())
+
+
+class Ssh(Contender):
+    """Plain ssh, for cases that need no files there: the floor."""
+
+    def takes(self, case: Case) -> bool:
+        return case.plain is not None
+
+    def run(self, case: Case) -> Run:
+        plain, work = case.plain, self.ground.work
+        assert plain
+        return execute(
+            self.ground.ssh_argv(plain.argv),
+            env=self.ground.env,
+            stdin=work / plain.stdin if plain.stdin else None,
+            stdout=work / plain.stdout if plain.stdout else None,
+        )
+
+
+class Sshfs(Contender):
+    """sshfs of the submit machine's / on the host, /dev /proc /sys bound below it, and chroot: one ssh, all undone.
+
+    Without no_contain_symlinks (new with CVE-2026-47187) no absolute symlink can be read, so no program can be started.
+    """
+
+    def __init__(self, name: str, what: str, ground: Ground, extra: str, only: frozenset[str] = frozenset()) -> None:
+        super().__init__(name, what, ground, only)
+        self.extra, self.options = f",no_contain_symlinks{extra}", ""
+
+    def prepare(self) -> str | None:
+        ground = self.ground
+        status = ground.must_there("cat /var/lib/dpkg/status", "dpkg's status cannot be read")
+        ground.install(peers.debian_packages(ground.cache, ["sshfs", "fuse3"], status, [ground.codename]))
+        self.options = ground.way_home + self.extra
+        return None
+
+    def argv(self, case: Case) -> list[str]:
+        mount, env = f"{REMOTE}/home", self.ground.env
+        inside = ["env", "-C", str(self.ground.work), "-i", *(f"{name}={value}" for name, value in env.items())]
+        script = (
+            f"set -e; mkdir -p {mount}; sshfs -o {self.options} root@{self.ground.home_address}:/ {mount}; "
+            f"for d in dev proc sys; do mount --rbind /$d {mount}/$d; done; code=0; "
+            f"chroot {mount} {shlex.join([*inside, *case.command()])} || code=$?; umount -l -R {mount}; exit $code"
+        )
+        return self.ground.ssh_argv(("unshare", "-m", "sh", "-c", script))
+
+
+class Outrun(Contender):
+    """outrun 1.1.0 with its defaults: cache on and, after the warm-up, warm.
+
+    It gets Debian 12's python3.11 on the host: with 3.13 it opens a ZeroMQ socket per call (it keeps one per Thread
+    object, and 3.13 makes a new object for every callback from libfuse) and fails at the 1,024th, in `find` or `tar`.
+    """
+
+    script = Path(sys.executable).with_name("outrun")
+
+    def prepare(self) -> str | None:
+        ground = self.ground
+        if not self.script.exists():
+            return f"not there: {self.script}; pip install '.[bench]'"
+        status = ground.must_there("cat /var/lib/dpkg/status", "dpkg's status cannot be read")
+        suites = sorted({ground.codename, "bookworm"})
+        ground.install(peers.debian_packages(ground.cache, ["fuse3", "python3.11"], status, suites))
+        ground.copy(peers.outrun_for_host(ground.cache, "3.11", ground.machine), f"{REMOTE}/outrun")
+        start = f"import sys; sys.path.insert(0, {REMOTE + '/outrun'!r})\nfrom outrun.__main__ import main\nmain()\n"
+        ground.script("/usr/local/bin/outrun", f"#!/usr/bin/python3.11\n{start}")
+        # outrun asks lsmod whether there is FUSE; a kernel without modules has it and lists nothing.
+        ground.script("/usr/local/bin/lsmod", "#!/bin/sh\necho fuse\n")
+        return None
+
+    def argv(self, case: Case) -> list[str]:
+        return [str(self.script), self.ground.host, *case.command()]
+
+
+class Rexec(Contender):
+    """rexec itself, by the console script of this checkout."""
+
+    def __init__(self, name: str, what: str, ground: Ground, on: str, only: frozenset[str] = frozenset()) -> None:
+        super().__init__(name, what, ground, only)
+        self.on, self.script = on, CHECKOUT / ".venv/bin/rexec"
+
+    def prepare(self) -> str | None:
+        if not self.script.exists():
+            return f"not there: {self.script.relative_to(CHECKOUT)}; make setup"
+        run = execute([self.script, "--on", self.on, "--", "true"], env=self.ground.env, cwd=self.ground.work)
+        return None if run.code == 0 else f"`rexec --on {self.on} true`: {run.trouble()}"
+
+    def argv(self, case: Case) -> list[str]:
+        return [str(self.script), "--on", self.on, "--", *case.command()]
+
+
+class Fusepy(Contender):
+    """The fusepy passthrough, mounted afresh on this machine for each run, and the probe run inside it."""
+
+    def prepare(self) -> str | None:
+        found = execute([sys.executable, "-c", "import fuse"], env=self.ground.env)
+        return None if found.code == 0 else f"{found.trouble()}; pip install '.[bench]' and apt-get install libfuse2"
+
+    def run(self, case: Case) -> Run:
+        mount = self.ground.tools / "fusepy"
+        mount.mkdir(exist_ok=True)
+        with open("/proc/self/mountinfo") as mounts:
+            changed = select.poll()
+            changed.register(mounts, select.POLLPRI | select.POLLERR)
+            server = subprocess.Popen(
+                [sys.executable, Path(__file__).with_name("passthrough.py"), self.ground.work, mount],
+                env=self.ground.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                while not os.path.ismount(mount):
+                    if server.poll() is not None or not changed.poll(10_000):
+                        raise BenchError(f"the fusepy passthrough did not mount (exit {server.poll()})")
+                return execute(case.command(), env=self.ground.env, cwd=mount)
+            finally:
+                execute(["umount", "-l", mount])
+                server.wait()
+
+
+def all_contenders(ground: Ground) -> list[Contender]:
+    """Everyone, in the order of the report."""
+    probe, bulk = frozenset({"probe"}), frozenset({"read", "write", "probe"})
+    host = ground.host
+    return [
+        Contender("local", "the run at home", ground),
+        Ssh("ssh", "plain ssh, for what needs no files there", ground),
+        Sshfs("sshfs", "sshfs with ssh's default cipher + chroot, mounted for each run", ground, ""),
+        Sshfs("sshfs-aes", f"the same with Ciphers={AES}", ground, f",Ciphers={AES}", bulk),
+        Outrun("outrun", "outrun 1.1.0, its cache warm", ground),
+        Rexec("rexec", f"rexec --on {host}", ground, host),
+        Fusepy("fusepy-local", "fusepy 3.0.1 passthrough on this machine", ground, probe),
+        Rexec("rexec-local", "rexec --on local", ground, "local", probe),
+    ]
+
+
+def prepare(contenders: list[Contender], say: Callable[[str], None]) -> dict[str, str]:
+    """Set all of them up; returns name → why not, for those that cannot take part."""
+    absent = {}
+    for contender in contenders:
+        say(f"setting up {contender.name}")
+        try:
+            reason = contender.prepare()
+        except BenchError as failed:
+            reason = str(failed)
+        if reason:
+            absent[contender.name] = reason
+    return absent
