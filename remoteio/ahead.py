@@ -58,6 +58,8 @@ class Ahead:
         elif op in _SWEEPING:
             self._attr.clear()
             self._swept()
+        elif op == abi.OPEN:
+            self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
         return self._count
 
     def _swept(self) -> None:

@@ -41,7 +41,7 @@ class Stream(ABC):
 
     @abstractmethod
     def close(self, *, done: bool = False) -> None:
-        """End the stream and what carries it; the remote sees the end of its input. ``done``: nothing is awaited from it."""
+        """End the stream and what carries it; the remote sees the end of its input. ``done``: await nothing of it."""
 
 
 UNKNOWN_NAME = "cannot reach {dest}: the name {what} is unknown; check its spelling, or name it in ~/.ssh/config"

@@ -59,7 +59,7 @@ class Export:
             body = method(request)
         except OSError as e:
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, e.errno or errno.EIO))
-        except abi.FuseError:
+        except (abi.FuseError, ValueError, OverflowError):  # a name or number that no kernel sends
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
         if op in abi.UNANSWERED:
             return None

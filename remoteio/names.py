@@ -1,9 +1,9 @@
 """Execute side: entries of directories known ahead, for LOOKUP and READDIRPLUS. Shipped.
 
-A listing comes along with the reply to OPENDIR, and with one to LOOKUP when several were asked in the same directory. The
-submit side has counted a lookup for each entry (struct fuse_direntplus). An entry is given to the kernel once, and with it that
-count; what is not given out is given back (``unused``). Any change by the job in a directory, or of a node, forgets what
-is known of it. Pure: the caller tells the time.
+A listing comes along with the reply to OPENDIR, and with one to LOOKUP when several were asked in the same directory.
+The submit side has counted a lookup for each entry (struct fuse_direntplus). An entry is given to the kernel once, and
+with it that count; what is not given out is given back (``unused``). Any change by the job in a directory, or of a
+node, forgets what is known of it. Pure: the caller tells the time.
 """
 
 from __future__ import annotations

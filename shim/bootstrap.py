@@ -24,11 +24,11 @@ from remoteio.errors import RexecError
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
-    "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount",
-    "remoteio.names",
-    "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.idmap", "shim.init", "shim.keeper",
-    "shim.namespace",
-    "shim.probe", "shim.scratch", "shim.spec", "shim.streams", "shim.terminal_state",
+    "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link",
+    "remoteio.mount",
+    "remoteio.names", "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.bell", "shim.idmap",
+    "shim.init", "shim.keeper", "shim.namespace", "shim.probe", "shim.scratch", "shim.spec", "shim.streams",
+    "shim.terminal_state",
 )  # fmt: skip
 
 _FORMAT = b"rexec runtime 1\n"

@@ -11,7 +11,6 @@ import click
 
 from remoteio.errors import RexecError
 from shim import run as runner
-from shim.standard import die_like
 
 # verb -> (module, its click command); all else is a command to run
 VERBS: dict[str, tuple[str, str]] = {
@@ -123,6 +122,8 @@ def run_command(
 
 def main() -> None:
     """The console script."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     words = sys.argv[1:]
     chosen: click.Command = run_command
     if words and words[0] in VERBS:
@@ -139,8 +140,6 @@ def main() -> None:
         sys.exit(runner.FAILED)
     except click.exceptions.Exit as e:
         sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(die_like(signal.SIGINT, False))  # Ctrl-C before there is a job
     except RexecError as e:
         runner.tell(str(e))
         sys.exit(runner.FAILED)

@@ -20,7 +20,8 @@ def connect(
 ) -> tuple[Stream, bootstrap.Facts]:
     """Open a stream to ``host`` and start ``entry`` ("module:function") there, within ``deadline`` seconds.
 
-    ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made. Raises RexecError; then nothing is left open.
+    ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made.
+    Raises RexecError; then nothing is left open.
     """
     if host.ssh is None:
         stream = open_local(bootstrap.local_argv(host.python))
