@@ -23,7 +23,7 @@ from checkpoint.unbundle import BundleError
 from remoteio import frames
 from remoteio.carriers import Stream
 from remoteio.errors import RexecError
-from remoteio.link import Link, LinkClosed
+from remoteio.link import Link
 from remoteio.written import Row
 from shim import bootstrap, control, hosts, placement, places, rewind
 from shim.attached import Attached
@@ -288,11 +288,8 @@ class Moves:
             spec = self._start_spec(generation, owner, named, image)
             stay = Stay(home, generation, Link(stream.read_fd, stream.write_fd), spec)
             self._stays[generation] = stay
-            try:
-                stay.start(image)
-                why = stay.serve()
-            except LinkClosed as error:
-                why = str(error)
+            stay.start(image)
+            why = stay.serve()
             if not stay.told and host.ssh is not None:
                 why = str(stream.failure())
             elif stay.moved:

@@ -76,6 +76,7 @@ class State:
     serial: int = 0
     dump: Dump | None = None
     waiting: tuple[int, ...] = ()  # who waits for the job to run again, or to be parked
+    later: tuple[Ask, ...] = ()  # what was asked for while it could not be done
     every: float = 0.0
     due: float = 0.0
     turn: int = 0
@@ -294,7 +295,7 @@ def _park(state: State, why: str, now: float) -> Steps:
         state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),
         avoid=tuple(pair for pair in state.avoid if pair[1] == _LEFT), wanted="",
     )  # fmt: skip
-    return parked, said
+    return _ask_later((parked, said), now)
 
 
 def _pass_over(state: State, why: str, now: float) -> Steps:
@@ -363,7 +364,7 @@ def _runs(state: State, now: float, how: str) -> Steps:
     if state.held:
         state, more = _order(state, True, ())
         return state, actions + more
-    return state, actions
+    return _ask_later((state, actions), now)
 
 
 def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
@@ -381,9 +382,8 @@ def _committed(state: State, event: Committed, now: float) -> Steps:
         return state, logged
     if dump.leaves:
         return replace(state, dump=replace(dump, committed=True)), logged
-    return replace(state, dump=None), [
-        *logged, *(Reply(token, True, f"image {event.image} is committed") for token in dump.tokens)
-    ]  # fmt: skip
+    logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
+    return _ask_later((replace(state, dump=None), logged), now)
 
 
 def _news(state: State, event: News, now: float) -> Steps:
@@ -420,7 +420,7 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
         actions.append(Log(Kind.RESUME, {"host": state.host, "reason": why}))
         state = replace(state, phase=Phase.RUNNING)
     state = replace(state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", due=now + state.every)
-    return state, actions
+    return _ask_later((state, actions), now)
 
 
 def _moved(state: State, now: float) -> Steps:
@@ -501,14 +501,35 @@ def _ask(state: State, event: Ask, now: float) -> Steps:
     if state.phase == Phase.PARKED:
         return _ask_parked(state, event)
     if state.phase not in (Phase.RUNNING, Phase.FROZEN):
-        return state, [Reply(event.token, False, f"the job is {state.phase} just now; try again when it runs")]
+        return replace(state, later=(*state.later, event)), []
     if state.dump is not None:
-        return state, [Reply(event.token, False, "a checkpoint of it is being made just now; try again after it")]
+        return _ask_dumping(state, state.dump, event), []
     if event.what == "checkpoint":
         return _order(state, False, (event.token,))
     if event.host == state.host:
         return state, [Reply(event.token, False, f"it is on {event.host} already")]
     return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,))
+
+
+def _ask_dumping(state: State, dump: Dump, event: Ask) -> State:
+    if not dump.leaves and event.what != "checkpoint":
+        return replace(state, later=(*state.later, event))
+    return replace(
+        state,
+        dump=replace(dump, tokens=(*dump.tokens, event.token)),
+        held=state.held or event.what == "hold",
+        wanted=event.host or state.wanted,
+    )
+
+
+def _ask_later(steps: Steps, now: float) -> Steps:
+    """What was put off can be done now."""
+    state, actions = steps
+    asked, state = state.later, replace(state, later=())
+    for event in asked:
+        state, more = _ask(state, event, now)
+        actions = actions + more
+    return state, actions
 
 
 def _ask_parked(state: State, event: Ask) -> Steps:
@@ -534,9 +555,9 @@ def _kill(state: State, token: int) -> Steps:
 
 
 def _finish(state: State, result: Result) -> Steps:
-    asked = (*state.waiting, *(state.dump.tokens if state.dump is not None else ()))
+    asked = (*state.waiting, *(state.dump.tokens if state.dump else ()), *(event.token for event in state.later))
     logged = _ending(state, result)
-    ended = replace(state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=())
+    ended = replace(state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=())
     return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import socket
 import threading
 import time
@@ -65,6 +66,7 @@ class Stay(Supervisor):
         self._dumping = -1
         self._quiet = threading.Event()
         self._over = threading.Event()
+        self._gate = threading.Lock()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._vacating = False
@@ -73,9 +75,9 @@ class Stay(Supervisor):
     # what the job's home wants
 
     def start(self, image: Manifest | None) -> None:
-        """Send START, and the image."""
+        """Send START, and when the host is ready for it the image."""
         self._image = image
-        self._link.send(frames.START, self._full.pack())
+        self._try(frames.START, self._full.pack())
 
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
@@ -104,11 +106,14 @@ class Stay(Supervisor):
 
     def cut(self) -> None:
         """End the link: whoever waits for it is woken."""
-        with socket.socket(fileno=socket.dup(self._link.read_fd)) as end:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it has ended by itself
+        with self._gate:
+            if self._over.is_set():
+                return  # the descriptor may be closed by now, and its number another's
+            with socket.socket(fileno=os.dup(self._link.read_fd)) as end:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    return  # it has ended by itself
 
     def progress(self) -> tuple[int, int, int]:
         """See Intake.progress."""
@@ -128,7 +133,8 @@ class Stay(Supervisor):
             crew.run()
         except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError, ValueError, LookupError) as error:
             why = str(error)  # what no host of ours says ends its stay too
-        self._over.set()
+        with self._gate:
+            self._over.set()
         for window in (self._window, self._out):
             if window is not None:
                 window.close()

@@ -23,8 +23,8 @@ from shim.moves import Moves
 from shim.owner_policy import named_policy
 from shim.placement import Result
 from shim.spec import JobSpec
-from shim.stdio import Input, Output
 from shim.standard import die_like, let_go
+from shim.stdio import Input, Output
 
 KEEP = 2  # images
 _LOGIND = (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from shim.hosts import Host, Hosts, HostsError, hosts_file, load, parse, resolve
 
