@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from remoteio import frames
 from remoteio.errors import RexecError
@@ -79,7 +80,7 @@ class Agent:
             else:
                 self._output(frames.STDOUT if k == 1 else frames.STDERR, fd)
         kept.go()
-        for target in (self._hear_init, self._pulse):
+        for target in (self._hear_init, self._pulse, self._watch):
             threading.Thread(target=self._guard, args=(target,), daemon=True).start()
         while True:
             for kind, payload in frames_left:
@@ -87,7 +88,7 @@ class Agent:
             frames_left = link.receive()
             self._heard = time.monotonic()
 
-    def _guard(self, target) -> None:  # type: ignore[no-untyped-def]
+    def _guard(self, target: Callable[[], None]) -> None:
         try:
             target()
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
@@ -114,7 +115,7 @@ class Agent:
         elif kind == frames.CREDIT:
             self._sources[payload[0]].window.give(int.from_bytes(payload[1:5], "little"))
         elif kind == frames.CLOSED:
-            self._sources[payload[0]].window.close()
+            self._sources[payload[0]].stop()
         elif kind == frames.SIGNAL:
             self._tell_init(b"K%d" % payload[0])
         elif kind == frames.WINSIZE:
@@ -158,13 +159,18 @@ class Agent:
                 link.send(frames.FAIL, (125).to_bytes(4, "little"), text)
                 ended = True
         link.flush()
-        self._kept.keeper.close()
-        os.waitpid(self._kept.pid, 0)
+        self._kept.end()
         os._exit(0)
 
     def _pulse(self) -> None:
         while True:
             time.sleep(PULSE)
             self._link.send(frames.PING)
-            if not self._paused and time.monotonic() - self._heard > LEASE:
+
+    def _watch(self) -> None:
+        """Apart from the pulse: what sends may wait as long as the network likes."""
+        while True:
+            left = PULSE if self._paused else self._heard + LEASE - time.monotonic()
+            if left <= 0:
                 os._exit(1)
+            time.sleep(left)

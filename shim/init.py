@@ -1,7 +1,7 @@
 """Pid 1 of the job's pid namespace: starts the job, tells how it stops and ends, leaves nothing behind. Shipped.
 
-What it tells the agent, a message each: ``P`` the terminal's master comes along; ``S`` started; ``F`` code and sentence;
-``T`` signal, stopped; ``E`` wait status, everything ended. What it is told: ``K`` signal.
+What it tells the agent, a message each: ``P`` the terminal's master comes along; ``S`` started; ``F`` code and
+sentence; ``T`` signal, stopped; ``E`` wait status, everything ended. What it is told: ``K`` signal.
 
 From ``build_root`` on its files are the submit machine's: everything it will need is imported before.
 """
@@ -28,10 +28,21 @@ _STAGES = {
 
 
 def run(
-    sock: socket.socket, plan: namespace.Plan, spec: JobSpec, where: str, scratch: list[str], stdio: dict[int, int]
+    sock: socket.socket,
+    plan: namespace.Plan,
+    spec: JobSpec,
+    where: str,
+    scratch: list[str],
+    stdio: dict[int, int],
+    alive: int,
 ) -> None:
-    """Never returns. `stdio`: the job's end of each pipe, by number; empty with a terminal."""
+    """Never returns. `stdio`: the job's end of each pipe, by number; the others of 0, 1, 2 are the terminal.
+
+    `alive` is the writing end of a pipe that only the keeper reads.
+    """
     namespace.die_with_parent()
+    if _broken(alive):
+        os._exit(1)  # it died before we could say that we die with it
     os.setsid()
     spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
     try:
@@ -39,7 +50,7 @@ def run(
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)
-            stdio = {0: slave, 1: slave, 2: slave}
+            stdio = {0: slave, 1: slave, 2: slave, **stdio}
         status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
     except RexecError as e:
         sock.send(b"F125 " + str(e).encode())
@@ -48,6 +59,12 @@ def run(
     else:
         sock.send(b"E%d" % status)
     os._exit(0)
+
+
+def _broken(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
 
 
 class _NoStart(Exception):
@@ -101,8 +118,10 @@ def _start(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: in
     command = os.fsdecode(spec.argv[0])
     if stage == b"exec":
         if error == errno.ENOENT:
-            raise _NoStart(127, "%s: command not found (or the interpreter its first line names)" % command)
+            raise _NoStart(127, "%s: command not found" % command)
         raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(error)))
+    if stage == b"interpreter":
+        raise _NoStart(127, "%s: cannot be run: the interpreter or loader it names is not there" % command)
     where = " (%s)" % os.fsdecode(spec.cwd) if stage == b"cwd" else ""
     raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(error)))
 
@@ -141,6 +160,8 @@ def _exec(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: int
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         stage = b"exec"
         _search(spec)
+    except _NoInterpreter:
+        os.write(tell, b"interpreter %d" % errno.ENOENT)
     except OSError as e:
         os.write(tell, stage + b" %d" % (e.errno or errno.EIO))
 
@@ -152,6 +173,10 @@ def _limit(number: int, soft: int, hard: int) -> None:
         hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
         soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
     resource.setrlimit(number, (soft, hard))
+
+
+class _NoInterpreter(Exception):
+    pass
 
 
 def _search(spec: JobSpec) -> None:
@@ -169,6 +194,8 @@ def _search(spec: JobSpec) -> None:
                     raise
                 os.execve(b"/bin/sh", [b"/bin/sh", path, *spec.argv[1:]], env)
         except OSError as e:
+            if e.errno == errno.ENOENT and os.path.exists(path):
+                raise _NoInterpreter from e
             if e.errno not in (errno.ENOENT, errno.ENOTDIR):
                 worst = e.errno or errno.EIO
                 if e.errno != errno.EACCES:
@@ -228,7 +255,10 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int]) -> int:
             break
     # what was written through shared mappings is at home before the job counts as ended
     root = os.open("/", os.O_RDONLY)
-    syncfs(root)
+    try:
+        syncfs(root)
+    except OSError as e:
+        raise RexecError("the last of what the job wrote could not be written: %s" % e.strerror) from e
     return status
 
 

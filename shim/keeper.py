@@ -21,21 +21,23 @@ from shim.spec import JobSpec
 class Kept:
     """What the agent holds of the job: the sockets to keeper and init, the FUSE connection, its pipes."""
 
-    __slots__ = ("fuse", "init", "keeper", "mapped", "pid", "plan", "stdio")
+    __slots__ = ("fuse", "init", "keeper", "pid", "plan", "scratch", "stdio")
 
     def __init__(self, spec: JobSpec) -> None:
         """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
         self.plan = namespace.Plan(spec)
+        self.scratch = Scratch(spec.uid, spec.gid)
+        places = [self.scratch.make() for _ in spec.scratch]
         self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.init, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ends = {} if spec.tty else {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
+        ends = {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
         for _, end in ends.values():
             if not self.plan.user:
                 os.fchown(end, spec.uid, spec.gid)  # or the job could not open /proc/self/fd/1 again
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _keep(theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()})
+                _keep(theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()}, self.scratch, places)
             finally:
                 os._exit(1)
         theirs.close()
@@ -46,45 +48,75 @@ class Kept:
             self.stdio[k] = mine
         said, fds, _, _ = socket.recv_fds(self.keeper, 4096, 1)
         if said != b"M" or not fds:
+            os.waitpid(self.pid, 0)
+            self.scratch.remove()
             raise RexecError(said[1:].decode("utf-8", "replace") or "the job's namespaces could not be made")
         self.fuse = fds[0]
 
     def go(self) -> None:
         """The connection is being served: build the root and start the job."""
-        self.keeper.send(b"G")
+        try:
+            self.keeper.send(b"G")
+        except (BrokenPipeError, ConnectionError):
+            return  # it was killed: whoever listens to init hears so
+
+    def end(self) -> None:
+        """The job has ended: nothing of it is left on this host when this returns."""
+        self.keeper.close()
+        os.waitpid(self.pid, 0)
+        self.scratch.remove()
 
 
 def _keep(
-    agent: socket.socket, inits: socket.socket, plan: namespace.Plan, spec: JobSpec, stdio: dict[int, int]
+    agent: socket.socket,
+    inits: socket.socket,
+    plan: namespace.Plan,
+    spec: JobSpec,
+    stdio: dict[int, int],
+    scratch: Scratch,
+    places: list[str],
 ) -> None:
-    keep = {agent.fileno(), inits.fileno(), *stdio.values(), 0, 1, 2}
+    keep = {agent.fileno(), inits.fileno(), *stdio.values(), *scratch.fds, 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
             init.close_quietly(int(name))
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    scratch = Scratch()
     try:
-        places = [scratch.make() for _ in spec.scratch]
-        namespace.make(plan)
-        fuse = open_fuse()  # within: the kernel mounts only a connection opened in the mount's own user namespace
-        where = namespace.mount_root(fuse, plan, spec)
+        _serve(agent, inits, plan, spec, stdio, places)
+    except (BrokenPipeError, ConnectionError):
+        pass  # the agent has gone, and the job with this process
     except RexecError as e:
-        scratch.remove()
         agent.send(b"F" + str(e).encode())
-        os._exit(1)
+    finally:
+        scratch.remove()
+
+
+def _serve(
+    agent: socket.socket,
+    inits: socket.socket,
+    plan: namespace.Plan,
+    spec: JobSpec,
+    stdio: dict[int, int],
+    places: list[str],
+) -> None:
+    namespace.make(plan)
+    fuse = open_fuse()  # within: the kernel mounts only a connection opened in the mount's own user namespace
+    where = namespace.mount_root(fuse, plan, spec)
     socket.send_fds(agent, [b"M"], [fuse])
     os.close(fuse)
     if not agent.recv(8):
-        scratch.remove()
-        os._exit(1)
+        return
     alive_r, alive_w = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(alive_r)
-        agent.close()
-        init.run(inits, plan, spec, where, places, stdio)
+        try:
+            os.close(alive_r)
+            agent.close()
+            init.run(inits, plan, spec, where, places, stdio, alive_w)
+        finally:
+            os._exit(1)
     os.close(alive_w)
     inits.close()
     for fd in stdio.values():
@@ -95,5 +127,3 @@ def _keep(
     poll.poll()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    scratch.remove()
-    os._exit(0)

@@ -14,10 +14,10 @@ host's pids. Init gets a mount namespace of its own, builds the job's root there
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
 import socket
+from collections.abc import Callable
 
 from remoteio import mount
 from remoteio.errors import RexecError
@@ -144,7 +144,7 @@ def make(plan: Plan) -> None:
             ) from e
 
 
-def _map_helper(plan: Plan):  # type: ignore[no-untyped-def]
+def _map_helper(plan: Plan) -> Callable[[], None]:
     """A child outside the coming namespace that runs newuidmap and newgidmap on this process; call the result after."""
     me = os.getpid()
     go_r, go_w = os.pipe()
@@ -194,7 +194,7 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
 
 
 def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen: bool) -> None:
-    """In init: what is the execute host's own (/proc /sys /dev, scratch), mounted into the root at `where`; then enter it.
+    """In init: mount what is the execute host's own (/proc /sys /dev, scratch) into the root at `where`; then enter it.
 
     Every path beneath `where` is already the submit machine's. Raises RexecError.
     """
@@ -243,8 +243,3 @@ def become(spec: JobSpec, plan: Plan) -> None:
         os.setgroups(spec.groups)
     os.setresgid(spec.gid, spec.gid, spec.gid)
     os.setresuid(spec.uid, spec.uid, spec.uid)
-
-
-def is_gone(e: OSError) -> bool:
-    """The other end of a control socket has ended."""
-    return e.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)

@@ -19,7 +19,8 @@ from shim import bootstrap, environment, hosts, terminal_state
 from shim.hosts import Host
 from shim.reach import connect
 from shim.spec import JobSpec
-from shim.supervisor import Ended, Supervisor, die_like
+from shim.standard import die_like, fill
+from shim.supervisor import Ended, Supervisor
 
 FAILED = 125
 Log = Callable[..., None]
@@ -55,7 +56,7 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
     if ended.status is None:
         tell(ended.reason)
         return ended.code
-    return die_like(ended.status)
+    return die_like(ended.status, ended.keys)
 
 
 def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, bootstrap.Facts]:
@@ -107,7 +108,7 @@ def describe(
         hostname=os.fsencode(socket.gethostname()),
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=[fd for fd in range(3) if _is_open(fd)],
+        stdio=fill(),
         tty=terminal_state.read(0) if tty else [],
     )
 
@@ -150,11 +151,3 @@ def _size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} GiB"
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True

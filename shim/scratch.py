@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 
@@ -9,9 +10,15 @@ from remoteio.errors import RexecError
 
 
 class Scratch:
-    """Directories beneath $TMPDIR, each locked while its keeper lives: what a dead keeper left is removed by the next."""
+    """Directories beneath $TMPDIR, each locked while its job lives.
 
-    def __init__(self) -> None:
+    Agent and keeper both hold them, and whichever outlives the other removes them; what is left where both were killed
+    at once is removed by the next who asks for one.
+    """
+
+    def __init__(self, owner: int, group: int) -> None:
+        """`owner`, `group`: whom the directories are given to where this process is root."""
+        self._owner, self._group = owner, group
         self._base = "%s/rexec-%d" % (os.environ.get("TMPDIR") or "/var/tmp", os.geteuid())
         self._held: list[tuple[int, str]] = []
 
@@ -26,6 +33,8 @@ class Scratch:
             os.mkdir(path, 0o700)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.geteuid() == 0:
+                os.chown(path, self._owner, self._group)
         except OSError as e:
             raise RexecError(
                 "%s has no room for --scratch in %s: %s; set TMPDIR there"
@@ -34,14 +43,22 @@ class Scratch:
         self._held.append((fd, path))
         return path
 
+    @property
+    def fds(self) -> list[int]:
+        """The descriptors that hold them."""
+        return [fd for fd, _ in self._held]
+
     def _sweep(self) -> None:
         for name in os.listdir(self._base):
             path = self._base + "/" + name
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # its job has just ended
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its keeper lives
+                continue  # its job lives
             else:
                 _remove(path)
             finally:
@@ -55,17 +72,21 @@ class Scratch:
         if self._held:
             try:
                 os.rmdir(self._base)
-            except OSError:
-                pass  # another job's are in it
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # another job's are in it, or it was the last
+                    raise
         self._held = []
 
 
 def _remove(path: str) -> None:
-    with os.scandir(path) as entries:
-        for e in list(entries):
-            if e.is_dir(follow_symlinks=False):
-                os.chmod(e.path, 0o700)
-                _remove(e.path)
-            else:
-                os.unlink(e.path)
-    os.rmdir(path)
+    try:
+        with os.scandir(path) as entries:
+            for e in list(entries):
+                if e.is_dir(follow_symlinks=False):
+                    os.chmod(e.path, 0o700)
+                    _remove(e.path)
+                else:
+                    os.unlink(e.path)
+        os.rmdir(path)
+    except FileNotFoundError:
+        return  # the other has removed it

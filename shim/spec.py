@@ -6,7 +6,7 @@ from remoteio.frames import pack_fields, unpack_fields
 
 
 class JobSpec:
-    """One job. `limits` holds (resource, soft, hard); `tty` is b"" or the terminal's settings (rows cols, then iflag …)."""
+    """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
 
     __slots__ = ("argv", "cwd", "env", "gid", "groups", "hostname", "limits", "scratch", "stdio", "tty", "uid", "umask")
 
@@ -25,7 +25,8 @@ class JobSpec:
         stdio: list[int],
         tty: list[int],
     ) -> None:
-        """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are open; `tty`: see ``terminal.settings``, empty: no terminal."""
+        """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
+        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,

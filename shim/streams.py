@@ -1,45 +1,98 @@
-"""Streams between a descriptor and the link, one thread each, with flow control. Shipped; used at both ends."""
+"""Streams between a descriptor and the link, one thread each, with flow control. Shipped; used at both ends.
+
+That the reader of a stream has gone is told at once, not at the next write: a job whose output nobody reads any more
+finds its pipe closed as it would at home.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import queue
+import select
 import threading
+from collections import deque
 from collections.abc import Callable
 
+from remoteio.errors import RexecError
 from remoteio.frames import CLOSED, LARGE
 from remoteio.link import Link, Window, credit
 
 CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
+AWAY = 200  # milliseconds between looks whether a terminal is ours again: there is no event for that
+_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+
+
+class _Bell:
+    """A descriptor that poll(2) finds readable once it was rung, from any thread."""
+
+    def __init__(self) -> None:
+        self.fd, self._rope = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._rope, False)
+        self._lock = threading.Lock()
+        self._hung = True
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._hung:
+                try:
+                    os.write(self._rope, b"!")
+                except BlockingIOError:
+                    return  # it has been rung often enough
+
+    def hush(self) -> None:
+        try:
+            os.read(self.fd, 4096)
+        except BlockingIOError:
+            return
+
+    def take_down(self) -> None:
+        with self._lock:
+            self._hung = False
+            os.close(self.fd)
+            os.close(self._rope)
 
 
 class Source:
     """Reads `fd` and sends it as frames of `kind`, as far as the other end gives credit; an empty frame is its end."""
 
-    def __init__(self, link: Link, kind: int, fd: int, ready: Callable[[], None] | None = None) -> None:
-        """`ready`, if given, is waited for before each read."""
-        self._link, self.kind, self._fd, self._ready = link, kind, fd, ready
+    def __init__(
+        self,
+        link: Link,
+        kind: int,
+        fd: int,
+        close: Callable[[int], None] = os.close,
+        ours: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's."""
+        self._link, self.kind, self._fd, self._close, self._ours = link, kind, fd, close, ours
         self.window = Window()
+        self._bell = _Bell()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
         """Begin, in a thread of its own."""
         threading.Thread(target=_guarded, args=(self._run, fail), name="source-%d" % self.kind, daemon=True).start()
 
+    def stop(self) -> None:
+        """Nobody reads this stream there any more: let go of `fd`."""
+        self.window.close()
+        self._bell.ring()
+
     def _run(self) -> None:
         try:
             while True:
                 room = self.window.take(CHUNK)
-                if not room:
-                    return  # nobody reads it there: closing our end tells the writer
-                if self._ready is not None:
-                    self._ready()
+                if not room or not self._await():
+                    return
                 try:
                     data = os.read(self._fd, room)
                 except OSError as e:
                     if e.errno not in (errno.EIO, errno.ECONNRESET):
-                        raise
+                        raise RexecError("standard input cannot be read: %s" % e.strerror) from e
+                    if not self._ours():
+                        self.window.give(room)
+                        continue  # a terminal that was taken from us between the look and the read
                     data = b""  # a terminal whose other side has closed
                 if not data:
                     self._link.send(self.kind, b"")
@@ -47,8 +100,24 @@ class Source:
                 self.window.give(room - len(data))
                 self._link.send(self.kind, data)
         finally:
-            os.close(self._fd)
+            self._close(self._fd)
+            self._bell.take_down()
             self.done.set()
+
+    def _await(self) -> bool:
+        """Wait until there is something to read and it is ours. False: it is not wanted any more."""
+        rung, either = select.poll(), select.poll()
+        rung.register(self._bell.fd, select.POLLIN)
+        either.register(self._bell.fd, select.POLLIN)
+        either.register(self._fd, select.POLLIN)
+        while True:
+            if not self._ours():
+                if rung.poll(AWAY):
+                    return False
+            elif any(fd == self._bell.fd for fd, _ in either.poll()):
+                return False
+            elif self._ours():
+                return True
 
 
 class Sink:
@@ -56,7 +125,8 @@ class Sink:
 
     def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
-        self._queue: queue.SimpleQueue[bytes | memoryview] = queue.SimpleQueue()
+        self._queue: deque[bytes | memoryview] = deque()
+        self._bell = _Bell()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -65,27 +135,43 @@ class Sink:
 
     def put(self, data: bytes | memoryview) -> None:
         """Have `data` written; empty: the end. Never blocks: the window bounds what can be waiting."""
-        self._queue.put(data)
+        self._queue.append(data)
+        self._bell.ring()
 
     def _run(self) -> None:
+        wait = select.poll()
+        wait.register(self._bell.fd, select.POLLIN)
+        wait.register(self._fd, 0)  # no event but that its reader has gone
         try:
             while True:
-                data = self._queue.get()
-                if not data:
-                    return
-                size = len(data)
-                try:
-                    while data:
-                        data = data[os.write(self._fd, data) :]
-                except OSError as e:
-                    if e.errno not in (errno.EPIPE, errno.EIO, errno.ECONNRESET):
-                        raise
+                if any(fd == self._fd for fd, _ in wait.poll()):
                     self._link.send(CLOSED, bytes((self.kind,)))
                     return
-                self._link.send(*credit(self.kind, size))
+                self._bell.hush()
+                while self._queue:
+                    data = self._queue.popleft()
+                    if not data:
+                        return
+                    if not self._write(data):
+                        self._link.send(CLOSED, bytes((self.kind,)))
+                        return
+                    self._link.send(*credit(self.kind, len(data)))
         finally:
             self._close(self._fd)
+            self._bell.take_down()
             self.done.set()
+
+    def _write(self, data: bytes | memoryview) -> bool:
+        """False: its reader has gone."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as e:
+            if e.errno not in _GONE:
+                raise RexecError("the job's output cannot be written: %s" % e.strerror) from e
+            return False
+        return True
 
 
 def _guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:

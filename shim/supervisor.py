@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import resource
 import signal
 import threading
 import time
@@ -23,11 +22,14 @@ from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed
 from shim import terminal_state
 from shim.spec import JobSpec
+from shim.standard import let_go
 from shim.streams import Sink, Source
 from shim.terminal import Terminal, in_foreground
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # before the job starts, and once it has ended
+FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
 PULSE = 1.0  # seconds between signs of life
+LEASE = 6.0  # seconds without a sign of life from the host: it gives up after 4, so by then nothing runs there any more
 SKEW = 2.0  # seconds a host's clock may differ before it is said
 _SLOW = frozenset(
     (
@@ -43,11 +45,15 @@ _SLOW = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own."""
+    """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
+
+    `keys`: the job had this process's terminal.
+    """
 
     status: int | None
     code: int = 0
     reason: str = ""
+    keys: bool = False
 
 
 class Supervisor:
@@ -55,38 +61,49 @@ class Supervisor:
 
     def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
         self._link, self._spec, self._say, self._log = link, spec, say, log
+        self._host = "the host"
         self._export: Export | None = None
-        self._events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # for the main thread
         self._sinks: dict[int, Sink] = {}
+        self._open: set[int] = set()  # the sinks that have not ended
         self._stdin: Source | None = None
         self._terminal = Terminal(0) if spec.tty else None
+        self._started = False
+        self._ended: Ended | None = None
         self._pausing = threading.Event()
+        self._heard = time.monotonic()
 
     def run(self) -> Ended:
         """Until the job has ended. Raises RexecError when the link is lost or the host misbehaves."""
-        self._link.send(frames.START, self._spec.pack())
-        if self._spec.tty:
-            self._sink(frames.STDOUT, 1)
-        else:
-            for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
-                if fd in self._spec.stdio:
-                    self._sink(kind, fd)
-        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
-        threading.Thread(target=self._serve, args=(crew,), name="serve", daemon=True).start()
-        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
         self._catch_signals()
+        self._link.send(frames.START, self._spec.pack())
+        for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
+            if fd in self._spec.stdio or (fd == 1 and self._spec.tty):
+                self._sink(kind, fd)
+        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
+        for name, target in (("serve", lambda: self._serve(crew)), ("pulse", self._pulse), ("lease", self._watch)):
+            threading.Thread(target=target, name=name, daemon=True).start()
         try:
-            return self._wait()
+            while self._ended is None or self._open:
+                self._events.get()()
+            return self._ended
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
 
     def _sink(self, kind: int, fd: int) -> None:
-        self._sinks[kind] = Sink(self._link, kind, os.dup(fd), _let_go(fd) if fd == 1 else os.close)
+        release = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
+
+        def close(copy: int) -> None:
+            release(copy)
+            self._events.put(lambda: self._open.discard(kind))
+
+        self._open.add(kind)
+        self._sinks[kind] = Sink(self._link, kind, os.dup(fd), close)
         self._sinks[kind].start(self._fail)
 
     def _fail(self, e: BaseException) -> None:
-        self._events.put(("lost", e))
+        self._events.put(lambda: self._failed(e))
 
     def _serve(self, crew: Crew[bytes | memoryview]) -> None:
         try:
@@ -103,12 +120,28 @@ class Supervisor:
                 except LinkClosed:
                     return  # whoever receives says so
 
+    def _watch(self) -> None:
+        """The host must be heard of. A thread of its own: one that sends may wait as long as the network likes."""
+        last = time.monotonic()
+        while True:
+            time.sleep(PULSE)
+            now = time.monotonic()
+            if now - last > 2 * PULSE:
+                self._heard = now  # we were stopped ourselves, or the machine slept
+            last = now
+            if now - self._heard > LEASE:
+                text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
+                self._fail(RexecError(text % (self._host, LEASE) + "see whether it and the network to it are up"))
+                return
+
     # what comes over the link
 
     def _receive(self) -> list[bytes | memoryview]:
         """The file requests that came. All else is dealt with here, where nothing can overtake it."""
         requests = []
-        for kind, payload in self._link.receive():
+        received = self._link.receive()
+        self._heard = time.monotonic()
+        for kind, payload in received:
             if kind == frames.FUSE:
                 requests.append(payload)
             else:
@@ -144,25 +177,26 @@ class Supervisor:
         elif kind == frames.CREDIT and self._stdin is not None:
             self._stdin.window.give(int.from_bytes(payload[1:5], "little"))
         elif kind == frames.CLOSED and self._stdin is not None:
-            self._stdin.window.close()
+            self._stdin.stop()
         elif kind == frames.HELLO:
             self._hello(frames.unpack_fields(payload))
         elif kind == frames.STARTED:
-            self._events.put(("started", None))
+            self._events.put(self._begun)
         elif kind == frames.STOPPED:
-            self._events.put(("stopped", payload[0]))
+            self._events.put(self._stopped)
         elif kind == frames.EXIT:
-            self._events.put(("ended", Ended(int.from_bytes(payload[:4], "little"))))
+            status = int.from_bytes(payload[:4], "little")
+            self._events.put(lambda: self._end(Ended(status, keys=self._terminal is not None and in_foreground(0))))
         elif kind == frames.FAIL:
-            text = bytes(payload[4:]).decode("utf-8", "replace")
-            self._events.put(("ended", Ended(None, int.from_bytes(payload[:4], "little"), text)))
+            code, text = int.from_bytes(payload[:4], "little"), bytes(payload[4:]).decode("utf-8", "replace")
+            self._events.put(lambda: self._end(Ended(None, code, text)))
 
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         uids, gids = _ranges(fields["uids"]), _ranges(fields["gids"])
         spec = self._spec
         self._export = Export(Ids(spec.uid, spec.gid, frozenset(spec.groups), uids or None, gids or None))
         skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
-        host = os.fsdecode(fields["host"][0])
+        host = self._host = os.fsdecode(fields["host"][0])
         if abs(skew) > SKEW:
             self._say(
                 "the clock of %s is %+.0f s off; programs that compare times may wonder: set it there" % (host, skew)
@@ -174,15 +208,35 @@ class Supervisor:
     def _catch_signals(self) -> None:
         for number in FORWARDED:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._forward)
-        signal.signal(signal.SIGTSTP, self._forward)
-        signal.signal(signal.SIGCONT, lambda *_: self._events.put(("continued", None)))
-        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+                signal.signal(number, self._caught)
+        signal.signal(signal.SIGCONT, lambda *_: self._events.put(self._continued))
+        for number in (signal.SIGTTIN, signal.SIGTTOU):  # in the background we leave the terminal alone by ourselves
+            signal.signal(number, signal.SIG_IGN)
         if self._terminal is not None:
-            signal.signal(signal.SIGWINCH, lambda *_: self._resize())
+            signal.signal(signal.SIGWINCH, lambda *_: self._events.put(self._resize))
 
-    def _forward(self, number: int, _: object) -> None:
-        self._send(frames.SIGNAL, bytes((number,)))
+    def _caught(self, number: int, _: object) -> None:
+        # Only noted: the main thread, which this interrupts, may be in the middle of a send.
+        self._events.put(lambda: self._signalled(number))
+
+    # the main thread's events
+
+    def _signalled(self, number: int) -> None:
+        if number in FATAL and (not self._started or self._ended is not None):
+            self._ended = Ended(number)
+            self._open.clear()
+        else:
+            self._send(frames.SIGNAL, bytes((number,)))
+
+    def _end(self, ended: Ended) -> None:
+        """The job is at its end; what it wrote last is on its way, unless it was lost with the job."""
+        self._ended = ended
+        if ended.status is None:
+            self._open.clear()
+
+    def _failed(self, e: BaseException) -> None:
+        if self._ended is None or not isinstance(e, LinkClosed):
+            raise e
 
     def _resize(self) -> None:
         self._send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0)))
@@ -193,74 +247,41 @@ class Supervisor:
         except LinkClosed as e:
             self._fail(e)
 
-    def _wait(self) -> Ended:
-        while True:
-            what, value = self._events.get()
-            if what == "started":
-                self._log("started")
-                self._feed()
-            elif what == "stopped":
-                self._stop()
-            elif what == "ended":
-                assert isinstance(value, Ended)
-                if value.status is not None:
-                    for sink in self._sinks.values():
-                        sink.done.wait()
-                return value
-            elif what == "lost":
-                assert isinstance(value, BaseException)
-                raise value
-
-    def _feed(self) -> None:
+    def _begun(self) -> None:
         """The job runs: the keys, or standard input, are its own now."""
+        self._started = True
+        self._log("started")
         if self._terminal is not None:
-            self._terminal.raw()
+            self._terminal.take()
             self._resize()
-        if 0 in self._spec.stdio or self._spec.tty:
-            fd = os.dup(0)
-            self._stdin = Source(self._link, frames.STDIN, fd, in_foreground(fd) if os.isatty(fd) else None)
+            self._stdin = Source(self._link, frames.STDIN, os.dup(0), os.close, self._terminal.ours)
+        elif 0 in self._spec.stdio:
+            mine = (lambda: in_foreground(0)) if os.isatty(0) else (lambda: True)
+            self._stdin = Source(self._link, frames.STDIN, os.dup(0), let_go(0), mine)
+        if self._stdin is not None:
             self._stdin.start(self._fail)
 
-    def _stop(self) -> None:
-        """The job stopped: stop too, as it would have been seen to here, and go on together."""
+    def _stopped(self) -> None:
+        """The job stopped: stop too, as it would have been seen to here."""
         self._pausing.set()
-        if self._terminal is not None:
-            self._terminal.restore()
         self._send(frames.PAUSE, b"")
         self._link.flush()
+        if self._terminal is not None and in_foreground(0):
+            self._terminal.restore()
+            signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTSTP)  # as our terminal would have done: a script around us stops with us
+            signal.signal(signal.SIGTSTP, self._caught)
         os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _continued(self) -> None:
         self._pausing.clear()
         self._send(frames.PING, b"")
-        if self._terminal is not None:
-            self._terminal.raw()
+        if self._terminal is not None and self._started:
+            self._terminal.take()
             self._resize()
         self._send(frames.SIGNAL, bytes((signal.SIGCONT,)))
-
-
-def _let_go(fd: int) -> Callable[[int], None]:
-    """What closes a sink's descriptor, and with it this process's own `fd`: the job closed its last one."""
-
-    def close(own: int) -> None:
-        os.close(own)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, fd)
-        os.close(null)
-
-    return close
 
 
 def _ranges(texts: list[bytes]) -> list[tuple[int, int]]:
     pairs = [text.split() for text in texts]
     return [(int(first), int(count)) for first, count in pairs]
-
-
-def die_like(status: int) -> int:
-    """End as the job did: by the same signal, if it was one. Returns the exit status where there was none."""
-    if not os.WIFSIGNALED(status):
-        return os.waitstatus_to_exitcode(status)
-    number = os.WTERMSIG(status)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its core is its own; ours tells nothing
-    signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
-    os.kill(os.getpid(), number)
-    return 128 + number

@@ -1,55 +1,60 @@
-"""The person's own terminal while a job has it: raw, and put back whatever happens."""
+"""The person's own terminal while a job has it: raw, and put back whatever happens.
+
+A process in the background neither reads it nor sets it: it waits to be brought to the foreground. Sources:
+termios(3), credentials(7), "Job Control" in the manual of the GNU C library.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import termios
-import time
+import threading
 import tty
-from collections.abc import Callable, Iterator
+
+
+def in_foreground(fd: int) -> bool:
+    """May this process read the terminal open at `fd`? Also when it is no terminal of ours, which nobody else reads."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True  # not our controlling terminal, or hung up: the read says so
 
 
 class Terminal:
-    """The terminal open at `fd`."""
+    """The terminal open at `fd`, which must be one."""
 
     def __init__(self, fd: int = 0) -> None:
         self._fd = fd
         self._found = termios.tcgetattr(fd)
+        self._lock = threading.Lock()
+        self._wanted = self._raw = False
 
-    def raw(self) -> None:
-        """Every key goes to the job as it is."""
-        tty.setraw(self._fd, termios.TCSADRAIN)
+    def take(self) -> None:
+        """Every key goes to the job as it is, from now on, or from when this process is in the foreground."""
+        self._wanted = True
+        self.ours()
+
+    def ours(self) -> bool:
+        """Is it wanted, and this process in the foreground? Then it is raw when this returns."""
+        with self._lock:
+            if not self._wanted or not in_foreground(self._fd):
+                return False
+            if not self._raw:
+                try:
+                    self._found = termios.tcgetattr(self._fd)
+                    tty.setraw(self._fd, termios.TCSADRAIN)
+                except termios.error:
+                    return True  # hung up: the read says so
+                self._raw = True
+            return True
 
     def restore(self) -> None:
-        """As it was found."""
-        with contextlib.suppress(termios.error):  # it may have been hung up: nothing is left to restore
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._found)
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Raw inside the ``with``, restored after it."""
-        try:
-            self.raw()
-            yield
-        finally:
-            self.restore()
-
-
-def in_foreground(fd: int) -> Callable[[], None]:
-    """What waits until there is something to read and this process may read it: a background job leaves the keys alone."""
-
-    def wait() -> None:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        while True:
-            poll.poll()
-            try:
-                if os.tcgetpgrp(fd) == os.getpgrp():
-                    return
-            except OSError:
-                return  # hung up: the read says so
-            time.sleep(0.1)  # there is no event for "became the foreground"; shells poll for it too
-
-    return wait
+        """As it was found; no key is taken until the next ``take``."""
+        with self._lock:
+            self._wanted = False
+            if self._raw and in_foreground(self._fd):
+                try:
+                    termios.tcsetattr(self._fd, termios.TCSADRAIN, self._found)
+                except termios.error:
+                    return  # hung up: nothing is left to restore
+            self._raw = False

@@ -31,8 +31,12 @@ def apply(fd: int, state: list[int]) -> None:
 
     resize(fd, struct.pack("HHHH", *state[:4]))
     canonical = state[7] & termios.ICANON
-    cc = [n if k in (termios.VMIN, termios.VTIME) and not canonical else bytes((n,)) for k, n in enumerate(state[10:])]
-    termios.tcsetattr(fd, termios.TCSANOW, [*state[4:10], cc])
+    numbers = (termios.VMIN, termios.VTIME)
+    cc: list[bytes | int] = []
+    for k, n in enumerate(state[10:]):
+        cc.append(n if k in numbers and not canonical else bytes((n,)))
+    attributes: list[int | list[bytes | int]] = [*state[4:10], cc]
+    termios.tcsetattr(fd, termios.TCSANOW, attributes)
 
 
 def resize(fd: int, size: bytes | memoryview) -> None:

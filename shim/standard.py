@@ -1,0 +1,57 @@
+"""This process's own standard streams, and its end: what the one who started it sees of a job that ran elsewhere."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+
+
+def fill() -> list[int]:
+    """Which of 0, 1 and 2 are open. The others become /dev/null here, lest a file of ours gets their number."""
+    found = [fd for fd in range(3) if _is_open(fd)]
+    for fd in range(3):
+        if fd not in found:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number, as open(2) says
+            assert null == fd
+    return found
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def let_go(fd: int) -> Callable[[int], None]:
+    """What closes a copy of `fd` and `fd` itself, so that who is at its other end sees that the job closed it."""
+
+    def close(copy: int) -> None:
+        os.close(copy)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, fd)
+        os.close(null)
+
+    return close
+
+
+def die_like(status: int, group: bool) -> int:
+    """End as the job did: by the same signal, if it was one. Returns the exit status where there was none.
+
+    `status` is waitpid(2)'s. `group`: the job had our terminal, which would have sent the signal of a key to our whole
+    process group; so does this, and the shell script around us ends too.
+    """
+    if not os.WIFSIGNALED(status):
+        return os.waitstatus_to_exitcode(status)
+    number = os.WTERMSIG(status)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its core is its own; ours tells nothing
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    if group and number in (signal.SIGINT, signal.SIGQUIT):
+        os.killpg(0, number)
+    os.kill(os.getpid(), number)
+    return 128 + number
