@@ -97,6 +97,7 @@ def describe(
             limits.append((number, *resource.getrlimit(number)))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
+    opened = fill()
     return JobSpec(
         argv=[os.fsencode(word) for word in command],
         env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
@@ -108,7 +109,7 @@ def describe(
         hostname=os.fsencode(socket.gethostname()),
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=fill(),
+        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
         tty=terminal_state.read(0) if tty else [],
     )
 
