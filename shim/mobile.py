@@ -45,7 +45,7 @@ def provide(link: Link, moving: Moving, early: Frames) -> tuple[provider.Provide
     Raises RexecError: this host cannot dump at all.
     """
     found, why = provider.find(cache(), moving.criu)
-    left = [f for f in early if f[0] not in frames.BULK]
+    left = list(early)
     if found is None and moving.criu and not unbundle.present(cache(), moving.criu):
         link.send(frames.NEWS, orders.news(orders.CRIU, need=moving.criu))
         try:

@@ -32,7 +32,7 @@ from shim.reach import connect
 from shim.hosts import Hosts, load, resolve
 from shim.spec import JobSpec, Moving
 
-WAIT = 60.0
+WAIT = 15.0
 NOBODY = '["none", null]'
 # rows cols x y, then termios of a terminal as sshd makes it
 TERMINAL = [24, 80, 0, 0, 0x4500, 5, 0xBF, 0x8A3B, 15, 15, 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22] + [0] * 16
