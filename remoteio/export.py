@@ -28,6 +28,7 @@ LISTED_AT = 3  # lookups in a directory after which all of it is told
 # a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
 Body = bytes | tuple[bytes, bytes]
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+_KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
@@ -117,6 +118,8 @@ class Export:
         name = r.name(abi.ARGS)
         at = self.inodes.directory(parent)
         try:
+            if name == _KERNEL_FACTS and parent.name == b"run":
+                raise FileNotFoundError
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
         except FileNotFoundError:
             if parent.shared:
@@ -272,7 +275,8 @@ class Export:
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
         with self.inodes.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
-                os.chown(path, uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+                uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+                os.chown(path, uid, gid)
             if valid & abi.FATTR_MODE:
                 os.chmod(path, mode & 0o7777)
             if valid & abi.FATTR_SIZE:

@@ -33,8 +33,14 @@ def main(read_fd: int, write_fd: int) -> int:
             first = link.receive()
         if first[0][0] != frames.START:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
-        agent = Agent(link, JobSpec.unpack(first[0][1]))
-        agent.run(first[1:])
+        spec = JobSpec.unpack(first[0][1])
+        if spec.moving is None:
+            Agent(link, spec).run(first[1:])
+        else:
+            from shim.mobile import MobileAgent, provide
+
+            provided, left = provide(link, spec.moving, first[1:])
+            MobileAgent(link, spec, spec.moving, provided).run(left)
     except LinkClosed:
         return 1
     except RexecError as e:
@@ -70,6 +76,7 @@ class Agent:
                     "time": [b"%d" % time.time_ns()],
                     "uids": kept.plan.ranges(kept.plan.uids),
                     "gids": kept.plan.ranges(kept.plan.gids),
+                    "shown": [b"%d" % n for n in kept.shown],
                 }
             ),
         )
@@ -132,35 +139,40 @@ class Agent:
 
     def _hear_init(self) -> None:
         """What init says, to its end; then everything is told and the agent is done."""
-        link, ended = self._link, False
+        ended = False
         while not ended:
-            said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 1)
-            what, rest = said[:1], said[1:]
-            if what == b"P":
-                self._master = fds[0]
-                self._output(frames.STDOUT, os.dup(fds[0]))
-                self._input(os.dup(fds[0]))
-            elif what == b"S":
-                link.send(frames.STARTED)
-            elif what == b"T":
-                link.send(frames.STOPPED, bytes((int(rest),)))
-            elif what == b"E":
-                for source in self._sources.values():
-                    source.done.wait()
-                link.send(frames.EXIT, int(rest).to_bytes(4, "little"))
-                ended = True
-            elif what == b"F":
-                code, _, text = rest.partition(b" ")
-                link.send(frames.FAIL, int(code).to_bytes(4, "little"), text)
-                ended = True
-            else:
-                host = os.uname().nodename
-                text = b"the job's first process was killed on %s; its memory may have run out" % os.fsencode(host)
-                link.send(frames.FAIL, (125).to_bytes(4, "little"), text)
-                ended = True
-        link.flush()
+            said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 4)
+            ended = self._told(said[:1], said[1:], fds)
+        self._link.flush()
         self._kept.end()
         os._exit(0)
+
+    def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
+        """One message of init, or its end. True: there is no more to do."""
+        link = self._link
+        if what == b"P":
+            self._master = fds[0]
+            self._output(frames.STDOUT, os.dup(fds[0]))
+            self._input(os.dup(fds[0]))
+        elif what == b"S":
+            link.send(frames.STARTED)
+        elif what == b"T":
+            link.send(frames.STOPPED, bytes((int(rest),)))
+        elif what == b"E":
+            for source in self._sources.values():
+                source.done.wait()
+            link.send(frames.EXIT, int(rest).to_bytes(4, "little"))
+            return True
+        elif what == b"F":
+            code, _, text = rest.partition(b" ")
+            link.send(frames.FAIL, int(code).to_bytes(4, "little"), text)
+            return True
+        else:
+            host = os.uname().nodename
+            text = b"the job's first process was killed on %s; its memory may have run out" % os.fsencode(host)
+            link.send(frames.FAIL, (125).to_bytes(4, "little"), text)
+            return True
+        return False
 
     def _pulse(self) -> None:
         while True:

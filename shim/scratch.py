@@ -16,9 +16,9 @@ class Scratch:
     at once is removed by the next who asks for one.
     """
 
-    def __init__(self, owner: int, group: int) -> None:
-        """`owner`, `group`: whom the directories are given to where this process is root."""
-        self._owner, self._group = owner, group
+    def __init__(self, owner: int, group: int, kind: str = "") -> None:
+        """`owner`, `group`: whom the directories are given to where this process is root. `kind`: part of their name."""
+        self._owner, self._group, self._kind = owner, group, kind
         self._base = "%s/rexec-%d" % (os.environ.get("TMPDIR") or "/var/tmp", os.geteuid())
         self._held: list[tuple[int, str]] = []
 
@@ -29,7 +29,7 @@ class Scratch:
             if os.stat(self._base).st_uid != os.geteuid():
                 raise OSError(1, "it is somebody else's")
             self._sweep()
-            path = "%s/%d-%d" % (self._base, os.getpid(), len(self._held))
+            path = "%s/%d-%s%d" % (self._base, os.getpid(), self._kind, len(self._held))
             os.mkdir(path, 0o700)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_EX)
