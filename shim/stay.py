@@ -193,7 +193,8 @@ class Stay(Supervisor):
             if self._window is not None:
                 self._window.close()
         elif kind == frames.STARTED:
-            self._attach()
+            if self._image is None:  # else its streams have been its own since GO
+                self._attach()
             tell(placement.Began(self.generation))
         elif kind == frames.STOPPED:
             threading.Thread(target=home.stopped, args=(self,), daemon=True).start()

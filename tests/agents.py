@@ -65,6 +65,7 @@ class Agent:
         self.leaves = False
         self.serial = 0
         self.refuse = ""
+        self.hasty = False  # its job says something before STARTED is sent
         self.mute = False  # dies before it says that it has moved
         self.broken = threading.Event()
         self._change = threading.Condition()
@@ -88,8 +89,9 @@ class Agent:
     def die(self) -> None:
         self.running.clear()
         try:
+            self.link.flush()
             self._end.shutdown(socket.SHUT_RDWR)
-        except OSError:
+        except (OSError, LinkClosed):
             pass  # the other end was quicker
 
     def news(self, what: str, **more: object) -> None:
@@ -162,6 +164,9 @@ class Agent:
         if what in (orders.CHECKPOINT, orders.VACATE):
             self.dump(serial, what == orders.VACATE)
         elif what == orders.GO:
+            if self.hasty:
+                self.say()
+            self.link.send(frames.STARTED)
             self.running.set()
         elif what == orders.KILL:
             self.end(9)

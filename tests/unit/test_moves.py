@@ -123,6 +123,19 @@ def test_a_vacate_goes_on_elsewhere_with_every_line_once(run: Run) -> None:
     ]
 
 
+def test_a_restored_job_that_speaks_before_its_host_says_that_it_runs(run: Run) -> None:
+    def prepare(agent: Agent) -> None:
+        agent.hasty = True
+
+    run.country.prepare = prepare
+    run.country.running(0).say()
+    run.ask("vacate")
+    run.country.running(1).say()
+    run.country.agents[1].end(0)
+    run.end()
+    assert run.out.read_text() == "1\n2\n3\n"
+
+
 def test_a_checkpoint_leaves_it_running_and_a_lost_host_goes_back_to_it(run: Run) -> None:
     alpha = run.country.running(0)
     alpha.say()
