@@ -53,11 +53,24 @@ def wipe(spool: str) -> None:
     os.rmdir(spool)
 
 
+def failure(what: str, spool: str, kept: str) -> str:
+    """One sentence on a criu that failed in that spool; its log is kept as the file `kept`."""
+    path = os.path.join(spool, criu.LOG_NAME)
+    why = criu.failure(what, spool)
+    if os.path.exists(path):
+        with open(path, "rb") as log, open(kept, "wb") as copy:
+            copy.write(log.read())
+    return why.replace(path, kept)
+
+
 def dump(
-    sock: socket.socket, request: bytes, spool: str, still: Callable[[int], None], leave: Callable[[], None] | None
+    sock: socket.socket, request: bytes, spool: str, kept: str, still: Callable[[int], None], leave: Callable[[], None] | None
 ) -> None:
     """Run criu's dump to its end. `still` is called with the tree frozen, with the microseconds since criu began;
-    then `leave`, if the tree is to leave: it returns only by raising DumpError. Raises DumpError."""
+    then `leave`, if the tree is to leave: it returns only by raising DumpError. `kept`: where criu's log goes if it fails.
+
+    Raises DumpError.
+    """
     began = time.monotonic()
     why: list[DumpError] = []
 
@@ -71,17 +84,20 @@ def dump(
         except DumpError as e:
             why.append(e)
             return False
+        except OSError as e:
+            why.append(DumpError(f"the checkpoint failed: {e}"))
+            return False
         return True
 
     sock.settimeout(CONVERSE_S)
     try:
         answer = criu.converse(sock, request, notified)
     except (criu.CriuError, OSError) as e:
-        raise DumpError(criu.failure("the checkpoint", spool) if os.listdir(spool) else f"criu failed: {e}") from e
+        raise DumpError(failure("the checkpoint", spool, kept)) from e
     if why:
         raise why[0]
     if not answer.success:
-        raise DumpError(criu.failure("the checkpoint", spool))
+        raise DumpError(failure("the checkpoint", spool, kept))
 
 
 def times(spool: str) -> dict[str, int]:

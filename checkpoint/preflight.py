@@ -142,9 +142,17 @@ def _task(at: str) -> Task:
     descriptors = []
     for name in sorted(os.listdir(at + "/fd"), key=int):
         try:
-            target, st = os.readlink(f"{at}/fd/{name}"), os.stat(f"{at}/fd/{name}")
+            target = os.readlink(f"{at}/fd/{name}")
         except FileNotFoundError:
             continue  # closed since
+        try:
+            st = os.stat(f"{at}/fd/{name}")
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            # A file of the job's mount, which the kernel shows to nobody outside its user namespace; it has no devices.
+            descriptors.append(Descriptor(int(name), target, stat.S_IFREG, (0, 0)))
+            continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
         descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device))
     namespaces = {}

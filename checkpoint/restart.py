@@ -7,6 +7,7 @@ import socket
 
 from checkpoint import criu
 from checkpoint.collect import Collector
+from checkpoint.dump import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
     return found
 
 
-def restore(sock: socket.socket, request: bytes, spool: str, gate: Callable[[], bool]) -> int:
-    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs. Raises RestartError."""
+def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:
+    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs. `kept`: where criu's log goes
+    if it fails. Raises RestartError."""
     open_gate: list[bool] = []
 
     def notified(told: criu.Answer) -> bool:
@@ -61,9 +63,9 @@ def restore(sock: socket.socket, request: bytes, spool: str, gate: Callable[[], 
     try:
         answer = criu.converse(sock, request, notified)
     except (criu.CriuError, OSError) as e:
-        raise RestartError(criu.failure("the restart", spool)) from e
+        raise RestartError(failure("the restart", spool, kept)) from e
     if open_gate == [False]:
         raise RestartError("the job may not go on here: it goes on elsewhere")
     if not answer.success:
-        raise RestartError(criu.failure("the restart", spool))
+        raise RestartError(failure("the restart", spool, kept))
     return answer.pid

@@ -79,7 +79,7 @@ class Arrival:
 
         request = criu.restore_request(tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S)
         try:
-            pid = restart.restore(sock, request, self._spool, gate)
+            pid = restart.restore(sock, request, self._spool, agent.log, gate)
         finally:
             sock.close()
             agent.criu_ended.get(timeout=RESTORE_S)

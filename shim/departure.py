@@ -177,7 +177,7 @@ class Departure:
         )
         head["root"] = root
         try:
-            dump.dump(sock, request, spool, still, go if leave else None)
+            dump.dump(sock, request, spool, agent.log, still, go if leave else None)
         finally:
             sock.close()
             agent.criu_ended.get(timeout=FREEZE_S)

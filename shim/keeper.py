@@ -14,7 +14,7 @@ import socket
 from remoteio.errors import RexecError
 from remoteio.mount import open_fuse
 from shim import init, namespace
-from shim.scratch import Scratch
+from shim.scratch import Scratch, for_images
 from shim.spec import JobSpec
 
 
@@ -30,7 +30,7 @@ class Kept:
         if spec.moving is not None and self.plan.user:
             spec.uid = spec.gid = 0  # in name: see Plan
             self.shown = (0, 0)
-        self.spool = Scratch(os.geteuid(), os.getegid(), "spool")
+        self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images() if spec.moving is not None else "")
         self.images = self.spool.make() if spec.moving is not None else ""
         self.scratch = Scratch(spec.uid, spec.gid)
         places = [self.scratch.make() for _ in spec.scratch]

@@ -83,6 +83,7 @@ class MobileAgent(Agent):
         super().__init__(link, spec)
         self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
         self.bundle = provided.bundle
+        self.log = os.path.join(cache(), "criu-failed.log")
         self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
         self.facts = compat.host_facts(provided.version, "zero" if self.kept.plan.user else "root")
         self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
