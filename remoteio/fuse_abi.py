@@ -210,7 +210,7 @@ def failure(unique: int, errno: int) -> bytes:
 
 
 def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
-    """A notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all); no page if it is negative."""
+    """A notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all; negative offset: none)."""
     return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
 
 

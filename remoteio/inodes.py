@@ -25,8 +25,8 @@ class Node:
     """One file: identity, where it was last seen, how often the kernel refers to it."""
 
     __slots__ = (
-        "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name", "parent",
-        "seen", "shared",
+        "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name",
+        "parent", "seen", "shared",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
@@ -45,7 +45,7 @@ class Node:
 
 
 class LockOwner:
-    """The descriptor that holds the record locks of one owner on one file; `fh`: the handle it was first asked through."""
+    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
 
     __slots__ = ("fd", "fh", "pid")
 
@@ -277,9 +277,8 @@ class Inodes:
             # Locks of an open file description end with it; of a process's, its closing the file has been told before.
             for key in [key for key, owner in node.locks.items() if owner.fh == fh or not node.handles]:
                 os.close(node.locks.pop(key).fd)
-            if not node.handles:
-                if node.lookups <= 0 and node.id in self.nodes and node is not self.top:
-                    self._drop(node)
+            if not node.handles and node.lookups <= 0 and node.id in self.nodes and node is not self.top:
+                self._drop(node)
 
     def number(self, dev: int, ino: int) -> int:
         """The inode number the job sees: the file's own, with its device folded in where it is not the root's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 
@@ -77,12 +76,13 @@ class Listings:
         """All of the directory as READDIRPLUS has it, if it is small and may be read; else nothing."""
         try:
             fd = self._inodes.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as e:
-            if e.errno in (errno.EACCES, errno.ESTALE):
-                return b""
-            raise
+        except OSError:
+            return b""  # nobody asked for it: whatever forbids it, the lookup that it goes with stands
         try:
             found = self._found(node, fd)
+        except OSError:
+            return b""
+        else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, _, _ in found)
             return self._plus(node, fd, found, 0, room)[0] if len(found) <= MOST and room <= AHEAD else b""
         finally:

@@ -101,7 +101,7 @@ class Locks:
         kind, at, length, pid = _first(asked, kind, start, 0 if end >= _END else end - start + 1)
         if kind == fcntl.F_UNLCK:
             return abi.LK_OUT.pack(0, 0, kind, 0)
-        # A process of this machine has no number over there. An owner of this job is the one its own lock does not hinder.
+        # A process of this machine has no number over there. Of the job's owners it is the one not in its own way.
         others = [o for o in handle.node.locks.values() if o is not asked] if pid < 0 else []
         mine = [o.pid for o in others if _first(o, fcntl.F_WRLCK, at, length)[0] == fcntl.F_UNLCK]
         return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, mine[0] if mine else 0)
@@ -128,7 +128,7 @@ MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home,
 
 
 def _first(owner: LockOwner, kind: int, start: int, length: int) -> tuple[int, int, int, int]:
-    """The first lock in the way of `owner`: kind (or F_UNLCK), start, length (0: to the end), pid (-1: a description's)."""
+    """The first lock in the way of `owner`: kind or F_UNLCK, start, length (0: to the end), pid (-1: unknown)."""
     asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
     kind, _, start, length, pid = _FLOCK.unpack(fcntl.fcntl(owner.fd, _F_OFD_GETLK, asked))
     return kind, start, length, pid

@@ -15,7 +15,9 @@ from types import ModuleType
 
 import pytest
 
+from checkpoint import bundle, unbundle
 from tests import desk as the_desk
+from tests import desk_root
 from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.leftovers import nothing_left_on
 from tests.program import Combo, Rexec, program
@@ -129,3 +131,15 @@ def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture(scope="session")
+def criu_dir() -> Iterator[str]:
+    """The directory of a criu that works, readable by all."""
+    cache = desk_root.CACHE / "criu"
+    kept = bundle.kept(cache) or bundle.obtain(cache)
+    with tempfile.TemporaryDirectory(prefix="rexec-criu-test-") as name:
+        os.chmod(name, 0o755)
+        at = unbundle.unpack(kept.read(), kept.hash, name + "/cache")
+        os.chmod(name + "/cache", 0o755)
+        yield at

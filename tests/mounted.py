@@ -1,4 +1,4 @@
-"""A directory served through a real FUSE mount by the parts that serve a job: relay, link and export, in a process apart."""
+"""A directory served through a real FUSE mount by what serves a job: relay, link and export, in a process apart."""
 
 from __future__ import annotations
 

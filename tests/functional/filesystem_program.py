@@ -177,10 +177,13 @@ def renames() -> object:
 def what_is_refused() -> object:
     put("f"), os.mkdir("d"), put("d/x"), os.symlink("f", "l"), os.symlink("loop", "loop")
     return [
-        says(os.mkdir, "d"), says(os.rmdir, "d"), says(os.rmdir, "f"), says(os.unlink, "d"), says(os.open, "d", os.O_WRONLY),
-        says(os.open, "f", os.O_RDONLY | os.O_DIRECTORY), says(os.open, "l", os.O_RDONLY | os.O_NOFOLLOW),
-        says(os.open, "loop", os.O_RDONLY), says(os.open, "f", os.O_CREAT | os.O_EXCL), says(os.open, "f/x", os.O_RDONLY),
-        says(os.open, "l", os.O_CREAT | os.O_EXCL), says(os.readlink, "f"), says(os.mkdir, "n" * 256), says(os.stat, ""),
+        says(os.mkdir, "d"), says(os.rmdir, "d"), says(os.rmdir, "f"), says(os.unlink, "d"),
+        says(os.open, "d", os.O_WRONLY), says(os.open, "f", os.O_RDONLY | os.O_DIRECTORY),
+        says(os.open, "l", os.O_RDONLY | os.O_NOFOLLOW),
+        says(os.open, "loop", os.O_RDONLY), says(os.open, "f", os.O_CREAT | os.O_EXCL),
+        says(os.open, "f/x", os.O_RDONLY),
+        says(os.open, "l", os.O_CREAT | os.O_EXCL), says(os.readlink, "f"), says(os.mkdir, "n" * 256),
+        says(os.stat, ""),
         says(os.open, "d", os.O_CREAT | os.O_RDWR), says(os.symlink, "x", "f"), says(os.truncate, "f", -1),
         says(os.truncate, "d", 0), says(os.chmod, "none", 0), says(os.rmdir, "d/."), says(os.listdir, "f"),
         says(os.symlink, "x" * 4096, "long"), says(os.symlink, "x" * 4095, "long"), says(os.symlink, "", "empty"),
@@ -834,7 +837,7 @@ def locks_that_are_waited_for() -> object:
         holder, _ = _held(take)
         r, w = os.pipe()
 
-        def wait() -> None:
+        def wait(take: Callable[[int], None] = take, w: int = w) -> None:
             take(os.open("f", os.O_RDWR))
             os.write(w, b"y")
 
@@ -864,7 +867,7 @@ def a_wait_for_a_lock_is_interrupted() -> object:
         holder, _ = _held(take)
         signal.signal(signal.SIGUSR1, caught)
         parent = os.getpid()
-        killer = child(lambda: (time.sleep(0.3), os.kill(parent, signal.SIGUSR1)))
+        killer = child(lambda parent=parent: (time.sleep(0.3), os.kill(parent, signal.SIGUSR1)))
         with opened("f") as fd:
             try:
                 take(fd)
@@ -872,7 +875,7 @@ def a_wait_for_a_lock_is_interrupted() -> object:
             except Caught:
                 said.append("interrupted")
             assert ended(killer) == 0
-            victim = child(lambda: take(os.open("f", os.O_RDWR)))
+            victim = child(lambda take=take: take(os.open("f", os.O_RDWR)))
             time.sleep(0.2)
             os.kill(victim, signal.SIGKILL)
             assert ended(victim) == -signal.SIGKILL

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.program import Combo
+from tests.stuck import stuck
 from tests.talk import Talk
 from tests.until import until
 
@@ -112,7 +113,8 @@ def test_a_working_directory_is_moved_from_under_the_job(job: Talk, here: Path, 
 def test_both_append_at_once(job: Talk, here: Path, combo: Combo) -> None:
     log = give(here / "log", "", combo)
     job.tell(
-        "fd = os.open('log', os.O_WRONLY | os.O_APPEND); [os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]"
+        "fd = os.open('log', os.O_WRONLY | os.O_APPEND);"
+        "[os.write(fd, b'%s %d\\n' % (b'j' * 30, k)) for k in range(1000)]"
     )
     with log.open("ab", buffering=0) as f:
         for k in range(1000):
@@ -206,8 +208,10 @@ def test_two_machines_write_one_database(job: Talk, here: Path, combo: Combo, mo
         "def add(who, count):\n"
         "    db = sqlite3.connect('db', timeout=60, isolation_level=None)\n"
         "    for k in range(count):\n"
-        "        for sql in ('begin immediate', f'insert into t values (\\'{who}\\', {k})', 'update n set n = n + 1', 'commit'):\n"
-        "            db.execute(sql)\n"
+        "        db.execute('begin immediate')\n"
+        "        db.execute('insert into t values (?, ?)', (who, k))\n"
+        "        db.execute('update n set n = n + 1')\n"
+        "        db.execute('commit')\n"
     )
     job.tell("add('there', 100)")
     _add(path, "here", 100)
@@ -275,3 +279,18 @@ def test_a_small_disk_is_full(job: Talk, here: Path, combo: Combo) -> None:
         assert job("subprocess.run(['mv', 'tiny/g', 'moved']).returncode, get('moved')") == [0, "fits"]
     finally:
         subprocess.run(["umount", "-l", tiny], check=True)
+
+
+def test_a_read_that_never_ends_stalls_nobody_and_can_be_killed(job: Talk, here: Path, combo: Combo) -> None:
+    (here / "dead").mkdir()
+    give(here / "f", "alive", combo)
+    with stuck(here / "dead") as asked:
+        for k, how in enumerate(("INT", "TERM", "KILL"), 1):
+            job(f"child = subprocess.Popen(['cat', 'dead/{k}'])")
+            assert asked.wait(10)
+            asked.clear()
+            before = time.monotonic()
+            assert job("get('f')") == "alive"
+            assert time.monotonic() - before < 2
+            assert job(f"child.send_signal(signal.SIG{how}) or child.wait(timeout=10)") == -signal.Signals[f"SIG{how}"]
+        assert job("get('f')") == "alive"

@@ -38,7 +38,7 @@ def outcome(work: Callable[[bytes], object], top: bytes) -> object:
 
 
 def picture(top: bytes) -> dict[bytes, object]:
-    """All that is beneath `top`: kinds, modes, link counts, sizes, times set, contents, and which names are one file."""
+    """All that is beneath `top`: kinds, modes, link counts, sizes, owners, contents, and which names are one file."""
     seen: dict[bytes, object] = {}
     first: dict[int, bytes] = {}
     for directory, directories, files in os.walk(top):
