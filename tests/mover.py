@@ -9,7 +9,6 @@ import json
 import os
 import queue
 import resource
-import signal
 import threading
 import time
 from contextlib import suppress
@@ -248,6 +247,29 @@ class Placement:
         self.wait("restored")
         self.order(orders.GO, self.mover.generation)
 
+    def move(self, host: str) -> Placement:
+        """Vacate, and go on at `host`."""
+        self.order(orders.VACATE, self.mover.generation)
+        self.wait("moved")
+        self.wait("closed")
+        self.close()
+        after = self.mover.place(host, self.mover.image)
+        after.go()
+        after.wait("started")
+        return after
+
+    def checkpoint(self, serial: int) -> dict[str, Any]:
+        """One dump, the job going on; what is heard of its commit."""
+        self.order(orders.CHECKPOINT, serial)
+        return self.wait("committed", "refused")
+
+    def end(self) -> int:
+        """Wait for the job's end; its wait status."""
+        status = int(self.wait("exit")["status"])
+        self.wait("closed")
+        self.close()
+        return status
+
     def close(self) -> None:
         self.over.set()
         self.stream.close()
@@ -273,4 +295,3 @@ def until(done: Any, what: str, seconds: float = WAIT) -> None:
         time.sleep(0.01)
 
 
-__all__ = ["Mover", "Placement", "signal", "until"]
