@@ -38,7 +38,7 @@ from shim.stay import Home, Stay
 from shim.stdio import Input, Output
 
 _TELL = 0.25  # seconds between words of progress
-_LAST_WORDS = 2.0  # seconds for those who are attached to take the job's end
+_LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
 Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
 
 
@@ -84,6 +84,7 @@ class Moves:
         self._lock = threading.Lock()
         self._fewer = threading.Condition(self._lock)
         self._attached: list[Attached] = []
+        self._asking = 0  # clients that wait for an answer
         self.state = State(
             generation=self.record.generation,
             image=self.record.image,
@@ -220,7 +221,7 @@ class Moves:
         for client in attached:
             client.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
         with self._fewer:
-            self._fewer.wait_for(lambda: not self._attached, _LAST_WORDS)
+            self._fewer.wait_for(lambda: not self._attached and not self._asking, _LAST_WORDS)
         self._log.close()
         return result
 
@@ -407,7 +408,16 @@ class Moves:
             self._tokens += 1
             token = self._tokens
             self._asked[token] = answer
+            self._asking += 1
         self.tell(placement.Ask(what, token, host))
+        try:
+            self._await_answer(what, answer, connection)
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._fewer.notify_all()
+
+    def _await_answer(self, what: str, answer: queue.SimpleQueue[tuple[bool, str]], connection: Connection) -> None:
         while True:
             try:
                 done, text = answer.get(timeout=_TELL)

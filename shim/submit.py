@@ -205,7 +205,7 @@ def _detach(
         raise SubmitError(
             f"the supervisor of job {job.id} could not start: {words[-1] if words else 'it said nothing'}"
         )
-    print(job.id)
+    print(job.id, flush=True)
     if warning:
         say(warning)
     return 0
