@@ -100,6 +100,8 @@ def differences(image: Manifest, facts: Mapping[str, Any]) -> list[str]:
     if here is None or not image.facts:
         return []
     try:
-        return compat.differences(compat.from_plain(image.facts), compat.from_plain(here), image.size)
+        # Which criu there is, or is brought, shows when the job arrives.
+        criu = {"criu": image.facts.get("criu")}
+        return compat.differences(compat.from_plain(image.facts), compat.from_plain({**here, **criu}), image.size)
     except ValueError as error:
         return [str(error)]
