@@ -10,8 +10,13 @@ SOURCES := $(PACKAGES) tests
 APT_DEMO := python3-venv openssh-client
 # What makes the hosts; then what the tests run on them, as users do.
 APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
-	acl attr dbus-daemon gcc git less libc6-dev make nodejs procps rsync sqlite3 tmux vim xdotool xprintidle xvfb
+	acl attr dbus-daemon fish gcc git ksh less libc6-dev make nodejs procps rsync sqlite3 tcsh tmux vim xdotool \
+	xprintidle xvfb zsh
 APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
+
+# Root leaves no files of its own in the checkout; sudo passes no variables on but these.
+AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
+	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_DESK_DOWN,$(if $($(name)),$(name)=$($(name))))
 
 .PHONY: setup demo test lint bench clean root
 .DELETE_ON_ERROR:
@@ -26,8 +31,7 @@ demo: .venv/demo
 	@docs/demo.sh .venv/bin/rexec
 
 test: root .venv/dev lint
-	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
-		.venv/bin/python -m pytest $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
+	$(AS_ROOT) .venv/bin/python -m pytest --no-skips $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
 
 lint: .venv/dev
 	.venv/bin/ruff check $(SOURCES)
@@ -35,10 +39,10 @@ lint: .venv/dev
 	.venv/bin/mypy
 
 bench: root .venv/bench
-	$(SUDO) .venv/bin/python -m tests.bench $(BENCH)
+	$(AS_ROOT) .venv/bin/python -m tests.bench $(BENCH)
 
 clean:
-	[ ! -e .venv/dev ] || $(SUDO) .venv/bin/python -m tests.desk down
+	[ ! -e .venv/dev ] || $(AS_ROOT) .venv/bin/python -m tests.desk down
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 

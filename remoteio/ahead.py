@@ -5,6 +5,7 @@ For TTL seconds, the time for which the kernel itself would use attributes it wa
 * attributes of a node (with OPEN and WRITE; of the directory, with what changes one): the kernel asks for them again
   after each read and each change;
 * the contents of a small file (with OPEN);
+* directories' entries (``names.py``);
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
 A change by the job forgets what is known of the node, and what is on its way: an answer counts only if no change was
@@ -17,6 +18,7 @@ import errno
 from collections import OrderedDict
 
 from remoteio import fuse_abi as abi
+from remoteio.names import Names
 
 TTL = 1.0  # seconds
 MOST = 512  # nodes; with export.AHEAD bytes each at the most
@@ -35,12 +37,14 @@ class Ahead:
     """What is known ahead. Stamps order requests and changes: take one with ``asked``, give it back with the reply."""
 
     def __init__(self) -> None:
+        self.names = Names()
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
             OrderedDict()
         )  # nodeid -> until, attributes, contents
         self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
         self._sweep = 0
+        self._latest = 0  # change of anything
         self._count = 0
 
     def asked(self, op: int, nodeid: int) -> int:
@@ -53,11 +57,18 @@ class Ahead:
             self._changed(nodeid)
         elif op in _SWEEPING:
             self._attr.clear()
-            self._sweep = self._count
+            self._swept()
+        elif op == abi.OPEN:
+            self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
         return self._count
 
+    def _swept(self) -> None:
+        self._sweep = self._latest = self._count
+        self.names.sweep()
+
     def _changed(self, nodeid: int) -> None:
-        self._change[nodeid] = self._count
+        self._change[nodeid] = self._latest = self._count
+        self.names.changed(nodeid)
         if len(self._change) > 4 * MOST:
             self._change.clear()
             self._sweep = self._count
@@ -70,12 +81,21 @@ class Ahead:
             self._changed(nodeid)
         elif op in _SWEEPING:
             self._count += 1
-            self._sweep = self._count
+            self._swept()
         return holds
 
     def holds(self, nodeid: int, stamp: int) -> bool:
         """Was no change asked for or answered since the request of that stamp?"""
         return self._change.get(nodeid, 0) <= stamp and self._sweep <= stamp
+
+    def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, told: bytes, now: float) -> None:
+        """What came with LOOKUP or OPENDIR: a byte that says whether it is all, then struct fuse_direntplus each."""
+        if self._latest > stamp:
+            self.names.refuse(told[1:])
+        elif op == abi.OPENDIR:
+            self.names.opened(fh, told[1:], bool(told[0]), now)
+        else:
+            self.names.learn(nodeid, told[1:], now)
 
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
         """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""
@@ -90,7 +110,12 @@ class Ahead:
             self._bare.popitem(last=False)
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
-        """The reply to GETATTR, READ or GETXATTR, if it is known."""
+        """The reply to a request of one of ANSWERED, if it is known."""
+        if op == abi.LOOKUP:
+            return self.names.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
+        if op == abi.READDIRPLUS:
+            fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+            return self.names.read(unique, fh, offset, size, now)
         if op == abi.GETXATTR:
             if self._bare.get(nodeid, 0.0) < now or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
                 return None
@@ -107,4 +132,4 @@ class Ahead:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.GETXATTR))
+ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS))

@@ -40,8 +40,8 @@ class Stream(ABC):
         """Why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
 
     @abstractmethod
-    def close(self) -> None:
-        """End the stream and what carries it; the remote sees the end of its input."""
+    def close(self, *, done: bool = False) -> None:
+        """End the stream and what carries it; the remote sees the end of its input. ``done``: await nothing of it."""
 
 
 UNKNOWN_NAME = "cannot reach {dest}: the name {what} is unknown; check its spelling, or name it in ~/.ssh/config"
@@ -81,22 +81,25 @@ _RULES: tuple[tuple[str, str], ...] = (
         r"(?P<what>Bad owner or permissions on \S+|Bad configuration option: \S+|[^\n]*: terminating, [^\n]*)",
         "cannot reach {dest}: ssh does not accept its configuration ({what}); correct it",
     ),
-    (
-        r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|kex_exchange_identification|Broken pipe",
-        CLOSED,
-    ),
 )
+_CLOSED = r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|kex_exchange_identification|Broken pipe"
 
 
-def explain_ssh(destination: str, status: int | None, words: str) -> TransportError:
-    """The failure of an ``ssh`` that ended with ``status`` (None: still running) having said ``words``."""
-    for pattern, text in _RULES:
-        found = re.search(pattern, words)
-        if found:
-            return TransportError(text.format(dest=destination, **found.groupdict()))
-    said = last_line(words)
-    if said:
-        return TransportError(f"the connection to {destination} failed: ssh says {said!r}; try `ssh {destination}`")
+def explain_ssh(destination: str, status: int | None, words: str, aside: str = "") -> TransportError:
+    """The failure of an ``ssh`` that ended with ``status`` (None: still running), having said ``words`` in its log.
+
+    ``aside`` is what came on stderr: banners and the remote's words, and what an ssh says that ProxyJump started.
+    """
+    for said, where in ((words, ""), (aside, " (so said a host on the way there)")):
+        for pattern, text in _RULES:
+            found = re.search(pattern, said)
+            if found:
+                return TransportError(text.format(dest=destination, **found.groupdict()) + where)
+    last = last_line(words)
+    if re.search(_CLOSED, words):
+        return TransportError(CLOSED.format(dest=destination))
+    if last:
+        return TransportError(f"the connection to {destination} failed: ssh says {last!r}; try `ssh {destination}`")
     how = "without a word" if status is None else f"with status {status}, without a word"
     return TransportError(f"the connection to {destination} ended {how}; try `ssh {destination}`")
 

@@ -156,7 +156,7 @@ class FuseError(Exception):
 class Request:
     """One request: header fields and the whole message (``raw``: bytes-like, header included)."""
 
-    __slots__ = ("gid", "nodeid", "op", "pid", "raw", "uid", "unique")
+    __slots__ = ("gid", "nodeid", "notice", "op", "pid", "raw", "uid", "unique")
 
     def __init__(self, raw: bytes | bytearray | memoryview) -> None:
         """Parse the header and check the lengths. Raises FuseError."""
@@ -170,6 +170,7 @@ class Request:
         if shape is not None and size < ARGS + shape[1] + 2 * shape[2]:
             raise FuseError("%s with %d bytes is too short" % (shape[0], size))
         self.raw = raw
+        self.notice = b""  # a notification that the kernel must take before the reply
 
     def name(self, at: int) -> bytes:
         """The one NUL-terminated name at offset `at`, to the end of the message."""
@@ -209,7 +210,7 @@ def failure(unique: int, errno: int) -> bytes:
 
 
 def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
-    """A notification: drop attributes and the pages of [offset, offset+length), 0 meaning to the end."""
+    """A notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all; negative offset: none)."""
     return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
 
 

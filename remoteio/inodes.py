@@ -18,46 +18,39 @@ from collections import OrderedDict
 from remoteio.fuse_abi import ROOT_ID
 
 Stat = os.stat_result
+MOST_LINKS = 64  # names of one file that are remembered
 
 
 class Node:
     """One file: identity, where it was last seen, how often the kernel refers to it."""
 
     __slots__ = (
-        "ctime",
-        "dev",
-        "fd",
-        "handles",
-        "id",
-        "ino",
-        "kind",
-        "locks",
-        "lookups",
-        "name",
-        "parent",
-        "seen",
-        "shared",
-    )
+        "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name",
+        "parent", "seen", "shared",
+    )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
         self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
         self.parent, self.name = parent, name
+        self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several
         self.lookups = 0
         self.fd = -1  # O_PATH, directories only
-        self.ctime = st.st_ctime_ns
+        self.ctime = st.st_ctime_ns  # as the kernel was last told
         self.handles: set[int] = set()  # open file descriptors of this node
         self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
         self.locks: dict[int, LockOwner] = {}
+        self.asked = 0  # lookups in this directory since it was last told whole
+        self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
 
 
 class LockOwner:
-    """The descriptor that holds the POSIX locks of one owner on one file (open file description locks)."""
+    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
 
-    __slots__ = ("fd", "pid")
+    __slots__ = ("fd", "fh", "pid")
 
-    def __init__(self, fd: int, pid: int) -> None:
-        self.fd, self.pid = fd, pid
+    def __init__(self, fd: int, pid: int, fh: int) -> None:
+        self.fd, self.pid, self.fh = fd, pid, fh
 
 
 class Handle:
@@ -114,9 +107,18 @@ class Inodes:
                 self._next += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
             elif node is not self.top:
-                node.parent, node.name = parent, name
+                if node.parent is not parent or node.name != name:
+                    self._renamed(node, parent, name, st)
+                node.ctime = st.st_ctime_ns
             node.lookups += 1
             return node
+
+    def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
+        # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
+        if st.st_nlink > 1 and node.kind != stat.S_IFDIR and node.parent is not None:
+            others = [pair for pair in node.links if pair != (parent, name)]
+            node.links = ((node.parent, node.name), *others[: MOST_LINKS - 1])
+        node.parent, node.name = parent, name
 
     def forget(self, nodeid: int, count: int) -> None:
         """The kernel dropped `count` references."""
@@ -172,6 +174,15 @@ class Inodes:
                 self._retire()
             return fd
 
+    def pin(self, st: Stat) -> None:
+        """Keep the directory that `st` describes open from now on, if it may be and the kernel holds it."""
+        node = self.known(st)
+        if node is not None and node.fd < 0:
+            try:
+                self.directory(node)
+            except OSError:
+                return  # it has gone or may not be opened: whoever uses it is told so
+
     def _retire(self) -> None:
         # A thread may be using one of these numbers this moment: they are closed only at the next round.
         for fd in self._retired:
@@ -182,18 +193,25 @@ class Inodes:
             self._retired.append(old.fd)
             old.fd = -1
 
-    def _open(self, node: Node, flags: int) -> int:
-        """Open `node` by its last known name and make sure it is that file. Raises ESTALE when it is not."""
+    def _names(self, node: Node) -> tuple[tuple[Node, bytes], ...]:
         assert node.parent is not None  # only the root has none, and the root has its descriptor
-        parent = self.directory(node.parent)
-        try:
-            fd = os.open(node.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        except FileNotFoundError:
-            raise OSError(errno.ESTALE, "its last known name is gone") from None
-        if _same(os.fstat(fd), node):
-            return fd
-        os.close(fd)
-        raise OSError(errno.ESTALE, "another file has that name now")
+        return ((node.parent, node.name), *node.links)
+
+    def _open(self, node: Node, flags: int) -> int:
+        """Open `node` by a name it was seen by and make sure it is that file. Raises ESTALE when it is not."""
+        # What has the name now may be another file: nothing is truncated, or waited for, before that is known.
+        how = flags & ~os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        for parent, name in self._names(node):
+            try:
+                fd = os.open(name, how, dir_fd=self.directory(parent))
+            except FileNotFoundError:
+                continue
+            if _same(os.fstat(fd), node):
+                if flags & os.O_TRUNC:
+                    _truncate(fd, flags)
+                return fd
+            os.close(fd)
+        raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
 
     def _own(self, node: Node) -> int:
         """A descriptor that stands for `node` already, or -1."""
@@ -216,14 +234,14 @@ class Inodes:
             st = os.fstat(own)
             if _same(st, node):
                 return st
-        assert node.parent is not None
-        try:
-            st = os.stat(node.name, dir_fd=self.directory(node.parent), follow_symlinks=False)
-        except FileNotFoundError:
-            raise OSError(errno.ESTALE, "its last known name is gone") from None
-        if _same(st, node):
-            return st
-        raise OSError(errno.ESTALE, "another file has that name now")
+        for parent, name in self._names(node):
+            try:
+                st = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if _same(st, node):
+                return st
+        raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
 
     def path(self, node: Node) -> PathRef:
         """A path of `node` for system calls that take no descriptor: use it in a ``with``."""
@@ -256,27 +274,33 @@ class Inodes:
             node = handle.node
             node.handles.discard(fh)
             os.close(fh)
-            if not node.handles:
-                for owner in node.locks.values():
-                    os.close(owner.fd)
-                node.locks.clear()
-                if node.lookups <= 0 and node.id in self.nodes and node is not self.top:
-                    self._drop(node)
+            # Locks of an open file description end with it; of a process's, its closing the file has been told before.
+            for key in [key for key, owner in node.locks.items() if owner.fh == fh or not node.handles]:
+                os.close(node.locks.pop(key).fd)
+            if not node.handles and node.lookups <= 0 and node.id in self.nodes and node is not self.top:
+                self._drop(node)
 
-    def number(self, st: Stat) -> int:
+    def number(self, dev: int, ino: int) -> int:
         """The inode number the job sees: the file's own, with its device folded in where it is not the root's.
 
         Two files of different devices must not share a number: tar and rsync would take them for hard links.
         """
-        tag = self._device_tags.get(st.st_dev)
+        tag = self._device_tags.get(dev)
         if tag is None:
-            tag = (st.st_dev * 0x9E3779B1 >> 8) % 0xFFFF + 1  # by the device's number: the same at the next mount
+            tag = (dev * 0x9E3779B1 >> 8) % 0xFFFF + 1  # by the device's number: the same at the next mount
             with self.lock:
                 taken = set(self._device_tags.values())
                 while tag in taken:
                     tag = tag % 0xFFFF + 1
-                self._device_tags[st.st_dev] = tag
-        return st.st_ino ^ tag << 48 if tag else st.st_ino
+                self._device_tags[dev] = tag
+        return ino ^ tag << 48 if tag else ino
+
+
+def _truncate(fd: int, flags: int) -> None:
+    if flags & os.O_ACCMODE == os.O_RDONLY:
+        os.truncate("/proc/self/fd/%d" % fd, 0)
+    else:
+        os.ftruncate(fd, 0)
 
 
 def _same(st: Stat, node: Node) -> bool:

@@ -71,7 +71,7 @@ class Locks:
                     fd = self._inodes.reopen(node, os.O_RDWR)
                 except OSError:
                     fd = self._inodes.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
-                held = node.locks[owner] = LockOwner(fd, pid)
+                held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             return held
 
     def _try(self, unique: int, wait: bool, attempt: Callable[[], object]) -> None:
@@ -97,14 +97,14 @@ class Locks:
         """GETLK: the first lock in the way, or F_UNLCK."""
         fh, owner, start, end, kind, pid, _, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
         handle = self._inodes.handle(fh)
-        fd = self._owner(handle, owner, pid).fd
-        asked = _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end >= _END else end - start + 1, 0)
-        kind, _, at, length, pid = _FLOCK.unpack(fcntl.fcntl(fd, _F_OFD_GETLK, asked))
+        asked = self._owner(handle, owner, pid)
+        kind, at, length, pid = _first(asked, kind, start, 0 if end >= _END else end - start + 1)
         if kind == fcntl.F_UNLCK:
             return abi.LK_OUT.pack(0, 0, kind, 0)
-        if pid < 0:  # an open file description lock: another owner of this job, if there is one
-            pid = next((o.pid for key, o in handle.node.locks.items() if key != owner), 0)
-        return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, pid)
+        # A process of this machine has no number over there. Of the job's owners it is the one not in its own way.
+        others = [o for o in handle.node.locks.values() if o is not asked] if pid < 0 else []
+        mine = [o.pid for o in others if _first(o, fcntl.F_WRLCK, at, length)[0] == fcntl.F_UNLCK]
+        return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, mine[0] if mine else 0)
 
     def drop(self, node: Node, owner: int) -> None:
         """A process closed a descriptor of the file: all its POSIX locks on it go."""
@@ -125,3 +125,10 @@ class Locks:
 
 
 MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home, which shows in no time stamp at once
+
+
+def _first(owner: LockOwner, kind: int, start: int, length: int) -> tuple[int, int, int, int]:
+    """The first lock in the way of `owner`: kind or F_UNLCK, start, length (0: to the end), pid (-1: unknown)."""
+    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    kind, _, start, length, pid = _FLOCK.unpack(fcntl.fcntl(owner.fd, _F_OFD_GETLK, asked))
+    return kind, start, length, pid

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import glob
+import io
 import os
+import shlex
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,6 @@ from paramiko.ssh_exception import (
     AuthenticationException,
     BadAuthenticationType,
     BadHostKeyException,
-    NoValidConnectionsError,
     SSHException,
 )
 
@@ -80,10 +82,11 @@ class ParamikoStream(Stream):
             return TransportError(f"the connection to {self.destination} ended: {said}")
         return TransportError(carriers.CLOSED.format(dest=self.destination))
 
-    def close(self) -> None:
+    def close(self, *, done: bool = False) -> None:
         self._ours.close()
         # The remote's orderly end; if it does not come, the transport goes down all the same.
-        self._channel.status_event.wait(2.0)
+        if not done:
+            self._channel.status_event.wait(2.0)
         _close(self._clients)
         for thread in self._threads:
             thread.join()
@@ -123,31 +126,27 @@ class ParamikoStream(Stream):
 def open_paramiko(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
     """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through paramiko.
 
-    ~/.ssh/config is read for what paramiko can do: HostName, User, Port, IdentityFile, ProxyJump, ProxyCommand,
-    UserKnownHostsFile; keys come from files and the agent. A host key that known_hosts does not have is refused.
-    Of ssh's arguments ``options`` may hold -F, -p, -l, -i and -o of the above. A password or passphrase is asked for
-    on the terminal, once, unless ``batch``. Raises TransportError.
+    ~/.ssh/config is read for what paramiko can do: HostName, User, Port, IdentityFile, IdentitiesOnly, ProxyJump,
+    ProxyCommand, UserKnownHostsFile, HostKeyAlias, ConnectTimeout; keys come from files and the agent. A host key that
+    known_hosts does not have is refused. Of ssh's arguments ``options`` may hold -F, -p, -l, -i and -o of the above. A
+    password or passphrase is asked for on the terminal, once, unless ``batch``. Raises TransportError.
     """
     files, settings = read_options(options)
-    clients: list[paramiko.SSHClient] = []
+    config = paramiko.SSHConfig()
+    route = _Route(config, batch)
     try:
-        config = paramiko.SSHConfig()
         for file in files:
-            if file.exists():
-                with file.open(encoding="utf-8", errors="surrogateescape") as text:
-                    config.parse(text)
-        _connect(destination, config, settings, batch, clients)
-        transport = clients[-1].get_transport()
-        if transport is None:
-            raise EOFError
-        channel = transport.open_session(window_size=_WINDOW_BYTES)
+            for part in parts(file):
+                config.parse(io.StringIO(part))
+        route.to(destination, settings)
+        channel = route.transport().open_session(window_size=_WINDOW_BYTES)
         channel.exec_command(command)
-        return ParamikoStream(destination, clients, channel)
+        return ParamikoStream(destination, route.clients, channel)
     except (OSError, SSHException, EOFError, paramiko.ConfigParseError) as error:
-        _close(clients)
+        _close(route.clients)
         raise explain(destination, error) from error
     except BaseException:
-        _close(clients)
+        _close(route.clients)
         raise
 
 
@@ -175,6 +174,32 @@ def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     return files, settings
 
 
+def parts(file: Path) -> Iterator[str]:
+    """The text of a configuration file, cut where it includes others, theirs in between: paramiko knows no Include.
+
+    Raises TransportError for an Include within a Host or Match block; a file that is not there is empty.
+    """
+    lines: list[str] = []
+    block = ""
+    for line in file.read_text("utf-8", "surrogateescape").splitlines() if file.exists() else ():
+        word, _, rest = line.strip().replace("=", " ", 1).replace("\t", " ").partition(" ")
+        if word.lower() == "include":
+            if block:
+                raise TransportError(
+                    f"{file}: an Include within {block!r} needs the ssh program; install openssh-client"
+                )
+            yield "\n".join(lines)
+            lines = []
+            for pattern in shlex.split(rest):
+                for path in sorted(glob.glob(str(Path("~/.ssh").expanduser() / os.path.expanduser(pattern)))):
+                    yield from parts(Path(path))
+            continue
+        if word.lower() in ("host", "match"):
+            block = line.strip()
+        lines.append(line)
+    yield "\n".join(lines)
+
+
 def split_destination(destination: str) -> tuple[str, str, str]:
     """(user, host, port) of ``[user@]host`` or ``ssh://[user@]host[:port]``; what is not said is empty."""
     port = ""
@@ -189,8 +214,6 @@ def split_destination(destination: str) -> tuple[str, str, str]:
 
 def explain(destination: str, error: Exception) -> TransportError:
     """The failure of paramiko, in the same sentences as that of ssh."""
-    if isinstance(error, NoValidConnectionsError):
-        return explain(destination, next(iter(error.errors.values())))
     if isinstance(error, UnknownHostKey):
         text = carriers.KEY_UNKNOWN
     elif isinstance(error, BadHostKeyException):
@@ -216,64 +239,80 @@ def explain(destination: str, error: Exception) -> TransportError:
     return TransportError(text.format(dest=destination))
 
 
-def _connect(
-    destination: str,
-    config: paramiko.SSHConfig,
-    settings: dict[str, str],
-    batch: bool,
-    clients: list[paramiko.SSHClient],
-) -> None:
-    # Appends the client that is connected to destination, behind those of the hosts it is reached through.
-    user, host, port = split_destination(destination)
-    found = config.lookup(host)
-    found.update(settings)
-    # The type stubs have neither lists of files here nor in the lookup's answer.
-    keys: Any = found.get("identityfile", [])
-    files: Any = [os.path.expanduser(key) for key in ([keys] if isinstance(keys, str) else keys)]
-    sock: paramiko.Channel | paramiko.ProxyCommand | None = None
-    name, number = found.get("hostname", host), int(port or found.get("port", "22"))
-    if found.get("proxyjump", "none") != "none":
-        for jump in found["proxyjump"].split(","):
-            _connect(f"ssh://{jump}", config, {}, batch, clients)
-        transport = clients[-1].get_transport()
+class _Route:
+    """Connects to a host, and first to those it is reached through; ``clients`` are all of them, the host's last."""
+
+    def __init__(self, config: paramiko.SSHConfig, batch: bool) -> None:
+        self.clients: list[paramiko.SSHClient] = []
+        self._config = config
+        self._batch = batch
+
+    def transport(self) -> paramiko.Transport:
+        """That of the last host. Raises EOFError if it has ended."""
+        transport = self.clients[-1].get_transport()
         if transport is None:
             raise EOFError
-        sock = transport.open_channel("direct-tcpip", (name, number), ("127.0.0.1", 0))
-    elif found.get("proxycommand", "none") != "none":
-        sock = paramiko.ProxyCommand(found["proxycommand"])
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(_Reject())
-    client.load_system_host_keys()
-    known = found.get("userknownhostsfile", "").split()
-    for file in [*known, "/etc/ssh/ssh_known_hosts"]:
-        if os.path.exists(os.path.expanduser(file)):
-            client.load_system_host_keys(os.path.expanduser(file))
+        return transport
 
-    def connect(password: str | None) -> None:
+    def to(self, destination: str, settings: dict[str, str]) -> None:
+        user, host, port = split_destination(destination)
+        found = self._config.lookup(host)
+        found.update(settings)
+        found.setdefault("hostname", host)
+        for key, value in (("user", user), ("port", port)):
+            if value:
+                found[key] = value
+        jumps = found.get("proxyjump", "none")
+        for jump in jumps.split(",") if jumps != "none" else []:
+            # Each hop goes through the one before it, whatever its own entry says: ssh_config(5), ProxyJump.
+            self.to(f"ssh://{jump}", {"proxyjump": "none", "proxycommand": "none"})
+        try:
+            self._login(found, None)
+        except AuthenticationException:
+            if self._batch or not os.isatty(2):
+                raise
+            self.clients.pop().close()
+            self._login(found, getpass.getpass(f"password or passphrase for {destination}: "))
+
+    def _login(self, found: paramiko.SSHConfigDict, password: str | None) -> None:
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(_Reject())
+        client.load_system_host_keys()
+        for file in [*found.get("userknownhostsfile", "").split(), "/etc/ssh/ssh_known_hosts"]:
+            if os.path.exists(os.path.expanduser(file)):
+                client.load_system_host_keys(os.path.expanduser(file))
+        name, number = found["hostname"], int(found.get("port", "22"))
+        # The name that known_hosts has for it: an alias stands alone, without a port (ssh_config(5)).
+        known_as = (found["hostkeyalias"], 22) if "hostkeyalias" in found else (name, number)
+        # The type stubs have neither lists of files here nor in the lookup's answer.
+        keys: Any = found.get("identityfile", [])
+        files: Any = [os.path.expanduser(key) for key in ([keys] if isinstance(keys, str) else keys)]
+        others = found.get("identitiesonly", "no") != "yes"
+        seconds = int(found.get("connecttimeout", CONNECT_SECONDS))
+        sock = self._socket(found, name, number, seconds)
+        self.clients.append(client)
         client.connect(
-            name,
-            number,
-            user or found.get("user", getpass.getuser()),
+            *known_as,
+            found.get("user", getpass.getuser()),
             password,
             key_filename=files,
-            timeout=CONNECT_SECONDS,
+            timeout=seconds,
             sock=sock,
             transport_factory=_transport,
-            allow_agent=found.get("identitiesonly", "no") != "yes",
-            look_for_keys=found.get("identitiesonly", "no") != "yes",
+            allow_agent=others,
+            look_for_keys=others,
         )
 
-    clients.append(client)
-    _with_password(connect, f"password or passphrase for {destination}: ", ask=not batch and sock is None)
-
-
-def _with_password(connect: Callable[[str | None], None], prompt: str, *, ask: bool) -> None:
-    try:
-        connect(None)
-    except AuthenticationException:
-        if not ask or not os.isatty(2):
-            raise
-        connect(getpass.getpass(prompt))
+    def _socket(
+        self, found: paramiko.SSHConfigDict, name: str, number: int, seconds: int
+    ) -> paramiko.Channel | paramiko.ProxyCommand | socket.socket:
+        if self.clients:
+            return self.transport().open_channel("direct-tcpip", (name, number), ("127.0.0.1", 0))
+        if found.get("proxycommand", "none") != "none":
+            return paramiko.ProxyCommand(found["proxycommand"])
+        sock = socket.create_connection((name, number), seconds)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
 
 def _close(clients: list[paramiko.SSHClient]) -> None:

@@ -65,7 +65,8 @@ class Relay:
                     raise
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
                 if op in ANSWERED:
-                    known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
+                    with order:
+                        known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
                     if known is not None:
                         self._to_kernel(known)
                         continue
@@ -74,10 +75,10 @@ class Relay:
                 if op not in abi.NO_REPLY:
                     with order:
                         asked[unique] = (op, nodeid, pid, ahead.asked(op, nodeid))
-                if n < LARGE:
-                    send(FUSE, view[:n])
-                else:
-                    send(FUSE, view[:n])
+                send(FUSE, view[:n])
+                if ahead.names.unused:
+                    self._give_back()
+                if n >= LARGE:
                     buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
                     view = memoryview(buffer)
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
@@ -86,6 +87,9 @@ class Relay:
     def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
         """What is not simply passed on; True: it is dealt with."""
         if op in (abi.RELEASE, abi.RELEASEDIR):
+            if op == abi.RELEASEDIR:
+                with self._order:
+                    self._ahead.names.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
             self._link.send(FUSE, raw)
             self._to_kernel(abi.reply(unique))
             return True
@@ -151,10 +155,23 @@ class Relay:
         if asked is not None:
             _, nodeid, _, stamp = asked
             end = size + abi.ATTR.size
+            op, told, now = asked[0], bytes(payload[end:]), time.monotonic()
             with self._order:
+                if op in (abi.LOOKUP, abi.OPENDIR):
+                    fh = abi.OPEN_OUT.unpack_from(payload, abi.OUT_HEADER.size)[0]
+                    self._ahead.learn_listing(op, nodeid, fh, stamp, told, now)
+                    told = b""
                 if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
-                    self._ahead.learn(nodeid, bytes(payload[size:end]), bytes(payload[end:]), time.monotonic())
+                    self._ahead.learn(nodeid, bytes(payload[size:end]), told, now)
         self.from_link(payload[:size])
+
+    def _give_back(self) -> None:
+        """The submit side counted lookups for entries that the kernel never got."""
+        with self._order:
+            unused, self._ahead.names.unused = self._ahead.names.unused, []
+        if unused:
+            pairs = b"".join(abi.FORGET_ONE.pack(nodeid, 1) for nodeid in unused)
+            self._link.send(FUSE, abi.request(abi.BATCH_FORGET, 0, abi.BATCH_FORGET_IN.pack(len(unused), 0) + pairs))
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Several messages, to be written one after the other; a notification among them may wait for other replies."""

@@ -38,7 +38,9 @@ class ProcessStream(Stream):
         self.destination = destination
         self._process = process
         self._socket = sock
+        self._is_ssh = log_fd >= 0
         self._log_fd = log_fd
+        self._log = ""
         self._config_fd = config_fd
         self.read_fd = self.write_fd = sock.fileno()
         self._tail = bytearray()
@@ -63,32 +65,30 @@ class ProcessStream(Stream):
     def stderr_tail(self) -> str:
         return bytes(self._tail).decode("utf-8", "replace")
 
-    def carrier_words(self) -> str:
-        """What the carrier itself said: for ssh its log, which has nothing of banners and the remote's stderr."""
-        if self._log_fd < 0:
-            return ""
-        size = os.fstat(self._log_fd).st_size
-        return os.pread(self._log_fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
-
     def failure(self) -> TransportError:
         status = self.wait(1.0)
-        if self._log_fd < 0:
-            said = last_line(self.stderr_tail())
-            return TransportError(f"the process for {self.destination} ended with status {status}: {said or 'no word'}")
-        # An ssh that ProxyJump started speaks on stderr, not in the log.
-        words = self.carrier_words()
-        if status == 255:
-            words = self.stderr_tail() + words
-        return explain_ssh(self.destination, status, words)
+        if self._is_ssh and status in (None, 255):
+            self._read_log()
+            return explain_ssh(self.destination, status, self._log, self.stderr_tail())
+        said = last_line(self.stderr_tail()) or "no word"
+        return TransportError(f"the process on {self.destination} ended with status {status}, its last word: {said}")
 
-    def close(self) -> None:
+    def _read_log(self) -> None:
+        if self._log_fd >= 0:
+            size = os.fstat(self._log_fd).st_size
+            self._log = os.pread(self._log_fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
+
+    def close(self, *, done: bool = False) -> None:
         self._socket.close()
+        if done:
+            self._process.terminate()
         # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
         if self.wait(2.0) is None:
             self._process.terminate()
             if self.wait(2.0) is None:
                 self._process.kill()
                 self.wait(None)
+        self._read_log()
         for fd in (self._log_fd, self._config_fd):
             if fd >= 0:
                 os.close(fd)
@@ -171,7 +171,7 @@ def ssh_argv(
     ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
 ) -> list[str]:
     """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
-    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none"]
+    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no"]
     if batch:
         fixed.append("BatchMode=yes")
     settings = [word for setting in fixed for word in ("-o", setting)]

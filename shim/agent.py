@@ -61,6 +61,7 @@ class Agent:
         self._master = -1
         self._heard = time.monotonic()
         self._paused = False
+        self._last = frames.FAIL, b""  # what is told at the end
 
     def _end(self, _: BaseException) -> None:
         os._exit(1)  # the link or the connection to the kernel is gone, and with it all there is to do
@@ -143,8 +144,9 @@ class Agent:
         while not ended:
             said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 4)
             ended = self._told(said[:1], said[1:], fds)
+        self._kept.end()  # before it is told: who hears it may hang up at once
+        self._link.send(*self._last)
         self._link.flush()
-        self._kept.end()
         os._exit(0)
 
     def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
@@ -161,16 +163,16 @@ class Agent:
         elif what == b"E":
             for source in self._sources.values():
                 source.done.wait()
-            link.send(frames.EXIT, int(rest).to_bytes(4, "little"))
+            self._last = frames.EXIT, int(rest).to_bytes(4, "little")
             return True
         elif what == b"F":
             code, _, text = rest.partition(b" ")
-            link.send(frames.FAIL, int(code).to_bytes(4, "little"), text)
+            self._last = frames.FAIL, int(code).to_bytes(4, "little") + text
             return True
         else:
-            host = os.uname().nodename
-            text = b"the job's first process was killed on %s; its memory may have run out" % os.fsencode(host)
-            link.send(frames.FAIL, (125).to_bytes(4, "little"), text)
+            host = os.fsencode(os.uname().nodename)
+            text = b"the job's first process was killed on %s; its memory may have run out" % host
+            self._last = frames.FAIL, (125).to_bytes(4, "little") + text
             return True
         return False
 

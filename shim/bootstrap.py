@@ -8,7 +8,6 @@ forced commands print before it is skipped. The runtime itself goes over only wh
 from __future__ import annotations
 
 import os
-import secrets
 import select
 import shlex
 import sys
@@ -28,12 +27,13 @@ SHIPPED: tuple[str, ...] = (
     "checkpoint.chunker", "checkpoint.collect", "checkpoint.compat", "checkpoint.conversation", "checkpoint.criu",
     "checkpoint.dump", "checkpoint.elf", "checkpoint.manifest", "checkpoint.offer", "checkpoint.preflight",
     "checkpoint.provide", "checkpoint.restart", "checkpoint.selftest", "checkpoint.unbundle", "remoteio.ahead",
-    "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount", "remoteio.relay",
-    "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.arrival", "shim.dbus_wire", "shim.departure",
-    "shim.idmap", "shim.init", "shim.inotify", "shim.keeper", "shim.load", "shim.mobile", "shim.namespace",
-    "shim.orders", "shim.owner", "shim.owner_desktop", "shim.owner_policy", "shim.owner_seat", "shim.owner_source",
-    "shim.owner_tty", "shim.owner_x11", "shim.policy", "shim.probe", "shim.scratch", "shim.spec", "shim.streams",
-    "shim.taps", "shim.terminal_state", "shim.warden", "shim.watch_owner",
+    "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount", "remoteio.names",
+    "remoteio.relay", "remoteio.syscalls", "remoteio.workers", "shim.agent", "shim.arrival", "shim.bell",
+    "shim.dbus_wire", "shim.departure", "shim.idmap", "shim.init", "shim.inotify", "shim.keeper", "shim.load",
+    "shim.mobile", "shim.namespace", "shim.orders", "shim.owner", "shim.owner_desktop", "shim.owner_policy",
+    "shim.owner_seat", "shim.owner_source", "shim.owner_tty", "shim.owner_x11", "shim.policy", "shim.probe",
+    "shim.scratch", "shim.spec", "shim.streams", "shim.taps", "shim.terminal_state", "shim.warden",
+    "shim.watch_owner",
 )  # fmt: skip
 
 _FORMAT = b"rexec runtime 1\n"
@@ -108,7 +108,7 @@ def start(
     TransportError if the carrier failed.
     """
     until = time.monotonic() + deadline
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     runtime = collect(shipped)
     payload = zlib.compress(runtime.source)
     try:

@@ -9,11 +9,13 @@ From ``build_root`` on its files are the submit machine's: everything it will ne
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import select
 import signal
 import socket
+import termios
 
 from remoteio.errors import RexecError
 from remoteio.syscalls import syncfs
@@ -72,6 +74,8 @@ def run(
             status = _serve(sock, warden.job, slave, set(ends.values()), warden)
     except RexecError as e:
         sock.send(b"F125 " + str(e).encode())
+    except OSError as e:
+        sock.send(b"F125 the job cannot be started on " + spec.env[-1][len(b"REXEC_HOST=") :] + b": " + str(e).encode())
     except _NoStart as e:
         sock.send(b"F%d " % e.code + str(e).encode("utf-8", "surrogateescape"))
     else:
@@ -93,9 +97,6 @@ class _NoStart(Exception):
 
 def _terminal(sock: socket.socket, spec: JobSpec, plan: namespace.Plan) -> int:
     """A terminal in the job's own devpts: its master goes to the agent, its slave becomes ours."""
-    import fcntl
-    import termios
-
     master, slave = os.openpty()
     if not plan.user:
         os.fchown(slave, spec.uid, -1)
@@ -231,8 +232,6 @@ def _search(spec: JobSpec) -> None:
 
 def _above(fd: int) -> int:
     """A copy of `fd` beyond the standard three."""
-    import fcntl
-
     return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
 
 

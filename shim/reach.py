@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from remoteio.carriers import Stream
 from remoteio.transport import open_host, open_local
 from shim import bootstrap
 from shim.hosts import Host
 
 
-def connect(host: Host, entry: str, *, batch: bool = False, deadline: float = 150.0) -> tuple[Stream, bootstrap.Facts]:
+def connect(
+    host: Host,
+    entry: str,
+    *,
+    batch: bool = False,
+    deadline: float = 150.0,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> tuple[Stream, bootstrap.Facts]:
     """Open a stream to ``host`` and start ``entry`` ("module:function") there, within ``deadline`` seconds.
 
-    ``batch``: ask for no password. Raises RexecError; then nothing is left open.
+    ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made.
+    Raises RexecError; then nothing is left open.
     """
     if host.ssh is None:
         stream = open_local(bootstrap.local_argv(host.python))
     else:
         stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
     try:
+        meanwhile()
         return stream, bootstrap.start(stream, entry, deadline=deadline)
     except BaseException:
         stream.close()

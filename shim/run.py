@@ -9,18 +9,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from remoteio.carriers import Stream
 from remoteio.errors import RexecError
-from remoteio.frames import FrameError
-from remoteio.fuse_abi import FuseError
-from remoteio.link import Link, LinkClosed
 from shim import bootstrap, environment, hosts, terminal_state
 from shim.hosts import Host
 from shim.reach import connect
 from shim.spec import JobSpec
 from shim.standard import die_like, fill
-from shim.supervisor import Ended, Supervisor
+
+if TYPE_CHECKING:
+    from shim.supervisor import Ended
 
 FAILED = 125
 Log = Callable[..., None]
@@ -37,6 +38,11 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
         say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
     elif verbose:
         say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
+    from remoteio.frames import FrameError
+    from remoteio.fuse_abi import FuseError
+    from remoteio.link import Link, LinkClosed
+    from shim.supervisor import Supervisor
+
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
     supervisor = Supervisor(link, spec, say, log)
@@ -45,8 +51,10 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
     except (LinkClosed, FrameError, FuseError) as e:
         why = stream.failure() if isinstance(e, LinkClosed) and host.ssh else e
         raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
-    finally:
+    except BaseException:
         stream.close()
+        raise
+    stream.close(done=True)
     seconds = time.monotonic() - began
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
     if verbose:
@@ -65,11 +73,16 @@ def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, boo
     if on is None:
         for host in known.hosts:
             try:
-                return host, *connect(host, "shim.agent:main")
+                return host, *connect(host, "shim.agent:main", meanwhile=_prepare)
             except RexecError as e:
                 say(f"passing over {host.name}: {e}")
     host = hosts.resolve(on, hosts.Hosts() if on is None else known)
-    return host, *connect(host, "shim.agent:main")
+    return host, *connect(host, "shim.agent:main", meanwhile=_prepare)
+
+
+def _prepare() -> None:
+    """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
+    import_module("shim.supervisor")
 
 
 def describe(
@@ -79,6 +92,9 @@ def describe(
 
     From here on this process creates files with umask 0: the export applies the job's own.
     """
+    opened = fill()
+    if tty and not os.isatty(0):
+        raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
     try:
         cwd = os.path.abspath(directory) if directory else os.getcwd()
     except FileNotFoundError as e:
@@ -97,10 +113,11 @@ def describe(
             limits.append((number, *resource.getrlimit(number)))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
-    opened = fill()
     return JobSpec(
         argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(os.environb, [os.fsencode(item) for item in env]),
+        env=environment.for_job(
+            {**os.environb, b"PWD": os.fsencode(cwd)} if directory else os.environb, [os.fsencode(item) for item in env]
+        ),
         cwd=os.fsencode(cwd),
         uid=os.geteuid(),
         gid=os.getegid(),
@@ -116,7 +133,8 @@ def describe(
 
 def tell(text: str) -> None:
     """One sentence to the person."""
-    print("rexec:", text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it is None if 2 was closed when we were started
+        print("rexec:", text, file=sys.stderr, flush=True)
 
 
 _RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}

@@ -84,7 +84,7 @@ class Moving:
     owner       JSON: the policy's name, and its table (OwnerPolicy.table) or null for `none`
     named       the user asked for this very host
     restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
-    offsets     bytes of stdout and stderr that the submit side has delivered
+    offsets     bytes of stdout and stderr that the image's job had sent: counting goes on from there
     criu        hash, hex, of the criu that the submit side can send; empty: it has none
     """
 

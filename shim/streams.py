@@ -15,42 +15,12 @@ from collections.abc import Callable
 
 from remoteio.errors import RexecError
 from remoteio.frames import CLOSED, LARGE
-from remoteio.link import Link, Window, credit
+from remoteio.link import Link, LinkClosed, Window, credit
+from shim.bell import Bell
 
 CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
 AWAY = 200  # milliseconds between looks whether a terminal is ours again: there is no event for that
 _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
-
-
-class _Bell:
-    """A descriptor that poll(2) finds readable once it was rung, from any thread."""
-
-    def __init__(self) -> None:
-        self.fd, self._rope = os.pipe()
-        os.set_blocking(self.fd, False)
-        os.set_blocking(self._rope, False)
-        self._lock = threading.Lock()
-        self._hung = True
-
-    def ring(self) -> None:
-        with self._lock:
-            if self._hung:
-                try:
-                    os.write(self._rope, b"!")
-                except BlockingIOError:
-                    return  # it has been rung often enough
-
-    def hush(self) -> None:
-        try:
-            os.read(self.fd, 4096)
-        except BlockingIOError:
-            return
-
-    def take_down(self) -> None:
-        with self._lock:
-            self._hung = False
-            os.close(self.fd)
-            os.close(self._rope)
 
 
 class Source:
@@ -67,7 +37,7 @@ class Source:
         """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's."""
         self._link, self.kind, self._fd, self._close, self._ours = link, kind, fd, close, ours
         self.window = Window()
-        self._bell = _Bell()
+        self._bell = Bell()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -126,7 +96,7 @@ class Sink:
     def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
         self._queue: deque[bytes | memoryview] = deque()
-        self._bell = _Bell()
+        self._bell = Bell()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -145,7 +115,7 @@ class Sink:
         try:
             while True:
                 if any(fd == self._fd for fd, _ in wait.poll()):
-                    self._link.send(CLOSED, bytes((self.kind,)))
+                    self._tell(CLOSED, bytes((self.kind,)))
                     return
                 self._bell.hush()
                 while self._queue:
@@ -153,13 +123,19 @@ class Sink:
                     if not data:
                         return
                     if not self._write(data):
-                        self._link.send(CLOSED, bytes((self.kind,)))
+                        self._tell(CLOSED, bytes((self.kind,)))
                         return
-                    self._link.send(*credit(self.kind, len(data)))
+                    self._tell(*credit(self.kind, len(data)))
         finally:
             self._close(self._fd)
             self._bell.take_down()
             self.done.set()
+
+    def _tell(self, kind: int, payload: bytes) -> None:
+        try:
+            self._link.send(kind, payload)
+        except LinkClosed:
+            return  # it has sent all and ended: what it sent is written all the same
 
     def _write(self, data: bytes | memoryview) -> bool:
         """False: its reader has gone."""

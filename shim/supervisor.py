@@ -7,10 +7,11 @@ job to the main thread, which also gets this process's signals and passes them o
 from __future__ import annotations
 
 import os
-import queue
+import select
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from remoteio.export import Export
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed
 from shim import terminal_state
+from shim.bell import Bell
 from shim.spec import JobSpec
 from shim.standard import let_go
 from shim.streams import Sink, Source
@@ -63,7 +65,8 @@ class Supervisor:
         self._link, self._spec, self._say, self._log = link, spec, say, log
         self._host = "the host"
         self._export: Export | None = None
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # for the main thread
+        self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the bell calls
+        self._bell = Bell()
         self._sinks: dict[int, Sink] = {}
         self._open: set[int] = set()  # the sinks that have not ended
         self._stdin: Source | None = None
@@ -84,31 +87,42 @@ class Supervisor:
         for name, target in (("serve", lambda: self._serve(crew)), ("pulse", self._pulse), ("lease", self._watch)):
             threading.Thread(target=target, name=name, daemon=True).start()
         try:
+            wait = select.poll()
+            wait.register(self._bell.fd, select.POLLIN)
             while self._ended is None or self._open:
-                self._events.get()()
+                if not self._events:
+                    wait.poll()
+                    self._bell.hush()
+                else:
+                    self._events.popleft()()
             return self._ended
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
+
+    def _tell(self, event: Callable[[], None]) -> None:
+        """Have it happen in the main thread. Also for signal handlers: it takes no lock that the main thread holds."""
+        self._events.append(event)
+        self._bell.ring()
 
     def _sink(self, kind: int, fd: int) -> None:
         release = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
 
         def close(copy: int) -> None:
             release(copy)
-            self._events.put(lambda: self._open.discard(kind))
+            self._tell(lambda: self._open.discard(kind))
 
         self._open.add(kind)
         self._sinks[kind] = Sink(self._link, kind, os.dup(fd), close)
         self._sinks[kind].start(self._fail)
 
     def _fail(self, e: BaseException) -> None:
-        self._events.put(lambda: self._failed(e))
+        self._tell(lambda: self._failed(e))
 
     def _serve(self, crew: Crew[bytes | memoryview]) -> None:
         try:
             crew.run()
-        except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError) as e:
+        except BaseException as e:  # whatever ends this thread ends the run
             self._fail(e)
 
     def _pulse(self) -> None:
@@ -181,20 +195,30 @@ class Supervisor:
         elif kind == frames.HELLO:
             self._hello(frames.unpack_fields(payload))
         elif kind == frames.STARTED:
-            self._events.put(self._begun)
+            self._tell(self._begun)
         elif kind == frames.STOPPED:
-            self._events.put(self._stopped)
+            self._tell(self._stopped)
         elif kind == frames.EXIT:
             status = int.from_bytes(payload[:4], "little")
-            self._events.put(lambda: self._end(Ended(status, keys=self._terminal is not None and in_foreground(0))))
+            self._tell(lambda: self._end(Ended(status, keys=self._terminal is not None and in_foreground(0))))
         elif kind == frames.FAIL:
             code, text = int.from_bytes(payload[:4], "little"), bytes(payload[4:]).decode("utf-8", "replace")
-            self._events.put(lambda: self._end(Ended(None, code, text)))
+            self._tell(lambda: self._end(Ended(None, code, text)))
 
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         uids, gids = _ranges(fields["uids"]), _ranges(fields["gids"])
         spec = self._spec
-        self._export = Export(Ids(spec.uid, spec.gid, frozenset(spec.groups), uids or None, gids or None))
+        shown = [int(text) for text in fields.get("shown", [])]
+        self._export = Export(
+            Ids(
+                spec.uid,
+                spec.gid,
+                frozenset(spec.groups),
+                uids or None,
+                gids or None,
+                (shown[0], shown[1]) if shown else None,
+            )
+        )
         skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
         host = self._host = os.fsdecode(fields["host"][0])
         if abs(skew) > SKEW:
@@ -206,18 +230,20 @@ class Supervisor:
     # what happens to this process
 
     def _catch_signals(self) -> None:
+        # The kernel may deliver a signal to any thread: the bell wakes the main one, where Python runs the handler.
+        signal.set_wakeup_fd(self._bell.rope, warn_on_full_buffer=False)
         for number in FORWARDED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._caught)
-        signal.signal(signal.SIGCONT, lambda *_: self._events.put(self._continued))
+        signal.signal(signal.SIGCONT, lambda *_: self._tell(self._continued))
         for number in (signal.SIGTTIN, signal.SIGTTOU):  # in the background we leave the terminal alone by ourselves
             signal.signal(number, signal.SIG_IGN)
         if self._terminal is not None:
-            signal.signal(signal.SIGWINCH, lambda *_: self._events.put(self._resize))
+            signal.signal(signal.SIGWINCH, lambda *_: self._tell(self._resize))
 
     def _caught(self, number: int, _: object) -> None:
         # Only noted: the main thread, which this interrupts, may be in the middle of a send.
-        self._events.put(lambda: self._signalled(number))
+        self._tell(lambda: self._signalled(number))
 
     # the main thread's events
 

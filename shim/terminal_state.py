@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import struct
+import termios
 
 
 def read(fd: int) -> list[int]:
     """The settings of the terminal open at `fd`. Raises OSError, termios.error."""
-    import termios
-
     attributes = termios.tcgetattr(fd)
     cc = [c if isinstance(c, int) else c[0] for c in attributes[6]]
     return [*window(fd), *attributes[:6], *cc]
@@ -19,16 +19,11 @@ def read(fd: int) -> list[int]:
 
 def window(fd: int) -> list[int]:
     """Rows, columns, x pixels, y pixels."""
-    import fcntl
-    import termios
-
     return list(struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))))
 
 
 def apply(fd: int, state: list[int]) -> None:
     """Set the terminal open at `fd` so."""
-    import termios
-
     resize(fd, struct.pack("HHHH", *state[:4]))
     canonical = state[7] & termios.ICANON
     numbers = (termios.VMIN, termios.VTIME)
@@ -41,7 +36,4 @@ def apply(fd: int, state: list[int]) -> None:
 
 def resize(fd: int, size: bytes | memoryview) -> None:
     """Set the window size: struct winsize."""
-    import fcntl
-    import termios
-
     fcntl.ioctl(fd, termios.TIOCSWINSZ, bytes(size))

@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from checkpoint import bundle, unbundle
 from tests import desk as the_desk
+from tests import desk_root
 from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.leftovers import nothing_left_on
 from tests.program import Combo, Rexec, program
@@ -28,6 +30,21 @@ COMBOS = {
     "local-root": ("root", "local"),
     "local-user": (SUBMIT_USER, "local"),
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that skips itself fails; `make test` says this")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped itself where all must run: {call.excinfo and call.excinfo.value}"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -114,3 +131,15 @@ def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.fixture(scope="session")
+def criu_dir() -> Iterator[str]:
+    """The directory of a criu that works, readable by all."""
+    cache = desk_root.CACHE / "criu"
+    kept = bundle.kept(cache) or bundle.obtain(cache)
+    with tempfile.TemporaryDirectory(prefix="rexec-criu-test-") as name:
+        os.chmod(name, 0o755)
+        at = unbundle.unpack(kept.read(), kept.hash, name + "/cache")
+        os.chmod(name + "/cache", 0o755)
+        yield at

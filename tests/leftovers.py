@@ -40,7 +40,9 @@ def nothing_left_on(destination: str) -> Iterator[None]:
 def _seen(name: str) -> set[str]:
     seen = {f"here: {what}" for what in (*_processes_here(), *_mounts("self"), *_files_here())}
     if name in HOSTS:
-        seen |= {f"{name}: process {pid}: {line}" for pid, line in desk.processes(name).items()}
+        # sshd's listener counts in its title who is about to log in
+        lines = {pid: line.partition(" [listener]")[0] for pid, line in desk.processes(name).items()}
+        seen |= {f"{name}: process {pid}: {line}" for pid, line in lines.items()}
         seen |= {f"{name}: {what}" for what in (*_mounts(str(desk.pid(name))), *_files_there(name))}
     return seen
 

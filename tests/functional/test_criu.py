@@ -15,24 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import bundle, criu, selftest, unbundle
-from tests import desk
+from checkpoint import criu, selftest, unbundle
 from tests.functional.criubox import as_user, box
 
 ORDINARY = 1600
 JOB = Path(__file__).with_name("criujob.py")
 PYTHON = "/usr/bin/python3"
-
-
-@pytest.fixture(scope="session")
-def criu_dir() -> Iterator[str]:
-    """The directory of a criu that works, readable by all."""
-    kept = bundle.kept(desk.STATE / "criu") or bundle.obtain(desk.STATE / "criu")
-    with tempfile.TemporaryDirectory(prefix="rexec-criu-test-") as name:
-        os.chmod(name, 0o755)
-        at = unbundle.unpack(kept.read(), kept.hash, name + "/cache")
-        os.chmod(name + "/cache", 0o755)
-        yield at
 
 
 @pytest.fixture(params=[0, ORDINARY], ids=["root", "user"])

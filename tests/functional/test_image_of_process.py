@@ -1,25 +1,24 @@
 """A real process, dumped by CRIU, kept by the store, and restored from what the store gives back.
 
-CRIU is `$REXEC_CRIU` or `criu` on PATH, and must work on this kernel; the test is run as root.
+criu is the bundle that rexec itself would bring; the test is run as root.
 """
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from checkpoint import unbundle
 from checkpoint.manifest import PAGE
 from checkpoint.store import Store
 from tests.images import contents, restore, save
 
-CRIU = os.environ.get("REXEC_CRIU") or shutil.which("criu")
 SIZE = 64 << 20
 
 JOB = """
@@ -34,8 +33,6 @@ for line in open(sys.argv[2]):
     with open(sys.argv[3], "a") as out:
         out.write(line)
 """
-
-pytestmark = pytest.mark.skipif(CRIU is None or os.geteuid() != 0, reason="needs root, and CRIU as $REXEC_CRIU")
 
 
 class Job:
@@ -77,12 +74,22 @@ def job(tmp_path: Path) -> Iterator[Job]:
     job.process.wait()
 
 
-def criu(*arguments: object) -> None:
-    done = subprocess.run([str(CRIU), *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+Criu = Callable[..., None]
 
 
-def test_a_process_goes_on_from_files_that_the_store_gave_back(tmp_path: Path, job: Job) -> None:
+@pytest.fixture
+def criu(criu_dir: str) -> Criu:
+    """Runs criu with arguments."""
+    program = [f"{criu_dir}/{unbundle.LOADER}", "--library-path", f"{criu_dir}/lib", f"{criu_dir}/{unbundle.PROGRAM}"]
+
+    def run(*arguments: object) -> None:
+        done = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+def test_a_process_goes_on_from_files_that_the_store_gave_back(tmp_path: Path, job: Job, criu: Criu) -> None:
     store = Store(tmp_path / "store")
     job.order("hello")
     costs = []

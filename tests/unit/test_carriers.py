@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.carriers import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line
-from remoteio.paramiko_stream import read_options, split_destination
+from remoteio.paramiko_stream import parts, read_options, split_destination
 from remoteio.transport import open_local, split_config_option, ssh_argv, ssh_config
 
 WORDS = {
@@ -33,6 +33,14 @@ def test_what_ssh_says_becomes_one_sentence(words: str) -> None:
     text = str(explain_ssh("alice@box", 255, words))
     assert WORDS[words] in text
     assert "alice@box" in text and "\n" not in text
+
+
+def test_banners_are_no_errors_but_a_hop_on_the_way_is_heard() -> None:
+    closed = "Connection closed by UNKNOWN port 65535"
+    assert "closed the connection" in str(explain_ssh("box", 255, closed, "Welcome to box!\n"))
+    assert "Welcome" not in str(explain_ssh("box", 255, "", "Welcome to box!\n"))
+    hop = str(explain_ssh("box", 255, closed, "alice@hop: Permission denied (publickey).\n"))
+    assert "refused the login" in hop and "on the way" in hop
 
 
 def test_the_last_line_is_the_last_with_something_in_it() -> None:
@@ -104,6 +112,23 @@ def test_paramiko_understands_the_plain_options_of_ssh_and_says_which_it_does_no
     assert settings == {"port": "2222", "userknownhostsfile": "/k", "user": "alice"}
     with pytest.raises(TransportError, match=r"-D needs the ssh program|-D9 needs the ssh program"):
         read_options(["-D9"])
+
+
+def test_paramiko_is_given_what_a_configuration_includes(tmp_path: Path) -> None:
+    (tmp_path / "a.conf").write_text("Host a\n User alice\n")
+    (tmp_path / "b.conf").write_text("Host b\n User bob\n")
+    main = tmp_path / "main"
+    main.write_text(f"Port 1\nInclude {tmp_path}/*.conf /nowhere\nUser other\nHost x\n User xaver\n")
+    assert list(parts(main)) == [
+        "Port 1",
+        "Host a\n User alice",
+        "Host b\n User bob",
+        "User other\nHost x\n User xaver",
+    ]
+    assert list(parts(tmp_path / "none")) == [""]
+    main.write_text(f"Host x\n Include {tmp_path}/a.conf\n")
+    with pytest.raises(TransportError, match="an Include within 'Host x' needs the ssh program"):
+        list(parts(main))
 
 
 def test_a_local_process_is_carried_with_its_status_and_the_end_of_its_stderr() -> None:

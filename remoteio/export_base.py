@@ -1,0 +1,83 @@
+"""Submit side: what the operations of an export have in common, above all what their replies are made of."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from remoteio import fuse_abi as abi
+from remoteio.ids import Ids
+from remoteio.inodes import Inodes, Node
+from remoteio.listing import Listings
+from remoteio.locks import Locks
+from remoteio.written import Written
+
+TTL = 1  # seconds the kernel may use an entry or attributes without asking
+# a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
+Body = bytes | tuple[bytes, bytes]
+
+
+class ExportBase:
+    """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
+
+    def __init__(self, ids: Ids, root: str, record: Written | None) -> None:
+        self.ids = ids
+        self._record = record
+        self.inodes = Inodes(root)
+        self.locks = Locks(self.inodes)
+        self.listings = Listings(self.inodes, self._entry)
+        self._root_user = os.geteuid() == 0
+
+    def attr(self, st: os.stat_result) -> bytes:
+        """`st` as struct fuse_attr."""
+        uid, gid = self.ids.of(st)
+        a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+        return abi.ATTR.pack(
+            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
+            a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
+            c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
+        )  # fmt: skip
+
+    def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
+        node = self.inodes.found(parent, name, st)
+        ttl = 0 if parent.shared else TTL
+        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
+
+    def _new_entry(self, r: abi.Request, parent: Node, name: bytes, at: int, fd: int = -1) -> bytes:
+        """The entry of what was just made as `name` in the directory open at `at`, given to the user who made it."""
+        if self._root_user and (r.uid or r.gid):
+            above = os.fstat(at)
+            gid = -1 if above.st_mode & stat.S_ISGID else r.gid
+            if fd >= 0:
+                os.fchown(fd, r.uid, gid)
+            else:
+                os.chown(name, r.uid, gid, dir_fd=at, follow_symlinks=False)
+        st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
+        return self._entry(parent, name, st)
+
+    def _with_parent(self, body: bytes, parent: Node, at: int) -> Body:
+        """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
+        return body if parent.shared else (body, self.attr(os.fstat(at)))
+
+    def _mode(self, at: int, mode: int, umask: int) -> int:
+        """The mode to create with: a default ACL takes the umask's place (acl(5))."""
+        try:
+            os.getxattr("/proc/self/fd/%d" % at, "system.posix_acl_default")
+        except OSError:
+            return mode & ~umask
+        return mode
+
+    def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
+        ttl = 0 if node.parent is not None and node.parent.shared else TTL
+        node.ctime = st.st_ctime_ns
+        return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
+
+
+_U64 = (1 << 64) - 1
+
+
+def drop_suid(path: str) -> None:
+    mode = os.stat(path).st_mode
+    drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if mode & drop:
+        os.chmod(path, stat.S_IMODE(mode) & ~drop)

@@ -1,0 +1,212 @@
+"""Submit side: operations on open files, their locks among them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from remoteio import fuse_abi as abi
+from remoteio import syscalls
+from remoteio.export_base import Body, ExportBase, drop_suid
+from remoteio.inodes import Handle, Node, version
+from remoteio.listing import AHEAD
+
+_OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+
+
+class OpenFiles(ExportBase):
+    """Open and create, read and write, sync, allocate, copy, lock, close."""
+
+    def do_open(self, r: abi.Request) -> Body:
+        flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.get(r.nodeid)
+        if node.kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, "only regular files are opened here")
+        fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
+        if kill & abi.OPEN_KILL_SUIDGID and self._root_user:
+            drop_suid("/proc/self/fd/%d" % fd)
+        st = os.fstat(fd)
+        out = self._opened(fd, node, flags, st)
+        if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
+            # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
+            r.notice = abi.inval_inode(node.id, -1)
+            return out
+        if flags & (os.O_APPEND | os.O_DIRECT) or (node.parent is not None and node.parent.shared) or node.locks:
+            return out
+        ahead = b""
+        if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
+            ahead = os.pread(fd, AHEAD, 0)
+            if len(ahead) != st.st_size:
+                ahead = b""  # it is changing as we look
+        return out, self.attr(st) + ahead
+
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
+        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
+        handle = self.inodes.opened(fd, node, flags)
+        if handle.writable and self._record is not None:
+            self._record.add(node)
+        now = version(st)
+        out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
+        node.seen = now
+        if flags & os.O_APPEND:  # the kernel's idea of the end may be old: let each write find it here
+            out = abi.FOPEN_DIRECT_IO
+        return abi.OPEN_OUT.pack(fd, out, 0)
+
+    def do_create(self, r: abi.Request) -> Body:
+        flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
+        name = r.name(abi.ARGS + abi.CREATE_IN.size)
+        parent = self.inodes.get(r.nodeid)
+        at = self.inodes.directory(parent)
+        mode = self._mode(at, mode, umask)
+        made = True
+
+        def make(f: int) -> int:
+            return os.open(name, f | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
+
+        try:
+            fd = _open_file(make, flags & _OPEN_FLAGS)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            made = False
+            if not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+                raise OSError(errno.ESTALE, "it is no regular file: the kernel must look it up") from None
+            fd = os.open(name, flags & _OPEN_FLAGS | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            entry = self._new_entry(r, parent, name, at, fd) if made else self._entry(parent, name, os.fstat(fd))
+        except OSError:
+            os.close(fd)
+            raise
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
+
+    def do_tmpfile(self, r: abi.Request) -> bytes:
+        flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
+        parent = self.inodes.get(r.nodeid)
+        at = self.inodes.directory(parent)
+        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE, self._mode(at, mode, umask), dir_fd=at)
+        entry = self._new_entry(r, parent, b"", at, fd)
+        return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
+
+    def do_read(self, r: abi.Request) -> bytes:
+        fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
+        if size > abi.MAX_WRITE:
+            raise OSError(errno.EINVAL, "a read over the agreed size")
+        return os.pread(self.inodes.handle(fh).fd, size, offset)
+
+    def do_write(self, r: abi.Request) -> Body:
+        fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self.inodes.handle(fh)
+        data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
+        if len(data) != size:
+            raise abi.FuseError("a write carries another number of bytes than it says")
+        fd, node = handle.fd, handle.node
+        if bool(flags & os.O_APPEND) != handle.append:
+            self._set_append(handle, not handle.append)
+        kept = node.seen is not None and node.seen == version(os.fstat(fd))
+        done = os.pwrite(fd, data, offset)
+        while done < size:  # short only at a limit: the next write says which
+            try:
+                done += os.pwrite(fd, data[done:], offset + done)
+            except OSError:
+                break
+        if how & abi.WRITE_KILL_SUIDGID and self._root_user:
+            drop_suid("/proc/self/fd/%d" % fd)
+        # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
+        st = os.fstat(fd)
+        if kept:
+            node.seen, node.ctime = version(st), st.st_ctime_ns
+        else:
+            node.seen = None
+        out = abi.WRITE_OUT.pack(done, 0)
+        return out if handle.append or node.locks else (out, self.attr(st))
+
+    def _set_append(self, handle: Handle, append: bool) -> None:
+        # fcntl(F_SETFL) by the job is seen only in its writes' flags
+        import fcntl
+
+        now = fcntl.fcntl(handle.fd, fcntl.F_GETFL)
+        fcntl.fcntl(handle.fd, fcntl.F_SETFL, now | os.O_APPEND if append else now & ~os.O_APPEND)
+        handle.append = append
+
+    def do_flush(self, r: abi.Request) -> bytes:
+        fh, _, _, owner = abi.FLUSH_IN.unpack_from(r.raw, abi.ARGS)
+        self.locks.drop(self.inodes.handle(fh).node, owner)
+        return b""
+
+    def do_release(self, r: abi.Request) -> bytes:
+        fh, *_ = abi.RELEASE_IN.unpack_from(r.raw, abi.ARGS)
+        self.inodes.close(fh)
+        return b""
+
+    do_releasedir = do_release
+
+    def do_fsync(self, r: abi.Request) -> bytes:
+        fh, flags, _ = abi.FSYNC_IN.unpack_from(r.raw, abi.ARGS)
+        fd = self.inodes.handle(fh).fd
+        if flags & abi.FSYNC_DATASYNC:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+        return b""
+
+    do_fsyncdir = do_fsync
+
+    def do_syncfs(self, r: abi.Request) -> bytes:
+        fd = self.inodes.reopen(self.inodes.get(r.nodeid), os.O_RDONLY)
+        try:
+            syscalls.syncfs(fd)
+        finally:
+            os.close(fd)
+        return b""
+
+    def do_fallocate(self, r: abi.Request) -> bytes:
+        fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self.inodes.handle(fh)
+        syscalls.fallocate(handle.fd, mode, offset, length)
+        handle.node.seen = None
+        return b""
+
+    def do_lseek(self, r: abi.Request) -> bytes:
+        fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
+        return abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence))
+
+    def _copy(self, r: abi.Request) -> int:
+        fh_in, off_in, _, fh_out, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
+        if flags:
+            raise OSError(errno.EINVAL, "copy_file_range has no flags")
+        source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
+        target.node.seen = None
+        return os.copy_file_range(source.fd, target.fd, min(length, 1 << 30), off_in, off_out)
+
+    def do_copy_file_range(self, r: abi.Request) -> bytes:
+        return abi.WRITE_OUT.pack(self._copy(r), 0)
+
+    def do_copy_file_range_64(self, r: abi.Request) -> bytes:
+        return abi.COPY64_OUT.pack(self._copy(r))
+
+    def do_getlk(self, r: abi.Request) -> bytes:
+        return self.locks.test(r)
+
+    def do_setlk(self, r: abi.Request) -> bytes:
+        return self._lock(r, wait=False)
+
+    def do_setlkw(self, r: abi.Request) -> bytes:
+        return self._lock(r, wait=True)
+
+    def _lock(self, r: abi.Request, wait: bool) -> bytes:
+        self.locks.set(r, wait)
+        if self.locks.stale_pages(r):
+            r.notice = abi.inval_inode(r.nodeid)
+        return b""
+
+
+def _open_file(opener: Callable[[int], int], flags: int) -> int:
+    try:
+        return opener(flags)
+    except PermissionError:
+        if not flags & os.O_NOATIME:
+            raise
+        return opener(flags & ~os.O_NOATIME)  # only an owner may ask for it; the job's kernel has checked what it knows

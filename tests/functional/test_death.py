@@ -1,0 +1,128 @@
+"""Whatever dies, whenever: within five seconds nothing of the job is left on the execute host, nor here."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+from tests.program import Combo, Rexec
+from tests.until import until
+
+Check = Callable[[str], AbstractContextManager[None]]
+BUSY = "while :; do dd if=/dev/zero of=big bs=64k count=64 conv=notrunc 2>&1; cat big; ls -l /usr/bin; done >/dev/null"
+JOBS = {"idle": "sleep 1000", "busy": BUSY, "many": "for n in 1 2 3 4 5 6; do (" + BUSY + ") & done; setsid sleep 1000"}
+
+
+def tree(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def shipped(on: str, desk: ModuleType) -> list[psutil.Process]:
+    """Agent, keeper and init of the one job that runs on that host, outermost first."""
+    if on == "local":
+        found = [p for p in psutil.process_iter() if "-ISc" in words(p)]
+    else:
+        found = [psutil.Process(n) for n, line in desk.processes(on.partition("-")[0]).items() if "-ISc" in line]
+        found = [p for p in found if not words(p)[0].endswith("sh")]
+    return sorted(found, key=lambda p: (len(p.parents()), p.pid))
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() or [""]
+    except psutil.NoSuchProcess:
+        return [""]
+
+
+def started(combo: Combo, job: str) -> subprocess.Popen[bytes]:
+    process = combo.popen(["sh", "-c", f"echo up; {job}"])
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    time.sleep(0.3)  # into the thick of it
+    return process
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("who", ["rexec", "carrier", "agent", "keeper", "init"])
+def test_killed(combo: Combo, desk: ModuleType, who: str, job: str, nothing_left: Check) -> None:
+    if job == "many" and combo.on != "alpha-alice":
+        pytest.skip("one crowd is enough")
+    with nothing_left(combo.on):
+        process = started(combo, JOBS[job])
+        here = psutil.Process(process.pid)
+        chain = shipped(combo.on, desk)
+        assert len(chain) == 3
+        agent, keeper, init = chain
+        carrier = agent if combo.on == "local" else next(p for p in here.children() if p.name() == "ssh")
+        victim = {"rexec": here, "carrier": carrier, "agent": agent, "keeper": keeper, "init": init}[who]
+        victim.kill()
+        status = process.wait(10)
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        if who == "rexec":
+            assert status == -signal.SIGKILL
+        else:
+            assert status == 125
+            assert said.startswith("rexec: ")
+            assert said.count("\n") == 1
+        process.stdout.close()  # type: ignore[union-attr]
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.15, 0.25, 0.35, 0.45, 0.6])
+def test_rexec_killed_while_it_starts(combo: Combo, delay: float, nothing_left: Check) -> None:
+    with nothing_left(combo.on), combo.popen(["sh", "-c", JOBS["busy"]]) as process:
+        time.sleep(delay)
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("on", ["beta", "beta-alice"])
+@pytest.mark.parametrize("job", ["idle", "busy"])
+def test_cable_pulled(
+    rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path], on: str, job: str, nothing_left: Check
+) -> None:
+    combo = Combo(rexec, as_user="rexecuser", on=on, dir=place("rexecuser"))
+    with nothing_left(on):
+        process = started(combo, JOBS[job])
+        began = time.monotonic()
+        desk_alone.cut("beta")
+        until(lambda: not shipped(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
+        assert process.wait(12) == 125
+        assert 5 < time.monotonic() - began < 10
+        err = process.communicate()[1]
+        assert err.startswith(b"rexec: beta has not been heard of for 6 s")
+        assert err.count(b"\n") == 1
+        desk_alone.heal("beta")
+
+
+def test_power_cut(rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path]) -> None:
+    combo = Combo(rexec, as_user="rexecuser", on="beta-alice", dir=place("rexecuser"))
+    process = started(combo, "sleep 1000")
+    desk_alone.power_off("beta")
+    assert process.wait(12) == 125
+    assert process.communicate()[1].startswith(b"rexec: ")
+    desk_alone.power_on("beta")
+
+
+def test_scratch_goes_with_whoever_was_killed(combo: Combo, desk: ModuleType, nothing_left: Check) -> None:
+    (combo.dir / "private").mkdir()
+    if combo.on != "local":  # the directory's copy in the overlay that is the host's disk is none of rexec's
+        desk.run("alpha", ["sh", "-c", "mkdir /var/tmp/x && rmdir /var/tmp/x"])
+    for who in range(4):
+        with nothing_left(combo.on):
+            job = "mkdir private/deep; echo x >private/deep/file; chmod 0 private/deep; echo up; sleep 1000"
+            process = combo.popen(["sh", "-c", job], options=["--scratch", str(combo.dir / "private")])
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            assert list((combo.dir / "private").iterdir()) == []
+            (psutil.Process(process.pid) if who == 3 else shipped(combo.on, desk)[who]).kill()
+            process.communicate(timeout=10)

@@ -1,0 +1,114 @@
+"""A job finds what it would find here: directory, limits, names, time zone, and of the host only what is the host's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import ModuleType
+
+import pytest
+
+from tests.program import Combo, as_login
+
+LOOK = (
+    "pwd; echo $PWD; umask; id -u; id -un; id -g; id -gn; hostname; date +%Z%z; locale 2>/dev/null | head -2;"
+    " getent passwd 1600 0;"
+    " cat /etc/debian_version; ulimit -S -n; ulimit -H -n; ulimit -S -s; ulimit -S -c; ulimit -S -f; ls /;"
+    " echo $0 $LANG $HOME $USER"
+)
+
+
+def test_the_same_as_here(combo: Combo) -> None:
+    def seen(on: list[str], before: str) -> bytes:
+        argv = ["bash", "-c", f'{before}; exec "$@"', "bash", *on, "bash", "-c", LOOK]
+        env = {"TZ": "Asia/Kathmandu", "LANG": "C.UTF-8"}
+        with as_login(combo.as_user, argv, cwd=combo.dir, env=env) as process:
+            out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, b"")
+        return out
+
+    for before in ("umask 027", "umask 0; ulimit -S -n 100; ulimit -c 0; ulimit -f 1000", "cd /usr/share"):
+        there, here = seen([str(combo.rexec.path), "--on", combo.on], before), seen([], before)
+        assert there == here
+
+
+def test_supplementary_groups(combo: Combo) -> None:
+    if combo.on == "alpha-alice" or (combo.on == "local" and combo.as_user != "root"):
+        pytest.skip("without newgidmap(1) and a range of its own, an ordinary login has no right to map other groups")
+    assert combo.run(["id", "-G"]).stdout == combo.here(["id", "-G"]).stdout
+
+
+def test_files_are_made_with_the_job_s_umask(combo: Combo) -> None:
+    combo.run(["sh", "-c", "umask 077; touch private; mkdir closed; umask 0; touch open"])
+    assert oct((combo.dir / "private").stat().st_mode)[-3:] == "600"
+    assert oct((combo.dir / "closed").stat().st_mode)[-3:] == "700"
+    assert oct((combo.dir / "open").stat().st_mode)[-3:] == "666"
+    assert (combo.dir / "open").stat().st_uid == combo.uid
+
+
+def test_the_host_s_own(combo: Combo, desk: ModuleType) -> None:
+    done = combo.run(["sh", "-c", "echo $REXEC_HOST; uname -n; ls /dev; ls -d /proc/[0-9]* | wc -l; ls /sys/class/net"])
+    host, node, *rest = done.stdout.decode().split("\n")
+    assert host == (socket.gethostname() if combo.on == "local" else "alpha")
+    assert node == socket.gethostname()
+    devices = {
+        "null",
+        "zero",
+        "full",
+        "random",
+        "urandom",
+        "tty",
+        "ptmx",
+        "pts",
+        "shm",
+        "fd",
+        "stdin",
+        "stdout",
+        "stderr",
+    }
+    assert devices <= set(rest)
+    assert not {"vda", "kmsg", "mem"} & set(rest)
+    processes = next(int(line) for line in rest if line.isdigit())
+    assert processes <= 4  # init, the shell and what it just ran: nothing of the host's
+    if combo.on != "local":
+        assert "eth0" in rest
+
+
+def test_options_set_directory_and_variables(combo: Combo) -> None:
+    (combo.dir / "sub").mkdir()
+    os.chown(combo.dir / "sub", combo.uid, -1)
+    env = {"SSH_AUTH_SOCK": "/x", "DISPLAY": ":9", "XDG_RUNTIME_DIR": "/run/x", "KEPT": "yes"}
+    options = ["--cd", "sub", "--env", "A=b=c", "--env", "DISPLAY", "--env", "NOWHERE"]
+    done = combo.run(["env"], options=options, env=env)
+    found = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+    assert found["PWD"] == str(combo.dir / "sub")
+    assert (found["A"], found["DISPLAY"], found["KEPT"]) == ("b=c", ":9", "yes")
+    assert not {"SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "NOWHERE"} & set(found)
+
+
+def test_scratch_is_private_and_fast_and_gone(combo: Combo, desk: ModuleType) -> None:
+    place = combo.dir / "private"
+    place.mkdir()
+    if combo.on != "local":
+        desk.run("alpha", ["sh", "-c", "mkdir /var/tmp/x && rmdir /var/tmp/x"])
+    job = f"cd {place}; echo hello >file; mkdir d; chmod 0 d; cat file; ls; stat -f -c %T . /"
+    done = combo.run(["sh", "-c", job], options=["--scratch", str(place)])
+    assert done.stdout.decode().split()[:3] == ["hello", "d", "file"]
+    assert done.stderr == b""
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("kib", [64, 1024])
+def test_a_large_environment(combo: Combo, kib: int) -> None:
+    env = {f"V{n}": "x" * 1000 for n in range(kib)}
+    done = combo.run(["sh", "-c", "env | grep -c ^V"], env=env)
+    assert (done.returncode, done.stdout.strip()) == (0, str(kib).encode())
+
+
+def test_a_job_in_a_job(combo: Combo) -> None:
+    done = combo.run([combo.rexec.path, "--on", "local", "sh", "-c", "echo deep; exit 5"])
+    if b"deep" in done.stdout:
+        assert done.returncode == 5
+    else:  # an ordinary user's namespaces may not be nested with a mount of their own: it is said, and nothing runs
+        assert done.returncode == 125
+        assert done.stderr.startswith(b"rexec: ")

@@ -1,0 +1,137 @@
+"""Whole trees and databases: git, sqlite, tar and rsync, compared with what the same commands do here."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests.functional import planted_tree
+from tests.functional.test_real_programs import EACH, give, well
+from tests.program import Combo, as_login
+
+PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+LOGINS = pytest.mark.parametrize("combo", ["root-root", "user-alice"], indirect=True)
+
+
+GIT_JOB = """
+git clone -q src dst
+cd dst
+git mv dir7 moved
+for i in 1 2 3 4 5; do echo "line $i" >>dir$i/file$i; done
+rm -r dir9
+git add -A
+git commit -q -m second
+git gc -q --prune=now
+git fsck --full --strict
+git status --porcelain
+git log --format=%s
+"""
+
+
+@LOGINS
+def test_git_on_a_repository_of_5000_files(combo: Combo) -> None:
+    names = random.Random(3)
+    for number in range(5000):
+        file = combo.dir / f"src/dir{number % 50}/file{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"%d\n" % number + names.randbytes(names.randrange(2000)).hex().encode())
+    give(combo, combo.dir / "src")
+    (combo.dir / "gitconfig").write_text("[user]\n\tname = Job\n\temail = job@example.org\n[gc]\n\tauto = 0\n")
+    env = {"GIT_CONFIG_GLOBAL": str(combo.dir / "gitconfig")}
+
+    def here(script: str) -> bytes:
+        with as_login(combo.as_user, ["sh", "-ec", script], cwd=combo.dir, env=env, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate()
+        return well(subprocess.CompletedProcess(script, process.returncode, out, err))
+
+    here("cd src; git init -q; git add -A; git commit -q -m first")
+    assert well(combo.run(["sh", "-ec", GIT_JOB], env=env, timeout=110)) == b"second\nfirst\n"
+    assert here("cd dst; git status --porcelain; git fsck --full --strict; git log --format=%s") == b"second\nfirst\n"
+    # The same by git here, from the same source: the same tree, to its hash.
+    here("cp -a src again; mv dst there; mv again src.again; " + GIT_JOB.replace("clone -q src", "clone -q src.again"))
+    assert here("git -C dst rev-parse HEAD^{tree}") == here("git -C there rev-parse HEAD^{tree}")
+
+
+WRITER = """
+import sqlite3, sys
+name, many = sys.argv[1], int(sys.argv[2])
+db = sqlite3.connect("shared.db", timeout=60, isolation_level=None)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(many):
+    db.execute("BEGIN IMMEDIATE")
+    (value,) = db.execute("SELECT value FROM counter").fetchone()
+    db.execute("UPDATE counter SET value = ?", (value + 1,))
+    db.execute("INSERT INTO rows VALUES (?, ?, ?)", (name, number, "x" * (number % 700)))
+    db.execute("COMMIT")
+    if number % 10 == 0:
+        (rows, value) = db.execute("SELECT (SELECT count(*) FROM rows), value FROM counter").fetchone()
+        assert rows == value, (rows, value)
+assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+db.close()
+"""
+
+
+@EACH
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_sqlite_with_a_writer_at_each_end(
+    combo: Combo, mode: str, processes_end: list[subprocess.Popen[bytes]]
+) -> None:
+    many = 150
+    with sqlite3.connect(combo.dir / "shared.db") as db:
+        assert db.execute(f"PRAGMA journal_mode={mode}").fetchone() == (mode,)
+        db.execute("CREATE TABLE counter (value INTEGER)")
+        db.execute("CREATE TABLE rows (writer TEXT, number INTEGER, filler TEXT)")
+        db.execute("INSERT INTO counter VALUES (0)")
+    db.close()
+    give(combo, combo.dir)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    there = combo.popen([PYTHON, "-c", WRITER, "there", str(many)], **pipes)
+    here = as_login(combo.as_user, [PYTHON, "-c", WRITER, "here", str(many)], cwd=combo.dir, **pipes)
+    processes_end += [there, here]
+    for writer in (there, here):
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in (there, here):
+        assert writer.stdin is not None
+        writer.stdin.write(b"go\n")
+        writer.stdin.flush()
+    for writer in (there, here):
+        out, err = writer.communicate(timeout=100)
+        assert (writer.returncode, out, err) == (0, b"", b""), err.decode()
+    query = "SELECT value FROM counter; SELECT writer, count(*) FROM rows GROUP BY writer; PRAGMA integrity_check;"
+    for look in (combo.here, combo.run):
+        assert well(look(["sqlite3", "shared.db", query])).decode() == f"{2 * many}\nhere|{many}\nthere|{many}\nok\n"
+
+
+TAR_JOB = """
+tar --format=posix --acls --xattrs --xattrs-include='*' -S -cf all.tar tree
+mkdir untarred
+tar --acls --xattrs --xattrs-include='*' -S -C untarred -xpf all.tar
+rsync -aHAXS tree/ copy/
+rsync -aHAXSni --delete tree/ copy/
+tar -C tree -cf - . | sha256sum
+"""
+
+
+@LOGINS
+def test_tar_and_rsync_of_10000_files(combo: Combo) -> None:
+    program = shutil.copy(planted_tree.__file__, combo.dir)
+    well(combo.here([PYTHON, program, "tree"]))
+    before = planted_tree.described(combo.dir / "tree")
+    assert len(before) > 10000
+    said = well(combo.run(["sh", "-ec", TAR_JOB], timeout=110))
+    # The names in a directory's own order, the very bytes that tar gives here.
+    assert said == well(combo.here(["sh", "-c", "tar -C tree -cf - . | sha256sum"]))
+    assert planted_tree.described(combo.dir / "tree") == before
+    for copy in ("untarred/tree", "copy"):
+        after = planted_tree.described(combo.dir / copy)
+        assert after.keys() == before.keys()
+        differ = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+        assert not differ, list(differ.items())[:5]

@@ -1,0 +1,68 @@
+"""A filesystem of the submit machine that has died, as a dead NFS server's: a file opens, and reads never end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from remoteio import fuse_abi as abi
+from remoteio.mount import MNT_DETACH, mount_fuse, open_fuse
+
+
+def _attr(node: int) -> bytes:
+    mode, size = (0o40755, 0) if node == abi.ROOT_ID else (0o100644, 4096)
+    return abi.ATTR.pack(node, size, 8, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+
+
+def _reply(op: int, node: int, args: bytes) -> bytes | None:
+    if op == abi.LOOKUP:
+        found = 1 + int(args.rstrip(b"\0"))
+        return abi.ENTRY.pack(found, 0, 60, 60, 0, 0) + _attr(found)
+    if op == abi.GETATTR:
+        return abi.ATTR_OUT.pack(60, 0, 0) + _attr(node)
+    if op in (abi.OPEN, abi.OPENDIR):
+        return abi.OPEN_OUT.pack(1, 0, 0)
+    return b"" if op in (abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.ACCESS) else None
+
+
+def _serve(fd: int, stop: int, asked: threading.Event) -> None:
+    while True:
+        ready, _, _ = select.select([fd, stop], [], [])
+        if stop in ready:
+            os.close(fd)  # the last descriptor: with it every read that waits fails
+            return
+        raw = os.read(fd, abi.MAX_REQUEST)
+        _, op, unique, node, *_ = abi.IN_HEADER.unpack_from(raw)
+        if op == abi.INIT:
+            body: bytes | None = abi.INIT_OUT.pack(7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
+        else:
+            body = _reply(op, node, raw[abi.ARGS :])
+        if op == abi.READ:
+            asked.set()  # and that is all
+        elif body is not None:
+            os.write(fd, abi.reply(unique, body))
+        elif op not in abi.NO_REPLY:
+            os.write(fd, abi.failure(unique, 38))
+
+
+@contextlib.contextmanager
+def stuck(at: Path) -> Iterator[threading.Event]:
+    """In `at` any number from 1 on is a file that is never read to the end; the event: a read has begun. Needs root."""
+    fd = open_fuse()
+    mount_fuse(fd, str(at), 0, 0, 0, False)
+    asked = threading.Event()
+    stop, tell = os.pipe()
+    server = threading.Thread(target=_serve, args=(fd, stop, asked))
+    server.start()
+    try:
+        yield asked
+    finally:
+        ctypes.CDLL(None).umount2(os.fsencode(at), MNT_DETACH)
+        os.close(tell)
+        server.join()
+        os.close(stop)

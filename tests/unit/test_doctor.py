@@ -1,0 +1,138 @@
+"""What the doctor concludes from the facts of a host."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shim import probe, survey
+from shim.bootstrap import Facts
+from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, table, usable
+from shim.hosts import Host
+from shim.survey import Report
+
+GOOD: dict[str, Any] = {
+    "hostname": "box",
+    "kernel": "6.1.0-18-amd64",
+    "arch": "x86_64",
+    "cores": 8,
+    "memory_total": 16 << 30,
+    "memory_available": 12 << 30,
+    "load": 0.25,
+    "cache_free": 5 << 30,
+    "page_size": 4096,
+    "cpu_flags": "aes avx2",
+    "uid": 1000,
+    "login": "alice",
+    "fuse": {"error": "", "mode": "0o666"},
+    "namespaces": {"step": "", "error": ""},
+    "settings": {"user.max_user_namespaces": "96365"},
+    "id_tools": True,
+    "subuid": [[100000, 65536]],
+    "subgid": [[100000, 65536]],
+}
+
+
+STARTED = Facts((3, 11, 2), "have", "")
+
+
+def report(started: Facts = STARTED, clock: float = 0.1, **changed: Any) -> Report:
+    return Report(Host("box", "alice@box"), "", started, 0.35, 0.0002, clock, {**GOOD, **changed})
+
+
+def found(what: str, seen: Report) -> Check:
+    (check,) = [check for check in checks(seen) if check.what == what]
+    return check
+
+
+def test_a_good_host_is_ok_in_every_line() -> None:
+    assert {check.state for check in checks(report())} == {OK}
+    assert usable(report())
+    assert "reach: as alice in 0.35 s, round trip 0.2 ms" in advice(report())
+
+
+def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
+    gone = Report(Host("gone", "gone"), error="cannot reach gone: it is off; switch it on")
+    assert [(check.state, check.text) for check in checks(gone)] == [(BAD, gone.error)]
+    assert not usable(gone)
+    assert table([gone, report()]).splitlines()[1].endswith(gone.error)
+    assert as_data(gone)["error"] == gone.error and as_data(gone)["python"] is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "bad", "good"),
+    [
+        ("user.max_user_namespaces", "0", "15000"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ],
+)
+def test_the_setting_that_forbids_namespaces_is_named(setting: str, bad: str, good: str) -> None:
+    failed = {"step": "unshare", "error": "Operation not permitted"}
+    check = found("namespaces", report(namespaces=failed, settings={setting: bad}))
+    assert check.state == BAD and f"{setting} is {bad}" in check.text and f"sysctl -w {setting}={good}" in check.mend
+    check = found("namespaces", report(namespaces=failed, settings={setting: good}))
+    assert check.state == BAD and "container or security module" in check.mend
+
+
+@pytest.mark.parametrize(
+    ("what", "changed", "state", "mend"),
+    [
+        ("/dev/fuse", {"fuse": {"error": "No such file or directory", "mode": ""}}, BAD, "modprobe fuse"),
+        ("/dev/fuse", {"fuse": {"error": "Permission denied", "mode": "0o600"}}, BAD, "chmod 666 /dev/fuse"),
+        ("/dev/fuse", {"fuse": {"error": "Operation not permitted", "mode": "0o666"}}, BAD, "container"),
+        ("namespaces", {"namespaces": {"step": "mount fuse", "error": "no"}}, BAD, "mend /dev/fuse"),
+        ("kernel", {"kernel": "5.3.18"}, BAD, "upgrade"),
+        ("kernel", {"kernel": "5.4-rc1"}, OK, ""),
+        ("ids", {"id_tools": False}, NOTE, "apt-get install uidmap"),
+        ("ids", {"subuid": []}, NOTE, "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 alice"),
+        ("ids", {"subgid": [[1, 65535]]}, NOTE, "usermod"),
+        ("room", {"memory_available": 1 << 20}, NOTE, ""),
+        ("runtime", {"cache_free": 1 << 20}, NOTE, "rm -r ~/.cache/rexec"),
+        ("runtime", {"started": Facts((3, 9), "memory", "Disk quota exceeded")}, NOTE, "XDG_CACHE_HOME"),
+        ("clock", {"clock": -86400.0}, NOTE, "timedatectl"),
+    ],
+)
+def test_each_thing_missing_has_its_line_and_its_mend(what: str, changed: Any, state: str, mend: str) -> None:
+    seen = report(**changed)
+    check = found(what, seen)
+    assert check.state == state and mend in check.mend
+    assert usable(seen) is (state != BAD)
+
+
+def test_root_needs_no_subordinate_ids() -> None:
+    assert "ids" not in [check.what for check in checks(report(uid=0, id_tools=False, subuid=[]))]
+
+
+def test_all_is_plain_data() -> None:
+    data = json.loads(json.dumps(as_data(report())))
+    assert data["usable"] is True and data["facts"]["cores"] == 8 and data["latency"] == 0.0002
+
+
+def test_this_machine_can_be_asked() -> None:
+    seen = survey.ask(Host("local", None), batch=True, deadline=30)
+    assert seen.error == "" and seen.facts["uid"] == os.geteuid()
+    assert seen.facts.keys() == GOOD.keys() == probe.facts().keys()
+    assert abs(seen.clock) < 1 and 0 < seen.latency < 5
+
+
+def test_a_host_that_falls_silent_is_given_up_at_the_deadline(tmp_path: Path) -> None:
+    mute = tmp_path / "python3"
+    mute.write_text("#!/bin/sh\nexec sleep 60\n")
+    mute.chmod(0o755)
+    seen = survey.ask(Host("mute", None, python=str(mute)), batch=True, deadline=0.5)
+    assert "did not start python3 in time" in seen.error
+
+
+def test_the_probe_ends_with_its_link() -> None:
+    ours, theirs = os.pipe(), os.pipe()
+    os.write(ours[1], b"t")
+    os.close(ours[1])
+    assert probe.main(ours[0], theirs[1]) == 0
+    assert float(os.read(theirs[0], 100)) > 1e9
+    for fd in (ours[0], *theirs):
+        os.close(fd)
