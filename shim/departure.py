@@ -209,12 +209,8 @@ class Departure:
             "pipes": {str(k): inode for k, inode in agent.pipes.items()},
             "terminal": list(agent.tty) if agent.tty is not None else None,
             "frozen": self.frozen, "stopped": self._before if self.frozen else [],
-            "last_pid": self._last_pid(), "frozen_us": frozen_us,
+            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us,
         }  # fmt: skip
-
-    def _last_pid(self) -> int:
-        tasks = preflight.look(self._root())
-        return max(task.pid for task in tasks) + 100
 
     def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
         agent = self._agent

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from checkpoint import accept, bundle
 from checkpoint import deliver as delivery
@@ -28,7 +29,8 @@ from remoteio.export import Export
 from remoteio.fuse_abi import Request
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed, Window, credit
-from shim import orders
+from remoteio.transport import open_local
+from shim import bootstrap, orders
 from shim.reach import connect
 from shim.hosts import Hosts, load, resolve
 from shim.spec import JobSpec, Moving
@@ -44,9 +46,10 @@ class Mover:
 
     def __init__(
         self, argv: list[str], cwd: Path, store: Path, *, tty: bool = False, owner: str = NOBODY,
-        kept: bundle.Bundle | None = None, entry: str = "shim.agent:main",
+        kept: bundle.Bundle | None = None, strike: str = "",
     ) -> None:  # fmt: skip
-        self.argv, self.cwd, self.tty, self.owner, self.entry = argv, cwd, tty, owner, entry
+        self.argv, self.cwd, self.tty, self.owner = argv, cwd, tty, owner
+        self.strike = strike  # for the next place, see tests/strike.py
         self.store, self.job = Store(store), "job"
         self.kept = kept
         self.out, self.err = bytearray(), bytearray()
@@ -73,7 +76,15 @@ class Mover:
         chosen = resolve(host, Hosts() if host == "local" else load())
         if host == "local" and not os.access(sys.executable, os.X_OK):
             chosen = replace(chosen, python="/usr/bin/python3")  # an interpreter below /root is not for everybody
-        stream, _ = connect(chosen, self.entry)
+        if self.strike:
+            os.environ["STRIKE"] = self.strike
+            stream = open_local(bootstrap.local_argv(chosen.python))
+            # `tests` is no package, and what is shipped has one or none
+            with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
+                bootstrap.start(stream, "strike:main", shipped=(*bootstrap.SHIPPED, "strike"))
+            self.strike = ""
+        else:
+            stream, _ = connect(chosen, "shim.agent:main")
         return Placement(self, stream, image)
 
 
