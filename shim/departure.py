@@ -249,4 +249,9 @@ def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     directory = os.O_DIRECTORY | os.O_CLOEXEC
-    return mine, (theirs.detach(), os.open(bundle, os.O_PATH | directory), os.open(spool, os.O_RDONLY | directory), said)
+    return mine, (
+        theirs.detach(),
+        os.open(bundle, os.O_PATH | directory),
+        os.open(spool, os.O_RDONLY | directory),
+        said,
+    )

@@ -38,7 +38,34 @@ from shim.spec import JobSpec, Moving
 WAIT = 15.0
 NOBODY = '["none", null]'
 # rows cols x y, then termios of a terminal as sshd makes it
-TERMINAL = [24, 80, 0, 0, 0x4500, 5, 0xBF, 0x8A3B, 15, 15, 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22] + [0] * 16
+TERMINAL = [
+    24,
+    80,
+    0,
+    0,
+    0x4500,
+    5,
+    0xBF,
+    0x8A3B,
+    15,
+    15,
+    3,
+    28,
+    127,
+    21,
+    4,
+    0,
+    1,
+    0,
+    17,
+    19,
+    26,
+    0,
+    18,
+    15,
+    23,
+    22,
+] + [0] * 16
 
 
 class Mover:
@@ -77,7 +104,7 @@ class Mover:
         if host == "local" and not os.access(sys.executable, os.X_OK):
             chosen = replace(chosen, python="/usr/bin/python3")  # an interpreter below /root is not for everybody
         if self.strike:
-            os.environ["STRIKE"] = self.strike
+            os.environ["STRIKE"], os.environ["STRUCK"] = self.strike, str(self.cwd / "struck")
             stream = open_local(bootstrap.local_argv(chosen.python))
             # `tests` is no package, and what is shipped has one or none
             with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
@@ -251,7 +278,9 @@ class Placement:
             try:
                 name, news = self.heard.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}") from None
+                raise AssertionError(
+                    f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}"
+                ) from None
             self.seen.append((name, news))
             if name in what:
                 return {"what": name, **news}
@@ -308,5 +337,3 @@ def until(done: Any, what: str, seconds: float = WAIT) -> None:
     while not done():
         assert time.monotonic() < end, what
         time.sleep(0.01)
-
-

@@ -54,6 +54,7 @@ def main(read_fd: int, write_fd: int) -> int:
             left[0] -= 1
             if left[0] == 0:
                 pid = victim(who)
+                open(os.environ["STRUCK"], "w").close()
                 os.kill(pid, signal.SIGKILL)
                 while not gone(pid):
                     time.sleep(0.005)

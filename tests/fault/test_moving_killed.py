@@ -54,8 +54,6 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
         at.wait("started")
         more(mover)
         assert at.checkpoint(1)["what"] == "committed"
-        if order == "checkpoint" and point == "committed":
-            until(lambda: True, "")
         more(mover)
         at.order(order, 2)
         heard = at.wait("moved", "refused", "closed", "fail", *(["committed"] if order == "checkpoint" else []))
@@ -73,6 +71,7 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
         at.order("kill", 0)
         assert at.end() == 9
         until(lambda: not alive(mark), "something is left of it")
+        assert (home / "struck").exists()
         counted(mover)
 
     run(body)
@@ -109,6 +108,7 @@ def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: 
         at.order("kill", 0)
         assert at.end() == 9
         until(lambda: not alive(mark), "something is left of it")
+        assert (home / "struck").exists()
         counted(mover)
 
     run(body)
