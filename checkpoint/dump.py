@@ -64,7 +64,12 @@ def failure(what: str, spool: str, kept: str) -> str:
 
 
 def dump(
-    sock: socket.socket, request: bytes, spool: str, kept: str, still: Callable[[int], None], leave: Callable[[], None] | None
+    sock: socket.socket,
+    request: bytes,
+    spool: str,
+    kept: str,
+    still: Callable[[int], None],
+    leave: Callable[[], None] | None,
 ) -> None:
     """Run criu's dump to its end. `still` is called with the tree frozen, with the microseconds since criu began;
     then `leave`, if the tree is to leave: it returns only by raising DumpError. `kept`: where criu's log goes if it fails.

@@ -11,6 +11,7 @@ import os
 
 _NOBODY = 65534
 
+
 class Ids:
     """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all.
 
@@ -44,7 +45,7 @@ class Ids:
         if self._shown is not None:
             # every other id is one that the namespace does not have, whatever its number
             own = self._writable(st)
-            return (self._shown if own else (_NOBODY, _NOBODY))
+            return self._shown if own else (_NOBODY, _NOBODY)
         if self._uids is None or self._gids is None or (_within(uid, self._uids) and _within(gid, self._gids)):
             return uid, gid
         return (self.uid, self.gid) if self._writable(st) else (uid, gid)

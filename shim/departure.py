@@ -209,12 +209,8 @@ class Departure:
             "pipes": {str(k): inode for k, inode in agent.pipes.items()},
             "terminal": list(agent.tty) if agent.tty is not None else None,
             "frozen": self.frozen, "stopped": self._before if self.frozen else [],
-            "last_pid": self._last_pid(), "frozen_us": frozen_us,
+            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us,
         }  # fmt: skip
-
-    def _last_pid(self) -> int:
-        tasks = preflight.look(self._root())
-        return max(task.pid for task in tasks) + 100
 
     def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
         agent = self._agent
@@ -253,4 +249,9 @@ def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     directory = os.O_DIRECTORY | os.O_CLOEXEC
-    return mine, (theirs.detach(), os.open(bundle, os.O_PATH | directory), os.open(spool, os.O_RDONLY | directory), said)
+    return mine, (
+        theirs.detach(),
+        os.open(bundle, os.O_PATH | directory),
+        os.open(spool, os.O_RDONLY | directory),
+        said,
+    )

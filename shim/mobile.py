@@ -172,6 +172,9 @@ class MobileAgent(Agent):
         if not what and self.moved:
             threading.Event().wait()  # whoever moved it ends this process
         if what in (b"E", b""):
+            if self.slave >= 0:
+                os.close(self.slave)  # the last one: now its master comes to its end
+                self.slave = -1
             self.replies.put((b"", b""))
             self.images.put(None)
             self.window.close()

@@ -19,7 +19,9 @@ from remoteio.frames import CLOSED
 from remoteio.link import Link, credit
 from shim.streams import CHUNK, Source
 
-UNREAD = 256 << 10  # bytes of standard input that may lie unread at a dump; a pipe holds 64 KiB unless the job widens it
+UNREAD = (
+    256 << 10
+)  # bytes of standard input that may lie unread at a dump; a pipe holds 64 KiB unless the job widens it
 QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel passes on its output from a queue
 
 

@@ -9,11 +9,14 @@ import json
 import os
 import queue
 import resource
+import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from checkpoint import accept, bundle
 from checkpoint import deliver as delivery
@@ -26,7 +29,8 @@ from remoteio.export import Export
 from remoteio.fuse_abi import Request
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed, Window, credit
-from shim import orders
+from remoteio.transport import open_local
+from shim import bootstrap, orders
 from shim.reach import connect
 from shim.hosts import Hosts, load, resolve
 from shim.spec import JobSpec, Moving
@@ -34,7 +38,34 @@ from shim.spec import JobSpec, Moving
 WAIT = 15.0
 NOBODY = '["none", null]'
 # rows cols x y, then termios of a terminal as sshd makes it
-TERMINAL = [24, 80, 0, 0, 0x4500, 5, 0xBF, 0x8A3B, 15, 15, 3, 28, 127, 21, 4, 0, 1, 0, 17, 19, 26, 0, 18, 15, 23, 22] + [0] * 16
+TERMINAL = [
+    24,
+    80,
+    0,
+    0,
+    0x4500,
+    5,
+    0xBF,
+    0x8A3B,
+    15,
+    15,
+    3,
+    28,
+    127,
+    21,
+    4,
+    0,
+    1,
+    0,
+    17,
+    19,
+    26,
+    0,
+    18,
+    15,
+    23,
+    22,
+] + [0] * 16
 
 
 class Mover:
@@ -42,9 +73,10 @@ class Mover:
 
     def __init__(
         self, argv: list[str], cwd: Path, store: Path, *, tty: bool = False, owner: str = NOBODY,
-        kept: bundle.Bundle | None = None, entry: str = "shim.agent:main",
+        kept: bundle.Bundle | None = None, strike: str = "",
     ) -> None:  # fmt: skip
-        self.argv, self.cwd, self.tty, self.owner, self.entry = argv, cwd, tty, owner, entry
+        self.argv, self.cwd, self.tty, self.owner = argv, cwd, tty, owner
+        self.strike = strike  # for the next place, see tests/strike.py
         self.store, self.job = Store(store), "job"
         self.kept = kept
         self.out, self.err = bytearray(), bytearray()
@@ -69,7 +101,17 @@ class Mover:
         """A new generation on that host, fresh or from an image; returns at once."""
         self.generation += 1
         chosen = resolve(host, Hosts() if host == "local" else load())
-        stream, _ = connect(chosen, self.entry)
+        if host == "local" and not os.access(sys.executable, os.X_OK):
+            chosen = replace(chosen, python="/usr/bin/python3")  # an interpreter below /root is not for everybody
+        if self.strike:
+            os.environ["STRIKE"], os.environ["STRUCK"] = self.strike, str(self.cwd / "struck")
+            stream = open_local(bootstrap.local_argv(chosen.python))
+            # `tests` is no package, and what is shipped has one or none
+            with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
+                bootstrap.start(stream, "strike:main", shipped=(*bootstrap.SHIPPED, "strike"))
+            self.strike = ""
+        else:
+            stream, _ = connect(chosen, "shim.agent:main")
         return Placement(self, stream, image)
 
 
@@ -236,7 +278,9 @@ class Placement:
             try:
                 name, news = self.heard.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}") from None
+                raise AssertionError(
+                    f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}"
+                ) from None
             self.seen.append((name, news))
             if name in what:
                 return {"what": name, **news}
@@ -293,5 +337,3 @@ def until(done: Any, what: str, seconds: float = WAIT) -> None:
     while not done():
         assert time.monotonic() < end, what
         time.sleep(0.01)
-
-

@@ -19,6 +19,7 @@ PYTHON = "/usr/bin/python3"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
 ORDINARY = 1600
 Make = Callable[..., Mover]
+Run = Callable[[Callable[[Make, Path], None]], None]
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +80,7 @@ def counted(mover: Mover) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_each_line_once_through_ten_moves(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_each_line_once_through_ten_moves(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
         at = mover.place("local")
@@ -95,7 +96,7 @@ def test_each_line_once_through_ten_moves(run: Callable[[Callable[[Make, Path], 
     run(body)
 
 
-def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
         at = mover.place("local")
@@ -115,7 +116,7 @@ def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Callable[[Call
     run(body)
 
 
-def test_unread_input_and_exit_status(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_unread_input_and_exit_status(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = "read a; echo got $a; while [ ! -e go ]; do sleep .05; done; cat; exit 7"
         mover = make("/bin/sh", "-c", script)
@@ -133,7 +134,7 @@ def test_unread_input_and_exit_status(run: Callable[[Callable[[Make, Path], None
     run(body)
 
 
-def test_a_pipeline_with_children(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_a_pipeline_with_children(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; sleep .01; done | cat | tee copy | (cat; echo end)"
         mover = make("/bin/sh", "-c", script)
@@ -150,7 +151,7 @@ def test_a_pipeline_with_children(run: Callable[[Callable[[Make, Path], None]], 
     run(body)
 
 
-def test_memory_and_threads(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_memory_and_threads(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = (
             "import hashlib, os, threading, time\n"
@@ -170,7 +171,7 @@ def test_memory_and_threads(run: Callable[[Callable[[Make, Path], None]], None])
     run(body)
 
 
-def test_a_terminal_job(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_a_terminal_job(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/bash", "--norc", "-i", tty=True)
         at = mover.place("local")
@@ -195,7 +196,7 @@ def test_a_terminal_job(run: Callable[[Callable[[Make, Path], None]], None]) -> 
     run(body)
 
 
-def test_what_cannot_be_dumped_is_named_and_runs_on(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = "import os, time\nf = os.open('/dev/fuse', os.O_RDWR)\ni = 0\nwhile True: i += 1; print(i, flush=True); time.sleep(.01)"
         mover = make(PYTHON, "-c", script)
@@ -215,7 +216,7 @@ def test_what_cannot_be_dumped_is_named_and_runs_on(run: Callable[[Callable[[Mak
     run(body)
 
 
-def test_a_full_store_leaves_it_running(run: Callable[[Callable[[Make, Path], None]], None]) -> None:
+def test_a_full_store_leaves_it_running(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
         at = mover.place("local")
@@ -237,7 +238,7 @@ def test_a_full_store_leaves_it_running(run: Callable[[Callable[[Make, Path], No
 
 
 @pytest.mark.usefixtures("desk")
-def test_from_alpha_to_beta(run: Callable[[Callable[[Make, Path], None]], None], uid: int) -> None:
+def test_from_alpha_to_beta(run: Run, uid: int) -> None:
     def body(make: Make, home: Path) -> None:
         suffix = "-alice" if uid else ""
         mover = make("/bin/sh", "-c", COUNT)
