@@ -63,10 +63,9 @@ for pid in pids: os.kill(pid, 9)
 """
 
 
+@pytest.mark.where(lambda combo: combo in ("user-alice", "local-root"))
 @pytest.mark.timeout(180)
 def test_fifty_runs_at_once(combo: Combo) -> None:
-    if combo.on not in ("alpha-alice", "local"):
-        pytest.skip("one host over ssh is enough")
     runs = [combo.popen(["sh", "-c", f"echo {n} >r{n}; cat r{n}; exit {n}"]) for n in range(50)]
     for n, process in enumerate(runs):
         out, err = process.communicate(timeout=150)

@@ -50,11 +50,10 @@ def started(combo: Combo, job: str) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.where(lambda combo, job, who: combo == "user-alice" or (job != "many" and combo != "user-root"))
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("who", ["rexec", "carrier", "agent", "keeper", "init"])
 def test_killed(combo: Combo, desk: ModuleType, who: str, job: str, nothing_left: Check) -> None:
-    if job == "many" and combo.on != "alpha-alice":
-        pytest.skip("one crowd is enough")
     with nothing_left(combo.on):
         process = started(combo, JOBS[job])
         here = psutil.Process(process.pid)

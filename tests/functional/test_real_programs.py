@@ -98,7 +98,7 @@ def test_a_c_project_is_built_to_the_bit_as_here(combo: Combo, tmp_path: Path) -
 
 
 WHEEL = {
-    "greet/__init__.py": "from pathlib import Path\n\n\ndef main():\n    print(Path(__file__).with_name('text').read_text())\n",
+    "greet/__init__.py": "import pathlib\ndef main(): print(pathlib.Path(__file__).with_name('text').read_text())\n",
     "greet/text": "hello from a wheel",
     "greet-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n",
     "greet-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",

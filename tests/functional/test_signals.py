@@ -30,10 +30,9 @@ def test_every_exit_code_comes_back(combo: Combo) -> None:
         assert combo.run(["sh", "-c", f"exit {code}"]).returncode == code
 
 
+@pytest.mark.where(lambda combo, name: combo.startswith("local") or name in ("SIGKILL", "SIGINT"))
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM", "SIGINT", "SIGPIPE", "SIGABRT", "SIGUSR1"])
 def test_rexec_dies_of_the_signal_the_job_died_of(combo: Combo, name: str) -> None:
-    if combo.on != "local" and name not in ("SIGKILL", "SIGINT"):
-        pytest.skip("one signal is like another over ssh")
     number = getattr(signal, name)
     done = combo.run(["sh", "-c", f"ulimit -c 0; kill -{int(number)} $$"])
     assert (done.returncode, done.stdout, done.stderr) == (-number, b"", b"")
@@ -45,10 +44,9 @@ def test_a_shell_sees_128_and_the_signal(combo: Combo) -> None:
         assert process.communicate(timeout=30)[0] == b"143\n"
 
 
+@pytest.mark.where(lambda combo, name: combo.startswith("local") or name in ("SIGTERM", "SIGUSR1"))
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH"])
 def test_signals_reach_the_job(combo: Combo, name: str) -> None:
-    if combo.on != "local" and name not in ("SIGTERM", "SIGUSR1"):
-        pytest.skip("one signal is like another over ssh")
     with combo.popen([PYTHON, "-c", LISTENER, name, "SIGCONT"]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"

@@ -104,9 +104,8 @@ def memory(process: psutil.Process) -> int:
     return sum(p.memory_info().rss for p in (process, *process.children(recursive=True)))
 
 
+@pytest.mark.where(lambda combo: combo == "root-root")
 def test_a_gigabyte_out(combo: Combo) -> None:
-    if combo.on != "alpha":
-        pytest.skip("one way over ssh is enough")
     size = 1 << 30
     with combo.popen(["cat", "/dev/zero"]) as process:
         assert process.stdout is not None
@@ -126,10 +125,9 @@ def test_a_big_file_through_a_pipe(combo: Combo) -> None:
     assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.where(lambda combo, closed: combo.startswith("local") or closed == (0, 1, 2))
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
 def test_closed_streams_are_closed_there_too(combo: Combo, closed: tuple[int, ...]) -> None:
-    if combo.on != "local" and closed != (0, 1, 2):
-        pytest.skip("one closed stream is like another over ssh")
     shell = 'exec "$0" "$@" ' + " ".join(f"{fd}>&-" for fd in closed)
     look = "for f in 0 1 2; do test -e /proc/$$/fd/$f && printf $f; done >seen; true"
     argv = ["sh", "-c", shell, str(combo.rexec.path), "--on", combo.on, "--", "sh", "-c", look]

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from remoteio.crew import Crew, Workers
+from remoteio.crew import Crew
+from remoteio.workers import Workers
 
 
 class Stop(Exception):
@@ -92,8 +93,8 @@ def test_a_failure_is_raised_where_it_was_started() -> None:
 def test_workers_are_made_as_they_are_needed() -> None:
     failed: list[BaseException] = []
     done = threading.Semaphore(0)
-    workers: Workers[int] = Workers(lambda _: done.release(), failed.append)
-    for n in range(1000):
-        workers.give(n)
+    workers = Workers(failed.append)
+    for _ in range(1000):
+        workers.give(done.release)
     assert all(done.acquire(timeout=10) for _ in range(1000))
     assert not failed
