@@ -60,6 +60,7 @@ class Receiver:
         self.complete = False
         self.head = b""  # the sender's own bytes, once complete
         self.received = 0  # bytes of payload so far
+        self.offered = 0  # bytes of the image that were offered so far
         self._transaction = transaction
         self._limit = limit
         self._files: list[tuple[str, str, int]] = []
@@ -112,6 +113,7 @@ class Receiver:
         if self._current == len(self._files):
             raise c.ConversationError("more is offered than the files hold")
         self._filled += length
+        self.offered += length
         if not 0 < length <= WINDOW or self._filled > self._files[self._current][2]:
             raise c.ConversationError(f"a chunk of {length} bytes is offered where it does not fit")
         self._tables[self._current] += entry
@@ -206,6 +208,11 @@ class Receiver:
         self.head = head
         self.complete = True
         return [c.STORED]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image, as far as its files have been named."""
+        return self._size
 
     def files(self) -> tuple[ImageFile, ...]:
         """The image's files, for its Manifest; once complete."""

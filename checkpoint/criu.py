@@ -232,7 +232,7 @@ def too_old(version: tuple[int, ...], kernel: tuple[int, ...]) -> str:
 
 # ------------------------------------------------------------------------------------------------ the log
 
-_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE|net: Unexpected error: -1\(")
+_HARMLESS = re.compile(r"rlimit: Can't setup RLIMIT_NOFILE|net: Unexpected error: -1\(|tun: Unable to create tun")
 # First match wins; \1 … are the pattern's groups.
 _WORDS = tuple(
     (re.compile(pattern), words)

@@ -133,7 +133,32 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
             out.append(_task(f"{proc}/{pid}"))
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended since
+        except PermissionError:
+            # Of one that has ended and is not yet waited for, nothing may be looked at; CRIU keeps it as it is.
+            if not _ended(f"{proc}/{pid}"):
+                raise
     return out
+
+
+def _ended(at: str) -> bool:
+    try:
+        with open(at + "/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def highest(root: int, proc: str = "/proc") -> int:
+    """The highest pid of the tree, as the job numbers them."""
+    found = 0
+    for pid in tree(root, proc):
+        try:
+            with open(f"{proc}/{pid}/status") as f:
+                line = next((line for line in f if line.startswith("NSpid:")), "")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since
+        found = max(found, int(line.split()[-1]) if line else pid)
+    return found
 
 
 def _task(at: str) -> Task:
@@ -142,9 +167,17 @@ def _task(at: str) -> Task:
     descriptors = []
     for name in sorted(os.listdir(at + "/fd"), key=int):
         try:
-            target, st = os.readlink(f"{at}/fd/{name}"), os.stat(f"{at}/fd/{name}")
+            target = os.readlink(f"{at}/fd/{name}")
         except FileNotFoundError:
             continue  # closed since
+        try:
+            st = os.stat(f"{at}/fd/{name}")
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            # A file of the job's mount, which the kernel shows to nobody outside its user namespace; it has no devices.
+            descriptors.append(Descriptor(int(name), target, stat.S_IFREG, (0, 0)))
+            continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
         descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device))
     namespaces = {}

@@ -42,7 +42,8 @@ class Attributes(ExportBase):
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
         with self.inodes.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
-                os.chown(path, uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+                uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+                os.chown(path, uid, gid)
             if valid & abi.FATTR_MODE:
                 os.chmod(path, mode & 0o7777)
             if valid & abi.FATTR_SIZE:
@@ -51,6 +52,8 @@ class Attributes(ExportBase):
                 else:
                     os.truncate(path, size)
                 node.seen = None
+                if self._record is not None:
+                    self._record.add(node)
             if valid & abi.FATTR_KILL_SUIDGID and self._root_user:
                 drop_suid(path)
             if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):

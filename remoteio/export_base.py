@@ -10,6 +10,7 @@ from remoteio.ids import Ids
 from remoteio.inodes import Inodes, Node
 from remoteio.listing import Listings
 from remoteio.locks import Locks
+from remoteio.written import Written
 
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
 # a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
@@ -19,8 +20,9 @@ Body = bytes | tuple[bytes, bytes]
 class ExportBase:
     """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str) -> None:
+    def __init__(self, ids: Ids, root: str, record: Written | None) -> None:
         self.ids = ids
+        self._record = record
         self.inodes = Inodes(root)
         self.locks = Locks(self.inodes)
         self.listings = Listings(self.inodes, self._entry)

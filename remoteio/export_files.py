@@ -44,7 +44,9 @@ class OpenFiles(ExportBase):
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
-        self.inodes.opened(fd, node, flags)
+        handle = self.inodes.opened(fd, node, flags)
+        if handle.writable and self._record is not None:
+            self._record.add(node)
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now

@@ -14,6 +14,7 @@ from remoteio.inodes import Node
 from remoteio.listing import AHEAD
 
 LISTED_AT = 3  # lookups in a directory after which all of it is told
+_KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
@@ -25,6 +26,8 @@ class Names(ExportBase):
         name = r.name(abi.ARGS)
         at = self.inodes.directory(parent)
         try:
+            if name == _KERNEL_FACTS and parent.name == b"run":
+                raise FileNotFoundError
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
         except FileNotFoundError:
             if parent.shared:

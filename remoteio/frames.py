@@ -18,6 +18,9 @@ _ROOM = 1 << 18
 
 FUSE, ORDERED, KNOWN, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 18
+ORDER, NEWS, IMAGE, BUNDLE = 19, 20, 21, 22
+# Their frames stay in order among themselves, whatever their size; all others may overtake them.
+BULK = frozenset((IMAGE, BUNDLE))
 
 # kind -> (name, who sends it, what it carries): docs/protocol.md is made from this
 KINDS: dict[int, tuple[str, str, str]] = {
@@ -43,6 +46,10 @@ KINDS: dict[int, tuple[str, str, str]] = {
     STOPPED: ("STOPPED", "execute", "u8 signal number: the job stopped, as a shell would see it"),
     PING: ("PING", "both", "empty, once a second; anything at all counts as a sign of life"),
     PAUSE: ("PAUSE", "submit", "rexec is about to be stopped: no sign of life is due until the next PING"),
+    ORDER: ("ORDER", "submit", "JSON: what a job that can be checkpointed is to do, see shim/orders.py"),
+    NEWS: ("NEWS", "execute", "JSON: what happened to a job that can be checkpointed, see shim/orders.py"),
+    IMAGE: ("IMAGE", "both", "one payload of checkpoint/conversation.py; CREDIT of this kind bounds what is under way"),
+    BUNDLE: ("BUNDLE", "submit", "bytes of the criu that the host asked for; empty: the end"),
 }
 
 

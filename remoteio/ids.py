@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 
+_NOBODY = 65534
+
 
 class Ids:
-    """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all."""
+    """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all.
 
-    __slots__ = ("_gids", "_groups", "_uids", "gid", "uid")
+    `shown`: the (uid, gid) under which the job sees its user's own, if they are others: a job that can be checkpointed
+    without root is uid 0 in name. No other id is mapped then.
+    """
+
+    __slots__ = ("_gids", "_groups", "_shown", "_uids", "gid", "uid")
 
     def __init__(
         self,
@@ -22,7 +28,9 @@ class Ids:
         groups: frozenset[int],
         uids: list[tuple[int, int]] | None = None,
         gids: list[tuple[int, int]] | None = None,
+        shown: tuple[int, int] | None = None,
     ) -> None:
+        self._shown = shown
         self.uid, self.gid, self._groups = uid, gid, groups | {gid}
         self._uids, self._gids = uids, gids
 
@@ -34,12 +42,24 @@ class Ids:
     def of(self, st: os.stat_result) -> tuple[int, int]:
         """(uid, gid) to show for the file of `st`."""
         uid, gid = st.st_uid, st.st_gid
+        if self._shown is not None:
+            # every other id is one that the namespace does not have, whatever its number
+            own = self._writable(st)
+            return self._shown if own else (_NOBODY, _NOBODY)
         if self._uids is None or self._gids is None or (_within(uid, self._uids) and _within(gid, self._gids)):
             return uid, gid
+        return (self.uid, self.gid) if self._writable(st) else (uid, gid)
+
+    def _writable(self, st: os.stat_result) -> bool:
         mode = st.st_mode
-        if uid == self.uid or self.uid == 0 or mode & 0o002 or (mode & 0o020 and gid in self._groups):
-            return self.uid, self.gid
-        return uid, gid
+        mine = st.st_uid == self.uid or self.uid == 0
+        return mine or bool(mode & 0o002) or bool(mode & 0o020 and st.st_gid in self._groups)
+
+    def given(self, uid: int, gid: int) -> tuple[int, int]:
+        """The true ids for those the job names, as in chown(2); -1 stays."""
+        if self._shown is None:
+            return uid, gid
+        return self.uid if uid == self._shown[0] else uid, self.gid if gid == self._shown[1] else gid
 
 
 def _within(value: int, ranges: list[tuple[int, int]]) -> bool:

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 
 from remoteio.errors import RexecError
-from remoteio.frames import CREDIT, HEADER, LARGE, FrameReader
+from remoteio.frames import BULK, CREDIT, HEADER, LARGE, FrameReader
 
 
 class LinkClosed(RexecError):
@@ -36,7 +36,7 @@ class Link:
         """Send one frame, or leave it to the thread that writes. Raises LinkClosed once the link is known broken."""
         size = sum(map(len, payload))
         head = HEADER.pack(size, kind, 0, 0, 0)
-        large = size >= LARGE
+        large = size >= LARGE or kind in BULK
         parts: list[bytes | memoryview] = (
             [head, *(memoryview(p) for p in payload)] if large else [head + b"".join(payload)]
         )
@@ -106,9 +106,10 @@ class Window:
     """How much of one stream may be under way: the sender takes, the receiver's CREDIT gives. Bytes."""
 
     SIZE = 1 << 20
+    IMAGE = 4 << 20  # of an image, each way
 
-    def __init__(self) -> None:
-        self._left = self.SIZE
+    def __init__(self, size: int = SIZE) -> None:
+        self._left = size
         self._change = threading.Condition()
         self.closed = False
 

@@ -33,8 +33,14 @@ def main(read_fd: int, write_fd: int) -> int:
             first = link.receive()
         if first[0][0] != frames.START:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
-        agent = Agent(link, JobSpec.unpack(first[0][1]))
-        agent.run(first[1:])
+        spec = JobSpec.unpack(first[0][1])
+        if spec.moving is None:
+            Agent(link, spec).run(first[1:])
+        else:
+            from shim.mobile import MobileAgent, provide
+
+            provided, left = provide(link, spec.moving, first[1:])
+            MobileAgent(link, spec, spec.moving, provided).run(left)
     except LinkClosed:
         return 1
     except RexecError as e:
@@ -55,6 +61,7 @@ class Agent:
         self._master = -1
         self._heard = time.monotonic()
         self._paused = False
+        self._last = frames.FAIL, b""  # what is told at the end
 
     def _end(self, _: BaseException) -> None:
         os._exit(1)  # the link or the connection to the kernel is gone, and with it all there is to do
@@ -70,6 +77,7 @@ class Agent:
                     "time": [b"%d" % time.time_ns()],
                     "uids": kept.plan.ranges(kept.plan.uids),
                     "gids": kept.plan.ranges(kept.plan.gids),
+                    "shown": [b"%d" % n for n in kept.shown],
                 }
             ),
         )
@@ -132,33 +140,41 @@ class Agent:
 
     def _hear_init(self) -> None:
         """What init says, to its end; then everything is told and the agent is done."""
-        link, last = self._link, None
-        while last is None:
-            said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 1)
-            what, rest = said[:1], said[1:]
-            if what == b"P":
-                self._master = fds[0]
-                self._output(frames.STDOUT, os.dup(fds[0]))
-                self._input(os.dup(fds[0]))
-            elif what == b"S":
-                link.send(frames.STARTED)
-            elif what == b"T":
-                link.send(frames.STOPPED, bytes((int(rest),)))
-            elif what == b"E":
-                for source in self._sources.values():
-                    source.done.wait()
-                last = frames.EXIT, int(rest).to_bytes(4, "little")
-            elif what == b"F":
-                code, _, text = rest.partition(b" ")
-                last = frames.FAIL, int(code).to_bytes(4, "little") + text
-            else:
-                host = os.fsencode(os.uname().nodename)
-                text = b"the job's first process was killed on %s; its memory may have run out" % host
-                last = frames.FAIL, (125).to_bytes(4, "little") + text
+        ended = False
+        while not ended:
+            said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 4)
+            ended = self._told(said[:1], said[1:], fds)
         self._kept.end()  # before it is told: who hears it may hang up at once
-        link.send(*last)
-        link.flush()
+        self._link.send(*self._last)
+        self._link.flush()
         os._exit(0)
+
+    def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
+        """One message of init, or its end. True: there is no more to do."""
+        link = self._link
+        if what == b"P":
+            self._master = fds[0]
+            self._output(frames.STDOUT, os.dup(fds[0]))
+            self._input(os.dup(fds[0]))
+        elif what == b"S":
+            link.send(frames.STARTED)
+        elif what == b"T":
+            link.send(frames.STOPPED, bytes((int(rest),)))
+        elif what == b"E":
+            for source in self._sources.values():
+                source.done.wait()
+            self._last = frames.EXIT, int(rest).to_bytes(4, "little")
+            return True
+        elif what == b"F":
+            code, _, text = rest.partition(b" ")
+            self._last = frames.FAIL, int(code).to_bytes(4, "little") + text
+            return True
+        else:
+            host = os.fsencode(os.uname().nodename)
+            text = b"the job's first process was killed on %s; its memory may have run out" % host
+            self._last = frames.FAIL, (125).to_bytes(4, "little") + text
+            return True
+        return False
 
     def _pulse(self) -> None:
         while True:

@@ -16,13 +16,27 @@ from shim import run as runner
 VERBS: dict[str, tuple[str, str]] = {
     "hosts": ("shim.doctor", "hosts_command"),
     "doctor": ("shim.doctor", "doctor_command"),
+    "jobs": ("shim.verbs", "jobs_command"),
+    "attach": ("shim.attach", "attach_command"),
+    "checkpoint": ("shim.verbs", "checkpoint_command"),
+    "vacate": ("shim.verbs", "vacate_command"),
+    "hold": ("shim.verbs", "hold_command"),
+    "release": ("shim.verbs", "release_command"),
+    "kill": ("shim.verbs", "kill_command"),
+    "restart": ("shim.verbs", "restart_command"),
+    "images": ("shim.images", "images_command"),
+    "log": ("shim.verbs", "log_command"),
 }
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
 @click.command("rexec", context_settings={"allow_interspersed_args": False, **_HELP})
 @click.option(
-    "--on", "on", metavar="HOST", help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
+    "--on",
+    "on",
+    metavar="HOST",
+    help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
+    "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
 )
 @click.option("--cd", "directory", metavar="DIR", help="Working directory of the command; here by default.")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
@@ -30,6 +44,13 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
+@click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
+@click.option("--every", metavar="D", help="With --checkpoint: save it every D too (10m, 1h30m) while it runs.")
+@click.option(
+    "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
+)
+@click.option("--keep", metavar="N", type=click.IntRange(1), help="With --checkpoint: images to keep; 2 by default.")
+@click.option("--detach", is_flag=True, help="With --checkpoint: in the background; prints the job's id.")
 @click.option("-v", "verbose", is_flag=True, help="Say what happens.")
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
 @click.option("--json-log", metavar="FILE", help="Append what happens to FILE, one JSON object a line.")
@@ -41,6 +62,11 @@ def run_command(
     env: tuple[str, ...],
     tty: bool | None,
     scratch: tuple[str, ...],
+    checkpoint: bool,
+    every: str | None,
+    owner: str | None,
+    keep: int | None,
+    detach: bool,
     verbose: bool,
     quiet: bool,
     json_log: str | None,
@@ -55,6 +81,8 @@ def run_command(
     Other uses:
       rexec hosts [--json]      the hosts known, and whether each can be used
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
+      rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
+                                restart, images and log are about them: see the --help of each
       rexec run CMD...          the same as rexec CMD...
       rexec -- hosts            run a program that is called like one of these
 
@@ -69,11 +97,25 @@ def run_command(
       rexec --on alice@bigbox python3 job.py
       rexec --on bigbox make -j32
       tar c . | rexec --on bigbox xz -9 > all.tar.xz
+      rexec --checkpoint --on alpha,beta --every 10m ./simulate
     """
     if tty is None:
-        tty = os.isatty(0) and os.isatty(1)
+        tty = os.isatty(0) and os.isatty(1) and not detach
+    if not checkpoint:
+        for option, given in (("--every", every), ("--owner", owner), ("--keep", keep), ("--detach", detach)):
+            if given:
+                raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
     spec = runner.describe(command, directory, env, tty, scratch)
-    status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+    if checkpoint:
+        from shim import submit
+        from shim.owner_policy import parse_duration
+
+        wanted = submit.Wanted(
+            on, owner or "", parse_duration(every, "--every") if every else 0.0, keep or submit.KEEP, detach
+        )
+        status = submit.submit(spec, wanted, quiet=quiet)
+    else:
+        status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 

@@ -22,6 +22,10 @@ from remoteio.syscalls import syncfs
 from shim import namespace, terminal_state
 from shim.spec import JobSpec
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.warden import Warden
+
 _STAGES = {
     "ids": "its user cannot be set",
     "limits": "its limits cannot be set",
@@ -47,13 +51,27 @@ def run(
         os._exit(1)  # it died before we could say that we die with it
     os.setsid()
     spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
+    warden = None
+    if spec.moving is not None:
+        from shim.warden import Warden
+
+        warden = Warden(sock)
     try:
         namespace.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids), not plan.user)
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)
             stdio = {0: slave, 1: slave, 2: slave, **stdio}
-        status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
+        if warden is None:
+            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
+        else:
+            ends = {k: fd for k, fd in stdio.items() if fd != slave}
+            warden.enter({**ends, -1: slave} if slave >= 0 else ends)
+            if spec.moving is not None and spec.moving.restore:
+                ends = {}
+            else:
+                warden.job = _start(spec, plan, stdio, slave)
+            status = _serve(sock, warden.job, slave, set(ends.values()), warden)
     except RexecError as e:
         sock.send(b"F125 " + str(e).encode())
     except OSError as e:
@@ -83,8 +101,12 @@ def _terminal(sock: socket.socket, spec: JobSpec, plan: namespace.Plan) -> int:
     if not plan.user:
         os.fchown(slave, spec.uid, -1)
     terminal_state.apply(slave, spec.tty)
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-    socket.send_fds(sock, [b"P"], [master])
+    if spec.moving is None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        socket.send_fds(sock, [b"P"], [master])
+    else:
+        st = os.fstat(slave)
+        socket.send_fds(sock, [b"P%d %d" % (st.st_rdev, st.st_dev)], [master, slave])
     os.close(master)
     return slave
 
@@ -100,7 +122,8 @@ def _start(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: in
             os._exit(125)
     os.close(tell)
     try:
-        os.setpgid(pid, pid)
+        if spec.moving is None:
+            os.setpgid(pid, pid)
     except OSError as e:
         if e.errno not in (errno.EACCES, errno.ESRCH):
             raise  # EACCES: it has done so itself, and exec'ed
@@ -131,7 +154,10 @@ def _exec(spec: JobSpec, plan: namespace.Plan, stdio: dict[int, int], slave: int
     """In the job's process: become what the user's shell would have started. Returns only by os._exit in the caller."""
     stage = b"ids"
     try:
-        os.setpgid(0, 0)
+        if spec.moving is None:
+            os.setpgid(0, 0)
+        else:
+            namespace.lead(slave)
         if slave >= 0:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             os.tcsetpgrp(slave, os.getpid())
@@ -218,30 +244,36 @@ def close_quietly(fd: int) -> None:
             raise
 
 
-def _serve(sock: socket.socket, job: int, slave: int, ends: set[int]) -> int:
-    """Until the job has ended and everything with it: its wait status."""
+def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Warden | None = None) -> int:
+    """Until the job has ended and everything with it: its wait status. `job` 0: it is still to be restored."""
     for fd in ends:
         os.close(fd)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_w, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_w)
-    sock.send(b"S")
+    if job:
+        sock.send(b"S")
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(wake_r, select.POLLIN)
     while True:
-        status = _reap(sock, job)
+        if warden is not None:
+            job = warden.job
+        status = _reap(sock, job, warden)
         if status is not None:
             break
         for fd, _ in poll.poll():
             if fd == wake_r:
                 os.read(wake_r, 512)
             else:
-                said = sock.recv(64)
+                said, fds, _, _ = socket.recv_fds(sock, 4096, 8)
                 if not said:
                     os._exit(1)  # the agent is gone
-                _signal(job, int(said[1:]), slave)
+                if said[:1] != b"K" and warden is not None:
+                    warden.take(said, fds)
+                elif job and not (warden is not None and warden.stopped and int(said[1:]) == signal.SIGCONT):
+                    _signal(job, int(said[1:]), slave)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.kill(-1, signal.SIGKILL)
@@ -261,7 +293,7 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int]) -> int:
     return status
 
 
-def _reap(sock: socket.socket, job: int) -> int | None:
+def _reap(sock: socket.socket, job: int, warden: Warden | None) -> int | None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -270,15 +302,17 @@ def _reap(sock: socket.socket, job: int) -> int | None:
         if pid == 0:
             return None
         if os.WIFSTOPPED(status):
-            if pid == job:
+            if pid == job and not (warden is not None and warden.stopped):
                 sock.send(b"T%d" % os.WSTOPSIG(status))
         elif pid == job:
             return status
+        elif warden is not None:
+            warden.reaped(pid, status)
 
 
 def _signal(job: int, number: int, slave: int) -> None:
     try:
-        if number == signal.SIGCONT and slave >= 0:
+        if number == signal.SIGCONT and slave >= 0 and os.getsid(job) != job:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             os.tcsetpgrp(slave, os.getpgid(job))
         os.killpg(job, number)

@@ -14,18 +14,24 @@ import socket
 from remoteio.errors import RexecError
 from remoteio.mount import open_fuse
 from shim import init, namespace
-from shim.scratch import Scratch
+from shim.scratch import Scratch, for_images
 from shim.spec import JobSpec
 
 
 class Kept:
     """What the agent holds of the job: the sockets to keeper and init, the FUSE connection, its pipes."""
 
-    __slots__ = ("fuse", "init", "keeper", "pid", "plan", "scratch", "stdio")
+    __slots__ = ("fuse", "images", "init", "keeper", "pid", "plan", "scratch", "shown", "spool", "stdio")
 
     def __init__(self, spec: JobSpec) -> None:
         """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
         self.plan = namespace.Plan(spec)
+        self.shown: tuple[int, ...] = ()  # the ids that the job sees as its own, where they are not its user's
+        if spec.moving is not None and self.plan.user:
+            spec.uid = spec.gid = 0  # in name: see Plan
+            self.shown = (0, 0)
+        self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images() if spec.moving is not None else "")
+        self.images = self.spool.make() if spec.moving is not None else ""
         self.scratch = Scratch(spec.uid, spec.gid)
         places = [self.scratch.make() for _ in spec.scratch]
         self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -37,7 +43,10 @@ class Kept:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _keep(theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()}, self.scratch, places)
+                _keep(
+                    theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()}, places,
+                    (self.scratch, self.spool),
+                )  # fmt: skip
             finally:
                 os._exit(1)
         theirs.close()
@@ -50,6 +59,7 @@ class Kept:
         if said != b"M" or not fds:
             os.waitpid(self.pid, 0)
             self.scratch.remove()
+            self.spool.remove()
             raise RexecError(said[1:].decode("utf-8", "replace") or "the job's namespaces could not be made")
         self.fuse = fds[0]
 
@@ -65,6 +75,7 @@ class Kept:
         self.keeper.close()
         os.waitpid(self.pid, 0)
         self.scratch.remove()
+        self.spool.remove()
 
 
 def _keep(
@@ -73,10 +84,10 @@ def _keep(
     plan: namespace.Plan,
     spec: JobSpec,
     stdio: dict[int, int],
-    scratch: Scratch,
     places: list[str],
+    private: tuple[Scratch, Scratch],
 ) -> None:
-    keep = {agent.fileno(), inits.fileno(), *stdio.values(), *scratch.fds, 0, 1, 2}
+    keep = {agent.fileno(), inits.fileno(), *stdio.values(), *private[0].fds, *private[1].fds, 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
             init.close_quietly(int(name))
@@ -90,7 +101,8 @@ def _keep(
     except RexecError as e:
         agent.send(b"F" + str(e).encode())
     finally:
-        scratch.remove()
+        for held in private:
+            held.remove()
 
 
 def _serve(

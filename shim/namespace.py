@@ -31,7 +31,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
     0x10000000,
     0x20000000,
 )
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36
 _libc = ctypes.CDLL(None, use_errno=True)
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 # what a uid 0 that is root in name only keeps: chown dac_override fowner fsetid kill setgid setuid setpcap
@@ -75,6 +75,17 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def lead(terminal: int) -> None:
+    """In the first process of a tree that criu can take as a whole: a session of its own, and no orphan leaves it."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    if terminal >= 0:
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def tame_root() -> None:
     """Leave a root in name only without the capabilities that are about the machine: capabilities(7)."""
     for cap in range(64):
@@ -99,7 +110,10 @@ class Plan:
             self.helper = (
                 len(self.uids) > 1 and len(self.gids) > 1 and bool(_tool("newuidmap")) and bool(_tool("newgidmap"))
             )
-            if not self.helper:
+            if spec.moving is not None:
+                self.helper = False  # criu restores as uid 0; and so every host without root can take the job
+                self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]
+            elif not self.helper:
                 self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
 
     def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:

@@ -10,9 +10,10 @@ import os
 import pwd
 import time
 
+from checkpoint import compat
 from remoteio import mount
 from remoteio.errors import RexecError
-from shim import idmap, namespace
+from shim import idmap, load, namespace, owner
 
 # Every setting that can forbid an ordinary user a namespace or the mount of FUSE in one.
 SETTINGS = (
@@ -58,7 +59,16 @@ def facts() -> dict[str, object]:
         "id_tools": all(_found(tool) for tool in ("newuidmap", "newgidmap")),
         "subuid": idmap.subordinate("/etc/subuid", (str(uid), login)),
         "subgid": idmap.subordinate("/etc/subgid", (str(uid), login)),
+        "owner": _owner(),
+        "compat": compat.host_facts((), "zero" if uid else "root").plain(),
     }
+
+
+def _owner() -> dict[str, object]:
+    # What policy.choose asks: `idle` seconds or None and why it is `unknown`; `around`: the fields of Surroundings.
+    told = owner.owner_facts(time.monotonic())
+    around = load.surroundings(os.getloadavg()[0])
+    return {**told, "around": [around.load, around.minute, around.on_battery, around.free_memory]}
 
 
 def _login(uid: int) -> str:

@@ -16,10 +16,11 @@ class Scratch:
     at once is removed by the next who asks for one.
     """
 
-    def __init__(self, owner: int, group: int) -> None:
-        """`owner`, `group`: whom the directories are given to where this process is root."""
-        self._owner, self._group = owner, group
-        self._base = "%s/rexec-%d" % (os.environ.get("TMPDIR") or "/var/tmp", os.geteuid())
+    def __init__(self, owner: int, group: int, kind: str = "", beneath: str = "") -> None:
+        """`owner`, `group`: whom the directories are given to where this process is root; `kind`: part of their name;
+        `beneath`: where they are, instead of $TMPDIR or /var/tmp."""
+        self._owner, self._group, self._kind = owner, group, kind
+        self._base = "%s/rexec-%d" % (beneath or os.environ.get("TMPDIR") or "/var/tmp", os.geteuid())
         self._held: list[tuple[int, str]] = []
 
     def make(self) -> str:
@@ -29,7 +30,7 @@ class Scratch:
             if os.stat(self._base).st_uid != os.geteuid():
                 raise OSError(1, "it is somebody else's")
             self._sweep()
-            path = "%s/%d-%d" % (self._base, os.getpid(), len(self._held))
+            path = "%s/%d-%s%d" % (self._base, os.getpid(), self._kind, len(self._held))
             os.mkdir(path, 0o700)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -76,6 +77,24 @@ class Scratch:
                 if e.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # another job's are in it, or it was the last
                     raise
         self._held = []
+
+
+def for_images() -> str:
+    """Where the files of a process image may lie: the first directory that is on no overlay, if there is one.
+
+    An overlay reads a file with the rights of who mounted it, even where that fills a page of a FUSE file in the
+    reader's memory; FUSE refuses a user that its namespace does not have, and criu gets EFAULT (seen on 6.18).
+    """
+    with open("/proc/self/mountinfo") as f:
+        lines = [line.split() for line in f]
+    kinds = {fields[2]: fields[fields.index("-") + 1] for fields in lines}
+    places = [os.environ.get("TMPDIR") or "/var/tmp", "/var/tmp", "/tmp", "/dev/shm"]
+    usable = [place for place in places if os.access(place, os.W_OK | os.X_OK)]
+    for place in usable:
+        device = os.stat(place).st_dev
+        if kinds.get("%d:%d" % (os.major(device), os.minor(device))) != "overlay":
+            return place
+    return usable[0] if usable else places[0]
 
 
 def _remove(path: str) -> None:

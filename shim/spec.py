@@ -8,7 +8,9 @@ from remoteio.frames import pack_fields, unpack_fields
 class JobSpec:
     """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
 
-    __slots__ = ("argv", "cwd", "env", "gid", "groups", "hostname", "limits", "scratch", "stdio", "tty", "uid", "umask")
+    __slots__ = (
+        "argv", "cwd", "env", "gid", "groups", "hostname", "limits", "moving", "scratch", "stdio", "tty", "uid", "umask",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -24,6 +26,7 @@ class JobSpec:
         scratch: list[bytes],
         stdio: list[int],
         tty: list[int],
+        moving: Moving | None = None,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal."""
@@ -31,6 +34,7 @@ class JobSpec:
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
+        self.moving = moving  # None: the job cannot be checkpointed
 
     def pack(self) -> bytes:
         """The payload of a START frame."""
@@ -46,6 +50,7 @@ class JobSpec:
                 "scratch": self.scratch,
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
+                **({} if self.moving is None else self.moving.fields()),
             }
         )
 
@@ -67,6 +72,55 @@ class JobSpec:
             scratch=f["scratch"],
             stdio=_numbers(f["stdio"]),
             tty=_numbers(f["tty"]),
+            moving=Moving.of(f) if "checkpoint" in f else None,
+        )
+
+
+class Moving:
+    """What the agent must know of a job that can be checkpointed.
+
+    job         its id
+    generation  counts the times it was placed on a host; only the newest may run
+    owner       JSON: the policy's name, and its table (OwnerPolicy.table) or null for `none`
+    named       the user asked for this very host
+    restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
+    offsets     bytes of stdout and stderr that the image's job had sent: counting goes on from there
+    criu        hash, hex, of the criu that the submit side can send; empty: it has none
+    """
+
+    __slots__ = ("criu", "generation", "job", "named", "offsets", "owner", "restore")
+
+    def __init__(
+        self, job: str, generation: int, owner: str, named: bool, restore: bytes, offsets: tuple[int, int], criu: str
+    ) -> None:
+        self.job, self.generation, self.owner, self.named = job, generation, owner, named
+        self.restore, self.offsets, self.criu = restore, offsets, criu
+
+    def fields(self) -> dict[str, list[bytes]]:
+        """For a START frame."""
+        return {
+            "checkpoint": [b"1"],
+            "job": [self.job.encode()],
+            "generation": _texts([self.generation]),
+            "owner": [self.owner.encode()],
+            "named": [b"1"] if self.named else [],
+            "restore": [self.restore] if self.restore else [],
+            "offsets": _texts(list(self.offsets)),
+            "criu": [self.criu.encode()] if self.criu else [],
+        }
+
+    @classmethod
+    def of(cls, f: dict[str, list[bytes]]) -> Moving:
+        """The inverse of ``fields``. Raises KeyError, ValueError."""
+        stdout, stderr = _numbers(f["offsets"])
+        return cls(
+            job=f["job"][0].decode(),
+            generation=_numbers(f["generation"])[0],
+            owner=f["owner"][0].decode(),
+            named=bool(f["named"]),
+            restore=b"".join(f["restore"]),
+            offsets=(stdout, stderr),
+            criu=b"".join(f["criu"]).decode(),
         )
 
 

@@ -208,7 +208,17 @@ class Supervisor:
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         uids, gids = _ranges(fields["uids"]), _ranges(fields["gids"])
         spec = self._spec
-        self._export = Export(Ids(spec.uid, spec.gid, frozenset(spec.groups), uids or None, gids or None))
+        shown = [int(text) for text in fields.get("shown", [])]
+        self._export = Export(
+            Ids(
+                spec.uid,
+                spec.gid,
+                frozenset(spec.groups),
+                uids or None,
+                gids or None,
+                (shown[0], shown[1]) if shown else None,
+            )
+        )
         skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
         host = self._host = os.fsdecode(fields["host"][0])
         if abs(skew) > SKEW:

@@ -1,0 +1,95 @@
+"""Going on from an image on this host: spool, namespaces, criu's restore, the gate, supervision. Shipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+from checkpoint import conversation, criu, dump, restart
+from checkpoint.restart import RestartError
+from remoteio import frames
+from shim import departure, orders
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.mobile import MobileAgent
+
+RESTORE_S = 30  # criu's own limit
+
+
+class Arrival:
+    """One restore; `receive` is given the store's payloads meanwhile."""
+
+    def __init__(self, agent: MobileAgent) -> None:
+        self._agent = agent
+        self._spool = agent.spool("restore")
+        self._arriving = restart.Arriving(self._spool)
+        self._there = threading.Event()
+        self.whole = False  # all its files are in the spool
+
+    def receive(self, payload: bytes) -> None:
+        """One payload of deliver. Raises ConversationError, OSError."""
+        self._arriving.receive(payload)
+        if self._arriving.complete:
+            self.whole = True
+            self._agent.link.send(frames.IMAGE, conversation.STORED)
+            self._there.set()
+
+    def run(self) -> None:
+        """Until the job runs, or it is told that it cannot."""
+        agent = self._agent
+        self._there.wait()
+        began = time.monotonic()
+        departure.reached("arrived")
+        try:
+            with agent.still:
+                self._restore(began)
+        except (RestartError, departure.Gone) as e:
+            agent.link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "surrogateescape"))
+            agent.link.flush()
+            agent.leave()
+            os._exit(0)
+
+    def _restore(self, began: float) -> None:
+        agent = self._agent
+        assert agent.manifest is not None
+        stats = agent.manifest.stats
+        pipes = {int(k): int(str(inode)) for k, inode in _table(stats["pipes"]).items()}
+        old = stats["terminal"]
+        tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
+        numbers: dict[int, int] = {}  # the job's number -> criu's
+        inherited = []
+        for at, (k, key) in enumerate(sorted(restart.keys(pipes, tty).items())):
+            numbers[k] = criu.FIRST_INHERITED_FD + at
+            inherited.append((numbers[k], key))
+        sock, fds = departure.start(agent.bundle, self._spool)
+        try:
+            agent.ask(b"R" + json.dumps({str(k): n for k, n in numbers.items()}).encode(), b"r", fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+        def gate() -> bool:
+            departure.reached("post-restore")
+            agent.news(orders.RESTORED, seconds=time.monotonic() - began)
+            return agent.gate.get()
+
+        request = criu.restore_request(tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S)
+        try:
+            pid = restart.restore(sock, request, self._spool, agent.log, gate)
+        finally:
+            sock.close()
+            agent.criu_ended.get(timeout=RESTORE_S)
+        dump.wipe(self._spool)
+        agent.tell(b"G%d %d" % (pid, int(str(stats["last_pid"]))))
+        if stats["frozen"]:
+            stopped = stats["stopped"]
+            assert isinstance(stopped, list)
+            agent.ask(b"W" + b" ".join(b"%d" % int(n) for n in stopped), b"w")
+        departure.reached("restored")
+
+
+def _table(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, dict) else {}

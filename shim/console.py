@@ -1,0 +1,130 @@
+"""The person in front of a job that may move: their terminal, their signals, what they are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from remoteio.errors import RexecError
+from shim import terminal_state
+from shim.moves import Moves
+from shim.placement import Phase, State
+from shim.progress import Progress
+from shim.stay import Stay
+from shim.supervisor import FATAL, FORWARDED
+from shim.terminal import Terminal, in_foreground
+
+_LOOK = 0.25  # seconds between looks at how far a dump is
+
+
+class Interrupted(RexecError):
+    """A signal ended rexec while the job ran nowhere."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted")
+        self.number = number
+
+
+class Console:
+    """Stands between a person and Moves. `tty`: the job has this process's terminal."""
+
+    def __init__(self, tty: bool, say: Callable[[str], None]) -> None:
+        self._terminal = Terminal(0) if tty else None
+        self._say = say
+        self._moves: Moves | None = None
+        self._left: tuple[str, float] | None = None
+        self._over = threading.Event()
+
+    def bind(self, moves: Moves) -> None:
+        """From now on signals are for this job."""
+        self._moves = moves
+        for number in FORWARDED:
+            if number != signal.SIGWINCH and signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._signalled)
+        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        if self._terminal is not None:
+            signal.signal(signal.SIGWINCH, lambda *_: self._resize())
+        elif os.isatty(2):
+            threading.Thread(target=self._show, args=(moves,), daemon=True).start()
+
+    def ours(self) -> bool:
+        """May standard input be read now, or is it somebody else's?"""
+        return self._terminal.ours() if self._terminal is not None else not os.isatty(0) or in_foreground(0)
+
+    def close(self) -> None:
+        """Put the terminal back."""
+        self._over.set()
+        if self._terminal is not None:
+            self._terminal.restore()
+
+    def stopped(self, stay: Stay) -> None:
+        """The job stopped: stop too, as it would have been seen to here, and go on together."""
+        stay.pause()
+        if self._terminal is not None:
+            self._terminal.restore()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        stay.resume()
+        if self._terminal is not None:
+            self._terminal.take()
+            self._resize()
+        stay.signal(signal.SIGCONT)
+
+    def watch(self, before: State, after: State) -> None:
+        """The job's phase changed."""
+        job = self._moves.record.id if self._moves is not None else 0
+        if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
+            if self._terminal is not None:
+                self._terminal.take()
+                self._resize()
+            if self._left is not None:
+                self._mention(f"the job goes on on {after.host}, {time.monotonic() - self._left[1]:.1f} s later")
+            self._left = None
+        elif after.phase == Phase.FROZEN:
+            self._mention(f"the job stands still on {after.host}: {after.why}")
+        elif before.phase == Phase.FROZEN and after.phase == Phase.RUNNING:
+            self._mention(f"the job goes on on {after.host}")
+        elif after.phase == Phase.LEFT:
+            self._left = after.host, time.monotonic()
+            self._mention(f"the job has left {after.host}: {after.why}")
+        elif after.phase == Phase.LOST:
+            self._left = after.host, time.monotonic()
+            self._tell(f"lost {after.host}: {after.why}; the job goes on from its last image as soon as that is safe")
+        elif after.phase == Phase.PARKED and after.why != before.why:
+            self._tell(f"job {job} is parked: {after.why}")
+
+    def _mention(self, text: str) -> None:
+        if self._terminal is None:  # on a screen that the job draws it would only disturb
+            self._say(text)
+
+    def _tell(self, text: str) -> None:
+        if self._terminal is not None:
+            self._terminal.restore()
+        self._say(text)
+
+    def _signalled(self, number: int, _: object) -> None:
+        moves = self._moves
+        if moves is not None and not moves.send_signal(number) and number in FATAL:
+            moves.fail(Interrupted(number))
+
+    def _resize(self) -> None:
+        stay = self._moves.stay() if self._moves is not None else None
+        if stay is not None:
+            size = b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0))
+            threading.Thread(target=stay.resize, args=(size,), daemon=True).start()
+
+    def _show(self, moves: Moves) -> None:
+        """How far the dump is that the job leaves with, if it takes long."""
+        progress: Progress | None = None
+        while not self._over.wait(_LOOK):
+            dump, stay = moves.state.dump, moves.stay()
+            if dump is not None and dump.leaves and stay is not None:
+                progress = progress or Progress(sys.stderr, "saving the job")
+                progress.update(*stay.progress())
+            elif progress is not None:
+                progress.close()
+                progress = None

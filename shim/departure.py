@@ -1,0 +1,252 @@
+"""Saving the job, and leaving: the transaction around criu's dump, on the execute host. Shipped.
+
+Whatever fails before the commit leaves the job running here, and the image before this one the latest. After the
+commit the job's namespaces are killed here, never left to criu: it thaws the tree where it is killed itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+
+from checkpoint import criu, dump, preflight
+from checkpoint.chunker import ChunkerError
+from checkpoint.conversation import ConversationError
+from checkpoint.dump import DumpError
+from checkpoint.manifest import ManifestError
+from remoteio import frames
+from remoteio.errors import RexecError
+from remoteio.link import Window
+from shim import orders, taps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.mobile import MobileAgent
+
+FREEZE_S = 30  # for criu to bring the tree to a stop
+STORE_S = 600.0  # without a word of the store
+
+
+def reached(point: str) -> None:
+    """Tests put something else in its place, to kill a process at just that point."""
+
+
+class Gone(RexecError):
+    """The job ended while something was being done about it."""
+
+
+class Departure:
+    """Takes dumps, one after the other."""
+
+    def __init__(self, agent: MobileAgent) -> None:
+        self._agent = agent
+        self._asked: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
+        self._current = 0
+        self._given_up: dict[int, str] = {}
+        self.frozen = False  # by the owner's return
+        self._before: list[int] = []  # pids that stood still before that
+
+    def ask(self, serial: int, leave: bool) -> None:
+        """Have a dump taken, soon."""
+        self._asked.put((serial, leave))
+
+    def give_up(self, serial: int, why: str) -> None:
+        """The store cannot keep that dump."""
+        self._given_up[serial] = why
+        if serial == self._current:
+            self._agent.images.put(None)
+            self._agent.window.close()
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            serial, leave = self._asked.get()
+            try:
+                self._dump(serial, leave)
+            except Gone:
+                return  # its end is being told
+            except (DumpError, RexecError) as e:
+                self._refused(serial, str(e))
+
+    def _refused(self, serial: int, why: str) -> None:
+        self._agent.link.flush()  # what was sent of the image comes before
+        self._agent.news(orders.REFUSED, serial=serial, why=why)
+        watcher = self._agent.watcher
+        if watcher is not None:
+            watcher.stays()
+
+    # the owner is back
+
+    def freeze(self) -> None:
+        """Stop the whole tree, at once unless criu holds it anyway."""
+        with self._agent.still:
+            if not self.frozen:
+                reached("freeze")
+                self._before = [int(pid) for pid in self._agent.ask(b"Z", b"z").split()]
+                self.frozen = True
+
+    def thaw(self) -> None:
+        """Continue what freeze stopped."""
+        with self._agent.still:
+            if self.frozen:
+                self._agent.ask(b"W" + b" ".join(b"%d" % pid for pid in self._before), b"w")
+                self.frozen = False
+
+    # one dump
+
+    def _dump(self, serial: int, leave: bool) -> None:
+        agent = self._agent
+        self._current = serial
+        while not agent.images.empty():
+            agent.images.get()  # of a dump that was given up
+        agent.window = Window(Window.IMAGE)
+        agent.news(orders.DUMPING, serial=serial)
+        reached("preflight")
+        self._preflight()
+        spool = agent.spool("%d-%d" % (agent.moving.generation, serial))
+        try:
+            with agent.still:
+                head = self._criu(spool, serial, leave)
+            if not leave:
+                reached("sending")
+                head["criu"] = dump.times(spool)
+                self._send(spool, serial, head)
+                reached("committed")
+        finally:
+            dump.wipe(spool)
+            if agent.feed is not None:
+                agent.feed.hold(False)
+        if leave:
+            raise DumpError("the job could not leave")
+
+    def _preflight(self) -> None:
+        try:
+            tasks = preflight.look(self._root())
+        except PermissionError as e:
+            raise DumpError("the job's processes may not be looked at: %s" % e) from e
+        except (FileNotFoundError, ProcessLookupError, IndexError) as e:
+            raise Gone("the job has ended") from e
+        found = preflight.obstacles(tasks, self._agent.kept.plan.user)
+        if found:
+            raise DumpError("; ".join(found))
+
+    def _root(self) -> int:
+        """The pid here of the tree's root: keeper, init, root."""
+        pid = self._agent.kept.pid
+        for _ in range(2):
+            with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+                pid = int(f.read().split()[0])
+        return pid
+
+    def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
+        agent = self._agent
+        head: dict[str, object] = {}
+
+        def still(frozen_us: int) -> None:
+            reached("post-dump")
+            head.update(self._head(spool, frozen_us))
+            agent.news(orders.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
+
+        def go() -> None:
+            reached("sending")
+            self._send(spool, serial, head)
+            reached("committed")
+            agent.leave()
+            reached("left")
+            agent.news(orders.MOVED, serial=serial)
+            agent.link.flush()
+            os._exit(0)
+
+        sock, fds = start(agent.bundle, spool)
+        reached("criu")
+        try:
+            root = int(agent.ask(b"D", b"d", fds))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
+        request = criu.dump_request(
+            root, unprivileged=agent.kept.plan.user, leave_running=True, ttys=ttys, timeout=FREEZE_S
+        )
+        head["root"] = root
+        try:
+            dump.dump(sock, request, spool, agent.log, still, go if leave else None)
+        finally:
+            sock.close()
+            agent.criu_ended.get(timeout=FREEZE_S)
+        return head
+
+    def _head(self, spool: str, frozen_us: int) -> dict[str, object]:
+        """The tree stands still: bring the streams to rest; what only this side knows of the image."""
+        agent = self._agent
+        agent.ask(b"Y", b"y")
+        if agent.feed is not None:
+            agent.feed.hold(True)
+        sent = {kind: tap.drain(taps.QUIET if agent.tty else 0) for kind, tap in agent.taps.items()}
+        unread, read = b"", 0
+        feed = agent.feed
+        if feed is not None:
+            try:
+                unread = feed.unread() if not feed.terminal else b""
+            except ValueError as e:
+                raise DumpError(str(e)) from e
+            read = feed.written - len(unread)
+            feed.hold(False)
+        return {
+            "facts": agent.facts.plain(),
+            "streams": {
+                "stdout": sent.get(frames.STDOUT, 0), "stderr": sent.get(frames.STDERR, 0),
+                "stdin": read, "stdin_unread": unread.hex(),
+            },
+            "stdin_ended": feed is not None and feed.ended,
+            "pipes": {str(k): inode for k, inode in agent.pipes.items()},
+            "terminal": list(agent.tty) if agent.tty is not None else None,
+            "frozen": self.frozen, "stopped": self._before if self.frozen else [],
+            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us,
+        }  # fmt: skip
+
+    def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
+        agent = self._agent
+        files = spool + "/image"
+        dump.select(spool, files)
+
+        def put(payload: bytes) -> None:
+            left = len(payload)
+            while left:
+                taken = agent.window.take(left)
+                if not taken:
+                    raise DumpError(self._given_up.get(serial, "the job has ended"))
+                left -= taken
+            agent.link.send(frames.IMAGE, payload)
+
+        def get(wait: bool) -> bytes | None:
+            try:
+                payload = agent.images.get(wait, STORE_S if wait else None)
+            except queue.Empty as e:
+                if not wait:
+                    return None
+                raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
+            if payload is None:
+                raise DumpError(self._given_up.get(serial, "the job has ended"))
+            return payload
+
+        try:
+            dump.send(files, json.dumps(head).encode(), put, get)
+        except (ChunkerError, ConversationError, ManifestError, OSError) as e:
+            raise DumpError("the image cannot be sent: %s" % e) from e
+
+
+def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
+    """What a criu needs from outside: our end of its socket, and its descriptors in warden.DESCRIPTORS' order."""
+    criu.prepare(spool)
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    directory = os.O_DIRECTORY | os.O_CLOEXEC
+    return mine, (
+        theirs.detach(),
+        os.open(bundle, os.O_PATH | directory),
+        os.open(spool, os.O_RDONLY | directory),
+        said,
+    )

@@ -1,0 +1,485 @@
+"""Submit side: one job that can be checkpointed, from start to end, wherever it runs.
+
+shim/placement.py decides; here its decisions are carried out, each that takes time in a thread of its own, and what
+happens is told back to it as events, one after the other, in the main thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from checkpoint import bundle
+from checkpoint.jobdir import StoreError
+from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from checkpoint.store import Store
+from checkpoint.unbundle import BundleError
+from remoteio import frames
+from remoteio.carriers import Stream
+from remoteio.errors import RexecError
+from remoteio.link import Link
+from remoteio.written import Row
+from shim import bootstrap, control, hosts, placement, places, rewind
+from shim.attached import Attached
+from shim.control import Connection
+from shim.events import Event, EventLog, Kind
+from shim.jobs import Job
+from shim.placement import Phase, Result, State
+from shim.places import Wish
+from shim.reach import connect
+from shim.spec import JobSpec, Moving
+from shim.stay import Home, Stay
+from shim.stdio import Input, Output
+
+_TELL = 0.25  # seconds between words of progress
+_LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
+Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
+
+
+class MoveError(RexecError):
+    """The job cannot go on: one sentence."""
+
+
+class Moves:
+    """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase."""
+
+    def __init__(
+        self,
+        job: Job,
+        outputs: dict[int, Output],
+        input: Input | None,
+        *,
+        patient: bool,
+        force: bool = False,
+        say: Callable[[str], None],
+        watch: Callable[[State, State], None] = lambda before, after: None,
+        stopped: Callable[[Stay], None] = lambda stay: None,
+        ready: Callable[[], None] = lambda: None,
+        reach: Reach = connect,
+    ) -> None:
+        """`patient`: wait for a host even before the job has ever run. `force`: go on though its files were changed.
+
+        `stopped` is called when the job has stopped, as a shell would see it; `ready` when the job can be talked to.
+        """
+        self.job = job
+        self.record = job.read()
+        self.spec = self.record.job_spec()
+        self._outputs, self._input = outputs, input
+        self._store = Store()
+        self._name = str(job.id)
+        self._say, self._watch, self._reach, self._force = say, watch, reach, force
+        self._stopped, self._ready = stopped, ready
+        self._log = EventLog(job.log)
+        self._events: queue.SimpleQueue[placement.Event | BaseException] = queue.SimpleQueue()
+        self._stays: dict[int, Stay] = {}
+        self._starts: dict[int, queue.SimpleQueue[int]] = {}
+        self._tokens = 0
+        self._asked: dict[int, queue.SimpleQueue[tuple[bool, str]]] = {}
+        self._lock = threading.Lock()
+        self._fewer = threading.Condition(self._lock)
+        self._attached: list[Attached] = []
+        self._asking = 0  # clients that wait for an answer
+        self.state = State(
+            generation=self.record.generation,
+            image=self.record.image,
+            began=self.record.image > 0,
+            patient=patient,
+            every=self.record.every,
+        )
+
+    # the main thread
+
+    def run(self) -> Result:
+        """Until the job has ended. Raises RexecError where this process itself cannot go on."""
+        control.serve(self.job.control, self._handle)
+        self._ready()
+        try:
+            return self._run()
+        finally:
+            for stay in self._stays.values():
+                stay.cut()
+            self.job.control.unlink(missing_ok=True)
+
+    def _run(self) -> Result:
+        if not self.record.image:
+            self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
+        self._do(placement.begin(self.state))
+        while self.state.result is None:
+            due = placement.deadline(self.state)
+            try:
+                event = self._events.get(timeout=None if due is None else max(due - time.monotonic(), 0.0))
+            except queue.Empty:
+                event = placement.Tick()
+            if isinstance(event, BaseException):
+                raise event
+            self._do(placement.step(self.state, event, time.monotonic()))
+        return self._end(self.state.result)
+
+    def tell(self, event: placement.Event) -> None:
+        """Something happened; from any thread."""
+        self._events.put(event)
+
+    def fail(self, error: BaseException) -> None:
+        """A thread of ours has ended by that; it ends the run. From any thread."""
+        self._events.put(error)
+
+    def send_signal(self, number: int) -> bool:
+        """Give the job a signal; False: it does not run just now. Safe in a signal's handler."""
+        stay = self._stays.get(self.state.generation)
+        if stay is None or self.state.phase not in (Phase.RUNNING, Phase.FROZEN):
+            return False
+        threading.Thread(target=stay.signal, args=(number,), daemon=True).start()
+        return True
+
+    def stay(self) -> Stay | None:
+        """The generation that runs, if one does."""
+        return self._stays.get(self.state.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
+
+    def _do(self, steps: placement.Steps) -> None:
+        before = self.state
+        self.state, actions = steps
+        after = self.state
+        self._account(before, after)
+        for action in actions:
+            self._act(action)
+        if before.phase != after.phase:
+            self._watch(before, after)
+
+    def _account(self, before: State, after: State) -> None:
+        """Keep the record abreast; on the disk before anything is done, so that no generation is ever used twice."""
+        with self._lock:
+            self._account_for(before, after)
+
+    def _account_for(self, before: State, after: State) -> None:
+        running = (Phase.RUNNING, Phase.FROZEN)
+        record, now = self.record, time.time()
+        new = replace(
+            record, phase=str(after.phase), why=after.why, host=after.host, generation=after.generation,
+            image=after.image, held=after.held,
+        )  # fmt: skip
+        if after.phase in running and not record.since:
+            new = replace(new, since=now)
+        elif after.phase not in running and record.since:
+            new = replace(new, since=0.0, ran=record.ran + max(now - record.since, 0.0))
+        if before.phase == Phase.STARTING and after.phase == Phase.RUNNING and before.image:
+            new = replace(new, moves=record.moves + 1)
+        if after.result is not None:
+            new = replace(new, status=after.result.status, code=after.result.code, reason=after.result.reason)
+        if new != record:
+            self.record = new
+            self.job.write(new)
+
+    def _act(self, action: placement.Action) -> None:
+        if isinstance(action, placement.Choose):
+            self._thread(lambda: self._choose(action))
+        elif isinstance(action, placement.Connect):
+            self._starts[action.generation] = queue.SimpleQueue()
+            self._thread(lambda: self._visit(action.generation, action.host))
+        elif isinstance(action, placement.Start):
+            self._starts[action.generation].put(action.image)
+        elif isinstance(action, placement.Order):
+            self._stays[action.generation].order(action.what, action.serial)
+        elif isinstance(action, placement.Close):
+            if action.generation in self._starts:
+                self._starts[action.generation].put(-1)
+            if action.generation in self._stays:
+                self._stays[action.generation].cut()
+        elif isinstance(action, placement.Reply):
+            with self._lock:
+                asked = self._asked.pop(action.token, None)
+            if asked is not None:
+                asked.put((action.done, action.text))
+        elif isinstance(action, placement.Log):
+            self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
+
+    def _note(self, event: Event) -> None:
+        self._log.append(event)
+
+    def _thread(self, run: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except BaseException as error:  # whatever ends a thread of ours ends the run, and is raised there
+                self.fail(error)
+
+        threading.Thread(target=guarded, daemon=True).start()
+
+    def _end(self, result: Result) -> Result:
+        if result.status is not None:
+            for output in self._outputs.values():
+                output.drain()
+        payload = (result.status if result.status is not None else result.code).to_bytes(4, "little")
+        kind = frames.EXIT if result.status is not None else frames.FAIL
+        with self._lock:
+            attached = list(self._attached)
+        for client in attached:
+            client.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
+        with self._fewer:
+            self._fewer.wait_for(lambda: not self._attached and not self._asking, _LAST_WORDS)
+        self._log.close()
+        return result
+
+    # in threads of their own
+
+    def _choose(self, choose: placement.Choose) -> None:
+        image = None
+        if choose.image:
+            try:
+                image = self._manifest(choose.image)
+                self._rewind(image)
+            except RexecError as error:
+                self.tell(placement.NoHost(choose.turn, str(error)))
+                return
+        wish = Wish(self.record.hosts, self.record.owner)
+        self.tell(places.choose_host(choose, wish, hosts.load(), image))
+
+    def _manifest(self, number: int) -> Manifest:
+        try:
+            with self._store.open(self._name, number) as image:
+                return image.manifest
+        except StoreError as error:
+            raise MoveError(str(error)) from error
+
+    def _rewind(self, image: Manifest) -> None:
+        """Nothing of the job runs anywhere: put its files back to what the image saw."""
+        found = rewind.look(image.written, rewind.settled(self.record.after, image.number))
+        if found.changed and not self._force:
+            more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
+            raise MoveError(
+                f"{found.changed[0]} since image {image.number} was made{more}: `rexec restart {self._name} --force` "
+                "goes on all the same"
+            )
+        try:
+            rewind.cut_back(found.cut)
+        except OSError as error:
+            raise MoveError(
+                f"{error.filename} cannot be cut back to its length in the image: {error.strerror}"
+            ) from error
+
+    def _visit(self, generation: int, name: str) -> None:
+        """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
+        try:
+            known = hosts.load()
+            host = hosts.resolve(name, known)
+            policy = places.owner_of(host, self.record.owner, known)
+            stream, _ = self._reach(host, "shim.agent:main", batch=self.record.detached or generation > 1)
+        except RexecError as error:
+            self.tell(placement.Unreached(generation, str(error)))
+            return
+        try:
+            home = Home(
+                self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
+                self._criu, self._stopped, self._say, self.record.keep,
+            )  # fmt: skip
+            named = places.is_named(
+                name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
+            )
+            owner = json.dumps([policy.name, policy.table() if policy.watched else None])
+            self.tell(placement.Connected(generation))
+            number = self._starts[generation].get()
+            if number < 0:
+                return
+            image = self._manifest(number) if number else None
+            spec = self._start_spec(generation, owner, named, image)
+            stay = Stay(home, generation, Link(stream.read_fd, stream.write_fd), spec)
+            self._stays[generation] = stay
+            stay.start(image)
+            why = stay.serve()
+            if not stay.told and host.ssh is not None:
+                why = str(stream.failure())
+            elif stay.moved:
+                self._settle()
+            self.tell(placement.Closed(generation, why))
+        except MoveError as error:
+            self.tell(placement.Failed(generation, 125, str(error)))
+        finally:
+            stream.close()
+
+    def _start_spec(self, generation: int, owner: str, named: bool, image: Manifest | None) -> JobSpec:
+        spec = self.record.job_spec()
+        found = bundle.kept(bundle.home())
+        spec.moving = Moving(
+            job=self._name,
+            generation=generation,
+            owner=owner,
+            named=named,
+            restore=b"" if image is None else _bare(image).to_bytes(),
+            offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
+            criu="" if found is None else found.hash,
+        )
+        return spec
+
+    def _criu(self) -> bytes:
+        found = bundle.kept(bundle.home())
+        if found is None:
+            raise MoveError(
+                "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
+            )
+        try:
+            return found.read()
+        except (BundleError, OSError) as error:
+            raise MoveError(str(error)) from error
+
+    # images
+
+    def _describe(
+        self, generation: int, number: int, head: bytes, files: tuple[ImageFile, ...], rows: list[Row]
+    ) -> Manifest:
+        """The manifest of a dump that has arrived. Raises ManifestError for a head that is none."""
+        try:
+            said = json.loads(head)
+            streams = said.pop("streams")
+            facts = said.pop("facts")
+            counted = Streams(
+                int(streams["stdout"]), int(streams["stderr"]), int(streams["stdin"]),
+                bytes.fromhex(streams["stdin_unread"]),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ManifestError(f"the host describes its image wrongly: {error!r}") from error
+        spec = self.spec
+        environment = [os.fsdecode(item).partition("=") for item in spec.env]
+        return Manifest(
+            job=self._name,
+            number=number,
+            generation=generation,
+            time_ns=time.time_ns(),
+            host=self.state.host,
+            argv=tuple(os.fsdecode(word) for word in spec.argv),
+            cwd=os.fsdecode(spec.cwd),
+            env=tuple((name, value) for name, _, value in environment),
+            uid=spec.uid,
+            gid=spec.gid,
+            tty=bool(spec.tty),
+            streams=counted,
+            files=files,
+            written=self._written(rows),
+            facts=facts,
+            stats=said,
+        )
+
+    def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
+        """What this generation wrote, and what those before it did, as it is now."""
+        found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
+        if self.state.image:
+            for old in self._manifest(self.state.image).written:
+                if old.path not in found and (now := _as_now(old)) is not None:
+                    found[old.path] = now
+        return tuple(found[path] for path in sorted(found))
+
+    def _commits(self, manifest: Manifest) -> None:
+        """The image is durable; called before its sender is told."""
+        if self._input is not None:
+            self._input.forget(manifest.streams.stdin + len(manifest.streams.stdin_unread))
+        with self._lock:
+            self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size, after=())
+
+    def _settle(self) -> None:
+        """The job has left with its image, and its mount is gone: the last of its writes came after the record."""
+        manifest = self._manifest(self.state.image)
+        now = [file for old in manifest.written if (file := _as_now(old)) is not None]
+        rows = [[file.path, file.size, file.mtime_ns, file.inode] for file in now]
+        with self._lock:
+            self.record = replace(self.record, after=(manifest.number, *rows))
+
+    # those who ask
+
+    def _handle(self, request: dict[str, object], connection: Connection) -> None:
+        what = str(request.get("do"))
+        if what == "status":
+            stay = self.stay()
+            owner = {} if stay is None else stay.owner
+            connection.say(done=True, text=str(self.state.phase), why=self.state.why, owner=owner)
+        elif what == "attach":
+            self._attach(request, connection)
+        elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
+            self._ask(what, str(request.get("host", "")), connection)
+        else:
+            connection.say(done=False, text=f"there is no request {what!r:.40}")
+
+    def _ask(self, what: str, host: str, connection: Connection) -> None:
+        answer: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
+        with self._lock:
+            self._tokens += 1
+            token = self._tokens
+            self._asked[token] = answer
+            self._asking += 1
+        self.tell(placement.Ask(what, token, host))
+        try:
+            self._await_answer(what, answer, connection)
+        finally:
+            with self._lock:
+                self._asking -= 1
+                self._fewer.notify_all()
+
+    def _await_answer(self, what: str, answer: queue.SimpleQueue[tuple[bool, str]], connection: Connection) -> None:
+        while True:
+            try:
+                done, text = answer.get(timeout=_TELL)
+            except queue.Empty:
+                stay = self._stays.get(self.state.generation)
+                if stay is not None and what in ("checkpoint", "vacate", "hold"):
+                    connection.say(progress=stay.progress())
+                continue
+            connection.say(done=done, text=text)
+            return
+
+    def _attach(self, request: dict[str, object], connection: Connection) -> None:
+        if self.state.result is not None:
+            connection.say(done=False, text="the job has ended")
+            return
+        client = Attached(connection, self._outputs, self._input, self._forward)
+        connection.say(done=True, text="", tty=bool(self.record.tty), phase=str(self.state.phase), why=self.state.why)
+        with self._lock:
+            self._attached.append(client)
+        try:
+            client.serve()
+        finally:
+            with self._lock:
+                self._attached.remove(client)
+                self._fewer.notify_all()
+
+    def _forward(self, kind: int, payload: bytes) -> None:
+        stay = self.stay()
+        if stay is not None and kind == frames.SIGNAL:
+            stay.signal(payload[0])
+        elif stay is not None:
+            stay.resize(payload)
+
+
+def _bare(image: Manifest) -> Manifest:
+    """Without what only the store needs: the chunks' tables and the written files."""
+    fields = (
+        "job",
+        "number",
+        "generation",
+        "time_ns",
+        "host",
+        "argv",
+        "cwd",
+        "uid",
+        "gid",
+        "tty",
+        "streams",
+        "facts",
+        "stats",
+    )
+    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=())
+
+
+def _as_now(file: WrittenFile) -> WrittenFile | None:
+    """The same file as it is now; None if it is not there any more."""
+    try:
+        now = os.stat(file.path, follow_symlinks=False)
+    except OSError:
+        return None
+    return WrittenFile(file.path, now.st_size, now.st_mtime_ns, now.st_ino) if now.st_ino == file.inode else None
+
+
+def _words(command: tuple[str, ...]) -> str:
+    return shlex.join(command)

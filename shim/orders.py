@@ -1,0 +1,54 @@
+"""What the two ends of a job that can be checkpointed say to each other: JSON in ORDER and NEWS frames. Shipped.
+
+Orders (submit to execute), each with the serial number of the dump it is about, or the generation for GO:
+
+    CHECKPOINT  dump, and let the job go on at once
+    VACATE      dump, and end the job here once the image is committed; until then it is frozen
+    THAW        the dump cannot be kept (`why`): give it up, the job goes on here
+    GO          the restored job may run: it is the newest generation
+    KILL        kill the job; EXIT follows
+
+News (execute to submit):
+
+    FROZEN      why, source, at: the owner is back, and the job stands still
+    THAWED      why
+    LEAVING     why, serial: a vacate has begun by itself
+    DUMPING     serial
+    DUMPED      serial, frozen_us, bytes: the tree stands still and what it wrote is all sent; the image follows
+    REFUSED     serial, why: it could not be dumped; the job goes on
+    MOVED       serial: the image is committed and the job has been killed here
+    RESTORED    seconds: the job stands ready for GO
+    OWNER       facts for `rexec jobs`
+    CRIU        need: hash of the bundle to send as BUNDLE frames
+
+The head of an image (the sender's own bytes in checkpoint/offer.py) is a JSON object: `facts`, the table of
+checkpoint/compat.py; `streams`, with `stdout`, `stderr`: bytes sent, `stdin`: bytes the job has read, `stdin_unread`:
+those it was given and has not, hexadecimal; all else comes back to the agent in the manifest's `stats`.
+"""
+
+from __future__ import annotations
+
+import json
+
+CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, RESTORED, OWNER, CRIU = (
+    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "restored", "owner", "criu",
+)  # fmt: skip
+
+
+def order(what: str, serial: int, **more: object) -> bytes:
+    """The payload of an ORDER frame."""
+    return json.dumps({"order": what, "serial": serial, **more}).encode()
+
+
+def news(what: str, **more: object) -> bytes:
+    """The payload of a NEWS frame."""
+    return json.dumps({"news": what, **more}).encode()
+
+
+def parse(payload: bytes | memoryview) -> dict[str, object]:
+    """The object in an ORDER or NEWS frame. Raises ValueError."""
+    value = json.loads(bytes(payload))
+    if not isinstance(value, dict):
+        raise ValueError("a message between the two ends is no object")
+    return value

@@ -1,0 +1,575 @@
+"""Where a job stands among its hosts, and what is to be done next. Pure: no clock, no I/O; it alone decides.
+
+A job is placed on one host after the other, each time as a new *generation*. A generation may act from the moment it is
+started (a fresh job: START; one restored from an image: GO) until it is known to be over: it ended or moved and said
+so, or its link has been closed for longer than the agent's lease. Only then is the next one started. Events carry the
+generation they are about; those of an older one change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from shim import orders
+from shim.events import Kind
+
+# An agent that hears nothing ends itself, and its job, after 4 s (shim/agent.py); one more for clocks and scheduling.
+LEASE = 5.0
+RETRY = 15.0  # seconds between looks for a host
+KILLED = 9  # wait status of a job that was killed where nobody could ask it
+
+
+class Phase(StrEnum):
+    """The comment says what may be running."""
+
+    CHOOSING = "choosing"  # nothing; a host is being looked for
+    STARTING = "starting"  # nothing, or a fresh job
+    RUNNING = "running"
+    FROZEN = "frozen"  # the job stands still for its host's owner
+    LEFT = "left"  # nothing; the last words of the old host are awaited
+    LOST = "lost"  # perhaps the old generation, until its lease is over
+    PARKED = "parked"  # nothing
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if its image is committed."""
+
+    serial: int
+    leaves: bool
+    tokens: tuple[int, ...] = ()
+    committed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The job's end: `status` as waitpid(2) gives it, or None and rexec's own exit `code` and `reason`."""
+
+    status: int | None
+    code: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`image`: the number of the image to go on from, 0: none. `live`: the newest generation may be acting.
+
+    `patient`: the job waits for a host even before it has ever run. `avoid`: where it is not to go in this round of
+    choosing, and why; `driven`: hosts whose owner made it leave; `wanted`: where the user sent it.
+    `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
+    """
+
+    phase: Phase = Phase.CHOOSING
+    generation: int = 0
+    host: str = ""
+    image: int = 0
+    live: bool = False
+    began: bool = False
+    patient: bool = False
+    held: bool = False
+    killing: bool = False
+    why: str = ""
+    until: float = 0.0
+    serial: int = 0
+    dump: Dump | None = None
+    waiting: tuple[int, ...] = ()  # who waits for the job to run again, or to be parked
+    later: tuple[Ask, ...] = ()  # what was asked for while it could not be done
+    every: float = 0.0
+    due: float = 0.0
+    turn: int = 0
+    wanted: str = ""
+    avoid: tuple[tuple[str, str], ...] = ()
+    driven: frozenset[str] = frozenset()
+    result: Result | None = None
+    leaving: str = ""  # while a dump is under way: that the owner drives the job away, and how
+
+
+# what happens
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    turn: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoHost:
+    """`hopeless`: waiting will not help."""
+
+    turn: int
+    why: str
+    hopeless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    generation: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    generation: int
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One of shim/orders.py, by its name there."""
+
+    generation: int
+    what: str
+    serial: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    generation: int
+    serial: int
+    image: int
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The user wants: "checkpoint", "vacate" (perhaps to `host`), "hold", "release" or "kill"; answer to `token`."""
+
+    what: str
+    token: int
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    pass
+
+
+Event = (
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Tick
+)  # fmt: skip
+
+# what is to be done
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    turn: int
+    image: int
+    wanted: str
+    avoid: tuple[tuple[str, str], ...]
+    driven: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    generation: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """START, with the image or without."""
+
+    generation: int
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    generation: int
+    what: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    token: int
+    done: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    kind: Kind
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    result: Result
+
+
+Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish
+Steps = tuple[State, list[Action]]
+
+
+def deadline(state: State) -> float | None:
+    """When a Tick is due even if nothing happens, or None."""
+    if state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
+        return state.until
+    if state.phase == Phase.RUNNING and state.every and state.dump is None:
+        return state.due
+    return None
+
+
+def begin(state: State) -> Steps:
+    """The first step."""
+    return _choose(state)
+
+
+def step(state: State, event: Event, now: float) -> Steps:
+    """The next state, and what to do, in order. `now`: monotonic seconds."""
+    if state.phase == Phase.ENDED:
+        return state, [Reply(event.token, False, "the job has ended")] if isinstance(event, Ask) else []
+    if isinstance(event, Tick):
+        return _tick(state, now)
+    if isinstance(event, Ask):
+        return _ask(state, event, now)
+    if isinstance(event, (Chosen, NoHost)):
+        if state.phase != Phase.CHOOSING or event.turn != state.turn:
+            return state, []
+        return _chosen(state, event) if isinstance(event, Chosen) else _no_host(state, event, now)
+    if event.generation != state.generation or state.phase not in _PLACED:
+        return state, []
+    return _on_host(state, event, now)
+
+
+_PLACED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LEFT)
+
+
+# finding a host
+
+
+def _choose(state: State) -> Steps:
+    state = replace(state, phase=Phase.CHOOSING, turn=state.turn + 1, host="", live=False, dump=None, leaving="")
+    return state, [Choose(state.turn, state.image, state.wanted, state.avoid, state.driven)]
+
+
+def _chosen(state: State, event: Chosen) -> Steps:
+    state = replace(state, phase=Phase.STARTING, generation=state.generation + 1, host=event.host, live=False)
+    return state, [Connect(state.generation, event.host)]
+
+
+def _no_host(state: State, event: NoHost, now: float) -> Steps:
+    if event.hopeless and not state.began and not state.patient:
+        return _finish(state, Result(None, 125, event.why))
+    return _park(state, event.why, now)
+
+
+def _park(state: State, why: str, now: float) -> Steps:
+    said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.waiting]
+    parked = replace(
+        state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),
+        avoid=tuple(pair for pair in state.avoid if pair[1] == _LEFT), wanted="",
+    )  # fmt: skip
+    return _ask_later((parked, said), now)
+
+
+def _pass_over(state: State, why: str, now: float) -> Steps:
+    """This host will not do: the next."""
+    if state.killing:
+        return _finish(state, Result(KILLED))
+    if state.held:
+        return _park(state, _HELD, now)
+    return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
+
+
+_LEFT = "it was told to leave it"
+_HELD = "it is held: `rexec release` lets it go on"
+
+
+# on a host
+
+
+def _on_host(
+    state: State, event: Connected | Unreached | Began | Exited | Failed | Closed | News | Committed, now: float
+) -> Steps:
+    if state.phase == Phase.LEFT:
+        return _after(state, now) if isinstance(event, Closed) else (state, [])
+    if isinstance(event, Connected):
+        if state.phase != Phase.STARTING:
+            return state, []
+        return replace(state, live=state.image == 0), [Start(state.generation, state.image)]
+    if isinstance(event, Unreached):
+        return _pass_over(state, event.why, now) if state.phase == Phase.STARTING else (state, [])
+    if isinstance(event, Began):
+        return _runs(state, now, "") if state.phase == Phase.STARTING and state.image == 0 else (state, [])
+    if isinstance(event, Exited):
+        if state.dump is not None and state.dump.leaves and state.dump.committed:
+            return _moved(state, now)  # frozen as it was, it can only have been killed for the move
+        if state.phase == Phase.STARTING and not state.live:
+            return _pass_over(state, "the job ended there before it was let go on", now)
+        return _finish(state, Result(event.status))
+    if isinstance(event, Failed):
+        if state.phase == Phase.STARTING and event.code == 125:
+            state, actions = _pass_over(state, event.text, now)
+            return state, actions
+        return _finish(state, Result(None, event.code, event.text))
+    if isinstance(event, Closed):
+        return _closed(state, event, now)
+    if isinstance(event, Committed):
+        return _committed(state, event, now)
+    return _news(state, event, now)
+
+
+def _runs(state: State, now: float, how: str) -> Steps:
+    actions: list[Action] = [Log(Kind.EXECUTE, {"host": state.host})]
+    actions += [Reply(token, True, f"the job goes on on {state.host}{how}") for token in state.waiting]
+    state = replace(
+        state,
+        phase=Phase.RUNNING,
+        live=True,
+        began=True,
+        why="",
+        avoid=(),
+        wanted="",
+        waiting=(),
+        due=now + state.every,
+    )
+    if state.killing:
+        return state, [*actions, Order(state.generation, orders.KILL, state.serial)]
+    if state.held:
+        state, more = _order(state, True, ())
+        return state, actions + more
+    return _ask_later((state, actions), now)
+
+
+def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
+    state = replace(state, serial=state.serial + 1)
+    dump = Dump(state.serial, leaves, tokens)
+    what = orders.VACATE if leaves else orders.CHECKPOINT
+    return replace(state, dump=dump), [Order(state.generation, what, state.serial)]
+
+
+def _committed(state: State, event: Committed, now: float) -> Steps:
+    dump = state.dump
+    logged: list[Action] = [Log(Kind.CHECKPOINT, {"host": state.host, "image": str(event.image), "size": event.size})]
+    state = replace(state, image=event.image, due=now + state.every)
+    if dump is None or dump.serial != event.serial:
+        return state, logged
+    if dump.leaves:
+        return replace(state, dump=replace(dump, committed=True)), logged
+    logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
+    return _ask_later((replace(state, dump=None), logged), now)
+
+
+def _news(state: State, event: News, now: float) -> Steps:
+    what, dump = event.what, state.dump
+    if what == orders.RESTORED and state.phase == Phase.STARTING and state.image:
+        if state.killing or state.held:
+            state, actions = _pass_over(state, "", now)
+            return state, [Close(event.generation), *actions]
+        state, actions = _runs(state, now, "")
+        return state, [Order(event.generation, orders.GO, event.generation), *actions]
+    if what == orders.FROZEN and state.phase == Phase.RUNNING:
+        return replace(state, phase=Phase.FROZEN, why=event.why), [
+            Log(Kind.SUSPEND, {"host": state.host, "reason": event.why, "processes": 1})
+        ]
+    if what == orders.THAWED and state.phase == Phase.FROZEN:
+        return replace(state, phase=Phase.RUNNING, why="", due=max(state.due, now)), [
+            Log(Kind.RESUME, {"host": state.host, "reason": event.why})
+        ]
+    if what == orders.LEAVING and state.phase in (Phase.RUNNING, Phase.FROZEN):
+        tokens = dump.tokens if dump is not None else ()
+        return replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), []
+    if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
+        return _refused(state, dump, event.why, now)
+    if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
+        return _moved(state, now)
+    return state, []
+
+
+def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
+    actions: list[Action] = [Reply(token, False, why) for token in dump.tokens]
+    if not dump.tokens:
+        actions.append(Log(Kind.NOTE, {"host": state.host, "reason": f"no checkpoint: {why}"}))
+    if state.phase == Phase.FROZEN and dump.leaves:
+        actions.append(Log(Kind.RESUME, {"host": state.host, "reason": why}))
+        state = replace(state, phase=Phase.RUNNING)
+    state = replace(state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", due=now + state.every)
+    return _ask_later((state, actions), now)
+
+
+def _moved(state: State, now: float) -> Steps:
+    """Nothing of the job is on that host any more, but for what its mount still writes: the link's end says it is done."""
+    dump = state.dump
+    reason = state.leaving or ("it was held" if state.held else "it was told to leave")
+    image = str(state.image) if dump is not None and dump.committed else ""
+    driven = state.driven | {state.host} if state.leaving else state.driven
+    waiting = (*state.waiting, *(dump.tokens if dump is not None else ()))
+    # Where an owner drove it out, the owner's idle time says when it may come back.
+    avoid = state.avoid if state.leaving else (*state.avoid, (state.host, _LEFT))
+    return replace(
+        state, phase=Phase.LEFT, live=False, dump=None, why=reason, until=now + LEASE, driven=driven, waiting=waiting,
+        avoid=avoid,
+    ), [Log(Kind.EVICT, {"host": state.host, "reason": reason, "image": image})]  # fmt: skip
+
+
+def _after(state: State, now: float) -> Steps:
+    """The old generation is over: on to the next."""
+    if state.killing:
+        return _finish(state, Result(KILLED))
+    if state.held:
+        parked, actions = _park(state, _HELD, now)
+        return parked, [Log(Kind.HOLD, {"reason": "held by its user"}), *actions]
+    return _choose(state)
+
+
+def _closed(state: State, event: Closed, now: float) -> Steps:
+    if state.phase == Phase.STARTING and not state.live:
+        return _pass_over(state, event.why, now)  # it cannot go on without GO
+    dump = state.dump
+    left = dump is not None and dump.leaves and dump.committed
+    actions: list[Action] = [Log(Kind.DISCONNECT, {"host": state.host, "reason": event.why})]
+    waiting = state.waiting
+    if dump is not None and left:
+        waiting = (*waiting, *dump.tokens)
+    elif dump is not None:
+        actions += [Reply(token, False, f"{state.host} was lost: {event.why}") for token in dump.tokens]
+    return replace(
+        state, phase=Phase.LOST, why=event.why, until=now + LEASE, dump=None, waiting=waiting, held=state.held
+    ), actions  # fmt: skip
+
+
+# time and the user
+
+
+def _tick(state: State, now: float) -> Steps:
+    if state.phase == Phase.LOST and now >= state.until:
+        if state.killing:
+            return _finish(state, Result(KILLED))
+        if not state.image:
+            text = f"lost {state.host}, and the job with it, which had no checkpoint yet: {state.why}"
+            return _finish(state, Result(None, 125, text))
+        logged: list[Action] = [Log(Kind.LOST, {"host": state.host, "reason": state.why})]
+        state, actions = _after(replace(state, live=False), now)
+        return state, logged + actions
+    if state.phase == Phase.LEFT and now >= state.until:
+        old = state.generation
+        state, actions = _after(state, now)
+        return state, [Close(old), *actions]
+    if state.phase == Phase.PARKED and not state.held and now >= state.until:
+        return _choose(state)
+    if state.phase == Phase.RUNNING and state.every and state.dump is None and now >= state.due:
+        return _order(replace(state, due=now + state.every), False, ())
+    return state, []
+
+
+def _ask(state: State, event: Ask, now: float) -> Steps:
+    if event.what == "kill":
+        return _kill(state, event.token)
+    if event.what == "release":
+        if state.phase != Phase.PARKED:
+            text = "it is not held" if not state.held else "it is about to be parked; try again"
+            return state, [Reply(event.token, False, text)]
+        logged: list[Action] = [Log(Kind.RELEASE, {"reason": "released by its user"})] if state.held else []
+        state, actions = _choose(replace(state, held=False, avoid=(), waiting=(*state.waiting, event.token)))
+        return state, logged + actions
+    if state.phase == Phase.PARKED:
+        return _ask_parked(state, event)
+    if state.phase not in (Phase.RUNNING, Phase.FROZEN):
+        return replace(state, later=(*state.later, event)), []
+    if state.dump is not None:
+        return _ask_dumping(state, state.dump, event), []
+    if event.what == "checkpoint":
+        return _order(state, False, (event.token,))
+    if event.host == state.host:
+        return state, [Reply(event.token, False, f"it is on {event.host} already")]
+    return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,))
+
+
+def _ask_dumping(state: State, dump: Dump, event: Ask) -> State:
+    if not dump.leaves and event.what != "checkpoint":
+        return replace(state, later=(*state.later, event))
+    return replace(
+        state,
+        dump=replace(dump, tokens=(*dump.tokens, event.token)),
+        held=state.held or event.what == "hold",
+        wanted=event.host or state.wanted,
+    )
+
+
+def _ask_later(steps: Steps, now: float) -> Steps:
+    """What was put off can be done now."""
+    state, actions = steps
+    asked, state = state.later, replace(state, later=())
+    for event in asked:
+        state, more = _ask(state, event, now)
+        actions = actions + more
+    return state, actions
+
+
+def _ask_parked(state: State, event: Ask) -> Steps:
+    if event.what == "hold":
+        reply = Reply(event.token, True, "the job is parked, and held now")
+        held = replace(state, held=True, why=_HELD)
+        return held, [*([] if state.held else [Log(Kind.HOLD, {"reason": "held by its user"})]), reply]
+    if event.what == "checkpoint" or state.held:
+        return state, [Reply(event.token, False, f"the job is parked: {state.why}")]
+    return _choose(replace(state, wanted=event.host, waiting=(*state.waiting, event.token)))
+
+
+def _kill(state: State, token: int) -> Steps:
+    if state.phase in (Phase.CHOOSING, Phase.PARKED) or (state.phase == Phase.STARTING and not state.live):
+        close: list[Action] = [Close(state.generation)] if state.phase == Phase.STARTING else []
+        ended, actions = _finish(state, Result(KILLED))
+        return ended, [*close, *actions, Reply(token, True, "the job is gone")]
+    state = replace(state, killing=True)
+    actions = [Reply(token, True, "the job is being killed")]
+    if state.phase in (Phase.RUNNING, Phase.FROZEN):
+        actions.insert(0, Order(state.generation, orders.KILL, state.serial))
+    return state, actions
+
+
+def _finish(state: State, result: Result) -> Steps:
+    asked = (*state.waiting, *(state.dump.tokens if state.dump else ()), *(event.token for event in state.later))
+    logged = _ending(state, result)
+    ended = replace(state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=())
+    return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result)]
+
+
+def _ending(state: State, result: Result) -> Log:
+    if result.status is None:
+        return Log(Kind.ABORT, {"host": state.host, "reason": result.reason})
+    number = result.status & 0x7F
+    how = {"signal": number} if number else {"status": result.status >> 8}
+    return Log(Kind.END, {"host": state.host, **how})
+
+
+def may_run(state: State) -> Iterator[int]:
+    """The generation that may be acting now, if any: for tests and for the record."""
+    if state.live:
+        yield state.generation

@@ -1,0 +1,310 @@
+"""Submit side: one generation of a job, on one host, from the first frame to the end of its link."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from checkpoint.deliver import deliver
+from checkpoint.jobdir import StoreError
+from checkpoint.manifest import ImageFile, Manifest, ManifestError
+from checkpoint.store import Store
+from remoteio import frames, fuse_abi
+from remoteio.crew import Crew
+from remoteio.errors import RexecError
+from remoteio.export import Export
+from remoteio.link import Link, LinkClosed, Window, credit
+from remoteio.written import Row, Written
+from shim import orders, placement
+from shim.intake import Intake
+from shim.spec import JobSpec
+from shim.stdio import Input, Output
+from shim.supervisor import LEASE, PULSE, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a stay needs of the job's home: its streams, its images, and who is told what happens.
+
+    `describe` makes the manifest of a dump: (generation, number, head, files, written). `criu`: the archive to bring.
+    """
+
+    job: str
+    store: Store
+    outputs: dict[int, Output]
+    input: Input | None
+    tell: Callable[[placement.Event], None]
+    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row]], Manifest]
+    commits: Callable[[Manifest], None]
+    criu: Callable[[], bytes]
+    stopped: Callable[[Stay], None]
+    say: Callable[[str], None]
+    keep: int
+
+
+class Stay(Supervisor):
+    """One generation on the host at the other end of `link`. What happens is told as events of shim/placement.py."""
+
+    def __init__(self, home: Home, generation: int, link: Link, spec: JobSpec) -> None:
+        streamless = copy.copy(spec)
+        streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
+        super().__init__(link, streamless, home.say, lambda *_, **__: None)
+        self.generation = generation
+        self.owner: dict[str, object] = {}
+        self._home, self._full = home, spec
+        self._files = Written()
+        self._rows: list[Row] = []
+        self._image: Manifest | None = None
+        self._window: Window | None = None
+        self._out = Window(Window.IMAGE)
+        self._intake: Intake | None = None
+        self._dumping = -1
+        self._quiet = threading.Event()
+        self._over = threading.Event()
+        self._gate = threading.Lock()
+        self.told = False  # the host has said that nothing of the job is left there
+        self.moved = False
+        self._vacating = False
+        self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
+
+    # what the job's home wants
+
+    def start(self, image: Manifest | None) -> None:
+        """Send START, and when the host is ready for it the image."""
+        self._image = image
+        self._try(frames.START, self._full.pack())
+
+    def order(self, what: str, serial: int, **more: object) -> None:
+        """Send an ORDER, unless the link is gone: then its end is being told."""
+        if what == orders.GO:
+            self._attach()
+        elif what == orders.VACATE:
+            self._vacating = True
+        self._try(frames.ORDER, orders.order(what, serial, **more))
+
+    def signal(self, number: int) -> None:
+        self._try(frames.SIGNAL, bytes((number,)))
+
+    def resize(self, size: bytes) -> None:
+        """`size`: a WINSIZE payload."""
+        self._try(frames.WINSIZE, size)
+
+    def pause(self) -> None:
+        """This process is about to be stopped: no sign of life is due."""
+        self._quiet.set()
+        self._try(frames.PAUSE, b"")
+
+    def resume(self) -> None:
+        self._heard = time.monotonic()
+        self._quiet.clear()
+        self._try(frames.PING, b"")
+
+    def cut(self) -> None:
+        """End the link: whoever waits for it is woken."""
+        with self._gate:
+            if self._over.is_set():
+                return  # the descriptor may be closed by now, and its number another's
+            with socket.socket(fileno=os.dup(self._link.read_fd)) as end:
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    return  # it has ended by itself
+
+    def progress(self) -> tuple[int, int, int]:
+        """See Intake.progress."""
+        intake = self._intake
+        return (0, 0, 0) if intake is None else intake.progress()
+
+    def written(self) -> list[Row]:
+        """See Written.rows: as of now."""
+        return self._files.rows()
+
+    def serve(self) -> str:
+        """Until the link ends; why it did. Then no image of this generation is being committed any more."""
+        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
+        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+        threading.Thread(target=self._listen, name="silence", daemon=True).start()
+        try:
+            crew.run()
+        except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError, ValueError, LookupError) as error:
+            why = str(error)  # what no host of ours says ends its stay too
+        with self._gate:
+            self._over.set()
+        for window in (self._window, self._out):
+            if window is not None:
+                window.close()
+        if self._intake is not None:
+            self._intake.abort()
+            self._intake.join()
+        return why
+
+    def _try(self, kind: int, payload: bytes) -> None:
+        try:
+            self._link.send(kind, payload)
+        except LinkClosed:
+            return  # whoever receives says so
+
+    def _fail(self, e: BaseException) -> None:
+        self.cut()
+
+    def _pulse(self) -> None:
+        while not self._over.wait(PULSE):
+            if not self._quiet.is_set():
+                self._try(frames.PING, b"")
+
+    def _listen(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(PULSE):
+            now = time.monotonic()
+            if now - last > 2 * PULSE:
+                self._heard = now  # we were stopped ourselves, or the machine slept
+            last = now
+            if now - self._heard > LEASE:
+                self.cut()
+
+    # what comes over the link
+
+    def _hello(self, fields: dict[str, list[bytes]]) -> None:
+        super()._hello(fields)
+        assert self._export is not None
+        self._export = Export(self._export.ids, record=self._files)
+        if self._image is not None:
+            threading.Thread(target=self._deliver, args=(self._image,), name="deliver", daemon=True).start()
+
+    def _take(self, kind: int, payload: bytes | memoryview) -> None:
+        home, tell = self._home, self._home.tell
+        if kind in home.outputs:
+            if payload:
+                home.outputs[kind].put(self._link, payload)
+            elif self._vacating:
+                self._ends.add(kind)
+            else:
+                home.outputs[kind].end()
+        elif kind == frames.CREDIT:
+            window = self._out if payload[0] == frames.IMAGE else self._window
+            if window is not None:
+                window.give(int.from_bytes(payload[1:5], "little"))
+        elif kind == frames.CLOSED:
+            if self._window is not None:
+                self._window.close()
+        elif kind == frames.STARTED:
+            if self._image is None:  # else its streams have been its own since GO
+                self._attach()
+            tell(placement.Began(self.generation))
+        elif kind == frames.STOPPED:
+            threading.Thread(target=home.stopped, args=(self,), daemon=True).start()
+        elif kind == frames.EXIT:
+            self.told = True
+            tell(placement.Exited(self.generation, int.from_bytes(payload[:4], "little")))
+        elif kind == frames.FAIL:
+            self.told = True
+            text = bytes(payload[4:]).decode("utf-8", "replace")
+            tell(placement.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
+        elif kind == frames.IMAGE:
+            if self._intake is not None and self._dumping >= 0:
+                self._intake.put(payload)
+            else:
+                self._took(len(payload))  # that all was delivered; or of a dump that was given up
+        elif kind == frames.NEWS:
+            self._news(orders.parse(payload))
+        else:
+            super()._take(kind, payload)
+
+    def _attach(self) -> None:
+        """The job runs here from now on: its streams go over this link."""
+        streams = self._image.streams if self._image is not None else None
+        for kind, output in self._home.outputs.items():
+            offset = 0
+            if streams is not None:
+                offset = streams.stdout if kind == frames.STDOUT else streams.stderr
+            output.begin(self._link, offset)
+        if self._home.input is not None:
+            offset = streams.stdin + len(streams.stdin_unread) if streams is not None else 0
+            self._window = self._home.input.begin(self._link, offset)
+
+    def _news(self, news: dict[str, object]) -> None:
+        what, why = str(news.get("news")), str(news.get("why", ""))
+        given = news.get("serial", 0)
+        serial = given if isinstance(given, int) else 0
+        if what == orders.LEAVING:
+            self._vacating = True
+        if what in (orders.LEAVING, orders.DUMPING) and serial != self._dumping:
+            self._begin_intake(serial)
+        elif what == orders.DUMPED:
+            # Here, before anything that the job may write from now on is done.
+            self._rows = self._files.rows()
+        elif what == orders.REFUSED and serial == self._dumping:
+            self._give_up()
+            self._vacating = False
+            for kind in self._ends:
+                self._home.outputs[kind].end()
+            self._ends.clear()
+        elif what == orders.MOVED:
+            self.told = self.moved = True
+        elif what == orders.OWNER:
+            self.owner = news
+        elif what == orders.CRIU:
+            threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
+        self._home.tell(placement.News(self.generation, what, serial, why))
+
+    def _begin_intake(self, serial: int) -> None:
+        self._give_up()
+        self._dumping = serial
+        home = self._home
+
+        def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
+            return home.describe(self.generation, number, head, files, self._rows)
+
+        def commits(manifest: Manifest, added: int) -> None:
+            home.commits(manifest)
+            home.tell(placement.Committed(self.generation, serial, manifest.number, added))
+
+        self._intake = Intake(
+            home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
+            send=lambda payload: self._try(frames.IMAGE, payload),
+            fails=lambda why: self.order(orders.THAW, serial, why=why), keep=home.keep, before=self._intake,
+        )  # fmt: skip
+
+    def _give_up(self) -> None:
+        self._dumping = -1
+        if self._intake is not None:
+            self._intake.abort()
+
+    def _took(self, size: int) -> None:
+        self._try(*credit(frames.IMAGE, size))
+
+    # what goes there in bulk
+
+    def _deliver(self, manifest: Manifest) -> None:
+        try:
+            with self._home.store.open(manifest.job, manifest.number) as image:
+                for payload in deliver(image):
+                    left = len(payload)
+                    while left:
+                        taken = self._out.take(left)
+                        if not taken:
+                            return
+                        left -= taken
+                    self._link.send(frames.IMAGE, payload)
+        except LinkClosed:
+            return  # whoever receives says so
+        except (StoreError, ManifestError) as error:
+            self._home.tell(placement.Failed(self.generation, 125, str(error)))
+            self.cut()
+
+    def _bring_criu(self) -> None:
+        try:
+            data = memoryview(self._home.criu())
+            for at in range(0, len(data), frames.MAX_PAYLOAD):
+                self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
+            self._link.send(frames.BUNDLE, b"")
+        except LinkClosed:
+            return  # whoever receives says so
+        except RexecError as error:
+            self._home.tell(placement.Failed(self.generation, 125, str(error)))
+            self.cut()

@@ -1,0 +1,163 @@
+"""What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
+
+What it is told by the agent, and answers: ``Z`` stop the tree: ``z`` and the pids that stood still before; ``W`` and
+such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared mappings is at home;
+``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it:
+``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status of a criu.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+
+from checkpoint import criu, unbundle
+from remoteio.syscalls import syncfs
+
+JOB_PIDS, CRIU_PIDS = 1000, 300  # criu's own pids come before the job's: those must be free where it is restored
+# which descriptors come along, in this order
+DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
+
+
+class Warden:
+    """Made before the root is entered, so that it need not look for its own files there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.job = 0  # the pid of the tree's root, 0: not yet restored
+        self.stopped = False  # by us: nobody is to hear of it, and no signal to wake it
+        self._proc = self._root = -1
+        self._criu = 0
+        self._ends: dict[int, int] = {}
+
+    def enter(self, ends: dict[int, int]) -> None:
+        """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal."""
+        self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._ends = ends
+        self._number(JOB_PIDS)
+
+    def take(self, said: bytes, fds: list[int]) -> None:
+        """One message of the agent."""
+        what, rest = said[:1], said[1:]
+        if what == b"Z":
+            standing = self._standing()
+            self.stopped = True
+            self._all(signal.SIGSTOP)
+            self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in standing))
+        elif what == b"W":
+            self._go_on({int(pid) for pid in rest.split()})
+            self._sock.send(b"w")
+        elif what == b"Y":
+            syncfs(self._root)
+            self._sock.send(b"y")
+        elif what == b"D":
+            before = self._last()
+            self._start(fds, {})
+            self._number(max(before, JOB_PIDS))  # what criu forks itself is gone when the tree goes on
+            self._sock.send(b"d%d" % self.job)
+        elif what == b"R":
+            asked = json.loads(rest)
+            # number of criu's descriptor -> ours, by the number the job knows it under
+            self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()})
+            self._sock.send(b"r")
+        elif what == b"G":
+            pid, last = rest.split()
+            self.job = int(pid)
+            self._number(max(int(last), JOB_PIDS))
+            for k, fd in self._ends.items():
+                if k >= 0:
+                    os.close(fd)
+            self._sock.send(b"S")
+        for fd in fds:
+            os.close(fd)
+
+    def reaped(self, pid: int, status: int) -> None:
+        """A child that is not the job's root has ended."""
+        if pid == self._criu:
+            self._criu = 0
+            self._sock.send(b"c%d" % status)
+
+    def _start(self, fds: list[int], inherited: dict[int, int]) -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        given = dict(zip(DESCRIPTORS, fds))
+        given[0], given[1] = null, given[2]
+        self._number(CRIU_PIDS)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                criu.become(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM, {**given, **inherited})
+            except OSError as e:
+                os.write(fds[-1], str(e).encode())
+            finally:
+                os._exit(127)
+        os.close(null)
+        self._criu = pid
+
+    # the tree
+
+    def _standing(self) -> list[int]:
+        return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
+
+    def _pids(self) -> list[int]:
+        return [int(name) for name in os.listdir(self._proc) if name.isdigit() and name != "1"]
+
+    def _stat(self, pid: int) -> tuple[bytes, int]:
+        """State and parent of a process; (b"", 0) if it has ended."""
+        try:
+            fd = os.open("%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except FileNotFoundError:
+            return b"", 0
+        try:
+            fields = os.read(fd, 4096).rpartition(b")")[2].split()
+        except ProcessLookupError:
+            return b"", 0
+        finally:
+            os.close(fd)
+        return fields[0], int(fields[1])
+
+    def _go_on(self, but: set[int]) -> None:
+        """Children before their parents: a shell that looks must not find its job stopped."""
+        above = {pid: self._stat(pid)[1] for pid in self._pids() if pid != self._criu}
+
+        def depth(pid: int) -> int:
+            n = 0
+            while pid in above and n < len(above):
+                pid, n = above[pid], n + 1
+            return n
+
+        for pid in sorted(above, key=depth, reverse=True):
+            if pid not in but:
+                try:
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    continue  # it was killed meanwhile
+        self.stopped = False
+
+    def _all(self, number: int) -> None:
+        try:
+            os.kill(-1, number)
+        except ProcessLookupError:
+            return  # nobody is left
+
+    # pids
+
+    def _last(self) -> int:
+        fd = os.open("sys/kernel/ns_last_pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            return int(os.read(fd, 32))
+        finally:
+            os.close(fd)
+
+    def _number(self, last: int) -> None:
+        """The next pid of this namespace follows `last`: pid_namespaces(7)."""
+        fd = os.open("sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            os.write(fd, b"%d" % last)
+        finally:
+            os.close(fd)

@@ -1,0 +1,248 @@
+"""A scripted agent: the execute side's frames over a socketpair, with real image files, for the submit side's tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint.collect import Collector
+from checkpoint.manifest import Manifest
+from checkpoint.offer import Sender
+from remoteio import frames
+from remoteio.carriers import Stream, TransportError
+from remoteio.link import Link, LinkClosed, credit
+from shim import orders
+from shim.bootstrap import Facts
+from shim.hosts import Host
+from shim.spec import JobSpec
+
+
+class Wire(Stream):
+    """A stream over one end of a socketpair."""
+
+    def __init__(self, name: str, end: socket.socket) -> None:
+        self.destination = name
+        self._end = end
+        self.read_fd = self.write_fd = end.fileno()
+
+    def wait(self, timeout: float | None) -> int | None:
+        return 0
+
+    def stderr_tail(self) -> str:
+        return ""
+
+    def failure(self) -> TransportError:
+        return TransportError(f"{self.destination} closed the connection")
+
+    def close(self, done: bool = False) -> None:
+        self._end.close()
+
+
+class Agent:
+    """One generation of a job that counts: it writes `count` and a newline to stdout whenever `say` is called.
+
+    Its image is the file `memory`, which holds the count. What it is told is in `heard`, in order.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name, self.directory = name, directory
+        ours, self._end = socket.socketpair()
+        self.wire = Wire(name, ours)
+        self.link = Link(self._end.fileno(), self._end.fileno())
+        self.heard: list[tuple[int, bytes]] = []
+        self.spec: JobSpec | None = None
+        self.count = 0
+        self.sent = [0, 0]
+        self.running = threading.Event()
+        self.given = bytearray()
+        self.eof = False
+        self.sender: Sender | None = None
+        self.leaves = False
+        self.serial = 0
+        self.refuse = ""
+        self.hasty = False  # its job says something before STARTED is sent
+        self.mute = False  # dies before it says that it has moved
+        self.broken = threading.Event()
+        self._change = threading.Condition()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def wait(self, look: Callable[[], object], within: float = 10.0) -> None:
+        with self._change:
+            assert self._change.wait_for(look, within), f"{self.name}: not within {within} s, heard {self.heard[-5:]}"
+
+    def say(self) -> None:
+        self.count += 1
+        data = b"%d\n" % self.count
+        self.sent[0] += len(data)
+        self.link.send(frames.STDOUT, data)
+
+    def end(self, status: int) -> None:
+        self.link.send(frames.STDOUT, b"")
+        self.link.send(frames.EXIT, status.to_bytes(4, "little"))
+        self.die()
+
+    def die(self) -> None:
+        self.running.clear()
+        try:
+            self.link.flush()
+            self._end.shutdown(socket.SHUT_RDWR)
+        except (OSError, LinkClosed):
+            pass  # the other end was quicker
+
+    def news(self, what: str, **more: object) -> None:
+        self.link.send(frames.NEWS, orders.news(what, **more))
+
+    def _run(self) -> None:
+        try:
+            while True:
+                for kind, payload in self.link.receive():
+                    self._take(kind, bytes(payload))
+                    with self._change:
+                        self.heard.append((kind, bytes(payload)))
+                        self._change.notify_all()
+        except LinkClosed:
+            self.running.clear()
+            self.broken.set()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == frames.START:
+            self._start(JobSpec.unpack(payload))
+        elif kind == frames.STDIN:
+            self.given += payload
+            self.eof = self.eof or not payload
+            self.link.send(*credit(frames.STDIN, len(payload)))
+        elif kind == frames.IMAGE:
+            self._image(payload)
+        elif kind == frames.ORDER:
+            self._order(json.loads(payload))
+
+    def _start(self, spec: JobSpec) -> None:
+        self.spec = spec
+        assert spec.moving is not None
+        self.link.send(
+            frames.HELLO,
+            frames.pack_fields({"host": [b"x"], "time": [b"%d" % time.time_ns()], "uids": [], "gids": []}),
+        )
+        if not spec.moving.restore:
+            self.link.send(frames.STARTED)
+            self.running.set()
+            return
+        image = Manifest.from_bytes(spec.moving.restore)
+        self.sent = [image.streams.stdout, image.streams.stderr]
+        self.directory.mkdir()
+        self._spool = os.open(self.directory, os.O_RDONLY)
+        self._collector: Collector | None = Collector(self._spool)
+
+    def _image(self, payload: bytes) -> None:
+        self.link.send(*credit(frames.IMAGE, len(payload)))
+        if self.sender is not None:
+            self.sender.receive(payload)
+            self._pump()
+            return
+        collector = self._collector
+        assert collector is not None
+        collector.receive(payload)
+        if collector.complete:
+            collector.close()
+            os.close(self._spool)
+            self.count = int((self.directory / "memory").read_text())
+            if self.refuse:
+                self.link.send(frames.FAIL, (125).to_bytes(4, "little"), self.refuse.encode())
+                self.die()
+                return
+            self.link.send(frames.IMAGE, b"S")
+            self.news(orders.RESTORED, seconds=0.1)
+
+    def _order(self, order: dict[str, object]) -> None:
+        what, serial = order["order"], order["serial"]
+        assert isinstance(serial, int)
+        if what in (orders.CHECKPOINT, orders.VACATE):
+            self.dump(serial, what == orders.VACATE)
+        elif what == orders.GO:
+            if self.hasty:
+                self.say()
+            self.link.send(frames.STARTED)
+            self.running.set()
+        elif what == orders.KILL:
+            self.end(9)
+        elif what == orders.THAW:
+            self._close_sender()
+            self.news(orders.REFUSED, serial=serial, why=order["why"])
+
+    def dump(self, serial: int, leaves: bool) -> None:
+        if self.refuse:
+            self.news(orders.REFUSED, serial=serial, why=self.refuse)
+            return
+        self.serial, self.leaves = serial, leaves
+        self.news(orders.DUMPING, serial=serial)
+        spool = self.directory.with_name(f"{self.directory.name}-{serial}")
+        spool.mkdir()
+        (spool / "memory").write_text(str(self.count))
+        (spool / "pages").write_bytes(os.urandom(1 << 20))
+        self._out = os.open(spool, os.O_RDONLY)
+        read = len(self.given) // 2
+        streams = {"stdout": self.sent[0], "stderr": 0, "stdin": read, "stdin_unread": self.given[read:].hex()}
+        if self.spec is not None and self.spec.moving is not None and self.spec.moving.restore:
+            before = Manifest.from_bytes(self.spec.moving.restore).streams
+            streams["stdin"] = before.stdin + read
+            streams["stdin_unread"] = (before.stdin_unread + self.given).hex()
+            streams["stdin"] = before.stdin
+        head = json.dumps({"streams": streams, "facts": {}, "stopped": []}).encode()
+        self.sender = Sender(self._out, head)
+        self.news(orders.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)
+        self._pump()
+
+    def _pump(self) -> None:
+        sender = self.sender
+        assert sender is not None
+        while (message := sender.next_message()) is not None:
+            self.link.send(frames.IMAGE, message)
+        if sender.committed is not None:
+            self._close_sender()
+            if self.mute:
+                self.die()
+            elif self.leaves:
+                self.running.clear()
+                self.link.send(frames.STDOUT, b"")  # the tree is killed
+                self.news(orders.MOVED, serial=self.serial)
+                self.die()
+
+    def _close_sender(self) -> None:
+        if self.sender is not None:
+            self.sender.close()
+            self.sender = None
+            os.close(self._out)
+
+
+class Country:
+    """Hosts to reach: every connection makes an Agent, kept in `agents`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.agents: list[Agent] = []
+        self.down: set[str] = set()
+        self.prepare: Callable[[Agent], None] = lambda agent: None
+        self._change = threading.Condition()
+
+    def reach(self, host: Host, entry: str, **_: object) -> tuple[Stream, Facts]:
+        assert entry == "shim.agent:main"
+        if host.name in self.down:
+            raise TransportError(f"cannot reach {host.name}: it is down")
+        with self._change:
+            agent = Agent(host.name, self._directory / f"spool-{len(self.agents)}")
+            self.prepare(agent)
+            self.agents.append(agent)
+            self._change.notify_all()
+        return agent.wire, Facts((3, 11), "have", "")
+
+    def running(self, number: int, within: float = 10.0) -> Agent:
+        """The agent of the `number`-th connection, once its job runs."""
+        with self._change:
+            assert self._change.wait_for(lambda: len(self.agents) > number, within), f"no connection {number}"
+        assert self.agents[number].running.wait(within), f"the job does not run at connection {number}"
+        return self.agents[number]

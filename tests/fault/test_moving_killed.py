@@ -1,0 +1,114 @@
+"""kill -9 of any process of the execute side, at any step of a checkpoint, a vacate or a restart.
+
+After it the job runs where it was, or goes on from a committed image; never two of it, never none, no line twice.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.functional.test_moving import Make, Run, caches, counted, kept, more, run, uid  # noqa: F401
+from tests.mover import until
+
+DUMP = [
+    ("preflight", ("agent", "keeper", "init")),
+    ("criu", ("agent", "keeper", "init")),
+    ("post-dump", ("agent", "keeper", "init", "criu")),
+    ("sending", ("agent", "keeper", "init")),
+    ("committed", ("agent", "keeper", "init")),
+]
+CASES = [(order, point, who) for order in ("checkpoint", "vacate") for point, all_ in DUMP for who in all_]
+CASES += [("vacate", "sending", "criu"), ("vacate", "committed", "criu"), ("vacate", "left", "agent")]
+RESTORE = [(p, w) for p in ("arrived", "post-restore", "restored") for w in ("agent", "keeper", "init")]
+RESTORE += [("post-restore", "criu")]
+
+
+def alive(mark: str) -> list[str]:
+    """Processes with that in their environment."""
+    found = []
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                if mark.encode() in Path("/proc", pid, "environ").read_bytes():
+                    found.append(pid)
+            except OSError:
+                continue  # it has ended, or is not ours
+    return found
+
+
+def job(make: Make, mark: str) -> list[str]:
+    return ["/usr/bin/env", f"MARK={mark}", "/bin/sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"]
+
+
+@pytest.mark.parametrize(("order", "point", "who"), CASES, ids=["-".join(case) for case in CASES])
+def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:  # noqa: F811
+    mark = uuid.uuid4().hex
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(*job(make, mark), strike=f"{point}:{who}:{1 if point == 'left' else 2}")
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        assert at.checkpoint(1)["what"] == "committed"
+        more(mover)
+        at.order(order, 2)
+        heard = at.wait("moved", "refused", "closed", "fail", *(["committed"] if order == "checkpoint" else []))
+        if heard["what"] == "committed":
+            heard = at.wait("closed", "fail") if point == "committed" else heard
+        if heard["what"] in ("moved", "closed", "fail"):
+            if heard["what"] != "closed":
+                at.wait("closed")
+            at.close()
+            until(lambda: not alive(mark), "the old copy is still there")
+            at = mover.place("local", mover.image)
+            at.go()
+            at.wait("started")
+        more(mover, 60)
+        at.order("kill", 0)
+        assert at.end() == 9
+        until(lambda: not alive(mark), "something is left of it")
+        assert (home / "struck").exists()
+        counted(mover)
+
+    run(body)
+
+
+@pytest.mark.parametrize(("point", "who"), RESTORE, ids=["-".join(case) for case in RESTORE])
+def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: F811
+    mark = uuid.uuid4().hex
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(*job(make, mark))
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        at.order("vacate", 1)
+        at.wait("moved")
+        at.wait("closed")
+        at.close()
+        mover.strike = f"{point}:{who}:1"
+        at = mover.place("local", mover.image)
+        while True:
+            heard = at.wait("restored", "closed", "fail", "started")["what"]
+            if heard == "restored":
+                at.order("go", mover.generation)
+            elif heard in ("closed", "fail"):
+                break
+        if heard == "fail":
+            at.wait("closed")
+        at.close()
+        until(lambda: not alive(mark), "the first copy is still there")
+        at = mover.place("local", mover.image)
+        at.go()
+        more(mover, 60)
+        at.order("kill", 0)
+        assert at.end() == 9
+        until(lambda: not alive(mark), "something is left of it")
+        assert (home / "struck").exists()
+        counted(mover)
+
+    run(body)

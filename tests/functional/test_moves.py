@@ -1,0 +1,219 @@
+"""Jobs that leave alpha for beta and come back, with real hosts and a real criu, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from checkpoint import bundle
+from tests.program import Argument, Rexec
+from tests.until import until
+
+PAIRS = {"root": ("root", "alpha", "beta"), "user": ("rexecuser", "alpha-alice", "beta-alice")}
+COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep {pause}; done; exit 3"
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(scope="module")
+def kept(desk: ModuleType) -> bundle.Bundle:
+    """A criu that can be brought to hosts that have none."""
+    at = desk.STATE / "criu"
+    return bundle.kept(at) or bundle.obtain(at)
+
+
+class Mover:
+    """Runs `rexec` with a state, data and configuration of its own, for jobs on two hosts."""
+
+    def __init__(self, rexec: Rexec, user: str, hosts: tuple[str, str], directory: Path) -> None:
+        self.rexec, self.user, self.hosts, self.dir = rexec, user, hosts, directory
+        self.env = {f"XDG_{name}_HOME": str(directory / name.lower()) for name in ("STATE", "DATA", "CONFIG")}
+
+    def verb(self, *words: Argument, timeout: float = 60) -> str:
+        """A verb's output; AssertionError with what it says if it fails."""
+        done, out, err = self.verb_fails(*words, timeout=timeout)
+        assert done == 0, f"{words}: status {done}, {out}{err}"
+        return out
+
+    def verb_fails(self, *words: Argument, timeout: float = 60) -> tuple[int, str, str]:
+        process = self.rexec.start(
+            words, as_user=self.user, env=self.env, cwd=self.dir, stdin=subprocess.DEVNULL
+        )  # fmt: skip
+        with process:
+            out, err = process.communicate(timeout=timeout)
+        return process.returncode, out.decode(), err.decode()
+
+    def submit(self, *argv: Argument, options: tuple[str, ...] = ()) -> str:
+        """Start a detached job; its id."""
+        on = ",".join(self.hosts)
+        job = self.verb("--checkpoint", "--detach", "--on", on, "--owner", "none", *options, "--", *argv).strip()
+        self.running(job)
+        return job
+
+    def foreground(self, *argv: Argument, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        return self.rexec.start(
+            ["--checkpoint", "--on", ",".join(self.hosts), "--owner", "none", *options, "--", *argv],
+            as_user=self.user, env=self.env, cwd=self.dir, stdin=subprocess.PIPE,
+        )  # fmt: skip
+
+    def job(self, job: str) -> dict[str, object]:
+        return next(row for row in json.loads(self.verb("jobs", "--json")) if str(row["id"]) == job)
+
+    def running(self, job: str) -> None:
+        until(lambda: self.job(job)["state"] == "running", "the job runs", within=30)
+
+    def path(self, job: str, name: str) -> Path:
+        return self.dir / "state" / "rexec" / "jobs" / job / name
+
+    def ended(self, job: str) -> object:
+        until(lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost"), "it ends", within=60)
+        return self.job(job)["state"]
+
+
+@pytest.fixture(params=PAIRS)
+def mover(
+    request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path]
+) -> Iterator[Mover]:
+    user, first, second = PAIRS[request.param]
+    made = Mover(rexec, user, (first, second), place(user))
+    home = made.dir / "data" / "rexec" / "criu"
+    home.mkdir(parents=True)
+    shutil.copy(kept.archive, home)
+    for path in (made.dir / "data", home.parent, home, home / kept.archive.name):
+        shutil.chown(path, user, user)
+    yield made
+    for row in json.loads(made.verb("jobs", "--json")):
+        if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):
+            made.verb_fails("kill", str(row["id"]))
+
+
+def lines(n: int) -> str:
+    return "".join(f"line {k}\n" for k in range(1, n + 1))
+
+
+def test_ten_moves_and_every_line_once(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=300, pause=0.05))
+    for number in range(10):
+        text = mover.verb("vacate", job)
+        assert text == f"job {job}: the job goes on on {mover.hosts[(number + 1) % 2]}\n"
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(300)
+    assert mover.job(job)["moves"] == 10
+
+
+def test_input_through_a_pipe_and_its_end(mover: Mover) -> None:
+    script = "import sys\nfor line in sys.stdin: print(line.strip()[::-1], flush=True)\nprint('end')"
+    process = mover.foreground(PYTHON, "-c", script)
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        for n in range(3):
+            process.stdin.write(b"abc%d\n" % n)
+            process.stdin.flush()
+            assert process.stdout.readline() == b"%dcba\n" % n
+            mover.verb("vacate", "1")
+        process.stdin.write(b"last")
+        out, err = process.communicate(timeout=60)
+    assert out == b"tsal\nend\n" and process.returncode == 0, err
+
+
+def test_held_and_released_and_killed(mover: Mover) -> None:
+    job = mover.submit("sleep", "600")
+    assert "parked" in mover.verb("hold", job)
+    assert mover.job(job)["state"] == "held"
+    mover.verb("release", job)
+    mover.running(job)
+    mover.verb("kill", job)
+    assert mover.ended(job) == "signal 9"
+
+
+def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
+    """ssh is killed; what the job says again is not said twice, and what it wrote to a file since is cut back."""
+    out = mover.dir / "numbers"
+    job = mover.submit("sh", "-c", f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.1).replace("echo line $i", "echo line $i; echo line $i >&5"))
+    mover.verb("checkpoint", job)
+    seen = out.read_text()
+    until(lambda: len(out.read_text()) > len(seen) + 40, "it writes on")
+    _kill_ssh(mover)
+    until(lambda: mover.job(job)["generation"] == 2, "another generation", within=30)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(150)
+    assert out.read_text() == lines(150)
+    log = mover.verb("log", job, "--condor")
+    assert all(f"\n{number} (" in "\n" + log for number in ("000", "001", "003", "022", "024", "005")), log
+
+
+def test_restart_after_the_supervisor_died(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.1))
+    mover.verb("checkpoint", job)
+    for pid in _supervisors(mover, job):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
+    assert "restart" in str(mover.job(job)["why"])
+    status, _, words = mover.verb_fails("vacate", job)
+    assert status == 125 and words == f"rexec: job {job} has no supervisor: `rexec restart {job}` goes on from its last image\n"
+    mover.verb("restart", job)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(100)
+
+
+def test_a_changed_file_is_named(mover: Mover) -> None:
+    data = mover.dir / "data.txt"
+    script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\ntime.sleep(600)"
+    job = mover.submit(PYTHON, "-c", script)
+    until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
+    mover.verb("hold", job)
+    data.write_text("xyz")
+    words = mover.verb_fails("release", job)
+    assert f"{data} has been changed since image 1 was made" in str(mover.job(job)["why"]), words
+    mover.verb("kill", job)
+    status, _, said = mover.verb_fails("restart", job)
+    assert status == 125 and said.startswith(f"rexec: {data} has been changed since image 1 was made")
+    mover.verb("restart", "--force", job)
+    mover.running(job)
+
+
+def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
+    job = mover.submit("sleep", "600")
+    for _ in range(3):
+        mover.verb("checkpoint", job)
+    rows = json.loads(mover.verb("images", job, "--json"))
+    assert [row["number"] for row in rows] == [2, 3]
+    assert mover.verb("images", "verify", job) == f"job {job}: 2 images are whole\n"
+    mover.verb("images", "rm", f"{job}/2")
+    mover.verb("kill", job)
+    mover.ended(job)
+    mover.verb("images", "rm", job)
+    assert json.loads(mover.verb("jobs", "--json")) == []
+
+
+def _supervisors(mover: Mover, job: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if any(
+                    os.readlink(f"/proc/{name}/fd/{fd}") == str(mover.path(job, "lock")) for fd in os.listdir(f"/proc/{name}/fd")
+                ):
+                    found.append(int(name))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def _kill_ssh(mover: Mover) -> None:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue  # it has ended
+            if words[0].endswith(b"ssh") and parent in _supervisors(mover, "1"):
+                os.kill(int(name), signal.SIGKILL)

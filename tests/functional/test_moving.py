@@ -1,0 +1,258 @@
+"""The execute side of a job that can be checkpointed, for real: dumped, moved, restored; root and an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint import bundle
+from tests import desk as the_desk
+from tests.functional.criubox import as_user
+from tests.mover import Mover, Placement, until
+
+PYTHON = "/usr/bin/python3"
+COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
+ORDINARY = 1600
+Make = Callable[..., Mover]
+Run = Callable[[Callable[[Make, Path], None]], None]
+
+
+@pytest.fixture(scope="session")
+def kept() -> bundle.Bundle:
+    at = the_desk.STATE / "criu"
+    found = bundle.kept(at) or bundle.obtain(at)
+    os.chmod(at, 0o755)
+    os.chmod(found.archive, 0o644)
+    return found
+
+
+@pytest.fixture(scope="session")
+def caches() -> Iterator[Path]:
+    """Where the runtime and criu are kept on `local`, a directory for each user."""
+    at = Path(tempfile.mkdtemp(prefix="moving-cache-", dir="/var/tmp"))
+    at.chmod(0o755)
+    for uid in (0, ORDINARY):
+        (at / str(uid)).mkdir()
+        os.chown(at / str(uid), uid, uid)
+    yield at
+    shutil.rmtree(at)
+
+
+@pytest.fixture(params=[0, ORDINARY], ids=["root", "user"])
+def uid(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def run(uid: int, kept: bundle.Bundle, caches: Path) -> Iterator[Callable[[Callable[[Make, Path], None]], None]]:
+    """run(body): body(make, directory) in a process of that user; `make` is Mover with what all of them share."""
+    home = Path(tempfile.mkdtemp(prefix="moving-", dir="/var/tmp"))
+    os.chown(home, uid, uid)
+
+    def started(body: Callable[[Make, Path], None]) -> None:
+        def inside() -> None:
+            os.environ["XDG_CACHE_HOME"] = str(caches / str(uid))
+
+            def make(*argv: str, **more: object) -> Mover:
+                return Mover(list(argv), home, home / "store", kept=kept, **more)  # type: ignore[arg-type]
+
+            body(make, home)
+
+        as_user(uid, inside)
+
+    yield started
+    shutil.rmtree(home)
+
+
+def more(mover: Mover, n: int = 20) -> None:
+    """The job says more."""
+    size = len(mover.out)
+    until(lambda: len(mover.out) >= size + n, f"the job says no more after {bytes(mover.out[-80:])!r}")
+
+
+def counted(mover: Mover) -> None:
+    numbers = [int(word) for word in mover.out.split()]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_each_line_once_through_ten_moves(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/sh", "-c", COUNT)
+        at = mover.place("local")
+        at.wait("started")
+        for _ in range(10):
+            more(mover)
+            at = at.move("local")
+        more(mover)
+        at.order("kill", 0)
+        assert at.end() == 9
+        counted(mover)
+
+    run(body)
+
+
+def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/sh", "-c", COUNT)
+        at = mover.place("local")
+        at.wait("started")
+        for serial in (1, 2, 3):
+            more(mover)
+            assert at.checkpoint(serial)["what"] == "committed"
+        more(mover)
+        at.close()  # the host is lost; what it said after the image is dropped
+        at = mover.place("local", mover.image)
+        at.go()
+        more(mover, 100)
+        at.order("kill", 0)
+        assert at.end() == 9
+        counted(mover)
+
+    run(body)
+
+
+def test_unread_input_and_exit_status(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = "read a; echo got $a; while [ ! -e go ]; do sleep .05; done; cat; exit 7"
+        mover = make("/bin/sh", "-c", script)
+        at = mover.place("local")
+        at.wait("started")
+        at.type(b"first\nsecond\n" + b"x" * 50000 + b"\n")
+        until(lambda: mover.out == b"got first\n", "no echo")
+        at = at.move("local")
+        at.type(b"last\n", end=True)
+        at = at.move("local")
+        (home / "go").touch()
+        assert os.waitstatus_to_exitcode(at.end()) == 7
+        assert mover.out == b"got first\nsecond\n" + b"x" * 50000 + b"\nlast\n"
+
+    run(body)
+
+
+def test_a_pipeline_with_children(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; sleep .01; done | cat | tee copy | (cat; echo end)"
+        mover = make("/bin/sh", "-c", script)
+        at = mover.place("local")
+        at.wait("started")
+        for _ in range(3):
+            more(mover)
+            at = at.move("local")
+        assert at.end() == 0
+        lines = [str(n) for n in range(1, 301)]
+        assert mover.out.decode().split() == [*lines, "end"]
+        assert (home / "copy").read_text().split() == lines
+
+    run(body)
+
+
+def test_memory_and_threads(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = (
+            "import hashlib, os, threading, time\n"
+            "data = os.urandom(200 << 20); digest = hashlib.blake2b(data).digest()\n"
+            "t = threading.Thread(target=lambda: [time.sleep(.05) for _ in iter(lambda: os.path.exists('go'), True)])\n"
+            "t.start(); print('ready', flush=True); t.join()\n"
+            "print(hashlib.blake2b(data).digest() == digest, flush=True)\n"
+        )
+        mover = make(PYTHON, "-c", script)
+        at = mover.place("local")
+        until(lambda: mover.out == b"ready\n", "it is not ready")
+        at = at.move("local")
+        (home / "go").touch()
+        assert at.end() == 0
+        assert mover.out == b"ready\nTrue\n"
+
+    run(body)
+
+
+def test_a_terminal_job(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/bash", "--norc", "-i", tty=True)
+        at = mover.place("local")
+        at.wait("started")
+
+        def says(text: bytes) -> None:
+            until(lambda: text in mover.out, f"no {text!r} in {bytes(mover.out[-300:])!r}")
+
+        at.type(b"X=kept; PS1='$ '; echo o''ne\n")
+        says(b"one\r\n")
+        at = at.move("local")
+        at.type(b"echo $X t''wo; tty\n")
+        says(b"kept two\r\n/dev/pts/0\r\n")
+        at.type(b"sleep 100\n")
+        until(lambda: b"sleep 100\r\n" in mover.out, "no echo")
+        at = at.move("local")
+        at.type(b"\x03")
+        at.type(b"echo th''ree; exit 3\n")
+        says(b"three\r\n")
+        assert os.waitstatus_to_exitcode(at.end()) == 3
+
+    run(body)
+
+
+def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = (
+            "import os, time\nf = os.open('/dev/fuse', os.O_RDWR)\ni = 0\n"
+            "while True: i += 1; print(i, flush=True); time.sleep(.01)"
+        )
+        mover = make(PYTHON, "-c", script)
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        refused = at.checkpoint(1)
+        assert "(/dev/fuse), a device that CRIU cannot save" in refused["why"]
+        more(mover)
+        at.order("vacate", 2)
+        assert "/dev/fuse" in at.wait("refused")["why"]
+        more(mover)
+        at.order("kill", 0)
+        at.end()
+        counted(mover)
+
+    run(body)
+
+
+def test_a_full_store_leaves_it_running(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/sh", "-c", COUNT)
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        for order, serial in (("vacate", 1), ("checkpoint", 2)):
+            at.full = True
+            at.order(order, serial)
+            assert at.wait("refused")["why"] == "the store is full"
+            more(mover)
+        at.full = False
+        at = at.move("local")
+        more(mover)
+        at.order("kill", 0)
+        at.end()
+        counted(mover)
+
+    run(body)
+
+
+@pytest.mark.usefixtures("desk")
+def test_from_alpha_to_beta(run: Run, uid: int) -> None:
+    def body(make: Make, home: Path) -> None:
+        suffix = "-alice" if uid else ""
+        mover = make("/bin/sh", "-c", COUNT)
+        at: Placement = mover.place("alpha" + suffix)
+        at.wait("started")
+        for host in ("beta", "alpha", "beta"):
+            more(mover)
+            at = at.move(host + suffix)
+        more(mover)
+        at.order("kill", 0)
+        at.end()
+        counted(mover)
+
+    run(body)

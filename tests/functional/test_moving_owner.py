@@ -1,0 +1,108 @@
+"""The owner of the execute host comes back: a key on one of its terminals, and what the job does then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.functional.test_moving import COUNT, Make, Run, caches, counted, kept, more, run, uid  # noqa: F401
+
+OWNER = '["keyboard", {"start_idle": "0s", "linger": "2s", "battery": true}]'
+
+
+@contextmanager
+def terminal() -> Iterator[int]:
+    """The master of a terminal of this host at which somebody's program reads."""
+    master, slave = os.openpty()
+    reader = subprocess.Popen(["cat"], stdin=slave, stdout=subprocess.DEVNULL)
+    os.close(slave)
+    try:
+        yield master
+    finally:
+        reader.kill()
+        reader.wait()
+        os.close(master)
+
+
+def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:  # noqa: F811
+    def body(make: Make, home: Path) -> None:
+        with terminal() as keyboard:
+            mover = make("/bin/sh", "-c", COUNT, owner=OWNER)
+            at = mover.place("local")
+            at.wait("started")
+            more(mover)
+            for _ in range(2):
+                os.write(keyboard, b"x\n")
+                typed = time.monotonic()
+                news = at.wait("frozen")
+                assert time.monotonic() - typed < 0.5
+                assert news["source"].startswith("terminals: /dev/")
+                time.sleep(0.1)  # what was under way over the link
+                size = len(mover.out)
+                at.wait("thawed")
+                assert 1.9 < time.monotonic() - typed < 4
+                assert len(mover.out) - size < 40  # it had stood still
+                more(mover)
+            at.order("kill", 0)
+            at.end()
+            counted(mover)
+
+    run(body)
+
+
+def test_further_keys_make_it_leave(run: Run) -> None:  # noqa: F811
+    def body(make: Make, home: Path) -> None:
+        with terminal() as keyboard:
+            mover = make("/bin/sh", "-c", COUNT + " | cat", owner=OWNER)
+            at = mover.place("local")
+            at.wait("started")
+            more(mover)
+            os.write(keyboard, b"x\n")
+            at.wait("frozen")
+            time.sleep(0.8)  # another touch, not the same
+            os.write(keyboard, b"x\n")
+            at.wait("leaving")
+            at.wait("moved")
+            at.wait("closed")
+            at.close()
+            mover.owner = '["none", null]'
+            at = mover.place("local", mover.image)
+            at.go()
+            at.wait("started")
+            more(mover, 100)
+            at.order("kill", 0)
+            at.end()
+            counted(mover)
+
+    run(body)
+
+
+def test_a_job_that_cannot_leave_goes_on_until_the_next_key(run: Run) -> None:  # noqa: F811
+    def body(make: Make, home: Path) -> None:
+        with terminal() as keyboard:
+            mover = make("/bin/sh", "-c", COUNT, owner=OWNER)
+            at = mover.place("local")
+            at.wait("started")
+            at.full = True
+            more(mover)
+            os.write(keyboard, b"x\n")
+            at.wait("frozen")
+            time.sleep(0.8)
+            os.write(keyboard, b"x\n")
+            at.wait("leaving")
+            assert at.wait("refused")["why"] == "the store is full"
+            at.wait("thawed")
+            more(mover)
+            os.write(keyboard, b"x\n")
+            at.wait("frozen")
+            at.wait("thawed")
+            more(mover)
+            at.order("kill", 0)
+            at.end()
+            counted(mover)
+
+    run(body)

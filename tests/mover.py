@@ -1,0 +1,340 @@
+"""The least of a submit side for a job that can be checkpointed: serves its files, keeps its images, gives orders.
+
+For tests of the execute side. One Mover is one job; each `place` is a new generation on a host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from checkpoint import accept, bundle
+from checkpoint import deliver as delivery
+from checkpoint.manifest import Manifest, Streams
+from checkpoint.store import Store
+from remoteio import frames
+from remoteio.carriers import Stream
+from remoteio.crew import Crew
+from remoteio.export import Export
+from remoteio.fuse_abi import Request
+from remoteio.ids import Ids
+from remoteio.link import Link, LinkClosed, Window, credit
+from remoteio.transport import open_local
+from shim import bootstrap, orders
+from shim.hosts import Hosts, load, resolve
+from shim.reach import connect
+from shim.spec import JobSpec, Moving
+
+WAIT = 15.0
+NOBODY = '["none", null]'
+# rows cols x y, then termios of a terminal as sshd makes it
+TERMINAL = [
+    24,
+    80,
+    0,
+    0,
+    0x4500,
+    5,
+    0xBF,
+    0x8A3B,
+    15,
+    15,
+    3,
+    28,
+    127,
+    21,
+    4,
+    0,
+    1,
+    0,
+    17,
+    19,
+    26,
+    0,
+    18,
+    15,
+    23,
+    22,
+] + [0] * 16
+
+
+class Mover:
+    """A job `argv` of this process's user. What it wrote, each byte once: `out`, `err` (a terminal: `out`)."""
+
+    def __init__(
+        self, argv: list[str], cwd: Path, store: Path, *, tty: bool = False, owner: str = NOBODY,
+        kept: bundle.Bundle | None = None, strike: str = "",
+    ) -> None:  # fmt: skip
+        self.argv, self.cwd, self.tty, self.owner = argv, cwd, tty, owner
+        self.strike = strike  # for the next place, see tests/strike.py
+        self.store, self.job = Store(store), "job"
+        self.kept = kept
+        self.out, self.err = bytearray(), bytearray()
+        self.generation = self.image = 0
+        self.given = b""  # of stdin, for ever
+        self.ended_input = False
+
+    def spec(self, restore: bytes) -> JobSpec:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        moving = Moving(
+            self.job, self.generation, self.owner, True, restore, (len(self.out), len(self.err)),
+            self.kept.hash if self.kept else "",
+        )  # fmt: skip
+        env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
+        return JobSpec(
+            [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),
+            os.getgroups(), 0o022, b"submit", [], [], [] if self.tty else [0, 1, 2], TERMINAL if self.tty else [],
+            moving,
+        )  # fmt: skip
+
+    def place(self, host: str, image: int = 0) -> Placement:
+        """A new generation on that host, fresh or from an image; returns at once."""
+        self.generation += 1
+        chosen = resolve(host, Hosts() if host == "local" else load())
+        if host == "local" and not os.access(sys.executable, os.X_OK):
+            chosen = replace(chosen, python="/usr/bin/python3")  # an interpreter below /root is not for everybody
+        if self.strike:
+            os.environ["STRIKE"], os.environ["STRUCK"] = self.strike, str(self.cwd / "struck")
+            stream = open_local(bootstrap.local_argv(chosen.python))
+            # `tests` is no package, and what is shipped has one or none
+            with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
+                bootstrap.start(stream, "strike:main", shipped=(*bootstrap.SHIPPED, "strike"))
+            self.strike = ""
+        else:
+            stream, _ = connect(chosen, "shim.agent:main")
+        return Placement(self, stream, image)
+
+
+class Placement:
+    """One generation: its link, and what is heard."""
+
+    def __init__(self, mover: Mover, stream: Stream, image: int) -> None:
+        self.mover, self.stream = mover, stream
+        self.link = Link(stream.read_fd, stream.write_fd)
+        self.heard: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.export: Export | None = None
+        self.window = Window(Window.IMAGE)
+        self.incoming: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.base: Manifest | None = None
+        self.leaves = self.full = False
+        restore = b""
+        out = err = 0
+        if image:
+            with mover.store.open(mover.job, image) as opened:
+                self.base = opened.manifest
+            restore = bare(self.base).to_bytes()
+            out, err = self.base.streams.stdout, self.base.streams.stderr
+        self.skip = {frames.STDOUT: len(mover.out) - out, frames.STDERR: len(mover.err) - err}
+        self.given = self.base.streams.stdin + len(self.base.streams.stdin_unread) if self.base else 0
+        os.umask(0)
+        self.spec = mover.spec(restore)
+        self.link.send(frames.START, self.spec.pack())
+        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, lambda payload: len(payload) >= frames.LARGE)
+        self.over = threading.Event()
+        threading.Thread(target=self._serve, args=(crew,), daemon=True).start()
+        threading.Thread(target=self._pulse, daemon=True).start()
+        if image:
+            threading.Thread(target=self._deliver, args=(image,), daemon=True).start()
+
+    def _serve(self, crew: Crew[bytes | memoryview]) -> None:
+        try:
+            crew.run()
+        except LinkClosed:
+            pass
+        finally:
+            self.heard.put(("closed", {}))
+            self.incoming.put(None)
+            self.over.set()
+
+    def _pulse(self) -> None:
+        with suppress(LinkClosed):
+            while not self.over.wait(1.0):
+                self.link.send(frames.PING)
+
+    def _answer(self, payload: bytes | memoryview) -> None:
+        assert self.export is not None
+        answer = self.export.answer(Request(payload))
+        if answer is not None:
+            self.link.send(*answer)
+
+    def _receive(self) -> list[bytes | memoryview]:
+        requests = []
+        for kind, payload in self.link.receive():
+            if kind == frames.FUSE:
+                requests.append(payload)
+            else:
+                self._take(kind, bytes(payload))
+        return requests
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        mover = self.mover
+        if kind == frames.HELLO:
+            fields = frames.unpack_fields(payload)
+            pairs = [[(int(a), int(b)) for a, b in (t.split() for t in fields[k])] or None for k in ("uids", "gids")]
+            shown = [int(n) for n in fields["shown"]]
+            ids = Ids(
+                os.geteuid(), os.getegid(), frozenset(os.getgroups()), pairs[0], pairs[1],
+                (shown[0], shown[1]) if shown else None,
+            )  # fmt: skip
+            self.export = Export(ids)
+        elif kind in (frames.STDOUT, frames.STDERR):
+            if payload:
+                self.link.send(*credit(kind, len(payload)))
+            dropped = min(self.skip[kind], len(payload))
+            self.skip[kind] -= dropped
+            (mover.out if kind == frames.STDOUT else mover.err).extend(payload[dropped:])
+        elif kind == frames.NEWS:
+            news = orders.parse(payload)
+            if news["news"] == orders.DUMPED:
+                self.incoming = queue.SimpleQueue()
+                threading.Thread(target=self._accept, args=(int(str(news["serial"])),), daemon=True).start()
+            elif news["news"] == orders.CRIU:
+                assert mover.kept is not None
+                archive = mover.kept.read()
+                for at in range(0, len(archive), 1 << 20):
+                    self.link.send(frames.BUNDLE, archive[at : at + (1 << 20)])
+                self.link.send(frames.BUNDLE)
+            self.heard.put((str(news["news"]), news))
+        elif kind == frames.IMAGE:
+            self.incoming.put(payload)
+        elif kind == frames.CREDIT and payload[0] == frames.IMAGE:
+            self.window.give(int.from_bytes(payload[1:5], "little"))
+        elif kind == frames.EXIT:
+            self.heard.put(("exit", {"status": int.from_bytes(payload[:4], "little")}))
+        elif kind == frames.FAIL:
+            self.heard.put(("fail", {"why": payload[4:].decode()}))
+        elif kind == frames.STARTED:
+            self.heard.put(("started", {}))
+            self._feed()
+
+    def _deliver(self, image: int) -> None:
+        with suppress(LinkClosed), self.mover.store.open(self.mover.job, image) as opened:
+            for payload in delivery.deliver(opened):
+                left = len(payload)
+                while left:
+                    left -= self.window.take(left)
+                self.link.send(frames.IMAGE, payload)
+
+    def _accept(self, serial: int) -> None:
+        mover = self.mover
+        if self.full:
+            self.order(orders.THAW, serial, why="the store is full")
+            return
+        with suppress(LinkClosed), mover.store.begin(mover.job) as transaction:
+            receiver = accept.Receiver(transaction)
+            while not receiver.complete:
+                payload = self.incoming.get()
+                if payload is None:
+                    return
+                for answer in receiver.receive(payload):
+                    self.link.send(frames.IMAGE, answer)
+                self.link.send(*credit(frames.IMAGE, len(payload)))
+            head = json.loads(receiver.head)
+            facts, streams = head.pop("facts"), head.pop("streams")
+            streams["stdin_unread"] = bytes.fromhex(streams["stdin_unread"])
+            image = Manifest(
+                job=mover.job, number=transaction.number, generation=mover.generation, time_ns=time.time_ns(),
+                host="here", argv=tuple(mover.argv), cwd=str(mover.cwd), env=(), uid=os.geteuid(), gid=os.getegid(),
+                tty=mover.tty, streams=Streams(**streams), files=receiver.files(), facts=facts, stats=head,
+            )  # fmt: skip
+            transaction.commit(image)
+            mover.image = transaction.number
+            self.heard.put(("committed", {"image": transaction.number, "size": image.size}))
+            self.link.send(frames.IMAGE, accept.committed(image.digest))
+
+    def _feed(self) -> None:
+        """Standard input, from where the job is."""
+        data = self.mover.given[self.given :]
+        self.given += len(data)
+        for at in range(0, len(data), 32768):
+            self.link.send(frames.STDIN, data[at : at + 32768])
+        if self.mover.ended_input:
+            self.link.send(frames.STDIN)
+
+    def type(self, data: bytes, end: bool = False) -> None:
+        """More standard input."""
+        self.mover.given += data
+        self.mover.ended_input |= end
+        self._feed()
+
+    def order(self, what: str, serial: int, **more: object) -> None:
+        self.link.send(frames.ORDER, orders.order(what, serial, **more))
+
+    def wait(self, *what: str, seconds: float = WAIT) -> dict[str, Any]:
+        """The next of these that is heard; what comes before it is kept in `seen`."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                name, news = self.heard.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(
+                    f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}"
+                ) from None
+            self.seen.append((name, news))
+            if name in what:
+                return {"what": name, **news}
+            assert name not in ("closed", "fail"), f"heard {self.seen}; {self.stream.stderr_tail()}"
+
+    def go(self) -> None:
+        """Wait for the restored job and let it run."""
+        self.wait("restored")
+        self.order(orders.GO, self.mover.generation)
+
+    def move(self, host: str) -> Placement:
+        """Vacate, and go on at `host`."""
+        self.order(orders.VACATE, self.mover.generation)
+        self.wait("moved")
+        self.wait("closed")
+        self.close()
+        after = self.mover.place(host, self.mover.image)
+        after.go()
+        after.wait("started")
+        return after
+
+    def checkpoint(self, serial: int) -> dict[str, Any]:
+        """One dump, the job going on; what is heard of its commit."""
+        self.order(orders.CHECKPOINT, serial)
+        return self.wait("committed", "refused")
+
+    def end(self) -> int:
+        """Wait for the job's end; its wait status."""
+        status = int(self.wait("exit")["status"])
+        self.wait("closed")
+        self.close()
+        return status
+
+    def close(self) -> None:
+        self.over.set()
+        self.stream.close()
+
+
+def bare(manifest: Manifest) -> Manifest:
+    """The manifest without its files: what START carries."""
+    return Manifest(
+        **{
+            name: getattr(manifest, name)
+            for name in ("job", "number", "generation", "time_ns", "host", "argv", "cwd", "env", "uid", "gid", "tty",
+                         "streams", "written", "facts", "stats")
+        },
+        files=(),
+    )  # fmt: skip
+
+
+def until(done: Any, what: str, seconds: float = WAIT) -> None:
+    """Poll a condition."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)

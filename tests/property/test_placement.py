@@ -1,0 +1,269 @@
+"""shim/placement.py under cut, late and repeated events: never two generations acting, never a job forgotten.
+
+The world here is the execute hosts and the network: agents that act, links that are cut at any moment, events that
+arrive late. What may act is known to the world, not to the state machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from shim import orders, placement
+from shim.placement import (
+    Action, Ask, Began, Choose, Chosen, Close, Committed, Connect, Connected, Event, Exited, Failed, Finish, NoHost,
+    News, Order, Phase, Reply, Start, State, Tick, Unreached,
+)  # fmt: skip
+
+AGENT_LEASE = 4.0
+# What ends the job is rare, or the rest would seldom be met.
+ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
+WHAT = ["began", "restored", "own", "step", "no", "fail"] * 4 + ["exit"]
+
+
+class Agent:
+    """One generation on a host, as it really is. `silent`: since when it hears nothing more."""
+
+    def __init__(self, generation: int, image: int) -> None:
+        self.generation, self.image = generation, image
+        self.acting = image == 0
+        self.ready = False  # restored, and awaiting GO
+        self.over = False
+        self.dumping: tuple[int, bool] | None = None
+        self.committed = False
+        self.silent: float | None = None
+
+
+class World(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.state = State()
+        self.agents: dict[int, Agent] = {}
+        self.coming: list[Event] = []  # events under way, per link in order
+        self.to_choose: list[Choose] = []
+        self.to_connect: list[int] = []
+        self.connected: set[int] = set()
+        self.images = 0
+        self.asked: set[int] = set()
+        self.replied: list[int] = []
+        self.finished = 0
+        self.own_serial = 1000
+
+    @initialize(every=st.sampled_from([0.0, 3.0]), patient=st.booleans())
+    def begin(self, every: float, patient: bool) -> None:
+        self.take(placement.begin(replace(self.state, every=every, patient=patient)))
+
+    def take(self, steps: tuple[State, list[Action]]) -> None:
+        self.state, actions = steps
+        for action in actions:
+            self.perform(action)
+
+    def perform(self, action: Action) -> None:
+        if isinstance(action, Choose):
+            self.to_choose.append(action)
+        elif isinstance(action, Connect):
+            self.to_connect.append(action.generation)
+        elif isinstance(action, Start):
+            assert action.generation in self.connected and action.generation not in self.agents
+            self.agents[action.generation] = Agent(action.generation, action.image)
+        elif isinstance(action, Order):
+            self.ordered(self.agents[action.generation], action)
+        elif isinstance(action, Close):
+            if action.generation in self.agents:
+                self.hush(self.agents[action.generation])
+        elif isinstance(action, Reply):
+            assert action.token in self.asked, "an answer to what nobody asked"
+            assert action.token not in self.replied, "two answers to one question"
+            self.replied.append(action.token)
+        elif isinstance(action, Finish):
+            self.finished += 1
+            for agent in self.agents.values():
+                self.hush(agent)
+
+    def ordered(self, agent: Agent, order: Order) -> None:
+        if agent.silent is not None or agent.over:
+            return  # it never arrives
+        if order.what == orders.GO:
+            assert agent.ready
+            agent.acting, agent.ready = True, False
+        elif order.what == orders.KILL:
+            self.die(agent)
+            self.coming.append(Exited(agent.generation, 9))
+        elif agent.dumping is None and agent.acting:
+            agent.dumping, agent.committed = (order.serial, order.what == orders.VACATE), False
+        else:
+            self.coming.append(News(agent.generation, orders.REFUSED, order.serial, "busy"))
+
+    def die(self, agent: Agent) -> None:
+        agent.acting = agent.ready = False
+        agent.over = True
+        agent.dumping = None
+
+    def hush(self, agent: Agent) -> None:
+        if agent.silent is None:
+            agent.silent = self.now
+
+    def feed(self, event: Event) -> None:
+        self.take(placement.step(self.state, event, self.now))
+
+    # the network and the hosts
+
+    @rule(host=st.sampled_from(["alpha", "beta"]), found=st.booleans())
+    def choose(self, host: str, found: bool) -> None:
+        if self.to_choose:
+            asked = self.to_choose.pop(0)
+            barred = dict(asked.avoid)
+            ok = found and host not in barred
+            self.feed(Chosen(asked.turn, host) if ok else NoHost(asked.turn, "none"))
+
+    @rule(up=st.booleans())
+    def connect(self, up: bool) -> None:
+        if self.to_connect:
+            generation = self.to_connect.pop(0)
+            self.connected.add(generation)
+            self.feed(Connected(generation) if up else Unreached(generation, "down"))
+
+    @rule(which=st.integers(0, 9))
+    def arrive(self, which: int) -> None:
+        """One event under way arrives; those of one generation keep their order."""
+        if self.coming:
+            event = self.coming[which % len(self.coming)]
+            first = next(e for e in self.coming if _of(e) == _of(event))
+            self.coming.remove(first)
+            self.feed(first)
+
+    @rule(which=st.integers(0, 9))
+    def arrive_twice(self, which: int) -> None:
+        if self.coming:
+            first = next(e for e in self.coming if _of(e) == _of(self.coming[which % len(self.coming)]))
+            self.feed(first)
+
+    @rule()
+    def all_goes_well(self) -> None:
+        """So that the rare cases are met far on, too: everything that is under way arrives, and succeeds."""
+        for _ in range(4):
+            self.choose("alpha", True)
+            self.choose("beta", True)
+            self.connect(True)
+            for agent in [agent for agent in self.agents.values() if not agent.over and agent.silent is None]:
+                if agent.dumping is not None:
+                    self.coming += self.dump(agent, agent.dumping, "step")
+                elif agent.acting and not agent.image:
+                    self.coming.append(Began(agent.generation))
+                elif agent.image and not agent.acting:
+                    agent.ready = True
+                    self.coming.append(News(agent.generation, orders.RESTORED))
+            while self.coming:
+                self.arrive(0)
+
+    @rule(which=st.integers(0, 9))
+    def cut(self, which: int) -> None:
+        alive = [agent for agent in self.agents.values() if agent.silent is None]
+        if alive:
+            agent = alive[which % len(alive)]
+            self.hush(agent)
+            self.coming.append(placement.Closed(agent.generation, "cut"))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 16.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for agent in self.agents.values():
+            if agent.silent is not None and self.now - agent.silent >= AGENT_LEASE:
+                self.die(agent)
+        due = placement.deadline(self.state)
+        if due is not None and self.now >= due:
+            self.feed(Tick())
+
+    @rule(which=st.integers(0, 9), what=st.sampled_from(WHAT))
+    def act(self, which: int, what: str) -> None:
+        """An agent does something, and says so if its link holds."""
+        alive = [agent for agent in self.agents.values() if not agent.over]
+        if not alive:
+            return
+        agent = alive[which % len(alive)]
+        said: list[Event] = []
+        if what == "began" and agent.acting and not agent.image:
+            said.append(Began(agent.generation))
+        elif what == "restored" and agent.image and not agent.acting:
+            agent.ready = True
+            said.append(News(agent.generation, orders.RESTORED))
+        elif what == "fail" and not agent.acting:
+            self.die(agent)
+            said.append(Failed(agent.generation, 125, "it cannot be restored there"))
+        elif what == "exit" and agent.acting and agent.dumping is None:
+            self.die(agent)
+            said.append(Exited(agent.generation, 0))
+        elif what == "own" and agent.acting and agent.dumping is None:
+            self.own_serial += 1
+            agent.dumping, agent.committed = (self.own_serial, True), False
+            said.append(News(agent.generation, orders.LEAVING, self.own_serial, "the owner is back"))
+        elif agent.dumping is not None:
+            said += self.dump(agent, agent.dumping, what)
+        if agent.silent is None:
+            self.coming += said
+
+    def dump(self, agent: Agent, dumping: tuple[int, bool], what: str) -> list[Event]:
+        serial, leaves = dumping
+        if what == "no":
+            agent.dumping = None
+            return [News(agent.generation, orders.REFUSED, serial, "no")]
+        if agent.silent is not None:
+            return []
+        if not agent.committed:
+            self.images += 1
+            agent.committed = True
+            committed: list[Event] = [Committed(agent.generation, serial, self.images)]
+            if not leaves:
+                agent.dumping = None
+            return committed
+        self.die(agent)
+        return [News(agent.generation, orders.MOVED, serial)]
+
+    # the person
+
+    @rule(what=st.sampled_from(ASKS), host=st.sampled_from(["", "beta"]))
+    def ask(self, what: str, host: str) -> None:
+        token = len(self.asked) + 1
+        self.asked.add(token)
+        self.feed(Ask(what, token, host if what == "vacate" else ""))
+
+    # what must hold
+
+    @invariant()
+    def never_two(self) -> None:
+        acting = [agent.generation for agent in self.agents.values() if agent.acting]
+        assert len(acting) <= 1, acting
+
+    @invariant()
+    def never_forgotten(self) -> None:
+        """There is always something that will go on by itself, or it is held, or it has ended."""
+        state = self.state
+        assert self.finished == (state.phase == Phase.ENDED)
+        if state.phase == Phase.CHOOSING:
+            assert any(asked.turn == state.turn for asked in self.to_choose)
+        elif state.phase == Phase.STARTING:
+            assert state.generation in self.to_connect or state.generation in self.agents
+        elif state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
+            assert placement.deadline(state) is not None
+
+    @invariant()
+    def every_question_is_answered_in_the_end(self) -> None:
+        if self.state.phase == Phase.ENDED:
+            assert self.asked == set(self.replied)
+
+    @invariant()
+    def nothing_is_lost_that_was_committed(self) -> None:
+        if self.state.phase in (Phase.CHOOSING, Phase.PARKED) and self.images:
+            assert self.state.image > 0 or not self.state.began
+
+
+def _of(event: Event) -> int:
+    return getattr(event, "generation", 0)
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

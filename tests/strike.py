@@ -1,0 +1,63 @@
+"""An agent that is struck: shipped by tests in place of shim.agent, it kills one of its processes at a named point.
+
+$STRIKE is POINT:WHO:N, the Nth time that point (shim/departure.py) is reached; WHO: agent, keeper, init or criu.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from shim import agent, departure
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for thread in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/children" % (pid, thread)) as f:
+            found += [int(child) for child in f.read().split()]
+    return found
+
+
+def victim(who: str) -> int:
+    me = os.getpid()
+    if who == "agent":
+        return me
+    keeper = children(me)[0]
+    if who == "keeper":
+        return keeper
+    init = children(keeper)[0]
+    if who == "init":
+        return init
+    for pid in children(init):
+        with open("/proc/%d/cmdline" % pid, "rb") as f:
+            if b"swrk" in f.read().split(b"\0"):
+                return pid
+    raise AssertionError("no criu is running")
+
+
+def gone(pid: int) -> bool:
+    try:
+        with open("/proc/%d/stat" % pid) as f:
+            return f.read().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def main(read_fd: int, write_fd: int) -> int:
+    point, who, number = os.environ["STRIKE"].split(":")
+    left = [int(number)]
+
+    def reached(at: str) -> None:
+        if at == point:
+            left[0] -= 1
+            if left[0] == 0:
+                pid = victim(who)
+                open(os.environ["STRUCK"], "w").close()
+                os.kill(pid, signal.SIGKILL)
+                while not gone(pid):
+                    time.sleep(0.005)
+
+    departure.reached = reached
+    return agent.main(read_fd, write_fd)

@@ -1,0 +1,309 @@
+"""One job over many hosts, with scripted agents at the other ends of real links, a real store, a real control socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from checkpoint.store import Store
+from remoteio import frames
+from shim import control, events, jobs, placement
+from shim.events import Kind
+from shim.jobs import Record
+from shim.moves import Moves
+from shim.placement import Result
+from shim.spec import JobSpec
+from shim.stdio import Input, Output
+from tests.agents import Agent, Country
+from tests.until import until
+
+
+class Run:
+    """A supervised job."""
+
+    def __init__(self, directory: Path, hosts: tuple[str, ...] = ("alpha", "beta"), every: float = 0.0) -> None:
+        self.country = Country(directory)
+        spec = JobSpec(
+            argv=[b"count"], env=[b"A=1"], cwd=b"/", uid=os.geteuid(), gid=os.getegid(), groups=[], umask=0o22,
+            hostname=b"here", limits=[], scratch=[], stdio=[0, 1], tty=[],
+        )  # fmt: skip
+        record = Record(
+            id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=2,
+            detached=True, tty=False, spec=jobs.packed(spec),
+        )  # fmt: skip
+        self.job = jobs.create(record)
+        assert self.job.lock()
+        self.out = directory / "out"
+        self.typed_read, self.typed = os.pipe()
+        self.begin(None)
+
+    def begin(self, taken: int | None, force: bool = False) -> None:
+        fd = os.open(self.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.output = Output(frames.STDOUT, fd, self.fail, taken=taken or 0)
+        self.input = Input(self.job.path, self.typed_read, self.fail)
+        self.moves = Moves(
+            self.job, {frames.STDOUT: self.output}, self.input, patient=True, force=force, say=lambda text: None,
+            reach=self.country.reach,
+        )  # fmt: skip
+        self.result: list[Result | BaseException] = []
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        self.moves.fail(error)
+
+    def _run(self) -> None:
+        try:
+            self.result.append(self.moves.run())
+        except BaseException as error:
+            self.result.append(error)
+
+    def ask(self, what: str, **more: object) -> str:
+        for answer in control.ask(self.job.control, do=what, **more):
+            if answer.get("done") is not None:
+                return f"{answer['done']}: {answer['text']}"
+        raise AssertionError("no answer")
+
+    def end(self, within: float = 10.0) -> Result:
+        self.thread.join(within)
+        assert self.result, f"the job has not ended but is {self.moves.state}"
+        result = self.result[0]
+        assert isinstance(result, Result), result
+        return result
+
+    def kinds(self) -> list[Kind]:
+        return [event.kind for event in events.read_events(self.job.log)[0]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(placement, "LEASE", 0.3)
+    monkeypatch.setattr(placement, "RETRY", 0.5)
+    made = Run(tmp_path)
+    yield made
+    for agent in made.country.agents:
+        agent.die()
+    if made.thread.is_alive():
+        made.ask("kill")
+    made.thread.join(5)
+
+
+def test_a_job_that_never_moves(run: Run) -> None:
+    agent = run.country.running(0)
+    agent.say()
+    agent.end(3 << 8)
+    assert run.end() == Result(3 << 8)
+    assert run.out.read_text() == "1\n"
+    assert run.kinds() == [Kind.SUBMIT, Kind.EXECUTE, Kind.END]
+    assert run.job.read().phase == "ended"
+
+
+def test_a_vacate_goes_on_elsewhere_with_every_line_once(run: Run) -> None:
+    for number in range(6):
+        agent = run.country.running(number)
+        assert agent.name == ("alpha", "beta")[number % 2]
+        agent.say()
+        agent.say()
+        assert run.ask("vacate") == f"True: the job goes on on {('beta', 'alpha')[number % 2]}"
+    run.country.running(6).end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "".join(f"{n}\n" for n in range(1, 13))
+    assert run.job.read().moves == 6
+    assert [agent.spec.moving.generation for agent in run.country.agents if agent.spec and agent.spec.moving] == [
+        *range(1, 8)
+    ]
+
+
+def test_a_restored_job_that_speaks_before_its_host_says_that_it_runs(run: Run) -> None:
+    def prepare(agent: Agent) -> None:
+        agent.hasty = True
+
+    run.country.prepare = prepare
+    run.country.running(0).say()
+    run.ask("vacate")
+    run.country.running(1).say()
+    run.country.agents[1].end(0)
+    run.end()
+    assert run.out.read_text() == "1\n2\n3\n"
+
+
+def test_a_checkpoint_leaves_it_running_and_a_lost_host_goes_back_to_it(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.say()
+    assert run.ask("checkpoint") == "True: image 1 is committed"
+    assert alpha.running.is_set()
+    alpha.say()
+    alpha.say()
+    until(lambda: run.out.read_text() == "1\n2\n3\n", "the output")
+    alpha.die()
+    again = run.country.running(1)
+    assert again.count == 1
+    for _ in range(3):
+        again.say()  # 2 and 3 for the second time
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n3\n4\n"
+    assert Kind.DISCONNECT in run.kinds() and Kind.LOST in run.kinds()
+
+
+def test_nothing_starts_before_the_lease_of_a_lost_host_is_over(run: Run) -> None:
+    alpha = run.country.running(0)
+    run.ask("checkpoint")
+    lost = time.monotonic()
+    alpha.die()
+    run.country.running(1)
+    assert time.monotonic() - lost >= 0.3
+
+
+def test_input_is_given_again_from_where_the_image_had_it(run: Run) -> None:
+    alpha = run.country.running(0)
+    os.write(run.typed, b"one two ")
+    alpha.wait(lambda: alpha.given == b"one two ")
+    run.ask("checkpoint")
+    os.write(run.typed, b"three ")
+    alpha.wait(lambda: alpha.given == b"one two three ")
+    alpha.die()
+    again = run.country.running(1)
+    again.wait(lambda: again.given == b"three ")
+    os.write(run.typed, b"four")
+    again.wait(lambda: again.given == b"three four")
+    os.close(run.typed)
+    again.wait(lambda: again.eof)
+    again.end(0)
+    run.end()
+
+
+def test_a_host_lost_after_the_commit_but_before_it_said_so(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.say()
+    alpha.mute = True
+    assert run.ask("vacate") == "True: the job goes on on alpha"
+    again = run.country.running(1)
+    assert again.count == 1
+    again.end(0)
+    run.end()
+    assert run.out.read_text() == "1\n"
+
+
+def test_a_refused_vacate_leaves_it_running(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.refuse = "process 101 (job.py) holds an io_uring, descriptor 5"
+    assert run.ask("vacate") == "False: process 101 (job.py) holds an io_uring, descriptor 5"
+    alpha.say()
+    alpha.end(0)
+    assert run.end() == Result(0)
+
+
+def test_hold_and_release(run: Run) -> None:
+    run.country.running(0).say()
+    assert run.ask("hold").startswith("True: the job is parked")
+    assert run.ask("checkpoint").startswith("False: the job is parked")
+    assert run.job.read().held
+    time.sleep(0.7)  # more than RETRY: it stays
+    assert len(run.country.agents) == 1
+    assert run.ask("release") == "True: the job goes on on alpha"
+    run.country.running(1).end(0)
+    run.end()
+    assert run.kinds()[-5:] == [Kind.HOLD, Kind.RELEASE, Kind.EXECUTE, Kind.END][-5:] or Kind.HOLD in run.kinds()
+
+
+def test_parked_until_a_host_is_up(run: Run) -> None:
+    run.country.running(0).say()
+    run.country.down |= {"alpha", "beta"}
+    assert run.ask("vacate").startswith("True: the job is parked: no host will do (")
+    assert "beta: cannot reach beta: it is down" in run.job.read().why
+    run.country.down.clear()
+    run.country.running(1).end(0)
+    run.end()
+
+
+def test_the_owner_comes_back(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.news("frozen", why="input seen by terminals: /dev/pts/3", source="terminals", at=1.0)
+    until(lambda: run.moves.state.phase == "frozen", "frozen")
+    alpha.news("leaving", why="further input seen", serial=1 << 20)
+    alpha.dump(1 << 20, True)
+    beta = run.country.running(1)
+    assert beta.name == "beta"
+    assert run.moves.state.driven == {"alpha"}
+    beta.end(0)
+    run.end()
+    assert run.kinds() == [
+        Kind.SUBMIT, Kind.EXECUTE, Kind.SUSPEND, Kind.CHECKPOINT, Kind.EVICT, Kind.EXECUTE, Kind.END
+    ]  # fmt: skip
+
+
+def test_kill(run: Run) -> None:
+    run.country.running(0)
+    assert run.ask("kill") == "True: the job is being killed"
+    assert run.end() == Result(9)
+
+
+def test_lost_without_an_image(run: Run) -> None:
+    run.country.running(0).die()
+    result = run.end()
+    assert result.code == 125 and "no checkpoint yet" in result.reason
+
+
+def test_a_restore_that_fails_goes_to_the_next_host(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.say()
+
+    def prepare(agent: Agent) -> None:
+        agent.refuse = "criu restore failed there" if agent.name == "beta" else ""
+
+    run.country.prepare = prepare
+    assert run.ask("vacate").startswith("True: the job is parked")
+    assert "beta: criu restore failed there" in run.job.read().why
+    run.country.prepare = lambda agent: None
+    run.country.running(2).end(0)
+    run.end()
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    run = Run(tmp_path, every=0.2)
+    agent = run.country.running(0)
+    until(lambda: run.moves.state.image >= 4, "four images")
+    until(lambda: len(Store().images(str(run.job.id))) == 2, "only the last two are kept")
+    agent.end(0)
+    run.end()
+
+
+def test_attached_one_sees_and_types(run: Run) -> None:
+    alpha = run.country.running(0)
+    with control.connect(run.job.control) as sock:
+        sock.sendall(json.dumps({"do": "attach"}).encode() + b"\n")
+        assert json.loads(control.read_line(sock))["done"] is True
+        sock.sendall(frames.frame(frames.STDIN, b"typed"))
+        alpha.wait(lambda: alpha.given == b"typed")
+        alpha.say()
+        reader = frames.FrameReader()
+        got = reader.feed(sock.recv(1000))
+        alpha.end(7 << 8)
+        while data := sock.recv(1000):
+            got += reader.feed(data)
+    assert [(kind, bytes(payload)) for kind, payload in got] == [
+        (frames.STDOUT, b"1\n"),
+        (frames.EXIT, (7 << 8).to_bytes(4, "little")),
+    ]
+    run.end()
+
+
+def test_a_full_store_leaves_it_running(run: Run) -> None:
+    alpha = run.country.running(0)
+    (run.job.path.parent.parent / "images").write_text("no directory")
+    assert run.ask("vacate").startswith("False: ")
+    alpha.say()
+    alpha.end(0)
+    assert run.end() == Result(0)
