@@ -41,10 +41,8 @@ def is_named(name: str, wish: Wish, choose_driven: frozenset[str], wanted: str) 
 
 def candidates(wish: Wish, choose: Choose, known: Hosts) -> list[Host]:
     """The hosts that come into question, the wanted one first. Raises HostsError."""
-    if wish.names == (ANY,):
-        found = list(known.hosts)
-    else:
-        found = [hosts.resolve(name, known) for name in wish.names]
+    every = wish.names == (ANY,)
+    found = list(known.hosts) if every else [hosts.resolve(name, known) for name in wish.names]
     if choose.wanted:
         found = [hosts.resolve(choose.wanted, known), *(host for host in found if host.name != choose.wanted)]
     barred = {name for name, _ in choose.avoid}

@@ -1,4 +1,4 @@
-"""One job over many hosts, with scripted agents at the other ends of real links, a real store, a real control socket."""
+"""One job over many hosts, with scripted agents at the other ends of real links, a real store and control socket."""
 
 from __future__ import annotations
 
