@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`@pytest.mark.where(predicate)`: of all combinations of parameters only those that the predicate wants are run."""
+    """`@pytest.mark.where(predicate)`: of all combinations of parameters only those the predicate wants are run."""
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:

@@ -12,11 +12,10 @@ import sys
 import pytest
 
 from tests.functional import planted_tree
-from tests.functional.test_real_programs import EACH, give, well
+from tests.functional.test_real_programs import EACH, LOGINS, give, well
 from tests.program import Combo, as_login
 
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-LOGINS = pytest.mark.parametrize("combo", ["root-root", "user-alice"], indirect=True)
 
 
 GIT_JOB = """
@@ -119,7 +118,7 @@ TAR_JOB = f"""
 mkdir copy
 tar --xattrs --xattrs-include='*' -S -C copy -xpf all.tar
 """
-RSYNC_JOB = "rsync -aHAXS tree/ copy/"
+RSYNC_JOB = "rsync -aHXS tree/ copy/"
 
 
 @pytest.mark.timeout(300)  # some 100,000 operations, each with a round trip, on a machine that may have other work
