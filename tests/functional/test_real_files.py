@@ -109,12 +109,8 @@ def test_sqlite_with_a_writer_at_each_end(
         assert well(look(["sqlite3", "shared.db", query])).decode() == f"{2 * many}\nhere|{many}\nthere|{many}\nok\n"
 
 
-# Without what differs from one run to the next: the times of the last look, and the order of a directory.
-TAR = (
-    "tar --format=posix --pax-option=delete=atime,delete=ctime --sort=name --xattrs --xattrs-include='*' -S -C tree -cf"
-)
-TAR_JOB = f"""
-{TAR} all.tar .
+TAR_JOB = """
+tar --format=posix --xattrs --xattrs-include='*' -S -C tree -cf all.tar .
 mkdir copy
 tar --xattrs --xattrs-include='*' -S -C copy -xpf all.tar
 """
@@ -134,7 +130,3 @@ def test_a_tree_of_10000_files_is_copied(combo: Combo, job: str) -> None:
     assert after.keys() == before.keys()
     differ = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     assert not differ, list(differ.items())[:5]
-    if job == TAR_JOB:
-        # Sizes, owners, times, links, holes and attributes as tar here sees them: the very same bytes.
-        well(combo.here(["sh", "-ec", f"{TAR} here.tar ."]))
-        well(combo.here(["cmp", "all.tar", "here.tar"]))
