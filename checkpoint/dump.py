@@ -36,7 +36,7 @@ def spool_size(spool: str) -> int:
 
 
 def select(spool: str, target: str) -> None:
-    """Make the directory `target` and link into it what of the spool makes up the image: not criu's log and the like."""
+    """Make the directory `target`, with links to what of the spool makes up the image: not criu's log and the like."""
     os.mkdir(target, 0o700)
     for entry in os.scandir(spool):
         if entry.name.endswith(_SAVED):
@@ -72,9 +72,9 @@ def dump(
     leave: Callable[[], None] | None,
 ) -> None:
     """Run criu's dump to its end. `still` is called with the tree frozen, with the microseconds since criu began;
-    then `leave`, if the tree is to leave: it returns only by raising DumpError. `kept`: where criu's log goes if it fails.
+    then `leave`, if the tree is to leave: it returns only by raising DumpError.
 
-    Raises DumpError.
+    `kept`: where criu's log goes if it fails. Raises DumpError.
     """
     began = time.monotonic()
     why: list[DumpError] = []
@@ -117,7 +117,9 @@ def times(spool: str) -> dict[str, int]:
 def send(
     files: str, head: bytes, put: Callable[[bytes], None], get: Callable[[bool], bytes | None]
 ) -> tuple[bytes, int]:
-    """Offer all files of the directory `files` to the store until it has committed them. Returns the image's hash and the bytes sent.
+    """Offer all files of the directory `files` to the store until it has committed them.
+
+    Returns the image's hash and the bytes sent.
 
     `put` sends a payload, as far as there is credit; `get(wait)` is the store's next payload, or None if there is
     none yet and `wait` is false. What they raise ends it.

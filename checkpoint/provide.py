@@ -18,7 +18,7 @@ class Provided:
 
 def own() -> str:
     """The path of the host's own criu, or ""."""
-    places = os.environ.get("PATH", "").split(":") + ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"]
+    places = [*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"]
     return next((os.path.realpath(d + "/criu") for d in places if d and os.access(d + "/criu", os.X_OK)), "")
 
 

@@ -49,8 +49,10 @@ def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
 
 
 def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:
-    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs. `kept`: where criu's log goes
-    if it fails. Raises RestartError."""
+    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs.
+
+    `kept`: where criu's log goes if it fails. Raises RestartError.
+    """
     open_gate: list[bool] = []
 
     def notified(told: criu.Answer) -> bool:

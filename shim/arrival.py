@@ -27,8 +27,7 @@ class Arrival:
         self._spool = agent.spool("restore")
         self._arriving = restart.Arriving(self._spool)
         self._there = threading.Event()
-        self.whole = False
-        self._ready = threading.Event()  # the root is made
+        self.whole = False  # all its files are in the spool
 
     def receive(self, payload: bytes) -> None:
         """One payload of deliver. Raises ConversationError, OSError."""

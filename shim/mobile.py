@@ -27,8 +27,11 @@ from shim.spec import JobSpec, Moving
 from shim.taps import Feed, Tap
 from shim.watch_owner import Watcher
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Frames = list[tuple[int, "bytes | memoryview"]]
+
 ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
-Frames = "list[tuple[int, bytes | memoryview]]"
 
 
 def cache() -> str:

@@ -43,10 +43,10 @@ class Warden:
         """One message of the agent."""
         what, rest = said[:1], said[1:]
         if what == b"Z":
-            before = self._standing()
+            standing = self._standing()
             self.stopped = True
             self._all(signal.SIGSTOP)
-            self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in before))
+            self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in standing))
         elif what == b"W":
             self._go_on({int(pid) for pid in rest.split()})
             self._sock.send(b"w")

@@ -31,8 +31,8 @@ from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed, Window, credit
 from remoteio.transport import open_local
 from shim import bootstrap, orders
-from shim.reach import connect
 from shim.hosts import Hosts, load, resolve
+from shim.reach import connect
 from shim.spec import JobSpec, Moving
 
 WAIT = 15.0
@@ -69,7 +69,7 @@ TERMINAL = [
 
 
 class Mover:
-    """A job `argv` of this process's user. What it wrote, once each byte: `out`, `err` (or all of a terminal: `out`)."""
+    """A job `argv` of this process's user. What it wrote, each byte once: `out`, `err` (a terminal: `out`)."""
 
     def __init__(
         self, argv: list[str], cwd: Path, store: Path, *, tty: bool = False, owner: str = NOBODY,
@@ -94,7 +94,8 @@ class Mover:
         env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
         return JobSpec(
             [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),
-            os.getgroups(), 0o022, b"submit", [], [], [] if self.tty else [0, 1, 2], TERMINAL if self.tty else [], moving,
+            os.getgroups(), 0o022, b"submit", [], [], [] if self.tty else [0, 1, 2], TERMINAL if self.tty else [],
+            moving,
         )  # fmt: skip
 
     def place(self, host: str, image: int = 0) -> Placement:

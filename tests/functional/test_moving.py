@@ -198,7 +198,10 @@ def test_a_terminal_job(run: Run) -> None:
 
 def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
-        script = "import os, time\nf = os.open('/dev/fuse', os.O_RDWR)\ni = 0\nwhile True: i += 1; print(i, flush=True); time.sleep(.01)"
+        script = (
+            "import os, time\nf = os.open('/dev/fuse', os.O_RDWR)\ni = 0\n"
+            "while True: i += 1; print(i, flush=True); time.sleep(.01)"
+        )
         mover = make(PYTHON, "-c", script)
         at = mover.place("local")
         at.wait("started")
