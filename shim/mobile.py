@@ -93,6 +93,9 @@ class MobileAgent(Mobile):
             feed.prime(self.manifest.streams.stdin_unread, self.manifest.streams.stdin)
             if self.manifest.stats.get("stdin_ended"):
                 feed.put(b"")
+        elif self.manifest is not None:
+            feed.written = self.manifest.streams.stdin + len(self.manifest.streams.stdin_unread)
+            feed.hold(True)  # until criu has made the terminal's settings those of the old one
         self.feed = feed
         feed.start(self._end)
 
@@ -171,6 +174,8 @@ class MobileAgent(Mobile):
         if self._master >= 0 and self.manifest is not None:
             # criu has set the size that the terminal had where the job came from
             terminal_state.resize(self._master, self._size or struct.pack("HHHH", *self.spec.tty[:4]))
+        if self.feed is not None:
+            self.feed.hold(False)
         self.watcher = Watcher(self, self.departure)
         threading.Thread(target=self._guard, args=(self.watcher.run,), name="owner", daemon=True).start()
 
