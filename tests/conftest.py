@@ -37,11 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`@pytest.mark.where(predicate)`: of all combinations of parameters only those that the predicate wants are run."""
+    """`@pytest.mark.where(predicate)`: of all combinations of parameters, run only those that it wants."""
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
-        wanted = all(mark.args[0](**vars(item)["callspec"].params) for mark in item.iter_markers("where"))
+        params = vars(item)["callspec"].params if "callspec" in vars(item) else {}
+        wanted = all(mark.args[0](**params) for mark in item.iter_markers("where"))
         (kept if wanted else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept

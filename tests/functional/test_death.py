@@ -16,6 +16,9 @@ import pytest
 from tests.program import Combo, Rexec
 from tests.until import until
 
+# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
+pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
+
 Check = Callable[[str], AbstractContextManager[None]]
 BUSY = "while :; do dd if=/dev/zero of=big bs=64k count=64 conv=notrunc 2>&1; cat big; ls -l /usr/bin; done >/dev/null"
 JOBS = {"idle": "sleep 1000", "busy": BUSY, "many": "for n in 1 2 3 4 5 6; do (" + BUSY + ") & done; setsid sleep 1000"}

@@ -21,7 +21,7 @@ from tests.until import until
 
 TTL = 1.0  # seconds: docs/consistency.md
 SOON = 2 * TTL
-pytestmark = pytest.mark.parametrize("combo", ["local-root", "local-user", "root-root", "user-alice"], indirect=True)
+pytestmark = pytest.mark.parametrize("combo", ["local-root", "user-alice"], indirect=True)
 
 
 @pytest.fixture

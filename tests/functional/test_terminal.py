@@ -13,6 +13,9 @@ from tests.program import Combo
 from tests.screen import Screen
 from tests.until import until
 
+# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
+pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
+
 
 @pytest.fixture
 def screen(combo: Combo) -> Iterator[Screen]:
