@@ -11,10 +11,7 @@ from checkpoint import conversation, criu, dump, restart
 from checkpoint.restart import RestartError
 from remoteio import frames
 from shim import departure, orders
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from shim.mobile import MobileAgent
+from shim.mobile_state import Gone, Mobile
 
 RESTORE_S = 30  # criu's own limit
 
@@ -22,7 +19,7 @@ RESTORE_S = 30  # criu's own limit
 class Arrival:
     """One restore; `receive` is given the store's payloads meanwhile."""
 
-    def __init__(self, agent: MobileAgent) -> None:
+    def __init__(self, agent: Mobile) -> None:
         self._agent = agent
         self._spool = agent.spool("restore")
         self._arriving = restart.Arriving(self._spool)
@@ -46,7 +43,7 @@ class Arrival:
         try:
             with agent.still:
                 self._restore(began)
-        except (RestartError, departure.Gone) as e:
+        except (RestartError, Gone) as e:
             agent.link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "surrogateescape"))
             agent.link.flush()
             agent.leave()

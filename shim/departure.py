@@ -20,10 +20,7 @@ from remoteio import frames
 from remoteio.errors import RexecError
 from remoteio.link import Window
 from shim import orders, taps
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from shim.mobile import MobileAgent
+from shim.mobile_state import Gone, Mobile
 
 FREEZE_S = 30  # for criu to bring the tree to a stop
 STORE_S = 600.0  # without a word of the store
@@ -33,14 +30,10 @@ def reached(point: str) -> None:
     """Tests put something else in its place, to kill a process at just that point."""
 
 
-class Gone(RexecError):
-    """The job ended while something was being done about it."""
-
-
 class Departure:
     """Takes dumps, one after the other."""
 
-    def __init__(self, agent: MobileAgent) -> None:
+    def __init__(self, agent: Mobile) -> None:
         self._agent = agent
         self._asked: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
         self._current = 0
@@ -73,9 +66,7 @@ class Departure:
     def _refused(self, serial: int, why: str) -> None:
         self._agent.link.flush()  # what was sent of the image comes before
         self._agent.news(orders.REFUSED, serial=serial, why=why)
-        watcher = self._agent.watcher
-        if watcher is not None:
-            watcher.stays()
+        self._agent.stays()
 
     # the owner is back
 

@@ -7,22 +7,20 @@ for the machine's owner. departure.py has the dump, arrival.py the restore, watc
 from __future__ import annotations
 
 import os
-import queue
 import select
-import socket
 import struct
 import threading
 
-from checkpoint import compat, unbundle
 from checkpoint import provide as provider
-from checkpoint.manifest import Manifest
+from checkpoint import unbundle
 from remoteio import frames
 from remoteio.errors import RexecError
-from remoteio.link import Link, Window, credit
+from remoteio.link import Link, credit
 from shim import orders, terminal_state
-from shim.agent import PULSE, Agent
 from shim.arrival import Arrival
-from shim.departure import Departure, Gone
+from shim.departure import Departure
+from shim.mobile_state import Mobile
+from shim.serving import PULSE
 from shim.spec import JobSpec, Moving
 from shim.taps import Feed, Tap
 from shim.watch_owner import Watcher
@@ -30,8 +28,6 @@ from shim.watch_owner import Watcher
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Frames = list[tuple[int, "bytes | memoryview"]]
-
-ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
 
 
 def cache() -> str:
@@ -79,31 +75,12 @@ def _archive(link: Link, left: Frames) -> bytes:
                 return bytes(archive)
 
 
-class MobileAgent(Agent):
+class MobileAgent(Mobile):
     """One job on this host that may leave it, or has come from another."""
 
     def __init__(self, link: Link, spec: JobSpec, moving: Moving, provided: provider.Provided) -> None:
-        super().__init__(link, spec)
-        self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
-        self.bundle = provided.bundle
-        self.log = os.path.join(cache(), "criu-failed.log")
-        self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
-        self.facts = compat.host_facts(provided.version, "zero" if self.kept.plan.user else "root")
-        self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
-        self.criu_ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up
-        self.window = Window(Window.IMAGE)
-        self.gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.still = threading.RLock()  # who stops or continues the tree, or has criu at it, holds it
-        self.moved = False
-        self.taps: dict[int, Tap] = {}
-        self.feed: Feed | None = None
-        self.pipes = {k: os.fstat(fd).st_ino for k, fd in self.kept.stdio.items()}
-        self.tty: tuple[int, int] | None = None
-        self.slave = -1
-        self.serial = 0
+        super().__init__(link, spec, moving, provided, os.path.join(cache(), "criu-failed.log"))
         self._size = b""
-        self._asking = threading.Lock()
         self.departure = Departure(self)
         self.arrival = Arrival(self) if self.manifest is not None else None
         self.watcher: Watcher | None = None
@@ -194,43 +171,9 @@ class MobileAgent(Agent):
         if self._master >= 0 and self.manifest is not None:
             # criu has set the size that the terminal had where the job came from
             terminal_state.resize(self._master, self._size or struct.pack("HHHH", *self.spec.tty[:4]))
-        self.watcher = Watcher(self)
+        self.watcher = Watcher(self, self.departure)
         threading.Thread(target=self._guard, args=(self.watcher.run,), name="owner", daemon=True).start()
 
-    # for departure, arrival and watcher
-
-    def news(self, what: str, **more: object) -> None:
-        self.link.send(frames.NEWS, orders.news(what, **more))
-
-    def tell(self, message: bytes) -> None:
-        """Tell init, which does not answer that."""
-        self._tell_init(message)
-
-    def ask(self, message: bytes, answer: bytes, fds: tuple[int, ...] = ()) -> bytes:
-        """Tell init, and wait for its answer of that letter. Raises RexecError if it has ended."""
-        with self._asking:
-            try:
-                socket.send_fds(self.kept.init, [message], list(fds))
-            except (BrokenPipeError, ConnectionError) as e:
-                raise Gone("the job has ended") from e
-            try:
-                what, rest = self.replies.get(timeout=ASK_S)
-            except queue.Empty as e:
-                raise RexecError("the job's first process does not answer; its memory may have run out") from e
-            if not what:
-                self.replies.put((what, rest))
-                raise Gone("the job has ended")
-            if what != answer:
-                raise RexecError("the job's first process answered %r to %r" % (what, message[:1]))
-            return rest
-
-    def spool(self, name: str) -> str:
-        """A new empty directory on this host for an image."""
-        path = os.path.join(self.kept.images, name)
-        os.mkdir(path, 0o700)
-        return path
-
-    def leave(self) -> None:
-        """The image is committed: nothing of the job is left here when this returns."""
-        self.moved = True
-        self.kept.end()
+    def stays(self) -> None:
+        if self.watcher is not None:
+            self.watcher.stays()

@@ -15,7 +15,7 @@ from enum import StrEnum
 from shim import orders
 from shim.events import Kind
 
-# An agent that hears nothing ends itself, and its job, after 4 s (shim/agent.py); one more for clocks and scheduling.
+# An agent that hears nothing ends itself, and its job, after 4 s (shim/serving.py); one more for clocks and scheduling.
 LEASE = 5.0
 RETRY = 15.0  # seconds between looks for a host
 KILLED = 9  # wait status of a job that was killed where nobody could ask it

@@ -9,12 +9,10 @@ import threading
 import time
 
 from shim import load, orders, policy
+from shim.departure import Departure
+from shim.mobile_state import Mobile
 from shim.owner import OwnerWatch
 from shim.owner_policy import NOBODY, OwnerPolicy, parse_owner_policy
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from shim.mobile import MobileAgent
 
 LOOK = 5.0  # seconds between looks at the conditions
 
@@ -28,8 +26,8 @@ def parse(text: str) -> OwnerPolicy:
 class Watcher:
     """One job's owner watch; `run` never returns."""
 
-    def __init__(self, agent: MobileAgent) -> None:
-        self._agent = agent
+    def __init__(self, agent: Mobile, departure: Departure) -> None:
+        self._agent, self._departure = agent, departure
         self._policy = parse(agent.moving.owner)
         self._state = policy.start(time.monotonic(), agent.moving.named)
         self._lock = threading.Lock()
@@ -39,7 +37,7 @@ class Watcher:
         """The job could not leave: it goes on, until the next input."""
         with self._lock:
             if self._state.phase == policy.LEAVING:
-                self._agent.departure.thaw()
+                self._departure.thaw()
                 self._agent.news(orders.THAWED, why="it could not be checkpointed")
                 self._state = policy.start(time.monotonic(), self._agent.moving.named)
 
@@ -79,13 +77,13 @@ class Watcher:
     def _act(self, action: policy.Action, event: policy.Input | policy.Conditions | policy.Tick) -> None:
         agent = self._agent
         if action.kind == policy.FREEZE:
-            agent.departure.freeze()
+            self._departure.freeze()
             source = event.source if isinstance(event, policy.Input) else ""
             agent.news(orders.FROZEN, why=action.why, source=source, at=time.time())
         elif action.kind == policy.THAW:
-            agent.departure.thaw()
+            self._departure.thaw()
             agent.news(orders.THAWED, why=action.why)
         elif action.kind == policy.VACATE:
             agent.serial += 1
             agent.news(orders.LEAVING, why=action.why, serial=agent.serial)
-            agent.departure.ask(agent.serial, True)
+            self._departure.ask(agent.serial, True)

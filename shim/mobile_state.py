@@ -1,0 +1,92 @@
+"""What dump, restore and the owner's watch share of a job that can be checkpointed. Shipped."""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+
+from checkpoint import compat
+from checkpoint import provide as provider
+from checkpoint.manifest import Manifest
+from remoteio import frames
+from remoteio.errors import RexecError
+from remoteio.link import Link, Window
+from shim import orders
+from shim.serving import Agent
+from shim.spec import JobSpec, Moving
+from shim.taps import Feed, Tap
+
+ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
+
+
+class Gone(RexecError):
+    """The job ended while something was being done about it."""
+
+
+class Mobile(Agent):
+    """One job on this host, with what is known of where it came from."""
+
+    def __init__(self, link: Link, spec: JobSpec, moving: Moving, provided: provider.Provided, log: str) -> None:
+        """`log`: the path at which the log of a criu that failed is kept."""
+        super().__init__(link, spec)
+        self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
+        self.bundle = provided.bundle
+        self.log = log
+        self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
+        self.facts = compat.host_facts(provided.version, "zero" if self.kept.plan.user else "root")
+        self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
+        self.criu_ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up
+        self.window = Window(Window.IMAGE)
+        self.gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.still = threading.RLock()  # who stops or continues the tree, or has criu at it, holds it
+        self.moved = False
+        self.taps: dict[int, Tap] = {}
+        self.feed: Feed | None = None
+        self.pipes = {k: os.fstat(fd).st_ino for k, fd in self.kept.stdio.items()}
+        self.tty: tuple[int, int] | None = None
+        self.slave = -1
+        self.serial = 0
+        self._asking = threading.Lock()
+
+    def news(self, what: str, **more: object) -> None:
+        self.link.send(frames.NEWS, orders.news(what, **more))
+
+    def tell(self, message: bytes) -> None:
+        """Tell init, which does not answer that."""
+        self._tell_init(message)
+
+    def ask(self, message: bytes, answer: bytes, fds: tuple[int, ...] = ()) -> bytes:
+        """Tell init, and wait for its answer of that letter. Raises RexecError if it has ended."""
+        with self._asking:
+            try:
+                socket.send_fds(self.kept.init, [message], list(fds))
+            except (BrokenPipeError, ConnectionError) as e:
+                raise Gone("the job has ended") from e
+            try:
+                what, rest = self.replies.get(timeout=ASK_S)
+            except queue.Empty as e:
+                raise RexecError("the job's first process does not answer; its memory may have run out") from e
+            if not what:
+                self.replies.put((what, rest))
+                raise Gone("the job has ended")
+            if what != answer:
+                raise RexecError("the job's first process answered %r to %r" % (what, message[:1]))
+            return rest
+
+    def spool(self, name: str) -> str:
+        """A new empty directory on this host for an image."""
+        path = os.path.join(self.kept.images, name)
+        os.mkdir(path, 0o700)
+        return path
+
+    def leave(self) -> None:
+        """The image is committed: nothing of the job is left here when this returns."""
+        self.moved = True
+        self.kept.end()
+
+    def stays(self) -> None:
+        """It could not leave, and goes on here."""
+        raise NotImplementedError
