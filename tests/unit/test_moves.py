@@ -220,7 +220,7 @@ def test_parked_until_a_host_is_up(run: Run) -> None:
     run.country.running(0).say()
     run.country.down |= {"alpha", "beta"}
     assert run.ask("vacate").startswith("True: the job is parked: no host will do (")
-    assert "beta: cannot reach beta: it is down" in run.job.read().why
+    assert "cannot reach beta: it is down" in run.job.read().why
     run.country.down.clear()
     run.country.running(1).end(0)
     run.end()
