@@ -182,6 +182,17 @@ def test_input_is_given_again_from_where_the_image_had_it(run: Run) -> None:
     run.end()
 
 
+def test_much_input_is_not_kept_before_there_is_an_image(run: Run) -> None:
+    alpha = run.country.running(0)
+    block = bytes(1 << 16)
+    for _ in range(300):
+        os.write(run.typed, block)
+    alpha.wait(lambda: len(alpha.given) == 300 << 16, within=30)
+    assert run.input.size - run.input.kept < 9 << 20
+    alpha.end(0)
+    run.end()
+
+
 def test_a_host_lost_after_the_commit_but_before_it_said_so(run: Run) -> None:
     alpha = run.country.running(0)
     alpha.say()
