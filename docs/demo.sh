@@ -10,6 +10,8 @@ cat >job.py <<'JOB'
 import os, socket
 
 print(f"job: I am pid {os.getpid()} on {socket.gethostname()}, in {os.getcwd()}")
+root = next(line.split()[2] for line in open("/proc/mounts") if line.split()[1] == "/")
+print(f"job: my / is {root}: this machine's files, asked for over a link as they would be from another machine")
 with open("result.txt", "w") as file:
     print("written by the job", file=file)
 print("job: result.txt is written, and I wait for a line", flush=True)
@@ -21,7 +23,7 @@ echo "\$ rexec --on local python3 job.py"
 coproc JOB { exec "$rexec" --on local python3 job.py; }
 pid=$JOB_PID
 exec {out}<&"${JOB[0]}" {in}>&"${JOB[1]}"
-for _ in 1 2; do
+for _ in 1 2 3; do
     read -r -t 30 line <&"$out"
     echo "$line"
 done

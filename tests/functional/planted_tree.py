@@ -28,7 +28,7 @@ def plant(tree: Path) -> None:
     for number in range(9500):
         file = tree / f"d{number % 97}/f{number}"
         file.write_bytes(dice.randbytes(dice.randrange(400)))
-        if number % 100 == 0:
+        if number % 100 == 1 and number % 3:  # not on files made read-only: tar itself, run by their owner, fails there
             os.setxattr(file, "user.kind", b"\0\xff%d" % number)
         if number % 3 == 0:
             file.chmod(dice.choice([0o600, 0o755, 0o444, 0o4755, 0o2755, 0o640]))
