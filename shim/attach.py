@@ -30,7 +30,7 @@ _REDRAW = 1  # row fewer for a moment: a program redraws its screen when its siz
 def attach_command(job: str) -> None:
     """Be connected to JOB's terminal, or to its streams, until it ends or you leave.
 
-    The exit status is then the job's own. Of a terminal leave by typing Enter ~ . as in ssh; of streams by Ctrl-C. The job
+    The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C; the job
     goes on either way. What a detached job said before is in its directory, ~/.local/state/rexec/jobs/JOB/, as
     `terminal`, or `stdout` and `stderr`.
     """
@@ -125,7 +125,8 @@ class _Client:
 
     def _take(self) -> None:
         reader = FrameReader()
-        text = f"the supervisor of job {self._job.id} has ended: `rexec restart {self._job.id}` goes on from its last image"
+        job = self._job.id
+        text = f"the supervisor of job {job} has ended: `rexec restart {job}` goes on from its last image"
         try:
             while n := self._sock.recv_into(reader.buffer()):
                 for kind, payload in reader.filled(n):

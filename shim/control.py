@@ -1,9 +1,9 @@
 """A job's control socket: a line of JSON in, lines of JSON out; `attach` turns the connection into frames.
 
-The request is {"do": "checkpoint"|"vacate"|"hold"|"release"|"kill"|"status"|"attach", "host": NAME, "size": [rows, columns, …]}.
+The request is {"do": "checkpoint"|"vacate"|"hold"|"release"|"kill"|"status"|"attach"}, for a vacate with "host": NAME.
 The answers: {"progress": [bytes, of, sent]} now and then, and at last {"done": true or false, "text": a sentence, …}.
-After `attach` is done both sides send frames of remoteio/frames.py: STDIN, WINSIZE and SIGNAL in; STDOUT, STDERR, and at
-the job's end EXIT or FAIL, out. An empty STDOUT says nothing of the stream: it is the sign that the job is still there.
+After `attach` is done both sides send frames of remoteio/frames.py: STDIN, WINSIZE and SIGNAL in; STDOUT, STDERR and,
+at the job's end, EXIT or FAIL out.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class Intake:
         files = receiver.files()
         if self._careful and transaction.damaged(files):
             raise StoreError(
-                f"the images of job {self._job} are damaged on the disk: see `rexec images verify {self._job}`, and remove "
-                f"them with `rexec images rm {self._job}`"
+                f"the images of job {self._job} are damaged on the disk: see `rexec images verify {self._job}`, and "
+                f"remove them with `rexec images rm {self._job}`"
             )
         manifest = self._describe(transaction.number, receiver.head, files)
         transaction.commit(manifest)

@@ -36,7 +36,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if its image is committed."""
+    """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if it is committed."""
 
     serial: int
     leaves: bool
@@ -424,7 +424,7 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
 
 
 def _moved(state: State, now: float) -> Steps:
-    """Nothing of the job is on that host any more, but for what its mount still writes: the link's end says it is done."""
+    """Nothing of the job is left there but what its mount may still write; the link's end says that this is done."""
     dump = state.dump
     reason = state.leaving or ("it was held" if state.held else "it was told to leave")
     image = str(state.image) if dump is not None and dump.committed else ""

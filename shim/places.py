@@ -41,10 +41,8 @@ def is_named(name: str, wish: Wish, choose_driven: frozenset[str], wanted: str) 
 
 def candidates(wish: Wish, choose: Choose, known: Hosts) -> list[Host]:
     """The hosts that come into question, the wanted one first. Raises HostsError."""
-    if wish.names == (ANY,):
-        found = list(known.hosts)
-    else:
-        found = [hosts.resolve(name, known) for name in wish.names]
+    every = wish.names == (ANY,)
+    found = list(known.hosts) if every else [hosts.resolve(name, known) for name in wish.names]
     if choose.wanted:
         found = [hosts.resolve(choose.wanted, known), *(host for host in found if host.name != choose.wanted)]
     barred = {name for name, _ in choose.avoid}
@@ -57,8 +55,9 @@ def choose_host(
     """The next host. One that the user named is taken as it is: whoever goes there finds out whether it will do."""
     try:
         found = candidates(wish, choose, known)
-        if found and is_named(found[0].name, wish, choose.driven, choose.wanted):
-            return Chosen(choose.turn, found[0].name)
+        for host in found:
+            if is_named(host.name, wish, choose.driven, choose.wanted):
+                return Chosen(choose.turn, host.name)
         offers = [candidate(report, wish, choose, known, image) for report in ask(found)]
     except RexecError as error:
         return NoHost(choose.turn, str(error), hopeless=True)
@@ -68,8 +67,12 @@ def choose_host(
     refused = {**dict(choose.avoid), **choice.refused}
     if not refused:
         return NoHost(choose.turn, "hosts.toml names no host: add one, or say --on HOST", hopeless=True)
-    why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    return NoHost(choose.turn, f"no host will do ({why})", hopeless=bool(choose.avoid) and not choice.refused)
+    why = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in refused.items())
+    return NoHost(
+        choose.turn,
+        why if len(refused) == 1 else f"no host will do ({why})",
+        hopeless=bool(choose.avoid) and not choice.refused,
+    )
 
 
 def candidate(report: Report, wish: Wish, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:

@@ -1,4 +1,4 @@
-"""One line on a terminal that says how far something is: bytes, rate, time left. Nothing for what takes under a second."""
+"""One line on a terminal that says how far something is: bytes, rate, time left; none for what is soon done."""
 
 from __future__ import annotations
 

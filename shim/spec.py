@@ -9,7 +9,8 @@ class JobSpec:
     """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
 
     __slots__ = (
-        "argv", "cwd", "env", "gid", "groups", "hostname", "limits", "moving", "scratch", "stdio", "tty", "uid", "umask",
+        "argv", "cwd", "env", "gid", "groups", "hostname", "limits", "moving", "scratch", "stdio", "tty", "uid",
+        "umask",
     )  # fmt: skip
 
     def __init__(

@@ -1,4 +1,4 @@
-"""``rexec --checkpoint CMD`` and ``rexec restart``: from the command line to the job's end, or to its supervisor's start."""
+"""``rexec --checkpoint CMD`` and ``rexec restart``: from the command line to the job's end."""
 
 from __future__ import annotations
 
@@ -268,4 +268,7 @@ def killed_at_logout(user: str, paths: tuple[str, ...] = _LOGIND, linger: str = 
                 kills = value.strip().lower() in ("yes", "true", "1", "on")
     if not kills:
         return ""
-    return "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to keep them"
+    return (
+        "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to "
+        "keep them"
+    )

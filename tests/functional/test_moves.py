@@ -73,7 +73,11 @@ class Mover:
         return self.dir / "state" / "rexec" / "jobs" / job / name
 
     def ended(self, job: str) -> object:
-        until(lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost"), "it ends", within=60)
+        until(
+            lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost"),
+            "it ends",
+            within=60,
+        )
         return self.job(job)["state"]
 
 
@@ -136,7 +140,11 @@ def test_held_and_released_and_killed(mover: Mover) -> None:
 def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     """ssh is killed; what the job says again is not said twice, and what it wrote to a file since is cut back."""
     out = mover.dir / "numbers"
-    job = mover.submit("sh", "-c", f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.1).replace("echo line $i", "echo line $i; echo line $i >&5"))
+    job = mover.submit(
+        "sh",
+        "-c",
+        f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.1).replace("echo line $i", "echo line $i; echo line $i >&5"),
+    )
     mover.verb("checkpoint", job)
     seen = out.read_text()
     until(lambda: len(out.read_text()) > len(seen) + 40, "it writes on")
@@ -157,7 +165,10 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
     assert "restart" in str(mover.job(job)["why"])
     status, _, words = mover.verb_fails("vacate", job)
-    assert status == 125 and words == f"rexec: job {job} has no supervisor: `rexec restart {job}` goes on from its last image\n"
+    assert (
+        status == 125
+        and words == f"rexec: job {job} has no supervisor: `rexec restart {job}` goes on from its last image\n"
+    )
     mover.verb("restart", job)
     assert mover.ended(job) == "exit 3"
     assert mover.path(job, "stdout").read_text() == lines(100)
@@ -165,7 +176,8 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 def test_a_changed_file_is_named(mover: Mover) -> None:
     data = mover.dir / "data.txt"
-    script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\ntime.sleep(600)"
+    script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
+    script += "time.sleep(600)"
     job = mover.submit(PYTHON, "-c", script)
     until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
     mover.verb("hold", job)
@@ -199,7 +211,8 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
         if name.isdigit():
             try:
                 if any(
-                    os.readlink(f"/proc/{name}/fd/{fd}") == str(mover.path(job, "lock")) for fd in os.listdir(f"/proc/{name}/fd")
+                    os.readlink(f"/proc/{name}/fd/{fd}") == str(mover.path(job, "lock"))
+                    for fd in os.listdir(f"/proc/{name}/fd")
                 ):
                     found.append(int(name))
             except OSError:

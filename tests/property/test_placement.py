@@ -14,8 +14,28 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from shim import orders, placement
 from shim.placement import (
-    Action, Ask, Began, Choose, Chosen, Close, Committed, Connect, Connected, Event, Exited, Failed, Finish, NoHost,
-    News, Order, Phase, Reply, Start, State, Tick, Unreached,
+    Action,
+    Ask,
+    Began,
+    Choose,
+    Chosen,
+    Close,
+    Committed,
+    Connect,
+    Connected,
+    Event,
+    Exited,
+    Failed,
+    Finish,
+    News,
+    NoHost,
+    Order,
+    Phase,
+    Reply,
+    Start,
+    State,
+    Tick,
+    Unreached,
 )  # fmt: skip
 
 AGENT_LEASE = 4.0
