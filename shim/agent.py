@@ -24,7 +24,7 @@ def main(read_fd: int, write_fd: int) -> int:
         else:
             from shim.mobile import MobileAgent, provide
 
-            provided, left = provide(link, spec.moving, first[1:])
+            provided, left = provide(link, spec, spec.moving, first[1:])
             MobileAgent(link, spec, spec.moving, provided).run(left)
     except LinkClosed:
         return 1

@@ -10,7 +10,7 @@ import time
 from checkpoint import conversation, criu, dump, restart
 from checkpoint.restart import RestartError
 from remoteio import frames
-from shim import departure, orders
+from shim import departure, orders, typed
 from shim.mobile_state import Gone, Mobile
 
 RESTORE_S = 30  # criu's own limit
@@ -70,6 +70,9 @@ class Arrival:
 
         def gate() -> bool:
             departure.reached("post-restore")
+            assert agent.manifest is not None
+            if tty is not None:  # criu has made its settings those of the old one
+                typed.put(agent.master, agent.slave, agent.manifest.streams.stdin_unread)
             agent.news(orders.RESTORED, seconds=time.monotonic() - began)
             return agent.gate.get()
 

@@ -30,8 +30,8 @@ _REDRAW = 1  # row fewer for a moment: a program redraws its screen when its siz
 def attach_command(job: str) -> None:
     """Be connected to JOB's terminal, or to its streams, until it ends or you leave.
 
-    The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C; the job goes
-    on either way. What a detached job said before is in its directory, ~/.local/state/rexec/jobs/JOB/, as
+    The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C; the job
+    goes on either way. What a detached job said before is in its directory, ~/.local/state/rexec/jobs/JOB/, as
     `terminal`, or `stdout` and `stderr`.
     """
     sys.exit(attach(jobs.find(job)))

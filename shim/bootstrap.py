@@ -33,7 +33,7 @@ SHIPPED: tuple[str, ...] = (
     "shim.mobile", "shim.mobile_state", "shim.namespace", "shim.orders", "shim.owner", "shim.owner_desktop",
     "shim.owner_policy", "shim.owner_seat", "shim.owner_source", "shim.owner_tty", "shim.owner_x11", "shim.policy",
     "shim.probe", "shim.scratch", "shim.serving", "shim.spec", "shim.streams", "shim.taps", "shim.terminal_state",
-    "shim.warden", "shim.watch_owner",
+    "shim.typed", "shim.warden", "shim.watch_owner",
 )  # fmt: skip
 
 _FORMAT = b"rexec runtime 1\n"

@@ -19,7 +19,7 @@ from checkpoint.manifest import ManifestError
 from remoteio import frames
 from remoteio.errors import RexecError
 from remoteio.link import Window
-from shim import orders, taps
+from shim import orders, taps, typed
 from shim.mobile_state import Gone, Mobile
 
 FREEZE_S = 30  # for criu to bring the tree to a stop
@@ -39,6 +39,7 @@ class Departure:
         self._current = 0
         self._given_up: dict[int, str] = {}
         self.frozen = False  # by the owner's return
+        self._typed = b""  # what lay unread at the terminal
         self._before: list[int] = []  # pids that stood still before that
 
     def ask(self, serial: int, leave: bool) -> None:
@@ -107,8 +108,6 @@ class Departure:
                 reached("committed")
         finally:
             dump.wipe(spool)
-            if agent.feed is not None:
-                agent.feed.hold(False)
         if leave:
             raise DumpError("the job could not leave")
 
@@ -137,7 +136,7 @@ class Departure:
 
         def still(frozen_us: int) -> None:
             reached("post-dump")
-            head.update(self._head(spool, frozen_us))
+            head.update(self._head(leave, frozen_us))
             agent.news(orders.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
 
         def go() -> None:
@@ -165,11 +164,14 @@ class Departure:
         try:
             dump.dump(sock, request, spool, agent.log, still, go if leave else None)
         finally:
+            self._retype()  # it stays
+            if agent.feed is not None:
+                agent.feed.hold(False)
             sock.close()
             agent.criu_ended.get(timeout=FREEZE_S)
         return head
 
-    def _head(self, spool: str, frozen_us: int) -> dict[str, object]:
+    def _head(self, leave: bool, frozen_us: int) -> dict[str, object]:
         """The tree stands still: bring the streams to rest; what only this side knows of the image."""
         agent = self._agent
         agent.ask(b"Y", b"y")
@@ -180,11 +182,15 @@ class Departure:
         feed = agent.feed
         if feed is not None:
             try:
-                unread = feed.unread() if not feed.terminal else b""
+                unread = feed.unread() if not feed.terminal else typed.take(agent.slave)
             except ValueError as e:
                 raise DumpError(str(e)) from e
             read = feed.written - len(unread)
-            feed.hold(False)
+            if feed.terminal:
+                self._typed = unread
+                if not leave:
+                    self._retype()
+            feed.hold(leave and feed.terminal)  # what is typed now comes after what is put back
         return {
             "facts": agent.facts.plain(),
             "streams": {
@@ -197,6 +203,11 @@ class Departure:
             "frozen": self.frozen, "stopped": self._before if self.frozen else [],
             "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us,
         }  # fmt: skip
+
+    def _retype(self) -> None:
+        """Put back what was taken out of the terminal to be saved."""
+        unread, self._typed = self._typed, b""
+        typed.put(self._agent.master, self._agent.slave, unread)
 
     def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
         agent = self._agent

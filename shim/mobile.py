@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     Frames = list[tuple[int, "bytes | memoryview"]]
 
 
+_SYS_RESOURCE = 24  # capability.h
+
+
 def cache() -> str:
     """Where criu is kept on this host: beside the runtime (shim/stage.py)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -38,11 +41,17 @@ def cache() -> str:
     return base + "/rexec/criu"
 
 
-def provide(link: Link, moving: Moving, early: Frames) -> tuple[provider.Provided, Frames]:
+def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[provider.Provided, Frames]:
     """A criu that works here, asked of the submit side if need be; and the frames that came meanwhile.
 
     Raises RexecError: this host cannot dump at all.
     """
+    host = os.uname().nodename
+    if os.geteuid() == 0 and spec.uid and not _has_capability(_SYS_RESOURCE):
+        raise RexecError(
+            f"root of {host} may not look at other users' limits (CAP_SYS_RESOURCE is missing: a container?), so criu "
+            f"cannot save a job of uid {spec.uid} there; log in there as an ordinary user instead"
+        )
     found, why = provider.find(cache(), moving.criu)
     left = list(early)
     if found is None and moving.criu and not unbundle.present(cache(), moving.criu):
@@ -53,9 +62,14 @@ def provide(link: Link, moving: Moving, early: Frames) -> tuple[provider.Provide
             raise RexecError(str(e)) from e
         found, why = provider.brought(cache(), moving.criu)
     if found is None:
-        host = os.uname().nodename
         raise RexecError(f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent")
     return found, left
+
+
+def _has_capability(number: int) -> bool:
+    with open("/proc/self/status") as f:
+        line = next(line for line in f if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> number & 1)
 
 
 def _archive(link: Link, left: Frames) -> bytes:
@@ -93,6 +107,9 @@ class MobileAgent(Mobile):
             feed.prime(self.manifest.streams.stdin_unread, self.manifest.streams.stdin)
             if self.manifest.stats.get("stdin_ended"):
                 feed.put(b"")
+        elif self.manifest is not None:
+            feed.written = self.manifest.streams.stdin + len(self.manifest.streams.stdin_unread)
+            feed.hold(True)  # until criu has made the terminal's settings those of the old one
         self.feed = feed
         feed.start(self._end)
 
@@ -171,6 +188,8 @@ class MobileAgent(Mobile):
         if self._master >= 0 and self.manifest is not None:
             # criu has set the size that the terminal had where the job came from
             terminal_state.resize(self._master, self._size or struct.pack("HHHH", *self.spec.tty[:4]))
+        if self.feed is not None:
+            self.feed.hold(False)
         self.watcher = Watcher(self, self.departure)
         threading.Thread(target=self._guard, args=(self.watcher.run,), name="owner", daemon=True).start()
 

@@ -51,6 +51,11 @@ class Mobile(Agent):
         self.serial = 0
         self._asking = threading.Lock()
 
+    @property
+    def master(self) -> int:
+        """The terminal's, or -1."""
+        return self._master
+
     def news(self, what: str, **more: object) -> None:
         self.link.send(frames.NEWS, orders.news(what, **more))
 

@@ -55,8 +55,9 @@ def choose_host(
     """The next host. One that the user named is taken as it is: whoever goes there finds out whether it will do."""
     try:
         found = candidates(wish, choose, known)
-        if found and is_named(found[0].name, wish, choose.driven, choose.wanted):
-            return Chosen(choose.turn, found[0].name)
+        for host in found:
+            if is_named(host.name, wish, choose.driven, choose.wanted):
+                return Chosen(choose.turn, host.name)
         offers = [candidate(report, wish, choose, known, image) for report in ask(found)]
     except RexecError as error:
         return NoHost(choose.turn, str(error), hopeless=True)
@@ -66,8 +67,12 @@ def choose_host(
     refused = {**dict(choose.avoid), **choice.refused}
     if not refused:
         return NoHost(choose.turn, "hosts.toml names no host: add one, or say --on HOST", hopeless=True)
-    why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    return NoHost(choose.turn, f"no host will do ({why})", hopeless=bool(choose.avoid) and not choice.refused)
+    why = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in refused.items())
+    return NoHost(
+        choose.turn,
+        why if len(refused) == 1 else f"no host will do ({why})",
+        hopeless=bool(choose.avoid) and not choice.refused,
+    )
 
 
 def candidate(report: Report, wish: Wish, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:

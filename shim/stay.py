@@ -256,6 +256,8 @@ class Stay(Supervisor):
         self._give_up()
         self._dumping = serial
         home = self._home
+        if home.input is not None:
+            home.input.keep()
 
         def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
             return home.describe(self.generation, number, head, files, self._rows)

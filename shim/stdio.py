@@ -143,6 +143,7 @@ class Input:
         self.kept = 0  # from here on they are here
         self._ended = False
         self._hungry = False
+        self._keep = False
         self._generation = 0
         if fd >= 0:
             _thread(self._read, fail)
@@ -162,6 +163,12 @@ class Input:
         """This process begins in the middle: what the job had been given before is not here."""
         with self._change:
             self.size = self.kept = offset
+            self._keep = True
+
+    def keep(self) -> None:
+        """An image is being made: from now on only `forget` says what is not needed any more."""
+        with self._change:
+            self._keep = True
 
     def _append(self, data: bytes) -> None:
         at = self.size
@@ -213,6 +220,8 @@ class Input:
             if not data:
                 return
             at += len(data)
+            if not self._keep and at - self.kept > 2 * KEPT:
+                self.forget(at - KEPT)
 
     def _read(self) -> None:
         while True:

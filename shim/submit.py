@@ -1,4 +1,4 @@
-"""``rexec --checkpoint CMD`` and ``rexec restart``: from the command line to the job's end, or to a supervisor's start."""
+"""``rexec --checkpoint CMD`` and ``rexec restart``: from the command line to the job's end."""
 
 from __future__ import annotations
 
@@ -269,6 +269,6 @@ def killed_at_logout(user: str, paths: tuple[str, ...] = _LOGIND, linger: str = 
     if not kills:
         return ""
     return (
-        "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to keep "
-        "them"
+        "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to "
+        "keep them"
     )

@@ -196,6 +196,26 @@ def test_a_terminal_job(run: Run) -> None:
     run(body)
 
 
+def test_keys_typed_and_not_yet_read(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = 'echo ready; while [ ! -e go ]; do sleep .05; done; read a; read b; echo "<$a|$b>"; exit 4'
+        mover = make("/bin/sh", "-c", script, tty=True)
+        at = mover.place("local")
+        until(lambda: b"ready\r\n" in mover.out, "not ready")
+        at.type(b"one\ntw")
+        until(lambda: b"one\r\ntw" in mover.out, "no echo")
+        assert at.checkpoint(1)["what"] == "committed"
+        at = at.move("local")
+        at.type(b"o\n")
+        at = at.move("local")
+        (home / "go").touch()
+        until(lambda: b"<one|two>" in mover.out, f"not read: {bytes(mover.out)!r}")
+        assert os.waitstatus_to_exitcode(at.end()) == 4
+        assert mover.out.count(b"one") == 2
+
+    run(body)
+
+
 def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = (

@@ -34,6 +34,8 @@ GOOD: dict[str, Any] = {
     "id_tools": True,
     "subuid": [[100000, 65536]],
     "subgid": [[100000, 65536]],
+    "owner": {"idle": 5.0, "unknown": None, "sources": [], "around": [0.5, 600, False, 8 << 30]},
+    "compat": {},
 }
 
 

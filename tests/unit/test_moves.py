@@ -182,6 +182,17 @@ def test_input_is_given_again_from_where_the_image_had_it(run: Run) -> None:
     run.end()
 
 
+def test_much_input_is_not_kept_before_there_is_an_image(run: Run) -> None:
+    alpha = run.country.running(0)
+    block = bytes(1 << 16)
+    for _ in range(300):
+        os.write(run.typed, block)
+    alpha.wait(lambda: len(alpha.given) == 300 << 16, within=30)
+    assert run.input.size - run.input.kept < 9 << 20
+    alpha.end(0)
+    run.end()
+
+
 def test_a_host_lost_after_the_commit_but_before_it_said_so(run: Run) -> None:
     alpha = run.country.running(0)
     alpha.say()
@@ -220,7 +231,7 @@ def test_parked_until_a_host_is_up(run: Run) -> None:
     run.country.running(0).say()
     run.country.down |= {"alpha", "beta"}
     assert run.ask("vacate").startswith("True: the job is parked: no host will do (")
-    assert "beta: cannot reach beta: it is down" in run.job.read().why
+    assert "cannot reach beta: it is down" in run.job.read().why
     run.country.down.clear()
     run.country.running(1).end(0)
     run.end()
