@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import socket
+import time
 
 from checkpoint import criu, dump, preflight
 from checkpoint.chunker import ChunkerError
@@ -22,7 +24,12 @@ from remoteio.link import Window
 from shim import orders, taps, typed
 from shim.mobile_state import Gone, Mobile
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FREEZE_S = 30  # for criu to bring the tree to a stop
+LOOK_S = 0.2  # between looks whether the tree stands still
 STORE_S = 600.0  # without a word of the store
 
 
@@ -104,7 +111,7 @@ class Departure:
             if not leave:
                 reached("sending")
                 head["criu"] = dump.times(spool)
-                self._send(spool, serial, head)
+                self._send(spool, serial, head, lambda: None)
                 reached("committed")
         finally:
             dump.wipe(spool)
@@ -137,17 +144,25 @@ class Departure:
         def still(frozen_us: int) -> None:
             reached("post-dump")
             head.update(self._head(leave, frozen_us))
+            held()  # or what was counted is not what the image's tree had said
             agent.news(orders.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
 
         def go() -> None:
             reached("sending")
-            self._send(spool, serial, head)
+            self._send(spool, serial, head, held)
             reached("committed")
             agent.leave()
             reached("left")
             agent.news(orders.MOVED, serial=serial)
             agent.link.flush()
             os._exit(0)
+
+        def held() -> None:
+            """While criu waits for our answer it says nothing: an event is its end, and the tree goes on."""
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            if poll.poll(0):
+                raise DumpError("criu was killed in the middle of the checkpoint")
 
         sock, fds = start(agent.bundle, spool)
         reached("criu")
@@ -209,7 +224,8 @@ class Departure:
         unread, self._typed = self._typed, b""
         typed.put(self._agent.master, self._agent.slave, unread)
 
-    def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
+    def _send(self, spool: str, serial: int, head: dict[str, object], held: Callable[[], None]) -> None:
+        """Until the store has committed it. `held` raises DumpError if the tree does not stand still any more."""
         agent = self._agent
         files = spool + "/image"
         dump.select(spool, files)
@@ -224,12 +240,17 @@ class Departure:
             agent.link.send(frames.IMAGE, payload)
 
         def get(wait: bool) -> bytes | None:
-            try:
-                payload = agent.images.get(wait, STORE_S if wait else None)
-            except queue.Empty as e:
-                if not wait:
-                    return None
-                raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
+            until = time.monotonic() + STORE_S
+            while True:
+                held()
+                try:
+                    payload = agent.images.get(wait, LOOK_S)
+                    break
+                except queue.Empty as e:
+                    if not wait:
+                        return None
+                    if time.monotonic() > until:
+                        raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
             if payload is None:
                 raise DumpError(self._given_up.get(serial, "the job has ended"))
             return payload
