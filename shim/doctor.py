@@ -122,7 +122,9 @@ def hosts_command(as_json: bool) -> None:
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Obtain the criu that jobs with --checkpoint need, unless one is kept already.")
+@click.option(
+    "--fix", is_flag=True, help="Obtain the criu that jobs with --checkpoint need, unless one is kept already."
+)
 @click.argument("host", required=False)
 @click.pass_context
 def doctor_command(context: click.Context, fix: bool, host: str | None) -> None:
