@@ -10,6 +10,8 @@ import pytest
 
 from tests.program import Combo, as_login
 
+pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "user-root", "local-root"))
+
 LOOK = (
     "pwd; echo $PWD; umask; id -u; id -un; id -g; id -gn; hostname; date +%Z%z; locale 2>/dev/null | head -2;"
     " getent passwd 1600 0;"

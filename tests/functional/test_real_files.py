@@ -33,7 +33,7 @@ git log --format=%s
 """
 
 
-@LOGINS
+@pytest.mark.where(lambda combo: combo == "user-alice")
 def test_git_on_a_repository_of_5000_files(combo: Combo) -> None:
     names = random.Random(3)
     for number in range(5000):
@@ -118,7 +118,7 @@ RSYNC_JOB = "rsync -aHXS tree/ copy/"
 
 
 @pytest.mark.timeout(300)  # some 100,000 operations, each with a round trip, on a machine that may have other work
-@LOGINS
+@pytest.mark.where(lambda combo, job: combo == ("user-alice" if job == TAR_JOB else "root-root"))
 @pytest.mark.parametrize("job", [TAR_JOB, RSYNC_JOB], ids=["tar", "rsync"])
 def test_a_tree_of_10000_files_is_copied(combo: Combo, job: str) -> None:
     program = shutil.copy(planted_tree.__file__, combo.dir)

@@ -20,7 +20,6 @@ from tests.program import Combo
 
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))  # what the running numpy is built for
 EACH = pytest.mark.parametrize("combo", ["root-root", "user-alice", "local-user"], indirect=True)
-LOGINS = pytest.mark.parametrize("combo", ["root-root", "user-alice"], indirect=True)  # for what takes long
 
 
 def well(done: subprocess.CompletedProcess[bytes]) -> bytes:
@@ -80,7 +79,7 @@ def built(tree: Path) -> Mapping[str, str]:
     return {str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@LOGINS
+@pytest.mark.where(lambda combo: combo == "root-root")
 def test_a_c_project_is_built_to_the_bit_as_here(combo: Combo, tmp_path: Path) -> None:
     fresh = debian_source.unpack("zlib", tmp_path)
     build = ["sh", "-ec", "./configure --prefix=/usr; make -j4; make test"]
@@ -107,7 +106,7 @@ WHEEL = {
 }
 
 
-@LOGINS
+@pytest.mark.where(lambda combo: combo == "user-alice")
 def test_pip_installs_a_wheel_into_a_new_venv(combo: Combo) -> None:
     with zipfile.ZipFile(combo.dir / "greet-1.0-py3-none-any.whl", "w") as wheel:
         for name, text in WHEEL.items():
