@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.functional import planted_tree
-from tests.functional.test_real_programs import EACH, LOGINS, give, well
+from tests.functional.test_real_programs import EACH, give, well
 from tests.program import Combo, as_login
 
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
