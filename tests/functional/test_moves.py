@@ -81,6 +81,9 @@ class Mover:
         return self.job(job)["state"]
 
 
+USER = pytest.mark.where(lambda mover: mover == "user")  # what is the same for both
+
+
 @pytest.fixture(params=PAIRS)
 def mover(
     request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path]
@@ -112,6 +115,7 @@ def test_ten_moves_and_every_line_once(mover: Mover) -> None:
     assert mover.job(job)["moves"] == 10
 
 
+@USER
 def test_input_through_a_pipe_and_its_end(mover: Mover) -> None:
     script = "import sys\nfor line in sys.stdin: print(line.strip()[::-1], flush=True)\nprint('end')"
     process = mover.foreground(PYTHON, "-c", script)
@@ -127,6 +131,7 @@ def test_input_through_a_pipe_and_its_end(mover: Mover) -> None:
     assert out == b"tsal\nend\n" and process.returncode == 0, err
 
 
+@USER
 def test_held_and_released_and_killed(mover: Mover) -> None:
     job = mover.submit("sleep", "600")
     assert "parked" in mover.verb("hold", job)
@@ -174,6 +179,7 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     assert mover.path(job, "stdout").read_text() == lines(100)
 
 
+@USER
 def test_a_changed_file_is_named(mover: Mover) -> None:
     data = mover.dir / "data.txt"
     script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
@@ -191,6 +197,7 @@ def test_a_changed_file_is_named(mover: Mover) -> None:
     mover.running(job)
 
 
+@USER
 def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
     job = mover.submit("sleep", "600")
     for _ in range(3):
