@@ -80,12 +80,14 @@ def as_data(report: Report) -> dict[str, Any]:
 
 def table(reports: Sequence[Report]) -> str:
     """The reports as a table, a line each."""
-    rows = [("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "STATE")]
+    rows: list[tuple[str, ...]] = [
+        ("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "OWNER", "IDLE", "STATE")
+    ]
     for report in reports:
         facts, bad = report.facts, [check for check in checks(report) if check.state == BAD]
         state = f"{bad[0].what}: {bad[0].text}" if bad else "ok"
         if report.started is None:
-            rows.append((report.host.name, "-", "-", "-", "-", "-", "-", report.error))
+            rows.append((report.host.name, *["-"] * 6, report.host.owner, "-", report.error))
             continue
         rows.append(
             (
@@ -96,11 +98,26 @@ def table(reports: Sequence[Report]) -> str:
                 str(facts["cores"]),
                 f"{_size(facts['memory_available'])} of {_size(facts['memory_total'])}",
                 f"{facts['load']:.2f}",
+                report.host.owner,
+                _idle(facts["owner"]["idle"]),
                 state,
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def why(report: Report) -> str:
+    """What tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure."""
+    if report.error:
+        return f"{report.host.name}: {report.error}"
+    seen = report.facts["owner"]
+    told = f"its owner has been idle for {_idle(seen['idle'])}" if seen["unknown"] is None else seen["unknown"]
+    lines = [f"{report.host.name}: {told} (policy: {report.host.owner})"]
+    for source in seen["sources"]:
+        text = f"idle for {_idle(source['idle'])}" if source["present"] else f"not there: {source['why']}"
+        lines.append(f"  {source['source']:<10} {text}")
+    return "\n".join(lines)
 
 
 def advice(report: Report) -> str:
@@ -115,8 +132,15 @@ def advice(report: Report) -> str:
 
 @click.command("hosts")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: everything that was found out.")
-def hosts_command(as_json: bool) -> None:
-    """Show the hosts known, and whether each can be used."""
+@click.option("--why", "asked", metavar="HOST", help="Say what tells of HOST's owner, source by source.")
+def hosts_command(as_json: bool, asked: str | None) -> None:
+    """Show the hosts known, whether each can be used, and since when its owner has not touched it.
+
+    OWNER is the policy by which a job started with --checkpoint leaves it (docs/owner.md).
+    """
+    if asked is not None:
+        click.echo(why(survey.ask(hosts.resolve(asked, hosts.load()), batch=False, deadline=150.0)))
+        return
     reports = survey.ask_all(_known())
     click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
 
@@ -161,6 +185,15 @@ def criu_here() -> str:
     if fault:
         raise RexecError(f"the criu in {kept.archive} does not work on this machine: {fault}")
     return f"a criu that works here {done} in {kept.archive}"
+
+
+def _idle(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _known() -> list[Host]:

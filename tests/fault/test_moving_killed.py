@@ -15,7 +15,7 @@ from tests.functional.test_moving import Make, Run, caches, counted, kept, more,
 from tests.mover import until
 
 # The ordinary user's way has all that root's has and more; the orders are the same.
-pytestmark = pytest.mark.where(lambda uid, order="vacate", **_: uid != 0 and order == "vacate")
+pytestmark = pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0 and order == "vacate")
 
 DUMP = [
     ("preflight", ("agent", "keeper", "init")),

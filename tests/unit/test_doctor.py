@@ -11,7 +11,7 @@ import pytest
 
 from shim import probe, survey
 from shim.bootstrap import Facts
-from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, table, usable
+from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, table, usable, why
 from shim.hosts import Host
 from shim.survey import Report
 
@@ -63,6 +63,23 @@ def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
     assert not usable(gone)
     assert table([gone, report()]).splitlines()[1].endswith(gone.error)
     assert as_data(gone)["error"] == gone.error and as_data(gone)["python"] is None
+
+
+def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
+    seen = {
+        "idle": 65.0,
+        "unknown": None,
+        "sources": [
+            {"source": "terminals", "present": True, "why": None, "idle": 65.0},
+            {"source": "x11", "present": False, "why": "no display", "idle": None},
+        ],
+    }
+    said = why(report(owner=seen)).splitlines()
+    assert said[0] == "box: its owner has been idle for 1 min (policy: keyboard)"
+    assert said[1:] == ["  terminals  idle for 1 min", "  x11        not there: no display"]
+    assert "cannot tell" in why(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}))
+    row = table([report(owner=seen)]).splitlines()[1]
+    assert "keyboard" in row and "1 min" in row
 
 
 @pytest.mark.parametrize(
