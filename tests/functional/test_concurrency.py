@@ -9,6 +9,9 @@ import pytest
 
 from tests.program import Combo
 
+# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
+pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
+
 PYTHON = "/usr/bin/python3"
 CROWD = """
 import os, sys
@@ -45,9 +48,6 @@ sys.exit(any(os.wait()[1] for n in range(60)))
 """
 STORM = """
 import os, time
-
-# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
-pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
 def sync():
     while True:
         with open("synced", "ab") as f:

@@ -13,13 +13,13 @@ import pytest
 from tests.program import Combo, as_login
 from tests.until import until
 
+# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
+pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
+
 PYTHON = "/usr/bin/python3"
 # Says which of the named signals reach it. sigwait, since a signal just before a pause would go unheard.
 LISTENER = """
 import signal, sys
-
-# The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
-pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
 heard = {getattr(signal, name) for name in sys.argv[1:]}
 signal.pthread_sigmask(signal.SIG_BLOCK, heard)
 print("ready", flush=True)
