@@ -28,14 +28,29 @@ def tree(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def shipped(on: str, desk: ModuleType) -> list[psutil.Process]:
-    """Agent, keeper and init of the one job that runs on that host, outermost first."""
+def seen(on: str, desk: ModuleType, here: psutil.Process | None = None) -> list[psutil.Process]:
+    """What runs of the runtime there now, outermost first; on `local` only what `here` started."""
     if on == "local":
-        found = [p for p in psutil.process_iter() if "-ISc" in words(p)]
+        assert here is not None
+        found = [p for p in here.children(recursive=True) if "-ISc" in words(p)]
     else:
-        found = [psutil.Process(n) for n, line in desk.processes(on.partition("-")[0]).items() if "-ISc" in line]
+        lines = desk.processes(on.partition("-")[0]).items()
+        found = [psutil.Process(n) for n, line in lines if "-ISc" in line and psutil.pid_exists(n)]
         found = [p for p in found if not words(p)[0].endswith("sh")]
     return sorted(found, key=lambda p: (len(p.parents()), p.pid))
+
+
+def shipped(on: str, desk: ModuleType, here: psutil.Process) -> list[psutil.Process]:
+    """Agent, keeper and init of the one job there, outermost first; those of an earlier one may just be ending."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            found = seen(on, desk, here)
+        except psutil.NoSuchProcess:
+            found = []
+        if len(found) == 3 or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -60,7 +75,7 @@ def test_killed(combo: Combo, desk: ModuleType, who: str, job: str, nothing_left
     with nothing_left(combo.on):
         process = started(combo, JOBS[job])
         here = psutil.Process(process.pid)
-        chain = shipped(combo.on, desk)
+        chain = shipped(combo.on, desk, here)
         assert len(chain) == 3
         agent, keeper, init = chain
         carrier = agent if combo.on == "local" else next(p for p in here.children() if p.name() == "ssh")
@@ -97,7 +112,7 @@ def test_cable_pulled(
         process = started(combo, JOBS[job])
         began = time.monotonic()
         desk_alone.cut("beta")
-        until(lambda: not shipped(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
+        until(lambda: not seen(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
         assert process.wait(12) == 125
         assert 5 < time.monotonic() - began < 10
         err = process.communicate()[1]
@@ -126,5 +141,7 @@ def test_scratch_goes_with_whoever_was_killed(combo: Combo, desk: ModuleType, no
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
             assert list((combo.dir / "private").iterdir()) == []
-            (psutil.Process(process.pid) if who == 3 else shipped(combo.on, desk)[who]).kill()
+            (
+                psutil.Process(process.pid) if who == 3 else shipped(combo.on, desk, psutil.Process(process.pid))[who]
+            ).kill()
             process.communicate(timeout=10)
