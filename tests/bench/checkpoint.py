@@ -133,14 +133,22 @@ class Ours:
         return must(argv, shlex.join(["rexec", *words]), env=self.env, cwd=self.work).out.decode()
 
     def _kill_all(self) -> None:
-        for row in json.loads(self.rexec("jobs", "--json")):
-            if row["state"] in ("running", "parked", "choosing", "starting", "left", "lost"):
-                self.rexec("kill", str(row["id"]))
+        for job, state in self._states().items():
+            if state in ("running", "parked", "choosing", "starting", "left", "lost"):
+                self.kill(job)
 
     def submit(self, *argv: str) -> str:
         return self.rexec(
             "--checkpoint", "--detach", "--on", ",".join(self.hosts), "--owner", "none", "--", *argv
         ).strip()
+
+    def kill(self, job: str) -> None:
+        """Returns when it is dead, by our signal."""
+        self.rexec("kill", job)
+        until(lambda: self._states()[job] == "signal 9", f"job {job} is killed", within=20)
+
+    def _states(self) -> dict[str, str]:
+        return {str(row["id"]): row["state"] for row in json.loads(self.rexec("jobs", "--json"))}
 
     def lines(self, job: str) -> list[list[str]]:
         """What the job said, in words."""
@@ -204,7 +212,7 @@ class Ours:
         self.heard(job, "changed", 2)
         gaps = [float(line[1]) for line in self.lines(job)[so_far:] if line[0] == "gap"]
         figures.frozen.ours.append(max(gaps))
-        self.rexec("kill", job)
+        self.kill(job)
         self.rexec("images", "rm", job)
 
     def moves(self, figures: Figures, rounds: int) -> None:
@@ -220,7 +228,7 @@ class Ours:
         said = self.lines(job)
         if said != [[str(number)] for number in range(1, len(said) + 1)]:
             raise BenchError(f"job {job} did not say each line once in order: {said[-20:]}")
-        self.rexec("kill", job)
+        self.kill(job)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
