@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_DESK_DOWN,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: setup demo test lint bench clean root
+.PHONY: setup demo test lint bench bench-checkpoint clean root
 .DELETE_ON_ERROR:
 
 setup: .venv/dev
@@ -40,6 +40,9 @@ lint: .venv/dev
 
 bench: root .venv/bench
 	$(AS_ROOT) .venv/bin/python -m tests.bench $(BENCH)
+
+bench-checkpoint: root .venv/dev
+	$(AS_ROOT) .venv/bin/python -m tests.bench.checkpoint $(BENCH)
 
 clean:
 	[ ! -e .venv/dev ] || $(AS_ROOT) .venv/bin/python -m tests.desk down

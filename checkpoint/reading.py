@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from checkpoint.chunker import chunk_hash
 from checkpoint.manifest import ZERO, ImageFile
-from checkpoint.packs import PackError, PackReader
+from checkpoint.packs import ZSTD, PackError, PackReader
 
 GROUP = 16  # chunks that one thread reads at a time
 
@@ -22,21 +22,33 @@ def checked_chunk(packs: PackReader, length: int, digest: bytes) -> bytes:
     return data
 
 
-def damaged(packs: PackReader, pool: Executor, files: Iterable[ImageFile]) -> dict[bytes, str]:
-    """Hash of each chunk of `files` that cannot be read back → the name of the file it belongs to."""
+def sound_chunk(packs: PackReader, length: int, digest: bytes, unpack: bool = True) -> bytes:
+    """The same, but a compressed chunk's CRC stands for its hash, at a fifth of the time; without `unpack` nothing of
+    it is returned."""
+    if digest != ZERO:
+        record = packs.record(digest)
+        if record.kind == ZSTD and record.length == length:
+            return record.stored() if unpack else b""
+    return checked_chunk(packs, length, digest)
+
+
+def damaged(
+    packs: PackReader, pool: Executor, files: Iterable[ImageFile], read: Callable[[PackReader, int, bytes], bytes]
+) -> dict[bytes, str]:
+    """Hash of each chunk of `files` that `read` cannot read back → the name of the file it belongs to."""
     places = {digest: (length, file.name) for file in files for _, length, digest in file.chunks()}
     wanted = list(places)
 
     def check(start: int) -> list[bytes]:
-        return [each for each in wanted[start : start + GROUP] if not _readable(packs, places[each][0], each)]
+        return [each for each in wanted[start : start + GROUP] if not _readable(read, packs, places[each][0], each)]
 
     found = pool.map(check, range(0, len(wanted), GROUP))
     return {digest: places[digest][1] for group in found for digest in group}
 
 
-def _readable(packs: PackReader, length: int, digest: bytes) -> bool:
+def _readable(read: Callable[[PackReader, int, bytes], bytes], packs: PackReader, length: int, digest: bytes) -> bool:
     try:
-        checked_chunk(packs, length, digest)
+        read(packs, length, digest)
     except (PackError, OSError):
         return False
     return True

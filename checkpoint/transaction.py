@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +33,7 @@ from checkpoint.packs import (
     pack_numbers,
     patch_payload,
 )
-from checkpoint.reading import damaged
+from checkpoint.reading import damaged, sound_chunk
 
 LEVEL = 1  # of zstd; docs/decisions/image-store.md has the figures
 THREADS = 2
@@ -175,7 +176,7 @@ class Transaction:
         try:
             packs = PackReader(self.directory.fd)
             try:
-                return list(damaged(packs, self._pool, files))
+                return list(damaged(packs, self._pool, files, partial(sound_chunk, unpack=False)))
             finally:
                 packs.close()
         except OSError as error:

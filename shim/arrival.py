@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+import queue
 import time
 
 from checkpoint import conversation, criu, dump, restart
 from checkpoint.restart import RestartError
 from remoteio import frames
+from remoteio.link import credit
 from shim import departure, orders, typed
 from shim.mobile_state import Gone, Mobile
 
@@ -23,21 +24,26 @@ class Arrival:
         self._agent = agent
         self._spool = agent.spool("restore")
         self._arriving = restart.Arriving(self._spool)
-        self._there = threading.Event()
+        self._payloads: queue.SimpleQueue[bytes | memoryview] = queue.SimpleQueue()
         self.whole = False  # all its files are in the spool
 
-    def receive(self, payload: bytes) -> None:
-        """One payload of deliver. Raises ConversationError, OSError."""
-        self._arriving.receive(payload)
-        if self._arriving.complete:
-            self.whole = True
-            self._agent.link.send(frames.IMAGE, conversation.STORED)
-            self._there.set()
+    def receive(self, payload: bytes | memoryview) -> None:
+        """One payload of deliver; its window bounds what can be waiting."""
+        self._payloads.put(payload)
+
+    def _collect(self) -> None:
+        """Hashed and written here while the link's thread reads on. Raises ConversationError, OSError."""
+        while not self._arriving.complete:
+            payload = self._payloads.get()
+            self._arriving.receive(bytes(payload))
+            self._agent.link.send(*credit(frames.IMAGE, len(payload)))
+        self.whole = True
+        self._agent.link.send(frames.IMAGE, conversation.STORED)
 
     def run(self) -> None:
         """Until the job runs, or it is told that it cannot."""
         agent = self._agent
-        self._there.wait()
+        self._collect()
         began = time.monotonic()
         departure.reached("arrived")
         try:

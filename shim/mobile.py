@@ -123,8 +123,7 @@ class MobileAgent(Mobile):
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind == frames.IMAGE:
             if self.arrival is not None and not self.arrival.whole:
-                self.arrival.receive(bytes(payload))
-                self.link.send(*credit(frames.IMAGE, len(payload)))
+                self.arrival.receive(payload)
             else:
                 self.images.put(bytes(payload))
                 self.link.send(*credit(frames.IMAGE, len(payload)))

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,13 @@ def test_verify_finds_every_flipped_bit(tmp_path: Path) -> None:
     assert store.verify("job") == []
 
 
-def test_a_damaged_chunk_is_said_and_mended_by_the_next_image(tmp_path: Path) -> None:
-    write_process(tmp_path / "a", fresh(64))
+def half_random(count: int) -> Memory:
+    return {page: os.urandom(PAGE // 2) + bytes([page % 251 + 1]) * (PAGE // 2) for page in range(count)}
+
+
+@pytest.mark.parametrize("make", [fresh, half_random], ids=["raw", "compressed"])
+def test_a_damaged_chunk_is_said_and_mended_by_the_next_image(tmp_path: Path, make: Callable[[int], Memory]) -> None:
+    write_process(tmp_path / "a", make(64))
     store = Store(tmp_path / "store")
     save(store, "job", tmp_path / "a")
     pack = tmp_path / "store" / "job" / "00000001.pack"
