@@ -30,7 +30,7 @@ def rx(combo: Combo) -> str:
 
 
 def rexec_here(combo: Combo) -> psutil.Process:
-    return next(p for p in psutil.process_iter() if str(combo.rexec.path) in p.cmdline())
+    return next(p for p in psutil.process_iter(["cmdline"]) if str(combo.rexec.path) in (p.info["cmdline"] or ()))
 
 
 def running(*argv: str) -> bool:
