@@ -159,6 +159,20 @@ def test_less_python_and_top(combo: Combo, screen: Screen, rx: str) -> None:
     screen.wait(r"^READY>$")
 
 
+def test_a_shell_inside_has_job_control(screen: Screen, rx: str) -> None:
+    screen.type(f"{rx} env PS1='THERE> ' bash --norc --noprofile")
+    screen.wait("^THERE>$")
+    screen.type("sleep 1000")
+    until(lambda: running("sleep", "1000"), "sleep runs", within=10)  # before that ^Z is the shell's, which ignores it
+    screen.key("C-z")
+    screen.wait("Stopped")
+    assert "no job control" not in screen.text()
+    screen.type("bg; jobs; kill %1; wait")
+    screen.wait("Terminated")
+    screen.key("C-d")
+    screen.wait(r"^READY>$")
+
+
 @pytest.mark.parametrize("victim", ["job", "agent", "carrier", "rexec"])
 def test_the_terminal_is_restored_whatever_happens(
     combo: Combo, desk: ModuleType, screen: Screen, rx: str, victim: str
