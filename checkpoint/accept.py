@@ -5,11 +5,11 @@ No I/O on the link. The sender is not trusted.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from checkpoint import conversation as c
-from checkpoint.manifest import ENTRY, PAGE, WINDOW, ZERO, ImageFile
+from checkpoint.chunker import page_hashes
+from checkpoint.manifest import ENTRY, HASH, PAGE, WINDOW, ZERO, ImageFile
 from checkpoint.transaction import Patch, Transaction
 
 DEFAULT_LIMIT = 1 << 40  # bytes of one image
@@ -72,16 +72,20 @@ class Receiver:
         self._offers = 0
         self._batches: dict[int, _Batch] = {}
         self._pending: set[bytes] = set()
-        self._digest = hashlib.blake2b(digest_size=32)
+        self._digest = HASH()
         self._gauge = _Gauge()
 
-    def receive(self, payload: bytes) -> list[bytes]:
-        """Takes one payload; the payloads to send back."""
+    def receive(self, payload: bytes | memoryview) -> list[bytes]:
+        """Takes one payload, which must stay as it is; the payloads to send back."""
         c.check_size(payload)
         self.received += len(payload)
-        kind = payload[:1]
+        kind = bytes(payload[:1])
         if self.complete:
             raise c.ConversationError("the sender goes on after the end")
+        if kind == c.DATA:
+            self._receive_data(payload)
+            return []
+        payload = bytes(payload)
         if kind == c.FILES and not self._offers:
             self._receive_files(payload)
             return []
@@ -89,9 +93,6 @@ class Receiver:
             return self._receive_offer(*c.parse_batch(payload))
         if kind == c.PAGES:
             return self._receive_pages(*c.parse_batch(payload))
-        if kind == c.DATA:
-            self._receive_data(payload)
-            return []
         if kind == c.END:
             return self._receive_end(payload)
         raise c.ConversationError(f"the sender sent a message {kind!r} out of turn")
@@ -165,7 +166,7 @@ class Receiver:
         batch.compared = []
         return [c.batch_message(c.MASKS, number, c.pack_masks(masks))]
 
-    def _receive_data(self, payload: bytes) -> None:
+    def _receive_data(self, payload: bytes | memoryview) -> None:
         number, items, at = c.parse_data(payload)
         batch = self._batches.get(number)
         if batch is None:
@@ -225,7 +226,7 @@ def committed(digest: str) -> bytes:
     return c.digest_message(c.COMMITTED, bytes.fromhex(digest))
 
 
-_ZERO_PAGE = hashlib.blake2b(bytes(PAGE), digest_size=c.PAGE_HASH).digest()
+_ZERO_PAGE = page_hashes(bytes(PAGE))[0]
 
 
 def _compare(digest: bytes, length: int, base: bytes, ours: list[bytes], theirs: list[bytes]) -> _Asked:

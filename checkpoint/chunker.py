@@ -8,14 +8,13 @@ Format of the images: criu/include/magic.h and images/pagemap.proto of CRIU; cri
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
 from collections import deque
 from queue import SimpleQueue
 
-from checkpoint.manifest import PAGE, WINDOW, ZERO, check_name
+from checkpoint.manifest import HASH, PAGE, WINDOW, ZERO, check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,13 +187,13 @@ def cuts(directory: int, source: Source) -> Iterator[tuple[int, int]]:
 
 
 def chunk_hash(data: bytes | bytearray | memoryview) -> bytes:
-    """BLAKE2b-256 of a chunk that is not all zeros (RFC 7693)."""
-    return hashlib.blake2b(data, digest_size=32).digest()
+    """The name of a chunk that is not all zeros."""
+    return HASH(data).digest()
 
 
 def page_hashes(data: bytes) -> list[bytes]:
-    """16 bytes of BLAKE2b for each page of a chunk: enough to find a page again, the chunk's hash guards the sum."""
-    return [hashlib.blake2b(data[at : at + PAGE], digest_size=16).digest() for at in range(0, len(data), PAGE)]
+    """The first 16 bytes of each page's hash: enough to find a page again, the chunk's hash guards the sum."""
+    return [HASH(data[at : at + PAGE]).digest()[:16] for at in range(0, len(data), PAGE)]
 
 
 def _blocks(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:

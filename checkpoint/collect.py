@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 
 from checkpoint import conversation as c
 from checkpoint.chunker import chunk_hash
-from checkpoint.manifest import WINDOW, ZERO
+from checkpoint.manifest import HASH, WINDOW, ZERO
 
 
 class Collector:
@@ -24,18 +23,18 @@ class Collector:
         self._current = -1
         self._at = 0  # bytes of the current file so far
         self._fd = -1
-        self._digest = hashlib.blake2b(digest_size=32)
+        self._digest = HASH()
 
-    def receive(self, payload: bytes) -> None:
+    def receive(self, payload: bytes | memoryview) -> None:
         """Takes one payload of `deliver`."""
         c.check_size(payload)
-        kind = payload[:1]
+        kind = bytes(payload[:1])
         if kind == c.FILES and self._current < 0:
-            self._files += c.parse_files(payload)
+            self._files += c.parse_files(bytes(payload))
         elif kind == c.CHUNKS and not self.complete:
             self._receive_chunks(payload)
         elif kind == c.END and not self.complete:
-            digest, _ = c.parse_digest(payload)
+            digest, _ = c.parse_digest(bytes(payload))
             self._advance()
             if self._current != len(self._files) or digest != self._digest.digest():
                 raise c.ConversationError("the image that arrived is not whole")
@@ -55,7 +54,7 @@ class Collector:
                 self._fd = os.open(name, flags, 0o600, dir_fd=self._directory)
                 os.ftruncate(self._fd, size)
 
-    def _receive_chunks(self, payload: bytes) -> None:
+    def _receive_chunks(self, payload: bytes | memoryview) -> None:
         lines, at = c.parse_chunks(payload)
         with memoryview(payload) as view:
             for length, digest in lines:

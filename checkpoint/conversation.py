@@ -52,10 +52,12 @@ def page_size(length: int, page: int) -> int:
 
 def masked_size(length: int, mask: int) -> int:
     """Bytes of the pages in `mask`."""
+    if mask == full_mask(length):
+        return length
     return sum(page_size(length, page) for page in range(pages_of(length)) if mask >> page & 1)
 
 
-def check_size(payload: bytes) -> None:
+def check_size(payload: bytes | memoryview) -> None:
     if not 0 < len(payload) <= MAX_MESSAGE:
         raise ConversationError(f"a message has {len(payload)} bytes, outside 1 to {MAX_MESSAGE}")
 
@@ -118,13 +120,12 @@ def parse_masks(body: bytes) -> list[int]:
     return list(struct.unpack(f"<{len(body) // 2}H", body))
 
 
-def data_message(batch: int, items: list[tuple[int, int]], data: list[bytes]) -> bytes:
-    """Pages of chunks of one batch: `items` of (chunk's index in the batch, mask), then the pages in that order."""
-    head = [_COUNT.pack(DATA, batch, len(items)), *(_ITEM.pack(*item) for item in items)]
-    return b"".join(head + data)
+def data_head(batch: int, items: list[tuple[int, int]]) -> bytes:
+    """What DATA begins with: `items` of (chunk's index in the batch, mask); the pages follow in that order."""
+    return b"".join([_COUNT.pack(DATA, batch, len(items)), *(_ITEM.pack(*item) for item in items)])
 
 
-def parse_data(payload: bytes) -> tuple[int, list[tuple[int, int]], int]:
+def parse_data(payload: bytes | memoryview) -> tuple[int, list[tuple[int, int]], int]:
     """(batch, items, where the pages begin)."""
     if len(payload) < _COUNT.size:
         raise ConversationError("a message of data is cut short")
@@ -153,11 +154,12 @@ def held(length: int, chunk_hash: bytes) -> bytes:
     return _HELD.pack(length, chunk_hash)
 
 
-def chunks_message(lines: list[bytes], data: list[bytes]) -> bytes:
-    return b"".join([CHUNKS, struct.pack("<H", len(lines)), *lines, *data])
+def chunks_head(lines: list[bytes]) -> bytes:
+    """What CHUNKS begins with; the chunks that are not zeros follow."""
+    return b"".join([CHUNKS, struct.pack("<H", len(lines)), *lines])
 
 
-def parse_chunks(payload: bytes) -> tuple[list[tuple[int, bytes]], int]:
+def parse_chunks(payload: bytes | memoryview) -> tuple[list[tuple[int, bytes]], int]:
     """([(length, hash)], where the chunks begin); a chunk of zeros has hash ZERO and no bytes."""
     count = int.from_bytes(payload[1:3], "little")
     start = 3 + count * _HELD.size

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from checkpoint import conversation as c
-from checkpoint.manifest import ZERO
+from checkpoint.manifest import HASH, ZERO
 from checkpoint.store import Image
 
 DELIVERED = c.STORED  # the other end's only answer: all files are there, checked
 
 
-def deliver(image: Image) -> Iterator[bytes]:
-    """The payloads that make up `image`'s files, for Collector. Zeros are named, not sent. Raises StoreError."""
+def deliver(image: Image) -> Iterator[list[bytes]]:
+    """The payloads that make up `image`'s files, each in parts, for Collector.
+
+    Zeros are named, not sent. Raises StoreError.
+    """
     files = image.manifest.files
-    yield from c.files_messages([(file.name, file.origin, file.size) for file in files])
-    digest = hashlib.blake2b(digest_size=32)
+    for message in c.files_messages([(file.name, file.origin, file.size) for file in files]):
+        yield [message]
+    digest = HASH()
     lines: list[bytes] = []
     data: list[bytes] = []
     size = 0
@@ -25,7 +28,7 @@ def deliver(image: Image) -> Iterator[bytes]:
         for (_, length, chunk_hash), chunk in zip(file.chunks(), chunks, strict=True):
             zero = chunk_hash == ZERO
             if lines and (size + length > c.DATA_SIZE or len(lines) == c.BATCH):
-                yield c.chunks_message(lines, data)
+                yield [c.chunks_head(lines), *data]
                 lines, data, size = [], [], 0
             lines.append(c.held(length, chunk_hash))
             digest.update(lines[-1])
@@ -33,5 +36,5 @@ def deliver(image: Image) -> Iterator[bytes]:
                 data.append(chunk)
                 size += length
     if lines:
-        yield c.chunks_message(lines, data)
-    yield c.digest_message(c.END, digest.digest())
+        yield [c.chunks_head(lines), *data]
+    yield [c.digest_message(c.END, digest.digest())]

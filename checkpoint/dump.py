@@ -115,14 +115,14 @@ def times(spool: str) -> dict[str, int]:
 
 
 def send(
-    files: str, head: bytes, put: Callable[[bytes], None], get: Callable[[bool], bytes | None]
+    files: str, head: bytes, put: Callable[[list[bytes | memoryview]], None], get: Callable[[bool], bytes | None]
 ) -> tuple[bytes, int]:
     """Offer all files of the directory `files` to the store until it has committed them.
 
     Returns the image's hash and the bytes sent.
 
-    `put` sends a payload, as far as there is credit; `get(wait)` is the store's next payload, or None if there is
-    none yet and `wait` is false. What they raise ends it.
+    `put` sends a payload, given in parts, as far as there is credit; `get(wait)` is the store's next payload, or None
+    if there is none yet and `wait` is false. What they raise ends it.
     """
     directory = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

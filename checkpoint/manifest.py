@@ -7,12 +7,14 @@ import json
 import os
 import struct
 
-FORMAT = 1
+FORMAT = 2
 WINDOW = 65536  # bytes of one chunk at most: an aligned window of the job's address space
 PAGE = 4096
+HASH = hashlib.sha256  # of chunks, tables and manifests (FIPS 180-4): docs/decisions/image-store.md says why
 ZERO = bytes(32)  # stands for the hash of a chunk of zeros, which is neither hashed, sent nor stored
-ENTRY = struct.Struct("<QI32s")  # key, length in bytes, BLAKE2b-256 of the contents
-_MAGIC = b"rexec image 1\n"
+ENTRY = struct.Struct("<QI32s")  # key, length in bytes, hash of the contents
+_KIND = b"rexec image "
+_MAGIC = b"%s%d\n" % (_KIND, FORMAT)
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
@@ -278,11 +280,11 @@ class Manifest(_Value):
             "stats": self.stats,
         }
         body = b"".join([_canonical(head, "the manifest").encode(), b"\n", *(file.table for file in self.files)])
-        return b"".join([_MAGIC, hashlib.blake2b(body, digest_size=32).hexdigest().encode(), b"\n", body])
+        return b"".join([_MAGIC, HASH(body).hexdigest().encode(), b"\n", body])
 
     @property
     def digest(self) -> str:
-        """The hexadecimal BLAKE2b-256 of the canonical body: the image's identity."""
+        """The hexadecimal hash of the canonical body: the image's identity."""
         start = len(_MAGIC)
         return self.to_bytes()[start : start + 64].decode()
 
@@ -290,10 +292,16 @@ class Manifest(_Value):
     def from_bytes(cls, data: bytes) -> Manifest:
         """The manifest that `to_bytes` gave as `data`; ManifestError for any other bytes."""
         if not data.startswith(_MAGIC):
-            raise ManifestError("this is no rexec image of format 1: another version of rexec may have made it")
+            line = data[:40].partition(b"\n")[0]
+            other = line[len(_KIND) :].decode("ascii", "replace")
+            if line.startswith(_KIND) and other.isdigit():
+                raise ManifestError(
+                    f"it has format {other}, made by another version of rexec, and this one reads format {FORMAT}"
+                )
+            raise ManifestError("this is no image of rexec")
         start = len(_MAGIC)
         body = data[start + 65 :]
-        digest = hashlib.blake2b(body, digest_size=32).hexdigest().encode()
+        digest = HASH(body).hexdigest().encode()
         if data[start : start + 65] != digest + b"\n":
             raise ManifestError("the manifest is damaged: its hash does not match")
         line, _, tables = body.partition(b"\n")

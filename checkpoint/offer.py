@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import mmap
 import os
 from collections import deque
 
 from checkpoint import conversation as c
 from checkpoint.chunker import ChunkerError, cuts, hashed, page_hashes, sources
-from checkpoint.manifest import ENTRY, PAGE
+from checkpoint.manifest import ENTRY, HASH, PAGE, WINDOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Sender:
         self._sources = sources(directory)
         self._ready: deque[bytes] = deque(c.files_messages([(s.name, s.origin, s.size) for s in self._sources]))
         self._entries = self._hash_all()
-        self._digest = hashlib.blake2b(digest_size=32)
+        self._digest = HASH()
         self._batches: dict[int, _Batch] = {}
         self._wanted: deque[tuple[int, int, int]] = deque()  # (batch, index, mask)
         self._next_batch = 0
@@ -66,31 +66,31 @@ class Sender:
                 chunks.close()
                 os.close(fd)
 
-    def next_message(self) -> bytes | None:
-        """The next payload for the store, or None: then wait for its next payload, or be done.
+    def next_message(self) -> list[bytes | memoryview] | None:
+        """The parts of the next payload for the store, or None: then wait for its next payload, or be done.
 
         Raises OSError or ChunkerError if an image file cannot be read.
         """
         message = self._next()
         if message is not None:
-            self.sent += len(message)
+            self.sent += sum(map(len, message))
         return message
 
-    def _next(self) -> bytes | None:
+    def _next(self) -> list[bytes | memoryview] | None:
         if self._ready:
-            return self._ready.popleft()
+            return [self._ready.popleft()]
         unanswered = sum(not batch.answered for batch in self._batches.values())
         # Two offers ahead of the data: the answers' round trip is hidden behind what is being sent.
         if not self._offered_all and (unanswered < 2 or not self._wanted) and len(self._batches) < c.MAX_BATCHES:
             offer = self._offer()
             if offer is not None:
-                return offer
+                return [offer]
         if self._wanted:
             return self._data()
         if self._offered_all and not self._batches and not self._ended:
             self._ended = True
             self.close()
-            return c.digest_message(c.END, self._digest.digest(), self._head)
+            return [c.digest_message(c.END, self._digest.digest(), self._head)]
         return None
 
     def _offer(self) -> bytes | None:
@@ -111,7 +111,7 @@ class Sender:
         self._batches[batch] = _Batch(places)
         return c.batch_message(c.OFFER, batch, bytes(body))
 
-    def _data(self) -> bytes:
+    def _data(self) -> list[bytes | memoryview]:
         number = self._wanted[0][0]
         batch = self._batches[number]
         items: list[tuple[int, int]] = []
@@ -128,24 +128,41 @@ class Sender:
             size += part
         batch.left -= len(items)
         self._drop_if_done(number)
-        return c.data_message(number, items, [self._read(span) for span in spans])
+        return [c.data_head(number, items), *(self._view(span) for span in spans)]
 
     def _drop_if_done(self, number: int) -> None:
         batch = self._batches[number]
         if batch.answered and batch.compared is None and not batch.left:
             del self._batches[number]
 
-    def _read(self, place: tuple[int, int, int]) -> bytes:
-        number, offset, length = place
+    def _source(self, number: int) -> int:
         if self._open is None or self._open[0] != number:
             self._close_source()
             name = self._sources[number].name
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
             self._open = (number, os.open(name, flags, dir_fd=self._directory))
-        data = os.pread(self._open[1], length, offset)
+        return self._open[1]
+
+    def _cut_short(self, number: int) -> ChunkerError:
+        return ChunkerError(f"{self._sources[number].name} was cut short while it was being saved")
+
+    def _read(self, place: tuple[int, int, int]) -> bytes:
+        number, offset, length = place
+        data = os.pread(self._source(number), length, offset)
         if len(data) != length:
-            raise ChunkerError(f"{self._sources[number].name} was cut short while it was being saved")
+            raise self._cut_short(number)
         return data
+
+    def _view(self, place: tuple[int, int, int]) -> bytes | memoryview:
+        """The same; what is large is not copied on its way to the link."""
+        number, offset, length = place
+        if length < WINDOW:
+            return self._read(place)
+        fd = self._source(number)
+        if os.fstat(fd).st_size < offset + length:
+            raise self._cut_short(number)
+        over = offset % mmap.ALLOCATIONGRANULARITY
+        return memoryview(mmap.mmap(fd, over + length, prot=mmap.PROT_READ, offset=offset - over))[over:]
 
     def receive(self, payload: bytes) -> None:
         """Takes one payload of the store. Raises ConversationError if the store may not say that now."""
@@ -208,8 +225,11 @@ class Sender:
 def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], mask: int) -> None:
     """Adds the pages in `mask` of the chunk at `place` to what is to be read, joined where they touch."""
     number, offset, length = place
-    parts = [(page * PAGE, c.page_size(length, page)) for page in range(c.pages_of(length)) if mask >> page & 1]
-    for start, size in [(0, length)] if mask == c.full_mask(length) else parts:
+    if mask == c.full_mask(length):
+        parts = [(0, length)]
+    else:
+        parts = [(page * PAGE, c.page_size(length, page)) for page in range(c.pages_of(length)) if mask >> page & 1]
+    for start, size in parts:
         at = offset + start
         if spans and spans[-1][0] == number and spans[-1][1] + spans[-1][2] == at:
             spans[-1] = (number, spans[-1][1], spans[-1][2] + size)

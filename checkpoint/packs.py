@@ -7,7 +7,6 @@ chunk takes at most MAX_SOURCES records beside its own.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import struct
@@ -17,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Self
 
 import zstandard
 
@@ -28,7 +28,7 @@ MAX_SOURCES = 4
 OWN, ZEROS = 255, 254  # sources of a page that are no other record
 PACK_SIZE = 256 << 20  # a pack is sealed once it is longer
 
-_PACK_HEAD = b"rexec pack 1\n\0\0\0"
+_PACK_HEAD = b"rexec pack 2\n\0\0\0"
 _RECORD = struct.Struct("<4sB3xIII32s")  # magic, kind, bytes of the chunk, bytes stored, CRC-32, hash of the chunk
 _RECORD_MAGIC = b"rxCh"
 _INDEX = struct.Struct("<32sII")  # hash, offset, bytes stored
@@ -47,21 +47,25 @@ class PackError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it lies in a pack. `crc` covers the header, and the payload unless the hash does (RAW)."""
+    """One record as it lies in a pack."""
 
     kind: int
     length: int
     hash: bytes
     payload: bytes | memoryview
+    head: bytes
 
-    def header(self) -> bytes:
+    @classmethod
+    def make(cls, kind: int, length: int, digest: bytes, payload: bytes | memoryview) -> Self:
+        """The record with its head, whose CRC covers the head, and the payload unless the hash does (RAW)."""
+
         def with_crc(crc: int) -> bytes:
-            return _RECORD.pack(_RECORD_MAGIC, self.kind, self.length, len(self.payload), crc, self.hash)
+            return _RECORD.pack(_RECORD_MAGIC, kind, length, len(payload), crc, digest)
 
         crc = zlib.crc32(with_crc(0))
-        if self.kind != RAW:
-            crc = zlib.crc32(self.payload, crc)
-        return with_crc(crc)
+        if kind != RAW:
+            crc = zlib.crc32(payload, crc)
+        return cls(kind, length, digest, payload, with_crc(crc))
 
     @property
     def size(self) -> int:
@@ -142,8 +146,8 @@ def parse_record(data: bytes) -> Record:
     magic, kind, length, stored, _, digest = _RECORD.unpack_from(data)
     if magic != _RECORD_MAGIC or kind > PATCH_ZSTD or not 0 < length <= WINDOW or stored != len(data) - _RECORD.size:
         raise PackError("a record's header is damaged")
-    record = Record(kind, length, digest, data[_RECORD.size :])
-    if record.header() != data[: _RECORD.size]:
+    record = Record.make(kind, length, digest, memoryview(data)[_RECORD.size :])
+    if record.head != data[: _RECORD.size]:
         raise PackError("a record is damaged: its checksum does not match")
     return record
 
@@ -234,7 +238,7 @@ class PackWriter:
                 left[0] = left[0][written:]
 
     def append(self, records: list[Record]) -> None:
-        self._write(*(part for record in records for part in (record.header(), record.payload)))
+        self._write(*(part for record in records for part in (record.head, record.payload)))
         for record in records:
             self._index += _INDEX.pack(record.hash, self.size, len(record.payload))
             self.size += record.size
@@ -273,9 +277,7 @@ def salvage(directory: int, number: int) -> None:
             os.unlink(name, dir_fd=directory)
             return
         os.ftruncate(fd, end)
-        trailer = _TRAILER.pack(
-            _TRAILER_MAGIC, len(index) // _INDEX.size, end, hashlib.blake2b(index, digest_size=32).digest()
-        )
+        trailer = _TRAILER.pack(_TRAILER_MAGIC, len(index) // _INDEX.size, end, chunk_hash(index))
         os.pwrite(fd, bytes(index) + trailer, end)
         os.fsync(fd)
         os.rename(name, f"{number:08d}.pack", src_dir_fd=directory, dst_dir_fd=directory)

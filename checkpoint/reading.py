@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from checkpoint.chunker import chunk_hash
-from checkpoint.manifest import ZERO, ImageFile
+from checkpoint.manifest import ZERO
 from checkpoint.packs import ZSTD, PackError, PackReader
 
 GROUP = 16  # chunks that one thread reads at a time
@@ -33,17 +33,16 @@ def sound_chunk(packs: PackReader, length: int, digest: bytes, unpack: bool = Tr
 
 
 def damaged(
-    packs: PackReader, pool: Executor, files: Iterable[ImageFile], read: Callable[[PackReader, int, bytes], bytes]
-) -> dict[bytes, str]:
-    """Hash of each chunk of `files` that `read` cannot read back → the name of the file it belongs to."""
-    places = {digest: (length, file.name) for file in files for _, length, digest in file.chunks()}
-    wanted = list(places)
+    packs: PackReader, pool: Executor, lengths: dict[bytes, int], read: Callable[[PackReader, int, bytes], bytes]
+) -> list[bytes]:
+    """Those of the chunks, given by hash and length, that `read` cannot read back."""
+    wanted = list(lengths.items())
 
     def check(start: int) -> list[bytes]:
-        return [each for each in wanted[start : start + GROUP] if not _readable(read, packs, places[each][0], each)]
+        group = wanted[start : start + GROUP]
+        return [digest for digest, length in group if not _readable(read, packs, length, digest)]
 
-    found = pool.map(check, range(0, len(wanted), GROUP))
-    return {digest: places[digest][1] for group in found for digest in group}
+    return [digest for found in pool.map(check, range(0, len(wanted), GROUP)) for digest in found]
 
 
 def _readable(read: Callable[[PackReader, int, bytes], bytes], packs: PackReader, length: int, digest: bytes) -> bool:

@@ -28,7 +28,7 @@ class Arriving:
         self._collector = Collector(self._directory)
         self.complete = False
 
-    def receive(self, payload: bytes) -> None:
+    def receive(self, payload: bytes | memoryview) -> None:
         """Takes one payload of the store. Raises ConversationError, OSError."""
         self._collector.receive(payload)
         if self._collector.complete:

@@ -93,8 +93,10 @@ class Image:
             ) from error
 
     def damaged(self) -> dict[bytes, str]:
-        """Hash of each chunk that cannot be read back → the name of the file it belongs to."""
-        return damaged(self._packs, self._pool, self.manifest.files, checked_chunk)
+        """Hash of each chunk that cannot be read back → the name of a file it belongs to."""
+        chunks = {digest: (length, file.name) for file in self.manifest.files for _, length, digest in file.chunks()}
+        lengths = {digest: length for digest, (length, _) in chunks.items()}
+        return {digest: chunks[digest][1] for digest in damaged(self._packs, self._pool, lengths, checked_chunk)}
 
 
 class Store:

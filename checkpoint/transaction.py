@@ -35,7 +35,7 @@ from checkpoint.packs import (
 )
 from checkpoint.reading import damaged, sound_chunk
 
-LEVEL = 1  # of zstd; docs/decisions/image-store.md has the figures
+LEVEL = -1  # of zstd; docs/decisions/image-store.md has the figures
 THREADS = 2
 _AHEAD = 4  # groups of chunks being hashed and compressed
 _PROBE = 16  # of chunks that do not compress, one in so many is still tried
@@ -170,15 +170,13 @@ class Transaction:
             self._forgotten.add(digest)
 
     def damaged(self, files: Sequence[ImageFile]) -> list[bytes]:
-        """The chunks of an image that is about to be committed which cannot be read back from the disk: `forget` them
-        and let the sender offer all again."""
-        self.finish()
+        """The chunks that an image about to be committed has from earlier ones and that cannot be read back: `forget`
+        them and let the sender offer all again. (Those that came with it were checked as they came, and would only
+        be read from the kernel's memory.)"""
+        chunks = (chunk for file in files for chunk in file.chunks())
+        earlier = {digest: length for _, length, digest in chunks if digest in self._reader}
         try:
-            packs = PackReader(self.directory.fd)
-            try:
-                return list(damaged(packs, self._pool, files, partial(sound_chunk, unpack=False)))
-            finally:
-                packs.close()
+            return damaged(self._reader, self._pool, earlier, partial(sound_chunk, unpack=False))
         except OSError as error:
             raise self._failed(error) from error
 
@@ -237,7 +235,7 @@ class Transaction:
     def _make_whole(self, digest: bytes, data: bytes | memoryview, compressor: _Compressor) -> Record:
         self._check(digest, data)
         small = compressor(data)
-        return Record(RAW if small is None else ZSTD, len(data), digest, data if small is None else small)
+        return Record.make(RAW if small is None else ZSTD, len(data), digest, data if small is None else small)
 
     def _make_patch(self, patch: Patch, compressor: _Compressor) -> Record:
         try:
@@ -264,7 +262,7 @@ class Transaction:
         self._check(patch.hash, data)
         small = compressor(own) if own else None
         payload = patch_payload(sources, places, own, own if small is None else small)
-        return Record(PATCH_RAW if small is None else PATCH_ZSTD, patch.length, patch.hash, payload)
+        return Record.make(PATCH_RAW if small is None else PATCH_ZSTD, patch.length, patch.hash, payload)
 
     def _write_next(self) -> None:
         records = self._jobs.popleft().result()

@@ -124,6 +124,15 @@ class Window:
             self._left -= n
             return n
 
+    def take_all(self, n: int) -> bool:
+        """Wait until all `n` may be sent. False: nobody reads this stream any more."""
+        while n:
+            taken = self.take(n)
+            if not taken:
+                return False
+            n -= taken
+        return True
+
     def give(self, n: int) -> None:
         """The receiver took `n` bytes (or a taker leaves them unused)."""
         with self._change:

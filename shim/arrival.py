@@ -35,7 +35,7 @@ class Arrival:
         """Hashed and written here while the link's thread reads on. Raises ConversationError, OSError."""
         while not self._arriving.complete:
             payload = self._payloads.get()
-            self._arriving.receive(bytes(payload))
+            self._arriving.receive(payload)
             self._agent.link.send(*credit(frames.IMAGE, len(payload)))
         self.whole = True
         self._agent.link.send(frames.IMAGE, conversation.STORED)

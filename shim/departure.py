@@ -230,14 +230,10 @@ class Departure:
         files = spool + "/image"
         dump.select(spool, files)
 
-        def put(payload: bytes) -> None:
-            left = len(payload)
-            while left:
-                taken = agent.window.take(left)
-                if not taken:
-                    raise DumpError(self._given_up.get(serial, "the job has ended"))
-                left -= taken
-            agent.link.send(frames.IMAGE, payload)
+        def put(payload: list[bytes | memoryview]) -> None:
+            if not agent.window.take_all(sum(map(len, payload))):
+                raise DumpError(self._given_up.get(serial, "the job has ended"))
+            agent.link.send(frames.IMAGE, *payload)
 
         def get(wait: bool) -> bytes | None:
             until = time.monotonic() + STORE_S

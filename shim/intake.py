@@ -47,14 +47,14 @@ class Intake:
         self._keep, self._before = keep, before
         self._store, self._job, self._careful = store, job, careful
         self._describe, self._send, self._took, self._commits, self._fails = describe, send, took, commits, fails
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._receiver: Receiver | None = None
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
 
     def put(self, payload: bytes | memoryview) -> None:
         """One payload of the other end; never blocks, the window bounds what can be waiting."""
-        self._queue.put(bytes(payload))
+        self._queue.put(payload)
 
     def abort(self) -> None:
         """The dump is given up, if all of it is not here by now."""

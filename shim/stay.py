@@ -286,13 +286,9 @@ class Stay(Supervisor):
         try:
             with self._home.store.open(manifest.job, manifest.number) as image:
                 for payload in deliver(image):
-                    left = len(payload)
-                    while left:
-                        taken = self._out.take(left)
-                        if not taken:
-                            return
-                        left -= taken
-                    self._link.send(frames.IMAGE, payload)
+                    if not self._out.take_all(sum(map(len, payload))):
+                        return
+                    self._link.send(frames.IMAGE, *payload)
         except LinkClosed:
             return  # whoever receives says so
         except (StoreError, ManifestError) as error:

@@ -201,7 +201,7 @@ class Agent:
         sender = self.sender
         assert sender is not None
         while (message := sender.next_message()) is not None:
-            self.link.send(frames.IMAGE, message)
+            self.link.send(frames.IMAGE, *message)
         if sender.committed is not None:
             self._close_sender()
             if self.mute:

@@ -72,8 +72,9 @@ def converse(sender: Sender, receiver: Receiver, carry: Callable[[bytes], bytes]
     while not sender.stored:
         message = sender.next_message()
         assert message is not None, "both ends wait for each other"
-        total += len(message)
-        for answer in receiver.receive(carry(message)):
+        payload = b"".join(message)
+        total += len(payload)
+        for answer in receiver.receive(carry(payload)):
             total += len(answer)
             sender.receive(answer)
     return total
@@ -108,7 +109,7 @@ def restore(store: Store, job: str, number: int | None, directory: Path) -> None
     try:
         with store.open(job, number) as image:
             for message in deliver(image):
-                collector.receive(message)
+                collector.receive(b"".join(message))
         assert collector.complete
     finally:
         collector.close()

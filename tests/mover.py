@@ -222,10 +222,9 @@ class Placement:
     def _deliver(self, image: int) -> None:
         with suppress(LinkClosed), self.mover.store.open(self.mover.job, image) as opened:
             for payload in delivery.deliver(opened):
-                left = len(payload)
-                while left:
-                    left -= self.window.take(left)
-                self.link.send(frames.IMAGE, payload)
+                if not self.window.take_all(sum(map(len, payload))):
+                    return
+                self.link.send(frames.IMAGE, *payload)
 
     def _accept(self, serial: int) -> None:
         mover = self.mover

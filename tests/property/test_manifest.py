@@ -1,14 +1,14 @@
 """A manifest survives its encoding, and no other bytes are taken for one."""
 
-import hashlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.manifest import ENTRY, WINDOW, ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from checkpoint.manifest import ENTRY, FORMAT, HASH, WINDOW, ImageFile, Manifest, ManifestError, Streams, WrittenFile
 
+HEAD = b"rexec image %d\n" % FORMAT
 natural = st.integers(0, (1 << 63) - 1)
 text = st.binary(max_size=20).map(lambda b: b.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
 name = st.from_regex(r"[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,20}", fullmatch=True)
@@ -50,7 +50,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
 
 
 def sealed(body: bytes) -> bytes:
-    return b"rexec image 1\n" + hashlib.blake2b(body, digest_size=32).hexdigest().encode() + b"\n" + body
+    return HEAD + HASH(body).hexdigest().encode() + b"\n" + body
 
 
 @given(manifests())
@@ -59,6 +59,14 @@ def test_a_manifest_is_what_it_was_after_its_encoding(manifest: Manifest) -> Non
     assert again == manifest
     assert hash(again) == hash(manifest)
     assert again.digest == manifest.digest
+
+
+@given(manifests())
+def test_an_image_of_another_format_is_refused_by_that_name(manifest: Manifest) -> None:
+    body = manifest.to_bytes()[len(HEAD) + 65 :]
+    assert Manifest.from_bytes(sealed(body)) == manifest
+    with pytest.raises(ManifestError, match="format 1, made by another version"):
+        Manifest.from_bytes(sealed(body).replace(HEAD, b"rexec image 1\n", 1))
 
 
 @given(manifests(), st.data())
@@ -84,7 +92,7 @@ def paths(value: object, at: tuple[object, ...] = ()) -> list[tuple[object, ...]
 def test_a_head_with_one_thing_replaced_is_read_or_refused(
     manifest: Manifest, data: st.DataObject, new: object
 ) -> None:
-    head, _, tables = manifest.to_bytes()[len(b"rexec image 1\n") + 65 :].partition(b"\n")
+    head, _, tables = manifest.to_bytes()[len(HEAD) + 65 :].partition(b"\n")
     tree = {"": json.loads(head)}
     path = ("", *data.draw(st.sampled_from(paths(tree[""]))))
     inner = tree

@@ -105,10 +105,11 @@ def test_sending_takes_little_memory_whatever_the_size(tmp_path: Path) -> None:
     tracemalloc.start()
     sender = Sender(fd)
     while not sender.stored:
-        message = sender.next_message()
-        assert message is not None
+        parts = sender.next_message()
+        assert parts is not None
+        message = parts[0]
         if message[:1] == OFFER:
-            number, entries = parse_batch(message)
+            number, entries = parse_batch(bytes(message))
             sender.receive(batch_message(ANSWER, number, bytes([SEND]) * len(parse_entries(entries))))
         elif message[:1] == END:
             sender.receive(STORED)
