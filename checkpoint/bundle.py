@@ -17,7 +17,8 @@ from pathlib import Path
 from checkpoint import elf, unbundle
 from checkpoint.unbundle import BundleError
 
-SUITES = ("trixie", "sid")
+# The first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
+SUITES = ("forky", "trixie")
 MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # criu and what an execute host may lack; in ~/.cache there, at most this much.
@@ -153,8 +154,18 @@ def download(suite: str, work: Path) -> Path:
     return work / "root"
 
 
-def obtain(at: Path, suite: str = SUITES[0]) -> Bundle:
-    """Download criu of a Debian suite and keep it as a bundle under at. Raises BundleError."""
+def obtain(at: Path) -> Bundle:
+    """Download criu of the newest of SUITES that has it and keep it as a bundle under at. Raises BundleError."""
+    whys = []
+    for suite in SUITES:
+        try:
+            return _obtain(at, suite)
+        except BundleError as e:
+            whys.append(str(e))
+    raise BundleError("; ".join(whys))
+
+
+def _obtain(at: Path, suite: str) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="rexec-criu-") as name:
         root = download(suite, Path(name))
         machine = os.uname().machine

@@ -14,7 +14,7 @@ ANON_KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "pidfd")
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 PTS_MAJORS = range(136, 144)
 NAMESPACES = ("mnt", "pid", "user", "net", "ipc", "uts", "time", "cgroup")
-ESTABLISHED = 1
+_UNCONNECTED = (7, 10)  # TCP_CLOSE, TCP_LISTEN: include/net/tcp_states.h
 SECCOMP_FILTER = 2
 
 
@@ -83,22 +83,22 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
     return ""
 
 
-def connections_lost(tasks: list[Task], tcp: list[Tcp]) -> list[str]:
-    """Sentences on established TCP connections that lead out of the tree: a move closes them. Not an obstacle."""
+def connections(tasks: list[Task], tcp: list[Tcp]) -> tuple[bool, list[str]]:
+    """Whether the tree holds TCP connections, and a sentence on each that leads out of it. Not an obstacle."""
     held: dict[int, tuple[Task, Descriptor]] = {}
     for task in tasks:
         for fd in task.descriptors:
             if fd.target.startswith("socket:["):
                 held.setdefault(int(fd.target[8:-1]), (task, fd))
-    ours = {(t.local, t.remote) for t in tcp if t.inode in held}
+    ours = {(t.local, t.remote): t.inode for t in tcp if t.inode in held and t.state not in _UNCONNECTED}
     out = []
-    for t in tcp:
-        if t.state == ESTABLISHED and t.inode in held and (t.remote, t.local) not in ours:
-            task, fd = held[t.inode]
+    for (local, remote), inode in ours.items():
+        if (remote, local) not in ours:
+            task, fd = held[inode]
             out.append(
                 f"process {task.pid} ({task.name}) has descriptor {fd.number}, a TCP connection that a move closes"
             )
-    return out
+    return bool(ours), out
 
 
 def parse_tcp(text: str) -> list[Tcp]:
@@ -122,6 +122,18 @@ def tree(root: int, proc: str = "/proc") -> list[int]:
                     todo += [int(child) for child in f.read().split()]
         except (FileNotFoundError, ProcessLookupError):
             continue
+    return out
+
+
+def numbers(root: int, proc: str = "/proc") -> dict[str, int]:
+    """What /proc calls the processes of the tree, as text → what they call themselves."""
+    out = {}
+    for pid in tree(root, proc):
+        try:
+            with open(f"{proc}/{pid}/status") as f:
+                out[str(pid)] = int(next(line for line in f if line.startswith("NSpid:")).split()[-1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since
     return out
 
 

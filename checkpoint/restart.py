@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 
 from checkpoint import criu
 from checkpoint.collect import Collector
@@ -13,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_COMMON_MAGIC, _FILE_LOCKS_MAGIC = 0x54564319, 0x54323616
+_FL_POSIX, _FL_FLOCK = 1, 2
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
@@ -46,6 +49,23 @@ def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
     if tty is not None:
         found[-1] = criu.tty_key(*tty)
     return found
+
+
+def put_locks(spool: str, rows: object) -> None:
+    """Have criu ask for file locks that it could not see: [pid, descriptor, flock, kind, start, length] each.
+
+    Format: criu/include/magic.h and images/file-lock.proto of CRIU. Raises OSError.
+    """
+    if not isinstance(rows, list) or not rows:
+        return
+    path = os.path.join(spool, "filelocks.img")
+    with open(path, "ab") as f:
+        if not f.tell():
+            f.write(struct.pack("<II", _COMMON_MAGIC, _FILE_LOCKS_MAGIC))
+        for pid, number, flock, kind, start, length in rows:
+            fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
+            entry = criu.encode(fields)
+            f.write(struct.pack("<I", len(entry)) + entry)
 
 
 def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:

@@ -8,6 +8,7 @@ the spares when it is done: no operation, whatever it waits for, keeps the other
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,7 @@ class Crew(Generic[T]):
         self._watch = threading.Event()
         self._spares = threading.Condition(self._lock)
         self._spare_count = 0
+        self._alive = 0  # members
         self._vacancy = False
         self._workers = Workers(self._fail)
         self._failure: BaseException | None = None
@@ -39,11 +41,12 @@ class Crew(Generic[T]):
     def run(self) -> None:
         """Serve until `receive` or `handle` raises; that is raised here."""
         threading.Thread(target=self._watchdog, name="watchdog", daemon=True).start()
-        threading.Thread(target=self._member, name="crew", daemon=True).start()
         with self._lock:
             self._vacancy = True
-            self._spares.notify()
+            self._join()
         self._over.wait()
+        with self._lock:
+            self._spares.notify_all()
         assert self._failure is not None
         raise self._failure
 
@@ -51,14 +54,29 @@ class Crew(Generic[T]):
         self._failure = self._failure or e
         self._over.set()
 
+    def rest(self, timeout: float) -> bool:
+        """After `run`: wait until nothing is being received or handled any more. False: something still is."""
+        until = time.monotonic() + timeout
+        with self._lock:
+            gone = self._spares.wait_for(lambda: not self._alive, timeout)
+        return gone and self._workers.rest(max(until - time.monotonic(), 0))
+
+    def _join(self) -> None:
+        self._alive += 1
+        threading.Thread(target=self._member, name="crew", daemon=True).start()
+
     def _member(self) -> None:
-        while not self._over.is_set():
+        while True:
             with self._lock:
                 self._spare_count += 1
-                while not self._vacancy:
+                while not self._vacancy and not self._over.is_set():
                     self._spares.wait()
-                self._vacancy = False
                 self._spare_count -= 1
+                if self._over.is_set():
+                    self._alive -= 1
+                    self._spares.notify_all()
+                    return
+                self._vacancy = False
                 reign = self._reign
             try:
                 self._lead(reign)
@@ -107,4 +125,4 @@ class Crew(Generic[T]):
                 if self._spare_count:
                     self._spares.notify()
                 else:
-                    threading.Thread(target=self._member, name="crew", daemon=True).start()
+                    self._join()

@@ -43,6 +43,8 @@ FSYNC_IN = S("=QII")  # fh fsync_flags pad
 SETXATTR_IN = S("=II")  # size flags (the short form: SETXATTR_EXT is not negotiated)
 GETXATTR_IN = S("=II")  # size pad
 GETXATTR_OUT = S("=II")  # size pad
+IOCTL_IN = S("=QIIQII")  # fh flags cmd arg in_size out_size
+IOCTL_OUT = S("=iIII")  # result flags in_iovs out_iovs; then data
 LK_IN = S("=QQQQIIII")  # fh owner start end type pid lk_flags pad
 LK_OUT = S("=QQII")  # start end type pid
 ACCESS_IN = S("=II")  # mask pad
@@ -92,6 +94,8 @@ MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 
 FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT, OPENDIR = 20, 21, 22, 23, 24, 25, 26, 27
 READDIR, RELEASEDIR, FSYNCDIR, GETLK, SETLK, SETLKW, ACCESS, CREATE, INTERRUPT = 28, 29, 30, 31, 32, 33, 34, 35, 36
 IOCTL = 39  # answered by the relay: a regular file is no terminal
+HANDLE = S("=Q")
+ASK_HANDLE = 2 << 30 | HANDLE.size << 16 | 0x7278  # an _IOR of our own: a descriptor's handle on the wire
 DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 38, 42, 43, 44, 45, 46, 47
 SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 

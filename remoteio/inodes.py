@@ -56,12 +56,13 @@ class LockOwner:
 class Handle:
     """One open file or directory of the job. ``fd`` is also its number on the wire."""
 
-    __slots__ = ("append", "entries", "fd", "node", "writable")
+    __slots__ = ("append", "entries", "fd", "flocked", "node", "writable")
 
     def __init__(self, fd: int, node: Node, flags: int) -> None:
         self.fd, self.node = fd, node
         self.append = bool(flags & os.O_APPEND)
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.flocked = False  # flock(2) was ever asked of it
         self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read
 
 
@@ -279,6 +280,19 @@ class Inodes:
                 os.close(node.locks.pop(key).fd)
             if not node.handles and node.lookups <= 0 and node.id in self.nodes and node is not self.top:
                 self._drop(node)
+
+    def close_all(self) -> None:
+        """Nobody asks for anything any more."""
+        with self.lock:
+            for fh in list(self.handles):
+                self.close(fh)
+            for node in list(self.nodes.values()):
+                if node.fd >= 0:
+                    os.close(node.fd)
+            for fd in self._retired:
+                os.close(fd)
+            self.nodes.clear()
+            self._retired = []
 
     def number(self, dev: int, ino: int) -> int:
         """The inode number the job sees: the file's own, with its device folded in where it is not the root's.

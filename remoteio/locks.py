@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
+from remoteio.carried import Claims, Range
 from remoteio.inodes import Handle, Inodes, LockOwner, Node, version
 
 _FLOCK = struct.Struct("=hh4xqqi4x")  # struct flock, 64-bit: l_type l_whence l_start l_len l_pid
@@ -31,6 +32,7 @@ class Locks:
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
+        self.claims = Claims([])  # of a job that has come from another host
         self._waiting: dict[int, threading.Event] = {}
         self._guard = threading.Lock()
 
@@ -53,19 +55,25 @@ class Locks:
         if handle.node.parent is not None:
             handle.node.parent.shared = True
         if flags & abi.LK_FLOCK:
+            handle.flocked = True
+            self.claims.flock(handle, kind)
             how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
             self._try(r.unique, wait, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
             return
         if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
             return
-        fd = self._owner(handle, owner, pid).fd
-        lock = _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end >= _END else end - start + 1, 0)
+        length = 0 if end >= _END else end - start + 1
+        fd = self._owner(handle, owner, pid, (kind, start, length)).fd
+        lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
         self._try(r.unique, wait, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
 
-    def _owner(self, handle: Handle, owner: int, pid: int) -> LockOwner:
+    def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
         node = handle.node
         with self._guard:
             held = node.locks.get(owner)
+            fd = self.claims.owner(handle, asked) if held is None and asked is not None else -1
+            if fd >= 0:
+                held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             if held is None:
                 try:
                     fd = self._inodes.reopen(node, os.O_RDWR)
@@ -92,6 +100,11 @@ class Locks:
                 delay = min(delay * 2, RETRY[1])
         finally:
             self._waiting.pop(unique, None)
+
+    def end(self) -> None:
+        """Whoever waits for a lock does so in vain from now on."""
+        for waiting in tuple(self._waiting.values()):
+            waiting.set()
 
     def test(self, r: abi.Request) -> bytes:
         """GETLK: the first lock in the way, or F_UNLCK."""

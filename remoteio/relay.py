@@ -43,6 +43,11 @@ class Relay:
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._aside = Workers(fail)
 
+    @property
+    def locks_asked(self) -> bool:
+        """Whether the job ever asked for a file lock."""
+        return bool(self._locked)
+
     def start(self) -> None:
         """Begin to serve the kernel."""
         for k in range(READERS):
@@ -99,7 +104,9 @@ class Relay:
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.IOCTL:
-            self._to_kernel(abi.failure(unique, errno.ENOTTY))
+            fh, _, command, _, _, _ = abi.IOCTL_IN.unpack_from(raw, abi.ARGS)
+            told = abi.IOCTL_OUT.pack(0, 0, 0, 0) + abi.HANDLE.pack(fh)
+            self._to_kernel(abi.reply(unique, told) if command == abi.ASK_HANDLE else abi.failure(unique, errno.ENOTTY))
             return True
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])

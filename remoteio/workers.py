@@ -16,7 +16,8 @@ class Workers:
         """`fail` is told what a job raises."""
         self._fail = fail
         self._work: deque[Callable[[], None]] = deque()
-        self._more = threading.Condition()
+        lock = threading.Lock()
+        self._more, self._rest = threading.Condition(lock), threading.Condition(lock)
         self._made = self._free = 0
 
     def give(self, job: Callable[[], None]) -> None:
@@ -29,10 +30,16 @@ class Workers:
                 self._made += 1
                 threading.Thread(target=self._worker, name="worker", daemon=True).start()
 
+    def rest(self, timeout: float) -> bool:
+        """Wait until nothing is being done, or waits to be. False: something still is."""
+        with self._rest:
+            return self._rest.wait_for(lambda: not self._work and self._free == self._made, timeout)
+
     def _worker(self) -> None:
         while True:
             with self._more:
                 self._free += 1
+                self._rest.notify_all()
                 while not self._work:
                     self._more.wait()
                 self._free -= 1

@@ -67,6 +67,7 @@ class Arrival:
         for at, (k, key) in enumerate(sorted(restart.keys(pipes, tty).items())):
             numbers[k] = criu.FIRST_INHERITED_FD + at
             inherited.append((numbers[k], key))
+        restart.put_locks(self._spool, stats["locks"])
         sock, fds = departure.start(agent.bundle, self._spool)
         try:
             agent.ask(b"R" + json.dumps({str(k): n for k, n in numbers.items()}).encode(), b"r", fds)
@@ -82,7 +83,9 @@ class Arrival:
             agent.news(orders.RESTORED, seconds=time.monotonic() - began)
             return agent.gate.get()
 
-        request = criu.restore_request(tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S)
+        request = criu.restore_request(
+            tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
+        )
         try:
             pid = restart.restore(sock, request, self._spool, agent.log, gate)
         finally:

@@ -48,6 +48,7 @@ class Departure:
         self.frozen = False  # by the owner's return
         self._typed = b""  # what lay unread at the terminal
         self._before: list[int] = []  # pids that stood still before that
+        self._keep_tcp = False  # both ends of each of its connections are in the tree
 
     def ask(self, serial: int, leave: bool) -> None:
         """Have a dump taken, soon."""
@@ -125,9 +126,13 @@ class Departure:
             raise DumpError("the job's processes may not be looked at: %s" % e) from e
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
-        found = preflight.obstacles(tasks, self._agent.kept.plan.user)
+        user = self._agent.kept.plan.user
+        found = preflight.obstacles(tasks, user)
         if found:
             raise DumpError("; ".join(found))
+        connected, leading_out = preflight.connections(tasks, preflight.tcp(self._root()))
+        # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
+        self._keep_tcp = connected and not leading_out and not user
 
     def _root(self) -> int:
         """The pid here of the tree's root: keeper, init, root."""
@@ -173,8 +178,9 @@ class Departure:
                 os.close(fd)
         ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
         request = criu.dump_request(
-            root, unprivileged=agent.kept.plan.user, leave_running=True, ttys=ttys, timeout=FREEZE_S
-        )
+            root, unprivileged=agent.kept.plan.user, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+            keep_tcp=self._keep_tcp,
+        )  # fmt: skip
         head["root"] = root
         try:
             dump.dump(sock, request, spool, agent.log, still, go if leave else None)
@@ -216,7 +222,8 @@ class Departure:
             "pipes": {str(k): inode for k, inode in agent.pipes.items()},
             "terminal": list(agent.tty) if agent.tty is not None else None,
             "frozen": self.frozen, "stopped": self._before if self.frozen else [],
-            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us,
+            **agent.open_files(),
+            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
         }  # fmt: skip
 
     def _retype(self) -> None:

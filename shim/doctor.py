@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from remoteio.errors import RexecError
 from shim import hosts, survey
 from shim.hosts import Host
 from shim.survey import Report
+
+if TYPE_CHECKING:
+    from checkpoint.bundle import Bundle
 
 OK, NOTE, BAD = "ok", "note", "bad"
 # FUSE 7.31, the oldest that the export speaks, came with it.
@@ -172,19 +175,26 @@ def criu_here() -> str:
 
     It comes from a newer Debian's packages, into a private directory; nothing is installed.
     """
-    from checkpoint import bundle, selftest, unbundle
+    from checkpoint import bundle, unbundle
 
     try:
         kept = bundle.kept(bundle.home())
-        done = "is kept already" if kept else "was fetched, and is kept"
-        kept = kept or bundle.obtain(bundle.home())
-        with tempfile.TemporaryDirectory(prefix="rexec-criu-") as place:
-            fault = selftest.run(unbundle.unpack(kept.read(), kept.hash, place))
+        if kept is not None and not _fault(kept):
+            return f"a criu that works here is kept already in {kept.archive}"
+        fetched = bundle.obtain(bundle.home())
+        fault = _fault(fetched)
     except unbundle.BundleError as error:
         raise RexecError(str(error)) from error
     if fault:
-        raise RexecError(f"the criu in {kept.archive} does not work on this machine: {fault}")
-    return f"a criu that works here {done} in {kept.archive}"
+        raise RexecError(f"the criu in {fetched.archive} does not work on this machine: {fault}")
+    return f"a criu that works here was fetched, and is kept in {fetched.archive}"
+
+
+def _fault(criu: Bundle) -> str:
+    from checkpoint import selftest, unbundle
+
+    with tempfile.TemporaryDirectory(prefix="rexec-criu-") as place:
+        return selftest.run(unbundle.unpack(criu.read(), criu.hash, place))
 
 
 def _idle(seconds: float | None) -> str:

@@ -21,11 +21,12 @@ from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, Wri
 from checkpoint.store import Store
 from checkpoint.unbundle import BundleError
 from remoteio import frames
+from remoteio.carried import Carried, Held
 from remoteio.carriers import Stream
 from remoteio.errors import RexecError
 from remoteio.link import Link
 from remoteio.written import Row
-from shim import bootstrap, control, hosts, placement, places, rewind
+from shim import bootstrap, control, hosts, locked, placement, places, rewind
 from shim.attached import Attached
 from shim.control import Connection
 from shim.events import Event, EventLog, Kind
@@ -82,6 +83,7 @@ class Moves:
         self._tokens = 0
         self._asked: dict[int, queue.SimpleQueue[tuple[bool, str]]] = {}
         self._lock = threading.Lock()
+        self._carried = Carried()
         self._fewer = threading.Condition(self._lock)
         self._attached: list[Attached] = []
         self._asking = 0  # clients that wait for an answer
@@ -275,7 +277,7 @@ class Moves:
         try:
             home = Home(
                 self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
-                self._criu, self._stopped, self._say, self.record.keep,
+                self._criu, self._stopped, self._say, self.record.keep, self._carried,
             )  # fmt: skip
             named = places.is_named(
                 name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
@@ -329,7 +331,13 @@ class Moves:
     # images
 
     def _describe(
-        self, generation: int, number: int, head: bytes, files: tuple[ImageFile, ...], rows: list[Row]
+        self,
+        generation: int,
+        number: int,
+        head: bytes,
+        files: tuple[ImageFile, ...],
+        rows: list[Row],
+        held: list[Held],
     ) -> Manifest:
         """The manifest of a dump that has arrived. Raises ManifestError for a head that is none."""
         try:
@@ -342,6 +350,7 @@ class Moves:
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ManifestError(f"the host describes its image wrongly: {error!r}") from error
+        said["locks"] = locked.rows(held, said.pop("handles", []), said.pop("numbers", {}))
         spec = self.spec
         environment = [os.fsdecode(item).partition("=") for item in spec.env]
         return Manifest(

@@ -23,7 +23,8 @@ News (execute to submit):
 
 The head of an image (the sender's own bytes in checkpoint/offer.py) is a JSON object: `facts`, the table of
 checkpoint/compat.py; `streams`, with `stdout`, `stderr`: bytes sent, `stdin`: bytes the job has read, `stdin_unread`:
-those it was given and has not, hexadecimal; all else comes back to the agent in the manifest's `stats`.
+those it was given and has not, hexadecimal; `handles` and `numbers`, if it ever asked for a file lock: see
+shim/locked.py, which makes `locks` of them; all else comes back to the agent in the manifest's `stats`.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from checkpoint.jobdir import StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
 from checkpoint.store import Store
 from remoteio import frames, fuse_abi
+from remoteio.carried import Carried, Claims, Held, held
 from remoteio.crew import Crew
 from remoteio.errors import RexecError
-from remoteio.export import Export
 from remoteio.link import Link, LinkClosed, Window, credit
 from remoteio.written import Row, Written
 from shim import orders, placement
@@ -31,7 +31,8 @@ from shim.supervisor import LEASE, PULSE, Supervisor
 class Home:
     """What a stay needs of the job's home: its streams, its images, and who is told what happens.
 
-    `describe` makes the manifest of a dump: (generation, number, head, files, written). `criu`: the archive to bring.
+    `describe` makes the manifest of a dump: (generation, number, head, files, written, locks). `criu`: the archive to
+    bring. `carried`: the job's file locks between one stay and the next.
     """
 
     job: str
@@ -39,12 +40,13 @@ class Home:
     outputs: dict[int, Output]
     input: Input | None
     tell: Callable[[placement.Event], None]
-    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row]], Manifest]
+    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row], list[Held]], Manifest]
     commits: Callable[[Manifest], None]
     criu: Callable[[], bytes]
     stopped: Callable[[Stay], None]
     say: Callable[[str], None]
     keep: int
+    carried: Carried
 
 
 class Stay(Supervisor):
@@ -57,8 +59,9 @@ class Stay(Supervisor):
         self.generation = generation
         self.owner: dict[str, object] = {}
         self._home, self._full = home, spec
-        self._files = Written()
+        self._record = self._files = Written()
         self._rows: list[Row] = []
+        self._held: list[Held] = []
         self._image: Manifest | None = None
         self._window: Window | None = None
         self._out = Window(Window.IMAGE)
@@ -82,6 +85,9 @@ class Stay(Supervisor):
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == orders.GO:
+            assert self._export is not None
+            self._export.locks.claims = Claims([])
+            self._home.carried.release()
             self._attach()
         elif what == orders.VACATE:
             self._vacating = True
@@ -133,8 +139,13 @@ class Stay(Supervisor):
             crew.run()
         except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError, ValueError, LookupError) as error:
             why = str(error)  # what no host of ours says ends its stay too
+        self.cut()
         with self._gate:
             self._over.set()
+        if self._export is not None:
+            self._export.locks.end()
+            if crew.rest(LEASE):
+                self._export.inodes.close_all()  # and with them every lock that the job had here
         for window in (self._window, self._out):
             if window is not None:
                 window.close()
@@ -172,8 +183,8 @@ class Stay(Supervisor):
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         super()._hello(fields)
         assert self._export is not None
-        self._export = Export(self._export.ids, record=self._files)
         if self._image is not None:
+            self._export.locks.claims = self._home.carried.claims()
             threading.Thread(target=self._deliver, args=(self._image,), name="deliver", daemon=True).start()
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
@@ -237,7 +248,8 @@ class Stay(Supervisor):
             self._begin_intake(serial)
         elif what == orders.DUMPED:
             # Here, before anything that the job may write from now on is done.
-            self._rows = self._files.rows()
+            assert self._export is not None
+            self._rows, self._held = self._files.rows(), held(self._export.inodes)
         elif what == orders.REFUSED and serial == self._dumping:
             self._give_up()
             self._vacating = False
@@ -260,10 +272,12 @@ class Stay(Supervisor):
             home.input.keep()
 
         def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
-            return home.describe(self.generation, number, head, files, self._rows)
+            return home.describe(self.generation, number, head, files, self._rows, self._held)
 
         def commits(manifest: Manifest, added: int) -> None:
             home.commits(manifest)
+            if self._vacating and self._export is not None:
+                home.carried.keep(self._export.inodes)
             home.tell(placement.Committed(self.generation, serial, manifest.number, added))
 
         self._intake = Intake(

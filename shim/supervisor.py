@@ -21,6 +21,7 @@ from remoteio.errors import RexecError
 from remoteio.export import Export
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed
+from remoteio.written import Written
 from shim import terminal_state
 from shim.bell import Bell
 from shim.spec import JobSpec
@@ -65,6 +66,7 @@ class Supervisor:
         self._link, self._spec, self._say, self._log = link, spec, say, log
         self._host = "the host"
         self._export: Export | None = None
+        self._record: Written | None = None
         self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the bell calls
         self._bell = Bell()
         self._sinks: dict[int, Sink] = {}
@@ -217,7 +219,8 @@ class Supervisor:
                 uids or None,
                 gids or None,
                 (shown[0], shown[1]) if shown else None,
-            )
+            ),
+            record=self._record,
         )
         skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
         host = self._host = os.fsdecode(fields["host"][0])

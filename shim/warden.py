@@ -2,6 +2,7 @@
 
 What it is told by the agent, and answers: ``Z`` stop the tree: ``z`` and the pids that stood still before; ``W`` and
 such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared mappings is at home;
+``H``, with a descriptor to write them to: ``h`` once it holds the tree's open files, as shim/handles.py has them;
 ``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it:
 ``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status of a criu.
 """
@@ -14,11 +15,18 @@ import signal
 import socket
 
 from checkpoint import criu, unbundle
-from remoteio.syscalls import syncfs
+from remoteio.syscalls import fork_as, syncfs
+from shim.handles import handles
 
-JOB_PIDS, CRIU_PIDS = 1000, 300  # criu's own pids come before the job's: those must be free where it is restored
+# Where the job's pids begin, and criu's own, which must not be among those that it restores: below 300, where a count
+# that has come to its end begins anew (RESERVED_PIDS of kernel/pid.c).
+JOB_PIDS, CRIU_PIDS = 1000, 200
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Warden:
@@ -53,15 +61,18 @@ class Warden:
         elif what == b"Y":
             syncfs(self._root)
             self._sock.send(b"y")
+        elif what == b"H":
+            pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
+            os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
+            self._sock.send(b"h")
         elif what == b"D":
-            before = self._last()
-            self._start(fds, {})
-            self._number(max(before, JOB_PIDS))  # what criu forks itself is gone when the tree goes on
+            self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
             self._sock.send(b"d%d" % self.job)
         elif what == b"R":
             asked = json.loads(rest)
             # number of criu's descriptor -> ours, by the number the job knows it under
-            self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()})
+            self._number(CRIU_PIDS)
+            self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
             self._sock.send(b"r")
         elif what == b"G":
             pid, last = rest.split()
@@ -80,12 +91,11 @@ class Warden:
             self._criu = 0
             self._sock.send(b"c%d" % status)
 
-    def _start(self, fds: list[int], inherited: dict[int, int]) -> None:
+    def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         given = dict(zip(DESCRIPTORS, fds))
         given[0], given[1] = null, given[2]
-        self._number(CRIU_PIDS)
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 os.setsid()
@@ -146,13 +156,6 @@ class Warden:
             return  # nobody is left
 
     # pids
-
-    def _last(self) -> int:
-        fd = os.open("sys/kernel/ns_last_pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        try:
-            return int(os.read(fd, 32))
-        finally:
-            os.close(fd)
 
     def _number(self, last: int) -> None:
         """The next pid of this namespace follows `last`: pid_namespaces(7)."""

@@ -32,6 +32,10 @@ COMBOS = {
 }
 
 
+# A shell has what it starts in the background ignore SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself fails; `make test` says this")
 
@@ -146,10 +150,13 @@ def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.fixture(scope="session")
-def criu_dir() -> Iterator[str]:
+def kept() -> bundle.Bundle:
+    return desk_root.criu()
+
+
+@pytest.fixture(scope="session")
+def criu_dir(kept: bundle.Bundle) -> Iterator[str]:
     """The directory of a criu that works, readable by all."""
-    cache = desk_root.CACHE / "criu"
-    kept = bundle.kept(cache) or bundle.obtain(cache)
     with tempfile.TemporaryDirectory(prefix="rexec-criu-test-") as name:
         os.chmod(name, 0o755)
         at = unbundle.unpack(kept.read(), kept.hash, name + "/cache")

@@ -20,11 +20,11 @@ from pathlib import Path
 import click
 import psutil
 
-from checkpoint import bundle, criu
-from tests import desk
+from checkpoint import criu
+from tests import desk, desk_root
 from tests.bench.process import BenchError, execute, must
 from tests.desk_hosts import STATE
-from tests.desk_root import CACHE, DeskError
+from tests.desk_root import DeskError
 from tests.until import until
 
 HERE = Path(__file__).parent
@@ -77,8 +77,7 @@ class Raw:
 
     def __init__(self, hosts: tuple[str, str], work: Path, stack: ExitStack) -> None:
         self.hosts, self.file = hosts, work / "raw.tar"
-        at = CACHE / "criu"
-        found = bundle.kept(at) or bundle.obtain(at)
+        found = desk_root.criu()
         for host in hosts:
             stack.callback(execute, ["ssh", host, f"rm -rf {REMOTE}"])
             script = f"rm -rf {REMOTE} && mkdir -p {REMOTE}/criu/none {REMOTE}/img && tar x -C {REMOTE}/criu"
@@ -120,7 +119,7 @@ class Ours:
         self.hosts, self.work = hosts, work
         data = work / "data" / "rexec"
         data.mkdir(parents=True)
-        (data / "criu").symlink_to(CACHE / "criu")
+        (data / "criu").symlink_to(desk_root.criu().archive.parent)
         self.env = {
             **os.environ,
             **{f"XDG_{name}_HOME": str(work / name.lower()) for name in ("STATE", "DATA", "CONFIG")},

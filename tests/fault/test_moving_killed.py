@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moving import Make, Run, caches, counted, kept, more, run, uid  # noqa: F401
+from tests.functional.test_moving import Make, Run, caches, counted, more, run, uid  # noqa: F401
 from tests.mover import until
 
 # The ordinary user's way has all that root's has and more; the orders are the same.

@@ -22,13 +22,6 @@ COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep {pause}; 
 PYTHON = "/usr/bin/python3"
 
 
-@pytest.fixture(scope="module")
-def kept(desk: ModuleType) -> bundle.Bundle:
-    """A criu that can be brought to hosts that have none."""
-    at = desk.STATE / "criu"
-    return bundle.kept(at) or bundle.obtain(at)
-
-
 class Mover:
     """Runs `rexec` with a state, data and configuration of its own, for jobs on two hosts."""
 
@@ -86,7 +79,7 @@ USER = pytest.mark.where(lambda mover: mover == "user")  # what is the same for 
 
 @pytest.fixture(params=PAIRS)
 def mover(
-    request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path]
+    request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path], desk: ModuleType
 ) -> Iterator[Mover]:
     user, first, second = PAIRS[request.param]
     made = Mover(rexec, user, (first, second), place(user))
@@ -153,7 +146,7 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     mover.verb("checkpoint", job)
     seen = out.read_text()
     until(lambda: len(out.read_text()) > len(seen) + 40, "it writes on")
-    _kill_ssh(mover)
+    kill_ssh(mover)
     until(lambda: mover.job(job)["generation"] == 2, "another generation", within=30)
     assert mover.ended(job) == "exit 3"
     assert mover.path(job, "stdout").read_text() == lines(150)
@@ -227,7 +220,7 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
     return found
 
 
-def _kill_ssh(mover: Mover) -> None:
+def kill_ssh(mover: Mover) -> None:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:

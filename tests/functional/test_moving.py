@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from checkpoint import bundle
-from tests import desk as the_desk
 from tests.functional.criubox import as_user
 from tests.mover import Mover, Placement, until
 
@@ -20,15 +19,6 @@ COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
 ORDINARY = 1600
 Make = Callable[..., Mover]
 Run = Callable[[Callable[[Make, Path], None]], None]
-
-
-@pytest.fixture(scope="session")
-def kept() -> bundle.Bundle:
-    at = the_desk.STATE / "criu"
-    found = bundle.kept(at) or bundle.obtain(at)
-    os.chmod(at, 0o755)
-    os.chmod(found.archive, 0o644)
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +157,51 @@ def test_memory_and_threads(run: Run) -> None:
         (home / "go").touch()
         assert at.end() == 0
         assert mover.out == b"ready\nTrue\n"
+
+    run(body)
+
+
+CONNECTED = """
+import os, socket, time
+listener = socket.create_server(("127.0.0.1", 0))
+if os.fork() == 0:
+    echo = listener.accept()[0]
+    while data := echo.recv(100):
+        echo.sendall(data)
+    os._exit(0)
+client = socket.create_connection(listener.getsockname())
+while True:
+    try:
+        client.sendall(b"%d\\n" % (n := globals().get("n", 0) + 1))
+        print(client.recv(100).decode(), end="", flush=True)
+    except OSError as e:
+        raise SystemExit(f"closed: {type(e).__name__}")
+    time.sleep(.01)
+"""
+
+
+def test_connections_within_the_tree(run: Run, uid: int) -> None:
+    """Kept as root; an ordinary user may not take one apart, and the job is told that it is closed."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", CONNECTED)
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        done = at.checkpoint(1)
+        assert done["what"] == "committed", done
+        more(mover)
+        at = at.move("local")
+        if uid:
+            assert os.waitstatus_to_exitcode(at.end()) == 1
+            assert mover.err.startswith(b"closed: ")
+            return
+        more(mover)
+        at = at.move("local")
+        more(mover)
+        at.order("kill", 0)
+        at.end()
+        counted(mover)
 
     run(body)
 

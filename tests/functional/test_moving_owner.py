@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.functional.test_moving import COUNT, Make, Run, caches, counted, kept, more, run, uid  # noqa: F401
+from tests.functional.test_moving import COUNT, Make, Run, caches, counted, more, run, uid  # noqa: F401
 
 OWNER = '["keyboard", {"start_idle": "0s", "linger": "2s", "battery": true}]'
 

@@ -1,0 +1,117 @@
+"""A job's file locks on its way from host to host: nobody gets one in between, and it can give them up afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.functional.test_moves import PYTHON, Mover, kill_ssh, mover
+from tests.until import until
+
+__all__ = ["mover"]
+
+# A shell's way (a child locks descriptor 9 and ends), two shared locks, record locks of two processes on one file
+JOB = r"""
+import fcntl, os, subprocess, sys, time
+shell = subprocess.Popen(
+    ["sh", "-c", "exec 9>shell; flock 9; echo ready; read x; flock -u 9; echo unlocked; read x"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+)
+assert shell.stdout.readline() == "ready\n"
+shared = [open("shared", "w") for _ in (1, 2)]
+for f in shared:
+    fcntl.flock(f, fcntl.LOCK_SH)
+ranged = open("ranged", "w")
+fcntl.lockf(ranged, fcntl.LOCK_EX, 10, 5)
+fcntl.lockf(ranged, fcntl.LOCK_EX, 10, 40)
+ready, told = os.pipe()
+go_on, go = os.pipe()
+if os.fork() == 0:
+    own = open("ranged", "r+")
+    fcntl.lockf(own, fcntl.LOCK_EX, 0, 100)
+    os.write(told, b"x")
+    os.read(go_on, 1)
+    os._exit(0)
+os.read(ready, 1)
+print("ready", flush=True)
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(.02)
+wait("release")
+os.write(go, b"x")
+os.wait()
+fcntl.lockf(ranged, fcntl.LOCK_UN, 10, 5)
+shared[0].close()
+shell.stdin.write("\n")
+assert shell.stdout.readline() == "unlocked\n"
+print("released", flush=True)
+wait("end")
+"""
+
+PROBE = """
+import fcntl, sys
+def free(name, how, *where):
+    with open(name, "r+") as f:
+        try:
+            how(f, fcntl.LOCK_EX | fcntl.LOCK_NB, *where)
+        except OSError:
+            return "held"
+        return "free"
+print(free("shell", fcntl.flock), free("shared", fcntl.flock), free("ranged", fcntl.lockf, 10, 5),
+      free("ranged", fcntl.lockf, 10, 40), free("ranged", fcntl.lockf, 0, 100), free("ranged", fcntl.lockf, 5, 50))
+"""
+
+
+def probe(directory: Path) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", PROBE], cwd=directory, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def said(mover: Mover, job: str, word: str) -> None:
+    until(lambda: word in mover.path(job, "stdout").read_text().split(), f"the job says {word}", within=20)
+
+
+ALL = "held held held held held free\n"
+
+
+def test_locks_are_held_all_the_way(mover: Mover) -> None:
+    job = mover.submit(PYTHON, "-c", JOB)
+    said(mover, job, "ready")
+    assert probe(mover.dir) == ALL
+    waiting = subprocess.Popen(["flock", "shell", "true"], cwd=mover.dir)
+    mover.verb("vacate", job)
+    assert probe(mover.dir) == ALL
+    mover.verb("hold", job)
+    assert probe(mover.dir) == ALL  # nobody runs it, and the supervisor holds them
+    mover.verb("release", job)
+    assert probe(mover.dir) == ALL
+    assert waiting.poll() is None
+    (mover.dir / "release").touch()
+    said(mover, job, "released")
+    assert waiting.wait(timeout=20) == 0
+    assert probe(mover.dir) == "free held free held free free\n"
+    mover.verb("vacate", job)
+    assert probe(mover.dir) == "free held free held free free\n"
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "done"
+    assert probe(mover.dir) == "free free free free free free\n"
+
+
+@pytest.mark.where(lambda mover: mover == "user")
+def test_a_lost_host_holds_no_lock(mover: Mover) -> None:
+    job = mover.submit(PYTHON, "-c", JOB)
+    said(mover, job, "ready")
+    mover.verb("checkpoint", job)
+    kill_ssh(mover)
+    until(lambda: mover.job(job)["moves"] == 1 and mover.job(job)["state"] == "running", "it goes on", within=30)
+    assert probe(mover.dir) == ALL
+    (mover.dir / "release").touch()
+    said(mover, job, "released")
+    assert probe(mover.dir) == "free held free held free free\n"
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "done"
+    assert probe(mover.dir) == "free free free free free free\n"
