@@ -45,7 +45,11 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
-@click.option("--every", metavar="D", help="With --checkpoint: save it every D too (10m, 1h30m) while it runs.")
+@click.option(
+    "--every",
+    metavar="D",
+    help="With --checkpoint: save it every D too (10m, 1h30m) while it runs; `never`: not even once, early on.",
+)
 @click.option(
     "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
 )
@@ -108,11 +112,8 @@ def run_command(
     spec = runner.describe(command, directory, env, tty, scratch)
     if checkpoint:
         from shim import submit
-        from shim.owner_policy import parse_duration
 
-        wanted = submit.Wanted(
-            on, owner or "", parse_duration(every, "--every") if every else 0.0, keep or submit.KEEP, detach
-        )
+        wanted = submit.Wanted(on, owner or "", submit.parse_every(every), keep or submit.KEEP, detach)
         status = submit.submit(spec, wanted, quiet=quiet)
     else:
         status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)

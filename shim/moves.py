@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from checkpoint import bundle
-from checkpoint.jobdir import StoreError
+from checkpoint.jobdir import StoreBusy, StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
 from checkpoint.store import Store
 from checkpoint.unbundle import BundleError
@@ -85,13 +85,17 @@ class Moves:
         self._fewer = threading.Condition(self._lock)
         self._attached: list[Attached] = []
         self._asking = 0  # clients that wait for an answer
+        self._forget = False
         self.state = State(
             generation=self.record.generation,
             image=self.record.image,
             began=self.record.image > 0,
             patient=patient,
             every=self.record.every,
+            asked=self.record.image > 0,
         )
+        if input is not None:
+            input.heavy = lambda: self.tell(placement.Heavy())
 
     # the main thread
 
@@ -195,6 +199,8 @@ class Moves:
                 asked = self._asked.pop(action.token, None)
             if asked is not None:
                 asked.put((action.done, action.text))
+        elif isinstance(action, placement.Finish):
+            self._forget = action.forget
         elif isinstance(action, placement.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
@@ -220,10 +226,31 @@ class Moves:
             attached = list(self._attached)
         for client in attached:
             client.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
+        if self._forget:
+            self._forget_images()
         with self._fewer:
             self._fewer.wait_for(lambda: not self._attached and not self._asking, _LAST_WORDS)
         self._log.close()
         return result
+
+    def _forget_images(self) -> None:
+        """The job has ended well, and nobody had asked for them."""
+        for stay in self._stays.values():
+            stay.cut()  # it may have ended in the middle of a dump
+        deadline = time.monotonic() + _LAST_WORDS
+        try:
+            while self._name in self._store.jobs():
+                try:
+                    self._store.rm(self._name)
+                except StoreBusy:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+        except (StoreError, OSError) as error:
+            self._note(Event(time.time(), Kind.NOTE, reason=f"its images are still there: {error}"))
+            return
+        self.record = replace(self.record, saved=0.0, saved_size=0)
+        self.job.write(self.record)
 
     # in threads of their own
 
@@ -375,7 +402,7 @@ class Moves:
     def _commits(self, manifest: Manifest) -> None:
         """The image is durable; called before its sender is told."""
         if self._input is not None:
-            self._input.forget(manifest.streams.stdin + len(manifest.streams.stdin_unread))
+            self._input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
         with self._lock:
             self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size, after=())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import inf
 
 from shim import orders
 from shim.events import Kind
@@ -18,6 +19,9 @@ from shim.events import Kind
 # An agent that hears nothing ends itself, and its job, after 4 s (shim/serving.py); one more for clocks and scheduling.
 LEASE = 5.0
 RETRY = 15.0  # seconds between looks for a host
+# Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
+FIRST = 10.0
+NEVER = -1.0  # as `every`: no image by the clock, not even a first one
 KILLED = 9  # wait status of a job that was killed where nobody could ask it
 
 
@@ -60,6 +64,8 @@ class State:
     `patient`: the job waits for a host even before it has ever run. `avoid`: where it is not to go in this round of
     choosing, and why; `driven`: hosts whose owner made it leave; `wanted`: where the user sent it.
     `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
+    `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
+    `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
     """
 
     phase: Phase = Phase.CHOOSING
@@ -78,7 +84,9 @@ class State:
     waiting: tuple[int, ...] = ()  # who waits for the job to run again, or to be parked
     later: tuple[Ask, ...] = ()  # what was asked for while it could not be done
     every: float = 0.0
-    due: float = 0.0
+    due: float = inf
+    failures: int = 0
+    asked: bool = False
     turn: int = 0
     wanted: str = ""
     avoid: tuple[tuple[str, str], ...] = ()
@@ -172,8 +180,13 @@ class Tick:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """So much has come since the last image, and is kept to be given again, that a new image is wanted."""
+
+
 Event = (
-    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Tick
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Heavy | Tick
 )  # fmt: skip
 
 # what is to be done
@@ -229,7 +242,10 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
+    """`forget`: its images too; only the clock wanted them, in case a host is lost."""
+
     result: Result
+    forget: bool = False
 
 
 Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish
@@ -240,7 +256,7 @@ def deadline(state: State) -> float | None:
     """When a Tick is due even if nothing happens, or None."""
     if state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
         return state.until
-    if state.phase == Phase.RUNNING and state.every and state.dump is None:
+    if state.phase == Phase.RUNNING and state.dump is None and state.due < inf:
         return state.due
     return None
 
@@ -258,6 +274,8 @@ def step(state: State, event: Event, now: float) -> Steps:
         return _tick(state, now)
     if isinstance(event, Ask):
         return _ask(state, event, now)
+    if isinstance(event, Heavy):
+        return replace(state, due=min(state.due, now)), []
     if isinstance(event, (Chosen, NoHost)):
         if state.phase != Phase.CHOOSING or event.turn != state.turn:
             return state, []
@@ -357,7 +375,7 @@ def _runs(state: State, now: float, how: str) -> Steps:
         avoid=(),
         wanted="",
         waiting=(),
-        due=now + state.every,
+        due=_next_image(state, now),
     )
     if state.killing:
         return state, [*actions, Order(state.generation, orders.KILL, state.serial)]
@@ -365,6 +383,15 @@ def _runs(state: State, now: float, how: str) -> Steps:
         state, more = _order(state, True, ())
         return state, actions + more
     return _ask_later((state, actions), now)
+
+
+def _next_image(state: State, now: float) -> float:
+    """When the clock wants an image."""
+    wait = state.every if state.every > 0 else inf
+    if not state.image and state.every != NEVER:
+        # What does not work now may work later: twice as long each time, lest the log fill.
+        wait = min(wait, FIRST * 2**state.failures)
+    return now + wait
 
 
 def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
@@ -377,7 +404,9 @@ def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
 def _committed(state: State, event: Committed, now: float) -> Steps:
     dump = state.dump
     logged: list[Action] = [Log(Kind.CHECKPOINT, {"host": state.host, "image": str(event.image), "size": event.size})]
-    state = replace(state, image=event.image, due=now + state.every)
+    wanted = dump is None or dump.leaves or dump.tokens != () or state.every > 0
+    state = replace(state, image=event.image, asked=state.asked or wanted)
+    state = replace(state, due=_next_image(state, now))
     if dump is None or dump.serial != event.serial:
         return state, logged
     if dump.leaves:
@@ -419,7 +448,10 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
     if state.phase == Phase.FROZEN and dump.leaves:
         actions.append(Log(Kind.RESUME, {"host": state.host, "reason": why}))
         state = replace(state, phase=Phase.RUNNING)
-    state = replace(state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", due=now + state.every)
+    state = replace(
+        state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", failures=state.failures + 1
+    )
+    state = replace(state, due=_next_image(state, now))
     return _ask_later((state, actions), now)
 
 
@@ -483,8 +515,8 @@ def _tick(state: State, now: float) -> Steps:
         return state, [Close(old), *actions]
     if state.phase == Phase.PARKED and not state.held and now >= state.until:
         return _choose(state)
-    if state.phase == Phase.RUNNING and state.every and state.dump is None and now >= state.due:
-        return _order(replace(state, due=now + state.every), False, ())
+    if state.phase == Phase.RUNNING and state.dump is None and now >= state.due:
+        return _order(replace(state, due=inf), False, ())
     return state, []
 
 
@@ -557,8 +589,12 @@ def _kill(state: State, token: int) -> Steps:
 def _finish(state: State, result: Result) -> Steps:
     asked = (*state.waiting, *(state.dump.tokens if state.dump else ()), *(event.token for event in state.later))
     logged = _ending(state, result)
-    ended = replace(state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=())
-    return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result)]
+    forget = result.status is not None and not state.killing and not state.asked
+    ended = replace(
+        state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=(),
+        image=0 if forget else state.image,
+    )  # fmt: skip
+    return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result, forget)]
 
 
 def _ending(state: State, result: Result) -> Log:

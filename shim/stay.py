@@ -240,6 +240,8 @@ class Stay(Supervisor):
             self._rows = self._files.rows()
         elif what == orders.REFUSED and serial == self._dumping:
             self._give_up()
+            if self._home.input is not None:
+                self._home.input.unkeep()
             self._vacating = False
             for kind in self._ends:
                 self._home.outputs[kind].end()

@@ -73,7 +73,7 @@ class World(RuleBasedStateMachine):
         self.finished = 0
         self.own_serial = 1000
 
-    @initialize(every=st.sampled_from([0.0, 3.0]), patient=st.booleans())
+    @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
         self.take(placement.begin(replace(self.state, every=every, patient=patient)))
 

@@ -1,0 +1,136 @@
+"""shim/placement.py, event by event: what its property test does not say in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shim import orders, placement
+from shim.placement import (
+    FIRST,
+    NEVER,
+    Action,
+    Ask,
+    Began,
+    Chosen,
+    Closed,
+    Committed,
+    Connected,
+    Event,
+    Exited,
+    Finish,
+    Heavy,
+    News,
+    Order,
+    Phase,
+    Result,
+    State,
+    Tick,
+)  # fmt: skip
+
+
+class Play:
+    """A state machine and its clock; `did` are the actions of the last event."""
+
+    def __init__(self, **begin: object) -> None:
+        self.now = 0.0
+        self.did: list[Action] = []
+        self.state, _ = placement.begin(replace(State(), **begin))  # type: ignore[arg-type]
+
+    def feed(self, *events: Event) -> list[Action]:
+        for event in events:
+            self.state, self.did = placement.step(self.state, event, self.now)
+        return self.did
+
+    def run(self) -> Play:
+        """To a job that runs on alpha, for the first time."""
+        self.feed(Chosen(self.state.turn, "alpha"), Connected(1), Began(1))
+        assert self.state.phase == Phase.RUNNING
+        return self
+
+    def tick(self) -> list[Action]:
+        """Time goes on until something is due, and the Tick is given."""
+        due = placement.deadline(self.state)
+        assert due is not None
+        self.now = max(self.now, due)
+        return self.feed(Tick())
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [action for action in self.did if isinstance(action, kind)]
+
+
+# the first image
+
+
+def test_the_first_image_is_made_by_itself_and_no_other() -> None:
+    play = Play().run()
+    assert play.tick() == [Order(1, orders.CHECKPOINT, 1)]
+    assert play.now == FIRST
+    play.feed(Committed(1, 1, 1))
+    assert placement.deadline(play.state) is None
+
+
+def test_a_job_that_ends_before_has_paid_nothing() -> None:
+    play = Play().run()
+    assert play.feed(Exited(1, 0))[-1] == Finish(Result(0), forget=True)
+    assert not play.of(Order)
+
+
+def test_a_first_image_that_cannot_be_made_is_tried_less_and_less() -> None:
+    play = Play().run()
+    at = []
+    for serial in (1, 2, 3):
+        play.tick()
+        at.append(play.now)
+        play.feed(News(1, orders.REFUSED, serial, "it holds an io_uring"))
+    assert at == [FIRST, 3 * FIRST, 7 * FIRST]
+
+
+@pytest.mark.parametrize(("every", "when"), [(3.0, 3.0), (600.0, FIRST), (NEVER, None)])
+def test_the_users_own_interval(every: float, when: float | None) -> None:
+    play = Play(every=every).run()
+    assert placement.deadline(play.state) == when
+
+
+def test_a_host_lost_after_the_first_image_is_no_end() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1), Closed(1, "its power went"))
+    play.tick()
+    assert (play.state.phase, play.state.image) == (Phase.CHOOSING, 1)
+
+
+def test_images_that_nobody_asked_for_go_with_a_job_that_ends_by_itself() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    assert play.feed(Exited(1, 3 << 8))[-1] == Finish(Result(3 << 8), forget=True)
+    assert play.state.image == 0
+
+
+@pytest.mark.parametrize("how", ["asked", "killed", "restarted", "every"])
+def test_other_images_stay(how: str) -> None:
+    play = Play(every=60.0 if how == "every" else 0.0, image=1 if how == "restarted" else 0, asked=how == "restarted")
+    if how == "restarted":
+        play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+    else:
+        play.run().tick()
+        play.feed(Committed(1, 1, 1))
+    if how == "asked":
+        play.feed(Ask("checkpoint", 7), Committed(1, 2, 2))
+    elif how == "killed":
+        play.feed(Ask("kill", 7))
+    play.feed(Exited(1, 9))
+    assert play.of(Finish) == [Finish(Result(9))]
+    assert play.state.image > 0
+
+
+def test_much_kept_input_asks_for_an_image() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    play.now += 1
+    play.feed(Heavy())
+    assert play.tick() == [Order(1, orders.CHECKPOINT, 2)]
