@@ -86,6 +86,7 @@ class Moves:
         self._attached: list[Attached] = []
         self._asking = 0  # clients that wait for an answer
         self._forget = False
+        self._leave = ""  # why this process ends before its job
         self.state = State(
             generation=self.record.generation,
             image=self.record.image,
@@ -114,7 +115,7 @@ class Moves:
         if not self.record.image:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
         self._do(placement.begin(self.state))
-        while self.state.result is None:
+        while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
             try:
                 event = self._events.get(timeout=None if due is None else max(due - time.monotonic(), 0.0))
@@ -123,11 +124,20 @@ class Moves:
             if isinstance(event, BaseException):
                 raise event
             self._do(placement.step(self.state, event, time.monotonic()))
-        return self._end(self.state.result)
+        if self.state.result is None:
+            result = Result(None, 125, self._leave)
+            self._note(Event(time.time(), Kind.NOTE, reason=self._leave))
+        else:
+            result = self.state.result
+        return self._end(result)
 
     def tell(self, event: placement.Event) -> None:
         """Something happened; from any thread."""
         self._events.put(event)
+
+    def quit(self) -> None:
+        """Save the job, park it and return; from any thread, and safe in a signal's handler."""
+        self._events.put(placement.Quit())
 
     def fail(self, error: BaseException) -> None:
         """A thread of ours has ended by that; it ends the run. From any thread."""
@@ -201,6 +211,8 @@ class Moves:
                 asked.put((action.done, action.text))
         elif isinstance(action, placement.Finish):
             self._forget = action.forget
+        elif isinstance(action, placement.Leave):
+            self._leave = f"{action.why}: `rexec restart {self._name}` goes on from its last image"
         elif isinstance(action, placement.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 

@@ -22,6 +22,7 @@ RETRY = 15.0  # seconds between looks for a host
 # Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
 FIRST = 10.0
 NEVER = -1.0  # as `every`: no image by the clock, not even a first one
+GRACE = 60.0  # seconds to save the job in, when this process is told to end
 KILLED = 9  # wait status of a job that was killed where nobody could ask it
 
 
@@ -65,6 +66,7 @@ class State:
     choosing, and why; `driven`: hosts whose owner made it leave; `wanted`: where the user sent it.
     `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
     `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
+    `leave_by`: this process is to end by then, the job saved and parked if that can be; inf: it is not.
     `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
     """
 
@@ -87,6 +89,7 @@ class State:
     due: float = inf
     failures: int = 0
     asked: bool = False
+    leave_by: float = inf
     turn: int = 0
     wanted: str = ""
     avoid: tuple[tuple[str, str], ...] = ()
@@ -185,8 +188,14 @@ class Heavy:
     """So much has come since the last image, and is kept to be given again, that a new image is wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """This process is told to end."""
+
+
 Event = (
-    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Heavy | Tick
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Heavy | Quit
+    | Tick
 )  # fmt: skip
 
 # what is to be done
@@ -248,17 +257,29 @@ class Finish:
     forget: bool = False
 
 
-Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End this process, but not the job; `why`: a sentence on what becomes of it."""
+
+    why: str
+
+
+Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish | Leave
 Steps = tuple[State, list[Action]]
 
 
 def deadline(state: State) -> float | None:
     """When a Tick is due even if nothing happens, or None."""
+    due = min(_due(state), state.leave_by)
+    return due if due < inf and state.phase != Phase.ENDED else None
+
+
+def _due(state: State) -> float:
     if state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
         return state.until
-    if state.phase == Phase.RUNNING and state.dump is None and state.due < inf:
+    if state.phase == Phase.RUNNING and state.dump is None:
         return state.due
-    return None
+    return inf
 
 
 def begin(state: State) -> Steps:
@@ -268,6 +289,14 @@ def begin(state: State) -> Steps:
 
 def step(state: State, event: Event, now: float) -> Steps:
     """The next state, and what to do, in order. `now`: monotonic seconds."""
+    state, actions = _step(state, event, now)
+    if state.leave_by == inf or state.phase == Phase.ENDED:
+        return state, actions
+    state, more = _leave(state, now)
+    return state, actions + more
+
+
+def _step(state: State, event: Event, now: float) -> Steps:
     if state.phase == Phase.ENDED:
         return state, [Reply(event.token, False, "the job has ended")] if isinstance(event, Ask) else []
     if isinstance(event, Tick):
@@ -276,6 +305,8 @@ def step(state: State, event: Event, now: float) -> Steps:
         return _ask(state, event, now)
     if isinstance(event, Heavy):
         return replace(state, due=min(state.due, now)), []
+    if isinstance(event, Quit):
+        return _quit(state, now)
     if isinstance(event, (Chosen, NoHost)):
         if state.phase != Phase.CHOOSING or event.turn != state.turn:
             return state, []
@@ -286,6 +317,29 @@ def step(state: State, event: Event, now: float) -> Steps:
 
 
 _PLACED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LEFT)
+
+
+# this process is to end
+
+
+def _quit(state: State, now: float) -> Steps:
+    state = replace(state, leave_by=min(state.leave_by, now + GRACE), held=True)
+    if state.phase == Phase.CHOOSING or (state.phase == Phase.STARTING and not state.live):
+        close: list[Action] = [Close(state.generation)] if state.phase == Phase.STARTING else []
+        state, actions = _park(state, _QUIT, now)
+        return state, close + actions
+    return state, []
+
+
+def _leave(state: State, now: float) -> Steps:
+    """Whether it can end now, or what that still takes."""
+    if state.phase == Phase.PARKED and state.image:
+        return state, [Leave("its supervisor was told to end, and the job is saved")]
+    if state.phase == Phase.PARKED or now >= state.leave_by:
+        return state, [Leave("its supervisor was told to end before the job could be saved")]
+    if state.phase in (Phase.RUNNING, Phase.FROZEN) and state.dump is None and not state.killing:
+        return _order(state, True, ())
+    return state, []
 
 
 # finding a host
@@ -321,12 +375,13 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
     if state.killing:
         return _finish(state, Result(KILLED))
     if state.held:
-        return _park(state, _HELD, now)
+        return _park(state, _QUIT if state.leave_by < inf else _HELD, now)
     return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
 
 
 _LEFT = "it was told to leave it"
 _HELD = "it is held: `rexec release` lets it go on"
+_QUIT = "its supervisor was told to end"
 
 
 # on a host
@@ -379,7 +434,7 @@ def _runs(state: State, now: float, how: str) -> Steps:
     )
     if state.killing:
         return state, [*actions, Order(state.generation, orders.KILL, state.serial)]
-    if state.held:
+    if state.held and state.leave_by == inf:
         state, more = _order(state, True, ())
         return state, actions + more
     return _ask_later((state, actions), now)
@@ -451,14 +506,18 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
     state = replace(
         state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", failures=state.failures + 1
     )
-    state = replace(state, due=_next_image(state, now))
+    told = state.leave_by < inf
+    leave_by = now if told and dump.leaves else state.leave_by  # it cannot be saved: nothing to wait for
+    state = replace(state, due=_next_image(state, now), leave_by=leave_by)
     return _ask_later((state, actions), now)
 
 
 def _moved(state: State, now: float) -> Steps:
     """Nothing of the job is left there but what its mount may still write; the link's end says that this is done."""
     dump = state.dump
-    reason = state.leaving or ("it was held" if state.held else "it was told to leave")
+    reason = state.leaving or (
+        _QUIT if state.leave_by < inf else "it was held" if state.held else "it was told to leave"
+    )
     image = str(state.image) if dump is not None and dump.committed else ""
     driven = state.driven | {state.host} if state.leaving else state.driven
     waiting = (*state.waiting, *(dump.tokens if dump is not None else ()))
@@ -474,6 +533,8 @@ def _after(state: State, now: float) -> Steps:
     """The old generation is over: on to the next."""
     if state.killing:
         return _finish(state, Result(KILLED))
+    if state.leave_by < inf:
+        return _park(state, _QUIT, now)
     if state.held:
         parked, actions = _park(state, _HELD, now)
         return parked, [Log(Kind.HOLD, {"reason": "held by its user"}), *actions]

@@ -250,6 +250,12 @@ def _stand_alone(
 
     moves = Moves(job, outputs, given, patient=True, force=force, say=run.tell, ready=started)
     failures.append(moves.fail)
+
+    def told_to_end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends it at once
+        moves.quit()
+
+    signal.signal(signal.SIGTERM, told_to_end)
     moves.run()
     return 0
 

@@ -180,6 +180,22 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
+    until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
+    (session,) = {os.getsid(pid) for pid in _supervisors(mover, job)}
+    members = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) == session]
+    assert len(members) > 1, "its ssh is told to end too"
+    for pid in members:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: mover.job(job)["state"] == "stopped", "the supervisor has ended", within=30)
+    assert "the job is saved" in mover.verb("log", job).splitlines()[-1]
+    mover.verb("restart", job)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(100)
+
+
+@USER
 def test_a_changed_file_is_named(mover: Mover) -> None:
     data = mover.dir / "data.txt"
     script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
@@ -225,6 +241,13 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
             except OSError:
                 continue  # it has ended
     return found
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1  # it has ended
 
 
 def _kill_ssh(mover: Mover) -> None:

@@ -7,6 +7,7 @@ arrive late. What may act is known to the world, not to the state machine.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,10 +28,12 @@ from shim.placement import (
     Exited,
     Failed,
     Finish,
+    Leave,
     News,
     NoHost,
     Order,
     Phase,
+    Quit,
     Reply,
     Start,
     State,
@@ -72,6 +75,7 @@ class World(RuleBasedStateMachine):
         self.replied: list[int] = []
         self.finished = 0
         self.own_serial = 1000
+        self.left = False  # the supervisor
 
     @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
@@ -99,6 +103,13 @@ class World(RuleBasedStateMachine):
             assert action.token in self.asked, "an answer to what nobody asked"
             assert action.token not in self.replied, "two answers to one question"
             self.replied.append(action.token)
+        elif isinstance(action, Leave):
+            assert not self.left
+            self.left = True
+            saved = "is saved" in action.why
+            assert not saved or (self.state.image == self.images and not any(a.acting for a in self.agents.values()))
+            for agent in self.agents.values():
+                self.hush(agent)
         elif isinstance(action, Finish):
             self.finished += 1
             for agent in self.agents.values():
@@ -128,7 +139,8 @@ class World(RuleBasedStateMachine):
             agent.silent = self.now
 
     def feed(self, event: Event) -> None:
-        self.take(placement.step(self.state, event, self.now))
+        if not self.left:
+            self.take(placement.step(self.state, event, self.now))
 
     # the network and the hosts
 
@@ -251,6 +263,11 @@ class World(RuleBasedStateMachine):
         self.asked.add(token)
         self.feed(Ask(what, token, host if what == "vacate" else ""))
 
+    @rule(sure=st.integers(0, 20))
+    def quit(self, sure: int) -> None:
+        if sure == 0 or self.state.leave_by < inf:  # rare, as it ends all else
+            self.feed(Quit())
+
     # what must hold
 
     @invariant()
@@ -262,7 +279,11 @@ class World(RuleBasedStateMachine):
     def never_forgotten(self) -> None:
         """There is always something that will go on by itself, or it is held, or it has ended."""
         state = self.state
+        if self.left:
+            return
         assert self.finished == (state.phase == Phase.ENDED)
+        if state.leave_by < inf:
+            assert state.phase == Phase.ENDED or self.now <= state.leave_by + 16.0
         if state.phase == Phase.CHOOSING:
             assert any(asked.turn == state.turn for asked in self.to_choose)
         elif state.phase == Phase.STARTING:

@@ -358,3 +358,18 @@ def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatc
     assert len(heavy) == 2
     assert given.kept == 1 << 20
     given._file.close()
+
+
+def test_told_to_end_it_leaves_a_saved_job(run: Run) -> None:
+    run.country.running(0).say()
+    run.moves.quit()
+    result = run.end()
+    assert result.status is None and "the job is saved" in result.reason
+    assert (run.job.read().phase, run.job.read().image) == ("parked", 1)
+    assert "the job is saved" in events.read_events(run.job.log)[0][-1].reason
+    run.begin(len("1\n"))
+    again = run.country.running(1)
+    again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n"

@@ -15,6 +15,7 @@ from shim.placement import (
     Ask,
     Began,
     Chosen,
+    Close,
     Closed,
     Committed,
     Connected,
@@ -22,9 +23,11 @@ from shim.placement import (
     Exited,
     Finish,
     Heavy,
+    Leave,
     News,
     Order,
     Phase,
+    Quit,
     Result,
     State,
     Tick,
@@ -134,3 +137,62 @@ def test_much_kept_input_asks_for_an_image() -> None:
     play.now += 1
     play.feed(Heavy())
     assert play.tick() == [Order(1, orders.CHECKPOINT, 2)]
+
+
+# told to end
+
+
+def test_told_to_end_it_saves_the_job_and_parks_it() -> None:
+    play = Play().run()
+    assert play.feed(Quit()) == [Order(1, orders.VACATE, 1)]
+    play.feed(Committed(1, 1, 1), News(1, orders.MOVED, 1))
+    assert not play.of(Leave), "the last words of the old host are awaited"
+    play.feed(Closed(1, "done"))
+    assert (play.state.phase, play.state.image, len(play.of(Leave))) == (Phase.PARKED, 1, 1)
+
+
+def test_told_to_end_in_the_middle_of_a_checkpoint() -> None:
+    play = Play().run()
+    play.feed(Ask("checkpoint", 7))
+    assert play.feed(Quit()) == []
+    play.feed(Committed(1, 1, 1))
+    assert play.of(Order) == [Order(1, orders.VACATE, 2)]
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_told_to_end_but_the_job_cannot_be_saved(how: str) -> None:
+    play = Play().run()
+    play.feed(Quit())
+    if how == "refused":
+        play.feed(News(1, orders.REFUSED, 1, "it holds an io_uring"))
+    else:
+        play.tick()
+        assert play.now == placement.GRACE
+    assert "before the job could be saved" in play.of(Leave)[0].why
+
+
+@pytest.mark.parametrize("image", [0, 3])
+def test_told_to_end_while_nothing_runs(image: int) -> None:
+    play = Play(image=image, began=image > 0)
+    assert len([a for a in play.feed(Quit()) if isinstance(a, Leave)]) == 1
+    play = Play(image=image, began=image > 0)
+    play.feed(Chosen(1, "alpha"))
+    play.feed(Quit())
+    assert isinstance(play.did[0], Close) and isinstance(play.did[-1], Leave)
+
+
+def test_told_to_end_before_a_fresh_job_has_said_that_it_runs() -> None:
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    assert play.feed(Quit()) == []
+    play.feed(Began(1))
+    assert play.of(Order) == [Order(1, orders.VACATE, 1)]
+
+
+def test_told_to_end_when_its_host_has_just_been_lost() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1), Closed(1, "its power went"))
+    assert play.feed(Quit()) == [], "the old copy may be acting"
+    play.tick()
+    assert play.state.phase == Phase.PARKED and len(play.of(Leave)) == 1
