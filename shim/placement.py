@@ -22,6 +22,11 @@ RETRY = 15.0  # seconds between looks for a host
 # Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
 FIRST = 10.0
 NEVER = -1.0  # as `every`: no image by the clock, not even a first one
+# A host that gives signs of life, but does not do what it was told, is cut off: seconds to begin with it, and between
+# further signs that it does it: more than the execute side's own limits, dump.CONVERSE_S and departure.STORE_S.
+ANSWER = 60.0
+STALL = 660.0
+DOUBT = 5.0  # seconds more, as this process itself may have stood still all the time
 GRACE = 60.0  # seconds to save the job in, when this process is told to end
 KILLED = 9  # wait status of a job that was killed where nobody could ask it
 
@@ -67,6 +72,7 @@ class State:
     `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
     `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
     `leave_by`: this process is to end by then, the job saved and parked if that can be; inf: it is not.
+    `by`: when the host must have shown that it does what it was told, inf: nothing; `doubted`: it has got DOUBT more.
     `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
     """
 
@@ -90,6 +96,8 @@ class State:
     failures: int = 0
     asked: bool = False
     leave_by: float = inf
+    by: float = inf
+    doubted: bool = False
     turn: int = 0
     wanted: str = ""
     avoid: tuple[tuple[str, str], ...] = ()
@@ -170,6 +178,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stirs:
+    """Bytes of an image have come or gone."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """The user wants: "checkpoint", "vacate" (perhaps to `host`), "hold", "release" or "kill"; answer to `token`."""
 
@@ -194,8 +209,8 @@ class Quit:
 
 
 Event = (
-    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Heavy | Quit
-    | Tick
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
+    | Quit | Tick
 )  # fmt: skip
 
 # what is to be done
@@ -277,9 +292,9 @@ def deadline(state: State) -> float | None:
 def _due(state: State) -> float:
     if state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
         return state.until
-    if state.phase == Phase.RUNNING and state.dump is None:
-        return state.due
-    return inf
+    if state.phase == Phase.RUNNING and state.dump is None and not state.killing:
+        return min(state.due, state.by)
+    return state.by if state.phase in _WATCHED else inf
 
 
 def begin(state: State) -> Steps:
@@ -316,7 +331,8 @@ def _step(state: State, event: Event, now: float) -> Steps:
     return _on_host(state, event, now)
 
 
-_PLACED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LEFT)
+_WATCHED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN)
+_PLACED = (*_WATCHED, Phase.LEFT)
 
 
 # this process is to end
@@ -338,7 +354,7 @@ def _leave(state: State, now: float) -> Steps:
     if state.phase == Phase.PARKED or now >= state.leave_by:
         return state, [Leave("its supervisor was told to end before the job could be saved")]
     if state.phase in (Phase.RUNNING, Phase.FROZEN) and state.dump is None and not state.killing:
-        return _order(state, True, ())
+        return _order(state, True, (), now)
     return state, []
 
 
@@ -351,7 +367,7 @@ def _choose(state: State) -> Steps:
 
 
 def _chosen(state: State, event: Chosen) -> Steps:
-    state = replace(state, phase=Phase.STARTING, generation=state.generation + 1, host=event.host, live=False)
+    state = replace(state, phase=Phase.STARTING, generation=state.generation + 1, host=event.host, live=False, by=inf)
     return state, [Connect(state.generation, event.host)]
 
 
@@ -388,18 +404,22 @@ _QUIT = "its supervisor was told to end"
 
 
 def _on_host(
-    state: State, event: Connected | Unreached | Began | Exited | Failed | Closed | News | Committed, now: float
+    state: State, event: Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs, now: float
 ) -> Steps:
     if state.phase == Phase.LEFT:
         return _after(state, now) if isinstance(event, Closed) else (state, [])
     if isinstance(event, Connected):
         if state.phase != Phase.STARTING:
             return state, []
-        return replace(state, live=state.image == 0), [Start(state.generation, state.image)]
+        return _awaits(replace(state, live=state.image == 0), now, STALL), [Start(state.generation, state.image)]
     if isinstance(event, Unreached):
         return _pass_over(state, event.why, now) if state.phase == Phase.STARTING else (state, [])
     if isinstance(event, Began):
-        return _runs(state, now, "") if state.phase == Phase.STARTING and state.image == 0 else (state, [])
+        if state.phase == Phase.STARTING and state.image == 0:
+            return _runs(replace(state, by=inf), now, "")
+        return (replace(state, by=inf) if state.dump is None and not state.killing else state), []
+    if isinstance(event, Stirs):
+        return (_awaits(state, now, STALL) if state.by < inf and not state.killing else state), []
     if isinstance(event, Exited):
         if state.dump is not None and state.dump.leaves and state.dump.committed:
             return _moved(state, now)  # frozen as it was, it can only have been killed for the move
@@ -433,9 +453,9 @@ def _runs(state: State, now: float, how: str) -> Steps:
         due=_next_image(state, now),
     )
     if state.killing:
-        return state, [*actions, Order(state.generation, orders.KILL, state.serial)]
+        return _awaits(state, now, ANSWER), [*actions, Order(state.generation, orders.KILL, state.serial)]
     if state.held and state.leave_by == inf:
-        state, more = _order(state, True, ())
+        state, more = _order(state, True, (), now)
         return state, actions + more
     return _ask_later((state, actions), now)
 
@@ -449,8 +469,12 @@ def _next_image(state: State, now: float) -> float:
     return now + wait
 
 
-def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
-    state = replace(state, serial=state.serial + 1)
+def _awaits(state: State, now: float, seconds: float) -> State:
+    return replace(state, by=now + seconds, doubted=False)
+
+
+def _order(state: State, leaves: bool, tokens: tuple[int, ...], now: float) -> Steps:
+    state = _awaits(replace(state, serial=state.serial + 1), now, ANSWER)
     dump = Dump(state.serial, leaves, tokens)
     what = orders.VACATE if leaves else orders.CHECKPOINT
     return replace(state, dump=dump), [Order(state.generation, what, state.serial)]
@@ -465,9 +489,9 @@ def _committed(state: State, event: Committed, now: float) -> Steps:
     if dump is None or dump.serial != event.serial:
         return state, logged
     if dump.leaves:
-        return replace(state, dump=replace(dump, committed=True)), logged
+        return _awaits(replace(state, dump=replace(dump, committed=True)), now, ANSWER), logged
     logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
-    return _ask_later((replace(state, dump=None), logged), now)
+    return _ask_later((replace(state, dump=None, by=inf), logged), now)
 
 
 def _news(state: State, event: News, now: float) -> Steps:
@@ -476,7 +500,7 @@ def _news(state: State, event: News, now: float) -> Steps:
         if state.killing or state.held:
             state, actions = _pass_over(state, "", now)
             return state, [Close(event.generation), *actions]
-        state, actions = _runs(state, now, "")
+        state, actions = _runs(_awaits(state, now, ANSWER), now, "")
         return state, [Order(event.generation, orders.GO, event.generation), *actions]
     if what == orders.FROZEN and state.phase == Phase.RUNNING:
         return replace(state, phase=Phase.FROZEN, why=event.why), [
@@ -488,7 +512,9 @@ def _news(state: State, event: News, now: float) -> Steps:
         ]
     if what == orders.LEAVING and state.phase in (Phase.RUNNING, Phase.FROZEN):
         tokens = dump.tokens if dump is not None else ()
-        return replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), []
+        return _awaits(replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), now, STALL), []
+    if what in (orders.DUMPING, orders.DUMPED) and dump is not None and dump.serial == event.serial:
+        return _awaits(state, now, STALL), []
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
     if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
@@ -504,7 +530,13 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
         actions.append(Log(Kind.RESUME, {"host": state.host, "reason": why}))
         state = replace(state, phase=Phase.RUNNING)
     state = replace(
-        state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", failures=state.failures + 1
+        state,
+        dump=None,
+        held=state.held and not dump.leaves,
+        leaving="",
+        wanted="",
+        failures=state.failures + 1,
+        by=inf,
     )
     told = state.leave_by < inf
     leave_by = now if told and dump.leaves else state.leave_by  # it cannot be saved: nothing to wait for
@@ -576,14 +608,28 @@ def _tick(state: State, now: float) -> Steps:
         return state, [Close(old), *actions]
     if state.phase == Phase.PARKED and not state.held and now >= state.until:
         return _choose(state)
-    if state.phase == Phase.RUNNING and state.dump is None and now >= state.due:
-        return _order(replace(state, due=inf), False, ())
+    if state.phase in _WATCHED and now >= state.by:
+        return _overdue(state, now)
+    if state.phase == Phase.RUNNING and state.dump is None and not state.killing and now >= state.due:
+        return _order(replace(state, due=inf), False, (), now)
     return state, []
+
+
+def _overdue(state: State, now: float) -> Steps:
+    """The host is there, but does not do what it was told."""
+    if not state.doubted:
+        return replace(state, by=now + DOUBT, doubted=True), []
+    why = f"{state.host} gives signs of life, but does not do what it was told"
+    dump = state.dump
+    if dump is not None and not state.killing and (not dump.leaves or not state.image):
+        return _refused(state, dump, why, now)  # there is more to lose than to win
+    cut, actions = _closed(state, Closed(state.generation, why), now)
+    return cut, [Close(state.generation), *actions]
 
 
 def _ask(state: State, event: Ask, now: float) -> Steps:
     if event.what == "kill":
-        return _kill(state, event.token)
+        return _kill(state, event.token, now)
     if event.what == "release":
         if state.phase != Phase.PARKED:
             text = "it is not held" if not state.held else "it is about to be parked; try again"
@@ -598,10 +644,10 @@ def _ask(state: State, event: Ask, now: float) -> Steps:
     if state.dump is not None:
         return _ask_dumping(state, state.dump, event), []
     if event.what == "checkpoint":
-        return _order(state, False, (event.token,))
+        return _order(state, False, (event.token,), now)
     if event.host == state.host:
         return state, [Reply(event.token, False, f"it is on {event.host} already")]
-    return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,))
+    return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,), now)
 
 
 def _ask_dumping(state: State, dump: Dump, event: Ask) -> State:
@@ -635,7 +681,7 @@ def _ask_parked(state: State, event: Ask) -> Steps:
     return _choose(replace(state, wanted=event.host, waiting=(*state.waiting, event.token)))
 
 
-def _kill(state: State, token: int) -> Steps:
+def _kill(state: State, token: int, now: float) -> Steps:
     if state.phase in (Phase.CHOOSING, Phase.PARKED) or (state.phase == Phase.STARTING and not state.live):
         close: list[Action] = [Close(state.generation)] if state.phase == Phase.STARTING else []
         ended, actions = _finish(state, Result(KILLED))
@@ -644,6 +690,7 @@ def _kill(state: State, token: int) -> Steps:
     actions = [Reply(token, True, "the job is being killed")]
     if state.phase in (Phase.RUNNING, Phase.FROZEN):
         actions.insert(0, Order(state.generation, orders.KILL, state.serial))
+        state = _awaits(state, now, ANSWER)
     return state, actions
 
 

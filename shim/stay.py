@@ -26,6 +26,8 @@ from shim.spec import JobSpec
 from shim.stdio import Input, Output
 from shim.supervisor import LEASE, PULSE, Supervisor
 
+_STIR = 5.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -70,6 +72,7 @@ class Stay(Supervisor):
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._vacating = False
+        self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
     # what the job's home wants
@@ -189,6 +192,8 @@ class Stay(Supervisor):
             window = self._out if payload[0] == frames.IMAGE else self._window
             if window is not None:
                 window.give(int.from_bytes(payload[1:5], "little"))
+            if window is self._out:
+                self._stir()
         elif kind == frames.CLOSED:
             if self._window is not None:
                 self._window.close()
@@ -207,6 +212,7 @@ class Stay(Supervisor):
             tell(placement.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
         elif kind == frames.IMAGE:
             if self._intake is not None and self._dumping >= 0:
+                self._stir()
                 self._intake.put(payload)
             else:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
@@ -214,6 +220,13 @@ class Stay(Supervisor):
             self._news(orders.parse(payload))
         else:
             super()._take(kind, payload)
+
+    def _stir(self) -> None:
+        """Part of an image has come or gone; that is told now and then."""
+        now = time.monotonic()
+        if now - self._stirred > _STIR:
+            self._stirred = now
+            self._home.tell(placement.Stirs(self.generation))
 
     def _attach(self) -> None:
         """The job runs here from now on: its streams go over this link."""

@@ -66,6 +66,7 @@ class Agent:
         self.serial = 0
         self.refuse = ""
         self.hasty = False  # its job says something before STARTED is sent
+        self.deaf = False  # does nothing that it is ordered to do
         self.mute = False  # dies before it says that it has moved
         self.broken = threading.Event()
         self._change = threading.Condition()
@@ -161,6 +162,8 @@ class Agent:
     def _order(self, order: dict[str, object]) -> None:
         what, serial = order["order"], order["serial"]
         assert isinstance(serial, int)
+        if self.deaf:
+            return
         if what in (orders.CHECKPOINT, orders.VACATE):
             self.dump(serial, what == orders.VACATE)
         elif what == orders.GO:

@@ -58,6 +58,7 @@ class Agent:
         self.dumping: tuple[int, bool] | None = None
         self.committed = False
         self.silent: float | None = None
+        self.deaf = False  # to orders; it gives signs of life
 
 
 class World(RuleBasedStateMachine):
@@ -116,7 +117,7 @@ class World(RuleBasedStateMachine):
                 self.hush(agent)
 
     def ordered(self, agent: Agent, order: Order) -> None:
-        if agent.silent is not None or agent.over:
+        if agent.silent is not None or agent.over or agent.deaf:
             return  # it never arrives
         if order.what == orders.GO:
             assert agent.ready
@@ -200,7 +201,12 @@ class World(RuleBasedStateMachine):
             self.hush(agent)
             self.coming.append(placement.Closed(agent.generation, "cut"))
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 16.0]))
+    @rule(which=st.integers(0, 19))
+    def deafen(self, which: int) -> None:
+        for agent in [agent for agent in self.agents.values() if not agent.over][which : which + 1]:
+            agent.deaf = True
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 16.0, 700.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         for agent in self.agents.values():
@@ -283,12 +289,13 @@ class World(RuleBasedStateMachine):
             return
         assert self.finished == (state.phase == Phase.ENDED)
         if state.leave_by < inf:
-            assert state.phase == Phase.ENDED or self.now <= state.leave_by + 16.0
+            assert state.phase == Phase.ENDED or self.now <= state.leave_by + 700.0
         if state.phase == Phase.CHOOSING:
             assert any(asked.turn == state.turn for asked in self.to_choose)
         elif state.phase == Phase.STARTING:
             assert state.generation in self.to_connect or state.generation in self.agents
-        elif state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
+        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and (state.dump is not None or state.killing)
+        if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
             assert placement.deadline(state) is not None
 
     @invariant()

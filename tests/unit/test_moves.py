@@ -373,3 +373,25 @@ def test_told_to_end_it_leaves_a_saved_job(run: Run) -> None:
     again.end(0)
     assert run.end() == Result(0)
     assert run.out.read_text() == "1\n2\n"
+
+
+def test_a_host_that_does_nothing_it_is_told_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = run.country.running(0)
+    alpha.say()
+    run.ask("checkpoint")
+    monkeypatch.setattr(placement, "ANSWER", 0.2)
+    monkeypatch.setattr(placement, "DOUBT", 0.1)
+    alpha.deaf = True
+    alpha.say()
+    why = "alpha gives signs of life, but does not do what it was told"
+    assert run.ask("checkpoint") == f"False: {why}"
+    alpha.say()
+    assert run.ask("vacate") == f"False: alpha was lost: {why}"
+    assert alpha.broken.wait(5)
+    again = run.country.running(1)
+    assert again.count == 1
+    for _ in range(3):
+        again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n3\n4\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from shim.placement import (
     Action,
     Ask,
     Began,
+    Choose,
     Chosen,
     Close,
     Closed,
@@ -28,8 +30,10 @@ from shim.placement import (
     Order,
     Phase,
     Quit,
+    Reply,
     Result,
     State,
+    Stirs,
     Tick,
 )  # fmt: skip
 
@@ -196,3 +200,88 @@ def test_told_to_end_when_its_host_has_just_been_lost() -> None:
     assert play.feed(Quit()) == [], "the old copy may be acting"
     play.tick()
     assert play.state.phase == Phase.PARKED and len(play.of(Leave)) == 1
+
+
+# a host that gives signs of life and does nothing
+
+
+def overdue(play: Play) -> list[Action]:
+    """Nothing comes until the host is given up."""
+    play.tick()
+    assert play.did == [], "doubted first: this process may have stood still"
+    return play.tick()
+
+
+def saved() -> Play:
+    """A job that runs, and has an image."""
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    return play
+
+
+def test_a_checkpoint_that_is_never_begun_is_reported_and_the_job_goes_on() -> None:
+    play = saved()
+    play.feed(Ask("checkpoint", 7))
+    did = overdue(play)
+    assert did == [Reply(7, False, "alpha gives signs of life, but does not do what it was told")]
+    assert (play.state.phase, play.state.dump, play.state.by) == (Phase.RUNNING, None, math.inf)
+    assert play.feed(Committed(1, 2, 2)), "it was only late: the image counts"
+    assert play.state.image == 2
+
+
+def test_a_host_that_does_not_let_go_is_cut_off_and_the_job_goes_on_from_its_image() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7))
+    began = play.now
+    did = overdue(play)
+    assert play.now - began == placement.ANSWER + placement.DOUBT
+    assert did[0] == Close(1) and Reply(7, False, f"alpha was lost: {play.state.why}") in did
+    assert play.state.phase == Phase.LOST and play.state.live
+    play.tick()
+    assert (play.state.phase, play.state.image) == (Phase.CHOOSING, 1)
+
+
+def test_without_an_image_it_is_not_cut_off() -> None:
+    play = Play(every=NEVER).run()
+    play.feed(Ask("vacate", 7))
+    assert [type(action) for action in overdue(play)] == [Reply]
+    assert play.state.phase == Phase.RUNNING
+
+
+def test_a_dump_may_take_long_as_long_as_something_stirs() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7), News(1, orders.DUMPING, 2))
+    for event in (News(1, orders.DUMPED, 2), *[Stirs(1)] * 5):
+        play.now += placement.STALL - 1
+        play.feed(Tick(), event)
+    assert play.state.dump is not None
+    play.feed(Committed(1, 2, 2))
+    assert play.state.by == play.now + placement.ANSWER, "to kill the tree takes no time"
+    assert overdue(play)[0] == Close(1)
+    assert play.state.image == 2
+
+
+def test_a_job_that_does_not_die() -> None:
+    play = Play().run()
+    play.feed(Ask("kill", 7), Stirs(1))
+    assert overdue(play)[0] == Close(1)
+    play.tick()
+    assert play.of(Finish) == [Finish(Result(placement.KILLED))]
+
+
+def test_a_restored_job_that_does_not_go() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+    assert overdue(play)[0] == Close(1)
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED), Began(1))
+    assert placement.deadline(play.state) is None
+
+
+def test_a_host_that_never_restores_is_passed_over() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    did = overdue(play)
+    assert did[0] == Close(1) and isinstance(did[-1], Choose)
+    assert dict(play.state.avoid).keys() == {"alpha"}
