@@ -222,6 +222,14 @@ def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
     assert [row["number"] for row in rows] == [2, 3]
     assert mover.verb("images", "verify", job) == f"job {job}: 2 images are whole\n"
     mover.verb("images", "rm", f"{job}/2")
+    pack = max((mover.dir / "state" / "rexec" / "images" / job).glob("*.pack"), key=lambda path: path.stat().st_size)
+    with pack.open("r+b") as file:
+        half = pack.stat().st_size // 2
+        byte = os.pread(file.fileno(), 1, half)
+        os.pwrite(file.fileno(), bytes((byte[0] ^ 1,)), half)
+    assert "damaged" in mover.verb_fails("images", "verify", job)[1]
+    mover.verb("vacate", job)  # what is damaged is sent again
+    assert (mover.job(job)["state"], mover.job(job)["moves"]) == ("running", 1)
     mover.verb("kill", job)
     mover.ended(job)
     mover.verb("images", "rm", job)

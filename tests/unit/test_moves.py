@@ -395,3 +395,23 @@ def test_a_host_that_does_nothing_it_is_told_is_cut_off(run: Run, monkeypatch: p
     again.end(0)
     assert run.end() == Result(0)
     assert run.out.read_text() == "1\n2\n3\n4\n"
+
+
+def test_a_vacate_mends_what_is_damaged_on_the_disk(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.pages = os.urandom(1 << 20)
+    alpha.say()
+    run.ask("checkpoint")
+    name = str(run.job.id)
+    pack = Store().root / name / "00000001.pack"
+    spoilt = bytearray(pack.read_bytes())
+    spoilt[500_000] ^= 1
+    pack.write_bytes(spoilt)
+    assert run.ask("vacate") == "True: the job goes on on beta"
+    assert alpha.offers_again == 1
+    again = run.country.running(1)
+    assert (again.count, (again.directory / "pages").read_bytes()) == (1, alpha.pages)
+    again.end(0)
+    assert run.end() == Result(0)
+    with Store().open(name, 1) as image:
+        assert not image.damaged()
