@@ -430,11 +430,7 @@ class Moves:
 
     def _handle(self, request: dict[str, object], connection: Connection) -> None:
         what = str(request.get("do"))
-        if what == "status":
-            stay = self.stay()
-            owner = {} if stay is None else stay.owner
-            connection.say(done=True, text=str(self.state.phase), why=self.state.why, owner=owner)
-        elif what == "attach":
+        if what == "attach":
             self._attach(request, connection)
         elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
             self._ask(what, str(request.get("host", "")), connection)

@@ -57,7 +57,6 @@ class Stay(Supervisor):
         streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
         super().__init__(link, streamless, home.say, lambda *_, **__: None)
         self.generation = generation
-        self.owner: dict[str, object] = {}
         self._home, self._full = home, spec
         self._files = Written()
         self._rows: list[Row] = []
@@ -261,8 +260,6 @@ class Stay(Supervisor):
             self._ends.clear()
         elif what == orders.MOVED:
             self.told = self.moved = True
-        elif what == orders.OWNER:
-            self.owner = news
         elif what == orders.CRIU:
             threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
         self._home.tell(placement.News(self.generation, what, serial, why))
