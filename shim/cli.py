@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 
 import click
@@ -26,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "restart": ("shim.verbs", "restart_command"),
     "images": ("shim.images", "images_command"),
     "log": ("shim.verbs", "log_command"),
+    "completion": ("shim.completion", "completion_command"),
 }
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -35,6 +37,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--on",
     "on",
     metavar="HOST",
+    shell_complete=lambda ctx, param, begun: import_module("shim.completion").hosts(begun),
     help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
     "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
 )
@@ -87,6 +90,7 @@ def run_command(
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
                                 restart, images and log are about them: see the --help of each
+      rexec completion SHELL    have your shell complete all this at <TAB>
       rexec run CMD...          the same as rexec CMD...
       rexec -- hosts            run a program that is called like one of these
 
@@ -121,16 +125,27 @@ def run_command(
     os._exit(status)
 
 
+def load(verb: str) -> click.Command:
+    """The command of a verb."""
+    module, name = VERBS[verb]
+    command: click.Command = getattr(import_module(module), name)
+    command.context_settings.update(_HELP)
+    return command
+
+
 def main() -> None:
     """The console script."""
+    asked = os.environ.get("_REXEC_COMPLETE")
+    if asked:
+        from shim import completion
+
+        sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     words = sys.argv[1:]
     chosen: click.Command = run_command
     if words and words[0] in VERBS:
-        module, name = VERBS[words[0]]
-        chosen, words = getattr(import_module(module), name), words[1:]
-        chosen.context_settings.update(_HELP)
+        chosen, words = load(words[0]), words[1:]
     elif words and words[0] == "run":
         words = words[1:]
     program = "rexec" if chosen is run_command else f"rexec {chosen.name}"
