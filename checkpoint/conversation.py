@@ -19,7 +19,7 @@ DATA_SIZE = 1 << 20  # bytes of chunks in one message
 PAGE_HASH = 16
 
 FILES, OFFER, PAGES, DATA, END = b"F", b"O", b"H", b"D", b"E"  # from the execute side
-ANSWER, MASKS, STORED, COMMITTED = b"A", b"M", b"S", b"C"  # from the store
+ANSWER, MASKS, STORED, AGAIN, COMMITTED = b"A", b"M", b"S", b"R", b"C"  # from the store
 CHUNKS = b"K"  # from the store to a machine that restores; with FILES and END
 
 HAVE, SEND, COMPARE = 0, 1, 2  # a chunk's answer: no need; send it whole; send its pages' hashes

@@ -126,18 +126,28 @@ def send(
     """
     directory = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sender = Sender(directory, head)
-        try:
-            while sender.committed is None:
-                message = sender.next_message()
-                if message is not None:
-                    put(message)
-                answer = get(message is None)
-                while answer is not None:
-                    sender.receive(answer)
-                    answer = get(False)
-            return sender.committed, sender.sent
-        finally:
-            sender.close()
+        sent = 0
+        while True:
+            sender = Sender(directory, head)
+            try:
+                _converse(sender, put, get)
+            finally:
+                sender.close()
+            sent += sender.sent
+            if sender.committed is not None:
+                return sender.committed, sent
     finally:
         os.close(directory)
+
+
+def _converse(
+    sender: Sender, put: Callable[[list[bytes | memoryview]], None], get: Callable[[bool], bytes | None]
+) -> None:
+    while sender.committed is None and not sender.again:
+        message = sender.next_message()
+        if message is not None:
+            put(message)
+        answer = get(message is None)
+        while answer is not None:
+            sender.receive(answer)
+            answer = get(False)

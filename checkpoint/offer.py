@@ -37,6 +37,7 @@ class Sender:
     def __init__(self, directory: int, head: bytes = b"", threads: int = 2) -> None:
         """`head`: bytes for the store's caller, at most 1 MiB. Raises OSError, ManifestError."""
         self.stored = False  # the store has all that was offered
+        self.again = False  # the store lacks some of it after all: another Sender has to offer it anew
         self.committed: bytes | None = None  # the manifest's hash, once the image is durable
         self.sent = 0  # bytes of payload so far
         self._directory = directory
@@ -174,6 +175,8 @@ class Sender:
             self._receive_masks(*c.parse_batch(payload))
         elif kind == c.STORED and self._ended and len(payload) == 1 and not self.stored:
             self.stored = True
+        elif kind == c.AGAIN and self.stored and len(payload) == 1 and not self.again:
+            self.again = True
         elif kind == c.COMMITTED and self.stored and self.committed is None:
             self.committed, _ = c.parse_digest(payload)
         else:

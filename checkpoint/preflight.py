@@ -146,7 +146,7 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended since
         except PermissionError:
-            # Of one that has ended and is not yet waited for, nothing may be looked at; CRIU keeps it as it is.
+            # Of one that has ended, or has no memory any more and is about to, nothing may be looked at.
             if not _ended(f"{proc}/{pid}"):
                 raise
     return out
@@ -154,8 +154,8 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
 
 def _ended(at: str) -> bool:
     try:
-        with open(at + "/stat") as f:
-            return f.read().rpartition(")")[2].split()[0] in "ZX"
+        with open(at + "/status") as f:
+            return "\nVmSize:" not in f.read()
     except (FileNotFoundError, ProcessLookupError):
         return True
 

@@ -33,8 +33,11 @@ class ProcessStream(Stream):
     """
 
     def __init__(
-        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int, config_fd: int
-    ) -> None:
+        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int, config_fd: int,
+        ending: signal.Signals,
+    ) -> None:  # fmt: skip
+        """`ending`: the signal that ends the process."""
+        self._ending = ending
         self.destination = destination
         self._process = process
         self._socket = sock
@@ -81,10 +84,10 @@ class ProcessStream(Stream):
     def close(self, *, done: bool = False) -> None:
         self._socket.close()
         if done:
-            self._process.terminate()
+            self._process.send_signal(self._ending)
         # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
         if self.wait(2.0) is None:
-            self._process.terminate()
+            self._process.send_signal(self._ending)
             if self.wait(2.0) is None:
                 self._process.kill()
                 self.wait(None)
@@ -119,7 +122,8 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
     """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through the ``ssh`` program.
 
     The user's configuration is in force: aliases, ProxyJump, agents, keys and ControlMaster work as with ssh itself.
-    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``.
+    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``; then ssh is deaf
+    to SIGTERM too, which a shutdown sends to it and to us, who still need it to save a job.
     Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
     """
     ssh = shutil.which("ssh")
@@ -131,7 +135,8 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
         user_files, arguments = split_config_option(options)
         os.write(config_fd, ssh_config(user_files, has_aes()).encode())
         argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
-        return _spawn(destination, argv, log_fd, die_with_us=True, config_fd=config_fd)
+        prepare = _die_with(os.getpid(), deaf=batch)
+        return _spawn(destination, argv, log_fd, prepare, config_fd, signal.SIGKILL if batch else signal.SIGTERM)
     except BaseException:
         os.close(log_fd)
         os.close(config_fd)
@@ -140,7 +145,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
 
 def open_local(argv: Sequence[str]) -> Stream:
     """Run ``argv`` on this machine, its standard input and output being one end of a socketpair."""
-    return _spawn("local", list(argv), -1, die_with_us=False)
+    return _spawn("local", list(argv), -1)
 
 
 def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -183,7 +188,10 @@ def _path_of(fd: int) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool, config_fd: int = -1) -> ProcessStream:
+def _spawn(
+    destination: str, argv: list[str], log_fd: int, prepare: Callable[[], None] | None = None, config_fd: int = -1,
+    ending: signal.Signals = signal.SIGTERM,
+) -> ProcessStream:  # fmt: skip
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -194,25 +202,28 @@ def _spawn(destination: str, argv: list[str], log_fd: int, *, die_with_us: bool,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
-                preexec_fn=_die_with(os.getpid()) if die_with_us else None,
-                start_new_session=not die_with_us,
+                preexec_fn=prepare,
+                start_new_session=prepare is None,
             )
         except OSError as error:
             ours.close()
             raise TransportError(f"cannot start {argv[0]}: {error.strerror}") from error
-    return ProcessStream(destination, process, ours, log_fd, config_fd)
+    return ProcessStream(destination, process, ours, log_fd, config_fd, ending)
 
 
 _libc = ctypes.CDLL(None)
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def _die_with(parent: int, *, deaf: bool) -> Callable[[], None]:
     # The terminal's signals are for the job, and reach it through this very process: ssh keeps signals ignored that
     # it finds ignored (clientloop.c). A process group of its own would do it too, but could not ask for a password.
+    # SIGTERM ends an ssh that asks for a password so that it puts the terminal's echo back first (readpass.c).
+    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP, *((signal.SIGTERM,) if deaf else ()))
+
     def prepare() -> None:
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
+        for number in ignored:
             signal.signal(number, signal.SIG_IGN)
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if deaf else signal.SIGTERM)
         if os.getppid() != parent:
             os._exit(1)
 

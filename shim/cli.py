@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 
 import click
@@ -26,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "restart": ("shim.verbs", "restart_command"),
     "images": ("shim.images", "images_command"),
     "log": ("shim.verbs", "log_command"),
+    "completion": ("shim.completion", "completion_command"),
 }
 _HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -35,6 +37,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--on",
     "on",
     metavar="HOST",
+    shell_complete=lambda ctx, param, begun: import_module("shim.completion").hosts(begun),
     help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
     "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
 )
@@ -45,7 +48,11 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
-@click.option("--every", metavar="D", help="With --checkpoint: save it every D too (10m, 1h30m) while it runs.")
+@click.option(
+    "--every",
+    metavar="D",
+    help="With --checkpoint: save it every D too (10m, 1h30m) while it runs; `never`: not even once, early on.",
+)
 @click.option(
     "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
 )
@@ -83,6 +90,7 @@ def run_command(
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
                                 restart, images and log are about them: see the --help of each
+      rexec completion SHELL    have your shell complete all this at <TAB>
       rexec run CMD...          the same as rexec CMD...
       rexec -- hosts            run a program that is called like one of these
 
@@ -108,11 +116,8 @@ def run_command(
     spec = runner.describe(command, directory, env, tty, scratch)
     if checkpoint:
         from shim import submit
-        from shim.owner_policy import parse_duration
 
-        wanted = submit.Wanted(
-            on, owner or "", parse_duration(every, "--every") if every else 0.0, keep or submit.KEEP, detach
-        )
+        wanted = submit.Wanted(on, owner or "", submit.parse_every(every), keep or submit.KEEP, detach)
         status = submit.submit(spec, wanted, quiet=quiet)
     else:
         status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
@@ -120,16 +125,27 @@ def run_command(
     os._exit(status)
 
 
+def load(verb: str) -> click.Command:
+    """The command of a verb."""
+    module, name = VERBS[verb]
+    command: click.Command = getattr(import_module(module), name)
+    command.context_settings.update(_HELP)
+    return command
+
+
 def main() -> None:
     """The console script."""
+    asked = os.environ.get("_REXEC_COMPLETE")
+    if asked:
+        from shim import completion
+
+        sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     words = sys.argv[1:]
     chosen: click.Command = run_command
     if words and words[0] in VERBS:
-        module, name = VERBS[words[0]]
-        chosen, words = getattr(import_module(module), name), words[1:]
-        chosen.context_settings.update(_HELP)
+        chosen, words = load(words[0]), words[1:]
     elif words and words[0] == "run":
         words = words[1:]
     program = "rexec" if chosen is run_command else f"rexec {chosen.name}"

@@ -93,7 +93,8 @@ class Console:
             self._mention(f"the job has left {after.host}: {after.why}")
         elif after.phase == Phase.LOST:
             self._left = after.host, time.monotonic()
-            self._tell(f"lost {after.host}: {after.why}; the job goes on from its last image as soon as that is safe")
+            if after.image:
+                self._tell(f"lost {after.host}: {after.why}; the job goes on from its last image as soon as it is safe")
         elif after.phase == Phase.PARKED and after.why != before.why:
             self._tell(f"job {job} is parked: {after.why}")
 

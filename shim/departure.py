@@ -11,7 +11,6 @@ import os
 import queue
 import select
 import socket
-import time
 
 from checkpoint import criu, dump, preflight
 from checkpoint.chunker import ChunkerError
@@ -24,12 +23,7 @@ from remoteio.link import Window
 from shim import orders, taps, typed
 from shim.mobile_state import Gone, Mobile
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 FREEZE_S = 30  # for criu to bring the tree to a stop
-LOOK_S = 0.2  # between looks whether the tree stands still
 STORE_S = 600.0  # without a word of the store
 
 
@@ -112,7 +106,7 @@ class Departure:
             if not leave:
                 reached("sending")
                 head["criu"] = dump.times(spool)
-                self._send(spool, serial, head, lambda: None)
+                self._send(spool, serial, head)
                 reached("committed")
         finally:
             dump.wipe(spool)
@@ -145,16 +139,19 @@ class Departure:
     def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
         agent = self._agent
         head: dict[str, object] = {}
+        ours = leave and not self.frozen  # to stop; but as the image has it, it runs
 
         def still(frozen_us: int) -> None:
             reached("post-dump")
             head.update(self._head(leave, frozen_us))
+            if ours:
+                self.freeze()  # from now on it stands still whatever becomes of criu: what is committed, stays so
             held()  # or what was counted is not what the image's tree had said
             agent.news(orders.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
 
         def go() -> None:
             reached("sending")
-            self._send(spool, serial, head, held)
+            self._send(spool, serial, head)
             reached("committed")
             agent.leave()
             reached("left")
@@ -189,6 +186,8 @@ class Departure:
             if agent.feed is not None:
                 agent.feed.hold(False)
             sock.close()
+            if ours:
+                self.thaw()
             agent.criu_ended.get(timeout=FREEZE_S)
         return head
 
@@ -231,8 +230,8 @@ class Departure:
         unread, self._typed = self._typed, b""
         typed.put(self._agent.master, self._agent.slave, unread)
 
-    def _send(self, spool: str, serial: int, head: dict[str, object], held: Callable[[], None]) -> None:
-        """Until the store has committed it. `held` raises DumpError if the tree does not stand still any more."""
+    def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
+        """Until the store has committed it."""
         agent = self._agent
         files = spool + "/image"
         dump.select(spool, files)
@@ -243,17 +242,12 @@ class Departure:
             agent.link.send(frames.IMAGE, *payload)
 
         def get(wait: bool) -> bytes | None:
-            until = time.monotonic() + STORE_S
-            while True:
-                held()
-                try:
-                    payload = agent.images.get(wait, LOOK_S)
-                    break
-                except queue.Empty as e:
-                    if not wait:
-                        return None
-                    if time.monotonic() > until:
-                        raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
+            try:
+                payload = agent.images.get(wait, STORE_S)
+            except queue.Empty as e:
+                if not wait:
+                    return None
+                raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
             if payload is None:
                 raise DumpError(self._given_up.get(serial, "the job has ended"))
             return payload

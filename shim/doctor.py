@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from remoteio.errors import RexecError
-from shim import hosts, survey
+from shim import completion, hosts, survey
 from shim.hosts import Host
 from shim.survey import Report
 
@@ -133,9 +134,19 @@ def advice(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _host_names(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem[Any]]:
+    return completion.hosts(begun)
+
+
 @click.command("hosts")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: everything that was found out.")
-@click.option("--why", "asked", metavar="HOST", help="Say what tells of HOST's owner, source by source.")
+@click.option(
+    "--why",
+    "asked",
+    metavar="HOST",
+    shell_complete=_host_names,
+    help="Say what tells of HOST's owner, source by source.",
+)
 def hosts_command(as_json: bool, asked: str | None) -> None:
     """Show the hosts known, whether each can be used, and since when its owner has not touched it.
 
@@ -152,7 +163,7 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
 @click.option(
     "--fix", is_flag=True, help="Obtain the criu that jobs with --checkpoint need, unless one is kept already."
 )
-@click.argument("host", required=False)
+@click.argument("host", required=False, shell_complete=_host_names)
 @click.pass_context
 def doctor_command(context: click.Context, fix: bool, host: str | None) -> None:
     """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.

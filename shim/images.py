@@ -7,24 +7,31 @@ import time
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from checkpoint.jobdir import StoreError
 from checkpoint.store import Kept, Store
 from remoteio.errors import RexecError
-from shim import jobs
+from shim import completion, jobs
 from shim.progress import size
-from shim.verbs import complete
 
-_jobs = click.argument("job", metavar="[JOB]", required=False, shell_complete=complete)
+_jobs = click.argument(
+    "job", metavar="[JOB]", required=False, shell_complete=lambda ctx, param, begun: completion.jobs(begun)
+)
 
 
 class _Group(click.Group):
     """`rexec images 7` is `rexec images list 7`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)  # a shell asks what could follow
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
             args = ["list", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+        return [*super().shell_complete(ctx, incomplete), *completion.jobs(incomplete)]
 
 
 @click.group("images", cls=_Group)
@@ -93,7 +100,7 @@ def verify_command(job: str | None) -> None:
 
 
 @images_command.command("rm")
-@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=complete)
+@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
 def rm_command(image: str) -> None:
     """Remove one image, or all of JOB; of a job that has ended its log too."""
     name, _, number = image.partition("/")

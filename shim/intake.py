@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from checkpoint.accept import Receiver, committed
-from checkpoint.conversation import FILES, ConversationError
+from checkpoint.conversation import AGAIN, FILES, ConversationError
 from checkpoint.jobdir import StoreBusy, StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
 from checkpoint.store import Store
@@ -40,7 +40,8 @@ class Intake:
         keep: int,
         before: Intake | None,
     ) -> None:
-        """`careful`: read the image back before it is committed, since nothing else of the job will be left.
+        """`careful`: read back what the image takes from earlier ones, since nothing else of the job will be left; what
+        is damaged on the disk is sent again.
 
         `keep`: images kept, once this is one of them. `before`: the intake whose end is waited for.
         """
@@ -97,11 +98,26 @@ class Intake:
             time.sleep(0.05)
 
     def _receive(self, transaction: Transaction) -> bool:
+        receiver = self._take_in(transaction)
+        if receiver is not None and self._careful and (bad := transaction.damaged(receiver.files())):
+            transaction.forget(bad)
+            self._send(AGAIN)
+            receiver = self._take_in(transaction)
+        if receiver is None:
+            return False
+        manifest = self._describe(transaction.number, receiver.head, receiver.files())
+        transaction.commit(manifest)
+        self._commits(manifest, transaction.added)
+        self._send(committed(manifest.digest))
+        return True
+
+    def _take_in(self, transaction: Transaction) -> Receiver | None:
+        """All that is offered, or None: it is given up."""
         receiver = None
-        while True:
+        while receiver is None or not receiver.complete:
             payload = self._queue.get()
             if payload is None:
-                return False
+                return None
             if receiver is None:
                 if payload[:1] != FILES:
                     self._took(len(payload))
@@ -111,16 +127,4 @@ class Intake:
             self._took(len(payload))
             for answer in answers:
                 self._send(answer)
-            if receiver.complete:
-                break
-        files = receiver.files()
-        if self._careful and transaction.damaged(files):
-            raise StoreError(
-                f"the images of job {self._job} are damaged on the disk: see `rexec images verify {self._job}`, and "
-                f"remove them with `rexec images rm {self._job}`"
-            )
-        manifest = self._describe(transaction.number, receiver.head, files)
-        transaction.commit(manifest)
-        self._commits(manifest, transaction.added)
-        self._send(committed(manifest.digest))
-        return True
+        return receiver

@@ -40,7 +40,7 @@ class Record:
 
     hosts       names that `--on` gave, in order; ("any",): all of hosts.toml
     owner       name of the policy that `--owner` gave; empty: each host's own
-    every       seconds between checkpoints; 0: none by the clock
+    every       seconds between checkpoints, 0 or NEVER as in State of shim/placement.py
     keep        images kept
     spec        JobSpec.pack(), base64
     phase, why, host, generation, image, held    of shim/placement.py, as last known

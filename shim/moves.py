@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from checkpoint import bundle
-from checkpoint.jobdir import StoreError
+from checkpoint.jobdir import StoreBusy, StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
 from checkpoint.store import Store
 from checkpoint.unbundle import BundleError
@@ -87,13 +87,18 @@ class Moves:
         self._fewer = threading.Condition(self._lock)
         self._attached: list[Attached] = []
         self._asking = 0  # clients that wait for an answer
+        self._forget = False
+        self._leave = ""  # why this process ends before its job
         self.state = State(
             generation=self.record.generation,
             image=self.record.image,
             began=self.record.image > 0,
             patient=patient,
             every=self.record.every,
+            asked=self.record.image > 0,
         )
+        if input is not None:
+            input.heavy = lambda: self.tell(placement.Heavy())
 
     # the main thread
 
@@ -112,7 +117,7 @@ class Moves:
         if not self.record.image:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
         self._do(placement.begin(self.state))
-        while self.state.result is None:
+        while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
             try:
                 event = self._events.get(timeout=None if due is None else max(due - time.monotonic(), 0.0))
@@ -121,11 +126,20 @@ class Moves:
             if isinstance(event, BaseException):
                 raise event
             self._do(placement.step(self.state, event, time.monotonic()))
-        return self._end(self.state.result)
+        if self.state.result is None:
+            result = Result(None, 125, self._leave)
+            self._note(Event(time.time(), Kind.NOTE, reason=self._leave))
+        else:
+            result = self.state.result
+        return self._end(result)
 
     def tell(self, event: placement.Event) -> None:
         """Something happened; from any thread."""
         self._events.put(event)
+
+    def quit(self) -> None:
+        """Save the job, park it and return; from any thread, and safe in a signal's handler."""
+        self._events.put(placement.Quit())
 
     def fail(self, error: BaseException) -> None:
         """A thread of ours has ended by that; it ends the run. From any thread."""
@@ -197,6 +211,10 @@ class Moves:
                 asked = self._asked.pop(action.token, None)
             if asked is not None:
                 asked.put((action.done, action.text))
+        elif isinstance(action, placement.Finish):
+            self._forget = action.forget
+        elif isinstance(action, placement.Leave):
+            self._leave = f"{action.why}: `rexec restart {self._name}` goes on from its last image"
         elif isinstance(action, placement.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
@@ -222,10 +240,31 @@ class Moves:
             attached = list(self._attached)
         for client in attached:
             client.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
+        if self._forget:
+            self._forget_images()
         with self._fewer:
             self._fewer.wait_for(lambda: not self._attached and not self._asking, _LAST_WORDS)
         self._log.close()
         return result
+
+    def _forget_images(self) -> None:
+        """The job has ended well, and nobody had asked for them."""
+        for stay in self._stays.values():
+            stay.cut()  # it may have ended in the middle of a dump
+        deadline = time.monotonic() + _LAST_WORDS
+        try:
+            while self._name in self._store.jobs():
+                try:
+                    self._store.rm(self._name)
+                except StoreBusy:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
+        except (StoreError, OSError) as error:
+            self._note(Event(time.time(), Kind.NOTE, reason=f"its images are still there: {error}"))
+            return
+        self.record = replace(self.record, saved=0.0, saved_size=0)
+        self.job.write(self.record)
 
     # in threads of their own
 
@@ -384,7 +423,7 @@ class Moves:
     def _commits(self, manifest: Manifest) -> None:
         """The image is durable; called before its sender is told."""
         if self._input is not None:
-            self._input.forget(manifest.streams.stdin + len(manifest.streams.stdin_unread))
+            self._input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
         with self._lock:
             self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size, after=())
 
@@ -400,11 +439,7 @@ class Moves:
 
     def _handle(self, request: dict[str, object], connection: Connection) -> None:
         what = str(request.get("do"))
-        if what == "status":
-            stay = self.stay()
-            owner = {} if stay is None else stay.owner
-            connection.say(done=True, text=str(self.state.phase), why=self.state.why, owner=owner)
-        elif what == "attach":
+        if what == "attach":
             self._attach(request, connection)
         elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
             self._ask(what, str(request.get("host", "")), connection)

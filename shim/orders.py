@@ -18,7 +18,6 @@ News (execute to submit):
     REFUSED     serial, why: it could not be dumped; the job goes on
     MOVED       serial: the image is committed and the job has been killed here
     RESTORED    seconds: the job stands ready for GO
-    OWNER       facts for `rexec jobs`
     CRIU        need: hash of the bundle to send as BUNDLE frames
 
 The head of an image (the sender's own bytes in checkpoint/offer.py) is a JSON object: `facts`, the table of
@@ -32,8 +31,8 @@ from __future__ import annotations
 import json
 
 CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
-FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, RESTORED, OWNER, CRIU = (
-    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "restored", "owner", "criu",
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, RESTORED, CRIU = (
+    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "restored", "criu",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import inf
 
 from shim import orders
 from shim.events import Kind
@@ -18,6 +19,15 @@ from shim.events import Kind
 # An agent that hears nothing ends itself, and its job, after 4 s (shim/serving.py); one more for clocks and scheduling.
 LEASE = 5.0
 RETRY = 15.0  # seconds between looks for a host
+# Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
+FIRST = 10.0
+NEVER = -1.0  # as `every`: no image by the clock, not even a first one
+# A host that gives signs of life, but does not do what it was told, is cut off: seconds to begin with it, and between
+# further signs that it does it: more than the execute side's own limits, dump.CONVERSE_S and departure.STORE_S.
+ANSWER = 60.0
+STALL = 660.0
+DOUBT = 5.0  # seconds more, as this process itself may have stood still all the time
+GRACE = 60.0  # seconds to save the job in, when this process is told to end
 KILLED = 9  # wait status of a job that was killed where nobody could ask it
 
 
@@ -60,6 +70,10 @@ class State:
     `patient`: the job waits for a host even before it has ever run. `avoid`: where it is not to go in this round of
     choosing, and why; `driven`: hosts whose owner made it leave; `wanted`: where the user sent it.
     `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
+    `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
+    `leave_by`: this process is to end by then, the job saved and parked if that can be; inf: it is not.
+    `by`: when the host must have shown that it does what it was told, inf: nothing; `doubted`: it has got DOUBT more.
+    `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
     """
 
     phase: Phase = Phase.CHOOSING
@@ -78,7 +92,12 @@ class State:
     waiting: tuple[int, ...] = ()  # who waits for the job to run again, or to be parked
     later: tuple[Ask, ...] = ()  # what was asked for while it could not be done
     every: float = 0.0
-    due: float = 0.0
+    due: float = inf
+    failures: int = 0
+    asked: bool = False
+    leave_by: float = inf
+    by: float = inf
+    doubted: bool = False
     turn: int = 0
     wanted: str = ""
     avoid: tuple[tuple[str, str], ...] = ()
@@ -159,6 +178,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stirs:
+    """Bytes of an image have come or gone."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """The user wants: "checkpoint", "vacate" (perhaps to `host`), "hold", "release" or "kill"; answer to `token`."""
 
@@ -172,8 +198,19 @@ class Tick:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """So much has come since the last image, and is kept to be given again, that a new image is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """This process is told to end."""
+
+
 Event = (
-    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Ask | Tick
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
+    | Quit | Tick
 )  # fmt: skip
 
 # what is to be done
@@ -229,20 +266,35 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
+    """`forget`: its images too; only the clock wanted them, in case a host is lost."""
+
     result: Result
+    forget: bool = False
 
 
-Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End this process, but not the job; `why`: a sentence on what becomes of it."""
+
+    why: str
+
+
+Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish | Leave
 Steps = tuple[State, list[Action]]
 
 
 def deadline(state: State) -> float | None:
     """When a Tick is due even if nothing happens, or None."""
+    due = min(_due(state), state.leave_by)
+    return due if due < inf and state.phase != Phase.ENDED else None
+
+
+def _due(state: State) -> float:
     if state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
         return state.until
-    if state.phase == Phase.RUNNING and state.every and state.dump is None:
-        return state.due
-    return None
+    if state.phase == Phase.RUNNING and state.dump is None and not state.killing:
+        return min(state.due, state.by)
+    return state.by if state.phase in _WATCHED else inf
 
 
 def begin(state: State) -> Steps:
@@ -252,12 +304,24 @@ def begin(state: State) -> Steps:
 
 def step(state: State, event: Event, now: float) -> Steps:
     """The next state, and what to do, in order. `now`: monotonic seconds."""
+    state, actions = _step(state, event, now)
+    if state.leave_by == inf or state.phase == Phase.ENDED:
+        return state, actions
+    state, more = _leave(state, now)
+    return state, actions + more
+
+
+def _step(state: State, event: Event, now: float) -> Steps:
     if state.phase == Phase.ENDED:
         return state, [Reply(event.token, False, "the job has ended")] if isinstance(event, Ask) else []
     if isinstance(event, Tick):
         return _tick(state, now)
     if isinstance(event, Ask):
         return _ask(state, event, now)
+    if isinstance(event, Heavy):
+        return replace(state, due=min(state.due, now)), []
+    if isinstance(event, Quit):
+        return _quit(state, now)
     if isinstance(event, (Chosen, NoHost)):
         if state.phase != Phase.CHOOSING or event.turn != state.turn:
             return state, []
@@ -267,7 +331,31 @@ def step(state: State, event: Event, now: float) -> Steps:
     return _on_host(state, event, now)
 
 
-_PLACED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LEFT)
+_WATCHED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN)
+_PLACED = (*_WATCHED, Phase.LEFT)
+
+
+# this process is to end
+
+
+def _quit(state: State, now: float) -> Steps:
+    state = replace(state, leave_by=min(state.leave_by, now + GRACE), held=True)
+    if state.phase == Phase.CHOOSING or (state.phase == Phase.STARTING and not state.live):
+        close: list[Action] = [Close(state.generation)] if state.phase == Phase.STARTING else []
+        state, actions = _park(state, _QUIT, now)
+        return state, close + actions
+    return state, []
+
+
+def _leave(state: State, now: float) -> Steps:
+    """Whether it can end now, or what that still takes."""
+    if state.phase == Phase.PARKED and state.image:
+        return state, [Leave("its supervisor was told to end, and the job is saved")]
+    if state.phase == Phase.PARKED or now >= state.leave_by:
+        return state, [Leave("its supervisor was told to end before the job could be saved")]
+    if state.phase in (Phase.RUNNING, Phase.FROZEN) and state.dump is None and not state.killing:
+        return _order(state, True, (), now)
+    return state, []
 
 
 # finding a host
@@ -279,7 +367,7 @@ def _choose(state: State) -> Steps:
 
 
 def _chosen(state: State, event: Chosen) -> Steps:
-    state = replace(state, phase=Phase.STARTING, generation=state.generation + 1, host=event.host, live=False)
+    state = replace(state, phase=Phase.STARTING, generation=state.generation + 1, host=event.host, live=False, by=inf)
     return state, [Connect(state.generation, event.host)]
 
 
@@ -303,30 +391,35 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
     if state.killing:
         return _finish(state, Result(KILLED))
     if state.held:
-        return _park(state, _HELD, now)
+        return _park(state, _QUIT if state.leave_by < inf else _HELD, now)
     return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
 
 
 _LEFT = "it was told to leave it"
 _HELD = "it is held: `rexec release` lets it go on"
+_QUIT = "its supervisor was told to end"
 
 
 # on a host
 
 
 def _on_host(
-    state: State, event: Connected | Unreached | Began | Exited | Failed | Closed | News | Committed, now: float
+    state: State, event: Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs, now: float
 ) -> Steps:
     if state.phase == Phase.LEFT:
         return _after(state, now) if isinstance(event, Closed) else (state, [])
     if isinstance(event, Connected):
         if state.phase != Phase.STARTING:
             return state, []
-        return replace(state, live=state.image == 0), [Start(state.generation, state.image)]
+        return _awaits(replace(state, live=state.image == 0), now, STALL), [Start(state.generation, state.image)]
     if isinstance(event, Unreached):
         return _pass_over(state, event.why, now) if state.phase == Phase.STARTING else (state, [])
     if isinstance(event, Began):
-        return _runs(state, now, "") if state.phase == Phase.STARTING and state.image == 0 else (state, [])
+        if state.phase == Phase.STARTING and state.image == 0:
+            return _runs(replace(state, by=inf), now, "")
+        return (replace(state, by=inf) if state.dump is None and not state.killing else state), []
+    if isinstance(event, Stirs):
+        return (_awaits(state, now, STALL) if state.by < inf and not state.killing else state), []
     if isinstance(event, Exited):
         if state.dump is not None and state.dump.leaves and state.dump.committed:
             return _moved(state, now)  # frozen as it was, it can only have been killed for the move
@@ -357,18 +450,31 @@ def _runs(state: State, now: float, how: str) -> Steps:
         avoid=(),
         wanted="",
         waiting=(),
-        due=now + state.every,
+        due=_next_image(state, now),
     )
     if state.killing:
-        return state, [*actions, Order(state.generation, orders.KILL, state.serial)]
-    if state.held:
-        state, more = _order(state, True, ())
+        return _awaits(state, now, ANSWER), [*actions, Order(state.generation, orders.KILL, state.serial)]
+    if state.held and state.leave_by == inf:
+        state, more = _order(state, True, (), now)
         return state, actions + more
     return _ask_later((state, actions), now)
 
 
-def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
-    state = replace(state, serial=state.serial + 1)
+def _next_image(state: State, now: float) -> float:
+    """When the clock wants an image."""
+    wait = state.every if state.every > 0 else inf
+    if not state.image and state.every != NEVER:
+        # What does not work now may work later: twice as long each time, lest the log fill.
+        wait = min(wait, FIRST * 2**state.failures)
+    return now + wait
+
+
+def _awaits(state: State, now: float, seconds: float) -> State:
+    return replace(state, by=now + seconds, doubted=False)
+
+
+def _order(state: State, leaves: bool, tokens: tuple[int, ...], now: float) -> Steps:
+    state = _awaits(replace(state, serial=state.serial + 1), now, ANSWER)
     dump = Dump(state.serial, leaves, tokens)
     what = orders.VACATE if leaves else orders.CHECKPOINT
     return replace(state, dump=dump), [Order(state.generation, what, state.serial)]
@@ -377,13 +483,15 @@ def _order(state: State, leaves: bool, tokens: tuple[int, ...]) -> Steps:
 def _committed(state: State, event: Committed, now: float) -> Steps:
     dump = state.dump
     logged: list[Action] = [Log(Kind.CHECKPOINT, {"host": state.host, "image": str(event.image), "size": event.size})]
-    state = replace(state, image=event.image, due=now + state.every)
+    wanted = dump is None or dump.leaves or dump.tokens != () or state.every > 0
+    state = replace(state, image=event.image, asked=state.asked or wanted)
+    state = replace(state, due=_next_image(state, now))
     if dump is None or dump.serial != event.serial:
         return state, logged
     if dump.leaves:
-        return replace(state, dump=replace(dump, committed=True)), logged
+        return _awaits(replace(state, dump=replace(dump, committed=True)), now, ANSWER), logged
     logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
-    return _ask_later((replace(state, dump=None), logged), now)
+    return _ask_later((replace(state, dump=None, by=inf), logged), now)
 
 
 def _news(state: State, event: News, now: float) -> Steps:
@@ -392,7 +500,7 @@ def _news(state: State, event: News, now: float) -> Steps:
         if state.killing or state.held:
             state, actions = _pass_over(state, "", now)
             return state, [Close(event.generation), *actions]
-        state, actions = _runs(state, now, "")
+        state, actions = _runs(_awaits(state, now, ANSWER), now, "")
         return state, [Order(event.generation, orders.GO, event.generation), *actions]
     if what == orders.FROZEN and state.phase == Phase.RUNNING:
         return replace(state, phase=Phase.FROZEN, why=event.why), [
@@ -404,7 +512,9 @@ def _news(state: State, event: News, now: float) -> Steps:
         ]
     if what == orders.LEAVING and state.phase in (Phase.RUNNING, Phase.FROZEN):
         tokens = dump.tokens if dump is not None else ()
-        return replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), []
+        return _awaits(replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), now, STALL), []
+    if what in (orders.DUMPING, orders.DUMPED) and dump is not None and dump.serial == event.serial:
+        return _awaits(state, now, STALL), []
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
     if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
@@ -419,14 +529,27 @@ def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:
     if state.phase == Phase.FROZEN and dump.leaves:
         actions.append(Log(Kind.RESUME, {"host": state.host, "reason": why}))
         state = replace(state, phase=Phase.RUNNING)
-    state = replace(state, dump=None, held=state.held and not dump.leaves, leaving="", wanted="", due=now + state.every)
+    state = replace(
+        state,
+        dump=None,
+        held=state.held and not dump.leaves,
+        leaving="",
+        wanted="",
+        failures=state.failures + 1,
+        by=inf,
+    )
+    told = state.leave_by < inf
+    leave_by = now if told and dump.leaves else state.leave_by  # it cannot be saved: nothing to wait for
+    state = replace(state, due=_next_image(state, now), leave_by=leave_by)
     return _ask_later((state, actions), now)
 
 
 def _moved(state: State, now: float) -> Steps:
     """Nothing of the job is left there but what its mount may still write; the link's end says that this is done."""
     dump = state.dump
-    reason = state.leaving or ("it was held" if state.held else "it was told to leave")
+    reason = state.leaving or (
+        _QUIT if state.leave_by < inf else "it was held" if state.held else "it was told to leave"
+    )
     image = str(state.image) if dump is not None and dump.committed else ""
     driven = state.driven | {state.host} if state.leaving else state.driven
     waiting = (*state.waiting, *(dump.tokens if dump is not None else ()))
@@ -442,6 +565,8 @@ def _after(state: State, now: float) -> Steps:
     """The old generation is over: on to the next."""
     if state.killing:
         return _finish(state, Result(KILLED))
+    if state.leave_by < inf:
+        return _park(state, _QUIT, now)
     if state.held:
         parked, actions = _park(state, _HELD, now)
         return parked, [Log(Kind.HOLD, {"reason": "held by its user"}), *actions]
@@ -483,14 +608,28 @@ def _tick(state: State, now: float) -> Steps:
         return state, [Close(old), *actions]
     if state.phase == Phase.PARKED and not state.held and now >= state.until:
         return _choose(state)
-    if state.phase == Phase.RUNNING and state.every and state.dump is None and now >= state.due:
-        return _order(replace(state, due=now + state.every), False, ())
+    if state.phase in _WATCHED and now >= state.by:
+        return _overdue(state, now)
+    if state.phase == Phase.RUNNING and state.dump is None and not state.killing and now >= state.due:
+        return _order(replace(state, due=inf), False, (), now)
     return state, []
+
+
+def _overdue(state: State, now: float) -> Steps:
+    """The host is there, but does not do what it was told."""
+    if not state.doubted:
+        return replace(state, by=now + DOUBT, doubted=True), []
+    why = f"{state.host} gives signs of life, but does not do what it was told"
+    dump = state.dump
+    if dump is not None and not state.killing and (not dump.leaves or not state.image):
+        return _refused(state, dump, why, now)  # there is more to lose than to win
+    cut, actions = _closed(state, Closed(state.generation, why), now)
+    return cut, [Close(state.generation), *actions]
 
 
 def _ask(state: State, event: Ask, now: float) -> Steps:
     if event.what == "kill":
-        return _kill(state, event.token)
+        return _kill(state, event.token, now)
     if event.what == "release":
         if state.phase != Phase.PARKED:
             text = "it is not held" if not state.held else "it is about to be parked; try again"
@@ -505,10 +644,10 @@ def _ask(state: State, event: Ask, now: float) -> Steps:
     if state.dump is not None:
         return _ask_dumping(state, state.dump, event), []
     if event.what == "checkpoint":
-        return _order(state, False, (event.token,))
+        return _order(state, False, (event.token,), now)
     if event.host == state.host:
         return state, [Reply(event.token, False, f"it is on {event.host} already")]
-    return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,))
+    return _order(replace(state, held=event.what == "hold", wanted=event.host), True, (event.token,), now)
 
 
 def _ask_dumping(state: State, dump: Dump, event: Ask) -> State:
@@ -542,7 +681,7 @@ def _ask_parked(state: State, event: Ask) -> Steps:
     return _choose(replace(state, wanted=event.host, waiting=(*state.waiting, event.token)))
 
 
-def _kill(state: State, token: int) -> Steps:
+def _kill(state: State, token: int, now: float) -> Steps:
     if state.phase in (Phase.CHOOSING, Phase.PARKED) or (state.phase == Phase.STARTING and not state.live):
         close: list[Action] = [Close(state.generation)] if state.phase == Phase.STARTING else []
         ended, actions = _finish(state, Result(KILLED))
@@ -551,14 +690,19 @@ def _kill(state: State, token: int) -> Steps:
     actions = [Reply(token, True, "the job is being killed")]
     if state.phase in (Phase.RUNNING, Phase.FROZEN):
         actions.insert(0, Order(state.generation, orders.KILL, state.serial))
+        state = _awaits(state, now, ANSWER)
     return state, actions
 
 
 def _finish(state: State, result: Result) -> Steps:
     asked = (*state.waiting, *(state.dump.tokens if state.dump else ()), *(event.token for event in state.later))
     logged = _ending(state, result)
-    ended = replace(state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=())
-    return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result)]
+    forget = result.status is not None and not state.killing and not state.asked
+    ended = replace(
+        state, phase=Phase.ENDED, result=result, live=False, dump=None, waiting=(), later=(),
+        image=0 if forget else state.image,
+    )  # fmt: skip
+    return ended, [*(Reply(token, False, "the job has ended") for token in asked), logged, Finish(result, forget)]
 
 
 def _ending(state: State, result: Result) -> Log:

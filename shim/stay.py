@@ -26,6 +26,8 @@ from shim.spec import JobSpec
 from shim.stdio import Input, Output
 from shim.supervisor import LEASE, PULSE, Supervisor
 
+_STIR = 5.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -57,7 +59,6 @@ class Stay(Supervisor):
         streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
         super().__init__(link, streamless, home.say, lambda *_, **__: None)
         self.generation = generation
-        self.owner: dict[str, object] = {}
         self._home, self._full = home, spec
         self._record = self._files = Written()
         self._rows: list[Row] = []
@@ -73,6 +74,7 @@ class Stay(Supervisor):
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._vacating = False
+        self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
     # what the job's home wants
@@ -200,6 +202,8 @@ class Stay(Supervisor):
             window = self._out if payload[0] == frames.IMAGE else self._window
             if window is not None:
                 window.give(int.from_bytes(payload[1:5], "little"))
+            if window is self._out:
+                self._stir()
         elif kind == frames.CLOSED:
             if self._window is not None:
                 self._window.close()
@@ -218,6 +222,7 @@ class Stay(Supervisor):
             tell(placement.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
         elif kind == frames.IMAGE:
             if self._intake is not None and self._dumping >= 0:
+                self._stir()
                 self._intake.put(payload)
             else:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
@@ -225,6 +230,13 @@ class Stay(Supervisor):
             self._news(orders.parse(payload))
         else:
             super()._take(kind, payload)
+
+    def _stir(self) -> None:
+        """Part of an image has come or gone; that is told now and then."""
+        now = time.monotonic()
+        if now - self._stirred > _STIR:
+            self._stirred = now
+            self._home.tell(placement.Stirs(self.generation))
 
     def _attach(self) -> None:
         """The job runs here from now on: its streams go over this link."""
@@ -252,14 +264,14 @@ class Stay(Supervisor):
             self._rows, self._held = self._files.rows(), held(self._export.inodes)
         elif what == orders.REFUSED and serial == self._dumping:
             self._give_up()
+            if self._home.input is not None:
+                self._home.input.unkeep()
             self._vacating = False
             for kind in self._ends:
                 self._home.outputs[kind].end()
             self._ends.clear()
         elif what == orders.MOVED:
             self.told = self.moved = True
-        elif what == orders.OWNER:
-            self.owner = news
         elif what == orders.CRIU:
             threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
         self._home.tell(placement.News(self.generation, what, serial, why))

@@ -27,6 +27,7 @@ Fail = Callable[[BaseException], None]
 
 # What may be under way to the job and not yet read by it: the window, its pipe, and what lies in between.
 KEPT = 4 << 20
+HEAVY = 1 << 30  # bytes kept since the last image, at which a new one would be welcome
 _HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _AWAY = 0.2  # seconds between looks whether a terminal is ours
 _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
@@ -143,7 +144,9 @@ class Input:
         self.kept = 0  # from here on they are here
         self._ended = False
         self._hungry = False
-        self._keep = False
+        self._keep = self._saved = False
+        self._told = 0
+        self.heavy: Callable[[], None] = lambda: None  # called at every HEAVY bytes that are kept since an image
         self._generation = 0
         if fd >= 0:
             _thread(self._read, fail)
@@ -163,12 +166,23 @@ class Input:
         """This process begins in the middle: what the job had been given before is not here."""
         with self._change:
             self.size = self.kept = offset
-            self._keep = True
+            self._keep = self._saved = True
 
     def keep(self) -> None:
-        """An image is being made: from now on only `forget` says what is not needed any more."""
+        """An image is being made: from now on only `saved` says what is not needed any more."""
         with self._change:
             self._keep = True
+
+    def unkeep(self) -> None:
+        """It will not be made. Where there is none before it, nothing will ever be asked for again."""
+        with self._change:
+            self._keep = self._saved
+
+    def saved(self, offset: int) -> None:
+        """There is an image, whose job has been given `offset` bytes."""
+        with self._change:
+            self._keep = self._saved = True
+        self.forget(offset)
 
     def _append(self, data: bytes) -> None:
         at = self.size
@@ -179,6 +193,9 @@ class Input:
         self.size = at
         self._hungry = False
         self._change.notify_all()
+        if self._keep and at - max(self.kept, self._told) > HEAVY:
+            self._told = at
+            self.heavy()
 
     def forget(self, offset: int) -> None:
         """What came before `offset` will not be asked for again."""

@@ -16,11 +16,11 @@ from checkpoint.manifest import Manifest
 from checkpoint.store import Store
 from remoteio import frames
 from remoteio.errors import RexecError
-from shim import hosts, jobs, rewind, run
+from shim import hosts, jobs, placement, rewind, run
 from shim.console import Console, Interrupted
 from shim.jobs import ANY, Job, JobError, Record
 from shim.moves import Moves
-from shim.owner_policy import named_policy
+from shim.owner_policy import named_policy, parse_duration
 from shim.placement import Result
 from shim.spec import JobSpec
 from shim.standard import die_like, let_go
@@ -48,6 +48,13 @@ class Wanted:
     every: float
     keep: int
     detach: bool
+
+
+def parse_every(text: str | None) -> float:
+    """Seconds, as State.every of shim/placement.py has them. Raises PolicyError for what is no duration."""
+    if text is None:
+        return 0.0
+    return placement.NEVER if text == "never" else parse_duration(text, "--every")
 
 
 def names(on: str | None) -> tuple[str, ...]:
@@ -243,6 +250,12 @@ def _stand_alone(
 
     moves = Moves(job, outputs, given, patient=True, force=force, say=run.tell, ready=started)
     failures.append(moves.fail)
+
+    def told_to_end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends it at once
+        moves.quit()
+
+    signal.signal(signal.SIGTERM, told_to_end)
     moves.run()
     return 0
 

@@ -12,10 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from remoteio.errors import RexecError
-from shim import control, events, jobs
+from shim import completion, control, events, jobs
 from shim.events import Event, Kind
 from shim.inotify import Inotify
 from shim.jobs import Job, Record
@@ -26,16 +25,7 @@ _IN_MODIFY = 0x002  # inotify(7)
 _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
 
 
-def complete(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
-    """The ids of jobs, for the shell."""
-    return [
-        CompletionItem(str(job.id), help=shlex.join(job.read().command)[:60])
-        for job in jobs.every()
-        if str(job.id).startswith(begun)
-    ]
-
-
-job_argument = click.argument("job", metavar="JOB", shell_complete=complete)
+job_argument = click.argument("job", metavar="JOB", shell_complete=lambda ctx, param, begun: completion.jobs(begun))
 
 
 def state(job: Job, record: Record) -> str:
@@ -183,7 +173,14 @@ def checkpoint_command(job: str) -> None:
 
 
 @click.command("vacate")
-@click.option("--to", "host", metavar="HOST", default="", help="Where it is to go; by default, where its --on lets it.")
+@click.option(
+    "--to",
+    "host",
+    metavar="HOST",
+    default="",
+    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    help="Where it is to go; by default, where its --on lets it.",
+)
 @job_argument
 def vacate_command(job: str, host: str) -> None:
     """Have JOB leave its host now and go on elsewhere; the command ends when it runs again, or waits for a host.
@@ -219,11 +216,16 @@ def kill_command(job: str) -> None:
 
 
 @click.command("restart")
-@click.option("--on", metavar="HOST,…|any", help="Where it may run from now on; by default as before.")
+@click.option(
+    "--on",
+    metavar="HOST,…|any",
+    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    help="Where it may run from now on; by default as before.",
+)
 @click.option("--detach/--no-detach", default=None, help="In the background or not; by default as before.")
 @click.option("--force", is_flag=True, help="Go on even though files that it had written have been changed since.")
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
-@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=complete)
+@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
 def restart_command(image: str, on: str | None, detach: bool | None, force: bool, quiet: bool) -> None:
     """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
 

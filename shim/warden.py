@@ -1,10 +1,11 @@
 """What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
 
-What it is told by the agent, and answers: ``Z`` stop the tree: ``z`` and the pids that stood still before; ``W`` and
-such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared mappings is at home;
-``H``, with a descriptor to write them to: ``h`` once it holds the tree's open files, as shim/handles.py has them;
-``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it:
-``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status of a criu.
+What it is told by the agent, and answers: ``Z`` stop the tree, even while criu holds it: ``z`` and the pids that stood
+still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
+mappings is at home; ``H``, with a descriptor to write them to: ``h`` once it holds the tree's open files, as
+shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R``
+likewise, to restore it: ``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status
+of a criu.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Warden:
         self.stopped = False  # by us: nobody is to hear of it, and no signal to wake it
         self._proc = self._root = -1
         self._criu = 0
+        self._stood: list[int] = []  # before criu came, to which all are stopped
         self._ends: dict[int, int] = {}
 
     def enter(self, ends: dict[int, int]) -> None:
@@ -51,9 +53,9 @@ class Warden:
         """One message of the agent."""
         what, rest = said[:1], said[1:]
         if what == b"Z":
-            standing = self._standing()
+            standing = self._standing() if not self._criu else self._stood
             self.stopped = True
-            self._all(signal.SIGSTOP)
+            self._stop()
             self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in standing))
         elif what == b"W":
             self._go_on({int(pid) for pid in rest.split()})
@@ -66,6 +68,7 @@ class Warden:
             os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
             self._sock.send(b"h")
         elif what == b"D":
+            self._stood = self._standing()
             self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
             self._sock.send(b"d%d" % self.job)
         elif what == b"R":
@@ -149,11 +152,14 @@ class Warden:
                     continue  # it was killed meanwhile
         self.stopped = False
 
-    def _all(self, number: int) -> None:
-        try:
-            os.kill(-1, number)
-        except ProcessLookupError:
-            return  # nobody is left
+    def _stop(self) -> None:
+        """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop."""
+        for pid in self._pids() if self._criu else [-1]:
+            if pid != self._criu:
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except ProcessLookupError:
+                    continue  # nobody is left, or it was killed meanwhile
 
     # pids
 

@@ -66,6 +66,9 @@ class Agent:
         self.serial = 0
         self.refuse = ""
         self.hasty = False  # its job says something before STARTED is sent
+        self.pages = b""  # of its memory, if they are to be the same in each dump
+        self.offers_again = 0
+        self.deaf = False  # does nothing that it is ordered to do
         self.mute = False  # dies before it says that it has moved
         self.broken = threading.Event()
         self._change = threading.Condition()
@@ -161,6 +164,8 @@ class Agent:
     def _order(self, order: dict[str, object]) -> None:
         what, serial = order["order"], order["serial"]
         assert isinstance(serial, int)
+        if self.deaf:
+            return
         if what in (orders.CHECKPOINT, orders.VACATE):
             self.dump(serial, what == orders.VACATE)
         elif what == orders.GO:
@@ -183,7 +188,7 @@ class Agent:
         spool = self.directory.with_name(f"{self.directory.name}-{serial}")
         spool.mkdir()
         (spool / "memory").write_text(str(self.count))
-        (spool / "pages").write_bytes(os.urandom(1 << 20))
+        (spool / "pages").write_bytes(self.pages or os.urandom(1 << 20))
         self._out = os.open(spool, os.O_RDONLY)
         read = len(self.given) // 2
         streams = {"stdout": self.sent[0], "stderr": 0, "stdin": read, "stdin_unread": self.given[read:].hex()}
@@ -193,6 +198,7 @@ class Agent:
             streams["stdin_unread"] = (before.stdin_unread + self.given).hex()
             streams["stdin"] = before.stdin
         head = json.dumps({"streams": streams, "facts": {}, "stopped": []}).encode()
+        self._head = head
         self.sender = Sender(self._out, head)
         self.news(orders.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)
         self._pump()
@@ -200,6 +206,10 @@ class Agent:
     def _pump(self) -> None:
         sender = self.sender
         assert sender is not None
+        if sender.again:
+            sender.close()
+            sender = self.sender = Sender(self._out, self._head)
+            self.offers_again += 1
         while (message := sender.next_message()) is not None:
             self.link.send(frames.IMAGE, *message)
         if sender.committed is not None:

@@ -138,7 +138,7 @@ class Ours:
 
     def submit(self, *argv: str) -> str:
         return self.rexec(
-            "--checkpoint", "--detach", "--on", ",".join(self.hosts), "--owner", "none", "--", *argv
+            "--checkpoint", "--every", "never", "--detach", "--on", ",".join(self.hosts), "--owner", "none", "--", *argv
         ).strip()
 
     def kill(self, job: str) -> None:

@@ -80,6 +80,34 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
     run(body)
 
 
+def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) -> None:  # noqa: F811
+    """What it did then would be in its files, and be done again by its image."""
+
+    def body(make: Make, home: Path) -> None:
+        script = "i=0; while :; do i=$((i+1)); echo $i >> file; echo $i; done"
+        mover = make("/bin/sh", "-c", script, strike="sending:criu:1")
+        at = mover.place("local")
+        at.wait("started")
+        more(mover, 400)
+        at.order("vacate", 1)
+        at.wait("moved")
+        at.wait("closed")
+        at.close()
+        assert (home / "struck").exists()
+        assert (home / "file").read_bytes().split()[: mover.out.count(b"\n")] == mover.out.split()
+        at = mover.place("local", mover.image)
+        at.go()
+        at.wait("started")
+        more(mover, 400)
+        at.order("kill", 0)
+        assert at.end() == 9
+        counted(mover)
+        said = [int(word) for word in (home / "file").read_bytes().split()]
+        assert said == list(range(1, len(said) + 1))
+
+    run(body)
+
+
 @pytest.mark.parametrize(("point", "who"), RESTORE, ids=["-".join(case) for case in RESTORE])
 def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: F811
     mark = uuid.uuid4().hex

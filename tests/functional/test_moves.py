@@ -173,6 +173,22 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
+    until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
+    (session,) = {os.getsid(pid) for pid in _supervisors(mover, job)}
+    members = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) == session]
+    assert len(members) > 1, "its ssh is told to end too"
+    for pid in members:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: mover.job(job)["state"] == "stopped", "the supervisor has ended", within=30)
+    assert "the job is saved" in mover.verb("log", job).splitlines()[-1]
+    mover.verb("restart", job)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(100)
+
+
+@USER
 def test_a_changed_file_is_named(mover: Mover) -> None:
     data = mover.dir / "data.txt"
     script = f"import time\nf=open({str(data)!r},'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
@@ -199,6 +215,14 @@ def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
     assert [row["number"] for row in rows] == [2, 3]
     assert mover.verb("images", "verify", job) == f"job {job}: 2 images are whole\n"
     mover.verb("images", "rm", f"{job}/2")
+    pack = max((mover.dir / "state" / "rexec" / "images" / job).glob("*.pack"), key=lambda path: path.stat().st_size)
+    with pack.open("r+b") as file:
+        half = pack.stat().st_size // 2
+        byte = os.pread(file.fileno(), 1, half)
+        os.pwrite(file.fileno(), bytes((byte[0] ^ 1,)), half)
+    assert "damaged" in mover.verb_fails("images", "verify", job)[1]
+    mover.verb("vacate", job)  # what is damaged is sent again
+    assert (mover.job(job)["state"], mover.job(job)["moves"]) == ("running", 1)
     mover.verb("kill", job)
     mover.ended(job)
     mover.verb("images", "rm", job)
@@ -218,6 +242,13 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
             except OSError:
                 continue  # it has ended
     return found
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1  # it has ended
 
 
 def kill_ssh(mover: Mover) -> None:

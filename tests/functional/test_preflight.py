@@ -7,13 +7,16 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from checkpoint import preflight
+from tests.functional.criubox import as_user
 
 libc = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
+Place = Callable[[str], Path]
 told: list[int] = []  # the pipe end that a child of the held process must close too
 
 
@@ -99,3 +102,22 @@ def test_a_connection_out_of_the_tree_is_told() -> None:
         any_, (only,) = preflight.connections(both, preflight.tcp(me))
         assert any_
         assert f"has descriptor {client.fileno()}, a TCP connection that a move closes" in only
+
+
+@pytest.mark.parametrize("memory", ["", "VmSize:\t 2000 kB\n"], ids=["without-memory", "alive"])
+def test_a_process_that_is_about_to_end_is_no_obstacle_to_an_ordinary_user(place: Place, memory: str) -> None:
+    """The kernel gives its /proc/PID/fd to root as soon as its memory is gone, which is before it is a zombie."""
+    at = place("rexecuser") / "10"
+    (at / "task" / "10").mkdir(parents=True)
+    (at / "task" / "10" / "children").write_text("")
+    (at / "status").write_text(f"Name:\tsh\nState:\tR (running)\nPid:\t10\n{memory}TracerPid:\t0\n")
+    (at / "fd").mkdir(mode=0)
+
+    def look() -> None:
+        if not memory:
+            assert preflight.look(10, str(at.parent)) == []
+            return
+        with pytest.raises(PermissionError):
+            preflight.look(10, str(at.parent))
+
+    as_user(1600, look)

@@ -7,6 +7,7 @@ arrive late. What may act is known to the world, not to the state machine.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,10 +28,12 @@ from shim.placement import (
     Exited,
     Failed,
     Finish,
+    Leave,
     News,
     NoHost,
     Order,
     Phase,
+    Quit,
     Reply,
     Start,
     State,
@@ -55,6 +58,7 @@ class Agent:
         self.dumping: tuple[int, bool] | None = None
         self.committed = False
         self.silent: float | None = None
+        self.deaf = False  # to orders; it gives signs of life
 
 
 class World(RuleBasedStateMachine):
@@ -72,8 +76,9 @@ class World(RuleBasedStateMachine):
         self.replied: list[int] = []
         self.finished = 0
         self.own_serial = 1000
+        self.left = False  # the supervisor
 
-    @initialize(every=st.sampled_from([0.0, 3.0]), patient=st.booleans())
+    @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
         self.take(placement.begin(replace(self.state, every=every, patient=patient)))
 
@@ -99,13 +104,20 @@ class World(RuleBasedStateMachine):
             assert action.token in self.asked, "an answer to what nobody asked"
             assert action.token not in self.replied, "two answers to one question"
             self.replied.append(action.token)
+        elif isinstance(action, Leave):
+            assert not self.left
+            self.left = True
+            saved = "is saved" in action.why
+            assert not saved or (self.state.image == self.images and not any(a.acting for a in self.agents.values()))
+            for agent in self.agents.values():
+                self.hush(agent)
         elif isinstance(action, Finish):
             self.finished += 1
             for agent in self.agents.values():
                 self.hush(agent)
 
     def ordered(self, agent: Agent, order: Order) -> None:
-        if agent.silent is not None or agent.over:
+        if agent.silent is not None or agent.over or agent.deaf:
             return  # it never arrives
         if order.what == orders.GO:
             assert agent.ready
@@ -128,7 +140,8 @@ class World(RuleBasedStateMachine):
             agent.silent = self.now
 
     def feed(self, event: Event) -> None:
-        self.take(placement.step(self.state, event, self.now))
+        if not self.left:
+            self.take(placement.step(self.state, event, self.now))
 
     # the network and the hosts
 
@@ -188,7 +201,12 @@ class World(RuleBasedStateMachine):
             self.hush(agent)
             self.coming.append(placement.Closed(agent.generation, "cut"))
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 16.0]))
+    @rule(which=st.integers(0, 19))
+    def deafen(self, which: int) -> None:
+        for agent in [agent for agent in self.agents.values() if not agent.over][which : which + 1]:
+            agent.deaf = True
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.5, 16.0, 700.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
         for agent in self.agents.values():
@@ -251,6 +269,11 @@ class World(RuleBasedStateMachine):
         self.asked.add(token)
         self.feed(Ask(what, token, host if what == "vacate" else ""))
 
+    @rule(sure=st.integers(0, 20))
+    def quit(self, sure: int) -> None:
+        if sure == 0 or self.state.leave_by < inf:  # rare, as it ends all else
+            self.feed(Quit())
+
     # what must hold
 
     @invariant()
@@ -262,12 +285,17 @@ class World(RuleBasedStateMachine):
     def never_forgotten(self) -> None:
         """There is always something that will go on by itself, or it is held, or it has ended."""
         state = self.state
+        if self.left:
+            return
         assert self.finished == (state.phase == Phase.ENDED)
+        if state.leave_by < inf:
+            assert state.phase == Phase.ENDED or self.now <= state.leave_by + 700.0
         if state.phase == Phase.CHOOSING:
             assert any(asked.turn == state.turn for asked in self.to_choose)
         elif state.phase == Phase.STARTING:
             assert state.generation in self.to_connect or state.generation in self.agents
-        elif state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
+        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and (state.dump is not None or state.killing)
+        if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
             assert placement.deadline(state) is not None
 
     @invariant()

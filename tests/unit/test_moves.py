@@ -13,7 +13,7 @@ import pytest
 
 from checkpoint.store import Store
 from remoteio import frames
-from shim import control, events, jobs, placement
+from shim import control, events, jobs, placement, stdio
 from shim.events import Kind
 from shim.jobs import Record
 from shim.moves import Moves
@@ -318,3 +318,100 @@ def test_a_full_store_leaves_it_running(run: Run) -> None:
     alpha.say()
     alpha.end(0)
     assert run.end() == Result(0)
+
+
+def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STATE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+    monkeypatch.setattr(placement, "LEASE", 0.3)
+    monkeypatch.setattr(placement, "FIRST", 0.2)
+    run = Run(tmp_path)
+    alpha = run.country.running(0)
+    until(lambda: run.moves.state.image == 1, "the first image")
+    alpha.say()
+    until(lambda: run.out.read_text() == "1\n", "the output")
+    alpha.die()
+    again = run.country.running(1)
+    again.say()  # for the second time
+    again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n"
+    assert Store().jobs() == [], "nobody had asked for an image"
+
+
+def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stdio, "HEAVY", 1 << 20)
+    heavy: list[int] = []
+    given = Input(tmp_path, -1, lambda error: None)
+    given.heavy = lambda: heavy.append(given.size)
+    given.keep()
+    for _ in range(5):
+        given.feed(bytes(1 << 19))
+    assert heavy == [3 << 19]
+    given.unkeep()
+    given.feed(bytes(1 << 21))
+    assert heavy == [3 << 19]
+    given.saved(1 << 20)
+    given.unkeep()  # of a later one: there is one
+    given.feed(bytes(1 << 21))
+    assert len(heavy) == 2
+    assert given.kept == 1 << 20
+    given._file.close()
+
+
+def test_told_to_end_it_leaves_a_saved_job(run: Run) -> None:
+    run.country.running(0).say()
+    run.moves.quit()
+    result = run.end()
+    assert result.status is None and "the job is saved" in result.reason
+    assert (run.job.read().phase, run.job.read().image) == ("parked", 1)
+    assert "the job is saved" in events.read_events(run.job.log)[0][-1].reason
+    run.begin(len("1\n"))
+    again = run.country.running(1)
+    again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n"
+
+
+def test_a_host_that_does_nothing_it_is_told_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = run.country.running(0)
+    alpha.say()
+    run.ask("checkpoint")
+    monkeypatch.setattr(placement, "ANSWER", 0.2)
+    monkeypatch.setattr(placement, "DOUBT", 0.1)
+    alpha.deaf = True
+    alpha.say()
+    why = "alpha gives signs of life, but does not do what it was told"
+    assert run.ask("checkpoint") == f"False: {why}"
+    alpha.say()
+    assert run.ask("vacate") == f"False: alpha was lost: {why}"
+    assert alpha.broken.wait(5)
+    again = run.country.running(1)
+    assert again.count == 1
+    for _ in range(3):
+        again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n3\n4\n"
+
+
+def test_a_vacate_mends_what_is_damaged_on_the_disk(run: Run) -> None:
+    alpha = run.country.running(0)
+    alpha.pages = os.urandom(1 << 20)
+    alpha.say()
+    run.ask("checkpoint")
+    name = str(run.job.id)
+    pack = Store().root / name / "00000001.pack"
+    spoilt = bytearray(pack.read_bytes())
+    spoilt[500_000] ^= 1
+    pack.write_bytes(spoilt)
+    assert run.ask("vacate") == "True: the job goes on on beta"
+    assert alpha.offers_again == 1
+    again = run.country.running(1)
+    assert (again.count, (again.directory / "pages").read_bytes()) == (1, alpha.pages)
+    again.end(0)
+    assert run.end() == Result(0)
+    with Store().open(name, 1) as image:
+        assert not image.damaged()

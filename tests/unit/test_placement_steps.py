@@ -1,0 +1,287 @@
+"""shim/placement.py, event by event: what its property test does not say in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from shim import orders, placement
+from shim.placement import (
+    FIRST,
+    NEVER,
+    Action,
+    Ask,
+    Began,
+    Choose,
+    Chosen,
+    Close,
+    Closed,
+    Committed,
+    Connected,
+    Event,
+    Exited,
+    Finish,
+    Heavy,
+    Leave,
+    News,
+    Order,
+    Phase,
+    Quit,
+    Reply,
+    Result,
+    State,
+    Stirs,
+    Tick,
+)  # fmt: skip
+
+
+class Play:
+    """A state machine and its clock; `did` are the actions of the last event."""
+
+    def __init__(self, **begin: object) -> None:
+        self.now = 0.0
+        self.did: list[Action] = []
+        self.state, _ = placement.begin(replace(State(), **begin))  # type: ignore[arg-type]
+
+    def feed(self, *events: Event) -> list[Action]:
+        for event in events:
+            self.state, self.did = placement.step(self.state, event, self.now)
+        return self.did
+
+    def run(self) -> Play:
+        """To a job that runs on alpha, for the first time."""
+        self.feed(Chosen(self.state.turn, "alpha"), Connected(1), Began(1))
+        assert self.state.phase == Phase.RUNNING
+        return self
+
+    def tick(self) -> list[Action]:
+        """Time goes on until something is due, and the Tick is given."""
+        due = placement.deadline(self.state)
+        assert due is not None
+        self.now = max(self.now, due)
+        return self.feed(Tick())
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [action for action in self.did if isinstance(action, kind)]
+
+
+# the first image
+
+
+def test_the_first_image_is_made_by_itself_and_no_other() -> None:
+    play = Play().run()
+    assert play.tick() == [Order(1, orders.CHECKPOINT, 1)]
+    assert play.now == FIRST
+    play.feed(Committed(1, 1, 1))
+    assert placement.deadline(play.state) is None
+
+
+def test_a_job_that_ends_before_has_paid_nothing() -> None:
+    play = Play().run()
+    assert play.feed(Exited(1, 0))[-1] == Finish(Result(0), forget=True)
+    assert not play.of(Order)
+
+
+def test_a_first_image_that_cannot_be_made_is_tried_less_and_less() -> None:
+    play = Play().run()
+    at = []
+    for serial in (1, 2, 3):
+        play.tick()
+        at.append(play.now)
+        play.feed(News(1, orders.REFUSED, serial, "it holds an io_uring"))
+    assert at == [FIRST, 3 * FIRST, 7 * FIRST]
+
+
+@pytest.mark.parametrize(("every", "when"), [(3.0, 3.0), (600.0, FIRST), (NEVER, None)])
+def test_the_users_own_interval(every: float, when: float | None) -> None:
+    play = Play(every=every).run()
+    assert placement.deadline(play.state) == when
+
+
+def test_a_host_lost_after_the_first_image_is_no_end() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1), Closed(1, "its power went"))
+    play.tick()
+    assert (play.state.phase, play.state.image) == (Phase.CHOOSING, 1)
+
+
+def test_images_that_nobody_asked_for_go_with_a_job_that_ends_by_itself() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    assert play.feed(Exited(1, 3 << 8))[-1] == Finish(Result(3 << 8), forget=True)
+    assert play.state.image == 0
+
+
+@pytest.mark.parametrize("how", ["asked", "killed", "restarted", "every"])
+def test_other_images_stay(how: str) -> None:
+    play = Play(every=60.0 if how == "every" else 0.0, image=1 if how == "restarted" else 0, asked=how == "restarted")
+    if how == "restarted":
+        play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+    else:
+        play.run().tick()
+        play.feed(Committed(1, 1, 1))
+    if how == "asked":
+        play.feed(Ask("checkpoint", 7), Committed(1, 2, 2))
+    elif how == "killed":
+        play.feed(Ask("kill", 7))
+    play.feed(Exited(1, 9))
+    assert play.of(Finish) == [Finish(Result(9))]
+    assert play.state.image > 0
+
+
+def test_much_kept_input_asks_for_an_image() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    play.now += 1
+    play.feed(Heavy())
+    assert play.tick() == [Order(1, orders.CHECKPOINT, 2)]
+
+
+# told to end
+
+
+def test_told_to_end_it_saves_the_job_and_parks_it() -> None:
+    play = Play().run()
+    assert play.feed(Quit()) == [Order(1, orders.VACATE, 1)]
+    play.feed(Committed(1, 1, 1), News(1, orders.MOVED, 1))
+    assert not play.of(Leave), "the last words of the old host are awaited"
+    play.feed(Closed(1, "done"))
+    assert (play.state.phase, play.state.image, len(play.of(Leave))) == (Phase.PARKED, 1, 1)
+
+
+def test_told_to_end_in_the_middle_of_a_checkpoint() -> None:
+    play = Play().run()
+    play.feed(Ask("checkpoint", 7))
+    assert play.feed(Quit()) == []
+    play.feed(Committed(1, 1, 1))
+    assert play.of(Order) == [Order(1, orders.VACATE, 2)]
+
+
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_told_to_end_but_the_job_cannot_be_saved(how: str) -> None:
+    play = Play().run()
+    play.feed(Quit())
+    if how == "refused":
+        play.feed(News(1, orders.REFUSED, 1, "it holds an io_uring"))
+    else:
+        play.tick()
+        assert play.now == placement.GRACE
+    assert "before the job could be saved" in play.of(Leave)[0].why
+
+
+@pytest.mark.parametrize("image", [0, 3])
+def test_told_to_end_while_nothing_runs(image: int) -> None:
+    play = Play(image=image, began=image > 0)
+    assert len([a for a in play.feed(Quit()) if isinstance(a, Leave)]) == 1
+    play = Play(image=image, began=image > 0)
+    play.feed(Chosen(1, "alpha"))
+    play.feed(Quit())
+    assert isinstance(play.did[0], Close) and isinstance(play.did[-1], Leave)
+
+
+def test_told_to_end_before_a_fresh_job_has_said_that_it_runs() -> None:
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    assert play.feed(Quit()) == []
+    play.feed(Began(1))
+    assert play.of(Order) == [Order(1, orders.VACATE, 1)]
+
+
+def test_told_to_end_when_its_host_has_just_been_lost() -> None:
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1), Closed(1, "its power went"))
+    assert play.feed(Quit()) == [], "the old copy may be acting"
+    play.tick()
+    assert play.state.phase == Phase.PARKED and len(play.of(Leave)) == 1
+
+
+# a host that gives signs of life and does nothing
+
+
+def overdue(play: Play) -> list[Action]:
+    """Nothing comes until the host is given up."""
+    play.tick()
+    assert play.did == [], "doubted first: this process may have stood still"
+    return play.tick()
+
+
+def saved() -> Play:
+    """A job that runs, and has an image."""
+    play = Play().run()
+    play.tick()
+    play.feed(Committed(1, 1, 1))
+    return play
+
+
+def test_a_checkpoint_that_is_never_begun_is_reported_and_the_job_goes_on() -> None:
+    play = saved()
+    play.feed(Ask("checkpoint", 7))
+    did = overdue(play)
+    assert did == [Reply(7, False, "alpha gives signs of life, but does not do what it was told")]
+    assert (play.state.phase, play.state.dump, play.state.by) == (Phase.RUNNING, None, math.inf)
+    assert play.feed(Committed(1, 2, 2)), "it was only late: the image counts"
+    assert play.state.image == 2
+
+
+def test_a_host_that_does_not_let_go_is_cut_off_and_the_job_goes_on_from_its_image() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7))
+    began = play.now
+    did = overdue(play)
+    assert play.now - began == placement.ANSWER + placement.DOUBT
+    assert did[0] == Close(1) and Reply(7, False, f"alpha was lost: {play.state.why}") in did
+    assert play.state.phase == Phase.LOST and play.state.live
+    play.tick()
+    assert (play.state.phase, play.state.image) == (Phase.CHOOSING, 1)
+
+
+def test_without_an_image_it_is_not_cut_off() -> None:
+    play = Play(every=NEVER).run()
+    play.feed(Ask("vacate", 7))
+    assert [type(action) for action in overdue(play)] == [Reply]
+    assert play.state.phase == Phase.RUNNING
+
+
+def test_a_dump_may_take_long_as_long_as_something_stirs() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7), News(1, orders.DUMPING, 2))
+    for event in (News(1, orders.DUMPED, 2), *[Stirs(1)] * 5):
+        play.now += placement.STALL - 1
+        play.feed(Tick(), event)
+    assert play.state.dump is not None
+    play.feed(Committed(1, 2, 2))
+    assert play.state.by == play.now + placement.ANSWER, "to kill the tree takes no time"
+    assert overdue(play)[0] == Close(1)
+    assert play.state.image == 2
+
+
+def test_a_job_that_does_not_die() -> None:
+    play = Play().run()
+    play.feed(Ask("kill", 7), Stirs(1))
+    assert overdue(play)[0] == Close(1)
+    play.tick()
+    assert play.of(Finish) == [Finish(Result(placement.KILLED))]
+
+
+def test_a_restored_job_that_does_not_go() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+    assert overdue(play)[0] == Close(1)
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED), Began(1))
+    assert placement.deadline(play.state) is None
+
+
+def test_a_host_that_never_restores_is_passed_over() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    did = overdue(play)
+    assert did[0] == Close(1) and isinstance(did[-1], Choose)
+    assert dict(play.state.avoid).keys() == {"alpha"}
