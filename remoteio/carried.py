@@ -81,7 +81,15 @@ class Carried:
 
     def claims(self) -> Claims:
         """For the export that the job's files are reopened through; each lock is claimed once."""
-        return Claims(self._kept)
+        return Claims(self, self._kept)
+
+    def drop(self, key: tuple[int, int]) -> bool:
+        """Hold nothing on that file any more. False: nothing was held."""
+        dropped = [kept for kept in self._kept if kept.key == key]
+        self._kept = [kept for kept in self._kept if kept.key != key]
+        for kept in dropped:
+            os.close(kept.fd)
+        return bool(dropped)
 
     def release(self) -> None:
         """Whoever claimed a lock has it; the others are free."""
@@ -93,8 +101,8 @@ class Carried:
 class Claims:
     """What of the locks carried has not been asked for again."""
 
-    def __init__(self, kept: list[_Kept]) -> None:
-        self._left = list(kept)
+    def __init__(self, carried: Carried, kept: list[_Kept]) -> None:
+        self._carried, self._left = carried, list(kept)
 
     def flock(self, handle: Handle, kind: int) -> None:
         """`handle` is asking for such a lock: if it is one carried, it becomes the description that holds it."""
@@ -106,6 +114,12 @@ class Claims:
         """A descriptor that holds such a record lock for a process that is asking for it, or -1."""
         fd = self._take(handle, False, asked)
         return os.dup(fd) if fd >= 0 else -1
+
+    def drop(self, handle: Handle) -> bool:
+        """What is carried of that file is in the way: a lost host left other locks than the image has."""
+        key = (handle.node.dev, handle.node.ino)
+        self._left = [kept for kept in self._left if kept.key != key]
+        return self._carried.drop(key)
 
     def _take(self, handle: Handle, flock: bool, asked: Range) -> int:
         key = (handle.node.dev, handle.node.ino)

@@ -32,7 +32,7 @@ class Locks:
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
-        self.claims = Claims([])  # of a job that has come from another host
+        self.claims: Claims | None = None  # of a job that is being restored
         self._waiting: dict[int, threading.Event] = {}
         self._guard = threading.Lock()
 
@@ -56,24 +56,26 @@ class Locks:
             handle.node.parent.shared = True
         if flags & abi.LK_FLOCK:
             handle.flocked = True
-            self.claims.flock(handle, kind)
+            if self.claims is not None:
+                self.claims.flock(handle, kind)
             how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
-            self._try(r.unique, wait, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
+            self._try(r.unique, wait, handle, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
             return
         if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
             return
         length = 0 if end >= _END else end - start + 1
         fd = self._owner(handle, owner, pid, (kind, start, length)).fd
         lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        self._try(r.unique, wait, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
+        self._try(r.unique, wait, handle, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
 
     def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
         node = handle.node
         with self._guard:
             held = node.locks.get(owner)
-            fd = self.claims.owner(handle, asked) if held is None and asked is not None else -1
-            if fd >= 0:
-                held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
+            if held is None and asked is not None and self.claims is not None:
+                fd = self.claims.owner(handle, asked)
+                if fd >= 0:
+                    held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             if held is None:
                 try:
                     fd = self._inodes.reopen(node, os.O_RDWR)
@@ -82,7 +84,9 @@ class Locks:
                 held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             return held
 
-    def _try(self, unique: int, wait: bool, attempt: Callable[[], object]) -> None:
+    def _try(self, unique: int, wait: bool, handle: Handle, attempt: Callable[[], object]) -> None:
+        if self.claims is not None:
+            wait = False  # whoever has it by now would hold up the restore: it fails, and says why
         interrupted = self._waiting.get(unique)
         delay = RETRY[0]
         try:
@@ -93,6 +97,8 @@ class Locks:
                 except OSError as e:
                     if e.errno not in (errno.EAGAIN, errno.EACCES):
                         raise
+                    if self.claims is not None and self.claims.drop(handle):
+                        continue
                     if not wait or interrupted is None:
                         raise OSError(errno.EAGAIN, "another holds the lock") from None
                 if interrupted.wait(delay):

@@ -15,7 +15,7 @@ from checkpoint.jobdir import StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
 from checkpoint.store import Store
 from remoteio import frames, fuse_abi
-from remoteio.carried import Carried, Claims, Held, held
+from remoteio.carried import Carried, Held, held
 from remoteio.crew import Crew
 from remoteio.errors import RexecError
 from remoteio.link import Link, LinkClosed, Window, credit
@@ -73,6 +73,7 @@ class Stay(Supervisor):
         self._gate = threading.Lock()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
+        self._left = False  # with its image committed
         self._vacating = False
         self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
@@ -88,7 +89,7 @@ class Stay(Supervisor):
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == orders.GO:
             assert self._export is not None
-            self._export.locks.claims = Claims([])
+            self._export.locks.claims = None
             self._home.carried.release()
             self._attach()
         elif what == orders.VACATE:
@@ -146,6 +147,8 @@ class Stay(Supervisor):
             self._over.set()
         if self._export is not None:
             self._export.locks.end()
+            if not (self.told or self._left):
+                self._home.carried.keep(self._export.inodes)  # it is lost: the job may go on from its last image
             if crew.rest(LEASE):
                 self._export.inodes.close_all()  # and with them every lock that the job had here
         for window in (self._window, self._out):
@@ -289,7 +292,8 @@ class Stay(Supervisor):
         def commits(manifest: Manifest, added: int) -> None:
             home.commits(manifest)
             if self._vacating and self._export is not None:
-                home.carried.keep(self._export.inodes)
+                home.carried.keep(self._export.inodes)  # before the host is told, and kills what holds them
+                self._left = True
             home.tell(placement.Committed(self.generation, serial, manifest.number, added))
 
         self._intake = Intake(

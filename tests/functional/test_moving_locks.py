@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.functional.test_moves import PYTHON, Mover, kill_ssh, mover
+from tests.functional.test_moves import PYTHON, USER, Mover, kill_ssh, mover
 from tests.until import until
 
 __all__ = ["mover"]
@@ -101,13 +100,15 @@ def test_locks_are_held_all_the_way(mover: Mover) -> None:
     assert probe(mover.dir) == "free free free free free free\n"
 
 
-@pytest.mark.where(lambda mover: mover == "user")
+@USER
 def test_a_lost_host_holds_no_lock(mover: Mover) -> None:
     job = mover.submit(PYTHON, "-c", JOB)
     said(mover, job, "ready")
     mover.verb("checkpoint", job)
     kill_ssh(mover)
-    until(lambda: mover.job(job)["moves"] == 1 and mover.job(job)["state"] == "running", "it goes on", within=30)
+    until(lambda: mover.job(job)["state"] != "running", "it is lost", within=10)
+    while mover.job(job)["state"] != "running":
+        assert probe(mover.dir) == ALL
     assert probe(mover.dir) == ALL
     (mover.dir / "release").touch()
     said(mover, job, "released")
@@ -115,3 +116,19 @@ def test_a_lost_host_holds_no_lock(mover: Mover) -> None:
     (mover.dir / "end").touch()
     assert mover.ended(job) == "done"
     assert probe(mover.dir) == "free free free free free free\n"
+
+
+@USER
+def test_a_lock_that_another_has_by_then_is_named(mover: Mover) -> None:
+    job = mover.submit(PYTHON, "-c", JOB)
+    said(mover, job, "ready")
+    mover.verb("checkpoint", job)
+    mover.verb("kill", job)
+    mover.ended(job)
+    with open(mover.dir / "shell") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        status, _, err = mover.verb_fails("restart", "--detach", job)
+        until(lambda: mover.job(job)["state"] == "parked", f"it waits for a host: {status} {err}", within=30)
+        assert "a file lock that the job held is held by another program now" in str(mover.job(job)["why"])
+    mover.verb("release", job)
+    assert probe(mover.dir) == ALL
