@@ -15,8 +15,9 @@ import socket
 
 from checkpoint import criu, unbundle
 from remoteio.syscalls import syncfs
+from shim.namespace import JOB_PIDS, some_pid
 
-JOB_PIDS, CRIU_PIDS = 1000, 300  # criu's own pids come before the job's: those must be free where it is restored
+CRIU_PIDS = 300  # below JOB_PIDS: those must be free where it is restored
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
@@ -37,7 +38,7 @@ class Warden:
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ends = ends
-        self._number(JOB_PIDS)
+        self._number(some_pid())
 
     def take(self, said: bytes, fds: list[int]) -> None:
         """One message of the agent."""
