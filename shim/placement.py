@@ -291,6 +291,8 @@ def _no_host(state: State, event: NoHost, now: float) -> Steps:
 
 def _park(state: State, why: str, now: float) -> Steps:
     said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.waiting]
+    if why not in (state.why, _HELD):
+        said.append(Log(Kind.NOTE, {"reason": f"parked: {why}"}))
     parked = replace(
         state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),
         avoid=tuple(pair for pair in state.avoid if pair[1] == _LEFT), wanted="",
@@ -304,7 +306,11 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
         return _finish(state, Result(KILLED))
     if state.held:
         return _park(state, _HELD, now)
-    return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
+    missed: list[Action] = []
+    if state.host == state.wanted:
+        missed.append(Log(Kind.NOTE, {"host": state.host, "reason": f"it did not go there: {why}"}))
+    state, actions = _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
+    return state, missed + actions
 
 
 _LEFT = "it was told to leave it"
@@ -326,7 +332,7 @@ def _on_host(
     if isinstance(event, Unreached):
         return _pass_over(state, event.why, now) if state.phase == Phase.STARTING else (state, [])
     if isinstance(event, Began):
-        return _runs(state, now, "") if state.phase == Phase.STARTING and state.image == 0 else (state, [])
+        return _runs(state, now) if state.phase == Phase.STARTING and state.image == 0 else (state, [])
     if isinstance(event, Exited):
         if state.dump is not None and state.dump.leaves and state.dump.committed:
             return _moved(state, now)  # frozen as it was, it can only have been killed for the move
@@ -345,9 +351,12 @@ def _on_host(
     return _news(state, event, now)
 
 
-def _runs(state: State, now: float, how: str) -> Steps:
+def _runs(state: State, now: float) -> Steps:
     actions: list[Action] = [Log(Kind.EXECUTE, {"host": state.host})]
-    actions += [Reply(token, True, f"the job goes on on {state.host}{how}") for token in state.waiting]
+    text, there = f"the job goes on on {state.host}", True
+    if state.wanted not in ("", state.host):
+        text, there = f"{text} and not on {state.wanted}: {dict(state.avoid).get(state.wanted, _LEFT)}", False
+    actions += [Reply(token, there, text) for token in state.waiting]
     state = replace(
         state,
         phase=Phase.RUNNING,
@@ -392,7 +401,7 @@ def _news(state: State, event: News, now: float) -> Steps:
         if state.killing or state.held:
             state, actions = _pass_over(state, "", now)
             return state, [Close(event.generation), *actions]
-        state, actions = _runs(state, now, "")
+        state, actions = _runs(state, now)
         return state, [Order(event.generation, orders.GO, event.generation), *actions]
     if what == orders.FROZEN and state.phase == Phase.RUNNING:
         return replace(state, phase=Phase.FROZEN, why=event.why), [
