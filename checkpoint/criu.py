@@ -248,7 +248,6 @@ _WORDS = tuple(
          r"file \1 has \2 bytes now but had \3 when the image was made"),
         (r"Can't open file (\S+) on restore: (.*)|Can't open file (\S+)",
          r"a file the job had open cannot be opened again: \1\3"),
-        (r"Can not set (?:flock|(?:posix|ofd) lock)", "a file lock that the job held is held by another program now"),
         (r"[Ss]eize(?:d)? .*?(\d+).*traced|[Pp]rocess (\d+) is (?:already )?traced|Unable to interrupt task: (\d+)",
          r"process \1\2\3 is being traced by a debugger"),
         (r"Timeout reached", "the job's processes did not stop in time; one may wait for a file that is not answered"),

@@ -150,17 +150,15 @@ def _ended(at: str) -> bool:
 
 def highest(root: int, proc: str = "/proc") -> int:
     """The highest pid of the tree, as the job numbers them."""
-    return max((inner(pid, proc) for pid in tree(root, proc)), default=0)
-
-
-def inner(pid: int, proc: str = "/proc") -> int:
-    """The process's pid as the job numbers it; 0: it has ended."""
-    try:
-        with open(f"{proc}/{pid}/status") as f:
-            line = next((line for line in f if line.startswith("NSpid:")), "")
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(line.split()[-1]) if line else pid
+    found = 0
+    for pid in tree(root, proc):
+        try:
+            with open(f"{proc}/{pid}/status") as f:
+                line = next((line for line in f if line.startswith("NSpid:")), "")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended since
+        found = max(found, int(line.split()[-1]) if line else pid)
+    return found
 
 
 def _task(at: str) -> Task:

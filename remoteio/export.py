@@ -18,16 +18,15 @@ from remoteio.export_files import OpenFiles
 from remoteio.export_names import Names
 from remoteio.frames import FUSE, KNOWN, ORDERED
 from remoteio.ids import Ids
-from remoteio.kept_locks import KeptLocks
 from remoteio.written import Written
 
 
 class Export(Names, Attributes, OpenFiles):
     """Serves the tree at `root` with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str = "/", record: Written | None = None, kept: KeptLocks | None = None) -> None:
-        """`record`, if given, is told of every file that is opened for writing, or truncated. `kept`: see Locks."""
-        super().__init__(ids, root, record, kept)
+    def __init__(self, ids: Ids, root: str = "/", record: Written | None = None) -> None:
+        """`record`, if given, is told of every file that is opened for writing, or truncated."""
+        super().__init__(ids, root, record)
         self.methods: dict[int, Callable[[abi.Request], Body]] = {
             op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
         }

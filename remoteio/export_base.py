@@ -8,7 +8,6 @@ import stat
 from remoteio import fuse_abi as abi
 from remoteio.ids import Ids
 from remoteio.inodes import Inodes, Node
-from remoteio.kept_locks import KeptLocks
 from remoteio.listing import Listings
 from remoteio.locks import Locks
 from remoteio.written import Written
@@ -21,11 +20,11 @@ Body = bytes | tuple[bytes, bytes]
 class ExportBase:
     """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str, record: Written | None, kept: KeptLocks | None) -> None:
+    def __init__(self, ids: Ids, root: str, record: Written | None) -> None:
         self.ids = ids
         self._record = record
         self.inodes = Inodes(root)
-        self.locks = Locks(self.inodes, kept)
+        self.locks = Locks(self.inodes)
         self.listings = Listings(self.inodes, self._entry)
         self._root_user = os.geteuid() == 0
 

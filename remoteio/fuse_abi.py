@@ -44,8 +44,6 @@ SETXATTR_IN = S("=II")  # size flags (the short form: SETXATTR_EXT is not negoti
 GETXATTR_IN = S("=II")  # size pad
 GETXATTR_OUT = S("=II")  # size pad
 LK_IN = S("=QQQQIIII")  # fh owner start end type pid lk_flags pad
-IOCTL_IN = S("=QIIQII")  # fh flags cmd arg in_size out_size
-WHERE = 0x7258  # an ioctl of ours that passes nothing on: the argument tells the relay what the handle is elsewhere
 LK_OUT = S("=QQII")  # start end type pid
 ACCESS_IN = S("=II")  # mask pad
 INIT_IN = S("=IIIII")  # major minor max_readahead flags flags2

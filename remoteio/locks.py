@@ -18,9 +18,7 @@ import threading
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
-from remoteio import kept_locks
 from remoteio.inodes import Handle, Inodes, LockOwner, Node, version
-from remoteio.kept_locks import KeptLocks
 
 _FLOCK = struct.Struct("=hh4xqqi4x")  # struct flock, 64-bit: l_type l_whence l_start l_len l_pid
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
@@ -29,14 +27,10 @@ RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: fi
 
 
 class Locks:
-    """Locks on the files of `inodes`.
+    """Locks on the files of `inodes`."""
 
-    `kept`: those that the job, just being restored, held where it came from: it asks for them again. Until `settle`
-    nobody is waited for: a lock that another has by now makes the restore fail.
-    """
-
-    def __init__(self, inodes: Inodes, kept: KeptLocks | None = None) -> None:
-        self._inodes, self._kept = inodes, kept
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
         self._waiting: dict[int, threading.Event] = {}
         self._guard = threading.Lock()
 
@@ -50,10 +44,6 @@ class Locks:
         if waiting is not None:
             waiting.set()
 
-    def settle(self) -> None:
-        """The job runs."""
-        self._kept = None
-
     def set(self, r: abi.Request, wait: bool = False) -> None:
         """SETLK and SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
         fh, owner, start, end, kind, pid, flags, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
@@ -62,11 +52,6 @@ class Locks:
             raise OSError(errno.EINVAL, "no such kind of lock")
         if handle.node.parent is not None:
             handle.node.parent.shared = True
-        length = 0 if end >= _END else end - start + 1
-        if self._kept is not None:
-            wait = False
-            if kind != fcntl.F_UNLCK and self._claim(self._kept, handle, owner, pid, kind, flags, start, length):
-                return
         if flags & abi.LK_FLOCK:
             how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
             self._try(r.unique, wait, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
@@ -74,27 +59,8 @@ class Locks:
         if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
             return
         fd = self._owner(handle, owner, pid).fd
-        lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        lock = _FLOCK.pack(kind, os.SEEK_SET, start, 0 if end >= _END else end - start + 1, 0)
         self._try(r.unique, wait, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
-
-    def _claim(
-        self, kept: KeptLocks, handle: Handle, owner: int, pid: int, kind: int, flags: int, start: int, length: int
-    ) -> bool:
-        """Was it kept? Then the descriptor that holds it is the handle's, or the owner's, from now on."""
-        place = (handle.node.dev, handle.node.ino)
-        if flags & abi.LK_FLOCK:
-            fd = kept.claim(place, kept_locks.flock(kind))
-            if fd >= 0:
-                os.dup2(fd, handle.fd, inheritable=False)
-                os.close(fd)
-            return fd >= 0
-        with self._guard:
-            if owner in handle.node.locks:
-                return False  # its descriptor has been found: what it holds is granted at once
-            fd = kept.claim(place, kept_locks.record(kind, start, length))
-            if fd >= 0:
-                handle.node.locks[owner] = LockOwner(fd, pid, handle.fd)
-            return fd >= 0
 
     def _owner(self, handle: Handle, owner: int, pid: int) -> LockOwner:
         node = handle.node

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from remoteio import fuse_abi as abi
 from remoteio.ahead import ANSWERED, Ahead
 from remoteio.frames import FUSE, LARGE
-from remoteio.held import Held, Lock
 from remoteio.link import Link
 from remoteio.workers import Workers
 
@@ -41,9 +40,6 @@ class Relay:
         self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
-        self._held = Held()
-        self._asking: dict[int, bytes] = {}  # unique -> what was asked, of locks
-        self._places: dict[int, list[tuple[int, int]]] = {}
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._aside = Workers(fail)
 
@@ -94,28 +90,20 @@ class Relay:
             if op == abi.RELEASEDIR:
                 with self._order:
                     self._ahead.names.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
-            with self._order:
-                self._held.released(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
             self._link.send(FUSE, raw)
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.FLUSH:
             if nodeid in self._locked:
-                with self._order:
-                    self._held.flushed(nodeid, abi.FLUSH_IN.unpack_from(raw, abi.ARGS)[3])
                 return False
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.IOCTL:
-            fh, _, command, argument, *_ = abi.IOCTL_IN.unpack_from(raw, abi.ARGS)
-            if command == abi.WHERE:
-                self._places.setdefault(fh, []).append((argument >> 32, argument & 0xFFFFFFFF))
             self._to_kernel(abi.failure(unique, errno.ENOTTY))
             return True
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
         self._locked.add(nodeid)
-        self._asking[unique] = raw
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
             with self._order:
                 self._asked[unique] = (op, nodeid, 0, self._ahead.asked(op, nodeid))
@@ -142,7 +130,6 @@ class Relay:
         """A reply or a notification for the kernel."""
         _, error, unique = abi.OUT_HEADER.unpack_from(payload)
         asked = self._asked.pop(unique, None)
-        locking = self._asking.pop(unique, None) if self._asking else None
         if asked is None:
             if not unique:
                 self._to_kernel(payload)
@@ -154,8 +141,6 @@ class Relay:
         op, nodeid, _, stamp = asked
         with self._order:
             holds = self._ahead.answered(op, nodeid, stamp)
-            if locking is not None and not error:
-                self._held.granted(nodeid, locking)
         if op == abi.GETXATTR and error == -errno.ENODATA and holds:
             self._ahead.no_capability(nodeid, time.monotonic())
         elif op == abi.CREATE and not error:
@@ -179,17 +164,6 @@ class Relay:
                 if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
                     self._ahead.learn(nodeid, bytes(payload[size:end]), told, now)
         self.from_link(payload[:size])
-
-    def locks(self) -> list[Lock]:
-        """What the job holds."""
-        with self._order:
-            return self._held.locks()
-
-    def places(self, tell: Callable[[], object]) -> dict[int, list[tuple[int, int]]]:
-        """Handle -> (pid, descriptor) of each that `tell` asked about, by an ioctl WHERE with both as its argument."""
-        self._places.clear()
-        tell()
-        return dict(self._places)
 
     def _give_back(self) -> None:
         """The submit side counted lookups for entries that the kernel never got."""

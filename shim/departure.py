@@ -13,7 +13,7 @@ import select
 import socket
 import time
 
-from checkpoint import criu, dump, filelocks, preflight
+from checkpoint import criu, dump, preflight
 from checkpoint.chunker import ChunkerError
 from checkpoint.conversation import ConversationError
 from checkpoint.dump import DumpError
@@ -144,7 +144,6 @@ class Departure:
         def still(frozen_us: int) -> None:
             reached("post-dump")
             head.update(self._head(leave, frozen_us))
-            filelocks.add(spool, agent.locks())
             held()  # or what was counted is not what the image's tree had said
             agent.news(orders.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
 

@@ -154,7 +154,7 @@ class MobileAgent(Mobile):
             self._tell_init(b"K9")
 
     def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
-        if what and what in b"zwydrl":
+        if what and what in b"zwydr":
             self.replies.put((what, rest))
             return False
         if what == b"c":

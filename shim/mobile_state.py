@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 
-from checkpoint import compat, preflight
+from checkpoint import compat
 from checkpoint import provide as provider
 from checkpoint.manifest import Manifest
 from remoteio import frames
@@ -86,20 +86,6 @@ class Mobile(Agent):
         path = os.path.join(self.kept.images, name)
         os.mkdir(path, 0o700)
         return path
-
-    def locks(self) -> list[tuple[bool, int, int, int, int, int]]:
-        """The locks of the job, which stands still, as checkpoint/filelocks.py takes them. Raises RexecError."""
-        found = self._relay.locks()
-        places = self._relay.places(lambda: self.ask(b"L", b"l")) if found else {}
-        rows = []
-        for lock in found:
-            there = places.get(lock.fh)
-            if not there:
-                raise RexecError("a file is locked through a descriptor that no process of the job has any more")
-            own = preflight.inner(lock.pid)
-            pid, fd = next((place for place in there if place[0] == own), there[0])
-            rows.append((lock.flock, lock.kind, pid, fd, lock.start, lock.length))
-        return rows
 
     def leave(self) -> None:
         """The image is committed: nothing of the job is left here when this returns."""

@@ -23,7 +23,6 @@ from checkpoint.unbundle import BundleError
 from remoteio import frames
 from remoteio.carriers import Stream
 from remoteio.errors import RexecError
-from remoteio.kept_locks import KeptLocks
 from remoteio.link import Link
 from remoteio.written import Row
 from shim import bootstrap, control, hosts, placement, places, rewind
@@ -74,7 +73,6 @@ class Moves:
         self.spec = self.record.job_spec()
         self._outputs, self._input = outputs, input
         self._store = Store()
-        self._locks = KeptLocks()
         self._name = str(job.id)
         self._say, self._watch, self._reach = say, watch, reach
         self._stopped, self._ready = stopped, ready
@@ -281,7 +279,7 @@ class Moves:
         try:
             home = Home(
                 self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
-                self._criu, self._stopped, self._say, self.record.keep, self._locks,
+                self._criu, self._stopped, self._say, self.record.keep,
             )  # fmt: skip
             named = places.is_named(
                 name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted

@@ -18,7 +18,6 @@ from remoteio import frames, fuse_abi
 from remoteio.crew import Crew
 from remoteio.errors import RexecError
 from remoteio.export import Export
-from remoteio.kept_locks import KeptLocks
 from remoteio.link import Link, LinkClosed, Window, credit
 from remoteio.written import Row, Written
 from shim import orders, placement
@@ -46,7 +45,6 @@ class Home:
     stopped: Callable[[Stay], None]
     say: Callable[[str], None]
     keep: int
-    locks: KeptLocks
 
 
 class Stay(Supervisor):
@@ -72,7 +70,6 @@ class Stay(Supervisor):
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._vacating = False
-        self._left = False  # with its image committed: the locks are kept for the next host
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
     # what the job's home wants
@@ -85,9 +82,6 @@ class Stay(Supervisor):
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == orders.GO:
-            if self._export is not None:
-                self._export.locks.settle()
-            self._home.locks.clear()
             self._attach()
         elif what == orders.VACATE:
             self._vacating = True
@@ -139,8 +133,6 @@ class Stay(Supervisor):
             crew.run()
         except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError, ValueError, LookupError) as error:
             why = str(error)  # what no host of ours says ends its stay too
-        if not (self.told or self._left) and self._export is not None:
-            self._home.locks.take(self._export.inodes)  # the host is lost: it may go on from its last image
         with self._gate:
             self._over.set()
         for window in (self._window, self._out):
@@ -180,8 +172,7 @@ class Stay(Supervisor):
     def _hello(self, fields: dict[str, list[bytes]]) -> None:
         super()._hello(fields)
         assert self._export is not None
-        kept = None if self._image is None else self._home.locks
-        self._export = Export(self._export.ids, record=self._files, kept=kept)
+        self._export = Export(self._export.ids, record=self._files)
         if self._image is not None:
             threading.Thread(target=self._deliver, args=(self._image,), name="deliver", daemon=True).start()
 
@@ -272,9 +263,6 @@ class Stay(Supervisor):
             return home.describe(self.generation, number, head, files, self._rows)
 
         def commits(manifest: Manifest, added: int) -> None:
-            if self._vacating and self._export is not None:
-                home.locks.take(self._export.inodes)  # before the host is told, and kills what holds them
-                self._left = True
             home.commits(manifest)
             home.tell(placement.Committed(self.generation, serial, manifest.number, added))
 

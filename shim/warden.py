@@ -1,26 +1,22 @@
 """What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
 
 What it is told by the agent, and answers: ``Z`` stop the tree: ``z`` and the pids that stood still before; ``W`` and
-such pids: continue all others: ``w``; ``L`` tell the relay of each open file (WHERE, remoteio/fuse_abi.py): ``l``;
-``Y``: ``y`` once what was written through shared mappings is at home;
+such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared mappings is at home;
 ``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it:
 ``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status of a criu.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import socket
 
 from checkpoint import criu, unbundle
-from remoteio import fuse_abi
-from remoteio.syscalls import libc, syncfs
+from remoteio.syscalls import syncfs
 from shim.namespace import JOB_PIDS, some_pid
 
-_PIDFD_GETFD = 438  # asm-generic/unistd.h
 CRIU_PIDS = 300  # below JOB_PIDS: those must be free where it is restored
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
@@ -58,9 +54,6 @@ class Warden:
         elif what == b"Y":
             syncfs(self._root)
             self._sock.send(b"y")
-        elif what == b"L":
-            self._tell_places()
-            self._sock.send(b"l")
         elif what == b"D":
             before = self._last()
             self._start(fds, {})
@@ -108,24 +101,6 @@ class Warden:
         self._criu = pid
 
     # the tree
-
-    def _tell_places(self) -> None:
-        for pid in self._pids():
-            if pid == self._criu:
-                continue
-            try:
-                process = os.pidfd_open(pid)
-                directory = os.open("%d/fd" % pid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # a zombie, or gone
-            for name in os.listdir(directory):
-                number = int(name)
-                fd = libc.syscall(_PIDFD_GETFD, process, number, 0)
-                if fd >= 0:
-                    libc.ioctl(fd, ctypes.c_ulong(fuse_abi.WHERE), ctypes.c_ulong(pid << 32 | number))
-                    os.close(fd)
-            os.close(directory)
-            os.close(process)
 
     def _standing(self) -> list[int]:
         return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
