@@ -97,6 +97,7 @@ class Transaction:
         self._accepted: set[bytes] = set()
         self._forgotten: set[bytes] = set()
         self._bases: dict[str, dict[int, bytes]] = {}
+        self._needed: set[bytes] = set()  # of what is stored: by the previous image, or read back
         self._reader: PackReader
 
     def __enter__(self) -> Self:
@@ -138,6 +139,7 @@ class Transaction:
             return None  # damaged: nothing to compare with, so the new image is stored whole, which mends it
         for file in previous.files:
             self._bases[file.origin] = {key: digest for key, _, digest in file.chunks()}
+            self._needed.update(self._bases[file.origin].values())
         return previous
 
     def _failed(self, error: OSError) -> StoreError:
@@ -181,8 +183,29 @@ class Transaction:
             raise self._failed(error) from error
 
     def has(self, digest: bytes) -> bool:
-        """Whether the chunk is stored, or has been put."""
-        return digest == ZERO or digest in self._accepted or digest in self._reader
+        """Whether the chunk is stored, or has been put.
+
+        A prune keeps what the images kept need. What lies beside that in a pack may be a patch of chunks that are
+        gone, or were stored anew: such a chunk counts only if it can be read back.
+        """
+        if digest == ZERO or digest in self._accepted:
+            return True
+        if digest not in self._reader:
+            return False
+        if digest not in self._needed:
+            if not self._sound(digest):
+                self._reader.forget(digest)
+                return False
+            self._needed.add(digest)
+        return True
+
+    def _sound(self, digest: bytes) -> bool:
+        try:
+            return chunk_hash(self._reader.chunk(digest)) == digest
+        except PackError:
+            return False
+        except OSError as error:
+            raise self._failed(error) from error
 
     def base(self, origin: str, key: int) -> bytes | None:
         """The hash of what the previous image has at this place, if it can be compared with."""

@@ -21,7 +21,8 @@ from shim.standard import die_like
 from shim.terminal import Terminal
 from shim.verbs import job_argument
 
-_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a view of the job does not end the job
 _REDRAW = 1  # row fewer for a moment: a program redraws its screen when its size changes
 
 
@@ -30,9 +31,9 @@ _REDRAW = 1  # row fewer for a moment: a program redraws its screen when its siz
 def attach_command(job: str) -> None:
     """Be connected to JOB's terminal, or to its streams, until it ends or you leave.
 
-    The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C; the job
-    goes on either way. What a detached job said before is in its directory, ~/.local/state/rexec/jobs/JOB/, as
-    `terminal`, or `stdout` and `stderr`.
+    The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C, or close
+    the window; the job goes on either way. What a detached job said before is in its directory,
+    ~/.local/state/rexec/jobs/JOB/, as `terminal`, or `stdout` and `stderr`.
     """
     sys.exit(attach(jobs.find(job)))
 
@@ -82,7 +83,8 @@ class _Client:
             self._resize(0)
         for forwarded in _FORWARDED:
             signal.signal(forwarded, lambda number, _: self._send(frames.SIGNAL, bytes((number,))))
-        signal.signal(signal.SIGINT, lambda *_: self._over.put(("left", 0, "")))
+        for leaving in _LEAVE:
+            signal.signal(leaving, lambda by, _: self._over.put(("left", by, "")))
         for target in (self._take, self._keys):
             threading.Thread(target=target, daemon=True).start()
         how, number, text = self._over.get()
@@ -91,8 +93,11 @@ class _Client:
         if how == "exit":
             return die_like(number, self._terminal is not None)
         if how == "left":
-            run.tell(f"detached; job {self._job.id} goes on")
-            return 0
+            if number != signal.SIGHUP:  # then nobody is there any more
+                after = "\n" if self._terminal is not None else ""  # the job has left the cursor anywhere
+                print(end=after, file=sys.stderr)
+                run.tell(f"detached; job {self._job.id} goes on")
+            return die_like(number if number in (signal.SIGTERM, signal.SIGHUP) else 0, False)
         raise RexecError(text)
 
     def _resize(self, fewer: int) -> None:

@@ -99,7 +99,7 @@ def resolve(on: str | None, known: Hosts, usable: Callable[[Host], bool] = lambd
         if host.name == on:
             return host
     if not on or on.startswith("-") or any(character.isspace() for character in on):
-        raise HostsError(f"--on {on!r} is no host; name one as for ssh, [user@]host, or `local`")
+        raise HostsError(f"{on!r} is no host; name one as for ssh, [user@]host, or `local`")
     return Host(on, on)
 
 

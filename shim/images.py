@@ -14,6 +14,7 @@ from checkpoint.store import Kept, Store
 from remoteio.errors import RexecError
 from shim import completion, jobs
 from shim.progress import size
+from shim.verbs import shown
 
 _jobs = click.argument(
     "job", metavar="[JOB]", required=False, shell_complete=lambda ctx, param, begun: completion.jobs(begun)
@@ -62,7 +63,7 @@ def list_command(job: str | None, as_json: bool) -> None:
         click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  COMMAND")
         for row in rows:
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
-            what = row["damage"] or " ".join(row["command"])
+            what = row["damage"] or shown(row["command"])
             click.echo(f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {what}")
 
 
@@ -94,7 +95,8 @@ def verify_command(job: str | None) -> None:
             for damage in found:
                 click.echo(damage)
             if not found:
-                click.echo(f"job {name}: {len(store.images(name))} images are whole")
+                number = len(store.images(name))
+                click.echo(f"job {name}: {number} {'image is' if number == 1 else 'images are'} whole")
     if damages:
         raise click.exceptions.Exit(1)
 
@@ -128,7 +130,8 @@ def prune_command(job: str | None, keep: int) -> None:
     with _told():
         for name in _names(store, job):
             pruned = store.prune(name, keep)
-            click.echo(f"job {name}: {len(pruned.images)} images removed, {size(pruned.freed)} freed")
+            images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
+            click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
 
 
 def _names(store: Store, job: str | None) -> list[str]:

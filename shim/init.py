@@ -63,6 +63,7 @@ def run(
             slave = _terminal(sock, spec, plan)
             stdio = {0: slave, 1: slave, 2: slave, **stdio}
         if warden is None:
+            namespace.number_pids()
             status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
         else:
             ends = {k: fd for k, fd in stdio.items() if fd != slave}

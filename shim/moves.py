@@ -64,7 +64,8 @@ class Moves:
         ready: Callable[[], None] = lambda: None,
         reach: Reach = connect,
     ) -> None:
-        """`patient`: wait for a host even before the job has ever run. `force`: go on though its files were changed.
+        """`patient`: wait for a host even before the job has ever run. `force`: go on though its files changed since
+        the image.
 
         `stopped` is called when the job has stopped, as a shell would see it; `ready` when the job can be talked to.
         """
@@ -74,8 +75,9 @@ class Moves:
         self._outputs, self._input = outputs, input
         self._store = Store()
         self._name = str(job.id)
-        self._say, self._watch, self._reach, self._force = say, watch, reach, force
+        self._say, self._watch, self._reach = say, watch, reach
         self._stopped, self._ready = stopped, ready
+        self._forced = self.record.image if force else 0  # the image to go on from though its files were changed
         self._log = EventLog(job.log)
         self._events: queue.SimpleQueue[placement.Event | BaseException] = queue.SimpleQueue()
         self._stays: dict[int, Stay] = {}
@@ -116,6 +118,8 @@ class Moves:
     def _run(self) -> Result:
         if not self.record.image:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
+        else:
+            self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {self.record.image}"))
         self._do(placement.begin(self.state))
         while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
@@ -290,7 +294,7 @@ class Moves:
     def _rewind(self, image: Manifest) -> None:
         """Nothing of the job runs anywhere: put its files back to what the image saw."""
         found = rewind.look(image.written, rewind.settled(self.record.after, image.number))
-        if found.changed and not self._force:
+        if found.changed and self._forced != image.number:
             more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
             raise MoveError(
                 f"{found.changed[0]} since image {image.number} was made{more}: `rexec restart {self._name} --force` "
@@ -442,6 +446,8 @@ class Moves:
         if what == "attach":
             self._attach(request, connection)
         elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
+            if what == "release" and request.get("force"):
+                self._forced = self.state.image
             self._ask(what, str(request.get("host", "")), connection)
         else:
             connection.say(done=False, text=f"there is no request {what!r:.40}")

@@ -33,6 +33,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
 )
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36
 _libc = ctypes.CDLL(None, use_errno=True)
+JOB_PIDS = 1000  # the job's are higher
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 # what a uid 0 that is root in name only keeps: chown dac_override fowner fsetid kill setgid setuid setpcap
 # net_bind_service net_raw sys_chroot mknod audit_write setfcap
@@ -84,6 +85,23 @@ def lead(terminal: int) -> None:
     if terminal >= 0:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def some_pid() -> int:
+    """The pid before the job's own. By chance: jobs that run at once share files named by pid (/tmp/x.$$) at home.
+
+    Far from 32768, where the kernel may begin anew: proc_sys_kernel(5), pid_max.
+    """
+    return JOB_PIDS + int.from_bytes(os.urandom(2), "little") % (1 << 14)
+
+
+def number_pids() -> None:
+    """In init, once the root has been entered: the job's pids begin at `some_pid`, where the kernel can do that."""
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as f:
+            f.write("%d" % some_pid())
+    except OSError:
+        return  # a kernel without CONFIG_CHECKPOINT_RESTORE: they begin at 2
 
 
 def tame_root() -> None:

@@ -379,6 +379,8 @@ def _no_host(state: State, event: NoHost, now: float) -> Steps:
 
 def _park(state: State, why: str, now: float) -> Steps:
     said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.waiting]
+    if why not in (state.why, _HELD):
+        said.append(Log(Kind.NOTE, {"reason": f"parked: {why}"}))
     parked = replace(
         state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),
         avoid=tuple(pair for pair in state.avoid if pair[1] == _LEFT), wanted="",
@@ -392,7 +394,11 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
         return _finish(state, Result(KILLED))
     if state.held:
         return _park(state, _QUIT if state.leave_by < inf else _HELD, now)
-    return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
+    missed: list[Action] = []
+    if state.host == state.wanted:
+        missed.append(Log(Kind.NOTE, {"host": state.host, "reason": f"it did not go there: {why}"}))
+    state, actions = _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
+    return state, missed + actions
 
 
 _LEFT = "it was told to leave it"
@@ -416,7 +422,7 @@ def _on_host(
         return _pass_over(state, event.why, now) if state.phase == Phase.STARTING else (state, [])
     if isinstance(event, Began):
         if state.phase == Phase.STARTING and state.image == 0:
-            return _runs(replace(state, by=inf), now, "")
+            return _runs(replace(state, by=inf), now)
         return (replace(state, by=inf) if state.dump is None and not state.killing else state), []
     if isinstance(event, Stirs):
         return (_awaits(state, now, STALL) if state.by < inf and not state.killing else state), []
@@ -438,9 +444,12 @@ def _on_host(
     return _news(state, event, now)
 
 
-def _runs(state: State, now: float, how: str) -> Steps:
+def _runs(state: State, now: float) -> Steps:
     actions: list[Action] = [Log(Kind.EXECUTE, {"host": state.host})]
-    actions += [Reply(token, True, f"the job goes on on {state.host}{how}") for token in state.waiting]
+    text, there = f"the job goes on on {state.host}", True
+    if state.wanted not in ("", state.host):
+        text, there = f"{text} and not on {state.wanted}: {dict(state.avoid).get(state.wanted, _LEFT)}", False
+    actions += [Reply(token, there, text) for token in state.waiting]
     state = replace(
         state,
         phase=Phase.RUNNING,
@@ -500,7 +509,7 @@ def _news(state: State, event: News, now: float) -> Steps:
         if state.killing or state.held:
             state, actions = _pass_over(state, "", now)
             return state, [Close(event.generation), *actions]
-        state, actions = _runs(_awaits(state, now, ANSWER), now, "")
+        state, actions = _runs(_awaits(state, now, ANSWER), now)
         return state, [Order(event.generation, orders.GO, event.generation), *actions]
     if what == orders.FROZEN and state.phase == Phase.RUNNING:
         return replace(state, phase=Phase.FROZEN, why=event.why), [

@@ -67,12 +67,23 @@ def choose_host(
     refused = {**dict(choose.avoid), **choice.refused}
     if not refused:
         return NoHost(choose.turn, "hosts.toml names no host: add one, or say --on HOST", hopeless=True)
-    why = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in refused.items())
+    why = "; ".join(
+        reason if any(name in reason for name in names) else f"{', '.join(names)}: {reason}"
+        for reason, names in _by_reason(refused).items()
+    )
     return NoHost(
         choose.turn,
         why if len(refused) == 1 else f"no host will do ({why})",
         hopeless=bool(choose.avoid) and not choice.refused,
     )
+
+
+def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
+    """What several hosts say alike is said once."""
+    found: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def candidate(report: Report, wish: Wish, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -31,11 +32,15 @@ def look(written: Iterable[WrittenFile], after: Iterable[WrittenFile] = ()) -> L
         try:
             now = os.stat(file.path, follow_symlinks=False)
         except OSError as error:
-            changed.append(f"{file.path} is not there any more ({error.strerror})")
+            changed.append(
+                f"{file.path} has been removed"
+                if error.errno in (errno.ENOENT, errno.ENOTDIR)
+                else f"{file.path} cannot be looked at ({error.strerror}), so it may have been changed"
+            )
             continue
         times = {file.mtime_ns, later[file.path].mtime_ns if file.path in later else file.mtime_ns}
         if now.st_ino != file.inode or not stat.S_ISREG(now.st_mode):
-            changed.append(f"{file.path} is another file now")
+            changed.append(f"{file.path} has been replaced by another file")
         elif now.st_size < file.size:
             changed.append(f"{file.path} has been cut from {file.size} to {now.st_size} bytes")
         elif now.st_size > file.size:

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -94,10 +93,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     saved = row["checkpoint"]
     last = "none" if saved is None else f"{_span(saved['age'])} ago, {size(saved['bytes'])}"
-    command = shlex.join(row["command"])
-    shown = command if len(command) <= 48 else command[:47] + "…"
-    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, row["moves"], shown)
-    return tuple(str(word) for word in words)
+    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, row["moves"])
+    return (*(str(word) for word in words), shown(row["command"]))
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as a table has room for it."""
+    text = shlex.join(command)
+    return text if len(text) <= 48 else text[:47] + "…"
 
 
 def _span(seconds: float) -> str:
@@ -229,9 +232,9 @@ def kill_command(job: str) -> None:
 def restart_command(image: str, on: str | None, detach: bool | None, force: bool, quiet: bool) -> None:
     """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
 
-    For a job whose supervisor is gone, because this machine was switched off for example, or that has ended. Files that
-    the job appended to since the image are cut back to their length then; of a file changed in any other way rexec
-    says the name and stops, unless --force.
+    For a job whose supervisor is gone, because this machine was switched off for example, that has ended, or that is
+    parked. Files that the job appended to since the image are cut back to their length then; of a file changed in any
+    other way rexec says the name and stops, unless --force.
 
     \b
     Examples:
@@ -244,6 +247,9 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
     if number and not number.isdigit():
         raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {word}`")
     job = jobs.find(word)
+    if not number and on is None and job.supervised() and job.read().phase == Phase.PARKED:
+        request(job, "release", force=force)
+        return
     sys.exit(submit.restart(job, int(number) if number else None, on, detach=detach, force=force, quiet=quiet))
 
 
@@ -279,13 +285,13 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
 def line(event: Event) -> str:
     """An event for people."""
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
-    values = {
-        name: value
-        for name, value in asdict(event).items()
-        if name not in ("at", "kind") and value not in ("", 0, 0.0, None)
-    }
-    if event.status is not None:
-        values["status"] = event.status
-    if "size" in values:
-        values["size"] = size(event.size)
-    return f"{at}  {event.kind:<10}  {', '.join(f'{name} {value}' for name, value in values.items())}"
+    said = [
+        event.command,
+        event.reason,
+        f"image {event.image}" if event.image else "",
+        f"{size(event.size)} new" if event.size else "",
+        f"status {event.status}" if event.status is not None else "",
+        f"signal {event.signal}" if event.signal else "",
+    ]
+    text = ", ".join(filter(None, said))
+    return f"{at}  {event.kind:<10}  {': '.join(filter(None, (event.host, text)))}"

@@ -18,10 +18,11 @@ import socket
 from checkpoint import criu, unbundle
 from remoteio.syscalls import fork_as, syncfs
 from shim.handles import handles
+from shim.namespace import JOB_PIDS, some_pid
 
-# Where the job's pids begin, and criu's own, which must not be among those that it restores: below 300, where a count
-# that has come to its end begins anew (RESERVED_PIDS of kernel/pid.c).
-JOB_PIDS, CRIU_PIDS = 1000, 200
+# criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
+# begins anew (RESERVED_PIDS of kernel/pid.c).
+CRIU_PIDS = 200
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
@@ -47,7 +48,7 @@ class Warden:
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ends = ends
-        self._number(JOB_PIDS)
+        self._number(some_pid())
 
     def take(self, said: bytes, fds: list[int]) -> None:
         """One message of the agent."""

@@ -415,3 +415,29 @@ def test_a_vacate_mends_what_is_damaged_on_the_disk(run: Run) -> None:
     assert run.end() == Result(0)
     with Store().open(name, 1) as image:
         assert not image.damaged()
+
+
+def test_sent_to_a_host_that_is_down(run: Run) -> None:
+    """It has left all the same, and who sent it hears where it went instead, and why."""
+    run.country.running(0)
+    run.country.down.add("gamma")
+    said = run.ask("vacate", host="gamma")
+    assert said == "False: the job goes on on beta and not on gamma: cannot reach gamma: it is down"
+    run.country.running(1).end(0)
+    run.end()
+    notes = [event for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
+    assert [(note.host, note.reason) for note in notes] == [
+        ("gamma", "it did not go there: cannot reach gamma: it is down")
+    ]
+
+
+def test_parked_is_logged_once(run: Run) -> None:
+    run.country.running(0)
+    run.country.down |= {"alpha", "beta"}
+    run.ask("vacate")
+    turn = run.moves.state.turn
+    until(lambda: run.moves.state.turn >= turn + 2, "two more looks for a host")
+    notes = [event.reason for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
+    assert len(notes) == 1 and notes[0].startswith("parked: no host will do (")
+    run.ask("kill")
+    run.end()

@@ -228,3 +228,20 @@ def test_a_full_disk_leaves_the_previous_image_the_latest(tmp_path: Path, small_
     save(store, "job", tmp_path / "b")
     restore(store, "job", 2, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "b")
+
+
+def test_memory_that_is_again_as_it_was_before_a_prune(tmp_path: Path) -> None:
+    """A patch that no image needs any more may lie on beside what is needed, when what it refers to has gone."""
+    store = Store(tmp_path / "store")
+    first = fresh(64)
+    second = {**changed(first, [3]), **{page: os.urandom(PAGE) for page in range(1000, 1064)}}
+    third = {**second, **fresh(64)}
+    fourth = {**third, **{page: second[page] for page in range(16)}}
+    for number, pages in enumerate((first, second, third, fourth), 1):
+        directory = tmp_path / str(number)
+        write_process(directory, pages)
+        save(store, "job", directory)
+        store.prune("job", 1)
+        assert store.verify("job") == []
+    restore(store, "job", 4, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "4")
