@@ -82,7 +82,7 @@ class Arrival:
             agent.news(orders.RESTORED, seconds=time.monotonic() - began)
             return agent.gate.get()
 
-        request = criu.restore_request(tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S)
+        request = criu.restore_request(tuple(inherited), unprivileged=agent.kept.plan.apart, timeout=RESTORE_S)
         try:
             pid = restart.restore(sock, request, self._spool, agent.log, gate)
         finally:

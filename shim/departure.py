@@ -125,7 +125,7 @@ class Departure:
             raise DumpError("the job's processes may not be looked at: %s" % e) from e
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
-        found = preflight.obstacles(tasks, self._agent.kept.plan.user)
+        found = preflight.obstacles(tasks, self._agent.kept.plan.apart)
         if found:
             raise DumpError("; ".join(found))
 
@@ -173,7 +173,7 @@ class Departure:
                 os.close(fd)
         ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
         request = criu.dump_request(
-            root, unprivileged=agent.kept.plan.user, leave_running=True, ttys=ttys, timeout=FREEZE_S
+            root, unprivileged=agent.kept.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S
         )
         head["root"] = root
         try:
