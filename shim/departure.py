@@ -121,8 +121,6 @@ class Departure:
     def _preflight(self) -> None:
         try:
             tasks = preflight.look(self._root())
-        except PermissionError as e:
-            raise DumpError("the job's processes may not be looked at: %s" % e) from e
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
         found = preflight.obstacles(tasks, self._agent.kept.plan.apart)

@@ -280,3 +280,13 @@ def test_a_login_that_cannot_give_the_job_its_ids_is_refused_by_name(mover: Move
     assert "beta-alice: the job cannot go on on beta: the job has its user's own id" in said
     assert "65536 subordinate ids and newuidmap (`rexec doctor` says how)" in said
     assert mover.job(job)["state"] == "parked"
+
+
+@pytest.mark.parametrize("mover", ["mapped"], indirect=True)
+def test_a_process_that_forbids_being_looked_at(mover: Mover) -> None:
+    """The kernel gives its /proc entries to uid 0 of the namespace, which is not the login there."""
+    script = "import ctypes, time\nassert ctypes.CDLL(None).prctl(4, 0) == 0\nprint('ready', flush=True)\n"
+    job = mover.submit(PYTHON, "-c", script + "time.sleep(600)")
+    until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
+    mover.verb("vacate", job)
+    assert mover.job(job)["moves"] == 1
