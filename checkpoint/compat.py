@@ -35,7 +35,8 @@ class Facts:
 
     machine: uname's; flags: CPU features of /proc/cpuinfo; xsave: bytes of the CPU's saved state, 0 if unknown;
     page: bytes; kernel and criu: versions; memory: bytes free for a job; namespaces: those the kernel has;
-    uid_map: "root", "zero" (0 → the user) or "both" (0 and the user's own uid).
+    uid_map: which ids the job has, or of a host, the best its login can give: "root" all, it is the host's root;
+    "both" 0, its user's own and others, mapped; "zero" 0 alone, which is the login.
     """
 
     __slots__ = ("criu", "flags", "kernel", "machine", "memory", "namespaces", "page", "uid_map", "xsave")
@@ -96,11 +97,24 @@ def differences(image: Facts, host: Facts, needed: int) -> list[str]:
     lacking = sorted(image.namespaces - host.namespaces)
     if lacking:
         out.append(f"its kernel lacks the namespaces {', '.join(lacking)}")
-    if image.uid_map != host.uid_map:
-        out.append(f"the job's users are mapped as {image.uid_map} there, here as {host.uid_map}")
+    out += filter(None, [ids_differ(image.uid_map, host.uid_map)])
     if needed > host.memory:
         out.append(f"it has {host.memory >> 20} MiB of memory free, the job needs {needed >> 20}")
     return out
+
+
+def ids_differ(image: str, host: str) -> str:
+    """Why an image with the one uid_map cannot go on where the login has the other, or ""."""
+    if image == host or (image, host) in (("zero", "both"), ("both", "root")):
+        return ""
+    if image == "root":
+        return "the job was started as its host's root, this login is an ordinary user's: name a login as root"
+    if host == "root":
+        return "the job has but one id, that of an ordinary login, this login is root's: name an ordinary one"
+    return (
+        "the job has its user's own id, this login can give it uid 0 alone: have it given 65536 subordinate ids and "
+        "newuidmap (`rexec doctor` says how), or name another"
+    )
 
 
 def _dots(version: tuple[int, ...]) -> str:

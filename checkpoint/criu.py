@@ -321,6 +321,8 @@ def prepare(images: str) -> None:
     """Write what criu reads besides the request into its images directory. Raises OSError."""
     with open(os.path.join(images, CONFIG_NAME), "w") as f:
         f.write(CONFIG)
+    with open(os.path.join(images, LOG_NAME), "w"):
+        pass  # it stays ours, whoever criu is: it must be readable before criu has ended
 
 
 def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], bool]) -> Answer:
@@ -342,7 +344,7 @@ def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], b
 def failure(what: str, images: str) -> str:
     """One sentence for the user on a criu that failed in that images directory, with its reason and its log's path."""
     path = os.path.join(images, LOG_NAME)
-    if not os.path.exists(path):
+    if not os.path.getsize(path):
         path = os.path.join(images, STDERR_NAME)
         with open(path, errors="replace") as f:
             said = f.read().strip().splitlines()

@@ -138,26 +138,18 @@ def numbers(root: int, proc: str = "/proc") -> dict[str, int]:
 
 
 def look(root: int, proc: str = "/proc") -> list[Task]:
-    """The tasks of the tree. Raises PermissionError where /proc does not let us: the tree is another user's."""
+    """The tasks of the tree, but for those that /proc does not show us: CRIU in their namespaces sees them.
+
+    One that is ending has no owner any more; one that forbids it (PR_SET_DUMPABLE, an ssh-agent) is uid 0's of its user
+    namespace, which is not always ours.
+    """
     out = []
     for pid in tree(root, proc):
         try:
             out.append(_task(f"{proc}/{pid}"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended since
-        except PermissionError:
-            # Of one that has ended, or has no memory any more and is about to, nothing may be looked at.
-            if not _ended(f"{proc}/{pid}"):
-                raise
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
     return out
-
-
-def _ended(at: str) -> bool:
-    try:
-        with open(at + "/status") as f:
-            return "\nVmSize:" not in f.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def highest(root: int, proc: str = "/proc") -> int:

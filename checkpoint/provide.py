@@ -56,7 +56,7 @@ def version(bundle: str) -> tuple[int, ...]:
     return criu.parse_version(said)
 
 
-def fault(bundle: str, cache: str) -> str:
+def fault(bundle: str, cache: str, apart: bool) -> str:
     """Why the criu of that bundle does not work on this host, or ""."""
     kernel = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     try:
@@ -64,13 +64,13 @@ def fault(bundle: str, cache: str) -> str:
     except (criu.CriuError, OSError) as e:
         return str(e)
     # one record for each: a host's own that fails must not displace the result of the one brought
-    return old or selftest.cached(bundle, os.path.join(cache, "tested-" + os.path.basename(bundle)))
+    return old or selftest.cached(bundle, os.path.join(cache, "tested-" + os.path.basename(bundle)), apart)
 
 
-def find(cache: str, wanted: str) -> tuple[Provided | None, str]:
+def find(cache: str, wanted: str, apart: bool) -> tuple[Provided | None, str]:
     """A criu that works here without anything being sent, or None; and why the ones looked at do not work.
 
-    `wanted`: hash of the bundle that the submit side can send, or "".
+    `wanted`: hash of the bundle that the submit side can send, or "". `apart`: it is to work in a user namespace.
     """
     whys = []
     program = own()
@@ -81,19 +81,19 @@ def find(cache: str, wanted: str) -> tuple[Provided | None, str]:
         except (unbundle.BundleError, elf.ElfError, OSError) as e:
             whys.append(f"{program}: {e}")
         else:
-            why = fault(bundle, cache)
+            why = fault(bundle, cache, apart)
             if not why:
                 return Provided(bundle, version(bundle)), ""
             whys.append(f"{program}: {why}")
     else:
         whys.append("it has no criu")
     if wanted and unbundle.present(cache, wanted):
-        return brought(cache, wanted)
+        return brought(cache, wanted, apart)
     return None, "; ".join(whys)
 
 
-def brought(cache: str, wanted: str) -> tuple[Provided | None, str]:
+def brought(cache: str, wanted: str, apart: bool) -> tuple[Provided | None, str]:
     """The bundle that was sent, unpacked; None and why, if it does not work here."""
     bundle = unbundle.directory(cache, wanted)
-    why = fault(bundle, cache)
+    why = fault(bundle, cache, apart)
     return (None, f"the criu sent there: {why}") if why else (Provided(bundle, version(bundle)), "")

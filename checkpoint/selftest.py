@@ -28,36 +28,37 @@ def _check(result: int, what: str) -> None:
         raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
-def key(bundle: str) -> str:
-    """What a result holds for: this boot's kernel, this user, this bundle."""
-    return f"{os.uname().release} {os.uname().version} uid={os.getuid()} {os.path.basename(bundle)}"
+def key(bundle: str, apart: bool) -> str:
+    """What a result holds for: this boot's kernel, this user, this bundle, with or without a user namespace."""
+    who = f"uid={os.getuid()}{' apart' if apart else ''}"
+    return f"{os.uname().release} {os.uname().version} {who} {os.path.basename(bundle)}"
 
 
-def cached(bundle: str, cache: str) -> str:
+def cached(bundle: str, cache: str, apart: bool) -> str:
     """Why criu does not work here, or "": the last result if nothing has changed since, else a test (about 0.5 s)."""
-    record = os.path.join(cache, "criu-selftest")
+    record = os.path.join(cache, "criu-selftest-apart" if apart else "criu-selftest")
     try:
         with open(record) as f:
             known, _, result = f.read().partition("\n")
     except FileNotFoundError:
         known, result = "", ""
-    if known != key(bundle) or result:  # a failure is tried again: its cause may have been mended
-        result = run(bundle)
+    if known != key(bundle, apart) or result:  # a failure is tried again: its cause may have been mended
+        result = run(bundle, apart)
         os.makedirs(cache, mode=0o700, exist_ok=True)
         with open(record + ".new", "w") as f:
-            f.write(key(bundle) + "\n" + result)
+            f.write(key(bundle, apart) + "\n" + result)
         os.replace(record + ".new", record)
     return result
 
 
-def run(bundle: str) -> str:
-    """Why criu does not work here in one sentence, or ""."""
+def run(bundle: str, apart: bool) -> str:
+    """Why criu does not work here in one sentence, or "". `apart`: in a user namespace, as ordinary users must."""
     spool = tempfile.mkdtemp(prefix="rexec-selftest-")
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _guarded(write, bundle, spool)
+        _guarded(write, bundle, spool, apart)
     os.close(write)
     with open(read, "rb") as f:
         said = f.read().decode(errors="replace")
@@ -68,11 +69,11 @@ def run(bundle: str) -> str:
     return said or "the self-test of criu was killed before it ended"
 
 
-def _guarded(write: int, bundle: str, spool: str) -> None:
+def _guarded(write: int, bundle: str, spool: str, apart: bool) -> None:
     """In a child that must never return into its parent's code: write the result and end."""
     try:
         try:
-            said = _in_namespaces(write, bundle, spool)
+            said = _in_namespaces(write, bundle, spool, apart)
         except (OSError, criu.CriuError) as e:
             said = f"criu cannot work here: {e}"
         if said:
@@ -81,11 +82,11 @@ def _guarded(write: int, bundle: str, spool: str) -> None:
         os._exit(0)
 
 
-def _in_namespaces(write: int, bundle: str, spool: str) -> str:
+def _in_namespaces(write: int, bundle: str, spool: str, apart: bool) -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
-    _check(libc.unshare((NEWUSER if uid else 0) | NEWNS | NEWPID), "new namespaces are refused")
-    if uid:
+    _check(libc.unshare((NEWUSER if apart else 0) | NEWNS | NEWPID), "new namespaces are refused")
+    if apart:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open("/proc/self/" + name, "w") as f:
                 f.write(text)
@@ -112,10 +113,10 @@ def _in_namespaces(write: int, bundle: str, spool: str) -> str:
     os.read(ready, 1)
     os.close(ready)
     _last_pid(300)
-    _criu(criu.dump_request(victim, unprivileged=bool(uid), leave_running=False), bundle, spool, "a test dump")
+    _criu(criu.dump_request(victim, unprivileged=apart, leave_running=False), bundle, spool, "a test dump")
     os.waitpid(victim, 0)
     _last_pid(300)
-    answer = _criu(criu.restore_request((), unprivileged=bool(uid)), bundle, spool, "a test restore")
+    answer = _criu(criu.restore_request((), unprivileged=apart), bundle, spool, "a test restore")
     os.kill(answer.pid, signal.SIGKILL)
     os.waitpid(answer.pid, 0)
     return "works"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from remoteio import frames
 from remoteio.errors import RexecError
 from remoteio.link import Link, LinkClosed
+from shim.namespace import Plan
 from shim.serving import Agent
 from shim.spec import JobSpec
 
@@ -20,7 +21,7 @@ def main(read_fd: int, write_fd: int) -> int:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
         spec = JobSpec.unpack(first[0][1])
         if spec.moving is None:
-            Agent(link, spec).run(first[1:])
+            Agent(link, spec, Plan(spec)).run(first[1:])
         else:
             from shim.mobile import MobileAgent, provide
 

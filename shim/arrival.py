@@ -84,7 +84,7 @@ class Arrival:
             return agent.gate.get()
 
         request = criu.restore_request(
-            tuple(inherited), unprivileged=agent.kept.plan.user, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
+            tuple(inherited), unprivileged=agent.kept.plan.apart, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
         )
         try:
             pid = restart.restore(sock, request, self._spool, agent.log, gate)

@@ -116,17 +116,15 @@ class Departure:
     def _preflight(self) -> None:
         try:
             tasks = preflight.look(self._root())
-        except PermissionError as e:
-            raise DumpError("the job's processes may not be looked at: %s" % e) from e
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
-        user = self._agent.kept.plan.user
-        found = preflight.obstacles(tasks, user)
+        apart = self._agent.kept.plan.apart
+        found = preflight.obstacles(tasks, apart)
         if found:
             raise DumpError("; ".join(found))
         connected, leading_out = preflight.connections(tasks, preflight.tcp(self._root()))
         # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
-        self._keep_tcp = connected and not leading_out and not user
+        self._keep_tcp = connected and not leading_out and not apart
 
     def _root(self) -> int:
         """The pid here of the tree's root: keeper, init, root."""
@@ -175,7 +173,7 @@ class Departure:
                 os.close(fd)
         ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
         request = criu.dump_request(
-            root, unprivileged=agent.kept.plan.user, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+            root, unprivileged=agent.kept.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
             keep_tcp=self._keep_tcp,
         )  # fmt: skip
         head["root"] = root

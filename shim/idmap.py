@@ -6,6 +6,8 @@ Sources: user_namespaces(7), newuidmap(1), subuid(5).
 from __future__ import annotations
 
 WHOLE = 65536  # ids a distribution uses for people and services
+ALL = (0, 0, (1 << 32) - 1)
+ROOT, BOTH, ZERO = "root", "both", "zero"  # see checkpoint/compat.py
 
 
 def plan(inside: int, outside: int, ranges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:

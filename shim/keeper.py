@@ -13,7 +13,7 @@ import socket
 
 from remoteio.errors import RexecError
 from remoteio.mount import open_fuse
-from shim import init, namespace
+from shim import idmap, init, namespace
 from shim.scratch import Scratch, for_images
 from shim.spec import JobSpec
 
@@ -23,11 +23,11 @@ class Kept:
 
     __slots__ = ("fuse", "images", "init", "keeper", "pid", "plan", "scratch", "shown", "spool", "stdio")
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec, plan: namespace.Plan) -> None:
         """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
-        self.plan = namespace.Plan(spec)
+        self.plan = plan
         self.shown: tuple[int, ...] = ()  # the ids that the job sees as its own, where they are not its user's
-        if spec.moving is not None and self.plan.user:
+        if spec.moving is not None and plan.ids == idmap.ZERO:
             spec.uid = spec.gid = 0  # in name: see Plan
             self.shown = (0, 0)
         self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images() if spec.moving is not None else "")

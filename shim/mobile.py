@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     Frames = list[tuple[int, "bytes | memoryview"]]
 
 
-_SYS_RESOURCE = 24  # capability.h
-
-
 def cache() -> str:
     """Where criu is kept on this host: beside the runtime (shim/stage.py)."""
     base = os.environ.get("XDG_CACHE_HOME", "")
@@ -46,13 +43,8 @@ def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[p
 
     Raises RexecError: this host cannot dump at all.
     """
-    host = os.uname().nodename
-    if os.geteuid() == 0 and spec.uid and not _has_capability(_SYS_RESOURCE):
-        raise RexecError(
-            f"root of {host} may not look at other users' limits (CAP_SYS_RESOURCE is missing: a container?), so criu "
-            f"cannot save a job of uid {spec.uid} there; log in there as an ordinary user instead"
-        )
-    found, why = provider.find(cache(), moving.criu)
+    apart = bool(os.geteuid() or spec.uid)
+    found, why = provider.find(cache(), moving.criu, apart)
     left = list(early)
     if found is None and moving.criu and not unbundle.present(cache(), moving.criu):
         link.send(frames.NEWS, orders.news(orders.CRIU, need=moving.criu))
@@ -60,16 +52,11 @@ def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[p
             unbundle.unpack(_archive(link, left), moving.criu, cache())
         except (unbundle.BundleError, OSError) as e:
             raise RexecError(str(e)) from e
-        found, why = provider.brought(cache(), moving.criu)
+        found, why = provider.brought(cache(), moving.criu, apart)
     if found is None:
+        host = os.uname().nodename
         raise RexecError(f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent")
     return found, left
-
-
-def _has_capability(number: int) -> bool:
-    with open("/proc/self/status") as f:
-        line = next(line for line in f if line.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) >> number & 1)
 
 
 def _archive(link: Link, left: Frames) -> bytes:

@@ -14,7 +14,7 @@ from checkpoint.manifest import Manifest
 from remoteio import frames
 from remoteio.errors import RexecError
 from remoteio.link import Link, Window
-from shim import orders
+from shim import namespace, orders
 from shim.serving import Agent
 from shim.spec import JobSpec, Moving
 from shim.taps import Feed, Tap
@@ -31,12 +31,19 @@ class Mobile(Agent):
 
     def __init__(self, link: Link, spec: JobSpec, moving: Moving, provided: provider.Provided, log: str) -> None:
         """`log`: the path at which the log of a criu that failed is kept."""
-        super().__init__(link, spec)
+        self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
+        self.facts = compat.host_facts(provided.version, namespace.login_ids())
+        image = ""
+        if self.manifest is not None:
+            before = compat.from_plain(self.manifest.facts)
+            why, image = compat.differences(before, self.facts, 0), before.uid_map
+            if why:
+                raise RexecError("the job cannot go on on %s: %s" % (os.uname().nodename, "; ".join(why)))
+        super().__init__(link, spec, namespace.Plan(spec, image))
         self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
+        self.facts.uid_map = self.kept.plan.ids
         self.bundle = provided.bundle
         self.log = log
-        self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
-        self.facts = compat.host_facts(provided.version, "zero" if self.kept.plan.user else "root")
         self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
         self.criu_ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up

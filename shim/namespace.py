@@ -112,31 +112,51 @@ def tame_root() -> None:
 
 
 class Plan:
-    """How the job's namespaces are to be made on this host, for this login."""
+    """How the job's namespaces are to be made on this host, for this login.
 
-    __slots__ = ("gids", "helper", "uids", "user")
+    user    the login is not root
+    ids     which ids the job has: see ``login_ids``
+    apart   the namespaces include one for users
+    helper  newuidmap and newgidmap map its ids
+    """
 
-    def __init__(self, spec: JobSpec) -> None:
-        self.user = os.geteuid() != 0
-        self.uids = self.gids = [(0, 0, 1 << 32)]
-        self.helper = False
-        if self.user:
-            uid, gid = os.geteuid(), os.getegid()
-            names = (str(uid), _login(uid))
-            self.uids = idmap.plan(spec.uid, uid, idmap.subordinate("/etc/subuid", names))
-            self.gids = idmap.plan(spec.gid, gid, idmap.subordinate("/etc/subgid", names))
-            self.helper = (
-                len(self.uids) > 1 and len(self.gids) > 1 and bool(_tool("newuidmap")) and bool(_tool("newgidmap"))
-            )
-            if spec.moving is not None:
-                self.helper = False  # criu restores as uid 0; and so every host without root can take the job
-                self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]
-            elif not self.helper:
-                self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
+    __slots__ = ("apart", "gids", "helper", "ids", "uids", "user")
+
+    def __init__(self, spec: JobSpec, image: str = "") -> None:
+        """`image`: the `ids` of the image that the job goes on from."""
+        uid, gid = os.geteuid(), os.getegid()
+        self.user = uid != 0
+        self.ids = image or login_ids()
+        if self.ids == idmap.ROOT and not image and spec.moving is not None and spec.uid:
+            # criu needs CAP_SYS_RESOURCE over the job: a container's root lacks it, but not in a namespace of its own
+            self.ids = idmap.BOTH
+        self.apart = self.user or self.ids == idmap.BOTH
+        self.helper = self.user and self.ids == idmap.BOTH
+        self.uids = self.gids = [idmap.ALL]
+        if self.helper:
+            self.uids = idmap.plan(spec.uid, uid, _ranges("uid"))
+            self.gids = idmap.plan(spec.gid, gid, _ranges("gid"))
+        elif self.user and spec.moving is not None:
+            self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]  # criu restores as uid 0
+        elif self.user:
+            self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
 
     def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:
         """As HELLO says them: "first count" each; nothing where every id is mapped."""
         return [b"%d %d" % (first, count) for first, _, count in lines] if self.user else []
+
+
+def login_ids() -> str:
+    """Which ids a job of this login can have, as compat.Facts.uid_map names them."""
+    if os.geteuid() == 0:
+        return idmap.ROOT
+    whole = all(len(idmap.plan(0, 0, _ranges(kind))) > 1 for kind in ("uid", "gid"))
+    return idmap.BOTH if whole and _tool("newuidmap") and _tool("newgidmap") else idmap.ZERO
+
+
+def _ranges(kind: str) -> list[tuple[int, int]]:
+    uid = os.geteuid()
+    return idmap.subordinate("/etc/sub" + kind, (str(uid), _login(uid)))
 
 
 def _login(uid: int) -> str:
@@ -157,10 +177,10 @@ def _tool(name: str) -> str:
 def make(plan: Plan) -> None:
     """In the keeper: the namespaces, with their ids mapped. Raises RexecError."""
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
-    if not plan.user:
+    if not plan.apart:
         unshare(flags)
         return
-    helper = _map_helper(plan) if plan.helper else None
+    helper = _map_helper(plan) if plan.helper or not plan.user else None
     unshare(flags | CLONE_NEWUSER)
     if helper is not None:
         helper()
@@ -177,19 +197,18 @@ def make(plan: Plan) -> None:
 
 
 def _map_helper(plan: Plan) -> Callable[[], None]:
-    """A child outside the coming namespace that runs newuidmap and newgidmap on this process; call the result after."""
+    """A child outside the coming namespace that maps this process's ids; call the result after. Raises RexecError."""
     me = os.getpid()
     go_r, go_w = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(go_w)
-        status = 0
-        if os.read(go_r, 1):
-            for tool, lines in (("newuidmap", plan.uids), ("newgidmap", plan.gids)):
-                argv = [tool, str(me)] + [str(n) for line in lines for n in line]
-                pid = os.spawnv(os.P_NOWAIT, _tool(tool), argv)
-                status |= os.waitpid(pid, 0)[1]
-        os._exit(1 if status else 0)
+        done = False
+        try:
+            if os.read(go_r, 1):
+                done = _map("uid", me, plan.uids, plan.helper) and _map("gid", me, plan.gids, plan.helper)
+        finally:
+            os._exit(0 if done else 1)
     os.close(go_r)
 
     def run() -> None:
@@ -197,17 +216,32 @@ def _map_helper(plan: Plan) -> Callable[[], None]:
         os.close(go_w)
         if os.waitpid(child, 0)[1] != 0:
             raise RexecError(
-                "newuidmap failed on %s: is it setuid root, and are /etc/subuid and /etc/subgid right?"
+                (
+                    "newuidmap failed on %s: is it setuid root, and are /etc/subuid and /etc/subgid right?"
+                    if plan.helper
+                    else "root of %s may not map user ids: is it a container without CAP_SETUID or CAP_SETFCAP?"
+                )
                 % os.uname().nodename
             )
 
     return run
 
 
+def _map(kind: str, pid: int, lines: list[tuple[int, int, int]], helper: bool) -> bool:
+    """Map the ids of a process in a new user namespace, by newuidmap or as root."""
+    if helper:
+        tool = "new%smap" % kind
+        child = os.spawnv(os.P_NOWAIT, _tool(tool), [tool, str(pid)] + [str(n) for line in lines for n in line])
+        return os.waitpid(child, 0)[1] == 0
+    with open("/proc/%d/%s_map" % (pid, kind), "w") as f:
+        f.write(idmap.text(lines))
+    return True
+
+
 def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     """In the keeper: mount the connection. Returns where, as the host sees it. Raises RexecError."""
     where = next((d for d in ("/mnt", "/media", "/srv") if os.path.isdir(d)), "/tmp")
-    trusted = not plan.user and spec.uid == 0
+    trusted = not plan.apart and spec.uid == 0
     try:
         mount.make_private()
         mount.mount_fuse(
@@ -266,9 +300,9 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen:
 
 def become(spec: JobSpec, plan: Plan) -> None:
     """In the job's first process: the submit user's ids. Raises OSError."""
-    if plan.user:
-        if plan.helper:
-            os.setgroups([g for g in spec.groups if any(a <= g < a + n for a, _, n in plan.gids)])
+    if plan.apart:
+        if plan.ids == idmap.BOTH:  # those that any host with such ids has: the job may go there
+            os.setgroups([g for g in spec.groups if g < idmap.WHOLE or g == spec.gid])
         if spec.uid == 0:
             tame_root()
     else:

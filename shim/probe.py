@@ -60,7 +60,7 @@ def facts() -> dict[str, object]:
         "subuid": idmap.subordinate("/etc/subuid", (str(uid), login)),
         "subgid": idmap.subordinate("/etc/subgid", (str(uid), login)),
         "owner": _owner(),
-        "compat": compat.host_facts((), "zero" if uid else "root").plain(),
+        "compat": compat.host_facts((), namespace.login_ids()).plain(),
     }
 
 

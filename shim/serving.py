@@ -16,6 +16,7 @@ from remoteio.link import Link
 from remoteio.relay import Relay
 from shim import terminal_state
 from shim.keeper import Kept
+from shim.namespace import Plan
 from shim.spec import JobSpec
 from shim.streams import Sink, Source
 
@@ -26,9 +27,9 @@ PULSE = 1.0  # seconds between our own signs
 class Agent:
     """One job on this host."""
 
-    def __init__(self, link: Link, spec: JobSpec) -> None:
+    def __init__(self, link: Link, spec: JobSpec, plan: Plan) -> None:
         self._link, self._spec = link, spec
-        self._kept = Kept(spec)
+        self._kept = Kept(spec, plan)
         self._relay = Relay(self._kept.fuse, link, self._end)
         self._sources: dict[int, Source] = {}
         self._stdin: Sink | None = None

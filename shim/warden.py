@@ -41,6 +41,7 @@ class Warden:
         self._proc = self._root = -1
         self._criu = 0
         self._stood: list[int] = []  # before criu came, to which all are stopped
+        self._images = -1  # criu's directory, while it runs
         self._ends: dict[int, int] = {}
 
     def enter(self, ends: dict[int, int]) -> None:
@@ -63,6 +64,7 @@ class Warden:
             self._sock.send(b"w")
         elif what == b"Y":
             syncfs(self._root)
+            self._hand_over()
             self._sock.send(b"y")
         elif what == b"H":
             pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
@@ -93,6 +95,8 @@ class Warden:
         """A child that is not the job's root has ended."""
         if pid == self._criu:
             self._criu = 0
+            self._hand_over()
+            os.close(self._images)
             self._sock.send(b"c%d" % status)
 
     def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
@@ -111,7 +115,13 @@ class Warden:
             finally:
                 os._exit(127)
         os.close(null)
-        self._criu = pid
+        self._criu, self._images = pid, os.dup(given[criu.IMAGES_FD])
+
+    def _hand_over(self) -> None:
+        """What criu wrote as uid 0 of this namespace is the agent's from here on, as the directory is."""
+        owner = os.fstat(self._images)
+        for name in os.listdir(self._images):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
 
     # the tree
 

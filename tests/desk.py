@@ -6,6 +6,7 @@ none of the submit machine's files (desk_boot.py, desk_init.py). From here they 
     alpha            as root                      alpha-alice      as the ordinary user alice
     alpha-noisy      a user whose shell prints banners to stdout and stderr; sshd shows a Banner too
     alpha-fishy      a user whose shell is fish   alpha-cshy       a user whose shell is tcsh
+    alpha-subby      a user with 65536 subordinate ids, which all others lack; newuidmap is there
     alpha-nouserns   alice where user.max_user_namespaces is 0
     alpha-far200     root, 200 ms round trip; any number will do
 

@@ -23,15 +23,18 @@ CACHE = Path(os.environ.get("REXEC_DESK_CACHE", "/var/cache/rexec-tests"))
 SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
 
-# What a machine in somebody's office has: sshd, python3, and the shells two of its users like. Nothing for rexec.
-PACKAGES = ("openssh-server", "python3-minimal", "python3", "procps", "psmisc", "kmod", "fish", "tcsh")
+# What a machine in somebody's office has: sshd, python3, the shells two of its users like, and what rootless
+# containers need. Nothing for rexec.
+PACKAGES = ("openssh-server", "python3-minimal", "python3", "procps", "psmisc", "kmod", "fish", "tcsh", "uidmap")
 
-# The accounts of every host: name -> (uid, login shell).
+# The accounts of every host: name -> (uid, login shell). One alone has subordinate ids.
+SUBORDINATE = "subby"
 USERS = {
     "alice": (1500, "/bin/bash"),
     "fishy": (1501, "/usr/bin/fish"),
     "noisy": (1502, "/bin/bash"),
     "cshy": (1503, "/bin/tcsh"),
+    SUBORDINATE: (1504, "/bin/bash"),
 }
 
 
@@ -79,7 +82,7 @@ def digest(*words: str) -> str:
 def base() -> Path:
     """The root directory all hosts lie on as an overlay's lower layer; made by debootstrap if it is not there yet."""
     accounts = [f"{name}:{uid}:{shell}" for name, (uid, shell) in USERS.items()]
-    root = CACHE / f"{SUITE}-{digest(SUITE, MIRROR, *PACKAGES, *accounts)}"
+    root = CACHE / f"{SUITE}-{digest(SUITE, MIRROR, SUBORDINATE, *PACKAGES, *accounts)}"
     with locked(CACHE / "lock"):
         if not root.exists():
             _bootstrap(root)
@@ -95,7 +98,8 @@ def _bootstrap(root: Path) -> None:
     )
     for name, (uid, shell) in USERS.items():
         # '*' and not '!': sshd refuses keys of a locked account.
-        call(["chroot", unfinished, "useradd", "-m", "-s", shell, "-u", str(uid), "-p", "*", name])
+        ids = [] if name == SUBORDINATE else ["-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0"]
+        call(["chroot", unfinished, "useradd", "-m", "-s", shell, "-u", str(uid), "-p", "*", *ids, name])
     (unfinished / "etc/nsswitch.conf").write_text("hosts: files\npasswd: files\ngroup: files\nshadow: files\n")
     (unfinished / "etc/resolv.conf").write_text("")
     for key in (unfinished / "etc/ssh").glob("ssh_host_*"):

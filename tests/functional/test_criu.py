@@ -57,9 +57,10 @@ def until(fd: int, end: bytes) -> bytes:
     return out
 
 
-def test_selftest(criu_dir: str, user: int) -> None:
+@pytest.mark.parametrize(("user", "apart"), [(0, False), (0, True), (ORDINARY, True)], indirect=["user"])
+def test_selftest(criu_dir: str, user: int, apart: bool) -> None:
     def body() -> None:
-        assert selftest.run(criu_dir) == ""
+        assert selftest.run(criu_dir, apart=apart) == ""
 
     as_user(user, body)
 

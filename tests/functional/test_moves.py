@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,15 @@ from checkpoint import bundle
 from tests.program import Argument, Rexec
 from tests.until import until
 
-PAIRS = {"root": ("root", "alpha", "beta"), "user": ("rexecuser", "alpha-alice", "beta-alice")}
+PAIRS = {
+    "root": ("root", "alpha", "beta"),
+    "user": ("rexecuser", "alpha-alice", "beta-alice"),
+    # subby alone has subordinate ids there
+    "mapped": ("rexecuser", "alpha-subby", "beta-subby"),
+    "mapped by root": ("rexecuser", "alpha", "beta-subby"),
+    "fewer": ("rexecuser", "alpha-subby", "beta-alice"),
+    "more": ("rexecuser", "alpha-alice", "beta-subby"),
+}
 COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep {pause}; done; exit 3"
 PYTHON = "/usr/bin/python3"
 
@@ -77,7 +86,7 @@ class Mover:
 USER = pytest.mark.where(lambda mover: mover == "user")  # what is the same for both
 
 
-@pytest.fixture(params=PAIRS)
+@pytest.fixture(params=["root", "user"])
 def mover(
     request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path], desk: ModuleType
 ) -> Iterator[Mover]:
@@ -261,3 +270,47 @@ def kill_ssh(mover: Mover) -> None:
                 continue  # it has ended
             if words[0].endswith(b"ssh") and parent in _supervisors(mover, "1"):
                 os.kill(int(name), signal.SIGKILL)
+
+
+OWN = "while [ ! -e go{n} ]; do sleep .05; done; id -u; echo {n} >file{n}"
+
+
+@pytest.mark.parametrize(
+    ("mover", "uid"), [("mapped", 1600), ("mapped by root", 1600), ("more", 0)], indirect=["mover"]
+)
+def test_the_job_keeps_its_ids(mover: Mover, uid: int) -> None:
+    """Its user's own wherever the logins can give it that; through a checkpoint and two moves."""
+    with tarfile.open(mover.dir / "strangers.tar", "w") as archive:
+        for name, owner in (("roots", 0), ("strangers", 12345)):
+            member = tarfile.TarInfo(name)
+            member.uid = member.gid = owner
+            archive.addfile(member)
+    unpack = "tar xf strangers.tar && echo unpacked" if uid else "true"
+    job = mover.submit("sh", "-c", "; ".join([*(OWN.format(n=n) for n in range(3)), unpack, "exit 3"]))
+    for n, leave in enumerate(("checkpoint", "vacate", "vacate")):
+        mover.verb(leave, job)
+        (mover.dir / f"go{n}").touch()
+    assert mover.ended(job) == "exit 3", mover.job(job)["why"]
+    assert mover.job(job)["moves"] == 2
+    assert mover.path(job, "stdout").read_text() == f"{uid}\n" * 3 + ("unpacked\n" if uid else "")
+    for name in ("file0", "file1", "file2", *(("roots", "strangers") if uid else ())):
+        assert (mover.dir / name).stat().st_uid == 1600
+
+
+@pytest.mark.parametrize("mover", ["fewer"], indirect=True)
+def test_a_login_that_cannot_give_the_job_its_ids_is_refused_by_name(mover: Mover) -> None:
+    job = mover.submit("sleep", "600")
+    said = mover.verb("vacate", job)
+    assert "beta-alice: the job cannot go on on beta: the job has its user's own id" in said
+    assert "65536 subordinate ids and newuidmap (`rexec doctor` says how)" in said
+    assert mover.job(job)["state"] == "parked"
+
+
+@pytest.mark.parametrize("mover", ["mapped"], indirect=True)
+def test_a_process_that_forbids_being_looked_at(mover: Mover) -> None:
+    """The kernel gives its /proc entries to uid 0 of the namespace, which is not the login there."""
+    script = "import ctypes, time\nassert ctypes.CDLL(None).prctl(4, 0) == 0\nprint('ready', flush=True)\n"
+    job = mover.submit(PYTHON, "-c", script + "time.sleep(600)")
+    until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
+    mover.verb("vacate", job)
+    assert mover.job(job)["moves"] == 1

@@ -31,13 +31,29 @@ def test_the_same_host_is_compatible() -> None:
         ({"page": 65536}, "pages have 65536"),
         ({"criu": [3, 19]}, "criu 3.19 is older"),
         ({"namespaces": ["mnt", "pid"]}, "namespaces user"),
-        ({"uid_map": "both"}, "mapped as zero there, here as both"),
+        ({"uid_map": "root"}, "this login is root's"),
         ({"memory": 1 << 20}, "1 MiB of memory free, the job needs 1024"),
     ],
 )
 def test_a_difference_is_named(changed: dict[str, object], said: str) -> None:
     (only,) = compat.differences(facts(), facts(**changed), 1 << 30)
     assert said in only
+
+
+@pytest.mark.parametrize(
+    ("image", "host", "said"),
+    [
+        ("both", "zero", "65536 subordinate ids"),
+        ("root", "zero", "name a login as root"),
+        ("root", "both", "name a login as root"),
+        ("zero", "root", "name an ordinary one"),
+        ("zero", "both", ""),
+        ("both", "root", ""),
+    ],
+)
+def test_a_login_may_give_more_ids_than_the_job_has_but_not_fewer(image: str, host: str, said: str) -> None:
+    why = compat.ids_differ(image, host)
+    assert said in why and bool(said) is bool(why)
 
 
 def test_more_is_no_obstacle_nor_what_jobs_cannot_use() -> None:
