@@ -120,6 +120,8 @@ class Departure:
             raise Gone("the job has ended") from e
         apart = self._agent.kept.plan.apart
         found = preflight.obstacles(tasks, apart)
+        if self._agent.ask(b"I", b"i") != b"0":
+            found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
             raise DumpError("; ".join(found))
         connected, leading_out = preflight.connections(tasks, preflight.tcp(self._root()))

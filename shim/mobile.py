@@ -141,7 +141,7 @@ class MobileAgent(Mobile):
             self._tell_init(b"K9")
 
     def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
-        if what and what in b"zwydrh":
+        if what and what in b"zwydrhi":
             self.replies.put((what, rest))
             return False
         if what == b"c":

@@ -2,10 +2,10 @@
 
 What it is told by the agent, and answers: ``Z`` stop the tree, even while criu holds it: ``z`` and the pids that stood
 still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
-mappings is at home; ``H``, with a descriptor to write them to: ``h`` once it holds the tree's open files, as
-shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R``
-likewise, to restore it: ``r``; ``G`` and a pid: the restored tree is the job now. By itself: ``c`` and the wait status
-of a criu.
+mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
+``h`` once it holds the tree's open files, as shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump
+the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``; ``G`` and a pid: the restored tree is the job
+now. By itself: ``c`` and the wait status of a criu.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Warden:
             syncfs(self._root)
             self._hand_over()
             self._sock.send(b"y")
+        elif what == b"I":
+            self._sock.send(b"i%d" % any(map(self._in_use, ("shm", "sem", "msg"))))
         elif what == b"H":
             pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
             os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
@@ -124,6 +126,11 @@ class Warden:
             os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
 
     # the tree
+
+    def _in_use(self, kind: str) -> bool:
+        """Whether there is System V IPC of that kind in the job's namespace: /proc/sysvipc has a heading and lines."""
+        with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
+            return len(f.readlines()) > 1
 
     def _standing(self) -> list[int]:
         return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
