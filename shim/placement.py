@@ -379,7 +379,7 @@ def _no_host(state: State, event: NoHost, now: float) -> Steps:
 
 def _park(state: State, why: str, now: float) -> Steps:
     said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.waiting]
-    if why not in (state.why, _HELD):
+    if why not in (state.why, _HELD, _QUIT):
         said.append(Log(Kind.NOTE, {"reason": f"parked: {why}"}))
     parked = replace(
         state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),

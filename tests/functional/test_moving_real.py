@@ -14,7 +14,7 @@ import numpy
 import pytest
 
 from tests import debian_source
-from tests.functional.test_moves import USER, Mover, _supervisors, kept, mover  # noqa: F401
+from tests.functional.test_moves import USER, Mover, _supervisors, mover  # noqa: F401
 from tests.functional.test_real_programs import PYTHON, built
 from tests.program import as_login
 from tests.until import until
@@ -87,6 +87,7 @@ def packages() -> Iterator[Path]:
         yield top
 
 
+@USER
 def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
     mover: Mover,  # noqa: F811
     packages: Path,
@@ -116,6 +117,7 @@ def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
     assert (mover.dir / "there.npy").read_bytes() == (mover.dir / "here.npy").read_bytes()
 
 
+@ROOT
 def test_a_build_moved_in_the_middle(mover: Mover, tmp_path: Path) -> None:  # noqa: F811
     source = debian_source.unpack("zlib", tmp_path)
     trees = [mover.dir / name / "zlib" for name in ("here", "there")]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functional.test_moves import USER, Mover, kept, mover  # noqa: F401
+from tests.functional.test_moves import USER, Mover, mover  # noqa: F401
 from tests.functional.test_moving_real import out, vacate
 from tests.screen import Screen
 from tests.until import until
