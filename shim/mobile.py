@@ -98,6 +98,7 @@ class MobileAgent(Mobile):
             feed.written = self.manifest.streams.stdin + len(self.manifest.streams.stdin_unread)
             feed.hold(True)  # until criu has made the terminal's settings those of the old one
         self.feed = feed
+        feed.suspend = self._suspend
         feed.start(self._end)
 
     def _output(self, kind: int, fd: int) -> None:
@@ -106,6 +107,14 @@ class MobileAgent(Mobile):
             sent = self.manifest.streams.stdout if kind == frames.STDOUT else self.manifest.streams.stderr
         self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent)
         self.taps[kind].start(self._end)
+
+    def _suspend(self) -> None:
+        """^Z was typed. Where the job's own group has the terminal it stops nobody; all others the kernel stops."""
+        try:
+            if os.tcgetpgrp(self._master) == os.getpgid(self.departure.root()):
+                self._tell_init(b"T")
+        except (OSError, IndexError):
+            return  # the job has just ended
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind == frames.IMAGE:

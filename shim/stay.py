@@ -106,7 +106,11 @@ class Stay(Supervisor):
     def pause(self) -> None:
         """This process is about to be stopped: no sign of life is due."""
         self._quiet.set()
-        self._try(frames.PAUSE, b"")
+        try:
+            self._link.send(frames.PAUSE)
+            self._link.flush()
+        except LinkClosed:
+            return  # whoever receives says so
 
     def resume(self) -> None:
         self._heard = time.monotonic()

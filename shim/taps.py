@@ -89,6 +89,7 @@ class Feed:
     def __init__(self, link: Link, kind: int, fd: int, terminal: bool = False) -> None:
         self._link, self._kind, self._fd, self.terminal = link, kind, fd, terminal
         self.written = 0
+        self.suspend: Callable[[], None] = lambda: None  # called when a terminal has been given its ^Z
         self.ended = False  # the end of file has been passed on, or nobody reads any more
         self._tail = bytearray()  # the last UNREAD bytes written
         self._queue: deque[bytes | memoryview] = deque()
@@ -156,7 +157,9 @@ class Feed:
                         self._link.send(CLOSED, bytes((self._kind,)))
                         return
                     self._wrote(bytes(left[:n]))
-                    left = left[n:]
+                if self.terminal and _suspends(self._fd, bytes(left[:n])):
+                    self.suspend()
+                left = left[n:]
             self._link.send(*credit(self._kind, len(data)))
 
     def _wrote(self, data: bytes) -> None:
@@ -181,6 +184,12 @@ class Feed:
             if n > len(self._tail):
                 raise ValueError("%d bytes of its standard input are unread, and %d can be kept" % (n, UNREAD))
             return bytes(self._tail[len(self._tail) - n :]) if n else b""
+
+
+def _suspends(master: int, keys: bytes) -> bool:
+    """Is the key among them that stops a job, and has the terminal an eye on it? termios(3): ISIG, VSUSP."""
+    settings = termios.tcgetattr(master)
+    return bool(settings[3] & termios.ISIG) and settings[6][termios.VSUSP] in keys
 
 
 _F_SETPIPE_SZ = 1031

@@ -16,6 +16,7 @@ import pytest
 
 from checkpoint import bundle
 from tests.program import Argument, Rexec
+from tests.screen import Screen
 from tests.until import until
 
 PAIRS = {
@@ -83,7 +84,7 @@ class Mover:
         return self.job(job)["state"]
 
 
-USER = pytest.mark.where(lambda mover: mover == "user")  # what is the same for both
+USER = pytest.mark.where(lambda mover, **others: mover == "user")  # what is the same for both
 
 
 @pytest.fixture(params=["root", "user"])
@@ -236,6 +237,34 @@ def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
     mover.ended(job)
     mover.verb("images", "rm", job)
     assert json.loads(mover.verb("jobs", "--json")) == []
+
+
+@USER
+@pytest.mark.parametrize("option", ["--tty", "--no-tty"])
+def test_ctrl_z_and_fg_before_and_after_a_move(mover: Mover, option: str) -> None:
+    screen = Screen(mover.user, mover.dir)
+    try:
+        settings = " ".join(f"{name}={value}" for name, value in mover.env.items())
+        on = ",".join(mover.hosts)
+        job = "sh -c 'while :; do sleep 0.2; echo tick >&2; done'"
+        before = screen.settings()
+        screen.type(f"env {settings} {mover.rexec.path} -q --checkpoint {option} --on {on} --owner none {job}")
+        for pause in (6, 0) if option == "--tty" else (0,):  # longer than any lease; after a move
+            screen.wait("^tick$", within=30)
+            screen.key("C-z")
+            screen.wait("Stopped")
+            screen.wait(r"^READY>$")
+            assert screen.settings() == before
+            screen.type(f"clear; sleep {pause}; fg")
+            screen.wait("^tick$")
+            if pause:
+                mover.verb("vacate", "1")
+                screen.key("C-l")
+        screen.key("C-c")
+        screen.wait(r"^READY>$")
+        assert screen.settings() == before
+    finally:
+        screen.close()
 
 
 def _supervisors(mover: Mover, job: str) -> list[int]:
