@@ -105,7 +105,7 @@ class MobileAgent(Mobile):
         sent = 0
         if self.manifest is not None:
             sent = self.manifest.streams.stdout if kind == frames.STDOUT else self.manifest.streams.stderr
-        self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent)
+        self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent, self._lives)
         self.taps[kind].start(self._end)
 
     def _suspend(self) -> None:
@@ -171,6 +171,15 @@ class MobileAgent(Mobile):
             self.images.put(None)
             self.window.close()
         return super()._told(what, rest, fds)
+
+    def _lives(self) -> bool:
+        """Init closes its socket before the kernel kills all others of its pid namespace: pid_namespaces(7)."""
+        poll = select.poll()
+        poll.register(self.kept.init, 0)
+        return not poll.poll(0)
+
+    def _died(self, why: bytes) -> tuple[int, bytes]:
+        return frames.NEWS, orders.news(orders.DEAD, why=os.fsdecode(why))
 
     def run(self, frames_left: Frames) -> None:
         threading.Thread(target=self._guard, args=(self.departure.run,), name="departure", daemon=True).start()

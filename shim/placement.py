@@ -526,6 +526,8 @@ def _news(state: State, event: News, now: float) -> Steps:
         return _awaits(state, now, STALL), []
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
+    if what == orders.DEAD:
+        return _dead(state, event.why, now)
     if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
         return _moved(state, now)
     return state, []
@@ -568,6 +570,26 @@ def _moved(state: State, now: float) -> Steps:
         state, phase=Phase.LEFT, live=False, dump=None, why=reason, until=now + LEASE, driven=driven, waiting=waiting,
         avoid=avoid,
     ), [Log(Kind.EVICT, {"host": state.host, "reason": reason, "image": image})]  # fmt: skip
+
+
+def _dead(state: State, why: str, now: float) -> Steps:
+    """The job was killed there, not by itself: as if its host were lost, only that nothing of it can be left there."""
+    if state.phase == Phase.STARTING and not state.live:
+        return _pass_over(state, why, now)
+    if state.killing:
+        return _finish(state, Result(KILLED))
+    if not state.image:
+        return _finish(state, Result(None, 125, why))
+    dump, waiting = state.dump, state.waiting
+    actions: list[Action] = [Log(Kind.LOST, {"host": state.host, "reason": why})]
+    if dump is not None and dump.leaves and dump.committed:
+        waiting = (*waiting, *dump.tokens)
+    elif dump is not None:
+        actions += [Reply(token, False, why) for token in dump.tokens]
+    return replace(
+        state, phase=Phase.LEFT, live=False, dump=None, why=why, until=now + LEASE, waiting=waiting,
+        avoid=(*state.avoid, (state.host, why)),
+    ), actions  # fmt: skip
 
 
 def _after(state: State, now: float) -> Steps:

@@ -277,8 +277,8 @@ class Stay(Supervisor):
             for kind in self._ends:
                 self._home.outputs[kind].end()
             self._ends.clear()
-        elif what == orders.MOVED:
-            self.told = self.moved = True
+        elif what in (orders.MOVED, orders.DEAD):
+            self.told, self.moved = True, what == orders.MOVED
         elif what == orders.CRIU:
             threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
         self._home.tell(placement.News(self.generation, what, serial, why))

@@ -28,9 +28,10 @@ QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel pass
 class Tap(Source):
     """A Source that counts what it sent, from `sent` on, and can be emptied at once."""
 
-    def __init__(self, link: Link, kind: int, fd: int, sent: int = 0) -> None:
+    def __init__(self, link: Link, kind: int, fd: int, sent: int = 0, lives: Callable[[], bool] = lambda: True) -> None:
+        """`lives`: asked at the stream's end, which is none if the job has not closed it but was killed."""
         super().__init__(link, kind, fd)
-        self.sent = sent
+        self.sent, self._lives = sent, lives
         self.ended = False
         self._turn = threading.Lock()
         self._waiting = 0
@@ -64,6 +65,8 @@ class Tap(Source):
                 raise
             data = b""  # a terminal whose slaves have all been closed
         self.ended = not data
+        if self.ended and not self._lives():
+            return 0
         self._link.send(self.kind, data)
         self.sent += len(data)
         return len(data)

@@ -183,6 +183,22 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, desk: ModuleType) -> None:
+    """As when that host's memory runs out."""
+    job = mover.submit("sh", "-c", COUNT.format(n=60, pause=0.05))
+    mover.verb("checkpoint", job)
+    seen = mover.path(job, "stdout").read_text()
+    until(lambda: len(mover.path(job, "stdout").read_text()) > len(seen) + 40, "it says more")
+    jobs = [pid for pid, line in desk.processes("alpha").items() if "line $i" in line]
+    (init,) = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in jobs}
+    os.kill(init, signal.SIGKILL)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(60)
+    assert (mover.job(job)["moves"], mover.job(job)["generation"]) == (1, 2)
+    assert "its memory may have run out" in mover.verb("log", job)
+
+
+@USER
 def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")

@@ -285,3 +285,28 @@ def test_a_host_that_never_restores_is_passed_over() -> None:
     did = overdue(play)
     assert did[0] == Close(1) and isinstance(did[-1], Choose)
     assert dict(play.state.avoid).keys() == {"alpha"}
+
+
+# killed on its host
+
+
+def test_a_job_killed_on_its_host_goes_on_from_its_image_elsewhere_first() -> None:
+    play = saved()
+    play.feed(Ask("checkpoint", 7))
+    assert Reply(7, False, "no memory") in play.feed(News(1, orders.DEAD, 0, "no memory"))
+    play.feed(Closed(1, "done"))
+    assert play.did == [Choose(play.state.turn, 1, "", (("alpha", "no memory"),), frozenset())]
+
+
+def test_a_job_killed_on_its_host_without_an_image() -> None:
+    play = Play().run()
+    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+
+
+def test_killed_while_it_is_restored_another_host_is_tried() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.DEAD, 0, "no memory"))
+    assert play.state.phase == Phase.CHOOSING
