@@ -37,6 +37,7 @@ from shim.reach import connect
 from shim.spec import JobSpec, Moving
 from shim.stay import Home, Stay
 from shim.stdio import Input, Output
+from shim.supervisor import LEASE
 
 _TELL = 0.25  # seconds between words of progress
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
@@ -336,7 +337,9 @@ class Moves:
             self._stays[generation] = stay
             stay.start(image)
             why = stay.serve()
-            if not stay.told and host.ssh is not None:
+            if stay.silent:
+                why = f"it has not been heard of for {LEASE:.0f} s"
+            elif not stay.told and host.ssh is not None:
                 why = str(stream.failure())
             elif stay.moved:
                 self._settle()

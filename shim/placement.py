@@ -401,7 +401,7 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
     return state, missed + actions
 
 
-_LEFT = "it was told to leave it"
+_LEFT = "it was told to leave it: `rexec release` lets it go back"
 _HELD = "it is held: `rexec release` lets it go on"
 _QUIT = "its supervisor was told to end"
 
@@ -709,7 +709,8 @@ def _ask_parked(state: State, event: Ask) -> Steps:
         return held, [*([] if state.held else [Log(Kind.HOLD, {"reason": "held by its user"})]), reply]
     if event.what == "checkpoint" or state.held:
         return state, [Reply(event.token, False, f"the job is parked: {state.why}")]
-    return _choose(replace(state, wanted=event.host, waiting=(*state.waiting, event.token)))
+    avoid = tuple(pair for pair in state.avoid if pair[0] != event.host)
+    return _choose(replace(state, wanted=event.host, avoid=avoid, waiting=(*state.waiting, event.token)))
 
 
 def _kill(state: State, token: int, now: float) -> Steps:

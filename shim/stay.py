@@ -74,6 +74,7 @@ class Stay(Supervisor):
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._left = False  # with its image committed
+        self.silent = False  # the link was cut because nothing came over it any more
         self._vacating = False
         self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
@@ -185,6 +186,7 @@ class Stay(Supervisor):
                 self._heard = now  # we were stopped ourselves, or the machine slept
             last = now
             if now - self._heard > LEASE:
+                self.silent = True
                 self.cut()
 
     # what comes over the link

@@ -4,8 +4,8 @@ What it is told by the agent, and answers: ``Z`` stop the tree, even while criu 
 still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
 mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
 ``h`` once it holds the tree's open files, as shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump
-the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. Not answered: ``G`` and a pid: the restored tree
-is the job now; ``T``: ^Z was typed. By itself: ``c`` and the wait status of a criu.
+the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. Not answered: ``G`` and a pid: the restored
+tree is the job now; ``T``: ^Z was typed. By itself: ``c`` and the wait status of a criu.
 """
 
 from __future__ import annotations

@@ -246,7 +246,8 @@ def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
         half = pack.stat().st_size // 2
         byte = os.pread(file.fileno(), 1, half)
         os.pwrite(file.fileno(), bytes((byte[0] ^ 1,)), half)
-    assert "damaged" in mover.verb_fails("images", "verify", job)[1]
+    status, words, _ = mover.verb_fails("images", "verify", job)
+    assert status == 1 and "damaged" in words
     mover.verb("vacate", job)  # what is damaged is sent again
     assert (mover.job(job)["state"], mover.job(job)["moves"]) == ("running", 1)
     mover.verb("kill", job)

@@ -27,6 +27,7 @@ from shim.placement import (
     Heavy,
     Leave,
     News,
+    NoHost,
     Order,
     Phase,
     Quit,
@@ -310,3 +311,13 @@ def test_killed_while_it_is_restored_another_host_is_tried() -> None:
     play = Play(image=1, began=True)
     play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.DEAD, 0, "no memory"))
     assert play.state.phase == Phase.CHOOSING
+
+
+def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7), Committed(1, 2, 2), News(1, orders.MOVED, 2), Closed(1, "done"))
+    assert [name for name, _ in play.state.avoid] == ["alpha"]
+    play.feed(NoHost(play.state.turn, "alpha: it was told to leave it"))
+    assert play.state.phase == Phase.PARKED
+    play.feed(Ask("vacate", 8, "alpha"))
+    assert play.of(Choose) == [Choose(play.state.turn, 2, "alpha", (), frozenset())]
