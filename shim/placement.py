@@ -44,6 +44,9 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+ACTING = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LOST)  # in which a generation may be acting
+
+
 @dataclass(frozen=True, slots=True)
 class Dump:
     """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if it is committed."""
@@ -297,8 +300,10 @@ def _due(state: State) -> float:
     return state.by if state.phase in _WATCHED else inf
 
 
-def begin(state: State) -> Steps:
-    """The first step."""
+def begin(state: State, now: float) -> Steps:
+    """The first step. In phase LOST where another supervisor of the job may have left its generation acting."""
+    if state.phase == Phase.LOST:
+        return replace(state, live=True, until=now + LEASE), []
     return _choose(state)
 
 

@@ -80,7 +80,7 @@ class World(RuleBasedStateMachine):
 
     @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
-        self.take(placement.begin(replace(self.state, every=every, patient=patient)))
+        self.take(placement.begin(replace(self.state, every=every, patient=patient), self.now))
 
     def take(self, steps: tuple[State, list[Action]]) -> None:
         self.state, actions = steps

@@ -45,7 +45,7 @@ class Play:
     def __init__(self, **begin: object) -> None:
         self.now = 0.0
         self.did: list[Action] = []
-        self.state, _ = placement.begin(replace(State(), **begin))  # type: ignore[arg-type]
+        self.state, _ = placement.begin(replace(State(), **begin), self.now)  # type: ignore[arg-type]
 
     def feed(self, *events: Event) -> list[Action]:
         for event in events:
@@ -321,3 +321,11 @@ def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
     assert play.state.phase == Phase.PARKED
     play.feed(Ask("vacate", 8, "alpha"))
     assert play.of(Choose) == [Choose(play.state.turn, 2, "alpha", (), frozenset())]
+
+
+def test_what_a_killed_supervisor_left_is_over_before_the_next_generation_begins() -> None:
+    play = Play(phase=Phase.LOST, image=1, generation=3, host="alpha", began=True)
+    assert play.state.live
+    play.tick()
+    assert play.now == placement.LEASE
+    assert play.of(Choose) and not play.state.live
