@@ -113,6 +113,8 @@ def run_command(
         for option, given in (("--every", every), ("--owner", owner), ("--keep", keep), ("--detach", detach)):
             if given:
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
+        if on is not None and (on == "any" or "," in on):
+            raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
     spec = runner.describe(command, directory, env, tty, scratch)
     if checkpoint:
         from shim import submit
@@ -150,12 +152,11 @@ def main() -> None:
         words = words[1:]
     program = "rexec" if chosen is run_command else f"rexec {chosen.name}"
     try:
-        chosen.main(args=words, prog_name=program, standalone_mode=False)
+        status = chosen.main(args=words, prog_name=program, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)  # click gives an exit's status back
     except click.ClickException as e:
         e.show()
         sys.exit(runner.FAILED)
-    except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
     except RexecError as e:
         runner.tell(str(e))
         sys.exit(runner.FAILED)

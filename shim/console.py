@@ -38,6 +38,7 @@ class Console:
         self._moves: Moves | None = None
         self._left: tuple[str, float] | None = None
         self._over = threading.Event()
+        self._stops = False
 
     def bind(self, moves: Moves) -> None:
         """From now on signals are for this job."""
@@ -65,9 +66,12 @@ class Console:
     def stopped(self, stay: Stay) -> None:
         """The job stopped: stop too, as it would have been seen to here, and go on together."""
         stay.pause()
-        if self._terminal is not None:
+        if self._terminal is not None and in_foreground(0):
             self._terminal.restore()
-        os.kill(os.getpid(), signal.SIGSTOP)
+            self._stops = True
+            os.killpg(0, signal.SIGTSTP)  # as our terminal would have done: a script around us stops with us
+        # To this thread: one to the process may be heard by another first, and this one go on for a while.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         stay.resume()
         if self._terminal is not None:
             self._terminal.take()
@@ -109,6 +113,9 @@ class Console:
 
     def _signalled(self, number: int, _: object) -> None:
         moves = self._moves
+        if number == signal.SIGTSTP and self._stops:
+            self._stops = False  # our own, see stopped
+            return
         if moves is not None and not moves.send_signal(number) and number in FATAL:
             moves.fail(Interrupted(number))
 

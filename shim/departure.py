@@ -115,7 +115,7 @@ class Departure:
 
     def _preflight(self) -> None:
         try:
-            tasks = preflight.look(self._root())
+            tasks = preflight.look(self.root())
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
         apart = self._agent.kept.plan.apart
@@ -124,11 +124,11 @@ class Departure:
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
             raise DumpError("; ".join(found))
-        connected, leading_out = preflight.connections(tasks, preflight.tcp(self._root()))
+        connected, leading_out = preflight.connections(tasks, preflight.tcp(self.root()))
         # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
         self._keep_tcp = connected and not leading_out and not apart
 
-    def _root(self) -> int:
+    def root(self) -> int:
         """The pid here of the tree's root: keeper, init, root."""
         pid = self._agent.kept.pid
         for _ in range(2):
@@ -222,7 +222,7 @@ class Departure:
             "terminal": list(agent.tty) if agent.tty is not None else None,
             "frozen": self.frozen, "stopped": self._before if self.frozen else [],
             **agent.open_files(),
-            "last_pid": preflight.highest(self._root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
+            "last_pid": preflight.highest(self.root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
         }  # fmt: skip
 
     def _retype(self) -> None:

@@ -178,8 +178,20 @@ def doctor_command(context: click.Context, fix: bool, host: str | None) -> None:
     else:
         # A person asks about one host: ssh may ask for a password, and gets the time to.
         reports = [survey.ask(hosts.resolve(host, hosts.load()), batch=False, deadline=150.0)]
-    click.echo("\n".join(map(advice, reports)))
+    click.echo("\n".join([*map(advice, reports), _here()]))
     context.exit(0 if all(map(usable, reports)) else 1)
+
+
+def _here() -> str:
+    """What this machine has for hosts that lack it, in advice's form."""
+    from checkpoint import bundle
+
+    if bundle.kept(bundle.home()) is not None:
+        return f"here\n  {OK:<5} criu: one is kept, for hosts that have none that works"
+    return (
+        f"here\n  {NOTE:<5} criu: none is kept for hosts that have none that works, which rexec --checkpoint needs\n"
+        "        rexec doctor --fix"
+    )
 
 
 def criu_here() -> str:
@@ -293,7 +305,7 @@ def _memory(facts: Mapping[str, Any]) -> Check:
 
 def _clock(offset: float) -> Check:
     if abs(offset) < _CLOCK_SECONDS:
-        return Check(OK, "clock", f"{offset:+.3f} s")
+        return Check(OK, "clock", f"{round(offset, 3) + 0.0:+.3f} s")  # never -0.000
     text = f"{offset:+.0f} s off this machine's; programs that compare times may wonder"
     return Check(NOTE, "clock", text, "there, as root: timedatectl set-ntp true")
 

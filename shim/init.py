@@ -275,6 +275,8 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Wa
                     warden.take(said, fds)
                 elif job and not (warden is not None and warden.stopped and int(said[1:]) == signal.SIGCONT):
                     _signal(job, int(said[1:]), slave)
+                    if warden is not None and int(said[1:]) == signal.SIGTSTP:
+                        warden.suspend()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.kill(-1, signal.SIGKILL)

@@ -98,14 +98,23 @@ class MobileAgent(Mobile):
             feed.written = self.manifest.streams.stdin + len(self.manifest.streams.stdin_unread)
             feed.hold(True)  # until criu has made the terminal's settings those of the old one
         self.feed = feed
+        feed.suspend = self._suspend
         feed.start(self._end)
 
     def _output(self, kind: int, fd: int) -> None:
         sent = 0
         if self.manifest is not None:
             sent = self.manifest.streams.stdout if kind == frames.STDOUT else self.manifest.streams.stderr
-        self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent)
+        self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent, self._lives)
         self.taps[kind].start(self._end)
+
+    def _suspend(self) -> None:
+        """^Z was typed. Where the job's own group has the terminal it stops nobody; all others the kernel stops."""
+        try:
+            if os.tcgetpgrp(self._master) == os.getpgid(self.departure.root()):
+                self._tell_init(b"T")
+        except (OSError, IndexError):
+            return  # the job has just ended
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind == frames.IMAGE:
@@ -162,6 +171,15 @@ class MobileAgent(Mobile):
             self.images.put(None)
             self.window.close()
         return super()._told(what, rest, fds)
+
+    def _lives(self) -> bool:
+        """Init closes its socket before the kernel kills all others of its pid namespace: pid_namespaces(7)."""
+        poll = select.poll()
+        poll.register(self.kept.init, 0)
+        return not poll.poll(0)
+
+    def _died(self, why: bytes) -> tuple[int, bytes]:
+        return frames.NEWS, orders.news(orders.DEAD, why=os.fsdecode(why))
 
     def run(self, frames_left: Frames) -> None:
         threading.Thread(target=self._guard, args=(self.departure.run,), name="departure", daemon=True).start()

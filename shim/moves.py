@@ -37,6 +37,7 @@ from shim.reach import connect
 from shim.spec import JobSpec, Moving
 from shim.stay import Home, Stay
 from shim.stdio import Input, Output
+from shim.supervisor import LEASE
 
 _TELL = 0.25  # seconds between words of progress
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
@@ -91,7 +92,11 @@ class Moves:
         self._asking = 0  # clients that wait for an answer
         self._forget = False
         self._leave = ""  # why this process ends before its job
+        left = self.record.phase in placement.ACTING  # by a supervisor that was killed; it may have been just now
         self.state = State(
+            phase=Phase.LOST if left else Phase.CHOOSING,
+            why="its supervisor ended" if left else "",
+            host=self.record.host if left else "",
             generation=self.record.generation,
             image=self.record.image,
             began=self.record.image > 0,
@@ -120,7 +125,7 @@ class Moves:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
         else:
             self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {self.record.image}"))
-        self._do(placement.begin(self.state))
+        self._do(placement.begin(self.state, time.monotonic()))
         while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
             try:
@@ -336,7 +341,9 @@ class Moves:
             self._stays[generation] = stay
             stay.start(image)
             why = stay.serve()
-            if not stay.told and host.ssh is not None:
+            if stay.silent:
+                why = f"it has not been heard of for {LEASE:.0f} s"
+            elif not stay.told and host.ssh is not None:
                 why = str(stream.failure())
             elif stay.moved:
                 self._settle()

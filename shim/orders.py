@@ -17,6 +17,7 @@ News (execute to submit):
     DUMPED      serial, frozen_us, bytes: the tree stands still and what it wrote is all sent; the image follows
     REFUSED     serial, why: it could not be dumped; the job goes on
     MOVED       serial: the image is committed and the job has been killed here
+    DEAD        why: its first process was killed, and the job with it; nothing of it is left there
     RESTORED    seconds: the job stands ready for GO
     CRIU        need: hash of the bundle to send as BUNDLE frames
 
@@ -31,8 +32,8 @@ from __future__ import annotations
 import json
 
 CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
-FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, RESTORED, CRIU = (
-    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "restored", "criu",
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU = (
+    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu",
 )  # fmt: skip
 
 

@@ -44,6 +44,9 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+ACTING = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LOST)  # in which a generation may be acting
+
+
 @dataclass(frozen=True, slots=True)
 class Dump:
     """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if it is committed."""
@@ -297,8 +300,10 @@ def _due(state: State) -> float:
     return state.by if state.phase in _WATCHED else inf
 
 
-def begin(state: State) -> Steps:
-    """The first step."""
+def begin(state: State, now: float) -> Steps:
+    """The first step. In phase LOST where another supervisor of the job may have left its generation acting."""
+    if state.phase == Phase.LOST:
+        return replace(state, live=True, until=now + LEASE), []
     return _choose(state)
 
 
@@ -401,7 +406,7 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
     return state, missed + actions
 
 
-_LEFT = "it was told to leave it"
+_LEFT = "it was told to leave it: `rexec release` lets it go back"
 _HELD = "it is held: `rexec release` lets it go on"
 _QUIT = "its supervisor was told to end"
 
@@ -526,6 +531,8 @@ def _news(state: State, event: News, now: float) -> Steps:
         return _awaits(state, now, STALL), []
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
+    if what == orders.DEAD:
+        return _dead(state, event.why, now)
     if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
         return _moved(state, now)
     return state, []
@@ -568,6 +575,26 @@ def _moved(state: State, now: float) -> Steps:
         state, phase=Phase.LEFT, live=False, dump=None, why=reason, until=now + LEASE, driven=driven, waiting=waiting,
         avoid=avoid,
     ), [Log(Kind.EVICT, {"host": state.host, "reason": reason, "image": image})]  # fmt: skip
+
+
+def _dead(state: State, why: str, now: float) -> Steps:
+    """The job was killed there, not by itself: as if its host were lost, only that nothing of it can be left there."""
+    if state.phase == Phase.STARTING and not state.live:
+        return _pass_over(state, why, now)
+    if state.killing:
+        return _finish(state, Result(KILLED))
+    if not state.image:
+        return _finish(state, Result(None, 125, why))
+    dump, waiting = state.dump, state.waiting
+    actions: list[Action] = [Log(Kind.LOST, {"host": state.host, "reason": why})]
+    if dump is not None and dump.leaves and dump.committed:
+        waiting = (*waiting, *dump.tokens)
+    elif dump is not None:
+        actions += [Reply(token, False, why) for token in dump.tokens]
+    return replace(
+        state, phase=Phase.LEFT, live=False, dump=None, why=why, until=now + LEASE, waiting=waiting,
+        avoid=(*state.avoid, (state.host, why)),
+    ), actions  # fmt: skip
 
 
 def _after(state: State, now: float) -> Steps:
@@ -687,7 +714,8 @@ def _ask_parked(state: State, event: Ask) -> Steps:
         return held, [*([] if state.held else [Log(Kind.HOLD, {"reason": "held by its user"})]), reply]
     if event.what == "checkpoint" or state.held:
         return state, [Reply(event.token, False, f"the job is parked: {state.why}")]
-    return _choose(replace(state, wanted=event.host, waiting=(*state.waiting, event.token)))
+    avoid = tuple(pair for pair in state.avoid if pair[0] != event.host)
+    return _choose(replace(state, wanted=event.host, avoid=avoid, waiting=(*state.waiting, event.token)))
 
 
 def _kill(state: State, token: int, now: float) -> Steps:

@@ -146,10 +146,13 @@ class Agent:
             return True
         else:
             host = os.fsencode(os.uname().nodename)
-            text = b"the job's first process was killed on %s; its memory may have run out" % host
-            self._last = frames.FAIL, (125).to_bytes(4, "little") + text
+            self._last = self._died(b"the job's first process was killed on %s; its memory may have run out" % host)
             return True
         return False
+
+    def _died(self, why: bytes) -> tuple[int, bytes]:
+        """What is told when init was killed, and the job with it."""
+        return frames.FAIL, (125).to_bytes(4, "little") + why
 
     def _pulse(self) -> None:
         while True:

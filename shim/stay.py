@@ -74,6 +74,7 @@ class Stay(Supervisor):
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self._left = False  # with its image committed
+        self.silent = False  # the link was cut because nothing came over it any more
         self._vacating = False
         self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
@@ -106,7 +107,11 @@ class Stay(Supervisor):
     def pause(self) -> None:
         """This process is about to be stopped: no sign of life is due."""
         self._quiet.set()
-        self._try(frames.PAUSE, b"")
+        try:
+            self._link.send(frames.PAUSE)
+            self._link.flush()
+        except LinkClosed:
+            return  # whoever receives says so
 
     def resume(self) -> None:
         self._heard = time.monotonic()
@@ -181,6 +186,7 @@ class Stay(Supervisor):
                 self._heard = now  # we were stopped ourselves, or the machine slept
             last = now
             if now - self._heard > LEASE:
+                self.silent = True
                 self.cut()
 
     # what comes over the link
@@ -273,8 +279,8 @@ class Stay(Supervisor):
             for kind in self._ends:
                 self._home.outputs[kind].end()
             self._ends.clear()
-        elif what == orders.MOVED:
-            self.told = self.moved = True
+        elif what in (orders.MOVED, orders.DEAD):
+            self.told, self.moved = True, what == orders.MOVED
         elif what == orders.CRIU:
             threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
         self._home.tell(placement.News(self.generation, what, serial, why))

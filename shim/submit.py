@@ -102,7 +102,8 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
             f"{found.changed[0]} since image {image.number} was made: put it back, or say --force to go on all the same"
         )
     record = replace(
-        record, image=image.number, status=None, code=0, reason="", held=False, phase="choosing", why="", since=0.0,
+        record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0,
+        phase=record.phase if record.phase in placement.ACTING else placement.Phase.CHOOSING,
         hosts=names(on) if on is not None else record.hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip
     if record.tty and not record.detached and not os.isatty(0):

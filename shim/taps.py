@@ -28,9 +28,10 @@ QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel pass
 class Tap(Source):
     """A Source that counts what it sent, from `sent` on, and can be emptied at once."""
 
-    def __init__(self, link: Link, kind: int, fd: int, sent: int = 0) -> None:
+    def __init__(self, link: Link, kind: int, fd: int, sent: int = 0, lives: Callable[[], bool] = lambda: True) -> None:
+        """`lives`: asked at the stream's end, which is none if the job has not closed it but was killed."""
         super().__init__(link, kind, fd)
-        self.sent = sent
+        self.sent, self._lives = sent, lives
         self.ended = False
         self._turn = threading.Lock()
         self._waiting = 0
@@ -64,6 +65,8 @@ class Tap(Source):
                 raise
             data = b""  # a terminal whose slaves have all been closed
         self.ended = not data
+        if self.ended and not self._lives():
+            return 0
         self._link.send(self.kind, data)
         self.sent += len(data)
         return len(data)
@@ -89,6 +92,7 @@ class Feed:
     def __init__(self, link: Link, kind: int, fd: int, terminal: bool = False) -> None:
         self._link, self._kind, self._fd, self.terminal = link, kind, fd, terminal
         self.written = 0
+        self.suspend: Callable[[], None] = lambda: None  # called when a terminal has been given its ^Z
         self.ended = False  # the end of file has been passed on, or nobody reads any more
         self._tail = bytearray()  # the last UNREAD bytes written
         self._queue: deque[bytes | memoryview] = deque()
@@ -156,7 +160,9 @@ class Feed:
                         self._link.send(CLOSED, bytes((self._kind,)))
                         return
                     self._wrote(bytes(left[:n]))
-                    left = left[n:]
+                if self.terminal and _suspends(self._fd, bytes(left[:n])):
+                    self.suspend()
+                left = left[n:]
             self._link.send(*credit(self._kind, len(data)))
 
     def _wrote(self, data: bytes) -> None:
@@ -181,6 +187,12 @@ class Feed:
             if n > len(self._tail):
                 raise ValueError("%d bytes of its standard input are unread, and %d can be kept" % (n, UNREAD))
             return bytes(self._tail[len(self._tail) - n :]) if n else b""
+
+
+def _suspends(master: int, keys: bytes) -> bool:
+    """Is the key among them that stops a job, and has the terminal an eye on it? termios(3): ISIG, VSUSP."""
+    settings = termios.tcgetattr(master)
+    return bool(settings[3] & termios.ISIG) and settings[6][termios.VSUSP] in keys
 
 
 _F_SETPIPE_SZ = 1031

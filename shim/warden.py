@@ -4,8 +4,8 @@ What it is told by the agent, and answers: ``Z`` stop the tree, even while criu 
 still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
 mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
 ``h`` once it holds the tree's open files, as shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump
-the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``; ``G`` and a pid: the restored tree is the job
-now. By itself: ``c`` and the wait status of a criu.
+the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. Not answered: ``G`` and a pid: the restored
+tree is the job now; ``T``: ^Z was typed. By itself: ``c`` and the wait status of a criu.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class Warden:
             pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
             os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
             self._sock.send(b"h")
+        elif what == b"T":
+            self.suspend()
         elif what == b"D":
             self._stood = self._standing()
             self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
@@ -132,25 +134,51 @@ class Warden:
         with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
             return len(f.readlines()) > 1
 
+    def suspend(self) -> None:
+        """What SIGTSTP would do to the job's first process group, were that not its session's first: of a group that
+        has nobody above it in its session (POSIX: orphaned process group) the kernel lets it stop none."""
+        for pid in self._pids():
+            group = self._stat(pid)[2]
+            if group == self.job and self._takes(pid, signal.SIGTSTP):
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except ProcessLookupError:
+                    continue  # it has ended
+
+    def _takes(self, pid: int, number: int) -> bool:
+        """Does it leave that signal to the kernel, neither ignoring nor catching it?"""
+        try:
+            fd = os.open("%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except FileNotFoundError:
+            return False
+        try:
+            said = os.read(fd, 8192)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(fd)
+        masks = [line.split()[1] for line in said.splitlines() if line.startswith((b"SigIgn:", b"SigCgt:"))]
+        return not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
     def _standing(self) -> list[int]:
         return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
 
     def _pids(self) -> list[int]:
         return [int(name) for name in os.listdir(self._proc) if name.isdigit() and name != "1"]
 
-    def _stat(self, pid: int) -> tuple[bytes, int]:
-        """State and parent of a process; (b"", 0) if it has ended."""
+    def _stat(self, pid: int) -> tuple[bytes, int, int]:
+        """State, parent and group of a process; (b"", 0, 0) if it has ended."""
         try:
             fd = os.open("%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         except FileNotFoundError:
-            return b"", 0
+            return b"", 0, 0
         try:
             fields = os.read(fd, 4096).rpartition(b")")[2].split()
         except ProcessLookupError:
-            return b"", 0
+            return b"", 0, 0
         finally:
             os.close(fd)
-        return fields[0], int(fields[1])
+        return fields[0], int(fields[1]), int(fields[2])
 
     def _go_on(self, but: set[int]) -> None:
         """Children before their parents: a shell that looks must not find its job stopped."""

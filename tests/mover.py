@@ -270,7 +270,8 @@ class Placement:
         self._feed()
 
     def order(self, what: str, serial: int, **more: object) -> None:
-        self.link.send(frames.ORDER, orders.order(what, serial, **more))
+        with suppress(LinkClosed):  # "closed" is heard
+            self.link.send(frames.ORDER, orders.order(what, serial, **more))
 
     def wait(self, *what: str, seconds: float = WAIT) -> dict[str, Any]:
         """The next of these that is heard; what comes before it is kept in `seen`."""

@@ -59,10 +59,10 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
         assert at.checkpoint(1)["what"] == "committed"
         more(mover)
         at.order(order, 2)
-        heard = at.wait("moved", "refused", "closed", "fail", *(["committed"] if order == "checkpoint" else []))
-        if heard["what"] == "committed":
-            heard = at.wait("closed", "fail") if point == "committed" else heard
-        if heard["what"] in ("moved", "closed", "fail"):
+        heard = at.wait("moved", "refused", "closed", "dead", *(["committed"] if order == "checkpoint" else []))
+        if (heard["what"], point) == ("committed", "committed") or (heard["what"] == "refused" and who != "criu"):
+            heard = at.wait("closed", "dead")  # that was said before
+        if heard["what"] in ("moved", "closed", "dead"):
             if heard["what"] != "closed":
                 at.wait("closed")
             at.close()
@@ -124,12 +124,12 @@ def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: 
         mover.strike = f"{point}:{who}:1"
         at = mover.place("local", mover.image)
         while True:
-            heard = at.wait("restored", "closed", "fail", "started")["what"]
+            heard = at.wait("restored", "closed", "fail", "dead", "started")["what"]
             if heard == "restored":
                 at.order("go", mover.generation)
-            elif heard in ("closed", "fail"):
+            elif heard in ("closed", "fail", "dead"):
                 break
-        if heard == "fail":
+        if heard != "closed":
             at.wait("closed")
         at.close()
         until(lambda: not alive(mark), "the first copy is still there")

@@ -16,6 +16,7 @@ import pytest
 
 from checkpoint import bundle
 from tests.program import Argument, Rexec
+from tests.screen import Screen
 from tests.until import until
 
 PAIRS = {
@@ -83,7 +84,7 @@ class Mover:
         return self.job(job)["state"]
 
 
-USER = pytest.mark.where(lambda mover: mover == "user")  # what is the same for both
+USER = pytest.mark.where(lambda mover, **others: mover == "user")  # what is the same for both
 
 
 @pytest.fixture(params=["root", "user"])
@@ -182,6 +183,22 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, desk: ModuleType) -> None:
+    """As when that host's memory runs out."""
+    job = mover.submit("sh", "-c", COUNT.format(n=60, pause=0.05))
+    mover.verb("checkpoint", job)
+    seen = mover.path(job, "stdout").read_text()
+    until(lambda: len(mover.path(job, "stdout").read_text()) > len(seen) + 40, "it says more")
+    jobs = [pid for pid, line in desk.processes("alpha").items() if "line $i" in line]
+    (init,) = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in jobs}
+    os.kill(init, signal.SIGKILL)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(60)
+    assert (mover.job(job)["moves"], mover.job(job)["generation"]) == (1, 2)
+    assert "its memory may have run out" in mover.verb("log", job)
+
+
+@USER
 def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
@@ -229,13 +246,42 @@ def test_images_are_listed_verified_and_removed(mover: Mover) -> None:
         half = pack.stat().st_size // 2
         byte = os.pread(file.fileno(), 1, half)
         os.pwrite(file.fileno(), bytes((byte[0] ^ 1,)), half)
-    assert "damaged" in mover.verb_fails("images", "verify", job)[1]
+    status, words, _ = mover.verb_fails("images", "verify", job)
+    assert status == 1 and "damaged" in words
     mover.verb("vacate", job)  # what is damaged is sent again
     assert (mover.job(job)["state"], mover.job(job)["moves"]) == ("running", 1)
     mover.verb("kill", job)
     mover.ended(job)
     mover.verb("images", "rm", job)
     assert json.loads(mover.verb("jobs", "--json")) == []
+
+
+@USER
+@pytest.mark.parametrize("option", ["--tty", "--no-tty"])
+def test_ctrl_z_and_fg_before_and_after_a_move(mover: Mover, option: str) -> None:
+    screen = Screen(mover.user, mover.dir)
+    try:
+        settings = " ".join(f"{name}={value}" for name, value in mover.env.items())
+        on = ",".join(mover.hosts)
+        job = "sh -c 'while :; do sleep 0.2; echo tick >&2; done'"
+        before = screen.settings()
+        screen.type(f"env {settings} {mover.rexec.path} -q --checkpoint {option} --on {on} --owner none {job}")
+        for pause in (6, 0) if option == "--tty" else (0,):  # longer than any lease; after a move
+            screen.wait("^tick$", within=30)
+            screen.key("C-z")
+            screen.wait("Stopped")
+            screen.wait(r"^READY>$")
+            assert screen.settings() == before
+            screen.type(f"clear; sleep {pause}; fg")
+            screen.wait("^tick$")
+            if pause:
+                mover.verb("vacate", "1")
+                screen.key("C-l")
+        screen.key("C-c")
+        screen.wait(r"^READY>$")
+        assert screen.settings() == before
+    finally:
+        screen.close()
 
 
 def _supervisors(mover: Mover, job: str) -> list[int]:

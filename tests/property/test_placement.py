@@ -44,7 +44,7 @@ from shim.placement import (
 AGENT_LEASE = 4.0
 # What ends the job is rare, or the rest would seldom be met.
 ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
-WHAT = ["began", "restored", "own", "step", "no", "fail"] * 4 + ["exit"]
+WHAT = ["began", "restored", "own", "step", "no", "fail"] * 4 + ["exit", "dead"]
 
 
 class Agent:
@@ -80,7 +80,7 @@ class World(RuleBasedStateMachine):
 
     @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
-        self.take(placement.begin(replace(self.state, every=every, patient=patient)))
+        self.take(placement.begin(replace(self.state, every=every, patient=patient), self.now))
 
     def take(self, steps: tuple[State, list[Action]]) -> None:
         self.state, actions = steps
@@ -232,6 +232,9 @@ class World(RuleBasedStateMachine):
         elif what == "fail" and not agent.acting:
             self.die(agent)
             said.append(Failed(agent.generation, 125, "it cannot be restored there"))
+        elif what == "dead" and agent.dumping is None:
+            self.die(agent)
+            said.append(News(agent.generation, orders.DEAD, 0, "its memory ran out"))
         elif what == "exit" and agent.acting and agent.dumping is None:
             self.die(agent)
             said.append(Exited(agent.generation, 0))

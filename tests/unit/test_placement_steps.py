@@ -27,6 +27,7 @@ from shim.placement import (
     Heavy,
     Leave,
     News,
+    NoHost,
     Order,
     Phase,
     Quit,
@@ -44,7 +45,7 @@ class Play:
     def __init__(self, **begin: object) -> None:
         self.now = 0.0
         self.did: list[Action] = []
-        self.state, _ = placement.begin(replace(State(), **begin))  # type: ignore[arg-type]
+        self.state, _ = placement.begin(replace(State(), **begin), self.now)  # type: ignore[arg-type]
 
     def feed(self, *events: Event) -> list[Action]:
         for event in events:
@@ -285,3 +286,46 @@ def test_a_host_that_never_restores_is_passed_over() -> None:
     did = overdue(play)
     assert did[0] == Close(1) and isinstance(did[-1], Choose)
     assert dict(play.state.avoid).keys() == {"alpha"}
+
+
+# killed on its host
+
+
+def test_a_job_killed_on_its_host_goes_on_from_its_image_elsewhere_first() -> None:
+    play = saved()
+    play.feed(Ask("checkpoint", 7))
+    assert Reply(7, False, "no memory") in play.feed(News(1, orders.DEAD, 0, "no memory"))
+    play.feed(Closed(1, "done"))
+    assert play.did == [Choose(play.state.turn, 1, "", (("alpha", "no memory"),), frozenset())]
+
+
+def test_a_job_killed_on_its_host_without_an_image() -> None:
+    play = Play().run()
+    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1))
+    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+
+
+def test_killed_while_it_is_restored_another_host_is_tried() -> None:
+    play = Play(image=1, began=True)
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.DEAD, 0, "no memory"))
+    assert play.state.phase == Phase.CHOOSING
+
+
+def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
+    play = saved()
+    play.feed(Ask("vacate", 7), Committed(1, 2, 2), News(1, orders.MOVED, 2), Closed(1, "done"))
+    assert [name for name, _ in play.state.avoid] == ["alpha"]
+    play.feed(NoHost(play.state.turn, "alpha: it was told to leave it"))
+    assert play.state.phase == Phase.PARKED
+    play.feed(Ask("vacate", 8, "alpha"))
+    assert play.of(Choose) == [Choose(play.state.turn, 2, "alpha", (), frozenset())]
+
+
+def test_what_a_killed_supervisor_left_is_over_before_the_next_generation_begins() -> None:
+    play = Play(phase=Phase.LOST, image=1, generation=3, host="alpha", began=True)
+    assert play.state.live
+    play.tick()
+    assert play.now == placement.LEASE
+    assert play.of(Choose) and not play.state.live
