@@ -64,7 +64,8 @@ class Warden:
             self._sock.send(b"w")
         elif what == b"Y":
             syncfs(self._root)
-            self._hand_over()
+            if self._images >= 0:  # or criu has been killed: that was when they were handed over
+                self._hand_over()
             self._sock.send(b"y")
         elif what == b"I":
             self._sock.send(b"i%d" % any(map(self._in_use, ("shm", "sem", "msg"))))
@@ -101,6 +102,7 @@ class Warden:
             self._criu = 0
             self._hand_over()
             os.close(self._images)
+            self._images = -1
             self._sock.send(b"c%d" % status)
 
     def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
