@@ -15,8 +15,11 @@ from shim import agent, departure
 def children(pid: int) -> list[int]:
     found = []
     for thread in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/children" % (pid, thread)) as f:
-            found += [int(child) for child in f.read().split()]
+        try:
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as f:
+                found += [int(child) for child in f.read().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the agent's threads come and go
     return found
 
 

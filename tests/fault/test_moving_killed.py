@@ -132,6 +132,7 @@ def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: 
         if heard != "closed":
             at.wait("closed")
         at.close()
+        assert (home / "struck").exists(), at.seen
         until(lambda: not alive(mark), "the first copy is still there")
         at = mover.place("local", mover.image)
         at.go()
