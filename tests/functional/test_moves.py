@@ -151,7 +151,7 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     job = mover.submit(
         "sh",
         "-c",
-        f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.1).replace("echo line $i", "echo line $i; echo line $i >&5"),
+        f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.05).replace("echo line $i", "echo line $i; echo line $i >&5"),
     )
     mover.verb("checkpoint", job)
     seen = out.read_text()
@@ -166,7 +166,7 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
 
 
 def test_restart_after_the_supervisor_died(mover: Mover) -> None:
-    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.1))
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     mover.verb("checkpoint", job)
     for pid in _supervisors(mover, job):
         os.kill(pid, signal.SIGKILL)
