@@ -19,7 +19,7 @@ from shim import control, jobs, run, terminal_state
 from shim.jobs import Job
 from shim.standard import die_like
 from shim.terminal import Terminal
-from shim.verbs import job_argument
+from shim.verbs import job_argument, must_live
 
 _FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a view of the job does not end the job
@@ -40,6 +40,7 @@ def attach_command(job: str) -> None:
 
 def attach(job: Job) -> int:
     """Until the job ends or the user leaves; the exit status. Raises RexecError."""
+    must_live(job)
     with control.connect(job.control) as sock:
         answer = _begin(sock, job)
         tty = bool(answer.get("tty"))

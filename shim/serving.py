@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from remoteio import frames
-from remoteio.link import Link
+from remoteio.link import Link, LinkClosed
 from remoteio.relay import Relay
 from shim import terminal_state
 from shim.keeper import Kept
@@ -38,7 +38,13 @@ class Agent:
         self._paused = False
         self._last = frames.FAIL, b""  # what is told at the end
 
-    def _end(self, _: BaseException) -> None:
+    def _end(self, e: BaseException) -> None:
+        if not isinstance(e, LinkClosed):
+            at = e.__traceback__
+            while at is not None and at.tb_next is not None:
+                at = at.tb_next
+            where = "%s:%d" % (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else "?"
+            os.write(2, ("rexec's agent failed at %s: %r\n" % (where, e)).encode("utf-8", "replace"))
         os._exit(1)  # the link or the connection to the kernel is gone, and with it all there is to do
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:

@@ -146,8 +146,16 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
 
 
+def must_live(job: Job) -> None:
+    """Raises RexecError if the job has ended."""
+    record = job.read()
+    if record.phase == Phase.ENDED and not job.supervised():
+        raise RexecError(f"job {job.id} has ended: {state(job, record)}")
+
+
 def request(job: Job, what: str, **more: object) -> None:
     """Ask the job's supervisor, showing how far it is; RexecError with its words if it could not be done."""
+    must_live(job)
     progress = Progress(sys.stderr, "saving the job")
     try:
         for answer in control.ask(job.control, do=what, **more):

@@ -166,19 +166,20 @@ def test_sqlite_moved_within_a_transaction(mover: Mover) -> None:  # noqa: F811
 def test_sort_of_more_than_its_buffer_moved_with_its_temporary_files(mover: Mover) -> None:  # noqa: F811
     """A pipeline besides: the producer waits in the middle, so that the move is there."""
     lines = [f"{n * 2654435761 % (1 << 32):08x} {n}\n" for n in range(200_000)]
-    (mover.dir / "one").write_text("".join(lines[:120_000]))
-    (mover.dir / "two").write_text("".join(lines[120_000:]))
+    for name, part in (("one", lines[:80_000]), ("two", lines[80_000:160_000]), ("three", lines[160_000:])):
+        (mover.dir / name).write_text("".join(part))
     temporary = mover.dir / "temporary"
     temporary.mkdir()
     give(mover, temporary)
-    script = (
-        "(cat one; while [ ! -e go ]; do sleep .05; done; cat two) | sort -S 1M | grep -v '5 ' | tee sorted | wc -l"
+    script = "until_there() { while [ ! -e $1 ]; do sleep .05; done; };"
+    script += (
+        "(cat one; until_there a; cat two; until_there b; cat three) | sort -S 1M | grep -v '5 ' | tee sorted | wc -l"
     )
     job = mover.submit("env", f"TMPDIR={temporary}", "LC_ALL=C", "sh", "-c", script)
-    until(lambda: len(list(temporary.iterdir())) >= 3, "temporary files", within=30)
-    vacate(mover, job)
-    (mover.dir / "go").touch()
-    vacate(mover, job)
+    for name in "ab":
+        until(lambda: len(list(temporary.iterdir())) >= 3, "temporary files", within=30)
+        vacate(mover, job)
+        (mover.dir / name).touch()
     kept_lines = sorted(line for line in lines if "5 " not in line)
     assert well(mover, job) == f"{len(kept_lines)}\n"
     assert (mover.dir / "sorted").read_text() == "".join(kept_lines)

@@ -1,0 +1,97 @@
+"""What a person says about a job, and what they see: that it is right, and one sentence where it cannot be done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tests.functional.test_moves import COUNT, PYTHON, Mover, lines, mover  # noqa: F401
+from tests.functional.test_moving_real import out, vacate
+from tests.until import until
+
+pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
+WAIT = "echo begun; while [ ! -e go ]; do sleep .05; done; exit 3"
+
+
+def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:  # noqa: F811
+    first, second = mover.hosts
+    job = mover.submit("sh", "-c", WAIT)
+    with mover.rexec.start(
+        ["log", "--follow", job], as_user=mover.user, env=mover.env, cwd=mover.dir, stdin=subprocess.DEVNULL
+    ) as follower:
+        vacate(mover, job)
+        mover.verb("hold", job)
+        mover.verb("release", job)
+        (mover.dir / "go").touch()
+        text = follower.communicate(timeout=30)[0].decode()
+    shown = [re.sub(r"^\S+ \S+ +", "", line) for line in text.splitlines()]
+    shown = [re.sub(r"[\d.]+ [KM]?i?B new", "some new", line) for line in shown]
+    assert shown[0] == f"submit      {os.uname().nodename}: sh -c '{WAIT}'"
+    assert [line for line in shown[1:] if "image 1," not in line] == [  # it may be saved by itself meanwhile
+        f"execute     {first}",
+        *(line for line in shown if line.startswith("evict") and first in line),
+        f"execute     {second}",
+        *(line for line in shown if line.startswith(("checkpoint", "evict")) and second in line),
+        "hold        held by its user",
+        "release     released by its user",
+        f"execute     {first}",
+        f"end         {first}: status 3",
+    ]
+
+
+def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:  # noqa: F811
+    job = mover.submit("sh", "-c", COUNT.format(n=90, pause=0.05))
+    said = []
+    for _ in range(2):
+        mover.verb("checkpoint", job)
+        said.append(len(out(mover, job)))
+        until(lambda: len(out(mover, job)) > said[-1] + 50, "it says more")
+    mover.verb("kill", job)
+    assert mover.ended(job) == "signal 9"
+    images = [line.split()[0] for line in mover.verb("images", job).splitlines()[1:]]
+    assert len(images) == 2
+    status, _, words = mover.verb_fails("restart", f"{job}/99")
+    assert (status, words) == (125, f"rexec: job {job} has no image 99: see `rexec images {job}`\n")
+    mover.verb("restart", images[0], "--on", mover.hosts[1])
+    mover.running(job)
+    assert mover.job(job)["host"] == mover.hosts[1]
+    assert mover.ended(job) == "exit 3"
+    assert out(mover, job) == lines(90)
+    assert f"restarted by its user, from image {images[0].partition('/')[2]}\n" in mover.verb("log", job)
+    status, _, words = mover.verb_fails("vacate", job)
+    assert (status, words) == (125, f"rexec: job {job} has ended: exit 3\n")
+
+
+def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: Mover) -> None:  # noqa: F811
+    data = mover.dir / "data.txt"
+    script = f"import os,time\nf = open({str(data)!r}, 'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
+    job = mover.submit(PYTHON, "-c", script + "while not os.path.exists('go'): time.sleep(.05)")
+    until(lambda: out(mover, job) == "ready\n", "it is ready")
+    mover.verb("hold", job)
+    data.write_text("xyz")
+    assert "job is parked" in mover.verb("release", job)
+    why = str(mover.job(job)["why"])
+    assert re.fullmatch(f"{data} has been changed since image \\d+ was made: (`rexec restart {job} --force`) .*", why)
+    assert f"parked: {why}" in mover.verb("log", job)
+    assert "job is parked" in mover.verb("restart", job)
+    assert f"goes on on {mover.hosts[0]}" in mover.verb("restart", job, "--force")
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done"
+
+
+def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811
+    job = mover.submit("sh", "-c", WAIT)
+    status, _, words = mover.verb_fails("vacate", "--to", "nowhere.invalid", job)
+    assert status == 125
+    assert words.startswith(f"rexec: job {job}: the job goes on on {mover.hosts[1]} and not on nowhere.invalid: ")
+    assert "nowhere.invalid: it did not go there: " in mover.verb("log", job)
+    assert mover.verb("vacate", "--to", mover.hosts[0], job) == f"job {job}: the job goes on on {mover.hosts[0]}\n"
+    status, _, words = mover.verb_fails("vacate", "--to", "two words", job)
+    assert (status, words) == (
+        125, "rexec: 'two words' is no host; name one as for ssh, [user@]host, or `local`\n"
+    )  # fmt: skip
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "exit 3"
