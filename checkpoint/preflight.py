@@ -83,8 +83,8 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
     return ""
 
 
-def connections(tasks: list[Task], tcp: list[Tcp]) -> tuple[bool, list[str]]:
-    """Whether the tree holds TCP connections, and a sentence on each that leads out of it. Not an obstacle."""
+def connections(tasks: list[Task], tcp: list[Tcp]) -> list[tuple[str, bool]]:
+    """Each TCP connection of the tree, in words, and whether it leads out of it. Not an obstacle."""
     held: dict[int, tuple[Task, Descriptor]] = {}
     for task in tasks:
         for fd in task.descriptors:
@@ -93,12 +93,10 @@ def connections(tasks: list[Task], tcp: list[Tcp]) -> tuple[bool, list[str]]:
     ours = {(t.local, t.remote): t.inode for t in tcp if t.inode in held and t.state not in _UNCONNECTED}
     out = []
     for (local, remote), inode in ours.items():
-        if (remote, local) not in ours:
-            task, fd = held[inode]
-            out.append(
-                f"process {task.pid} ({task.name}) has descriptor {fd.number}, a TCP connection that a move closes"
-            )
-    return bool(ours), out
+        task, fd = held[inode]
+        words = f"the TCP connection that is descriptor {fd.number} of process {task.pid} ({task.name})"
+        out.append((words, (remote, local) not in ours))
+    return out
 
 
 def parse_tcp(text: str) -> list[Tcp]:

@@ -98,7 +98,7 @@ class Departure:
         agent.window = Window(Window.IMAGE)
         agent.news(orders.DUMPING, serial=serial)
         reached("preflight")
-        self._preflight()
+        self._preflight(leave)
         spool = agent.spool("%d-%d" % (agent.moving.generation, serial))
         try:
             with agent.still:
@@ -113,7 +113,7 @@ class Departure:
         if leave:
             raise DumpError("the job could not leave")
 
-    def _preflight(self) -> None:
+    def _preflight(self, leave: bool) -> None:
         try:
             tasks = preflight.look(self.root())
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
@@ -124,9 +124,12 @@ class Departure:
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
             raise DumpError("; ".join(found))
-        connected, leading_out = preflight.connections(tasks, preflight.tcp(self.root()))
+        tcp = preflight.connections(tasks, preflight.tcp(self.root()))
         # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
-        self._keep_tcp = connected and not leading_out and not apart
+        self._keep_tcp = bool(tcp) and not apart and not any(leads_out for _, leads_out in tcp)
+        if leave and tcp and not self._keep_tcp:
+            more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
+            self._agent.news(orders.CLOSES, why=tcp[0][0] + more)
 
     def root(self) -> int:
         """The pid here of the tree's root: keeper, init, root."""

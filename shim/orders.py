@@ -15,6 +15,7 @@ News (execute to submit):
     LEAVING     why, serial: a vacate has begun by itself
     DUMPING     serial
     DUMPED      serial, frozen_us, bytes: the tree stands still and what it wrote is all sent; the image follows
+    CLOSES      why: the connections that the job loses by leaving
     REFUSED     serial, why: it could not be dumped; the job goes on
     MOVED       serial: the image is committed and the job has been killed here
     DEAD        why: its first process was killed, and the job with it; nothing of it is left there
@@ -32,8 +33,8 @@ from __future__ import annotations
 import json
 
 CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
-FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU = (
-    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu",
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, CLOSES = (
+    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu", "closes",
 )  # fmt: skip
 
 

@@ -529,6 +529,8 @@ def _news(state: State, event: News, now: float) -> Steps:
         return _awaits(replace(state, dump=Dump(event.serial, True, tokens), leaving=event.why), now, STALL), []
     if what in (orders.DUMPING, orders.DUMPED) and dump is not None and dump.serial == event.serial:
         return _awaits(state, now, STALL), []
+    if what == orders.CLOSES:
+        return state, [Log(Kind.NOTE, {"host": state.host, "reason": f"leaving closes {event.why}"})]
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
     if what == orders.DEAD:

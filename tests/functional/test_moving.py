@@ -191,7 +191,11 @@ def test_connections_within_the_tree(run: Run, uid: int) -> None:
         done = at.checkpoint(1)
         assert done["what"] == "committed", done
         more(mover)
+        leaving = at
         at = at.move("local")
+        closed = [news["why"] for what, news in leaving.seen if what == "closes"]
+        assert len(closed) == bool(uid)
+        assert all(why.startswith("the TCP connection that is descriptor") for why in closed)
         if uid:
             assert os.waitstatus_to_exitcode(at.end()) == 1
             assert mover.err.startswith(b"closed: ")
