@@ -6,6 +6,7 @@ import getpass
 import glob
 import io
 import os
+import queue
 import shlex
 import socket
 import threading
@@ -33,9 +34,35 @@ class UnknownHostKey(SSHException):
     """The host showed a key that known_hosts does not have."""
 
 
+class _Transport(paramiko.Transport):
+    """paramiko answers a channel's CLOSE from the thread that reads, which amid a key exchange waits for what it alone
+    could read: 30 s, then an error, and what had come but was not taken yet is lost. Here another thread waits."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._late: queue.SimpleQueue[paramiko.Message] = queue.SimpleQueue()
+        self._sends_late = False
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        if threading.current_thread() is not self or (self.clear_to_send.is_set() and not self._sends_late):
+            super()._send_user_message(data)  # type: ignore[misc]
+            return
+        self._late.put(data)
+        if not self._sends_late:
+            self._sends_late = True
+            threading.Thread(target=self._send_late, name="late", daemon=True).start()
+
+    def _send_late(self) -> None:
+        while self.is_active():
+            try:
+                super()._send_user_message(self._late.get())  # type: ignore[misc]
+            except (OSError, SSHException, EOFError):
+                return  # the connection has ended: whoever reads is told
+
+
 def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
     # As with the ssh program: AEAD AES first where the CPU has AES, nothing removed.
-    transport = paramiko.Transport(sock, **settings)
+    transport = _Transport(sock, **settings)
     options = transport.get_security_options()
     if carriers.has_aes():
         options.ciphers = tuple(sorted(options.ciphers, key=lambda name: not name.endswith("-gcm@openssh.com")))
