@@ -291,7 +291,8 @@ def _ids(facts: Mapping[str, Any]) -> Check:
         return Check(OK, "ids", "newuidmap and 65536 subordinate ids: a job has the ids that it has here")
     mends = [] if facts["id_tools"] else ["apt-get install uidmap"]
     if not ranges:
-        mends.append(f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {login}")
+        free = f"{facts['subordinate_end']}-{facts['subordinate_end'] + _IDS - 1}"  # nobody else's
+        mends.append(f"usermod --add-subuids {free} --add-subgids {free} {login}")
     text = "one user id is mapped there: files of others look like nobody's, a --checkpoint job sees itself as uid 0"
     return Check(NOTE, "ids", text, f"there, as root: {' && '.join(mends)}")
 

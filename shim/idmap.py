@@ -26,8 +26,8 @@ def plan(inside: int, outside: int, ranges: list[tuple[int, int]]) -> list[tuple
     return lines
 
 
-def subordinate(path: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
-    """The (first, count) ranges that `path` (/etc/subuid, /etc/subgid) gives to the user of any of `names`."""
+def subordinate(path: str, names: tuple[str, ...] | None) -> list[tuple[int, int]]:
+    """The (first, count) ranges of `path` (/etc/subuid, /etc/subgid) for the user of any of `names`, None: for all."""
     ranges = []
     try:
         with open(path, encoding="utf-8", errors="replace") as f:
@@ -37,7 +37,7 @@ def subordinate(path: str, names: tuple[str, ...]) -> list[tuple[int, int]]:
     for line in lines:
         owner, _, rest = line.partition(":")
         first, _, count = rest.partition(":")
-        if owner in names and first.isdigit() and count.strip().isdigit():
+        if (names is None or owner in names) and first.isdigit() and count.strip().isdigit():
             ranges.append((int(first), int(count)))
     return ranges
 

@@ -58,6 +58,9 @@ def facts() -> dict[str, object]:
         "settings": {name: _setting(name) for name in SETTINGS},
         "id_tools": all(_found(tool) for tool in ("newuidmap", "newgidmap")),
         "subuid": idmap.subordinate("/etc/subuid", (str(uid), login)),
+        "subordinate_end": max(
+            [100000] + [a + n for kind in ("uid", "gid") for a, n in idmap.subordinate("/etc/sub" + kind, None)]
+        ),
         "subgid": idmap.subordinate("/etc/subgid", (str(uid), login)),
         "owner": _owner(),
         "compat": compat.host_facts((), namespace.login_ids()).plain(),
