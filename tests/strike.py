@@ -23,14 +23,20 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def first_child(pid: int) -> int:
+    while not (found := children(pid)):
+        time.sleep(0.005)  # a small image has arrived before init is there
+    return found[0]
+
+
 def victim(who: str) -> int:
     me = os.getpid()
     if who == "agent":
         return me
-    keeper = children(me)[0]
+    keeper = first_child(me)
     if who == "keeper":
         return keeper
-    init = children(keeper)[0]
+    init = first_child(keeper)
     if who == "init":
         return init
     for pid in children(init):
