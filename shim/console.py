@@ -12,11 +12,11 @@ from collections.abc import Callable
 from remoteio.errors import RexecError
 from shim import terminal_state
 from shim.moves import Moves
-from shim.placement import Phase, State
 from shim.progress import Progress
 from shim.stay import Stay
 from shim.supervisor import FATAL, FORWARDED
 from shim.terminal import Terminal, in_foreground
+from shim.terms import Phase, State
 
 _LOOK = 0.25  # seconds between looks at how far a dump is
 

@@ -40,10 +40,10 @@ class Record:
 
     hosts       names that `--on` gave, in order; ("any",): all of hosts.toml
     owner       name of the policy that `--owner` gave; empty: each host's own
-    every       seconds between checkpoints, 0 or NEVER as in State of shim/placement.py
+    every       seconds between checkpoints, 0 or NEVER as in State of shim/terms.py
     keep        images kept
     spec        JobSpec.pack(), base64
-    phase, why, host, generation, image, held    of shim/placement.py, as last known
+    phase, why, host, generation, image, held    of shim/terms.py, as last known
     ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
     moves       how often it went on on another host
     saved       when its last image was committed, seconds since 1970, and that image's size in bytes

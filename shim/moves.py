@@ -26,18 +26,18 @@ from remoteio.carriers import Stream
 from remoteio.errors import RexecError
 from remoteio.link import Link
 from remoteio.written import Row
-from shim import bootstrap, control, hosts, locked, placement, places, rewind
+from shim import bootstrap, control, hosts, locked, placement, places, rewind, terms
 from shim.attached import Attached
 from shim.control import Connection
 from shim.events import Event, EventLog, Kind
 from shim.jobs import Job
-from shim.placement import Phase, Result, State
 from shim.places import Wish
 from shim.reach import connect
 from shim.spec import JobSpec, Moving
 from shim.stay import Home, Stay
 from shim.stdio import Input, Output
 from shim.supervisor import LEASE
+from shim.terms import Phase, Result, State
 
 _TELL = 0.25  # seconds between words of progress
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
@@ -80,7 +80,7 @@ class Moves:
         self._stopped, self._ready = stopped, ready
         self._forced = self.record.image if force else 0  # the image to go on from though its files were changed
         self._log = EventLog(job.log)
-        self._events: queue.SimpleQueue[placement.Event | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[terms.Event | BaseException] = queue.SimpleQueue()
         self._stays: dict[int, Stay] = {}
         self._starts: dict[int, queue.SimpleQueue[int]] = {}
         self._tokens = 0
@@ -92,7 +92,7 @@ class Moves:
         self._asking = 0  # clients that wait for an answer
         self._forget = False
         self._leave = ""  # why this process ends before its job
-        left = self.record.phase in placement.ACTING  # by a supervisor that was killed; it may have been just now
+        left = self.record.phase in terms.ACTING  # by a supervisor that was killed; it may have been just now
         self.state = State(
             phase=Phase.LOST if left else Phase.CHOOSING,
             why="its supervisor ended" if left else "",
@@ -105,7 +105,7 @@ class Moves:
             asked=self.record.image > 0,
         )
         if input is not None:
-            input.heavy = lambda: self.tell(placement.Heavy())
+            input.heavy = lambda: self.tell(terms.Heavy())
 
     # the main thread
 
@@ -131,7 +131,7 @@ class Moves:
             try:
                 event = self._events.get(timeout=None if due is None else max(due - time.monotonic(), 0.0))
             except queue.Empty:
-                event = placement.Tick()
+                event = terms.Tick()
             if isinstance(event, BaseException):
                 raise event
             self._do(placement.step(self.state, event, time.monotonic()))
@@ -142,13 +142,13 @@ class Moves:
             result = self.state.result
         return self._end(result)
 
-    def tell(self, event: placement.Event) -> None:
+    def tell(self, event: terms.Event) -> None:
         """Something happened; from any thread."""
         self._events.put(event)
 
     def quit(self) -> None:
         """Save the job, park it and return; from any thread, and safe in a signal's handler."""
-        self._events.put(placement.Quit())
+        self._events.put(terms.Quit())
 
     def fail(self, error: BaseException) -> None:
         """A thread of ours has ended by that; it ends the run. From any thread."""
@@ -166,7 +166,7 @@ class Moves:
         """The generation that runs, if one does."""
         return self._stays.get(self.state.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
 
-    def _do(self, steps: placement.Steps) -> None:
+    def _do(self, steps: terms.Steps) -> None:
         before = self.state
         self.state, actions = steps
         after = self.state
@@ -200,31 +200,31 @@ class Moves:
             self.record = new
             self.job.write(new)
 
-    def _act(self, action: placement.Action) -> None:
-        if isinstance(action, placement.Choose):
+    def _act(self, action: terms.Action) -> None:
+        if isinstance(action, terms.Choose):
             self._thread(lambda: self._choose(action))
-        elif isinstance(action, placement.Connect):
+        elif isinstance(action, terms.Connect):
             self._starts[action.generation] = queue.SimpleQueue()
             self._thread(lambda: self._visit(action.generation, action.host))
-        elif isinstance(action, placement.Start):
+        elif isinstance(action, terms.Start):
             self._starts[action.generation].put(action.image)
-        elif isinstance(action, placement.Order):
+        elif isinstance(action, terms.Order):
             self._stays[action.generation].order(action.what, action.serial)
-        elif isinstance(action, placement.Close):
+        elif isinstance(action, terms.Close):
             if action.generation in self._starts:
                 self._starts[action.generation].put(-1)
             if action.generation in self._stays:
                 self._stays[action.generation].cut()
-        elif isinstance(action, placement.Reply):
+        elif isinstance(action, terms.Reply):
             with self._lock:
                 asked = self._asked.pop(action.token, None)
             if asked is not None:
                 asked.put((action.done, action.text))
-        elif isinstance(action, placement.Finish):
+        elif isinstance(action, terms.Finish):
             self._forget = action.forget
-        elif isinstance(action, placement.Leave):
+        elif isinstance(action, terms.Leave):
             self._leave = f"{action.why}: `rexec restart {self._name}` goes on from its last image"
-        elif isinstance(action, placement.Log):
+        elif isinstance(action, terms.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
     def _note(self, event: Event) -> None:
@@ -277,14 +277,14 @@ class Moves:
 
     # in threads of their own
 
-    def _choose(self, choose: placement.Choose) -> None:
+    def _choose(self, choose: terms.Choose) -> None:
         image = None
         if choose.image:
             try:
                 image = self._manifest(choose.image)
                 self._rewind(image)
             except RexecError as error:
-                self.tell(placement.NoHost(choose.turn, str(error)))
+                self.tell(terms.NoHost(choose.turn, str(error)))
                 return
         wish = Wish(self.record.hosts, self.record.owner)
         self.tell(places.choose_host(choose, wish, hosts.load(), image))
@@ -320,7 +320,7 @@ class Moves:
             policy = places.owner_of(host, self.record.owner, known)
             stream, _ = self._reach(host, "shim.agent:main", batch=self.record.detached or generation > 1)
         except RexecError as error:
-            self.tell(placement.Unreached(generation, str(error)))
+            self.tell(terms.Unreached(generation, str(error)))
             return
         try:
             home = Home(
@@ -331,7 +331,7 @@ class Moves:
                 name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
             )
             owner = json.dumps([policy.name, policy.table() if policy.watched else None])
-            self.tell(placement.Connected(generation))
+            self.tell(terms.Connected(generation))
             number = self._starts[generation].get()
             if number < 0:
                 return
@@ -347,9 +347,9 @@ class Moves:
                 why = str(stream.failure())
             elif stay.moved:
                 self._settle()
-            self.tell(placement.Closed(generation, why))
+            self.tell(terms.Closed(generation, why))
         except MoveError as error:
-            self.tell(placement.Failed(generation, 125, str(error)))
+            self.tell(terms.Failed(generation, 125, str(error)))
         finally:
             stream.close()
 
@@ -466,7 +466,7 @@ class Moves:
             token = self._tokens
             self._asked[token] = answer
             self._asking += 1
-        self.tell(placement.Ask(what, token, host))
+        self.tell(terms.Ask(what, token, host))
         try:
             self._await_answer(what, answer, connection)
         finally:

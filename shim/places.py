@@ -13,9 +13,9 @@ from shim import doctor, hosts, policy, survey
 from shim.hosts import Host, Hosts
 from shim.jobs import ANY
 from shim.owner_policy import OwnerPolicy, named_policy
-from shim.placement import Choose, Chosen, NoHost
 from shim.policy import Candidate, Surroundings
 from shim.survey import Report
+from shim.terms import Choose, Chosen, NoHost
 
 Survey = Callable[[Sequence[Host]], list[Report]]
 

@@ -20,7 +20,7 @@ from remoteio.crew import Crew
 from remoteio.errors import RexecError
 from remoteio.link import Link, LinkClosed, Window, credit
 from remoteio.written import Row, Written
-from shim import orders, placement
+from shim import orders, terms
 from shim.intake import Intake
 from shim.spec import JobSpec
 from shim.stdio import Input, Output
@@ -41,7 +41,7 @@ class Home:
     store: Store
     outputs: dict[int, Output]
     input: Input | None
-    tell: Callable[[placement.Event], None]
+    tell: Callable[[terms.Event], None]
     describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row], list[Held]], Manifest]
     commits: Callable[[Manifest], None]
     criu: Callable[[], bytes]
@@ -52,7 +52,7 @@ class Home:
 
 
 class Stay(Supervisor):
-    """One generation on the host at the other end of `link`. What happens is told as events of shim/placement.py."""
+    """One generation on the host at the other end of `link`. What happens is told as events of shim/terms.py."""
 
     def __init__(self, home: Home, generation: int, link: Link, spec: JobSpec) -> None:
         streamless = copy.copy(spec)
@@ -219,16 +219,16 @@ class Stay(Supervisor):
         elif kind == frames.STARTED:
             if self._image is None:  # else its streams have been its own since GO
                 self._attach()
-            tell(placement.Began(self.generation))
+            tell(terms.Began(self.generation))
         elif kind == frames.STOPPED:
             threading.Thread(target=home.stopped, args=(self,), daemon=True).start()
         elif kind == frames.EXIT:
             self.told = True
-            tell(placement.Exited(self.generation, int.from_bytes(payload[:4], "little")))
+            tell(terms.Exited(self.generation, int.from_bytes(payload[:4], "little")))
         elif kind == frames.FAIL:
             self.told = True
             text = bytes(payload[4:]).decode("utf-8", "replace")
-            tell(placement.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
+            tell(terms.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
         elif kind == frames.IMAGE:
             if self._intake is not None and self._dumping >= 0:
                 self._stir()
@@ -245,7 +245,7 @@ class Stay(Supervisor):
         now = time.monotonic()
         if now - self._stirred > _STIR:
             self._stirred = now
-            self._home.tell(placement.Stirs(self.generation))
+            self._home.tell(terms.Stirs(self.generation))
 
     def _attach(self) -> None:
         """The job runs here from now on: its streams go over this link."""
@@ -283,7 +283,7 @@ class Stay(Supervisor):
             self.told, self.moved = True, what == orders.MOVED
         elif what == orders.CRIU:
             threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
-        self._home.tell(placement.News(self.generation, what, serial, why))
+        self._home.tell(terms.News(self.generation, what, serial, why))
 
     def _begin_intake(self, serial: int) -> None:
         self._give_up()
@@ -300,7 +300,7 @@ class Stay(Supervisor):
             if self._vacating and self._export is not None:
                 home.carried.keep(self._export.inodes)  # before the host is told, and kills what holds them
                 self._left = True
-            home.tell(placement.Committed(self.generation, serial, manifest.number, added))
+            home.tell(terms.Committed(self.generation, serial, manifest.number, added))
 
         self._intake = Intake(
             home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
@@ -328,7 +328,7 @@ class Stay(Supervisor):
         except LinkClosed:
             return  # whoever receives says so
         except (StoreError, ManifestError) as error:
-            self._home.tell(placement.Failed(self.generation, 125, str(error)))
+            self._home.tell(terms.Failed(self.generation, 125, str(error)))
             self.cut()
 
     def _bring_criu(self) -> None:
@@ -340,5 +340,5 @@ class Stay(Supervisor):
         except LinkClosed:
             return  # whoever receives says so
         except RexecError as error:
-            self._home.tell(placement.Failed(self.generation, 125, str(error)))
+            self._home.tell(terms.Failed(self.generation, 125, str(error)))
             self.cut()

@@ -16,15 +16,15 @@ from checkpoint.manifest import Manifest
 from checkpoint.store import Store
 from remoteio import frames
 from remoteio.errors import RexecError
-from shim import hosts, jobs, placement, rewind, run
+from shim import hosts, jobs, placement, rewind, run, terms
 from shim.console import Console, Interrupted
 from shim.jobs import ANY, Job, JobError, Record
 from shim.moves import Moves
 from shim.owner_policy import named_policy, parse_duration
-from shim.placement import Result
 from shim.spec import JobSpec
 from shim.standard import die_like, let_go
 from shim.stdio import Input, Output
+from shim.terms import Result
 
 KEEP = 2  # images
 _LOGIND = (
@@ -51,7 +51,7 @@ class Wanted:
 
 
 def parse_every(text: str | None) -> float:
-    """Seconds, as State.every of shim/placement.py has them. Raises PolicyError for what is no duration."""
+    """Seconds, as State.every of shim/terms.py has them. Raises PolicyError for what is no duration."""
     if text is None:
         return 0.0
     return placement.NEVER if text == "never" else parse_duration(text, "--every")
@@ -103,7 +103,7 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
         )
     record = replace(
         record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0,
-        phase=record.phase if record.phase in placement.ACTING else placement.Phase.CHOOSING,
+        phase=record.phase if record.phase in terms.ACTING else terms.Phase.CHOOSING,
         hosts=names(on) if on is not None else record.hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip
     if record.tty and not record.detached and not os.isatty(0):

@@ -17,8 +17,8 @@ from shim import completion, control, events, jobs
 from shim.events import Event, Kind
 from shim.inotify import Inotify
 from shim.jobs import Job, Record
-from shim.placement import Phase
 from shim.progress import Progress, size
+from shim.terms import Phase
 
 _IN_MODIFY = 0x002  # inotify(7)
 _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed

@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shim import orders, placement
-from shim.placement import (
+from shim import orders, placement, terms
+from shim.terms import (  # fmt: skip
     Action,
     Ask,
     Began,
@@ -39,7 +39,7 @@ from shim.placement import (
     State,
     Tick,
     Unreached,
-)  # fmt: skip
+)
 
 AGENT_LEASE = 4.0
 # What ends the job is rare, or the rest would seldom be met.
@@ -199,7 +199,7 @@ class World(RuleBasedStateMachine):
         if alive:
             agent = alive[which % len(alive)]
             self.hush(agent)
-            self.coming.append(placement.Closed(agent.generation, "cut"))
+            self.coming.append(terms.Closed(agent.generation, "cut"))
 
     @rule(which=st.integers(0, 19))
     def deafen(self, which: int) -> None:

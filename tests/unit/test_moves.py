@@ -17,9 +17,9 @@ from shim import control, events, jobs, placement, stdio
 from shim.events import Kind
 from shim.jobs import Record
 from shim.moves import Moves
-from shim.placement import Result
 from shim.spec import JobSpec
 from shim.stdio import Input, Output
+from shim.terms import Result
 from tests.agents import Agent, Country
 from tests.until import until
 

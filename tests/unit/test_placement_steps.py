@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from shim import orders, placement
-from shim.placement import (
-    FIRST,
-    NEVER,
+from shim.placement import FIRST, NEVER
+from shim.terms import (  # fmt: skip
     Action,
     Ask,
     Began,
@@ -36,7 +35,7 @@ from shim.placement import (
     State,
     Stirs,
     Tick,
-)  # fmt: skip
+)
 
 
 class Play:
