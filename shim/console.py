@@ -125,7 +125,7 @@ class Console:
             moves.fail(Interrupted(number))
 
     def _resize(self, redraw: bool = False) -> None:
-        """Tell the job the size; `redraw`: by way of another, as rexec attach does, so that its screen is drawn anew."""
+        """Tell the job the size; `redraw`: by way of another, as rexec attach does: it draws its screen anew."""
         stay = self._moves.stay() if self._moves is not None else None
         if stay is None:
             return
