@@ -37,6 +37,7 @@ class Console:
         self._say = say
         self._moves: Moves | None = None
         self._left: tuple[str, float] | None = None
+        self._spoilt = False  # the screen that the job draws, by what it was told
         self._over = threading.Event()
         self._stops = False
 
@@ -82,9 +83,12 @@ class Console:
         """The job's phase changed."""
         job = self._moves.record.id if self._moves is not None else 0
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
+            if self._spoilt:
+                self._say(f"the job goes on on {after.host}")
             if self._terminal is not None:
                 self._terminal.take()
-                self._resize()
+                self._resize(redraw=self._spoilt)
+                self._spoilt = False
             if self._left is not None:
                 self._mention(f"the job goes on on {after.host}, {time.monotonic() - self._left[1]:.1f} s later")
             self._left = None
@@ -109,6 +113,7 @@ class Console:
     def _tell(self, text: str) -> None:
         if self._terminal is not None:
             self._terminal.restore()
+            self._spoilt = True
         self._say(text)
 
     def _signalled(self, number: int, _: object) -> None:
@@ -119,11 +124,18 @@ class Console:
         if moves is not None and not moves.send_signal(number) and number in FATAL:
             moves.fail(Interrupted(number))
 
-    def _resize(self) -> None:
+    def _resize(self, redraw: bool = False) -> None:
+        """Tell the job the size; `redraw`: by way of another, as rexec attach does: it draws its screen anew."""
         stay = self._moves.stay() if self._moves is not None else None
-        if stay is not None:
-            size = b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0))
-            threading.Thread(target=stay.resize, args=(size,), daemon=True).start()
+        if stay is None:
+            return
+        rows, *rest = terminal_state.window(0)
+
+        def tell() -> None:
+            for fewer in (1, 0) if redraw else (0,):
+                stay.resize(b"".join(n.to_bytes(2, "little") for n in (max(rows - fewer, 1), *rest)))
+
+        threading.Thread(target=tell, daemon=True).start()
 
     def _show(self, moves: Moves) -> None:
         """How far the dump is that the job leaves with, if it takes long."""

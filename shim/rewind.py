@@ -14,9 +14,9 @@ from checkpoint.manifest import WrittenFile
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is to be done: `cut` holds (path, size), `changed` a clause for each file that cannot be put back."""
+    """What is to be done: `cut` has (path, size, mtime_ns), `changed` a clause for each that cannot be put back."""
 
-    cut: tuple[tuple[str, int], ...]
+    cut: tuple[tuple[str, int, int], ...]
     changed: tuple[str, ...]
 
 
@@ -26,7 +26,7 @@ def look(written: Iterable[WrittenFile], after: Iterable[WrittenFile] = ()) -> L
     The last writes of a job's mount come after the record, so a time that `after` has is right too.
     """
     later = {file.path: file for file in after}
-    cut: list[tuple[str, int]] = []
+    cut: list[tuple[str, int, int]] = []
     changed: list[str] = []
     for file in written:
         try:
@@ -44,7 +44,7 @@ def look(written: Iterable[WrittenFile], after: Iterable[WrittenFile] = ()) -> L
         elif now.st_size < file.size:
             changed.append(f"{file.path} has been cut from {file.size} to {now.st_size} bytes")
         elif now.st_size > file.size:
-            cut.append((file.path, file.size))
+            cut.append((file.path, file.size, file.mtime_ns))
         elif now.st_mtime_ns not in times:
             changed.append(f"{file.path} has been changed")
     return Look(tuple(cut), tuple(changed))
@@ -55,7 +55,11 @@ def settled(after: Sequence[Any], number: int) -> list[WrittenFile]:
     return [WrittenFile(*row) for row in after[1:]] if after and after[0] == number else []
 
 
-def cut_back(files: Iterable[tuple[str, int]]) -> None:
-    """Shorten the files (path, size). Raises OSError."""
-    for path, size in files:
+def cut_back(files: Iterable[tuple[str, int, int]]) -> None:
+    """Shorten the files (path, size, mtime_ns). Raises OSError.
+
+    The time too is as the image saw it: where the host chosen then will not do, the files are looked at again.
+    """
+    for path, size, mtime_ns in files:
         os.truncate(path, size)
+        os.utime(path, ns=(mtime_ns, mtime_ns))

@@ -114,3 +114,9 @@ def test_a_job_in_a_job(combo: Combo) -> None:
     else:  # an ordinary user's namespaces may not be nested with a mount of their own: it is said, and nothing runs
         assert done.returncode == 125
         assert done.stderr.startswith(b"rexec: ")
+
+
+def test_jobs_at_once_have_pids_of_their_own(combo: Combo) -> None:
+    """They share /tmp at home, where many a program names its files by its pid."""
+    pids = {int(combo.run(["sh", "-c", "echo $$"]).stdout) for _ in range(3)}
+    assert len(pids) == 3 and min(pids) > 1000

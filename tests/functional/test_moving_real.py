@@ -119,12 +119,12 @@ def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
 
 @ROOT
 def test_a_build_moved_in_the_middle(mover: Mover, tmp_path: Path) -> None:  # noqa: F811
-    source = debian_source.unpack("zlib", tmp_path)
     trees = [mover.dir / name / "zlib" for name in ("here", "there")]
-    for tree in trees:
-        shutil.copytree(source, tree)
-        give(mover, tree.parent)
-        here(mover, "./configure", "--prefix=/usr", cwd=tree)
+    shutil.copytree(debian_source.unpack("zlib", tmp_path), trees[0])
+    give(mover, trees[0].parent)
+    here(mover, "./configure", "--prefix=/usr", cwd=trees[0])
+    shutil.copytree(trees[0], trees[1])
+    give(mover, trees[1].parent)
     here(mover, "make", "-j4", cwd=trees[0])
     job = mover.submit("make", "-j4", "-C", str(trees[1]))
     for objects in (3, 12):

@@ -52,6 +52,24 @@ def test_vim_moved_with_unsaved_text_and_attached_again(mover: Mover, screen: Sc
 
 
 @USER
+def test_vim_in_the_foreground_parked_and_released(mover: Mover, screen: Screen) -> None:  # noqa: F811
+    """What rexec has to say spoils the screen; afterwards the job draws it anew."""
+    screen.type(f"clear; rexec --checkpoint --on {','.join(mover.hosts)} --owner none -- vim -u NONE -N poem")
+    screen.wait(r"^~")
+    screen.key("i")
+    screen.type("the first line")
+    mover.verb("hold", "1")
+    screen.wait(r"rexec: job 1 is parked: it is held")
+    mover.verb("release", "1")
+    screen.wait(r"\Athe first line\n\n~\n")
+    screen.type("the second line")
+    screen.key("Escape")
+    screen.type(":wq")
+    screen.wait(r"READY>$")
+    assert (mover.dir / "poem").read_text() == "the first line\nthe second line\n\n"
+
+
+@USER
 def test_the_window_of_attach_is_closed_and_the_job_goes_on(mover: Mover) -> None:  # noqa: F811
     """Logged out: neither the terminal that it was started in nor the one that looked at it takes it along."""
     screen = Screen(mover.user, mover.dir)
