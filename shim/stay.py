@@ -150,18 +150,18 @@ class Stay(Supervisor):
         self.cut()
         with self._gate:
             self._over.set()
-        if self._export is not None:
-            self._export.locks.end()
-            if not (self.told or self._left):
-                self._home.carried.keep(self._export.inodes)  # it is lost: the job may go on from its last image
-            if crew.rest(LEASE):
-                self._export.inodes.close_all()  # and with them every lock that the job had here
         for window in (self._window, self._out):
             if window is not None:
                 window.close()
         if self._intake is not None:
             self._intake.abort()
             self._intake.join()
+        if self._export is not None:
+            self._export.locks.end()
+            if not (self.told or self._left):
+                self._home.carried.keep(self._export.inodes)  # it is lost: the job may go on from its last image
+            if crew.rest(LEASE):
+                self._export.inodes.close_all()  # and with them every lock that the job had here
         return why
 
     def _try(self, kind: int, payload: bytes) -> None:
