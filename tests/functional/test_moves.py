@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from checkpoint import bundle
+from checkpoint.store import Store
 from tests.program import Argument, Rexec
 from tests.screen import Screen
 from tests.until import until
@@ -360,3 +361,21 @@ def test_a_process_that_forbids_being_looked_at(mover: Mover) -> None:
     until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
     mover.verb("vacate", job)
     assert mover.job(job)["moves"] == 1
+
+
+@USER
+def test_a_host_with_a_criu_of_its_own_and_one_with_none(mover: Mover, desk_alone: ModuleType) -> None:
+    """The host's own is taken where it works: Debian 13's is too old for an internet socket on Linux 6.16 or newer."""
+    works = tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 16)
+    desk_alone.install("alpha", ["criu"])
+    try:
+        job = mover.submit("sh", "-c", COUNT.format(n=40, pause=0.1))
+        mover.verb("vacate", job)
+        assert mover.ended(job) == "exit 3"
+        assert mover.path(job, "stdout").read_text() == lines(40)
+        with Store(mover.dir / "state" / "rexec" / "images").open(job) as image:
+            assert (image.manifest.facts["criu"] == [4, 1, 1]) == works
+        done, out, _ = mover.verb_fails("doctor", mover.hosts[0])
+        assert done == 0, out
+    finally:
+        desk_alone.uninstall("alpha", ["criu"])
