@@ -32,8 +32,9 @@ COMBOS = {
 }
 
 
-# A shell has what it starts in the background ignore SIGINT, and so would all that the tests start.
+# A shell has what it starts in the background ignore these two, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
