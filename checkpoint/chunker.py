@@ -101,12 +101,13 @@ def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
             yield 0, fields[1]
             head = False
             continue
-        if 1 not in fields or 2 not in fields:
+        pages = fields.get(5, fields.get(2))  # a count of 64 bits came with criu 4.2
+        if 1 not in fields or pages is None:
             raise ChunkerError("a pagemap's entry has no address or no count of pages")
         # Before flags were invented, a page was in the image unless it was in the parent's.
         present = fields[4] & _PE_PRESENT if 4 in fields else not fields.get(3)
-        if present and fields[2]:
-            yield fields[1], fields[2]
+        if present and pages:
+            yield fields[1], pages
     if head:
         raise ChunkerError("a pagemap is empty")
 
