@@ -28,7 +28,7 @@ from tests.desk_root import DeskError
 from tests.until import until
 
 HERE = Path(__file__).parent
-REMOTE = "/var/tmp/rexec-bench-raw"
+REMOTE = "/tmp/rexec-bench-raw"  # where rexec has its spool too: on the hosts of the desk /var/tmp is an overlay
 LOOP = "i=0; while :; do i=$((i+1)); echo $i; sleep .02; done"
 PYTHON = "/usr/bin/python3"
 

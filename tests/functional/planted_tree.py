@@ -20,12 +20,12 @@ def odd_names() -> Iterator[bytes]:
     yield from (bytes((value,)) for value in range(1, 256) if value not in b"./")
 
 
-def plant(tree: Path) -> None:
-    """10,000 files and what goes with them."""
+def plant(tree: Path, files: int) -> None:
+    """So many files and what goes with them."""
     dice = random.Random(11)
     for number in range(97):
         (tree / f"d{number}").mkdir(parents=True)
-    for number in range(9500):
+    for number in range(files):
         file = tree / f"d{number % 97}/f{number}"
         file.write_bytes(dice.randbytes(dice.randrange(400)))
         if number % 100 == 1 and number % 3:  # not on files made read-only: tar itself, run by their owner, fails there
@@ -83,4 +83,4 @@ def described(tree: Path) -> dict[bytes, tuple[object, ...]]:
 
 
 if __name__ == "__main__":
-    plant(Path(sys.argv[1]))
+    plant(Path(sys.argv[1]), int(sys.argv[2]))

@@ -86,6 +86,7 @@ class Mover:
 
 
 USER = pytest.mark.where(lambda mover, **others: mover == "user")  # what is the same for both
+ROOT = pytest.mark.where(lambda mover, **others: mover == "root")
 
 
 @pytest.fixture(params=["root", "user"])
@@ -109,6 +110,7 @@ def lines(n: int) -> str:
     return "".join(f"line {k}\n" for k in range(1, n + 1))
 
 
+@ROOT
 def test_ten_moves_and_every_line_once(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=300, pause=0.05))
     for number in range(10):
@@ -146,6 +148,7 @@ def test_held_and_released_and_killed(mover: Mover) -> None:
     assert mover.ended(job) == "signal 9"
 
 
+@USER
 def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     """ssh is killed; what the job says again is not said twice, and what it wrote to a file since is cut back."""
     out = mover.dir / "numbers"
@@ -166,6 +169,7 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     assert all(f"\n{number} (" in "\n" + log for number in ("000", "001", "003", "022", "024", "005")), log
 
 
+@USER
 def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     mover.verb("checkpoint", job)
