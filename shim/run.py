@@ -19,6 +19,7 @@ from shim.hosts import Host
 from shim.reach import connect
 from shim.spec import JobSpec
 from shim.standard import die_like, fill
+from shim.terminal import in_foreground
 
 if TYPE_CHECKING:
     from shim.supervisor import Ended
@@ -127,8 +128,14 @@ def describe(
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
         stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
-        tty=terminal_state.read(0) if tty else [],
+        tty=_terminal() if tty else [],
     )
+
+
+def _terminal() -> list[int]:
+    """The settings of our terminal; in the background they are those of a shell at its prompt, with its own editing."""
+    state = terminal_state.read(0)
+    return state if in_foreground(0) else terminal_state.sane(state)
 
 
 def tell(text: str) -> None:

@@ -17,6 +17,16 @@ def read(fd: int) -> list[int]:
     return [*window(fd), *attributes[:6], *cc]
 
 
+def sane(state: list[int]) -> list[int]:
+    """The same with line editing, echo and signals, as stty(1) has it for `sane`."""
+    iflag, oflag, cflag, lflag = state[4:8]
+    iflag = iflag & ~(termios.IGNBRK | termios.INLCR | termios.IGNCR) | termios.BRKINT | termios.ICRNL | termios.IXON
+    oflag |= termios.OPOST | termios.ONLCR
+    lflag |= termios.ISIG | termios.ICANON | termios.IEXTEN | termios.ECHO | termios.ECHOE | termios.ECHOK
+    lflag |= termios.ECHOCTL | termios.ECHOKE
+    return [*state[:4], iflag, oflag, cflag, lflag, *state[8:]]
+
+
 def window(fd: int) -> list[int]:
     """Rows, columns, x pixels, y pixels."""
     return list(struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))))
