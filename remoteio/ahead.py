@@ -23,12 +23,25 @@ from remoteio.names import Names
 TTL = 1.0  # seconds
 MOST = 512  # nodes; with export.AHEAD bytes each at the most
 _CAPABILITY = b"security.capability\0"
-_CHANGES = frozenset(
-    (abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.SETLK, abi.SETLKW, abi.FLUSH)
-) | {abi.CREATE, abi.MKNOD, abi.MKDIR, abi.SYMLINK}  # these change the directory
-# these change files that they do not name by node: links, times, sizes of others
+_CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
+    abi.CREATE,
+    abi.MKNOD,
+    abi.MKDIR,
+    abi.SYMLINK,
+}  # these change the directory
+# these change files that they do not name by node: links, times, sizes of others; and what a lock guards lies anywhere
 _SWEEPING = frozenset(
-    (abi.LINK, abi.UNLINK, abi.RENAME, abi.RENAME2, abi.RMDIR, abi.COPY_FILE_RANGE, abi.COPY_FILE_RANGE_64)
+    (
+        abi.SETLK,
+        abi.SETLKW,
+        abi.LINK,
+        abi.UNLINK,
+        abi.RENAME,
+        abi.RENAME2,
+        abi.RMDIR,
+        abi.COPY_FILE_RANGE,
+        abi.COPY_FILE_RANGE_64,
+    )
 )
 _O_DIRECT = 0o40000
 

@@ -33,7 +33,7 @@ class OpenFiles(ExportBase):
             # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
             r.notice = abi.inval_inode(node.id, -1)
             return out
-        if flags & (os.O_APPEND | os.O_DIRECT) or (node.parent is not None and node.parent.shared) or node.locks:
+        if flags & (os.O_APPEND | os.O_DIRECT) or _guarded(node):
             return out
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
@@ -121,7 +121,7 @@ class OpenFiles(ExportBase):
         else:
             node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
-        return out if handle.append or node.locks else (out, self.attr(st))
+        return out if handle.append or _guarded(node) else (out, self.attr(st))
 
     def _set_append(self, handle: Handle, append: bool) -> None:
         # fcntl(F_SETFL) by the job is seen only in its writes' flags
@@ -197,10 +197,20 @@ class OpenFiles(ExportBase):
         return self._lock(r, wait=True)
 
     def _lock(self, r: abi.Request, wait: bool) -> bytes:
+        parent = self.inodes.get(r.nodeid).parent
+        first = parent is not None and not parent.shared
         self.locks.set(r, wait)
         if self.locks.stale_pages(r):
             r.notice = abi.inval_inode(r.nodeid)
+        if first:  # from now on nothing is told ahead of what is in this directory; what was told is taken back
+            beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
+            r.notice += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
         return b""
+
+
+def _guarded(node: Node) -> bool:
+    """May a lock tell of changes to this file? Then nothing is told of it ahead of the question."""
+    return bool(node.locks) or (node.parent is not None and node.parent.shared)
 
 
 def _open_file(opener: Callable[[int], int], flags: int) -> int:

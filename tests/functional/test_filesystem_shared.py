@@ -185,6 +185,27 @@ def test_kill_lets_go_of_locks(job: Talk, here: Path, combo: Combo, kind: str) -
     assert there
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first-lock", "later-lock"])
+def test_under_a_lock_the_files_beside_it_are_seen_as_they_are(
+    job: Talk, here: Path, combo: Combo, first: bool
+) -> None:
+    """As sqlite keeps its log beside the file that it locks: what one wrote oneself says nothing of it any more."""
+    data = here / "data"
+    data.write_bytes(b"-" * 100)
+    os.chown(data, combo.uid, -1)
+    job("data = os.open('data', os.O_RDWR)")
+    job("lock = open('lock', 'w')")
+    if not first:
+        job("fcntl.lockf(lock, fcntl.LOCK_EX); fcntl.lockf(lock, fcntl.LOCK_UN)")
+    for turn in (b"1", b"2", b"3"):
+        job(f"os.pwrite(data, {turn!r} * 100, 0)")
+        assert job("os.pread(data, 10, 0).decode()") == turn.decode() * 10
+        with data.open("r+b") as file:
+            file.write(b"h")
+        assert job("(fcntl.lockf(lock, fcntl.LOCK_EX), os.pread(data, 3, 0).decode())")[1] == "h" + turn.decode() * 2
+        job("fcntl.lockf(lock, fcntl.LOCK_UN)")
+
+
 def _add(path: Path, who: str, count: int, start: int = 0) -> None:
     db = sqlite3.connect(path, timeout=60, isolation_level=None)
     for k in range(start, start + count):
