@@ -81,6 +81,11 @@ class FrameReader:
             self._start, self._end = 0, left
         return self._view[self._end :]
 
+    @property
+    def large(self) -> bool:
+        """Whether ``buffer()`` is the rest of one large frame, and takes nothing beyond it."""
+        return self._large is not None
+
     def filled(self, n: int) -> list[tuple[int, bytes | memoryview]]:
         """`n` bytes were put into the last ``buffer()``: the frames that are now whole. Raises FrameError."""
         if self._large is not None:

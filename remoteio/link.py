@@ -7,11 +7,17 @@ costs no handover between threads. What waits goes small frames first (metadata 
 from __future__ import annotations
 
 import os
+import socket
+import stat
+import struct
 import threading
 from collections import deque
 
 from remoteio.errors import RexecError
 from remoteio.frames import BULK, CREDIT, HEADER, LARGE, FrameReader
+from remoteio.syscalls import fill
+
+SLOW = 1  # seconds after which what came of a large frame is taken by itself: it is a sign of life
 
 
 class LinkClosed(RexecError):
@@ -30,6 +36,10 @@ class Link:
         self._writing = False
         self._idle = threading.Condition(self._lock)
         self._broken: OSError | None = None
+        self._waits = stat.S_ISSOCK(os.fstat(read_fd).st_mode)
+        if self._waits:
+            with socket.socket(fileno=os.dup(read_fd)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", SLOW, 0))
         self.received = self.sent = 0  # bytes
 
     def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
@@ -92,10 +102,16 @@ class Link:
 
     def receive(self) -> list[tuple[int, bytes | memoryview]]:
         """Wait for bytes; the frames that are whole with them, perhaps none. Raises LinkClosed, FrameError."""
-        try:
-            n = os.readv(self.read_fd, [self._reader.buffer()])
-        except OSError as e:
-            raise LinkClosed("the link is closed (%s)" % e.strerror) from e
+        room = self._reader.buffer()
+        n = -1
+        while n < 0:
+            try:
+                # The rest of a large frame in one go: each look waits for its turn among this process's threads.
+                n = fill(self.read_fd, room) if self._waits and self._reader.large else os.readv(self.read_fd, [room])
+            except BlockingIOError:
+                continue  # nothing came for SLOW seconds
+            except OSError as e:
+                raise LinkClosed("the link is closed (%s)" % e.strerror) from e
         if n == 0:
             raise LinkClosed("the other end closed the link")
         self.received += n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -10,6 +11,7 @@ import struct
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+MSG_WAITALL = 0x100
 _CLONE3 = 435  # the same on every architecture
 _STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
 
@@ -20,6 +22,18 @@ def check(result: int, what: str) -> int:
         e = ctypes.get_errno()
         raise OSError(e, f"{what}: {os.strerror(e)}")
     return result
+
+
+def fill(sock: int, room: memoryview) -> int:
+    """Wait until `room` is full of what comes over the socket, or for its SO_RCVTIMEO: recv(2), MSG_WAITALL.
+
+    Raises BlockingIOError if nothing came in that time.
+    """
+    buffer = (ctypes.c_char * len(room)).from_buffer(room)
+    while True:
+        n = libc.recv(sock, buffer, ctypes.c_size_t(len(room)), MSG_WAITALL)
+        if n >= 0 or ctypes.get_errno() != errno.EINTR:
+            return check(n, "recv")
 
 
 def fork_as(pid: int) -> int:
