@@ -31,7 +31,7 @@ demo: .venv/demo
 	@docs/demo.sh .venv/bin/rexec
 
 test: root .venv/dev lint
-	$(AS_ROOT) .venv/bin/python -m pytest --no-skips --reruns 2 $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
+	$(AS_ROOT) .venv/bin/python -m pytest --no-skips $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
 
 lint: .venv/dev
 	.venv/bin/ruff check $(SOURCES)
