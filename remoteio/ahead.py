@@ -8,8 +8,9 @@ For TTL seconds, the time for which the kernel itself would use attributes it wa
 * directories' entries (``names.py``);
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
-A change by the job forgets what is known of the node, and what is on its way: an answer counts only if no change was
-asked for or answered since its request was seen. Pure: the caller tells the time.
+A lock forgets everything: what it guards may lie in any file. A change by the job forgets what is known of the node,
+and what is on its way: an answer counts only if no change was asked for or answered since its request was seen. Pure:
+the caller tells the time.
 """
 
 from __future__ import annotations

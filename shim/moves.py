@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from checkpoint import bundle
 from checkpoint.jobdir import StoreBusy, StoreError
-from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from checkpoint.manifest import ImageFile, Manifest, WrittenFile
 from checkpoint.store import Store
 from checkpoint.unbundle import BundleError
 from remoteio import frames
@@ -26,9 +26,8 @@ from remoteio.carriers import Stream
 from remoteio.errors import RexecError
 from remoteio.link import Link
 from remoteio.written import Row
-from shim import bootstrap, control, hosts, locked, placement, places, rewind, terms
-from shim.attached import Attached
-from shim.control import Connection
+from shim import bootstrap, control, describe, hosts, placement, places, rewind, terms
+from shim.callers import Callers, Subject
 from shim.events import Event, EventLog, Kind
 from shim.jobs import Job
 from shim.places import Wish
@@ -39,7 +38,6 @@ from shim.stdio import Input, Output
 from shim.supervisor import LEASE
 from shim.terms import Phase, Result, State
 
-_TELL = 0.25  # seconds between words of progress
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
 Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
 
@@ -83,13 +81,8 @@ class Moves:
         self._events: queue.SimpleQueue[terms.Event | BaseException] = queue.SimpleQueue()
         self._stays: dict[int, Stay] = {}
         self._starts: dict[int, queue.SimpleQueue[int]] = {}
-        self._tokens = 0
-        self._asked: dict[int, queue.SimpleQueue[tuple[bool, str]]] = {}
         self._lock = threading.Lock()
         self._carried = Carried()
-        self._fewer = threading.Condition(self._lock)
-        self._attached: list[Attached] = []
-        self._asking = 0  # clients that wait for an answer
         self._forget = False
         self._leave = ""  # why this process ends before its job
         left = self.record.phase in terms.ACTING  # by a supervisor that was killed; it may have been just now
@@ -104,6 +97,12 @@ class Moves:
             every=self.record.every,
             asked=self.record.image > 0,
         )
+        self._callers = Callers(
+            Subject(
+                outputs, input, bool(self.record.tty), self.tell, lambda: self.state, self.stay, self._progress,
+                self._force,
+            )
+        )  # fmt: skip
         if input is not None:
             input.heavy = lambda: self.tell(terms.Heavy())
 
@@ -111,7 +110,7 @@ class Moves:
 
     def run(self) -> Result:
         """Until the job has ended. Raises RexecError where this process itself cannot go on."""
-        control.serve(self.job.control, self._handle)
+        control.serve(self.job.control, self._callers.handle)
         self._ready()
         try:
             return self._run()
@@ -166,6 +165,13 @@ class Moves:
         """The generation that runs, if one does."""
         return self._stays.get(self.state.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
 
+    def _progress(self) -> tuple[int, int, int] | None:
+        stay = self._stays.get(self.state.generation)
+        return None if stay is None else stay.progress()
+
+    def _force(self) -> None:
+        self._forced = self.state.image
+
     def _do(self, steps: terms.Steps) -> None:
         before = self.state
         self.state, actions = steps
@@ -216,10 +222,7 @@ class Moves:
             if action.generation in self._stays:
                 self._stays[action.generation].cut()
         elif isinstance(action, terms.Reply):
-            with self._lock:
-                asked = self._asked.pop(action.token, None)
-            if asked is not None:
-                asked.put((action.done, action.text))
+            self._callers.answer(action.token, action.done, action.text)
         elif isinstance(action, terms.Finish):
             self._forget = action.forget
         elif isinstance(action, terms.Leave):
@@ -245,14 +248,10 @@ class Moves:
                 output.drain()
         payload = (result.status if result.status is not None else result.code).to_bytes(4, "little")
         kind = frames.EXIT if result.status is not None else frames.FAIL
-        with self._lock:
-            attached = list(self._attached)
-        for client in attached:
-            client.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
+        self._callers.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
         if self._forget:
             self._forget_images()
-        with self._fewer:
-            self._fewer.wait_for(lambda: not self._attached and not self._asking, _LAST_WORDS)
+        self._callers.await_gone(_LAST_WORDS)
         self._log.close()
         return result
 
@@ -361,7 +360,7 @@ class Moves:
             generation=generation,
             owner=owner,
             named=named,
-            restore=b"" if image is None else _bare(image).to_bytes(),
+            restore=b"" if image is None else describe.bare(image).to_bytes(),
             offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
             criu="" if found is None else found.hash,
         )
@@ -389,45 +388,17 @@ class Moves:
         rows: list[Row],
         held: list[Held],
     ) -> Manifest:
-        """The manifest of a dump that has arrived. Raises ManifestError for a head that is none."""
-        try:
-            said = json.loads(head)
-            streams = said.pop("streams")
-            facts = said.pop("facts")
-            counted = Streams(
-                int(streams["stdout"]), int(streams["stderr"]), int(streams["stdin"]),
-                bytes.fromhex(streams["stdin_unread"]),
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ManifestError(f"the host describes its image wrongly: {error!r}") from error
-        said["locks"] = locked.rows(held, said.pop("handles", []), said.pop("numbers", {}))
-        spec = self.spec
-        environment = [os.fsdecode(item).partition("=") for item in spec.env]
-        return Manifest(
-            job=self._name,
-            number=number,
-            generation=generation,
-            time_ns=time.time_ns(),
-            host=self.state.host,
-            argv=tuple(os.fsdecode(word) for word in spec.argv),
-            cwd=os.fsdecode(spec.cwd),
-            env=tuple((name, value) for name, _, value in environment),
-            uid=spec.uid,
-            gid=spec.gid,
-            tty=bool(spec.tty),
-            streams=counted,
-            files=files,
-            written=self._written(rows),
-            facts=facts,
-            stats=said,
-        )
+        """See shim/describe.py."""
+        written = self._written(rows)
+        run = describe.Run(self._name, number, generation, self.state.host, self.spec)
+        return describe.manifest(run, head, files, written, held)
 
     def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
         """What this generation wrote, and what those before it did, as it is now."""
         found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
         if self.state.image:
             for old in self._manifest(self.state.image).written:
-                if old.path not in found and (now := _as_now(old)) is not None:
+                if old.path not in found and (now := describe.as_now(old)) is not None:
                     found[old.path] = now
         return tuple(found[path] for path in sorted(found))
 
@@ -441,101 +412,10 @@ class Moves:
     def _settle(self) -> None:
         """The job has left with its image, and its mount is gone: the last of its writes came after the record."""
         manifest = self._manifest(self.state.image)
-        now = [file for old in manifest.written if (file := _as_now(old)) is not None]
+        now = [file for old in manifest.written if (file := describe.as_now(old)) is not None]
         rows = [[file.path, file.size, file.mtime_ns, file.inode] for file in now]
         with self._lock:
             self.record = replace(self.record, after=(manifest.number, *rows))
-
-    # those who ask
-
-    def _handle(self, request: dict[str, object], connection: Connection) -> None:
-        what = str(request.get("do"))
-        if what == "attach":
-            self._attach(request, connection)
-        elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
-            if what == "release" and request.get("force"):
-                self._forced = self.state.image
-            self._ask(what, str(request.get("host", "")), connection)
-        else:
-            connection.say(done=False, text=f"there is no request {what!r:.40}")
-
-    def _ask(self, what: str, host: str, connection: Connection) -> None:
-        answer: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
-        with self._lock:
-            self._tokens += 1
-            token = self._tokens
-            self._asked[token] = answer
-            self._asking += 1
-        self.tell(terms.Ask(what, token, host))
-        try:
-            self._await_answer(what, answer, connection)
-        finally:
-            with self._lock:
-                self._asking -= 1
-                self._fewer.notify_all()
-
-    def _await_answer(self, what: str, answer: queue.SimpleQueue[tuple[bool, str]], connection: Connection) -> None:
-        while True:
-            try:
-                done, text = answer.get(timeout=_TELL)
-            except queue.Empty:
-                stay = self._stays.get(self.state.generation)
-                if stay is not None and what in ("checkpoint", "vacate", "hold"):
-                    connection.say(progress=stay.progress())
-                continue
-            connection.say(done=done, text=text)
-            return
-
-    def _attach(self, request: dict[str, object], connection: Connection) -> None:
-        if self.state.result is not None:
-            connection.say(done=False, text="the job has ended")
-            return
-        client = Attached(connection, self._outputs, self._input, self._forward)
-        connection.say(done=True, text="", tty=bool(self.record.tty), phase=str(self.state.phase), why=self.state.why)
-        with self._lock:
-            self._attached.append(client)
-        try:
-            client.serve()
-        finally:
-            with self._lock:
-                self._attached.remove(client)
-                self._fewer.notify_all()
-
-    def _forward(self, kind: int, payload: bytes) -> None:
-        stay = self.stay()
-        if stay is not None and kind == frames.SIGNAL:
-            stay.signal(payload[0])
-        elif stay is not None:
-            stay.resize(payload)
-
-
-def _bare(image: Manifest) -> Manifest:
-    """Without what only the store needs: the chunks' tables and the written files."""
-    fields = (
-        "job",
-        "number",
-        "generation",
-        "time_ns",
-        "host",
-        "argv",
-        "cwd",
-        "uid",
-        "gid",
-        "tty",
-        "streams",
-        "facts",
-        "stats",
-    )
-    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=())
-
-
-def _as_now(file: WrittenFile) -> WrittenFile | None:
-    """The same file as it is now; None if it is not there any more."""
-    try:
-        now = os.stat(file.path, follow_symlinks=False)
-    except OSError:
-        return None
-    return WrittenFile(file.path, now.st_size, now.st_mtime_ns, now.st_ino) if now.st_ino == file.inode else None
 
 
 def _words(command: tuple[str, ...]) -> str:

@@ -1,0 +1,90 @@
+"""The manifest of an image: what the host that made it says, and what is known here."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from remoteio.carried import Held
+from shim import locked
+from shim.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Which image of which job it is, and where the job ran."""
+
+    job: str
+    number: int
+    generation: int
+    host: str
+    spec: JobSpec
+
+
+def manifest(
+    run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], held: list[Held]
+) -> Manifest:
+    """Of a dump that has arrived with that `head` (shim/orders.py). Raises ManifestError for a head that is none."""
+    try:
+        said = json.loads(head)
+        streams = said.pop("streams")
+        facts = said.pop("facts")
+        counted = Streams(
+            int(streams["stdout"]), int(streams["stderr"]), int(streams["stdin"]),
+            bytes.fromhex(streams["stdin_unread"]),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"the host describes its image wrongly: {error!r}") from error
+    said["locks"] = locked.rows(held, said.pop("handles", []), said.pop("numbers", {}))
+    spec = run.spec
+    environment = [os.fsdecode(item).partition("=") for item in spec.env]
+    return Manifest(
+        job=run.job,
+        number=run.number,
+        generation=run.generation,
+        time_ns=time.time_ns(),
+        host=run.host,
+        argv=tuple(os.fsdecode(word) for word in spec.argv),
+        cwd=os.fsdecode(spec.cwd),
+        env=tuple((name, value) for name, _, value in environment),
+        uid=spec.uid,
+        gid=spec.gid,
+        tty=bool(spec.tty),
+        streams=counted,
+        files=files,
+        written=written,
+        facts=facts,
+        stats=said,
+    )
+
+
+def bare(image: Manifest) -> Manifest:
+    """Without what only the store needs: the chunks' tables and the written files."""
+    fields = (
+        "job",
+        "number",
+        "generation",
+        "time_ns",
+        "host",
+        "argv",
+        "cwd",
+        "uid",
+        "gid",
+        "tty",
+        "streams",
+        "facts",
+        "stats",
+    )
+    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=())
+
+
+def as_now(file: WrittenFile) -> WrittenFile | None:
+    """The same file as it is now; None if it is not there any more."""
+    try:
+        now = os.stat(file.path, follow_symlinks=False)
+    except OSError:
+        return None
+    return WrittenFile(file.path, now.st_size, now.st_mtime_ns, now.st_ino) if now.st_ino == file.inode else None
