@@ -152,15 +152,7 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
 
 def highest(root: int, proc: str = "/proc") -> int:
     """The highest pid of the tree, as the job numbers them."""
-    found = 0
-    for pid in tree(root, proc):
-        try:
-            with open(f"{proc}/{pid}/status") as f:
-                line = next((line for line in f if line.startswith("NSpid:")), "")
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended since
-        found = max(found, int(line.split()[-1]) if line else pid)
-    return found
+    return max(numbers(root, proc).values(), default=0)
 
 
 def _task(at: str) -> Task:
