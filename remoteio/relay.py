@@ -19,6 +19,7 @@ from remoteio import fuse_abi as abi
 from remoteio.ahead import ANSWERED, Ahead
 from remoteio.frames import FUSE, LARGE
 from remoteio.link import Link
+from remoteio.unhashed import Unhashed
 from remoteio.workers import Workers
 
 _LOCK_OPS = (abi.SETLK, abi.SETLKW)
@@ -42,6 +43,11 @@ class Relay:
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._aside = Workers(fail)
+        self._unhashed = Unhashed()
+
+    def criu(self, works: bool) -> None:
+        """CRIU begins to ask for the job's files, or has asked for the last."""
+        self._unhashed.criu = works
 
     @property
     def locks_asked(self) -> bool:
@@ -57,7 +63,7 @@ class Relay:
         buffer = bytearray(abi.MAX_REQUEST)
         view = memoryview(buffer)
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
-        ahead, order = self._ahead, self._order
+        ahead, order, unhashed = self._ahead, self._order, self._unhashed
         try:
             while True:
                 try:
@@ -69,7 +75,7 @@ class Relay:
                         return  # unmounted
                     raise
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
-                if op in ANSWERED:
+                if op in ANSWERED and not (op == abi.LOOKUP and unhashed.asked(unique, view[:n])):
                     with order:
                         known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
                     if known is not None:
@@ -146,6 +152,12 @@ class Relay:
                 self._undo(op, payload)
             return
         op, nodeid, _, stamp = asked
+        if op == abi.LOOKUP:
+            payload, again = self._unhashed.answered(unique, payload)
+            if again:
+                self._asked[unique] = asked
+                self._link.send(FUSE, again)
+                return
         with self._order:
             holds = self._ahead.answered(op, nodeid, stamp)
         if op == abi.GETXATTR and error == -errno.ENODATA and holds:

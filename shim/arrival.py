@@ -77,6 +77,7 @@ class Arrival:
 
         def gate() -> bool:
             departure.reached("post-restore")
+            agent.criu(False)
             assert agent.manifest is not None
             if tty is not None:  # criu has made its settings those of the old one
                 typed.put(agent.master, agent.slave, agent.manifest.streams.stdin_unread)
@@ -86,6 +87,7 @@ class Arrival:
         request = criu.restore_request(
             tuple(inherited), unprivileged=agent.kept.plan.apart, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
         )
+        agent.criu(True)
         try:
             pid = restart.restore(sock, request, self._spool, agent.log, gate)
         finally:

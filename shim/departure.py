@@ -182,9 +182,11 @@ class Departure:
             keep_tcp=self._keep_tcp,
         )  # fmt: skip
         head["root"] = root
+        agent.criu(True)
         try:
             dump.dump(sock, request, spool, agent.log, still, go if leave else None)
         finally:
+            agent.criu(False)
             self._retype()  # it stays
             if agent.feed is not None:
                 agent.feed.hold(False)

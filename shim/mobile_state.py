@@ -89,6 +89,10 @@ class Mobile(Agent):
                 raise RexecError("the job's first process answered %r to %r" % (what, message[:1]))
             return rest
 
+    def criu(self, works: bool) -> None:
+        """criu begins to look at the job's files, or has ended."""
+        self._relay.criu(works)
+
     def spool(self, name: str) -> str:
         """A new empty directory on this host for an image."""
         path = os.path.join(self.kept.images, name)

@@ -161,6 +161,51 @@ def test_memory_and_threads(run: Run) -> None:
     run(body)
 
 
+UNHASHED = """
+import mmap, os, time
+held = os.open("held", os.O_RDONLY)
+mapped = os.open("mapped", os.O_RDONLY)
+page = mmap.mmap(mapped, 0, prot=mmap.PROT_READ)
+os.close(mapped)
+inodes = [os.stat(name).st_ino for name in ("held", "mapped")]
+print("open", flush=True)
+while any(os.stat(name).st_ino == inode for name, inode in zip(("held", "mapped"), inodes)):
+    time.sleep(.05)
+links = [os.readlink(f"/proc/self/fd/{held}"), *(line for line in open("/proc/self/maps") if "mapped" in line)]
+print(*("(deleted)" in link for link in links), flush=True)
+while not os.path.exists("go"):
+    time.sleep(.05)
+print(os.read(held, 10).decode(), page[:].decode(), flush=True)
+assert not os.path.exists("held (deleted)")
+"""
+
+
+def test_files_that_the_kernel_wrongly_calls_deleted(run: Run) -> None:
+    """Since Linux 6.16 two processes that look up one name at once can bring it about; here home does."""
+
+    def body(make: Make, home: Path) -> None:
+        for name in ("held", "mapped"):
+            (home / name).write_text(f"this is {name}")
+        mover = make(PYTHON, "-c", UNHASHED)
+        at = mover.place("local")
+        until(lambda: mover.out == b"open\n", "not open")
+        for name in ("held", "mapped"):
+            (home / name).rename(home / f"{name}.aside")
+            (home / name).touch()
+        until(lambda: mover.out == b"open\nTrue True\n", f"still named: {bytes(mover.out)!r}")
+        refused = at.checkpoint(1)
+        assert "was removed or replaced" in refused["why"], refused
+        for name in ("held", "mapped"):
+            (home / f"{name}.aside").rename(home / name)
+        for _ in range(3):
+            at = at.move("local")
+        (home / "go").touch()
+        assert at.end() == 0, mover.err.decode()
+        assert mover.out == b"open\nTrue True\nthis is he this is mapped\n"
+
+    run(body)
+
+
 CONNECTED = """
 import os, socket, time
 listener = socket.create_server(("127.0.0.1", 0))

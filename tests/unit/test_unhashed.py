@@ -1,0 +1,49 @@
+"""Names that the kernel wrongly says are deleted, without a kernel: what home is asked, what the kernel is told."""
+
+from __future__ import annotations
+
+from remoteio import fuse_abi as abi
+from remoteio.unhashed import Unhashed
+
+ENDING = b" (deleted)"
+
+
+def look_up(there: dict[bytes, int], name: bytes, criu: bool = True) -> tuple[int, int, list[bytes]]:
+    """(node id told, seconds it may be kept, names that home was asked)."""
+    unhashed = Unhashed()
+    unhashed.criu = criu
+    raw, asked, unique = abi.request(abi.LOOKUP, 1, name + b"\0", 8), [], 8
+    unhashed.asked(unique, memoryview(raw))
+    while raw:
+        assert abi.IN_HEADER.unpack_from(raw)[:4] == (len(raw), abi.LOOKUP, unique, 1)
+        asked.append(raw[abi.ARGS : -1])
+        reply = abi.reply(unique, abi.ENTRY.pack(there.get(asked[-1], 0), 0, 1, 1, 0, 0) + bytes(abi.ATTR.size))
+        told, raw = unhashed.answered(unique, reply)
+    nodeid, _, kept, *_ = abi.ENTRY.unpack_from(told, abi.OUT_HEADER.size)
+    return nodeid, kept, asked
+
+
+def test_the_name_without_the_ending_stands_in_and_is_not_kept() -> None:
+    assert look_up({b"x": 5}, b"x" + ENDING) == (5, 0, [b"x" + ENDING, b"x"])
+    assert look_up({b"x": 5}, b"x" + 2 * ENDING) == (5, 0, [b"x" + 2 * ENDING, b"x" + ENDING, b"x"])
+
+
+def test_a_file_of_that_very_name_is_itself() -> None:
+    assert look_up({b"x": 5, b"x" + ENDING: 6}, b"x" + ENDING) == (6, 1, [b"x" + ENDING])
+
+
+def test_what_is_not_there_is_not_there() -> None:
+    assert look_up({}, b"x" + ENDING) == (0, 1, [b"x" + ENDING, b"x"])
+    assert look_up({b"x": 5}, b"y") == (0, 1, [b"y"])
+
+
+def test_the_job_is_told_what_is_true() -> None:
+    assert look_up({b"x": 5}, b"x" + ENDING, criu=False) == (0, 1, [b"x" + ENDING])
+
+
+def test_an_error_is_passed_on() -> None:
+    unhashed = Unhashed()
+    unhashed.criu = True
+    raw = abi.request(abi.LOOKUP, 1, b"x" + ENDING + b"\0", 8)
+    assert unhashed.asked(8, memoryview(raw))
+    assert unhashed.answered(8, abi.failure(8, 13)) == (abi.failure(8, 13), b"")
