@@ -45,7 +45,7 @@ class Record:
     spec        JobSpec.pack(), base64
     phase, why, host, generation, image, held    of shim/terms.py, as last known
     ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
-    moves       how often it went on on another host
+    moves       how often it went on from an image
     saved       when its last image was committed, seconds since 1970, and that image's size in bytes
     after       files as they were when the job left its host: [image, [path, size, mtime_ns, inode], …]
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason

@@ -51,6 +51,7 @@ from shim.terms import (
 # An agent that hears nothing ends itself, and its job, after 4 s (shim/serving.py); one more for clocks and scheduling.
 LEASE = 5.0
 RETRY = 15.0  # seconds between looks for a host
+MOST_MISSES = 5  # 4 minutes between them, where it went on nowhere so often in a row, or died where it did
 # Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
 FIRST = 10.0
 NEVER = -1.0  # as `every`: no image by the clock, not even a first one
@@ -163,8 +164,11 @@ def _park(state: State, why: str, now: float) -> Steps:
     said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.waiting]
     if why not in (state.why, _HELD, _QUIT):
         said.append(Log(Kind.NOTE, {"reason": f"parked: {why}"}))
+    misses = min(state.misses + any(reason != _LEFT for _, reason in state.avoid), MOST_MISSES)
+    wait = RETRY * 2 ** max(misses - 1, 0)
     parked = replace(
-        state, phase=Phase.PARKED, host="", why=why, until=now + RETRY, live=False, dump=None, leaving="", waiting=(),
+        state, phase=Phase.PARKED, host="", why=why, until=now + wait, live=False, dump=None, leaving="", waiting=(),
+        misses=misses,
         avoid=tuple(pair for pair in state.avoid if pair[1] == _LEFT), wanted="",
     )  # fmt: skip
     return _ask_later((parked, said), now)
@@ -275,7 +279,7 @@ def _committed(state: State, event: Committed, now: float) -> Steps:
     dump = state.dump
     logged: list[Action] = [Log(Kind.CHECKPOINT, {"host": state.host, "image": str(event.image), "size": event.size})]
     wanted = dump is None or dump.leaves or dump.tokens != () or state.every > 0
-    state = replace(state, image=event.image, asked=state.asked or wanted)
+    state = replace(state, image=event.image, asked=state.asked or wanted, misses=0)
     state = replace(state, due=_next_image(state, now))
     if dump is None or dump.serial != event.serial:
         return state, logged
@@ -450,7 +454,7 @@ def _ask(state: State, event: Ask, now: float) -> Steps:
             text = "it is not held" if not state.held else "it is about to be parked; try again"
             return state, [Reply(event.token, False, text)]
         logged: list[Action] = [Log(Kind.RELEASE, {"reason": "released by its user"})] if state.held else []
-        state, actions = _choose(replace(state, held=False, avoid=(), waiting=(*state.waiting, event.token)))
+        state, actions = _choose(replace(state, held=False, avoid=(), misses=0, waiting=(*state.waiting, event.token)))
         return state, logged + actions
     if state.phase == Phase.PARKED:
         return _ask_parked(state, event)

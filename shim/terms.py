@@ -54,6 +54,7 @@ class State:
     `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
     `leave_by`: this process is to end by then, the job saved and parked if that can be; inf: it is not.
     `by`: when the host must have shown that it does what it was told, inf: nothing; `doubted`: it has got DOUBT more.
+    `misses`: how often in a row hosts were tried and none could go on with it, or not for long.
     `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
     """
 
@@ -75,6 +76,7 @@ class State:
     every: float = 0.0
     due: float = inf
     failures: int = 0
+    misses: int = 0
     asked: bool = False
     leave_by: float = inf
     by: float = inf

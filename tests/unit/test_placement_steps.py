@@ -22,6 +22,7 @@ from shim.terms import (  # fmt: skip
     Connected,
     Event,
     Exited,
+    Failed,
     Finish,
     Heavy,
     Leave,
@@ -310,6 +311,28 @@ def test_killed_while_it_is_restored_another_host_is_tried() -> None:
     play = Play(image=1, began=True)
     play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.DEAD, 0, "no memory"))
     assert play.state.phase == Phase.CHOOSING
+
+
+def test_what_fails_everywhere_is_tried_less_and_less_often_until_it_gets_on() -> None:
+    play = Play(image=1, began=True)
+    waits = []
+    for generation in range(1, 8):
+        play.feed(Chosen(play.state.turn, "alpha"), Connected(generation))
+        if generation % 2:
+            play.feed(Failed(generation, 125, "a file is gone"))
+        else:  # it goes on there, and is killed again
+            play.feed(
+                News(generation, orders.RESTORED), Began(generation), News(generation, orders.DEAD, 0, "no memory")
+            )
+            play.feed(Closed(generation, "done"))
+        play.feed(NoHost(play.state.turn, "none"))
+        waits.append(play.state.until - play.now)
+        play.tick()
+    assert waits == [placement.RETRY * n for n in (1, 2, 4, 8, 16, 16, 16)]
+    play.feed(Chosen(play.state.turn, "alpha"), Connected(8), News(8, orders.RESTORED), Began(8))
+    play.feed(Ask("vacate", 7), Committed(8, 1, 2), News(8, orders.MOVED, 1), Closed(8, "done"))
+    play.feed(NoHost(play.state.turn, "alpha: it was told to leave it"))
+    assert play.state.until - play.now == placement.RETRY
 
 
 def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
