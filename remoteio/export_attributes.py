@@ -52,6 +52,8 @@ class Attributes(ExportBase):
                 else:
                     os.truncate(path, size)
                 node.seen = None
+                if node.twins is not None:
+                    node.twins.clear()
                 if self._record is not None:
                     self._record.add(node)
             if valid & abi.FATTR_KILL_SUIDGID and self._root_user:

@@ -12,6 +12,7 @@ from remoteio import syscalls
 from remoteio.export_base import Body, ExportBase, drop_suid
 from remoteio.inodes import Handle, Node, version
 from remoteio.listing import AHEAD
+from remoteio.twins import Twins
 
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
@@ -94,7 +95,13 @@ class OpenFiles(ExportBase):
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         if size > abi.MAX_WRITE:
             raise OSError(errno.EINVAL, "a read over the agreed size")
-        return os.pread(self.inodes.handle(fh).fd, size, offset)
+        handle = self.inodes.handle(fh)
+        data = os.pread(handle.fd, size, offset)
+        if _guarded(handle.node):
+            if handle.node.twins is None:
+                handle.node.twins = Twins()
+            handle.node.twins.read(offset, data)
+        return data
 
     def do_write(self, r: abi.Request) -> Body:
         fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
@@ -106,12 +113,18 @@ class OpenFiles(ExportBase):
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)
         kept = node.seen is not None and node.seen == version(os.fstat(fd))
-        done = os.pwrite(fd, data, offset)
-        while done < size:  # short only at a limit: the next write says which
-            try:
-                done += os.pwrite(fd, data[done:], offset + done)
-            except OSError:
-                break
+        if node.twins is None:
+            done = _pwrite(fd, data, offset)
+        elif how & abi.WRITE_CACHE:
+            done = size
+            for at, changed in node.twins.changed(offset, data):
+                written = _pwrite(fd, changed, at)
+                if written < len(changed):
+                    done = at + written - offset
+                    break
+        else:
+            done = _pwrite(fd, data, offset)
+            node.twins.written(offset, data[:done])
         if how & abi.WRITE_KILL_SUIDGID and self._root_user:
             drop_suid("/proc/self/fd/%d" % fd)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
@@ -167,6 +180,8 @@ class OpenFiles(ExportBase):
         handle = self.inodes.handle(fh)
         syscalls.fallocate(handle.fd, mode, offset, length)
         handle.node.seen = None
+        if handle.node.twins is not None:
+            handle.node.twins.clear()
         return b""
 
     def do_lseek(self, r: abi.Request) -> bytes:
@@ -179,6 +194,8 @@ class OpenFiles(ExportBase):
             raise OSError(errno.EINVAL, "copy_file_range has no flags")
         source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
         target.node.seen = None
+        if target.node.twins is not None:
+            target.node.twins.clear()
         return os.copy_file_range(source.fd, target.fd, min(length, 1 << 30), off_in, off_out)
 
     def do_copy_file_range(self, r: abi.Request) -> bytes:
@@ -206,6 +223,17 @@ class OpenFiles(ExportBase):
             beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
             r.notice += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
         return b""
+
+
+def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """pwrite(2), short only at a limit: the next write says which."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        try:
+            done += os.pwrite(fd, data[done:], offset + done)
+        except OSError:
+            break
+    return done
 
 
 def _guarded(node: Node) -> bool:

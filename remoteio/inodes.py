@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 
 from remoteio.fuse_abi import ROOT_ID
+from remoteio.twins import Twins
 
 Stat = os.stat_result
 MOST_LINKS = 64  # names of one file that are remembered
@@ -27,6 +28,7 @@ class Node:
     __slots__ = (
         "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name",
         "parent", "seen", "shared",
+        "twins",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
@@ -42,6 +44,7 @@ class Node:
         self.asked = 0  # lookups in this directory since it was last told whole
         self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
+        self.twins: Twins | None = None  # of its pages, once a lock may guard them
 
 
 class LockOwner:

@@ -32,9 +32,10 @@ COMBOS = {
 }
 
 
-# A shell has what it starts in the background ignore these two, and so would all that the tests start.
+# A shell has what it starts in the background ignore the first two, and nohup the third: so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.desk_hosts import STATE, SUBMIT_USER
 from tests.desk_root import DeskError
@@ -129,6 +130,15 @@ class Rexec:
         return as_login(as_user, [self.path, *arguments], env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
+class _Process(subprocess.Popen[bytes]):
+    """Where a test has failed within its ``with``, nobody tells it any more what it waits for."""
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self.kill()
+        super().__exit__(*error)
+
+
 def as_login(
     user: str,
     argv: Sequence[Argument],
@@ -151,7 +161,7 @@ def as_login(
         "TERM": "xterm",
         **dict([MARK.split("=")]),
     }
-    return subprocess.Popen(
+    return _Process(
         argv, user=entry.pw_uid, group=entry.pw_gid, extra_groups=os.getgrouplist(user, entry.pw_gid), umask=0o022,
         env={**fresh, **(env or {})}, cwd=cwd or entry.pw_dir, stdin=stdin, stdout=stdout, stderr=stderr,
         start_new_session=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import signal
@@ -204,6 +205,29 @@ def test_under_a_lock_the_files_beside_it_are_seen_as_they_are(
             file.write(b"h")
         assert job("(fcntl.lockf(lock, fcntl.LOCK_EX), os.pread(data, 3, 0).decode())")[1] == "h" + turn.decode() * 2
         job("fcntl.lockf(lock, fcntl.LOCK_UN)")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first-lock", "later-lock"])
+def test_two_machines_change_one_page_each_under_its_lock(job: Talk, here: Path, combo: Combo, first: bool) -> None:
+    """As with the index of sqlite's log: what is written back is what was changed, not the page around it."""
+    size = 3 * mmap.PAGESIZE + 100
+    shared = here / "shared"
+    shared.write_bytes(bytes(size))
+    os.chown(shared, combo.uid, -1)
+    job("import mmap; f = open('shared', 'r+b')")
+    if not first:
+        job("fcntl.lockf(f, fcntl.LOCK_EX, 1, 3); m = mmap.mmap(f.fileno(), 0); m[50] = 1")
+    with shared.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        for turn in range(1, 4):
+            job("fcntl.lockf(f, fcntl.LOCK_EX, 1, 0); m = mmap.mmap(f.fileno(), 0)")
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+            for at in (100, 4100, size - 9):
+                assert job(f"m[{at}], m[{at + 1}]") == [turn - 1, turn - 1]
+                job(f"m[{at}] = {turn}")
+                mapped[at + 1] = turn
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, 1)
+            job("fcntl.lockf(f, fcntl.LOCK_UN, 1, 0)")
+            assert [mapped[at + k] for at in (100, 4100, size - 9) for k in (0, 1)] == [turn] * 6
 
 
 def _add(path: Path, who: str, count: int, start: int = 0) -> None:
