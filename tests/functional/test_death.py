@@ -102,8 +102,7 @@ def test_rexec_killed_while_it_starts(combo: Combo, delay: float, nothing_left: 
         process.wait(10)
 
 
-@pytest.mark.parametrize("on", ["beta", "beta-alice"])
-@pytest.mark.parametrize("job", ["idle", "busy"])
+@pytest.mark.parametrize("on, job", [("beta", "idle"), ("beta-alice", "busy")])
 def test_cable_pulled(
     rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path], on: str, job: str, nothing_left: Check
 ) -> None:

@@ -73,6 +73,7 @@ def test_signals_reach_the_whole_process_group(combo: Combo) -> None:
         assert process.wait(20) == -signal.SIGTERM
 
 
+@pytest.mark.where(lambda combo: combo == "user-alice")
 def test_stopped_and_continued(combo: Combo) -> None:
     count = "import time\nfor n in range(10000): print(n, flush=True); time.sleep(0.05)"
     with combo.popen([PYTHON, "-c", count]) as process:

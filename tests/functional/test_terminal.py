@@ -77,6 +77,7 @@ def test_ctrl_c_ends_the_job_and_the_loop(screen: Screen, rx: str) -> None:
     assert "130" in screen.run("echo $?")
 
 
+@pytest.mark.where(lambda combo, option: (combo == "user-alice") == (option == ""))
 @pytest.mark.parametrize("option", ["", "--no-tty"])
 def test_ctrl_z_and_fg(screen: Screen, rx: str, option: str) -> None:
     before = screen.settings()
