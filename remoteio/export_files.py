@@ -51,7 +51,7 @@ class OpenFiles(ExportBase):
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
-        if flags & os.O_APPEND:  # the kernel's idea of the end may be old: let each write find it here
+        if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
 
@@ -92,12 +92,12 @@ class OpenFiles(ExportBase):
         return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
 
     def do_read(self, r: abi.Request) -> bytes:
-        fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
+        fh, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         if size > abi.MAX_WRITE:
             raise OSError(errno.EINVAL, "a read over the agreed size")
         handle = self.inodes.handle(fh)
         data = os.pread(handle.fd, size, offset)
-        if _guarded(handle.node):
+        if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
             if handle.node.twins is None:
                 handle.node.twins = Twins()
             handle.node.twins.read(offset, data)

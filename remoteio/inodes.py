@@ -59,11 +59,11 @@ class LockOwner:
 class Handle:
     """One open file or directory of the job. ``fd`` is also its number on the wire."""
 
-    __slots__ = ("append", "entries", "fd", "flocked", "node", "writable")
+    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "writable")
 
     def __init__(self, fd: int, node: Node, flags: int) -> None:
         self.fd, self.node = fd, node
-        self.append = bool(flags & os.O_APPEND)
+        self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.flocked = False  # flock(2) was ever asked of it
         self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read
