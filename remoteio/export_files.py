@@ -51,6 +51,8 @@ class OpenFiles(ExportBase):
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
+        if flags & os.O_TRUNC and node.twins is not None:
+            node.twins.clear()
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
