@@ -19,7 +19,11 @@ NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 TIMEOUT_S = 60
 # An internet socket: criu before 4.2 fails on one where the kernel (from 6.16 on) knows no SO_PASSCRED of it.
-_VICTIM = "import signal, socket; s = socket.create_server(('127.0.0.1', 0)); signal.pause()"
+# It is dumped once it has that: it closes the descriptor it is given the number of.
+_VICTIM = (
+    "import os, signal, socket, sys; s = socket.create_server(('127.0.0.1', 0)); os.close(int(sys.argv[1])); "
+    "signal.pause()"
+)
 
 
 def _check(result: int, what: str) -> None:
@@ -105,8 +109,9 @@ def _in_namespaces(write: int, bundle: str, spool: str, apart: bool) -> str:
             os.setsid()
             os.closerange(0, told)  # opened outside the namespaces
             os.closerange(told + 1, 1 << 16)
-            # exec: what is mapped must have been opened in this mount namespace. It closes `told`.
-            os.execv(sys.executable, [sys.executable, "-ISc", _VICTIM])
+            os.set_inheritable(told, True)
+            # exec: what is mapped must have been opened in this mount namespace
+            os.execv(sys.executable, [sys.executable, "-ISc", _VICTIM, str(told)])
         finally:
             os._exit(127)
     os.close(told)

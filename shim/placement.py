@@ -180,11 +180,7 @@ def _pass_over(state: State, why: str, now: float) -> Steps:
         return _finish(state, Result(KILLED))
     if state.held:
         return _park(state, _QUIT if state.leave_by < inf else _HELD, now)
-    missed: list[Action] = []
-    if state.host == state.wanted:
-        missed.append(Log(Kind.NOTE, {"host": state.host, "reason": f"it did not go there: {why}"}))
-    state, actions = _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
-    return state, missed + actions
+    return _choose(replace(state, avoid=(*state.avoid, (state.host, why))))
 
 
 _LEFT = "it was told to leave it: `rexec release` lets it go back"
@@ -231,7 +227,9 @@ def _on_host(
 
 
 def _runs(state: State, now: float) -> Steps:
-    actions: list[Action] = [Log(Kind.EXECUTE, {"host": state.host})]
+    missed = [(host, why) for host, why in state.avoid if why != _LEFT]
+    actions: list[Action] = [Log(Kind.NOTE, {"host": h, "reason": f"passed over: {why}"}) for h, why in missed]
+    actions.append(Log(Kind.EXECUTE, {"host": state.host}))
     text, there = f"the job goes on on {state.host}", True
     if state.wanted not in ("", state.host):
         text, there = f"{text} and not on {state.wanted}: {dict(state.avoid).get(state.wanted, _LEFT)}", False

@@ -115,7 +115,7 @@ def test_ten_moves_and_every_line_once(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=300, pause=0.05))
     for number in range(10):
         text = mover.verb("vacate", job)
-        assert text == f"job {job}: the job goes on on {mover.hosts[(number + 1) % 2]}\n"
+        assert text == f"job {job}: the job goes on on {mover.hosts[(number + 1) % 2]}\n", mover.verb("log", job)
     assert mover.ended(job) == "exit 3"
     assert mover.path(job, "stdout").read_text() == lines(300)
     assert mover.job(job)["moves"] == 10

@@ -87,7 +87,7 @@ def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811
     status, _, words = mover.verb_fails("vacate", "--to", "nowhere.invalid", job)
     assert status == 125
     assert words.startswith(f"rexec: job {job}: the job goes on on {mover.hosts[1]} and not on nowhere.invalid: ")
-    assert "nowhere.invalid: it did not go there: " in mover.verb("log", job)
+    assert "nowhere.invalid: passed over: " in mover.verb("log", job)
     assert mover.verb("vacate", "--to", mover.hosts[0], job) == f"job {job}: the job goes on on {mover.hosts[0]}\n"
     status, _, words = mover.verb_fails("vacate", "--to", "two words", job)
     assert (status, words) == (

@@ -427,7 +427,7 @@ def test_sent_to_a_host_that_is_down(run: Run) -> None:
     run.end()
     notes = [event for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
     assert [(note.host, note.reason) for note in notes] == [
-        ("gamma", "it did not go there: cannot reach gamma: it is down")
+        ("gamma", "passed over: cannot reach gamma: it is down")
     ]
 
 
