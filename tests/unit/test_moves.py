@@ -426,9 +426,7 @@ def test_sent_to_a_host_that_is_down(run: Run) -> None:
     run.country.running(1).end(0)
     run.end()
     notes = [event for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
-    assert [(note.host, note.reason) for note in notes] == [
-        ("gamma", "passed over: cannot reach gamma: it is down")
-    ]
+    assert [(note.host, note.reason) for note in notes] == [("gamma", "passed over: cannot reach gamma: it is down")]
 
 
 def test_parked_is_logged_once(run: Run) -> None:
