@@ -51,9 +51,7 @@ class Attributes(ExportBase):
                     os.ftruncate(handle.fd, size)
                 else:
                     os.truncate(path, size)
-                node.seen = None
-                if node.twins is not None:
-                    node.twins.clear()
+                node.altered()
                 if self._record is not None:
                     self._record.add(node)
             if valid & abi.FATTR_KILL_SUIDGID and self._root_user:

@@ -51,8 +51,8 @@ class OpenFiles(ExportBase):
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
-        if flags & os.O_TRUNC and node.twins is not None:
-            node.twins.clear()
+        if flags & os.O_TRUNC:
+            node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
@@ -100,9 +100,8 @@ class OpenFiles(ExportBase):
         handle = self.inodes.handle(fh)
         data = os.pread(handle.fd, size, offset)
         if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
-            if handle.node.twins is None:
-                handle.node.twins = Twins()
-            handle.node.twins.read(offset, data)
+            twins = handle.node.twins = handle.node.twins or Twins()
+            twins.read(offset, data)
         return data
 
     def do_write(self, r: abi.Request) -> Body:
@@ -115,18 +114,13 @@ class OpenFiles(ExportBase):
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)
         kept = node.seen is not None and node.seen == version(os.fstat(fd))
-        if node.twins is None:
-            done = _pwrite(fd, data, offset)
-        elif how & abi.WRITE_CACHE:
-            done = size
-            for at, changed in node.twins.changed(offset, data):
-                written = _pwrite(fd, changed, at)
-                if written < len(changed):
-                    done = at + written - offset
-                    break
+        twins = node.twins
+        if twins is not None and how & abi.WRITE_CACHE:
+            done = self._write_back(node, twins, fd, data, offset)
         else:
             done = _pwrite(fd, data, offset)
-            node.twins.written(offset, data[:done])
+            if twins is not None:
+                twins.written(offset, data[:done])
         if how & abi.WRITE_KILL_SUIDGID and self._root_user:
             drop_suid("/proc/self/fd/%d" % fd)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
@@ -137,6 +131,21 @@ class OpenFiles(ExportBase):
             node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
         return out if handle.append or _guarded(node) else (out, self.attr(st))
+
+    def _write_back(self, node: Node, twins: Twins, fd: int, data: memoryview, offset: int) -> int:
+        done = 0
+        try:
+            for at, changed in twins.changed(offset, data):
+                written = _pwrite(fd, changed, at)
+                if written < len(changed):
+                    done = at + written - offset
+                    break
+            else:
+                done = len(data)
+        finally:
+            if done < len(data):
+                node.twins = None  # they have what the file has not: the next time, all of a page is written
+        return done
 
     def _set_append(self, handle: Handle, append: bool) -> None:
         # fcntl(F_SETFL) by the job is seen only in its writes' flags
@@ -181,9 +190,7 @@ class OpenFiles(ExportBase):
         fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
         handle = self.inodes.handle(fh)
         syscalls.fallocate(handle.fd, mode, offset, length)
-        handle.node.seen = None
-        if handle.node.twins is not None:
-            handle.node.twins.clear()
+        handle.node.altered()
         return b""
 
     def do_lseek(self, r: abi.Request) -> bytes:
@@ -195,9 +202,7 @@ class OpenFiles(ExportBase):
         if flags:
             raise OSError(errno.EINVAL, "copy_file_range has no flags")
         source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
-        target.node.seen = None
-        if target.node.twins is not None:
-            target.node.twins.clear()
+        target.node.altered()
         return os.copy_file_range(source.fd, target.fd, min(length, 1 << 30), off_in, off_out)
 
     def do_copy_file_range(self, r: abi.Request) -> bytes:

@@ -46,6 +46,10 @@ class Node:
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
         self.twins: Twins | None = None  # of its pages, once a lock may guard them
 
+    def altered(self) -> None:
+        """What the job's kernel has of its pages stands for nothing any more."""
+        self.seen = self.twins = None
+
 
 class LockOwner:
     """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""

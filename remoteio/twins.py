@@ -50,10 +50,6 @@ class Twins:
         rest = max(MOST - offset, 0)
         return [*found, (offset + rest, bytes(data[rest:]))] if len(data) > rest else found
 
-    def clear(self) -> None:
-        """The file was cut, or changed without its bytes being told."""
-        self._pages.clear()
-
 
 def _pieces(offset: int, data: bytes | memoryview) -> Iterator[tuple[int, int, bytes | memoryview]]:
     """(page, start within it, bytes) of `data` at `offset`."""

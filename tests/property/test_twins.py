@@ -38,8 +38,6 @@ def test_what_has_no_twin_is_written_whole() -> None:
     twins = Twins()
     assert twins.changed(PAGE, b"ab") == [(PAGE, b"ab")]
     assert twins.changed(PAGE, b"xb") == [(PAGE, b"x")]
-    twins.clear()
-    assert twins.changed(PAGE, b"ab") == [(PAGE, b"ab")]
     twins.read(MOST - PAGE, bytes(2 * PAGE))
     assert twins.changed(MOST - PAGE, bytes(2 * PAGE)) == [(MOST, bytes(PAGE))]
     assert twins.changed(MOST, b"a") == [(MOST, b"a")]
