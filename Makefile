@@ -16,7 +16,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
 
 # Root leaves no files of its own in the checkout; sudo passes no variables on but these.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
-	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_DESK_DOWN,$(if $($(name)),$(name)=$($(name))))
+	$(foreach name,REXEC_DESK REXEC_DESK_CACHE,$(if $($(name)),$(name)=$($(name))))
 
 .PHONY: setup demo test lint bench bench-checkpoint clean root
 .DELETE_ON_ERROR:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -16,9 +15,9 @@ from types import ModuleType
 import pytest
 
 from checkpoint import bundle, unbundle
+from tests import apart, desk_root
 from tests import desk as the_desk
-from tests import desk_root
-from tests.desk_hosts import STATE, SUBMIT_USER
+from tests.desk_hosts import SUBMIT_USER
 from tests.leftovers import nothing_left_on
 from tests.program import Combo, Rexec, program
 
@@ -66,39 +65,26 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def desk_lock() -> Iterator[int]:
-    """A descriptor for flock: sessions that use the desk hold it shared, a test that upsets a host holds it alone."""
+def desk() -> Iterator[ModuleType]:
+    """The module tests.desk, with both hosts up: this run's own, in namespaces of its own (apart.py)."""
     if os.geteuid() != 0:
         pytest.fail("the functional tests make hosts of their own and need root; run `make test` as root or with sudo")
-    STATE.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(STATE / "lock.users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    yield descriptor
-    os.close(descriptor)
-
-
-@pytest.fixture(scope="session")
-def desk(desk_lock: int) -> Iterator[ModuleType]:
-    """The module tests.desk, with both hosts up. They stay up for the next run, unless REXEC_DESK_DOWN=1."""
-    the_desk.up()
-    yield the_desk
-    if os.environ.get("REXEC_DESK_DOWN") == "1":
-        the_desk.down()
+    with apart.entered():
+        the_desk.up()
+        yield the_desk
 
 
 @pytest.fixture
-def desk_alone(desk: ModuleType, desk_lock: int) -> Iterator[ModuleType]:
-    """The desk, used by no other test session, for a test that cuts, powers off or takes things away.
+def desk_alone(desk: ModuleType) -> Iterator[ModuleType]:
+    """The desk, for a test that cuts, powers off or takes things away.
 
-    Afterwards all is mended: hosts on, cables in, /dev/fuse there. What ran on the hosts before may be gone.
+    Before and afterwards all is mended: hosts on, cables in, /dev/fuse there. What ran on the hosts before may be gone.
     """
-    fcntl.flock(desk_lock, fcntl.LOCK_EX)  # gives the shared lock up first, so that two who wait do not wait for ever
     desk.up()
     yield desk
     desk.up()
     for name in desk.HOSTS:
         desk.dev_fuse(name, present=True)
-    fcntl.flock(desk_lock, fcntl.LOCK_SH)
 
 
 @pytest.fixture(scope="session")

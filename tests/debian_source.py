@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from tests import netns
 from tests.desk_root import CACHE, MIRROR, SUITE, DeskError, call, locked
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -48,6 +49,7 @@ def _download(package: str, scratch: Path) -> None:
         "APT::Update::Error-Mode": "any",
     }
     options = [word for key, value in own.items() for word in ("-o", f"{key}={value}")]
-    call(["apt-get", "-q", *options, "update"], log=CACHE / "source.log")
     fetch = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", scratch / "here", "apt-get", "-q", *options]
-    call([*fetch, "source", "--download-only", package], log=CACHE / "source.log")
+    with netns.outside():
+        call(["apt-get", "-q", *options, "update"], log=CACHE / "source.log")
+        call([*fetch, "source", "--download-only", package], log=CACHE / "source.log")

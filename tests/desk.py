@@ -12,8 +12,8 @@ none of the submit machine's files (desk_boot.py, desk_init.py). From here they 
 
 and beta likewise. ssh finds the names through /etc/ssh/ssh_config.d while the desk is up, for root and for
 `SUBMIT_USER`, an ordinary user of the submit machine that the desk makes (it stays when the desk goes down; so does
-the cached root). Every function may be called again, and by several processes at once. There is one desk a machine:
-what `power_off`, `cut` and the like do to a host, every user of the desk sees.
+the cached root). Every function may be called again, and by several processes at once. There is one desk a network
+namespace: each run of the tests has its own (apart.py); the machine's own is for you to look around in.
 
     sudo python3 -m tests.desk up|down|status
 """
@@ -79,7 +79,7 @@ def down() -> None:
     _need_root()
     with locked(STATE / "lock"):
         for host in HOSTS.values():
-            _kill(host)
+            kill(host.state)
             _unplug(host)
         SYSTEM_SSH_CONFIG.unlink(missing_ok=True)
         for entry in STATE.iterdir():
@@ -103,7 +103,7 @@ def power_off(name: str) -> None:
     host = HOSTS[name]
     with locked(STATE / "lock"):
         call(["ip", "-n", host.link, "link", "set", "eth0", "down"])
-        _kill(host)
+        kill(host.state)
 
 
 def cut(name: str) -> None:
@@ -150,8 +150,28 @@ def run(name: str, argv: Sequence[str], *, stdin: str = "") -> str:
 
 def pid(name: str) -> int | None:
     """The host's init as a pid of the submit machine, or None while the host is off."""
+    return _init(HOSTS[name].state)
+
+
+def kill(state: Path) -> None:
+    """Kill every process of the host whose state directory that is, if it is on."""
+    number = _init(state)
+    if number is None:
+        return
+    # The kernel kills every process of a pid namespace with its init, and init has not ended before they have.
+    descriptor = os.pidfd_open(number)
     try:
-        number, started = (HOSTS[name].state / "init").read_text().split()
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        if not select.select([descriptor], [], [], 20)[0]:
+            raise DeskError(f"host {state.name} has processes that do not die; see which: `ps -e -o pid,stat,wchan`")
+    finally:
+        os.close(descriptor)
+    (state / "init").unlink()
+
+
+def _init(state: Path) -> int | None:
+    try:
+        number, started = (state / "init").read_text().split()
     except FileNotFoundError:
         return None
     return int(number) if _start_time(int(number)) == started else None
@@ -264,21 +284,6 @@ def _await_port(host: Host, port: int) -> None:
         time.sleep(0.05)
     words = (host.state / "log").read_text().splitlines()[-1:]
     raise DeskError(f"sshd on {host.name}, port {port}, does not answer ({last}); the host said last: {words}")
-
-
-def _kill(host: Host) -> None:
-    number = pid(host.name)
-    if number is None:
-        return
-    # The kernel kills every process of a pid namespace with its init, and init has not ended before they have.
-    descriptor = os.pidfd_open(number)
-    try:
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        if not select.select([descriptor], [], [], 20)[0]:
-            raise DeskError(f"host {host.name} has processes that do not die; see which with `ps -e -o pid,stat,wchan`")
-    finally:
-        os.close(descriptor)
-    (host.state / "init").unlink()
 
 
 def _unplug(host: Host) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from checkpoint import bundle
+from tests import netns
 
 CACHE = Path(os.environ.get("REXEC_DESK_CACHE", "/var/cache/rexec-tests"))
 SUITE = "trixie"
@@ -41,7 +42,10 @@ USERS = {
 def criu() -> bundle.Bundle:
     """A criu that works here and can be brought to hosts that have none; every user can read it."""
     at = CACHE / f"criu-{bundle.SUITES[0]}"
-    found = bundle.kept(at) or bundle.obtain(at)
+    found = bundle.kept(at)
+    if found is None:
+        with netns.outside():
+            found = bundle.obtain(at)
     at.chmod(0o755)
     found.archive.chmod(0o644)
     return found
@@ -92,10 +96,11 @@ def base() -> Path:
 def _bootstrap(root: Path) -> None:
     unfinished = root.with_name(f"{root.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    call(
-        ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, unfinished, MIRROR],
-        log=root.with_name(f"{root.name}.log"),
-    )
+    with netns.outside():
+        call(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, unfinished, MIRROR],
+            log=root.with_name(f"{root.name}.log"),
+        )
     for name, (uid, shell) in USERS.items():
         # '*' and not '!': sshd refuses keys of a locked account.
         ids = [] if name == SUBORDINATE else ["-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0"]
@@ -139,7 +144,8 @@ echo 'hosts: files dns' >{scratch}/root/etc/nsswitch.conf
 chroot {scratch}/root apt-get -q update </dev/null
 chroot {scratch}/root apt-get -q -y --no-install-recommends --download-only install {" ".join(packages)} </dev/null
 """
-    call(["unshare", "--mount", "--propagation", "private", "sh"], stdin=script, log=CACHE / "debs.log")
+    with netns.outside():
+        call(["unshare", "--mount", "--propagation", "private", "sh"], stdin=script, log=CACHE / "debs.log")
     found = sorted((scratch / "upper/var/cache/apt/archives").glob("*.deb"))
     if not found:
         raise DeskError(f"apt-get downloaded nothing for {', '.join(packages)}: they may be part of the base already")

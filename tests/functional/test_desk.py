@@ -14,7 +14,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from tests import leftovers
+from tests import apart, leftovers
 from tests.desk_hosts import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import USERS
 from tests.program import ROOT, as_login
@@ -142,12 +142,58 @@ def test_down_leaves_nothing(desk_alone: ModuleType) -> None:
     processes = [pid for name in HOSTS for pid in desk_alone.processes(name)]
     desk_alone.down()
     assert not [pid for pid in processes if alive(pid)]
-    assert str(desk_alone.STATE) not in Path("/proc/self/mountinfo").read_text()
+    assert f"{desk_alone.STATE}/" not in Path("/proc/self/mountinfo").read_text()
     assert "rexec-" not in subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     assert not list(Path("/run/netns").glob("rexec-*"))
-    assert {path.name for path in desk_alone.STATE.iterdir()} <= {"lock", "lock.users"}
+    assert {path.name for path in desk_alone.STATE.iterdir()} <= {"lock"}
     assert not SYSTEM_SSH_CONFIG.exists()
     desk_alone.down()
+
+
+OTHER = """
+import sys
+from tests import apart, desk
+with apart.entered():
+    desk.up()
+    desk.run("alpha", ["touch", "/root/other"])
+    print(desk.STATE, *(desk.pid(name) for name in desk.HOSTS), flush=True)
+    sys.stdin.read()
+"""
+
+
+def other_run() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", OTHER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_runs_have_a_desk_each(desk: ModuleType) -> None:
+    with other_run() as process:
+        assert process.stdin is not None and process.stdout is not None
+        state, *hosts = process.stdout.readline().split()
+        assert state == str(desk.STATE)
+        assert not {int(pid) for pid in hosts} & {desk.pid(name) for name in HOSTS}
+        assert ssh("alpha", "ls /root/other")[0] == 2
+        process.stdin.close()
+        assert process.wait(20) == 0
+    assert not [pid for pid in hosts if alive(int(pid))]
+    assert ssh("alpha", "hostname") == (0, "alpha\n", "")
+
+
+def test_what_a_killed_run_leaves_goes_with_the_next(desk: ModuleType) -> None:
+    with other_run() as process:
+        assert process.stdout is not None
+        hosts = [int(pid) for pid in process.stdout.readline().split()[1:]]
+        process.kill()
+    assert all(map(alive, hosts))
+    before = set(apart.RUNS.iterdir())
+    with other_run() as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not [pid for pid in hosts if alive(pid)]
+        assert len(before - set(apart.RUNS.iterdir())) >= 1
+        process.communicate()
+    assert ssh("alpha", "hostname") == (0, "alpha\n", "")
 
 
 @pytest.fixture

@@ -38,7 +38,9 @@ class Server:
         # Family wild and an empty number fit every display, so the file can be written before the number is known.
         self.authority.write_bytes(authority(""))
         reading, writing = os.pipe()
-        arguments = ["Xvfb", "-noreset", "-displayfd", str(writing), "-nolisten", "tcp", "-screen", "0", "320x200x24"]
+        # -nolock: its socket, which it takes a number by, is this run's own (apart.py); /tmp/.X0-lock is the machine's
+        arguments = ["Xvfb", "-noreset", "-nolock", "-displayfd", str(writing), "-nolisten", "tcp"]
+        arguments += ["-screen", "0", "320x200x24"]
         if cookie:
             arguments += ["-auth", str(self.authority)]
         self.process = subprocess.Popen(arguments, pass_fds=[writing], stderr=subprocess.DEVNULL)
