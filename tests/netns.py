@@ -13,7 +13,7 @@ _machines: list[int] = []  # the machine's, once this process has left it
 
 
 def leave() -> None:
-    """Move this thread, and what it starts from then on, to an empty network and a copy of the mounts; OSError if not."""
+    """Move this thread, and what it starts from then on, to an empty network and its own mounts. Raises OSError."""
     machines = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     check(libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
     _machines.append(machines)
