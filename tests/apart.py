@@ -2,9 +2,9 @@
 
 `entered` gives this thread, and all that it starts from then on, a mount and a network namespace of their own. In there
 are private to the run: the network with its links, addresses and abstract sockets, /run/netns, ssh's configuration for
-all users, the desk's STATE, the home of SUBMIT_USER, and the sockets of X servers. Processes, users and the rest of the
-files are the machine's. When the last process of a run has ended, the kernel takes its links and mounts away; what a
-run that was killed leaves else, its hosts and its files, goes when the next one starts.
+all users, the desk's STATE, the home of SUBMIT_USER, /dev/fuse, and the sockets of X servers. Processes, users and the
+rest of the files are the machine's. When the last process of a run has ended, the kernel takes its links and mounts
+away; what a run that was killed leaves else, its hosts and its files, goes when the next one starts.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import desk, desk_ssh, netns
-from tests.desk_boot import mount
+from tests.desk_boot import DEVICES, mount
 from tests.desk_hosts import HOSTS, STATE, SUBMIT_GROUP, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import CACHE, DeskError, call, locked
 
 # One directory a run, which its `lock` keeps from `_reclaim`: on the disk that STATE is on.
 RUNS = STATE.with_name(f"{STATE.name}-runs")
+FUSE = Path("/dev/fuse")
 
 
 @contextmanager
-def entered() -> Iterator[None]:
-    """Enter namespaces of this run's own, and leave nothing behind. For the main thread, once a process."""
+def entered() -> Iterator[Path]:
+    """Enter namespaces of this run's own, and leave nothing behind. For the main thread, once a process.
+
+    Yields a directory that is the run's own and open to all; it goes with the run.
+    """
     with locked(CACHE / "lock.user"):
         desk_ssh.submit_user()
     RUNS.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -40,7 +44,7 @@ def entered() -> Iterator[None]:
         held = _lock(run)
     try:
         _enter(run)
-        yield
+        yield run
         with locked(RUNS / "lock"):
             _remove(run)
     finally:
@@ -64,6 +68,20 @@ def _enter(run: Path) -> None:
         at.mkdir(parents=True, exist_ok=True)
         mount("--bind", str(run / name), str(at))
     shutil.chown(home, SUBMIT_USER, SUBMIT_GROUP)
+    _open_fuse(run / "dev")
+
+
+def _open_fuse(scratch: Path) -> None:
+    """Have /dev/fuse open to all, as udev has it on any Debian: the /dev of a container has it for root alone."""
+    if not FUSE.is_char_device():
+        raise DeskError(f"this machine has no {FUSE}, by which jobs see files; load it with `modprobe fuse`")
+    scratch.mkdir()
+    _mount_empty(scratch, "755")  # the disk may be mounted nodev
+    device = scratch / "fuse"
+    os.mknod(device, 0o020666, os.makedev(*DEVICES["fuse"]))
+    device.chmod(0o666)
+    mount("--bind", str(device), str(FUSE))
+    call(["umount", scratch])
 
 
 def _mount_empty(at: str | Path, mode: str) -> None:

@@ -15,11 +15,11 @@ from types import ModuleType
 import pytest
 
 from checkpoint import bundle, unbundle
-from tests import apart, desk_root
+from tests import apart, desk_root, reachable
 from tests import desk as the_desk
 from tests.desk_hosts import SUBMIT_USER
 from tests.leftovers import nothing_left_on
-from tests.program import Combo, Rexec, program
+from tests.program import Combo, Rexec
 
 # Who runs rexec here -> as whom on which host. `local` is rexec's own loopback host.
 COMBOS = {
@@ -65,13 +65,31 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def desk() -> Iterator[ModuleType]:
-    """The module tests.desk, with both hosts up: this run's own, in namespaces of its own (apart.py)."""
+def own() -> Iterator[Path]:
+    """A directory of this run's own, in namespaces with SUBMIT_USER and with /dev/fuse open to all (apart.py)."""
     if os.geteuid() != 0:
         pytest.fail("the functional tests make hosts of their own and need root; run `make test` as root or with sudo")
-    with apart.entered():
-        the_desk.up()
-        yield the_desk
+    with apart.entered() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def desk(own: Path) -> ModuleType:
+    """The module tests.desk, with both hosts up."""
+    the_desk.up()
+    return the_desk
+
+
+@pytest.fixture(scope="session")
+def reached(own: Path) -> reachable.Copy:
+    """The project where SUBMIT_USER can read it, wherever the checkout is."""
+    return reachable.make(own / "program")
+
+
+@pytest.fixture(scope="session")
+def as_user(reached: reachable.Copy) -> reachable.AsUser:
+    """as_user(uid, body): body() in a fork of this process as that user, see Copy.as_user."""
+    return reached.as_user
 
 
 @pytest.fixture
@@ -88,9 +106,9 @@ def desk_alone(desk: ModuleType) -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
-def rexec(desk: ModuleType) -> Iterator[Rexec]:
+def rexec(desk: ModuleType, reached: reachable.Copy) -> Iterator[Rexec]:
     """Runs the installed `rexec` as a process of its own: see Rexec."""
-    with closing(Rexec(program())) as runner:
+    with closing(Rexec(reached.rexec)) as runner:
         yield runner
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 import shutil
 from pathlib import Path
@@ -32,8 +31,6 @@ def submit_user() -> None:
     if entry.pw_uid != SUBMIT_UID:
         raise DeskError(f"user {SUBMIT_USER} has uid {entry.pw_uid}, not {SUBMIT_UID}; remove that user first")
     call(["usermod", "-a", "-G", SUBMIT_GROUP, SUBMIT_USER])
-    # As udev has it on any Debian; a container's /dev, with no udev, has it for root alone.
-    os.chmod("/dev/fuse", 0o666)
 
 
 def keys() -> None:

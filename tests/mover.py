@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -102,8 +101,6 @@ class Mover:
         """A new generation on that host, fresh or from an image; returns at once."""
         self.generation += 1
         chosen = resolve(host, Hosts() if host == "local" else load())
-        if host == "local" and not os.access(sys.executable, os.X_OK):
-            chosen = replace(chosen, python="/usr/bin/python3")  # an interpreter below /root is not for everybody
         if self.strike:
             os.environ["STRIKE"], os.environ["STRUCK"] = self.strike, str(self.cwd / "struck")
             stream = open_local(bootstrap.local_argv(chosen.python))

@@ -6,55 +6,16 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.desk_hosts import STATE, SUBMIT_USER
-from tests.desk_root import DeskError
-
-ROOT = Path(__file__).resolve().parent.parent
 # rexec's TMPDIR here, for leftovers.py to look into; /tmp is full of other people's files.
 TEMPORARY = Path(f"/var/tmp/desk-session-{os.getpid()}")
 # In the environment of all that these tests start, and so of what that starts in turn.
 MARK = f"REXEC_TEST_SESSION={os.getpid()}"
 Argument = str | bytes | os.PathLike[str]
-
-
-@cache
-def program() -> Path:
-    """The `rexec` both users run: the one installed beside this Python, or a copy where SUBMIT_USER can reach it.
-
-    A checkout below /root is closed to all others; there, the packages and what they import are copied into the desk.
-    """
-    installed = Path(sysconfig.get_path("scripts")) / "rexec"
-    if not installed.exists():
-        raise DeskError(f"there is no {installed}; install the project beside this python with `pip install -e .`")
-    if all(_open_to_all(path) for path in (installed, Path(sys.executable).resolve(), ROOT / "shim")):
-        return installed
-    python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    if not _open_to_all(python):
-        raise DeskError(f"{python} cannot be run by {SUBMIT_USER}; make .venv with the system's /usr/bin/python3")
-    copy = STATE / "program"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(sysconfig.get_path("purelib"), copy / "packages", ignore=shutil.ignore_patterns("*.pth", "mypy*"))
-    for package in ("remoteio", "checkpoint", "shim"):
-        shutil.copytree(ROOT / package, copy / "packages" / package)
-    script = copy / "rexec"
-    script.write_text(
-        f"#!{python} -I\nimport sys\nsys.path.insert(0, {str(copy / 'packages')!r})\n"
-        "from shim.cli import main\nsys.exit(main())\n"
-    )
-    script.chmod(0o755)
-    return script
-
-
-def _open_to_all(path: Path) -> bool:
-    return all(parent.stat().st_mode & 0o001 for parent in path.parents) and bool(path.stat().st_mode & 0o004)
 
 
 class Rexec:

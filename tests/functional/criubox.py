@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import struct
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,30 +236,3 @@ def box(root: Callable[[], None] | None = None) -> Iterator[Box]:
         yield b
     finally:
         b.close()
-
-
-def as_user(uid: int, body: Callable[[], None]) -> None:
-    """Run body in a child as that user; its failure is ours."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(read)
-            if uid:
-                os.setgroups([])
-                os.setresgid(uid, uid, uid)
-                os.setresuid(uid, uid, uid)
-                libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: or /proc/self/uid_map is root's
-            os.environ["HOME"] = "/"
-            body()
-            status = 0
-        except BaseException:
-            os.write(write, traceback.format_exc().encode()[-60000:])
-        finally:
-            os._exit(status)
-    os.close(write)
-    with open(read, "rb") as f:
-        said = f.read().decode()
-    if os.waitpid(child, 0)[1] != 0:
-        raise AssertionError(said or "the child was killed")

@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 from checkpoint import criu, selftest, unbundle
-from tests.functional.criubox import as_user, box
+from tests.desk_hosts import SUBMIT_UID
+from tests.functional.criubox import box
+from tests.reachable import AsUser
 
-ORDINARY = 1600
 JOB = Path(__file__).with_name("criujob.py")
 PYTHON = "/usr/bin/python3"
 
 
-@pytest.fixture(params=[0, ORDINARY], ids=["root", "user"])
+@pytest.fixture(params=[0, SUBMIT_UID], ids=["root", "user"])
 def user(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -57,15 +58,15 @@ def until(fd: int, end: bytes) -> bytes:
     return out
 
 
-@pytest.mark.parametrize(("user", "apart"), [(0, False), (0, True), (ORDINARY, True)], indirect=["user"])
-def test_selftest(criu_dir: str, user: int, apart: bool) -> None:
+@pytest.mark.parametrize(("user", "apart"), [(0, False), (0, True), (SUBMIT_UID, True)], indirect=["user"])
+def test_selftest(as_user: AsUser, criu_dir: str, user: int, apart: bool) -> None:
     def body() -> None:
         assert selftest.run(criu_dir, apart=apart) == ""
 
     as_user(user, body)
 
 
-def test_everything_survives(criu_dir: str, user: int, home: Path) -> None:
+def test_everything_survives(as_user: AsUser, criu_dir: str, user: int, home: Path) -> None:
     def body() -> None:
         rootless = bool(user)
         # As an ordinary user CRIU may not open a file by its handle, and so not find what is watched.
@@ -113,7 +114,7 @@ def test_everything_survives(criu_dir: str, user: int, home: Path) -> None:
     as_user(user, body)
 
 
-def test_a_dump_is_a_transaction(criu_dir: str, user: int, home: Path) -> None:
+def test_a_dump_is_a_transaction(as_user: AsUser, criu_dir: str, user: int, home: Path) -> None:
     """While the hook runs the tree is frozen; it goes on after "no", and after criu's client has vanished."""
 
     def body() -> None:
@@ -160,7 +161,7 @@ def test_a_dump_is_a_transaction(criu_dir: str, user: int, home: Path) -> None:
     as_user(user, body)
 
 
-def test_a_restore_waits_for_permission(criu_dir: str, user: int, home: Path) -> None:
+def test_a_restore_waits_for_permission(as_user: AsUser, criu_dir: str, user: int, home: Path) -> None:
     """Nothing of the restored tree runs before `post-restore` is answered; "no" leaves no copy."""
 
     def body() -> None:
@@ -195,7 +196,7 @@ def test_a_restore_waits_for_permission(criu_dir: str, user: int, home: Path) ->
     as_user(user, body)
 
 
-def test_a_terminal_job_moves(criu_dir: str, user: int, home: Path) -> None:
+def test_a_terminal_job_moves(as_user: AsUser, criu_dir: str, user: int, home: Path) -> None:
     def body() -> None:
         with box() as first:
             master, slave = first.ask("pty")[1]

@@ -17,7 +17,8 @@ import pytest
 from tests import apart, leftovers
 from tests.desk_hosts import HOSTS, SUBMIT_USER, SYSTEM_SSH_CONFIG
 from tests.desk_root import USERS
-from tests.program import ROOT, as_login
+from tests.program import as_login
+from tests.reachable import ROOT
 from tests.until import until
 
 Check = Callable[[str], AbstractContextManager[None]]

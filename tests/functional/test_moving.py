@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from checkpoint import bundle
-from tests.functional.criubox import as_user
+from tests.desk_hosts import SUBMIT_UID
 from tests.mover import Mover, Placement, until
+from tests.reachable import AsUser
 
 PYTHON = "/usr/bin/python3"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
-ORDINARY = 1600
 Make = Callable[..., Mover]
 Run = Callable[[Callable[[Make, Path], None]], None]
 
@@ -26,20 +26,20 @@ def caches() -> Iterator[Path]:
     """Where the runtime and criu are kept on `local`, a directory for each user."""
     at = Path(tempfile.mkdtemp(prefix="moving-cache-", dir="/var/tmp"))
     at.chmod(0o755)
-    for uid in (0, ORDINARY):
+    for uid in (0, SUBMIT_UID):
         (at / str(uid)).mkdir()
         os.chown(at / str(uid), uid, uid)
     yield at
     shutil.rmtree(at)
 
 
-@pytest.fixture(params=[0, ORDINARY], ids=["root", "user"])
+@pytest.fixture(params=[0, SUBMIT_UID], ids=["root", "user"])
 def uid(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
 @pytest.fixture
-def run(uid: int, kept: bundle.Bundle, caches: Path) -> Iterator[Callable[[Callable[[Make, Path], None]], None]]:
+def run(uid: int, as_user: AsUser, kept: bundle.Bundle, caches: Path) -> Iterator[Run]:
     """run(body): body(make, directory) in a process of that user; `make` is Mover with what all of them share."""
     home = Path(tempfile.mkdtemp(prefix="moving-", dir="/var/tmp"))
     os.chown(home, uid, uid)

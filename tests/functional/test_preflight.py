@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint import preflight
-from tests.functional.criubox import as_user
+from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
+from tests.reachable import AsUser
 
 libc = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
@@ -104,9 +105,9 @@ def test_a_connection_out_of_the_tree_is_told() -> None:
         assert f"the TCP connection that is descriptor {client.fileno()} of process" in only[0]
 
 
-def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place) -> None:
+def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place, as_user: AsUser) -> None:
     """As soon as its memory is gone, the kernel gives its /proc/PID/fd to root."""
-    at = place("rexecuser") / "10"
+    at = place(SUBMIT_USER) / "10"
     (at / "task" / "10").mkdir(parents=True)
     (at / "task" / "10" / "children").write_text("")
     (at / "status").write_text("Name:\tsh\nState:\tR (running)\nPid:\t10\nTracerPid:\t0\n")
@@ -115,4 +116,4 @@ def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place) -> Non
     def look() -> None:
         assert preflight.look(10, str(at.parent)) == []
 
-    as_user(1600, look)
+    as_user(SUBMIT_UID, look)
