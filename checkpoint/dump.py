@@ -44,22 +44,34 @@ def select(spool: str, target: str) -> None:
 
 
 def wipe(spool: str) -> None:
-    """The spool and all in it are gone when this returns."""
-    for entry in list(os.scandir(spool)):
-        if entry.is_dir(follow_symlinks=False):
-            wipe(entry.path)
-        else:
-            os.unlink(entry.path)
-    os.rmdir(spool)
+    """Remove the spool and all in it, which somebody else may be removing at the same time. Raises OSError."""
+    try:
+        for entry in list(os.scandir(spool)):
+            if entry.is_dir(follow_symlinks=False):
+                wipe(entry.path)
+            else:
+                _unlink(entry.path)
+        os.rmdir(spool)
+    except FileNotFoundError:
+        return  # the job's keeper was faster: the job has ended
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return  # as above; what else is in its directory may still be there
 
 
 def failure(what: str, spool: str, kept: str) -> str:
-    """One sentence on a criu that failed in that spool; its log is kept as the file `kept`."""
+    """One sentence on a criu that failed in that spool; its log is kept as the file `kept`. Raises OSError."""
     path = os.path.join(spool, criu.LOG_NAME)
     why = criu.failure(what, spool)
-    if os.path.exists(path):
+    try:
         with open(path, "rb") as log, open(kept, "wb") as copy:
             copy.write(log.read())
+    except OSError as e:  # criu's reason is worth more than its log
+        return why.replace(path, "not kept, because of %s (%s)" % (kept, e.strerror))
     return why.replace(path, kept)
 
 

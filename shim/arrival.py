@@ -7,12 +7,14 @@ import os
 import queue
 import time
 
-from checkpoint import conversation, criu, dump, restart
+from checkpoint import conversation, criu, restart
 from checkpoint.restart import RestartError
 from remoteio import frames
-from remoteio.link import credit
+from remoteio.errors import RexecError
+from remoteio.link import LinkClosed, credit
 from shim import departure, orders, typed
-from shim.mobile_state import Gone, Mobile
+from shim.mobile_state import ASK_S, Gone, Mobile
+from shim.serving import aside
 
 RESTORE_S = 30  # criu's own limit
 
@@ -24,7 +26,8 @@ class Arrival:
         self._agent = agent
         self._spool = agent.spool("restore")
         self._arriving = restart.Arriving(self._spool)
-        self._payloads: queue.SimpleQueue[bytes | memoryview] = queue.SimpleQueue()
+        self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
+        self._runs = False  # it was let go on
         self.whole = False  # all its files are in the spool
 
     def receive(self, payload: bytes | memoryview) -> None:
@@ -35,25 +38,41 @@ class Arrival:
         """Hashed and written here while the link's thread reads on. Raises ConversationError, OSError."""
         while not self._arriving.complete:
             payload = self._payloads.get()
+            if payload is None:
+                raise Gone("the job's first process has ended")
             self._arriving.receive(payload)
             self._agent.link.send(*credit(frames.IMAGE, len(payload)))
         self.whole = True
         self._agent.link.send(frames.IMAGE, conversation.STORED)
 
+    def end(self) -> None:
+        """The job has ended: `run` returns as soon as it can."""
+        self._payloads.put(None)
+
     def run(self) -> None:
-        """Until the job runs, or it is told that it cannot."""
+        """Until the job runs, or it is told that it cannot. Raises LinkClosed."""
         agent = self._agent
-        self._collect()
-        began = time.monotonic()
-        departure.reached("arrived")
         try:
+            self._collect()
+            began = time.monotonic()
+            departure.reached("arrived")
             with agent.still:
                 self._restore(began)
-        except (RestartError, Gone) as e:
-            agent.link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "surrogateescape"))
+            departure.reached("restored")
+        except LinkClosed:
+            raise
+        except Exception as e:  # whatever it was, it is for the submit side to decide what becomes of the job
+            if agent.over.wait(ASK_S if isinstance(e, Gone) else 0.0):
+                return  # its end is being told
+            why = str(e) if isinstance(e, (RestartError, RexecError)) else "the restart failed: %s" % e
+            if self._runs:
+                agent.news(orders.DEAD, why=why)
+            else:
+                agent.link.send(frames.FAIL, (125).to_bytes(4, "little"), why.encode("utf-8", "surrogateescape"))
             agent.link.flush()
             agent.leave()
             os._exit(0)
+        departure.tidy(self._spool)
 
     def _restore(self, began: float) -> None:
         agent = self._agent
@@ -82,7 +101,8 @@ class Arrival:
             if tty is not None:  # criu has made its settings those of the old one
                 typed.put(agent.master, agent.slave, agent.manifest.streams.stdin_unread)
             agent.news(orders.RESTORED, seconds=time.monotonic() - began)
-            return agent.gate.get()
+            self._runs = agent.gate.get()
+            return self._runs
 
         request = criu.restore_request(
             tuple(inherited), unprivileged=agent.kept.plan.apart, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
@@ -90,16 +110,18 @@ class Arrival:
         agent.criu(True)
         try:
             pid = restart.restore(sock, request, self._spool, agent.log, gate)
+            departure.reached("runs")
+            agent.tell(b"G%d %d" % (pid, int(str(stats["last_pid"]))))  # from here on init knows whose end is the job's
         finally:
             sock.close()
-            agent.criu_ended.get(timeout=RESTORE_S)
-        dump.wipe(self._spool)
-        agent.tell(b"G%d %d" % (pid, int(str(stats["last_pid"]))))
         if stats["frozen"]:
             stopped = stats["stopped"]
             assert isinstance(stopped, list)
-            agent.ask(b"W" + b" ".join(b"%d" % int(n) for n in stopped), b"w")
-        departure.reached("restored")
+            agent.ask(b"W" + b" ".join(b"%d" % int(n) for n in stopped), b"w", limit=None)
+        try:
+            agent.await_criu(RESTORE_S)
+        except RexecError as e:
+            aside(str(e))  # the job runs
 
 
 def _table(value: object) -> dict[str, object]:

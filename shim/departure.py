@@ -2,6 +2,9 @@
 
 Whatever fails before the commit leaves the job running here, and the image before this one the latest. After the
 commit the job's namespaces are killed here, never left to criu: it thaws the tree where it is killed itself.
+
+The job may end at any moment but while criu holds it, and its keeper then removes the spool under our hands. Its end is
+told by whoever hears init: here nothing is said of it, and nothing that goes wrong here is the agent's end.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import os
 import queue
 import select
 import socket
+from contextlib import ExitStack
 
 from checkpoint import criu, dump, preflight
 from checkpoint.chunker import ChunkerError
@@ -19,9 +23,10 @@ from checkpoint.dump import DumpError
 from checkpoint.manifest import ManifestError
 from remoteio import frames
 from remoteio.errors import RexecError
-from remoteio.link import Window
+from remoteio.link import LinkClosed, Window
 from shim import orders, taps, typed
-from shim.mobile_state import Gone, Mobile
+from shim.mobile_state import ASK_S, Gone, Mobile
+from shim.serving import aside, where
 
 FREEZE_S = 30  # for criu to bring the tree to a stop
 STORE_S = 600.0  # without a word of the store
@@ -36,7 +41,7 @@ class Departure:
 
     def __init__(self, agent: Mobile) -> None:
         self._agent = agent
-        self._asked: queue.SimpleQueue[tuple[int, bool]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
         self._current = 0
         self._given_up: dict[int, str] = {}
         self.frozen = False  # by the owner's return
@@ -55,21 +60,37 @@ class Departure:
             self._agent.images.put(None)
             self._agent.window.close()
 
+    def end(self) -> None:
+        """The job has ended: `run` returns as soon as it can."""
+        self._asked.put(None)
+
     def run(self) -> None:
-        """For ever."""
-        while True:
-            serial, leave = self._asked.get()
+        """Until the job has ended. Raises LinkClosed."""
+        while (asked := self._asked.get()) is not None:
+            serial, leave = asked
             try:
                 self._dump(serial, leave)
-            except Gone:
-                return  # its end is being told
-            except (DumpError, RexecError) as e:
-                self._refused(serial, str(e))
+            except LinkClosed:
+                raise
+            except Exception as e:  # whatever ends the making of an image is no end of the job
+                if not self._over():
+                    self._refused(serial, _sentence(e))
+
+    def _over(self) -> bool:
+        """Has the job ended? Then that is what the submit side is to hear, and it does."""
+        try:
+            self.root()
+        except Gone:
+            return self._agent.over.wait(ASK_S)
+        return self._agent.over.is_set()
 
     def _refused(self, serial: int, why: str) -> None:
         self._agent.link.flush()  # what was sent of the image comes before
         self._agent.news(orders.REFUSED, serial=serial, why=why)
-        self._agent.stays()
+        try:
+            self._agent.stays()
+        except Gone:
+            return  # it has ended meanwhile
 
     # the owner is back
 
@@ -78,14 +99,14 @@ class Departure:
         with self._agent.still:
             if not self.frozen:
                 reached("freeze")
-                self._before = [int(pid) for pid in self._agent.ask(b"Z", b"z").split()]
+                self._before = [int(pid) for pid in self._agent.ask(b"Z", b"z", limit=None).split()]
                 self.frozen = True
 
     def thaw(self) -> None:
         """Continue what freeze stopped."""
         with self._agent.still:
             if self.frozen:
-                self._agent.ask(b"W" + b" ".join(b"%d" % pid for pid in self._before), b"w")
+                self._agent.ask(b"W" + b" ".join(b"%d" % pid for pid in self._before), b"w", limit=None)
                 self.frozen = False
 
     # one dump
@@ -109,15 +130,12 @@ class Departure:
                 self._send(spool, serial, head)
                 reached("committed")
         finally:
-            dump.wipe(spool)
+            tidy(spool)
         if leave:
             raise DumpError("the job could not leave")
 
     def _preflight(self, leave: bool) -> None:
-        try:
-            tasks = preflight.look(self.root())
-        except (FileNotFoundError, ProcessLookupError, IndexError) as e:
-            raise Gone("the job has ended") from e
+        tasks = preflight.look(self.root())
         apart = self._agent.kept.plan.apart
         found = preflight.obstacles(tasks, apart)
         if self._agent.ask(b"I", b"i") != b"0":
@@ -132,11 +150,14 @@ class Departure:
             self._agent.news(orders.CLOSES, why=tcp[0][0] + more)
 
     def root(self) -> int:
-        """The pid here of the tree's root: keeper, init, root."""
+        """The pid here of the tree's root: keeper, init, root. Raises Gone."""
         pid = self._agent.kept.pid
-        for _ in range(2):
-            with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
-                pid = int(f.read().split()[0])
+        try:
+            for _ in range(2):
+                with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+                    pid = int(f.read().split()[0])
+        except (FileNotFoundError, ProcessLookupError, IndexError) as e:
+            raise Gone("the job has ended") from e
         return pid
 
     def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
@@ -169,31 +190,33 @@ class Departure:
             if poll.poll(0):
                 raise DumpError("criu was killed in the middle of the checkpoint")
 
-        sock, fds = start(agent.bundle, spool)
-        reached("criu")
-        try:
-            root = int(agent.ask(b"D", b"d", fds))
-        finally:
-            for fd in fds:
-                os.close(fd)
-        ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
-        request = criu.dump_request(
-            root, unprivileged=agent.kept.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
-            keep_tcp=self._keep_tcp,
-        )  # fmt: skip
-        head["root"] = root
-        agent.criu(True)
-        try:
-            dump.dump(sock, request, spool, agent.log, still, go if leave else None)
-        finally:
-            agent.criu(False)
-            self._retype()  # it stays
-            if agent.feed is not None:
-                agent.feed.hold(False)
-            sock.close()
+        with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
+            sock, fds = start(agent.bundle, spool)
+            reached("criu")
+            try:
+                root = int(agent.ask(b"D", b"d", fds))
+            except BaseException:
+                sock.close()
+                raise
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            after.callback(agent.await_criu, FREEZE_S)
             if ours:
-                self.thaw()
-            agent.criu_ended.get(timeout=FREEZE_S)
+                after.callback(self.thaw)
+            after.callback(sock.close)
+            if agent.feed is not None:
+                after.callback(agent.feed.hold, False)
+            after.callback(self._retype)  # it stays
+            after.callback(agent.criu, False)
+            ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
+            request = criu.dump_request(
+                root, unprivileged=agent.kept.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+                keep_tcp=self._keep_tcp,
+            )  # fmt: skip
+            head["root"] = root
+            agent.criu(True)
+            dump.dump(sock, request, spool, agent.log, still, go if leave else None)
         return head
 
     def _head(self, leave: bool, frozen_us: int) -> dict[str, object]:
@@ -239,11 +262,10 @@ class Departure:
         """Until the store has committed it."""
         agent = self._agent
         files = spool + "/image"
-        dump.select(spool, files)
 
         def put(payload: list[bytes | memoryview]) -> None:
             if not agent.window.take_all(sum(map(len, payload))):
-                raise DumpError(self._given_up.get(serial, "the job has ended"))
+                raise self._cut_short(serial)
             agent.link.send(frames.IMAGE, *payload)
 
         def get(wait: bool) -> bytes | None:
@@ -254,13 +276,31 @@ class Departure:
                     return None
                 raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
             if payload is None:
-                raise DumpError(self._given_up.get(serial, "the job has ended"))
+                raise self._cut_short(serial)
             return payload
 
         try:
+            dump.select(spool, files)
             dump.send(files, json.dumps(head).encode(), put, get)
         except (ChunkerError, ConversationError, ManifestError, OSError) as e:
             raise DumpError("the image cannot be sent: %s" % e) from e
+
+    def _cut_short(self, serial: int) -> Exception:
+        return DumpError(self._given_up[serial]) if serial in self._given_up else Gone("the job has ended")
+
+
+def _sentence(e: Exception) -> str:
+    if isinstance(e, (DumpError, RexecError)):
+        return str(e)
+    return "the checkpoint failed: %s" % (e if isinstance(e, OSError) else "%r, at %s" % (e, where(e)))
+
+
+def tidy(spool: str) -> None:
+    """Remove a spool. What cannot be removed goes when the job ends; that is told on standard error only."""
+    try:
+        dump.wipe(spool)
+    except OSError as e:
+        aside("the files of an image are left in %s: %s" % (spool, e))
 
 
 def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:

@@ -261,7 +261,7 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Wa
     while True:
         if warden is not None:
             job = warden.job
-        status = _reap(sock, job, warden)
+        status = warden.status if warden is not None and warden.status is not None else _reap(sock, job, warden)
         if status is not None:
             break
         for fd, _ in poll.poll():

@@ -7,6 +7,7 @@ for the machine's owner. departure.py has the dump, arrival.py the restore, watc
 from __future__ import annotations
 
 import os
+import queue
 import select
 import struct
 import threading
@@ -19,7 +20,7 @@ from remoteio.link import Link, credit
 from shim import orders, terminal_state
 from shim.arrival import Arrival
 from shim.departure import Departure
-from shim.mobile_state import Mobile
+from shim.mobile_state import Gone, Mobile
 from shim.serving import PULSE
 from shim.spec import JobSpec, Moving
 from shim.taps import Feed, Tap
@@ -85,6 +86,11 @@ class MobileAgent(Mobile):
         self.departure = Departure(self)
         self.arrival = Arrival(self) if self.manifest is not None else None
         self.watcher: Watcher | None = None
+        self._threads = [
+            threading.Thread(target=self._guard, args=(work.run,), name=name, daemon=True)
+            for name, work in (("departure", self.departure), ("arrival", self.arrival))
+            if work is not None
+        ]
 
     # what the base calls
 
@@ -113,7 +119,7 @@ class MobileAgent(Mobile):
         try:
             if os.tcgetpgrp(self._master) == os.getpgid(self.departure.root()):
                 self._tell_init(b"T")
-        except (OSError, IndexError):
+        except (OSError, Gone):
             return  # the job has just ended
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
@@ -150,11 +156,13 @@ class MobileAgent(Mobile):
             self._tell_init(b"K9")
 
     def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
-        if what and what in b"zwydrhi":
+        if what and what in b"zwydrhix":
+            if what in b"dr":
+                self.criu_ended = queue.SimpleQueue()  # that of the one before may have come too late
             self.replies.put((what, rest))
             return False
         if what == b"c":
-            self.criu_ended.put(int(rest))
+            self.criu_ended.put(rest.decode("utf-8", "replace"))
             return False
         if what == b"P":
             rdev, dev = rest.split()
@@ -163,14 +171,26 @@ class MobileAgent(Mobile):
             self._begin()
         if not what and self.moved:
             threading.Event().wait()  # whoever moved it ends this process
-        if what in (b"E", b""):
+        if what in (b"E", b"F", b""):
             if self.slave >= 0:
                 os.close(self.slave)  # the last one: now its master comes to its end
                 self.slave = -1
-            self.replies.put((b"", b""))
-            self.images.put(None)
-            self.window.close()
+            self._stop()
         return super()._told(what, rest, fds)
+
+    def _stop(self) -> None:
+        """The job has ended: whoever dumps or restores it lets go, before its spool is removed under their hands."""
+        self.over.set()
+        self.replies.put((b"", b""))
+        self.images.put(None)
+        self.window.close()
+        self.criu_ended.put("")
+        self.gate.put(False)
+        self.departure.end()
+        if self.arrival is not None:
+            self.arrival.end()
+        for thread in self._threads:
+            thread.join()
 
     def _lives(self) -> bool:
         """Init closes its socket before the kernel kills all others of its pid namespace: pid_namespaces(7)."""
@@ -182,9 +202,8 @@ class MobileAgent(Mobile):
         return frames.NEWS, orders.news(orders.DEAD, why=os.fsdecode(why))
 
     def run(self, frames_left: Frames) -> None:
-        threading.Thread(target=self._guard, args=(self.departure.run,), name="departure", daemon=True).start()
-        if self.arrival is not None:
-            threading.Thread(target=self._guard, args=(self.arrival.run,), name="arrival", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
         super().run(frames_left)
 
     def _begin(self) -> None:

@@ -45,7 +45,8 @@ class Mobile(Agent):
         self.bundle = provided.bundle
         self.log = log
         self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
-        self.criu_ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the criu started last: "", or what it left
+        self.over = threading.Event()  # the job has ended, and its end is being told
         self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up
         self.window = Window(Window.IMAGE)
         self.gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -58,6 +59,7 @@ class Mobile(Agent):
         self.slave = -1
         self.serial = 0
         self._asking = threading.Lock()
+        self._owed = 0  # answers that were not waited for any longer
 
     @property
     def master(self) -> int:
@@ -71,23 +73,44 @@ class Mobile(Agent):
         """Tell init, which does not answer that."""
         self._tell_init(message)
 
-    def ask(self, message: bytes, answer: bytes, fds: tuple[int, ...] = ()) -> bytes:
-        """Tell init, and wait for its answer of that letter. Raises RexecError if it has ended."""
+    def ask(
+        self, message: bytes, answer: bytes, fds: tuple[int, ...] = (), limit: float | None = ASK_S
+    ) -> bytes:  # fmt: skip
+        """Tell init, and wait for its answer of that letter, `limit` seconds at most.
+
+        Raises Gone if it has ended, and RexecError if it cannot do that.
+        """
         with self._asking:
             try:
                 socket.send_fds(self.kept.init, [message], list(fds))
             except (BrokenPipeError, ConnectionError) as e:
                 raise Gone("the job has ended") from e
-            try:
-                what, rest = self.replies.get(timeout=ASK_S)
-            except queue.Empty as e:
-                raise RexecError("the job's first process does not answer; its memory may have run out") from e
-            if not what:
-                self.replies.put((what, rest))
-                raise Gone("the job has ended")
+            while True:
+                try:
+                    what, rest = self.replies.get(timeout=limit)
+                except queue.Empty as e:
+                    self._owed += 1
+                    raise RexecError("the job's first process does not answer; its memory may have run out") from e
+                if not what:
+                    self.replies.put((what, rest))
+                    raise Gone("the job has ended")
+                if not self._owed:
+                    break
+                self._owed -= 1  # init answers one after the other
+            if what == b"x":
+                raise RexecError("the job's first process cannot do its part: %s" % rest.decode("utf-8", "replace"))
             if what != answer:
                 raise RexecError("the job's first process answered %r to %r" % (what, message[:1]))
             return rest
+
+    def await_criu(self, seconds: float) -> None:
+        """Wait until criu has ended. Raises RexecError if it does not, or has left what cannot be read."""
+        try:
+            why = self.criu_ended.get(timeout=seconds)
+        except queue.Empty as e:
+            raise RexecError("criu has not ended %.0f s after it was told to" % seconds) from e
+        if why:
+            raise RexecError(why)
 
     def criu(self, works: bool) -> None:
         """criu begins to look at the job's files, or has ended."""

@@ -24,6 +24,19 @@ LEASE = 4.0  # seconds without a sign of life from the submit side
 PULSE = 1.0  # seconds between our own signs
 
 
+def where(e: BaseException) -> str:
+    """FILE:LINE at which it was raised."""
+    at = e.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "%s:%d" % (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else "?"
+
+
+def aside(text: str) -> None:
+    """Write a sentence to standard error: ssh takes it along, and it is shown if the link breaks."""
+    os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
+
+
 class Agent:
     """One job on this host."""
 
@@ -40,11 +53,7 @@ class Agent:
 
     def _end(self, e: BaseException) -> None:
         if not isinstance(e, LinkClosed):
-            at = e.__traceback__
-            while at is not None and at.tb_next is not None:
-                at = at.tb_next
-            where = "%s:%d" % (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else "?"
-            os.write(2, ("rexec's agent failed at %s: %r\n" % (where, e)).encode("utf-8", "replace"))
+            aside("the agent failed at %s: %r" % (where(e), e))
         os._exit(1)  # the link or the connection to the kernel is gone, and with it all there is to do
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:

@@ -4,12 +4,14 @@ What it is told by the agent, and answers: ``Z`` stop the tree, even while criu 
 still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
 mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
 ``h`` once it holds the tree's open files, as shim/handles.py has them; ``D`` and JSON, with descriptors: criu, to dump
-the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. Not answered: ``G`` and a pid: the restored
-tree is the job now; ``T``: ^Z was typed. By itself: ``c`` and the wait status of a criu.
+the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. The answer to what could not be done: ``x`` and
+why; the job has no part in it. Not answered: ``G`` and a pid: the restored tree is the job now; ``T``: ^Z was typed. By
+itself: ``c`` once a criu has ended, and why what it left cannot be read.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +25,7 @@ from shim.namespace import JOB_PIDS, some_pid
 # criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
 # begins anew (RESERVED_PIDS of kernel/pid.c).
 CRIU_PIDS = 200
+ANSWERED = (b"Z", b"W", b"Y", b"I", b"H", b"D", b"R")
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
@@ -37,12 +40,14 @@ class Warden:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.job = 0  # the pid of the tree's root, 0: not yet restored
+        self.status: int | None = None  # of a job that ended before it was known to be one
         self.stopped = False  # by us: nobody is to hear of it, and no signal to wake it
         self._proc = self._root = -1
         self._criu = 0
         self._stood: list[int] = []  # before criu came, to which all are stopped
         self._images = -1  # criu's directory, while it runs
         self._ends: dict[int, int] = {}
+        self._ended: dict[int, int] = {}  # wait status of what ended while the tree was being restored
 
     def enter(self, ends: dict[int, int]) -> None:
         """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal."""
@@ -53,7 +58,17 @@ class Warden:
 
     def take(self, said: bytes, fds: list[int]) -> None:
         """One message of the agent."""
-        what, rest = said[:1], said[1:]
+        try:
+            self._take(said[:1], said[1:], fds)
+        except Exception as e:
+            if said[:1] not in ANSWERED:
+                raise
+            self._sock.send(b"x" + str(e).encode("utf-8", "replace")[:1000])
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _take(self, what: bytes, rest: bytes, fds: list[int]) -> None:
         if what == b"Z":
             standing = self._standing() if not self._criu else self._stood
             self.stopped = True
@@ -88,28 +103,37 @@ class Warden:
         elif what == b"G":
             pid, last = rest.split()
             self.job = int(pid)
+            self.status = self._ended.pop(self.job, None)
             self._number(max(int(last), JOB_PIDS))
             for k, fd in self._ends.items():
                 if k >= 0:
                     os.close(fd)
             self._sock.send(b"S")
-        for fd in fds:
-            os.close(fd)
 
     def reaped(self, pid: int, status: int) -> None:
         """A child that is not the job's root has ended."""
         if pid == self._criu:
             self._criu = 0
-            self._hand_over()
+            why = b""
+            try:
+                self._hand_over()
+            except OSError as e:
+                why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
             os.close(self._images)
             self._images = -1
-            self._sock.send(b"c%d" % status)
+            self._sock.send(b"c" + why)
+        elif not self.job:
+            self._ended[pid] = status
 
     def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         given = dict(zip(DESCRIPTORS, fds))
         given[0], given[1] = null, given[2]
-        pid = fork()
+        try:
+            pid = fork()
+        except OSError:
+            os.close(null)
+            raise
         if pid == 0:
             try:
                 os.setsid()
@@ -127,7 +151,10 @@ class Warden:
         """What criu wrote as uid 0 of this namespace is the agent's from here on, as the directory is."""
         owner = os.fstat(self._images)
         for name in os.listdir(self._images):
-            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
+            try:
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # the agent gave it up, and removes it
 
     # the tree
 
@@ -151,7 +178,7 @@ class Warden:
         """Does it leave that signal to the kernel, neither ignoring nor catching it?"""
         try:
             fd = os.open("%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return False
         try:
             said = os.read(fd, 8192)
@@ -172,7 +199,7 @@ class Warden:
         """State, parent and group of a process; (b"", 0, 0) if it has ended."""
         try:
             fd = os.open("%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return b"", 0, 0
         try:
             fields = os.read(fd, 4096).rpartition(b")")[2].split()

@@ -10,7 +10,7 @@ import time
 
 from shim import load, orders, policy
 from shim.departure import Departure
-from shim.mobile_state import Mobile
+from shim.mobile_state import Gone, Mobile
 from shim.owner import OwnerWatch
 from shim.owner_policy import NOBODY, OwnerPolicy, parse_owner_policy
 
@@ -42,9 +42,15 @@ class Watcher:
                 self._state = policy.start(time.monotonic(), self._agent.moving.named)
 
     def run(self) -> None:
-        """Until the process ends."""
+        """Until the job has ended."""
         if self._policy is NOBODY:
             return
+        try:
+            self._watch()
+        except Gone:
+            return  # its end is being told
+
+    def _watch(self) -> None:
         watch = OwnerWatch(time.monotonic())
         poll = select.poll()
         poll.register(watch.fileno(), select.POLLIN)

@@ -1,15 +1,18 @@
 """An agent that is struck: shipped by tests in place of shim.agent, it kills one of its processes at a named point.
 
 $STRIKE is POINT:WHO:N, the Nth time that point (shim/departure.py) is reached; WHO: agent, keeper, init or criu.
+Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before the agent
+goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with the dump.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
-from shim import agent, departure
+from shim import agent, departure, keeper
 
 
 def children(pid: int) -> list[int]:
@@ -40,10 +43,15 @@ def victim(who: str) -> int:
     if who == "init":
         return init
     for pid in children(init):
-        with open("/proc/%d/cmdline" % pid, "rb") as f:
-            if f.read().startswith(b"/proc/self/fd/"):  # its loader's path, from the bundle; see criu.argv
-                return pid
-    raise AssertionError("no criu is running")
+        try:
+            with open("/proc/%d/cmdline" % pid, "rb") as f:
+                line = f.read()
+        except FileNotFoundError:
+            continue  # a criu that is done
+        # its loader's path, from the bundle; see criu.argv
+        if line and line.startswith(b"/proc/self/fd/") == (who == "criu"):
+            return pid
+    raise AssertionError("no %s is running" % who)
 
 
 def gone(pid: int) -> bool:
@@ -62,11 +70,21 @@ def main(read_fd: int, write_fd: int) -> int:
         if at == point:
             left[0] -= 1
             if left[0] == 0:
-                pid = victim(who)
+                pid = victim("keeper" if who == "job" else who)
                 open(os.environ["STRUCK"], "w").close()
-                os.kill(pid, signal.SIGKILL)
+                if who not in ("job", "root"):
+                    os.kill(pid, signal.SIGKILL)
                 while not gone(pid):
                     time.sleep(0.005)
 
+    def end(kept: keeper.Kept) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "departure" and thread is not threading.current_thread():
+                thread.join()
+        whole(kept)
+
+    whole = keeper.Kept.end
+    if who == "job":
+        keeper.Kept.end = end
     departure.reached = reached
     return agent.main(read_fd, write_fd)
