@@ -2,7 +2,7 @@
 
 `entered` gives this thread, and all that it starts from then on, a mount and a network namespace of their own. In there
 are private to the run: the network with its links, addresses and abstract sockets, /run/netns, ssh's configuration for
-all users, the desk's STATE, the home of SUBMIT_USER, /dev/fuse, and the sockets of X servers. Processes, users and the
+all users, the desk's STATE, the home of SUBMIT_USER, /dev/fuse, terminals, X servers. Processes, users and the
 rest of the files are the machine's. When the last process of a run has ended, the kernel takes its links and mounts
 away; what a run that was killed leaves else, its hosts and its files, goes when the next one starts.
 """
@@ -62,6 +62,9 @@ def _enter(run: Path) -> None:
     _mount_empty("/run/netns", "755")
     _mount_empty(SYSTEM_SSH_CONFIG.parent, "755")
     _mount_empty("/tmp/.X11-unix", "1777")
+    # An owner is seen by what is typed into any terminal of the machine, or stirs its /dev/ptmx.
+    mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620,gid=5", "devpts", "/dev/pts")
+    mount("--bind", "/dev/pts/ptmx", "/dev/ptmx")
     home = Path(pwd.getpwnam(SUBMIT_USER).pw_dir)
     for name, at in (("home", home), ("desk", STATE)):
         (run / name).mkdir()

@@ -7,6 +7,7 @@ with what it imports, and the tests' own modules.
 
 from __future__ import annotations
 
+import compileall
 import importlib.metadata
 import os
 import shutil
@@ -113,10 +114,12 @@ def make(top: Path) -> Copy:
     for file in _installed(packages):
         at = Path(copy.of(file))
         at.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, at)
+        shutil.copy2(file, at)  # with its times, so that what was compiled of it still counts
     Path(copy.of(packages), "checkout.pth").write_text(f"{copy.checkout}\n")
     copy.rexec.write_text(f"#!{copy.python} -I\nimport sys\nfrom shim.cli import main\nsys.exit(main())\n")
     copy.rexec.chmod(0o755)
+    # The user may not write there: every start of rexec would compile it all anew.
+    compileall.compile_dir(copy.top, quiet=1)
     call(["chmod", "-R", "a+rX", top])
     return copy
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from tests.program import Combo
+from tests.program import MARK, Combo
 from tests.screen import Screen
 from tests.until import until
 
@@ -34,7 +34,11 @@ def rexec_here(combo: Combo) -> psutil.Process:
 
 
 def running(*argv: str) -> bool:
-    return any(p.info["cmdline"] == list(argv) for p in psutil.process_iter(["cmdline"]))
+    name, _, session = MARK.partition("=")
+    return any(
+        p.info["cmdline"] == list(argv) and (p.info["environ"] or {}).get(name) == session
+        for p in psutil.process_iter(["cmdline", "environ"])
+    )
 
 
 def test_a_terminal_by_default(combo: Combo, screen: Screen, rx: str) -> None:
