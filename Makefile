@@ -11,7 +11,7 @@ APT_DEMO := python3-venv openssh-client
 # What makes the hosts; then what the tests run on them, as users do.
 APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
 	acl attr dbus-daemon default-jdk-headless fish gcc git ksh less libc6-dev make nodejs procps rsync sqlite3 tcsh tmux \
-	vim xdotool xprintidle xvfb zsh
+	uidmap vim xdotool xprintidle xvfb zsh
 APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
 
 # Root leaves no files of its own in the checkout; sudo passes no variables on but these.

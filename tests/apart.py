@@ -51,6 +51,18 @@ def entered() -> Iterator[Path]:
         os.close(held)
 
 
+@contextmanager
+def hidden(program: Path | None) -> Iterator[None]:
+    """Have this run, once `entered`, not find a program of the machine, if the machine has it."""
+    if program is not None:
+        mount("--bind", "/dev/null", str(program))
+    try:
+        yield
+    finally:
+        if program is not None:
+            call(["umount", program])
+
+
 def _enter(run: Path) -> None:
     try:
         netns.leave()

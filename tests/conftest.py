@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,7 @@ from tests import apart, desk_root, reachable
 from tests import desk as the_desk
 from tests.desk_hosts import SUBMIT_USER
 from tests.leftovers import nothing_left_on
-from tests.program import Combo, Rexec
+from tests.program import Combo, Rexec, newuidmap
 
 # Who runs rexec here -> as whom on which host. `local` is rexec's own loopback host.
 COMBOS = {
@@ -29,6 +29,8 @@ COMBOS = {
     "local-root": ("root", "local"),
     "local-user": (SUBMIT_USER, "local"),
 }
+# For tests that look at ids: as local-user, on a machine that has no newuidmap.
+NO_NEWUIDMAP = "local-user-no-newuidmap"
 
 
 # A shell has what it starts in the background ignore the first two, and nohup the third: so would all that tests start.
@@ -130,8 +132,9 @@ def place(desk: ModuleType) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(params=COMBOS)
 def combo(request: pytest.FixtureRequest, rexec: Rexec, place: Callable[[str], Path]) -> Iterator[Combo]:
     """One of COMBOS, with a working directory; what its runs leave behind on either machine fails the test."""
-    as_user, on = COMBOS[request.param]
-    with nothing_left_on(on):
+    as_user, on = COMBOS["local-user" if request.param == NO_NEWUIDMAP else request.param]
+    hidden = apart.hidden(newuidmap()) if request.param == NO_NEWUIDMAP else nullcontext()
+    with hidden, nothing_left_on(on):
         yield Combo(rexec, as_user=as_user, on=on, dir=place(as_user))
 
 

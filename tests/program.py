@@ -129,6 +129,12 @@ def as_login(
     )  # fmt: skip
 
 
+def newuidmap() -> Path | None:
+    """The program here that maps a user's subordinate ids (Debian's uidmap), if there is one that will run."""
+    found = shutil.which("newuidmap", path="/usr/bin:/bin")
+    return Path(found) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Combo:
     """Who runs rexec here, and where it logs in; `dir` is an empty directory of that user's, and the default cwd."""
@@ -145,6 +151,13 @@ class Combo:
     @property
     def home(self) -> Path:
         return Path(pwd.getpwnam(self.as_user).pw_dir)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether a job has every id that there is, by what its login may do; else its user's own alone."""
+        if self.on != "local":
+            return "-" not in self.on  # root
+        return self.as_user == "root" or newuidmap() is not None
 
     def run(
         self,

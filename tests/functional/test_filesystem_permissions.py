@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import NO_NEWUIDMAP
 from tests.desk_hosts import SUBMIT_GROUP, SUBMIT_USER
 from tests.program import Combo
 
 PYTHON = "/usr/bin/python3"
 STRANGER = 12345  # an id that no user namespace of the execute host maps
-USERS = ["local-user", "user-root", "user-alice"]
+USERS = ["local-user", NO_NEWUIDMAP, "user-root", "user-alice"]
 
 PROGRAM = """
 import errno, json, os, stat, subprocess
@@ -117,9 +118,8 @@ def test_the_user_may_do_what_he_may_do_here(combo: Combo, place: Callable[[str]
     assert run.returncode == 0, run.stderr.decode()
     here = Combo(combo.rexec, combo.as_user, combo.on, beside).here([PYTHON, "-c", program])
     assert here.returncode == 0, here.stderr.decode()
-    mapped = combo.on != "alpha-alice"
-    there, wanted = (plainly(json.loads(done.stdout), mapped) for done in (run, here))
-    if not mapped:  # the kernel's own answers for ids that its namespace does not map: docs/consistency.md
+    there, wanted = (plainly(json.loads(done.stdout), combo.mapped) for done in (run, here))
+    if not combo.mapped:  # the kernel's own answers for ids that its namespace does not map: docs/consistency.md
         assert (there["acl"][0], there["chmod"][1], there["sticky"][:2]) == (
             "EACCES",
             "EINVAL",
@@ -128,7 +128,7 @@ def test_the_user_may_do_what_he_may_do_here(combo: Combo, place: Callable[[str]
         for answers in (there, wanted):
             del answers["acl"][0], answers["chmod"][1], answers["sticky"][:2]
     assert there == wanted
-    for name in ("setgid/f", "setgid/d", "default/f0", "default/d63", "plain/f63", *(["own"] if mapped else [])):
+    for name in ("setgid/f", "setgid/d", "default/f0", "default/d63", "plain/f63", *(["own"] if combo.mapped else [])):
         a, b = (combo.dir / name).stat(), (beside / name).stat()
         assert (a.st_mode, a.st_uid, a.st_gid) == (b.st_mode, b.st_uid, b.st_gid), name
 
@@ -143,7 +143,7 @@ def test_acls_are_read_and_set_where_every_id_is_mapped(combo: Combo) -> None:
     assert f"user:{STRANGER}:rw-".encode() in done.stdout
 
 
-@pytest.mark.parametrize("combo", ["user-alice"], indirect=True)
+@pytest.mark.parametrize("combo", ["user-alice", NO_NEWUIDMAP], indirect=True)
 def test_acls_are_out_of_reach_in_a_user_namespace_and_hold_all_the_same(combo: Combo) -> None:
     (combo.dir / "f").write_text("text")
     (combo.dir / "f").chmod(0o600)
