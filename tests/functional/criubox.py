@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint import criu, unbundle
+from remoteio.syscalls import fork_as
+from shim.warden import CRIU_PIDS
 
 libc = ctypes.CDLL(None, use_errno=True)
 NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
@@ -90,6 +92,7 @@ class Box:
             reply: Any = None
             try:
                 if q["op"] == "spawn":
+                    # criu as shim/warden.py starts it: below all the job's numbers, which the job counts on meanwhile
                     reply = self._spawn(q, fds, sock)
                 elif q["op"] == "pty":
                     master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
@@ -128,7 +131,7 @@ class Box:
                 sock.send(message)
 
     def _spawn(self, q: dict[str, Any], fds: list[int], sock: socket.socket) -> int:
-        pid = os.fork()
+        pid = fork_as(q["number"]) if q["number"] else os.fork()
         if pid:
             return pid
         try:
@@ -176,14 +179,15 @@ class Box:
         tty: bool = False,
         cwd: str = "/",
         env: dict[str, str] | None = None,
+        number: int = 0,
     ) -> int:
-        """Start argv in the box with exactly these descriptors; its pid there."""
+        """Start argv in the box with exactly these descriptors; its pid there: `number`, or the next."""
         numbered = {str(target): index for index, target in enumerate(fds)}
         if env is None:
             env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/", "LC_ALL": "C.UTF-8", "TERM": "vt100"}
         pid, _ = self.ask(
             "spawn", list(fds.values()), argv=argv, numbers=numbered, caps=caps, session=session,
-            subreaper=subreaper, tty=tty, cwd=cwd, env=env,
+            subreaper=subreaper, tty=tty, cwd=cwd, env=env, number=number,
         )  # fmt: skip
         return int(pid)
 
@@ -215,7 +219,7 @@ class Box:
         fds = {0: opened[0], 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
         fds |= {criu.BUNDLE_FD: opened[2], criu.IMAGES_FD: opened[3], **(inherited or {})}
         command = criu.argv(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM)
-        pid = self.spawn(command, fds, caps=True, subreaper=False, env=criu.environment())
+        pid = self.spawn(command, fds, caps=True, subreaper=False, env=criu.environment(), number=CRIU_PIDS + 1)
         for fd in [*opened, theirs.detach()]:
             os.close(fd)
         try:

@@ -78,7 +78,6 @@ def test_everything_survives(as_user: AsUser, criu_dir: str, user: int, home: Pa
             until(outer[1], b"ready\n")
             os.write(outer[0], b"unread ")
             keys = [criu.pipe_key(os.fstat(fd).st_ino) for fd in inner]
-            first.last_pid(300)
             request = criu.dump_request(pid, unprivileged=rootless, leave_running=False)
             answer = first.criu(criu_dir, home / "img", request)
             assert answer.success, criu.failure("dump", str(home / "img"))
@@ -89,7 +88,6 @@ def test_everything_survives(as_user: AsUser, criu_dir: str, user: int, home: Pa
             inner, outer = pipes()
             os.write(outer[0], unread)
             (home / "go").touch()
-            second.last_pid(300)
             ends = tuple((criu.FIRST_INHERITED_FD + i, key) for i, key in enumerate(keys))
             request = criu.restore_request(ends, unprivileged=rootless)
             fds = {criu.FIRST_INHERITED_FD + i: fd for i, fd in enumerate(inner)}
@@ -124,7 +122,6 @@ def test_a_dump_is_a_transaction(as_user: AsUser, criu_dir: str, user: int, home
             b.last_pid(1000)
             count = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
             pid = b.spawn(["/bin/sh", "-c", count], {0: null, 1: inner[1], 2: null})
-            b.last_pid(300)
             out = until(outer[1], b"5\n")
 
             def drained() -> bytes:
@@ -170,7 +167,6 @@ def test_a_restore_waits_for_permission(as_user: AsUser, criu_dir: str, user: in
             null = b.null()
             b.last_pid(1000)
             pid = b.spawn(["/bin/sh", "-c", "while :; do echo x; sleep .01; done"], {0: null, 1: inner[1], 2: null})
-            b.last_pid(300)
             until(outer[1], b"x\n")
             key = criu.pipe_key(os.fstat(inner[1]).st_ino)
             request = criu.dump_request(pid, unprivileged=bool(user), leave_running=False)
@@ -180,7 +176,6 @@ def test_a_restore_waits_for_permission(as_user: AsUser, criu_dir: str, user: in
         for go_on in (False, True):
             with box() as b:
                 fresh, ours = pipes()
-                b.last_pid(300)
 
                 def decide(told: criu.Answer, fd: int = ours[1], verdict: bool = go_on) -> bool:
                     if told.script != "post-restore":
@@ -209,14 +204,12 @@ def test_a_terminal_job_moves(as_user: AsUser, criu_dir: str, user: int, home: P
             until(master, b"[1] 1002\r\n")
             os.write(master, b"echo\n")
             until(master, b"echo\r\necho\r\n")
-            first.last_pid(300)
             request = criu.dump_request(pid, unprivileged=bool(user), leave_running=False, ttys=(key,))
             answer = first.criu(criu_dir, home / "img", request)
             assert answer.success, criu.failure("dump", str(home / "img"))
             first.wait(pid)
         with box() as second:
             master, slave = second.ask("pty")[1]
-            second.last_pid(300)
             request = criu.restore_request(((10, key),), unprivileged=bool(user))
             answer = second.criu(criu_dir, home / "img", request, {10: slave})
             assert answer.success, criu.failure("restore", str(home / "img"))
