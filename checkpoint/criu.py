@@ -265,6 +265,8 @@ _WORDS = tuple(
          "a unix socket leads to a process outside the job"),
         (r"No space left on device", "the disk is full where the image is written"),
         (r"[Pp]id (\d+) .*(?:not found|No such process)|Unable to detach from (\d+)", r"process \1\2 has ended"),
+        (r"fstat exe link: Stale", "the job's working directory was removed, and CRIU cannot look at it"),
+        (r"Stale file handle", "a fifo, a socket or a path that the job holds was removed, and CRIU cannot look at it"),
         (r"Operation not permitted|Permission denied", "the kernel did not permit it"),
     )
 )  # fmt: skip

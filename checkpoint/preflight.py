@@ -19,12 +19,15 @@ SECCOMP_FILTER = 2
 
 
 class Descriptor:
-    """number; target: what /proc/PID/fd/N links to; kind: S_IFMT of its file; device: st_rdev, (major, minor)."""
+    """number; target: what /proc/PID/fd/N links to; kind: S_IFMT of its file; device: st_rdev, (major, minor).
 
-    __slots__ = ("device", "kind", "number", "target")
+    fault: why its file cannot be looked at, not even by CRIU; then kind and device are 0.
+    """
 
-    def __init__(self, number: int, target: str, kind: int, device: tuple[int, int]) -> None:
-        self.number, self.target, self.kind, self.device = number, target, kind, device
+    __slots__ = ("device", "fault", "kind", "number", "target")
+
+    def __init__(self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "") -> None:
+        self.number, self.target, self.kind, self.device, self.fault = number, target, kind, device, fault
 
 
 class Task:
@@ -71,6 +74,8 @@ def obstacles(tasks: list[Task], rootless: bool) -> list[str]:
 
 
 def _descriptor(fd: Descriptor, rootless: bool) -> str:
+    if fd.fault:
+        return f"which CRIU cannot look at: {fd.fault}"
     if fd.target.startswith("anon_inode:"):
         kind = fd.target[len("anon_inode:") :].strip("[]")
         if kind == "inotify" and rootless:
@@ -171,6 +176,10 @@ def _task(at: str) -> Task:
         except PermissionError:
             # A file of the job's mount, which the kernel shows to nobody outside its user namespace; it has no devices.
             descriptors.append(Descriptor(int(name), target, stat.S_IFREG, (0, 0)))
+            continue
+        except OSError as e:
+            # ESTALE: home keeps no file that has neither a name nor been opened there: a fifo, a socket, O_PATH.
+            descriptors.append(Descriptor(int(name), target, 0, (0, 0), e.strerror or str(e)))
             continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
         descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device))

@@ -341,6 +341,47 @@ def test_system_v_ipc_is_refused_by_name(run: Run) -> None:
     run(body)
 
 
+NAMELESS = {
+    "fifo": 'os.mkfifo("f"); os.dup2(os.open("f", os.O_RDWR), 77); os.unlink("f")',
+    "socket": 's = socket.socket(socket.AF_UNIX); s.bind(os.getcwd() + "/s"); s.listen(); os.unlink("s")',
+    "path": 'open("p", "w"); os.dup2(os.open("p", os.O_PATH), 77); os.unlink("p")',
+    "link": 'os.symlink("x", "l"); os.dup2(os.open("l", os.O_PATH | os.O_NOFOLLOW), 77); os.unlink("l")',
+    "directory": 'os.mkdir("d"); os.chdir("d"); os.rmdir("../d")',
+}
+
+
+@pytest.mark.parametrize("what", NAMELESS)
+def test_what_has_no_name_any_more_is_no_end(run: Run, uid: int, what: str) -> None:
+    """The kernel calls it stale: home has neither a name nor an open file for it."""
+
+    def body(make: Make, home: Path) -> None:
+        script = (
+            f"import os, socket, time\n{NAMELESS[what]}\ni = 0\n"
+            "while True: i += 1; print(i, flush=True); time.sleep(.01)"
+        )
+        mover = make(PYTHON, "-c", script)
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        for serial, order in enumerate(("checkpoint", "vacate"), 1):
+            at.order(order, serial)
+            heard = at.wait("committed", "refused")
+            if (what, uid > 0) == ("socket", True):
+                assert heard["what"] == "committed"  # CRIU does not ask for its file: it may not
+                break
+            if not uid and what not in ("socket", "directory"):
+                assert "has descriptor 77 (" in heard["why"]
+                assert heard["why"].endswith("which CRIU cannot look at: Stale file handle")
+            else:
+                assert "was removed, and CRIU cannot look at it" in heard["why"]
+            more(mover)
+        at.order("kill", 0)
+        assert at.end() == 9
+        counted(mover)
+
+    run(body)
+
+
 def test_a_full_store_leaves_it_running(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)

@@ -66,6 +66,8 @@ LOG = """(00.000059) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE
         ("criu/cr-restore.c:1): Can't fork for 1001: File exists", "process number 1001 is already taken"),
         ("criu/files-reg.c:1): File a/b has bad size 9 (expect 5)", "file a/b has 9 bytes now but had 5"),
         ("criu/pie.c:1): vdso: Unexpected rt vDSO area bounds", "too old for this kernel"),
+        ("criu/files.c:1): Can't stat fd 21: Stale file handle", "a path that the job holds was removed"),
+        ("criu/files-reg.c:1): Can't fstat exe link: Stale file handle", "the job's working directory was removed"),
         ("criu/x.c:1): something new", "criu: something new"),
     ],
 )
