@@ -95,7 +95,7 @@ class Box:
                     # criu as shim/warden.py starts it: below all the job's numbers, which the job counts on meanwhile
                     reply = self._spawn(q, fds, sock)
                 elif q["op"] == "pty":
-                    master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY)
+                    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
                     number = array.array("i", [0])
                     fcntl.ioctl(master, 0x40045431, array.array("i", [0]))  # TIOCSPTLCK: unlock
                     fcntl.ioctl(master, 0x80045430, number)  # TIOCGPTN
