@@ -12,13 +12,13 @@ APT_DEMO := python3-venv openssh-client
 APT_TEST := $(APT_DEMO) debootstrap iproute2 util-linux \
 	acl attr dbus-daemon default-jdk-headless fish gcc git ksh less libc6-dev make nodejs procps rsync sqlite3 tcsh tmux \
 	uidmap vim xdotool xprintidle xvfb zsh
-APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 sshfs
+APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 
 # Root leaves no files of its own in the checkout; sudo passes no variables on but these.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: setup demo test lint bench bench-checkpoint clean root
+.PHONY: setup demo test lint bench bench-checkpoint clean root fresh
 .DELETE_ON_ERROR:
 
 setup: .venv/dev
@@ -43,6 +43,11 @@ bench: root .venv/bench
 
 bench-checkpoint: root .venv/dev
 	$(AS_ROOT) .venv/bin/python -m tests.bench.checkpoint $(BENCH)
+
+# Runs a command in a clone of HEAD on a machine that has nothing of ours: make fresh FRESH="--suite trixie make test"
+fresh: root
+	@$(call apt,debootstrap git)
+	$(AS_ROOT) "$(PYTHON)" -m tests.fresh_root $(FRESH)
 
 clean:
 	[ ! -e .venv/dev ] || $(AS_ROOT) .venv/bin/python -m tests.desk down

@@ -51,6 +51,15 @@ def build(name: str, lower: str, state: str) -> None:
     options = f"lowerdir={lower},upperdir={state}/upper,workdir={state}/work"
     mount("-t", "overlay", "overlay", "-o", options, root)
     os.chdir(root)
+    settle(name)
+    os.mkdir("/run/sshd")
+
+
+def settle(name: str, *, fuse: int = 0o666) -> None:
+    """Make the root directory we are in, a mount point of its own, a machine's of that name, and leave the one before.
+
+    `fuse` is the mode of /dev/fuse. For a process in mount, pid, uts and ipc namespaces of its own.
+    """
     mount("-t", "proc", "proc", "proc")
     mount("-t", "sysfs", "sysfs", "sys")
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "dev")
@@ -58,11 +67,11 @@ def build(name: str, lower: str, state: str) -> None:
     mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", "tmp")
     os.umask(0)
     for device, (major, minor) in DEVICES.items():
-        os.mknod(f"dev/{device}", 0o020666, os.makedev(major, minor))
+        os.mknod(f"dev/{device}", 0o020000 | (fuse if device == "fuse" else 0o666), os.makedev(major, minor))
     for link, target in LINKS.items():
         os.symlink(target, f"dev/{link}")
     os.umask(0o022)
-    for directory in ("dev/pts", "dev/shm", "run/sshd", "run/old"):
+    for directory in ("dev/pts", "dev/shm", "run/old"):
         os.mkdir(directory)
     mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=620,gid=5", "devpts", "dev/pts")
     mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", "dev/shm")

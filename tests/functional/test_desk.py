@@ -197,6 +197,30 @@ def test_what_a_killed_run_leaves_goes_with_the_next(desk: ModuleType) -> None:
     assert ssh("alpha", "hostname") == (0, "alpha\n", "")
 
 
+CLOSED = """
+mount -t tmpfs tmpfs /mnt
+mknod -m 600 /mnt/fuse c 10 229
+mount --bind /mnt/fuse /dev/fuse
+"$@"
+stat -c %a /dev/fuse
+"""
+OPEN = """
+import os, pwd
+from tests import apart
+from tests.desk_hosts import SUBMIT_USER
+with apart.entered():
+    os.setuid(pwd.getpwnam(SUBMIT_USER).pw_uid) if os.fork() == 0 else os._exit(os.wait()[1])
+    os.close(os.open("/dev/fuse", os.O_RDWR))
+    os._exit(0)
+"""
+
+
+def test_dev_fuse_is_open_to_the_ordinary_user_in_a_run_and_as_it_was_outside() -> None:
+    argv = ["unshare", "--mount", "sh", "-ec", CLOSED, "sh", sys.executable, "-c", OPEN]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "600\n", "")
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(leftovers, "GONE_WITHIN", 0.2)
