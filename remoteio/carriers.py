@@ -39,6 +39,9 @@ class Stream(ABC):
     def failure(self) -> TransportError:
         """Why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
 
+    def settle(self) -> None:  # noqa: B027 - most carriers ask nothing
+        """Take the terminal back from a carrier that asked a person for something: the far end has answered."""
+
     @abstractmethod
     def close(self, *, done: bool = False) -> None:
         """End the stream and what carries it; the remote sees the end of its input. ``done``: await nothing of it."""

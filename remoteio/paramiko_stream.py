@@ -9,6 +9,7 @@ import os
 import queue
 import shlex
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from paramiko.ssh_exception import (
 
 from remoteio import carriers
 from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError
+from remoteio.job_control import apart, end_group, settings_kept
 
 # Small beside a fast link's bandwidth times its delay, and a transfer crawls (paramiko's own is 2 MiB).
 _WINDOW_BYTES = 16 << 20
@@ -72,6 +74,35 @@ def _transport(sock: Any, **settings: Any) -> paramiko.Transport:
 class _Reject(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise UnknownHostKey(hostname)
+
+
+class _Client(paramiko.SSHClient):
+    """A client that ends the ProxyCommand it is connected through. paramiko's own gets the signals that are for the job
+    too, is no command of a shell, and at its end is read from for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._proxy: subprocess.Popen[bytes] | None = None
+
+    def by_command(self, command: str) -> socket.socket:
+        """Start `command` as ssh_config(5) has it, and return the socket that is its input and output."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._proxy = subprocess.Popen(
+                apart(["/bin/sh", "-c", f"exec {command}"]),
+                stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        return ours
+
+    def close(self) -> None:
+        super().close()
+        if self._proxy is not None:
+            end_group(self._proxy)
+            try:
+                self._proxy.wait(2.0)
+            except subprocess.TimeoutExpired:
+                self._proxy.kill()
+                self._proxy.wait()
 
 
 class ParamikoStream(Stream):
@@ -299,10 +330,12 @@ class _Route:
             if self._batch or not os.isatty(2):
                 raise
             self.clients.pop().close()
-            self._login(found, getpass.getpass(f"password or passphrase for {destination}: "))
+            with settings_kept():
+                secret = getpass.getpass(f"password or passphrase for {destination}: ")
+            self._login(found, secret)
 
     def _login(self, found: paramiko.SSHConfigDict, password: str | None) -> None:
-        client = paramiko.SSHClient()
+        client = _Client()
         client.set_missing_host_key_policy(_Reject())
         client.load_system_host_keys()
         for file in [*found.get("userknownhostsfile", "").split(), "/etc/ssh/ssh_known_hosts"]:
@@ -316,7 +349,7 @@ class _Route:
         files: Any = [os.path.expanduser(key) for key in ([keys] if isinstance(keys, str) else keys)]
         others = found.get("identitiesonly", "no") != "yes"
         seconds = int(found.get("connecttimeout", CONNECT_SECONDS))
-        sock = self._socket(found, name, number, seconds)
+        sock = self._socket(client, found, name, number, seconds)
         self.clients.append(client)
         client.connect(
             *known_as,
@@ -331,12 +364,12 @@ class _Route:
         )
 
     def _socket(
-        self, found: paramiko.SSHConfigDict, name: str, number: int, seconds: int
-    ) -> paramiko.Channel | paramiko.ProxyCommand | socket.socket:
+        self, client: _Client, found: paramiko.SSHConfigDict, name: str, number: int, seconds: int
+    ) -> paramiko.Channel | socket.socket:
         if self.clients:
             return self.transport().open_channel("direct-tcpip", (name, number), ("127.0.0.1", 0))
         if found.get("proxycommand", "none") != "none":
-            return paramiko.ProxyCommand(found["proxycommand"])
+            return client.by_command(found["proxycommand"])
         sock = socket.create_connection((name, number), seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import shutil
-import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, has_aes, last_line
+from remoteio.job_control import JobControl, apart, end_group, open_terminal
 
-# prctl(2), linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 # Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
 # AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
 _AES_FIRST = "Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
@@ -33,11 +30,10 @@ class ProcessStream(Stream):
     """
 
     def __init__(
-        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int, config_fd: int,
-        ending: signal.Signals,
+        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int = -1,
+        config_fd: int = -1, terminal: int = -1,
     ) -> None:  # fmt: skip
-        """`ending`: the signal that ends the process."""
-        self._ending = ending
+        """`terminal`: a descriptor of the one that ssh may ask on, -1: it may not."""
         self.destination = destination
         self._process = process
         self._socket = sock
@@ -49,6 +45,11 @@ class ProcessStream(Stream):
         self._tail = bytearray()
         self._reader = threading.Thread(target=self._keep_stderr, name=f"stderr of {destination}", daemon=True)
         self._reader.start()
+        self._control = JobControl(process.pid, terminal) if terminal >= 0 else None
+
+    def settle(self) -> None:
+        if self._control is not None:
+            self._control.settle()
 
     def wait(self, timeout: float | None) -> int | None:
         if self._process.poll() is None:
@@ -61,6 +62,8 @@ class ProcessStream(Stream):
                 os.close(pidfd)
         status = self._process.poll()
         if status is not None:
+            if self._control is not None:
+                self._control.ended()
             # What it said last may still lie in the pipe. A grandchild (ControlPersist) can hold the pipe open.
             self._reader.join(0.5)
         return status
@@ -70,6 +73,11 @@ class ProcessStream(Stream):
 
     def failure(self) -> TransportError:
         status = self.wait(1.0)
+        if self._control is not None and self._control.refused:
+            return TransportError(
+                f"cannot reach {self.destination}: ssh has something to ask, and nobody can bring rexec to the "
+                "foreground of its terminal; run it there, or give ssh a key that needs no passphrase"
+            )
         if self._is_ssh and status in (None, 255):
             self._read_log()
             return explain_ssh(self.destination, status, self._log, self.stderr_tail())
@@ -84,10 +92,10 @@ class ProcessStream(Stream):
     def close(self, *, done: bool = False) -> None:
         self._socket.close()
         if done:
-            self._process.send_signal(self._ending)
+            self._end()
         # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
         if self.wait(2.0) is None:
-            self._process.send_signal(self._ending)
+            self._end()
             if self.wait(2.0) is None:
                 self._process.kill()
                 self.wait(None)
@@ -96,6 +104,12 @@ class ProcessStream(Stream):
             if fd >= 0:
                 os.close(fd)
         self._log_fd = self._config_fd = -1
+
+    def _end(self) -> None:
+        if self._is_ssh:
+            end_group(self._process)  # a ProxyCommand too
+        else:
+            self._process.terminate()
 
     def _keep_stderr(self) -> None:
         pipe = self._process.stderr
@@ -122,8 +136,8 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
     """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through the ``ssh`` program.
 
     The user's configuration is in force: aliases, ProxyJump, agents, keys and ControlMaster work as with ssh itself.
-    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``; then ssh is deaf
-    to SIGTERM too, which a shutdown sends to it and to us, who still need it to save a job.
+    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``.
+    No signal to our process group reaches it, or what it starts: those are for the job, which hears of them over it.
     Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
     """
     ssh = shutil.which("ssh")
@@ -135,8 +149,8 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
         user_files, arguments = split_config_option(options)
         os.write(config_fd, ssh_config(user_files, has_aes()).encode())
         argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
-        prepare = _die_with(os.getpid(), deaf=batch)
-        return _spawn(destination, argv, log_fd, prepare, config_fd, signal.SIGKILL if batch else signal.SIGTERM)
+        process, sock = _spawn(apart(argv), session=batch)
+        return ProcessStream(destination, process, sock, log_fd, config_fd, -1 if batch else open_terminal())
     except BaseException:
         os.close(log_fd)
         os.close(config_fd)
@@ -145,7 +159,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
 
 def open_local(argv: Sequence[str]) -> Stream:
     """Run ``argv`` on this machine, its standard input and output being one end of a socketpair."""
-    return _spawn("local", list(argv), -1)
+    return ProcessStream("local", *_spawn(list(argv), session=True))
 
 
 def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -177,6 +191,7 @@ def ssh_argv(
 ) -> list[str]:
     """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
     fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no"]
+    fixed.append("UpdateHostKeys=no")  # "ask" would do so in the middle of the job, which has the terminal then
     if batch:
         fixed.append("BatchMode=yes")
     settings = [word for setting in fixed for word in ("-o", setting)]
@@ -188,10 +203,8 @@ def _path_of(fd: int) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def _spawn(
-    destination: str, argv: list[str], log_fd: int, prepare: Callable[[], None] | None = None, config_fd: int = -1,
-    ending: signal.Signals = signal.SIGTERM,
-) -> ProcessStream:  # fmt: skip
+def _spawn(argv: list[str], *, session: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a program, in a session of its own or else in a process group; and our end of its input and output."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -202,29 +215,10 @@ def _spawn(
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
-                preexec_fn=prepare,
-                start_new_session=prepare is None,
+                start_new_session=session,
+                process_group=None if session else 0,
             )
         except OSError as error:
             ours.close()
             raise TransportError(f"cannot start {argv[0]}: {error.strerror}") from error
-    return ProcessStream(destination, process, ours, log_fd, config_fd, ending)
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with(parent: int, *, deaf: bool) -> Callable[[], None]:
-    # The terminal's signals are for the job, and reach it through this very process: ssh keeps signals ignored that
-    # it finds ignored (clientloop.c). A process group of its own would do it too, but could not ask for a password.
-    # SIGTERM ends an ssh that asks for a password so that it puts the terminal's echo back first (readpass.c).
-    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP, *((signal.SIGTERM,) if deaf else ()))
-
-    def prepare() -> None:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if deaf else signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
+    return process, ours

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 
 from remoteio.errors import RexecError
+from remoteio.job_control import end_questions
 from shim import terminal_state
 from shim.moves import Moves
 from shim.progress import Progress
+from shim.standard import FATAL
 from shim.stay import Stay
-from shim.supervisor import FATAL, FORWARDED
+from shim.supervisor import FORWARDED
 from shim.terminal import Terminal, in_foreground
 from shim.terms import Phase, State
 
@@ -45,14 +47,22 @@ class Console:
         """From now on signals are for this job."""
         self._moves = moves
         for number in FORWARDED:
-            if number != signal.SIGWINCH and signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._signalled)
-        signal.signal(signal.SIGTTIN, signal.SIG_IGN)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            if number not in (signal.SIGWINCH, signal.SIGTSTP):
+                self._catch(number)
         if self._terminal is not None:
             signal.signal(signal.SIGWINCH, lambda *_: self._resize())
         elif os.isatty(2):
             threading.Thread(target=self._show, args=(moves,), daemon=True).start()
+
+    def _catch(self, number: signal.Signals) -> None:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, self._signalled)
+
+    def _runs(self) -> None:
+        """The job runs: only now are the terminal's stops its own. Until then ssh may ask, see job_control.py."""
+        self._catch(signal.SIGTSTP)
+        for number in (signal.SIGTTIN, signal.SIGTTOU):  # in the background we leave the terminal alone by ourselves
+            signal.signal(number, signal.SIG_IGN)
 
     def ours(self) -> bool:
         """May standard input be read now, or is it somebody else's?"""
@@ -61,6 +71,7 @@ class Console:
     def close(self) -> None:
         """Put the terminal back."""
         self._over.set()
+        end_questions()
         if self._terminal is not None:
             self._terminal.restore()
 
@@ -83,6 +94,7 @@ class Console:
         """The job's phase changed."""
         job = self._moves.record.id if self._moves is not None else 0
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
+            self._runs()
             if self._spoilt:
                 self._say(f"the job goes on on {after.host}")
             if self._terminal is not None:

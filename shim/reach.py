@@ -29,7 +29,9 @@ def connect(
         stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
     try:
         meanwhile()
-        return stream, bootstrap.start(stream, entry, deadline=deadline)
+        facts = bootstrap.start(stream, entry, deadline=deadline)
+        stream.settle()
     except BaseException:
-        stream.close()
+        stream.close(done=True)
         raise
+    return stream, facts

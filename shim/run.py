@@ -18,7 +18,7 @@ from shim import bootstrap, environment, hosts, terminal_state
 from shim.hosts import Host
 from shim.reach import connect
 from shim.spec import JobSpec
-from shim.standard import die_like, fill
+from shim.standard import Signalled, die_like, fill, raise_signals
 from shim.terminal import in_foreground
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ Log = Callable[..., None]
 
 def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
     """Run the job, wherever `on` says. Returns the exit status, or ends by the job's own signal. Raises RexecError."""
+    raise_signals()
+    try:
+        return _run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+    except Signalled as signalled:
+        return die_like(signalled.number, group=False)
+
+
+def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
     host, stream, facts = reach(on, say)

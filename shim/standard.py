@@ -7,6 +7,8 @@ import resource
 import signal
 from collections.abc import Callable
 
+FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # before the job starts, and once it has ended
+
 
 def fill() -> list[int]:
     """Which of 0, 1 and 2 are open. The others become /dev/null here, lest a file of ours gets their number."""
@@ -36,6 +38,31 @@ def let_go(fd: int) -> Callable[[int], None]:
         os.close(null)
 
     return close
+
+
+class Signalled(BaseException):
+    """One of FATAL came before there was a job to have it; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def raise_signals() -> None:
+    """Raise Signalled in the main thread at one of FATAL, so that what is open, the terminal above all, is put back.
+
+    Those that are ignored stay so; whoever takes the signals over later simply sets handlers of its own.
+    """
+
+    def caught(number: int, _: object) -> None:
+        for other in FATAL:
+            if signal.getsignal(other) is caught:
+                signal.signal(other, signal.SIG_DFL)  # a second one ends this process at once
+        raise Signalled(number)
+
+    for number in FATAL:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, caught)
 
 
 def die_like(status: int, group: bool) -> int:

@@ -25,11 +25,10 @@ from remoteio.written import Written
 from shim import terminal_state
 from shim.bell import Bell
 from shim.spec import JobSpec
-from shim.standard import let_go
+from shim.standard import FATAL, let_go
 from shim.streams import Sink, Source
 from shim.terminal import Terminal, in_foreground
 
-FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # before the job starts, and once it has ended
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
 PULSE = 1.0  # seconds between signs of life
 LEASE = 6.0  # seconds without a sign of life from the host: it gives up after 4, so by then nothing runs there any more

@@ -18,6 +18,7 @@ GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed 
 # rexec's own cache stays, and says so; logins and lookups are noted by the host's sshd and libc.
 # /var/tmp is there as soon as anything ever was in it: an overlay copies up the directory.
 KEPT = re.compile(r"(home/[^/]+|root)/\.cache(/rexec(/.*)?)?$|var/(log|cache|lib)/|var(/tmp)?$")
+CRIU = "criu.kdat"  # where criu notes, once a boot, what the kernel can do
 VOLATILE = ("tmp", "run", "dev/shm", "dev")
 
 
@@ -84,7 +85,7 @@ def _files_there(name: str) -> Iterator[str]:
     yield from (f"file /{path}" for path in _walk(HOSTS[name].upper) if not KEPT.match(path))
     for directory in VOLATILE:
         root = Path(f"/proc/{desk.pid(name)}/root/{directory}")
-        yield from (f"file /{directory}/{path}" for path in _walk(root) if not path.startswith(("pts/", "shm/")))
+        yield from (f"file /{directory}/{path}" for path in _walk(root) if not path.startswith(("pts/", "shm/", CRIU)))
 
 
 def _walk(top: Path) -> Iterator[str]:
