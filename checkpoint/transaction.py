@@ -288,8 +288,8 @@ class Transaction:
         return Record.make(PATCH_RAW if small is None else PATCH_ZSTD, patch.length, patch.hash, payload)
 
     def _write_next(self) -> None:
-        records = self._jobs.popleft().result()
         try:
+            records = self._jobs.popleft().result()
             for future in self._seals:
                 if future.done():
                     future.result()

@@ -73,11 +73,10 @@ class Carried:
         self._kept: list[_Kept] = []
 
     def keep(self, inodes: Inodes) -> None:
-        """Hold the locks on the files of `inodes` from now on, whatever is closed there."""
+        """Hold the locks on the files of `inodes` from now on, whatever is closed there. Raises OSError: not all."""
         self.release()
-        self._kept = [
-            _Kept(os.dup(fd), key, flock, frozenset(ranges)) for fd, flock, _, _, key, ranges in _holders(inodes)
-        ]
+        for fd, flock, _, _, key, ranges in _holders(inodes):
+            self._kept.append(_Kept(os.dup(fd), key, flock, frozenset(ranges)))
 
     def claims(self) -> Claims:
         """For the export that the job's files are reopened through; each lock is claimed once."""

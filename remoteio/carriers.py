@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 
 from remoteio.errors import RexecError
+from remoteio.printable import printable
 
 # Of what a carrier says on stderr, so much is kept.
 TAIL_BYTES = 64 << 10
@@ -97,7 +98,8 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
         for pattern, text in _RULES:
             found = re.search(pattern, said)
             if found:
-                return TransportError(text.format(dest=destination, **found.groupdict()) + where)
+                what = {name: printable(word, 300) for name, word in found.groupdict().items()}
+                return TransportError(text.format(dest=destination, **what) + where)
     last = last_line(words)
     if re.search(_CLOSED, words):
         return TransportError(CLOSED.format(dest=destination))
@@ -108,9 +110,9 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
 
 
 def last_line(words: str) -> str:
-    """The last line of ``words`` that is not blank, or an empty string."""
+    """The last line of ``words`` that is not blank, printable, or an empty string."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return printable(lines[-1][-300:]) if lines else ""
 
 
 def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:

@@ -18,6 +18,7 @@ from remoteio.workers import Workers
 
 T = TypeVar("T")
 TICK = 0.01  # seconds
+AGAIN = 0.2  # seconds between tries to have a thread where there is none to have
 
 
 class Crew(Generic[T]):
@@ -62,8 +63,8 @@ class Crew(Generic[T]):
         return gone and self._workers.rest(max(until - time.monotonic(), 0))
 
     def _join(self) -> None:
-        self._alive += 1
         threading.Thread(target=self._member, name="crew", daemon=True).start()
+        self._alive += 1  # under the lock, which it waits for
 
     def _member(self) -> None:
         while True:
@@ -94,9 +95,7 @@ class Crew(Generic[T]):
                     return
                 item = pending.popleft()
                 self._step += 1
-            if slow(item):
-                self._workers.give(partial(handle, item))
-            else:
+            if not (slow(item) and self._workers.give(partial(handle, item))):
                 if not watch.is_set():
                     watch.set()
                 handle(item)
@@ -122,7 +121,20 @@ class Crew(Generic[T]):
                 self._reign += 1
                 self._step += 1
                 self._vacancy = True
+            self._fill()
+
+    def _fill(self) -> None:
+        """Have a spare thread take the lead. Where no new one can be had, the late one does when it is done."""
+        while not self._over.is_set():
+            with self._lock:
+                if not self._vacancy:
+                    return
                 if self._spare_count:
                     self._spares.notify()
-                else:
+                    return
+                try:
                     self._join()
+                    return
+                except RuntimeError:  # pids.max of cgroups(7), `ulimit -u`
+                    pass
+            self._over.wait(AGAIN)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import struct
 
+from remoteio.errors import ProtocolError
+
 HEADER = struct.Struct("=IBBBB")
 MAX_PAYLOAD = 8 << 20
 LARGE = 1 << 16  # a payload from this size on gets a buffer of its own, filled by the read itself
@@ -53,7 +55,7 @@ KINDS: dict[int, tuple[str, str, str]] = {
 }
 
 
-class FrameError(Exception):
+class FrameError(ProtocolError):
     """The bytes are not frames: an unknown kind, a reserved byte set, or a length over MAX_PAYLOAD."""
 
 

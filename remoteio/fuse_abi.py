@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 
+from remoteio.errors import ProtocolError
+
 MAJOR, MINOR = 7, 45
 ROOT_ID = 1
 MAX_WRITE = 1 << 20
@@ -153,7 +155,7 @@ NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself
 
 
-class FuseError(Exception):
+class FuseError(ProtocolError):
     """A request that no kernel sends: shorter than its operation, wrong length, a name that is not one name."""
 
 

@@ -173,14 +173,20 @@ class Inodes:
         if node.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, "not a directory")
         with self.lock:
-            if node.fd >= 0:
-                return node.fd
-            fd = self._open(node, os.O_PATH | os.O_DIRECTORY)
-            node.fd = fd
-            self._open_dirs[node.id] = node
-            if len(self._open_dirs) > 2 * self._keep:
-                self._retire()
-            return fd
+            # From the nearest directory above that is open, one after the other: it may be thousands of them.
+            closed: dict[int, Node] = {}
+            above: Node | None = node
+            while above is not None and above.fd < 0:
+                if above.id in closed:
+                    raise OSError(errno.ESTALE, "directories were moved about, and none leads here any more")
+                closed[above.id] = above
+                above = above.parent
+            for each in reversed(closed.values()):
+                each.fd = self._open(each, os.O_PATH | os.O_DIRECTORY)
+                self._open_dirs[each.id] = each
+                if len(self._open_dirs) > 2 * self._keep:
+                    self._retire()
+            return node.fd
 
     def pin(self, st: Stat) -> None:
         """Keep the directory that `st` describes open from now on, if it may be and the kernel holds it."""

@@ -48,10 +48,8 @@ class Locks:
 
     def set(self, r: abi.Request, wait: bool = False) -> None:
         """SETLK and SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
-        fh, owner, start, end, kind, pid, flags, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        fh, owner, start, end, kind, pid, flags, _ = _asked(r)
         handle = self._inodes.handle(fh)
-        if kind not in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK):
-            raise OSError(errno.EINVAL, "no such kind of lock")
         if handle.node.parent is not None:
             handle.node.parent.shared = True
         if flags & abi.LK_FLOCK:
@@ -114,7 +112,7 @@ class Locks:
 
     def test(self, r: abi.Request) -> bytes:
         """GETLK: the first lock in the way, or F_UNLCK."""
-        fh, owner, start, end, kind, pid, _, _ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        fh, owner, start, end, kind, pid, _, _ = _asked(r)
         handle = self._inodes.handle(fh)
         asked = self._owner(handle, owner, pid)
         kind, at, length, pid = _first(asked, kind, start, 0 if end >= _END else end - start + 1)
@@ -141,6 +139,15 @@ class Locks:
         st = os.fstat(handle.fd)
         before, handle.node.seen = handle.node.seen, version(st)
         return before is None or before != handle.node.seen or st.st_size <= MAPPED
+
+
+def _asked(r: abi.Request) -> tuple[int, ...]:
+    """The fields of struct fuse_lk_in. Raises EINVAL for what no kernel asks for."""
+    fields: tuple[int, ...] = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+    _, _, start, end, kind, _, _, _ = fields
+    if kind not in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK) or not start <= end <= _END:
+        raise OSError(errno.EINVAL, "no such kind of lock, or no such range")
+    return fields
 
 
 MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home, which shows in no time stamp at once

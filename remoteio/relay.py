@@ -120,7 +120,7 @@ class Relay:
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
             with self._order:
                 self._asked[unique] = (op, nodeid, 0, self._ahead.asked(op, nodeid))
-            self._aside.give(lambda: self._write_out(nodeid, raw))
+            self._beside(lambda: self._write_out(nodeid, raw))
             return True
         return False
 
@@ -194,7 +194,12 @@ class Relay:
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Several messages, to be written one after the other; a notification among them may wait for other replies."""
-        self._aside.give(lambda: self._in_order(memoryview(payload)))
+        self._beside(lambda: self._in_order(memoryview(payload)))
+
+    def _beside(self, job: Callable[[], None]) -> None:
+        # Not here: it may wait for what this very thread is to receive.
+        if not self._aside.give(job):
+            raise RuntimeError("not one thread can be had to write to the kernel: raise `ulimit -u` on this host")
 
     def _in_order(self, messages: memoryview) -> None:
         at = 0

@@ -20,15 +20,23 @@ class Workers:
         self._more, self._rest = threading.Condition(lock), threading.Condition(lock)
         self._made = self._free = 0
 
-    def give(self, job: Callable[[], None]) -> None:
-        """Have `job` done by a worker."""
+    def give(self, job: Callable[[], None]) -> bool:
+        """Have `job` done by a worker. False: there is none, and no thread for one can be had: it is the caller's."""
         with self._more:
             self._work.append(job)
             if len(self._work) <= self._free or self._made >= MOST_WORKERS:
                 self._more.notify()
-            else:
-                self._made += 1
+                return True
+            self._made += 1
+            try:
                 threading.Thread(target=self._worker, name="worker", daemon=True).start()
+            except RuntimeError:  # pids.max of cgroups(7), `ulimit -u`
+                self._made -= 1
+                if not self._made:
+                    self._work.remove(job)
+                    return False
+                self._more.notify()  # it waits for one that is busy
+            return True
 
     def rest(self, timeout: float) -> bool:
         """Wait until nothing is being done, or waits to be. False: something still is."""

@@ -30,6 +30,6 @@ def main(read_fd: int, write_fd: int) -> int:
     except LinkClosed:
         return 1
     except RexecError as e:
-        link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode())
+        link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "backslashreplace"))
         return 1
     return 0

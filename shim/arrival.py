@@ -79,7 +79,9 @@ class Arrival:
         assert agent.manifest is not None
         stats = agent.manifest.stats
         pipes = {int(k): int(str(inode)) for k, inode in _table(stats["pipes"]).items()}
-        old = stats["terminal"]
+        old, stopped = stats["terminal"], stats["stopped"]
+        if not isinstance(stopped, list):
+            raise RestartError("the image does not say which of its processes had been stopped")
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
         numbers: dict[int, int] = {}  # the job's number -> criu's
         inherited = []
@@ -115,8 +117,6 @@ class Arrival:
         finally:
             sock.close()
         if stats["frozen"]:
-            stopped = stats["stopped"]
-            assert isinstance(stopped, list)
             agent.ask(b"W" + b" ".join(b"%d" % int(n) for n in stopped), b"w", limit=None)
         try:
             agent.await_criu(RESTORE_S)

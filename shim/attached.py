@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from remoteio import frames
+from remoteio.errors import RexecError
 from remoteio.frames import FrameError, FrameReader, frame
 from shim.control import Connection
 from shim.stdio import Input, Output, Reader
@@ -36,8 +37,8 @@ class Attached:
         writer.start()
         try:
             self._read()
-        except (OSError, FrameError):
-            pass  # it has gone, or is no rexec
+        except (OSError, FrameError, RexecError):
+            pass  # it has gone, or is no rexec; or what it types cannot be kept
         finally:
             for kind, reader in readers.items():
                 self._outputs[kind].detach(reader)

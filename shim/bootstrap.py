@@ -21,6 +21,7 @@ from pathlib import Path
 
 from remoteio.carriers import Stream, last_line
 from remoteio.errors import RexecError
+from remoteio.printable import printable
 
 # The modules of the runtime; the packages that hold them go along by themselves.
 SHIPPED: tuple[str, ...] = (
@@ -28,10 +29,10 @@ SHIPPED: tuple[str, ...] = (
     "checkpoint.dump", "checkpoint.elf", "checkpoint.manifest", "checkpoint.offer", "checkpoint.preflight",
     "checkpoint.provide", "checkpoint.restart", "checkpoint.selftest", "checkpoint.unbundle", "remoteio.ahead",
     "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.link", "remoteio.mount", "remoteio.names",
-    "remoteio.relay", "remoteio.syscalls", "remoteio.unhashed", "remoteio.workers", "shim.agent", "shim.arrival",
-    "shim.bell", "shim.dbus_wire", "shim.departure", "shim.handles", "shim.idmap", "shim.init", "shim.inotify",
-    "shim.keeper", "shim.load", "shim.mobile", "shim.mobile_state", "shim.namespace", "shim.orders", "shim.owner",
-    "shim.owner_desktop", "shim.owner_policy", "shim.owner_seat", "shim.owner_source", "shim.owner_tty",
+    "remoteio.printable", "remoteio.relay", "remoteio.syscalls", "remoteio.unhashed", "remoteio.workers", "shim.agent",
+    "shim.arrival", "shim.bell", "shim.dbus_wire", "shim.departure", "shim.handles", "shim.idmap", "shim.init",
+    "shim.inotify", "shim.keeper", "shim.load", "shim.mobile", "shim.mobile_state", "shim.namespace", "shim.orders",
+    "shim.owner", "shim.owner_desktop", "shim.owner_policy", "shim.owner_seat", "shim.owner_source", "shim.owner_tty",
     "shim.owner_x11", "shim.policy", "shim.probe", "shim.scratch", "shim.serving", "shim.spec", "shim.streams",
     "shim.taps", "shim.terminal_state", "shim.typed", "shim.warden", "shim.watch_owner",
 )  # fmt: skip
@@ -163,8 +164,8 @@ def parse_answer(line: bytes) -> Answer:
     fields = line.decode("utf-8", "replace").split("\t")
     if len(fields) != 3 or fields[1] not in ("old", "have", "need", "kept", "memory"):
         raise BootstrapError(f"the host answered {line[:80]!r}, which is no answer of rexec's; check its login files")
-    version = tuple(int(part) for part in fields[0].split(".") if part.isdecimal())
-    return Answer(version, fields[1], fields[2])
+    version = tuple(int(part) for part in fields[0].split(".")[:3] if part.isdecimal() and len(part) < 6)
+    return Answer(version, fields[1], printable(fields[2], 300))
 
 
 class _Ended(Exception):

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class, shell_c
 from checkpoint.jobdir import StoreError
 from checkpoint.store import Store
 from remoteio.errors import RexecError
+from remoteio.printable import printable
 from shim import hosts as all_hosts
 from shim import jobs as all_jobs
 
@@ -50,9 +51,14 @@ def answer(asked: str, verbs: Mapping[str, Callable[[], click.Command]], run: cl
 def jobs(begun: str) -> list[CompletionItem[Any]]:
     """The ids of jobs."""
     found = [(str(job.id), job) for job in all_jobs.every()]
-    return [
-        CompletionItem(name, help=shlex.join(job.read().command)[:60]) for name, job in found if name.startswith(begun)
-    ]
+    return [CompletionItem(name, help=_command(job)) for name, job in found if name.startswith(begun)]
+
+
+def _command(job: all_jobs.Job) -> str:
+    try:
+        return printable(shlex.join(job.read().command), 60)
+    except RexecError:
+        return "?"  # its record is damaged: `rexec jobs` says so
 
 
 def images(begun: str) -> list[CompletionItem[Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from remoteio.errors import RexecError
 from remoteio.job_control import end_questions
-from shim import terminal_state
+from shim import terminal_state, threads
 from shim.moves import Moves
 from shim.progress import Progress
 from shim.standard import FATAL
@@ -147,7 +147,7 @@ class Console:
             for fewer in (1, 0) if redraw else (0,):
                 stay.resize(b"".join(n.to_bytes(2, "little") for n in (max(rows - fewer, 1), *rest)))
 
-        threading.Thread(target=tell, daemon=True).start()
+        threads.begin(tell)  # without one the size is told at its next change
 
     def _show(self, moves: Moves) -> None:
         """How far the dump is that the job leaves with, if it takes long."""

@@ -13,12 +13,16 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from remoteio.errors import RexecError
+from shim import threads
 
 _LINE = 1 << 16
+_BUSY = 0.5  # seconds
 
 
 class ControlError(RexecError):
@@ -60,8 +64,14 @@ def serve(path: Path, handle: Handler) -> None:
 
 def _accept(listener: socket.socket, handle: Handler) -> None:
     while True:
-        sock, _ = listener.accept()
-        threading.Thread(target=_client, args=(sock, handle), name="client", daemon=True).start()
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            time.sleep(_BUSY)  # no descriptor left for it (accept(2)): there is no event for one's becoming free
+            continue
+        if not threads.begin(partial(_client, sock, handle)):
+            Connection(sock).say(done=False, text="its supervisor has no thread left to answer with: try again")
+            sock.close()
 
 
 def _client(sock: socket.socket, handle: Handler) -> None:
@@ -71,7 +81,7 @@ def _client(sock: socket.socket, handle: Handler) -> None:
             request = json.loads(read_line(sock))
             if not isinstance(request, dict):
                 raise ValueError("it is no object")
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:
             connection.say(done=False, text=f"the request is not understood: {error}")
             return
         handle(request, connection)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass
 
-from checkpoint.manifest import ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from checkpoint.manifest import ImageFile, Manifest, Streams, WrittenFile
 from remoteio.carried import Held
-from shim import locked
+from shim import host_head, locked
 from shim.spec import JobSpec
 
 
@@ -27,17 +26,11 @@ class Run:
 def manifest(
     run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], held: list[Held]
 ) -> Manifest:
-    """Of a dump that has arrived with that `head` (shim/orders.py). Raises ManifestError for a head that is none."""
-    try:
-        said = json.loads(head)
-        streams = said.pop("streams")
-        facts = said.pop("facts")
-        counted = Streams(
-            int(streams["stdout"]), int(streams["stderr"]), int(streams["stdin"]),
-            bytes.fromhex(streams["stdin_unread"]),
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ManifestError(f"the host describes its image wrongly: {error!r}") from error
+    """Of a dump that has arrived with that `head` (shim/orders.py). Raises ShapeError for a head that is none, and
+    ManifestError.
+    """
+    said = host_head.parsed(head)
+    counted, facts = Streams(**said.pop("streams")), said.pop("facts")
     said["locks"] = locked.rows(held, said.pop("handles", []), said.pop("numbers", {}))
     spec = run.spec
     environment = [os.fsdecode(item).partition("=") for item in spec.env]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -292,7 +293,7 @@ def _ids(facts: Mapping[str, Any]) -> Check:
     mends = [] if facts["id_tools"] else ["apt-get install uidmap"]
     if not ranges:
         free = f"{facts['subordinate_end']}-{facts['subordinate_end'] + _IDS - 1}"  # nobody else's
-        mends.append(f"usermod --add-subuids {free} --add-subgids {free} {login}")
+        mends.append(f"usermod --add-subuids {free} --add-subgids {free} {shlex.quote(login)}")
     text = "one user id is mapped there: files of others look like nobody's, a --checkpoint job sees itself as uid 0"
     return Check(NOTE, "ids", text, f"there, as root: {' && '.join(mends)}")
 

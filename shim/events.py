@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -165,8 +166,9 @@ class EventLog:
     def append(self, event: Event) -> None:
         """Adds an event; when this returns, a change of state is on the disk."""
         data = event.to_json().encode()
-        size = os.fstat(self._fd).st_size
+        size = -1
         try:
+            size = os.fstat(self._fd).st_size
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
@@ -174,7 +176,9 @@ class EventLog:
                 os.fsync(self._fd)
         except OSError as error:
             # A full disk may have taken half of the line: the next one must not grow on it.
-            os.ftruncate(self._fd, size)
+            if size >= 0:
+                with suppress(OSError):  # the same fault: who appends next finds it again
+                    os.ftruncate(self._fd, size)
             raise self._failure(error) from error
 
     def close(self) -> None:

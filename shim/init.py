@@ -17,7 +17,7 @@ import signal
 import socket
 import termios
 
-from remoteio.errors import RexecError
+from remoteio.errors import RexecError, named
 from remoteio.syscalls import syncfs
 from shim import namespace, terminal_state
 from shim.spec import JobSpec
@@ -74,11 +74,14 @@ def run(
                 warden.job = _start(spec, plan, stdio, slave)
             status = _serve(sock, warden.job, slave, set(ends.values()), warden)
     except RexecError as e:
-        sock.send(b"F125 " + str(e).encode())
+        sock.send(b"F125 " + str(e).encode("utf-8", "backslashreplace"))
     except OSError as e:
-        sock.send(b"F125 the job cannot be started on " + spec.env[-1][len(b"REXEC_HOST=") :] + b": " + str(e).encode())
+        host = spec.env[-1][len(b"REXEC_HOST=") :]
+        sock.send(b"F125 the job cannot be started on %s: " % host + str(e).encode("utf-8", "backslashreplace"))
     except _NoStart as e:
         sock.send(b"F%d " % e.code + str(e).encode("utf-8", "surrogateescape"))
+    except Exception as e:  # else nobody would hear what it was
+        sock.send(b"F125 an error of rexec's own in the job's first process: " + named(e).encode())
     else:
         sock.send(b"E%d" % status)
     os._exit(0)

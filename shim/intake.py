@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from checkpoint.accept import Receiver, committed
-from checkpoint.conversation import AGAIN, FILES, ConversationError
+from checkpoint.conversation import AGAIN, FILES
 from checkpoint.jobdir import StoreBusy, StoreError
-from checkpoint.manifest import ImageFile, Manifest, ManifestError
+from checkpoint.manifest import ImageFile, Manifest
 from checkpoint.store import Store
 from checkpoint.transaction import Transaction
 
@@ -23,7 +23,8 @@ class Intake:
     """One dump. `describe` (number, head, files) makes the manifest; `send` carries our answers; `took` is told of each
     payload's size once it has been dealt with.
 
-    Afterwards `commits(manifest, bytes added)` is called before the other end is told, or `fails(why)`.
+    Afterwards `commits(manifest, bytes added)` is called before the other end is told, or `fails(error)`, whatever it
+    is that went wrong: nothing does that ends more than this dump.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Intake:
         send: Callable[[bytes], None],
         took: Callable[[int], None],
         commits: Callable[[Manifest, int], None],
-        fails: Callable[[str], None],
+        fails: Callable[[Exception], None],
         keep: int,
         before: Intake | None,
     ) -> None:
@@ -77,13 +78,13 @@ class Intake:
         try:
             with ExitStack() as stack:
                 done = self._receive(self._begin(stack))
-        except (StoreError, ConversationError, ManifestError) as error:
-            self._fails(str(error))
+        except Exception as error:  # the boundary: see Stay.serve
+            self._fails(error)
             return
         if done:
             try:
                 self._store.prune(self._job, self._keep)
-            except StoreError:
+            except (StoreError, OSError):
                 return  # the next one prunes, or `rexec images prune` says what is wrong
 
     def _begin(self, stack: ExitStack) -> Transaction:

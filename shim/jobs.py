@@ -18,13 +18,29 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from checkpoint import store
 from remoteio.errors import RexecError
+from shim.shapes import (
+    NATURAL,
+    ShapeError,
+    any_of,
+    decoded,
+    flag,
+    listed,
+    maybe,
+    number,
+    one_of,
+    string,
+    table,
+    tuple_of,
+    whole,
+)
 from shim.spec import JobSpec
+from shim.terms import Phase
 
 ANY = "any"
 _FLOCK = struct.Struct("hhqqi")  # struct flock of 64-bit Linux
@@ -88,8 +104,20 @@ def packed(spec: JobSpec) -> str:
     return base64.b64encode(spec.pack()).decode()
 
 
-_NAMES = {field.name for field in fields(Record)}
 _TUPLES = ("command", "hosts", "after")
+_WORDS, _SECONDS = listed(string, 1 << 21), number(-1e12, 1e12)
+_AFTER = listed(any_of(whole(), tuple_of(string, whole(), whole(-NATURAL), whole())), 1 << 24)
+_RECORD = table(
+    {
+        "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,
+        "every": _SECONDS, "keep": whole(1), "detached": flag, "tty": flag, "spec": string,
+    },
+    {
+        "phase": one_of(*Phase), "why": string, "host": string, "generation": whole(), "image": whole(), "held": flag,
+        "ran": _SECONDS, "since": _SECONDS, "moves": whole(), "saved": _SECONDS, "saved_size": whole(),
+        "after": _AFTER, "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
+    },
+)  # fmt: skip
 
 
 def home() -> Path:
@@ -121,13 +149,11 @@ class Job:
     def read(self) -> Record:
         """The record as last written."""
         try:
-            values = json.loads((self.path / "job.json").read_bytes())
-            if not isinstance(values, dict) or not values.keys() <= _NAMES:
-                raise ValueError("it is of another version of rexec")
+            values = _RECORD(decoded((self.path / "job.json").read_bytes(), "it"), "it")
             return Record(**{**values, **{name: tuple(values[name]) for name in _TUPLES if name in values}})
         except FileNotFoundError:
             raise JobError(f"there is no job {self.path.name}: see `rexec jobs`") from None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ShapeError) as error:
             raise JobError(
                 f"{self.path}/job.json cannot be read: {error}; remove {self.path} if it is of no use"
             ) from None
@@ -143,11 +169,7 @@ class Job:
                 file.flush()
                 os.fsync(fd)
             os.rename(new, self.path / "job.json")
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            _sync(self.path)
         except OSError as error:
             raise JobError(
                 f"the job's record in {self.path} cannot be written: {error.strerror}; make room there"
@@ -181,6 +203,14 @@ class Job:
         shutil.rmtree(self.path)
 
 
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def create(record: Record) -> Job:
     """A directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
     top = home()
@@ -193,6 +223,7 @@ def create(record: Record) -> Job:
                 job.path.mkdir(mode=0o700)
             except FileExistsError:
                 continue  # another rexec took the number
+            _sync(top)  # the name of the new directory
             job.write(replace(record, id=job.id))
             return job
     except OSError as error:

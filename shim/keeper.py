@@ -11,7 +11,7 @@ import select
 import signal
 import socket
 
-from remoteio.errors import RexecError
+from remoteio.errors import RexecError, named
 from remoteio.mount import open_fuse
 from shim import idmap, init, namespace
 from shim.scratch import Scratch, for_images
@@ -70,6 +70,13 @@ class Kept:
         except (BrokenPipeError, ConnectionError):
             return  # it was killed: whoever listens to init hears so
 
+    def last_word(self) -> bytes:
+        """What the keeper says that it died of; empty: nothing."""
+        try:
+            return self.keeper.recv(4096, socket.MSG_DONTWAIT)[1:]
+        except (BlockingIOError, ConnectionError):
+            return b""
+
     def end(self) -> None:
         """The job has ended: nothing of it is left on this host when this returns."""
         self.keeper.close()
@@ -99,7 +106,9 @@ def _keep(
     except (BrokenPipeError, ConnectionError):
         pass  # the agent has gone, and the job with this process
     except RexecError as e:
-        agent.send(b"F" + str(e).encode())
+        agent.send(b"F" + str(e).encode("utf-8", "backslashreplace"))
+    except Exception as e:  # else nobody would hear what it was
+        agent.send(b"F" + b"an error of rexec's own in the job's keeper: " + named(e).encode())
     finally:
         for held in private:
             held.remove()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from checkpoint.manifest import ManifestError
 from remoteio.carried import Held
@@ -10,20 +10,17 @@ from remoteio.carried import Held
 Row = list[int]  # pid, descriptor, 1: flock or 0: of the process, F_RDLCK or F_WRLCK, start, length (0: to the end)
 
 
-def rows(held: Iterable[Held], handles: object, numbers: object) -> list[Row]:
+def rows(held: Iterable[Held], handles: Iterable[Sequence[int]], numbers: Mapping[str, int]) -> list[Row]:
     """Each lock with a process and a descriptor of the image that it can be asked through.
 
     `handles`: [pid, descriptor, handle] of the tree's open files; `numbers`: the execute host's number of each process
-    (as text) to the tree's own. Raises ManifestError if a lock belongs to no file that is open in the tree.
+    (as text) to the tree's own; both as shim/host_head.py lets them in. Raises ManifestError if a lock belongs to no
+    file that is open in the tree.
     """
     places: dict[int, list[tuple[int, int]]] = {}
-    try:
-        assert isinstance(handles, list) and isinstance(numbers, dict)
-        for pid, number, handle in handles:
-            places.setdefault(int(handle), []).append((int(pid), int(number)))
-        pids = {int(there): int(pid) for there, pid in numbers.items()}
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ManifestError(f"the host describes its open files wrongly: {error!r}") from error
+    for pid, number, handle in handles:
+        places.setdefault(handle, []).append((pid, number))
+    pids = {int(there): pid for there, pid in numbers.items()}
     out = []
     for lock in held:
         at = places.get(lock.fh, [])

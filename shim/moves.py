@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from checkpoint import bundle
 from checkpoint.jobdir import StoreBusy, StoreError
@@ -26,12 +27,14 @@ from remoteio.carriers import Stream
 from remoteio.errors import RexecError
 from remoteio.link import Link
 from remoteio.written import Row
-from shim import bootstrap, control, describe, hosts, placement, places, rewind, terms
+from shim import bootstrap, control, describe, faults, hosts, placement, places, records, rewind, terms, threads
 from shim.callers import Callers, Subject
-from shim.events import Event, EventLog, Kind
+from shim.events import Event, Kind
 from shim.jobs import Job
 from shim.places import Wish
 from shim.reach import connect
+from shim.records import Records
+from shim.shapes import ShapeError
 from shim.spec import JobSpec, Moving
 from shim.stay import Home, Stay
 from shim.stdio import Input, Output
@@ -77,7 +80,7 @@ class Moves:
         self._say, self._watch, self._reach = say, watch, reach
         self._stopped, self._ready = stopped, ready
         self._forced = self.record.image if force else 0  # the image to go on from though its files were changed
-        self._log = EventLog(job.log)
+        self._records = Records(job, say)
         self._events: queue.SimpleQueue[terms.Event | BaseException] = queue.SimpleQueue()
         self._stays: dict[int, Stay] = {}
         self._starts: dict[int, queue.SimpleQueue[int]] = {}
@@ -114,10 +117,29 @@ class Moves:
         self._ready()
         try:
             return self._run()
+        except RexecError as error:
+            self._dies(str(error))
+            raise
+        except BaseException as error:
+            text = self._fault(f"supervising job {self._name}", error)
+            self._dies(text)
+            raise MoveError(text) from error
         finally:
             for stay in self._stays.values():
                 stay.cut()
             self.job.control.unlink(missing_ok=True)
+
+    def _dies(self, why: str) -> None:
+        """This process ends before its job: who looks for it afterwards is to find out why."""
+        self.record = replace(self.record, reason=why)
+        self._records.write(self.record)
+        self._note(Event(time.time(), Kind.NOTE, reason=f"its supervisor ends: {why}"))
+
+    def _why(self, doing: str, error: BaseException) -> str:
+        return str(error) if isinstance(error, RexecError) else self._fault(doing, error)
+
+    def _fault(self, doing: str, error: BaseException) -> str:
+        return faults.record(self.job.path / "errors", doing, error)
 
     def _run(self) -> Result:
         if not self.record.image:
@@ -127,12 +149,17 @@ class Moves:
         self._do(placement.begin(self.state, time.monotonic()))
         while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
+            wait = inf if due is None else max(due - time.monotonic(), 0.0)
+            if self._records.behind:
+                wait = min(wait, records.AGAIN)
             try:
-                event = self._events.get(timeout=None if due is None else max(due - time.monotonic(), 0.0))
+                event = self._events.get(timeout=None if wait == inf else wait)
             except queue.Empty:
                 event = terms.Tick()
             if isinstance(event, BaseException):
                 raise event
+            if self._records.behind:
+                self._records.retry()
             self._do(placement.step(self.state, event, time.monotonic()))
         if self.state.result is None:
             result = Result(None, 125, self._leave)
@@ -158,7 +185,8 @@ class Moves:
         stay = self._stays.get(self.state.generation)
         if stay is None or self.state.phase not in (Phase.RUNNING, Phase.FROZEN):
             return False
-        threading.Thread(target=stay.signal, args=(number,), daemon=True).start()
+        if not threads.begin(lambda: stay.signal(number)):
+            self._say(f"signal {number} could not be passed on, as no thread can be had: raise `ulimit -u`")
         return True
 
     def stay(self) -> Stay | None:
@@ -178,7 +206,11 @@ class Moves:
         after = self.state
         self._account(before, after)
         for action in actions:
-            self._act(action)
+            if isinstance(action, terms.Connect) and not self._records.recorded:
+                # Its number must outlive this process: else a later one would give it again.
+                self.tell(terms.Unreached(action.generation, self._records.behind))
+            else:
+                self._act(action)
         if before.phase != after.phase:
             self._watch(before, after)
 
@@ -204,18 +236,21 @@ class Moves:
             new = replace(new, status=after.result.status, code=after.result.code, reason=after.result.reason)
         if new != record:
             self.record = new
-            self.job.write(new)
+            self._records.write(new)
 
     def _act(self, action: terms.Action) -> None:
         if isinstance(action, terms.Choose):
-            self._thread(lambda: self._choose(action))
+            self._thread(lambda: self._choose(action), lambda why: terms.NoHost(action.turn, why))
         elif isinstance(action, terms.Connect):
             self._starts[action.generation] = queue.SimpleQueue()
-            self._thread(lambda: self._visit(action.generation, action.host))
+            self._thread(
+                lambda: self._visit(action.generation, action.host),
+                lambda why: terms.Unreached(action.generation, why),
+            )
         elif isinstance(action, terms.Start):
             self._starts[action.generation].put(action.image)
         elif isinstance(action, terms.Order):
-            self._stays[action.generation].order(action.what, action.serial)
+            self._order(self._stays[action.generation], action)
         elif isinstance(action, terms.Close):
             if action.generation in self._starts:
                 self._starts[action.generation].put(-1)
@@ -230,30 +265,54 @@ class Moves:
         elif isinstance(action, terms.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
-    def _note(self, event: Event) -> None:
-        self._log.append(event)
+    def _order(self, stay: Stay, order: terms.Order) -> None:
+        try:
+            stay.order(order.what, order.serial)
+        except Exception as error:  # as in Stay.serve: it is this generation's end
+            stay.unfit = self._fault(f"ordering {order.what} on {stay.host}", error)
+            stay.cut()
 
-    def _thread(self, run: Callable[[], None]) -> None:
+    def _note(self, event: Event) -> None:
+        self._records.append(event)
+
+    def _thread(self, run: Callable[[], None], failed: Callable[[str], terms.Event]) -> None:
+        """Have it done in a thread of its own; the event `failed` makes is told of whatever goes wrong there."""
+
         def guarded() -> None:
             try:
                 run()
-            except BaseException as error:  # whatever ends a thread of ours ends the run, and is raised there
-                self.fail(error)
+            except Exception as error:  # see Stay.serve
+                self.tell(failed(self._why(f"looking after job {self._name}", error)))
 
-        threading.Thread(target=guarded, daemon=True).start()
+        if not threads.begin(guarded):
+            self.tell(failed(f"this machine gives job {self._name} no more threads; raise `ulimit -u`"))
 
     def _end(self, result: Result) -> Result:
         if result.status is not None:
             for output in self._outputs.values():
-                output.drain()
+                while not output.drain(_LAST_WORDS) and not self._dismissed():
+                    continue
         payload = (result.status if result.status is not None else result.code).to_bytes(4, "little")
         kind = frames.EXIT if result.status is not None else frames.FAIL
         self._callers.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
         if self._forget:
             self._forget_images()
         self._callers.await_gone(_LAST_WORDS)
-        self._log.close()
+        while self._records.behind and self.state.patient and not self._dismissed(records.AGAIN):
+            self._records.retry()  # or `rexec jobs` would never tell that it has ended
+        self._records.close()
         return result
+
+    def _dismissed(self, wait: float = 0.0) -> bool:
+        """The job has ended: is this process told not to wait any longer, within `wait` seconds?"""
+        try:
+            event = self._events.get(timeout=wait)
+        except queue.Empty:
+            return False
+        if isinstance(event, BaseException):
+            raise event
+        self._do(placement.step(self.state, event, time.monotonic()))
+        return isinstance(event, terms.Quit)
 
     def _forget_images(self) -> None:
         """The job has ended well, and nobody had asked for them."""
@@ -272,7 +331,7 @@ class Moves:
             self._note(Event(time.time(), Kind.NOTE, reason=f"its images are still there: {error}"))
             return
         self.record = replace(self.record, saved=0.0, saved_size=0)
-        self.job.write(self.record)
+        self._records.write(self.record)
 
     # in threads of their own
 
@@ -286,6 +345,7 @@ class Moves:
                 self.tell(terms.NoHost(choose.turn, str(error)))
                 return
         wish = Wish(self.record.hosts, self.record.owner)
+        # What is wrong in hosts.toml may be put right at any time: that is waited for.
         self.tell(places.choose_host(choose, wish, hosts.load(), image))
 
     def _manifest(self, number: int) -> Manifest:
@@ -324,7 +384,7 @@ class Moves:
         try:
             home = Home(
                 self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
-                self._criu, self._stopped, self._say, self.record.keep, self._carried,
+                self._criu, self._stopped, self._say, self.record.keep, self._carried, self._fault,
             )  # fmt: skip
             named = places.is_named(
                 name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
@@ -336,25 +396,28 @@ class Moves:
                 return
             image = self._manifest(number) if number else None
             spec = self._start_spec(generation, owner, named, image)
-            stay = Stay(home, generation, Link(stream.read_fd, stream.write_fd), spec)
+            stay = Stay(home, generation, name, Link(stream.read_fd, stream.write_fd), spec)
             self._stays[generation] = stay
             stay.start(image)
             why = stay.serve()
             if stay.silent:
                 why = f"it has not been heard of for {LEASE:.0f} s"
-            elif not stay.told and host.ssh is not None:
+            elif not (stay.told or stay.unfit) and host.ssh is not None:
                 why = str(stream.failure())
             elif stay.moved:
                 self._settle()
-            self.tell(terms.Closed(generation, why))
-        except MoveError as error:
-            self.tell(terms.Failed(generation, 125, str(error)))
+            self.tell(terms.Closed(generation, why, unfit=bool(stay.unfit)))
+        except Exception as error:  # see Stay.serve
+            why = self._why(f"going on on {name}", error)
+            # Before START nothing can run there; later all that can ends with the link.
+            begun = generation in self._stays
+            self.tell(terms.Closed(generation, why) if begun else terms.Failed(generation, 125, why))
         finally:
             stream.close()
 
     def _start_spec(self, generation: int, owner: str, named: bool, image: Manifest | None) -> JobSpec:
         spec = self.record.job_spec()
-        found = bundle.kept(bundle.home())
+        found = self._bundle()
         spec.moving = Moving(
             job=self._name,
             generation=generation,
@@ -366,8 +429,14 @@ class Moves:
         )
         return spec
 
+    def _bundle(self) -> bundle.Bundle | None:
+        try:
+            return bundle.kept(bundle.home())
+        except OSError as error:
+            raise MoveError(f"{error.filename} cannot be looked into: {error.strerror}; mend its mode") from error
+
     def _criu(self) -> bytes:
-        found = bundle.kept(bundle.home())
+        found = self._bundle()
         if found is None:
             raise MoveError(
                 "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
@@ -391,7 +460,11 @@ class Moves:
         """See shim/describe.py."""
         written = self._written(rows)
         run = describe.Run(self._name, number, generation, self.state.host, self.spec)
-        return describe.manifest(run, head, files, written, held)
+        manifest = describe.manifest(run, head, files, written, held)
+        counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self._input
+        if given is not None and counted > given.size:
+            raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.size} that there are")
+        return manifest
 
     def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
         """What this generation wrote, and what those before it did, as it is now."""

@@ -29,6 +29,7 @@ from shim.terms import (
     Event,
     Exited,
     Failed,
+    Fault,
     Finish,
     Heavy,
     Leave,
@@ -95,6 +96,8 @@ def step(state: State, event: Event, now: float) -> Steps:
 
 
 def _step(state: State, event: Event, now: float) -> Steps:
+    if isinstance(event, Fault):
+        return state, [Log(Kind.NOTE, {"host": state.host, "reason": event.text})]
     if state.phase == Phase.ENDED:
         return state, [Reply(event.token, False, "the job has ended")] if isinstance(event, Ask) else []
     if isinstance(event, Tick):
@@ -401,8 +404,10 @@ def _closed(state: State, event: Closed, now: float) -> Steps:
         waiting = (*waiting, *dump.tokens)
     elif dump is not None:
         actions += [Reply(token, False, f"{state.host} was lost: {event.why}") for token in dump.tokens]
+    avoid = (*state.avoid, (state.host, event.why)) if event.unfit else state.avoid
     return replace(
-        state, phase=Phase.LOST, why=event.why, until=now + LEASE, dump=None, waiting=waiting, held=state.held
+        state, phase=Phase.LOST, why=event.why, until=now + LEASE, dump=None, waiting=waiting, held=state.held,
+        avoid=avoid,
     ), actions  # fmt: skip
 
 

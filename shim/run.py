@@ -9,11 +9,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from remoteio.carriers import Stream
-from remoteio.errors import RexecError
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from shim import bootstrap, environment, hosts, terminal_state
 from shim.hosts import Host
 from shim.reach import connect
@@ -47,8 +48,6 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
         say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
     elif verbose:
         say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
-    from remoteio.frames import FrameError
-    from remoteio.fuse_abi import FuseError
     from remoteio.link import Link, LinkClosed
     from shim.supervisor import Supervisor
 
@@ -57,9 +56,22 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     supervisor = Supervisor(link, spec, say, log)
     try:
         ended = supervisor.run()
-    except (LinkClosed, FrameError, FuseError) as e:
-        why = stream.failure() if isinstance(e, LinkClosed) and host.ssh else e
-        raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
+    except LinkClosed as e:
+        raise RexecError(f"lost {host.name}, and the job with it: {stream.failure() if host.ssh else e}") from e
+    except ProtocolError as e:
+        stream.close()
+        raise HostMisbehaves(host.name, f"{e}; the job is lost with it") from e
+    except Exception as e:
+        stream.close()
+        if isinstance(e, RexecError):
+            raise
+        import traceback
+
+        log("failed", traceback=traceback.format_exc())
+        raise RexecError(
+            f"an error of rexec's own while it served {host.name} ended the job: {named(e)}; please report it, with "
+            "what --json-log FILE writes of it"
+        ) from e
     except BaseException:
         stream.close()
         raise
@@ -149,7 +161,8 @@ def _terminal() -> list[int]:
 def tell(text: str) -> None:
     """One sentence to the person."""
     if sys.stderr is not None:  # it is None if 2 was closed when we were started
-        print("rexec:", text, file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody reads it, or the disk it is on is full: the job goes on
+            print("rexec:", text, file=sys.stderr, flush=True)
 
 
 _RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}

@@ -161,7 +161,8 @@ class Agent:
             return True
         else:
             host = os.fsencode(os.uname().nodename)
-            self._last = self._died(b"the job's first process was killed on %s; its memory may have run out" % host)
+            killed = b"the job's first process was killed on %s; its memory may have run out" % host
+            self._last = self._died(self._kept.last_word() or killed)
             return True
         return False
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import copy
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from checkpoint.conversation import ConversationError
 from checkpoint.deliver import deliver
 from checkpoint.jobdir import StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
 from checkpoint.store import Store
-from remoteio import frames, fuse_abi
+from remoteio import frames
 from remoteio.carried import Carried, Held, held
 from remoteio.crew import Crew
-from remoteio.errors import RexecError
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.link import Link, LinkClosed, Window, credit
 from remoteio.written import Row, Written
-from shim import orders, terms
+from shim import host_frames, orders, terms
 from shim.intake import Intake
+from shim.shapes import ShapeError
 from shim.spec import JobSpec
 from shim.stdio import Input, Output
 from shim.supervisor import LEASE, PULSE, Supervisor
 
 _STIR = 5.0  # seconds
+_AGAINST = (ProtocolError, ConversationError)  # what is agreed with a host
+_SAID = (RexecError, StoreError, ManifestError)  # that say all there is to say
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Home:
     """What a stay needs of the job's home: its streams, its images, and who is told what happens.
 
     `describe` makes the manifest of a dump: (generation, number, head, files, written, locks). `criu`: the archive to
-    bring. `carried`: the job's file locks between one stay and the next.
+    bring. `carried`: the job's file locks between one stay and the next. `fault(doing, error)`: an error of our own is
+    put on record; what to say of it, as a sentence.
     """
 
     job: str
@@ -49,16 +53,22 @@ class Home:
     say: Callable[[str], None]
     keep: int
     carried: Carried
+    fault: Callable[[str, BaseException], str]
 
 
 class Stay(Supervisor):
-    """One generation on the host at the other end of `link`. What happens is told as events of shim/terms.py."""
+    """One generation on the host at the other end of `link`. What happens is told as events of shim/terms.py.
 
-    def __init__(self, home: Home, generation: int, link: Link, spec: JobSpec) -> None:
+    Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
+    """
+
+    def __init__(self, home: Home, generation: int, host: str, link: Link, spec: JobSpec) -> None:
+        """`host`: its name here."""
         streamless = copy.copy(spec)
         streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
         super().__init__(link, streamless, home.say, lambda *_, **__: None)
         self.generation = generation
+        self.host = host
         self._home, self._full = home, spec
         self._record = self._files = Written()
         self._rows: list[Row] = []
@@ -75,6 +85,8 @@ class Stay(Supervisor):
         self.moved = False
         self._left = False  # with its image committed
         self.silent = False  # the link was cut because nothing came over it any more
+        self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
+        self._brought = False  # the criu that it asked for
         self._vacating = False
         self._stirred = 0.0
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
@@ -89,8 +101,8 @@ class Stay(Supervisor):
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == orders.GO:
-            assert self._export is not None
-            self._export.locks.claims = None
+            if self._export is not None:
+                self._export.locks.claims = None
             self._home.carried.release()
             self._attach()
         elif what == orders.VACATE:
@@ -123,11 +135,13 @@ class Stay(Supervisor):
         with self._gate:
             if self._over.is_set():
                 return  # the descriptor may be closed by now, and its number another's
-            with socket.socket(fileno=os.dup(self._link.read_fd)) as end:
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    return  # it has ended by itself
+            end = socket.socket(fileno=self._link.read_fd)  # no copy: there may be no descriptor left for one
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has ended by itself
+            finally:
+                end.detach()
 
     def progress(self) -> tuple[int, int, int]:
         """See Intake.progress."""
@@ -141,12 +155,15 @@ class Stay(Supervisor):
     def serve(self) -> str:
         """Until the link ends; why it did. Then no image of this generation is being committed any more."""
         crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
-        threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-        threading.Thread(target=self._listen, name="silence", daemon=True).start()
         try:
+            threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+            threading.Thread(target=self._listen, name="silence", daemon=True).start()
             crew.run()
-        except (RexecError, frames.FrameError, fuse_abi.FuseError, OSError, ValueError, LookupError) as error:
-            why = str(error)  # what no host of ours says ends its stay too
+        except Exception as error:  # the boundary: what a host causes here ends its own generation, and no more
+            why = self._sentence("serving", error)
+            if not isinstance(error, RexecError):
+                self.unfit = self.unfit or why
+        why = self.unfit or why
         self.cut()
         with self._gate:
             self._over.set()
@@ -159,10 +176,40 @@ class Stay(Supervisor):
         if self._export is not None:
             self._export.locks.end()
             if not (self.told or self._left):
-                self._home.carried.keep(self._export.inodes)  # it is lost: the job may go on from its last image
+                self._keep_locks()  # it is lost: the job may go on from its last image
             if crew.rest(LEASE):
                 self._export.inodes.close_all()  # and with them every lock that the job had here
         return why
+
+    def _sentence(self, doing: str, error: Exception) -> str:
+        if isinstance(error, _AGAINST):
+            return str(HostMisbehaves(self.host, error))
+        return str(error) if isinstance(error, _SAID) else self._home.fault(f"{doing} {self.host}", error)
+
+    def _keep_locks(self) -> None:
+        """Hold the job's file locks while no host runs it."""
+        if self._export is not None:
+            try:
+                self._home.carried.keep(self._export.inodes)
+            except OSError as error:
+                doing = f"keeping the job's file locks, which were asked for on {self.host}"
+                self._home.tell(terms.Fault(self._home.fault(doing, error)))
+
+    def _aside(self, name: str, run: Callable[[], None]) -> None:
+        """Have something done beside the link, in a thread of its own; what goes wrong there ends this generation."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except LinkClosed:
+                return  # whoever receives says so
+            except Exception as error:  # see serve
+                self.unfit = self._sentence(f"{name} for", error)
+                if not self._greeted:  # nothing has been started there
+                    self._home.tell(terms.Failed(self.generation, 125, self.unfit))
+                self.cut()
+
+        threading.Thread(target=guarded, name=name, daemon=True).start()
 
     def _try(self, kind: int, payload: bytes) -> None:
         try:
@@ -191,12 +238,12 @@ class Stay(Supervisor):
 
     # what comes over the link
 
-    def _hello(self, fields: dict[str, list[bytes]]) -> None:
-        super()._hello(fields)
-        assert self._export is not None
-        if self._image is not None:
+    def _hello(self, hello: host_frames.Hello) -> None:
+        super()._hello(hello)
+        image = self._image
+        if image is not None and self._export is not None:
             self._export.locks.claims = self._home.carried.claims()
-            threading.Thread(target=self._deliver, args=(self._image,), name="deliver", daemon=True).start()
+            self._aside("delivering the image", lambda: self._deliver(image))
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         home, tell = self._home, self._home.tell
@@ -208,9 +255,10 @@ class Stay(Supervisor):
             else:
                 home.outputs[kind].end()
         elif kind == frames.CREDIT:
-            window = self._out if payload[0] == frames.IMAGE else self._window
+            stream, count = host_frames.credit(payload)
+            window = self._out if stream == frames.IMAGE else self._window
             if window is not None:
-                window.give(int.from_bytes(payload[1:5], "little"))
+                window.give(count)
             if window is self._out:
                 self._stir()
         elif kind == frames.CLOSED:
@@ -221,14 +269,15 @@ class Stay(Supervisor):
                 self._attach()
             tell(terms.Began(self.generation))
         elif kind == frames.STOPPED:
-            threading.Thread(target=home.stopped, args=(self,), daemon=True).start()
+            self._aside("stopping", lambda: home.stopped(self))
         elif kind == frames.EXIT:
+            status = host_frames.exit_status(payload)
             self.told = True
-            tell(terms.Exited(self.generation, int.from_bytes(payload[:4], "little")))
+            tell(terms.Exited(self.generation, status))
         elif kind == frames.FAIL:
+            code, text = host_frames.failure(payload)
             self.told = True
-            text = bytes(payload[4:]).decode("utf-8", "replace")
-            tell(terms.Failed(self.generation, int.from_bytes(payload[:4], "little"), text))
+            tell(terms.Failed(self.generation, code, text))
         elif kind == frames.IMAGE:
             if self._intake is not None and self._dumping >= 0:
                 self._stir()
@@ -236,7 +285,7 @@ class Stay(Supervisor):
             else:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
         elif kind == frames.NEWS:
-            self._news(orders.parse(payload))
+            self._news(host_frames.news(payload, self._greeted))
         else:
             super()._take(kind, payload)
 
@@ -259,17 +308,14 @@ class Stay(Supervisor):
             offset = streams.stdin + len(streams.stdin_unread) if streams is not None else 0
             self._window = self._home.input.begin(self._link, offset)
 
-    def _news(self, news: dict[str, object]) -> None:
-        what, why = str(news.get("news")), str(news.get("why", ""))
-        given = news.get("serial", 0)
-        serial = given if isinstance(given, int) else 0
+    def _news(self, news: host_frames.News) -> None:
+        what, serial, why = news.what, news.serial, news.why
         if what == orders.LEAVING:
             self._vacating = True
         if what in (orders.LEAVING, orders.DUMPING) and serial != self._dumping:
             self._begin_intake(serial)
-        elif what == orders.DUMPED:
+        elif what == orders.DUMPED and self._export is not None:
             # Here, before anything that the job may write from now on is done.
-            assert self._export is not None
             self._rows, self._held = self._files.rows(), held(self._export.inodes)
         elif what == orders.REFUSED and serial == self._dumping:
             self._give_up()
@@ -282,7 +328,10 @@ class Stay(Supervisor):
         elif what in (orders.MOVED, orders.DEAD):
             self.told, self.moved = True, what == orders.MOVED
         elif what == orders.CRIU:
-            threading.Thread(target=self._bring_criu, name="criu", daemon=True).start()
+            if self._brought:
+                raise ShapeError("it asks for criu a second time")
+            self._brought = True
+            self._aside("bringing criu", self._bring_criu)
         self._home.tell(terms.News(self.generation, what, serial, why))
 
     def _begin_intake(self, serial: int) -> None:
@@ -297,16 +346,21 @@ class Stay(Supervisor):
 
         def commits(manifest: Manifest, added: int) -> None:
             home.commits(manifest)
-            if self._vacating and self._export is not None:
-                home.carried.keep(self._export.inodes)  # before the host is told, and kills what holds them
+            if self._vacating:
+                self._keep_locks()  # before the host is told, and kills what holds them
                 self._left = True
             home.tell(terms.Committed(self.generation, serial, manifest.number, added))
 
-        self._intake = Intake(
-            home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
-            send=lambda payload: self._try(frames.IMAGE, payload),
-            fails=lambda why: self.order(orders.THAW, serial, why=why), keep=home.keep, before=self._intake,
-        )  # fmt: skip
+        def fails(error: Exception) -> None:
+            self.order(orders.THAW, serial, why=self._sentence("taking in an image from", error))
+
+        try:
+            self._intake = Intake(
+                home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
+                send=lambda payload: self._try(frames.IMAGE, payload), fails=fails, keep=home.keep, before=self._intake,
+            )  # fmt: skip
+        except RuntimeError as error:  # no thread can be had for it
+            fails(error)
 
     def _give_up(self) -> None:
         self._dumping = -1
@@ -319,26 +373,14 @@ class Stay(Supervisor):
     # what goes there in bulk
 
     def _deliver(self, manifest: Manifest) -> None:
-        try:
-            with self._home.store.open(manifest.job, manifest.number) as image:
-                for payload in deliver(image):
-                    if not self._out.take_all(sum(map(len, payload))):
-                        return
-                    self._link.send(frames.IMAGE, *payload)
-        except LinkClosed:
-            return  # whoever receives says so
-        except (StoreError, ManifestError) as error:
-            self._home.tell(terms.Failed(self.generation, 125, str(error)))
-            self.cut()
+        with self._home.store.open(manifest.job, manifest.number) as image:
+            for payload in deliver(image):
+                if not self._out.take_all(sum(map(len, payload))):
+                    return
+                self._link.send(frames.IMAGE, *payload)
 
     def _bring_criu(self) -> None:
-        try:
-            data = memoryview(self._home.criu())
-            for at in range(0, len(data), frames.MAX_PAYLOAD):
-                self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
-            self._link.send(frames.BUNDLE, b"")
-        except LinkClosed:
-            return  # whoever receives says so
-        except RexecError as error:
-            self._home.tell(terms.Failed(self.generation, 125, str(error)))
-            self.cut()
+        data = memoryview(self._home.criu())
+        for at in range(0, len(data), frames.MAX_PAYLOAD):
+            self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
+        self._link.send(frames.BUNDLE, b"")

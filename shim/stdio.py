@@ -31,6 +31,8 @@ HEAVY = 1 << 30  # bytes kept since the last image, at which a new one would be 
 _HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _AWAY = 0.2  # seconds between looks whether a terminal is ours
 _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = 2.0  # seconds between tries to write to a disk that is full: there is no event for its getting room
 Reader = Callable[[bytes], None]
 
 
@@ -38,14 +40,16 @@ class Output:
     """One output stream: what comes from the job goes to `fd` and to those who are attached."""
 
     def __init__(
-        self, kind: int, fd: int, fail: Fail, *, taken: int = 0, close: Callable[[int], None] = os.close
-    ) -> None:
+        self, kind: int, fd: int, fail: Fail, *, taken: int = 0, close: Callable[[int], None] = os.close,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
         """`taken`: bytes that went to `fd` before; `close` is called with `fd` when the job closes the stream.
 
-        `fail` is told of what ends the thread that writes: a full disk.
+        `fail` is told of what ends the thread that writes. A full disk does not: the job waits for room there, as soon
+        as the stream's window is used up, and `say` is told so.
         """
         self.kind, self.taken = kind, taken
-        self._fd, self._close, self._fail = fd, close, fail
+        self._fd, self._close, self._fail, self._say = fd, close, fail, say
         self._link: Link | None = None
         self._skip = 0
         self._change = threading.Condition()
@@ -79,10 +83,10 @@ class Output:
                 self._queue.append((self._link, b"", 0))
                 self._change.notify_all()
 
-    def drain(self) -> None:
-        """Wait until all that came is written."""
+    def drain(self, timeout: float) -> bool:
+        """Wait until all that came is written. False: in `timeout` seconds it was not."""
         with self._change:
-            self._change.wait_for(lambda: not self._queue and not self._busy)
+            return self._change.wait_for(lambda: not self._queue and not self._busy, timeout)
 
     def attach(self, reader: Reader) -> None:
         """From now on `reader` is called with all bytes too; b"" at the end."""
@@ -121,14 +125,19 @@ class Output:
 
     def _write(self, data: bytes | memoryview) -> bool:
         """False: nobody reads it any more."""
-        left = memoryview(data)
-        try:
-            while left:
+        left, said = memoryview(data), False
+        while left:
+            try:
                 left = left[os.write(self._fd, left) :]
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise RexecError(f"the job's output cannot be written: {error.strerror}") from error
-            return False
+            except OSError as error:
+                if error.errno in _GONE:
+                    return False
+                if error.errno not in _FULL:
+                    raise RexecError(f"the job's output cannot be written: {error.strerror}") from error
+                if not said:
+                    self._say(f"the job's output cannot be written: {error.strerror}; make room there: it waits")
+                said = True
+                time.sleep(AGAIN)
         return True
 
 
@@ -185,11 +194,18 @@ class Input:
         self.forget(offset)
 
     def _append(self, data: bytes) -> None:
-        at = self.size
-        view = memoryview(data)
-        while view:
-            n = os.pwrite(self._file.fileno(), view, at)
-            at, view = at + n, view[n:]
+        while True:
+            at = self.size  # anew each time: another may have appended while this one waited
+            view = memoryview(data)
+            try:
+                while view:
+                    n = os.pwrite(self._file.fileno(), view, at)
+                    at, view = at + n, view[n:]
+                break
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise RexecError(f"the job's input cannot be kept: {error.strerror}") from error
+                self._change.wait(AGAIN)
         self.size = at
         self._hungry = False
         self._change.notify_all()
@@ -275,9 +291,9 @@ def _thread(run: Callable[[], None], fail: Fail) -> None:
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
-    """A file system that cannot make holes keeps its bytes."""
+    """A file system that cannot make holes, or just now has no room to note one, keeps its bytes."""
     try:
         syscalls.fallocate(fd, _HOLE, offset, length)
     except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
+        if error.errno not in (errno.EOPNOTSUPP, *_FULL):
             raise

@@ -16,7 +16,7 @@ from checkpoint.manifest import Manifest
 from checkpoint.store import Store
 from remoteio import frames
 from remoteio.errors import RexecError
-from shim import hosts, jobs, placement, rewind, run, terms
+from shim import faults, hosts, jobs, placement, rewind, run, terms
 from shim.console import Console, Interrupted
 from shim.jobs import ANY, Job, JobError, Record
 from shim.moves import Moves
@@ -167,7 +167,7 @@ def _own_streams(
     for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
         if fd in spec.stdio or (fd == 1 and spec.tty):
             close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
-            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close)
+            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close, say=run.tell)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
     given = Input(job.path, os.dup(0), fail, console.ours)
@@ -203,6 +203,8 @@ def _detach(
             status = _stand_alone(job, record, ours, force=force, image=image, files_whole=files_whole)
         except RexecError as error:
             run.tell(str(error))
+        except BaseException as error:  # else nobody would ever hear of it
+            run.tell(_ended_by(job, error))
         finally:
             os._exit(status)
     os.close(ours)
@@ -217,6 +219,16 @@ def _detach(
     if warning:
         say(warning)
     return 0
+
+
+def _ended_by(job: Job, error: BaseException) -> str:
+    """Put on record what ended the supervisor before it supervised anything; a sentence."""
+    why = faults.record(job.path / "errors", f"starting the supervisor of job {job.id}", error)
+    try:
+        job.write(replace(job.read(), reason=why))
+    except RexecError as full:
+        return f"{why}; {full}"
+    return why
 
 
 def _stand_alone(
@@ -266,7 +278,7 @@ def _file_output(
 ) -> Output:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     taken = os.fstat(fd).st_size if files_whole else _said(image, kind)
-    return Output(kind, fd, fail, taken=taken)
+    return Output(kind, fd, fail, taken=taken, say=run.tell)
 
 
 def killed_at_logout(user: str, paths: tuple[str, ...] = _LOGIND, linger: str = "/var/lib/systemd/linger") -> str:

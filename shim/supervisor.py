@@ -22,7 +22,7 @@ from remoteio.export import Export
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed
 from remoteio.written import Written
-from shim import terminal_state
+from shim import host_frames, terminal_state
 from shim.bell import Bell
 from shim.spec import JobSpec
 from shim.standard import FATAL, let_go
@@ -64,6 +64,7 @@ class Supervisor:
     def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
         self._link, self._spec, self._say, self._log = link, spec, say, log
         self._host = "the host"
+        self._greeted = False  # HELLO has come
         self._export: Export | None = None
         self._record: Written | None = None
         self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the bell calls
@@ -157,12 +158,12 @@ class Supervisor:
         received = self._link.receive()
         self._heard = time.monotonic()
         for kind, payload in received:
+            if kind != frames.FUSE or not self._greeted:
+                host_frames.due(kind, len(payload), self._greeted)
             if kind == frames.FUSE:
                 requests.append(payload)
             else:
                 self._take(kind, payload)
-        if requests and self._export is None:
-            raise RexecError("the host asks for files before it said who it is: its rexec is of another version")
         return requests
 
     def _slow(self, payload: bytes | memoryview) -> bool:
@@ -189,40 +190,34 @@ class Supervisor:
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):
             self._sinks[kind].put(payload)
-        elif kind == frames.CREDIT and self._stdin is not None:
-            self._stdin.window.give(int.from_bytes(payload[1:5], "little"))
+        elif kind == frames.CREDIT:
+            _, count = host_frames.credit(payload)
+            if self._stdin is not None:
+                self._stdin.window.give(count)
         elif kind == frames.CLOSED and self._stdin is not None:
             self._stdin.stop()
         elif kind == frames.HELLO:
-            self._hello(frames.unpack_fields(payload))
+            self._hello(host_frames.hello(payload))
         elif kind == frames.STARTED:
             self._tell(self._begun)
         elif kind == frames.STOPPED:
             self._tell(self._stopped)
         elif kind == frames.EXIT:
-            status = int.from_bytes(payload[:4], "little")
+            status = host_frames.exit_status(payload)
             self._tell(lambda: self._end(Ended(status, keys=self._terminal is not None and in_foreground(0))))
         elif kind == frames.FAIL:
-            code, text = int.from_bytes(payload[:4], "little"), bytes(payload[4:]).decode("utf-8", "replace")
+            code, text = host_frames.failure(payload)
             self._tell(lambda: self._end(Ended(None, code, text)))
 
-    def _hello(self, fields: dict[str, list[bytes]]) -> None:
-        uids, gids = _ranges(fields["uids"]), _ranges(fields["gids"])
+    def _hello(self, hello: host_frames.Hello) -> None:
         spec = self._spec
-        shown = [int(text) for text in fields.get("shown", [])]
         self._export = Export(
-            Ids(
-                spec.uid,
-                spec.gid,
-                frozenset(spec.groups),
-                uids or None,
-                gids or None,
-                (shown[0], shown[1]) if shown else None,
-            ),
+            Ids(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
             record=self._record,
         )
-        skew = (int(fields["time"][0]) - time.time_ns()) / 1e9
-        host = self._host = os.fsdecode(fields["host"][0])
+        self._greeted = True
+        skew = (hello.time_ns - time.time_ns()) / 1e9
+        host = self._host = hello.host
         if abs(skew) > SKEW:
             self._say(
                 "the clock of %s is %+.0f s off; programs that compare times may wonder: set it there" % (host, skew)
@@ -308,8 +303,3 @@ class Supervisor:
             self._terminal.take()
             self._resize()
         self._send(frames.SIGNAL, bytes((signal.SIGCONT,)))
-
-
-def _ranges(texts: list[bytes]) -> list[tuple[int, int]]:
-    pairs = [text.split() for text in texts]
-    return [(int(first), int(count)) for first, count in pairs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import time
@@ -12,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from remoteio.carriers import Stream
-from remoteio.errors import RexecError
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
+from shim import host_facts
 from shim.bootstrap import Facts
 from shim.hosts import Host
 from shim.reach import connect
+from shim.shapes import ShapeError, decoded
 
 DEADLINE_SECONDS = 20.0
 _PINGS = 8
@@ -61,11 +62,15 @@ def ask(host: Host, *, batch: bool, deadline: float = DEADLINE_SECONDS) -> Repor
         try:
             until = time.monotonic() + deadline
             trips = [_ping(stream, until) for _ in range(_PINGS)]
-            facts = _asked(stream, b"f", until)
+            facts = host_facts.facts(_asked(stream, b"f", until))
         finally:
             stream.close()
     except RexecError as error:
         return Report(host, error=str(error))
+    except ProtocolError as error:
+        return Report(host, error=str(HostMisbehaves(host.name, error)))
+    except Exception as error:  # the boundary: one host of many, which is passed over
+        return Report(host, error=f"an error of rexec's own while asking {host.name}: {named(error)}; please report it")
     # The quickest round trip leaves the least room for the clocks' difference.
     _, clock = min(trips)
     latency = sorted(trip for trip, _ in trips)[_PINGS // 2]
@@ -74,12 +79,12 @@ def ask(host: Host, *, batch: bool, deadline: float = DEADLINE_SECONDS) -> Repor
 
 def _ping(stream: Stream, until: float) -> tuple[float, float]:
     sent, here = time.perf_counter(), time.time()
-    there = _asked(stream, b"t", until)
+    there = host_facts.time(_asked(stream, b"t", until))
     trip = time.perf_counter() - sent
     return trip, there - (here + trip / 2)
 
 
-def _asked(stream: Stream, what: bytes, until: float) -> Any:
+def _asked(stream: Stream, what: bytes, until: float) -> object:
     poll = select.poll()
     poll.register(stream.read_fd, select.POLLIN)
     line = b""
@@ -91,9 +96,11 @@ def _asked(stream: Stream, what: bytes, until: float) -> Any:
                     f"{stream.destination} did not answer in time; see whether it is busy or out of memory"
                 )
             piece = os.read(stream.read_fd, _LINE_BYTES)
-            if not piece or len(line) > _LINE_BYTES:
+            if not piece:
                 raise stream.failure()
             line += piece
-        return json.loads(line)
-    except (ConnectionError, ValueError) as error:
+            if len(line) > _LINE_BYTES:
+                raise ShapeError(f"its answer has more than {_LINE_BYTES} bytes")
+    except ConnectionError as error:
         raise stream.failure() from error
+    return decoded(line, "its answer")

@@ -138,8 +138,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
+    """`unfit`: it would come to the same again: the next host is to be another."""
+
     generation: int
     why: str
+    unfit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +190,20 @@ class Heavy:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """Something went wrong here that changes nothing for the job."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """This process is told to end."""
 
 
 Event = (
     Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
-    | Quit | Tick
+    | Fault | Quit | Tick
 )  # fmt: skip
 
 # what is to be done

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from remoteio.errors import RexecError
+from remoteio.printable import printable
 from shim import completion, control, events, jobs
 from shim.events import Event, Kind
 from shim.inotify import Inotify
@@ -72,7 +73,8 @@ def _why(word: str, record: Record) -> str:
     if word == "failed":
         return record.reason
     if word == "stopped":
-        return f"`rexec restart {record.id}` goes on from its last image" if record.image else "it had no checkpoint"
+        left = f"`rexec restart {record.id}` goes on from its last image" if record.image else "it had no checkpoint"
+        return f"{record.reason}; {left}" if record.reason else left
     return record.why
 
 
@@ -86,7 +88,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         fixed = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False))
         out.append(f"{fixed}  {line[-1]}".rstrip())
         if number and rows[number - 1]["why"]:
-            out.append(f"      {rows[number - 1]['why']}")
+            out.append(f"      {printable(rows[number - 1]['why'], None)}")
     return "\n".join(out)
 
 
@@ -99,7 +101,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def shown(command: Sequence[str]) -> str:
     """A command as a table has room for it."""
-    text = shlex.join(command)
+    text = printable(shlex.join(command), None)
     return text if len(text) <= 48 else text[:47] + "…"
 
 
@@ -134,7 +136,11 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     now = time.time()
     rows = []
     for job in jobs.every():
-        record = job.read()
+        try:
+            record = job.read()
+        except RexecError as error:
+            click.echo(f"rexec: {error}", err=True)  # the others are there all the same
+            continue
         if record.phase == Phase.ENDED and not all_jobs and now - (job.path / "job.json").stat().st_mtime > _RECENT:
             continue
         rows.append(as_data(job, record, now))
@@ -302,4 +308,4 @@ def line(event: Event) -> str:
         f"signal {event.signal}" if event.signal else "",
     ]
     text = ", ".join(filter(None, said))
-    return f"{at}  {event.kind:<10}  {': '.join(filter(None, (event.host, text)))}"
+    return f"{at}  {event.kind:<10}  {printable(': '.join(filter(None, (event.host, text))), None)}"

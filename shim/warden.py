@@ -141,7 +141,7 @@ class Warden:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 criu.become(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM, {**given, **inherited})
             except OSError as e:
-                os.write(fds[-1], str(e).encode())
+                os.write(fds[-1], str(e).encode("utf-8", "backslashreplace"))
             finally:
                 os._exit(127)
         os.close(null)

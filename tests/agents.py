@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from checkpoint import compat
 from checkpoint.collect import Collector
 from checkpoint.manifest import Manifest
 from checkpoint.offer import Sender
@@ -197,7 +198,13 @@ class Agent:
             streams["stdin"] = before.stdin + read
             streams["stdin_unread"] = (before.stdin_unread + self.given).hex()
             streams["stdin"] = before.stdin
-        head = json.dumps({"streams": streams, "facts": {}, "stopped": []}).encode()
+        facts = compat.host_facts((4, 0), "root").plain()
+        head = json.dumps(
+            {
+                "streams": streams, "facts": facts, "stdin_ended": False, "pipes": {}, "terminal": None,
+                "frozen": False, "stopped": [], "last_pid": 2, "frozen_us": 1000, "keep_tcp": False, "root": 2,
+            }
+        ).encode()  # fmt: skip
         self._head = head
         self.sender = Sender(self._out, head)
         self.news(orders.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)

@@ -28,9 +28,3 @@ def test_a_record_lock_is_the_processs_that_asked_for_it() -> None:
 def test_a_lock_on_no_open_file_cannot_be_carried() -> None:
     with pytest.raises(ManifestError, match="none of its processes has open"):
         rows([FLOCK], [[1001, 3, 6]], NUMBERS)
-
-
-@pytest.mark.parametrize("handles, numbers", [(None, {}), ([[1]], {}), ([], []), ([["x", 1, 2]], {}), ([], {"a": 1})])
-def test_what_no_host_says_is_refused(handles: object, numbers: object) -> None:
-    with pytest.raises(ManifestError, match="wrongly"):
-        rows([], handles, numbers)
