@@ -71,6 +71,8 @@ class Agent:
         self.offers_again = 0
         self.deaf = False  # does nothing that it is ordered to do
         self.mute = False  # dies before it says that it has moved
+        self.greets: Callable[[Agent], None] | None = None  # what it does instead of saying HELLO
+        self.describes: Callable[[dict[str, object]], bytes] = lambda head: json.dumps(head).encode()
         self.broken = threading.Event()
         self._change = threading.Condition()
         threading.Thread(target=self._run, daemon=True).start()
@@ -101,6 +103,10 @@ class Agent:
     def news(self, what: str, **more: object) -> None:
         self.link.send(frames.NEWS, orders.news(what, **more))
 
+    def hello(self, **changed: list[bytes]) -> None:
+        fields = {"host": [b"x"], "time": [b"%d" % time.time_ns()], "uids": [], "gids": [], **changed}
+        self.link.send(frames.HELLO, frames.pack_fields(fields))
+
     def _run(self) -> None:
         try:
             while True:
@@ -128,10 +134,10 @@ class Agent:
     def _start(self, spec: JobSpec) -> None:
         self.spec = spec
         assert spec.moving is not None
-        self.link.send(
-            frames.HELLO,
-            frames.pack_fields({"host": [b"x"], "time": [b"%d" % time.time_ns()], "uids": [], "gids": []}),
-        )
+        if self.greets is not None:
+            self.greets(self)
+            return
+        self.hello()
         if not spec.moving.restore:
             self.link.send(frames.STARTED)
             self.running.set()
@@ -199,12 +205,12 @@ class Agent:
             streams["stdin_unread"] = (before.stdin_unread + self.given).hex()
             streams["stdin"] = before.stdin
         facts = compat.host_facts((4, 0), "root").plain()
-        head = json.dumps(
+        head = self.describes(
             {
                 "streams": streams, "facts": facts, "stdin_ended": False, "pipes": {}, "terminal": None,
                 "frozen": False, "stopped": [], "last_pid": 2, "frozen_us": 1000, "keep_tcp": False, "root": 2,
             }
-        ).encode()  # fmt: skip
+        )  # fmt: skip
         self._head = head
         self.sender = Sender(self._out, head)
         self.news(orders.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -34,20 +34,28 @@ def seen(on: str, desk: ModuleType, here: psutil.Process | None = None) -> list[
         assert here is not None
         found = [p for p in here.children(recursive=True) if "-ISc" in words(p)]
     else:
-        lines = desk.processes(on.partition("-")[0]).items()
-        found = [psutil.Process(n) for n, line in lines if "-ISc" in line and psutil.pid_exists(n)]
+        found = []
+        for number, line in desk.processes(on.partition("-")[0]).items():
+            with suppress(psutil.NoSuchProcess):  # it has ended since they were listed
+                found += [psutil.Process(number)] if "-ISc" in line else []
         found = [p for p in found if not words(p)[0].endswith("sh")]
-    return sorted(found, key=lambda p: (len(p.parents()), p.pid))
+    depths = [(_depth(p), p.pid, p) for p in found]
+    return [p for depth, _, p in sorted(depths, key=lambda each: each[:2]) if depth]
+
+
+def _depth(process: psutil.Process) -> int:
+    """How many processes are above it; 0: it has ended while we looked."""
+    try:
+        return len(process.parents())
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def shipped(on: str, desk: ModuleType, here: psutil.Process) -> list[psutil.Process]:
     """Agent, keeper and init of the one job there, outermost first; those of an earlier one may just be ending."""
     deadline = time.monotonic() + 5
     while True:
-        try:
-            found = seen(on, desk, here)
-        except psutil.NoSuchProcess:
-            found = []
+        found = seen(on, desk, here)
         if len(found) == 3 or time.monotonic() > deadline:
             return found
         time.sleep(0.05)

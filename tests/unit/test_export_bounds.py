@@ -1,0 +1,138 @@
+"""What no kernel asks an export for is answered EINVAL; and a tree may be as deep and as shuffled as it likes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from remoteio import fuse_abi as abi
+from remoteio.carried import Carried
+from remoteio.export import Export
+from remoteio.ids import Ids
+from remoteio.inodes import Inodes
+
+BIG = (1 << 64) - 1
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Iterator[Export]:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    made = Export(Ids(os.geteuid(), os.getegid(), frozenset(), None, None, None), str(tmp_path))
+    yield made
+    made.inodes.close_all()
+
+
+def ask(export: Export, op: int, node: int, args: bytes) -> tuple[int, bytes]:
+    """(errno, body) of the answer."""
+    answer = export.answer(abi.Request(abi.request(op, node, args, 1)))
+    assert answer is not None
+    payload = answer[1]
+    at = 0
+    while abi.OUT_HEADER.unpack_from(payload, at)[2] != 1:  # a notification goes before it
+        at += abi.OUT_HEADER.unpack_from(payload, at)[0]
+    return -abi.OUT_HEADER.unpack_from(payload, at)[1], payload[at + abi.OUT_HEADER.size :]
+
+
+def opened(export: Export) -> tuple[int, int]:
+    """(node, handle) of the file."""
+    _, body = ask(export, abi.LOOKUP, abi.ROOT_ID, b"file\0")
+    node = abi.ENTRY.unpack_from(body)[0]
+    _, body = ask(export, abi.OPEN, node, abi.OPEN_IN.pack(os.O_RDWR, 0))
+    return node, abi.OPEN_OUT.unpack_from(body)[0]
+
+
+@pytest.mark.parametrize("op", [abi.GETLK, abi.SETLK, abi.SETLKW])
+@pytest.mark.parametrize(
+    ("start", "end", "kind"),
+    [
+        (1 << 63, BIG, fcntl.F_WRLCK), (BIG, BIG, fcntl.F_RDLCK), (0, BIG, fcntl.F_WRLCK), (10, 9, fcntl.F_WRLCK),
+        (0, 9, 32768), (0, 9, (1 << 32) - 1), (0, 9, 3),
+    ],
+)  # fmt: skip
+def test_locks_that_no_kernel_asks_for(export: Export, op: int, start: int, end: int, kind: int) -> None:
+    node, fh = opened(export)
+    if op == abi.SETLKW:
+        export.locks.expect(1)
+    assert ask(export, op, node, abi.LK_IN.pack(fh, 7, start, end, kind, 1, 0, 0))[0] == errno.EINVAL
+
+
+def test_locks_to_the_end_are_granted(export: Export) -> None:
+    node, fh = opened(export)
+    for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK):
+        assert ask(export, abi.SETLK, node, abi.LK_IN.pack(fh, 7, 5, (1 << 63) - 1, kind, 1, 0, 0))[0] == 0
+
+
+def test_wild_numbers_in_every_operation_are_answered(export: Export) -> None:
+    wild = random.Random(7)
+    node, fh = opened(export)
+    numbers = (0, 1, node, fh, 1 << 31, (1 << 32) - 1, 1 << 62, 1 << 63, BIG)
+    safe = set(abi.OPERATIONS) - abi.UNANSWERED - {abi.SETLKW, abi.SYNCFS, abi.FALLOCATE, abi.MKNOD}
+    for _ in range(3000):
+        op = wild.choice(sorted(safe))
+        _, size, names = abi.OPERATIONS[op]
+        args = b"".join(wild.choice(numbers).to_bytes(8, "little") for _ in range(size // 8 + 1))[:size]
+        export.answer(abi.Request(abi.request(op, wild.choice((1, node, 99)), args + b"n\0" * names, 1)))
+
+
+def deep(inodes: Inodes, top: str, levels: int) -> list[int]:
+    """Node ids of directories, one within the other, below `top`."""
+    above, found = inodes.top, []
+    fd = os.open(top, os.O_PATH)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_PATH | os.O_NOFOLLOW, dir_fd=fd)
+        os.close(fd)
+        fd = below
+        above = inodes.found(above, b"d", os.fstat(fd))
+        found.append(above.id)
+    os.close(fd)
+    return found
+
+
+def test_a_tree_of_any_depth_is_entered(tmp_path: Path) -> None:
+    inodes = Inodes(str(tmp_path), keep=4)
+    found = deep(inodes, str(tmp_path), 1500)
+    node = inodes.get(found[-1])
+    fd = inodes.directory(node)
+    assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (node.dev, node.ino)
+    assert sum(each.fd >= 0 for each in inodes.nodes.values()) <= 10
+    inodes.close_all()
+    subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest itself cannot: it is too deep for Python
+
+
+def test_directories_that_were_moved_into_each_other_are_stale(tmp_path: Path) -> None:
+    inodes = Inodes(str(tmp_path))
+    a, b = (inodes.get(number) for number in deep(inodes, str(tmp_path), 2))
+    a.parent = b  # as it was seen at two times: below a, and a below it
+    with pytest.raises(OSError, match="moved about") as raised:
+        inodes.directory(b)
+    assert raised.value.errno == errno.ESTALE
+    inodes.close_all()
+
+
+def test_what_of_the_locks_can_be_kept_is_kept(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried = Carried()
+    for _ in range(2):
+        node, fh = opened(export)
+        ask(export, abi.SETLK, node, abi.LK_IN.pack(fh, 7, 0, (1 << 63) - 1, fcntl.F_RDLCK, 1, abi.LK_FLOCK, 0))
+    dup, left = os.dup, [1]
+
+    def scarce(fd: int) -> int:
+        if not left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        left.pop()
+        return dup(fd)
+
+    monkeypatch.setattr(os, "dup", scarce)
+    with pytest.raises(OSError, match="Too many"):
+        carried.keep(export.inodes)
+    before = len(os.listdir("/proc/self/fd"))
+    carried.release()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
