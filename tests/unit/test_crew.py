@@ -98,3 +98,72 @@ def test_workers_are_made_as_they_are_needed() -> None:
         workers.give(done.release)
     assert all(done.acquire(timeout=10) for _ in range(1000))
     assert not failed
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the threads that cannot be had, as if pids.max were reached."""
+    names: set[str] = set()
+    start = threading.Thread.start
+
+    def start_if_there_is_one(thread: threading.Thread) -> None:
+        if thread.name in names:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_there_is_one)
+    return names
+
+
+def test_a_stuck_item_is_passed_as_soon_as_a_thread_can_be_had(scarce: set[str]) -> None:
+    items: queue.Queue[list[int]] = queue.Queue()
+    free, stuck, seen, over = (threading.Event() for _ in range(4))
+
+    def handle(item: int) -> None:
+        if item == 0:
+            scarce.add("crew")
+            stuck.set()
+            free.wait(20)
+        seen.set() if item else over.set()
+
+    items.put([0, 1])
+    thread = threading.Thread(target=to_its_end, args=(crew_of(items, handle),), daemon=True)
+    thread.start()
+    assert stuck.wait(10)
+    assert not seen.wait(0.5)
+    scarce.clear()
+    assert seen.wait(10), "the watch goes on"
+    assert not over.is_set()
+    free.set()
+    items.put([])
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_without_any_worker_slow_items_are_done_all_the_same(scarce: set[str]) -> None:
+    scarce.add("worker")
+    items: queue.Queue[list[int]] = queue.Queue()
+    done: list[int] = []
+    items.put(list(range(100)))
+    items.put([])
+    to_its_end(crew_of(items, done.append, lambda _: True))
+    assert done == list(range(100))
+
+
+def test_what_no_more_worker_can_be_had_for_waits_for_one_that_is_busy(scarce: set[str]) -> None:
+    failed: list[BaseException] = []
+    workers = Workers(failed.append)
+    begun, free, done = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        begun.set()
+        free.wait(10)
+
+    assert workers.give(first)
+    assert begun.wait(10)
+    scarce.add("worker")
+    assert workers.give(done.set)
+    assert not done.wait(0.1)
+    free.set()
+    assert done.wait(10)
+    assert not failed

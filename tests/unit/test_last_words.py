@@ -1,0 +1,96 @@
+"""What the execute side's own processes die of is told, whatever it is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from remoteio import frames
+from remoteio.errors import RexecError
+from remoteio.link import Link
+from shim import agent, init, keeper, namespace
+from shim.keeper import Kept
+from shim.spec import JobSpec
+
+
+def spec() -> JobSpec:
+    return JobSpec(
+        argv=[b"true"], env=[], cwd=b"/", uid=os.geteuid(), gid=os.getegid(), groups=[], umask=0o22, hostname=b"here",
+        limits=[], scratch=[], stdio=[], tty=[],
+    )  # fmt: skip
+
+
+def raises(error: BaseException) -> Callable[..., None]:
+    def raising(*_: object, **__: object) -> None:
+        raise error
+
+    return raising
+
+
+def test_a_keeper_that_ends_by_an_error_of_our_own_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "open_fuse", raises(ZeroDivisionError("told")))
+    monkeypatch.setattr(namespace, "make", lambda plan: None)
+    with pytest.raises(RexecError, match=r"rexec's own in the job's keeper: ZeroDivisionError at .*\(told\)"):
+        Kept(spec(), namespace.Plan(spec()))
+
+
+def test_a_keeper_that_ends_later_leaves_its_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "open_fuse", lambda: os.open("/dev/null", os.O_RDWR))
+    monkeypatch.setattr(namespace, "make", lambda plan: None)
+    monkeypatch.setattr(namespace, "mount_root", lambda fuse, plan, spec: "/")
+    fork, forks = os.fork, []
+
+    def once() -> int:
+        forks.append(1)
+        if len(forks) > 1:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", once)
+    kept = Kept(spec(), namespace.Plan(spec()))
+    assert kept.last_word() == b""
+    kept.go()
+    os.waitpid(kept.pid, 0)
+    assert b"BlockingIOError" in kept.last_word()
+    kept.keeper.close()
+    kept.init.close()
+    os.close(kept.fuse)
+
+
+def test_the_jobs_first_process_says_what_it_ends_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    alive, held = os.pipe()
+    for error, said in (
+        (ZeroDivisionError("told"), "ZeroDivisionError at"),
+        (RexecError("the path \udc80\ud800 is odd"), "the path \\udc80\\ud800 is odd"),
+        (OSError("\ud800"), "\\ud800"),
+    ):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                namespace.build_root = raises(error)  # type: ignore[assignment]
+                init.run(theirs, namespace.Plan(spec()), spec(), "/", [], {}, held)
+            finally:
+                os._exit(9)
+        os.waitpid(pid, 0)
+        told = ours.recv(4096)
+        assert told.startswith(b"F125 ") and said.encode() in told, told
+    for end in (ours, theirs):
+        end.close()
+    os.close(alive)
+    os.close(held)
+
+
+def test_an_agent_that_cannot_begin_says_why_in_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(agent, "Agent", raises(RexecError("no \udcff here")))
+    link = Link(ours.fileno(), ours.fileno())
+    link.send(frames.START, spec().pack())
+    assert agent.main(theirs.fileno(), theirs.fileno()) == 1
+    ((kind, payload),) = link.receive()
+    assert (kind, bytes(payload[4:])) == (frames.FAIL, b"no \\udcff here")
+    ours.close()
+    theirs.close()
