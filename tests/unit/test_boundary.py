@@ -31,8 +31,8 @@ DEEP = b"[" * 60_000
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(placement, "LEASE", 0.3)
-    monkeypatch.setattr(placement, "RETRY", 0.5)
+    monkeypatch.setattr(placement, "LEASE", 0.1)
+    monkeypatch.setattr(placement, "RETRY", 0.2)
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -309,5 +309,3 @@ def test_what_ends_a_supervisor_all_the_same_stands_in_its_record_and_log(
     assert run.job.read().reason.startswith(text)
     assert f"its supervisor ends: {text}" in reasons(run)
     assert "Traceback" in (run.job.path / "errors").read_text()
-    monkeypatch.undo()
-    run.thread = threading.Thread()
