@@ -60,8 +60,8 @@ class Kept:
             os.waitpid(self.pid, 0)
             self.scratch.remove()
             self.spool.remove()
-            for end in (self.keeper, self.init):
-                end.close()
+            for socket_end in (self.keeper, self.init):
+                socket_end.close()
             for fd in self.stdio.values():
                 os.close(fd)
             raise RexecError(said[1:].decode("utf-8", "replace") or "the job's namespaces could not be made")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -31,6 +33,7 @@ COMBOS = {
 }
 # For tests that look at ids: as local-user, on a machine that has no newuidmap.
 NO_NEWUIDMAP = "local-user-no-newuidmap"
+_FAILED = pytest.StashKey[bool]()
 
 
 # A shell has what it starts in the background ignore the first two, and nohup the third: so would all that tests start.
@@ -63,7 +66,22 @@ def pytest_runtest_makereport(
     if report.skipped and not hasattr(report, "wasxfail") and item.config.getoption("--no-skips"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} skipped itself where all must run: {call.excinfo and call.excinfo.value}"
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """What a test that failed has left open is laid to its own door.
+
+    Its frames, and what they hold, live on in sys.last_value until another test fails: only then would Python find the
+    processes and files that nobody closed, and blame the test that happens to run.
+    """
+    if item.stash[_FAILED]:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        gc.collect()
+    yield
 
 
 @pytest.fixture(scope="session")
