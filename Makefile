@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: setup demo test lint bench bench-checkpoint clean root fresh
+.PHONY: setup demo check test test-all lint bench bench-checkpoint clean root fresh
 .DELETE_ON_ERROR:
 
 setup: .venv/dev
@@ -30,8 +30,18 @@ root:
 demo: .venv/demo
 	@docs/demo.sh .venv/bin/rexec
 
+# Side by side: most tests wait most of the time. A test file alone, in one process: .venv/bin/python -m pytest tests/FILE
+RUN_TESTS = $(AS_ROOT) .venv/bin/python -m pytest --no-skips -n auto --dist worksteal $(if $(SUDO),-p no:cacheprovider)
+
+# What needs no host: some of it mounts, as root.
+check: root .venv/dev lint
+	$(RUN_TESTS) tests/unit tests/property $(PYTEST)
+
 test: root .venv/dev lint
-	$(AS_ROOT) .venv/bin/python -m pytest --no-skips $(if $(SUDO),-p no:cacheprovider) $(PYTEST)
+	$(RUN_TESTS) $(PYTEST)
+
+test-all: root .venv/dev lint
+	$(RUN_TESTS) --all $(PYTEST)
 
 lint: .venv/dev
 	.venv/bin/ruff check $(SOURCES)

@@ -44,15 +44,23 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself fails; `make test` says this")
+    parser.addoption("--all", action="store_true", help="the long matrix too, see the marker `long`; `make test-all`")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: more than there are cores, for most tests wait most of the time: for a connection, for an end."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`@pytest.mark.where(predicate)`: of all combinations of parameters, run only those that it wants."""
+    """Keep what `where` and `long` leave; pytest's closing line counts the others as deselected."""
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
         params = vars(item)["callspec"].params if "callspec" in vars(item) else {}
         wanted = all(mark.args[0](**params) for mark in item.iter_markers("where"))
+        if not config.getoption("--all"):
+            wanted = wanted and not any(mark.args[0](**params) for mark in item.iter_markers("long"))
         (kept if wanted else dropped).append(item)
     config.hook.pytest_deselected(items=dropped)
     items[:] = kept
