@@ -6,6 +6,7 @@ costs no handover between threads. What waits goes small frames first (metadata 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -88,6 +89,18 @@ class Link:
             self._idle.wait_for(lambda: not self._writing)
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
+
+    def close(self) -> None:
+        """Refuse all that is sent from now on; then the descriptors may be closed, and their numbers be another's.
+
+        Waits for whoever is writing: cut the stream first, or the other end must be reading.
+        """
+        with self._idle:
+            if self._broken is None:
+                self._broken = OSError(errno.EPIPE, "it is over here")
+            self._small.clear()
+            self._large.clear()
+            self._idle.wait_for(lambda: not self._writing)
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
         total = sum(map(len, parts))

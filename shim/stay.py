@@ -165,6 +165,7 @@ class Stay(Supervisor):
                 self.unfit = self.unfit or why
         why = self.unfit or why
         self.cut()
+        self._link.close()  # or a ping, or an order that comes late, goes to whoever has the descriptor's number next
         with self._gate:
             self._over.set()
         for window in (self._window, self._out):

@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import resource
+import socket
 import sys
 import threading
 import time
@@ -315,6 +316,9 @@ class Placement:
 
     def close(self) -> None:
         self.over.set()
+        with socket.socket(fileno=os.dup(self.stream.write_fd)) as end, suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)  # unless it has ended by itself
+        self.link.close()
         self.stream.close()
 
 
