@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import subprocess
@@ -17,13 +16,12 @@ from typing import TypeVar
 
 import click
 
-from tests import desk
+from tests import apart, desk
 from tests.bench import report
 from tests.bench.cases import Case, all_cases, furnish
 from tests.bench.contenders import Contender, all_contenders, prepare
 from tests.bench.ground import Ground
 from tests.bench.process import BenchError
-from tests.desk_hosts import STATE
 from tests.desk_root import DeskError
 
 LIMIT = 640.0
@@ -34,18 +32,6 @@ Named = TypeVar("Named", Case, Contender)
 
 def _say(text: str) -> None:
     click.echo(f"bench: {text}", err=True)
-
-
-def _desk(stack: ExitStack) -> str:
-    """Have the desk for ourselves until `stack` closes, and leave it as it was found; returns the host's name."""
-    STATE.mkdir(parents=True, exist_ok=True)
-    lock = stack.enter_context((STATE / "lock.users").open("w"))
-    _say("waiting for those who test on the desk")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    if desk.pid("alpha") is None:
-        stack.callback(desk.down)
-    desk.up()
-    return "alpha"
 
 
 def _chosen(named: Sequence[Named], wish: str | None, option: str) -> list[Named]:
@@ -130,11 +116,14 @@ def main(rounds: int, which: str | None, only: str | None, record: Path | None, 
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
+            if host is None:
+                stack.enter_context(apart.entered())
+                desk.up()
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))
             _in_memory(work, stack)
             furnish(work)
             cases = _chosen(all_cases(work), which, "--cases")
-            ground = Ground(host or _desk(stack), work, cache, stack)
+            ground = Ground(host or "alpha", work, cache, stack)
             contenders = _chosen(all_contenders(ground), only, "--only")
             facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
             absent = prepare(contenders, _say)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import shlex
@@ -21,9 +20,8 @@ import click
 import psutil
 
 from checkpoint import criu
-from tests import desk, desk_root
+from tests import apart, desk, desk_root
 from tests.bench.process import BenchError, execute, must
-from tests.desk_hosts import STATE
 from tests.desk_root import DeskError
 from tests.until import until
 
@@ -242,12 +240,7 @@ def main(rounds: int, hosts: str | None) -> None:
     try:
         with ExitStack() as stack:
             if hosts is None:
-                STATE.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((STATE / "lock.users").open("w"))
-                click.echo("bench: waiting for those who test on the desk", err=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if desk.pid("alpha") is None:
-                    stack.callback(desk.down)
+                stack.enter_context(apart.entered())
                 desk.up()
             first, second = (hosts or "alpha,beta").split(",")
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))

@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tests import netns
 from tests.bench.process import must
 
 OUTRUN = "outrun==1.1.0"
@@ -35,9 +36,10 @@ def debian_packages(cache: Path, names: list[str], status: bytes, suites: list[s
             ("Dir::Etc::sourcelist", "sources.list"),
         ):
             get += ["-o", f"{option}={apt / name}"]
-        must([*get, "update"], f"apt-get update for Debian {' and '.join(suites)} failed")
         install = ["install", "-y", "--no-install-recommends", "--download-only", *names]
-        must([*get, *install], f"{' '.join(names)} cannot be had from {MIRROR}")
+        with netns.outside():
+            must([*get, "update"], f"apt-get update for Debian {' and '.join(suites)} failed")
+            must([*get, *install], f"{' '.join(names)} cannot be had from {MIRROR}")
         (apt / "cache/archives").rename(kept)
         shutil.rmtree(apt)
     return sorted(kept.glob("*.deb"))
@@ -51,6 +53,7 @@ def outrun_for_host(cache: Path, python: str, machine: str) -> Path:
         pip: list[str | Path] = [sys.executable, "-m", "pip", "install", "-q", "--target", fresh, "--only-binary=:all:"]
         pip += ["--python-version", python, "--platform", f"manylinux2014_{machine}"]
         pip += ["--platform", f"manylinux_2_28_{machine}", OUTRUN]
-        must(pip, f"{OUTRUN} for python {python} on {machine} cannot be had with pip")
+        with netns.outside():
+            must(pip, f"{OUTRUN} for python {python} on {machine} cannot be had with pip")
         fresh.rename(kept)
     return kept
