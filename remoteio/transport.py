@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, has_aes, last_line
 from remoteio.job_control import JobControl, apart, end_group, open_terminal
+from remoteio.printable import printable
 
 # Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
 # AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
@@ -118,8 +119,9 @@ class ProcessStream(Stream):
             while chunk := os.read(pipe.fileno(), 4096):
                 self._tail += chunk
                 del self._tail[:-TAIL_BYTES]
-                if _TOUCH in chunk:
-                    os.write(2, chunk)
+                for line in chunk.splitlines() if _TOUCH in chunk else ():
+                    if _TOUCH in line:  # it may as well be the host that says it
+                        os.write(2, printable(line.decode("utf-8", "replace"), 300).encode() + b"\n")
 
 
 def open_host(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:

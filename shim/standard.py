@@ -75,9 +75,10 @@ def die_like(status: int, group: bool) -> int:
         return os.waitstatus_to_exitcode(status)
     number = os.WTERMSIG(status)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its core is its own; ours tells nothing
-    if number != signal.SIGKILL:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    if number in signal.valid_signals():  # not glibc's own two: they can be neither caught nor blocked here
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     if group and number in (signal.SIGINT, signal.SIGQUIT):
         os.killpg(0, number)
     os.kill(os.getpid(), number)

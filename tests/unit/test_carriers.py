@@ -142,6 +142,14 @@ def test_a_local_process_is_carried_with_its_status_and_the_end_of_its_stderr() 
     assert "bye" in str(stream.failure())
 
 
+def test_only_what_ssh_has_to_say_at_once_is_shown_and_it_moves_no_cursor(capfd: pytest.CaptureFixture[str]) -> None:
+    said = r"printf '\033[2Jother\nConfirm user presence \033[1mfor key x\r\nmore\n' >&2"
+    stream = open_local(["sh", "-c", said])
+    assert os.read(stream.read_fd, 1) == b""
+    stream.close()
+    assert capfd.readouterr().err == "Confirm user presence \\x1b[1mfor key x\n"
+
+
 def test_a_program_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(TransportError, match="cannot start /nowhere/python3: No such file"):
         open_local(["/nowhere/python3"])

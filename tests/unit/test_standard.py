@@ -1,0 +1,24 @@
+"""This process ends as the job did, whatever signal that was."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from shim.host_frames import exit_status
+from shim.standard import die_like
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, 32, 33, 34, signal.SIGRTMAX])
+def test_every_signal_that_ends_a_process_ends_this_one(number: int) -> None:
+    assert exit_status(number.to_bytes(4, "little")) == number
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(die_like(number, False))
+        finally:
+            os._exit(99)
+    # glibc may have put a handler of its own to its two: then as a shell says it
+    assert os.waitpid(pid, 0)[1] in ((number, 128 + number << 8) if number in (32, 33) else (number,))
