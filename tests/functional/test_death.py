@@ -51,13 +51,6 @@ def _depth(process: psutil.Process) -> int:
         return 0
 
 
-def all_ended(on: str, desk: ModuleType) -> bool:
-    try:
-        return not seen(on, desk)
-    except psutil.NoSuchProcess:  # one ended while we looked: the next look tells
-        return False
-
-
 def shipped(on: str, desk: ModuleType, here: psutil.Process) -> list[psutil.Process]:
     """Agent, keeper and init of the one job there, outermost first; those of an earlier one may just be ending."""
     deadline = time.monotonic() + 5
@@ -126,7 +119,7 @@ def test_cable_pulled(
         process = started(combo, JOBS[job])
         began = time.monotonic()
         desk_alone.cut("beta")
-        until(lambda: all_ended(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
+        until(lambda: not seen(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
         assert process.wait(12) == 125
         assert 5 < time.monotonic() - began < 10
         err = process.communicate()[1]
