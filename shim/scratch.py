@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import stat
 
 from remoteio.errors import RexecError
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OURS = re.compile(r"[0-9]+-(spool)?[0-9]+")
 
 
 class Scratch:
@@ -14,69 +19,121 @@ class Scratch:
 
     Agent and keeper both hold them, and whichever outlives the other removes them; what is left where both were killed
     at once is removed by the next who asks for one.
+
+    $TMPDIR is open to all users. So the directory that they are in is used by its descriptor, once that has shown that
+    it is ours alone; where somebody else has taken its name it gets one that nobody could foresee.
     """
 
     def __init__(self, owner: int, group: int, kind: str = "", beneath: str = "") -> None:
         """`owner`, `group`: whom the directories are given to where this process is root; `kind`: part of their name;
         `beneath`: where they are, instead of $TMPDIR or /var/tmp."""
         self._owner, self._group, self._kind = owner, group, kind
-        self._base = "%s/rexec-%d" % (beneath or os.environ.get("TMPDIR") or "/var/tmp", os.geteuid())
+        self._beneath = beneath or os.environ.get("TMPDIR") or "/var/tmp"
+        self._base, self._at = "", -1
         self._held: list[tuple[int, str]] = []
 
     def make(self) -> str:
         """A new empty directory. Raises RexecError."""
         try:
-            os.makedirs(self._base, 0o700, exist_ok=True)
-            if os.stat(self._base).st_uid != os.geteuid():
-                raise OSError(1, "it is somebody else's")
-            self._sweep()
-            path = "%s/%d-%s%d" % (self._base, os.getpid(), self._kind, len(self._held))
-            os.mkdir(path, 0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.geteuid() == 0:
-                os.chown(path, self._owner, self._group)
+            name, fd = self._make()
         except OSError as e:
             raise RexecError(
-                "%s has no room for --scratch in %s: %s; set TMPDIR there"
-                % (os.uname().nodename, self._base, e.strerror)
-            ) from e
-        self._held.append((fd, path))
-        return path
+                "%s has no room for %s in %s: %s; set TMPDIR there"
+                % (
+                    os.uname().nodename, "the job's image" if self._kind else "--scratch",
+                    self._base or self._beneath, e.strerror,
+                )
+            ) from e  # fmt: skip
+        self._held.append((fd, name))
+        return self._base + "/" + name
+
+    def _make(self) -> tuple[str, int]:
+        while True:
+            if self._at < 0:
+                self._base, self._at = _private(self._beneath)
+                self._sweep()
+            name = "%d-%s%d" % (os.getpid(), self._kind, len(self._held))
+            try:
+                os.mkdir(name, 0o700, dir_fd=self._at)
+                fd = os.open(name, _OPEN, dir_fd=self._at)
+            except FileNotFoundError:
+                # another's last directory went, and the one above with it, or this one before it was locked
+                if os.fstat(self._at).st_nlink == 0:
+                    os.close(self._at)
+                    self._at = -1
+                continue
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink == 0:  # whoever swept was quicker
+                os.close(fd)
+                continue
+            if os.geteuid() == 0:
+                os.fchown(fd, self._owner, self._group)
+            return name, fd
 
     @property
     def fds(self) -> list[int]:
         """The descriptors that hold them."""
-        return [fd for fd, _ in self._held]
+        return [fd for fd, _ in self._held] + ([self._at] if self._at >= 0 else [])
 
     def _sweep(self) -> None:
-        for name in os.listdir(self._base):
-            path = self._base + "/" + name
+        for name in os.listdir(self._at):
+            if not _OURS.fullmatch(name):
+                continue
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # its job has just ended
+                fd = os.open(name, _OPEN, dir_fd=self._at)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # its job has just ended, or it is a file or a link and none of ours
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue  # its job lives
             else:
-                _remove(path)
+                _empty(fd)
+                _rmdir(name, self._at)
             finally:
                 os.close(fd)
 
     def remove(self) -> None:
         """All of them go, whatever is in them."""
-        for fd, path in self._held:
-            _remove(path)
+        for fd, name in self._held:
+            _empty(fd)
+            _rmdir(name, self._at)
             os.close(fd)
-        if self._held:
+        self._held = []
+        if self._at >= 0:
+            os.close(self._at)
+            self._at = -1
             try:
                 os.rmdir(self._base)
             except OSError as e:
                 if e.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # another job's are in it, or it was the last
                     raise
-        self._held = []
+
+
+def _private(beneath: str) -> tuple[str, int]:
+    """A directory beneath `beneath` that is this user's alone: its path, and a descriptor of it. Raises OSError."""
+    path = "%s/rexec-%d" % (beneath, os.geteuid())
+    os.makedirs(beneath, 0o700, exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass  # by an earlier job, or by somebody else
+    try:
+        fd = os.open(path, _OPEN)
+    except FileNotFoundError:
+        return _private(beneath)  # the last job's, and it has just ended
+    except OSError as e:
+        if e.errno not in (errno.ELOOP, errno.ENOTDIR, errno.EACCES):
+            raise
+    else:
+        st = os.fstat(fd)
+        if st.st_uid == os.geteuid() and not stat.S_IMODE(st.st_mode) & 0o077:
+            return path, fd
+        os.close(fd)
+    import tempfile
+
+    path = tempfile.mkdtemp(prefix="rexec-%d-" % os.geteuid(), dir=beneath)
+    return path, os.open(path, _OPEN)
 
 
 def for_images() -> str:
@@ -97,15 +154,38 @@ def for_images() -> str:
     return usable[0] if usable else places[0]
 
 
-def _remove(path: str) -> None:
+def _empty(fd: int) -> None:
+    """Remove all that is in the directory `fd`, and follow no link."""
+    for name in os.listdir(fd):
+        try:
+            within = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except NotADirectoryError:
+            _unlink(name, fd)
+            continue
+        except FileNotFoundError:
+            continue  # the other has removed it
+        own = "/proc/self/fd/%d" % within
+        try:
+            os.chmod(own, 0o700)
+            again = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(within)
+        try:
+            _empty(again)
+        finally:
+            os.close(again)
+        _rmdir(name, fd)
+
+
+def _unlink(name: str, at: int) -> None:
     try:
-        with os.scandir(path) as entries:
-            for e in list(entries):
-                if e.is_dir(follow_symlinks=False):
-                    os.chmod(e.path, 0o700)
-                    _remove(e.path)
-                else:
-                    os.unlink(e.path)
-        os.rmdir(path)
+        os.unlink(name, dir_fd=at)
+    except FileNotFoundError:
+        return  # the other has removed it
+
+
+def _rmdir(name: str, at: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=at)
     except FileNotFoundError:
         return  # the other has removed it
