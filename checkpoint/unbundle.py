@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 
@@ -48,8 +49,12 @@ def directory(cache: str, wanted: str) -> str:
 
 
 def present(cache: str, wanted: str) -> bool:
-    """Whether the bundle is unpacked there. It gets its name only when it is whole."""
-    return os.path.isdir(directory(cache, wanted))
+    """Whether the bundle is unpacked there, by this user. It gets its name only when it is whole."""
+    try:
+        st = os.lstat(directory(cache, wanted))
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & 0o022
 
 
 def unpack(archive: bytes, wanted: str, cache: str) -> str:
@@ -57,7 +62,7 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
     if digest(archive) != wanted:
         raise BundleError("the criu bundle arrived damaged; run the command again")
     target = directory(cache, wanted)
-    if os.path.isdir(target):
+    if present(cache, wanted):
         return target
     os.makedirs(cache, mode=0o700, exist_ok=True)
     work = tempfile.mkdtemp(prefix=".criu-", dir=cache)
@@ -73,16 +78,30 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
                 with open(os.path.join(work, member.name), "wb") as f:
                     shutil.copyfileobj(content, f)
                     os.fchmod(f.fileno(), 0o755)
+                    f.flush()
+                    os.fsync(f.fileno())
         os.chmod(work, 0o755)
+        for path in (os.path.join(work, "lib"), work):
+            _sync(path)  # the name says that it is whole, also after a power cut
         try:
             os.rename(work, target)
         except OSError:
-            if not os.path.isdir(target):  # else another run was first: its bundle has the same bytes
+            if not os.path.isdir(target):
                 raise
+            if not present(cache, wanted):  # else another run was first: its bundle has the same bytes
+                raise BundleError(f"{target} is another user's, or others may write to it; remove it") from None
     finally:
         if os.path.isdir(work):
             shutil.rmtree(work)
     return target
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def gather(program: str, library_dirs: list[str], loader_root: str = "") -> dict[str, bytes]:

@@ -15,6 +15,7 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,9 +130,11 @@ def start(
     return Facts(answer.python, answer.word, answer.detail)
 
 
+@cache
 def collect(modules: tuple[str, ...]) -> Runtime:
     """Read the sources of ``modules`` and of the packages above them, in order of name, from where they are installed.
 
+    Once: what changes there while this process serves a job is not sent to the job's next host.
     Raises BootstrapError if one has no source.
     """
     names = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in modules) for i in range(len(parts))}
@@ -147,6 +150,7 @@ def collect(modules: tuple[str, ...]) -> Runtime:
     return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
 
 
+@cache
 def stage_source() -> bytes:
     """The text of the first stage."""
     return Path(__file__).with_name("stage.py").read_bytes()
