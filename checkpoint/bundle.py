@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import elf, unbundle
+from checkpoint import elf, unbundle, xdg
 from checkpoint.unbundle import BundleError
 
 # The first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
@@ -42,8 +42,7 @@ class Bundle:
 
 def home() -> Path:
     """Where bundles are kept on the submit machine: $XDG_DATA_HOME/rexec/criu."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(data) / "rexec" / "criu"
+    return xdg.data() / "criu"
 
 
 def kept(at: Path) -> Bundle | None:

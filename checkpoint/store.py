@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from checkpoint import xdg
 from checkpoint.jobdir import JobDirectory, Point, StoreError, disk_error
 from checkpoint.manifest import ImageFile, Manifest, ManifestError, check_name
 from checkpoint.packs import PackError, PackReader, PackWriter, pack_numbers
@@ -24,9 +25,7 @@ _AHEAD = 4  # groups being read
 
 def default_root() -> Path:
     """`$XDG_STATE_HOME/rexec/images` (XDG Base Directory Specification), by default under `~/.local/state`."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "rexec" / "images"
+    return xdg.state() / "images"
 
 
 @dataclass(frozen=True, slots=True)

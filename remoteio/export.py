@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
+from remoteio.confine import Confinement
 from remoteio.export_attributes import Attributes
 from remoteio.export_base import Body
 from remoteio.export_files import OpenFiles
@@ -24,9 +25,14 @@ from remoteio.written import Written
 class Export(Names, Attributes, OpenFiles):
     """Serves the tree at `root` with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str = "/", record: Written | None = None) -> None:
-        """`record`, if given, is told of every file that is opened for writing, or truncated."""
-        super().__init__(ids, root, record)
+    def __init__(
+        self, ids: Ids, root: str = "/", record: Written | None = None, confinement: Confinement | None = None
+    ) -> None:
+        """`record`, if given, is told of every file that is opened for writing, or truncated.
+
+        `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
+        """
+        super().__init__(ids, root, record, confinement)
         self.methods: dict[int, Callable[[abi.Request], Body]] = {
             op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
         }

@@ -39,6 +39,7 @@ class Attributes(ExportBase):
             r.raw, abi.ARGS
         )
         node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
         with self.inodes.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
@@ -67,7 +68,10 @@ class Attributes(ExportBase):
 
     def do_access(self, r: abi.Request) -> bytes:
         mask, _ = abi.ACCESS_IN.unpack_from(r.raw, abi.ARGS)
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        node = self.inodes.get(r.nodeid)
+        if mask & os.W_OK:
+            self.inodes.may_change(node)
+        with self.inodes.path(node) as path:
             if not os.access(path, mask & 7, effective_ids=True):
                 raise OSError(errno.EACCES, "permission denied")
         return b""
@@ -95,12 +99,16 @@ class Attributes(ExportBase):
         name, _, value = bytes(r.raw[abi.ARGS + abi.SETXATTR_IN.size :]).partition(b"\0")
         if not name or len(value) != size:
             raise abi.FuseError("setxattr's value is not as long as it says")
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        with self.inodes.path(node) as path:
             os.setxattr(path, name, value, flags)
         return b""
 
     def do_removexattr(self, r: abi.Request) -> bytes:
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        with self.inodes.path(node) as path:
             os.removexattr(path, r.name(abi.ARGS))
         return b""
 

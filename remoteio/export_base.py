@@ -6,6 +6,7 @@ import os
 import stat
 
 from remoteio import fuse_abi as abi
+from remoteio.confine import Confinement
 from remoteio.ids import Ids
 from remoteio.inodes import Inodes, Node
 from remoteio.listing import Listings
@@ -20,10 +21,11 @@ Body = bytes | tuple[bytes, bytes]
 class ExportBase:
     """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str, record: Written | None) -> None:
+    def __init__(self, ids: Ids, root: str, record: Written | None, confinement: Confinement | None) -> None:
         self.ids = ids
         self._record = record
-        self.inodes = Inodes(root)
+        self._umask = _own_umask()
+        self.inodes = Inodes(root, confinement=confinement)
         self.locks = Locks(self.inodes)
         self.listings = Listings(self.inodes, self._entry)
         self._root_user = os.geteuid() == 0
@@ -43,8 +45,11 @@ class ExportBase:
         ttl = 0 if parent.shared else TTL
         return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
 
-    def _new_entry(self, r: abi.Request, parent: Node, name: bytes, at: int, fd: int = -1) -> bytes:
-        """The entry of what was just made as `name` in the directory open at `at`, given to the user who made it."""
+    def _new_entry(self, r: abi.Request, parent: Node, name: bytes, at: int, fd: int = -1, lacking: int = 0) -> bytes:
+        """The entry of what was just made as `name` in the directory open at `at`, given to the user who made it.
+
+        `lacking`: bits of its mode that this process's own umask has taken away.
+        """
         if self._root_user and (r.uid or r.gid):
             above = os.fstat(at)
             gid = -1 if above.st_mode & stat.S_ISGID else r.gid
@@ -52,6 +57,8 @@ class ExportBase:
                 os.fchown(fd, r.uid, gid)
             else:
                 os.chown(name, r.uid, gid, dir_fd=at, follow_symlinks=False)
+        if lacking:
+            _widen(name, at, fd, lacking)
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
         return self._entry(parent, name, st)
 
@@ -59,13 +66,14 @@ class ExportBase:
         """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
         return body if parent.shared else (body, self.attr(os.fstat(at)))
 
-    def _mode(self, at: int, mode: int, umask: int) -> int:
-        """The mode to create with: a default ACL takes the umask's place (acl(5))."""
+    def _mode(self, at: int, mode: int, umask: int) -> tuple[int, int]:
+        """The mode to create with, and the bits of it that our own umask will take: a default ACL takes the place of
+        either umask (acl(5))."""
         try:
             os.getxattr("/proc/self/fd/%d" % at, "system.posix_acl_default")
         except OSError:
-            return mode & ~umask
-        return mode
+            return mode & ~umask, mode & ~umask & self._umask
+        return mode, 0
 
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
@@ -74,6 +82,24 @@ class ExportBase:
 
 
 _U64 = (1 << 64) - 1
+
+
+def _own_umask() -> int:
+    """This process's umask, as proc_pid_status(5) has it: umask(2) would change it for all threads meanwhile."""
+    with open("/proc/self/status", "rb") as f:
+        return next(int(line.split()[1], 8) for line in f if line.startswith(b"Umask:"))
+
+
+def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:
+    """Give what was just made the bits that our umask took."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at) if fd < 0 else fd
+    try:
+        os.chmod("/proc/self/fd/%d" % found, stat.S_IMODE(os.fstat(found).st_mode) | lacking)
+    except PermissionError:
+        pass  # a filesystem that keeps no modes (vfat): it is made all the same
+    finally:
+        if fd < 0:
+            os.close(found)
 
 
 def drop_suid(path: str) -> None:

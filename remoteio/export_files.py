@@ -25,8 +25,9 @@ class OpenFiles(ExportBase):
         node = self.inodes.get(r.nodeid)
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
+        changes = self._may_open(node, flags)
         fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
-        if kill & abi.OPEN_KILL_SUIDGID and self._root_user:
+        if kill & abi.OPEN_KILL_SUIDGID and self._root_user and changes:
             drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
         out = self._opened(fd, node, flags, st)
@@ -42,6 +43,13 @@ class OpenFiles(ExportBase):
             if len(ahead) != st.st_size:
                 ahead = b""  # it is changing as we look
         return out, self.attr(st) + ahead
+
+    def _may_open(self, node: Node, flags: int) -> bool:
+        """Is it opened for a change? Raises EROFS if it may not be."""
+        changes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if changes:
+            self.inodes.may_change(node)
+        return changes
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
@@ -61,9 +69,9 @@ class OpenFiles(ExportBase):
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.CREATE_IN.size)
         parent = self.inodes.get(r.nodeid)
+        self.inodes.may_name(parent, name, None)
         at = self.inodes.directory(parent)
-        mode = self._mode(at, mode, umask)
-        made = True
+        mode, lacking = self._mode(at, mode, umask)
 
         def make(f: int) -> int:
             return os.open(name, f | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
@@ -73,24 +81,39 @@ class OpenFiles(ExportBase):
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            made = False
-            if not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-                raise OSError(errno.ESTALE, "it is no regular file: the kernel must look it up") from None
-            fd = os.open(name, flags & _OPEN_FLAGS | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            return self._with_parent(self._open_there(parent, name, at, flags), parent, at)
         try:
-            entry = self._new_entry(r, parent, name, at, fd) if made else self._entry(parent, name, os.fstat(fd))
+            entry = self._new_entry(r, parent, name, at, fd, lacking)
         except OSError:
             os.close(fd)
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
 
+    def _open_there(self, parent: Node, name: bytes, at: int, flags: int) -> bytes:
+        """Open what was to be created and is there already: the entry and struct fuse_open_out."""
+        st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        if not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.ESTALE, "it is no regular file: the kernel must look it up")
+        entry = self._entry(parent, name, st)
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
+        try:
+            self._may_open(node, flags)
+            fd = self.inodes.reopen(node, flags & _OPEN_FLAGS)
+        except OSError:
+            self.inodes.forget(node.id, 1)
+            raise
+        st = os.fstat(fd)
+        return entry[: abi.ENTRY.size] + self.attr(st) + self._opened(fd, node, flags, st)
+
     def do_tmpfile(self, r: abi.Request) -> bytes:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         parent = self.inodes.get(r.nodeid)
+        self.inodes.may_name(parent, b"", None)
         at = self.inodes.directory(parent)
-        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE, self._mode(at, mode, umask), dir_fd=at)
-        entry = self._new_entry(r, parent, b"", at, fd)
+        mode, lacking = self._mode(at, mode, umask)
+        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=at)
+        entry = self._new_entry(r, parent, b"", at, fd, lacking)
         return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
 
     def do_read(self, r: abi.Request) -> bytes:
@@ -110,6 +133,8 @@ class OpenFiles(ExportBase):
         data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
         if len(data) != size:
             raise abi.FuseError("a write carries another number of bytes than it says")
+        if not handle.writable:
+            raise OSError(errno.EBADF, "not open for writing")
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)

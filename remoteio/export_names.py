@@ -29,12 +29,12 @@ class Names(ExportBase):
             if name == _KERNEL_FACTS and parent.name == b"run":
                 raise FileNotFoundError
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
+            entry = self._entry(parent, name, st)
         except FileNotFoundError:
             if parent.shared:
                 raise
             entry = _NEGATIVE
         else:
-            entry = self._entry(parent, name, st)
             if stat.S_ISDIR(st.st_mode):
                 # kept open, it is found as the job's working directory wherever it is moved to
                 self.inodes.pin(st)
@@ -74,32 +74,40 @@ class Names(ExportBase):
     def do_symlink(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         name, target = r.texts(abi.ARGS)
+        self.inodes.may_name(parent, abi.one_name(name), None)
         at = self.inodes.directory(parent)
-        os.symlink(target, abi.one_name(name), dir_fd=at)
+        os.symlink(target, name, dir_fd=at)
         return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
 
     def do_mknod(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         mode, rdev, umask, _ = abi.MKNOD_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.MKNOD_IN.size)
+        self.inodes.may_name(parent, name, None)
         at = self.inodes.directory(parent)
-        os.mknod(name, self._mode(at, mode, umask), rdev, dir_fd=at)
-        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
+        mode, lacking = self._mode(at, mode, umask)
+        os.mknod(name, mode, rdev, dir_fd=at)
+        return self._with_parent(self._new_entry(r, parent, name, at, lacking=lacking), parent, at)
 
     def do_mkdir(self, r: abi.Request) -> Body:
         parent = self.inodes.get(r.nodeid)
         mode, umask = abi.MKDIR_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.MKDIR_IN.size)
+        self.inodes.may_name(parent, name, None, directory=True)
         at = self.inodes.directory(parent)
-        os.mkdir(name, self._mode(at, mode, umask), dir_fd=at)
-        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
+        mode, lacking = self._mode(at, mode, umask)
+        os.mkdir(name, mode, dir_fd=at)
+        return self._with_parent(self._new_entry(r, parent, name, at, lacking=lacking), parent, at)
 
     def do_link(self, r: abi.Request) -> bytes:
         parent = self.inodes.get(r.nodeid)
         (old,) = abi.LINK_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.LINK_IN.size)
+        node = self.inodes.get(old)
+        self.inodes.may_link(node)
+        self.inodes.may_name(parent, name, None)
         at = self.inodes.directory(parent)
-        with self.inodes.path(self.inodes.get(old)) as path:
+        with self.inodes.path(node) as path:
             os.link(path, name, dst_dir_fd=at, follow_symlinks=True)
         return self._entry(parent, name, os.stat(name, dir_fd=at, follow_symlinks=False))
 
@@ -107,6 +115,7 @@ class Names(ExportBase):
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
         at = self.inodes.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        self.inodes.may_name(parent, name, st)
         os.unlink(name, dir_fd=at)
         self._removed(st)
         return self._with_parent(b"", parent, at)
@@ -115,6 +124,7 @@ class Names(ExportBase):
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
         at = self.inodes.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        self.inodes.may_name(parent, name, st)
         os.rmdir(name, dir_fd=at)
         self._removed(st)
         return self._with_parent(b"", parent, at)
@@ -139,6 +149,8 @@ class Names(ExportBase):
         parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
         a, b = self.inodes.directory(parent), self.inodes.directory(target)
         moved, replaced = _lstat(old, a), _lstat(new, b)
+        self.inodes.may_name(parent, old, moved)
+        self.inodes.may_name(target, new, replaced)
         syscalls.renameat2(a, old, b, new, flags)
         self.inodes.moved(target, new, moved)
         if flags & 2:

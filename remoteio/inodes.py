@@ -15,6 +15,9 @@ import threading
 import time
 from collections import OrderedDict
 
+from remoteio import confine
+from remoteio.confine import Confinement, Rights
+from remoteio.filesystems import Filesystems
 from remoteio.fuse_abi import ROOT_ID
 from remoteio.twins import Twins
 
@@ -27,11 +30,12 @@ class Node:
 
     __slots__ = (
         "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name",
-        "parent", "seen", "shared",
+        "parent", "rights", "seen", "shared",
         "twins",
     )  # fmt: skip
 
-    def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes) -> None:
+    def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
+        self.rights = rights
         self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
         self.parent, self.name = parent, name
         self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several
@@ -76,12 +80,17 @@ class Handle:
 class Inodes:
     """The table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more."""
 
-    def __init__(self, root: str = "/", keep: int = 4096) -> None:
-        """Serve the tree at `root`; `keep` directory descriptors stay open beyond those needed at the moment."""
+    def __init__(self, root: str = "/", keep: int = 4096, confinement: Confinement | None = None) -> None:
+        """Serve the tree at `root`; `keep` directory descriptors stay open beyond those needed at the moment.
+
+        `confinement`: what of it is shown, and what may be changed; of paths from "/" on. Default: all of it.
+        """
         self.lock = threading.RLock()
+        self.confinement = confinement or Confinement()
+        self._filesystems = Filesystems()
         fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         st = os.fstat(fd)
-        top = Node(ROOT_ID, st, None, b"")
+        top = Node(ROOT_ID, st, None, b"", self.confinement.top)
         top.fd, top.lookups = fd, 1
         self.top = top
         self.nodes: dict[int, Node] = {ROOT_ID: top}
@@ -103,23 +112,76 @@ class Inodes:
             raise OSError(errno.ESTALE, "no such node") from None
 
     def found(self, parent: Node, name: bytes, st: Stat) -> Node:
-        """The node of what `st` describes, seen as `name` in `parent`; counts one lookup of the kernel's."""
+        """The node of what `st` describes, seen as `name` in `parent`; counts one lookup of the kernel's.
+
+        Raises ENOENT for what is not to be seen.
+        """
+        kind, rights = stat.S_IFMT(st.st_mode), parent.rights
+        # of what has one name, in a directory where all is allowed and in the same filesystem, there is nothing to ask
+        if rights is not confine.ALL or st.st_nlink != 1 or kind == stat.S_IFDIR or st.st_dev != parent.dev:
+            rights = self._rights(parent, name, st)
+            if rights.level == confine.HIDDEN:
+                raise OSError(errno.ENOENT, "not to be seen by a job")
         with self.lock:
             node = self._by_key.get((st.st_dev, st.st_ino))
-            if node is not None and (
-                node.kind != stat.S_IFMT(st.st_mode) or (node.kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)
-            ):
+            if node is not None and (node.kind != kind or (kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)):
                 node = None  # the inode number was used again: the kernel's cached target or type is another file's
             if node is None:
-                node = Node(self._next, st, parent, name)
+                node = Node(self._next, st, parent, name, rights)
                 self._next += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
             elif node is not self.top:
                 if node.parent is not parent or node.name != name:
                     self._renamed(node, parent, name, st)
                 node.ctime = st.st_ctime_ns
+                # What has one name is what that name makes it: its number may have been another file's before.
+                one = st.st_nlink == 1 or kind == stat.S_IFDIR
+                node.rights = rights if one else confine.least(node.rights, rights)
             node.lookups += 1
             return node
+
+    # what may be done
+
+    def _rights(self, parent: Node, name: bytes, st: Stat) -> Rights:
+        """The rights of what `st` describes, seen as `name` in `parent`. Raises OSError."""
+        rights = parent.rights.beneath.get(name, parent.rights.others)
+        directory = stat.S_ISDIR(st.st_mode)
+        if st.st_dev != parent.dev and name and not self._keeps_data(parent, name, st.st_dev):
+            rights = confine.least(rights, confine.NOTHING_IN_IT if directory else confine.NOT_THERE)
+        if not directory and st.st_nlink == 1:
+            return rights
+        confinement, key = self.confinement, (st.st_dev, st.st_ino)
+        rights = confine.least(rights, confinement.known.get(key, confine.ALL))
+        if not directory and st.st_dev in confinement.devices and stat.S_ISREG(st.st_mode):
+            rights = confine.least(rights, confinement.of_linked(key))
+        return rights
+
+    def _keeps_data(self, parent: Node, name: bytes, dev: int) -> bool:
+        # O_PATH without O_DIRECTORY neither opens a device nor mounts what is mounted on demand: open(2)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory(parent))
+        try:
+            if os.fstat(fd).st_dev != dev:
+                raise OSError(errno.ESTALE, "something has just been mounted or unmounted there")
+            return self._filesystems.keep_data(fd, dev)
+        finally:
+            os.close(fd)
+
+    def may_name(self, parent: Node, name: bytes, st: Stat | None, directory: bool = False) -> None:
+        """May what has that name (`st`; None: nothing) be made, removed, replaced, moved? Raises EACCES, EBUSY, EROFS.
+
+        `directory`: a directory is to be made.
+        """
+        named = parent.rights.beneath.get(name, parent.rights.others)
+        rights = named if st is None else self._rights(parent, name, st)
+        _refuse(confine.refused_name(rights, st is not None, directory))
+
+    def may_change(self, node: Node) -> None:
+        """May the file's contents and attributes be changed? Raises EROFS."""
+        _refuse(confine.refused_change(node.rights))
+
+    def may_link(self, node: Node) -> None:
+        """May the file get one more name? Raises EROFS."""
+        _refuse(confine.refused_link(node.rights))
 
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
         # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
@@ -182,7 +244,7 @@ class Inodes:
                 closed[above.id] = above
                 above = above.parent
             for each in reversed(closed.values()):
-                each.fd = self._open(each, os.O_PATH | os.O_DIRECTORY)
+                each.fd = self._open(each)
                 self._open_dirs[each.id] = each
                 if len(self._open_dirs) > 2 * self._keep:
                     self._retire()
@@ -211,21 +273,29 @@ class Inodes:
         assert node.parent is not None  # only the root has none, and the root has its descriptor
         return ((node.parent, node.name), *node.links)
 
-    def _open(self, node: Node, flags: int) -> int:
-        """Open `node` by a name it was seen by and make sure it is that file. Raises ESTALE when it is not."""
-        # What has the name now may be another file: nothing is truncated, or waited for, before that is known.
-        how = flags & ~os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _open(self, node: Node) -> int:
+        """An O_PATH descriptor of `node`, by a name it was seen by. Raises ESTALE when none is its own any more."""
+        # What has the name now may be another file, which is not to be opened: a device would notice, a fifo wait.
         for parent, name in self._names(node):
             try:
-                fd = os.open(name, how, dir_fd=self.directory(parent))
+                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory(parent))
             except FileNotFoundError:
                 continue
-            if _same(os.fstat(fd), node):
-                if flags & os.O_TRUNC:
-                    _truncate(fd, flags)
-                return fd
+            try:
+                st = os.fstat(fd)
+                if _same(st, node) and node.kind == stat.S_IFMT(st.st_mode) and self._as_found(fd, node, parent):
+                    return fd
+            except OSError:
+                os.close(fd)
+                raise
             os.close(fd)
         raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
+
+    def _as_found(self, fd: int, node: Node, parent: Node) -> bool:
+        """Is `fd` not, since then, in another filesystem that has the device number of the one it was found in?"""
+        if node.dev == parent.dev or node.rights.level <= confine.EMPTY:
+            return True  # what has the number is that of the directory, which is open
+        return self._filesystems.keep_data(fd, node.dev)
 
     def _own(self, node: Node) -> int:
         """A descriptor that stands for `node` already, or -1."""
@@ -239,7 +309,13 @@ class Inodes:
             if _same(os.fstat(fd), node):
                 return fd
             os.close(fd)  # closed, and its number used again, while we looked
-        return self._open(node, flags)
+        fd = self._open(node)
+        if flags & os.O_PATH:
+            return fd
+        try:
+            return os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        finally:
+            os.close(fd)
 
     def stat(self, node: Node) -> Stat:
         """lstat(2) of `node`. Raises ESTALE when its name is gone or another file's by now."""
@@ -260,7 +336,7 @@ class Inodes:
     def path(self, node: Node) -> PathRef:
         """A path of `node` for system calls that take no descriptor: use it in a ``with``."""
         own = self._own(node)
-        return PathRef(own, False) if own >= 0 else PathRef(self._open(node, os.O_PATH), True)
+        return PathRef(own, False) if own >= 0 else PathRef(self._open(node), True)
 
     # handles
 
@@ -306,6 +382,7 @@ class Inodes:
                 os.close(fd)
             self.nodes.clear()
             self._retired = []
+            self._filesystems.close()
 
     def number(self, dev: int, ino: int) -> int:
         """The inode number the job sees: the file's own, with its device folded in where it is not the root's.
@@ -323,11 +400,9 @@ class Inodes:
         return ino ^ tag << 48 if tag else ino
 
 
-def _truncate(fd: int, flags: int) -> None:
-    if flags & os.O_ACCMODE == os.O_RDONLY:
-        os.truncate("/proc/self/fd/%d" % fd, 0)
-    else:
-        os.ftruncate(fd, 0)
+def _refuse(e: int) -> None:
+    if e:
+        raise OSError(e, os.strerror(e))
 
 
 def _same(st: Stat, node: Node) -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
+from remoteio.confine import HIDDEN
 from remoteio.inodes import Handle, Inodes, Node
 
 AHEAD = 56 << 10  # bytes of a file, or of a listing, that go along with another reply; below frames.LARGE
@@ -26,8 +27,16 @@ class Listings:
     def _found(self, node: Node, fd: int) -> list[Found]:
         number, here, above = self._inodes.number, os.fstat(fd), node.parent or self._inodes.top
         found = [(b".", number(here.st_dev, here.st_ino), 4), (b"..", number(above.dev, above.ino), 4)]
+        beneath, others = node.rights.beneath, node.rights.others
+        if others.level == HIDDEN and not beneath:
+            return found
+        dev = here.st_dev
+        hidden = {ino for device, ino in self._inodes.confinement.hidden if device == dev}
         with os.scandir(fd) as listing:
-            found += [(os.fsencode(e.name), number(here.st_dev, e.inode()), _dtype(e)) for e in listing]
+            shown = listing if not hidden else (e for e in listing if e.inode() not in hidden)
+            found += [(os.fsencode(e.name), number(dev, e.inode()), _dtype(e)) for e in shown]
+        if beneath:
+            found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN]
         return found
 
     def _of(self, handle: Handle, offset: int) -> list[Found]:
@@ -62,12 +71,11 @@ class Listings:
             if k >= 2:
                 try:
                     st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    entry, ino = self._entry(node, name, st), self._inodes.number(st.st_dev, st.st_ino)
                 except FileNotFoundError:
                     continue
                 except OSError:
                     pass
-                else:
-                    entry, ino = self._entry(node, name, st), self._inodes.number(st.st_dev, st.st_ino)
             out.append((entry + abi.DIRENT.pack(ino, k + 1, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out), True

@@ -76,6 +76,7 @@ class Locks:
                     held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             if held is None:
                 try:
+                    self._inodes.may_change(node)
                     fd = self._inodes.reopen(node, os.O_RDWR)
                 except OSError:
                     fd = self._inodes.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)

@@ -15,6 +15,8 @@ MSG_WAITALL = 0x100
 _CLONE3 = 435  # the same on every architecture
 _STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
 
+_STATFS = struct.Struct("=IIQ" if os.uname().machine == "s390x" else "=QQQ")  # f_type f_bsize f_blocks; 64-bit Linux
+
 
 def check(result: int, what: str) -> int:
     """`result`, or OSError with the errno libc left, `what` naming the call."""
@@ -67,6 +69,14 @@ def statx(fd: int, mask: int) -> tuple[int, ...]:
     buffer = ctypes.create_string_buffer(256)
     check(libc.statx(fd, b"", AT_EMPTY_PATH, mask, buffer), "statx")
     return _STATX.unpack(buffer.raw[:256])
+
+
+def fstatfs(fd: int) -> tuple[int, int]:
+    """fstatfs(2): f_type, whose values are in linux/magic.h, and f_blocks."""
+    buffer = ctypes.create_string_buffer(256)
+    check(libc.fstatfs(fd, buffer), "fstatfs")
+    kind, _, blocks = _STATFS.unpack_from(buffer.raw)
+    return kind, blocks
 
 
 def syncfs(fd: int) -> None:

@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from remoteio.errors import RexecError
+from shim import protect
 from shim import run as runner
 
 # verb -> (module, its click command); all else is a command to run
@@ -142,6 +143,7 @@ def main() -> None:
         from shim import completion
 
         sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
+    protect.import_only_ours()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     words = sys.argv[1:]

@@ -8,11 +8,13 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
+from checkpoint import xdg
 from remoteio.errors import RexecError
 from shim import completion, hosts, survey
 from shim.hosts import Host
@@ -188,11 +190,24 @@ def _here() -> str:
     from checkpoint import bundle
 
     if bundle.kept(bundle.home()) is not None:
-        return f"here\n  {OK:<5} criu: one is kept, for hosts that have none that works"
-    return (
-        f"here\n  {NOTE:<5} criu: none is kept for hosts that have none that works, which rexec --checkpoint needs\n"
-        "        rexec doctor --fix"
-    )
+        lines = ["here", f"  {OK:<5} criu: one is kept, for hosts that have none that works"]
+    else:
+        why = "none is kept for hosts that have none that works, which rexec --checkpoint needs"
+        lines = ["here", f"  {NOTE:<5} criu: {why}", "        rexec doctor --fix"]
+    wide = open_to_others()
+    if wide:
+        lines.append(f"  {BAD:<5} directories: any user here may write into {', '.join(wide)}, as rexec 0.1 made them")
+        lines.append(f"        chmod go-w {' '.join(map(shlex.quote, wide))}")
+    return "\n".join(lines)
+
+
+def open_to_others() -> list[str]:
+    """The directories of this user's that rexec keeps its own in, or beneath, and that any user may write into."""
+    places = [xdg.state(), xdg.data(), xdg.cache()]
+    home = Path.home()
+    ways = {path for place in places for path in (place, *place.parents) if home in path.parents}
+    modes = {path: path.stat() for path in sorted(ways) if path.is_dir()}
+    return [str(path) for path, st in modes.items() if st.st_uid == os.geteuid() and st.st_mode & 0o1002 == 0o002]
 
 
 def criu_here() -> str:

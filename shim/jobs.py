@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkpoint import store
+from checkpoint import store, xdg
 from remoteio.errors import RexecError
 from shim.shapes import (
     NATURAL,
@@ -122,7 +122,7 @@ _RECORD = table(
 
 def home() -> Path:
     """Where the jobs are: `jobs` beside the image store."""
-    return store.default_root().parent / "jobs"
+    return xdg.state() / "jobs"
 
 
 class Job:
@@ -215,7 +215,8 @@ def create(record: Record) -> Job:
     """A directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
     top = home()
     try:
-        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+        top.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        top.mkdir(mode=0o700, exist_ok=True)
         while True:
             taken = [int(name) for name in (*os.listdir(top), *store.Store().jobs()) if name.isdigit()]
             job = Job(top / str(max(taken, default=0) + 1))

@@ -109,10 +109,7 @@ def _prepare() -> None:
 def describe(
     command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
 ) -> JobSpec:
-    """This process's own circumstances, as the job is to find them. Raises RexecError.
-
-    From here on this process creates files with umask 0: the export applies the job's own.
-    """
+    """This process's own circumstances, as the job is to find them. Raises RexecError."""
     opened = fill()
     if tty and not os.isatty(0):
         raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
@@ -143,13 +140,19 @@ def describe(
         uid=os.geteuid(),
         gid=os.getegid(),
         groups=os.getgroups(),
-        umask=os.umask(0),
+        umask=_umask(),
         hostname=os.fsencode(socket.gethostname()),
         limits=limits,
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
         stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
         tty=_terminal() if tty else [],
     )
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _terminal() -> list[int]:

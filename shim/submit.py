@@ -110,7 +110,6 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
     before = job.read().detached
     job.write(record)
-    os.umask(0)  # the export applies the job's own
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return _supervise(job, quiet=quiet, force=force, image=image, files_whole=before)

@@ -22,7 +22,7 @@ from remoteio.export import Export
 from remoteio.ids import Ids
 from remoteio.link import Link, LinkClosed
 from remoteio.written import Written
-from shim import host_frames, terminal_state
+from shim import host_frames, protect, terminal_state
 from shim.bell import Bell
 from shim.spec import JobSpec
 from shim.standard import FATAL, let_go
@@ -214,6 +214,7 @@ class Supervisor:
         self._export = Export(
             Ids(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
             record=self._record,
+            confinement=protect.confinement(),
         )
         self._greeted = True
         skew = (hello.time_ns - time.time_ns()) / 1e9

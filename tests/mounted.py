@@ -27,7 +27,6 @@ def mounted(root: Path, at: Path) -> Iterator[None]:
     pid = os.fork()
     if pid == 0:
         try:
-            os.umask(0)
             _serve(root, at, tell)
         except BaseException:
             traceback.print_exc()

@@ -136,7 +136,6 @@ class Placement:
             out, err = self.base.streams.stdout, self.base.streams.stderr
         self.skip = {frames.STDOUT: len(mover.out) - out, frames.STDERR: len(mover.err) - err}
         self.given = self.base.streams.stdin + len(self.base.streams.stdin_unread) if self.base else 0
-        os.umask(0)
         self.spec = mover.spec(restore)
         self.link.send(frames.START, self.spec.pack())
         crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, lambda payload: len(payload) >= frames.LARGE)

@@ -42,8 +42,9 @@ def _serve(fd: int, stop: int, asked: threading.Event) -> None:
             body: bytes | None = abi.INIT_OUT.pack(7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, 0)
         else:
             body = _reply(op, node, raw[abi.ARGS :])
-        if op == abi.READ:
-            asked.set()  # and that is all
+        if op in (abi.READ, abi.STATFS):
+            if op == abi.READ:
+                asked.set()  # and that is all
         elif body is not None:
             os.write(fd, abi.reply(unique, body))
         elif op not in abi.NO_REPLY:

@@ -11,7 +11,7 @@ import pytest
 
 from shim import probe, survey
 from shim.bootstrap import Facts
-from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, table, usable, why
+from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, open_to_others, table, usable, why
 from shim.hosts import Host
 from shim.survey import Report
 
@@ -156,3 +156,15 @@ def test_the_probe_ends_with_its_link() -> None:
     assert float(os.read(theirs[0], 100)) > 1e9
     for fd in (ours[0], *theirs):
         os.close(fd)
+
+
+def test_directories_that_were_left_open_to_others_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("STATE", "DATA", "CACHE"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    (tmp_path / ".local/state/rexec").mkdir(parents=True)
+    (tmp_path / ".cache").mkdir()
+    assert open_to_others() == []
+    for name in (".local", ".local/state"):
+        (tmp_path / name).chmod(0o777)
+    assert open_to_others() == [str(tmp_path / ".local"), str(tmp_path / ".local/state")]
