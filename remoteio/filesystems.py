@@ -76,7 +76,7 @@ class Filesystems:
 
 
 def _type_of(device: int) -> str:
-    """As proc_pid_mountinfo(5) names it, without its subtype; "" for what has no device number of its own there, such as btrfs."""
+    """As proc_pid_mountinfo(5) names it, without its subtype; "" for one whose files have other numbers (btrfs)."""
     number = b"%d:%d" % (os.major(device), os.minor(device))
     with open("/proc/self/mountinfo", "rb") as f:
         fields = next((found for line in f if (found := line.split())[2] == number), [b"-", b""])
