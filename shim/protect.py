@@ -104,14 +104,15 @@ def _own(path: Path) -> bool:
 
 
 def import_only_ours() -> None:
-    """From now on modules come from `program` and the standard library, whatever else PYTHONPATH names.
+    """From now on no module comes from where PYTHONPATH names a directory that this user, and so a job, may write to.
 
-    A job may write where it points: a module that is first imported later would be the host's.
+    One that is first imported later would be the host's.
     """
     for name in _PACKAGES:
         import_module(name)
-    kept = {*_libraries(), *_standard()}
-    sys.path[:] = [path for path in sys.path if path in kept or (os.path.isdir(path) and not os.access(path, os.W_OK))]
+    named = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":")}
+    named = {path for path in named if os.access(path, os.W_OK)} - {*_libraries(), *_standard()}
+    sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in named]
 
 
 def _led_to(directories: Iterable[Path]) -> Iterator[Path]:

@@ -8,6 +8,7 @@ import os
 import pwd
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,6 +291,15 @@ def test_what_is_protected_of_this_program() -> None:
     import click
 
     assert any(Path(click.__file__).is_relative_to(path) for path in code)
+
+
+def test_modules_do_not_come_from_where_a_job_may_write(tmp_path: Path) -> None:
+    """By PYTHONPATH; rexec's own are found all the same, those of it too that are imported later."""
+    (tmp_path / "zstandard.py").write_text("raise SystemExit('the host was here')")
+    (tmp_path / "psutil.py").write_text("raise SystemExit('the host was here')")
+    see = "from shim import protect; protect.import_only_ours(); import zstandard, psutil, checkpoint.store, json.tool"
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:"}
+    subprocess.run([sys.executable, "-c", see], env=env, check=True, cwd=tmp_path)
 
 
 # jobs
