@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+
+from remoteio import programs
 
 # What ends a program that was started by way of `apart`. Nobody sends it by habit, and an ssh that asks for a password
 # puts the terminal's echo back at it first (readpassphrase.c).
@@ -55,7 +56,7 @@ def apart(argv: Sequence[str]) -> list[str]:
     ends with the thread that starts it, setpriv(1) of util-linux tells the kernel; without that program the end of its
     input has to do. No preexec_fn: in a process with threads, the child may wait for a lock for ever.
     """
-    setpriv = shutil.which("setpriv")
+    setpriv = programs.find("setpriv")
     if setpriv is not None and os.path.basename(os.path.realpath(setpriv)) == "setpriv":  # not busybox, which cannot
         argv = [setpriv, "--pdeathsig", _END.name.removeprefix("SIG"), "--", *argv]
     return ["/bin/sh", "-c", "trap '' TERM HUP; exec \"$@\"", "sh", *argv]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Sequence
-from functools import cache
 
+from remoteio import programs
 from remoteio.carriers import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, explain_ssh, has_aes, last_line
 from remoteio.job_control import JobControl, apart, end_group, open_terminal
 from remoteio.printable import printable
@@ -127,18 +126,12 @@ class ProcessStream(Stream):
 
 def open_host(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
     """Run ``command`` on ``destination`` by the ``ssh`` program, or by paramiko where there is none. See the two."""
-    if ssh_program(os.environ.get("PATH", os.defpath)):
+    if programs.find("ssh"):
         return open_ssh(destination, command, options, batch=batch)
     # Only here, because to import it takes longer than all the rest of a start.
     from remoteio.paramiko_stream import open_paramiko
 
     return open_paramiko(destination, command, options, batch=batch)
-
-
-@cache
-def ssh_program(path: str) -> str | None:
-    """The ``ssh`` of a PATH, as it was when first asked: a job may write to a directory that comes earlier there."""
-    return shutil.which("ssh", path=path)
 
 
 def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
@@ -149,7 +142,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
     No signal to our process group reaches it, or what it starts: those are for the job, which hears of them over it.
     Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
     """
-    ssh = ssh_program(os.environ.get("PATH", os.defpath))
+    ssh = programs.find("ssh")
     if ssh is None:
         raise TransportError("there is no ssh program here; install openssh-client")
     config_fd = os.memfd_create("rexec-ssh-config")

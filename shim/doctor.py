@@ -196,7 +196,9 @@ def _here() -> str:
         lines = ["here", f"  {NOTE:<5} criu: {why}", "        rexec doctor --fix"]
     wide = open_to_others()
     if wide:
-        lines.append(f"  {BAD:<5} directories: any user here may write into {', '.join(wide)}, as rexec 0.1 made them")
+        lines.append(
+            f"  {BAD:<5} directories: any user here may write into {', '.join(wide)}, as an earlier rexec made them"
+        )
         lines.append(f"        chmod go-w {' '.join(map(shlex.quote, wide))}")
     return "\n".join(lines)
 

@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 
 from checkpoint import xdg
+from remoteio import programs
 from remoteio.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Key, Mark
-from remoteio.transport import ssh_program
 from shim import hosts
 
 _PACKAGES = ("remoteio", "checkpoint", "shim")
@@ -67,12 +67,8 @@ def program() -> tuple[Path, ...]:
     if sys.prefix != sys.base_prefix:
         found += [Path(sys.prefix, "bin"), Path(sys.prefix, "pyvenv.cfg")]
     standard = _standard()
-    base = [
-        sys.executable,
-        *standard,
-        *glob(sys.base_prefix + "/lib/libpython*"),
-        ssh_program(os.environ.get("PATH", os.defpath)) or "",
-    ]
+    tools = [programs.find("ssh") or "", programs.find("setpriv") or ""]
+    base = [sys.executable, *standard, *glob(sys.base_prefix + "/lib/libpython*"), *tools]
     found += [path for path in map(Path, filter(None, base)) if _own(path)]
     if _own(Path(standard[0])):  # Python looks there first, and it need not be there
         found += [Path(path) for path in sys.path if path.endswith(".zip")]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from remoteio import confine
+from remoteio import confine, programs
 from remoteio import fuse_abi as abi
 from remoteio.confine import HIDDEN, READ, Confinement, Mark
 from remoteio.mount import MNT_DETACH, bind, mount
@@ -300,6 +300,14 @@ def test_modules_do_not_come_from_where_a_job_may_write(tmp_path: Path) -> None:
     see = "from shim import protect; protect.import_only_ours(); import zstandard, psutil, checkpoint.store, json.tool"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:"}
     subprocess.run([sys.executable, "-c", see], env=env, check=True, cwd=tmp_path)
+
+
+def test_a_program_that_appears_earlier_in_the_path_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    assert (found := programs.find("ssh")) is not None
+    (tmp_path / "bin/ssh").symlink_to("/bin/true")
+    assert programs.find("ssh") == found
 
 
 # jobs
