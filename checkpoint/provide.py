@@ -6,6 +6,10 @@ import os
 
 from checkpoint import criu, elf, selftest, unbundle
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Provided:
     """bundle: its directory; version: criu's."""
@@ -28,16 +32,14 @@ def own_bundle(program: str, cache: str) -> str:
     key = "%s %d %d %d" % (program, st.st_ino, st.st_size, st.st_mtime_ns)
     record = os.path.join(cache, "criu-own")
     try:
-        with open(record) as f:
+        with open(record, errors="replace") as f:
             known, _, bundle = f.read().partition("\n")
         if known == key and os.path.isdir(bundle):
             return bundle
     except FileNotFoundError:
         pass  # the first time
     bundle = unbundle.adopt(program, cache)
-    with open(record + ".new", "w") as f:
-        f.write(key + "\n" + bundle)
-    os.replace(record + ".new", record)
+    unbundle.record(record, key + "\n" + bundle)
     return bundle
 
 
@@ -56,7 +58,7 @@ def version(bundle: str) -> tuple[int, ...]:
     return criu.parse_version(said)
 
 
-def fault(bundle: str, cache: str, apart: bool) -> str:
+def fault(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> str:
     """Why the criu of that bundle does not work on this host, or ""."""
     kernel = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     try:
@@ -64,13 +66,14 @@ def fault(bundle: str, cache: str, apart: bool) -> str:
     except (criu.CriuError, OSError) as e:
         return str(e)
     # one record for each: a host's own that fails must not displace the result of the one brought
-    return old or selftest.cached(bundle, os.path.join(cache, "tested-" + os.path.basename(bundle)), apart)
+    return old or selftest.cached(bundle, os.path.join(cache, "tested-" + os.path.basename(bundle)), apart, pulse)
 
 
-def find(cache: str, wanted: str, apart: bool) -> tuple[Provided | None, str]:
+def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[Provided | None, str]:
     """A criu that works here without anything being sent, or None; and why the ones looked at do not work.
 
     `wanted`: hash of the bundle that the submit side can send, or "". `apart`: it is to work in a user namespace.
+    `pulse` is called once a second while one is tested.
     """
     whys = []
     program = own()
@@ -81,19 +84,19 @@ def find(cache: str, wanted: str, apart: bool) -> tuple[Provided | None, str]:
         except (unbundle.BundleError, elf.ElfError, OSError) as e:
             whys.append(f"{program}: {e}")
         else:
-            why = fault(bundle, cache, apart)
+            why = fault(bundle, cache, apart, pulse)
             if not why:
                 return Provided(bundle, version(bundle)), ""
             whys.append(f"{program}: {why}")
     else:
         whys.append("it has no criu")
     if wanted and unbundle.present(cache, wanted):
-        return brought(cache, wanted, apart)
+        return brought(cache, wanted, apart, pulse)
     return None, "; ".join(whys)
 
 
-def brought(cache: str, wanted: str, apart: bool) -> tuple[Provided | None, str]:
+def brought(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[Provided | None, str]:
     """The bundle that was sent, unpacked; None and why, if it does not work here."""
     bundle = unbundle.directory(cache, wanted)
-    why = fault(bundle, cache, apart)
+    why = fault(bundle, cache, apart, pulse)
     return (None, f"the criu sent there: {why}") if why else (Provided(bundle, version(bundle)), "")

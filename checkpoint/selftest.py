@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import socket
@@ -14,6 +15,10 @@ import sys
 import tempfile
 
 from checkpoint import criu, unbundle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
@@ -38,25 +43,26 @@ def key(bundle: str, apart: bool) -> str:
     return f"{os.uname().release} {os.uname().version} {who} {os.path.basename(bundle)}"
 
 
-def cached(bundle: str, cache: str, apart: bool) -> str:
+def cached(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> str:
     """Why criu does not work here, or "": the last result if nothing has changed since, else a test (about 0.5 s)."""
     record = os.path.join(cache, "criu-selftest-apart" if apart else "criu-selftest")
     try:
-        with open(record) as f:
+        with open(record, errors="replace") as f:
             known, _, result = f.read().partition("\n")
     except FileNotFoundError:
         known, result = "", ""
     if known != key(bundle, apart) or result:  # a failure is tried again: its cause may have been mended
-        result = run(bundle, apart)
+        result = run(bundle, apart, pulse)
         os.makedirs(cache, mode=0o700, exist_ok=True)
-        with open(record + ".new", "w") as f:
-            f.write(key(bundle, apart) + "\n" + result)
-        os.replace(record + ".new", record)
+        unbundle.record(record, key(bundle, apart) + "\n" + result)
     return result
 
 
-def run(bundle: str, apart: bool) -> str:
-    """Why criu does not work here in one sentence, or "". `apart`: in a user namespace, as ordinary users must."""
+def run(bundle: str, apart: bool, pulse: Callable[[], None] = lambda: None) -> str:
+    """Why criu does not work here in one sentence, or "". `apart`: in a user namespace, as ordinary users must.
+
+    `pulse` is called once a second meanwhile.
+    """
     spool = tempfile.mkdtemp(prefix="rexec-selftest-")
     read, write = os.pipe()
     child = os.fork()
@@ -64,6 +70,10 @@ def run(bundle: str, apart: bool) -> str:
         os.close(read)
         _guarded(write, bundle, spool, apart)
     os.close(write)
+    poll = select.poll()
+    poll.register(read, select.POLLIN)
+    while not poll.poll(1000):
+        pulse()  # what is said is said at once
     with open(read, "rb") as f:
         said = f.read().decode(errors="replace")
     os.waitpid(child, 0)

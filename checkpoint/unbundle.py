@@ -57,6 +57,18 @@ def present(cache: str, wanted: str) -> bool:
     return stat.S_ISDIR(st.st_mode) and st.st_uid == os.geteuid() and not st.st_mode & 0o022
 
 
+def record(path: str, text: str) -> None:
+    """Write a small file beside a bundle whole, whoever else does at the same time. Raises OSError."""
+    fd, work = tempfile.mkstemp(prefix=".record-", dir=os.path.dirname(path))
+    try:
+        with open(fd, "w") as f:
+            f.write(text)
+        os.replace(work, path)
+    except OSError:
+        os.unlink(work)
+        raise
+
+
 def unpack(archive: bytes, wanted: str, cache: str) -> str:
     """Unpack a packed bundle under cache and return its directory. Raises BundleError if it is not what was wanted."""
     if digest(archive) != wanted:

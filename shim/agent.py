@@ -5,6 +5,7 @@ from __future__ import annotations
 from remoteio import frames
 from remoteio.errors import RexecError
 from remoteio.link import Link, LinkClosed
+from shim import orders
 from shim.namespace import Plan
 from shim.serving import Agent
 from shim.spec import JobSpec
@@ -25,8 +26,11 @@ def main(read_fd: int, write_fd: int) -> int:
         else:
             from shim.mobile import MobileAgent, provide
 
-            provided, left = provide(link, spec, spec.moving, first[1:])
-            MobileAgent(link, spec, spec.moving, provided).run(left)
+            means, left = provide(link, spec, spec.moving, first[1:])
+            if isinstance(means, str) and not (spec.moving.restore or spec.moving.anyway):
+                link.send(frames.NEWS, orders.news(orders.UNABLE, why=means))
+                return 1  # perhaps another host can
+            MobileAgent(link, spec, spec.moving, means).run(left)
     except LinkClosed:
         return 1
     except RexecError as e:

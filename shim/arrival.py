@@ -89,7 +89,7 @@ class Arrival:
             numbers[k] = criu.FIRST_INHERITED_FD + at
             inherited.append((numbers[k], key))
         restart.put_locks(self._spool, stats["locks"])
-        sock, fds = departure.start(agent.bundle, self._spool)
+        sock, fds = departure.start(agent.able().bundle, self._spool)
         try:
             agent.ask(b"R" + json.dumps({str(k): n for k, n in numbers.items()}).encode(), b"r", fds)
         finally:

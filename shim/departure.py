@@ -118,6 +118,7 @@ class Departure:
             agent.images.get()  # of a dump that was given up
         agent.window = Window(Window.IMAGE)
         agent.news(orders.DUMPING, serial=serial)
+        agent.able()
         reached("preflight")
         self._preflight(leave)
         spool = agent.spool("%d-%d" % (agent.moving.generation, serial))
@@ -191,7 +192,7 @@ class Departure:
                 raise DumpError("criu was killed in the middle of the checkpoint")
 
         with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
-            sock, fds = start(agent.bundle, spool)
+            sock, fds = start(agent.able().bundle, spool)
             reached("criu")
             try:
                 root = int(agent.ask(b"D", b"d", fds))
@@ -240,7 +241,7 @@ class Departure:
                     self._retype()
             feed.hold(leave and feed.terminal)  # what is typed now comes after what is put back
         return {
-            "facts": agent.facts.plain(),
+            "facts": agent.able().facts.plain(),
             "streams": {
                 "stdout": sent.get(frames.STDOUT, 0), "stderr": sent.get(frames.STDERR, 0),
                 "stdin": read, "stdin_unread": unread.hex(),

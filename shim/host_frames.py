@@ -40,7 +40,7 @@ _NEWS = table(
     {
         "news": one_of(
             orders.FROZEN, orders.THAWED, orders.LEAVING, orders.DUMPING, orders.DUMPED, orders.REFUSED, orders.MOVED,
-            orders.DEAD, orders.RESTORED, orders.CRIU, orders.CLOSES,
+            orders.DEAD, orders.RESTORED, orders.CRIU, orders.CLOSES, orders.UNABLE,
         )
     },
     {
@@ -144,6 +144,6 @@ def news(payload: bytes | memoryview, greeted: bool) -> News:
     if len(payload) > _MOST_NEWS:
         raise ShapeError(f"NEWS has {len(payload)} bytes, more than {_MOST_NEWS}")
     said: dict[str, Any] = _NEWS(decoded(payload, "NEWS"), "NEWS")
-    if not greeted and said["news"] != orders.CRIU:
+    if not greeted and said["news"] not in (orders.CRIU, orders.UNABLE):
         raise ShapeError(f"it sends the news {said['news']} before HELLO")
     return News(said["news"], said.get("serial", 0), said.get("why", ""))

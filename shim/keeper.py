@@ -21,7 +21,7 @@ from shim.spec import JobSpec
 class Kept:
     """What the agent holds of the job: the sockets to keeper and init, the FUSE connection, its pipes."""
 
-    __slots__ = ("fuse", "images", "init", "keeper", "pid", "plan", "scratch", "shown", "spool", "stdio")
+    __slots__ = ("fuse", "images", "init", "keeper", "no_images", "pid", "plan", "scratch", "shown", "spool", "stdio")
 
     def __init__(self, spec: JobSpec, plan: namespace.Plan) -> None:
         """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
@@ -30,8 +30,13 @@ class Kept:
         if spec.moving is not None and plan.ids == idmap.ZERO:
             spec.uid = spec.gid = 0  # in name: see Plan
             self.shown = (0, 0)
-        self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images() if spec.moving is not None else "")
-        self.images = self.spool.make() if spec.moving is not None else ""
+        self.spool, self.images, self.no_images = Scratch(os.geteuid(), os.getegid()), "", ""
+        if spec.moving is not None:
+            try:
+                self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images())
+                self.images = self.spool.make()
+            except (RexecError, OSError) as e:
+                self.no_images = str(e)  # the job runs all the same
         self.scratch = Scratch(spec.uid, spec.gid)
         places = [self.scratch.make() for _ in spec.scratch]
         self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -12,15 +12,15 @@ import select
 import struct
 import threading
 
+from checkpoint import compat, unbundle
 from checkpoint import provide as provider
-from checkpoint import unbundle
 from remoteio import frames
 from remoteio.errors import RexecError
-from remoteio.link import Link, credit
-from shim import orders, terminal_state
+from remoteio.link import Link, LinkClosed, credit
+from shim import namespace, orders, terminal_state
 from shim.arrival import Arrival
 from shim.departure import Departure
-from shim.mobile_state import Gone, Mobile
+from shim.mobile_state import Gone, Means, Mobile
 from shim.serving import PULSE
 from shim.spec import JobSpec, Moving
 from shim.taps import Feed, Tap
@@ -39,25 +39,35 @@ def cache() -> str:
     return base + "/rexec/criu"
 
 
-def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[provider.Provided, Frames]:
-    """A criu that works here, asked of the submit side if need be; and the frames that came meanwhile.
-
-    Raises RexecError: this host cannot dump at all.
-    """
-    apart = bool(os.geteuid() or spec.uid)
-    found, why = provider.find(cache(), moving.criu, apart)
+def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[Means | str, Frames]:
+    """What a dump needs of this host, a criu that works asked of the submit side if need be, or why it cannot be had;
+    and the frames that came meanwhile. Raises LinkClosed."""
     left = list(early)
+    try:
+        found, why = _find(link, moving, bool(os.geteuid() or spec.uid), left)
+        if found is not None:
+            return Means(found.bundle, compat.host_facts(found.version, namespace.login_ids())), left
+    except LinkClosed:
+        raise
+    except Exception as e:  # whatever it was: there is a job to run all the same
+        why = str(e) if isinstance(e, (unbundle.BundleError, RexecError)) else "%s: %s" % (type(e).__name__, e)
+    host = os.uname().nodename
+    return f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent", left
+
+
+def _find(link: Link, moving: Moving, apart: bool, left: Frames) -> tuple[provider.Provided | None, str]:
+    def pulse() -> None:
+        link.send(frames.PING)
+
+    found, why = provider.find(cache(), moving.criu, apart, pulse)
     if found is None and moving.criu and not unbundle.present(cache(), moving.criu):
         link.send(frames.NEWS, orders.news(orders.CRIU, need=moving.criu))
-        try:
-            unbundle.unpack(_archive(link, left), moving.criu, cache())
-        except (unbundle.BundleError, OSError) as e:
-            raise RexecError(str(e)) from e
-        found, why = provider.brought(cache(), moving.criu, apart)
-    if found is None:
-        host = os.uname().nodename
-        raise RexecError(f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent")
-    return found, left
+        archive = _archive(link, left)
+        if not archive:
+            return None, why  # it cannot be sent
+        unbundle.unpack(archive, moving.criu, cache())
+        found, why = provider.brought(cache(), moving.criu, apart, pulse)
+    return found, why
 
 
 def _archive(link: Link, left: Frames) -> bytes:
@@ -80,8 +90,9 @@ def _archive(link: Link, left: Frames) -> bytes:
 class MobileAgent(Mobile):
     """One job on this host that may leave it, or has come from another."""
 
-    def __init__(self, link: Link, spec: JobSpec, moving: Moving, provided: provider.Provided) -> None:
-        super().__init__(link, spec, moving, provided, os.path.join(cache(), "criu-failed.log"))
+    def __init__(self, link: Link, spec: JobSpec, moving: Moving, means: Means | str) -> None:
+        """`means`: as `provide` has it. Raises RexecError."""
+        super().__init__(link, spec, moving, means, os.path.join(cache(), "criu-failed.log"))
         self._size = b""
         self.departure = Departure(self)
         self.arrival = Arrival(self) if self.manifest is not None else None
@@ -208,6 +219,8 @@ class MobileAgent(Mobile):
 
     def _begin(self) -> None:
         """The job runs here from now on."""
+        if self.unable:
+            self.news(orders.UNABLE, why=self.unable)
         if self._master >= 0 and self.manifest is not None:
             # criu has set the size that the terminal had where the job came from
             terminal_state.resize(self._master, self._size or struct.pack("HHHH", *self.spec.tty[:4]))

@@ -9,7 +9,6 @@ import socket
 import threading
 
 from checkpoint import compat, preflight
-from checkpoint import provide as provider
 from checkpoint.manifest import Manifest
 from remoteio import frames
 from remoteio.errors import RexecError
@@ -26,23 +25,36 @@ class Gone(RexecError):
     """The job ended while something was being done about it."""
 
 
+class Means:
+    """What a dump needs of this host. bundle: directory of a criu that works; facts: of the host, with its version."""
+
+    __slots__ = ("bundle", "facts")
+
+    def __init__(self, bundle: str, facts: compat.Facts) -> None:
+        self.bundle, self.facts = bundle, facts
+
+
 class Mobile(Agent):
     """One job on this host, with what is known of where it came from."""
 
-    def __init__(self, link: Link, spec: JobSpec, moving: Moving, provided: provider.Provided, log: str) -> None:
-        """`log`: the path at which the log of a criu that failed is kept."""
+    def __init__(self, link: Link, spec: JobSpec, moving: Moving, means: Means | str, log: str) -> None:
+        """`means`: or why no image can be made here. `log`: the path at which the log of a criu that failed is kept.
+
+        Raises RexecError: the job cannot run, or not go on, here.
+        """
         self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
-        self.facts = compat.host_facts(provided.version, namespace.login_ids())
+        self.unable = means if isinstance(means, str) else ""
+        self.means = None if isinstance(means, str) else means
         image = ""
         if self.manifest is not None:
             before = compat.from_plain(self.manifest.facts)
-            why, image = compat.differences(before, self.facts, 0), before.uid_map
+            why, image = compat.differences(before, self.able().facts, 0), before.uid_map
             if why:
                 raise RexecError("the job cannot go on on %s: %s" % (os.uname().nodename, "; ".join(why)))
         super().__init__(link, spec, namespace.Plan(spec, image))
         self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
-        self.facts.uid_map = self.kept.plan.ids
-        self.bundle = provided.bundle
+        if self.means is not None:
+            self.means.facts.uid_map = self.kept.plan.ids
         self.log = log
         self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
         self.criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the criu started last: "", or what it left
@@ -112,12 +124,20 @@ class Mobile(Agent):
         if why:
             raise RexecError(why)
 
+    def able(self) -> Means:
+        """What a dump needs. Raises RexecError: why it cannot be had here."""
+        if self.means is None:
+            raise RexecError(self.unable)
+        return self.means
+
     def criu(self, works: bool) -> None:
         """criu begins to look at the job's files, or has ended."""
         self._relay.criu(works)
 
     def spool(self, name: str) -> str:
-        """A new empty directory on this host for an image."""
+        """A new empty directory on this host for an image. Raises RexecError, OSError."""
+        if not self.kept.images:
+            raise RexecError(self.kept.no_images)
         path = os.path.join(self.kept.images, name)
         os.mkdir(path, 0o700)
         return path

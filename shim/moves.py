@@ -426,6 +426,7 @@ class Moves:
             restore=b"" if image is None else describe.bare(image).to_bytes(),
             offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
             criu="" if found is None else found.hash,
+            anyway=self.state.anyway,
         )
         return spec
 

@@ -15,6 +15,7 @@ News (execute to submit):
     LEAVING     why, serial: a vacate has begun by itself
     DUMPING     serial
     DUMPED      serial, frozen_us, bytes: the tree stands still and what it wrote is all sent; the image follows
+    UNABLE      why: no image can be made here; the job was not started, or, told to start it anyway, it runs without
     CLOSES      why: the connections that the job loses by leaving
     REFUSED     serial, why: it could not be dumped; the job goes on
     MOVED       serial: the image is committed and the job has been killed here
@@ -33,8 +34,9 @@ from __future__ import annotations
 import json
 
 CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
-FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, CLOSES = (
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, CLOSES, UNABLE = (
     "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu", "closes",
+    "unable",
 )  # fmt: skip
 
 

@@ -148,7 +148,9 @@ def _leave(state: State, now: float) -> Steps:
 
 
 def _choose(state: State) -> Steps:
-    state = replace(state, phase=Phase.CHOOSING, turn=state.turn + 1, host="", live=False, dump=None, leaving="")
+    state = replace(
+        state, phase=Phase.CHOOSING, turn=state.turn + 1, host="", live=False, dump=None, leaving="", anyway=False
+    )
     return state, [Choose(state.turn, state.image, state.wanted, state.avoid, state.driven)]
 
 
@@ -158,6 +160,9 @@ def _chosen(state: State, event: Chosen) -> Steps:
 
 
 def _no_host(state: State, event: NoHost, now: float) -> Steps:
+    if event.hopeless and not state.began and state.unable:
+        # better without images than not at all
+        return _chosen(replace(state, unable="", anyway=True), Chosen(event.turn, state.unable))
     if event.hopeless and not state.began and not state.patient:
         return _finish(state, Result(None, 125, event.why))
     return _park(state, event.why, now)
@@ -315,11 +320,20 @@ def _news(state: State, event: News, now: float) -> Steps:
         return state, [Log(Kind.NOTE, {"host": state.host, "reason": f"leaving closes {event.why}"})]
     if what == orders.REFUSED and dump is not None and dump.serial == event.serial:
         return _refused(state, dump, event.why, now)
+    if what == orders.UNABLE:
+        return _unable(state, event.why, now)
     if what == orders.DEAD:
         return _dead(state, event.why, now)
     if what == orders.MOVED and state.phase in (Phase.RUNNING, Phase.FROZEN):
         return _moved(state, now)
     return state, []
+
+
+def _unable(state: State, why: str, now: float) -> Steps:
+    """No image can be made there. A host that can is better, but no reason not to start the job."""
+    if state.phase == Phase.STARTING and not state.anyway:
+        return _pass_over(replace(state, unable=state.unable or state.host), why, now)
+    return state, [Log(Kind.NOTE, {"host": state.host, "reason": f"the job runs without checkpoints: {why}"})]
 
 
 def _refused(state: State, dump: Dump, why: str, now: float) -> Steps:

@@ -87,15 +87,17 @@ class Moving:
     restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
     offsets     bytes of stdout and stderr that the image's job had sent: counting goes on from there
     criu        hash, hex, of the criu that the submit side can send; empty: it has none
+    anyway      no other host can make images of it: start it even where this one cannot
     """
 
-    __slots__ = ("criu", "generation", "job", "named", "offsets", "owner", "restore")
+    __slots__ = ("anyway", "criu", "generation", "job", "named", "offsets", "owner", "restore")
 
     def __init__(
-        self, job: str, generation: int, owner: str, named: bool, restore: bytes, offsets: tuple[int, int], criu: str
-    ) -> None:
+        self, job: str, generation: int, owner: str, named: bool, restore: bytes, offsets: tuple[int, int], criu: str,
+        anyway: bool = False,
+    ) -> None:  # fmt: skip
         self.job, self.generation, self.owner, self.named = job, generation, owner, named
-        self.restore, self.offsets, self.criu = restore, offsets, criu
+        self.restore, self.offsets, self.criu, self.anyway = restore, offsets, criu, anyway
 
     def fields(self) -> dict[str, list[bytes]]:
         """For a START frame."""
@@ -108,6 +110,7 @@ class Moving:
             "restore": [self.restore] if self.restore else [],
             "offsets": _texts(list(self.offsets)),
             "criu": [self.criu.encode()] if self.criu else [],
+            "anyway": [b"1"] if self.anyway else [],
         }
 
     @classmethod
@@ -122,6 +125,7 @@ class Moving:
             restore=b"".join(f["restore"]),
             offsets=(stdout, stderr),
             criu=b"".join(f["criu"]).decode(),
+            anyway=bool(f["anyway"]),
         )
 
 

@@ -89,6 +89,7 @@ class Stay(Supervisor):
         self._brought = False  # the criu that it asked for
         self._vacating = False
         self._stirred = 0.0
+        self._unbrought = ""  # why the host is not brought the criu that it asked for
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
     # what the job's home wants
@@ -328,6 +329,12 @@ class Stay(Supervisor):
             self._ends.clear()
         elif what in (orders.MOVED, orders.DEAD):
             self.told, self.moved = True, what == orders.MOVED
+        elif what == orders.UNABLE:
+            why = self._unbrought or why
+            if self._full.moving is not None and self._full.moving.anyway:
+                self._home.say(f"the job runs on {self.host} without checkpoints: {why}")
+            else:
+                self.told = True
         elif what == orders.CRIU:
             if self._brought:
                 raise ShapeError("it asks for criu a second time")
@@ -381,7 +388,11 @@ class Stay(Supervisor):
                 self._link.send(frames.IMAGE, *payload)
 
     def _bring_criu(self) -> None:
-        data = memoryview(self._home.criu())
+        try:
+            data = memoryview(self._home.criu())
+        except RexecError as error:
+            self._unbrought = str(error)
+            data = memoryview(b"")  # it says what it can do without
         for at in range(0, len(data), frames.MAX_PAYLOAD):
             self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
         self._link.send(frames.BUNDLE, b"")

@@ -56,6 +56,7 @@ class State:
     `by`: when the host must have shown that it does what it was told, inf: nothing; `doubted`: it has got DOUBT more.
     `misses`: how often in a row hosts were tried and none could go on with it, or not for long.
     `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
+    `unable`: a host that can run the job, but cannot make images of it; `anyway`: it runs, or is to run, on such a one.
     """
 
     phase: Phase = Phase.CHOOSING
@@ -78,6 +79,8 @@ class State:
     failures: int = 0
     misses: int = 0
     asked: bool = False
+    unable: str = ""
+    anyway: bool = False
     leave_by: float = inf
     by: float = inf
     doubted: bool = False

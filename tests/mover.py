@@ -81,6 +81,7 @@ class Mover:
         self.kept = kept
         self.out, self.err = bytearray(), bytearray()
         self.generation = self.image = 0
+        self.anyway = False  # it is to run even where no image can be made
         self.given = b""  # of stdin, for ever
         self.ended_input = False
 
@@ -89,7 +90,7 @@ class Mover:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         moving = Moving(
             self.job, self.generation, self.owner, True, restore, (len(self.out), len(self.err)),
-            self.kept.hash if self.kept else "",
+            self.kept.hash if self.kept else "", self.anyway,
         )  # fmt: skip
         env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
         return JobSpec(

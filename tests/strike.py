@@ -3,10 +3,12 @@
 $STRIKE is POINT:WHO:N, the Nth time that point (shim/departure.py) is reached; WHO: agent, keeper, init or criu.
 Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before the agent
 goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with the dump.
+`spool:none:1` instead: there is no place for images.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -84,6 +86,12 @@ def main(read_fd: int, write_fd: int) -> int:
         whole(kept)
 
     whole = keeper.Kept.end
+
+    def nowhere() -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if point == "spool":
+        keeper.for_images = nowhere
     if who == "job":
         keeper.Kept.end = end
     departure.reached = reached

@@ -383,3 +383,17 @@ def test_a_host_with_a_criu_of_its_own_and_one_with_none(mover: Mover, desk_alon
         assert done == 0, out
     finally:
         desk_alone.uninstall("alpha", ["criu"])
+
+
+@USER
+def test_a_job_that_ends_while_it_is_saved_ends_once(mover: Mover) -> None:
+    """With an image already there; it is saved all the time, and its end swept over the 0.2 s that this takes."""
+    script = "echo begun >> said{n}; sleep {for_}; echo ended >> said{n}; exit 7"
+    jobs = [
+        mover.foreground("sh", "-c", script.format(n=n, for_=2 + n / 25), options=("--every", "1s")) for n in range(8)
+    ]
+    for job in jobs:
+        with job:
+            said = job.communicate(timeout=60)
+        assert (job.returncode, *said) == (7, b"", b"")
+    assert {path.read_text() for path in mover.dir.glob("said*")} == {"begun\nended\n"}

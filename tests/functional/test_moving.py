@@ -403,6 +403,57 @@ def test_a_full_store_leaves_it_running(run: Run) -> None:
     run(body)
 
 
+def test_without_a_criu_it_runs_where_it_is_told_to(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+        (home / "cache" / "rexec").mkdir(parents=True)
+        (home / "cache" / "rexec" / "criu").touch()  # where a directory should be
+        mover = make("/bin/sh", "-c", "read a; echo $a; exit 7")
+        at = mover.place("local")
+        why = at.wait("unable")["why"]
+        assert "cannot checkpoint a job: FileExistsError: " in why
+        at.wait("closed")
+        at.close()
+        mover.anyway = True
+        at = mover.place("local")
+        assert at.wait("unable")["why"] == why
+        at.wait("started")
+        for serial, order in enumerate(("checkpoint", "vacate"), 1):
+            at.order(order, serial)
+            assert at.wait("refused")["why"] == why
+        at.type(b"word\n")
+        assert os.waitstatus_to_exitcode(at.end()) == 7
+        assert mover.out == b"word\n"
+
+    run(body)
+
+
+def test_several_at_once_where_criu_was_never_tested(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+        movers = [make("/bin/sh", "-c", "read a; echo $a; exit 7") for _ in range(4)]
+        placed = [mover.place("local") for mover in movers]
+        for at in placed:
+            at.wait("started")
+            at.type(b"word\n")
+        assert [os.waitstatus_to_exitcode(at.end()) for at in placed] == [7] * 4
+
+    run(body)
+
+
+def test_without_a_place_for_images_it_runs(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/sh", "-c", "read a; echo $a; exit 7", strike="spool:none:1")
+        at = mover.place("local")
+        at.wait("started")
+        assert "No space left on device" in at.checkpoint(1)["why"]
+        at.type(b"word\n")
+        assert os.waitstatus_to_exitcode(at.end()) == 7
+        assert mover.out == b"word\n"
+
+    run(body)
+
+
 @pytest.mark.usefixtures("desk")
 def test_from_alpha_to_beta(run: Run, uid: int) -> None:
     def body(make: Make, home: Path) -> None:

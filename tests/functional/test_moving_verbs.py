@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -95,3 +96,32 @@ def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811
     )  # fmt: skip
     (mover.dir / "go").touch()
     assert mover.ended(job) == "exit 3"
+
+
+def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> None:  # noqa: F811
+    """There is no criu on the hosts, and the one to bring is damaged."""
+    first, second = mover.hosts
+    (archive,) = (mover.dir / "data" / "rexec" / "criu").iterdir()
+    os.truncate(archive, 1000)
+    with mover.foreground("sh", "-c", "read a; echo $a; exit 3") as job:
+        row = until_runs(mover)
+        assert row["host"] == first
+        status, _, words = mover.verb_fails("checkpoint", str(row["id"]))
+        assert status == 125
+        assert "alpha cannot checkpoint a job: it has no criu; " in words
+        out_, err = job.communicate(b"word\n", timeout=30)
+    assert (job.returncode, out_) == (3, b"word\n")
+    assert f"rexec: the job runs on {first} without checkpoints: ".encode() in err
+    assert b"is damaged; remove it and run `rexec doctor --fix`\n" in err
+    log = mover.verb("log", str(row["id"]))
+    for host in (first, second):
+        assert f"{host}: passed over: " in log
+    assert f"{first}: the job runs without checkpoints: " in log
+
+
+def until_runs(mover: Mover) -> dict[str, object]:  # noqa: F811
+    def rows() -> list[dict[str, object]]:
+        return [row for row in json.loads(mover.verb("jobs", "--json")) if row["state"] == "running"]
+
+    until(lambda: bool(rows()), "the job runs", within=30)
+    return rows()[0]

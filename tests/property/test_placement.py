@@ -44,14 +44,15 @@ from shim.terms import (  # fmt: skip
 AGENT_LEASE = 4.0
 # What ends the job is rare, or the rest would seldom be met.
 ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
-WHAT = ["began", "restored", "own", "step", "no", "fail"] * 4 + ["exit", "dead"]
+WHAT = ["began", "restored", "own", "step", "no", "fail", "unable"] * 4 + ["exit", "dead"]
 
 
 class Agent:
     """One generation on a host, as it really is. `silent`: since when it hears nothing more."""
 
-    def __init__(self, generation: int, image: int) -> None:
-        self.generation, self.image = generation, image
+    def __init__(self, generation: int, image: int, anyway: bool) -> None:
+        self.generation, self.image, self.anyway = generation, image, anyway
+        self.begun = False
         self.acting = image == 0
         self.ready = False  # restored, and awaiting GO
         self.over = False
@@ -94,7 +95,7 @@ class World(RuleBasedStateMachine):
             self.to_connect.append(action.generation)
         elif isinstance(action, Start):
             assert action.generation in self.connected and action.generation not in self.agents
-            self.agents[action.generation] = Agent(action.generation, action.image)
+            self.agents[action.generation] = Agent(action.generation, action.image, self.state.anyway)
         elif isinstance(action, Order):
             self.ordered(self.agents[action.generation], action)
         elif isinstance(action, Close):
@@ -225,6 +226,7 @@ class World(RuleBasedStateMachine):
         agent = alive[which % len(alive)]
         said: list[Event] = []
         if what == "began" and agent.acting and not agent.image:
+            agent.begun = True
             said.append(Began(agent.generation))
         elif what == "restored" and agent.image and not agent.acting:
             agent.ready = True
@@ -232,6 +234,9 @@ class World(RuleBasedStateMachine):
         elif what == "fail" and not agent.acting:
             self.die(agent)
             said.append(Failed(agent.generation, 125, "it cannot be restored there"))
+        elif what == "unable" and agent.acting and not agent.begun and not agent.anyway:
+            self.die(agent)
+            said.append(News(agent.generation, orders.UNABLE, 0, "it has no criu"))
         elif what == "dead" and agent.dumping is None:
             self.die(agent)
             said.append(News(agent.generation, orders.DEAD, 0, "its memory ran out"))

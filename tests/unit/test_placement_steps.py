@@ -19,6 +19,7 @@ from shim.terms import (  # fmt: skip
     Close,
     Closed,
     Committed,
+    Connect,
     Connected,
     Event,
     Exited,
@@ -26,6 +27,7 @@ from shim.terms import (  # fmt: skip
     Finish,
     Heavy,
     Leave,
+    Log,
     News,
     NoHost,
     Order,
@@ -33,9 +35,11 @@ from shim.terms import (  # fmt: skip
     Quit,
     Reply,
     Result,
+    Start,
     State,
     Stirs,
     Tick,
+    Unreached,
 )
 
 
@@ -67,6 +71,42 @@ class Play:
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [action for action in self.did if isinstance(action, kind)]
+
+
+# a host where no image can be made
+
+
+def test_a_host_that_can_make_images_is_better() -> None:
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
+    assert play.did == [Choose(2, 0, "", (("alpha", "alpha has no criu"),), frozenset())]
+    play.feed(Chosen(2, "beta"), Connected(2))
+    assert play.did == [Start(2, 0)] and not play.state.anyway
+    play.feed(Began(2), Closed(2, "its power went"))
+    play.tick()
+    assert play.state.result is not None and play.state.result.code == 125  # it is not begun twice
+
+
+def test_where_none_can_the_job_runs_without() -> None:
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
+    play.feed(Chosen(2, "beta"), Connected(2), News(2, orders.UNABLE, 0, "beta has none either"))
+    play.feed(NoHost(3, "no host will do", hopeless=True))
+    assert play.did == [Connect(3, "alpha")]
+    play.feed(Connected(3))
+    assert play.did == [Start(3, 0)] and play.state.anyway
+    play.feed(News(3, orders.UNABLE, 0, "alpha has no criu"))
+    assert [log.fields["reason"] for log in play.of(Log)] == ["the job runs without checkpoints: alpha has no criu"]
+    play.feed(Began(3), Exited(3, 3 << 8))
+    assert play.state.result == Result(3 << 8)
+
+
+def test_one_that_is_gone_by_then_is_not_tried_for_ever() -> None:
+    play = Play()
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
+    play.feed(NoHost(2, "no host will do", hopeless=True), Unreached(2, "it is down"))
+    play.feed(NoHost(3, "it is down", hopeless=True))
+    assert play.state.result == Result(None, 125, "it is down")
 
 
 # the first image
