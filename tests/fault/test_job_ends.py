@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.test_moving import Make, Run, caches, run, uid  # noqa: F401
+from tests.functional.test_moving_owner import OWNER, terminal
 from tests.mover import Mover, Placement, until
 
 PYTHON = "/usr/bin/python3"
@@ -44,6 +45,21 @@ def test_while_an_image_is_made(run: Run, order: str, point: str, before: int) -
         at.order(order, 9)
         ended(mover, at)
         assert (home / "struck").exists()
+
+    run(body)
+
+
+def test_as_its_owner_comes_back(run: Run) -> None:  # noqa: F811
+    """The machine's, to stop it."""
+
+    def body(make: Make, home: Path) -> None:
+        with terminal() as keyboard:
+            mover = make("/bin/sh", "-c", ENDS, strike="freeze:job:1", owner=OWNER)
+            at = mover.place("local")
+            at.wait("started")
+            # until it is watched
+            until(lambda: os.write(keyboard, b"x\n") and (home / "struck").exists(), "it is not stopped")
+            ended(mover, at)
 
     run(body)
 

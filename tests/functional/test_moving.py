@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint import bundle
+from shim.warden import CRIU_PIDS
 from tests.desk_hosts import SUBMIT_UID
 from tests.mover import Mover, Placement, until
 from tests.reachable import AsUser
@@ -374,6 +375,39 @@ def test_what_has_no_name_any_more_is_no_end(run: Run, uid: int, what: str) -> N
                 assert heard["why"].endswith("which CRIU cannot look at: Stale file handle")
             else:
                 assert "was removed, and CRIU cannot look at it" in heard["why"]
+            more(mover)
+        at.order("kill", 0)
+        assert at.end() == 9
+        counted(mover)
+
+    run(body)
+
+
+TAKEN = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from remoteio.syscalls import fork_as
+if fork_as(int(sys.argv[2])) == 0:
+    time.sleep(1000)
+i = 0
+while True:
+    i += 1; print(i, flush=True); time.sleep(.01)
+"""
+
+
+@pytest.mark.where(lambda **params: params["uid"] == 0)
+def test_what_init_cannot_do_is_no_end(run: Run) -> None:
+    """Criu's own number is taken, by a job with root's rights; or there are too many processes, or no memory."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", TAKEN, str(Path(__file__).parents[2]), str(CRIU_PIDS + 1))
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        for serial, order in enumerate(("checkpoint", "vacate"), 1):
+            at.order(order, serial)
+            why = at.wait("refused")["why"]
+            assert why == "the job's first process cannot do its part: [Errno 17] clone3: File exists"
             more(mover)
         at.order("kill", 0)
         assert at.end() == 9

@@ -103,6 +103,7 @@ def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> Non
     first, second = mover.hosts
     (archive,) = (mover.dir / "data" / "rexec" / "criu").iterdir()
     os.truncate(archive, 1000)
+    archive.rename(archive.with_name(f"criu-{'0' * 32}.tar"))  # which the hosts have not had before
     with mover.foreground("sh", "-c", "read a; echo $a; exit 3") as job:
         row = until_runs(mover)
         assert row["host"] == first
