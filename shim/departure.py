@@ -30,6 +30,7 @@ from shim.serving import aside, where
 
 FREEZE_S = 30  # for criu to bring the tree to a stop
 STORE_S = 600.0  # without a word of the store
+NAMED = 5  # of what stands in the way of a dump
 
 
 def reached(point: str) -> None:
@@ -142,7 +143,8 @@ class Departure:
         if self._agent.ask(b"I", b"i") != b"0":
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
-            raise DumpError("; ".join(found))
+            more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
+            raise DumpError("; ".join(found[:NAMED]) + more)
         tcp = preflight.connections(tasks, preflight.tcp(self.root()))
         # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
         self._keep_tcp = bool(tcp) and not apart and not any(leads_out for _, leads_out in tcp)

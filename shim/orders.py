@@ -39,6 +39,8 @@ FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, 
     "unable",
 )  # fmt: skip
 
+WHY = 4000
+
 
 def order(what: str, serial: int, **more: object) -> bytes:
     """The payload of an ORDER frame."""
@@ -46,7 +48,9 @@ def order(what: str, serial: int, **more: object) -> bytes:
 
 
 def news(what: str, **more: object) -> bytes:
-    """The payload of a NEWS frame."""
+    """The payload of a NEWS frame. A `why` is cut to WHY characters: a frame that is too long ends the link."""
+    if "why" in more:
+        more["why"] = str(more["why"])[:WHY]
     return json.dumps({"news": what, **more}).encode()
 
 

@@ -395,6 +395,26 @@ while True:
 """
 
 
+def test_a_great_many_obstacles_are_said_in_short(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        script = (
+            "import os, time\nf = [os.open('/dev/fuse', os.O_RDWR) for _ in range(700)]\ni = 0\n"
+            "while True: i += 1; print(i, flush=True); time.sleep(.01)"
+        )
+        mover = make(PYTHON, "-c", script)
+        at = mover.place("local")
+        at.wait("started")
+        more(mover)
+        why = at.checkpoint(1)["why"]
+        assert why.count("(/dev/fuse), a device that CRIU cannot save") == 5
+        assert why.endswith("; and 695 more")
+        more(mover)
+        at.order("kill", 0)
+        at.end()
+
+    run(body)
+
+
 @pytest.mark.where(lambda **params: params["uid"] == 0)
 def test_what_init_cannot_do_is_no_end(run: Run) -> None:
     """Criu's own number is taken, by a job with root's rights; or there are too many processes, or no memory."""

@@ -204,3 +204,8 @@ def test_json_however_deep_or_long_is_read_or_refused() -> None:
     for text in (b"[" * 1_000_000, b"1" * 10_000, b"\x80", b""):
         with pytest.raises(ShapeError, match="it is no JSON"):
             decoded(text, "it")
+
+
+def test_a_reason_of_any_length_is_no_end_of_the_link() -> None:
+    said = host_frames.news(orders.news(orders.REFUSED, serial=1, why="é" * 1_000_000), True)
+    assert said.why.startswith("ééé")
