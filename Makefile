@@ -16,7 +16,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 
 # Root leaves no files of its own in the checkout; sudo passes no variables on but these.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
-	$(foreach name,REXEC_DESK REXEC_DESK_CACHE,$(if $($(name)),$(name)=$($(name))))
+	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
 .PHONY: setup demo check test test-all lint bench bench-checkpoint clean root fresh
 .DELETE_ON_ERROR:

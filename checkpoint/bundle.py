@@ -7,19 +7,17 @@ into a private directory: nothing is installed and no privilege is needed. Submi
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint import elf, unbundle, xdg
+from checkpoint import elf, mirror, unbundle, xdg
 from checkpoint.unbundle import BundleError
 
 # The first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
 SUITES = ("forky", "trixie")
-MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # criu and what an execute host may lack; in ~/.cache there, at most this much.
 APT_TIMEOUT_S = 600
@@ -96,21 +94,12 @@ def apt_config(work: Path, sources: Path) -> str:
         "Dir::Cache::archives": f"{work}/cache/archives/",
         "APT::Sandbox::User": "",
         "APT::Install-Recommends": "false",
+        "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
     }
     lines = [f"#clear {name};" for name in hooks]
     lines += [f'{name} "{value}";' for name, value in settings.items()]
     return "\n".join(lines) + "\n"
-
-
-def mirror(sources: list[str]) -> str:
-    """The Debian mirror that these apt source files name (either format), else deb.debian.org."""
-    for text in sources:
-        for line in text.splitlines():
-            found = re.match(r"(?:URIs:|deb\s+(?:\[[^]]*\]\s+)?)\s*(\S+/debian)/?(?:\s|$)", line)
-            if found:
-                return found.group(1)
-    return MIRROR
 
 
 def _run(command: list[str], what: str) -> None:
@@ -119,15 +108,15 @@ def _run(command: list[str], what: str) -> None:
         command, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S, check=False, env=environment
     )
     if done.returncode != 0:
-        lines = [
-            line for line in (done.stderr + done.stdout).splitlines() if line.startswith(("E:", "W:", "dpkg-deb:"))
-        ]
-        reason = lines[0] if lines else f"exit status {done.returncode}"
+        said = (done.stderr + done.stdout).splitlines()
+        # The errors first: a warning, such as apt's about directories that it does without, is seldom the cause.
+        lines = [line for start in ("E:", "dpkg-deb:", "W:") for line in said if line.startswith(start)]
+        reason = lines[0].removeprefix("E: ") if lines else f"exit status {done.returncode}"
         raise BundleError(f"cannot {what}: {reason}")
 
 
-def download(suite: str, work: Path) -> Path:
-    """Unpack criu of that Debian suite and all it depends on under work and return that root. Raises BundleError."""
+def download(archive: str, suite: str, work: Path) -> Path:
+    """Unpack criu of a Debian archive's suite, and all it depends on, under work; that root. Raises BundleError."""
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise BundleError(f"cannot obtain criu: this machine has no {tool}; install criu 4.1 or newer by hand")
@@ -136,13 +125,8 @@ def download(suite: str, work: Path) -> Path:
     for name in ("state/lists/partial", "cache/archives/partial", "root"):
         (work / name).mkdir(parents=True)
     (work / "status").touch()
-    etc = Path("/etc/apt")
-    known = [p for p in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))] if p.is_file()]
     sources = work / "debian.sources"
-    sources.write_text(
-        f"Types: deb\nURIs: {mirror([p.read_text(errors='replace') for p in known])}\nSuites: {suite}\n"
-        f"Components: main\nSigned-By: {KEYRING}\n"
-    )
+    sources.write_text(f"Types: deb\nURIs: {archive}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n")
     config = work / "apt.conf"
     config.write_text(apt_config(work, sources))
     apt = ["apt-get", "-c", str(config), "-qq", "-y"]
@@ -153,20 +137,24 @@ def download(suite: str, work: Path) -> Path:
     return work / "root"
 
 
-def obtain(at: Path) -> Bundle:
-    """Download criu of the newest of SUITES that has it and keep it as a bundle under at. Raises BundleError."""
+def obtain(at: Path, asked: str = "") -> Bundle:
+    """Download criu of the newest of SUITES that has it and keep it as a bundle under at. Raises BundleError.
+
+    `asked`: the address of the Debian archive, see mirror.find.
+    """
+    archive = mirror.find(asked)
     whys = []
     for suite in SUITES:
         try:
-            return _obtain(at, suite)
+            return _obtain(at, archive, suite)
         except BundleError as e:
             whys.append(str(e))
     raise BundleError("; ".join(whys))
 
 
-def _obtain(at: Path, suite: str) -> Bundle:
+def _obtain(at: Path, archive: str, suite: str) -> Bundle:
     with tempfile.TemporaryDirectory(prefix="rexec-criu-") as name:
-        root = download(suite, Path(name))
+        root = download(archive, suite, Path(name))
         machine = os.uname().machine
         libraries = [
             str(root / d) for d in (f"usr/lib/{machine}-linux-gnu", "usr/lib", f"lib/{machine}-linux-gnu", "lib")

@@ -167,15 +167,20 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
 @click.option(
     "--fix", is_flag=True, help="Obtain the criu that jobs with --checkpoint need, unless one is kept already."
 )
+@click.option(
+    "--mirror", metavar="ADDRESS", help="With --fix: the Debian archive, if not that of apt here or $REXEC_MIRROR."
+)
 @click.argument("host", required=False, shell_complete=_host_names)
 @click.pass_context
-def doctor_command(context: click.Context, fix: bool, host: str | None) -> None:
+def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: str | None) -> None:
     """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.
 
     The exit status is 1 if a job could not run on one of them.
     """
+    if mirror and not fix:
+        raise RexecError("--mirror is where a criu is obtained: say --fix too")
     if fix:
-        click.echo(criu_here())
+        click.echo(criu_here(mirror or ""))
     if host is None:
         reports = survey.ask_all(_known())
     else:
@@ -212,10 +217,10 @@ def open_to_others() -> list[str]:
     return [str(path) for path, st in modes.items() if st.st_uid == os.geteuid() and st.st_mode & 0o1002 == 0o002]
 
 
-def criu_here() -> str:
+def criu_here(mirror: str = "") -> str:
     """Have a criu that works here, to be sent to hosts that lack one; what was done, in a sentence. Raises RexecError.
 
-    It comes from a newer Debian's packages, into a private directory; nothing is installed.
+    It comes from a newer Debian's packages, into a private directory; nothing is installed. `mirror`: see mirror.find.
     """
     from checkpoint import bundle, unbundle
 
@@ -223,7 +228,7 @@ def criu_here() -> str:
         kept = bundle.kept(bundle.home())
         if kept is not None and not _fault(kept):
             return f"a criu that works here is kept already in {kept.archive}"
-        fetched = bundle.obtain(bundle.home())
+        fetched = bundle.obtain(bundle.home(), mirror)
         fault = _fault(fetched)
     except unbundle.BundleError as error:
         raise RexecError(str(error)) from error

@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from checkpoint import bundle, unbundle
-from tests import apart, desk_root, reachable
+from tests import apart, c_project, desk_root, reachable
 from tests import desk as the_desk
 from tests.desk_hosts import SUBMIT_USER
 from tests.leftovers import nothing_left_on
@@ -162,6 +162,12 @@ def combo(request: pytest.FixtureRequest, rexec: Rexec, place: Callable[[str], P
     hidden = apart.hidden(newuidmap()) if request.param == NO_NEWUIDMAP else nullcontext()
     with hidden, nothing_left_on(on):
         yield Combo(rexec, as_user=as_user, on=on, dir=place(as_user))
+
+
+@pytest.fixture
+def c_sources(desk: ModuleType, tmp_path: Path) -> Path:
+    """The sources of a C program, unpacked: see c_project."""
+    return c_project.unpack(tmp_path)
 
 
 @pytest.fixture

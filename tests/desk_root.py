@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoint import bundle
+from checkpoint import bundle, mirror
+from checkpoint.unbundle import BundleError
 from tests import netns
 
 CACHE = Path(os.environ.get("REXEC_DESK_CACHE", "/var/cache/rexec-tests"))
 SUITE = "trixie"
-MIRROR = "http://deb.debian.org/debian"
 
 # What a machine in somebody's office has: sshd, python3, the shells two of its users like, and what rootless
 # containers need. Nothing for rexec.
@@ -79,6 +79,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def archive() -> str:
+    """The address of the Debian archive that this machine's apt, or $REXEC_MIRROR, names. Raises DeskError."""
+    try:
+        return mirror.find()
+    except BundleError as error:
+        raise DeskError(str(error)) from error
+
+
 def digest(*words: str) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
@@ -86,7 +94,7 @@ def digest(*words: str) -> str:
 def base() -> Path:
     """The root directory all hosts lie on as an overlay's lower layer; made by debootstrap if it is not there yet."""
     accounts = [f"{name}:{uid}:{shell}" for name, (uid, shell) in USERS.items()]
-    root = CACHE / f"{SUITE}-{digest(SUITE, MIRROR, SUBORDINATE, *PACKAGES, *accounts)}"
+    root = CACHE / f"{SUITE}-{digest(SUITE, SUBORDINATE, *PACKAGES, *accounts)}"
     with locked(CACHE / "lock"):
         if not root.exists():
             _bootstrap(root)
@@ -98,7 +106,7 @@ def _bootstrap(root: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     with netns.outside():
         call(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, unfinished, MIRROR],
+            ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, unfinished, archive()],
             log=root.with_name(f"{root.name}.log"),
         )
     for name, (uid, shell) in USERS.items():
@@ -141,6 +149,7 @@ mknod -m 666 {scratch}/root/dev/urandom c 1 9
 cat /etc/resolv.conf >{scratch}/root/etc/resolv.conf
 cat /etc/hosts >{scratch}/root/etc/hosts
 echo 'hosts: files dns' >{scratch}/root/etc/nsswitch.conf
+echo 'deb {archive()} {SUITE} main' >{scratch}/root/etc/apt/sources.list
 chroot {scratch}/root apt-get -q update </dev/null
 chroot {scratch}/root apt-get -q -y --no-install-recommends --download-only install {" ".join(packages)} </dev/null
 """

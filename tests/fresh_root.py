@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from tests import desk_boot, fresh_settings
 from tests.desk_boot import CLONE_NEWIPC, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUTS, check, libc, mount
-from tests.desk_root import CACHE, DeskError, call, digest, locked
+from tests.desk_root import CACHE, DeskError, archive, call, digest, locked
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SUITES = ("bookworm", "trixie")
@@ -42,18 +42,13 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 def base(suite: str) -> Path:
     """The root directory that each run gets a copy of; made by debootstrap if it is not there yet."""
-    archive = fresh_settings.debian_archive(
-        call(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
-    )
-    if archive is None:
-        raise DeskError("apt is set up with no archive of Debian's here; name one in /etc/apt/sources.list")
-    root = CACHE / f"fresh-{suite}-{digest(suite, archive, *PACKAGES)}"
+    root = CACHE / f"fresh-{suite}-{digest(suite, *PACKAGES)}"
     with locked(CACHE / "lock.fresh"):
         if not root.exists():
             unfinished = root.with_name(f"{root.name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             call(
-                ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, unfinished, archive],
+                ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, unfinished, archive()],
                 log=root.with_name(f"{root.name}.log"),
             )
             unfinished.rename(root)

@@ -16,11 +16,6 @@ _VARIABLE = re.compile(r"(https?|no|all)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|
 _ACQUIRE = re.compile(r'^Acquire::(?:https?::\S+|Retries|Force\S+|Check\S+) "[^"]*";$', re.MULTILINE)
 
 
-def debian_archive(addresses: str) -> str | None:
-    """Pick the first archive of Debian itself among the addresses that apt is set up with, one a line."""
-    return next((line for line in addresses.split() if line.rstrip("/").endswith("/debian")), None)
-
-
 def apt(dump: str) -> str:
     """Pick how apt reaches archives from what `apt-config dump` says: proxies, certificates, tries."""
     return "".join(f"{line}\n" for line in _ACQUIRE.findall(dump))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tests import netns
 from tests.bench.process import must
+from tests.desk_root import archive
 
 OUTRUN = "outrun==1.1.0"
-MIRROR = "http://deb.debian.org/debian"
 
 
 def debian_packages(cache: Path, names: list[str], status: bytes, suites: list[str]) -> list[Path]:
@@ -23,11 +23,12 @@ def debian_packages(cache: Path, names: list[str], status: bytes, suites: list[s
     key = hashlib.sha256(status + repr((names, suites)).encode()).hexdigest()[:16]
     kept = cache / f"debs-{key}"
     if not kept.exists():
+        mirror = archive()
         apt = cache / f"apt-{os.getpid()}"
         for part in ("state/lists/partial", "cache/archives/partial"):
             (apt / part).mkdir(parents=True)
         (apt / "status").write_bytes(status)
-        (apt / "sources.list").write_text("".join(f"deb {MIRROR} {suite} main\n" for suite in suites))
+        (apt / "sources.list").write_text("".join(f"deb {mirror} {suite} main\n" for suite in suites))
         get = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "-o", "Dir::Etc::sourceparts=/dev/null"]
         for option, name in (
             ("Dir::State", "state"),
@@ -39,7 +40,7 @@ def debian_packages(cache: Path, names: list[str], status: bytes, suites: list[s
         install = ["install", "-y", "--no-install-recommends", "--download-only", *names]
         with netns.outside():
             must([*get, "update"], f"apt-get update for Debian {' and '.join(suites)} failed")
-            must([*get, *install], f"{' '.join(names)} cannot be had from {MIRROR}")
+            must([*get, *install], f"{' '.join(names)} cannot be had from {mirror}")
         (apt / "cache/archives").rename(kept)
         shutil.rmtree(apt)
     return sorted(kept.glob("*.deb"))

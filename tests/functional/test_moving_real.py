@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy
 import pytest
 
-from tests import debian_source
+from tests import c_project
 from tests.functional.test_moves import USER, Mover, _supervisors, mover  # noqa: F401
 from tests.functional.test_real_programs import PYTHON, built
 from tests.program import as_login
@@ -118,11 +118,11 @@ def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
 
 
 @ROOT
-def test_a_build_moved_in_the_middle(mover: Mover, tmp_path: Path) -> None:  # noqa: F811
-    trees = [mover.dir / name / "zlib" for name in ("here", "there")]
-    shutil.copytree(debian_source.unpack("zlib", tmp_path), trees[0])
+def test_a_build_moved_in_the_middle(mover: Mover, c_sources: Path) -> None:  # noqa: F811
+    trees = [mover.dir / name / "zlib-ng" for name in ("here", "there")]
+    shutil.copytree(c_sources, trees[0])
     give(mover, trees[0].parent)
-    here(mover, "./configure", "--prefix=/usr", cwd=trees[0])
+    here(mover, *c_project.CONFIGURE, cwd=trees[0])
     shutil.copytree(trees[0], trees[1])
     give(mover, trees[1].parent)
     here(mover, "make", "-j4", cwd=trees[0])
@@ -130,7 +130,7 @@ def test_a_build_moved_in_the_middle(mover: Mover, tmp_path: Path) -> None:  # n
     for objects in (3, 12):
         until(lambda: len(list(trees[1].glob("*.o"))) >= objects, f"{objects} objects", within=30)  # noqa: B023
         vacate(mover, job)
-    assert not (trees[1] / "example64").exists(), "it was all done before the last move"
+    assert not (trees[1] / "minigzipsh").exists(), "it was all done before the last move"
     well(mover, job)
     assert len(built(trees[0])) > 30
     assert built(trees[1]) == built(trees[0])

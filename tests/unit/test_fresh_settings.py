@@ -34,12 +34,6 @@ trusted-host = own.example
 """
 
 
-def test_the_archive_is_debian_s_own() -> None:
-    listed = "https://other.example/apt\nhttp://a.example/debian-security/\nhttp://b.example/debian/\n"
-    assert fresh_settings.debian_archive(listed) == "http://b.example/debian/"
-    assert fresh_settings.debian_archive("https://other.example/apt\n") is None
-
-
 def test_of_apt_s_settings_those_by_which_it_reaches_archives() -> None:
     assert fresh_settings.apt(APT).splitlines() == [
         'Acquire::http::Proxy "http://proxy.example:3128/";',
