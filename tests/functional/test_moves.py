@@ -111,6 +111,7 @@ def lines(n: int) -> str:
 
 
 @ROOT
+@pytest.mark.long(lambda **_: True)  # test_moving.py moves ten times without a supervisor, and others here with one
 def test_ten_moves_and_every_line_once(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=300, pause=0.05))
     for number in range(10):

@@ -246,6 +246,7 @@ def take(stream: Stream, size: int) -> None:
     assert os.read(stream.read_fd, 1) == b""
 
 
+@pytest.mark.long(lambda **_: True)  # the next test changes keys too
 def test_paramiko_carries_more_than_its_keys_are_good_for(desk: ModuleType, opened: list[Stream]) -> None:
     # paramiko exchanges keys anew after 512 MiB.
     size = 3 << 29

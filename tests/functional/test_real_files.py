@@ -33,10 +33,12 @@ git log --format=%s
 """
 
 
-@pytest.mark.where(lambda combo: combo == "user-alice")
-def test_git_on_a_repository_of_5000_files(combo: Combo) -> None:
+@pytest.mark.where(lambda combo, files: combo == "user-alice")
+@pytest.mark.long(lambda combo, files: files > 1000)
+@pytest.mark.parametrize("files", [1000, 5000])
+def test_git_on_a_repository_of_thousands_of_files(combo: Combo, files: int) -> None:
     names = random.Random(3)
-    for number in range(5000):
+    for number in range(files):
         file = combo.dir / f"src/dir{number % 50}/file{number}"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"%d\n" % number + names.randbytes(names.randrange(2000)).hex().encode())
@@ -78,6 +80,7 @@ db.close()
 
 
 @EACH
+@pytest.mark.long(lambda combo, mode: combo != "user-alice")
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_sqlite_with_a_writer_at_each_end(
     combo: Combo, mode: str, processes_end: list[subprocess.Popen[bytes]]
@@ -118,8 +121,14 @@ RSYNC_JOB = "rsync -aHXS tree/ copy/"
 
 
 @pytest.mark.timeout(300)  # some 100,000 operations, each with a round trip, on a machine that may have other work
-@pytest.mark.where(lambda combo, job, files: combo == ("user-alice" if job == TAR_JOB else "root-root"))
-@pytest.mark.parametrize("job, files", [(TAR_JOB, 10_000), (RSYNC_JOB, 3_000)], ids=["tar", "rsync"])
+@pytest.mark.where(
+    lambda combo, job, files: (combo, files) in (
+        {("user-alice", 600), ("user-alice", 10_000)} if job == TAR_JOB else {("root-root", 600), ("root-root", 3_000)}
+    )
+)  # fmt: skip
+@pytest.mark.long(lambda combo, job, files: files > 1000)
+@pytest.mark.parametrize("files", [600, 3_000, 10_000])
+@pytest.mark.parametrize("job", [TAR_JOB, RSYNC_JOB], ids=["tar", "rsync"])
 def test_a_tree_of_thousands_of_files_is_copied(combo: Combo, job: str, files: int) -> None:
     program = shutil.copy(planted_tree.__file__, combo.dir)
     well(combo.here([PYTHON, program, "tree", str(files)]))
