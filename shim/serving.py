@@ -37,6 +37,17 @@ def aside(text: str) -> None:
     os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
 
 
+def next_word(init: socket.socket) -> tuple[bytes, list[int]]:
+    """Wait for what init says next: a message and its descriptors, or b"" and none when it has ended."""
+    try:
+        said, fds, _, _ = socket.recv_fds(init, 4096, 4)
+    except ConnectionResetError:
+        # It ended with a message of ours unread, a signal that came too late: the kernel tells that first and once,
+        # and after it what init had said, such as the job's status (unix(7), ECONNRESET).
+        said, fds, _, _ = socket.recv_fds(init, 4096, 4)
+    return said, fds
+
+
 class Agent:
     """One job on this host."""
 
@@ -132,7 +143,7 @@ class Agent:
         """What init says, to its end; then everything is told and the agent is done."""
         ended = False
         while not ended:
-            said, fds, _, _ = socket.recv_fds(self._kept.init, 4096, 4)
+            said, fds = next_word(self._kept.init)
             ended = self._told(said[:1], said[1:], fds)
         self._kept.end()  # before it is told: who hears it may hang up at once
         self._link.send(*self._last)

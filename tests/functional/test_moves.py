@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import psutil
 import pytest
 
 from checkpoint import bundle
@@ -208,11 +209,11 @@ def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, de
 def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
-    (session,) = {os.getsid(pid) for pid in _supervisors(mover, job)}
-    members = [int(name) for name in os.listdir("/proc") if name.isdigit() and _session(int(name)) == session]
-    assert len(members) > 1, "its ssh is told to end too"
-    for pid in members:
-        os.kill(pid, signal.SIGTERM)
+    supervisors = [psutil.Process(pid) for pid in _supervisors(mover, job)]
+    started = [child for process in supervisors for child in process.children(recursive=True)]
+    assert "ssh" in {process.name() for process in started}, "its ssh is told to end too"
+    for process in (*supervisors, *started):
+        process.terminate()
     until(lambda: mover.job(job)["state"] == "stopped", "the supervisor has ended", within=30)
     assert "the job is saved" in mover.verb("log", job).splitlines()[-1]
     mover.verb("restart", job)
@@ -303,13 +304,6 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
             except OSError:
                 continue  # it has ended
     return found
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1  # it has ended
 
 
 def kill_ssh(mover: Mover) -> None:
