@@ -465,7 +465,7 @@ def test_without_a_criu_it_runs_where_it_is_told_to(run: Run) -> None:
         mover = make("/bin/sh", "-c", "read a; echo $a; exit 7")
         at = mover.place("local")
         why = at.wait("unable")["why"]
-        assert "cannot checkpoint a job: FileExistsError: " in why
+        assert " cannot checkpoint a job: " in why
         at.wait("closed")
         at.close()
         mover.anyway = True
