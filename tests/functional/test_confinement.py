@@ -315,18 +315,18 @@ def test_a_program_that_appears_earlier_in_the_path_is_not_run(tmp_path: Path, m
 
 @ELSEWHERE
 def test_a_job_sees_no_keys_and_cannot_leave_any(combo: Combo) -> None:
+    (combo.dir / ".ssh").mkdir()
+    (combo.dir / ".ssh/config").write_text("Host *")
     own = Path(pwd.getpwnam(combo.as_user).pw_dir)
-    was = (own / ".ssh").exists()
     job = (
-        f"cd {own}; ls -A; ls .ssh; mkdir .ssh && echo made; ls .config/rexec; mkdir -p .config/rexec && echo made;"
-        " ls /proc/self/comm; cat /proc/self/comm; ls -d /sys/kernel; echo x >/dev/null; echo y >/dev/shm/x;"
-        " ls /dev/shm"
+        f"ls -A; ls .ssh {own}/.ssh && echo seen; mkdir .ssh && echo made; mkdir -p .config/rexec && echo made;"
+        " cat /proc/self/comm; ls -d /sys/kernel; echo x >/dev/null; echo y >/dev/shm/x; ls /dev/shm"
     )
-    done = combo.run(["sh", "-c", job])
-    words = done.stdout.decode().split()
-    assert ".ssh" not in words and "made" not in words
-    assert words[-4:] == ["/proc/self/comm", "cat", "/sys/kernel", "x"]
-    assert (own / ".ssh").exists() == was
+    done = combo.run(["sh", "-c", job], env={"HOME": str(combo.dir)})
+    kept = [".cache"] * (combo.on == "local")  # there the host's home is this one
+    assert done.stdout.decode().split() == [*kept, "cat", "/sys/kernel", "x"]
+    assert {path.name for path in combo.dir.iterdir()} == {".ssh", ".config", *kept}
+    assert list((combo.dir / ".config").iterdir()) == []
     assert done.returncode == 0
 
 
