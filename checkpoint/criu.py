@@ -23,7 +23,7 @@ LOG_NAME, STDERR_NAME = "criu.log", "criu.stderr"
 CONFIG_NAME = "criu.conf"
 EMPTY_DIR = "none"
 # "File validation by size" and the plug-in directory have no field in rpc.proto; the configuration file has them.
-CONFIG = f"file-validation filesize\nlibdir /proc/self/fd/{BUNDLE_FD}/{EMPTY_DIR}\n"
+CONFIG = f"file-validation filesize\nskip-file-rwx-check\nlibdir /proc/self/fd/{BUNDLE_FD}/{EMPTY_DIR}\n"
 GHOST_LIMIT = (1 << 32) - 1
 DUMP, RESTORE, CHECK, NOTIFY, VERSION = 1, 2, 3, 6, 10
 CPU_CAP_NONE = 0
@@ -72,6 +72,14 @@ def encode(fields: list[tuple[int, int | bool | str | bytes]]) -> bytes:
 def decode(raw: bytes) -> dict[int, list[int | bytes]]:
     """Protobuf as {number: values}, nested messages still encoded. Raises CriuError on anything malformed."""
     out: dict[int, list[int | bytes]] = {}
+    for number, value, _ in parts(raw):
+        out.setdefault(number, []).append(value)
+    return out
+
+
+def parts(raw: bytes) -> list[tuple[int, int | bytes, bytes]]:
+    """Protobuf as (number, value, the bytes of both), in its order. Raises CriuError on anything malformed."""
+    out: list[tuple[int, int | bytes, bytes]] = []
     at = 0
 
     def varint() -> int:
@@ -88,6 +96,7 @@ def decode(raw: bytes) -> dict[int, list[int | bytes]]:
         raise CriuError("criu sent a message that is cut short; is it really criu?")
 
     while at < len(raw):
+        start = at
         key = varint()
         if key & 7 == 0:
             value: int | bytes = varint()
@@ -99,7 +108,7 @@ def decode(raw: bytes) -> dict[int, list[int | bytes]]:
                 raise CriuError("criu sent a message that is cut short; is it really criu?")
         else:
             raise CriuError(f"criu sent a message of an unknown form (wire type {key & 7}); is it really criu?")
-        out.setdefault(key >> 3, []).append(value)
+        out.append((key >> 3, value, raw[start:at]))
     return out
 
 

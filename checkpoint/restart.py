@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _COMMON_MAGIC, _FILE_LOCKS_MAGIC = 0x54564319, 0x54323616
 _FL_POSIX, _FL_FLOCK = 1, 2
+_FILES_MAGIC = 0x56303138
+_FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
@@ -66,6 +68,55 @@ def put_locks(spool: str, rows: object) -> None:
             fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
             entry = criu.encode(fields)
             f.write(struct.pack("<I", len(entry)) + entry)
+
+
+def drop_sizes(spool: str, checked: frozenset[str]) -> None:
+    """Have criu restore regular files whatever their size is now, but for those of these names. Raises RestartError.
+
+    Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
+    """
+    path = os.path.join(spool, "files.img")
+    try:
+        with open(path, "rb") as f:
+            raw = f.read()
+        raw = without_sizes(raw, checked)
+        with open(path, "wb") as f:
+            f.write(raw)
+    except (criu.CriuError, OSError) as e:
+        raise RestartError("the restart failed: the image's list of files cannot be used: %s" % e) from e
+
+
+def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
+    """files.img without the sizes of regular files, but for those of the names `checked`. Raises CriuError.
+
+    Format: criu/include/magic.h, images/fdinfo.proto and images/regfile.proto of CRIU.
+    """
+    if raw[:8] != struct.pack("<II", _COMMON_MAGIC, _FILES_MAGIC):
+        raise criu.CriuError("it has another form than that of criu 4")
+    out, at = [raw[:8]], 8
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        entry = raw[at + 4 : at + 4 + size]
+        if len(entry) != size:
+            raise criu.CriuError("it is cut short")
+        at += 4 + size
+        entry = b"".join(
+            criu.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG else whole
+            for number, value, whole in criu.parts(entry)
+        )
+        out.append(struct.pack("<I", len(entry)) + entry)
+    return b"".join(out)
+
+
+def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
+    """A reg_file_entry. Its name may have the ending of remoteio/unhashed.py."""
+    fields = criu.parts(reg if isinstance(reg, bytes) else b"")
+    for number, name, _ in fields:
+        if number == _REG_NAME and isinstance(name, bytes):
+            text = name.decode("utf-8", "surrogateescape")
+            if text in checked or text.removesuffix(" (deleted)") in checked:
+                return b"".join(whole for _, _, whole in fields)
+    return b"".join(whole for number, _, whole in fields if number != _REG_SIZE)
 
 
 def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:

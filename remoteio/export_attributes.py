@@ -41,7 +41,9 @@ class Attributes(ExportBase):
         node = self.inodes.get(r.nodeid)
         self.inodes.may_change(node)
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
-        with self.inodes.path(node) as path:
+        if valid & abi.FATTR_SIZE and self._record is not None:
+            self._record.add(node)
+        with self._changing(node, size if valid & abi.FATTR_SIZE else None), self.inodes.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
                 uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
                 os.chown(path, uid, gid)
@@ -53,8 +55,6 @@ class Attributes(ExportBase):
                 else:
                     os.truncate(path, size)
                 node.altered()
-                if self._record is not None:
-                    self._record.add(node)
             if valid & abi.FATTR_KILL_SUIDGID and self._root_user:
                 drop_suid(path)
             if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
@@ -101,14 +101,14 @@ class Attributes(ExportBase):
             raise abi.FuseError("setxattr's value is not as long as it says")
         node = self.inodes.get(r.nodeid)
         self.inodes.may_change(node)
-        with self.inodes.path(node) as path:
+        with self._changing(node), self.inodes.path(node) as path:
             os.setxattr(path, name, value, flags)
         return b""
 
     def do_removexattr(self, r: abi.Request) -> bytes:
         node = self.inodes.get(r.nodeid)
         self.inodes.may_change(node)
-        with self.inodes.path(node) as path:
+        with self._changing(node), self.inodes.path(node) as path:
             os.removexattr(path, r.name(abi.ARGS))
         return b""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from remoteio import fuse_abi as abi
+from remoteio.changes import State, state
 from remoteio.confine import Confinement
 from remoteio.ids import Ids
 from remoteio.inodes import Inodes, Node
@@ -29,6 +32,32 @@ class ExportBase:
         self.locks = Locks(self.inodes)
         self.listings = Listings(self.inodes, self._entry)
         self._root_user = os.geteuid() == 0
+
+    @contextmanager
+    def _changing(self, node: Node, size: int | None = None) -> Iterator[None]:
+        """The job changes what is known of `node` beside its contents, and with `size` cuts it to that length."""
+        changes = node.changes
+        if changes is None:
+            yield
+            return
+        with changes.lock:
+            before = self._state(node)
+            try:
+                yield
+            finally:
+                after = self._state(node)
+                if before is None or after is None:
+                    pass  # what nobody finds by its name is not put back either
+                elif size is None:
+                    changes.touched(before, after)
+                elif after != before:
+                    changes.cut(before, after, size)
+
+    def _state(self, node: Node) -> State | None:
+        try:
+            return state(self.inodes.stat(node))
+        except OSError:
+            return None
 
     def attr(self, st: os.stat_result) -> bytes:
         """`st` as struct fuse_attr."""
@@ -81,6 +110,7 @@ class ExportBase:
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
 
+UNLOCKED = nullcontext()
 _U64 = (1 << 64) - 1
 
 

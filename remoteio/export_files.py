@@ -6,14 +6,17 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from remoteio import fuse_abi as abi
 from remoteio import syscalls
-from remoteio.export_base import Body, ExportBase, drop_suid
+from remoteio.changes import NEVER, File, State, state
+from remoteio.export_base import UNLOCKED, Body, ExportBase, drop_suid
 from remoteio.inodes import Handle, Node, version
 from remoteio.listing import AHEAD
 from remoteio.twins import Twins
 
+_KEEP_SIZE = 1  # fallocate(2)
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 
@@ -26,7 +29,8 @@ class OpenFiles(ExportBase):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         changes = self._may_open(node, flags)
-        fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
+        with self._cutting(node, flags):
+            fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
         if kill & abi.OPEN_KILL_SUIDGID and self._root_user and changes:
             drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
@@ -99,12 +103,21 @@ class OpenFiles(ExportBase):
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         try:
             self._may_open(node, flags)
-            fd = self.inodes.reopen(node, flags & _OPEN_FLAGS)
+            with self._cutting(node, flags):
+                fd = self.inodes.reopen(node, flags & _OPEN_FLAGS)
         except OSError:
             self.inodes.forget(node.id, 1)
             raise
         st = os.fstat(fd)
         return entry[: abi.ENTRY.size] + self.attr(st) + self._opened(fd, node, flags, st)
+
+    def _cutting(self, node: Node, flags: int) -> AbstractContextManager[None]:
+        """For the length of an open(2) with these flags."""
+        if not flags & os.O_TRUNC:
+            return UNLOCKED
+        if self._record is not None:
+            self._record.add(node)
+        return self._changing(node, 0)
 
     def do_tmpfile(self, r: abi.Request) -> bytes:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
@@ -138,18 +151,28 @@ class OpenFiles(ExportBase):
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)
-        kept = node.seen is not None and node.seen == version(os.fstat(fd))
-        twins = node.twins
-        if twins is not None and how & abi.WRITE_CACHE:
-            done = self._write_back(node, twins, fd, data, offset)
-        else:
-            done = _pwrite(fd, data, offset)
-            if twins is not None:
-                twins.written(offset, data[:done])
-        if how & abi.WRITE_KILL_SUIDGID and self._root_user:
-            drop_suid("/proc/self/fd/%d" % fd)
+        twins, changes = node.twins, node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = os.fstat(fd) if changes is not None or node.seen is not None else None
+            kept = before is not None and node.seen is not None and node.seen == version(before)
+            start = -1 if handle.append else offset
+            try:
+                if twins is not None and how & abi.WRITE_CACHE:
+                    done = self._write_back(node, twins, fd, data, offset)
+                else:
+                    done = _pwrite(fd, data, offset)
+                    if twins is not None:
+                        twins.written(offset, data[:done])
+            except OSError:
+                if changes is not None and before is not None:
+                    _failed(changes, state(before), state(os.fstat(fd)), start)
+                raise
+            if how & abi.WRITE_KILL_SUIDGID and self._root_user:
+                drop_suid("/proc/self/fd/%d" % fd)
+            st = os.fstat(fd)
+            if changes is not None and before is not None:
+                changes.wrote(state(before), state(st), start, done)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
-        st = os.fstat(fd)
         if kept:
             node.seen, node.ctime = version(st), st.st_ctime_ns
         else:
@@ -214,7 +237,13 @@ class OpenFiles(ExportBase):
     def do_fallocate(self, r: abi.Request) -> bytes:
         fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
         handle = self.inodes.handle(fh)
-        syscalls.fallocate(handle.fd, mode, offset, length)
+        fd, changes = handle.fd, handle.node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = state(os.fstat(fd))
+            syscalls.fallocate(fd, mode, offset, length)
+            if changes is not None:
+                size = before[0] if mode & _KEEP_SIZE else max(before[0], offset + length)
+                changes.changed(before, state(os.fstat(fd)), NEVER if mode & ~_KEEP_SIZE == 0 else offset, size)
         handle.node.altered()
         return b""
 
@@ -228,7 +257,13 @@ class OpenFiles(ExportBase):
             raise OSError(errno.EINVAL, "copy_file_range has no flags")
         source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
         target.node.altered()
-        return os.copy_file_range(source.fd, target.fd, min(length, 1 << 30), off_in, off_out)
+        fd, changes = target.fd, target.node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = state(os.fstat(fd))
+            done = os.copy_file_range(source.fd, fd, min(length, 1 << 30), off_in, off_out)
+            if changes is not None:
+                changes.wrote(before, state(os.fstat(fd)), off_out, done)
+        return done
 
     def do_copy_file_range(self, r: abi.Request) -> bytes:
         return abi.WRITE_OUT.pack(self._copy(r), 0)
@@ -266,6 +301,12 @@ def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
         except OSError:
             break
     return done
+
+
+def _failed(changes: File, before: State, after: State, start: int) -> None:
+    """A write that failed may have put a part of it there."""
+    if after != before:
+        changes.changed(before, after, NEVER if start < 0 else start, after[0])
 
 
 def _guarded(node: Node) -> bool:

@@ -9,7 +9,8 @@ import time
 
 from remoteio import fuse_abi as abi
 from remoteio import syscalls
-from remoteio.export_base import TTL, Body, ExportBase
+from remoteio.changes import state
+from remoteio.export_base import TTL, UNLOCKED, Body, ExportBase
 from remoteio.inodes import Node
 from remoteio.listing import AHEAD
 
@@ -107,7 +108,7 @@ class Names(ExportBase):
         self.inodes.may_link(node)
         self.inodes.may_name(parent, name, None)
         at = self.inodes.directory(parent)
-        with self.inodes.path(node) as path:
+        with self._changing(node), self.inodes.path(node) as path:
             os.link(path, name, dst_dir_fd=at, follow_symlinks=True)
         return self._entry(parent, name, os.stat(name, dir_fd=at, follow_symlinks=False))
 
@@ -116,7 +117,9 @@ class Names(ExportBase):
         at = self.inodes.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.may_name(parent, name, st)
-        os.unlink(name, dir_fd=at)
+        node = self.inodes.known(st) if st.st_nlink > 1 else None
+        with self._changing(node) if node is not None else UNLOCKED:
+            os.unlink(name, dir_fd=at)
         self._removed(st)
         return self._with_parent(b"", parent, at)
 
@@ -131,8 +134,18 @@ class Names(ExportBase):
 
     def _removed(self, st: os.stat_result | None) -> None:
         node = self.inodes.known(st) if st is not None else None
-        if node is not None and st is not None and (st.st_nlink == 1 or stat.S_ISDIR(st.st_mode)):
+        if st is None or (st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)):
+            return
+        if node is not None:
             self.inodes.gone(node)
+        self._unnamed(st)
+
+    def _unnamed(self, st: os.stat_result | None) -> None:
+        """The job has taken the name of what `st` describes away from it."""
+        changes = self._record.known(st) if self._record is not None and st is not None else None
+        if changes is not None and st is not None:
+            with changes.lock:
+                changes.removed(state(st))
 
     def do_rename(self, r: abi.Request) -> bytes:
         (newdir,) = abi.RENAME_IN.unpack_from(r.raw, abi.ARGS)
@@ -153,8 +166,10 @@ class Names(ExportBase):
         self.inodes.may_name(target, new, replaced)
         syscalls.renameat2(a, old, b, new, flags)
         self.inodes.moved(target, new, moved)
+        self._unnamed(moved)
         if flags & 2:
             self.inodes.moved(parent, old, replaced)
+            self._unnamed(replaced)
         elif moved is None or replaced is None or moved.st_ino != replaced.st_ino:
             self._removed(replaced)
         return b""

@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 
 from remoteio import confine
+from remoteio.changes import File
 from remoteio.confine import Confinement, Rights
 from remoteio.filesystems import Filesystems
 from remoteio.fuse_abi import ROOT_ID
@@ -29,8 +30,8 @@ class Node:
     """One file: identity, where it was last seen, how often the kernel refers to it."""
 
     __slots__ = (
-        "asked", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups", "name",
-        "parent", "rights", "seen", "shared",
+        "asked", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups",
+        "name", "parent", "rights", "seen", "shared",
         "twins",
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ class Node:
         self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
         self.twins: Twins | None = None  # of its pages, once a lock may guard them
+        self.changes: File | None = None  # what the job does to it, if that is to be known
 
     def altered(self) -> None:
         """What the job's kernel has of its pages stands for nothing any more."""

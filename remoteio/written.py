@@ -1,10 +1,12 @@
-"""Which files a job has written or holds open for writing, as a checkpoint must know them."""
+"""Which files a job has written or holds open, as a checkpoint must know them."""
 
 from __future__ import annotations
 
 import os
+import stat
 
-from remoteio.inodes import Node
+from remoteio.changes import Changes, File
+from remoteio.inodes import Inodes, Node
 
 # (path, size in bytes, mtime in ns, inode number)
 Row = tuple[bytes, int, int, int]
@@ -13,16 +15,23 @@ Row = tuple[bytes, int, int, int]
 class Written:
     """Told by the export of each file that is opened for writing; asked at a checkpoint, when the job stands still."""
 
-    __slots__ = ("_nodes",)
+    __slots__ = ("_changes", "_nodes")
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
         self._nodes: dict[int, Node] = {}
 
-    def add(self, node: Node) -> None:
+    def add(self, node: Node) -> File:
         """`node` may be written from now on. Its node is kept for good, and so follows its renames."""
-        if node.id not in self._nodes:
+        if node.changes is None:
             node.lookups += 1  # what nobody refers to would be dropped, and its next name not be known
             self._nodes[node.id] = node
+            node.changes = self._changes.file((node.dev, node.ino))
+        return node.changes
+
+    def known(self, st: os.stat_result) -> File | None:
+        """See Changes.known."""
+        return self._changes.known(st)
 
     def rows(self) -> list[Row]:
         """The files as they are now. One that has no name any more is left out: its contents are in the image."""
@@ -36,6 +45,17 @@ class Written:
             if (st.st_dev, st.st_ino) == (node.dev, node.ino):
                 rows.append((path, st.st_size, st.st_mtime_ns, st.st_ino))
         return rows
+
+
+def opened(inodes: Inodes) -> list[tuple[bytes, int, bool]]:
+    """(path, inode number, for writing?) of each regular file that is open or mapped."""
+    found: dict[int, tuple[bytes, int, bool]] = {}
+    for handle in tuple(inodes.handles.values()):
+        node = handle.node
+        if node.kind == stat.S_IFREG:
+            before = found.get(node.id)
+            found[node.id] = _path(node), node.ino, handle.writable or (before is not None and before[2])
+    return sorted(found.values())
 
 
 def _path(node: Node) -> bytes:

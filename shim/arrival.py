@@ -89,6 +89,9 @@ class Arrival:
             numbers[k] = criu.FIRST_INHERITED_FD + at
             inherited.append((numbers[k], key))
         restart.put_locks(self._spool, stats["locks"])
+        checked = stats["replaced"]
+        assert isinstance(checked, list)
+        restart.drop_sizes(self._spool, frozenset(map(str, checked)))
         sock, fds = departure.start(agent.able().bundle, self._spool)
         try:
             agent.ask(b"R" + json.dumps({str(k): n for k, n in numbers.items()}).encode(), b"r", fds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from checkpoint.manifest import ImageFile, Manifest, Streams, WrittenFile
 from remoteio.carried import Held
+from remoteio.written import Row
 from shim import host_head, locked
 from shim.spec import JobSpec
 
@@ -23,15 +24,25 @@ class Run:
     spec: JobSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The job's files as its dump saw them: see Written.rows, `opened` of remoteio/written.py, and carried.held."""
+
+    rows: list[Row]
+    opened: list[tuple[bytes, int, bool]]
+    held: list[Held]
+
+
 def manifest(
-    run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], held: list[Held]
+    run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], seen: Seen
 ) -> Manifest:
     """Of a dump that has arrived with that `head` (shim/orders.py). Raises ShapeError for a head that is none, and
     ManifestError.
     """
     said = host_head.parsed(head)
     counted, facts = Streams(**said.pop("streams")), said.pop("facts")
-    said["locks"] = locked.rows(held, said.pop("handles", []), said.pop("numbers", {}))
+    said["locks"] = locked.rows(seen.held, said.pop("handles", []), said.pop("numbers", {}))
+    said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened]
     spec = run.spec
     environment = [os.fsdecode(item).partition("=") for item in spec.env]
     return Manifest(
@@ -54,8 +65,8 @@ def manifest(
     )
 
 
-def bare(image: Manifest) -> Manifest:
-    """Without what only the store needs: the chunks' tables and the written files."""
+def bare(image: Manifest, replaced: list[str]) -> Manifest:
+    """Without what only home needs: the chunks' tables and the files; `replaced`: those whose names are another's."""
     fields = (
         "job",
         "number",
@@ -69,9 +80,9 @@ def bare(image: Manifest) -> Manifest:
         "tty",
         "streams",
         "facts",
-        "stats",
     )
-    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=())
+    stats = {**image.stats, "open": [], "replaced": replaced}
+    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=(), stats=stats)
 
 
 def as_now(file: WrittenFile) -> WrittenFile | None:

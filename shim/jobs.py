@@ -63,7 +63,7 @@ class Record:
     ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
     moves       how often it went on from an image
     saved       when its last image was committed, seconds since 1970, and that image's size in bytes
-    after       files as they were when the job left its host: [image, [path, size, mtime_ns, inode], …]
+    after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
 
@@ -106,7 +106,10 @@ def packed(spec: JobSpec) -> str:
 
 _TUPLES = ("command", "hosts", "after")
 _WORDS, _SECONDS = listed(string, 1 << 21), number(-1e12, 1e12)
-_AFTER = listed(any_of(whole(), tuple_of(string, whole(), whole(-NATURAL), whole())), 1 << 24)
+_STATE = (whole(), whole(-NATURAL), whole(-NATURAL))
+_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag)
+_OLD_AFTER = tuple_of(string, whole(), whole(-NATURAL), whole())  # of an older rexec: Changes.of makes nothing of it
+_AFTER = listed(any_of(whole(), _OLD_AFTER, _CHANGE), 1 << 24)
 _RECORD = table(
     {
         "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,

@@ -22,8 +22,9 @@ from checkpoint.manifest import ImageFile, Manifest, WrittenFile
 from checkpoint.store import Store
 from checkpoint.unbundle import BundleError
 from remoteio import frames
-from remoteio.carried import Carried, Held
+from remoteio.carried import Carried
 from remoteio.carriers import Stream
+from remoteio.changes import Changes
 from remoteio.errors import RexecError
 from remoteio.link import Link
 from remoteio.written import Row
@@ -86,6 +87,7 @@ class Moves:
         self._starts: dict[int, queue.SimpleQueue[int]] = {}
         self._lock = threading.Lock()
         self._carried = Carried()
+        self._changes = Changes.of(self.record.after, self.record.image)
         self._forget = False
         self._leave = ""  # why this process ends before its job
         left = self.record.phase in terms.ACTING  # by a supervisor that was killed; it may have been just now
@@ -224,7 +226,7 @@ class Moves:
         record, now = self.record, time.time()
         new = replace(
             record, phase=str(after.phase), why=after.why, host=after.host, generation=after.generation,
-            image=after.image, held=after.held,
+            image=after.image, held=after.held, after=() if after.phase in terms.ACTING else self._changes.rows(),
         )  # fmt: skip
         if after.phase in running and not record.since:
             new = replace(new, since=now)
@@ -356,20 +358,45 @@ class Moves:
             raise MoveError(str(error)) from error
 
     def _rewind(self, image: Manifest) -> None:
-        """Nothing of the job runs anywhere: put its files back to what the image saw."""
-        found = rewind.look(image.written, rewind.settled(self.record.after, image.number))
+        """Nothing of the job runs anywhere: undo what it alone has done to its files since the image."""
+        found = rewind.look(image, self._changes.since(image.number))
         if found.changed and self._forced != image.number:
             more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
             raise MoveError(
-                f"{found.changed[0]} since image {image.number} was made{more}: `rexec restart {self._name} --force` "
-                "goes on all the same"
+                f"{found.changed[0].clause} since image {image.number} was made{more}: "
+                f"`rexec restart {self._name} --force` goes on all the same"
             )
+        both = [*found.both, *(named for named in found.changed if os.path.isfile(named.path))]
+        for cut in found.cut:
+            try:
+                if rewind.cut_back(cut):
+                    self._changes.undone(cut.key)  # should another file make us begin again
+                else:
+                    both.append(rewind.mixed(cut.path, cut.seen))
+            except OSError as error:
+                raise MoveError(
+                    f"what the job added to {cut.path} since image {image.number} was made cannot be taken back: "
+                    f"{error.strerror}"
+                ) from error
+        for named in both:
+            self._keep(named, image.number)
+        self._changes.begin(image.number, frozenset(found.keys))
+        with self._lock:
+            self.record = replace(self.record, after=self._changes.rows())
+            self.job.write(self.record)
+
+    def _keep(self, named: rewind.Named, number: int) -> None:
+        """What cannot be told apart is kept as it is now, whatever the job makes of the file that stays."""
+        since = f"{named.clause} since image {number} was made"
         try:
-            rewind.cut_back(found.cut)
+            copy = rewind.keep(named.path, self.job.path / "kept", f"job{self._name}-image{number}")
         except OSError as error:
             raise MoveError(
-                f"{error.filename} cannot be cut back to its length in the image: {error.strerror}"
+                f"{since}, and no copy of it can be kept in {self.job.path / 'kept'}: {error.strerror}; make room there"
             ) from error
+        text = f"{since}: it stays as it is, a copy of it as it is now is {copy}, and the image saw {named.seen} bytes"
+        self._note(Event(time.time(), Kind.NOTE, reason=text))
+        self._say(text)
 
     def _visit(self, generation: int, name: str) -> None:
         """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
@@ -384,7 +411,7 @@ class Moves:
         try:
             home = Home(
                 self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
-                self._criu, self._stopped, self._say, self.record.keep, self._carried, self._fault,
+                self._criu, self._stopped, self._say, self.record.keep, self._carried, self._changes, self._fault,
             )  # fmt: skip
             named = places.is_named(
                 name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
@@ -404,8 +431,8 @@ class Moves:
                 why = f"it has not been heard of for {LEASE:.0f} s"
             elif not (stay.told or stay.unfit) and host.ssh is not None:
                 why = str(stream.failure())
-            elif stay.moved:
-                self._settle()
+            if stay.moved or stay.left:
+                self._changes.settle()  # what its mount wrote back after the dump, the image has seen
             self.tell(terms.Closed(generation, why, unfit=bool(stay.unfit)))
         except Exception as error:  # see Stay.serve
             why = self._why(f"going on on {name}", error)
@@ -423,7 +450,7 @@ class Moves:
             generation=generation,
             owner=owner,
             named=named,
-            restore=b"" if image is None else describe.bare(image).to_bytes(),
+            restore=b"" if image is None else self._bare(image).to_bytes(),
             offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
             criu="" if found is None else found.hash,
             anyway=self.state.anyway,
@@ -435,6 +462,9 @@ class Moves:
             return bundle.kept(bundle.home())
         except OSError as error:
             raise MoveError(f"{error.filename} cannot be looked into: {error.strerror}; mend its mode") from error
+
+    def _bare(self, image: Manifest) -> Manifest:
+        return describe.bare(image, rewind.replaced(image, self._forced == image.number))
 
     def _criu(self) -> bytes:
         found = self._bundle()
@@ -455,13 +485,12 @@ class Moves:
         number: int,
         head: bytes,
         files: tuple[ImageFile, ...],
-        rows: list[Row],
-        held: list[Held],
+        seen: describe.Seen,
     ) -> Manifest:
         """See shim/describe.py."""
-        written = self._written(rows)
+        written = self._written(seen.rows)
         run = describe.Run(self._name, number, generation, self.state.host, self.spec)
-        manifest = describe.manifest(run, head, files, written, held)
+        manifest = describe.manifest(run, head, files, written, seen)
         counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self._input
         if given is not None and counted > given.size:
             raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.size} that there are")
@@ -481,15 +510,7 @@ class Moves:
         if self._input is not None:
             self._input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
         with self._lock:
-            self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size, after=())
-
-    def _settle(self) -> None:
-        """The job has left with its image, and its mount is gone: the last of its writes came after the record."""
-        manifest = self._manifest(self.state.image)
-        now = [file for old in manifest.written if (file := describe.as_now(old)) is not None]
-        rows = [[file.path, file.size, file.mtime_ns, file.inode] for file in now]
-        with self._lock:
-            self.record = replace(self.record, after=(manifest.number, *rows))
+            self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size)
 
 
 def _words(command: tuple[str, ...]) -> str:

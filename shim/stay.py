@@ -15,12 +15,14 @@ from checkpoint.jobdir import StoreError
 from checkpoint.manifest import ImageFile, Manifest, ManifestError
 from checkpoint.store import Store
 from remoteio import frames
-from remoteio.carried import Carried, Held, held
+from remoteio.carried import Carried, held
+from remoteio.changes import Changes
 from remoteio.crew import Crew
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.link import Link, LinkClosed, Window, credit
-from remoteio.written import Row, Written
+from remoteio.written import Written, opened
 from shim import host_frames, orders, terms
+from shim.describe import Seen
 from shim.intake import Intake
 from shim.shapes import ShapeError
 from shim.spec import JobSpec
@@ -36,9 +38,9 @@ _SAID = (RexecError, StoreError, ManifestError)  # that say all there is to say
 class Home:
     """What a stay needs of the job's home: its streams, its images, and who is told what happens.
 
-    `describe` makes the manifest of a dump: (generation, number, head, files, written, locks). `criu`: the archive to
-    bring. `carried`: the job's file locks between one stay and the next. `fault(doing, error)`: an error of our own is
-    put on record; what to say of it, as a sentence.
+    `describe` makes the manifest of a dump: (generation, number, head, files, seen). `criu`: the archive to bring.
+    `carried`: the job's file locks between one stay and the next. `changes`: what it does to its files.
+    `fault(doing, error)`: an error of our own is put on record; what to say of it, as a sentence.
     """
 
     job: str
@@ -46,13 +48,14 @@ class Home:
     outputs: dict[int, Output]
     input: Input | None
     tell: Callable[[terms.Event], None]
-    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], list[Row], list[Held]], Manifest]
+    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], Seen], Manifest]
     commits: Callable[[Manifest], None]
     criu: Callable[[], bytes]
     stopped: Callable[[Stay], None]
     say: Callable[[str], None]
     keep: int
     carried: Carried
+    changes: Changes
     fault: Callable[[str, BaseException], str]
 
 
@@ -70,9 +73,8 @@ class Stay(Supervisor):
         self.generation = generation
         self.host = host
         self._home, self._full = home, spec
-        self._record = self._files = Written()
-        self._rows: list[Row] = []
-        self._held: list[Held] = []
+        self._record = self._files = Written(home.changes)
+        self._seen = Seen([], [], [])
         self._image: Manifest | None = None
         self._window: Window | None = None
         self._out = Window(Window.IMAGE)
@@ -83,7 +85,7 @@ class Stay(Supervisor):
         self._gate = threading.Lock()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
-        self._left = False  # with its image committed
+        self.left = False  # with its image committed
         self.silent = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
         self._brought = False  # the criu that it asked for
@@ -149,10 +151,6 @@ class Stay(Supervisor):
         intake = self._intake
         return (0, 0, 0) if intake is None else intake.progress()
 
-    def written(self) -> list[Row]:
-        """See Written.rows: as of now."""
-        return self._files.rows()
-
     def serve(self) -> str:
         """Until the link ends; why it did. Then no image of this generation is being committed any more."""
         crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
@@ -177,7 +175,7 @@ class Stay(Supervisor):
             self._intake.join()
         if self._export is not None:
             self._export.locks.end()
-            if not (self.told or self._left):
+            if not (self.told or self.left):
                 self._keep_locks()  # it is lost: the job may go on from its last image
             if crew.rest(LEASE):
                 self._export.inodes.close_all()  # and with them every lock that the job had here
@@ -318,12 +316,14 @@ class Stay(Supervisor):
             self._begin_intake(serial)
         elif what == orders.DUMPED and self._export is not None:
             # Here, before anything that the job may write from now on is done.
-            self._rows, self._held = self._files.rows(), held(self._export.inodes)
+            inodes = self._export.inodes
+            self._home.changes.mark(serial)
+            self._seen = Seen(self._files.rows(), opened(inodes), held(inodes))
         elif what == orders.REFUSED and serial == self._dumping:
             self._give_up()
             if self._home.input is not None:
                 self._home.input.unkeep()
-            self._vacating = False
+            self._vacating = self.left = False
             for kind in self._ends:
                 self._home.outputs[kind].end()
             self._ends.clear()
@@ -350,13 +350,14 @@ class Stay(Supervisor):
             home.input.keep()
 
         def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
-            return home.describe(self.generation, number, head, files, self._rows, self._held)
+            return home.describe(self.generation, number, head, files, self._seen)
 
         def commits(manifest: Manifest, added: int) -> None:
+            home.changes.commit(serial, manifest.number, frozenset(file.inode for file in manifest.written))
             home.commits(manifest)
             if self._vacating:
                 self._keep_locks()  # before the host is told, and kills what holds them
-                self._left = True
+                self.left = True
             home.tell(terms.Committed(self.generation, serial, manifest.number, added))
 
         def fails(error: Exception) -> None:
@@ -372,6 +373,7 @@ class Stay(Supervisor):
 
     def _give_up(self) -> None:
         self._dumping = -1
+        self._home.changes.unmark()
         if self._intake is not None:
             self._intake.abort()
 

@@ -15,6 +15,7 @@ from checkpoint.jobdir import StoreError
 from checkpoint.manifest import Manifest
 from checkpoint.store import Store
 from remoteio import frames
+from remoteio.changes import Changes
 from remoteio.errors import RexecError
 from shim import faults, hosts, jobs, placement, rewind, run, terms
 from shim.console import Console, Interrupted
@@ -96,16 +97,20 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
             f"job {job.id} has its supervisor: say `rexec vacate {job.id}` to move it, or `rexec attach {job.id}`"
         )
     image = _image(job, number)
-    found = rewind.look(image.written, rewind.settled(record.after, image.number))
+    found = rewind.look(image, Changes.of(record.after, image.number).since(image.number))
     if found.changed and not force:
         raise SubmitError(
-            f"{found.changed[0]} since image {image.number} was made: put it back, or say --force to go on all the same"
+            f"{found.changed[0].clause} since image {image.number} was made: put it back, or say --force to go on all "
+            "the same"
         )
     record = replace(
         record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0,
         phase=record.phase if record.phase in terms.ACTING else terms.Phase.CHOOSING,
         hosts=names(on) if on is not None else record.hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip
+    if record.detached and not quiet:
+        for named in found.both:  # the supervisor, which does it, has nobody to tell
+            run.tell(f"{named.clause} since image {image.number} was made: see `rexec log {job.id}` for what is kept")
     if record.tty and not record.detached and not os.isatty(0):
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
     before = job.read().detached

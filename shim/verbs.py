@@ -240,15 +240,20 @@ def kill_command(job: str) -> None:
     help="Where it may run from now on; by default as before.",
 )
 @click.option("--detach/--no-detach", default=None, help="In the background or not; by default as before.")
-@click.option("--force", is_flag=True, help="Go on even though files that it had written have been changed since.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on even though files have been changed since in a way that cannot be undone; they are copied first.",
+)
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
 @click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
 def restart_command(image: str, on: str | None, detach: bool | None, force: bool, quiet: bool) -> None:
     """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
 
     For a job whose supervisor is gone, because this machine was switched off for example, that has ended, or that is
-    parked. Files that the job appended to since the image are cut back to their length then; of a file changed in any
-    other way rexec says the name and stops, unless --force.
+    parked. What the job alone has added to its files since the image is cut off again, and nothing that others wrote.
+    Where one cannot be told from the other the file stays, and a copy is kept; rexec says so. Of a file that the job
+    has overwritten, or holds open while another has its name, rexec says the name and stops, unless --force.
 
     \b
     Examples:

@@ -240,7 +240,7 @@ class Placement:
                 self.link.send(*credit(frames.IMAGE, len(payload)))
             head = json.loads(receiver.head)
             facts, streams = head.pop("facts"), head.pop("streams")
-            head["locks"] = []
+            head["locks"] = head["replaced"] = []
             streams["stdin_unread"] = bytes.fromhex(streams["stdin_unread"])
             image = Manifest(
                 job=mover.job, number=transaction.number, generation=mover.generation, time_ns=time.time_ns(),

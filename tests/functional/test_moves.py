@@ -229,12 +229,14 @@ def test_a_changed_file_is_named(mover: Mover) -> None:
     job = mover.submit(PYTHON, "-c", script)
     until(lambda: mover.path(job, "stdout").read_text(), "it is ready")
     mover.verb("hold", job)
-    data.write_text("xyz")
+    (mover.dir / "new").write_text("xyz")
+    (mover.dir / "new").rename(data)
+    shutil.chown(data, mover.user)
     words = mover.verb_fails("release", job)
-    assert f"{data} has been changed since image 1 was made" in str(mover.job(job)["why"]), words
+    assert f"{data} has been replaced by another file since image 1 was made" in str(mover.job(job)["why"]), words
     mover.verb("kill", job)
     status, _, said = mover.verb_fails("restart", job)
-    assert status == 125 and said.startswith(f"rexec: {data} has been changed since image 1 was made")
+    assert status == 125 and said.startswith(f"rexec: {data} has been replaced by another file since image 1")
     mover.verb("restart", "--force", job)
     mover.running(job)
 
@@ -306,7 +308,7 @@ def _supervisors(mover: Mover, job: str) -> list[int]:
     return found
 
 
-def kill_ssh(mover: Mover) -> None:
+def kill_ssh(mover: Mover, job: str = "1") -> None:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -314,7 +316,7 @@ def kill_ssh(mover: Mover) -> None:
                 parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue  # it has ended
-            if words[0].endswith(b"ssh") and parent in _supervisors(mover, "1"):
+            if words[0].endswith(b"ssh") and parent in _supervisors(mover, job):
                 os.kill(int(name), signal.SIGKILL)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -72,10 +73,13 @@ def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: 
     job = mover.submit(PYTHON, "-c", script + "while not os.path.exists('go'): time.sleep(.05)")
     until(lambda: out(mover, job) == "ready\n", "it is ready")
     mover.verb("hold", job)
-    data.write_text("xyz")
+    (mover.dir / "new").write_text("xyz")
+    (mover.dir / "new").rename(data)
+    shutil.chown(data, mover.user)
     assert "job is parked" in mover.verb("release", job)
     why = str(mover.job(job)["why"])
-    assert re.fullmatch(f"{data} has been changed since image \\d+ was made: (`rexec restart {job} --force`) .*", why)
+    forced = f"`rexec restart {job} --force` goes on all the same"
+    assert re.fullmatch(f"{data} has been replaced by another file since image \\d+ was made: {forced}.*", why)
     assert f"parked: {why}" in mover.verb("log", job)
     assert "job is parked" in mover.verb("restart", job)
     assert f"goes on on {mover.hosts[0]}" in mover.verb("restart", job, "--force")

@@ -1,0 +1,214 @@
+"""What a job has done to its files since its latest image, so that only that is ever undone. Pure.
+
+A file's *state* is its size and the times of its last changes. Around each change of the job's the export looks at it:
+if it is not as the job's change before had left it, or has not become what this change makes of it, then somebody else
+has changed it too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+State = tuple[int, int, int]  # size in bytes, mtime and ctime in ns
+Key = tuple[int, int]  # device, inode number
+NEVER = (1 << 63) - 1
+_ROW = (int, int, int, int, int, int, int, bool, bool)
+
+
+def state(st: os.stat_result) -> State:
+    """What stat(2) tells of a file's contents."""
+    return st.st_size, st.st_mtime_ns, st.st_ctime_ns
+
+
+class Change:
+    """What the job did to one file.
+
+    base      the file's size before the job's first change
+    lowest    the first byte that was there and that the job overwrote or cut off; NEVER: it only added to the file
+    last      the file's state after the job's last change
+    others    somebody else changed it between the job's first change and the last
+    removed   the job took its name away, or gave it to another file
+    """
+
+    __slots__ = ("base", "last", "lowest", "others", "removed")
+
+    def __init__(self, base: int, lowest: int, last: State, others: bool = False, removed: bool = False) -> None:
+        self.base, self.lowest, self.last, self.others, self.removed = base, lowest, last, others, removed
+
+
+class File:
+    """The changes of one file. Whoever changes it for the job holds `lock` from the look before to the look after."""
+
+    __slots__ = ("_fresh", "_marked", "_since", "lock")
+
+    def __init__(self, marked: bool) -> None:
+        self.lock = threading.Lock()
+        self._since: Change | None = None  # the latest image
+        self._fresh: Change | None = None  # the mark of a dump that may become the next
+        self._marked = marked
+
+    def changed(self, before: State, after: State, lowest: int, size: int) -> None:
+        """The job has changed it; `lowest` as of Change, and by itself the change makes it `size` bytes long."""
+        self._since = _then(self._since, before, after, lowest, size)
+        if self._marked:
+            self._fresh = _then(self._fresh, before, after, lowest, size)
+
+    def wrote(self, before: State, after: State, start: int, done: int) -> None:
+        """The job has put `done` bytes at `start`; negative: at the file's end, wherever that was."""
+        was = before[0]
+        end = was + done if start < 0 else start + done
+        over = 0 <= start < was
+        since = self._since
+        if since is None or self._marked or over or after[0] != end or since.last != before:
+            self.changed(before, after, start if over else NEVER, max(was, end))
+        else:
+            since.last = after  # most writes are such: one more at the end
+
+    def cut(self, before: State, after: State, size: int) -> None:
+        """The job has made it `size` bytes long."""
+        self.changed(before, after, size if size < before[0] else NEVER, size)
+
+    def touched(self, before: State, after: State) -> None:
+        """The job has changed what is known of it beside its contents."""
+        for change in (self._since, self._fresh):
+            if change is not None:
+                change.others = change.others or change.last != before or after[0] != before[0]
+                change.last = after
+
+    def removed(self, now: State) -> None:
+        """The job has taken away the name that the file had."""
+        self._since = self._since or Change(now[0], NEVER, now)
+        self._since.removed = True
+        if self._marked:
+            self._fresh = self._fresh or Change(now[0], NEVER, now)
+            self._fresh.removed = True
+
+    def mark(self, marked: bool) -> None:
+        """Tell what comes from now on apart, or no more."""
+        with self.lock:
+            self._fresh, self._marked = None, marked
+
+    def commit(self) -> None:
+        """The latest image is that of the mark."""
+        with self.lock:
+            self._since, self._fresh, self._marked = self._fresh, None, False
+
+    def begin(self, since: Change | None = None) -> None:
+        """Forget what was done, or take up what is known of it."""
+        with self.lock:
+            self._since, self._fresh, self._marked = since, None, False
+
+    @property
+    def since(self) -> Change | None:
+        """What the job did since its latest image; None: nothing."""
+        return self._since
+
+
+def _then(change: Change | None, before: State, after: State, lowest: int, size: int) -> Change:
+    others = after[0] != size
+    if change is None:
+        return Change(before[0], lowest, after, others)
+    change.others = change.others or others or change.last != before
+    change.lowest, change.last = min(change.lowest, lowest), after
+    return change
+
+
+class Changes:
+    """Of all files of one job, wherever it runs. `image`: since which one it is known; 0: the start; None: none."""
+
+    def __init__(self, image: int | None = 0) -> None:
+        self.image = image
+        self._inodes: frozenset[int] = frozenset()
+        self._files: dict[Key, File] = {}
+        self._serial: int | None = None
+        self._lock = threading.Lock()
+
+    def file(self, key: Key) -> File:
+        """The changes of that file; from now on it is known."""
+        found = self._files.get(key)
+        if found is None:
+            with self._lock:
+                found = self._files.setdefault(key, File(self._serial is not None))
+        return found
+
+    def known(self, st: os.stat_result) -> File | None:
+        """The changes of what `st` describes, if it is a file that the job has had open for writing."""
+        return self._files.get((st.st_dev, st.st_ino))
+
+    def mark(self, serial: int) -> None:
+        """The dump of that number sees the files as they are: the job stands still."""
+        with self._lock:
+            self._serial = serial
+            for file in self._files.values():
+                file.mark(True)
+
+    def unmark(self) -> None:
+        """The dump under way will be no image."""
+        with self._lock:
+            self._serial = None
+            for file in self._files.values():
+                file.mark(False)
+
+    def commit(self, serial: int, image: int, inodes: frozenset[int]) -> None:
+        """That dump is the latest image; `inodes`: the numbers of the files that it tells of."""
+        with self._lock:
+            self.image, self._inodes = (image if serial == self._serial else None), inodes
+            self._serial = None
+            for file in self._files.values():
+                file.commit()
+
+    def begin(self, image: int, keys: frozenset[Key]) -> None:
+        """Nothing of the job runs, and it has done nothing since `image`, which tells of these files."""
+        with self._lock:
+            self.image, self._inodes, self._serial = image, frozenset(ino for _, ino in keys), None
+            for key in keys - self._files.keys():
+                self._files[key] = File(False)
+            for file in self._files.values():
+                file.begin()
+
+    def undone(self, key: Key) -> None:
+        """That file is as it was before the job's first change."""
+        self.file(key).begin()
+
+    def settle(self) -> None:
+        """The job has left with its latest image: what came since were its last words, which the image has seen."""
+        with self._lock:
+            for file in self._files.values():
+                file.begin()
+
+    def since(self, image: int) -> dict[Key, Change] | None:
+        """What the job did since that image, by file; None: it is not known."""
+        if image != self.image:
+            return None
+        with self._lock:
+            return {key: file.since for key, file in self._files.items() if file.since is not None}
+
+    def rows(self) -> tuple[Any, ...]:
+        """For the job's record: (image, row, …), of the files that the image tells of; (): not known."""
+        if not self.image:
+            return ()
+        found = (self.since(self.image) or {}).items()
+        return (
+            self.image,
+            *([*key, c.base, c.lowest, *c.last, c.others, c.removed] for key, c in found if key[1] in self._inodes),
+        )
+
+    @classmethod
+    def of(cls, rows: tuple[Any, ...], image: int) -> Changes:
+        """The inverse of `rows`, if they are of that image, or of a job that has none (0)."""
+        if not image:
+            return cls()
+        if not rows or rows[0] != image or not all(_is_row(row) for row in rows[1:]):
+            return cls(None)
+        made = cls(image)
+        made._inodes = frozenset(row[1] for row in rows[1:])
+        for dev, ino, base, lowest, size, mtime_ns, ctime_ns, others, removed in rows[1:]:
+            change = Change(base, lowest, (size, mtime_ns, ctime_ns), others, removed)
+            made.file((dev, ino)).begin(change)
+        return made
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, list) and tuple(map(type, row)) == _ROW
