@@ -96,25 +96,27 @@ class Console:
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
             self._runs()
             if self._spoilt:
-                self._say(f"the job goes on on {after.host}")
+                self._say(f"the job goes on on {after.place.host}")
             if self._terminal is not None:
                 self._terminal.take()
                 self._resize(redraw=self._spoilt)
                 self._spoilt = False
             if self._left is not None:
-                self._mention(f"the job goes on on {after.host}, {time.monotonic() - self._left[1]:.1f} s later")
+                self._mention(f"the job goes on on {after.place.host}, {time.monotonic() - self._left[1]:.1f} s later")
             self._left = None
         elif after.phase == Phase.FROZEN:
-            self._mention(f"the job stands still on {after.host}: {after.why}")
+            self._mention(f"the job stands still on {after.place.host}: {after.why}")
         elif before.phase == Phase.FROZEN and after.phase == Phase.RUNNING:
-            self._mention(f"the job goes on on {after.host}")
+            self._mention(f"the job goes on on {after.place.host}")
         elif after.phase == Phase.LEFT:
-            self._left = after.host, time.monotonic()
-            self._mention(f"the job has left {after.host}: {after.why}")
+            self._left = after.place.host, time.monotonic()
+            self._mention(f"the job has left {after.place.host}: {after.why}")
         elif after.phase == Phase.LOST:
-            self._left = after.host, time.monotonic()
-            if after.image:
-                self._tell(f"lost {after.host}: {after.why}; the job goes on from its last image as soon as it is safe")
+            self._left = after.place.host, time.monotonic()
+            if after.images.newest:
+                self._tell(
+                    f"lost {after.place.host}: {after.why}; the job goes on from its last image as soon as it is safe"
+                )
         elif after.phase == Phase.PARKED and after.why != before.why:
             self._tell(f"job {job} is parked: {after.why}")
 
@@ -153,7 +155,7 @@ class Console:
         """How far the dump is that the job leaves with, if it takes long."""
         progress: Progress | None = None
         while not self._over.wait(_LOOK):
-            dump, stay = moves.state.dump, moves.stay()
+            dump, stay = moves.state.images.dump, moves.stay()
             if dump is not None and dump.leaves and stay is not None:
                 progress = progress or Progress(sys.stderr, "saving the job")
                 progress.update(*stay.progress())

@@ -40,7 +40,7 @@ from shim.spec import JobSpec, Moving
 from shim.stay import Home, Stay
 from shim.stdio import Input, Output
 from shim.supervisor import LEASE
-from shim.terms import Phase, Result, State
+from shim.terms import Images, Phase, Place, Result, State, Wants
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
 Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
@@ -89,18 +89,16 @@ class Moves:
         self._carried = Carried()
         self._changes = Changes.of(self.record.after, self.record.image)
         self._forget = False
+        self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
         left = self.record.phase in terms.ACTING  # by a supervisor that was killed; it may have been just now
         self.state = State(
             phase=Phase.LOST if left else Phase.CHOOSING,
             why="its supervisor ended" if left else "",
-            host=self.record.host if left else "",
-            generation=self.record.generation,
-            image=self.record.image,
             began=self.record.image > 0,
-            patient=patient,
-            every=self.record.every,
-            asked=self.record.image > 0,
+            wants=Wants(every=self.record.every, patient=patient, images=self.record.image > 0),
+            place=Place(generation=self.record.generation, host=self.record.host if left else ""),
+            images=Images(newest=self.record.image),
         )
         self._callers = Callers(
             Subject(
@@ -162,7 +160,10 @@ class Moves:
                 raise event
             if self._records.behind:
                 self._records.retry()
-            self._do(placement.step(self.state, event, time.monotonic()))
+            try:
+                self._do(placement.step(self.state, event, time.monotonic()))
+            except placement.UnexpectedEvent as error:
+                self._unexpected(error)
         if self.state.result is None:
             result = Result(None, 125, self._leave)
             self._note(Event(time.time(), Kind.NOTE, reason=self._leave))
@@ -184,7 +185,7 @@ class Moves:
 
     def send_signal(self, number: int) -> bool:
         """Give the job a signal; False: it does not run just now. Safe in a signal's handler."""
-        stay = self._stays.get(self.state.generation)
+        stay = self._stays.get(self.state.place.generation)
         if stay is None or self.state.phase not in (Phase.RUNNING, Phase.FROZEN):
             return False
         if not threads.begin(lambda: stay.signal(number)):
@@ -193,14 +194,22 @@ class Moves:
 
     def stay(self) -> Stay | None:
         """The generation that runs, if one does."""
-        return self._stays.get(self.state.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
+        return (
+            self._stays.get(self.state.place.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
+        )
 
     def _progress(self) -> tuple[int, int, int] | None:
-        stay = self._stays.get(self.state.generation)
+        stay = self._stays.get(self.state.place.generation)
         return None if stay is None else stay.progress()
 
     def _force(self) -> None:
-        self._forced = self.state.image
+        self._forced = self.state.images.newest
+
+    def _unexpected(self, error: placement.UnexpectedEvent) -> None:
+        """What an agent of ours never says changes nothing; that it was said stands in the log, once."""
+        if str(error) not in self._noted:
+            self._noted.add(str(error))
+            self._note(Event(time.time(), Kind.NOTE, host=self.state.place.host, reason=f"not understood: {error}"))
 
     def _do(self, steps: terms.Steps) -> None:
         before = self.state
@@ -225,14 +234,15 @@ class Moves:
         running = (Phase.RUNNING, Phase.FROZEN)
         record, now = self.record, time.time()
         new = replace(
-            record, phase=str(after.phase), why=after.why, host=after.host, generation=after.generation,
-            image=after.image, held=after.held, after=() if after.phase in terms.ACTING else self._changes.rows(),
+            record, phase=str(after.phase), why=after.why, host=after.place.host,
+            generation=after.place.generation, image=after.images.newest, held=after.wants.held,
+            after=() if after.phase in terms.ACTING else self._changes.rows(),
         )  # fmt: skip
         if after.phase in running and not record.since:
             new = replace(new, since=now)
         elif after.phase not in running and record.since:
             new = replace(new, since=0.0, ran=record.ran + max(now - record.since, 0.0))
-        if before.phase == Phase.STARTING and after.phase == Phase.RUNNING and before.image:
+        if before.phase == Phase.STARTING and after.phase == Phase.RUNNING and before.images.newest:
             new = replace(new, moves=record.moves + 1)
         if after.result is not None:
             new = replace(new, status=after.result.status, code=after.result.code, reason=after.result.reason)
@@ -300,7 +310,7 @@ class Moves:
         if self._forget:
             self._forget_images()
         self._callers.await_gone(_LAST_WORDS)
-        while self._records.behind and self.state.patient and not self._dismissed(records.AGAIN):
+        while self._records.behind and self.state.wants.patient and not self._dismissed(records.AGAIN):
             self._records.retry()  # or `rexec jobs` would never tell that it has ended
         self._records.close()
         return result
@@ -414,7 +424,7 @@ class Moves:
                 self._criu, self._stopped, self._say, self.record.keep, self._carried, self._changes, self._fault,
             )  # fmt: skip
             named = places.is_named(
-                name, Wish(self.record.hosts, self.record.owner), self.state.driven, self.state.wanted
+                name, Wish(self.record.hosts, self.record.owner), self.state.search.driven, self.state.wants.host
             )
             owner = json.dumps([policy.name, policy.table() if policy.watched else None])
             self.tell(terms.Connected(generation))
@@ -453,7 +463,7 @@ class Moves:
             restore=b"" if image is None else self._bare(image).to_bytes(),
             offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
             criu="" if found is None else found.hash,
-            anyway=self.state.anyway,
+            anyway=self.state.place.anyway,
         )
         return spec
 
@@ -489,7 +499,7 @@ class Moves:
     ) -> Manifest:
         """See shim/describe.py."""
         written = self._written(seen.rows)
-        run = describe.Run(self._name, number, generation, self.state.host, self.spec)
+        run = describe.Run(self._name, number, generation, self.state.place.host, self.spec)
         manifest = describe.manifest(run, head, files, written, seen)
         counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self._input
         if given is not None and counted > given.size:
@@ -499,8 +509,8 @@ class Moves:
     def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
         """What this generation wrote, and what those before it did, as it is now."""
         found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
-        if self.state.image:
-            for old in self._manifest(self.state.image).written:
+        if self.state.images.newest:
+            for old in self._manifest(self.state.images.newest).written:
                 if old.path not in found and (now := describe.as_now(old)) is not None:
                     found[old.path] = now
         return tuple(found[path] for path in sorted(found))

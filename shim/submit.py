@@ -17,7 +17,7 @@ from checkpoint.store import Store
 from remoteio import frames
 from remoteio.changes import Changes
 from remoteio.errors import RexecError
-from shim import faults, hosts, jobs, placement, rewind, run, terms
+from shim import faults, hosts, jobs, placement_steps, rewind, run, terms
 from shim.console import Console, Interrupted
 from shim.jobs import ANY, Job, JobError, Record
 from shim.moves import Moves
@@ -55,7 +55,7 @@ def parse_every(text: str | None) -> float:
     """Seconds, as State.every of shim/terms.py has them. Raises PolicyError for what is no duration."""
     if text is None:
         return 0.0
-    return placement.NEVER if text == "never" else parse_duration(text, "--every")
+    return placement_steps.NEVER if text == "never" else parse_duration(text, "--every")
 
 
 def names(on: str | None) -> tuple[str, ...]:

@@ -27,12 +27,20 @@ ACTING = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LOST)  # in which a
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """One under way: its serial, whether the job leaves with it, who asked (`tokens`), and if it is committed."""
+    """One dump under way, from its order, or the news that it began by itself, to its end.
+
+    serial     its number, which all that is said of it carries
+    leaves     the job leaves its host with it
+    tokens     who asked for it
+    committed  its image is durable; where the job leaves, nothing of it goes on there any more
+    owner      the owner of the host drives the job away, and how that showed; empty: nobody does
+    """
 
     serial: int
     leaves: bool
     tokens: tuple[int, ...] = ()
     committed: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,51 +53,108 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """`image`: the number of the image to go on from, 0: none. `live`: the newest generation may be acting.
+class Wants:
+    """What the user has said of the job.
 
-    `patient`: the job waits for a host even before it has ever run. `avoid`: where it is not to go in this round of
-    choosing, and why; `driven`: hosts whose owner made it leave; `wanted`: where the user sent it.
-    `why`: what it waits for, or why it left or was lost. `until`: when a Tick changes the phase.
-    `every`: seconds between images, 0: the first one only, or NEVER; `due`: when the next one is, by the clock.
-    `leave_by`: this process is to end by then, the job saved and parked if that can be; inf: it is not.
-    `by`: when the host must have shown that it does what it was told, inf: nothing; `doubted`: it has got DOUBT more.
-    `misses`: how often in a row hosts were tried and none could go on with it, or not for long.
-    `failures`: how often it could not be made; `asked`: the user wanted an image that there is.
-    `unable`: a host that can run the job, but cannot make images of it; `anyway`: it runs, or is to run, on such a one.
+    every     seconds between images; 0: the first one only; NEVER: none by the clock
+    patient   the job waits for a host even before it has ever run
+    images    the images are wanted: they outlive a job that ends well
+    host      where the user sent it, until it is there
+    held      it is to be parked, and to stay so
+    killing   it is to die
+    leave_by  this process is to end by then (monotonic seconds), the job saved and parked if that can be; inf: no
+    waiting   tokens of those who wait for the job to run again, or to be parked
+    later     what was asked for while it could not be done
+    """
+
+    every: float = 0.0
+    patient: bool = False
+    images: bool = False
+    host: str = ""
+    held: bool = False
+    killing: bool = False
+    leave_by: float = inf
+    waiting: tuple[int, ...] = ()
+    later: tuple[Ask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The newest generation.
+
+    generation  its number; 0: there was none yet
+    host        its host, while there is something of it there, or may be
+    live        it may be acting
+    by          when its host must have shown that it does what it was told (monotonic seconds); inf: told nothing
+    doubted     the host has been given DOUBT seconds more
+    anyway      the job is to run there though no images can be made of it
+    """
+
+    generation: int = 0
+    host: str = ""
+    live: bool = False
+    by: float = inf
+    doubted: bool = False
+    anyway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What is saved of the job, and what is being saved.
+
+    newest    number of the image to go on from; 0: there is none
+    serial    of the last dump that was ordered
+    dump      the one under way
+    due       when the clock wants the next one (monotonic seconds)
+    failures  how often one could not be made
+    """
+
+    newest: int = 0
+    serial: int = 0
+    dump: Dump | None = None
+    due: float = inf
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The search for a host.
+
+    turn    number of the last look; what answers an older one is late
+    avoid   where the job is not to go, and why: (host, why); those that could not go on with it until it is parked,
+            those that it was told to leave until it runs elsewhere, or its user says otherwise
+    driven  hosts whose owner made it leave: they are asked whether they are idle even where the user named them
+    misses  how often in a row hosts were tried and none could go on with it, or not for long
+    unable  a host that can run the job, but cannot make images of it; empty: none was met
+    """
+
+    turn: int = 0
+    avoid: tuple[tuple[str, str], ...] = ()
+    driven: frozenset[str] = frozenset()
+    misses: int = 0
+    unable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the job stands.
+
+    phase   what may be running: see Phase
+    why     what it waits for, or why it stands still, left or was lost
+    until   LOST, LEFT, PARKED: when a Tick changes the phase (monotonic seconds)
+    began   it has run
+    result  ENDED: how
     """
 
     phase: Phase = Phase.CHOOSING
-    generation: int = 0
-    host: str = ""
-    image: int = 0
-    live: bool = False
-    began: bool = False
-    patient: bool = False
-    held: bool = False
-    killing: bool = False
     why: str = ""
     until: float = 0.0
-    serial: int = 0
-    dump: Dump | None = None
-    waiting: tuple[int, ...] = ()  # who waits for the job to run again, or to be parked
-    later: tuple[Ask, ...] = ()  # what was asked for while it could not be done
-    every: float = 0.0
-    due: float = inf
-    failures: int = 0
-    misses: int = 0
-    asked: bool = False
-    unable: str = ""
-    anyway: bool = False
-    leave_by: float = inf
-    by: float = inf
-    doubted: bool = False
-    turn: int = 0
-    wanted: str = ""
-    avoid: tuple[tuple[str, str], ...] = ()
-    driven: frozenset[str] = frozenset()
+    began: bool = False
+    wants: Wants = Wants()
+    place: Place = Place()
+    images: Images = Images()
+    search: Search = Search()
     result: Result | None = None
-    leaving: str = ""  # while a dump is under way: that the owner drives the job away, and how
 
 
 # what happens

@@ -12,7 +12,7 @@ import pytest
 
 from remoteio import frames
 from remoteio.link import Link
-from shim import placement, records, stdio
+from shim import placement_steps, records, stdio
 from shim.events import Kind
 from shim.stdio import Output
 from shim.terms import Result
@@ -52,8 +52,8 @@ def run(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("XDG_STATE_HOME", str(disk.at / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(placement, "LEASE", 0.3)
-    monkeypatch.setattr(placement, "RETRY", 0.5)
+    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(placement_steps, "RETRY", 0.5)
     monkeypatch.setattr(records, "AGAIN", 0.2)
     monkeypatch.setattr(stdio, "AGAIN", 0.2)
     made = Run(tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shim import orders, placement, terms
+from shim import orders, placement, placement_steps, terms
 from shim.terms import (  # fmt: skip
     Action,
     Ask,
@@ -39,6 +39,7 @@ from shim.terms import (  # fmt: skip
     State,
     Tick,
     Unreached,
+    Wants,
 )
 
 AGENT_LEASE = 4.0
@@ -79,12 +80,13 @@ class World(RuleBasedStateMachine):
         self.own_serial = 1000
         self.left = False  # the supervisor
 
-    @initialize(every=st.sampled_from([0.0, 3.0, placement.NEVER]), patient=st.booleans())
+    @initialize(every=st.sampled_from([0.0, 3.0, placement_steps.NEVER]), patient=st.booleans())
     def begin(self, every: float, patient: bool) -> None:
-        self.take(placement.begin(replace(self.state, every=every, patient=patient), self.now))
+        self.take(placement.begin(replace(self.state, wants=Wants(every=every, patient=patient)), self.now))
 
     def take(self, steps: tuple[State, list[Action]]) -> None:
         self.state, actions = steps
+        placement.check(self.state)
         for action in actions:
             self.perform(action)
 
@@ -95,7 +97,7 @@ class World(RuleBasedStateMachine):
             self.to_connect.append(action.generation)
         elif isinstance(action, Start):
             assert action.generation in self.connected and action.generation not in self.agents
-            self.agents[action.generation] = Agent(action.generation, action.image, self.state.anyway)
+            self.agents[action.generation] = Agent(action.generation, action.image, self.state.place.anyway)
         elif isinstance(action, Order):
             self.ordered(self.agents[action.generation], action)
         elif isinstance(action, Close):
@@ -109,7 +111,9 @@ class World(RuleBasedStateMachine):
             assert not self.left
             self.left = True
             saved = "is saved" in action.why
-            assert not saved or (self.state.image == self.images and not any(a.acting for a in self.agents.values()))
+            assert not saved or (
+                self.state.images.newest == self.images and not any(a.acting for a in self.agents.values())
+            )
             for agent in self.agents.values():
                 self.hush(agent)
         elif isinstance(action, Finish):
@@ -279,7 +283,7 @@ class World(RuleBasedStateMachine):
 
     @rule(sure=st.integers(0, 20))
     def quit(self, sure: int) -> None:
-        if sure == 0 or self.state.leave_by < inf:  # rare, as it ends all else
+        if sure == 0 or self.state.wants.leave_by < inf:  # rare, as it ends all else
             self.feed(Quit())
 
     # what must hold
@@ -296,14 +300,16 @@ class World(RuleBasedStateMachine):
         if self.left:
             return
         assert self.finished == (state.phase == Phase.ENDED)
-        if state.leave_by < inf:
-            assert state.phase == Phase.ENDED or self.now <= state.leave_by + 700.0
+        if state.wants.leave_by < inf:
+            assert state.phase == Phase.ENDED or self.now <= state.wants.leave_by + 700.0
         if state.phase == Phase.CHOOSING:
-            assert any(asked.turn == state.turn for asked in self.to_choose)
+            assert any(asked.turn == state.search.turn for asked in self.to_choose)
         elif state.phase == Phase.STARTING:
-            assert state.generation in self.to_connect or state.generation in self.agents
-        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and (state.dump is not None or state.killing)
-        if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.held):
+            assert state.place.generation in self.to_connect or state.place.generation in self.agents
+        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and (
+            state.images.dump is not None or state.wants.killing
+        )
+        if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.wants.held):
             assert placement.deadline(state) is not None
 
     @invariant()
@@ -314,7 +320,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_that_was_committed(self) -> None:
         if self.state.phase in (Phase.CHOOSING, Phase.PARKED) and self.images:
-            assert self.state.image > 0 or not self.state.began
+            assert self.state.images.newest > 0 or not self.state.began
 
 
 def _of(event: Event) -> int:

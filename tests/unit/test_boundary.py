@@ -18,7 +18,7 @@ from checkpoint import bundle
 from checkpoint.transaction import Transaction
 from remoteio import frames, fuse_abi
 from remoteio.link import LinkClosed
-from shim import events, orders, placement
+from shim import events, orders, placement, placement_steps
 from shim.stay import Stay
 from shim.terms import Result
 from tests.agents import Agent
@@ -33,8 +33,8 @@ DEEP = b"[" * 60_000
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(placement, "LEASE", 0.1)
-    monkeypatch.setattr(placement, "RETRY", 0.2)
+    monkeypatch.setattr(placement_steps, "LEASE", 0.1)
+    monkeypatch.setattr(placement_steps, "RETRY", 0.2)
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -133,7 +133,7 @@ def test_a_fresh_job_ends_with_a_sentence_where_its_only_host_misbehaves(
 ) -> None:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(placement, "LEASE", 0.1)
+    monkeypatch.setattr(placement_steps, "LEASE", 0.1)
     run = Run(tmp_path, hosts=("alpha",))
     says(frames.NEWS, DEEP)(run.country.running(0))
     result = run.end()

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoint.store import Store
 from remoteio import frames
-from shim import control, events, jobs, placement, stdio
+from shim import control, events, jobs, placement_steps, stdio
 from shim.events import Kind
 from shim.jobs import Record
 from shim.moves import Moves
@@ -86,8 +86,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(placement, "LEASE", 0.3)
-    monkeypatch.setattr(placement, "RETRY", 0.5)
+    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(placement_steps, "RETRY", 0.5)
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -245,7 +245,7 @@ def test_the_owner_comes_back(run: Run) -> None:
     alpha.dump(1 << 20, True)
     beta = run.country.running(1)
     assert beta.name == "beta"
-    assert run.moves.state.driven == {"alpha"}
+    assert run.moves.state.search.driven == {"alpha"}
     beta.end(0)
     run.end()
     assert run.kinds() == [
@@ -285,7 +285,7 @@ def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     run = Run(tmp_path, every=0.2)
     agent = run.country.running(0)
-    until(lambda: run.moves.state.image >= 4, "four images")
+    until(lambda: run.moves.state.images.newest >= 4, "four images")
     until(lambda: len(Store().images(str(run.job.id))) == 2, "only the last two are kept")
     agent.end(0)
     run.end()
@@ -323,11 +323,11 @@ def test_a_full_store_leaves_it_running(run: Run) -> None:
 def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
-    monkeypatch.setattr(placement, "LEASE", 0.3)
-    monkeypatch.setattr(placement, "FIRST", 0.2)
+    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(placement_steps, "FIRST", 0.2)
     run = Run(tmp_path)
     alpha = run.country.running(0)
-    until(lambda: run.moves.state.image == 1, "the first image")
+    until(lambda: run.moves.state.images.newest == 1, "the first image")
     alpha.say()
     until(lambda: run.out.read_text() == "1\n", "the output")
     alpha.die()
@@ -379,8 +379,8 @@ def test_a_host_that_does_nothing_it_is_told_is_cut_off(run: Run, monkeypatch: p
     alpha = run.country.running(0)
     alpha.say()
     run.ask("checkpoint")
-    monkeypatch.setattr(placement, "ANSWER", 0.2)
-    monkeypatch.setattr(placement, "DOUBT", 0.1)
+    monkeypatch.setattr(placement_steps, "ANSWER", 0.2)
+    monkeypatch.setattr(placement_steps, "DOUBT", 0.1)
     alpha.deaf = True
     alpha.say()
     why = "alpha gives signs of life, but does not do what it was told"
@@ -433,8 +433,8 @@ def test_parked_is_logged_once(run: Run) -> None:
     run.country.running(0)
     run.country.down |= {"alpha", "beta"}
     run.ask("vacate")
-    turn = run.moves.state.turn
-    until(lambda: run.moves.state.turn >= turn + 2, "two more looks for a host")
+    turn = run.moves.state.search.turn
+    until(lambda: run.moves.state.search.turn >= turn + 2, "two more looks for a host")
     notes = [event.reason for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
     assert len(notes) == 1 and notes[0].startswith("parked: no host will do (")
     run.ask("kill")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests import protocol_doc
+from tests import placement_doc, protocol_doc
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_the_tables_are_those_of_the_code() -> None:
-    text = protocol_doc.FILE.read_text()
-    assert protocol_doc.render(text) == text, "run: python -m tests.protocol_doc"
+@pytest.mark.parametrize("doc", [protocol_doc, placement_doc], ids=lambda doc: doc.__name__)
+def test_the_tables_are_those_of_the_code(doc: ModuleType) -> None:
+    text = doc.FILE.read_text()
+    assert doc.render(text) == text, f"run: python -m {doc.__name__}"
 
 
 @pytest.mark.parametrize("walk", sorted((ROOT / "docs").glob("walk-*.md")), ids=lambda path: path.name)
