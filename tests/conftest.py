@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from checkpoint import bundle, unbundle
 from tests import apart, c_project, desk_root, reachable
@@ -40,6 +41,11 @@ _FAILED = pytest.StashKey[bool]()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+# How fast an example is made or tried says something of what else this machine does, and nothing of the code.
+settings.register_profile("rexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rexec")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
