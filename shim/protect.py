@@ -106,7 +106,10 @@ def import_only_ours() -> None:
     """
     for name in _PACKAGES:
         import_module(name)
-    named = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":")}
+    given = os.environ.get("PYTHONPATH")
+    if not given:
+        return
+    named = {os.path.abspath(path) for path in given.split(":")}
     named = {path for path in named if os.access(path, os.W_OK)} - {*_libraries(), *_standard()}
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in named]
 

@@ -99,6 +99,8 @@ class Stay(Supervisor):
     def start(self, image: Manifest | None) -> None:
         """Send START, and when the host is ready for it the image."""
         self._image = image
+        if image is None:
+            self._attach_outputs()  # a job may say something before its host has said that it runs
         self._try(frames.START, self._full.pack())
 
     def order(self, what: str, serial: int, **more: object) -> None:
@@ -107,7 +109,8 @@ class Stay(Supervisor):
             if self._export is not None:
                 self._export.locks.claims = None
             self._home.carried.release()
-            self._attach()
+            self._attach_outputs()
+            self._attach_input()
         elif what == orders.VACATE:
             self._vacating = True
         self._try(frames.ORDER, orders.order(what, serial, **more))
@@ -266,7 +269,7 @@ class Stay(Supervisor):
                 self._window.close()
         elif kind == frames.STARTED:
             if self._image is None:  # else its streams have been its own since GO
-                self._attach()
+                self._attach_input()
             tell(terms.Began(self.generation))
         elif kind == frames.STOPPED:
             self._aside("stopping", lambda: home.stopped(self))
@@ -296,14 +299,18 @@ class Stay(Supervisor):
             self._stirred = now
             self._home.tell(terms.Stirs(self.generation))
 
-    def _attach(self) -> None:
-        """The job runs here from now on: its streams go over this link."""
+    def _attach_outputs(self) -> None:
+        """The job may run here from now on: what it says comes over this link."""
         streams = self._image.streams if self._image is not None else None
         for kind, output in self._home.outputs.items():
             offset = 0
             if streams is not None:
                 offset = streams.stdout if kind == frames.STDOUT else streams.stderr
             output.begin(self._link, offset)
+
+    def _attach_input(self) -> None:
+        """The job runs here from now on: what it is given goes over this link."""
+        streams = self._image.streams if self._image is not None else None
         if self._home.input is not None:
             offset = streams.stdin + len(streams.stdin_unread) if streams is not None else 0
             self._window = self._home.input.begin(self._link, offset)

@@ -139,6 +139,8 @@ class Agent:
             return
         self.hello()
         if not spec.moving.restore:
+            if self.hasty:
+                self.say()
             self.link.send(frames.STARTED)
             self.running.set()
             return

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,15 @@ from tests.until import until
 class Run:
     """A supervised job."""
 
-    def __init__(self, directory: Path, hosts: tuple[str, ...] = ("alpha", "beta"), every: float = 0.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        hosts: tuple[str, ...] = ("alpha", "beta"),
+        every: float = 0.0,
+        prepare: Callable[[Agent], None] = lambda agent: None,
+    ) -> None:
         self.country = Country(directory)
+        self.country.prepare = prepare
         spec = JobSpec(
             argv=[b"count"], env=[b"A=1"], cwd=b"/", uid=os.geteuid(), gid=os.getegid(), groups=[], umask=0o22,
             hostname=b"here", limits=[], scratch=[], stdio=[0, 1], tty=[],
@@ -82,12 +89,17 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the job is kept, and a placement that does not wait long."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(placement_steps, "LEASE", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
+
+
+@pytest.fixture
+def run(tmp_path: Path, place: None) -> Iterator[Run]:
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -123,9 +135,19 @@ def test_a_vacate_goes_on_elsewhere_with_every_line_once(run: Run) -> None:
     ]
 
 
-def test_a_restored_job_that_speaks_before_its_host_says_that_it_runs(run: Run) -> None:
+def test_a_fresh_job_that_speaks_before_its_host_says_that_it_runs(tmp_path: Path, place: None) -> None:
     def prepare(agent: Agent) -> None:
         agent.hasty = True
+
+    run = Run(tmp_path, prepare=prepare)
+    run.country.running(0).end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n"
+
+
+def test_a_restored_job_that_speaks_before_its_host_says_that_it_runs(run: Run) -> None:
+    def prepare(agent: Agent) -> None:
+        agent.hasty = agent.name == "beta"
 
     run.country.prepare = prepare
     run.country.running(0).say()
