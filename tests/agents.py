@@ -65,6 +65,7 @@ class Agent:
         self.sender: Sender | None = None
         self.leaves = False
         self.serial = 0
+        self._later: list[tuple[int, bool]] = []  # dumps ordered while one is under way
         self.refuse = ""
         self.hasty = False  # its job says something before STARTED is sent
         self.pages = b""  # of its memory, if they are to be the same in each dump
@@ -75,7 +76,8 @@ class Agent:
         self.describes: Callable[[dict[str, object]], bytes] = lambda head: json.dumps(head).encode()
         self.broken = threading.Event()
         self._change = threading.Condition()
-        threading.Thread(target=self._run, daemon=True).start()
+        for target in (self._run, self._pulse):
+            threading.Thread(target=target, daemon=True).start()
 
     def wait(self, look: Callable[[], object], within: float = 10.0) -> None:
         with self._change:
@@ -106,6 +108,14 @@ class Agent:
     def hello(self, **changed: list[bytes]) -> None:
         fields = {"host": [b"x"], "time": [b"%d" % time.time_ns()], "uids": [], "gids": [], **changed}
         self.link.send(frames.HELLO, frames.pack_fields(fields))
+
+    def _pulse(self) -> None:
+        """Give signs of life, as long as there is a link."""
+        while not self.broken.wait(1.0):
+            try:
+                self.link.send(frames.PING)
+            except LinkClosed:
+                return
 
     def _run(self) -> None:
         try:
@@ -176,7 +186,11 @@ class Agent:
         if self.deaf:
             return
         if what in (orders.CHECKPOINT, orders.VACATE):
-            self.dump(serial, what == orders.VACATE)
+            # It may come before the last word of the dump before it, whose image is told of as soon as it is safe.
+            if self.sender is None:
+                self.dump(serial, what == orders.VACATE)
+            else:
+                self._later.append((serial, what == orders.VACATE))
         elif what == orders.GO:
             if self.hasty:
                 self.say()
@@ -236,6 +250,8 @@ class Agent:
                 self.link.send(frames.STDOUT, b"")  # the tree is killed
                 self.news(orders.MOVED, serial=self.serial)
                 self.die()
+            elif self._later:
+                self.dump(*self._later.pop(0))
 
     def _close_sender(self) -> None:
         if self.sender is not None:

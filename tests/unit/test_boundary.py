@@ -282,7 +282,7 @@ def test_a_bundle_that_cannot_be_looked_for_parks_the_job(run: Run, monkeypatch:
         patched.setattr(bundle, "kept", closed)
         said = run.ask("vacate")
     assert said.startswith("True: the job is parked: ") and "Permission denied" in said
-    until(lambda: len(run.country.agents) > 3, "it is tried again")
+    until(lambda: len(run.country.agents) > 2, "it is tried again")
     run.country.running(len(run.country.agents) - 1).end(0)
     assert run.end() == Result(0)
 
