@@ -53,6 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the long matrix too, see the marker `long`; `make test-all`")
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [] if config.getoption("--all") else ["left out: tests marked `long`, see `make test-all` and --all"]
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: more than there are cores, for most tests wait most of the time: for a connection, for an end."""
     return 2 * len(os.sched_getaffinity(0))

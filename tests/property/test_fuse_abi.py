@@ -95,9 +95,5 @@ def test_the_export_answers_or_ignores_and_never_breaks(
             assert (size, unique) == (len(payload), 9)
         assert kind in (FUSE, KNOWN, ORDERED)
         assert -4096 < error <= 2
-    for fh in list(export.inodes.handles):
-        export.inodes.close(fh)
-    for node_ in export.inodes.nodes.values():
-        if node_.fd >= 0:
-            os.close(node_.fd)
+    export.inodes.close_all()
     assert set(os.listdir("/dev/shm")) == outside
