@@ -80,6 +80,8 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
         kind = fd.target[len("anon_inode:") :].strip("[]")
         if kind == "inotify" and rootless:
             return "an inotify watch, which CRIU can save only as root"
+        if kind == "io_uring":  # libuv has them since 1.45
+            return "of kind io_uring, which CRIU cannot save; node and others on libuv have none if UV_USE_IO_URING=0"
         return "" if kind in ANON_KINDS else f"of kind {kind}, which CRIU cannot save"
     if fd.kind == stat.S_IFBLK:
         return "a block device, which CRIU cannot save"

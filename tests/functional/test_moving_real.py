@@ -212,6 +212,7 @@ if (!isMainThread) {
 
 @ROOT
 def test_node_with_a_worker_thread(mover: Mover) -> None:  # noqa: F811
+    mover.env["UV_USE_IO_URING"] = "0"  # docs/limits.md
     (mover.dir / "job.js").write_text(NODE)
     (mover.dir / "go").touch()
     expected = here(mover, "node", "job.js")
