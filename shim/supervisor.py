@@ -116,7 +116,11 @@ class Supervisor:
 
         self._open.add(kind)
         self._sinks[kind] = Sink(self._link, kind, os.dup(fd), close)
-        self._sinks[kind].start(self._fail)
+        self._sinks[kind].start(self._stream_fails)
+
+    def _stream_fails(self, e: BaseException) -> None:
+        if not isinstance(e, LinkClosed):  # else whoever receives says so
+            self._fail(e)
 
     def _fail(self, e: BaseException) -> None:
         self._tell(lambda: self._failed(e))
@@ -185,7 +189,10 @@ class Supervisor:
         assert self._export is not None
         answer = self._export.answer(fuse_abi.Request(payload))
         if answer is not None:
-            self._link.send(*answer)
+            try:
+                self._link.send(*answer)
+            except LinkClosed:
+                return  # its last words may still be unread: whoever receives says that it is gone
 
     def _take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):
@@ -268,8 +275,8 @@ class Supervisor:
     def _send(self, kind: int, payload: bytes) -> None:
         try:
             self._link.send(kind, payload)
-        except LinkClosed as e:
-            self._fail(e)
+        except LinkClosed:
+            return  # whoever receives says so
 
     def _begun(self) -> None:
         """The job runs: the keys, or standard input, are its own now."""
@@ -283,13 +290,16 @@ class Supervisor:
             mine = (lambda: in_foreground(0)) if os.isatty(0) else (lambda: True)
             self._stdin = Source(self._link, frames.STDIN, os.dup(0), let_go(0), mine)
         if self._stdin is not None:
-            self._stdin.start(self._fail)
+            self._stdin.start(self._stream_fails)
 
     def _stopped(self) -> None:
         """The job stopped: stop too, as it would have been seen to here."""
         self._pausing.set()
         self._send(frames.PAUSE, b"")
-        self._link.flush()
+        try:
+            self._link.flush()
+        except LinkClosed:
+            return  # whoever receives says so
         if self._terminal is not None and in_foreground(0):
             self._terminal.restore()
             signal.signal(signal.SIGTSTP, signal.SIG_IGN)

@@ -102,6 +102,10 @@ class Agent:
         except (OSError, LinkClosed):
             pass  # the other end was quicker
 
+    def stop_reading(self) -> None:
+        """From now on what is sent here is refused, as by one that has ended."""
+        self._end.shutdown(socket.SHUT_RD)
+
     def news(self, what: str, **more: object) -> None:
         self.link.send(frames.NEWS, orders.news(what, **more))
 

@@ -165,7 +165,11 @@ class Placement:
         assert self.export is not None
         answer = self.export.answer(Request(payload))
         if answer is not None:
-            self.link.send(*answer)
+            self._tell(*answer)
+
+    def _tell(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+        with suppress(LinkClosed):  # its last words may still be unread: "closed" is heard
+            self.link.send(kind, *payload)
 
     def _receive(self) -> list[bytes | memoryview]:
         requests = []
@@ -189,7 +193,7 @@ class Placement:
             self.export = Export(ids)
         elif kind in (frames.STDOUT, frames.STDERR):
             if payload:
-                self.link.send(*credit(kind, len(payload)))
+                self._tell(*credit(kind, len(payload)))
             dropped = min(self.skip[kind], len(payload))
             self.skip[kind] -= dropped
             (mover.out if kind == frames.STDOUT else mover.err).extend(payload[dropped:])

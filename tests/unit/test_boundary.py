@@ -97,6 +97,19 @@ def test_a_running_host_that_misbehaves_is_left_for_another(run: Run, deed: str)
         assert "alpha misbehaves: " in reasons(run)
 
 
+def test_what_a_host_said_last_is_heard_although_it_can_be_told_nothing_more(run: Run) -> None:
+    """Its agent has ended, and with it who reads our answers; the job's status is still under way."""
+    alpha = run.country.running(0)
+    assert run.ask("checkpoint") == "True: image 1 is committed"
+    stay = run.moves.stay()
+    assert stay is not None
+    alpha.stop_reading()
+    alpha.link.send(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16)))
+    until(lambda: stay._link._broken is not None, "the answer cannot be sent")
+    alpha.end(3 << 8)
+    assert run.end() == Result(3 << 8)
+
+
 GREETINGS: dict[str, Deed] = {
     "a time of 400 digits": lambda agent: agent.hello(time=[b"1" + b"0" * 400]),
     "no time": lambda agent: agent.hello(time=[]),
