@@ -28,6 +28,8 @@ root:
 	@[ -z "$(SUDO)" ] || sudo -v || { echo "make: this needs root's rights: run it as root, or as a user who may use sudo" >&2; exit 1; }
 
 demo: .venv/demo
+	@[ ! -e /dev/fuse ] || [ -r /dev/fuse -a -w /dev/fuse ] || \
+		{ echo "Opening /dev/fuse to all users, as Debian has it where udev runs"; $(SUDO) chmod 666 /dev/fuse; }
 	@docs/demo.sh .venv/bin/rexec
 
 # Side by side: most tests wait most of the time. A test file alone, in one process: .venv/bin/python -m pytest tests/FILE
