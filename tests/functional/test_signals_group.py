@@ -90,7 +90,7 @@ def shared(combo: Combo, stack: ExitStack) -> None:
     """A connection that was there before, as with ControlMaster and ControlPersist."""
     argv = ["ssh", "-N", "-o", "ControlMaster=yes", "-o", f"ControlPath={combo.dir}/control", combo.on]
     master = stack.enter_context(as_login(combo.as_user, argv, stderr=subprocess.DEVNULL))
-    stack.callback(master.terminate)
+    stack.callback(master.kill)  # ssh looks for a SIGTERM before it waits: one that comes in between is seen next time
     until((combo.dir / "control").exists, "the shared connection stands")
 
 
