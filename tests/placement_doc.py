@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import re
 from pathlib import Path
 
 from shim import placement
 from shim.terms import Phase
+from tests.protocol_doc import filled
 
 FILE = Path(__file__).parent.parent / "docs" / "placement.md"
 
@@ -37,11 +37,7 @@ def tables() -> dict[str, str]:
 
 def render(text: str) -> str:
     """`text` with every generated part as the code has it."""
-    for name, body in tables().items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
-        assert pattern.search(text), name
-        text = pattern.sub(lambda found, body=body: found[1] + body + found[2], text)  # type: ignore[misc]
-    return text
+    return filled(text, tables())
 
 
 if __name__ == "__main__":

@@ -31,13 +31,18 @@ def tables() -> dict[str, str]:
     return {"kinds": "\n".join(kinds), "operations": "\n".join(operations), "limits": "\n".join(limits)}
 
 
-def render(text: str) -> str:
-    """`text` with every generated part as the code has it."""
-    for name, body in tables().items():
+def filled(text: str, tables: dict[str, str]) -> str:
+    """`text` with every generated part as `tables` has it: what stands between `<!-- NAME -->` and `<!-- end -->`."""
+    for name, body in tables.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
         assert pattern.search(text), name
         text = pattern.sub(lambda found, body=body: found[1] + body + found[2], text)  # type: ignore[misc]
     return text
+
+
+def render(text: str) -> str:
+    """`text` with every generated part as the code has it."""
+    return filled(text, tables())
 
 
 if __name__ == "__main__":
