@@ -29,7 +29,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
 program, owner = map(int, sys.argv[1:])
 gone = select.poll()
-gone.register(os.pidfd_open(program), select.POLLIN)
+gone.register(program, select.POLLIN)
 if not os.read(0, 1):
     gone.poll(2000)
     terminal = os.open("/dev/tty", os.O_RDWR)
@@ -178,11 +178,15 @@ class JobControl:
             if self._settled:
                 return False  # the terminal is the job's
             if self._witness is None:
-                self._witness = subprocess.Popen(
-                    [sys.executable, "-ISc", _WITNESS, str(self._leader), str(os.getpgrp())],
-                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                    process_group=self._leader,
-                )  # fmt: skip
+                program = os.pidfd_open(self._leader)  # not by its number: it may have ended before the witness looks
+                try:
+                    self._witness = subprocess.Popen(
+                        [sys.executable, "-ISc", _WITNESS, str(program), str(os.getpgrp())],
+                        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                        process_group=self._leader, pass_fds=(program,),
+                    )  # fmt: skip
+                finally:
+                    os.close(program)
                 _asking.add(self)
             self._give(self._leader)
         os.killpg(self._leader, signal.SIGCONT)

@@ -309,7 +309,8 @@ def test_a_rexec_that_is_killed_while_ssh_asks_leaves_a_script_its_terminal(
     combo: Combo, asking: None, screen: Screen
 ) -> None:
     """Not at once: nobody is left but the one that watches for it."""
-    screen.type("clear; bash -c 'rexec --on there true; sleep 3; read -p go-on: line; echo read $line'")
+    back = "until set $(ps -o pgid=,tpgid= -p $$); [ $1 = $2 ]; do sleep 0.1; done"
+    screen.type(f"clear; bash -c 'rexec --on there true; {back}; read -p go-on: line; echo read $line'")
     screen.wait(ASKED)
     rexec_here(combo).kill()
     screen.wait("go-on:$")
