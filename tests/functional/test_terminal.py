@@ -68,7 +68,7 @@ def test_settings_travel_and_resize_follows(screen: Screen, rx: str) -> None:
 
 
 def test_ctrl_c_ends_the_job_and_the_loop(screen: Screen, rx: str) -> None:
-    screen.type(f"for n in 1 2 3; do {rx} sh -c 'echo up; sleep 1000'; done; echo not-this")
+    screen.type(f"for n in 1 2 3; do {rx} sh -c 'echo up; exec sleep 1000'; done; echo not-this")
     screen.wait("^up$")
     screen.key("C-c")
     screen.wait(r"^READY>$")
