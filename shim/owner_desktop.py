@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 LOGIND = "org.freedesktop.login1"
+LOGIND_OBJECT = "/org/freedesktop/login1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _SESSION = LOGIND + ".Session"
+# The properties of a session that are looked at, and their types; one of another type is as good as missing.
+_KINDS = {
+    "Class": "s", "Display": "s", "IdleHint": "b", "IdleSinceHintMonotonic": "t", "State": "s", "TTY": "s", "Type": "s",
+    "User": "(uo)",
+}  # fmt: skip
 _GRAPHICAL = ("x11", "wayland", "mir")
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 # Signals bring every change; the lists are read again this often in case one was missed, and a lost bus is tried again.
@@ -60,24 +66,66 @@ def person_session(name: str, properties: dict[str, tuple[str, Any]]) -> Session
 
     An ssh connection without a terminal, such as our own, is a session of class user whose hint is never set.
     """
-    values = {key: value for key, (_, value) in properties.items()}
-    kind = str(values.get("Class", ""))
-    if not kind.startswith("user") or values.get("State") == "closing":
+    values = {key: value for key, (kind, value) in properties.items() if _KINDS.get(key) == kind}
+    if not values.get("Class", "").startswith("user") or values.get("State") == "closing":
         return None
     graphical = values.get("Type") in _GRAPHICAL
     if not graphical and not values.get("TTY"):
         return None
     idle_since = None
     if values.get("IdleHint"):
-        idle_since = int(values.get("IdleSinceHintMonotonic", 0)) / 1e6
+        idle_since = values.get("IdleSinceHintMonotonic", 0) / 1e6
     elif not graphical:
         # A terminal's hint turns true only after logind's own IdleActionSec; since when is its access time at once.
-        idle_since = int(values.get("IdleSinceHintMonotonic", 0)) / 1e6
-    user = values.get("User", (0, ""))
-    return Session(name, int(user[0]), str(values.get("Display", "")), graphical, idle_since)
+        idle_since = values.get("IdleSinceHintMonotonic", 0) / 1e6
+    uid, _ = values.get("User", (0, ""))
+    return Session(name, uid, values.get("Display", ""), graphical, idle_since)
 
 
-class LogindSource(Source):
+class _BusSource(Source):
+    """A source behind a bus, to which it connects anew REFRESH seconds after it was lost."""
+
+    def __init__(self, now: float) -> None:
+        self._bus: Bus | None = None
+        self._why: str | None = None
+        self._refreshed = now
+
+    def absent(self) -> str | None:
+        return None if self._bus is not None else self._why
+
+    def fileno(self) -> int | None:
+        return None if self._bus is None else self._bus.fileno()
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+    def poll(self, now: float) -> str | None:
+        if self._bus is None:
+            if now - self._refreshed >= REFRESH:
+                self._connect(now, PATIENCE)
+            return None
+        try:
+            return self._take(self._bus, now)
+        except DBusError as error:
+            self._lose(error)
+            return None
+
+    def _connect(self, now: float, patience: float) -> None:
+        """Connects and takes a first look; without a bus, `absent` says why."""
+        raise NotImplementedError
+
+    def _take(self, bus: Bus, now: float) -> str | None:
+        """What was touched, as poll has it. Raises DBusError."""
+        raise NotImplementedError
+
+    def _lose(self, error: DBusError) -> None:
+        self.close()
+        self._why = str(error)
+
+
+class LogindSource(_BusSource):
     """IdleHint of the sessions in which a person sits.
 
     A graphical session's hint is a level, not an event: it says only, minutes late, that input has ceased. So:
@@ -91,52 +139,40 @@ class LogindSource(Source):
     interval = RENEW
 
     def __init__(self, now: float, path: str | None = None) -> None:
+        super().__init__(now)
         self._path = path or bus_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"), SYSTEM_BUS)
-        self._bus: Bus | None = None
         self._sessions: dict[str, Session] = {}
-        self._why: str | None = None
         self._last: float | None = None
         self._reported = now
         self._returned: set[str] = set()
-        self._refreshed = now
         self.covered_users: set[int] = set()
         self.covered_displays: set[str] = set()
         self.renew = True
         self._connect(now, PATIENCE_AT_FIRST)
 
-    def absent(self) -> str | None:
-        return self._why
-
-    def fileno(self) -> int | None:
-        return None if self._bus is None else self._bus.fileno()
-
-    def close(self) -> None:
-        if self._bus is not None:
-            self._bus.close()
-            self._bus = None
-
     def _connect(self, now: float, patience: float) -> None:
         self._refreshed = now
         try:
             self._bus = Bus(self._path, patience)
-            self._bus.match(f"type='signal',sender='{LOGIND}',interface='{_PROPERTIES}',member='PropertiesChanged'")
-            self._bus.match(f"type='signal',sender='{LOGIND}',interface='{LOGIND}.Manager'")
+            self._bus.match(sender=LOGIND, interface=_PROPERTIES, member="PropertiesChanged")
+            self._bus.match(sender=LOGIND, interface=LOGIND + ".Manager")
             self._sessions = self._list(self._bus, patience)
-            self._why = None
         except DBusError as error:
             self._lose(error)
 
     def _lose(self, error: DBusError) -> None:
-        self.close()
+        super()._lose(error)
         self._sessions = {}
-        self._why = str(error)
 
     def _list(self, bus: Bus, patience: float) -> dict[str, Session]:
-        (rows,) = bus.call(LOGIND, "/org/freedesktop/login1", LOGIND + ".Manager", "ListSessions", timeout=patience)
+        manager = LOGIND + ".Manager"
+        (rows,) = bus.call(LOGIND, LOGIND_OBJECT, manager, "ListSessions", answer="a(susso)", timeout=patience)
         sessions = {}
         for name, _uid, _user, _seat, path in rows:
             try:
-                (properties,) = bus.call(LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,), patience)
+                (properties,) = bus.call(
+                    LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,), answer="a{sv}", timeout=patience
+                )
             except DBusError as error:
                 # It may have ended since it was listed; any other failure is the source's.
                 if "Unknown" not in str(error) and "NoSuchSession" not in str(error):
@@ -163,16 +199,8 @@ class LogindSource(Source):
             times.append(self._last)
         return min(max(times), now) if times else None
 
-    def poll(self, now: float) -> str | None:
-        if self._bus is None:
-            if now - self._refreshed >= REFRESH:
-                self._connect(now, PATIENCE)
-            return None
-        try:
-            touched = self._take(self._bus, now)
-        except DBusError as error:
-            self._lose(error)
-            return None
+    def _take(self, bus: Bus, now: float) -> str | None:
+        touched = self._changed(bus, now)
         if touched is None and self.renew and now - self._reported >= RENEW:
             active = [session.name for session in self._used() if session.name in self._returned]
             touched = f"session {active[0]} (active)" if active else None
@@ -180,7 +208,7 @@ class LogindSource(Source):
             self._last = self._reported = now
         return touched
 
-    def _take(self, bus: Bus, now: float) -> str | None:
+    def _changed(self, bus: Bus, now: float) -> str | None:
         if not bus.signals() and now - self._refreshed < REFRESH:
             return None
         self._refreshed = now
@@ -204,96 +232,67 @@ def _newer(idle_since: float | None, known: float | None) -> bool:
     return known is not None and idle_since > known
 
 
-class MutterSource(Source):
-    """GNOME's idle monitor, on the session bus of every user who lets us in: exact, and silent while nobody types.
+class MutterSource(_BusSource):
+    """GNOME's idle monitor, on the session bus of the user we run as: exact, and silent while nobody types.
 
-    A user-active watch fires once, at the first input after it was set; it is set again RENEW seconds later.
+    dbus-daemon lets nobody else on a session bus, not even root. A user-active watch fires once, at the first input
+    after it was set; it is set again RENEW / 4 seconds later.
     """
 
     name = "mutter"
     seat = True
     interval = RENEW / 4
-    _service = "org.gnome.Mutter.IdleMonitor"
-    _object = "/org/gnome/Mutter/IdleMonitor/Core"
+    _monitor = ("org.gnome.Mutter.IdleMonitor", "/org/gnome/Mutter/IdleMonitor/Core", "org.gnome.Mutter.IdleMonitor")
 
     def __init__(self, now: float, run: str = "/run/user") -> None:
-        self._run = run
-        self._buses: dict[int, Bus] = {}
-        self._unarmed: dict[int, float] = {}
+        super().__init__(now)
+        self._uid = os.geteuid()
+        self._path = f"{run}/{self._uid}/bus"
+        self._fired_at: float | None = None  # until the watch is set again
         self._last: float | None = None
-        self._why = f"no session bus below {run}"
-        self._scanned = now
-        self._scan(now)
-
-    def absent(self) -> str | None:
-        return None if self._buses else self._why
+        self._why = f"no session bus at {self._path}"
+        self._connect(now, PATIENCE)
 
     def users(self) -> set[int]:
         """The users whose desktop is seen."""
-        return set(self._buses)
-
-    def fileno(self) -> int | None:
-        # One bus is the rule; more are polled at `interval`.
-        return next(iter(self._buses.values())).fileno() if len(self._buses) == 1 else None
+        return set() if self._bus is None else {self._uid}
 
     def last_input(self, now: float) -> float | None:
         return self._last
 
-    def close(self) -> None:
-        for bus in self._buses.values():
-            bus.close()
-        self._buses.clear()
+    def _take(self, bus: Bus, now: float) -> str | None:
+        if "WatchFired" in bus.signals():
+            self._fired_at = now
+        else:
+            fired_at = self._fired_at
+            if fired_at is None or now - fired_at < RENEW / 4:
+                return None
+            # Input between the firing and now fires nothing; the idle time tells of it.
+            if self._arm(bus) <= fired_at + RENEW / 8:
+                return None
+        self._last = now
+        return f"desktop of user {self._uid}"
 
-    def poll(self, now: float) -> str | None:
-        touched = None
-        if now - self._scanned >= REFRESH:
-            self._scan(now)
-        for uid, bus in list(self._buses.items()):
-            try:
-                fired = any(message.member == "WatchFired" for message in bus.signals())
-                if fired:
-                    touched = f"desktop of user {uid}"
-                    self._unarmed[uid] = now
-                elif uid in self._unarmed and now - self._unarmed[uid] >= RENEW / 4:
-                    # Input between the firing and now fires nothing; the idle time tells of it.
-                    fired_at = self._unarmed[uid]
-                    if self._arm(uid, bus, now) > fired_at + RENEW / 8:
-                        touched = f"desktop of user {uid}"
-            except DBusError as error:
-                self._drop(uid, error)
-        if touched is not None:
-            self._last = now
-        return touched
-
-    def _arm(self, uid: int, bus: Bus, now: float) -> float:
+    def _arm(self, bus: Bus) -> float:
         """Sets the watch; when the newest input was."""
-        bus.call(self._service, self._object, self._service, "AddUserActiveWatch", timeout=PATIENCE)
-        (idle_ms,) = bus.call(self._service, self._object, self._service, "GetIdletime", timeout=PATIENCE)
-        self._unarmed.pop(uid, None)
+        bus.call(*self._monitor, "AddUserActiveWatch", answer="u", timeout=PATIENCE)
+        (idle_ms,) = bus.call(*self._monitor, "GetIdletime", answer="t", timeout=PATIENCE)
+        self._fired_at = None
         last = time.monotonic() - int(idle_ms) / 1000
         self._last = last if self._last is None else max(self._last, last)
         return last
 
-    def _drop(self, uid: int, error: DBusError) -> None:
-        self._why = str(error)
-        self._unarmed.pop(uid, None)
-        bus = self._buses.pop(uid, None)
-        if bus is not None:
-            bus.close()
+    def _lose(self, error: DBusError) -> None:
+        super()._lose(error)
+        self._fired_at = None
 
-    def _scan(self, now: float) -> None:
-        self._scanned = now
-        try:
-            users = [int(name) for name in os.listdir(self._run) if name.isdecimal()]
-        except FileNotFoundError:
+    def _connect(self, now: float, patience: float) -> None:
+        self._refreshed = now
+        if not os.access(self._path, os.R_OK | os.W_OK):
             return
-        for uid in users:
-            path = os.path.join(self._run, str(uid), "bus")
-            if uid in self._buses or not os.access(path, os.R_OK | os.W_OK):
-                continue
-            try:
-                self._buses[uid] = Bus(path, PATIENCE)
-                self._buses[uid].match(f"type='signal',interface='{self._service}',member='WatchFired'")
-                self._arm(uid, self._buses[uid], now)
-            except DBusError as error:
-                self._drop(uid, error)
+        try:
+            self._bus = Bus(self._path, patience)
+            self._bus.match(interface=self._monitor[2], member="WatchFired")
+            self._arm(self._bus)
+        except DBusError as error:
+            self._lose(error)

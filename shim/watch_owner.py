@@ -11,7 +11,6 @@ import time
 from shim import load, orders, policy
 from shim.departure import Departure
 from shim.mobile_state import Gone, Mobile
-from shim.owner import OwnerWatch
 from shim.owner_policy import NOBODY, OwnerPolicy, parse_owner_policy
 
 LOOK = 5.0  # seconds between looks at the conditions
@@ -51,6 +50,8 @@ class Watcher:
             return  # its end is being told
 
     def _watch(self) -> None:
+        from shim.owner import OwnerWatch  # and with it D-Bus, for which other jobs should not wait
+
         watch = OwnerWatch(time.monotonic())
         poll = select.poll()
         poll.register(watch.fileno(), select.POLLIN)

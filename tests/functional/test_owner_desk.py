@@ -7,13 +7,13 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import IO
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
 WATCH = """
 import select, sys, time
@@ -32,9 +32,12 @@ def runtime(desk: ModuleType) -> Iterator[str]:
     """The modules that watch, as a zip file on alpha that all may read; the host has none of ours otherwise."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for package in ("shim", "remoteio"):
-            for path in (ROOT / package).glob("*.py"):
-                archive.write(path, f"{package}/{path.name}")
+        for package in ("jeepney", "remoteio", "shim"):
+            spec = find_spec(package)
+            assert spec is not None and spec.origin is not None
+            root = Path(spec.origin).parent
+            for path in root.rglob("*.py"):
+                archive.write(path, path.relative_to(root.parent))
     place = "/tmp/owner-watch.zip"
     subprocess.run([*SSH, "alpha", f"cat > {place}; chmod 644 {place}"], input=packed.getvalue(), check=True)
     yield place

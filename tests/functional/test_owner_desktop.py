@@ -1,7 +1,4 @@
-"""logind and Mutter as sources, through a real dbus-daemon.
-
-The objects behind the bus are stand-ins, written with jeepney, so that our marshalling meets another's.
-"""
+"""logind and Mutter as sources, through a real dbus-daemon. The objects behind the bus are stand-ins of ours."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import select
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +21,7 @@ from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import open_dbus_connection
 
 from shim.dbus_wire import Bus, DBusError
-from shim.owner_desktop import LogindSource, MutterSource, bus_path, person_session
+from shim.owner_desktop import REFRESH, LogindSource, MutterSource, bus_path, person_session
 from shim.owner_source import Source
 
 pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs the package dbus")
@@ -243,6 +241,11 @@ def test_a_bus_that_ends_makes_the_source_absent(bus: Path, logind: Logind) -> N
         ours.shutdown(socket.SHUT_RDWR)
     assert wait_for(source, 0.3)[0] is None
     assert "closed the connection" in str(source.absent())
+    assert source.poll(time.monotonic() + REFRESH / 2) is None
+    assert source.absent() is not None
+    assert source.poll(time.monotonic() + REFRESH) is None
+    assert source.absent() is None
+    source.close()
 
 
 def test_sessions_of_persons() -> None:
@@ -285,20 +288,21 @@ class Mutter(StandIn):
 
 
 def test_mutter_tells_of_every_touch(bus: Path, tmp_path: Path) -> None:
-    (tmp_path / "run/1000").mkdir(parents=True)
-    (tmp_path / "run/1000/bus").symlink_to(bus)
+    ours = os.geteuid()
+    (tmp_path / f"run/{ours}").mkdir(parents=True)
+    (tmp_path / f"run/{ours}/bus").symlink_to(bus)
     desktop = Mutter(bus)
     try:
         source = MutterSource(time.monotonic(), str(tmp_path / "run"))
         assert source.absent() is None
-        assert source.users() == {1000}
+        assert source.users() == {ours}
         assert idle(source) == pytest.approx(50, abs=1)
         assert wait_for(source, 0.6)[0] is None
         for _ in range(2):
             at = time.monotonic()
             desktop.input()
             touched, noticed = wait_for(source, 2.0)
-            assert touched == "desktop of user 1000"
+            assert touched == f"desktop of user {ours}"
             assert noticed - at < 0.1
             # The watch is set again after a moment; a hand that rests meanwhile is not reported twice.
             assert wait_for(source, 0.6)[0] is None
@@ -309,20 +313,59 @@ def test_mutter_tells_of_every_touch(bus: Path, tmp_path: Path) -> None:
 
 
 def test_a_bus_without_mutter_and_no_bus(bus: Path, tmp_path: Path) -> None:
-    (tmp_path / "run/1000").mkdir(parents=True)
+    path = tmp_path / f"run/{os.geteuid()}/bus"
+    path.parent.mkdir(parents=True)
     nothing = MutterSource(time.monotonic(), str(tmp_path / "run"))
-    assert nothing.absent() == f"no session bus below {tmp_path}/run"
-    (tmp_path / "run/1000/bus").symlink_to(bus)
+    assert nothing.absent() == f"no session bus at {path}"
+    path.symlink_to(bus)
     without = MutterSource(time.monotonic(), str(tmp_path / "run"))
     assert "refused AddUserActiveWatch" in str(without.absent())
 
 
-def test_a_call_that_is_refused_and_one_that_is_answered(bus: Path) -> None:
-    connection = Bus(str(bus))
-    try:
-        (names,) = connection.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames")
-        assert "org.freedesktop.DBus" in names
-        with pytest.raises(DBusError, match=r"refused NoSuch: org\.freedesktop\.DBus\.Error\.UnknownMethod"):
-            connection.call("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NoSuch")
-    finally:
-        connection.close()
+BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+
+
+@pytest.fixture
+def connection(bus: Path) -> Iterator[Bus]:
+    opened = Bus(str(bus))
+    yield opened
+    opened.close()
+
+
+def test_a_call_that_is_refused_and_one_that_is_answered(connection: Bus) -> None:
+    (names,) = connection.call(*BUS, "ListNames", answer="as")
+    assert "org.freedesktop.DBus" in names
+    with pytest.raises(DBusError, match=r"refused NoSuch: org\.freedesktop\.DBus\.Error\.UnknownMethod"):
+        connection.call(*BUS, "NoSuch", answer="")
+
+
+def test_an_answer_of_another_type_than_it_should_have_is_refused(connection: Bus) -> None:
+    with pytest.raises(DBusError, match="answered ListNames with the type 'as', not 'au'"):
+        connection.call(*BUS, "ListNames", answer="au")
+
+
+def test_a_bus_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    path = str(tmp_path / "silent")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        began = time.monotonic()
+        with pytest.raises(DBusError, match="cannot be used: timed out"):
+            Bus(path, 0.2)
+        assert 0.2 <= time.monotonic() - began < 2.0
+
+
+def test_another_users_session_bus_is_closed_even_to_root() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o777)
+        path = directory + "/bus"
+        argv = ["dbus-daemon", "--session", "--nofork", "--print-address=1", f"--address=unix:path={path}"]
+        daemon = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, user=65534, group=65534, extra_groups=[])
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline().startswith("unix:path=")
+            with pytest.raises(DBusError, match="closed the connection"):
+                Bus(path)
+        finally:
+            daemon.terminate()
+            daemon.communicate()

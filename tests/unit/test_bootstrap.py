@@ -80,6 +80,22 @@ def shell(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
+def test_all_that_is_shipped_imports_where_only_the_standard_library_is(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "importing.py").write_text(
+        "import importlib, os\n"
+        "def main(read_fd, write_fd):\n"
+        f"    files = {{importlib.import_module(name).__spec__.origin for name in {SHIPPED!r}}}\n"
+        "    os.write(write_fd, min(files).encode())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with opened(local_argv()) as stream:
+        bootstrap.start(stream, "importing:main", shipped=(*SHIPPED, "importing"), deadline=30)
+        assert os.read(stream.read_fd, 100) == b"rexec:checkpoint.chunker"
+        assert stream.wait(10) == 0, stream.stderr_tail()
+
+
 @pytest.mark.parametrize("name", SHELLS)
 def test_the_remote_command_is_right_in_every_shell(name: str, shipped: tuple[str, ...], cache: Path) -> None:
     if shutil.which(name) is None:
@@ -252,9 +268,9 @@ def test_what_is_shipped_imports_nothing_of_ours_that_is_not(name: str) -> None:
             wanted |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
             wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {module for module in wanted if module.split(".")[0] in ("remoteio", "checkpoint", "shim")}
+    ours = {module for module in wanted if module.split(".")[0] in ("remoteio", "checkpoint", "shim", "jeepney")}
     modules = {module for module in ours if _is_module(module)}
-    assert modules <= {*SHIPPED, "remoteio", "checkpoint", "shim"}
+    assert modules <= {*SHIPPED, "remoteio", "checkpoint", "shim", "jeepney"}
 
 
 def _is_module(name: str) -> bool:

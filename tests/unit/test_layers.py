@@ -6,6 +6,7 @@ import ast
 import graphlib
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,21 @@ SLOW = {
     "pathlib",
     "subprocess",
 }  # ten milliseconds each and more, at the start of every run
+# Shipped though not ours: pure Python, with nothing but the standard library below it, as the tests here see to.
+THIRD_PARTY = ("jeepney",)
+
+
+def root_of(package: str) -> Path:
+    """The directory above a package's own."""
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parents[1]
+
+
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
+    ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+    for root, package in [(ROOT, name) for name in PACKAGES] + [(root_of(name), name) for name in THIRD_PARTY]
+    for path in sorted((root / package).rglob("*.py"))
 }
 
 
@@ -62,6 +74,12 @@ def shipped() -> list[str]:
     raise AssertionError("shim/bootstrap.py does not say what it ships: it has no SHIPPED")
 
 
+def packages(name: str) -> set[str]:
+    """The packages that hold a module: of a.b.c, a and a.b."""
+    parts = name.split(".")
+    return {".".join(parts[:count]) for count in range(1, len(parts))}
+
+
 def within(package: str) -> Iterator[tuple[str, set[str]]]:
     """Each module of a package, with the modules of the same package that it imports."""
     for name in MODULES:
@@ -95,17 +113,19 @@ def test_what_is_shipped_is_what_the_agent_imports() -> None:
     needed, found = {"shim.agent", "shim.probe", STAGE}, set[str]()
     while needed:
         found |= needed
-        needed = {other for name in needed for other in imports(name) if other in MODULES} - found
+        wanted = {other for name in needed for other in imports(name)}
+        # A module's package is imported before it.
+        needed = ({above for name in wanted for above in packages(name)} | wanted) & set(MODULES) - found
     assert set(shipped()) == {name for name in found if "." in name}
 
 
 @pytest.mark.parametrize("how", ["outside the standard library", "not shipped with it"])
 def test_shipped_modules_import_what_is_there(how: str) -> None:
-    there = set(shipped()) | {name.rpartition(".")[0] for name in shipped()}
+    there = set(shipped()).union(*map(packages, shipped()))
     missing: dict[str, set[str]] = {}
     for name in shipped():
         for other in imports(name):
-            ours = other.partition(".")[0] in PACKAGES
+            ours = other.partition(".")[0] in (*PACKAGES, *THIRD_PARTY)
             wrong = other not in there if ours else other.partition(".")[0] not in sys.stdlib_module_names
             if wrong and ours == (how == "not shipped with it"):
                 missing.setdefault(name, set()).add(other)
