@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LOGIND = "org.freedesktop.login1"
 LOGIND_OBJECT = "/org/freedesktop/login1"
-_PROPERTIES = "org.freedesktop.DBus.Properties"
+PROPERTIES = "org.freedesktop.DBus.Properties"
 _SESSION = LOGIND + ".Session"
 # The properties of a session that are looked at, and their types; one of another type is as good as missing.
 _KINDS = {
@@ -154,7 +154,7 @@ class LogindSource(_BusSource):
         self._refreshed = now
         try:
             self._bus = Bus(self._path, patience)
-            self._bus.match(sender=LOGIND, interface=_PROPERTIES, member="PropertiesChanged")
+            self._bus.match(sender=LOGIND, interface=PROPERTIES, member="PropertiesChanged")
             self._bus.match(sender=LOGIND, interface=LOGIND + ".Manager")
             self._sessions = self._list(self._bus, patience)
         except DBusError as error:
@@ -171,7 +171,7 @@ class LogindSource(_BusSource):
         for name, _uid, _user, _seat, path in rows:
             try:
                 (properties,) = bus.call(
-                    LOGIND, path, _PROPERTIES, "GetAll", "s", (_SESSION,), answer="a{sv}", timeout=patience
+                    LOGIND, path, PROPERTIES, "GetAll", "s", (_SESSION,), answer="a{sv}", timeout=patience
                 )
             except DBusError as error:
                 # It may have ended since it was listed; any other failure is the source's.

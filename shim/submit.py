@@ -20,6 +20,7 @@ from remoteio.errors import RexecError
 from shim import faults, hosts, jobs, placement_steps, rewind, run, terms
 from shim.console import Console, Interrupted
 from shim.jobs import ANY, Job, JobError, Record
+from shim.logout import killed_at_logout
 from shim.moves import Moves
 from shim.owner_policy import named_policy, parse_duration
 from shim.spec import JobSpec
@@ -28,12 +29,6 @@ from shim.stdio import Input, Output
 from shim.terms import Result
 
 KEEP = 2  # images
-_LOGIND = (
-    "/etc/systemd/logind.conf",
-    "/etc/systemd/logind.conf.d",
-    "/run/systemd/logind.conf.d",
-    "/usr/lib/systemd/logind.conf.d",
-)
 
 
 class SubmitError(RexecError):
@@ -283,22 +278,3 @@ def _file_output(
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     taken = os.fstat(fd).st_size if files_whole else _said(image, kind)
     return Output(kind, fd, fail, taken=taken, say=run.tell)
-
-
-def killed_at_logout(user: str, paths: tuple[str, ...] = _LOGIND, linger: str = "/var/lib/systemd/linger") -> str:
-    """What to say if this system ends a user's processes at logout (logind.conf(5), KillUserProcesses); else ""."""
-    if not Path("/run/systemd/system").is_dir() or os.path.exists(f"{linger}/{user}"):
-        return ""
-    files = [file for path in map(Path, paths) for file in ([path] if path.is_file() else sorted(path.glob("*.conf")))]
-    kills = False
-    for file in files:
-        for line in file.read_text(errors="replace").splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "KillUserProcesses":
-                kills = value.strip().lower() in ("yes", "true", "1", "on")
-    if not kills:
-        return ""
-    return (
-        "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to "
-        "keep them"
-    )
