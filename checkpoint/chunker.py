@@ -15,6 +15,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from checkpoint.manifest import HASH, PAGE, WINDOW, ZERO, check_name
+from checkpoint.protobuf import ProtobufError, decode, integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,39 +46,6 @@ class Source:
         self.pagemap = pagemap
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    raise ChunkerError("a pagemap holds a number that does not end")
-
-
-def _fields(data: bytes) -> dict[int, int]:
-    """The integer fields of a protobuf message; the others are skipped (protobuf.dev/programming-guides/encoding)."""
-    fields = {}
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == 0:
-            fields[tag >> 3], at = _varint(data, at)
-        elif kind == 2:
-            length, at = _varint(data, at)
-            at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ChunkerError(f"a pagemap holds a field of unknown kind {kind}")
-    if at != len(data):
-        raise ChunkerError("a pagemap's entry is cut short")
-    return fields
-
-
 def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
     """Yields (0, pages_id), then (address, pages) of each run of pages that is in the page image, in its order.
 
@@ -94,20 +62,25 @@ def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
         message = file.read(size) if len(prefix) == 4 and size <= PAGE else b""
         if len(message) != size:
             raise ChunkerError("a pagemap is cut short")
-        fields = _fields(message)
+        try:
+            fields = decode(message)
+        except ProtobufError as error:
+            raise ChunkerError(f"an entry of a pagemap {error}") from error
+        first = integer(fields, 1)
         if head:
-            if 1 not in fields:
+            if first is None:
                 raise ChunkerError("a pagemap does not name its page image")
-            yield 0, fields[1]
+            yield 0, first
             head = False
             continue
-        pages = fields.get(5, fields.get(2))  # a count of 64 bits came with criu 4.2
-        if 1 not in fields or pages is None:
+        pages = integer(fields, 5 if 5 in fields else 2)  # a count of 64 bits came with criu 4.2
+        if first is None or pages is None:
             raise ChunkerError("a pagemap's entry has no address or no count of pages")
+        flags = integer(fields, 4)
         # Before flags were invented, a page was in the image unless it was in the parent's.
-        present = fields[4] & _PE_PRESENT if 4 in fields else not fields.get(3)
+        present = not integer(fields, 3) if flags is None else flags & _PE_PRESENT
         if present and pages:
-            yield fields[1], pages
+            yield first, pages
     if head:
         raise ChunkerError("a pagemap is empty")
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 import os
 import re
 
+from checkpoint import protobuf
+from checkpoint.protobuf import content, encode, integer
+
 if False:  # for annotations only: shipped code imports no more than it runs
     import socket
     from collections.abc import Callable
@@ -25,7 +28,7 @@ EMPTY_DIR = "none"
 # "File validation by size" and the plug-in directory have no field in rpc.proto; the configuration file has them.
 CONFIG = f"file-validation filesize\nskip-file-rwx-check\nlibdir /proc/self/fd/{BUNDLE_FD}/{EMPTY_DIR}\n"
 GHOST_LIMIT = (1 << 32) - 1
-DUMP, RESTORE, CHECK, NOTIFY, VERSION = 1, 2, 3, 6, 10
+DUMP, RESTORE, NOTIFY = 1, 2, 6
 CPU_CAP_NONE = 0
 MODE_IGNORE = 0
 NETWORK_LOCK_SKIP = 3
@@ -47,79 +50,11 @@ class Answer:
         self.kind, self.success, self.script, self.pid, self.message = kind, success, script, pid, message
 
 
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def encode(fields: list[tuple[int, int | bool | str | bytes]]) -> bytes:
-    """Protobuf of (number, value): integers and booleans as varints, str and bytes with their length."""
-    out = bytearray()
-    for number, value in fields:
-        if isinstance(value, int):
-            out += _varint(number << 3) + _varint(value)
-        else:
-            raw = value.encode() if isinstance(value, str) else value
-            out += _varint(number << 3 | 2) + _varint(len(raw)) + raw
-    return bytes(out)
-
-
-def decode(raw: bytes) -> dict[int, list[int | bytes]]:
-    """Protobuf as {number: values}, nested messages still encoded. Raises CriuError on anything malformed."""
-    out: dict[int, list[int | bytes]] = {}
-    for number, value, _ in parts(raw):
-        out.setdefault(number, []).append(value)
-    return out
-
-
-def parts(raw: bytes) -> list[tuple[int, int | bytes, bytes]]:
-    """Protobuf as (number, value, the bytes of both), in its order. Raises CriuError on anything malformed."""
-    out: list[tuple[int, int | bytes, bytes]] = []
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= len(raw):
-                break
-            byte = raw[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise CriuError("criu sent a message that is cut short; is it really criu?")
-
-    while at < len(raw):
-        start = at
-        key = varint()
-        if key & 7 == 0:
-            value: int | bytes = varint()
-        elif key & 7 in (1, 2, 5):
-            size = {1: 8, 5: 4}.get(key & 7) or varint()
-            value = raw[at : at + size]
-            at += size
-            if at > len(raw):
-                raise CriuError("criu sent a message that is cut short; is it really criu?")
-        else:
-            raise CriuError(f"criu sent a message of an unknown form (wire type {key & 7}); is it really criu?")
-        out.append((key >> 3, value, raw[start:at]))
-    return out
-
-
-def _number(fields: dict[int, list[int | bytes]], number: int) -> int:
-    value = fields.get(number, [0])[-1]
-    return value if isinstance(value, int) else 0
-
-
-def _bytes(fields: dict[int, list[int | bytes]], number: int) -> bytes:
-    value = fields.get(number, [b""])[-1]
-    return value if isinstance(value, bytes) else b""
+def _decode(raw: bytes) -> protobuf.Fields:
+    try:
+        return protobuf.decode(raw)
+    except protobuf.ProtobufError as error:
+        raise CriuError(f"criu sent a message that {error}; is it really criu?") from error
 
 
 def pipe_key(inode: int) -> str:
@@ -178,10 +113,6 @@ def restore_request(
     return encode([(1, RESTORE), (2, encode(options))])
 
 
-def version_request() -> bytes:
-    return encode([(1, VERSION)])
-
-
 def notify_reply(go_on: bool) -> bytes:
     """The answer to a notification. False after `post-dump` thaws the tree; after `post-restore` it kills the copy."""
     return encode([(1, NOTIFY), (3, go_on)])
@@ -189,19 +120,15 @@ def notify_reply(go_on: bool) -> bytes:
 
 def parse_answer(raw: bytes) -> Answer:
     """criu_resp. Raises CriuError."""
-    fields = decode(raw)
-    notify = decode(_bytes(fields, 5))
-    restore = decode(_bytes(fields, 4))
-    version = decode(_bytes(fields, 10))
-    message = _bytes(fields, 9).decode(errors="replace")
-    if version:
-        message = f"{_number(version, 1)}.{_number(version, 2)}.{_number(version, 4)}"
+    fields = _decode(raw)
+    notify = _decode(content(fields, 5))
+    restore = _decode(content(fields, 4))
     return Answer(
-        _number(fields, 1),
-        bool(_number(fields, 2)),
-        _bytes(notify, 1).decode(errors="replace"),
-        _number(restore, 1) or _number(notify, 2),
-        message,
+        integer(fields, 1) or 0,
+        bool(integer(fields, 2)),
+        content(notify, 1).decode(errors="replace"),
+        integer(restore, 1) or integer(notify, 2) or 0,
+        content(fields, 9).decode(errors="replace"),
     )
 
 
@@ -319,12 +246,12 @@ def parse_stats(raw: bytes) -> dict[str, int]:
     size = int.from_bytes(raw[8:12], "little")
     if len(raw) < 12 + size or size == 0:
         raise CriuError("criu's statistics file is cut short; was the dump interrupted?")
-    entry = decode(raw[12 : 12 + size])
+    entry = _decode(raw[12 : 12 + size])
     for number, names in ((1, _DUMP_STATS), (2, _RESTORE_STATS)):
-        inner = _bytes(entry, number)
+        inner = content(entry, number)
         if inner:
-            fields = decode(inner)
-            return {name: _number(fields, field) for field, name in names.items()}
+            fields = _decode(inner)
+            return {name: integer(fields, field) or 0 for field, name in names.items()}
     raise CriuError("criu's statistics file has neither dump nor restore times")
 
 

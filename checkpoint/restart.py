@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 
-from checkpoint import criu
+from checkpoint import criu, protobuf
 from checkpoint.collect import Collector
 from checkpoint.dump import failure
 
@@ -66,7 +66,7 @@ def put_locks(spool: str, rows: object) -> None:
             f.write(struct.pack("<II", _COMMON_MAGIC, _FILE_LOCKS_MAGIC))
         for pid, number, flock, kind, start, length in rows:
             fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
-            entry = criu.encode(fields)
+            entry = protobuf.encode(fields)
             f.write(struct.pack("<I", len(entry)) + entry)
 
 
@@ -100,17 +100,20 @@ def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
         if len(entry) != size:
             raise criu.CriuError("it is cut short")
         at += 4 + size
-        entry = b"".join(
-            criu.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG else whole
-            for number, value, whole in criu.parts(entry)
-        )
+        try:
+            entry = b"".join(
+                protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG else whole
+                for number, value, whole in protobuf.records(entry)
+            )
+        except protobuf.ProtobufError as e:
+            raise criu.CriuError(f"an entry of it {e}") from e
         out.append(struct.pack("<I", len(entry)) + entry)
     return b"".join(out)
 
 
 def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
-    """A reg_file_entry. Its name may have the ending of remoteio/unhashed.py."""
-    fields = criu.parts(reg if isinstance(reg, bytes) else b"")
+    """A reg_file_entry. Its name may have the ending of remoteio/unhashed.py. Raises ProtobufError."""
+    fields = list(protobuf.records(reg if isinstance(reg, bytes) else b""))
     for number, name, _ in fields:
         if number == _REG_NAME and isinstance(name, bytes):
             text = name.decode("utf-8", "surrogateescape")

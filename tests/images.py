@@ -12,22 +12,15 @@ from checkpoint.collect import Collector
 from checkpoint.deliver import deliver
 from checkpoint.manifest import PAGE, ImageFile, Manifest, Streams
 from checkpoint.offer import Sender
+from checkpoint.protobuf import encode
 from checkpoint.store import Store
 from checkpoint.transaction import Transaction
 
 
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
 def pagemap_bytes(pages_id: int, runs: list[tuple[int, int, int]]) -> bytes:
     """A pagemap as CRIU 4.1 writes it: entries of (address, pages, flags)."""
-    messages = [b"\x08" + varint(pages_id)]
-    messages += [b"\x08" + varint(a) + b"\x10" + varint(n) + b"\x20" + varint(flags) for a, n, flags in runs]
+    messages = [encode([(1, pages_id)])]
+    messages += [encode([(1, address), (2, pages), (4, flags)]) for address, pages, flags in runs]
     return struct.pack("<II", 0x54564319, 0x56084025) + b"".join(struct.pack("<I", len(m)) + m for m in messages)
 
 

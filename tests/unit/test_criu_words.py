@@ -7,15 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoint import criu
+from checkpoint.protobuf import decode, encode
 
 
 def test_requests_say_what_was_asked() -> None:
-    request = criu.decode(
-        criu.dump_request(7, unprivileged=True, leave_running=True, ttys=(criu.tty_key(0x8800, 0x4B),))
-    )
+    request = decode(criu.dump_request(7, unprivileged=True, leave_running=True, ttys=(criu.tty_key(0x8800, 0x4B),)))
     assert request[1] == [criu.DUMP]
     assert isinstance(request[2][0], bytes)
-    options = criu.decode(request[2][0])
+    options = decode(request[2][0])
     assert options[2] == [7]
     assert options[3] == [1]
     assert options[37] == [b"tty[8800:4b]"]
@@ -25,19 +24,11 @@ def test_requests_say_what_was_asked() -> None:
 
 
 def test_restore_names_inherited_pipes_with_a_colon() -> None:
-    request = criu.decode(criu.restore_request(((10, criu.pipe_key(99)),), unprivileged=False))
+    request = decode(criu.restore_request(((10, criu.pipe_key(99)),), unprivileged=False))
     assert isinstance(request[2][0], bytes)
-    options = criu.decode(request[2][0])
+    options = decode(request[2][0])
     assert isinstance(options[27][0], bytes)
-    assert criu.decode(options[27][0]) == {1: [b"pipe:[99]"], 2: [10]}
-
-
-@given(st.lists(st.tuples(st.integers(1, 1000), st.one_of(st.integers(0, (1 << 64) - 1), st.binary()))))
-def test_what_is_encoded_is_decoded(fields: list[tuple[int, int | bytes]]) -> None:
-    wanted: dict[int, list[int | bytes]] = {}
-    for number, value in fields:
-        wanted.setdefault(number, []).append(value)
-    assert criu.decode(criu.encode(list(fields))) == wanted
+    assert decode(options[27][0]) == {1: [b"pipe:[99]"], 2: [10]}
 
 
 @given(st.binary())
@@ -80,7 +71,7 @@ def test_no_error_is_said_as_such() -> None:
 
 
 def test_stats_of_a_real_dump() -> None:
-    entry = criu.encode([(1, criu.encode([(1, 432), (2, 119575), (3, 1329), (4, 277), (5, 104), (7, 61)]))])
+    entry = encode([(1, encode([(1, 432), (2, 119575), (3, 1329), (4, 277), (5, 104), (7, 61)]))])
     raw = bytes.fromhex("0633095 75a4d5466".replace(" ", "")) + len(entry).to_bytes(4, "little") + entry
     assert criu.parse_stats(raw)["frozen_us"] == 119575
     with pytest.raises(criu.CriuError, match="cut short"):

@@ -7,26 +7,27 @@ import struct
 import pytest
 
 from checkpoint import criu, restart
+from checkpoint.protobuf import encode
 
 HEAD = struct.pack("<II", 0x54564319, 0x56303138)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
 REGULAR, PIPE = 1, 3
 
 
 def entry(*fields: tuple[int, int | bytes]) -> bytes:
-    raw = criu.encode(list(fields))
+    raw = encode(list(fields))
     return struct.pack("<I", len(raw)) + raw
 
 
 def regular(name: bytes, size: int) -> bytes:
     """A file_entry of images/fdinfo.proto around a reg_file_entry; without a size: negative."""
-    fown = criu.encode([(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)])
+    fown = encode([(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)])
     sized: list[tuple[int, int | bytes | str | bool]] = [(8, size)] if size >= 0 else []
-    reg = criu.encode([(1, 7), (2, 0o2), (3, 12), (5, fown), (6, name), (7, 1), *sized, (17, 0o100644)])
+    reg = encode([(1, 7), (2, 0o2), (3, 12), (5, fown), (6, name), (7, 1), *sized, (17, 0o100644)])
     return entry((1, REGULAR), (2, 7), (3, reg))
 
 
 def test_sizes_are_not_compared_but_for_files_that_were_replaced() -> None:
-    pipe = entry((1, PIPE), (2, 8), (18, criu.encode([(1, 8), (2, 9), (3, 0)])))
+    pipe = entry((1, PIPE), (2, 8), (18, encode([(1, 8), (2, 9), (3, 0)])))
     names = [b"/log", b"/lib", b"/lib (deleted)", "/\udc80".encode("utf-8", "surrogateescape"), b"/other"]
     checked = frozenset(("/lib", "/\udc80"))
     before = HEAD + pipe + b"".join(regular(name, 300 + n) for n, name in enumerate(names))
