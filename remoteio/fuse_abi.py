@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from remoteio import kernel_structs
 from remoteio.errors import ProtocolError
 
 MAJOR, MINOR = 7, 45
@@ -66,7 +67,7 @@ COPY64_OUT = S("=Q")  # bytes copied
 DIRENT = S("=QQII")  # ino off namelen type; then name, padded to 8
 STATX_IN = S("=IIQII")  # getattr_flags reserved fh sx_flags sx_mask
 STATX_OUT = S("=QII16x")  # attr_valid attr_valid_nsec flags; then struct fuse_statx
-STATX = S("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
+STATX = kernel_structs.STATX
 NOTIFY_INVAL_INODE_OUT = S("=Qqq")  # nodeid off len
 NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent namelen flags; then name\0
 NOTIFY_STORE_OUT = S("=QQII")  # nodeid offset size pad; then data

@@ -13,16 +13,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 import threading
 from collections.abc import Callable
 
 from remoteio import fuse_abi as abi
 from remoteio.carried import Claims, Range
 from remoteio.inodes import Handle, Inodes, LockOwner, Node, version
+from remoteio.kernel_structs import FLOCK
 
-_FLOCK = struct.Struct("=hh4xqqi4x")  # struct flock, 64-bit: l_type l_whence l_start l_len l_pid
-_F_OFD_GETLK, _F_OFD_SETLK = 36, 37
 _END = (1 << 63) - 1
 RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: first, and at most
 
@@ -63,8 +61,8 @@ class Locks:
             return
         length = 0 if end >= _END else end - start + 1
         fd = self._owner(handle, owner, pid, (kind, start, length)).fd
-        lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        self._try(r.unique, wait, handle, lambda: fcntl.fcntl(fd, _F_OFD_SETLK, lock))
+        lock = FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        self._try(r.unique, wait, handle, lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock))
 
     def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
         node = handle.node
@@ -156,6 +154,6 @@ MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home,
 
 def _first(owner: LockOwner, kind: int, start: int, length: int) -> tuple[int, int, int, int]:
     """The first lock in the way of `owner`: kind or F_UNLCK, start, length (0: to the end), pid (-1: unknown)."""
-    asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-    kind, _, start, length, pid = _FLOCK.unpack(fcntl.fcntl(owner.fd, _F_OFD_GETLK, asked))
+    asked = FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    kind, _, start, length, pid = FLOCK.unpack(fcntl.fcntl(owner.fd, fcntl.F_OFD_GETLK, asked))
     return kind, start, length, pid

@@ -5,18 +5,16 @@ Sources: Documentation/filesystems/fuse.rst, mount(2), pivot_root(2).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
 from remoteio.errors import RexecError
 from remoteio.fuse_abi import MAX_WRITE
+from remoteio.syscalls import check, libc
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is read
-_libc = ctypes.CDLL(None, use_errno=True)
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217, "armv7l": 218, "i686": 217}
 
 
 def open_fuse() -> int:
@@ -35,9 +33,8 @@ def open_fuse() -> int:
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:
     """mount(2). Raises OSError, its text naming the mount."""
-    if _libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, data.encode() or None) != 0:
-        e = ctypes.get_errno()
-        raise OSError(e, "mounting %s: %s" % (kind or source, os.strerror(e)))
+    done = libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, data.encode() or None)
+    check(done, "mounting %s" % (kind or source))
 
 
 def mount_fuse(fd: int, target: str, uid: int, gid: int, flags: int, check: bool) -> None:
@@ -67,10 +64,6 @@ def enter(root: str) -> None:
     """Make the mount point `root` this namespace's root, and let go of the old one."""
     os.chdir(root)
     # with both at "." the old root is stacked on the new one's place, and detached from there: pivot_root(2), NOTES
-    if _libc.syscall(_PIVOT_ROOT[os.uname().machine], b".", b".") != 0:
-        e = ctypes.get_errno()
-        raise OSError(e, "pivot_root: " + os.strerror(e))
-    if _libc.umount2(b".", MNT_DETACH) != 0:
-        e = ctypes.get_errno()
-        raise OSError(e, "leaving the old root: " + os.strerror(e))
+    check(libc.pivot_root(b".", b"."), "pivot_root")  # in no header, but glibc and musl both have it
+    check(libc.umount2(b".", MNT_DETACH), "leaving the old root")
     os.chdir("/")

@@ -8,12 +8,13 @@ import os
 import signal
 import struct
 
+from remoteio.kernel_structs import STATX
+
 libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 MSG_WAITALL = 0x100
 _CLONE3 = 435  # the same on every architecture
-_STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
 
 _STATFS = struct.Struct("=IIQ" if os.uname().machine == "s390x" else "=QQQ")  # f_type f_bsize f_blocks; 64-bit Linux
 
@@ -66,9 +67,9 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 
 def statx(fd: int, mask: int) -> tuple[int, ...]:
     """statx(2) of an open descriptor: the fields of ``struct statx`` in the kernel's order (``fuse_statx``'s too)."""
-    buffer = ctypes.create_string_buffer(256)
+    buffer = ctypes.create_string_buffer(STATX.size)
     check(libc.statx(fd, b"", AT_EMPTY_PATH, mask, buffer), "statx")
-    return _STATX.unpack(buffer.raw[:256])
+    return STATX.unpack(buffer.raw)
 
 
 def fstatfs(fd: int) -> tuple[int, int]:

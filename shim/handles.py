@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import stat
 
 from remoteio.fuse_abi import ASK_HANDLE, HANDLE
+from remoteio.syscalls import check, libc
 
 _PIDFD_GETFD = 438  # the same on every architecture: pidfd_getfd(2), Linux 5.6
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def handles(proc: int, root: int, pids: list[int]) -> list[tuple[int, int, int]]:
@@ -45,9 +44,7 @@ def _of(process: int, directory: str, proc: int, device: int) -> list[tuple[int,
 
 
 def _ask(process: int, number: int) -> int | None:
-    fd = _libc.syscall(_PIDFD_GETFD, process, number, 0)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd: " + os.strerror(ctypes.get_errno()))
+    fd = check(libc.syscall(_PIDFD_GETFD, process, number, 0), "pidfd_getfd")
     try:
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
             return None

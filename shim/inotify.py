@@ -6,6 +6,8 @@ import ctypes
 import os
 import struct
 
+from remoteio.syscalls import libc
+
 IN_ACCESS = 0x001
 IN_CREATE = 0x100
 IN_DELETE = 0x200
@@ -13,7 +15,6 @@ IN_IGNORED = 0x8000
 IN_Q_OVERFLOW = 0x4000
 
 _EVENT = struct.Struct("iIII")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Inotify:
@@ -22,7 +23,7 @@ class Inotify:
     __slots__ = ("_fd",)
 
     def __init__(self) -> None:
-        self._fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise _error("inotify")
 
@@ -31,7 +32,7 @@ class Inotify:
 
     def add(self, path: str, mask: int) -> int:
         """Watches a path; the watch's number. OSError, EACCES if the path is not readable."""
-        watch = int(_libc.inotify_add_watch(self._fd, os.fsencode(path), mask))
+        watch = int(libc.inotify_add_watch(self._fd, os.fsencode(path), mask))
         if watch < 0:
             raise _error(path)
         return watch

@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import shutil
-import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from checkpoint import store, xdg
 from remoteio.errors import RexecError
+from remoteio.kernel_structs import FLOCK
 from shim.shapes import (
     NATURAL,
     ShapeError,
@@ -43,7 +43,6 @@ from shim.spec import JobSpec
 from shim.terms import Phase
 
 ANY = "any"
-_FLOCK = struct.Struct("hhqqi")  # struct flock of 64-bit Linux
 
 
 class JobError(RexecError):
@@ -182,7 +181,7 @@ class Job:
         """Become the job's supervisor, until this process ends; False: another process is."""
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
         except (BlockingIOError, PermissionError):
             os.close(fd)
             return False
@@ -196,10 +195,10 @@ class Job:
         except FileNotFoundError:
             return False
         try:
-            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+            found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
         finally:
             os.close(fd)
-        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+        return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
     def remove(self) -> None:
         """Remove the directory, not the images."""

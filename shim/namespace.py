@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from remoteio import mount
 from remoteio.errors import RexecError
+from remoteio.syscalls import libc
 from shim import idmap
 from shim.spec import JobSpec
 
@@ -32,7 +33,6 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
     0x20000000,
 )
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36
-_libc = ctypes.CDLL(None, use_errno=True)
 JOB_PIDS = 1000  # the job's are higher
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 # what a uid 0 that is root in name only keeps: chown dac_override fowner fsetid kill setgid setuid setpcap
@@ -42,7 +42,7 @@ _TAME = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 
 def unshare(flags: int) -> None:
     """unshare(2). Raises RexecError, which names the setting that forbids it."""
-    if _libc.unshare(flags) == 0:
+    if libc.unshare(flags) == 0:
         return
     e = ctypes.get_errno()
     host = os.uname().nodename
@@ -73,7 +73,7 @@ def forbidding_setting() -> str:
 
 def die_with_parent() -> None:
     """SIGKILL for this process when its parent ends: prctl(2) PR_SET_PDEATHSIG."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def lead(terminal: int) -> None:
@@ -84,7 +84,7 @@ def lead(terminal: int) -> None:
     os.setsid()
     if terminal >= 0:
         fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def some_pid() -> int:
@@ -107,7 +107,7 @@ def number_pids() -> None:
 def tame_root() -> None:
     """Leave a root in name only without the capabilities that are about the machine: capabilities(7)."""
     for cap in range(64):
-        if cap not in _TAME and _libc.prctl(_PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
+        if cap not in _TAME and libc.prctl(_PR_CAPBSET_DROP, cap, 0, 0, 0) != 0:
             return  # past the last capability this kernel has
 
 
