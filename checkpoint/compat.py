@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import struct
 
+from checkpoint import procfs
+
 # Flags of /proc/cpuinfo that user code can use or see; the others tell of virtualisation, power, bugs, speculation.
 _PRIVATE = (
     "vmx svm smx est tm tm2 "
@@ -124,24 +126,6 @@ def _dots(version: tuple[int, ...]) -> str:
 # ------------------------------------------------------------------------------------------------ this host
 
 
-def parse_flags(cpuinfo: str) -> frozenset[str]:
-    """The features every CPU of /proc/cpuinfo has: a job runs on any of them."""
-    found = [
-        frozenset(line.split(":", 1)[1].split())
-        for line in cpuinfo.splitlines()
-        if line.split(":")[0].strip() in ("flags", "Features")
-    ]
-    return frozenset.intersection(*found) if found else frozenset()
-
-
-def parse_available(meminfo: str) -> int:
-    """MemAvailable of /proc/meminfo in bytes, 0 if it is not there."""
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
 def xsave_size() -> int:
     """Bytes of the extended state a signal frame needs: AT_MINSIGSTKSZ of auxv(3), or 0 if unknown."""
     with open("/proc/self/auxv", "rb") as f:
@@ -153,9 +137,9 @@ def host_facts(criu: tuple[int, ...], uid_map: str) -> Facts:
     """This host's facts; criu: the version that would be used here."""
     uname = os.uname()
     with open("/proc/cpuinfo") as f:
-        flags = parse_flags(f.read())
+        flags = procfs.cpu_features(f.read())
     with open("/proc/meminfo") as f:
-        memory = parse_available(f.read())
+        memory = procfs.memory(f.read()).get("MemAvailable", 0)
     kernel = tuple(int(part) for part in uname.release.split("-")[0].split(".")[:2])
     namespaces = frozenset(n for n in os.listdir("/proc/self/ns") if not n.endswith("_for_children"))
     page = os.sysconf("SC_PAGE_SIZE")

@@ -29,16 +29,16 @@ from remoteio.printable import printable
 SHIPPED: tuple[str, ...] = (
     "checkpoint.chunker", "checkpoint.collect", "checkpoint.compat", "checkpoint.conversation", "checkpoint.criu",
     "checkpoint.dump", "checkpoint.elf", "checkpoint.manifest", "checkpoint.offer", "checkpoint.preflight",
-    "checkpoint.protobuf", "checkpoint.provide", "checkpoint.restart", "checkpoint.selftest", "checkpoint.unbundle",
-    "jeepney.auth", "jeepney.bus", "jeepney.bus_messages", "jeepney.fds", "jeepney.low_level", "jeepney.wrappers",
-    "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi", "remoteio.kernel_structs",
-    "remoteio.link", "remoteio.mount", "remoteio.names", "remoteio.printable", "remoteio.relay", "remoteio.syscalls",
-    "remoteio.unhashed", "remoteio.workers", "shim.agent", "shim.arrival", "shim.bell", "shim.dbus_wire",
-    "shim.departure", "shim.handles", "shim.idmap", "shim.init", "shim.inotify", "shim.keeper", "shim.load",
-    "shim.mobile", "shim.mobile_state", "shim.namespace", "shim.orders", "shim.owner", "shim.owner_desktop",
-    "shim.owner_policy", "shim.owner_seat", "shim.owner_source", "shim.owner_tty", "shim.owner_x11", "shim.policy",
-    "shim.probe", "shim.scratch", "shim.serving", "shim.spec", "shim.streams", "shim.taps", "shim.terminal_state",
-    "shim.typed", "shim.warden", "shim.watch_owner",
+    "checkpoint.procfs", "checkpoint.protobuf", "checkpoint.provide", "checkpoint.restart", "checkpoint.selftest",
+    "checkpoint.unbundle", "jeepney.auth", "jeepney.bus", "jeepney.bus_messages", "jeepney.fds", "jeepney.low_level",
+    "jeepney.wrappers", "remoteio.ahead", "remoteio.errors", "remoteio.frames", "remoteio.fuse_abi",
+    "remoteio.kernel_structs", "remoteio.link", "remoteio.mount", "remoteio.names", "remoteio.printable",
+    "remoteio.relay", "remoteio.syscalls", "remoteio.unhashed", "remoteio.workers", "shim.agent", "shim.arrival",
+    "shim.bell", "shim.dbus_wire", "shim.departure", "shim.handles", "shim.idmap", "shim.init", "shim.inotify",
+    "shim.keeper", "shim.load", "shim.mobile", "shim.mobile_state", "shim.namespace", "shim.orders", "shim.owner",
+    "shim.owner_desktop", "shim.owner_policy", "shim.owner_seat", "shim.owner_source", "shim.owner_tty",
+    "shim.owner_x11", "shim.policy", "shim.probe", "shim.scratch", "shim.serving", "shim.spec", "shim.streams",
+    "shim.sysctl", "shim.taps", "shim.terminal_state", "shim.typed", "shim.warden", "shim.watch_owner",
 )  # fmt: skip
 
 _FORMAT = b"rexec runtime 1\n"

@@ -18,7 +18,9 @@ from checkpoint import xdg
 from remoteio.errors import RexecError
 from shim import completion, hosts, survey
 from shim.hosts import Host
+from shim.progress import size
 from shim.survey import Report
+from shim.sysctl import forbidden_by
 
 if TYPE_CHECKING:
     from checkpoint.bundle import Bundle
@@ -294,14 +296,11 @@ def _namespaces(tried: Mapping[str, str], settings: Mapping[str, str | None]) ->
     if not tried["step"]:
         return Check(OK, "namespaces", "made, with proc and FUSE mounted within")
     text = f"{tried['step']} failed: {tried['error']}"
-    for name, bad, good in (
-        ("user.max_user_namespaces", "0", "15000"),
-        ("kernel.unprivileged_userns_clone", "0", "1"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-    ):
-        if settings.get(name) == bad:
-            mend = f"there, as root: sysctl -w {name}={good}  (and a line in /etc/sysctl.d to keep it)"
-            return Check(BAD, "namespaces", f"{tried['step']} is forbidden, since {name} is {bad}", mend)
+    found = forbidden_by(settings.get)
+    if found is not None:
+        name, bad, good = found
+        mend = f"there, as root: sysctl -w {name}={good}  (and a line in /etc/sysctl.d to keep it)"
+        return Check(BAD, "namespaces", f"{tried['step']} is forbidden, since {name} is {bad}", mend)
     if tried["step"] == "mount fuse":
         return Check(BAD, "namespaces", text, "mend /dev/fuse; in a container, allow it the device and mount(2)")
     return Check(BAD, "namespaces", text, "there: a container or security module forbids it; let it allow namespaces")
@@ -338,7 +337,5 @@ def _latency(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-def _size(size: int | None) -> str:
-    if size is None:
-        return "?"
-    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB"
+def _size(count: int | None) -> str:
+    return "?" if count is None else size(count)

@@ -11,6 +11,8 @@ import math
 import os
 import time
 
+from checkpoint import procfs
+
 from .policy import Surroundings
 
 SMOOTHING = 60.0
@@ -115,14 +117,6 @@ def _text(path: str) -> str:
         return ""
 
 
-def available_memory(meminfo: str) -> int:
-    """MemAvailable of /proc/meminfo in bytes."""
-    for line in meminfo.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("/proc/meminfo has no line MemAvailable")
-
-
 def on_battery(sys: str = "/sys") -> bool:
     """Is the machine running on battery: a system battery discharges, and no mains adapter is online."""
     base = os.path.join(sys, "class/power_supply")
@@ -144,4 +138,5 @@ def on_battery(sys: str = "/sys") -> bool:
 def surroundings(load: float | None) -> Surroundings:
     """What an owner policy's conditions are held against, now, with the load as measured by the caller."""
     clock = time.localtime()
-    return Surroundings(load, clock.tm_hour * 60 + clock.tm_min, on_battery(), available_memory(_text("/proc/meminfo")))
+    free = procfs.memory(_text("/proc/meminfo"))["MemAvailable"]
+    return Surroundings(load, clock.tm_hour * 60 + clock.tm_min, on_battery(), free)

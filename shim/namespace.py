@@ -22,7 +22,7 @@ from collections.abc import Callable
 from remoteio import mount
 from remoteio.errors import RexecError
 from remoteio.syscalls import libc
-from shim import idmap
+from shim import idmap, sysctl
 from shim.spec import JobSpec
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
@@ -57,17 +57,9 @@ def unshare(flags: int) -> None:
 
 def forbidding_setting() -> str:
     """The kernel setting that keeps users from making namespaces here, and the command that mends it."""
-    for name, bad, good in (
-        ("user/max_user_namespaces", "0", "15000"),
-        ("kernel/unprivileged_userns_clone", "0", "1"),
-        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
-    ):
-        try:
-            with open("/proc/sys/" + name) as f:
-                if f.read().strip() == bad:
-                    return "let its root type: sysctl -w %s=%s" % (name.replace("/", "."), good)
-        except OSError:
-            continue  # this kernel has no such setting
+    found = sysctl.forbidden_by(sysctl.value)
+    if found is not None:
+        return "let its root type: sysctl -w %s=%s" % (found[0], found[2])
     return "a security module or container there forbids it; rexec doctor HOST says more"
 
 

@@ -10,17 +10,11 @@ import os
 import pwd
 import time
 
-from checkpoint import compat
+from checkpoint import compat, procfs
 from remoteio import mount
 from remoteio.errors import RexecError
-from shim import idmap, load, namespace, owner
+from shim import idmap, load, namespace, owner, sysctl
 
-# Every setting that can forbid an ordinary user a namespace or the mount of FUSE in one.
-SETTINGS = (
-    "user.max_user_namespaces",
-    "kernel.unprivileged_userns_clone",
-    "kernel.apparmor_restrict_unprivileged_userns",
-)
 _ANSWER_BYTES = 4096
 
 
@@ -37,7 +31,7 @@ def main(read_fd: int, write_fd: int) -> int:
 def facts() -> dict[str, object]:
     """Plain data for JSON; sizes in bytes, times in seconds. What could not be found out is None or empty."""
     system = os.uname()
-    memory = _memory()
+    memory = procfs.memory(_text("/proc/meminfo"))
     uid = os.geteuid()
     login = _login(uid)
     return {
@@ -50,12 +44,12 @@ def facts() -> dict[str, object]:
         "load": os.getloadavg()[0],
         "cache_free": _cache_free(),
         "page_size": os.sysconf("SC_PAGESIZE"),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": " ".join(sorted(procfs.cpu_features(_text("/proc/cpuinfo")))),
         "uid": uid,
         "login": login,
         "fuse": _fuse(),
         "namespaces": _namespaces(),
-        "settings": {name: _setting(name) for name in SETTINGS},
+        "settings": {name: sysctl.value(name) for name, _, _ in sysctl.FORBIDDING},
         "id_tools": all(_found(tool) for tool in ("newuidmap", "newgidmap")),
         "subuid": idmap.subordinate("/etc/subuid", (str(uid), login)),
         "subordinate_end": max(
@@ -81,14 +75,9 @@ def _login(uid: int) -> str:
         return str(uid)
 
 
-def _memory() -> dict[str, int]:
-    found = {}
-    with open("/proc/meminfo") as file:
-        for line in file:
-            name, _, rest = line.partition(":")
-            if name in ("MemTotal", "MemAvailable"):
-                found[name] = int(rest.split()[0]) << 10
-    return found
+def _text(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
 
 
 def _cache_free() -> int | None:
@@ -99,22 +88,6 @@ def _cache_free() -> int | None:
         path = os.path.dirname(path)
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
-
-
-def _cpu_flags() -> str:
-    with open("/proc/cpuinfo", "rb") as file:
-        for line in file:
-            if line.startswith((b"flags", b"Features")):
-                return " ".join(sorted(line.partition(b":")[2].decode("ascii", "replace").split()))
-    return ""
-
-
-def _setting(name: str) -> str | None:
-    try:
-        with open("/proc/sys/" + name.replace(".", "/")) as file:
-            return file.read().strip()
-    except OSError:
-        return None  # this kernel has no such setting
 
 
 def _found(tool: str) -> bool:

@@ -79,9 +79,9 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     seconds = time.monotonic() - began
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
     if verbose:
-        say(
-            f"the job took {seconds:.1f} s; {_size(link.received)} came from {host.name}, {_size(link.sent)} went there"
-        )
+        from shim.progress import size
+
+        say(f"the job took {seconds:.1f} s; {size(link.received)} came from {host.name}, {size(link.sent)} went there")
     if ended.status is None:
         tell(ended.reason)
         return ended.code
@@ -193,11 +193,3 @@ def _outcome(ended: Ended) -> dict[str, object]:
         return {"code": ended.code, "reason": ended.reason}
     code = os.waitstatus_to_exitcode(ended.status)
     return {"code": code} if code >= 0 else {"code": 128 - code, "signal": -code}
-
-
-def _size(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}" if unit == "bytes" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} GiB"

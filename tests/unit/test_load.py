@@ -13,7 +13,6 @@ import pytest
 from shim.load import (
     OthersLoad,
     Sample,
-    available_memory,
     on_battery,
     others_load,
     parse_busy,
@@ -45,7 +44,6 @@ def test_proc_formats() -> None:
     assert parse_busy("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1 2\n", 100) == 1.71
     stat = "42 (a) b (c) S " + " ".join(str(number) for number in range(4, 53))
     assert parse_own(stat, 100) == (14 + 15 + 16 + 17) / 100
-    assert available_memory("MemTotal: 9 kB\nMemAvailable:    2048 kB\n") == 2048 * 1024
 
 
 def test_our_own_work_is_not_load() -> None:
