@@ -62,12 +62,6 @@ def keep(files: dict[str, bytes], at: Path) -> Bundle:
     return Bundle(target, digest)
 
 
-def of_system() -> dict[str, bytes] | None:
-    """This machine's own criu as the files of a bundle, or None where there is none."""
-    program = shutil.which("criu", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    return unbundle.gather(os.path.realpath(program), unbundle.system_library_dirs()) if program else None
-
-
 def apt_config(work: Path, sources: Path) -> str:
     """Configuration for apt-get -c: everything that apt writes is under work; only the named sources are used.
 

@@ -8,8 +8,6 @@ from checkpoint import conversation as c
 from checkpoint.manifest import HASH, ZERO
 from checkpoint.store import Image
 
-DELIVERED = c.STORED  # the other end's only answer: all files are there, checked
-
 
 def deliver(image: Image) -> Iterator[list[bytes]]:
     """The payloads that make up `image`'s files, each in parts, for Collector.

@@ -69,15 +69,13 @@ STATX_IN = S("=IIQII")  # getattr_flags reserved fh sx_flags sx_mask
 STATX_OUT = S("=QII16x")  # attr_valid attr_valid_nsec flags; then struct fuse_statx
 STATX = kernel_structs.STATX
 NOTIFY_INVAL_INODE_OUT = S("=Qqq")  # nodeid off len
-NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent namelen flags; then name\0
-NOTIFY_STORE_OUT = S("=QQII")  # nodeid offset size pad; then data
 
-NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_STORE = 2, 3, 4
+NOTIFY_INVAL_INODE = 2
 
 # INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
 ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1, 1 << 3, 1 << 5, 1 << 6
 FLOCK_LOCKS, AUTO_INVAL_DATA, DO_READDIRPLUS = 1 << 10, 1 << 12, 1 << 13
-ASYNC_DIO, PARALLEL_DIROPS, POSIX_ACL, ABORT_ERROR = 1 << 15, 1 << 18, 1 << 20, 1 << 21
+ASYNC_DIO, PARALLEL_DIROPS, POSIX_ACL = 1 << 15, 1 << 18, 1 << 20
 INIT_MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 22, 1 << 23, 1 << 28, 1 << 30
 DIRECT_IO_ALLOW_MMAP = 1 << 36
 WANTED = (
@@ -86,11 +84,10 @@ WANTED = (
     | DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 
-FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_CACHE_DIR, FOPEN_PARALLEL_DIRECT_WRITES = 1, 2, 8, 64
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1, 2
 GETATTR_FH, LK_FLOCK, FSYNC_DATASYNC, WRITE_CACHE, WRITE_KILL_SUIDGID, OPEN_KILL_SUIDGID = 1, 1, 1, 1, 4, 1
-RELEASE_FLUSH, RELEASE_FLOCK_UNLOCK = 1, 2
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME, FATTR_FH = 1, 2, 4, 8, 16, 32, 64
-FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_CTIME, FATTR_KILL_SUIDGID = 128, 256, 1024, 2048
+FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_KILL_SUIDGID = 128, 256, 2048
 
 LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
 MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
@@ -181,8 +178,7 @@ class Request:
 
     def name(self, at: int) -> bytes:
         """The one NUL-terminated name at offset `at`, to the end of the message."""
-        name = bytes(self.raw[at:]).rstrip(b"\0") if self.op in (SETXATTR,) else bytes(self.raw[at:-1])
-        return one_name(name)
+        return one_name(bytes(self.raw[at:-1]))
 
     def names(self, at: int) -> tuple[bytes, bytes]:
         """Two names, one after the other, at offset `at`."""

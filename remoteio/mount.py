@@ -12,7 +12,7 @@ from remoteio.errors import RexecError
 from remoteio.fuse_abi import MAX_WRITE
 from remoteio.syscalls import check, libc
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is read
 

@@ -11,7 +11,7 @@ import struct
 from remoteio.kernel_structs import STATX
 
 libc = ctypes.CDLL(None, use_errno=True)
-AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 MSG_WAITALL = 0x100
 _CLONE3 = 435  # the same on every architecture

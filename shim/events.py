@@ -38,7 +38,6 @@ class Kind(StrEnum):
     HOLD = "hold"  # 012: reason
     RELEASE = "release"  # 013: reason
     DISCONNECT = "disconnect"  # 022: host, reason
-    RECONNECT = "reconnect"  # 023: host
     LOST = "lost"  # 024: host, reason: it will not come back, the job goes on elsewhere
 
 
@@ -46,15 +45,13 @@ class Kind(StrEnum):
 class Event:
     """One event.
 
-    at                      seconds since 1970
-    host                    name of the host it is about
-    reason                  why, as a clause
-    command                 SUBMIT: the command as a shell would read it
-    image, size             CHECKPOINT, EVICT: the image's name, and how many bytes of it were new
-    processes               SUSPEND: how many were frozen
-    status, signal          END: exit status, or the signal that ended the job
-    user_time, system_time  processor seconds the job has used on this host
-    sent, received          bytes that went from and to the execute host
+    at              seconds since 1970
+    host            name of the host it is about
+    reason          why, as a clause
+    command         SUBMIT: the command as a shell would read it
+    image, size     CHECKPOINT, EVICT: the image's name, and how many bytes of it were new
+    processes       SUSPEND: how many were frozen
+    status, signal  END: exit status, or the signal that ended the job
     """
 
     at: float
@@ -67,10 +64,6 @@ class Event:
     processes: int = 0
     status: int | None = None
     signal: int | None = None
-    user_time: float = 0.0
-    system_time: float = 0.0
-    sent: int = 0
-    received: int = 0
 
     def to_json(self) -> str:
         """The event as a line, with its newline."""
@@ -84,8 +77,8 @@ class Event:
 
 _NAMES = {field.name for field in fields(Event)}
 _TYPES = {
-    **dict.fromkeys(("at", "user_time", "system_time"), (int, float)),
-    **dict.fromkeys(("size", "processes", "status", "signal", "sent", "received"), (int,)),
+    "at": (int, float),
+    **dict.fromkeys(("size", "processes", "status", "signal"), (int,)),
     **dict.fromkeys(("kind", "host", "reason", "command", "image"), (str,)),
 }
 
@@ -185,17 +178,14 @@ class EventLog:
         os.close(self._fd)
 
 
-def _usage(event: Event, whose: str, indent: str) -> str:
-    own = f"Usr {_clock(event.user_time)}, Sys {_clock(event.system_time)}"
-    none = f"Usr {_clock(0)}, Sys {_clock(0)}"
-    return f"{indent}{own}  -  {whose} Remote Usage\n{indent}{none}  -  {whose} Local Usage\n"
+# The processor time and the traffic of a job are not counted here, and HTCondor's reader wants their lines.
+def _usage(whose: str, indent: str) -> str:
+    none = "Usr 0 00:00:00, Sys 0 00:00:00"
+    return f"{indent}{none}  -  {whose} Remote Usage\n{indent}{none}  -  {whose} Local Usage\n"
 
 
-def _clock(seconds: float) -> str:
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    day, hour = divmod(hours, 24)
-    return f"{day} {hour:02d}:{minute:02d}:{second:02d}"
+def _traffic(whose: str) -> str:
+    return f"\t0  -  {whose} Bytes Sent By Job\n\t0  -  {whose} Bytes Received By Job\n"
 
 
 def _one_line(text: str) -> str:
@@ -215,16 +205,15 @@ def _execute(event: Event) -> str:
 
 
 def _checkpoint(event: Event) -> str:
-    usage = _usage(event, "Run", "\t")
+    usage = _usage("Run", "\t")
     return f"Job was checkpointed.\n{usage}\t{event.size}  -  Run Bytes Sent By Job For Checkpoint\n"
 
 
 def _evict(event: Event) -> str:
     saved = "(1) Job was checkpointed." if event.image else "(0) Job was not checkpointed."
-    traffic = f"\t{event.sent}  -  Run Bytes Sent By Job\n\t{event.received}  -  Run Bytes Received By Job\n"
     reason = f"\t{_one_line(event.reason)}\n" if event.reason else ""
-    usage = _usage(event, "Run", "\t\t")
-    return f"Job was evicted.\n\t{saved}\n{usage}{traffic}{reason}"
+    usage = _usage("Run", "\t\t")
+    return f"Job was evicted.\n\t{saved}\n{usage}{_traffic('Run')}{reason}"
 
 
 def _end(event: Event) -> str:
@@ -232,12 +221,8 @@ def _end(event: Event) -> str:
         how = f"\t(0) Abnormal termination (signal {event.signal})\n\t(0) No core file\n"
     else:
         how = f"\t(1) Normal termination (return value {event.status or 0})\n"
-    usage = _usage(event, "Run", "\t\t") + _usage(event, "Total", "\t\t")
-    traffic = "".join(
-        f"\t{event.sent}  -  {whose} Bytes Sent By Job\n\t{event.received}  -  {whose} Bytes Received By Job\n"
-        for whose in ("Run", "Total")
-    )
-    return f"Job terminated.\n{how}{usage}{traffic}"
+    usage = _usage("Run", "\t\t") + _usage("Total", "\t\t")
+    return f"Job terminated.\n{how}{usage}{_traffic('Run')}{_traffic('Total')}"
 
 
 def _abort(event: Event) -> str:
@@ -264,11 +249,6 @@ def _disconnect(event: Event) -> str:
     )
 
 
-def _reconnect(event: Event) -> str:
-    host = _host(event)
-    return f"Job reconnected to {host}\n    startd address: <{host}>\n    starter address: <{host}>\n"
-
-
 def _lost(event: Event) -> str:
     reason = _one_line(event.reason) or "the host is lost"
     return f"Job reconnection failed\n    {reason}\n    Can not reconnect to {_host(event)}, rescheduling job\n"
@@ -287,7 +267,6 @@ _CONDOR = {
     Kind.HOLD: (12, _hold),
     Kind.RELEASE: (13, _release),
     Kind.DISCONNECT: (22, _disconnect),
-    Kind.RECONNECT: (23, _reconnect),
     Kind.LOST: (24, _lost),
 }
 

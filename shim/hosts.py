@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,13 +86,8 @@ def parse(data: bytes, file: str) -> Hosts:
     return Hosts(hosts, owners)
 
 
-def resolve(on: str | None, known: Hosts, usable: Callable[[Host], bool] = lambda host: True) -> Host:
-    """The host that ``--on`` names: local, one of hosts.toml, or else an ssh destination as given.
-
-    Without ``--on``: the first of hosts.toml for which ``usable`` holds, else this machine. Raises HostsError.
-    """
-    if on is None:
-        return next((host for host in known.hosts if usable(host)), Host(LOCAL, None))
+def resolve(on: str, known: Hosts) -> Host:
+    """The host that ``--on`` names: local, one of hosts.toml, or else an ssh destination. Raises HostsError."""
     if on == LOCAL:
         return Host(LOCAL, None)
     for host in known.hosts:

@@ -461,7 +461,6 @@ class Moves:
             owner=owner,
             named=named,
             restore=b"" if image is None else self._bare(image).to_bytes(),
-            offsets=(0, 0) if image is None else (image.streams.stdout, image.streams.stderr),
             criu="" if found is None else found.hash,
             anyway=self.state.place.anyway,
         )

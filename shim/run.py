@@ -97,7 +97,7 @@ def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, boo
                 return host, *connect(host, "shim.agent:main", meanwhile=_prepare)
             except RexecError as e:
                 say(f"passing over {host.name}: {e}")
-    host = hosts.resolve(on, hosts.Hosts() if on is None else known)
+    host = Host(hosts.LOCAL, None) if on is None else hosts.resolve(on, known)
     return host, *connect(host, "shim.agent:main", meanwhile=_prepare)
 
 

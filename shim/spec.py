@@ -85,19 +85,17 @@ class Moving:
     owner       JSON: the policy's name, and its table (OwnerPolicy.table) or null for `none`
     named       the user asked for this very host
     restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
-    offsets     bytes of stdout and stderr that the image's job had sent: counting goes on from there
     criu        hash, hex, of the criu that the submit side can send; empty: it has none
     anyway      no other host can make images of it: start it even where this one cannot
     """
 
-    __slots__ = ("anyway", "criu", "generation", "job", "named", "offsets", "owner", "restore")
+    __slots__ = ("anyway", "criu", "generation", "job", "named", "owner", "restore")
 
     def __init__(
-        self, job: str, generation: int, owner: str, named: bool, restore: bytes, offsets: tuple[int, int], criu: str,
-        anyway: bool = False,
-    ) -> None:  # fmt: skip
+        self, job: str, generation: int, owner: str, named: bool, restore: bytes, criu: str, anyway: bool = False
+    ) -> None:
         self.job, self.generation, self.owner, self.named = job, generation, owner, named
-        self.restore, self.offsets, self.criu, self.anyway = restore, offsets, criu, anyway
+        self.restore, self.criu, self.anyway = restore, criu, anyway
 
     def fields(self) -> dict[str, list[bytes]]:
         """For a START frame."""
@@ -108,7 +106,6 @@ class Moving:
             "owner": [self.owner.encode()],
             "named": [b"1"] if self.named else [],
             "restore": [self.restore] if self.restore else [],
-            "offsets": _texts(list(self.offsets)),
             "criu": [self.criu.encode()] if self.criu else [],
             "anyway": [b"1"] if self.anyway else [],
         }
@@ -116,14 +113,12 @@ class Moving:
     @classmethod
     def of(cls, f: dict[str, list[bytes]]) -> Moving:
         """The inverse of ``fields``. Raises KeyError, ValueError."""
-        stdout, stderr = _numbers(f["offsets"])
         return cls(
             job=f["job"][0].decode(),
             generation=_numbers(f["generation"])[0],
             owner=f["owner"][0].decode(),
             named=bool(f["named"]),
             restore=b"".join(f["restore"]),
-            offsets=(stdout, stderr),
             criu=b"".join(f["criu"]).decode(),
             anyway=bool(f["anyway"]),
         )

@@ -88,10 +88,8 @@ class Mover:
     def spec(self, restore: bytes) -> JobSpec:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        moving = Moving(
-            self.job, self.generation, self.owner, True, restore, (len(self.out), len(self.err)),
-            self.kept.hash if self.kept else "", self.anyway,
-        )  # fmt: skip
+        criu = self.kept.hash if self.kept else ""
+        moving = Moving(self.job, self.generation, self.owner, True, restore, criu, self.anyway)
         env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
         return JobSpec(
             [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),

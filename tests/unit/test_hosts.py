@@ -80,14 +80,6 @@ def test_on_names_local_a_known_host_or_a_destination() -> None:
             resolve(bad, known)
 
 
-def test_without_on_the_first_usable_host_is_taken_else_this_machine() -> None:
-    known = parse(FILE.encode(), "f")
-    assert resolve(None, known).name == "big"
-    assert resolve(None, known, lambda host: host.name == "small").name == "small"
-    assert resolve(None, known, lambda host: False) == Host("local", None)
-    assert resolve(None, Hosts()) == Host("local", None)
-
-
 def test_the_example_of_the_docs_is_right() -> None:
     page = (Path(__file__).parents[2] / "docs/hosts.md").read_text()
     example = page.split("```toml\n")[1].split("```")[0]
