@@ -150,7 +150,10 @@ def wait_for(source: Source, seconds: float) -> tuple[str | None, float]:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         fileno = source.fileno()
-        select.select([] if fileno is None else [fileno], [], [], source.interval)
+        poll = select.poll()  # select(2) ends at descriptor 1023, which another test's may have taken
+        if fileno is not None:
+            poll.register(fileno, select.POLLIN)
+        poll.poll(None if source.interval is None else source.interval * 1000)
         touched = source.poll(time.monotonic())
         if touched is not None:
             return touched, time.monotonic()
