@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint import compat
-from checkpoint.collect import Collector
-from checkpoint.manifest import Manifest
-from checkpoint.offer import Sender
-from remoteio import frames
-from remoteio.carriers import Stream, TransportError
-from remoteio.link import Link, LinkClosed, credit
-from shim import orders
-from shim.bootstrap import Facts
-from shim.hosts import Host
-from shim.spec import JobSpec
+from checkpoint.execute.collector import Collector
+from checkpoint.execute.sender import Sender
+from checkpoint.wire import compat
+from checkpoint.wire.manifest import Manifest
+from remoteio.submit.transport.stream import Stream, TransportError
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed, credit
+from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts.config import Host
+from shim.wire import job_messages
+from shim.wire.job_spec import JobSpec
 
 
 class Wire(Stream):
@@ -107,7 +107,7 @@ class Agent:
         self._end.shutdown(socket.SHUT_RD)
 
     def news(self, what: str, **more: object) -> None:
-        self.link.send(frames.NEWS, orders.news(what, **more))
+        self.link.send(frames.NEWS, job_messages.news(what, **more))
 
     def hello(self, **changed: list[bytes]) -> None:
         fields = {"host": [b"x"], "time": [b"%d" % time.time_ns()], "uids": [], "gids": [], **changed}
@@ -182,36 +182,36 @@ class Agent:
                 self.die()
                 return
             self.link.send(frames.IMAGE, b"S")
-            self.news(orders.RESTORED, seconds=0.1)
+            self.news(job_messages.RESTORED, seconds=0.1)
 
     def _order(self, order: dict[str, object]) -> None:
         what, serial = order["order"], order["serial"]
         assert isinstance(serial, int)
         if self.deaf:
             return
-        if what in (orders.CHECKPOINT, orders.VACATE):
+        if what in (job_messages.CHECKPOINT, job_messages.VACATE):
             # It may come before the last word of the dump before it, whose image is told of as soon as it is safe.
             if self.sender is None:
-                self.dump(serial, what == orders.VACATE)
+                self.dump(serial, what == job_messages.VACATE)
             else:
-                self._later.append((serial, what == orders.VACATE))
-        elif what == orders.GO:
+                self._later.append((serial, what == job_messages.VACATE))
+        elif what == job_messages.GO:
             if self.hasty:
                 self.say()
             self.link.send(frames.STARTED)
             self.running.set()
-        elif what == orders.KILL:
+        elif what == job_messages.KILL:
             self.end(9)
-        elif what == orders.THAW:
+        elif what == job_messages.THAW:
             self._close_sender()
-            self.news(orders.REFUSED, serial=serial, why=order["why"])
+            self.news(job_messages.REFUSED, serial=serial, why=order["why"])
 
     def dump(self, serial: int, leaves: bool) -> None:
         if self.refuse:
-            self.news(orders.REFUSED, serial=serial, why=self.refuse)
+            self.news(job_messages.REFUSED, serial=serial, why=self.refuse)
             return
         self.serial, self.leaves = serial, leaves
-        self.news(orders.DUMPING, serial=serial)
+        self.news(job_messages.DUMPING, serial=serial)
         spool = self.directory.with_name(f"{self.directory.name}-{serial}")
         spool.mkdir()
         (spool / "memory").write_text(str(self.count))
@@ -233,7 +233,7 @@ class Agent:
         )  # fmt: skip
         self._head = head
         self.sender = Sender(self._out, head)
-        self.news(orders.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)
+        self.news(job_messages.DUMPED, serial=serial, frozen_us=1000, bytes=1 << 20)
         self._pump()
 
     def _pump(self) -> None:
@@ -252,7 +252,7 @@ class Agent:
             elif self.leaves:
                 self.running.clear()
                 self.link.send(frames.STDOUT, b"")  # the tree is killed
-                self.news(orders.MOVED, serial=self.serial)
+                self.news(job_messages.MOVED, serial=self.serial)
                 self.die()
             elif self._later:
                 self.dump(*self._later.pop(0))
@@ -275,7 +275,7 @@ class Country:
         self._change = threading.Condition()
 
     def reach(self, host: Host, entry: str, **_: object) -> tuple[Stream, Facts]:
-        assert entry == "shim.agent:main"
+        assert entry == "shim.execute.main:main"
         if host.name in self.down:
             raise TransportError(f"cannot reach {host.name}: it is down")
         with self._change:

@@ -17,7 +17,8 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, settings
 
-from checkpoint import bundle, unbundle
+from checkpoint.submit import obtain_criu
+from checkpoint.wire import criu_bundle
 from tests import apart, c_project, desk_root, reachable
 from tests import desk as the_desk
 from tests.desk_hosts import SUBMIT_USER
@@ -201,15 +202,15 @@ def processes_end() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 @pytest.fixture(scope="session")
-def kept() -> bundle.Bundle:
+def kept() -> obtain_criu.Bundle:
     return desk_root.criu()
 
 
 @pytest.fixture(scope="session")
-def criu_dir(kept: bundle.Bundle) -> Iterator[str]:
+def criu_dir(kept: obtain_criu.Bundle) -> Iterator[str]:
     """The directory of a criu that works, readable by all."""
     with tempfile.TemporaryDirectory(prefix="rexec-criu-test-") as name:
         os.chmod(name, 0o755)
-        at = unbundle.unpack(kept.read(), kept.hash, name + "/cache")
+        at = criu_bundle.unpack(kept.read(), kept.hash, name + "/cache")
         os.chmod(name + "/cache", 0o755)
         yield at

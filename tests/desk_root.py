@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoint import bundle, mirror
-from checkpoint.unbundle import BundleError
+from checkpoint.submit import mirror, obtain_criu
+from checkpoint.wire.criu_bundle import BundleError
 from tests import netns
 
 CACHE = Path(os.environ.get("REXEC_DESK_CACHE", "/var/cache/rexec-tests"))
@@ -39,13 +39,13 @@ USERS = {
 }
 
 
-def criu() -> bundle.Bundle:
+def criu() -> obtain_criu.Bundle:
     """A criu that works here and can be brought to hosts that have none; every user can read it."""
-    at = CACHE / f"criu-{bundle.SUITES[0]}"
-    found = bundle.kept(at)
+    at = CACHE / f"criu-{obtain_criu.SUITES[0]}"
+    found = obtain_criu.kept(at)
     if found is None:
         with netns.outside():
-            found = bundle.obtain(at)
+            found = obtain_criu.obtain(at)
     at.chmod(0o755)
     found.archive.chmod(0o644)
     return found

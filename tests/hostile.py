@@ -8,10 +8,10 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from remoteio import fuse_abi as abi
-from remoteio.confine import Confinement
-from remoteio.export import Export
-from remoteio.ids import Ids
+from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.wire import fuse_abi as abi
 
 
 class Refused(OSError):

@@ -7,14 +7,14 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint.accept import Receiver
-from checkpoint.collect import Collector
-from checkpoint.deliver import deliver
-from checkpoint.manifest import PAGE, ImageFile, Manifest, Streams
-from checkpoint.offer import Sender
-from checkpoint.protobuf import encode
-from checkpoint.store import Store
-from checkpoint.transaction import Transaction
+from checkpoint.execute.collector import Collector
+from checkpoint.execute.sender import Sender
+from checkpoint.submit.delivery import deliver
+from checkpoint.submit.receiver import Receiver
+from checkpoint.submit.store import Store
+from checkpoint.submit.transaction import Transaction
+from checkpoint.wire.manifest import PAGE, ImageFile, Manifest, Streams
+from checkpoint.wire.protobuf import encode
 
 
 def pagemap_bytes(pages_id: int, runs: list[tuple[int, int, int]]) -> bytes:

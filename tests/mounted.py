@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from remoteio import frames, fuse_abi
-from remoteio.export import Export
-from remoteio.ids import Ids
-from remoteio.link import Link, LinkClosed
-from remoteio.mount import MNT_DETACH, mount_fuse, open_fuse
-from remoteio.relay import Relay
+from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
+from remoteio.execute.relay import Relay
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.wire import frames, fuse_abi
+from remoteio.wire.link import Link, LinkClosed
 
 
 @contextlib.contextmanager

@@ -18,22 +18,23 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from checkpoint import accept, bundle
-from checkpoint import deliver as delivery
-from checkpoint.manifest import Manifest, Streams
-from checkpoint.store import Store
-from remoteio import frames
-from remoteio.carriers import Stream
-from remoteio.crew import Crew
-from remoteio.export import Export
-from remoteio.fuse_abi import Request
-from remoteio.ids import Ids
-from remoteio.link import Link, LinkClosed, Window, credit
-from remoteio.transport import open_local
-from shim import bootstrap, orders
-from shim.hosts import Hosts, load, resolve
-from shim.reach import connect
-from shim.spec import JobSpec, Moving
+from checkpoint.submit import delivery, obtain_criu
+from checkpoint.submit import receiver as accept
+from checkpoint.submit.store import Store
+from checkpoint.wire.manifest import Manifest, Streams
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.leader_followers import Crew
+from remoteio.submit.transport.ssh import open_local
+from remoteio.submit.transport.stream import Stream
+from remoteio.wire import frames
+from remoteio.wire.fuse_abi import Request
+from remoteio.wire.link import Link, LinkClosed, Window, credit
+from shim.submit.hosts import bootstrap
+from shim.submit.hosts.config import Hosts, load, resolve
+from shim.submit.hosts.connect import connect
+from shim.wire import job_messages
+from shim.wire.job_spec import JobSpec, Moving
 
 WAIT = 15.0
 NOBODY = '["none", null]'
@@ -73,7 +74,7 @@ class Mover:
 
     def __init__(
         self, argv: list[str], cwd: Path, store: Path, *, tty: bool = False, owner: str = NOBODY,
-        kept: bundle.Bundle | None = None, strike: str = "",
+        kept: obtain_criu.Bundle | None = None, strike: str = "",
     ) -> None:  # fmt: skip
         self.argv, self.cwd, self.tty, self.owner = argv, cwd, tty, owner
         self.strike = strike  # for the next place, see tests/strike.py
@@ -106,10 +107,10 @@ class Mover:
             stream = open_local(bootstrap.local_argv(chosen.python))
             # `tests` is no package, and what is shipped has one or none
             with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
-                bootstrap.start(stream, "strike:main", shipped=(*bootstrap.SHIPPED, "strike"))
+                bootstrap.start(stream, "strike:main", modules=(*bootstrap.shipped(), "strike"))
             self.strike = ""
         else:
-            stream, _ = connect(chosen, "shim.agent:main")
+            stream, _ = connect(chosen, "shim.execute.main:main")
         return Placement(self, stream, image)
 
 
@@ -196,11 +197,11 @@ class Placement:
             self.skip[kind] -= dropped
             (mover.out if kind == frames.STDOUT else mover.err).extend(payload[dropped:])
         elif kind == frames.NEWS:
-            news = orders.parse(payload)
-            if news["news"] == orders.DUMPED:
+            news = job_messages.parse(payload)
+            if news["news"] == job_messages.DUMPED:
                 self.incoming = queue.SimpleQueue()
                 threading.Thread(target=self._accept, args=(int(str(news["serial"])),), daemon=True).start()
-            elif news["news"] == orders.CRIU:
+            elif news["news"] == job_messages.CRIU:
                 assert mover.kept is not None
                 archive = mover.kept.read()
                 for at in range(0, len(archive), 1 << 20):
@@ -229,7 +230,7 @@ class Placement:
     def _accept(self, serial: int) -> None:
         mover = self.mover
         if self.full:
-            self.order(orders.THAW, serial, why="the store is full")
+            self.order(job_messages.THAW, serial, why="the store is full")
             return
         with suppress(LinkClosed), mover.store.begin(mover.job) as transaction:
             receiver = accept.Receiver(transaction)
@@ -271,7 +272,7 @@ class Placement:
 
     def order(self, what: str, serial: int, **more: object) -> None:
         with suppress(LinkClosed):  # "closed" is heard
-            self.link.send(frames.ORDER, orders.order(what, serial, **more))
+            self.link.send(frames.ORDER, job_messages.order(what, serial, **more))
 
     def wait(self, *what: str, seconds: float = WAIT) -> dict[str, Any]:
         """The next of these that is heard; what comes before it is kept in `seen`."""
@@ -291,11 +292,11 @@ class Placement:
     def go(self) -> None:
         """Wait for the restored job and let it run."""
         self.wait("restored")
-        self.order(orders.GO, self.mover.generation)
+        self.order(job_messages.GO, self.mover.generation)
 
     def move(self, host: str) -> Placement:
         """Vacate, and go on at `host`."""
-        self.order(orders.VACATE, self.mover.generation)
+        self.order(job_messages.VACATE, self.mover.generation)
         self.wait("moved")
         self.wait("closed")
         self.close()
@@ -306,7 +307,7 @@ class Placement:
 
     def checkpoint(self, serial: int) -> dict[str, Any]:
         """One dump, the job going on; what is heard of its commit."""
-        self.order(orders.CHECKPOINT, serial)
+        self.order(job_messages.CHECKPOINT, serial)
         return self.wait("committed", "refused")
 
     def end(self) -> int:

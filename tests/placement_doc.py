@@ -1,12 +1,12 @@
-"""The tables of docs/placement.md, made from shim/placement.py. `python -m tests.placement_doc` writes them anew."""
+"""The tables of docs/placement.md, made from the placement table. `python -m tests.placement_doc` writes them anew."""
 
 from __future__ import annotations
 
 import inspect
 from pathlib import Path
 
-from shim import placement
-from shim.terms import Phase
+from shim.submit.job import placement
+from shim.submit.job.placement_events import Phase
 from tests.protocol_doc import filled
 
 FILE = Path(__file__).parent.parent / "docs" / "placement.md"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from remoteio import frames, fuse_abi, relay
+from remoteio.execute import relay
+from remoteio.wire import frames, fuse_abi
 
 FILE = Path(__file__).parent.parent / "docs" / "protocol.md"
 

@@ -1,8 +1,8 @@
-"""An agent that is struck: shipped by tests in place of shim.agent, it kills one of its processes at a named point.
+"""An agent that is struck: sent by tests in place of shim.execute.main, it kills one of its processes at a point.
 
-$STRIKE is POINT:WHO:N, the Nth time that point (shim/departure.py) is reached; WHO: agent, keeper, init or criu.
-Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before the agent
-goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with the dump.
+$STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/dumping.py) is reached; WHO: agent, keeper, init or
+criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before the
+agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with the dump.
 `spool:none:1` instead: there is no place for images.
 """
 
@@ -14,7 +14,9 @@ import signal
 import threading
 import time
 
-from shim import agent, departure, keeper
+from shim.execute import main as agent
+from shim.execute.agent import dumping
+from shim.execute.init import keeper
 
 
 def children(pid: int) -> list[int]:
@@ -94,5 +96,5 @@ def main(read_fd: int, write_fd: int) -> int:
         keeper.for_images = nowhere
     if who == "job":
         keeper.Kept.end = end
-    departure.reached = reached
+    dumping.reached = reached
     return agent.main(read_fd, write_fd)

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from remoteio import fuse_abi as abi
-from remoteio.mount import MNT_DETACH, mount_fuse, open_fuse
+from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
+from remoteio.wire import fuse_abi as abi
 
 
 def _attr(node: int) -> bytes:

@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import psutil
 
-from checkpoint import criu
+from checkpoint.execute import criu
 from tests import apart, desk, desk_root
 from tests.bench.process import BenchError, execute, must
 from tests.desk_root import DeskError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.manifest import PAGE
-from checkpoint.store import Store
+from checkpoint.submit.store import Store
+from checkpoint.wire.manifest import PAGE
 from tests.images import contents, restore, save, write_process
 
 COMMIT_POINTS = [

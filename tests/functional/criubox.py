@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from checkpoint import criu, unbundle
+from checkpoint.execute import criu
+from checkpoint.wire import criu_bundle
 from remoteio.syscalls import fork_as
-from shim.warden import CRIU_PIDS
+from shim.execute.init.tree_control import CRIU_PIDS
 
 libc = ctypes.CDLL(None, use_errno=True)
 NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
@@ -92,7 +93,8 @@ class Box:
             reply: Any = None
             try:
                 if q["op"] == "spawn":
-                    # criu as shim/warden.py starts it: below all the job's numbers, which the job counts on meanwhile
+                    # criu as shim/execute/init/tree_control.py starts it: below all the job's numbers, which the job
+                    # counts on meanwhile
                     reply = self._spawn(q, fds, sock)
                 elif q["op"] == "pty":
                     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
@@ -218,7 +220,7 @@ class Box:
         opened = [os.open("/dev/null", os.O_RDWR), said, os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)]
         fds = {0: opened[0], 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
         fds |= {criu.BUNDLE_FD: opened[2], criu.IMAGES_FD: opened[3], **(inherited or {})}
-        command = criu.argv(unbundle.LOADER, unbundle.LIBRARY_DIRS, unbundle.PROGRAM)
+        command = criu.argv(criu_bundle.LOADER, criu_bundle.LIBRARY_DIRS, criu_bundle.PROGRAM)
         pid = self.spawn(command, fds, caps=True, subreaper=False, env=criu.environment(), number=CRIU_PIDS + 1)
         for fd in [*opened, theirs.detach()]:
             os.close(fd)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.jobs import Record, packed
-from shim.spec import JobSpec
+from shim.submit.job.record import Record, packed
+from shim.wire.job_spec import JobSpec
 from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
 from tests.program import Rexec
 from tests.screen import Screen

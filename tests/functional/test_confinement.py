@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from remoteio import confine, programs
-from remoteio import fuse_abi as abi
-from remoteio.confine import HIDDEN, READ, Confinement, Mark
-from remoteio.mount import MNT_DETACH, bind, mount
-from shim import protect
+from checkpoint.submit import store
+from remoteio.execute.mount import MNT_DETACH, bind, mount
+from remoteio.submit import programs
+from remoteio.submit.export import confine
+from remoteio.submit.export.confine import HIDDEN, READ, Confinement, Mark
+from remoteio.wire import fuse_abi as abi
+from shim.submit import protect
 from tests.hostile import Host, Refused, whatever
 from tests.program import Combo
 
@@ -117,7 +119,7 @@ def home(tmp_path: Path) -> Path:
     kept = {
         ".ssh/id_ed25519": "key", ".ssh/config": "Host *", ".config/rexec/hosts.toml": "toml",
         ".local/state/rexec/jobs/1/job.json": "{}", ".cache/rexec/runtime/code": "code",
-        ".local/share/rexec/criu/criu-1.tar": "tar", "venv/lib/shim/run.py": "print()", "project/file": "text",
+        ".local/share/rexec/criu/criu-1.tar": "tar", "venv/lib/shim/cli/run.py": "print()", "project/file": "text",
         ".config/other/file": "text", "venv/lib/shim/data": "x" * 5000,
     }  # fmt: skip
     for name, text in kept.items():
@@ -177,7 +179,7 @@ def test_other_ways_to_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.rename(home / ".config/rexec/hosts.toml", home / "dotfiles/hosts.toml")
     (home / ".config/rexec/hosts.toml").symlink_to("../../dotfiles/hosts.toml")
     os.link(home / "dotfiles/ssh/config", home / "project/config")
-    os.link(home / "venv/lib/shim/run.py", home / "project/run.py")
+    os.link(home / "venv/lib/shim/cli/run.py", home / "project/run.py")
     (home / "bound").mkdir()
     with shown_at(home / "bound", lambda: bind(str(home / ".local"), str(home / "bound"))):
         host = Host.of("/", at_home(home, monkeypatch))
@@ -233,17 +235,17 @@ UNCHANGING = {
 def test_no_operation_changes_it(home: Path, op: int) -> None:
     """Every request that a few nodes, handles and names give, sent to a small tree."""
     marks = [Mark(os.fsencode(f"/{name}"), HIDDEN, None) for name in SECRET] + [Mark(b"/venv", READ, None)]
-    os.setxattr(home / "venv/lib/shim/run.py", "user.kept", b"1")
-    os.chmod(home / "venv/lib/shim/run.py", 0o4755)
+    os.setxattr(home / "venv/lib/shim/cli/run.py", "user.kept", b"1")
+    os.chmod(home / "venv/lib/shim/cli/run.py", 0o4755)
     os.setxattr(home / "project", "user.kept", b"1")
     (home / "project/empty").mkdir()
     protected = [home / name for name in (*SECRET, "venv")]
     before = {path: picture(path) for path in protected}
     host = Host.of(home, Confinement(marks))
-    shown = ("venv", "venv/lib/shim", "venv/lib/shim/run.py", ".config", "project", "project/file")
+    shown = ("venv", "venv/lib/shim", "venv/lib/shim/cli/run.py", ".config", "project", "project/file")
     nodes = [1] + [host.walk(name) for name in shown]
     handles = [
-        host.open(host.walk("venv/lib/shim/run.py"), os.O_RDONLY),
+        host.open(host.walk("venv/lib/shim/cli/run.py"), os.O_RDONLY),
         host.open(host.walk("project/file"), os.O_RDWR),
     ]
     names = [b".ssh", b".config", b"rexec", b"venv", b"lib", b"run.py", b"file", b"project", b"empty", b"new"]
@@ -265,7 +267,7 @@ def test_no_operation_changes_it(home: Path, op: int) -> None:
 
 def test_the_program_is_read_and_not_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host.of("/", at_home(home, monkeypatch))
-    file = host.walk(home / "venv/lib/shim/run.py")
+    file = host.walk(home / "venv/lib/shim/cli/run.py")
     assert host.read(file) == b"print()"
     assert host.names(host.walk(home / "venv/lib/shim")) == {b"run.py", b"data"}
     refused(lambda: host.ask(abi.ACCESS, file, abi.ACCESS_IN.pack(os.W_OK, 0)), errno.EROFS)
@@ -286,7 +288,7 @@ def test_a_fifo_in_the_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
 
 def test_what_is_protected_of_this_program() -> None:
     code = protect.program()
-    for module in (protect, __import__("remoteio.export").export, __import__("checkpoint.store").store):
+    for module in (protect, confine, store):
         assert any(Path(module.__file__ or "").is_relative_to(path) for path in code), module
     import click
 
@@ -297,7 +299,8 @@ def test_modules_do_not_come_from_where_a_job_may_write(tmp_path: Path) -> None:
     """By PYTHONPATH; rexec's own are found all the same, those of it too that are imported later."""
     (tmp_path / "zstandard.py").write_text("raise SystemExit('the host was here')")
     (tmp_path / "psutil.py").write_text("raise SystemExit('the host was here')")
-    see = "from shim import protect; protect.import_only_ours(); import zstandard, psutil, checkpoint.store, json.tool"
+    see = "from shim.submit import protect; protect.import_only_ours()"
+    see += "; import zstandard, psutil, checkpoint.submit.store, json.tool"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:"}
     subprocess.run([sys.executable, "-c", see], env=env, check=True, cwd=tmp_path)
 
@@ -334,7 +337,7 @@ def test_a_job_sees_no_keys_and_cannot_leave_any(combo: Combo) -> None:
 def test_a_job_runs_the_python_that_rexec_runs_in(combo: Combo) -> None:
     first = combo.rexec.path.read_text().splitlines()[0]
     python = first.removeprefix("#!").split()[0]
-    done = combo.run([python, "-c", "import shim.run; open(shim.run.__file__, 'a')"])
+    done = combo.run([python, "-c", "import shim.cli.run; open(shim.cli.run.__file__, 'a')"])
     why = b"Read-only file system" if combo.as_user == "root" else b"Permission denied"  # the files are root's here
     assert done.returncode == 1 and why in done.stderr.splitlines()[-1], done.stderr
 

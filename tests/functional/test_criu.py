@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import criu, selftest, unbundle
+from checkpoint.execute import criu, selftest
+from checkpoint.wire import criu_bundle
 from tests.desk_hosts import SUBMIT_UID
 from tests.functional.criubox import box
 from tests.reachable import AsUser
@@ -230,9 +231,9 @@ def test_a_terminal_job_moves(as_user: AsUser, criu_dir: str, user: int, home: P
 
 
 def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
-    archive, digest = unbundle.pack({"criu": b"program", "ld.so": b"loader", "lib/libc.so.6": b"library"})
-    with pytest.raises(unbundle.BundleError, match="damaged"):
-        unbundle.unpack(archive[:-1] + b"x", digest, str(tmp_path))
-    at = unbundle.unpack(archive, digest, str(tmp_path))
+    archive, digest = criu_bundle.pack({"criu": b"program", "ld.so": b"loader", "lib/libc.so.6": b"library"})
+    with pytest.raises(criu_bundle.BundleError, match="damaged"):
+        criu_bundle.unpack(archive[:-1] + b"x", digest, str(tmp_path))
+    at = criu_bundle.unpack(archive, digest, str(tmp_path))
     assert Path(at, "lib/libc.so.6").read_bytes() == b"library"
     assert os.listdir(tmp_path) == [os.path.basename(at)]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.events import Event, EventLog, EventLogError, Kind, condor_log, parse_event, read_events
+from shim.submit.job.events import Event, EventLog, EventLogError, Kind, condor_log, parse_event, read_events
 
 AT = 1_700_000_000.25
 HISTORY = [

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from remoteio import frames
-from remoteio.link import Link
-from shim import placement_steps, records, stdio
-from shim.events import Kind
-from shim.stdio import Output
-from shim.terms import Result
+from remoteio.wire import frames
+from remoteio.wire.link import Link
+from shim.submit.job import placement_steps, recorder, replayed_streams
+from shim.submit.job.events import Kind
+from shim.submit.job.placement_events import Result
+from shim.submit.job.replayed_streams import Output
 from tests.unit.test_moves import Run
 from tests.until import until
 
@@ -54,8 +54,8 @@ def run(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(placement_steps, "LEASE", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
-    monkeypatch.setattr(records, "AGAIN", 0.2)
-    monkeypatch.setattr(stdio, "AGAIN", 0.2)
+    monkeypatch.setattr(recorder, "AGAIN", 0.2)
+    monkeypatch.setattr(replayed_streams, "AGAIN", 0.2)
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -105,7 +105,7 @@ def test_no_generation_is_begun_whose_number_would_be_forgotten(run: Run, disk: 
 
 
 def test_output_waits_for_room(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdio, "AGAIN", 0.1)
+    monkeypatch.setattr(replayed_streams, "AGAIN", 0.1)
     failed: list[BaseException] = []
     said: list[str] = []
     disk.fill()

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import unbundle
-from checkpoint.manifest import PAGE
-from checkpoint.store import Store
+from checkpoint.submit.store import Store
+from checkpoint.wire import criu_bundle
+from checkpoint.wire.manifest import PAGE
 from tests.images import contents, restore, save
 
 SIZE = 64 << 20
@@ -80,7 +80,12 @@ Criu = Callable[..., None]
 @pytest.fixture
 def criu(criu_dir: str) -> Criu:
     """Runs criu with arguments."""
-    program = [f"{criu_dir}/{unbundle.LOADER}", "--library-path", f"{criu_dir}/lib", f"{criu_dir}/{unbundle.PROGRAM}"]
+    program = [
+        f"{criu_dir}/{criu_bundle.LOADER}",
+        "--library-path",
+        f"{criu_dir}/lib",
+        f"{criu_dir}/{criu_bundle.PROGRAM}",
+    ]
 
     def run(*arguments: object) -> None:
         done = subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, check=False)

@@ -15,8 +15,8 @@ from types import ModuleType
 import psutil
 import pytest
 
-from checkpoint import bundle
-from checkpoint.store import Store
+from checkpoint.submit import obtain_criu
+from checkpoint.submit.store import Store
 from tests.program import Argument, Rexec
 from tests.screen import Screen
 from tests.until import until
@@ -92,7 +92,11 @@ ROOT = pytest.mark.where(lambda mover, **others: mover == "root")
 
 @pytest.fixture(params=["root", "user"])
 def mover(
-    request: pytest.FixtureRequest, rexec: Rexec, kept: bundle.Bundle, place: Callable[[str], Path], desk: ModuleType
+    request: pytest.FixtureRequest,
+    rexec: Rexec,
+    kept: obtain_criu.Bundle,
+    place: Callable[[str], Path],
+    desk: ModuleType,
 ) -> Iterator[Mover]:
     user, first, second = PAIRS[request.param]
     made = Mover(rexec, user, (first, second), place(user))

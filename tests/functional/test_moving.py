@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import bundle
-from shim.warden import CRIU_PIDS
+from checkpoint.submit import obtain_criu
+from shim.execute.init.tree_control import CRIU_PIDS
 from tests.desk_hosts import SUBMIT_UID
 from tests.mover import Mover, Placement, until
 from tests.reachable import AsUser
@@ -40,7 +40,7 @@ def uid(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def run(uid: int, as_user: AsUser, kept: bundle.Bundle, caches: Path) -> Iterator[Run]:
+def run(uid: int, as_user: AsUser, kept: obtain_criu.Bundle, caches: Path) -> Iterator[Run]:
     """run(body): body(make, directory) in a process of that user; `make` is Mover with what all of them share."""
     home = Path(tempfile.mkdtemp(prefix="moving-", dir="/var/tmp"))
     os.chown(home, uid, uid)

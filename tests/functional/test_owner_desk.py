@@ -18,7 +18,7 @@ SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
 WATCH = """
 import select, sys, time
 sys.path.insert(0, sys.argv[1])
-from shim.owner import OwnerWatch
+from shim.execute.owner.sources import OwnerWatch
 watch = OwnerWatch(time.monotonic())
 print("ready", flush=True)
 while 0 not in select.select([watch.fileno(), 0], [], [], watch.timeout(time.monotonic()))[0]:

@@ -20,10 +20,10 @@ from jeepney import DBusAddress, HeaderFields, MessageType, new_error, new_metho
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import open_dbus_connection
 
-from shim.dbus_wire import Bus, DBusError
-from shim.logout import killed_at_logout
-from shim.owner_desktop import REFRESH, LogindSource, MutterSource, bus_path, person_session
-from shim.owner_source import Source
+from shim.execute.owner.desktop import REFRESH, LogindSource, MutterSource, bus_path, person_session
+from shim.execute.owner.source import Source
+from shim.submit.job.logout import killed_at_logout
+from shim.wire.dbus import Bus, DBusError
 
 pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="needs the package dbus")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.inotify import Inotify
-from shim.owner_tty import TerminalSource
+from remoteio.inotify import Inotify
+from shim.execute.owner.terminals import TerminalSource
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a private devpts needs root")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from shim import policy
-from shim.owner import OwnerWatch, owner_facts
-from shim.owner_policy import OwnerPolicy
-from shim.owner_seat import EvdevSource, InterruptSource
-from shim.owner_tty import TerminalSource
+from shim.execute.owner import step as policy
+from shim.execute.owner.seat import EvdevSource, InterruptSource
+from shim.execute.owner.sources import OwnerWatch, owner_facts
+from shim.execute.owner.terminals import TerminalSource
+from shim.wire.owner_policy import OwnerPolicy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a private devpts needs root")
 
@@ -100,7 +100,7 @@ def test_a_second_key_vacates(desk: Desk) -> None:
 
 COST = """
 import select, time
-from shim.owner import OwnerWatch
+from shim.execute.owner.sources import OwnerWatch
 watch = OwnerWatch(time.monotonic())
 start, used = time.monotonic(), time.process_time()
 while time.monotonic() < start + 5:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.owner_x11 import X11Source, cookies
+from shim.execute.owner.x11 import X11Source, cookies
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("Xvfb", "xdotool", "xprintidle")),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import preflight
+from checkpoint.execute import preflight
 from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
 from tests.reachable import AsUser
 

@@ -18,13 +18,13 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from remoteio.carriers import Stream, TransportError
-from remoteio.paramiko_stream import open_paramiko
-from remoteio.transport import open_ssh
-from shim import bootstrap, hosts, survey
-from shim.doctor import BAD, NOTE, checks, doctor_command, hosts_command, usable
-from shim.hosts import Host
-from shim.reach import connect
+from remoteio.submit.transport.paramiko_stream import open_paramiko
+from remoteio.submit.transport.ssh import open_ssh
+from remoteio.submit.transport.stream import Stream, TransportError
+from shim.cli.doctor import BAD, NOTE, checks, doctor_command, hosts_command, usable
+from shim.submit.hosts import bootstrap, config, survey
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import connect
 from tests.until import until
 
 Opener = Callable[..., Stream]
@@ -49,7 +49,7 @@ def ping(stream: Stream) -> float:
 @pytest.mark.parametrize("name", ["alpha", "alpha-alice", "alpha-noisy", "alpha-fishy", "alpha-cshy"])
 def test_any_login_shell_will_do(desk: ModuleType, opened: list[Stream], opener: Opener, name: str) -> None:
     opened.append(opener(name, bootstrap.command(), batch=True))
-    facts = bootstrap.start(opened[0], "shim.probe:main", deadline=60)
+    facts = bootstrap.start(opened[0], "shim.execute.probe:main", deadline=60)
     assert facts.python >= (3, 9)
     assert abs(ping(opened[0]) - time.time()) < 30
 
@@ -58,14 +58,14 @@ def test_any_login_shell_will_do(desk: ModuleType, opened: list[Stream], opener:
 def test_a_host_behind_others(desk: ModuleType, opened: list[Stream], opener: Opener) -> None:
     options = ["-o", "ProxyJump=alpha-alice,alpha"]
     opened.append(opener("alpha-noisy", bootstrap.command(), options, batch=True))
-    bootstrap.start(opened[0], "shim.probe:main", deadline=60)
+    bootstrap.start(opened[0], "shim.execute.probe:main", deadline=60)
     assert ping(opened[0]) > 0
 
 
 def test_the_second_start_sends_no_runtime(desk: ModuleType) -> None:
     host = Host("alpha-alice", "alpha-alice")
     for wanted in (("have", "kept"), ("have",)):
-        stream, facts = connect(host, "shim.probe:main", batch=True)
+        stream, facts = connect(host, "shim.execute.probe:main", batch=True)
         stream.close()
         assert facts.runtime in wanted
 
@@ -73,7 +73,7 @@ def test_the_second_start_sends_no_runtime(desk: ModuleType) -> None:
 def failure(opener: Opener, opened: list[Stream], destination: str, options: Sequence[str]) -> str:
     with pytest.raises(TransportError) as caught:
         opened.append(opener(destination, bootstrap.command(), options, batch=True))
-        bootstrap.start(opened[0], "shim.probe:main", deadline=60)
+        bootstrap.start(opened[0], "shim.execute.probe:main", deadline=60)
     assert destination in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -140,7 +140,7 @@ def test_one_run_is_one_connection(desk: ModuleType) -> None:
         return sum("sshd" in line and "notty" in line for line in desk.processes("beta").values())
 
     before = logins()
-    stream, _ = connect(Host("beta", "beta"), "shim.probe:main", batch=True)
+    stream, _ = connect(Host("beta", "beta"), "shim.execute.probe:main", batch=True)
     during = logins()
     stream.close()
     assert (before, during) == (0, 1)
@@ -149,9 +149,9 @@ def test_one_run_is_one_connection(desk: ModuleType) -> None:
 
 HOLDER = """
 import sys
-from shim.hosts import Host
-from shim.reach import connect
-stream, facts = connect(Host("alpha", "alpha"), "shim.probe:main", batch=True)
+from shim.cli.checkpoint.hosts.config import Host
+from shim.cli.checkpoint.hosts.connect import connect
+stream, facts = connect(Host("alpha", "alpha"), "shim.execute.probe:main", batch=True)
 print(stream._process.pid, flush=True)
 while not sys.stdin.readline().startswith("go"):
     pass
@@ -205,9 +205,9 @@ def test_a_shutdown_s_signals_leave_ssh_alone(holder: subprocess.Popen[str]) -> 
 
 ASKER = """
 import sys
-from shim.hosts import Host
-from shim.reach import connect
-stream, facts = connect(Host("alpha", sys.argv[1], tuple(sys.argv[2:])), "shim.probe:main")
+from shim.cli.checkpoint.hosts.config import Host
+from shim.cli.checkpoint.hosts.connect import connect
+stream, facts = connect(Host("alpha", sys.argv[1], tuple(sys.argv[2:])), "shim.execute.probe:main")
 print("STARTED", facts.runtime, flush=True)
 stream.close()
 """
@@ -318,7 +318,7 @@ def test_the_commands_show_all_hosts_known(desk: ModuleType, tmp_path: Path, mon
     shown = CliRunner().invoke(hosts_command, ["--json"])
     alpha, gone, local = json.loads(shown.output)
     assert (alpha["name"], alpha["usable"], gone["name"], gone["usable"]) == ("alpha", True, "gone", False)
-    assert local["name"] == hosts.LOCAL and gone["owner"] == "none"
+    assert local["name"] == config.LOCAL and gone["owner"] == "none"
     text = CliRunner().invoke(hosts_command).output.splitlines()
     assert text[0].startswith("HOST") and text[1].startswith("alpha") and text[1].endswith("ok")
     assert "nowhere.invalid is unknown" in text[2]

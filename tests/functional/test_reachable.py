@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path.cwd())  # as pytest has it
-from shim import bootstrap
+from shim.cli.checkpoint.hosts import bootstrap
 from tests import reachable
 from tests.desk_hosts import SUBMIT_UID
 
 def body():
-    assert bootstrap.collect(bootstrap.SHIPPED).source
+    assert bootstrap.collect(bootstrap.shipped()).source
     import paramiko.agent, tests.mover
     assert not Path(tests.mover.__file__).is_relative_to(Path.cwd())
 

@@ -16,7 +16,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from checkpoint import bundle
+from checkpoint.submit import obtain_criu
 from tests.program import Combo, as_login
 from tests.screen import Screen
 from tests.until import until
@@ -53,7 +53,7 @@ Way = Callable[[str], Combo]
 
 
 @pytest.fixture(autouse=True)
-def criu_kept(combo: Combo, kept: bundle.Bundle) -> None:
+def criu_kept(combo: Combo, kept: obtain_criu.Bundle) -> None:
     """What --checkpoint sends to the host, where the combination's own configuration has it: see `environment`."""
     home = combo.dir / "data" / "rexec" / "criu"
     home.mkdir(parents=True)

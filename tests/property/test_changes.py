@@ -9,9 +9,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint.manifest import WrittenFile
-from remoteio.changes import Changes, state
-from shim import rewind
+from checkpoint.wire.manifest import WrittenFile
+from remoteio.submit.export.changes import Changes, state
+from shim.submit.job import file_rollback
 
 OWN, OTHERS, BEFORE = b"o", b"x", b"b"
 step = st.tuples(
@@ -72,11 +72,11 @@ def test_no_byte_of_others_is_lost(steps: list[tuple[str, str, int, int]]) -> No
             for each in steps:
                 model.do(*each)
             was = model.path.read_bytes()
-            found = rewind.Look()
+            found = file_rollback.Look()
             now = os.stat(model.path)
-            rewind.judge(found, model.image, now, model.changes.since(1), True)
+            file_rollback.judge(found, model.image, now, model.changes.since(1), True)
             assert len(found.cut) + len(found.both) + len(found.changed) <= 1
-            assert all(rewind.cut_back(cut) for cut in found.cut)
+            assert all(file_rollback.cut_back(cut) for cut in found.cut)
         finally:
             os.close(model.fd)
         after = model.path.read_bytes()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jeepney import DBusAddress, HeaderFields, new_signal
 
-from shim.dbus_wire import DBusError, take_message
+from shim.wire.dbus import DBusError, take_message
 
 texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20).filter(
     lambda text: "()" not in text

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remoteio.frames import (
+from remoteio.wire.frames import (
     HEADER,
     KINDS,
     LARGE,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from remoteio import fuse_abi as abi
-from remoteio.export import Export
-from remoteio.frames import FUSE, KNOWN, ORDERED
-from remoteio.ids import Ids
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.frames import FUSE, KNOWN, ORDERED
 
 OPS = st.one_of(st.sampled_from(sorted(abi.OPERATIONS)), st.integers(0, 2**32 - 1))
 NODES = st.one_of(st.integers(1, 6), st.integers(0, 2**64 - 1))

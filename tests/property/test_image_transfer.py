@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint.accept import Receiver
-from checkpoint.collect import Collector
-from checkpoint.conversation import ConversationError
-from checkpoint.deliver import deliver
-from checkpoint.jobdir import StoreError
-from checkpoint.manifest import PAGE, ZERO
-from checkpoint.offer import Sender
-from checkpoint.store import Store
+from checkpoint.execute.collector import Collector
+from checkpoint.execute.sender import Sender
+from checkpoint.submit.delivery import deliver
+from checkpoint.submit.job_images import StoreError
+from checkpoint.submit.receiver import Receiver
+from checkpoint.submit.store import Store
+from checkpoint.wire.image_wire import ConversationError
+from checkpoint.wire.manifest import PAGE, ZERO
 from tests.images import contents, converse, manifest, restore, save, write_process
 
 page_number = st.integers(0, 80)

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.manifest import ENTRY, FORMAT, HASH, WINDOW, ImageFile, Manifest, ManifestError, Streams, WrittenFile
+from checkpoint.wire.manifest import (
+    ENTRY,
+    FORMAT,
+    HASH,
+    WINDOW,
+    ImageFile,
+    Manifest,
+    ManifestError,
+    Streams,
+    WrittenFile,
+)
 
 HEAD = b"rexec image %d\n" % FORMAT
 natural = st.integers(0, (1 << 63) - 1)

@@ -1,4 +1,4 @@
-"""shim/placement.py under cut, late and repeated events: never two generations acting, never a job forgotten.
+"""The placement of a job under cut, late and repeated events: never two generations acting, never a job forgotten.
 
 The world here is the execute hosts and the network: agents that act, links that are cut at any moment, events that
 arrive late. What may act is known to the world, not to the state machine.
@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shim import orders, placement, placement_steps, terms
-from shim.terms import (  # fmt: skip
+from shim.submit.job import placement, placement_events, placement_steps
+from shim.submit.job.placement_events import (  # fmt: skip
     Action,
     Ask,
     Began,
@@ -41,6 +41,7 @@ from shim.terms import (  # fmt: skip
     Unreached,
     Wants,
 )
+from shim.wire import job_messages
 
 AGENT_LEASE = 4.0
 # What ends the job is rare, or the rest would seldom be met.
@@ -124,16 +125,16 @@ class World(RuleBasedStateMachine):
     def ordered(self, agent: Agent, order: Order) -> None:
         if agent.silent is not None or agent.over or agent.deaf:
             return  # it never arrives
-        if order.what == orders.GO:
+        if order.what == job_messages.GO:
             assert agent.ready
             agent.acting, agent.ready = True, False
-        elif order.what == orders.KILL:
+        elif order.what == job_messages.KILL:
             self.die(agent)
             self.coming.append(Exited(agent.generation, 9))
         elif agent.dumping is None and agent.acting:
-            agent.dumping, agent.committed = (order.serial, order.what == orders.VACATE), False
+            agent.dumping, agent.committed = (order.serial, order.what == job_messages.VACATE), False
         else:
-            self.coming.append(News(agent.generation, orders.REFUSED, order.serial, "busy"))
+            self.coming.append(News(agent.generation, job_messages.REFUSED, order.serial, "busy"))
 
     def die(self, agent: Agent) -> None:
         agent.acting = agent.ready = False
@@ -194,7 +195,7 @@ class World(RuleBasedStateMachine):
                     self.coming.append(Began(agent.generation))
                 elif agent.image and not agent.acting:
                     agent.ready = True
-                    self.coming.append(News(agent.generation, orders.RESTORED))
+                    self.coming.append(News(agent.generation, job_messages.RESTORED))
             while self.coming:
                 self.arrive(0)
 
@@ -204,7 +205,7 @@ class World(RuleBasedStateMachine):
         if alive:
             agent = alive[which % len(alive)]
             self.hush(agent)
-            self.coming.append(terms.Closed(agent.generation, "cut"))
+            self.coming.append(placement_events.Closed(agent.generation, "cut"))
 
     @rule(which=st.integers(0, 19))
     def deafen(self, which: int) -> None:
@@ -234,23 +235,23 @@ class World(RuleBasedStateMachine):
             said.append(Began(agent.generation))
         elif what == "restored" and agent.image and not agent.acting:
             agent.ready = True
-            said.append(News(agent.generation, orders.RESTORED))
+            said.append(News(agent.generation, job_messages.RESTORED))
         elif what == "fail" and not agent.acting:
             self.die(agent)
             said.append(Failed(agent.generation, 125, "it cannot be restored there"))
         elif what == "unable" and agent.acting and not agent.begun and not agent.anyway:
             self.die(agent)
-            said.append(News(agent.generation, orders.UNABLE, 0, "it has no criu"))
+            said.append(News(agent.generation, job_messages.UNABLE, 0, "it has no criu"))
         elif what == "dead" and agent.dumping is None:
             self.die(agent)
-            said.append(News(agent.generation, orders.DEAD, 0, "its memory ran out"))
+            said.append(News(agent.generation, job_messages.DEAD, 0, "its memory ran out"))
         elif what == "exit" and agent.acting and agent.dumping is None:
             self.die(agent)
             said.append(Exited(agent.generation, 0))
         elif what == "own" and agent.acting and agent.dumping is None:
             self.own_serial += 1
             agent.dumping, agent.committed = (self.own_serial, True), False
-            said.append(News(agent.generation, orders.LEAVING, self.own_serial, "the owner is back"))
+            said.append(News(agent.generation, job_messages.LEAVING, self.own_serial, "the owner is back"))
         elif agent.dumping is not None:
             said += self.dump(agent, agent.dumping, what)
         if agent.silent is None:
@@ -260,7 +261,7 @@ class World(RuleBasedStateMachine):
         serial, leaves = dumping
         if what == "no":
             agent.dumping = None
-            return [News(agent.generation, orders.REFUSED, serial, "no")]
+            return [News(agent.generation, job_messages.REFUSED, serial, "no")]
         if agent.silent is not None:
             return []
         if not agent.committed:
@@ -271,7 +272,7 @@ class World(RuleBasedStateMachine):
                 agent.dumping = None
             return committed
         self.die(agent)
-        return [News(agent.generation, orders.MOVED, serial)]
+        return [News(agent.generation, job_messages.MOVED, serial)]
 
     # the person
 

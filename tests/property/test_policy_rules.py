@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim import owner_policy, policy
-from shim.policy import FREEZE, THAW, VACATE, Conditions, Input, Tick
+from shim.execute.owner import step as policy
+from shim.execute.owner.step import FREEZE, THAW, VACATE, Conditions, Input, Tick
+from shim.wire import owner_policy
 
 POLICY = owner_policy.OwnerPolicy(linger=10.0)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.protobuf import ProtobufError, content, decode, encode, integer, records
+from checkpoint.wire.protobuf import ProtobufError, content, decode, encode, integer, records
 
 values = st.one_of(st.integers(-(1 << 63), (1 << 64) - 1), st.booleans(), st.binary(), st.text())
 messages = st.lists(st.tuples(st.integers(1, (1 << 29) - 1), values))

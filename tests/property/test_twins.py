@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio.twins import MOST, PAGE, Twins
+from remoteio.submit.export.page_twins import MOST, PAGE, Twins
 
 SIZE = 2 * PAGE + 700
 STORES = st.lists(st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=300)), max_size=8)

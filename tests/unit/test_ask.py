@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from remoteio.errors import RexecError
-from shim.mobile_state import Gone, Mobile
+from shim.execute.agent.job_tree import Gone, Mobile
 
 
 @pytest.fixture

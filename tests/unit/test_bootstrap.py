@@ -10,16 +10,23 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from remoteio.carriers import Stream, TransportError
 from remoteio.errors import RexecError
-from remoteio.transport import open_local
-from shim import bootstrap
-from shim.bootstrap import SHIPPED, BootstrapError, Facts, collect, command, local_argv, parse_answer, stage_source
+from remoteio.submit.transport.ssh import open_local
+from remoteio.submit.transport.stream import Stream, TransportError
+from shim.submit.hosts import bootstrap
+from shim.submit.hosts.bootstrap import (
+    BootstrapError,
+    Facts,
+    collect,
+    command,
+    local_argv,
+    parse_answer,
+    stage_source,
+)
 
 SHELLS = ("sh", "bash", "dash", "fish", "csh", "tcsh", "zsh", "ksh")
 # What an entry point may say at once, and more than fits in any buffer on the way.
@@ -64,7 +71,7 @@ def opened(argv: list[str]) -> Iterator[Stream]:
 def begin(argv: list[str], shipped: tuple[str, ...], deadline: float = 30) -> Facts:
     """Start the entry and see that not a byte of what it says, or is told, is lost."""
     with opened(argv) as stream:
-        facts = bootstrap.start(stream, "entry_of_the_test:main", shipped=shipped, deadline=deadline)
+        facts = bootstrap.start(stream, "entry_of_the_test:main", modules=shipped, deadline=deadline)
         got = b""
         while len(got) < SAID:
             got += os.read(stream.read_fd, SAID)
@@ -86,13 +93,13 @@ def test_all_that_is_shipped_imports_where_only_the_standard_library_is(
     (tmp_path / "importing.py").write_text(
         "import importlib, os\n"
         "def main(read_fd, write_fd):\n"
-        f"    files = {{importlib.import_module(name).__spec__.origin for name in {SHIPPED!r}}}\n"
+        f"    files = {{importlib.import_module(name).__spec__.origin for name in {bootstrap.shipped()!r}}}\n"
         "    os.write(write_fd, min(files).encode())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with opened(local_argv()) as stream:
-        bootstrap.start(stream, "importing:main", shipped=(*SHIPPED, "importing"), deadline=30)
-        assert os.read(stream.read_fd, 100) == b"rexec:checkpoint.chunker"
+        bootstrap.start(stream, "importing:main", modules=(*bootstrap.shipped(), "importing"), deadline=30)
+        assert os.read(stream.read_fd, 100) == b"rexec:checkpoint.execute.chunker"
         assert stream.wait(10) == 0, stream.stderr_tail()
 
 
@@ -198,7 +205,7 @@ def test_what_login_files_print_is_skipped(shipped: tuple[str, ...], cache: Path
 
 def failure(argv: list[str], deadline: float = 20) -> str:
     with opened(argv) as stream, pytest.raises(RexecError) as caught:
-        bootstrap.start(stream, "shim.probe:main", deadline=deadline)
+        bootstrap.start(stream, "shim.execute.probe:main", deadline=deadline)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -219,7 +226,7 @@ def test_a_login_that_is_none_is_told_in_its_own_words() -> None:
 
 def test_an_end_without_a_word_is_a_failure_of_the_transport() -> None:
     with opened(["true"]) as stream, pytest.raises(TransportError, match="status 0"):
-        bootstrap.start(stream, "shim.probe:main")
+        bootstrap.start(stream, "shim.execute.probe:main")
 
 
 @pytest.mark.parametrize("name", SHELLS)
@@ -257,31 +264,8 @@ def test_the_stage_parses_on_pythons_that_are_far_too_old() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_shipped_imports_nothing_of_ours_that_is_not(name: str) -> None:
-    spec = find_spec(name)
-    assert spec is not None and spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_bytes(), feature_version=(3, 9))
-    wanted = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            wanted |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
-            wanted |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {module for module in wanted if module.split(".")[0] in ("remoteio", "checkpoint", "shim", "jeepney")}
-    modules = {module for module in ours if _is_module(module)}
-    assert modules <= {*SHIPPED, "remoteio", "checkpoint", "shim", "jeepney"}
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False  # its parent is a module, so this is a name in it
-
-
 def test_the_runtimes_hash_is_that_of_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert collect(("shim.probe", "remoteio.errors")) == collect(("remoteio.errors", "shim.probe"))
+    assert collect(("shim.execute.probe", "remoteio.errors")) == collect(("remoteio.errors", "shim.execute.probe"))
     module = tmp_path / "module_that_changes.py"
     module.write_text("a = 1\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from checkpoint import bundle
-from checkpoint.transaction import Transaction
-from remoteio import frames, fuse_abi
-from remoteio.link import LinkClosed
-from shim import events, orders, placement, placement_steps
-from shim.stay import Stay
-from shim.terms import Result
+from checkpoint.submit import obtain_criu
+from checkpoint.submit.transaction import Transaction
+from remoteio.wire import frames, fuse_abi
+from remoteio.wire.link import LinkClosed
+from shim.submit.job import events, placement, placement_steps
+from shim.submit.job.generation import Stay
+from shim.submit.job.placement_events import Result
+from shim.wire import job_messages
 from tests.agents import Agent
 from tests.unit.test_moves import Run
 from tests.until import until
@@ -58,7 +59,7 @@ def failing(code: int) -> Deed:
 
 def twice(agent: Agent) -> None:
     for _ in range(2):
-        agent.news(orders.CRIU, need="ab")
+        agent.news(job_messages.CRIU, need="ab")
 
 
 DEEDS: dict[str, Deed] = {
@@ -116,8 +117,8 @@ GREETINGS: dict[str, Deed] = {
     "ids that are none": lambda agent: agent.hello(uids=[b"x y"]),
     "shown ids that are none": lambda agent: agent.hello(shown=[b"x"]),
     "no fields": says(frames.HELLO, b""),
-    "dumped": lambda agent: agent.news(orders.DUMPED, serial=1),
-    "restored": lambda agent: agent.news(orders.RESTORED, seconds=1.0),
+    "dumped": lambda agent: agent.news(job_messages.DUMPED, serial=1),
+    "restored": lambda agent: agent.news(job_messages.RESTORED, seconds=1.0),
     "started": says(frames.STARTED, b""),
     "a request": says(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16))),
     "an image": says(frames.IMAGE, b"F"),
@@ -218,7 +219,7 @@ def test_an_error_of_our_own_ends_the_generation_and_stands_in_the_jobs_log(
     run.ask("checkpoint")
     with monkeypatch.context() as broken:
         broken.setattr(Stay, "_news", lambda *_: 1 // 0)
-        alpha.news(orders.CLOSES, why="")
+        alpha.news(job_messages.CLOSES, why="")
         until(lambda: run.moves.state.phase == "lost", "alpha is left")
     beta = run.country.running(1)
     assert beta.name == "beta"
@@ -252,7 +253,7 @@ def test_locks_that_cannot_be_kept_are_said_and_the_job_leaves(run: Run, monkeyp
     def full(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("remoteio.carried.Carried.keep", full)
+    monkeypatch.setattr("remoteio.submit.export.carried_locks.Carried.keep", full)
     assert run.ask("vacate") == "True: the job goes on on beta"
     assert "keeping the job's file locks, which were asked for on alpha" in reasons(run)
     run.country.running(1).end(0)
@@ -292,7 +293,7 @@ def test_a_bundle_that_cannot_be_looked_for_parks_the_job(run: Run, monkeypatch:
         raise PermissionError(errno.EACCES, "Permission denied", str(at))
 
     with monkeypatch.context() as patched:
-        patched.setattr(bundle, "kept", closed)
+        patched.setattr(obtain_criu, "kept", closed)
         said = run.ask("vacate")
     assert said.startswith("True: the job is parked: ") and "Permission denied" in said
     until(lambda: len(run.country.agents) > 2, "it is tried again")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from remoteio.carriers import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line
-from remoteio.paramiko_stream import parts, read_options, split_destination
-from remoteio.transport import open_local, split_config_option, ssh_argv, ssh_config
+from remoteio.submit.transport.paramiko_stream import parts, read_options, split_destination
+from remoteio.submit.transport.ssh import open_local, split_config_option, ssh_argv, ssh_config
+from remoteio.submit.transport.stream import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line
 
 WORDS = {
     "ssh: Could not resolve hostname bix: Name or service not known": "the name bix is unknown",

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.chunker import ChunkerError, by_address, chunk_hash, cuts, hashed, pagemap, sources
-from checkpoint.conversation import ANSWER, END, OFFER, SEND, STORED, batch_message, parse_batch, parse_entries
-from checkpoint.manifest import PAGE, WINDOW, ZERO
-from checkpoint.offer import Sender
+from checkpoint.execute.chunker import ChunkerError, by_address, chunk_hash, cuts, hashed, pagemap, sources
+from checkpoint.execute.sender import Sender
+from checkpoint.wire.image_wire import ANSWER, END, OFFER, SEND, STORED, batch_message, parse_batch, parse_entries
+from checkpoint.wire.manifest import PAGE, WINDOW, ZERO
 from tests.images import pagemap_bytes, write_process
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from checkpoint import compat
+from checkpoint.wire import compat
 
 HERE = {
     "machine": "x86_64", "flags": ["avx2", "fpu", "sse2"], "xsave": 2696, "page": 4096, "kernel": [6, 18],

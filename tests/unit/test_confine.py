@@ -8,8 +8,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio import confine
-from remoteio.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Mark, Rights
+from remoteio.submit.export import confine
+from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Mark, Rights
 
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: b"/" + b"/".join(names))

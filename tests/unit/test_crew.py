@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from remoteio.crew import Crew
-from remoteio.workers import Workers
+from remoteio.submit.leader_followers import Crew
+from remoteio.thread_pool import Workers
 
 
 class Stop(Exception):

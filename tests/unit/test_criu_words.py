@@ -1,4 +1,4 @@
-"""The pure part of checkpoint.criu: messages, log, statistics, versions."""
+"""The pure part of checkpoint.execute.criu: messages, log, statistics, versions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint import criu
-from checkpoint.protobuf import decode, encode
+from checkpoint.execute import criu
+from checkpoint.wire.protobuf import decode, encode
 
 
 def test_requests_say_what_was_asked() -> None:

@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shim import cli, events, jobs, verbs
-from shim.events import Event, EventLog, Kind
-from shim.jobs import JobError, Record
+from shim.cli import jobs as verbs
+from shim.cli import main
+from shim.submit.job import events
+from shim.submit.job import record as jobs
+from shim.submit.job.events import Event, EventLog, Kind
+from shim.submit.job.record import JobError, Record
 from tests.until import until
 
 SUBMIT = """
 import sys
-from shim import cli, moves, submit
+from shim.cli.main import main
+from shim.cli.checkpoint.job import supervisor
+from shim.cli.main import checkpoint
 def broken(*_, **__):
     raise {error}
 {where} = broken
@@ -55,8 +60,8 @@ def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
     text = f"an error of rexec's own while supervising job 1: {kind}"
     assert "Traceback (most recent call last)" in (job.path / "errors").read_text()
     assert job.read().reason.startswith(text)
-    assert text in CliRunner().invoke(cli.load("jobs"), []).output
-    assert text in CliRunner().invoke(cli.load("log"), ["1"]).output
+    assert text in CliRunner().invoke(main.load("jobs"), []).output
+    assert text in CliRunner().invoke(main.load("log"), ["1"]).output
 
 
 def test_what_kept_a_supervisor_from_its_work_is_shown(home: Path) -> None:
@@ -74,7 +79,7 @@ def test_a_damaged_job_hides_none_of_the_others(home: Path, damage: str | None) 
     path.write_text(path.read_text().replace('"since": 0.0', '"since": "x"') if damage is None else damage)
     with pytest.raises(JobError, match=r"2/job.json cannot be read: .*; remove "):
         jobs.find("2").read()
-    done = CliRunner().invoke(cli.load("jobs"), [])
+    done = CliRunner().invoke(main.load("jobs"), [])
     assert done.exit_code == 0
     assert "2/job.json cannot be read" in done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1::2]] == ["1", "3"]

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from shim import probe, survey
-from shim.bootstrap import Facts
-from shim.doctor import BAD, NOTE, OK, Check, advice, as_data, checks, open_to_others, table, usable, why
-from shim.hosts import Host
-from shim.survey import Report
+from shim.cli.doctor import advice, as_data, open_to_others, table, why
+from shim.execute import probe
+from shim.submit.hosts import survey
+from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts.checks import BAD, NOTE, OK, Check, checks, usable
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.survey import Report
 
 GOOD: dict[str, Any] = {
     "hostname": "box",

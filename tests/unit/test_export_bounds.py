@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from remoteio import fuse_abi as abi
-from remoteio.carried import Carried
-from remoteio.export import Export
-from remoteio.ids import Ids
-from remoteio.inodes import Inodes
+from remoteio.submit.export.carried_locks import Carried
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.wire import fuse_abi as abi
 
 BIG = (1 << 64) - 1
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from remoteio import syscalls
-from remoteio.filesystems import DATA, PSEUDO, Filesystems, keeps_data
-from remoteio.mount import MNT_DETACH, mount
+from remoteio.execute.mount import MNT_DETACH, mount
+from remoteio.submit.export.filesystems import DATA, PSEUDO, Filesystems, keeps_data
 
 
 def test_none_is_both() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 HOST = """
 import os, socket, sys, threading, time
-from shim import run, cli
-from shim.bootstrap import Facts
-from shim.hosts import Host
-from remoteio import frames
-from remoteio.link import Link, LinkClosed
+from shim.cli.main import run
+from shim.cli.main import main
+from shim.cli.checkpoint.hosts.bootstrap import Facts
+from shim.cli.checkpoint.hosts.config import Host
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed
 from tests.agents import Wire
 
 def host(end):
@@ -78,10 +79,10 @@ def test_a_host_that_moves_the_cursor(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["_hello", "_answer", "_end"])
 def test_an_error_of_our_own(where: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    asks = "link.send(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16)))"
+    asks = "from remoteio.wire import fuse_abi as abi; link.send(frames.FUSE, abi.request(abi.GETATTR, 1, bytes(16)))"
     done = ended(
-        f"from remoteio import fuse_abi; link.send(frames.HELLO, hello()); {asks}; link.send(frames.EXIT, bytes(4))",
-        f"from shim.supervisor import Supervisor; Supervisor.{where} = lambda *_: 1 // 0",
+        f"link.send(frames.HELLO, hello()); {asks}; link.send(frames.EXIT, bytes(4))",
+        f"from shim.submit.foreground.run import Supervisor; Supervisor.{where} = lambda *_: 1 // 0",
         ("--json-log", str(log)),
     )
     assert done.returncode == 125
@@ -91,7 +92,7 @@ def test_an_error_of_our_own(where: str, tmp_path: Path) -> None:
 
 
 def test_nobody_need_read_what_rexec_says() -> None:
-    program = "from shim import run; run.tell('text'); print('on')"
+    program = "from shim.cli import run; run.tell('text'); print('on')"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, timeout=60

@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint import compat
-from remoteio import frames
+from checkpoint.wire import compat
 from remoteio.errors import ProtocolError
 from remoteio.printable import printable
-from shim import host_facts, host_frames, host_head, orders, probe
-from shim.shapes import ShapeError, decoded
+from remoteio.wire import frames
+from shim.execute import probe
+from shim.submit import host_frames
+from shim.submit.hosts import facts as host_facts
+from shim.submit.job import image_head
+from shim.submit.shapes import ShapeError, decoded
+from shim.wire import job_messages
 
 HELLO: dict[str, list[bytes]] = {
     "host": [b"alpha"], "time": [b"1700000000000000000"], "uids": [b"0 1", b"1 65535"], "gids": [],
@@ -119,11 +123,11 @@ def test_frames_that_are_due() -> None:
 
 
 def test_news_as_they_are() -> None:
-    said = orders.news(orders.FROZEN, why="input seen by\x1b[0m\ud800", source="terminals", at=1.0)
-    assert host_frames.news(said, True) == host_frames.News(orders.FROZEN, 0, "input seen by\\x1b[0m\\ud800")
-    said = orders.news(orders.DUMPED, serial=1 << 20, frozen_us=1000, bytes=1 << 33)
+    said = job_messages.news(job_messages.FROZEN, why="input seen by\x1b[0m\ud800", source="terminals", at=1.0)
+    assert host_frames.news(said, True) == host_frames.News(job_messages.FROZEN, 0, "input seen by\\x1b[0m\\ud800")
+    said = job_messages.news(job_messages.DUMPED, serial=1 << 20, frozen_us=1000, bytes=1 << 33)
     assert host_frames.news(said, True).serial == 1 << 20
-    assert host_frames.news(orders.news(orders.CRIU, need="ab" * 32), False).what == orders.CRIU
+    assert host_frames.news(job_messages.news(job_messages.CRIU, need="ab" * 32), False).what == job_messages.CRIU
 
 
 @pytest.mark.parametrize(
@@ -142,13 +146,13 @@ def test_news_that_no_host_tells(said: bytes) -> None:
 
 
 def test_before_hello_only_criu_is_asked_for() -> None:
-    for what in (orders.DUMPED, orders.RESTORED, orders.LEAVING):
+    for what in (job_messages.DUMPED, job_messages.RESTORED, job_messages.LEAVING):
         with pytest.raises(ShapeError, match="before HELLO"):
-            host_frames.news(orders.news(what), False)
+            host_frames.news(job_messages.news(what), False)
 
 
 def test_a_head_as_it_is() -> None:
-    said = host_head.parsed(json.dumps(HEAD).encode())
+    said = image_head.parsed(json.dumps(HEAD).encode())
     assert said["streams"]["stdin_unread"] == b"\0\xff"
     assert {**said, "streams": HEAD["streams"]} == HEAD
 
@@ -166,13 +170,13 @@ def test_a_head_as_it_is() -> None:
 )  # fmt: skip
 def test_a_head_that_no_host_sends(changed: dict[str, Any]) -> None:
     with pytest.raises(ShapeError):
-        host_head.parsed(json.dumps({**HEAD, **changed}).encode())
+        image_head.parsed(json.dumps({**HEAD, **changed}).encode())
 
 
 @pytest.mark.parametrize("head", [b"", b"[" * 500_000, b"{}", b"null", b'{"streams": Infinity}'])
 def test_a_head_that_is_none(head: bytes) -> None:
     with pytest.raises(ShapeError):
-        host_head.parsed(head)
+        image_head.parsed(head)
 
 
 def test_this_machines_facts_have_the_shape_declared() -> None:
@@ -207,5 +211,5 @@ def test_json_however_deep_or_long_is_read_or_refused() -> None:
 
 
 def test_a_reason_of_any_length_is_no_end_of_the_link() -> None:
-    said = host_frames.news(orders.news(orders.REFUSED, serial=1, why="é" * 1_000_000), True)
+    said = host_frames.news(job_messages.news(job_messages.REFUSED, serial=1, why="é" * 1_000_000), True)
     assert said.why.startswith("ééé")

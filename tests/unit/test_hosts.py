@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.hosts import Host, Hosts, HostsError, hosts_file, load, parse, resolve
+from shim.submit.hosts.config import Host, Hosts, HostsError, hosts_file, load, parse, resolve
 
 FILE = """
 [host.big]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from remoteio.job_control import apart, end_group
+from remoteio.submit.transport.job_control import apart, end_group
 
 STATE = ["sh", "-c", "grep -E '^Sig(Ign|Blk)' /proc/self/status; sleep 1000"]
 

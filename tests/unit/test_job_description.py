@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio import frames
 from remoteio.errors import RexecError
-from remoteio.link import Link, LinkClosed, Window
-from shim import environment, idmap, terminal_state
-from shim.spec import JobSpec
-from shim.streams import Sink, Source
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed, Window
+from shim.execute.init import idmap
+from shim.submit.foreground import environment
+from shim.wire import terminal_state
+from shim.wire.job_spec import JobSpec
+from shim.wire.stream_pumps import Sink, Source
 
 texts = st.lists(st.binary(max_size=30), max_size=5)
 numbers = st.integers(-1, 2**63)

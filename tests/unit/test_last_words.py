@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from remoteio import frames
 from remoteio.errors import RexecError
-from remoteio.link import Link
-from shim import agent, init, keeper, namespace
-from shim.keeper import Kept
-from shim.spec import JobSpec
+from remoteio.wire import frames
+from remoteio.wire.link import Link
+from shim.execute import main as agent
+from shim.execute.init import init, keeper, namespaces
+from shim.execute.init.keeper import Kept
+from shim.wire.job_spec import JobSpec
 
 
 def spec() -> JobSpec:
@@ -32,15 +33,15 @@ def raises(error: BaseException) -> Callable[..., None]:
 
 def test_a_keeper_that_ends_by_an_error_of_our_own_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "open_fuse", raises(ZeroDivisionError("told")))
-    monkeypatch.setattr(namespace, "make", lambda plan: None)
+    monkeypatch.setattr(namespaces, "make", lambda plan: None)
     with pytest.raises(RexecError, match=r"rexec's own in the job's keeper: ZeroDivisionError at .*\(told\)"):
-        Kept(spec(), namespace.Plan(spec()))
+        Kept(spec(), namespaces.Plan(spec()))
 
 
 def test_a_keeper_that_ends_later_leaves_its_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "open_fuse", lambda: os.open("/dev/null", os.O_RDWR))
-    monkeypatch.setattr(namespace, "make", lambda plan: None)
-    monkeypatch.setattr(namespace, "mount_root", lambda fuse, plan, spec: "/")
+    monkeypatch.setattr(namespaces, "make", lambda plan: None)
+    monkeypatch.setattr(namespaces, "mount_root", lambda fuse, plan, spec: "/")
     fork, forks = os.fork, []
 
     def once() -> int:
@@ -50,7 +51,7 @@ def test_a_keeper_that_ends_later_leaves_its_last_word(monkeypatch: pytest.Monke
         return fork()
 
     monkeypatch.setattr(os, "fork", once)
-    kept = Kept(spec(), namespace.Plan(spec()))
+    kept = Kept(spec(), namespaces.Plan(spec()))
     assert kept.last_word() == b""
     kept.go()
     os.waitpid(kept.pid, 0)
@@ -71,8 +72,8 @@ def test_the_jobs_first_process_says_what_it_ends_by(monkeypatch: pytest.MonkeyP
         pid = os.fork()
         if pid == 0:
             try:
-                namespace.build_root = raises(error)  # type: ignore[assignment]
-                init.run(theirs, namespace.Plan(spec()), spec(), "/", [], {}, held)
+                namespaces.build_root = raises(error)  # type: ignore[assignment]
+                init.run(theirs, namespaces.Plan(spec()), spec(), "/", [], {}, held)
             finally:
                 os._exit(9)
         os.waitpid(pid, 0)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import graphlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from shim.submit.hosts import bootstrap
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("remoteio", "checkpoint", "shim")
-STAGE = "shim.stage"  # what bootstrap.py runs there first, to receive the others
 SLOW = {
     "asyncio",
     "dataclasses",
@@ -61,17 +62,8 @@ def _source(name: str, node: ast.ImportFrom) -> str:
 
 
 def shipped() -> list[str]:
-    """The modules that run on an execute host: shim/bootstrap.py's SHIPPED (read, not imported), and the stage."""
-    for node in ast.parse(MODULES["shim.bootstrap"].read_text()).body:
-        if isinstance(node, ast.Assign):
-            names, value = [target.id for target in node.targets if isinstance(target, ast.Name)], node.value
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            names, value = [node.target.id], node.value
-        else:
-            continue
-        if "SHIPPED" in names:
-            return [STAGE, *ast.literal_eval(value)]
-    raise AssertionError("shim/bootstrap.py does not say what it ships: it has no SHIPPED")
+    """The modules that run on an execute host."""
+    return [bootstrap.STAGE, *bootstrap.shipped()]
 
 
 def packages(name: str) -> set[str]:
@@ -87,17 +79,85 @@ def within(package: str) -> Iterator[tuple[str, set[str]]]:
             yield name, {other for other in imports(name) if other.partition(".")[0] == package and other in MODULES}
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"), [("remoteio", {"checkpoint", "shim"}), ("checkpoint", {"remoteio", "shim"})]
-)
-def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
-    wrong = {
-        name: upward
-        for name in MODULES
-        if name.partition(".")[0] == package
-        if (upward := {other for other in imports(name) if other.partition(".")[0] in forbidden})
+def ours(name: str) -> set[str]:
+    return {other for other in imports(name) if other in MODULES and other.partition(".")[0] in PACKAGES}
+
+
+def inside(folder: str) -> list[str]:
+    """The modules anywhere in a folder, and it itself."""
+    return [name for name in MODULES if name == folder or name.startswith(folder + ".")]
+
+
+def side(name: str) -> str:
+    """Where of its package a module lies: in a folder, or at the ground of it, for both ends."""
+    parts = name.split(".")
+    known = len(parts) > 1 and ".".join(parts[:2]) in MODULES and MODULES[".".join(parts[:2])].name == "__init__.py"
+    return parts[1] if known else "ground"
+
+
+def wrong(allowed: dict[str, set[str]], place: Callable[[str], str | None]) -> set[tuple[str, str]]:
+    """The imports that go where they may not: `allowed` has for each place where else its modules may import from."""
+    found = set()
+    for name in (name for name in MODULES if name.partition(".")[0] in PACKAGES):
+        for other in ours(name):
+            here, there = place(name), place(other)
+            if here is not None and there is not None and there not in {here, *allowed[here]}:
+                found.add((name, other))
+    return found
+
+
+def test_shim_stands_on_the_two_others_which_know_nothing_of_each_other() -> None:
+    allowed: dict[str, set[str]] = {"remoteio": set(), "checkpoint": set(), "shim": {"remoteio", "checkpoint"}}
+    assert not wrong(allowed, lambda name: name.partition(".")[0])
+
+
+def test_the_submit_side_and_the_execute_side_share_only_what_is_for_both() -> None:
+    allowed: dict[str, set[str]] = {"ground": set(), "wire": {"ground"}}
+    allowed["execute"] = allowed["submit"] = {"ground", "wire"}
+    allowed["cli"] = {"ground", "wire", "submit"}
+    assert not wrong(allowed, side)
+
+
+def test_only_the_commands_know_of_a_command_line() -> None:
+    found = {name for name in MODULES if any(other.partition(".")[0] == "click" for other in imports(name))}
+    # protect.py asks where click lies: its code runs here.
+    assert {name for name in found if not name.startswith("shim.cli.")} == {"shim.submit.protect"}
+
+
+def room(folder: str) -> Callable[[str], str | None]:
+    """Names the sub-folder of `folder` that a module lies in ("" right in it; None: elsewhere)."""
+
+    def of(name: str) -> str | None:
+        if not name.startswith(folder + "."):
+            return None
+        first, _, rest = name.removeprefix(folder + ".").partition(".")
+        return first if rest or MODULES[name].name == "__init__.py" else ""
+
+    return of
+
+
+def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
+    allowed = {"hosts": {""}, "": {"hosts"}, "job": {"", "hosts"}, "foreground": {"", "hosts", "job"}}
+    assert not wrong(allowed, room("shim.submit"))
+
+
+def test_on_a_host_the_agent_stands_on_the_job_s_init_and_the_owner_s_watch_which_stand_apart() -> None:
+    allowed: dict[str, set[str]] = {"init": set(), "owner": set(), "agent": {"init", "owner"}}
+    allowed[""] = {"init", "owner", "agent"}
+    assert not wrong(allowed, room("shim.execute"))
+
+
+IMPURE = {"os", "select", "socket", "subprocess", "threading", "time"}
+
+
+def test_what_calls_itself_pure_has_no_sockets_and_no_clocks() -> None:
+    pure = {
+        name
+        for name in (name for name in MODULES if name.partition(".")[0] in PACKAGES)
+        if "Pure." in (ast.get_docstring(ast.parse(MODULES[name].read_text())) or "").partition("\n\n")[0]
     }
-    assert not wrong
+    assert {name: found for name in pure if (found := imports(name) & IMPURE)} == {}
+    assert len(pure) > 10
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -109,14 +169,14 @@ def test_tests_are_not_imported() -> None:
     assert not {name for name in MODULES if any(other.partition(".")[0] == "tests" for other in imports(name))}
 
 
-def test_what_is_shipped_is_what_the_agent_imports() -> None:
-    needed, found = {"shim.agent", "shim.probe", STAGE}, set[str]()
+def test_what_is_shipped_is_used_there() -> None:
+    needed, found = {"shim.execute.main", "shim.execute.probe", bootstrap.STAGE}, set[str]()
     while needed:
         found |= needed
         wanted = {other for name in needed for other in imports(name)}
         # A module's package is imported before it.
         needed = ({above for name in wanted for above in packages(name)} | wanted) & set(MODULES) - found
-    assert set(shipped()) == {name for name in found if "." in name}
+    assert set(shipped()) == {name for name in found if MODULES[name].name != "__init__.py"}
 
 
 @pytest.mark.parametrize("how", ["outside the standard library", "not shipped with it"])

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from remoteio import frames
-from remoteio.link import Link, LinkClosed
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed
 
 
 def test_nothing_is_sent_over_a_link_that_is_closed() -> None:

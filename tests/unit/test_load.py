@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.load import (
+from shim.execute.owner.load import (
     OthersLoad,
     Sample,
     on_battery,

@@ -6,9 +6,9 @@ import fcntl
 
 import pytest
 
-from checkpoint.manifest import ManifestError
-from remoteio.carried import Held
-from shim.locked import rows
+from checkpoint.wire.manifest import ManifestError
+from remoteio.submit.export.carried_locks import Held
+from shim.submit.job.image_locks import rows
 
 FLOCK = Held(True, 7, 0, fcntl.F_WRLCK, 0, 0)
 RECORD = Held(False, 7, 501, fcntl.F_RDLCK, 10, 5)

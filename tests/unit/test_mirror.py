@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import mirror
-from checkpoint.unbundle import BundleError
+from checkpoint.submit import mirror
+from checkpoint.wire.criu_bundle import BundleError
 
 DEBIAN = """\
 https://other.example/linux/debian/|Other|Other|stable

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.store import Store
-from remoteio import frames
-from shim import control, events, jobs, placement_steps, stdio
-from shim.events import Kind
-from shim.jobs import Record
-from shim.moves import Moves
-from shim.spec import JobSpec
-from shim.stdio import Input, Output
-from shim.terms import Result
+from checkpoint.submit.store import Store
+from remoteio.wire import frames
+from shim.submit.job import control_socket, events, placement_steps, replayed_streams
+from shim.submit.job import record as jobs
+from shim.submit.job.events import Kind
+from shim.submit.job.placement_events import Result
+from shim.submit.job.record import Record
+from shim.submit.job.replayed_streams import Input, Output
+from shim.submit.job.supervisor import Moves
+from shim.wire.job_spec import JobSpec
 from tests.agents import Agent, Country
 from tests.until import until
 
@@ -72,7 +73,7 @@ class Run:
             self.result.append(error)
 
     def ask(self, what: str, **more: object) -> str:
-        for answer in control.ask(self.job.control, do=what, **more):
+        for answer in control_socket.ask(self.job.control, do=what, **more):
             if answer.get("done") is not None:
                 return f"{answer['done']}: {answer['text']}"
         raise AssertionError("no answer")
@@ -315,9 +316,9 @@ def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_attached_one_sees_and_types(run: Run) -> None:
     alpha = run.country.running(0)
-    with control.connect(run.job.control) as sock:
+    with control_socket.connect(run.job.control) as sock:
         sock.sendall(json.dumps({"do": "attach"}).encode() + b"\n")
-        assert json.loads(control.read_line(sock))["done"] is True
+        assert json.loads(control_socket.read_line(sock))["done"] is True
         sock.sendall(frames.frame(frames.STDIN, b"typed"))
         alpha.wait(lambda: alpha.given == b"typed")
         alpha.say()
@@ -363,7 +364,7 @@ def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypat
 
 
 def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdio, "HEAVY", 1 << 20)
+    monkeypatch.setattr(replayed_streams, "HEAVY", 1 << 20)
     heavy: list[int] = []
     given = Input(tmp_path, -1, lambda error: None)
     given.heavy = lambda: heavy.append(given.size)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shim.owner import NO_SOURCE, OwnerWatch
-from shim.owner_seat import EvdevSource, InterruptSource, input_devices
-from shim.owner_source import Source
+from shim.execute.owner.seat import EvdevSource, InterruptSource, input_devices
+from shim.execute.owner.source import Source
+from shim.execute.owner.sources import NO_SOURCE, OwnerWatch
 
 # As they stand in sysfs of a laptop.
 KEYBOARD = {

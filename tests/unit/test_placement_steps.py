@@ -1,4 +1,4 @@
-"""shim/placement.py, event by event: what its property test does not say in words."""
+"""shim/submit/job/placement.py, event by event: what its property test does not say in words."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from shim import orders, placement, placement_steps
-from shim.placement_steps import FIRST, NEVER
-from shim.terms import (  # fmt: skip
+from shim.submit.job import placement, placement_steps
+from shim.submit.job.placement_events import (  # fmt: skip
     Action,
     Ask,
     Began,
@@ -43,6 +42,8 @@ from shim.terms import (  # fmt: skip
     Unreached,
     Wants,
 )
+from shim.submit.job.placement_steps import FIRST, NEVER
+from shim.wire import job_messages
 
 
 class Play:
@@ -82,7 +83,7 @@ class Play:
 
 def test_a_host_that_can_make_images_is_better() -> None:
     play = Play()
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.UNABLE, 0, "alpha has no criu"))
     assert play.did == [Choose(2, 0, "", (("alpha", "alpha has no criu"),), frozenset())]
     play.feed(Chosen(2, "beta"), Connected(2))
     assert play.did == [Start(2, 0)] and not play.state.place.anyway
@@ -93,13 +94,13 @@ def test_a_host_that_can_make_images_is_better() -> None:
 
 def test_where_none_can_the_job_runs_without() -> None:
     play = Play()
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
-    play.feed(Chosen(2, "beta"), Connected(2), News(2, orders.UNABLE, 0, "beta has none either"))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.UNABLE, 0, "alpha has no criu"))
+    play.feed(Chosen(2, "beta"), Connected(2), News(2, job_messages.UNABLE, 0, "beta has none either"))
     play.feed(NoHost(3, "no host will do", hopeless=True))
     assert play.did == [Connect(3, "alpha")]
     play.feed(Connected(3))
     assert play.did == [Start(3, 0)] and play.state.place.anyway
-    play.feed(News(3, orders.UNABLE, 0, "alpha has no criu"))
+    play.feed(News(3, job_messages.UNABLE, 0, "alpha has no criu"))
     assert [log.fields["reason"] for log in play.of(Log)] == ["the job runs without checkpoints: alpha has no criu"]
     play.feed(Began(3), Exited(3, 3 << 8))
     assert play.state.result == Result(3 << 8)
@@ -107,7 +108,7 @@ def test_where_none_can_the_job_runs_without() -> None:
 
 def test_one_that_is_gone_by_then_is_not_tried_for_ever() -> None:
     play = Play()
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.UNABLE, 0, "alpha has no criu"))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.UNABLE, 0, "alpha has no criu"))
     play.feed(NoHost(2, "no host will do", hopeless=True), Unreached(2, "it is down"))
     play.feed(NoHost(3, "it is down", hopeless=True))
     assert play.state.result == Result(None, 125, "it is down")
@@ -118,7 +119,7 @@ def test_one_that_is_gone_by_then_is_not_tried_for_ever() -> None:
 
 def test_the_first_image_is_made_by_itself_and_no_other() -> None:
     play = Play().run()
-    assert play.tick() == [Order(1, orders.CHECKPOINT, 1)]
+    assert play.tick() == [Order(1, job_messages.CHECKPOINT, 1)]
     assert play.now == FIRST
     play.feed(Committed(1, 1, 1))
     assert placement.deadline(play.state) is None
@@ -136,7 +137,7 @@ def test_a_first_image_that_cannot_be_made_is_tried_less_and_less() -> None:
     for serial in (1, 2, 3):
         play.tick()
         at.append(play.now)
-        play.feed(News(1, orders.REFUSED, serial, "it holds an io_uring"))
+        play.feed(News(1, job_messages.REFUSED, serial, "it holds an io_uring"))
     assert at == [FIRST, 3 * FIRST, 7 * FIRST]
 
 
@@ -166,7 +167,7 @@ def test_images_that_nobody_asked_for_go_with_a_job_that_ends_by_itself() -> Non
 def test_other_images_stay(how: str) -> None:
     play = Play(every=60.0 if how == "every" else 0.0, image=1 if how == "restarted" else 0, images=how == "restarted")
     if how == "restarted":
-        play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+        play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.RESTORED))
     else:
         play.run().tick()
         play.feed(Committed(1, 1, 1))
@@ -185,7 +186,7 @@ def test_much_kept_input_asks_for_an_image() -> None:
     play.feed(Committed(1, 1, 1))
     play.now += 1
     play.feed(Heavy())
-    assert play.tick() == [Order(1, orders.CHECKPOINT, 2)]
+    assert play.tick() == [Order(1, job_messages.CHECKPOINT, 2)]
 
 
 # told to end
@@ -193,8 +194,8 @@ def test_much_kept_input_asks_for_an_image() -> None:
 
 def test_told_to_end_it_saves_the_job_and_parks_it() -> None:
     play = Play().run()
-    assert play.feed(Quit()) == [Order(1, orders.VACATE, 1)]
-    play.feed(Committed(1, 1, 1), News(1, orders.MOVED, 1))
+    assert play.feed(Quit()) == [Order(1, job_messages.VACATE, 1)]
+    play.feed(Committed(1, 1, 1), News(1, job_messages.MOVED, 1))
     assert not play.of(Leave), "the last words of the old host are awaited"
     play.feed(Closed(1, "done"))
     assert (play.state.phase, play.state.images.newest, len(play.of(Leave))) == (Phase.PARKED, 1, 1)
@@ -205,7 +206,7 @@ def test_told_to_end_in_the_middle_of_a_checkpoint() -> None:
     play.feed(Ask("checkpoint", 7))
     assert play.feed(Quit()) == []
     play.feed(Committed(1, 1, 1))
-    assert play.of(Order) == [Order(1, orders.VACATE, 2)]
+    assert play.of(Order) == [Order(1, job_messages.VACATE, 2)]
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])
@@ -213,7 +214,7 @@ def test_told_to_end_but_the_job_cannot_be_saved(how: str) -> None:
     play = Play().run()
     play.feed(Quit())
     if how == "refused":
-        play.feed(News(1, orders.REFUSED, 1, "it holds an io_uring"))
+        play.feed(News(1, job_messages.REFUSED, 1, "it holds an io_uring"))
     else:
         play.tick()
         assert play.now == placement_steps.GRACE
@@ -235,7 +236,7 @@ def test_told_to_end_before_a_fresh_job_has_said_that_it_runs() -> None:
     play.feed(Chosen(1, "alpha"), Connected(1))
     assert play.feed(Quit()) == []
     play.feed(Began(1))
-    assert play.of(Order) == [Order(1, orders.VACATE, 1)]
+    assert play.of(Order) == [Order(1, job_messages.VACATE, 1)]
 
 
 def test_told_to_end_when_its_host_has_just_been_lost() -> None:
@@ -296,8 +297,8 @@ def test_without_an_image_it_is_not_cut_off() -> None:
 
 def test_a_dump_may_take_long_as_long_as_something_stirs() -> None:
     play = saved()
-    play.feed(Ask("vacate", 7), News(1, orders.DUMPING, 2))
-    for event in (News(1, orders.DUMPED, 2), *[Stirs(1)] * 5):
+    play.feed(Ask("vacate", 7), News(1, job_messages.DUMPING, 2))
+    for event in (News(1, job_messages.DUMPED, 2), *[Stirs(1)] * 5):
         play.now += placement_steps.STALL - 1
         play.feed(Tick(), event)
     assert play.state.images.dump is not None
@@ -317,10 +318,10 @@ def test_a_job_that_does_not_die() -> None:
 
 def test_a_restored_job_that_does_not_go() -> None:
     play = Play(image=1)
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.RESTORED))
     assert overdue(play)[0] == Close(1)
     play = Play(image=1)
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.RESTORED), Began(1))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.RESTORED), Began(1))
     assert placement.deadline(play.state) is None
 
 
@@ -338,22 +339,22 @@ def test_a_host_that_never_restores_is_passed_over() -> None:
 def test_a_job_killed_on_its_host_goes_on_from_its_image_elsewhere_first() -> None:
     play = saved()
     play.feed(Ask("checkpoint", 7))
-    assert Reply(7, False, "no memory") in play.feed(News(1, orders.DEAD, 0, "no memory"))
+    assert Reply(7, False, "no memory") in play.feed(News(1, job_messages.DEAD, 0, "no memory"))
     play.feed(Closed(1, "done"))
     assert play.did == [Choose(play.state.search.turn, 1, "", (("alpha", "no memory"),), frozenset())]
 
 
 def test_a_job_killed_on_its_host_without_an_image() -> None:
     play = Play().run()
-    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+    assert play.feed(News(1, job_messages.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
     play = Play()
     play.feed(Chosen(1, "alpha"), Connected(1))
-    assert play.feed(News(1, orders.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
+    assert play.feed(News(1, job_messages.DEAD, 0, "no memory"))[-1] == Finish(Result(None, 125, "no memory"))
 
 
 def test_killed_while_it_is_restored_another_host_is_tried() -> None:
     play = Play(image=1)
-    play.feed(Chosen(1, "alpha"), Connected(1), News(1, orders.DEAD, 0, "no memory"))
+    play.feed(Chosen(1, "alpha"), Connected(1), News(1, job_messages.DEAD, 0, "no memory"))
     assert play.state.phase == Phase.CHOOSING
 
 
@@ -366,22 +367,24 @@ def test_what_fails_everywhere_is_tried_less_and_less_often_until_it_gets_on() -
             play.feed(Failed(generation, 125, "a file is gone"))
         else:  # it goes on there, and is killed again
             play.feed(
-                News(generation, orders.RESTORED), Began(generation), News(generation, orders.DEAD, 0, "no memory")
+                News(generation, job_messages.RESTORED),
+                Began(generation),
+                News(generation, job_messages.DEAD, 0, "no memory"),
             )
             play.feed(Closed(generation, "done"))
         play.feed(NoHost(play.state.search.turn, "none"))
         waits.append(play.state.until - play.now)
         play.tick()
     assert waits == [placement_steps.RETRY * n for n in (1, 2, 4, 8, 16, 16, 16)]
-    play.feed(Chosen(play.state.search.turn, "alpha"), Connected(8), News(8, orders.RESTORED), Began(8))
-    play.feed(Ask("vacate", 7), Committed(8, 1, 2), News(8, orders.MOVED, 1), Closed(8, "done"))
+    play.feed(Chosen(play.state.search.turn, "alpha"), Connected(8), News(8, job_messages.RESTORED), Began(8))
+    play.feed(Ask("vacate", 7), Committed(8, 1, 2), News(8, job_messages.MOVED, 1), Closed(8, "done"))
     play.feed(NoHost(play.state.search.turn, "alpha: it was told to leave it"))
     assert play.state.until - play.now == placement_steps.RETRY
 
 
 def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
     play = saved()
-    play.feed(Ask("vacate", 7), Committed(1, 2, 2), News(1, orders.MOVED, 2), Closed(1, "done"))
+    play.feed(Ask("vacate", 7), Committed(1, 2, 2), News(1, job_messages.MOVED, 2), Closed(1, "done"))
     assert [name for name, _ in play.state.search.avoid] == ["alpha"]
     play.feed(NoHost(play.state.search.turn, "alpha: it was told to leave it"))
     assert play.state.phase == Phase.PARKED

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shim import policy
-from shim.owner_policy import (
+from shim.execute.owner import step as policy
+from shim.execute.owner.step import Conditions, Input, Tick
+from shim.submit.hosts.ranking import Candidate, choose
+from shim.wire.conditions import Surroundings, broken_condition
+from shim.wire.owner_policy import (
     KEYBOARD,
     NOBODY,
     OwnerPolicy,
@@ -20,7 +23,6 @@ from shim.owner_policy import (
     parse_size,
     within_hours,
 )
-from shim.policy import Candidate, Conditions, Input, Surroundings, Tick, choose
 
 QUIET = Surroundings(load=0.0, minute=12 * 60, on_battery=False, free_memory=8 << 30)
 
@@ -125,9 +127,9 @@ def test_named_hosts_are_used_whatever_their_owner_does_and_in_the_users_order()
 
 def test_max_load_refuses_what_it_does_not_know() -> None:
     rules = OwnerPolicy("calm", max_load=0.3)
-    assert policy.broken_condition(rules, Surroundings(0.3, 0, False, 0)) is None
-    assert "not known" in str(policy.broken_condition(rules, Surroundings(None, 0, False, 0)))
-    assert policy.broken_condition(rules, Surroundings(0.9, 0, False, 0)) == (
+    assert broken_condition(rules, Surroundings(0.3, 0, False, 0)) is None
+    assert "not known" in str(broken_condition(rules, Surroundings(None, 0, False, 0)))
+    assert broken_condition(rules, Surroundings(0.9, 0, False, 0)) == (
         "others keep 0.9 cores busy there, and calm allows 0.3"
     )
 

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-from checkpoint import selftest, unbundle
+from checkpoint.execute import selftest
+from checkpoint.wire import criu_bundle
 
 
 def test_two_that_test_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_two_that_test_at_once_do_not_disturb_each_other(tmp_path: Path) -> None
 def test_a_record_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     try:
-        unbundle.record(str(tmp_path / "taken"), "text")
+        criu_bundle.record(str(tmp_path / "taken"), "text")
     except OSError:
         assert os.listdir(tmp_path) == ["taken"]
     else:

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from checkpoint import criu, restart
-from checkpoint.protobuf import encode
+from checkpoint.execute import criu, restore
+from checkpoint.wire.protobuf import encode
 
 HEAD = struct.pack("<II", 0x54564319, 0x56303138)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
 REGULAR, PIPE = 1, 3
@@ -33,11 +33,11 @@ def test_sizes_are_not_compared_but_for_files_that_were_replaced() -> None:
     before = HEAD + pipe + b"".join(regular(name, 300 + n) for n, name in enumerate(names))
     sizes = [-1, 301, 302, 303, -1]
     after = HEAD + pipe + b"".join(regular(name, size) for name, size in zip(names, sizes))
-    assert restart.without_sizes(before, checked) == after
-    assert restart.without_sizes(after, checked) == after
+    assert restore.without_sizes(before, checked) == after
+    assert restore.without_sizes(after, checked) == after
 
 
 @pytest.mark.parametrize("raw", [b"", HEAD[:4], b"x" * 8, HEAD + b"\x09\0\0\0abc", HEAD + b"\x02\0\0\0\x1a\x7f"])
 def test_what_is_no_list_of_files_is_named(raw: bytes) -> None:
     with pytest.raises(criu.CriuError):
-        restart.without_sizes(raw, frozenset())
+        restore.without_sizes(raw, frozenset())

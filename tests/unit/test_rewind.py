@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.manifest import Manifest, Streams, WrittenFile
-from remoteio.changes import Changes, Key, state
-from shim import jobs, rewind
+from checkpoint.wire.manifest import Manifest, Streams, WrittenFile
+from remoteio.submit.export.changes import Changes, Key, state
+from shim.submit.job import file_rollback, record
 
 
 def put(path: Path, data: bytes, start: int = -1) -> None:
@@ -55,11 +55,11 @@ class Files:
             tty=False, streams=Streams(), files=(), written=tuple(self.written), facts={}, stats={} if old else stats,
         )  # fmt: skip
 
-    def look(self, *held: str, old: bool = False) -> rewind.Look:
-        return rewind.look(self.image(*held, old=old), self.changes.since(3))
+    def look(self, *held: str, old: bool = False) -> file_rollback.Look:
+        return file_rollback.look(self.image(*held, old=old), self.changes.since(3))
 
 
-def clauses(named: list[rewind.Named], directory: Path) -> list[str]:
+def clauses(named: list[file_rollback.Named], directory: Path) -> list[str]:
     return [each.clause.replace(f"{directory}/", "") for each in named]
 
 
@@ -83,10 +83,10 @@ def test_what_the_job_has_not_done_is_not_undone(tmp_path: Path) -> None:
         "removed has been removed",
         "replaced has been replaced by another file",
     ]
-    assert rewind.replaced(files.image("removed"), False) == [
+    assert file_rollback.replaced(files.image("removed"), False) == [
         os.fspath(files.paths[n]) for n in ("removed", "replaced")
     ]
-    assert rewind.replaced(files.image("removed"), True) == [os.fspath(files.paths["replaced"])]
+    assert file_rollback.replaced(files.image("removed"), True) == [os.fspath(files.paths["replaced"])]
     assert clauses(files.look(old=True).changed, tmp_path) == clauses(found.changed, tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_what_the_job_alone_added_is_cut_off_and_only_that(tmp_path: Path) -> No
     mixed = [f"both the job and others have changed {name}" for name in ("later", "changed", "shared")]
     assert clauses(found.both, tmp_path) == mixed and not found.changed
     put(files.paths["between"], b"others'")  # between the look and the cut
-    assert [rewind.cut_back(cut) for cut in found.cut] == [True, False, True, True]
+    assert [file_rollback.cut_back(cut) for cut in found.cut] == [True, False, True, True]
     assert [os.stat(cut.path).st_size for cut in found.cut] == [100, 118, 100, 107]
     assert os.stat(files.paths["log"]).st_mtime_ns == files.written[0].mtime_ns
     for cut in (found.cut[0], *found.cut[2:]):
@@ -145,7 +145,7 @@ def test_where_nothing_is_known_nothing_is_cut(tmp_path: Path) -> None:
     os.truncate(files.paths["shorter"], 50)
     os.utime(files.paths["touched"], (1, 1))
     files.paths["removed"].unlink()
-    found = rewind.look(files.image(), None)
+    found = file_rollback.look(files.image(), None)
     assert not found.cut
     assert clauses(found.both, tmp_path) == ["it is not known who has added to grown"]
     assert clauses(found.changed, tmp_path) == [
@@ -158,14 +158,14 @@ def test_where_nothing_is_known_nothing_is_cut(tmp_path: Path) -> None:
 def test_copies(tmp_path: Path) -> None:
     path, kept = tmp_path / "log", tmp_path / "kept"
     path.write_bytes(b"one")
-    first = rewind.keep(os.fspath(path), kept, "job7-image3")
+    first = file_rollback.keep(os.fspath(path), kept, "job7-image3")
     assert first == kept / "log.job7-image3" and first.read_bytes() == b"one"
-    assert rewind.keep(os.fspath(path), kept, "job7-image3") == first, "the same again, after a failure"
+    assert file_rollback.keep(os.fspath(path), kept, "job7-image3") == first, "the same again, after a failure"
     path.write_bytes(b"two")
-    assert rewind.keep(os.fspath(path), kept, "job7-image3").name == "log.job7-image3.2"
+    assert file_rollback.keep(os.fspath(path), kept, "job7-image3").name == "log.job7-image3.2"
     assert first.read_bytes() == b"one"
     with pytest.raises(FileNotFoundError):
-        rewind.keep(os.fspath(tmp_path / "none"), kept, "job7-image3")
+        file_rollback.keep(os.fspath(tmp_path / "none"), kept, "job7-image3")
 
 
 def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_what_is_known_goes_into_the_jobs_record(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
     files = Files(tmp_path, "log", "quiet")
     files.own("log", b"one")
-    job = jobs.create(
-        jobs.Record(
+    job = record.create(
+        record.Record(
             id=0,
             command=("x",),
             cwd="/",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import RexecError
-from shim.scratch import Scratch
+from shim.execute.init.private_dirs import Scratch
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from shim.serving import next_word
+from shim.execute.agent.agent import next_word
 
 
 def test_the_status_is_heard_of_an_init_that_ended_with_a_signal_unread() -> None:

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from shim.host_frames import exit_status
-from shim.standard import die_like
+from shim.submit.foreground.own_streams import die_like
+from shim.submit.host_frames import exit_status
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, 32, 33, 34, signal.SIGRTMAX])

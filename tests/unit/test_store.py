@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.jobdir import StoreBusy, StoreError
-from checkpoint.manifest import PAGE
-from checkpoint.store import Store
+from checkpoint.submit.job_images import StoreBusy, StoreError
+from checkpoint.submit.store import Store
+from checkpoint.wire.manifest import PAGE
 from tests.images import contents, manifest, restore, save, transfer, write_process
 
 Memory = dict[int, bytes]

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
-from remoteio.carriers import Stream
-from shim import doctor, places, probe, survey
-from shim.bootstrap import Facts
-from shim.hosts import Host, Hosts
-from shim.places import Wish
-from shim.survey import Report, ask
-from shim.terms import Choose, Chosen, NoHost
+from remoteio.submit.transport.stream import Stream
+from shim.cli import doctor
+from shim.execute import probe
+from shim.submit.hosts import checks, survey
+from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts.config import Host, Hosts
+from shim.submit.hosts.survey import Report, ask
+from shim.submit.job import next_host
+from shim.submit.job.next_host import Wish
+from shim.submit.job.placement_events import Choose, Chosen, NoHost
 from tests.agents import Wire
 
 Answer = Callable[[bytes], bytes]
@@ -56,7 +59,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
     found: dict[str, Answer] = {"good": facts_of(line(FACTS))}
 
     def connect(host: Host, entry: str, **_: object) -> tuple[Stream, Facts]:
-        assert entry == "shim.probe:main"
+        assert entry == "shim.execute.probe:main"
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
@@ -81,13 +84,13 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     assert bad.error.startswith("bad misbehaves: its ")
     assert good.error == ""
     assert "bad misbehaves" in doctor.table([bad, good])
-    assert "bad misbehaves" in doctor.advice(bad) and not doctor.usable(bad)
+    assert "bad misbehaves" in doctor.advice(bad) and not checks.usable(bad)
     assert "bad misbehaves" in doctor.why(bad)
     json.dumps(doctor.as_data(bad))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))
-    assert places.choose_host(choose, Wish(("any",), ""), known, None) == Chosen(1, "good")
-    alone = places.choose_host(choose, Wish(("any",), ""), Hosts(hosts=known.hosts[:1]), None)
+    assert next_host.choose_host(choose, Wish(("any",), ""), known, None) == Chosen(1, "good")
+    alone = next_host.choose_host(choose, Wish(("any",), ""), Hosts(hosts=known.hosts[:1]), None)
     assert isinstance(alone, NoHost) and "bad misbehaves" in alone.why
 
 
@@ -102,7 +105,7 @@ def test_an_error_of_our_own_while_one_host_is_asked(
 def test_a_login_of_a_host_is_quoted_where_it_is_to_be_typed_as_root() -> None:
     facts: dict[str, Any] = {**FACTS, "uid": 1000, "login": "a;reboot", "id_tools": False, "subuid": [], "subgid": []}
     seen = Report(GOOD, "", Facts((3, 11, 2), "have", ""), 0.1, 0.1, 0.0, facts)
-    (ids,) = [check for check in doctor.checks(seen) if check.what == "ids"]
+    (ids,) = [check for check in checks.checks(seen) if check.what == "ids"]
     assert "'a;reboot'" in ids.mend
 
 

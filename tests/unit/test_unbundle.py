@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint import unbundle
-from checkpoint.unbundle import BundleError
+from checkpoint.wire import criu_bundle
+from checkpoint.wire.criu_bundle import BundleError
 
-ARCHIVE, HASH = unbundle.pack({"criu": b"program", "ld.so": b"loader", "lib/libc.so.6": b"library"})
+ARCHIVE, HASH = criu_bundle.pack({"criu": b"program", "ld.so": b"loader", "lib/libc.so.6": b"library"})
 
 
 def test_unpacked_once(tmp_path: Path) -> None:
-    assert not unbundle.present(str(tmp_path), HASH)
-    at = unbundle.unpack(ARCHIVE, HASH, str(tmp_path))
-    assert unbundle.present(str(tmp_path), HASH)
-    assert unbundle.unpack(ARCHIVE, HASH, str(tmp_path)) == at
+    assert not criu_bundle.present(str(tmp_path), HASH)
+    at = criu_bundle.unpack(ARCHIVE, HASH, str(tmp_path))
+    assert criu_bundle.present(str(tmp_path), HASH)
+    assert criu_bundle.unpack(ARCHIVE, HASH, str(tmp_path)) == at
     assert Path(at, "lib/libc.so.6").read_bytes() == b"library"
     assert [path.name for path in tmp_path.iterdir()] == [os.path.basename(at)]
 
 
 @pytest.mark.parametrize("how", ["another's", "open to all", "a link"])
 def test_not_that_of_others(tmp_path: Path, how: str) -> None:
-    at = Path(unbundle.unpack(ARCHIVE, HASH, str(tmp_path)))
+    at = Path(criu_bundle.unpack(ARCHIVE, HASH, str(tmp_path)))
     if how == "another's":
         os.chown(at, 65534, 65534)
     elif how == "open to all":
@@ -32,6 +32,6 @@ def test_not_that_of_others(tmp_path: Path, how: str) -> None:
     else:
         at.rename(tmp_path / "moved")
         at.symlink_to("moved")
-    assert not unbundle.present(str(tmp_path), HASH)
+    assert not criu_bundle.present(str(tmp_path), HASH)
     with pytest.raises(BundleError, match="remove it"):
-        unbundle.unpack(ARCHIVE, HASH, str(tmp_path))
+        criu_bundle.unpack(ARCHIVE, HASH, str(tmp_path))

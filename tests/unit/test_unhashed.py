@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from remoteio import fuse_abi as abi
-from remoteio.unhashed import Unhashed
+from remoteio.execute.false_deleted import Unhashed
+from remoteio.wire import fuse_abi as abi
 
 ENDING = b" (deleted)"
 

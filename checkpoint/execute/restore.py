@@ -1,0 +1,148 @@
+"""Going on from an image: its files into the spool, then criu's restore up to the gate. Shipped; no shim."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from checkpoint.execute import criu
+from checkpoint.execute.collector import Collector
+from checkpoint.execute.dump import failure
+from checkpoint.wire import protobuf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_COMMON_MAGIC, _FILE_LOCKS_MAGIC = 0x54564319, 0x54323616
+_FL_POSIX, _FL_FLOCK = 1, 2
+_FILES_MAGIC = 0x56303138
+_FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
+CONVERSE_S = 600  # for a hung criu, and for the permission to go on
+
+
+class RestartError(Exception):
+    """One sentence: why the image could not be restored here; nothing of it runs."""
+
+
+class Arriving:
+    """The spool as the image's files come."""
+
+    def __init__(self, spool: str) -> None:
+        self._directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._collector = Collector(self._directory)
+        self.complete = False
+
+    def receive(self, payload: bytes | memoryview) -> None:
+        """Takes one payload of the store. Raises ConversationError, OSError."""
+        self._collector.receive(payload)
+        if self._collector.complete:
+            self._collector.close()
+            os.close(self._directory)
+            self.complete = True
+
+
+def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
+    """How criu knows what the tree held from outside: {number the job knew it under (-1: its terminal): key}.
+
+    `pipes`: {number: inode of the old pipe}; `tty`: st_rdev and st_dev of the old terminal.
+    """
+    found = {number: criu.pipe_key(inode) for number, inode in pipes.items()}
+    if tty is not None:
+        found[-1] = criu.tty_key(*tty)
+    return found
+
+
+def put_locks(spool: str, rows: object) -> None:
+    """Have criu ask for file locks that it could not see: [pid, descriptor, flock, kind, start, length] each.
+
+    Format: criu/include/magic.h and images/file-lock.proto of CRIU. Raises OSError.
+    """
+    if not isinstance(rows, list) or not rows:
+        return
+    path = os.path.join(spool, "filelocks.img")
+    with open(path, "ab") as f:
+        if not f.tell():
+            f.write(struct.pack("<II", _COMMON_MAGIC, _FILE_LOCKS_MAGIC))
+        for pid, number, flock, kind, start, length in rows:
+            fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
+            entry = protobuf.encode(fields)
+            f.write(struct.pack("<I", len(entry)) + entry)
+
+
+def drop_sizes(spool: str, checked: frozenset[str]) -> None:
+    """Have criu restore regular files whatever their size is now, but for those of these names. Raises RestartError.
+
+    Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
+    """
+    path = os.path.join(spool, "files.img")
+    try:
+        with open(path, "rb") as f:
+            raw = f.read()
+        raw = without_sizes(raw, checked)
+        with open(path, "wb") as f:
+            f.write(raw)
+    except (criu.CriuError, OSError) as e:
+        raise RestartError("the restart failed: the image's list of files cannot be used: %s" % e) from e
+
+
+def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
+    """files.img without the sizes of regular files, but for those of the names `checked`. Raises CriuError.
+
+    Format: criu/include/magic.h, images/fdinfo.proto and images/regfile.proto of CRIU.
+    """
+    if raw[:8] != struct.pack("<II", _COMMON_MAGIC, _FILES_MAGIC):
+        raise criu.CriuError("it has another form than that of criu 4")
+    out, at = [raw[:8]], 8
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        entry = raw[at + 4 : at + 4 + size]
+        if len(entry) != size:
+            raise criu.CriuError("it is cut short")
+        at += 4 + size
+        try:
+            entry = b"".join(
+                protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG else whole
+                for number, value, whole in protobuf.records(entry)
+            )
+        except protobuf.ProtobufError as e:
+            raise criu.CriuError(f"an entry of it {e}") from e
+        out.append(struct.pack("<I", len(entry)) + entry)
+    return b"".join(out)
+
+
+def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
+    """A reg_file_entry. Its name may have the ending of remoteio/execute/false_deleted.py. Raises ProtobufError."""
+    fields = list(protobuf.records(reg if isinstance(reg, bytes) else b""))
+    for number, name, _ in fields:
+        if number == _REG_NAME and isinstance(name, bytes):
+            text = name.decode("utf-8", "surrogateescape")
+            if text in checked or text.removesuffix(" (deleted)") in checked:
+                return b"".join(whole for _, _, whole in fields)
+    return b"".join(whole for number, _, whole in fields if number != _REG_SIZE)
+
+
+def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:
+    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs.
+
+    `kept`: where criu's log goes if it fails. Raises RestartError.
+    """
+    open_gate: list[bool] = []
+
+    def notified(told: criu.Answer) -> bool:
+        if told.script != "post-restore":
+            return True
+        open_gate.append(gate())
+        return open_gate[0]
+
+    sock.settimeout(CONVERSE_S)
+    try:
+        answer = criu.converse(sock, request, notified)
+    except (criu.CriuError, OSError) as e:
+        raise RestartError(failure("the restart", spool, kept)) from e
+    if open_gate == [False]:
+        raise RestartError("the job may not go on here: it goes on elsewhere")
+    if not answer.success:
+        raise RestartError(failure("the restart", spool, kept))
+    return answer.pid

@@ -1,0 +1,161 @@
+"""A criu that works, for hosts that have none: found on this machine, or made of a newer Debian's packages.
+
+The packages come by this machine's own apt (its mirror, its proxy), their signatures verified with Debian's keyring,
+into a private directory: nothing is installed and no privilege is needed. Submit side.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint.submit import mirror, xdg
+from checkpoint.wire import criu_bundle, elf
+from checkpoint.wire.criu_bundle import BundleError
+
+# The first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
+SUITES = ("forky", "trixie")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# criu and what an execute host may lack; in ~/.cache there, at most this much.
+APT_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A packed criu: archive (a tar, see unbundle) and hash, hex."""
+
+    archive: Path
+    hash: str
+
+    def read(self) -> bytes:
+        """The archive's bytes. Raises BundleError if they are not those that were packed."""
+        data = self.archive.read_bytes()
+        if criu_bundle.digest(data) != self.hash:
+            raise BundleError(f"{self.archive} is damaged; remove it and run `rexec doctor --fix`")
+        return data
+
+
+def home() -> Path:
+    """Where bundles are kept on the submit machine: $XDG_DATA_HOME/rexec/criu."""
+    return xdg.data() / "criu"
+
+
+def kept(at: Path) -> Bundle | None:
+    """The newest bundle kept there, or None."""
+    found = sorted(at.glob("criu-*.tar"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+    return Bundle(found[-1], found[-1].stem.removeprefix("criu-")) if found else None
+
+
+def keep(files: dict[str, bytes], at: Path) -> Bundle:
+    """Pack files (see unbundle.gather) into the directory and return the bundle; the file appears whole or not."""
+    archive, digest = criu_bundle.pack(files)
+    at.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = at / f"criu-{digest}.tar"
+    with tempfile.NamedTemporaryFile(dir=at, delete=False) as f:
+        f.write(archive)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(f.name, target)
+    return Bundle(target, digest)
+
+
+def apt_config(work: Path, sources: Path) -> str:
+    """Configuration for apt-get -c: everything that apt writes is under work; only the named sources are used.
+
+    The dpkg status is an empty file, so that every library counts as missing and is fetched, libc included.
+    """
+    hooks = (
+        "APT::Update::Pre-Invoke",
+        "APT::Update::Post-Invoke",
+        "APT::Update::Post-Invoke-Success",
+        "DPkg::Pre-Invoke",
+        "DPkg::Pre-Install-Pkgs",
+        "DPkg::Post-Invoke",
+        "APT::Default-Release",
+    )
+    settings = {
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferences": "-",
+        "Dir::Etc::preferencesparts": "-",
+        "Dir::State": work / "state",
+        "Dir::State::status": work / "status",
+        "Dir::State::lists": f"{work}/state/lists/",
+        "Dir::Cache": work / "cache",
+        "Dir::Cache::archives": f"{work}/cache/archives/",
+        "APT::Sandbox::User": "",
+        "APT::Install-Recommends": "false",
+        "APT::Update::Error-Mode": "any",
+        "Acquire::Languages": "none",
+    }
+    lines = [f"#clear {name};" for name in hooks]
+    lines += [f'{name} "{value}";' for name, value in settings.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _run(command: list[str], what: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("APT_CONFIG", "LANGUAGE")} | {"LC_ALL": "C"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S, check=False, env=environment
+    )
+    if done.returncode != 0:
+        said = (done.stderr + done.stdout).splitlines()
+        # The errors first: a warning, such as apt's about directories that it does without, is seldom the cause.
+        lines = [line for start in ("E:", "dpkg-deb:", "W:") for line in said if line.startswith(start)]
+        reason = lines[0].removeprefix("E: ") if lines else f"exit status {done.returncode}"
+        raise BundleError(f"cannot {what}: {reason}")
+
+
+def download(archive: str, suite: str, work: Path) -> Path:
+    """Unpack criu of a Debian archive's suite, and all it depends on, under work; that root. Raises BundleError."""
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            raise BundleError(f"cannot obtain criu: this machine has no {tool}; install criu 4.1 or newer by hand")
+    if not KEYRING.exists():
+        raise BundleError(f"cannot obtain criu: {KEYRING} is missing; install the package debian-archive-keyring")
+    for name in ("state/lists/partial", "cache/archives/partial", "root"):
+        (work / name).mkdir(parents=True)
+    (work / "status").touch()
+    sources = work / "debian.sources"
+    sources.write_text(f"Types: deb\nURIs: {archive}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n")
+    config = work / "apt.conf"
+    config.write_text(apt_config(work, sources))
+    apt = ["apt-get", "-c", str(config), "-qq", "-y"]
+    _run([*apt, "update"], f"read Debian {suite}'s package list")
+    _run([*apt, "--download-only", "install", "criu"], f"download criu of Debian {suite}")
+    for package in sorted((work / "cache/archives").glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(work / "root")], f"unpack {package.name}")
+    return work / "root"
+
+
+def obtain(at: Path, asked: str = "") -> Bundle:
+    """Download criu of the newest of SUITES that has it and keep it as a bundle under at. Raises BundleError.
+
+    `asked`: the address of the Debian archive, see mirror.find.
+    """
+    archive = mirror.find(asked)
+    whys = []
+    for suite in SUITES:
+        try:
+            return _obtain(at, archive, suite)
+        except BundleError as e:
+            whys.append(str(e))
+    raise BundleError("; ".join(whys))
+
+
+def _obtain(at: Path, archive: str, suite: str) -> Bundle:
+    with tempfile.TemporaryDirectory(prefix="rexec-criu-") as name:
+        root = download(archive, suite, Path(name))
+        machine = os.uname().machine
+        libraries = [
+            str(root / d) for d in (f"usr/lib/{machine}-linux-gnu", "usr/lib", f"lib/{machine}-linux-gnu", "lib")
+        ]
+        try:
+            # Debian's merged /usr: the loader is named /lib64/…, the package holds it below /usr
+            return keep(criu_bundle.gather(str(root / "usr/sbin/criu"), libraries, f"{root}/usr"), at)
+        except (elf.ElfError, OSError) as e:
+            raise BundleError(f"criu of Debian {suite} has an unexpected shape: {e}") from e

@@ -1,0 +1,168 @@
+"""The messages by which an image travels, both ways; docs/images.md has the table. Shipped.
+
+Each message is one payload of at most MAX_MESSAGE bytes: a letter, then fields in little-endian order. Whoever
+carries them keeps their order and sees to flow control.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from checkpoint.wire.manifest import ENTRY, PAGE, ManifestError, check_name
+
+MAX_MESSAGE = (1 << 20) + 65536
+BATCH = 512  # chunks of one offer
+MAX_BATCHES = 8  # offers that may await their answer or their data
+MAX_FILES = 100_000
+MAX_HEAD = 1 << 20
+DATA_SIZE = 1 << 20  # bytes of chunks in one message
+PAGE_HASH = 16
+
+FILES, OFFER, PAGES, DATA, END = b"F", b"O", b"H", b"D", b"E"  # from the execute side
+ANSWER, MASKS, STORED, AGAIN, COMMITTED = b"A", b"M", b"S", b"R", b"C"  # from the store
+CHUNKS = b"K"  # from the store to a machine that restores; with FILES and END
+
+HAVE, SEND, COMPARE = 0, 1, 2  # a chunk's answer: no need; send it whole; send its pages' hashes
+
+_FILE = struct.Struct("<HHQ")
+_BATCH = struct.Struct("<cI")
+_COUNT = struct.Struct("<cIH")
+_ITEM = struct.Struct("<HH")
+_HELD = struct.Struct("<I32s")
+
+
+class ConversationError(Exception):
+    """The other end sent what this protocol does not allow; the text says what. The conversation is over."""
+
+
+def pages_of(length: int) -> int:
+    """Pages of a chunk of `length` bytes; the last may be short."""
+    return -(-length // PAGE)
+
+
+def full_mask(length: int) -> int:
+    """The mask of all pages of a chunk."""
+    return (1 << pages_of(length)) - 1
+
+
+def page_size(length: int, page: int) -> int:
+    """Bytes of one page of a chunk of `length` bytes."""
+    return min(PAGE, length - page * PAGE)
+
+
+def masked_size(length: int, mask: int) -> int:
+    """Bytes of the pages in `mask`."""
+    if mask == full_mask(length):
+        return length
+    return sum(page_size(length, page) for page in range(pages_of(length)) if mask >> page & 1)
+
+
+def check_size(payload: bytes | memoryview) -> None:
+    if not 0 < len(payload) <= MAX_MESSAGE:
+        raise ConversationError(f"a message has {len(payload)} bytes, outside 1 to {MAX_MESSAGE}")
+
+
+def files_messages(files: list[tuple[str, str, int]]) -> list[bytes]:
+    """The list of (name, origin, size), in as many messages as it takes."""
+    messages = []
+    message = bytearray(FILES)
+    for name, origin, size in files:
+        message += _FILE.pack(len(name), len(origin), size) + name.encode() + origin.encode()
+        if len(message) >= DATA_SIZE:
+            messages.append(bytes(message))
+            message = bytearray(FILES)
+    return [*messages, bytes(message)]
+
+
+def parse_files(payload: bytes) -> list[tuple[str, str, int]]:
+    files = []
+    at = 1
+    while at < len(payload):
+        if len(payload) - at < _FILE.size:
+            raise ConversationError("a list of files is cut short")
+        name_size, origin_size, size = _FILE.unpack_from(payload, at)
+        at += _FILE.size + name_size + origin_size
+        if at > len(payload):
+            raise ConversationError("a list of files is cut short")
+        try:
+            name = check_name(payload[at - origin_size - name_size : at - origin_size].decode("ascii"))
+            origin = check_name(payload[at - origin_size : at].decode("ascii"))
+        except (ManifestError, UnicodeDecodeError) as error:
+            raise ConversationError(f"a file's name is refused: {error}") from None
+        files.append((name, origin, size))
+    return files
+
+
+def batch_message(kind: bytes, batch: int, body: bytes) -> bytes:
+    """OFFER, ANSWER, PAGES or MASKS of one batch."""
+    return _BATCH.pack(kind, batch) + body
+
+
+def parse_batch(payload: bytes) -> tuple[int, bytes]:
+    if len(payload) < _BATCH.size:
+        raise ConversationError("a message is cut short")
+    return _BATCH.unpack_from(payload)[1], payload[_BATCH.size :]
+
+
+def parse_entries(body: bytes) -> list[tuple[int, int, bytes]]:
+    if not body or len(body) % ENTRY.size or len(body) > BATCH * ENTRY.size:
+        raise ConversationError(f"an offer has {len(body)} bytes, not 1 to {BATCH} entries")
+    return list(ENTRY.iter_unpack(body))
+
+
+def pack_masks(masks: list[int]) -> bytes:
+    return struct.pack(f"<{len(masks)}H", *masks)
+
+
+def parse_masks(body: bytes) -> list[int]:
+    if len(body) % 2:
+        raise ConversationError("a list of masks is cut short")
+    return list(struct.unpack(f"<{len(body) // 2}H", body))
+
+
+def data_head(batch: int, items: list[tuple[int, int]]) -> bytes:
+    """What DATA begins with: `items` of (chunk's index in the batch, mask); the pages follow in that order."""
+    return b"".join([_COUNT.pack(DATA, batch, len(items)), *(_ITEM.pack(*item) for item in items)])
+
+
+def parse_data(payload: bytes | memoryview) -> tuple[int, list[tuple[int, int]], int]:
+    """(batch, items, where the pages begin)."""
+    if len(payload) < _COUNT.size:
+        raise ConversationError("a message of data is cut short")
+    _, batch, count = _COUNT.unpack_from(payload)
+    start = _COUNT.size + count * _ITEM.size
+    if not count or len(payload) < start:
+        raise ConversationError("a message of data is cut short")
+    return batch, list(_ITEM.iter_unpack(payload[_COUNT.size : start])), start
+
+
+def digest_message(kind: bytes, digest: bytes, head: bytes = b"") -> bytes:
+    """END (the hash of all that was offered, and the sender's own head) or COMMITTED (the manifest's hash)."""
+    if len(head) > MAX_HEAD:
+        raise ConversationError(f"the head has {len(head)} bytes, more than {MAX_HEAD}")
+    return kind + digest + head
+
+
+def parse_digest(payload: bytes) -> tuple[bytes, bytes]:
+    if not 33 <= len(payload) <= 33 + MAX_HEAD:
+        raise ConversationError("the last message is cut short or too long")
+    return payload[1:33], payload[33:]
+
+
+def held(length: int, chunk_hash: bytes) -> bytes:
+    """One chunk's line in a CHUNKS message, and in the digest of a delivery."""
+    return _HELD.pack(length, chunk_hash)
+
+
+def chunks_head(lines: list[bytes]) -> bytes:
+    """What CHUNKS begins with; the chunks that are not zeros follow."""
+    return b"".join([CHUNKS, struct.pack("<H", len(lines)), *lines])
+
+
+def parse_chunks(payload: bytes | memoryview) -> tuple[list[tuple[int, bytes]], int]:
+    """([(length, hash)], where the chunks begin); a chunk of zeros has hash ZERO and no bytes."""
+    count = int.from_bytes(payload[1:3], "little")
+    start = 3 + count * _HELD.size
+    if not count or len(payload) < start:
+        raise ConversationError("a message of chunks is cut short")
+    return list(_HELD.iter_unpack(payload[3:start])), start

@@ -1,0 +1,149 @@
+"""Execute side: what came along with a reply and answers the next request without a round trip. Shipped.
+
+For TTL seconds, the time for which the kernel itself would use attributes it was given:
+
+* attributes of a node (with OPEN and WRITE; of the directory, with what changes one): the kernel asks for them again
+  after each read and each change;
+* the contents of a small file (with OPEN);
+* directories' entries (``names.py``);
+* that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
+
+A lock forgets everything: what it guards may lie in any file. A change by the job forgets what is known of the node,
+and what is on its way: an answer counts only if no change was asked for or answered since its request was seen. Pure:
+the caller tells the time.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+
+from remoteio.execute.known_listings import Names
+from remoteio.wire import fuse_abi as abi
+
+TTL = 1.0  # seconds
+MOST = 512  # nodes; with export.AHEAD bytes each at the most
+_CAPABILITY = b"security.capability\0"
+_CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
+    abi.CREATE,
+    abi.MKNOD,
+    abi.MKDIR,
+    abi.SYMLINK,
+}  # these change the directory
+# these change files that they do not name by node: links, times, sizes of others; and what a lock guards lies anywhere
+_SWEEPING = frozenset(
+    (
+        abi.SETLK,
+        abi.SETLKW,
+        abi.LINK,
+        abi.UNLINK,
+        abi.RENAME,
+        abi.RENAME2,
+        abi.RMDIR,
+        abi.COPY_FILE_RANGE,
+        abi.COPY_FILE_RANGE_64,
+    )
+)
+_O_DIRECT = 0o40000
+
+
+class Ahead:
+    """What is known ahead. Stamps order requests and changes: take one with ``asked``, give it back with the reply."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
+            OrderedDict()
+        )  # nodeid -> until, attributes, contents
+        self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
+        self._change: dict[int, int] = {}  # nodeid -> number of its last change
+        self._sweep = 0
+        self._latest = 0  # change of anything
+        self._count = 0
+
+    def asked(self, op: int, nodeid: int) -> int:
+        """A request goes out: its stamp."""
+        self._count += 1
+        if op in _CHANGES:
+            self._attr.pop(nodeid, None)
+            if op in (abi.SETXATTR, abi.REMOVEXATTR):
+                self._bare.pop(nodeid, None)
+            self._changed(nodeid)
+        elif op in _SWEEPING:
+            self._attr.clear()
+            self._swept()
+        elif op == abi.OPEN:
+            self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
+        return self._count
+
+    def _swept(self) -> None:
+        self._sweep = self._latest = self._count
+        self.names.sweep()
+
+    def _changed(self, nodeid: int) -> None:
+        self._change[nodeid] = self._latest = self._count
+        self.names.changed(nodeid)
+        if len(self._change) > 4 * MOST:
+            self._change.clear()
+            self._sweep = self._count
+
+    def answered(self, op: int, nodeid: int, stamp: int) -> bool:
+        """The reply to a request came: does what it carries still hold?"""
+        holds = self.holds(nodeid, stamp)
+        if op in _CHANGES:
+            self._count += 1
+            self._changed(nodeid)
+        elif op in _SWEEPING:
+            self._count += 1
+            self._swept()
+        return holds
+
+    def holds(self, nodeid: int, stamp: int) -> bool:
+        """Was no change asked for or answered since the request of that stamp?"""
+        return self._change.get(nodeid, 0) <= stamp and self._sweep <= stamp
+
+    def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, told: bytes, now: float) -> None:
+        """What came with LOOKUP or OPENDIR: a byte that says whether it is all, then struct fuse_direntplus each."""
+        if self._latest > stamp:
+            self.names.refuse(told[1:])
+        elif op == abi.OPENDIR:
+            self.names.opened(fh, told[1:], bool(told[0]), now)
+        else:
+            self.names.learn(nodeid, told[1:], now)
+
+    def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
+        """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""
+        self._attr[nodeid] = (now + TTL, attr, contents)
+        if len(self._attr) > MOST:
+            self._attr.popitem(last=False)
+
+    def no_capability(self, nodeid: int, now: float) -> None:
+        """The file has no ``security.capability``."""
+        self._bare[nodeid] = now + TTL
+        if len(self._bare) > 8 * MOST:
+            self._bare.popitem(last=False)
+
+    def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
+        """The reply to a request of one of ANSWERED, if it is known."""
+        if op == abi.LOOKUP:
+            return self.names.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
+        if op == abi.READDIRPLUS:
+            fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+            return self.names.read(unique, fh, offset, size, now)
+        if op == abi.GETXATTR:
+            if self._bare.get(nodeid, 0.0) < now or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
+                return None
+            return abi.failure(unique, errno.ENODATA)
+        entry = self._attr.get(nodeid)
+        if entry is None or entry[0] < now:
+            return None
+        until, attr, contents = entry
+        if op == abi.GETATTR:
+            return abi.reply(unique, abi.ATTR_OUT.pack(0, int((until - now) * 1e9) % 1000000000, 0) + attr)
+        _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+        if offset >= len(contents) or flags & _O_DIRECT:
+            return None
+        return abi.reply(unique, contents[offset : offset + size])
+
+
+ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS))

@@ -1,0 +1,69 @@
+"""/dev/fuse: opened and mounted, as root or in a user namespace. Shipped.
+
+Sources: Documentation/filesystems/fuse.rst, mount(2), pivot_root(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from remoteio.errors import RexecError
+from remoteio.syscalls import check, libc
+from remoteio.wire.fuse_abi import MAX_WRITE
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is read
+
+
+def open_fuse() -> int:
+    """A new FUSE connection, not yet mounted. Raises RexecError."""
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        mend = {
+            errno.ENOENT: "load the module there: modprobe fuse",
+            errno.ENODEV: "load the module there: modprobe fuse",
+            errno.EACCES: "let users open it there: chmod 666 /dev/fuse",
+            errno.EPERM: "the container it runs in must allow the device /dev/fuse",
+        }.get(e.errno or 0, "rexec doctor HOST says more")
+        raise RexecError("%s cannot open /dev/fuse (%s): %s" % (os.uname().nodename, e.strerror, mend)) from e
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:
+    """mount(2). Raises OSError, its text naming the mount."""
+    done = libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, data.encode() or None)
+    check(done, "mounting %s" % (kind or source))
+
+
+def mount_fuse(fd: int, target: str, uid: int, gid: int, flags: int, check: bool) -> None:
+    """Mount the connection `fd` on `target` for all users of the namespace; `check`: the kernel checks permissions."""
+    options = "fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,max_read=%d" % (fd, uid, gid, MAX_WRITE)
+    mount("rexec", target, "fuse.rexec", flags | MS_NODEV, options + (",default_permissions" if check else ""))
+
+
+def bind(source: str, target: str, flags: int = 0) -> None:
+    """Show `source` at `target` too."""
+    mount(source, target, None, MS_BIND | flags)
+
+
+def make_private() -> None:
+    """What is mounted from here on stays in this namespace."""
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+def read_further_ahead(where: str) -> None:
+    """As root: let the kernel read READ_AHEAD bytes ahead on the mount at `where`; its own limit is 128 KiB."""
+    dev = os.stat(where).st_dev
+    with open("/sys/class/bdi/%d:%d/read_ahead_kb" % (os.major(dev), os.minor(dev)), "w") as f:
+        f.write(str(READ_AHEAD >> 10))
+
+
+def enter(root: str) -> None:
+    """Make the mount point `root` this namespace's root, and let go of the old one."""
+    os.chdir(root)
+    # with both at "." the old root is stacked on the new one's place, and detached from there: pivot_root(2), NOTES
+    check(libc.pivot_root(b".", b"."), "pivot_root")  # in no header, but glibc and musl both have it
+    check(libc.umount2(b".", MNT_DETACH), "leaving the old root")
+    os.chdir("/")

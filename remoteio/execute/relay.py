@@ -1,0 +1,258 @@
+"""Execute side: the kernel's FUSE requests to the link, and the replies back. Shipped.
+
+The relay understands of a message what it must to answer some itself, and passes the rest on as it is. It answers:
+
+* RELEASE and RELEASEDIR, for which nobody waits (the submit side does them, and does not reply);
+* FLUSH of a file that has no lock: every write has already been done at home;
+* anything a dying process waits for: the kernel keeps the process until each of its requests has a reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from remoteio.execute.false_deleted import Unhashed
+from remoteio.execute.known import ANSWERED, Ahead
+from remoteio.thread_pool import Workers
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.frames import FUSE, LARGE
+from remoteio.wire.link import Link
+
+_LOCK_OPS = (abi.SETLK, abi.SETLKW)
+_ENTRY_OPS = (abi.LOOKUP, abi.MKNOD, abi.MKDIR, abi.SYMLINK, abi.LINK, abi.CREATE, abi.TMPFILE)
+_F_UNLCK = 2
+_SIGKILL_PENDING = 1 << 8
+READERS = 2  # one may be held up by a full link; the other goes on
+
+
+class Relay:
+    """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
+
+    def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
+        self.fd, self._link, self._fail = fd, link, fail
+        self._asked: dict[
+            int, tuple[int, int, int, int]
+        ] = {}  # unique -> (op, nodeid, pid, stamp) until it is answered
+        self._ahead = Ahead()
+        self._order = threading.Lock()  # of changes against what is learned
+        self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
+        self._locked: set[int] = set()  # nodes on which a lock was ever asked
+        self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
+        self._aside = Workers(fail)
+        self._unhashed = Unhashed()
+
+    def criu(self, works: bool) -> None:
+        """CRIU begins to ask for the job's files, or has asked for the last."""
+        self._unhashed.criu = works
+
+    @property
+    def locks_asked(self) -> bool:
+        """Whether the job ever asked for a file lock."""
+        return bool(self._locked)
+
+    def start(self) -> None:
+        """Begin to serve the kernel."""
+        for k in range(READERS):
+            threading.Thread(target=self._read_kernel, name="fuse-%d" % k, daemon=True).start()
+
+    def _read_kernel(self) -> None:
+        buffer = bytearray(abi.MAX_REQUEST)
+        view = memoryview(buffer)
+        unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
+        ahead, order, unhashed = self._ahead, self._order, self._unhashed
+        try:
+            while True:
+                try:
+                    n = os.readv(fd, [buffer])
+                except OSError as e:
+                    if e.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
+                        continue  # ENOENT: the request was interrupted before it was read
+                    if e.errno == errno.ENODEV:
+                        return  # unmounted
+                    raise
+                _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
+                if op in ANSWERED and not (op == abi.LOOKUP and unhashed.asked(unique, view[:n])):
+                    with order:
+                        known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
+                    if known is not None:
+                        self._to_kernel(known)
+                        continue
+                elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
+                    continue
+                if op not in abi.NO_REPLY:
+                    with order:
+                        asked[unique] = (op, nodeid, pid, ahead.asked(op, nodeid))
+                send(FUSE, view[:n])
+                if ahead.names.unused:
+                    self._give_back()
+                if n >= LARGE:
+                    buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
+                    view = memoryview(buffer)
+        except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
+            self._fail(e)
+
+    def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
+        """What is not simply passed on; True: it is dealt with."""
+        if op in (abi.RELEASE, abi.RELEASEDIR):
+            if op == abi.RELEASEDIR:
+                with self._order:
+                    self._ahead.names.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
+            self._link.send(FUSE, raw)
+            self._to_kernel(abi.reply(unique))
+            return True
+        if op == abi.FLUSH:
+            if nodeid in self._locked:
+                return False
+            self._to_kernel(abi.reply(unique))
+            return True
+        if op == abi.IOCTL:
+            fh, _, command, _, _, _ = abi.IOCTL_IN.unpack_from(raw, abi.ARGS)
+            told = abi.IOCTL_OUT.pack(0, 0, 0, 0) + abi.HANDLE.pack(fh)
+            self._to_kernel(abi.reply(unique, told) if command == abi.ASK_HANDLE else abi.failure(unique, errno.ENOTTY))
+            return True
+        if op == abi.INTERRUPT:
+            return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
+        self._locked.add(nodeid)
+        if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
+            with self._order:
+                self._asked[unique] = (op, nodeid, 0, self._ahead.asked(op, nodeid))
+            self._beside(lambda: self._write_out(nodeid, raw))
+            return True
+        return False
+
+    def _write_out(self, nodeid: int, raw: bytes) -> None:
+        # what the job changed through a shared mapping is at home before others may take the lock
+        self._to_kernel(abi.inval_inode(nodeid))
+        self._link.send(FUSE, raw)
+
+    def _interrupt(self, unique: int) -> bool:
+        asked = self._asked.get(unique)
+        if asked is None:
+            return True  # its reply has crossed the interrupt
+        op, _, pid, _ = asked
+        if op not in abi.NO_REPLY and _dying(pid) and self._asked.pop(unique, None) is not None:
+            self._abandoned[unique] = op
+            self._to_kernel(abi.failure(unique, errno.EINTR))
+        return False
+
+    def from_link(self, payload: bytes | memoryview) -> None:
+        """A reply or a notification for the kernel."""
+        _, error, unique = abi.OUT_HEADER.unpack_from(payload)
+        asked = self._asked.pop(unique, None)
+        if asked is None:
+            if not unique:
+                self._to_kernel(payload)
+                return
+            op = self._abandoned.pop(unique, None)
+            if op is not None:
+                self._undo(op, payload)
+            return
+        op, nodeid, _, stamp = asked
+        if op == abi.LOOKUP:
+            payload, again = self._unhashed.answered(unique, payload)
+            if again:
+                self._asked[unique] = asked
+                self._link.send(FUSE, again)
+                return
+        with self._order:
+            holds = self._ahead.answered(op, nodeid, stamp)
+        if op == abi.GETXATTR and error == -errno.ENODATA and holds:
+            self._ahead.no_capability(nodeid, time.monotonic())
+        elif op == abi.CREATE and not error:
+            self._ahead.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
+        if not self._to_kernel(payload):
+            self._undo(op, payload)
+
+    def known(self, payload: bytes | memoryview) -> None:
+        """A reply with what answers the next requests."""
+        size, _, unique = abi.OUT_HEADER.unpack_from(payload)
+        asked = self._asked.get(unique)
+        if asked is not None:
+            _, nodeid, _, stamp = asked
+            end = size + abi.ATTR.size
+            op, told, now = asked[0], bytes(payload[end:]), time.monotonic()
+            with self._order:
+                if op in (abi.LOOKUP, abi.OPENDIR):
+                    fh = abi.OPEN_OUT.unpack_from(payload, abi.OUT_HEADER.size)[0]
+                    self._ahead.learn_listing(op, nodeid, fh, stamp, told, now)
+                    told = b""
+                if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
+                    self._ahead.learn(nodeid, bytes(payload[size:end]), told, now)
+        self.from_link(payload[:size])
+
+    def _give_back(self) -> None:
+        """The submit side counted lookups for entries that the kernel never got."""
+        with self._order:
+            unused, self._ahead.names.unused = self._ahead.names.unused, []
+        if unused:
+            pairs = b"".join(abi.FORGET_ONE.pack(nodeid, 1) for nodeid in unused)
+            self._link.send(FUSE, abi.request(abi.BATCH_FORGET, 0, abi.BATCH_FORGET_IN.pack(len(unused), 0) + pairs))
+
+    def ordered(self, payload: bytes | memoryview) -> None:
+        """Several messages, to be written one after the other; a notification among them may wait for other replies."""
+        self._beside(lambda: self._in_order(memoryview(payload)))
+
+    def _beside(self, job: Callable[[], None]) -> None:
+        # Not here: it may wait for what this very thread is to receive.
+        if not self._aside.give(job):
+            raise RuntimeError("not one thread can be had to write to the kernel: raise `ulimit -u` on this host")
+
+    def _in_order(self, messages: memoryview) -> None:
+        at = 0
+        while at + abi.OUT_HEADER.size <= len(messages):
+            size, _, unique = abi.OUT_HEADER.unpack_from(messages, at)
+            message = messages[at : at + max(size, abi.OUT_HEADER.size)]
+            if unique:
+                asked = self._asked.get(unique)
+                if asked is not None and asked[0] in _LOCK_OPS:
+                    self._coherent.add(asked[1])
+                self.from_link(message)
+            else:
+                self._to_kernel(message)
+            at += len(message)
+
+    def _to_kernel(self, message: bytes | memoryview) -> bool:
+        """False: the kernel no longer knows the request (or the inode of a notification)."""
+        try:
+            os.write(self.fd, message)
+        except OSError as e:
+            if e.errno == errno.ENOENT:
+                return False
+            if e.errno == errno.ENODEV:
+                return True  # unmounted: nobody waits
+            raise
+        return True
+
+    def _undo(self, op: int, payload: bytes | memoryview) -> None:
+        """The submit side did what nobody waits for any more: give back what it made."""
+        _, error, _ = abi.OUT_HEADER.unpack_from(payload)
+        if error:
+            return
+        body = memoryview(payload)[abi.OUT_HEADER.size :]
+        if op in _ENTRY_OPS:
+            nodeid = abi.ENTRY.unpack_from(body)[0]
+            if nodeid:
+                self._link.send(FUSE, abi.request(abi.FORGET, nodeid, abi.FORGET_IN.pack(1)))
+            body = body[abi.ENTRY.size + abi.ATTR.size :]
+        if op in (abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE):
+            fh = abi.OPEN_OUT.unpack_from(body)[0]
+            self._link.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+
+
+_SPECIAL = frozenset((abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS))
+
+
+def _dying(pid: int) -> bool:
+    """Is SIGKILL pending for that thread: will it never look at the reply it waits for?"""
+    try:
+        with open("/proc/%d/status" % pid, "rb") as f:
+            for line in f:
+                if line.startswith((b"SigPnd:", b"ShdPnd:")) and int(line.split()[1], 16) & _SIGKILL_PENDING:
+                    return True
+    except OSError:
+        return True  # no such process: it is gone already
+    return False

@@ -1,0 +1,130 @@
+"""Submit side: operations on what is known of a file beside its contents."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from remoteio import syscalls
+from remoteio.submit.export.base import TTL, ExportBase, drop_suid
+from remoteio.wire import fuse_abi as abi
+
+
+class Attributes(ExportBase):
+    """Attributes, access, extended attributes, and the state of the filesystem."""
+
+    def do_getattr(self, r: abi.Request) -> bytes:
+        flags, _, fh = abi.GETATTR_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.get(r.nodeid)
+        st = os.fstat(self.inodes.handle(fh).fd) if flags & abi.GETATTR_FH else self.inodes.stat(node)
+        return self._attr_out(node, st)
+
+    def do_statx(self, r: abi.Request) -> bytes:
+        flags, _, fh, _, mask = abi.STATX_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.get(r.nodeid)
+        own = flags & abi.GETATTR_FH
+        fd = self.inodes.handle(fh).fd if own else self.inodes.reopen(node, os.O_PATH)
+        try:
+            fields = list(syscalls.statx(fd, mask))
+            st = os.fstat(fd)
+        finally:
+            if not own:
+                os.close(fd)
+        fields[4], fields[5] = self.ids.of(st)
+        fields[7] = self.inodes.number(st.st_dev, st.st_ino)
+        return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
+
+    def do_setattr(self, r: abi.Request) -> bytes:
+        valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(
+            r.raw, abi.ARGS
+        )
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
+        if valid & abi.FATTR_SIZE and self._record is not None:
+            self._record.add(node)
+        with self._changing(node, size if valid & abi.FATTR_SIZE else None), self.inodes.path(node) as path:
+            if valid & (abi.FATTR_UID | abi.FATTR_GID):
+                uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
+                os.chown(path, uid, gid)
+            if valid & abi.FATTR_MODE:
+                os.chmod(path, mode & 0o7777)
+            if valid & abi.FATTR_SIZE:
+                if handle is not None and handle.writable:
+                    os.ftruncate(handle.fd, size)
+                else:
+                    os.truncate(path, size)
+                node.altered()
+            if valid & abi.FATTR_KILL_SUIDGID and self._root_user:
+                drop_suid(path)
+            if valid & (abi.FATTR_ATIME | abi.FATTR_MTIME):
+                syscalls.utimensat(
+                    path,
+                    _time(valid & abi.FATTR_ATIME, valid & abi.FATTR_ATIME_NOW, at, atn),
+                    _time(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mt, mtn),
+                )
+            st = os.stat(path)
+        return self._attr_out(node, st)
+
+    def do_access(self, r: abi.Request) -> bytes:
+        mask, _ = abi.ACCESS_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.get(r.nodeid)
+        if mask & os.W_OK:
+            self.inodes.may_change(node)
+        with self.inodes.path(node) as path:
+            if not os.access(path, mask & 7, effective_ids=True):
+                raise OSError(errno.EACCES, "permission denied")
+        return b""
+
+    def do_statfs(self, r: abi.Request) -> bytes:
+        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+            s = os.statvfs(path)
+        return abi.STATFS_OUT.pack(
+            s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, s.f_bsize, s.f_namemax, s.f_frsize, 0
+        )
+
+    def do_getxattr(self, r: abi.Request) -> bytes:
+        size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
+        name = r.name(abi.ARGS + abi.GETXATTR_IN.size)
+        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+            return _sized(os.getxattr(path, name), size)
+
+    def do_listxattr(self, r: abi.Request) -> bytes:
+        size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
+        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+            return _sized(b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(path)), size)
+
+    def do_setxattr(self, r: abi.Request) -> bytes:
+        size, flags = abi.SETXATTR_IN.unpack_from(r.raw, abi.ARGS)
+        name, _, value = bytes(r.raw[abi.ARGS + abi.SETXATTR_IN.size :]).partition(b"\0")
+        if not name or len(value) != size:
+            raise abi.FuseError("setxattr's value is not as long as it says")
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        with self._changing(node), self.inodes.path(node) as path:
+            os.setxattr(path, name, value, flags)
+        return b""
+
+    def do_removexattr(self, r: abi.Request) -> bytes:
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        with self._changing(node), self.inodes.path(node) as path:
+            os.removexattr(path, r.name(abi.ARGS))
+        return b""
+
+
+def _time(given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:
+    if now:
+        return 0, syscalls.UTIME_NOW
+    if not given:
+        return 0, syscalls.UTIME_OMIT
+    return (seconds if seconds < 1 << 63 else seconds - (1 << 64)), nanoseconds
+
+
+def _sized(value: bytes, size: int) -> bytes:
+    """The reply of getxattr and listxattr: the value, or with `size` 0 how long it is."""
+    if size == 0:
+        return abi.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, "the value is larger")
+    return value

@@ -1,0 +1,139 @@
+"""Submit side: what the operations of an export have in common, above all what their replies are made of."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from remoteio.submit.export.changes import State, state
+from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.inodes import Inodes, Node
+from remoteio.submit.export.listings import Listings
+from remoteio.submit.export.locks import Locks
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.written_files import Written
+from remoteio.wire import fuse_abi as abi
+
+TTL = 1  # seconds the kernel may use an entry or attributes without asking
+# a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
+Body = bytes | tuple[bytes, bytes]
+
+
+class ExportBase:
+    """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
+
+    def __init__(self, ids: Ids, root: str, record: Written | None, confinement: Confinement | None) -> None:
+        self.ids = ids
+        self._record = record
+        self._umask = _own_umask()
+        self.inodes = Inodes(root, confinement=confinement)
+        self.locks = Locks(self.inodes)
+        self.listings = Listings(self.inodes, self._entry)
+        self._root_user = os.geteuid() == 0
+
+    @contextmanager
+    def _changing(self, node: Node, size: int | None = None) -> Iterator[None]:
+        """The job changes what is known of `node` beside its contents, and with `size` cuts it to that length."""
+        changes = node.changes
+        if changes is None:
+            yield
+            return
+        with changes.lock:
+            before = self._state(node)
+            try:
+                yield
+            finally:
+                after = self._state(node)
+                if before is None or after is None:
+                    pass  # what nobody finds by its name is not put back either
+                elif size is None:
+                    changes.touched(before, after)
+                elif after != before:
+                    changes.cut(before, after, size)
+
+    def _state(self, node: Node) -> State | None:
+        try:
+            return state(self.inodes.stat(node))
+        except OSError:
+            return None
+
+    def attr(self, st: os.stat_result) -> bytes:
+        """`st` as struct fuse_attr."""
+        uid, gid = self.ids.of(st)
+        a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
+        return abi.ATTR.pack(
+            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
+            a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
+            c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
+        )  # fmt: skip
+
+    def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
+        node = self.inodes.found(parent, name, st)
+        ttl = 0 if parent.shared else TTL
+        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
+
+    def _new_entry(self, r: abi.Request, parent: Node, name: bytes, at: int, fd: int = -1, lacking: int = 0) -> bytes:
+        """The entry of what was just made as `name` in the directory open at `at`, given to the user who made it.
+
+        `lacking`: bits of its mode that this process's own umask has taken away.
+        """
+        if self._root_user and (r.uid or r.gid):
+            above = os.fstat(at)
+            gid = -1 if above.st_mode & stat.S_ISGID else r.gid
+            if fd >= 0:
+                os.fchown(fd, r.uid, gid)
+            else:
+                os.chown(name, r.uid, gid, dir_fd=at, follow_symlinks=False)
+        if lacking:
+            _widen(name, at, fd, lacking)
+        st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
+        return self._entry(parent, name, st)
+
+    def _with_parent(self, body: bytes, parent: Node, at: int) -> Body:
+        """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
+        return body if parent.shared else (body, self.attr(os.fstat(at)))
+
+    def _mode(self, at: int, mode: int, umask: int) -> tuple[int, int]:
+        """The mode to create with, and the bits of it that our own umask will take: a default ACL takes the place of
+        either umask (acl(5))."""
+        try:
+            os.getxattr("/proc/self/fd/%d" % at, "system.posix_acl_default")
+        except OSError:
+            return mode & ~umask, mode & ~umask & self._umask
+        return mode, 0
+
+    def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
+        ttl = 0 if node.parent is not None and node.parent.shared else TTL
+        node.ctime = st.st_ctime_ns
+        return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
+
+
+UNLOCKED = nullcontext()
+_U64 = (1 << 64) - 1
+
+
+def _own_umask() -> int:
+    """This process's umask, as proc_pid_status(5) has it: umask(2) would change it for all threads meanwhile."""
+    with open("/proc/self/status", "rb") as f:
+        return next(int(line.split()[1], 8) for line in f if line.startswith(b"Umask:"))
+
+
+def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:
+    """Give what was just made the bits that our umask took."""
+    found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at) if fd < 0 else fd
+    try:
+        os.chmod("/proc/self/fd/%d" % found, stat.S_IMODE(os.fstat(found).st_mode) | lacking)
+    except PermissionError:
+        pass  # a filesystem that keeps no modes (vfat): it is made all the same
+    finally:
+        if fd < 0:
+            os.close(found)
+
+
+def drop_suid(path: str) -> None:
+    mode = os.stat(path).st_mode
+    drop = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    if mode & drop:
+        os.chmod(path, stat.S_IMODE(mode) & ~drop)

@@ -1,0 +1,130 @@
+"""File locks of a job on its way from one host to the next: held here meanwhile, and claimed by the files it reopens.
+
+CRIU sees no lock on our filesystem, since the kernel that grants it is this machine's. So the submit side says which
+there are, and they are put among the image's own (shim/submit/job/image_locks.py, checkpoint/execute/restore.py): a
+restored process asks for each again by itself, and is given the very descriptor that has held it all the time. Nobody
+gets in between.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import NamedTuple
+
+from remoteio.submit.export.inodes import Handle, Inodes
+
+Range = tuple[int, int, int]  # F_RDLCK or F_WRLCK, start, length (0: to the end)
+
+
+class Held(NamedTuple):
+    """A lock as it stands: through which handle it was asked, and by which process of the execute host."""
+
+    flock: bool
+    fh: int
+    pid: int
+    kind: int
+    start: int
+    length: int
+
+
+class _Kept(NamedTuple):
+    """A descriptor that holds locks on the file `key` (device, inode)."""
+
+    fd: int
+    key: tuple[int, int]
+    flock: bool
+    ranges: frozenset[Range]
+
+
+def held(inodes: Inodes) -> list[Held]:
+    """All locks on the files of `inodes`, which must stand still."""
+    return [Held(flock, fh, pid, *each) for _, flock, fh, pid, _, ranges in _holders(inodes) for each in ranges]
+
+
+def _holders(inodes: Inodes) -> list[tuple[int, bool, int, int, tuple[int, int], list[Range]]]:
+    """(descriptor, flock, handle, pid, key, ranges) of each descriptor that holds locks."""
+    handles = [handle for handle in tuple(inodes.handles.values()) if handle.flocked]
+    nodes = {handle.node.id: handle.node for handle in tuple(inodes.handles.values()) if handle.node.locks}
+    found = [(h.fd, True, h.fd, 0, (h.node.dev, h.node.ino), _ranges(h.fd, b"FLOCK")) for h in handles]
+    for node in nodes.values():
+        found += [
+            (owner.fd, False, owner.fh, owner.pid, (node.dev, node.ino), _ranges(owner.fd, b"OFDLCK"))
+            for owner in tuple(node.locks.values())
+        ]
+    return [each for each in found if each[-1]]
+
+
+def _ranges(fd: int, what: bytes) -> list[Range]:
+    """The locks of the open file description `fd`: proc_pid_fdinfo(5)."""
+    with open("/proc/self/fdinfo/%d" % fd, "rb") as f:
+        words = [line.split() for line in f if line.startswith(b"lock:")]
+    found = []
+    for _, _, kind, _, how, _, _, start, end in words:
+        if kind == what:
+            length = 0 if end == b"EOF" else int(end) - int(start) + 1
+            found.append((fcntl.F_RDLCK if how == b"READ" else fcntl.F_WRLCK, int(start), length))
+    return found
+
+
+class Carried:
+    """The locks of one job while no host runs it."""
+
+    def __init__(self) -> None:
+        self._kept: list[_Kept] = []
+
+    def keep(self, inodes: Inodes) -> None:
+        """Hold the locks on the files of `inodes` from now on, whatever is closed there. Raises OSError: not all."""
+        self.release()
+        for fd, flock, _, _, key, ranges in _holders(inodes):
+            self._kept.append(_Kept(os.dup(fd), key, flock, frozenset(ranges)))
+
+    def claims(self) -> Claims:
+        """For the export that the job's files are reopened through; each lock is claimed once."""
+        return Claims(self, self._kept)
+
+    def drop(self, key: tuple[int, int]) -> bool:
+        """Hold nothing on that file any more. False: nothing was held."""
+        dropped = [kept for kept in self._kept if kept.key == key]
+        self._kept = [kept for kept in self._kept if kept.key != key]
+        for kept in dropped:
+            os.close(kept.fd)
+        return bool(dropped)
+
+    def release(self) -> None:
+        """Whoever claimed a lock has it; the others are free."""
+        for kept in self._kept:
+            os.close(kept.fd)
+        self._kept = []
+
+
+class Claims:
+    """What of the locks carried has not been asked for again."""
+
+    def __init__(self, carried: Carried, kept: list[_Kept]) -> None:
+        self._carried, self._left = carried, list(kept)
+
+    def flock(self, handle: Handle, kind: int) -> None:
+        """`handle` is asking for such a lock: if it is one carried, it becomes the description that holds it."""
+        fd = self._take(handle, True, (kind, 0, 0))
+        if fd >= 0:
+            os.dup2(fd, handle.fd, inheritable=False)
+
+    def owner(self, handle: Handle, asked: Range) -> int:
+        """A descriptor that holds such a record lock for a process that is asking for it, or -1."""
+        fd = self._take(handle, False, asked)
+        return os.dup(fd) if fd >= 0 else -1
+
+    def drop(self, handle: Handle) -> bool:
+        """What is carried of that file is in the way: a lost host left other locks than the image has."""
+        key = (handle.node.dev, handle.node.ino)
+        self._left = [kept for kept in self._left if kept.key != key]
+        return self._carried.drop(key)
+
+    def _take(self, handle: Handle, flock: bool, asked: Range) -> int:
+        key = (handle.node.dev, handle.node.ino)
+        for kept in self._left:
+            if kept.flock == flock and kept.key == key and asked in kept.ranges:
+                self._left.remove(kept)
+                return kept.fd
+        return -1

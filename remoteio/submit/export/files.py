@@ -1,0 +1,323 @@
+"""Submit side: operations on open files, their locks among them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from remoteio import syscalls
+from remoteio.submit.export.base import UNLOCKED, Body, ExportBase, drop_suid
+from remoteio.submit.export.changes import NEVER, File, State, state
+from remoteio.submit.export.inodes import Handle, Node, version
+from remoteio.submit.export.listings import AHEAD
+from remoteio.submit.export.page_twins import Twins
+from remoteio.wire import fuse_abi as abi
+
+_KEEP_SIZE = 1  # fallocate(2)
+_OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+
+
+class OpenFiles(ExportBase):
+    """Open and create, read and write, sync, allocate, copy, lock, close."""
+
+    def do_open(self, r: abi.Request) -> Body:
+        flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.get(r.nodeid)
+        if node.kind != stat.S_IFREG:
+            raise OSError(errno.EINVAL, "only regular files are opened here")
+        changes = self._may_open(node, flags)
+        with self._cutting(node, flags):
+            fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
+        if kill & abi.OPEN_KILL_SUIDGID and self._root_user and changes:
+            drop_suid("/proc/self/fd/%d" % fd)
+        st = os.fstat(fd)
+        out = self._opened(fd, node, flags, st)
+        if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
+            # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
+            r.notice = abi.inval_inode(node.id, -1)
+            return out
+        if flags & (os.O_APPEND | os.O_DIRECT) or _guarded(node):
+            return out
+        ahead = b""
+        if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
+            ahead = os.pread(fd, AHEAD, 0)
+            if len(ahead) != st.st_size:
+                ahead = b""  # it is changing as we look
+        return out, self.attr(st) + ahead
+
+    def _may_open(self, node: Node, flags: int) -> bool:
+        """Is it opened for a change? Raises EROFS if it may not be."""
+        changes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
+        if changes:
+            self.inodes.may_change(node)
+        return changes
+
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
+        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
+        handle = self.inodes.opened(fd, node, flags)
+        if handle.writable and self._record is not None:
+            self._record.add(node)
+        now = version(st)
+        out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
+        node.seen = now
+        if flags & os.O_TRUNC:
+            node.twins = None
+        if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
+            out = abi.FOPEN_DIRECT_IO
+        return abi.OPEN_OUT.pack(fd, out, 0)
+
+    def do_create(self, r: abi.Request) -> Body:
+        flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
+        name = r.name(abi.ARGS + abi.CREATE_IN.size)
+        parent = self.inodes.get(r.nodeid)
+        self.inodes.may_name(parent, name, None)
+        at = self.inodes.directory(parent)
+        mode, lacking = self._mode(at, mode, umask)
+
+        def make(f: int) -> int:
+            return os.open(name, f | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
+
+        try:
+            fd = _open_file(make, flags & _OPEN_FLAGS)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            return self._with_parent(self._open_there(parent, name, at, flags), parent, at)
+        try:
+            entry = self._new_entry(r, parent, name, at, fd, lacking)
+        except OSError:
+            os.close(fd)
+            raise
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
+
+    def _open_there(self, parent: Node, name: bytes, at: int, flags: int) -> bytes:
+        """Open what was to be created and is there already: the entry and struct fuse_open_out."""
+        st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        if not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.ESTALE, "it is no regular file: the kernel must look it up")
+        entry = self._entry(parent, name, st)
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
+        try:
+            self._may_open(node, flags)
+            with self._cutting(node, flags):
+                fd = self.inodes.reopen(node, flags & _OPEN_FLAGS)
+        except OSError:
+            self.inodes.forget(node.id, 1)
+            raise
+        st = os.fstat(fd)
+        return entry[: abi.ENTRY.size] + self.attr(st) + self._opened(fd, node, flags, st)
+
+    def _cutting(self, node: Node, flags: int) -> AbstractContextManager[None]:
+        """For the length of an open(2) with these flags."""
+        if not flags & os.O_TRUNC:
+            return UNLOCKED
+        if self._record is not None:
+            self._record.add(node)
+        return self._changing(node, 0)
+
+    def do_tmpfile(self, r: abi.Request) -> bytes:
+        flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
+        parent = self.inodes.get(r.nodeid)
+        self.inodes.may_name(parent, b"", None)
+        at = self.inodes.directory(parent)
+        mode, lacking = self._mode(at, mode, umask)
+        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=at)
+        entry = self._new_entry(r, parent, b"", at, fd, lacking)
+        return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
+
+    def do_read(self, r: abi.Request) -> bytes:
+        fh, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
+        if size > abi.MAX_WRITE:
+            raise OSError(errno.EINVAL, "a read over the agreed size")
+        handle = self.inodes.handle(fh)
+        data = os.pread(handle.fd, size, offset)
+        if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
+            twins = handle.node.twins = handle.node.twins or Twins()
+            twins.read(offset, data)
+        return data
+
+    def do_write(self, r: abi.Request) -> Body:
+        fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self.inodes.handle(fh)
+        data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
+        if len(data) != size:
+            raise abi.FuseError("a write carries another number of bytes than it says")
+        if not handle.writable:
+            raise OSError(errno.EBADF, "not open for writing")
+        fd, node = handle.fd, handle.node
+        if bool(flags & os.O_APPEND) != handle.append:
+            self._set_append(handle, not handle.append)
+        twins, changes = node.twins, node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = os.fstat(fd) if changes is not None or node.seen is not None else None
+            kept = before is not None and node.seen is not None and node.seen == version(before)
+            start = -1 if handle.append else offset
+            try:
+                if twins is not None and how & abi.WRITE_CACHE:
+                    done = self._write_back(node, twins, fd, data, offset)
+                else:
+                    done = _pwrite(fd, data, offset)
+                    if twins is not None:
+                        twins.written(offset, data[:done])
+            except OSError:
+                if changes is not None and before is not None:
+                    _failed(changes, state(before), state(os.fstat(fd)), start)
+                raise
+            if how & abi.WRITE_KILL_SUIDGID and self._root_user:
+                drop_suid("/proc/self/fd/%d" % fd)
+            st = os.fstat(fd)
+            if changes is not None and before is not None:
+                changes.wrote(state(before), state(st), start, done)
+        # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
+        if kept:
+            node.seen, node.ctime = version(st), st.st_ctime_ns
+        else:
+            node.seen = None
+        out = abi.WRITE_OUT.pack(done, 0)
+        return out if handle.append or _guarded(node) else (out, self.attr(st))
+
+    def _write_back(self, node: Node, twins: Twins, fd: int, data: memoryview, offset: int) -> int:
+        done = 0
+        try:
+            for at, changed in twins.changed(offset, data):
+                written = _pwrite(fd, changed, at)
+                if written < len(changed):
+                    done = at + written - offset
+                    break
+            else:
+                done = len(data)
+        finally:
+            if done < len(data):
+                node.twins = None  # they have what the file has not: the next time, all of a page is written
+        return done
+
+    def _set_append(self, handle: Handle, append: bool) -> None:
+        # fcntl(F_SETFL) by the job is seen only in its writes' flags
+        import fcntl
+
+        now = fcntl.fcntl(handle.fd, fcntl.F_GETFL)
+        fcntl.fcntl(handle.fd, fcntl.F_SETFL, now | os.O_APPEND if append else now & ~os.O_APPEND)
+        handle.append = append
+
+    def do_flush(self, r: abi.Request) -> bytes:
+        fh, _, _, owner = abi.FLUSH_IN.unpack_from(r.raw, abi.ARGS)
+        self.locks.drop(self.inodes.handle(fh).node, owner)
+        return b""
+
+    def do_release(self, r: abi.Request) -> bytes:
+        fh, *_ = abi.RELEASE_IN.unpack_from(r.raw, abi.ARGS)
+        self.inodes.close(fh)
+        return b""
+
+    do_releasedir = do_release
+
+    def do_fsync(self, r: abi.Request) -> bytes:
+        fh, flags, _ = abi.FSYNC_IN.unpack_from(r.raw, abi.ARGS)
+        fd = self.inodes.handle(fh).fd
+        if flags & abi.FSYNC_DATASYNC:
+            os.fdatasync(fd)
+        else:
+            os.fsync(fd)
+        return b""
+
+    do_fsyncdir = do_fsync
+
+    def do_syncfs(self, r: abi.Request) -> bytes:
+        fd = self.inodes.reopen(self.inodes.get(r.nodeid), os.O_RDONLY)
+        try:
+            syscalls.syncfs(fd)
+        finally:
+            os.close(fd)
+        return b""
+
+    def do_fallocate(self, r: abi.Request) -> bytes:
+        fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
+        handle = self.inodes.handle(fh)
+        fd, changes = handle.fd, handle.node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = state(os.fstat(fd))
+            syscalls.fallocate(fd, mode, offset, length)
+            if changes is not None:
+                size = before[0] if mode & _KEEP_SIZE else max(before[0], offset + length)
+                changes.changed(before, state(os.fstat(fd)), NEVER if mode & ~_KEEP_SIZE == 0 else offset, size)
+        handle.node.altered()
+        return b""
+
+    def do_lseek(self, r: abi.Request) -> bytes:
+        fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
+        return abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence))
+
+    def _copy(self, r: abi.Request) -> int:
+        fh_in, off_in, _, fh_out, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
+        if flags:
+            raise OSError(errno.EINVAL, "copy_file_range has no flags")
+        source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
+        target.node.altered()
+        fd, changes = target.fd, target.node.changes
+        with changes.lock if changes is not None else UNLOCKED:
+            before = state(os.fstat(fd))
+            done = os.copy_file_range(source.fd, fd, min(length, 1 << 30), off_in, off_out)
+            if changes is not None:
+                changes.wrote(before, state(os.fstat(fd)), off_out, done)
+        return done
+
+    def do_copy_file_range(self, r: abi.Request) -> bytes:
+        return abi.WRITE_OUT.pack(self._copy(r), 0)
+
+    def do_copy_file_range_64(self, r: abi.Request) -> bytes:
+        return abi.COPY64_OUT.pack(self._copy(r))
+
+    def do_getlk(self, r: abi.Request) -> bytes:
+        return self.locks.test(r)
+
+    def do_setlk(self, r: abi.Request) -> bytes:
+        return self._lock(r, wait=False)
+
+    def do_setlkw(self, r: abi.Request) -> bytes:
+        return self._lock(r, wait=True)
+
+    def _lock(self, r: abi.Request, wait: bool) -> bytes:
+        parent = self.inodes.get(r.nodeid).parent
+        first = parent is not None and not parent.shared
+        self.locks.set(r, wait)
+        if self.locks.stale_pages(r):
+            r.notice = abi.inval_inode(r.nodeid)
+        if first:  # from now on nothing is told ahead of what is in this directory; what was told is taken back
+            beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
+            r.notice += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
+        return b""
+
+
+def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
+    """pwrite(2), short only at a limit: the next write says which."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        try:
+            done += os.pwrite(fd, data[done:], offset + done)
+        except OSError:
+            break
+    return done
+
+
+def _failed(changes: File, before: State, after: State, start: int) -> None:
+    """A write that failed may have put a part of it there."""
+    if after != before:
+        changes.changed(before, after, NEVER if start < 0 else start, after[0])
+
+
+def _guarded(node: Node) -> bool:
+    """May a lock tell of changes to this file? Then nothing is told of it ahead of the question."""
+    return bool(node.locks) or (node.parent is not None and node.parent.shared)
+
+
+def _open_file(opener: Callable[[int], int], flags: int) -> int:
+    try:
+        return opener(flags)
+    except PermissionError:
+        if not flags & os.O_NOATIME:
+            raise
+        return opener(flags & ~os.O_NOATIME)  # only an owner may ask for it; the job's kernel has checked what it knows

@@ -1,0 +1,159 @@
+"""File locks of the job, held at home: they hold against every process of the submit machine too.
+
+flock(2) is taken on the descriptor of the job's own open file. A POSIX lock (fcntl(2) F_SETLK) belongs to a process and
+a file, so each owner has one descriptor a file, locked with *open file description* locks; closing it at the owner's
+FLUSH drops them all, as POSIX wants.
+
+A lock is also where caches meet: what the job's kernel cached of a file is dropped when a lock on it is granted, unless
+the file is large and provably unchanged, so that a program that locks before it reads (sqlite) reads what others wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+
+from remoteio.kernel_structs import FLOCK
+from remoteio.submit.export.carried_locks import Claims, Range
+from remoteio.submit.export.inodes import Handle, Inodes, LockOwner, Node, version
+from remoteio.wire import fuse_abi as abi
+
+_END = (1 << 63) - 1
+RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: first, and at most
+
+
+class Locks:
+    """Locks on the files of `inodes`."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self.claims: Claims | None = None  # of a job that is being restored
+        self._waiting: dict[int, threading.Event] = {}
+        self._guard = threading.Lock()
+
+    def expect(self, unique: int) -> None:
+        """A request that may wait is about to be handed to a worker: from now on it can be interrupted."""
+        self._waiting[unique] = threading.Event()
+
+    def interrupt(self, unique: int) -> None:
+        """The kernel does not want the answer to `unique` any more."""
+        waiting = self._waiting.get(unique)
+        if waiting is not None:
+            waiting.set()
+
+    def set(self, r: abi.Request, wait: bool = False) -> None:
+        """SETLK and SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
+        fh, owner, start, end, kind, pid, flags, _ = _asked(r)
+        handle = self._inodes.handle(fh)
+        if handle.node.parent is not None:
+            handle.node.parent.shared = True
+        if flags & abi.LK_FLOCK:
+            handle.flocked = True
+            if self.claims is not None:
+                self.claims.flock(handle, kind)
+            how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
+            self._try(r.unique, wait, handle, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
+            return
+        if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
+            return
+        length = 0 if end >= _END else end - start + 1
+        fd = self._owner(handle, owner, pid, (kind, start, length)).fd
+        lock = FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        self._try(r.unique, wait, handle, lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock))
+
+    def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
+        node = handle.node
+        with self._guard:
+            held = node.locks.get(owner)
+            if held is None and asked is not None and self.claims is not None:
+                fd = self.claims.owner(handle, asked)
+                if fd >= 0:
+                    held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
+            if held is None:
+                try:
+                    self._inodes.may_change(node)
+                    fd = self._inodes.reopen(node, os.O_RDWR)
+                except OSError:
+                    fd = self._inodes.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
+                held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
+            return held
+
+    def _try(self, unique: int, wait: bool, handle: Handle, attempt: Callable[[], object]) -> None:
+        if self.claims is not None:
+            wait = False  # whoever has it by now would hold up the restore: it fails, and says why
+        interrupted = self._waiting.get(unique)
+        delay = RETRY[0]
+        try:
+            while True:
+                try:
+                    attempt()
+                    return
+                except OSError as e:
+                    if e.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
+                    if self.claims is not None and self.claims.drop(handle):
+                        continue
+                    if not wait or interrupted is None:
+                        raise OSError(errno.EAGAIN, "another holds the lock") from None
+                if interrupted.wait(delay):
+                    raise OSError(errno.EINTR, "interrupted")
+                delay = min(delay * 2, RETRY[1])
+        finally:
+            self._waiting.pop(unique, None)
+
+    def end(self) -> None:
+        """Whoever waits for a lock does so in vain from now on."""
+        for waiting in tuple(self._waiting.values()):
+            waiting.set()
+
+    def test(self, r: abi.Request) -> bytes:
+        """GETLK: the first lock in the way, or F_UNLCK."""
+        fh, owner, start, end, kind, pid, _, _ = _asked(r)
+        handle = self._inodes.handle(fh)
+        asked = self._owner(handle, owner, pid)
+        kind, at, length, pid = _first(asked, kind, start, 0 if end >= _END else end - start + 1)
+        if kind == fcntl.F_UNLCK:
+            return abi.LK_OUT.pack(0, 0, kind, 0)
+        # A process of this machine has no number over there. Of the job's owners it is the one not in its own way.
+        others = [o for o in handle.node.locks.values() if o is not asked] if pid < 0 else []
+        mine = [o.pid for o in others if _first(o, fcntl.F_WRLCK, at, length)[0] == fcntl.F_UNLCK]
+        return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, mine[0] if mine else 0)
+
+    def drop(self, node: Node, owner: int) -> None:
+        """A process closed a descriptor of the file: all its POSIX locks on it go."""
+        with self._guard:
+            held = node.locks.pop(owner, None)
+        if held is not None:
+            os.close(held.fd)
+
+    def stale_pages(self, r: abi.Request) -> bool:
+        """`r` was granted: must the job's kernel drop the pages it has of that file?"""
+        fh, _, _, _, kind, *_ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+        if kind == fcntl.F_UNLCK:
+            return False
+        handle = self._inodes.handle(fh)
+        st = os.fstat(handle.fd)
+        before, handle.node.seen = handle.node.seen, version(st)
+        return before is None or before != handle.node.seen or st.st_size <= MAPPED
+
+
+def _asked(r: abi.Request) -> tuple[int, ...]:
+    """The fields of struct fuse_lk_in. Raises EINVAL for what no kernel asks for."""
+    fields: tuple[int, ...] = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
+    _, _, start, end, kind, _, _, _ = fields
+    if kind not in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK) or not start <= end <= _END:
+        raise OSError(errno.EINVAL, "no such kind of lock, or no such range")
+    return fields
+
+
+MAPPED = 1 << 20  # bytes: files up to this size may be changed by mmap at home, which shows in no time stamp at once
+
+
+def _first(owner: LockOwner, kind: int, start: int, length: int) -> tuple[int, int, int, int]:
+    """The first lock in the way of `owner`: kind or F_UNLCK, start, length (0: to the end), pid (-1: unknown)."""
+    asked = FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    kind, _, start, length, pid = FLOCK.unpack(fcntl.fcntl(owner.fd, fcntl.F_OFD_GETLK, asked))
+    return kind, start, length, pid

@@ -1,0 +1,234 @@
+"""Byte streams to a host: the ``ssh`` program, paramiko where there is none, or a process on this machine."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+
+from remoteio.printable import printable
+from remoteio.submit import programs
+from remoteio.submit.transport.job_control import JobControl, apart, end_group, open_terminal
+from remoteio.submit.transport.stream import (
+    CONNECT_SECONDS,
+    TAIL_BYTES,
+    Stream,
+    TransportError,
+    explain_ssh,
+    has_aes,
+    last_line,
+)
+
+# Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
+# AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
+_AES_FIRST = "Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
+# A socketpair carried 1 MiB messages through ssh at least as fast as pipes widened to 1 MiB, and faster with this.
+_SOCKET_BYTES = 1 << 20
+# ssh's only message on stderr that a person has to see while it waits (readpass.c, notify_start).
+_TOUCH = b"Confirm user presence"
+
+
+class ProcessStream(Stream):
+    """A stream that a process of ours carries: ssh, or the remote end itself on this machine.
+
+    The thread that opened an ssh stream has to live as long as the stream: PR_SET_PDEATHSIG counts the death of the
+    thread that forked (prctl(2)).
+    """
+
+    def __init__(
+        self, destination: str, process: subprocess.Popen[bytes], sock: socket.socket, log_fd: int = -1,
+        config_fd: int = -1, terminal: int = -1,
+    ) -> None:  # fmt: skip
+        """`terminal`: a descriptor of the one that ssh may ask on, -1: it may not."""
+        self.destination = destination
+        self._process = process
+        self._socket = sock
+        self._is_ssh = log_fd >= 0
+        self._log_fd = log_fd
+        self._log = ""
+        self._config_fd = config_fd
+        self.read_fd = self.write_fd = sock.fileno()
+        self._tail = bytearray()
+        self._reader = threading.Thread(target=self._keep_stderr, name=f"stderr of {destination}", daemon=True)
+        self._reader.start()
+        self._control = JobControl(process.pid, terminal) if terminal >= 0 else None
+
+    def settle(self) -> None:
+        if self._control is not None:
+            self._control.settle()
+
+    def wait(self, timeout: float | None) -> int | None:
+        if self._process.poll() is None:
+            pidfd = os.pidfd_open(self._process.pid)
+            try:
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+            finally:
+                os.close(pidfd)
+        status = self._process.poll()
+        if status is not None:
+            if self._control is not None:
+                self._control.ended()
+            # What it said last may still lie in the pipe. A grandchild (ControlPersist) can hold the pipe open.
+            self._reader.join(0.5)
+        return status
+
+    def stderr_tail(self) -> str:
+        return bytes(self._tail).decode("utf-8", "replace")
+
+    def failure(self) -> TransportError:
+        status = self.wait(1.0)
+        if self._control is not None and self._control.refused:
+            return TransportError(
+                f"cannot reach {self.destination}: ssh has something to ask, and nobody can bring rexec to the "
+                "foreground of its terminal; run it there, or give ssh a key that needs no passphrase"
+            )
+        if self._is_ssh and status in (None, 255):
+            self._read_log()
+            return explain_ssh(self.destination, status, self._log, self.stderr_tail())
+        said = last_line(self.stderr_tail()) or "no word"
+        return TransportError(f"the process on {self.destination} ended with status {status}, its last word: {said}")
+
+    def _read_log(self) -> None:
+        if self._log_fd >= 0:
+            size = os.fstat(self._log_fd).st_size
+            self._log = os.pread(self._log_fd, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
+
+    def close(self, *, done: bool = False) -> None:
+        self._socket.close()
+        if done:
+            self._end()
+        # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
+        if self.wait(2.0) is None:
+            self._end()
+            if self.wait(2.0) is None:
+                self._process.kill()
+                self.wait(None)
+        self._read_log()
+        for fd in (self._log_fd, self._config_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._log_fd = self._config_fd = -1
+
+    def _end(self) -> None:
+        if self._is_ssh:
+            end_group(self._process)  # a ProxyCommand too
+        else:
+            self._process.terminate()
+
+    def _keep_stderr(self) -> None:
+        pipe = self._process.stderr
+        assert pipe is not None
+        with pipe:
+            while chunk := os.read(pipe.fileno(), 4096):
+                self._tail += chunk
+                del self._tail[:-TAIL_BYTES]
+                for line in chunk.splitlines() if _TOUCH in chunk else ():
+                    if _TOUCH in line:  # it may as well be the host that says it
+                        os.write(2, printable(line.decode("utf-8", "replace"), 300).encode() + b"\n")
+
+
+def open_host(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
+    """Run ``command`` on ``destination`` by the ``ssh`` program, or by paramiko where there is none. See the two."""
+    if programs.find("ssh"):
+        return open_ssh(destination, command, options, batch=batch)
+    # Only here, because to import it takes longer than all the rest of a start.
+    from remoteio.submit.transport.paramiko_stream import open_paramiko
+
+    return open_paramiko(destination, command, options, batch=batch)
+
+
+def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, batch: bool = False) -> Stream:
+    """Run ``command`` on ``destination`` ([user@]host, alias or ssh:// URI) through the ``ssh`` program.
+
+    The user's configuration is in force: aliases, ProxyJump, agents, keys and ControlMaster work as with ssh itself.
+    ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``.
+    No signal to our process group reaches it, or what it starts: those are for the job, which hears of them over it.
+    Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
+    """
+    ssh = programs.find("ssh")
+    if ssh is None:
+        raise TransportError("there is no ssh program here; install openssh-client")
+    config_fd = os.memfd_create("rexec-ssh-config")
+    log_fd = os.memfd_create("rexec-ssh-log")
+    try:
+        user_files, arguments = split_config_option(options)
+        os.write(config_fd, ssh_config(user_files, has_aes()).encode())
+        argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
+        process, sock = _spawn(apart(argv), session=batch)
+        return ProcessStream(destination, process, sock, log_fd, config_fd, -1 if batch else open_terminal())
+    except BaseException:
+        os.close(log_fd)
+        os.close(config_fd)
+        raise
+
+
+def open_local(argv: Sequence[str]) -> Stream:
+    """Run ``argv`` on this machine, its standard input and output being one end of a socketpair."""
+    return ProcessStream("local", *_spawn(list(argv), session=True))
+
+
+def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``-F FILE`` out of ssh's arguments: (the configuration files in force, the other arguments)."""
+    files = ["~/.ssh/config", "/etc/ssh/ssh_config"]
+    rest: list[str] = []
+    words = iter(options)
+    for word in words:
+        if word.startswith("-F"):
+            file = word[2:] or next(words, "")
+            files = [] if file == "none" else [os.path.abspath(os.path.expanduser(file))]
+        else:
+            rest.append(word)
+    return files, rest
+
+
+def ssh_config(user_files: Sequence[str], aes: bool) -> str:
+    """The configuration given to ssh: the user's own first, since ssh keeps the first value it meets (ssh_config(5)).
+
+    So what follows holds only where the user says nothing, whatever Host, Match and Include rules the user has; no
+    parsing here and no `ssh -G` (a further process, and Match exec would run twice) could be as right.
+    """
+    includes = "".join(f'Include "{file}"\n' for file in user_files)
+    return f"{includes}Match all\nConnectTimeout {CONNECT_SECONDS}\n{_AES_FIRST if aes else ''}"
+
+
+def ssh_argv(
+    ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
+) -> list[str]:
+    """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
+    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no"]
+    fixed.append("UpdateHostKeys=no")  # "ask" would do so in the middle of the job, which has the terminal then
+    if batch:
+        fixed.append("BatchMode=yes")
+    settings = [word for setting in fixed for word in ("-o", setting)]
+    return [ssh, "-T", "-e", "none", "-F", config, "-E", log, *settings, *options, "--", destination, command]
+
+
+def _path_of(fd: int) -> str:
+    # ssh closes what it inherits, and an ssh that it starts for ProxyJump reads the same file: hence our pid.
+    return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _spawn(argv: list[str], *, session: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a program, in a session of its own or else in a process group; and our end of its input and output."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.PIPE,
+                start_new_session=session,
+                process_group=None if session else 0,
+            )
+        except OSError as error:
+            ours.close()
+            raise TransportError(f"cannot start {argv[0]}: {error.strerror}") from error
+    return process, ours

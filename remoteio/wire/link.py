@@ -1,0 +1,180 @@
+"""Frames over a pair of descriptors: sent by whichever thread comes, small ahead of large, received by one.
+
+There is no writer thread. A sender queues its frame and, if nobody is writing, writes all that is queued: an idle link
+costs no handover between threads. What waits goes small frames first (metadata ahead of bulk).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import struct
+import threading
+from collections import deque
+
+from remoteio.errors import RexecError
+from remoteio.syscalls import fill
+from remoteio.wire.frames import BULK, CREDIT, HEADER, LARGE, FrameReader
+
+SLOW = 1  # seconds after which what came of a large frame is taken by itself: it is a sign of life
+
+
+class LinkClosed(RexecError):
+    """The other end is gone: end of file, or an error of the stream."""
+
+
+class Link:
+    """One end of a link. `read_fd` and `write_fd` are blocking and become the link's own."""
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self.read_fd, self.write_fd = read_fd, write_fd
+        self._reader = FrameReader()
+        self._lock = threading.Lock()
+        self._small: deque[list[bytes | memoryview]] = deque()
+        self._large: deque[list[bytes | memoryview]] = deque()
+        self._writing = False
+        self._idle = threading.Condition(self._lock)
+        self._broken: OSError | None = None
+        self._waits = stat.S_ISSOCK(os.fstat(read_fd).st_mode)
+        if self._waits:
+            with socket.socket(fileno=os.dup(read_fd)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", SLOW, 0))
+        self.received = self.sent = 0  # bytes
+
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+        """Send one frame, or leave it to the thread that writes. Raises LinkClosed once the link is known broken."""
+        size = sum(map(len, payload))
+        head = HEADER.pack(size, kind, 0, 0, 0)
+        large = size >= LARGE or kind in BULK
+        parts: list[bytes | memoryview] = (
+            [head, *(memoryview(p) for p in payload)] if large else [head + b"".join(payload)]
+        )
+        with self._lock:
+            if self._broken is not None:
+                raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
+            if self._writing:
+                (self._large if large else self._small).append(parts)
+                return
+            self._writing = True
+        self._drain(parts)
+
+    def _drain(self, parts: list[bytes | memoryview]) -> None:
+        while True:
+            try:
+                self._write(parts)
+            except OSError as e:
+                with self._lock:
+                    self._broken = e
+                    self._writing = False
+                    self._idle.notify_all()
+                    self._small.clear()
+                    self._large.clear()
+                raise LinkClosed("the link is closed (%s)" % e.strerror) from e
+            with self._lock:
+                if self._small:
+                    parts = [b"".join(p[0] for p in self._small)]
+                    self._small.clear()
+                elif self._large:
+                    parts = self._large.popleft()
+                else:
+                    self._writing = False
+                    self._idle.notify_all()
+                    return
+
+    def flush(self) -> None:
+        """Wait until all that was sent has been written. Raises LinkClosed."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._writing)
+            if self._broken is not None:
+                raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
+
+    def close(self) -> None:
+        """Refuse all that is sent from now on; then the descriptors may be closed, and their numbers be another's.
+
+        Waits for whoever is writing: cut the stream first, or the other end must be reading.
+        """
+        with self._idle:
+            if self._broken is None:
+                self._broken = OSError(errno.EPIPE, "it is over here")
+            self._small.clear()
+            self._large.clear()
+            self._idle.wait_for(lambda: not self._writing)
+
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        total = sum(map(len, parts))
+        self.sent += total
+        n = os.write(self.write_fd, parts[0]) if len(parts) == 1 else os.writev(self.write_fd, parts)
+        while n < total:
+            total -= n
+            while n >= len(parts[0]):
+                n -= len(parts.pop(0))
+            parts[0] = memoryview(parts[0])[n:]
+            n = os.writev(self.write_fd, parts)
+
+    def receive(self) -> list[tuple[int, bytes | memoryview]]:
+        """Wait for bytes; the frames that are whole with them, perhaps none. Raises LinkClosed, FrameError."""
+        room = self._reader.buffer()
+        n = -1
+        while n < 0:
+            try:
+                # The rest of a large frame in one go: each look waits for its turn among this process's threads.
+                n = fill(self.read_fd, room) if self._waits and self._reader.large else os.readv(self.read_fd, [room])
+            except BlockingIOError:
+                continue  # nothing came for SLOW seconds
+            except OSError as e:
+                raise LinkClosed("the link is closed (%s)" % e.strerror) from e
+        if n == 0:
+            raise LinkClosed("the other end closed the link")
+        self.received += n
+        return self._reader.filled(n)
+
+
+class Window:
+    """How much of one stream may be under way: the sender takes, the receiver's CREDIT gives. Bytes."""
+
+    SIZE = 1 << 20
+    IMAGE = 4 << 20  # of an image, each way
+
+    def __init__(self, size: int = SIZE) -> None:
+        self._left = size
+        self._change = threading.Condition()
+        self.closed = False
+
+    def take(self, most: int) -> int:
+        """Wait until something may be sent; how much of `most`. 0: nobody reads this stream any more."""
+        with self._change:
+            while self._left <= 0 and not self.closed:
+                self._change.wait()
+            if self.closed:
+                return 0
+            n = min(most, self._left)
+            self._left -= n
+            return n
+
+    def take_all(self, n: int) -> bool:
+        """Wait until all `n` may be sent. False: nobody reads this stream any more."""
+        while n:
+            taken = self.take(n)
+            if not taken:
+                return False
+            n -= taken
+        return True
+
+    def give(self, n: int) -> None:
+        """The receiver took `n` bytes (or a taker leaves them unused)."""
+        with self._change:
+            self._left += n
+            self._change.notify()
+
+    def close(self) -> None:
+        """Nobody reads this stream any more: let every taker go."""
+        with self._change:
+            self.closed = True
+            self._change.notify_all()
+
+
+def credit(stream: int, n: int) -> tuple[int, bytes]:
+    """The CREDIT frame for `n` bytes of `stream`, as arguments of ``Link.send``."""
+    return CREDIT, bytes((stream,)) + n.to_bytes(4, "little")

@@ -1,0 +1,150 @@
+"""``rexec images``: the images of jobs, listed, verified, removed."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from checkpoint.submit.job_images import StoreError
+from checkpoint.submit.store import Kept, Store
+from remoteio.errors import RexecError
+from shim.cli import completion
+from shim.cli.jobs import shown
+from shim.submit.job import record
+from shim.submit.units import size
+
+_jobs = click.argument(
+    "job", metavar="[JOB]", required=False, shell_complete=lambda ctx, param, begun: completion.jobs(begun)
+)
+
+
+class _Group(click.Group):
+    """`rexec images 7` is `rexec images list 7`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing and not args:
+            return super().parse_args(ctx, args)  # a shell asks what could follow
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+        return [*super().shell_complete(ctx, incomplete), *completion.jobs(incomplete)]
+
+
+@click.group("images", cls=_Group)
+def images_command() -> None:
+    """The images of jobs, kept below $XDG_STATE_HOME/rexec/images (~/.local/state/rexec/images).
+
+    \b
+    rexec images [JOB] [--json]     list them
+    rexec images verify [JOB]       read every bit and say what is damaged
+    rexec images rm JOB[/IMAGE]     remove one, or all of a job
+    rexec images prune [JOB] [--keep N]    remove all but the last N of each job
+    """
+
+
+@images_command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@_jobs
+def list_command(job: str | None, as_json: bool) -> None:
+    """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one."""
+    store = Store()
+    with _told():
+        rows = [_as_data(kept) for name in _names(store, job) for kept in store.images(name)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif not rows:
+        click.echo("rexec: no images; `rexec checkpoint JOB` makes one", err=True)
+    else:
+        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  COMMAND")
+        for row in rows:
+            made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
+            what = row["damage"] or shown(row["command"])
+            click.echo(f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {what}")
+
+
+def _as_data(kept: Kept) -> dict[str, Any]:
+    manifest = kept.manifest
+    return {
+        "image": f"{kept.job}/{kept.number}",
+        "job": kept.job,
+        "number": kept.number,
+        "at": None if manifest is None else manifest.time_ns / 1e9,
+        "host": None if manifest is None else manifest.host,
+        "generation": None if manifest is None else manifest.generation,
+        "bytes": 0 if manifest is None else manifest.size,
+        "command": [] if manifest is None else list(manifest.argv),
+        "damage": kept.damage,
+    }
+
+
+@images_command.command("verify")
+@_jobs
+def verify_command(job: str | None) -> None:
+    """Read every bit of the images of JOB, or of all; what is damaged is said, and the exit status is 1."""
+    store = Store()
+    damages = 0
+    with _told():
+        for name in _names(store, job):
+            found = store.verify(name)
+            damages += len(found)
+            for damage in found:
+                click.echo(damage)
+            if not found:
+                number = len(store.images(name))
+                click.echo(f"job {name}: {number} {'image is' if number == 1 else 'images are'} whole")
+    if damages:
+        raise click.exceptions.Exit(1)
+
+
+@images_command.command("rm")
+@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
+def rm_command(image: str) -> None:
+    """Remove one image, or all of JOB; of a job that has ended its log too."""
+    name, _, number = image.partition("/")
+    if number and not number.isdigit():
+        raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {name}`")
+    store = Store()
+    known = [job for job in record.every() if str(job.id) == name]
+    if not number and known and known[0].supervised():
+        raise RexecError(f"job {name} is alive, and may need its images: `rexec kill {name}` first, or name one image")
+    with _told():
+        if number or name in store.jobs() or not known:
+            store.rm(name, int(number) if number else None)
+    if not number and known:
+        known[0].remove()
+
+
+@images_command.command("prune")
+@click.option(
+    "--keep", metavar="N", type=click.IntRange(1), default=2, show_default=True, help="Images left of each job."
+)
+@_jobs
+def prune_command(job: str | None, keep: int) -> None:
+    """Remove all but the last N images of JOB, or of every job, and what only they needed."""
+    store = Store()
+    with _told():
+        for name in _names(store, job):
+            pruned = store.prune(name, keep)
+            images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
+            click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
+
+
+def _names(store: Store, job: str | None) -> list[str]:
+    return store.jobs() if job is None else [job]
+
+
+class _told:
+    """What the store refuses is rexec's own failure."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoreError):
+            raise RexecError(str(error)) from error

@@ -1,0 +1,319 @@
+"""``rexec jobs``, ``checkpoint``, ``vacate``, ``hold``, ``release``, ``kill``, ``restart`` and ``log``."""
+
+from __future__ import annotations
+
+import json
+import select
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from remoteio.errors import RexecError
+from remoteio.inotify import Inotify
+from remoteio.printable import printable
+from shim.cli import completion
+from shim.submit.foreground.progress import Progress
+from shim.submit.job import control_socket, events
+from shim.submit.job import record as jobs
+from shim.submit.job.events import Event, Kind
+from shim.submit.job.placement_events import Phase
+from shim.submit.job.record import Job, Record
+from shim.submit.units import size
+
+_IN_MODIFY = 0x002  # inotify(7)
+_RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
+
+
+job_argument = click.argument("job", metavar="JOB", shell_complete=lambda ctx, param, begun: completion.jobs(begun))
+
+
+def state(job: Job, record: Record) -> str:
+    """The job's state in one word, as `rexec jobs` shows it."""
+    if record.phase == Phase.ENDED:
+        if record.status is None:
+            return "failed"
+        number = record.status & 0x7F
+        return f"signal {number}" if number else "done" if record.status == 0 else f"exit {record.status >> 8}"
+    if not job.supervised():
+        return "stopped"
+    return "held" if record.held and record.phase == Phase.PARKED else record.phase
+
+
+def as_data(job: Job, record: Record, now: float) -> dict[str, Any]:
+    """One job as `rexec jobs --json` prints it: times in seconds, sizes in bytes."""
+    word = state(job, record)
+    return {
+        "id": job.id,
+        "state": word,
+        "host": record.host or None,
+        "command": list(record.command),
+        "directory": record.cwd,
+        "hosts": list(record.hosts),
+        "owner": record.owner or None,
+        "created": record.created,
+        "run_time": round(record.ran + (now - record.since if record.since and word != "stopped" else 0.0), 3),
+        "checkpoint": None
+        if not record.saved
+        else {
+            "image": record.image,
+            "at": record.saved,
+            "age": round(now - record.saved, 3),
+            "bytes": record.saved_size,
+        },
+        "moves": record.moves,
+        "generation": record.generation,
+        "why": _why(word, record) or None,
+        "detached": record.detached,
+        "terminal": record.tty,
+    }
+
+
+def _why(word: str, record: Record) -> str:
+    if word == "failed":
+        return record.reason
+    if word == "stopped":
+        left = f"`rexec restart {record.id}` goes on from its last image" if record.image else "it had no checkpoint"
+        return f"{record.reason}; {left}" if record.reason else left
+    return record.why
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The jobs as a table, a line each, and a further one for what a job waits for."""
+    heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVES", "COMMAND")
+    cells = [heads, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(heads) - 1)]
+    out = []
+    for number, line in enumerate(cells):
+        fixed = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False))
+        out.append(f"{fixed}  {line[-1]}".rstrip())
+        if number and rows[number - 1]["why"]:
+            out.append(f"      {printable(rows[number - 1]['why'], None)}")
+    return "\n".join(out)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    saved = row["checkpoint"]
+    last = "none" if saved is None else f"{_span(saved['age'])} ago, {size(saved['bytes'])}"
+    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, row["moves"])
+    return (*(str(word) for word in words), shown(row["command"]))
+
+
+def shown(command: Sequence[str]) -> str:
+    """A command as a table has room for it."""
+    text = printable(shlex.join(command), None)
+    return text if len(text) <= 48 else text[:47] + "…"
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d} h"
+
+
+@click.command("jobs")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+@click.option("--all", "all_jobs", is_flag=True, help="Also those that ended more than a day ago.")
+def jobs_command(as_json: bool, all_jobs: bool) -> None:
+    """List the jobs started with --checkpoint: where each is, and what it waits for.
+
+    \b
+    STATE is one of
+      choosing, starting   a host is being looked for, or gone to
+      running              it runs on HOST
+      frozen               HOST's owner is back: it stands still, and leaves if the owner stays
+      left, lost           it is between two hosts
+      parked               no host will do just now; the line below says why; tried again every 15 s
+      held                 parked by `rexec hold`
+      stopped              its supervisor is gone: `rexec restart` goes on from its last image
+      done, exit N, signal N, failed    it has ended
+
+    RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image.
+    """
+    now = time.time()
+    rows = []
+    for job in jobs.every():
+        try:
+            record = job.read()
+        except RexecError as error:
+            click.echo(f"rexec: {error}", err=True)  # the others are there all the same
+            continue
+        if record.phase == Phase.ENDED and not all_jobs and now - (job.path / "job.json").stat().st_mtime > _RECENT:
+            continue
+        rows.append(as_data(job, record, now))
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    elif rows:
+        click.echo(table(rows))
+    else:
+        click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
+
+
+def must_live(job: Job) -> None:
+    """Raises RexecError if the job has ended."""
+    record = job.read()
+    if record.phase == Phase.ENDED and not job.supervised():
+        raise RexecError(f"job {job.id} has ended: {state(job, record)}")
+
+
+def request(job: Job, what: str, **more: object) -> None:
+    """Ask the job's supervisor, showing how far it is; RexecError with its words if it could not be done."""
+    must_live(job)
+    progress = Progress(sys.stderr, "saving the job")
+    try:
+        for answer in control_socket.ask(job.control, do=what, **more):
+            done, text = answer.get("done"), str(answer.get("text", ""))
+            how_far = answer.get("progress")
+            if isinstance(how_far, list):
+                progress.update(*(int(n) for n in how_far))
+            elif done:
+                progress.close()
+                click.echo(f"job {job.id}: {text}")
+            elif done is False:
+                raise RexecError(f"job {job.id}: {text}")
+    finally:
+        progress.close()
+
+
+@click.command("checkpoint")
+@job_argument
+def checkpoint_command(job: str) -> None:
+    """Save JOB as an image now; it goes on running.
+
+    It stands still only while its memory is copied on its own host. When the command ends, the image is committed:
+    whatever happens, the job can go on from it.
+    """
+    request(jobs.find(job), "checkpoint")
+
+
+@click.command("vacate")
+@click.option(
+    "--to",
+    "host",
+    metavar="HOST",
+    default="",
+    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    help="Where it is to go; by default, where its --on lets it.",
+)
+@job_argument
+def vacate_command(job: str, host: str) -> None:
+    """Have JOB leave its host now and go on elsewhere; the command ends when it runs again, or waits for a host.
+
+    Until its image is committed here, nothing of it is given up: if that fails, it goes on where it is.
+    """
+    if host:
+        from shim.submit.hosts import config
+
+        host = config.resolve(host, config.load()).name
+    request(jobs.find(job), "vacate", host=host)
+
+
+@click.command("hold")
+@job_argument
+def hold_command(job: str) -> None:
+    """Save JOB as an image and park it until `rexec release`."""
+    request(jobs.find(job), "hold")
+
+
+@click.command("release")
+@job_argument
+def release_command(job: str) -> None:
+    """Let a held JOB go on; a parked one looks for a host at once."""
+    request(jobs.find(job), "release")
+
+
+@click.command("kill")
+@job_argument
+def kill_command(job: str) -> None:
+    """Kill JOB, wherever it is. Its images stay until `rexec images rm`."""
+    request(jobs.find(job), "kill")
+
+
+@click.command("restart")
+@click.option(
+    "--on",
+    metavar="HOST,…|any",
+    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    help="Where it may run from now on; by default as before.",
+)
+@click.option("--detach/--no-detach", default=None, help="In the background or not; by default as before.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on even though files have been changed since in a way that cannot be undone; they are copied first.",
+)
+@click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
+@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
+def restart_command(image: str, on: str | None, detach: bool | None, force: bool, quiet: bool) -> None:
+    """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
+
+    For a job whose supervisor is gone, because this machine was switched off for example, that has ended, or that is
+    parked. What the job alone has added to its files since the image is cut off again, and nothing that others wrote.
+    Where one cannot be told from the other the file stays, and a copy is kept; rexec says so. Of a file that the job
+    has overwritten, or holds open while another has its name, rexec says the name and stops, unless --force.
+
+    \b
+    Examples:
+      rexec restart 7
+      rexec restart 7/3 --on beta
+    """
+    from shim.cli import checkpoint
+
+    word, _, number = image.partition("/")
+    if number and not number.isdigit():
+        raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {word}`")
+    job = jobs.find(word)
+    if not number and on is None and job.supervised() and job.read().phase == Phase.PARKED:
+        request(job, "release", force=force)
+        return
+    sys.exit(checkpoint.restart(job, int(number) if number else None, on, detach=detach, force=force, quiet=quiet))
+
+
+@click.command("log")
+@click.option("--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("--json", "as_json", is_flag=True, help="Print the log as it is kept: JSON, one event a line.")
+@click.option("--condor", is_flag=True, help="Print it as an HTCondor job event log.")
+@job_argument
+def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
+    """Show what happened to JOB.
+
+    With --condor the output is an HTCondor job event log (000 submit, 001 execute, 003 checkpointed, …), for tools that
+    read one.
+    """
+    found = jobs.find(job)
+    offset = 0
+    watch = Inotify()
+    try:
+        watch.add(str(found.log), _IN_MODIFY)
+        while True:
+            happened, offset = events.read_events(found.log, offset)
+            for event in happened:
+                shown = event.to_json() if as_json else events.condor_log([event], found.id) if condor else line(event)
+                click.echo(shown.rstrip("\n"))
+            if not follow or any(event.kind in (Kind.END, Kind.ABORT) for event in happened):
+                return
+            select.select([watch.fileno()], [], [])
+            watch.read()
+    finally:
+        watch.close()
+
+
+def line(event: Event) -> str:
+    """An event for people."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
+    said = [
+        event.command,
+        event.reason,
+        f"image {event.image}" if event.image else "",
+        f"{size(event.size)} new" if event.size else "",
+        f"status {event.status}" if event.status is not None else "",
+        f"signal {event.signal}" if event.signal else "",
+    ]
+    text = ", ".join(filter(None, said))
+    return f"{at}  {event.kind:<10}  {printable(': '.join(filter(None, (event.host, text))), None)}"

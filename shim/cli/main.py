@@ -1,0 +1,164 @@
+"""``rexec``: the command line. What it asks for is done elsewhere, and imported only when asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+from importlib import import_module
+
+import click
+
+from remoteio.errors import RexecError
+from shim.cli import run as runner
+from shim.submit import protect
+
+# verb -> (module, its click command); all else is a command to run
+VERBS: dict[str, tuple[str, str]] = {
+    "hosts": ("shim.cli.doctor", "hosts_command"),
+    "doctor": ("shim.cli.doctor", "doctor_command"),
+    "jobs": ("shim.cli.jobs", "jobs_command"),
+    "attach": ("shim.cli.attach", "attach_command"),
+    "checkpoint": ("shim.cli.jobs", "checkpoint_command"),
+    "vacate": ("shim.cli.jobs", "vacate_command"),
+    "hold": ("shim.cli.jobs", "hold_command"),
+    "release": ("shim.cli.jobs", "release_command"),
+    "kill": ("shim.cli.jobs", "kill_command"),
+    "restart": ("shim.cli.jobs", "restart_command"),
+    "images": ("shim.cli.images", "images_command"),
+    "log": ("shim.cli.jobs", "log_command"),
+    "completion": ("shim.cli.completion", "completion_command"),
+}
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command("rexec", context_settings={"allow_interspersed_args": False, **_HELP})
+@click.option(
+    "--on",
+    "on",
+    metavar="HOST",
+    shell_complete=lambda ctx, param, begun: import_module("shim.cli.completion").hosts(begun),
+    help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
+    "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
+)
+@click.option("--cd", "directory", metavar="DIR", help="Working directory of the command; here by default.")
+@click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
+@click.option("--tty/--no-tty", default=None, help="Give it a terminal; by default if stdin and stdout are one.")
+@click.option(
+    "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
+)
+@click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
+@click.option(
+    "--every",
+    metavar="D",
+    help="With --checkpoint: save it every D too (10m, 1h30m) while it runs; `never`: not even once, early on.",
+)
+@click.option(
+    "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
+)
+@click.option("--keep", metavar="N", type=click.IntRange(1), help="With --checkpoint: images to keep; 2 by default.")
+@click.option("--detach", is_flag=True, help="With --checkpoint: in the background; prints the job's id.")
+@click.option("-v", "verbose", is_flag=True, help="Say what happens.")
+@click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
+@click.option("--json-log", metavar="FILE", help="Append what happens to FILE, one JSON object a line.")
+@click.version_option(package_name="rexec", message="%(prog)s %(version)s")
+@click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+def run_command(
+    on: str | None,
+    directory: str | None,
+    env: tuple[str, ...],
+    tty: bool | None,
+    scratch: tuple[str, ...],
+    checkpoint: bool,
+    every: str | None,
+    owner: str | None,
+    keep: int | None,
+    detach: bool,
+    verbose: bool,
+    quiet: bool,
+    json_log: str | None,
+    command: tuple[str, ...],
+) -> None:
+    """Run CMD on another machine as if it ran here: same files, programs, user, directory, terminal and exit status.
+
+    Nothing need be installed there but sshd and Python 3. Without --on the first usable host of
+    ~/.config/rexec/hosts.toml is taken, and if there is none, this machine.
+
+    \b
+    Other uses:
+      rexec hosts [--json]      the hosts known, and whether each can be used
+      rexec doctor [HOST]       everything rexec needs there, and how to mend it
+      rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
+                                restart, images and log are about them: see the --help of each
+      rexec completion SHELL    have your shell complete all this at <TAB>
+      rexec run CMD...          the same as rexec CMD...
+      rexec -- hosts            run a program that is called like one of these
+
+    \b
+    The exit status is the command's own, or 128+n if signal n ended it, or
+      125  rexec failed (it says why)
+      126  the command cannot be executed
+      127  the command was not found
+
+    \b
+    Examples:
+      rexec --on alice@bigbox python3 job.py
+      rexec --on bigbox make -j32
+      tar c . | rexec --on bigbox xz -9 > all.tar.xz
+      rexec --checkpoint --on alpha,beta --every 10m ./simulate
+    """
+    if tty is None:
+        tty = os.isatty(0) and os.isatty(1) and not detach
+    if not checkpoint:
+        for option, given in (("--every", every), ("--owner", owner), ("--keep", keep), ("--detach", detach)):
+            if given:
+                raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
+        if on is not None and (on == "any" or "," in on):
+            raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
+    spec = runner.describe(command, directory, env, tty, scratch)
+    if checkpoint:
+        from shim.cli import checkpoint as submit
+
+        wanted = submit.Wanted(on, owner or "", submit.parse_every(every), keep or submit.KEEP, detach)
+        status = submit.submit(spec, wanted, quiet=quiet)
+    else:
+        status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+    # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
+    os._exit(status)
+
+
+def load(verb: str) -> click.Command:
+    """The command of a verb."""
+    module, name = VERBS[verb]
+    command: click.Command = getattr(import_module(module), name)
+    command.context_settings.update(_HELP)
+    return command
+
+
+def main() -> None:
+    """The console script."""
+    asked = os.environ.get("_REXEC_COMPLETE")
+    if asked:
+        from shim.cli import completion
+
+        sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
+    protect.import_only_ours()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
+    words = sys.argv[1:]
+    chosen: click.Command = run_command
+    if words and words[0] in VERBS:
+        chosen, words = load(words[0]), words[1:]
+    elif words and words[0] == "run":
+        words = words[1:]
+    program = "rexec" if chosen is run_command else f"rexec {chosen.name}"
+    try:
+        status = chosen.main(args=words, prog_name=program, standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)  # click gives an exit's status back
+    except click.ClickException as e:
+        e.show()
+        sys.exit(runner.FAILED)
+    except RexecError as e:
+        runner.tell(str(e))
+        sys.exit(runner.FAILED)

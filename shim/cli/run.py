@@ -1,0 +1,197 @@
+"""``rexec CMD``: from the command line to the job's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
+from remoteio.submit.transport.stream import Stream
+from shim.submit.foreground import environment
+from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
+from shim.submit.foreground.terminal import in_foreground
+from shim.submit.hosts import bootstrap, config
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import connect
+from shim.wire import terminal_state
+from shim.wire.job_spec import JobSpec
+
+if TYPE_CHECKING:
+    from shim.submit.foreground.run import Ended
+
+FAILED = 125
+Log = Callable[..., None]
+
+
+def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+    """Run the job, wherever `on` says. Returns the exit status, or ends by the job's own signal. Raises RexecError."""
+    raise_signals()
+    try:
+        return _run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+    except Signalled as signalled:
+        return die_like(signalled.number, group=False)
+
+
+def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+    say = _nothing if quiet else tell
+    log = _json_lines(json_log) if json_log else _nothing
+    host, stream, facts = reach(on, say)
+    python = ".".join(map(str, facts.python))
+    log("reached", host=host.name, python=python, runtime=facts.runtime)
+    if facts.runtime == "memory":
+        say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
+    elif verbose:
+        say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
+    from remoteio.wire.link import Link, LinkClosed
+    from shim.submit.foreground.run import Supervisor
+
+    began = time.monotonic()
+    link = Link(stream.read_fd, stream.write_fd)
+    supervisor = Supervisor(link, spec, say, log)
+    try:
+        ended = supervisor.run()
+    except LinkClosed as e:
+        raise RexecError(f"lost {host.name}, and the job with it: {stream.failure() if host.ssh else e}") from e
+    except ProtocolError as e:
+        stream.close()
+        raise HostMisbehaves(host.name, f"{e}; the job is lost with it") from e
+    except Exception as e:
+        stream.close()
+        if isinstance(e, RexecError):
+            raise
+        import traceback
+
+        log("failed", traceback=traceback.format_exc())
+        raise RexecError(
+            f"an error of rexec's own while it served {host.name} ended the job: {named(e)}; please report it, with "
+            "what --json-log FILE writes of it"
+        ) from e
+    except BaseException:
+        stream.close()
+        raise
+    stream.close(done=True)
+    seconds = time.monotonic() - began
+    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
+    if verbose:
+        from shim.submit.units import size
+
+        say(f"the job took {seconds:.1f} s; {size(link.received)} came from {host.name}, {size(link.sent)} went there")
+    if ended.status is None:
+        tell(ended.reason)
+        return ended.code
+    return die_like(ended.status, ended.keys)
+
+
+def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, bootstrap.Facts]:
+    """Connect to the host that `on` names; without one to the first of hosts.toml that answers, else stay here."""
+    known = config.load()
+    if on is None:
+        for host in known.hosts:
+            try:
+                return host, *connect(host, "shim.execute.main:main", meanwhile=_prepare)
+            except RexecError as e:
+                say(f"passing over {host.name}: {e}")
+    host = Host(config.LOCAL, None) if on is None else config.resolve(on, known)
+    return host, *connect(host, "shim.execute.main:main", meanwhile=_prepare)
+
+
+def _prepare() -> None:
+    """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
+    import_module("shim.submit.foreground.run")
+
+
+def describe(
+    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
+) -> JobSpec:
+    """This process's own circumstances, as the job is to find them. Raises RexecError."""
+    opened = fill()
+    if tty and not os.isatty(0):
+        raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
+    try:
+        cwd = os.path.abspath(directory) if directory else os.getcwd()
+    except FileNotFoundError as e:
+        raise RexecError("the directory you are in has been removed; cd to another") from e
+    if not os.path.isdir(cwd):
+        raise RexecError(f"{cwd} is no directory; give --cd one that exists")
+    if not os.access(cwd, os.X_OK):
+        raise RexecError(f"you may not enter {cwd}; cd to another directory or give --cd")
+    for path in scratch:
+        if not os.path.isdir(path):
+            raise RexecError(f"--scratch {path}: there is no such directory here to show it at; make one")
+    limits = []
+    for name in dir(resource):
+        if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE":
+            number = getattr(resource, name)
+            limits.append((number, *resource.getrlimit(number)))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
+    return JobSpec(
+        argv=[os.fsencode(word) for word in command],
+        env=environment.for_job(
+            {**os.environb, b"PWD": os.fsencode(cwd)} if directory else os.environb, [os.fsencode(item) for item in env]
+        ),
+        cwd=os.fsencode(cwd),
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        groups=os.getgroups(),
+        umask=_umask(),
+        hostname=os.fsencode(socket.gethostname()),
+        limits=limits,
+        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
+        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
+        tty=_terminal() if tty else [],
+    )
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _terminal() -> list[int]:
+    """The settings of our terminal; in the background they are those of a shell at its prompt, with its own editing."""
+    state = terminal_state.read(0)
+    return state if in_foreground(0) else terminal_state.sane(state)
+
+
+def tell(text: str) -> None:
+    """One sentence to the person."""
+    if sys.stderr is not None:  # it is None if 2 was closed when we were started
+        with suppress(OSError):  # nobody reads it, or the disk it is on is full: the job goes on
+            print("rexec:", text, file=sys.stderr, flush=True)
+
+
+_RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """What is said to nobody."""
+
+
+def _json_lines(path: str) -> Log:
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    except OSError as e:
+        raise RexecError(f"--json-log {path}: {e.strerror}; name a file that you may write") from e
+
+    def log(event: str, **fields: object) -> None:
+        file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+        file.flush()
+
+    return log
+
+
+def _outcome(ended: Ended) -> dict[str, object]:
+    if ended.status is None:
+        return {"code": ended.code, "reason": ended.reason}
+    code = os.waitstatus_to_exitcode(ended.status)
+    return {"code": code} if code >= 0 else {"code": 128 - code, "signal": -code}

@@ -1,0 +1,198 @@
+"""The streams of a job that can be checkpointed: counted, and at rest when it is frozen. Shipped; execute side.
+
+A dump says how much of each stream has crossed, so that after a move nothing is missing and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+import termios
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from remoteio.wire.frames import CLOSED
+from remoteio.wire.link import Link, credit
+from shim.wire.stream_pumps import CHUNK, Source
+
+UNREAD = (
+    256 << 10
+)  # bytes of standard input that may lie unread at a dump; a pipe holds 64 KiB unless the job widens it
+QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel passes on its output from a queue
+
+
+class Tap(Source):
+    """A Source that counts what it sent, from `sent` on, and can be emptied at once."""
+
+    def __init__(self, link: Link, kind: int, fd: int, sent: int = 0, lives: Callable[[], bool] = lambda: True) -> None:
+        """`lives`: asked at the stream's end, which is none if the job has not closed it but was killed."""
+        super().__init__(link, kind, fd)
+        self.sent, self._lives = sent, lives
+        self.ended = False
+        self._turn = threading.Lock()
+        self._waiting = 0
+
+    def _run(self) -> None:
+        try:
+            while not self.ended:
+                room = self.window.take(CHUNK)
+                if not room or not self._await():
+                    return
+                with self._turn:
+                    taken = self._pass_on(room)
+                self.window.give(room - taken)
+        finally:
+            self._close(self._fd)
+            self._bell.take_down()
+            self.done.set()
+
+    def _pass_on(self, most: int) -> int:
+        """Read and send what is there, if anything is; how much. Holding the turn."""
+        if self.ended:
+            return 0
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(0):
+            return 0  # drain was faster
+        try:
+            data = os.read(self._fd, most)
+        except OSError as e:
+            if e.errno != errno.EIO:
+                raise
+            data = b""  # a terminal whose slaves have all been closed
+        self.ended = not data
+        if self.ended and not self._lives():
+            return 0
+        self._link.send(self.kind, data)
+        self.sent += len(data)
+        return len(data)
+
+    def drain(self, quiet: int) -> int:
+        """The job stands still: send all that it wrote, whatever the window says; it is no more than a pipe holds.
+
+        `quiet`: milliseconds of silence that mean there is no more. Returns the bytes sent ever.
+        """
+        if self.done.is_set():
+            return self.sent
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        with self._turn:
+            while not self.ended and poll.poll(quiet):
+                self.window.give(-self._pass_on(CHUNK))
+            return self.sent
+
+
+class Feed:
+    """Writes standard input to a pipe or a terminal's master, and knows which of it has not been read."""
+
+    def __init__(self, link: Link, kind: int, fd: int, terminal: bool = False) -> None:
+        self._link, self._kind, self._fd, self.terminal = link, kind, fd, terminal
+        self.written = 0
+        self.suspend: Callable[[], None] = lambda: None  # called when a terminal has been given its ^Z
+        self.ended = False  # the end of file has been passed on, or nobody reads any more
+        self._tail = bytearray()  # the last UNREAD bytes written
+        self._queue: deque[bytes | memoryview] = deque()
+        self._turn = threading.Condition()
+        self._held = False
+        os.set_blocking(fd, False)
+
+    def start(self, fail: Callable[[BaseException], None]) -> None:
+        """Begin, in a thread of its own."""
+
+        def run() -> None:
+            try:
+                self._run()
+            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
+                fail(e)
+
+        threading.Thread(target=run, name="feed", daemon=True).start()
+
+    def prime(self, unread: bytes, read: int) -> None:
+        """Before ``start``: what the job was given before and has not read; `read`: how much it had."""
+        self.written = read
+        if unread:
+            # in front of what may have come over the link by now; no credit is due for it
+            left = memoryview(unread)
+            fcntl.fcntl(self._fd, _F_SETPIPE_SZ, max(len(unread), 1 << 16)) if not self.terminal else None
+            while left:
+                left = left[os.write(self._fd, left) :]
+            self._wrote(unread)
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Have `data` written; empty: the end."""
+        with self._turn:
+            self._queue.append(data)
+            self._turn.notify_all()
+
+    def hold(self, held: bool) -> None:
+        """While held nothing is written."""
+        with self._turn:
+            self._held = held
+            self._turn.notify_all()
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._queue and not self._held)
+                data = self._queue.popleft()
+            if not data:
+                self._end()
+                return
+            left = memoryview(data)
+            while left:
+                poll.poll()
+                with self._turn:
+                    self._turn.wait_for(lambda: not self._held)
+                    try:
+                        n = os.write(self._fd, left)
+                    except BlockingIOError:
+                        continue
+                    except OSError as e:
+                        if e.errno not in (errno.EPIPE, errno.EIO):
+                            raise
+                        self.ended = True
+                        self._link.send(CLOSED, bytes((self._kind,)))
+                        return
+                    self._wrote(bytes(left[:n]))
+                if self.terminal and _suspends(self._fd, bytes(left[:n])):
+                    self.suspend()
+                left = left[n:]
+            self._link.send(*credit(self._kind, len(data)))
+
+    def _wrote(self, data: bytes) -> None:
+        self.written += len(data)
+        self._tail += data
+        del self._tail[:-UNREAD]
+
+    def _end(self) -> None:
+        with self._turn:
+            self.ended = True
+            if self.terminal:
+                return
+            # the pipe's reading end tells how much the job has left; it comes to its end all the same
+            reading = os.open("/proc/self/fd/%d" % self._fd, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.close(self._fd)
+            self._fd = reading
+
+    def unread(self) -> bytes:
+        """What the job has been given and has not read, of a pipe. The job stands still. Raises ValueError."""
+        with self._turn:
+            (n,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
+            if n > len(self._tail):
+                raise ValueError("%d bytes of its standard input are unread, and %d can be kept" % (n, UNREAD))
+            return bytes(self._tail[len(self._tail) - n :]) if n else b""
+
+
+def _suspends(master: int, keys: bytes) -> bool:
+    """Is the key among them that stops a job, and has the terminal an eye on it? termios(3): ISIG, VSUSP."""
+    settings = termios.tcgetattr(master)
+    return bool(settings[3] & termios.ISIG) and settings[6][termios.VSUSP] in keys
+
+
+_F_SETPIPE_SZ = 1031

@@ -1,0 +1,327 @@
+"""Pid 1 of the job's pid namespace: starts the job, tells how it stops and ends, leaves nothing behind. Shipped.
+
+What it tells the agent, a message each: ``P`` the terminal's master comes along; ``S`` started; ``F`` code and
+sentence; ``T`` signal, stopped; ``E`` wait status, everything ended. What it is told: ``K`` signal.
+
+From ``build_root`` on its files are the submit machine's: everything it will need is imported before.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import termios
+
+from remoteio.errors import RexecError, named
+from remoteio.syscalls import syncfs
+from shim.execute.init import namespaces
+from shim.wire import terminal_state
+from shim.wire.job_spec import JobSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.execute.init.tree_control import Warden
+
+_STAGES = {
+    "ids": "its user cannot be set",
+    "limits": "its limits cannot be set",
+    "cwd": "its working directory cannot be entered",
+}
+
+
+def run(
+    sock: socket.socket,
+    plan: namespaces.Plan,
+    spec: JobSpec,
+    where: str,
+    scratch: list[str],
+    stdio: dict[int, int],
+    alive: int,
+) -> None:
+    """Never returns. `stdio`: the job's end of each pipe, by number; the others of 0, 1, 2 are the terminal.
+
+    `alive` is the writing end of a pipe that only the keeper reads.
+    """
+    namespaces.die_with_parent()
+    if _broken(alive):
+        os._exit(1)  # it died before we could say that we die with it
+    os.setsid()
+    spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
+    warden = None
+    if spec.moving is not None:
+        from shim.execute.init.tree_control import Warden
+
+        warden = Warden(sock)
+    try:
+        namespaces.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids), not plan.user)
+        slave = -1
+        if spec.tty:
+            slave = _terminal(sock, spec, plan)
+            stdio = {0: slave, 1: slave, 2: slave, **stdio}
+        if warden is None:
+            namespaces.number_pids()
+            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
+        else:
+            ends = {k: fd for k, fd in stdio.items() if fd != slave}
+            warden.enter({**ends, -1: slave} if slave >= 0 else ends)
+            if spec.moving is not None and spec.moving.restore:
+                ends = {}
+            else:
+                warden.job = _start(spec, plan, stdio, slave)
+            status = _serve(sock, warden.job, slave, set(ends.values()), warden)
+    except RexecError as e:
+        sock.send(b"F125 " + str(e).encode("utf-8", "backslashreplace"))
+    except OSError as e:
+        host = spec.env[-1][len(b"REXEC_HOST=") :]
+        sock.send(b"F125 the job cannot be started on %s: " % host + str(e).encode("utf-8", "backslashreplace"))
+    except _NoStart as e:
+        sock.send(b"F%d " % e.code + str(e).encode("utf-8", "surrogateescape"))
+    except Exception as e:  # else nobody would hear what it was
+        sock.send(b"F125 an error of rexec's own in the job's first process: " + named(e).encode())
+    else:
+        sock.send(b"E%d" % status)
+    os._exit(0)
+
+
+def _broken(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
+
+
+class _NoStart(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def _terminal(sock: socket.socket, spec: JobSpec, plan: namespaces.Plan) -> int:
+    """A terminal in the job's own devpts: its master goes to the agent, its slave becomes ours."""
+    master, slave = os.openpty()
+    if not plan.user:
+        os.fchown(slave, spec.uid, -1)
+    terminal_state.apply(slave, spec.tty)
+    if spec.moving is None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        socket.send_fds(sock, [b"P"], [master])
+    else:
+        st = os.fstat(slave)
+        socket.send_fds(sock, [b"P%d %d" % (st.st_rdev, st.st_dev)], [master, slave])
+    os.close(master)
+    return slave
+
+
+def _start(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: int) -> int:
+    """Fork and exec the job. Returns its pid. Raises _NoStart."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _exec(spec, plan, stdio, slave, tell)
+        finally:
+            os._exit(125)
+    os.close(tell)
+    try:
+        if spec.moving is None:
+            os.setpgid(pid, pid)
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.ESRCH):
+            raise  # EACCES: it has done so itself, and exec'ed
+    said = b""
+    while True:
+        more = os.read(told, 4096)
+        if not more:
+            break
+        said += more
+    os.close(told)
+    if not said:
+        return pid
+    os.waitpid(pid, 0)
+    stage, _, number = said.partition(b" ")
+    error = int(number)
+    command = os.fsdecode(spec.argv[0])
+    if stage == b"exec":
+        if error == errno.ENOENT:
+            raise _NoStart(127, "%s: command not found" % command)
+        raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(error)))
+    if stage == b"interpreter":
+        raise _NoStart(127, "%s: cannot be run: the interpreter or loader it names is not there" % command)
+    where = " (%s)" % os.fsdecode(spec.cwd) if stage == b"cwd" else ""
+    raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(error)))
+
+
+def _exec(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: int, tell: int) -> None:
+    """In the job's process: become what the user's shell would have started. Returns only by os._exit in the caller."""
+    stage = b"ids"
+    try:
+        if spec.moving is None:
+            os.setpgid(0, 0)
+        else:
+            namespaces.lead(slave)
+        if slave >= 0:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(slave, os.getpid())
+        high = {fd: _above(fd) for fd in set(stdio.values())}
+        for k in range(3):
+            if k in stdio:
+                os.dup2(high[stdio[k]], k)
+            else:
+                close_quietly(k)
+        keep = _above(tell)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != keep:
+                close_quietly(int(name))
+        tell = keep
+        os.set_inheritable(tell, False)
+        stage = b"limits"
+        for number, soft, hard in spec.limits:
+            _limit(number, soft, hard)
+        stage = b"ids"
+        namespaces.become(spec, plan)
+        stage = b"cwd"
+        os.chdir(spec.cwd)
+        os.umask(spec.umask)
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        stage = b"exec"
+        _search(spec)
+    except _NoInterpreter:
+        os.write(tell, b"interpreter %d" % errno.ENOENT)
+    except OSError as e:
+        os.write(tell, stage + b" %d" % (e.errno or errno.EIO))
+
+
+def _limit(number: int, soft: int, hard: int) -> None:
+    """The limit as at home, or as near to it as this host allows."""
+    _, most = resource.getrlimit(number)
+    if most != resource.RLIM_INFINITY:
+        hard = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(number, (soft, hard))
+
+
+class _NoInterpreter(Exception):
+    pass
+
+
+def _search(spec: JobSpec) -> None:
+    """execvp(3), with the job's own PATH; a file without a first line of its own is given to /bin/sh."""
+    name, env = spec.argv[0], dict(item.split(b"=", 1) for item in spec.env)
+    places = [b""] if b"/" in name else [d or b"." for d in env.get(b"PATH", b"/bin:/usr/bin").split(b":")]
+    worst = errno.ENOENT
+    for place in places:
+        path = place + b"/" + name if place else name
+        try:
+            try:
+                os.execve(path, spec.argv, env)
+            except OSError as e:
+                if e.errno != errno.ENOEXEC:
+                    raise
+                os.execve(b"/bin/sh", [b"/bin/sh", path, *spec.argv[1:]], env)
+        except OSError as e:
+            if e.errno == errno.ENOENT and os.path.exists(path):
+                raise _NoInterpreter from e
+            if e.errno not in (errno.ENOENT, errno.ENOTDIR):
+                worst = e.errno or errno.EIO
+                if e.errno != errno.EACCES:
+                    break
+    raise OSError(worst, os.strerror(worst))
+
+
+def _above(fd: int) -> int:
+    """A copy of `fd` beyond the standard three."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
+
+
+def close_quietly(fd: int) -> None:
+    """Close `fd`, be it open or not."""
+    try:
+        os.close(fd)
+    except OSError as e:
+        if e.errno != errno.EBADF:
+            raise
+
+
+def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Warden | None = None) -> int:
+    """Until the job has ended and everything with it: its wait status. `job` 0: it is still to be restored."""
+    for fd in ends:
+        os.close(fd)
+    wake_r, wake_w = os.pipe()
+    os.set_blocking(wake_w, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_w)
+    if job:
+        sock.send(b"S")
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.register(wake_r, select.POLLIN)
+    while True:
+        if warden is not None:
+            job = warden.job
+        status = warden.status if warden is not None and warden.status is not None else _reap(sock, job, warden)
+        if status is not None:
+            break
+        for fd, _ in poll.poll():
+            if fd == wake_r:
+                os.read(wake_r, 512)
+            else:
+                said, fds, _, _ = socket.recv_fds(sock, 4096, 8)
+                if not said:
+                    os._exit(1)  # the agent is gone
+                if said[:1] != b"K" and warden is not None:
+                    warden.take(said, fds)
+                elif job and not (warden is not None and warden.stopped and int(said[1:]) == signal.SIGCONT):
+                    _signal(job, int(said[1:]), slave)
+                    if warden is not None and int(said[1:]) == signal.SIGTSTP:
+                        warden.suspend()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it left nobody behind
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            break
+    # what was written through shared mappings is at home before the job counts as ended
+    root = os.open("/", os.O_RDONLY)
+    try:
+        syncfs(root)
+    except OSError as e:
+        raise RexecError("the last of what the job wrote could not be written: %s" % e.strerror) from e
+    return status
+
+
+def _reap(sock: socket.socket, job: int, warden: Warden | None) -> int | None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if os.WIFSTOPPED(status):
+            if pid == job and not (warden is not None and warden.stopped):
+                sock.send(b"T%d" % os.WSTOPSIG(status))
+        elif pid == job:
+            return status
+        elif warden is not None:
+            warden.reaped(pid, status)
+
+
+def _signal(job: int, number: int, slave: int) -> None:
+    try:
+        if number == signal.SIGCONT and slave >= 0 and os.getsid(job) != job:
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(slave, os.getpgid(job))
+        os.killpg(job, number)
+    except ProcessLookupError:
+        pass  # it has just ended: its status says so

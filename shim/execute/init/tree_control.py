@@ -1,0 +1,248 @@
+"""What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
+
+What it is told by the agent, and answers: ``Z`` stop the tree, even while criu holds it: ``z`` and the pids that stood
+still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
+mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
+``h`` once it holds the tree's open files, as shim/execute/init/open_handles.py has them; ``D`` and JSON, with
+descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. The answer to what
+could not be done: ``x`` and why; the job has no part in it. Not answered: ``G`` and a pid: the restored tree is the job
+now; ``T``: ^Z was typed. By itself: ``c`` once a criu has ended, and why what it left cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+
+from checkpoint.execute import criu
+from checkpoint.wire import criu_bundle
+from remoteio.syscalls import fork_as, syncfs
+from shim.execute.init.namespaces import JOB_PIDS, some_pid
+from shim.execute.init.open_handles import handles
+
+# criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
+# begins anew (RESERVED_PIDS of kernel/pid.c).
+CRIU_PIDS = 200
+ANSWERED = (b"Z", b"W", b"Y", b"I", b"H", b"D", b"R")
+# which descriptors come along, in this order
+DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Warden:
+    """Made before the root is entered, so that it need not look for its own files there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.job = 0  # the pid of the tree's root, 0: not yet restored
+        self.status: int | None = None  # of a job that ended before it was known to be one
+        self.stopped = False  # by us: nobody is to hear of it, and no signal to wake it
+        self._proc = self._root = -1
+        self._criu = 0
+        self._stood: list[int] = []  # before criu came, to which all are stopped
+        self._images = -1  # criu's directory, while it runs
+        self._ends: dict[int, int] = {}
+        self._ended: dict[int, int] = {}  # wait status of what ended while the tree was being restored
+
+    def enter(self, ends: dict[int, int]) -> None:
+        """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal."""
+        self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._ends = ends
+        self._number(some_pid())
+
+    def take(self, said: bytes, fds: list[int]) -> None:
+        """One message of the agent."""
+        try:
+            self._take(said[:1], said[1:], fds)
+        except Exception as e:
+            if said[:1] not in ANSWERED:
+                raise
+            self._sock.send(b"x" + str(e).encode("utf-8", "replace")[:1000])
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _take(self, what: bytes, rest: bytes, fds: list[int]) -> None:
+        if what == b"Z":
+            standing = self._standing() if not self._criu else self._stood
+            self.stopped = True
+            self._stop()
+            self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in standing))
+        elif what == b"W":
+            self._go_on({int(pid) for pid in rest.split()})
+            self._sock.send(b"w")
+        elif what == b"Y":
+            syncfs(self._root)
+            if self._images >= 0:  # or criu has been killed: that was when they were handed over
+                self._hand_over()
+            self._sock.send(b"y")
+        elif what == b"I":
+            self._sock.send(b"i%d" % any(map(self._in_use, ("shm", "sem", "msg"))))
+        elif what == b"H":
+            pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
+            os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
+            self._sock.send(b"h")
+        elif what == b"T":
+            self.suspend()
+        elif what == b"D":
+            self._stood = self._standing()
+            self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
+            self._sock.send(b"d%d" % self.job)
+        elif what == b"R":
+            asked = json.loads(rest)
+            # number of criu's descriptor -> ours, by the number the job knows it under
+            self._number(CRIU_PIDS)
+            self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
+            self._sock.send(b"r")
+        elif what == b"G":
+            pid, last = rest.split()
+            self.job = int(pid)
+            self.status = self._ended.pop(self.job, None)
+            self._number(max(int(last), JOB_PIDS))
+            for k, fd in self._ends.items():
+                if k >= 0:
+                    os.close(fd)
+            self._sock.send(b"S")
+
+    def reaped(self, pid: int, status: int) -> None:
+        """A child that is not the job's root has ended."""
+        if pid == self._criu:
+            self._criu = 0
+            why = b""
+            try:
+                self._hand_over()
+            except OSError as e:
+                why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
+            os.close(self._images)
+            self._images = -1
+            self._sock.send(b"c" + why)
+        elif not self.job:
+            self._ended[pid] = status
+
+    def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        given = dict(zip(DESCRIPTORS, fds))
+        given[0], given[1] = null, given[2]
+        try:
+            pid = fork()
+        except OSError:
+            os.close(null)
+            raise
+        if pid == 0:
+            try:
+                os.setsid()
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                criu.become(criu_bundle.LOADER, criu_bundle.LIBRARY_DIRS, criu_bundle.PROGRAM, {**given, **inherited})
+            except OSError as e:
+                os.write(fds[-1], str(e).encode("utf-8", "backslashreplace"))
+            finally:
+                os._exit(127)
+        os.close(null)
+        self._criu, self._images = pid, os.dup(given[criu.IMAGES_FD])
+
+    def _hand_over(self) -> None:
+        """What criu wrote as uid 0 of this namespace is the agent's from here on, as the directory is."""
+        owner = os.fstat(self._images)
+        for name in os.listdir(self._images):
+            try:
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # the agent gave it up, and removes it
+
+    # the tree
+
+    def _in_use(self, kind: str) -> bool:
+        """Whether there is System V IPC of that kind in the job's namespace: /proc/sysvipc has a heading and lines."""
+        with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
+            return len(f.readlines()) > 1
+
+    def suspend(self) -> None:
+        """What SIGTSTP would do to the job's first process group, were that not its session's first: of a group that
+        has nobody above it in its session (POSIX: orphaned process group) the kernel lets it stop none."""
+        for pid in self._pids():
+            group = self._stat(pid)[2]
+            if group == self.job and self._takes(pid, signal.SIGTSTP):
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except ProcessLookupError:
+                    continue  # it has ended
+
+    def _takes(self, pid: int, number: int) -> bool:
+        """Does it leave that signal to the kernel, neither ignoring nor catching it?"""
+        try:
+            fd = os.open("%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        try:
+            said = os.read(fd, 8192)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(fd)
+        masks = [line.split()[1] for line in said.splitlines() if line.startswith((b"SigIgn:", b"SigCgt:"))]
+        return not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+    def _standing(self) -> list[int]:
+        return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
+
+    def _pids(self) -> list[int]:
+        return [int(name) for name in os.listdir(self._proc) if name.isdigit() and name != "1"]
+
+    def _stat(self, pid: int) -> tuple[bytes, int, int]:
+        """State, parent and group of a process; (b"", 0, 0) if it has ended."""
+        try:
+            fd = os.open("%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except (FileNotFoundError, ProcessLookupError):
+            return b"", 0, 0
+        try:
+            fields = os.read(fd, 4096).rpartition(b")")[2].split()
+        except ProcessLookupError:
+            return b"", 0, 0
+        finally:
+            os.close(fd)
+        return fields[0], int(fields[1]), int(fields[2])
+
+    def _go_on(self, but: set[int]) -> None:
+        """Children before their parents: a shell that looks must not find its job stopped."""
+        above = {pid: self._stat(pid)[1] for pid in self._pids() if pid != self._criu}
+
+        def depth(pid: int) -> int:
+            n = 0
+            while pid in above and n < len(above):
+                pid, n = above[pid], n + 1
+            return n
+
+        for pid in sorted(above, key=depth, reverse=True):
+            if pid not in but:
+                try:
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    continue  # it was killed meanwhile
+        self.stopped = False
+
+    def _stop(self) -> None:
+        """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop."""
+        for pid in self._pids() if self._criu else [-1]:
+            if pid != self._criu:
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except ProcessLookupError:
+                    continue  # nobody is left, or it was killed meanwhile
+
+    # pids
+
+    def _number(self, last: int) -> None:
+        """The next pid of this namespace follows `last`: pid_namespaces(7)."""
+        fd = os.open("sys/kernel/ns_last_pid", os.O_WRONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        try:
+            os.write(fd, b"%d" % last)
+        finally:
+            os.close(fd)

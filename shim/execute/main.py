@@ -1,0 +1,39 @@
+"""The execute side's entry: reads START, and serves the job that it describes. Shipped."""
+
+from __future__ import annotations
+
+from remoteio.errors import RexecError
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed
+from shim.execute.agent.agent import Agent
+from shim.execute.init.namespaces import Plan
+from shim.wire import job_messages
+from shim.wire.job_spec import JobSpec
+
+
+def main(read_fd: int, write_fd: int) -> int:
+    """Serve the job that the first frame describes. Returns this process's exit status."""
+    link = Link(read_fd, write_fd)
+    try:
+        first: list[tuple[int, bytes | memoryview]] = []
+        while not first:
+            first = link.receive()
+        if first[0][0] != frames.START:
+            raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
+        spec = JobSpec.unpack(first[0][1])
+        if spec.moving is None:
+            Agent(link, spec, Plan(spec)).run(first[1:])
+        else:
+            from shim.execute.agent.checkpoint_agent import MobileAgent, provide
+
+            means, left = provide(link, spec, spec.moving, first[1:])
+            if isinstance(means, str) and not (spec.moving.restore or spec.moving.anyway):
+                link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means))
+                return 1  # perhaps another host can
+            MobileAgent(link, spec, spec.moving, means).run(left)
+    except LinkClosed:
+        return 1
+    except RexecError as e:
+        link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "backslashreplace"))
+        return 1
+    return 0

@@ -1,0 +1,260 @@
+"""The runtime, shipped over a stream to a bare python3 and started there.
+
+The remote command is a constant: it reads the first stage (``shim/execute/stage.py``) from its standard input and runs
+it. The stage answers with a line that begins with a nonce of ours, so that whatever login shells, their start-up files
+and forced commands print before it is skipped. The runtime itself goes over only where the host's cache lacks it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import sys
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+
+from remoteio.errors import RexecError
+from remoteio.printable import printable
+from remoteio.submit.transport.stream import Stream, last_line
+
+# What runs on an execute host lies in folders of its own, with what both ends use; all of them go over. So does what is
+# used of jeepney, D-Bus for who watches an owner: a tenth of the payload, which goes over once, and so cheaper than a
+# second payload in each host's cache. A folder's own __init__ goes along by itself.
+_TOP = Path(__file__).parents[3]
+_BOTH_ENDS = ("remoteio", "checkpoint")  # the modules right in them
+_FOLDERS = (
+    "remoteio.wire", "remoteio.execute", "checkpoint.wire", "checkpoint.execute",
+    "shim.wire", "shim.execute", "shim.execute.agent", "shim.execute.init", "shim.execute.owner",
+)  # fmt: skip
+_JEEPNEY = ("auth", "bus", "bus_messages", "fds", "low_level", "wrappers")
+STAGE = "shim.execute.stage"  # it asks for the others, and goes before them
+
+
+@cache
+def shipped() -> tuple[str, ...]:
+    """Name the modules of the runtime, in order."""
+    found = {f"jeepney.{name}" for name in _JEEPNEY}
+    for folder in (*_BOTH_ENDS, *_FOLDERS):
+        files = Path(_TOP, *folder.split(".")).glob("*.py")
+        found |= {f"{folder}.{file.stem}" for file in files if file.stem != "__init__"}
+    return tuple(sorted(found - {STAGE}))
+
+
+_FORMAT = b"rexec runtime 1\n"
+_OLDEST = (3, 9)
+# Noise before the marker beyond this is no banner.
+_NOISE_BYTES = 1 << 20
+_LINE_BYTES = 4096
+# A person may be typing a password into ssh, and sshd grants 120 s for a login (LoginGraceTime, sshd_config(5)).
+_DEADLINE_SECONDS = 150.0
+
+# Right as words of sh, bash, dash, fish, csh and tcsh alike: single quotes, and neither backslash, ! nor newline.
+_LOADER = "import sys,zlib;r=sys.stdin.buffer.read;exec(zlib.decompress(r(int(r(8)))))"
+
+
+class BootstrapError(RexecError):
+    """The runtime could not be started on a host: what failed, why, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the start showed: the python's version there, and whether the runtime was in the host's cache.
+
+    ``runtime`` is "have" (it was), "kept" (sent, and kept for the next time) or "memory" (sent, and not kept because
+    of ``note``).
+    """
+
+    python: tuple[int, ...]
+    runtime: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The shipped modules as one payload: ``source`` as ``shim/execute/stage.py`` reads it, named by its ``hash``."""
+
+    source: bytes
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One line of the stage."""
+
+    python: tuple[int, ...]
+    word: str
+    detail: str
+
+
+def command(python: str | None = None) -> str:
+    """The remote command for any login shell. Raises BootstrapError where ``python`` cannot be said in all of them."""
+    if python is None:
+        python = "python3"
+    if not python.isprintable() or set(python) & set("'\\!"):
+        raise BootstrapError(f"cannot start {python!r} through a shell; name a python by a plain path")
+    return f"exec {shlex.quote(python)} -ISc '{_LOADER}'"
+
+
+def local_argv(python: str | None = None) -> list[str]:
+    """The same command for a process on this machine."""
+    return [python or sys.executable or "python3", "-ISc", _LOADER]
+
+
+def start(
+    stream: Stream, entry: str, *, modules: tuple[str, ...] | None = None, deadline: float = _DEADLINE_SECONDS
+) -> Facts:
+    """Start ``entry`` ("module:function") at the far end of a stream on which ``command`` was run.
+
+    `modules`: what the runtime is made of; ``shipped()`` unless a test has more to send.
+
+    There it is called as ``function(read_fd, write_fd)``; the process ends with what it returns (sys.exit). When this
+    returns, not one byte beyond the stage's answer has been read from the stream, nor sent.
+
+    Raises BootstrapError if within ``deadline`` seconds the stage does not answer, or answers that it cannot;
+    TransportError if the carrier failed.
+    """
+    until = time.monotonic() + deadline
+    nonce = os.urandom(16).hex()
+    runtime = collect(modules or shipped())
+    payload = zlib.compress(runtime.source, 1)  # its size goes ahead on every run, and only the first one sends it
+    try:
+        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, len(payload), entry))
+        answer = _answer(stream, nonce, until)
+        if answer.word == "old":
+            wanted, found = (".".join(map(str, version)) for version in (_OLDEST, answer.python))
+            raise BootstrapError(
+                f"the python3 of {stream.destination} is {found}, and {wanted} is the oldest that will do; install a "
+                f"newer one there and name it as `python` of this host in hosts.toml"
+            )
+        if answer.word == "need":
+            _write(stream, payload)
+            answer = _answer(stream, nonce, until)
+    except _Ended as ended:
+        raise _why_ended(stream, ended.noise) from None
+    return Facts(answer.python, answer.word, answer.detail)
+
+
+@cache
+def collect(modules: tuple[str, ...]) -> Runtime:
+    """Read the sources of ``modules`` and of the packages above them, in order of name, from where they are installed.
+
+    Once: what changes there while this process serves a job is not sent to the job's next host.
+    Raises BootstrapError if one has no source.
+    """
+    names = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in modules) for i in range(len(parts))}
+    pieces = []
+    for name in sorted(names):
+        path = _source(name)
+        if path is None:
+            raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
+        source = path.read_bytes()
+        pieces.append(b"%s %d %d\n" % (name.encode(), path.name == "__init__.py", len(source)) + source)
+    whole = b"".join(pieces)
+    return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
+
+
+def _source(name: str) -> Path | None:
+    # find_spec of a submodule would import its package: all of jeepney, at the start of every run.
+    top, _, below = name.partition(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin)
+    if below:
+        path = path.with_name(below.replace(".", "/"))
+        path = path / "__init__.py" if path.is_dir() else path.with_name(path.name + ".py")
+    return path if path.suffix == ".py" and path.is_file() else None
+
+
+@cache
+def stage_source() -> bytes:
+    """The text of the first stage."""
+    return Path(_TOP, *STAGE.split(".")).with_suffix(".py").read_bytes()
+
+
+def first_bytes(stage: bytes, nonce: str, runtime_hash: str, size: int, entry: str) -> bytes:
+    """What the remote command reads: eight digits of length, then the compressed stage behind its parameters."""
+    parameters = {"nonce": nonce, "hash": runtime_hash, "size": size, "entry": entry}
+    text = zlib.compress(b"P = %s\n" % ascii(parameters).encode() + stage)
+    return b"%08d" % len(text) + text
+
+
+def parse_answer(line: bytes) -> Answer:
+    """Read one line of the stage, without nonce and newline. Raises BootstrapError if it is none."""
+    fields = line.decode("utf-8", "replace").split("\t")
+    if len(fields) != 3 or fields[1] not in ("old", "have", "need", "kept", "memory"):
+        raise BootstrapError(f"the host answered {line[:80]!r}, which is no answer of rexec's; check its login files")
+    version = tuple(int(part) for part in fields[0].split(".")[:3] if part.isdecimal() and len(part) < 6)
+    return Answer(version, fields[1], printable(fields[2], 300))
+
+
+class _Ended(Exception):
+    def __init__(self, noise: bytes) -> None:
+        self.noise = noise
+
+
+def _answer(stream: Stream, nonce: str, until: float) -> Answer:
+    # Byte by byte: what follows the line belongs to the entry point, and may be here already.
+    marker = b"\n" + nonce.encode() + b"\t"
+    noise = bytearray()
+    while not noise.endswith(marker):
+        noise += _byte(stream, until, noise)
+        if len(noise) > _NOISE_BYTES:
+            raise BootstrapError(
+                f"{stream.destination} sent {_NOISE_BYTES >> 20} MiB of something else instead of starting python3; "
+                f"make its login files silent for commands"
+            )
+    line = bytearray()
+    while not line.endswith(b"\n") and len(line) < _LINE_BYTES:
+        line += _byte(stream, until, noise)
+    return parse_answer(bytes(line[:-1]))
+
+
+def _byte(stream: Stream, until: float, noise: bytearray) -> bytes:
+    poll = select.poll()
+    poll.register(stream.read_fd, select.POLLIN)
+    if not poll.poll(max(0, int((until - time.monotonic()) * 1000))):
+        raise BootstrapError(
+            f"{stream.destination} did not start python3 in time; see whether `ssh {stream.destination} true` is quick"
+        )
+    try:
+        byte = os.read(stream.read_fd, 1)
+    except ConnectionResetError:
+        # The other end left bytes of ours unread; a socket says so once, and then gives what it still has.
+        byte = os.read(stream.read_fd, 1)
+    if not byte:
+        raise _Ended(bytes(noise))
+    return byte
+
+
+def _write(stream: Stream, data: bytes) -> None:
+    # Where the other end is gone already, what it said before is still to be read, and tells why.
+    view = memoryview(data)
+    with suppress(ConnectionError):
+        while view:
+            view = view[os.write(stream.write_fd, view) :]
+
+
+def _why_ended(stream: Stream, noise: bytes) -> RexecError:
+    status = stream.wait(5.0)
+    said = last_line(stream.stderr_tail()) or last_line(noise.decode("utf-8", "replace"))
+    if status is None or status == 255:
+        return stream.failure()
+    if status == 127 or "not found" in said.lower() or "unknown command" in said.lower():
+        return BootstrapError(
+            f"there is no python3 on {stream.destination} ({said or 'status 127'}); install python3 there, or name "
+            f"one as `python` of this host in hosts.toml"
+        )
+    if not said:
+        return stream.failure()
+    return BootstrapError(
+        f"python3 did not start on {stream.destination}: it ended with status {status}, saying {said!r}; see whether "
+        f"`ssh {stream.destination} python3 -V` works"
+    )

@@ -1,0 +1,37 @@
+"""From a host to an entry point of the runtime that runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from remoteio.submit.transport.ssh import open_host, open_local
+from remoteio.submit.transport.stream import Stream
+from shim.submit.hosts import bootstrap
+from shim.submit.hosts.config import Host
+
+
+def connect(
+    host: Host,
+    entry: str,
+    *,
+    batch: bool = False,
+    deadline: float = 150.0,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> tuple[Stream, bootstrap.Facts]:
+    """Open a stream to ``host`` and start ``entry`` ("module:function") there, within ``deadline`` seconds.
+
+    ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made.
+    Raises RexecError; then nothing is left open.
+    """
+    if host.ssh is None:
+        stream = open_local(bootstrap.local_argv(host.python))
+    else:
+        stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
+    try:
+        meanwhile()
+        facts = bootstrap.start(stream, entry, deadline=deadline)
+        stream.settle()
+    except BaseException:
+        stream.close(done=True)
+        raise
+    return stream, facts

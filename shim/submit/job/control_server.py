@@ -1,0 +1,125 @@
+"""Those who have something to ask of a job's supervisor, or look on, over its control socket."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from remoteio.wire import frames
+from shim.submit.job import placement_events
+from shim.submit.job.attached_client import Attached
+from shim.submit.job.control_socket import Connection
+from shim.submit.job.generation import Stay
+from shim.submit.job.placement_events import State
+from shim.submit.job.replayed_streams import Input, Output
+
+_TELL = 0.25  # seconds between words of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The job that is asked about. `stay` and `state`: as of now; `force`: its next restart is to be forced."""
+
+    outputs: dict[int, Output]
+    input: Input | None
+    tty: bool
+    tell: Callable[[placement_events.Event], None]
+    state: Callable[[], State]
+    stay: Callable[[], Stay | None]
+    progress: Callable[[], tuple[int, int, int] | None]
+    force: Callable[[], None]
+
+
+class Callers:
+    """All of them, each in a thread of its own."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._job = subject
+        self._tokens = 0
+        self._asked: dict[int, queue.SimpleQueue[tuple[bool, str]]] = {}
+        self._fewer = threading.Condition()
+        self._attached: list[Attached] = []
+        self._asking = 0  # who waits for an answer
+
+    def handle(self, request: dict[str, object], connection: Connection) -> None:
+        """One request, to its end."""
+        what = str(request.get("do"))
+        if what == "attach":
+            self._attach(connection)
+        elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
+            if what == "release" and request.get("force"):
+                self._job.force()
+            self._ask(what, str(request.get("host", "")), connection)
+        else:
+            connection.say(done=False, text=f"there is no request {what!r:.40}")
+
+    def answer(self, token: int, done: bool, text: str) -> None:
+        """To whoever asked with that token."""
+        with self._fewer:
+            asked = self._asked.pop(token, None)
+        if asked is not None:
+            asked.put((done, text))
+
+    def end(self, kind: int, payload: bytes) -> None:
+        """The job's end, as a frame, to all who are attached."""
+        with self._fewer:
+            attached = list(self._attached)
+        for client in attached:
+            client.end(kind, payload)
+
+    def await_gone(self, timeout: float) -> None:
+        """Until all have taken what was said last."""
+        with self._fewer:
+            self._fewer.wait_for(lambda: not self._attached and not self._asking, timeout)
+
+    def _ask(self, what: str, host: str, connection: Connection) -> None:
+        answer: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
+        with self._fewer:
+            self._tokens += 1
+            token = self._tokens
+            self._asked[token] = answer
+            self._asking += 1
+        self._job.tell(placement_events.Ask(what, token, host))
+        try:
+            self._await_answer(what, answer, connection)
+        finally:
+            with self._fewer:
+                self._asking -= 1
+                self._fewer.notify_all()
+
+    def _await_answer(self, what: str, answer: queue.SimpleQueue[tuple[bool, str]], connection: Connection) -> None:
+        while True:
+            try:
+                done, text = answer.get(timeout=_TELL)
+            except queue.Empty:
+                progress = self._job.progress()
+                if progress is not None and what in ("checkpoint", "vacate", "hold"):
+                    connection.say(progress=progress)
+                continue
+            connection.say(done=done, text=text)
+            return
+
+    def _attach(self, connection: Connection) -> None:
+        job, state = self._job, self._job.state()
+        if state.result is not None:
+            connection.say(done=False, text="the job has ended")
+            return
+        client = Attached(connection, job.outputs, job.input, self._forward)
+        connection.say(done=True, text="", tty=job.tty, phase=str(state.phase), why=state.why)
+        with self._fewer:
+            self._attached.append(client)
+        try:
+            client.serve()
+        finally:
+            with self._fewer:
+                self._attached.remove(client)
+                self._fewer.notify_all()
+
+    def _forward(self, kind: int, payload: bytes) -> None:
+        stay = self._job.stay()
+        if stay is not None and kind == frames.SIGNAL:
+            stay.signal(payload[0])
+        elif stay is not None:
+            stay.resize(payload)

@@ -1,0 +1,182 @@
+"""A job's files when it goes on from an image: only what the job itself did after the image is undone.
+
+That is: where it only added to a file, and nobody else has changed the file since, what it added is cut off, for it
+will add that again. Whatever cannot be told apart stays as it is, and is copied aside before the job goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkpoint.wire.manifest import Manifest, WrittenFile
+from remoteio.submit.export.changes import Change, Key, State, state
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file that the user is told of: `clause` says what was done to it, and the image saw `seen` bytes of it."""
+
+    path: str
+    clause: str
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """`path` is to be cut to `size`, if it is still in `last`; the image saw `seen` bytes of it, and its time."""
+
+    path: str
+    key: Key
+    size: int
+    last: State
+    seen: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is to be done before the job goes on.
+
+    cut      what the job alone added, and will add again
+    both     what stays as it is and is copied aside
+    changed  what the job cannot go on with, unless its user says so
+    keys     device and inode number of the files that are there
+    """
+
+    cut: list[Cut] = field(default_factory=list)
+    both: list[Named] = field(default_factory=list)
+    changed: list[Named] = field(default_factory=list)
+    keys: set[Key] = field(default_factory=set)
+
+
+def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
+    """Compare the files with `image` and with what the job did since (Changes.since; None: it is not known)."""
+    held = {path for path, _, writable in opened(image) if writable}
+    if "open" not in image.stats:
+        held = {file.path for file in image.written}  # of a rexec that did not write it down
+    found = Look()
+    for file in image.written:
+        try:
+            now = os.stat(file.path, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                clause = f"cannot be looked at ({error.strerror}), so it may have been changed"
+                found.changed.append(Named(file.path, f"{file.path} {clause}", file.size))
+                continue
+            now = None
+        if now is not None:
+            found.keys.add((now.st_dev, now.st_ino))
+        judge(found, file, now, changes, file.path in held)
+    return found
+
+
+def judge(
+    found: Look, file: WrittenFile, now: os.stat_result | None, changes: dict[Key, Change] | None, held: bool
+) -> None:
+    """What is to be done about `file`, which is `now` so (None: not there), and was `held` open: into `found`. Pure."""
+    path = file.path
+    gone = now is None or now.st_ino != file.inode or not stat.S_ISREG(now.st_mode)
+    if changes is None:
+        change = None
+    elif gone:
+        change = next((each for (_, inode), each in changes.items() if inode == file.inode and each.removed), None)
+    else:
+        assert now is not None
+        change = changes.get((now.st_dev, now.st_ino))
+    if gone or (change is not None and change.removed):
+        if held or changes is None or change is not None:
+            how = "has been removed" if now is None else "has been replaced by another file"
+            found.changed.append(Named(path, f"{path} {how}", file.size))
+        return
+    assert now is not None
+    altered = f"{path} has been changed"
+    if now.st_size < file.size:
+        altered = f"{path} has been cut from {file.size} to {now.st_size} bytes"
+    if changes is None:
+        if now.st_size > file.size:
+            found.both.append(Named(path, f"it is not known who has added to {path}", file.size))
+        elif now.st_size < file.size or now.st_mtime_ns != file.mtime_ns:
+            found.changed.append(Named(path, altered, file.size))
+    elif change is None:
+        pass  # whoever changed it, it was not the job
+    elif change.lowest < file.size:
+        found.changed.append(Named(path, altered, file.size))
+    elif change.others or change.last != state(now) or change.lowest < change.base or change.base < file.size:
+        found.both.append(mixed(path, file.size))
+    elif now.st_size > change.base:
+        found.cut.append(Cut(path, (now.st_dev, now.st_ino), change.base, change.last, file.size, file.mtime_ns))
+
+
+def mixed(path: str, seen: int) -> Named:
+    """What of the file is the job's cannot be told from what is others'."""
+    return Named(path, f"both the job and others have changed {path}", seen)
+
+
+def cut_back(cut: Cut) -> bool:
+    """Shorten the file; False: somebody has just changed it, and nothing was done. Raises OSError."""
+    fd = os.open(cut.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        # By the descriptor: on a network filesystem it is the open that asks how the file is now.
+        if state(os.fstat(fd)) != cut.last:
+            return False
+        os.ftruncate(fd, cut.size)
+        os.utime(fd, ns=(cut.mtime_ns, cut.mtime_ns))
+    finally:
+        os.close(fd)
+    return True
+
+
+def keep(path: str, directory: Path, mark: str) -> Path:
+    """Copy `path` into `directory`, as its name and `mark`; where the copy is, on the disk. Raises OSError."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
+        st = os.fstat(source.fileno())
+        for number in range(1, 1 << 20):
+            copy = directory / f"{os.path.basename(path)[:200]}.{mark}{f'.{number}' if number > 1 else ''}"
+            try:
+                fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                before = os.stat(copy)
+                if (before.st_size, before.st_mtime_ns) == (st.st_size, st.st_mtime_ns):
+                    return copy  # of an attempt that failed afterwards
+                continue
+            break
+        else:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
+        with open(fd, "wb") as target:
+            try:
+                shutil.copyfileobj(source, target, 1 << 20)
+                target.flush()
+                os.utime(fd, ns=(st.st_mtime_ns, st.st_mtime_ns))  # last: only a whole copy has it
+                os.fsync(fd)
+            except OSError:
+                copy.unlink()
+                raise
+    return copy
+
+
+def opened(image: Manifest) -> list[tuple[str, int, bool]]:
+    """(path, inode number, for writing?) of the regular files that the job had open or mapped."""
+    rows = image.stats.get("open", [])
+    return [(str(path), int(inode), bool(writable)) for path, inode, writable in rows]  # type: ignore[attr-defined]
+
+
+def replaced(image: Manifest, forced: bool) -> list[str]:
+    """The files the job had open whose names are another's by now: of these criu is to compare the size.
+
+    With `forced` not those that it had open for writing.
+    """
+    found = []
+    for path, inode, writable in opened(image):
+        try:
+            now = os.stat(path, follow_symlinks=False).st_ino
+        except OSError:
+            now = 0
+        if now != inode and not (forced and writable):
+            found.append(path)
+    return found

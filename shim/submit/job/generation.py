@@ -1,0 +1,410 @@
+"""Submit side: one generation of a job, on one host, from the first frame to the end of its link."""
+
+from __future__ import annotations
+
+import copy
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from checkpoint.submit.delivery import deliver
+from checkpoint.submit.job_images import StoreError
+from checkpoint.submit.store import Store
+from checkpoint.wire.image_wire import ConversationError
+from checkpoint.wire.manifest import ImageFile, Manifest, ManifestError
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
+from remoteio.submit.export.carried_locks import Carried, held
+from remoteio.submit.export.changes import Changes
+from remoteio.submit.export.written_files import Written, opened
+from remoteio.submit.leader_followers import Crew
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed, Window, credit
+from shim.submit import host_frames
+from shim.submit.foreground.run import LEASE, PULSE, Supervisor
+from shim.submit.job import placement_events
+from shim.submit.job.image_intake import Intake
+from shim.submit.job.image_manifest import Seen
+from shim.submit.job.replayed_streams import Input, Output
+from shim.submit.shapes import ShapeError
+from shim.wire import job_messages
+from shim.wire.job_spec import JobSpec
+
+_STIR = 5.0  # seconds
+_AGAINST = (ProtocolError, ConversationError)  # what is agreed with a host
+_SAID = (RexecError, StoreError, ManifestError)  # that say all there is to say
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a stay needs of the job's home: its streams, its images, and who is told what happens.
+
+    `describe` makes the manifest of a dump: (generation, number, head, files, seen). `criu`: the archive to bring.
+    `carried`: the job's file locks between one stay and the next. `changes`: what it does to its files.
+    `fault(doing, error)`: an error of our own is put on record; what to say of it, as a sentence.
+    """
+
+    job: str
+    store: Store
+    outputs: dict[int, Output]
+    input: Input | None
+    tell: Callable[[placement_events.Event], None]
+    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], Seen], Manifest]
+    commits: Callable[[Manifest], None]
+    criu: Callable[[], bytes]
+    stopped: Callable[[Stay], None]
+    say: Callable[[str], None]
+    keep: int
+    carried: Carried
+    changes: Changes
+    fault: Callable[[str, BaseException], str]
+
+
+class Stay(Supervisor):
+    """One generation on the host at the other end of `link`. What happens is told as events of
+    shim/submit/job/placement_events.py.
+
+    Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
+    """
+
+    def __init__(self, home: Home, generation: int, host: str, link: Link, spec: JobSpec) -> None:
+        """`host`: its name here."""
+        streamless = copy.copy(spec)
+        streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
+        super().__init__(link, streamless, home.say, lambda *_, **__: None)
+        self.generation = generation
+        self.host = host
+        self._home, self._full = home, spec
+        self._record = self._files = Written(home.changes)
+        self._seen = Seen([], [], [])
+        self._image: Manifest | None = None
+        self._window: Window | None = None
+        self._out = Window(Window.IMAGE)
+        self._intake: Intake | None = None
+        self._dumping = -1
+        self._quiet = threading.Event()
+        self._over = threading.Event()
+        self._gate = threading.Lock()
+        self.told = False  # the host has said that nothing of the job is left there
+        self.moved = False
+        self.left = False  # with its image committed
+        self.silent = False  # the link was cut because nothing came over it any more
+        self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
+        self._brought = False  # the criu that it asked for
+        self._vacating = False
+        self._stirred = 0.0
+        self._unbrought = ""  # why the host is not brought the criu that it asked for
+        self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
+
+    # what the job's home wants
+
+    def start(self, image: Manifest | None) -> None:
+        """Send START, and when the host is ready for it the image."""
+        self._image = image
+        if image is None:
+            self._attach_outputs()  # a job may say something before its host has said that it runs
+        self._try(frames.START, self._full.pack())
+
+    def order(self, what: str, serial: int, **more: object) -> None:
+        """Send an ORDER, unless the link is gone: then its end is being told."""
+        if what == job_messages.GO:
+            if self._export is not None:
+                self._export.locks.claims = None
+            self._home.carried.release()
+            self._attach_outputs()
+            self._attach_input()
+        elif what == job_messages.VACATE:
+            self._vacating = True
+        self._try(frames.ORDER, job_messages.order(what, serial, **more))
+
+    def signal(self, number: int) -> None:
+        self._try(frames.SIGNAL, bytes((number,)))
+
+    def resize(self, size: bytes) -> None:
+        """`size`: a WINSIZE payload."""
+        self._try(frames.WINSIZE, size)
+
+    def pause(self) -> None:
+        """This process is about to be stopped: no sign of life is due."""
+        self._quiet.set()
+        try:
+            self._link.send(frames.PAUSE)
+            self._link.flush()
+        except LinkClosed:
+            return  # whoever receives says so
+
+    def resume(self) -> None:
+        self._heard = time.monotonic()
+        self._quiet.clear()
+        self._try(frames.PING, b"")
+
+    def cut(self) -> None:
+        """End the link: whoever waits for it is woken."""
+        with self._gate:
+            if self._over.is_set():
+                return  # the descriptor may be closed by now, and its number another's
+            end = socket.socket(fileno=self._link.read_fd)  # no copy: there may be no descriptor left for one
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has ended by itself
+            finally:
+                end.detach()
+
+    def progress(self) -> tuple[int, int, int]:
+        """See Intake.progress."""
+        intake = self._intake
+        return (0, 0, 0) if intake is None else intake.progress()
+
+    def serve(self) -> str:
+        """Until the link ends; why it did. Then no image of this generation is being committed any more."""
+        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
+        try:
+            threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
+            threading.Thread(target=self._listen, name="silence", daemon=True).start()
+            crew.run()
+        except Exception as error:  # the boundary: what a host causes here ends its own generation, and no more
+            why = self._sentence("serving", error)
+            if not isinstance(error, RexecError):
+                self.unfit = self.unfit or why
+        why = self.unfit or why
+        self.cut()
+        self._link.close()  # or a ping, or an order that comes late, goes to whoever has the descriptor's number next
+        with self._gate:
+            self._over.set()
+        for window in (self._window, self._out):
+            if window is not None:
+                window.close()
+        if self._intake is not None:
+            self._intake.abort()
+            self._intake.join()
+        if self._export is not None:
+            self._export.locks.end()
+            if not (self.told or self.left):
+                self._keep_locks()  # it is lost: the job may go on from its last image
+            if crew.rest(LEASE):
+                self._export.inodes.close_all()  # and with them every lock that the job had here
+        return why
+
+    def _sentence(self, doing: str, error: Exception) -> str:
+        if isinstance(error, _AGAINST):
+            return str(HostMisbehaves(self.host, error))
+        return str(error) if isinstance(error, _SAID) else self._home.fault(f"{doing} {self.host}", error)
+
+    def _keep_locks(self) -> None:
+        """Hold the job's file locks while no host runs it."""
+        if self._export is not None:
+            try:
+                self._home.carried.keep(self._export.inodes)
+            except OSError as error:
+                doing = f"keeping the job's file locks, which were asked for on {self.host}"
+                self._home.tell(placement_events.Fault(self._home.fault(doing, error)))
+
+    def _aside(self, name: str, run: Callable[[], None]) -> None:
+        """Have something done beside the link, in a thread of its own; what goes wrong there ends this generation."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except LinkClosed:
+                return  # whoever receives says so
+            except Exception as error:  # see serve
+                self.unfit = self._sentence(f"{name} for", error)
+                if not self._greeted:  # nothing has been started there
+                    self._home.tell(placement_events.Failed(self.generation, 125, self.unfit))
+                self.cut()
+
+        threading.Thread(target=guarded, name=name, daemon=True).start()
+
+    def _try(self, kind: int, payload: bytes) -> None:
+        try:
+            self._link.send(kind, payload)
+        except LinkClosed:
+            return  # whoever receives says so
+
+    def _fail(self, e: BaseException) -> None:
+        self.cut()
+
+    def _pulse(self) -> None:
+        while not self._over.wait(PULSE):
+            if not self._quiet.is_set():
+                self._try(frames.PING, b"")
+
+    def _listen(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(PULSE):
+            now = time.monotonic()
+            if now - last > 2 * PULSE:
+                self._heard = now  # we were stopped ourselves, or the machine slept
+            last = now
+            if now - self._heard > LEASE:
+                self.silent = True
+                self.cut()
+
+    # what comes over the link
+
+    def _hello(self, hello: host_frames.Hello) -> None:
+        super()._hello(hello)
+        image = self._image
+        if image is not None and self._export is not None:
+            self._export.locks.claims = self._home.carried.claims()
+            self._aside("delivering the image", lambda: self._deliver(image))
+
+    def _take(self, kind: int, payload: bytes | memoryview) -> None:
+        home, tell = self._home, self._home.tell
+        if kind in home.outputs:
+            if payload:
+                home.outputs[kind].put(self._link, payload)
+            elif self._vacating:
+                self._ends.add(kind)
+            else:
+                home.outputs[kind].end()
+        elif kind == frames.CREDIT:
+            stream, count = host_frames.credit(payload)
+            window = self._out if stream == frames.IMAGE else self._window
+            if window is not None:
+                window.give(count)
+            if window is self._out:
+                self._stir()
+        elif kind == frames.CLOSED:
+            if self._window is not None:
+                self._window.close()
+        elif kind == frames.STARTED:
+            if self._image is None:  # else its streams have been its own since GO
+                self._attach_input()
+            tell(placement_events.Began(self.generation))
+        elif kind == frames.STOPPED:
+            self._aside("stopping", lambda: home.stopped(self))
+        elif kind == frames.EXIT:
+            status = host_frames.exit_status(payload)
+            self.told = True
+            tell(placement_events.Exited(self.generation, status))
+        elif kind == frames.FAIL:
+            code, text = host_frames.failure(payload)
+            self.told = True
+            tell(placement_events.Failed(self.generation, code, text))
+        elif kind == frames.IMAGE:
+            if self._intake is not None and self._dumping >= 0:
+                self._stir()
+                self._intake.put(payload)
+            else:
+                self._took(len(payload))  # that all was delivered; or of a dump that was given up
+        elif kind == frames.NEWS:
+            self._news(host_frames.news(payload, self._greeted))
+        else:
+            super()._take(kind, payload)
+
+    def _stir(self) -> None:
+        """Part of an image has come or gone; that is told now and then."""
+        now = time.monotonic()
+        if now - self._stirred > _STIR:
+            self._stirred = now
+            self._home.tell(placement_events.Stirs(self.generation))
+
+    def _attach_outputs(self) -> None:
+        """The job may run here from now on: what it says comes over this link."""
+        streams = self._image.streams if self._image is not None else None
+        for kind, output in self._home.outputs.items():
+            offset = 0
+            if streams is not None:
+                offset = streams.stdout if kind == frames.STDOUT else streams.stderr
+            output.begin(self._link, offset)
+
+    def _attach_input(self) -> None:
+        """The job runs here from now on: what it is given goes over this link."""
+        streams = self._image.streams if self._image is not None else None
+        if self._home.input is not None:
+            offset = streams.stdin + len(streams.stdin_unread) if streams is not None else 0
+            self._window = self._home.input.begin(self._link, offset)
+
+    def _news(self, news: host_frames.News) -> None:
+        what, serial, why = news.what, news.serial, news.why
+        if what == job_messages.LEAVING:
+            self._vacating = True
+        if what in (job_messages.LEAVING, job_messages.DUMPING) and serial != self._dumping:
+            self._begin_intake(serial)
+        elif what == job_messages.DUMPED and self._export is not None:
+            # Here, before anything that the job may write from now on is done.
+            inodes = self._export.inodes
+            self._home.changes.mark(serial)
+            self._seen = Seen(self._files.rows(), opened(inodes), held(inodes))
+        elif what == job_messages.REFUSED and serial == self._dumping:
+            self._give_up()
+            if self._home.input is not None:
+                self._home.input.unkeep()
+            self._vacating = self.left = False
+            for kind in self._ends:
+                self._home.outputs[kind].end()
+            self._ends.clear()
+        elif what in (job_messages.MOVED, job_messages.DEAD):
+            self.told, self.moved = True, what == job_messages.MOVED
+        elif what == job_messages.UNABLE:
+            why = self._unbrought or why
+            if self._full.moving is not None and self._full.moving.anyway:
+                self._home.say(f"the job runs on {self.host} without checkpoints: {why}")
+            else:
+                self.told = True
+        elif what == job_messages.CRIU:
+            if self._brought:
+                raise ShapeError("it asks for criu a second time")
+            self._brought = True
+            self._aside("bringing criu", self._bring_criu)
+        self._home.tell(placement_events.News(self.generation, what, serial, why))
+
+    def _begin_intake(self, serial: int) -> None:
+        self._give_up()
+        self._dumping = serial
+        home = self._home
+        if home.input is not None:
+            home.input.keep()
+
+        def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
+            return home.describe(self.generation, number, head, files, self._seen)
+
+        def commits(manifest: Manifest, added: int) -> None:
+            home.changes.commit(serial, manifest.number, frozenset(file.inode for file in manifest.written))
+            home.commits(manifest)
+            if self._vacating:
+                self._keep_locks()  # before the host is told, and kills what holds them
+                self.left = True
+            home.tell(placement_events.Committed(self.generation, serial, manifest.number, added))
+
+        def fails(error: Exception) -> None:
+            self.order(job_messages.THAW, serial, why=self._sentence("taking in an image from", error))
+
+        try:
+            self._intake = Intake(
+                home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
+                send=lambda payload: self._try(frames.IMAGE, payload), fails=fails, keep=home.keep, before=self._intake,
+            )  # fmt: skip
+        except RuntimeError as error:  # no thread can be had for it
+            fails(error)
+
+    def _give_up(self) -> None:
+        self._dumping = -1
+        self._home.changes.unmark()
+        if self._intake is not None:
+            self._intake.abort()
+
+    def _took(self, size: int) -> None:
+        self._try(*credit(frames.IMAGE, size))
+
+    # what goes there in bulk
+
+    def _deliver(self, manifest: Manifest) -> None:
+        with self._home.store.open(manifest.job, manifest.number) as image:
+            for payload in deliver(image):
+                if not self._out.take_all(sum(map(len, payload))):
+                    return
+                self._link.send(frames.IMAGE, *payload)
+
+    def _bring_criu(self) -> None:
+        try:
+            data = memoryview(self._home.criu())
+        except RexecError as error:
+            self._unbrought = str(error)
+            data = memoryview(b"")  # it says what it can do without
+        for at in range(0, len(data), frames.MAX_PAYLOAD):
+            self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
+        self._link.send(frames.BUNDLE, b"")

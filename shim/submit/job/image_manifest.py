@@ -1,0 +1,96 @@
+"""The manifest of an image: what the host that made it says, and what is known here."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from checkpoint.wire.manifest import ImageFile, Manifest, Streams, WrittenFile
+from remoteio.submit.export.carried_locks import Held
+from remoteio.submit.export.written_files import Row
+from shim.submit.job import image_head, image_locks
+from shim.wire.job_spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Which image of which job it is, and where the job ran."""
+
+    job: str
+    number: int
+    generation: int
+    host: str
+    spec: JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The job's files as its dump saw them: see Written.rows, `opened` of remoteio/submit/export/written_files.py, and
+    carried.held.
+    """
+
+    rows: list[Row]
+    opened: list[tuple[bytes, int, bool]]
+    held: list[Held]
+
+
+def manifest(
+    run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], seen: Seen
+) -> Manifest:
+    """Of a dump that has arrived with that `head` (shim/wire/job_messages.py). Raises ShapeError for a head that is
+    none, and ManifestError.
+    """
+    said = image_head.parsed(head)
+    counted, facts = Streams(**said.pop("streams")), said.pop("facts")
+    said["locks"] = image_locks.rows(seen.held, said.pop("handles", []), said.pop("numbers", {}))
+    said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened]
+    spec = run.spec
+    environment = [os.fsdecode(item).partition("=") for item in spec.env]
+    return Manifest(
+        job=run.job,
+        number=run.number,
+        generation=run.generation,
+        time_ns=time.time_ns(),
+        host=run.host,
+        argv=tuple(os.fsdecode(word) for word in spec.argv),
+        cwd=os.fsdecode(spec.cwd),
+        env=tuple((name, value) for name, _, value in environment),
+        uid=spec.uid,
+        gid=spec.gid,
+        tty=bool(spec.tty),
+        streams=counted,
+        files=files,
+        written=written,
+        facts=facts,
+        stats=said,
+    )
+
+
+def bare(image: Manifest, replaced: list[str]) -> Manifest:
+    """Without what only home needs: the chunks' tables and the files; `replaced`: those whose names are another's."""
+    fields = (
+        "job",
+        "number",
+        "generation",
+        "time_ns",
+        "host",
+        "argv",
+        "cwd",
+        "uid",
+        "gid",
+        "tty",
+        "streams",
+        "facts",
+    )
+    stats = {**image.stats, "open": [], "replaced": replaced}
+    return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=(), stats=stats)
+
+
+def as_now(file: WrittenFile) -> WrittenFile | None:
+    """The same file as it is now; None if it is not there any more."""
+    try:
+        now = os.stat(file.path, follow_symlinks=False)
+    except OSError:
+        return None
+    return WrittenFile(file.path, now.st_size, now.st_mtime_ns, now.st_ino) if now.st_ino == file.inode else None

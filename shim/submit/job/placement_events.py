@@ -1,0 +1,344 @@
+"""What placement.py decides about: where a job stands, what can happen to it, and what can be done about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from math import inf
+
+from shim.submit.job.events import Kind
+
+
+class Phase(StrEnum):
+    """The comment says what may be running."""
+
+    CHOOSING = "choosing"  # nothing; a host is being looked for
+    STARTING = "starting"  # nothing, or a fresh job
+    RUNNING = "running"
+    FROZEN = "frozen"  # the job stands still for its host's owner
+    LEFT = "left"  # nothing; the last words of the old host are awaited
+    LOST = "lost"  # perhaps the old generation, until its lease is over
+    PARKED = "parked"  # nothing
+    ENDED = "ended"
+
+
+ACTING = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN, Phase.LOST)  # in which a generation may be acting
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """One dump under way, from its order, or the news that it began by itself, to its end.
+
+    serial     its number, which all that is said of it carries
+    leaves     the job leaves its host with it
+    tokens     who asked for it
+    committed  its image is durable; where the job leaves, nothing of it goes on there any more
+    owner      the owner of the host drives the job away, and how that showed; empty: nobody does
+    """
+
+    serial: int
+    leaves: bool
+    tokens: tuple[int, ...] = ()
+    committed: bool = False
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The job's end: `status` as waitpid(2) gives it, or None and rexec's own exit `code` and `reason`."""
+
+    status: int | None
+    code: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What the user has said of the job.
+
+    every     seconds between images; 0: the first one only; NEVER: none by the clock
+    patient   the job waits for a host even before it has ever run
+    images    the images are wanted: they outlive a job that ends well
+    host      where the user sent it, until it is there
+    held      it is to be parked, and to stay so
+    killing   it is to die
+    leave_by  this process is to end by then (monotonic seconds), the job saved and parked if that can be; inf: no
+    waiting   tokens of those who wait for the job to run again, or to be parked
+    later     what was asked for while it could not be done
+    """
+
+    every: float = 0.0
+    patient: bool = False
+    images: bool = False
+    host: str = ""
+    held: bool = False
+    killing: bool = False
+    leave_by: float = inf
+    waiting: tuple[int, ...] = ()
+    later: tuple[Ask, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The newest generation.
+
+    generation  its number; 0: there was none yet
+    host        its host, while there is something of it there, or may be
+    live        it may be acting
+    by          when its host must have shown that it does what it was told (monotonic seconds); inf: told nothing
+    doubted     the host has been given DOUBT seconds more
+    anyway      the job is to run there though no images can be made of it
+    """
+
+    generation: int = 0
+    host: str = ""
+    live: bool = False
+    by: float = inf
+    doubted: bool = False
+    anyway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What is saved of the job, and what is being saved.
+
+    newest    number of the image to go on from; 0: there is none
+    serial    of the last dump that was ordered
+    dump      the one under way
+    due       when the clock wants the next one (monotonic seconds)
+    failures  how often one could not be made
+    """
+
+    newest: int = 0
+    serial: int = 0
+    dump: Dump | None = None
+    due: float = inf
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The search for a host.
+
+    turn    number of the last look; what answers an older one is late
+    avoid   where the job is not to go, and why: (host, why); those that could not go on with it until it is parked,
+            those that it was told to leave until it runs elsewhere, or its user says otherwise
+    driven  hosts whose owner made it leave: they are asked whether they are idle even where the user named them
+    misses  how often in a row hosts were tried and none could go on with it, or not for long
+    unable  a host that can run the job, but cannot make images of it; empty: none was met
+    """
+
+    turn: int = 0
+    avoid: tuple[tuple[str, str], ...] = ()
+    driven: frozenset[str] = frozenset()
+    misses: int = 0
+    unable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the job stands.
+
+    phase   what may be running: see Phase
+    why     what it waits for, or why it stands still, left or was lost
+    until   LOST, LEFT, PARKED: when a Tick changes the phase (monotonic seconds)
+    began   it has run
+    result  ENDED: how
+    """
+
+    phase: Phase = Phase.CHOOSING
+    why: str = ""
+    until: float = 0.0
+    began: bool = False
+    wants: Wants = Wants()
+    place: Place = Place()
+    images: Images = Images()
+    search: Search = Search()
+    result: Result | None = None
+
+
+# what happens
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    turn: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoHost:
+    """`hopeless`: waiting will not help."""
+
+    turn: int
+    why: str
+    hopeless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreached:
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    generation: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    generation: int
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """`unfit`: it would come to the same again: the next host is to be another."""
+
+    generation: int
+    why: str
+    unfit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One of shim/wire/job_messages.py, by its name there."""
+
+    generation: int
+    what: str
+    serial: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    generation: int
+    serial: int
+    image: int
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stirs:
+    """Bytes of an image have come or gone."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The user wants: "checkpoint", "vacate" (perhaps to `host`), "hold", "release" or "kill"; answer to `token`."""
+
+    what: str
+    token: int
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """So much has come since the last image, and is kept to be given again, that a new image is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something went wrong here that changes nothing for the job."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """This process is told to end."""
+
+
+Event = (
+    Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
+    | Fault | Quit | Tick
+)  # fmt: skip
+
+# what is to be done
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    turn: int
+    image: int
+    wanted: str
+    avoid: tuple[tuple[str, str], ...]
+    driven: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    generation: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """START, with the image or without."""
+
+    generation: int
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    generation: int
+    what: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    token: int
+    done: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    kind: Kind
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """`forget`: its images too; only the clock wanted them, in case a host is lost."""
+
+    result: Result
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End this process, but not the job; `why`: a sentence on what becomes of it."""
+
+    why: str
+
+
+Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish | Leave
+Steps = tuple[State, list[Action]]

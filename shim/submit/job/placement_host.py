@@ -1,0 +1,297 @@
+"""What follows from what a look for a host, a host, or its silence tells: handlers of placement.py. Pure.
+
+Each is given the state, the event, and `now` in monotonic seconds, and returns the next state and what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+
+from shim.submit.job import placement_steps as steps
+from shim.submit.job.events import Kind
+from shim.submit.job.placement_events import (
+    Action,
+    Began,
+    Chosen,
+    Close,
+    Closed,
+    Committed,
+    Connect,
+    Connected,
+    Dump,
+    Exited,
+    Failed,
+    Fault,
+    Log,
+    News,
+    NoHost,
+    Order,
+    Phase,
+    Place,
+    Reply,
+    Result,
+    Start,
+    State,
+    Steps,
+    Stirs,
+    Tick,
+    Unreached,
+)
+from shim.wire import job_messages
+
+
+def chosen(state: State, event: Chosen, now: float) -> Steps:
+    """Connect to it, as a new generation."""
+    place = Place(generation=state.place.generation + 1, host=event.host)
+    return replace(state, phase=Phase.STARTING, place=place), [Connect(place.generation, place.host)]
+
+
+def no_host(state: State, event: NoHost, now: float) -> Steps:
+    """Park the job; one that has never run goes where no images can be made, if anywhere, or ends.
+
+    It ends where waiting will not help and nobody asked it to wait.
+    """
+    unable = state.search.unable
+    if event.hopeless and not state.began and unable:
+        state = replace(state, search=replace(state.search, unable=""))
+        state, actions = chosen(state, Chosen(event.turn, unable), now)
+        return replace(state, place=replace(state.place, anyway=True)), actions
+    if event.hopeless and not state.began and not state.wants.patient:
+        return steps.finish(state, Result(None, 125, event.why))
+    return steps.park(state, event.why, now)
+
+
+def look_again(state: State, event: Tick, now: float) -> Steps:
+    """Look for a host again, when it is time and the job is not held."""
+    return steps.choose(state) if not state.wants.held and now >= state.until else (state, [])
+
+
+def connected(state: State, event: Connected, now: float) -> Steps:
+    """Send START: from now on a fresh job may act."""
+    state = replace(state, place=replace(state.place, live=not state.images.newest))
+    return steps.awaits(state, now, steps.STALL), [Start(state.place.generation, state.images.newest)]
+
+
+def unreached(state: State, event: Unreached, now: float) -> Steps:
+    """Pass over a host that cannot be reached."""
+    return steps.pass_over(state, event.why, now)
+
+
+def began_starting(state: State, event: Began, now: float) -> Steps:
+    """A fresh job runs; one from an image was said to run before it was let go on, which changes nothing."""
+    return steps.runs(steps.settled(state), now) if not state.images.newest else (steps.settled(state), [])
+
+
+def restored(state: State, event: News, now: float) -> Steps:
+    """Let the restored job go on: it may act from now on. Unless its user wants it dead or held by now."""
+    if not state.images.newest:
+        return state, []
+    if state.wants.killing or state.wants.held:
+        state, actions = steps.pass_over(state, "", now)
+        return state, [Close(event.generation), *actions]
+    state, actions = steps.runs(steps.awaits(state, now, steps.ANSWER), now)
+    return state, [Order(event.generation, job_messages.GO, event.generation), *actions]
+
+
+def exited_starting(state: State, event: Exited, now: float) -> Steps:
+    """A fresh job has ended before it was said to run; a restored one never ran, so another host is tried."""
+    if not state.place.live:
+        return steps.pass_over(state, "the job ended there before it was let go on", now)
+    return exited(state, event, now)
+
+
+def failed_starting(state: State, event: Failed, now: float) -> Steps:
+    """Pass over a host on which rexec failed; what the job's own command failed with is its end."""
+    return steps.pass_over(state, event.text, now) if event.code == 125 else failed(state, event, now)
+
+
+def unable_starting(state: State, event: News, now: float) -> Steps:
+    """Pass over a host on which no image can be made, unless there is none better: then the job runs without."""
+    if state.place.anyway:
+        return unable(state, event, now)
+    search = replace(state.search, unable=state.search.unable or state.place.host)
+    return steps.pass_over(replace(state, search=search), event.why, now)
+
+
+def unable(state: State, event: News, now: float) -> Steps:
+    """Log that the job runs without checkpoints."""
+    return state, [
+        Log(Kind.NOTE, {"host": state.place.host, "reason": f"the job runs without checkpoints: {event.why}"})
+    ]
+
+
+def dead_starting(state: State, event: News, now: float) -> Steps:
+    """Pass over a host on which the job was killed before it went on."""
+    return steps.pass_over(state, event.why, now) if not state.place.live else dead(state, event, now)
+
+
+def closed_starting(state: State, event: Closed, now: float) -> Steps:
+    """Pass over a host that is lost: without GO the job cannot go on there."""
+    return steps.pass_over(state, event.why, now) if not state.place.live else steps.closed(state, event, now)
+
+
+def began(state: State, event: Began, now: float) -> Steps:
+    """It runs: nothing more is awaited of its host, but a dump or its death."""
+    return steps.settled(state), []
+
+
+def stirs(state: State, event: Stirs, now: float) -> Steps:
+    """Part of an image came or went: the host has time again."""
+    awaited = state.place.by < inf and not state.wants.killing
+    return (steps.awaits(state, now, steps.STALL) if awaited else state), []
+
+
+def exited(state: State, event: Exited, now: float) -> Steps:
+    """The job has ended. One that is frozen with its image committed can only have been killed for the move."""
+    dump = state.images.dump
+    if dump is not None and dump.leaves and dump.committed:
+        return steps.moved(state, event, now)
+    return steps.finish(state, Result(event.status))
+
+
+def failed(state: State, event: Failed, now: float) -> Steps:
+    """The job has ended by rexec's own failure, or by its command's."""
+    return steps.finish(state, Result(None, event.code, event.text))
+
+
+def frozen(state: State, event: News, now: float) -> Steps:
+    """The owner is back, and the job stands still."""
+    logged = Log(Kind.SUSPEND, {"host": state.place.host, "reason": event.why, "processes": 1})
+    return replace(state, phase=Phase.FROZEN, why=event.why), [logged]
+
+
+def thawed(state: State, event: News, now: float) -> Steps:
+    """The owner has gone again, and the job goes on."""
+    images = replace(state.images, due=max(state.images.due, now))
+    logged = Log(Kind.RESUME, {"host": state.place.host, "reason": event.why})
+    return replace(state, phase=Phase.RUNNING, why="", images=images), [logged]
+
+
+def fault(state: State, event: Fault, now: float) -> Steps:
+    """Log what went wrong here."""
+    return state, [Log(Kind.NOTE, {"host": state.place.host, "reason": event.text})]
+
+
+def closes(state: State, event: News, now: float) -> Steps:
+    """Log which connections the job loses by leaving."""
+    return state, [Log(Kind.NOTE, {"host": state.place.host, "reason": f"leaving closes {event.why}"})]
+
+
+def dead(state: State, event: News, now: float) -> Steps:
+    """The job was killed there, not by itself: as if its host were lost, only that nothing of it can be left there."""
+    if state.wants.killing:
+        return steps.finish(state, Result(steps.KILLED))
+    if not state.images.newest:
+        return steps.finish(state, Result(None, 125, event.why))
+    dump, waiting = state.images.dump, state.wants.waiting
+    actions: list[Action] = [Log(Kind.LOST, {"host": state.place.host, "reason": event.why})]
+    if dump is not None and dump.leaves and dump.committed:
+        waiting = (*waiting, *dump.tokens)
+    elif dump is not None:
+        actions += [Reply(token, False, event.why) for token in dump.tokens]
+    avoid = (*state.search.avoid, (state.place.host, event.why))
+    return steps.leaves(state, event.why, waiting, avoid, now), actions
+
+
+def over_by(state: State, event: Tick, now: float) -> Steps:
+    """Cut off a host that has not done what it was told."""
+    return overdue(state, now) if now >= state.place.by else (state, [])
+
+
+def clock(state: State, event: Tick, now: float) -> Steps:
+    """As while starting; and order the image that the clock wants."""
+    if now >= state.place.by:
+        return overdue(state, now)
+    if clock_wants(state) and now >= state.images.due:
+        return steps.order(replace(state, images=replace(state.images, due=inf)), False, (), now)
+    return state, []
+
+
+def clock_wants(state: State) -> bool:
+    return state.phase == Phase.RUNNING and state.images.dump is None and not state.wants.killing
+
+
+def overdue(state: State, now: float) -> Steps:
+    """The host is there, but does not do what it was told."""
+    if not state.place.doubted:
+        return replace(state, place=replace(state.place, by=now + steps.DOUBT, doubted=True)), []
+    why = f"{state.place.host} gives signs of life, but does not do what it was told"
+    dump = state.images.dump
+    if dump is not None and not state.wants.killing and (not dump.leaves or not state.images.newest):
+        return steps.give_up(state, dump, why, now)  # there is more to lose than to win
+    if not state.place.live:
+        cut, actions = steps.pass_over(state, why, now)
+    else:
+        cut, actions = steps.closed(state, Closed(state.place.generation, why), now)
+    return cut, [Close(state.place.generation), *actions]
+
+
+def leaving(state: State, event: News, now: float) -> Steps:
+    """The owner drives the job away: a dump has begun by itself, in place of one that was ordered."""
+    tokens = state.images.dump.tokens if state.images.dump is not None else ()
+    dump = Dump(event.serial, True, tokens, owner=event.why)
+    return steps.awaits(replace(state, images=replace(state.images, dump=dump)), now, steps.STALL), []
+
+
+def dumping(state: State, event: News, now: float) -> Steps:
+    """The dump gets on: the host has time again."""
+    return (steps.awaits(state, now, steps.STALL) if steps.of_dump(state, event.serial) else state), []
+
+
+def committed(state: State, event: Committed, now: float) -> Steps:
+    """The image is the one to go on from, whoever ordered it, and even if nobody waits for it any more."""
+    size: dict[str, object] = {"host": state.place.host, "image": str(event.image), "size": event.size}
+    logged: list[Action] = [Log(Kind.CHECKPOINT, size)]
+    under_way, dump = state.images.dump, steps.of_dump(state, event.serial)
+    by_user = under_way is None or under_way.leaves or under_way.tokens != () or state.wants.every > 0
+    state = replace(
+        state,
+        images=replace(state.images, newest=event.image),
+        wants=replace(state.wants, images=state.wants.images or by_user),
+        search=replace(state.search, misses=0),
+        began=True,
+    )
+    state = replace(state, images=replace(state.images, due=steps.next_image(state, now)))
+    if dump is None:
+        return state, logged
+    if dump.leaves:
+        images = replace(state.images, dump=replace(dump, committed=True))
+        return steps.awaits(replace(state, images=images), now, steps.ANSWER), logged
+    logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
+    done = replace(state, images=replace(state.images, dump=None), place=replace(state.place, by=inf))
+    return done, logged
+
+
+def refused(state: State, event: News, now: float) -> Steps:
+    """No image could be made: the job goes on where it is."""
+    dump = steps.of_dump(state, event.serial)
+    return (state, []) if dump is None else steps.give_up(state, dump, event.why, now)
+
+
+def gone(state: State, event: Closed, now: float) -> Steps:
+    """Its last words are said: on to the next host."""
+    return steps.after(state, now)
+
+
+def gone_by(state: State, event: Tick, now: float) -> Steps:
+    """Its last words do not come: cut it off, and on to the next host."""
+    if now < state.until:
+        return state, []
+    old = state.place.generation
+    state, actions = steps.after(state, now)
+    return state, [Close(old), *actions]
+
+
+def lost_by(state: State, event: Tick, now: float) -> Steps:
+    """Its lease is over, so nothing of it acts: on to the next host, if there is an image to go on from."""
+    if now < state.until:
+        return state, []
+    if state.wants.killing:
+        return steps.finish(state, Result(steps.KILLED))
+    if not state.images.newest:
+        text = f"lost {state.place.host}, and the job with it, which had no checkpoint yet: {state.why}"
+        return steps.finish(state, Result(None, 125, text))
+    logged: list[Action] = [Log(Kind.LOST, {"host": state.place.host, "reason": state.why})]
+    state, actions = steps.after(replace(state, place=replace(state.place, live=False)), now)
+    return state, logged + actions

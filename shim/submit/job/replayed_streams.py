@@ -1,0 +1,299 @@
+"""A job's standard streams at home, while it goes from host to host: each byte once, in order.
+
+An image knows how many bytes of output its job had sent, and how many of input it had been given. The outputs know how
+many they have taken: what a job restored from an older image says again is dropped. The input keeps what was given
+since the newest image, so that it can be given again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from remoteio import syscalls
+from remoteio.errors import RexecError
+from remoteio.wire.frames import CLOSED, STDIN
+from remoteio.wire.link import Link, LinkClosed, Window, credit
+from shim.wire.stream_pumps import CHUNK
+
+Fail = Callable[[BaseException], None]
+
+# What may be under way to the job and not yet read by it: the window, its pipe, and what lies in between.
+KEPT = 4 << 20
+HEAVY = 1 << 30  # bytes kept since the last image, at which a new one would be welcome
+_HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
+_AWAY = 0.2  # seconds between looks whether a terminal is ours
+_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+AGAIN = 2.0  # seconds between tries to write to a disk that is full: there is no event for its getting room
+Reader = Callable[[bytes], None]
+
+
+class Output:
+    """One output stream: what comes from the job goes to `fd` and to those who are attached."""
+
+    def __init__(
+        self, kind: int, fd: int, fail: Fail, *, taken: int = 0, close: Callable[[int], None] = os.close,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
+        """`taken`: bytes that went to `fd` before; `close` is called with `fd` when the job closes the stream.
+
+        `fail` is told of what ends the thread that writes. A full disk does not: the job waits for room there, as soon
+        as the stream's window is used up, and `say` is told so.
+        """
+        self.kind, self.taken = kind, taken
+        self._fd, self._close, self._fail, self._say = fd, close, fail, say
+        self._link: Link | None = None
+        self._skip = 0
+        self._change = threading.Condition()
+        self._queue: deque[tuple[Link, bytes | memoryview, int]] = deque()
+        self._busy = self._closed = False
+        self._readers: list[Reader] = []
+        _thread(self._run, fail)
+
+    def begin(self, link: Link, offset: int) -> None:
+        """The job goes on at the other end of `link`; it has said `offset` bytes by the image's count."""
+        with self._change:
+            self._link, self._skip = link, max(self.taken - offset, 0)
+        if self._closed:
+            link.send(CLOSED, bytes((self.kind,)))
+
+    def put(self, link: Link, data: bytes | memoryview) -> None:
+        """Bytes came. Never blocks: the stream's window bounds what can be waiting."""
+        with self._change:
+            if link is not self._link:
+                return  # the last words of a generation that is over
+            drop = min(self._skip, len(data))
+            self._skip -= drop
+            self.taken += len(data) - drop
+            self._queue.append((link, data[drop:], len(data)))
+            self._change.notify_all()
+
+    def end(self) -> None:
+        """The job has closed the stream: who reads it here is to see that, once all is written."""
+        with self._change:
+            if not self._closed and self._link is not None:
+                self._queue.append((self._link, b"", 0))
+                self._change.notify_all()
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until all that came is written. False: in `timeout` seconds it was not."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._queue and not self._busy, timeout)
+
+    def attach(self, reader: Reader) -> None:
+        """From now on `reader` is called with all bytes too; b"" at the end."""
+        with self._change:
+            self._readers.append(reader)
+
+    def detach(self, reader: Reader) -> None:
+        with self._change:
+            self._readers = [other for other in self._readers if other is not reader]
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._queue)
+                link, data, size = self._queue.popleft()
+                self._busy = True
+                readers = self._readers
+            for reader in readers:
+                reader(bytes(data))
+            if not size:
+                self._shut()
+                continue
+            if not self._closed and not self._write(data):
+                self._shut()
+            try:
+                link.send(*((CLOSED, bytes((self.kind,))) if self._closed else credit(self.kind, size)))
+            except LinkClosed:
+                continue  # whoever receives from it says so
+
+    def _shut(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._close(self._fd)
+
+    def _write(self, data: bytes | memoryview) -> bool:
+        """False: nobody reads it any more."""
+        left, said = memoryview(data), False
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except OSError as error:
+                if error.errno in _GONE:
+                    return False
+                if error.errno not in _FULL:
+                    raise RexecError(f"the job's output cannot be written: {error.strerror}") from error
+                if not said:
+                    self._say(f"the job's output cannot be written: {error.strerror}; make room there: it waits")
+                said = True
+                time.sleep(AGAIN)
+        return True
+
+
+class Input:
+    """The input stream. What it is given is kept in a file without a name, at the offset it has in the stream."""
+
+    def __init__(self, directory: Path, fd: int, fail: Fail, ours: Callable[[], bool] = lambda: True) -> None:
+        """`fd`: what is read, -1: only what `feed` brings. `ours` tells whether it may be read now."""
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - as long as the job
+        self._fd, self._ours, self._fail = fd, ours, fail
+        self._change = threading.Condition()
+        self.size = 0  # bytes that came
+        self.kept = 0  # from here on they are here
+        self._ended = False
+        self._hungry = False
+        self._keep = self._saved = False
+        self._told = 0
+        self.heavy: Callable[[], None] = lambda: None  # called at every HEAVY bytes that are kept since an image
+        self._generation = 0
+        if fd >= 0:
+            _thread(self._read, fail)
+
+    def feed(self, data: bytes) -> None:
+        """More input, from one who is attached."""
+        with self._change:
+            self._append(data)
+
+    def finish(self) -> None:
+        """No more will come."""
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def skip_to(self, offset: int) -> None:
+        """This process begins in the middle: what the job had been given before is not here."""
+        with self._change:
+            self.size = self.kept = offset
+            self._keep = self._saved = True
+
+    def keep(self) -> None:
+        """An image is being made: from now on only `saved` says what is not needed any more."""
+        with self._change:
+            self._keep = True
+
+    def unkeep(self) -> None:
+        """It will not be made. Where there is none before it, nothing will ever be asked for again."""
+        with self._change:
+            self._keep = self._saved
+
+    def saved(self, offset: int) -> None:
+        """There is an image, whose job has been given `offset` bytes."""
+        with self._change:
+            self._keep = self._saved = True
+        self.forget(offset)
+
+    def _append(self, data: bytes) -> None:
+        while True:
+            at = self.size  # anew each time: another may have appended while this one waited
+            view = memoryview(data)
+            try:
+                while view:
+                    n = os.pwrite(self._file.fileno(), view, at)
+                    at, view = at + n, view[n:]
+                break
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise RexecError(f"the job's input cannot be kept: {error.strerror}") from error
+                self._change.wait(AGAIN)
+        self.size = at
+        self._hungry = False
+        self._change.notify_all()
+        if self._keep and at - max(self.kept, self._told) > HEAVY:
+            self._told = at
+            self.heavy()
+
+    def forget(self, offset: int) -> None:
+        """What came before `offset` will not be asked for again."""
+        with self._change:
+            if offset > self.kept:
+                start = self.kept & ~0xFFF
+                length = (offset & ~0xFFF) - start
+                if length > 0:
+                    _punch(self._file.fileno(), start, length)
+                self.kept = offset
+
+    def begin(self, link: Link, offset: int) -> Window:
+        """Give the job at the other end of `link` its input from `offset` on; its CREDITs go to the Window."""
+        window = Window()
+        with self._change:
+            self._generation += 1
+            mine = self._generation
+        at = max(offset, self.kept)
+        _thread(lambda: self._give(link, at, window, mine), self._fail)
+        return window
+
+    def _give(self, link: Link, at: int, window: Window, mine: int) -> None:
+        while True:
+            room = window.take(CHUNK)
+            if not room:
+                return
+            with self._change:
+                self._hungry = at >= self.size
+                self._change.notify_all()
+                self._change.wait_for(lambda: self.size > at or self._ended or self._generation != mine)  # noqa: B023
+                if self._generation != mine:
+                    return
+                data = os.pread(self._file.fileno(), min(room, self.size - at), at)
+            window.give(room - len(data))
+            try:
+                link.send(STDIN, data)
+            except LinkClosed:
+                return  # whoever receives from it says so
+            if not data:
+                return
+            at += len(data)
+            if not self._keep and at - self.kept > 2 * KEPT:
+                self.forget(at - KEPT)
+
+    def _read(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._hungry)
+            while not self._ours():
+                time.sleep(_AWAY)  # there is no event for that
+            if not select.select([self._fd], [], [], _AWAY)[0] or not self._ours():
+                continue
+            try:
+                data = os.read(self._fd, CHUNK)
+            except OSError as error:
+                if not self._ours():
+                    continue  # a terminal that was taken from us between the look and the read
+                if error.errno not in _GONE:
+                    raise RexecError(f"standard input cannot be read: {error.strerror}") from error
+                data = b""  # a terminal whose other side has closed
+            with self._change:
+                if not data:
+                    self._ended = True
+                    self._change.notify_all()
+                    return
+                self._append(data)
+
+
+def _thread(run: Callable[[], None], fail: Fail) -> None:
+    def guarded() -> None:
+        try:
+            run()
+        except BaseException as error:  # whatever ends a thread of ours ends the run, and is raised there
+            fail(error)
+
+    threading.Thread(target=guarded, daemon=True).start()
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    """A file system that cannot make holes, or just now has no room to note one, keeps its bytes."""
+    try:
+        syscalls.fallocate(fd, _HOLE, offset, length)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, *_FULL):
+            raise

@@ -1,0 +1,63 @@
+"""What the two ends of a job that can be checkpointed say to each other: JSON in ORDER and NEWS frames. Shipped.
+
+Orders (submit to execute), each with the serial number of the dump it is about, or the generation for GO:
+
+    CHECKPOINT  dump, and let the job go on at once
+    VACATE      dump, and end the job here once the image is committed; until then it is frozen
+    THAW        the dump cannot be kept (`why`): give it up, the job goes on here
+    GO          the restored job may run: it is the newest generation
+    KILL        kill the job; EXIT follows
+
+News (execute to submit):
+
+    FROZEN      why, source, at: the owner is back, and the job stands still
+    THAWED      why
+    LEAVING     why, serial: a vacate has begun by itself
+    DUMPING     serial
+    DUMPED      serial, frozen_us, bytes: the tree stands still and what it wrote is all sent; the image follows
+    UNABLE      why: no image can be made here; the job was not started, or, told to start it anyway, it runs without
+    CLOSES      why: the connections that the job loses by leaving
+    REFUSED     serial, why: it could not be dumped; the job goes on
+    MOVED       serial: the image is committed and the job has been killed here
+    DEAD        why: its first process was killed, and the job with it; nothing of it is left there
+    RESTORED    seconds: the job stands ready for GO
+    CRIU        need: hash of the bundle to send as BUNDLE frames
+
+The head of an image (the sender's own bytes in checkpoint/execute/sender.py) is a JSON object: `facts`, the table of
+checkpoint/wire/compat.py; `streams`, with `stdout`, `stderr`: bytes sent, `stdin`: bytes the job has read,
+`stdin_unread`: those it was given and has not, hexadecimal; `handles` and `numbers`, if it ever asked for a file lock:
+see shim/submit/job/image_locks.py, which makes `locks` of them; all else comes back to the agent in the manifest's
+`stats`.
+"""
+
+from __future__ import annotations
+
+import json
+
+CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, CLOSES, UNABLE = (
+    "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu", "closes",
+    "unable",
+)  # fmt: skip
+
+WHY = 4000
+
+
+def order(what: str, serial: int, **more: object) -> bytes:
+    """The payload of an ORDER frame."""
+    return json.dumps({"order": what, "serial": serial, **more}).encode()
+
+
+def news(what: str, **more: object) -> bytes:
+    """The payload of a NEWS frame. A `why` is cut to WHY characters: a frame that is too long ends the link."""
+    if "why" in more:
+        more["why"] = str(more["why"])[:WHY]
+    return json.dumps({"news": what, **more}).encode()
+
+
+def parse(payload: bytes | memoryview) -> dict[str, object]:
+    """The object in an ORDER or NEWS frame. Raises ValueError."""
+    value = json.loads(bytes(payload))
+    if not isinstance(value, dict):
+        raise ValueError("a message between the two ends is no object")
+    return value

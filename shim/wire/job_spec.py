@@ -1,0 +1,132 @@
+"""What the execute side must know to start a job: plain bytes and numbers. Shipped."""
+
+from __future__ import annotations
+
+from remoteio.wire.frames import pack_fields, unpack_fields
+
+
+class JobSpec:
+    """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
+
+    __slots__ = (
+        "argv", "cwd", "env", "gid", "groups", "hostname", "limits", "moving", "scratch", "stdio", "tty", "uid",
+        "umask",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        argv: list[bytes],
+        env: list[bytes],
+        cwd: bytes,
+        uid: int,
+        gid: int,
+        groups: list[int],
+        umask: int,
+        hostname: bytes,
+        limits: list[tuple[int, int, int]],
+        scratch: list[bytes],
+        stdio: list[int],
+        tty: list[int],
+        moving: Moving | None = None,
+    ) -> None:
+        """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
+        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal."""
+        self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
+        self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
+            umask, hostname, limits, scratch, stdio, tty,
+        )  # fmt: skip
+        self.moving = moving  # None: the job cannot be checkpointed
+
+    def pack(self) -> bytes:
+        """The payload of a START frame."""
+        return pack_fields(
+            {
+                "argv": self.argv,
+                "env": self.env,
+                "cwd": [self.cwd],
+                "ids": _texts([self.uid, self.gid, *self.groups]),
+                "umask": _texts([self.umask]),
+                "hostname": [self.hostname],
+                "limits": _texts([n for limit in self.limits for n in limit]),
+                "scratch": self.scratch,
+                "stdio": _texts(self.stdio),
+                "tty": _texts(self.tty),
+                **({} if self.moving is None else self.moving.fields()),
+            }
+        )
+
+    @classmethod
+    def unpack(cls, payload: bytes | memoryview) -> JobSpec:
+        """The inverse of ``pack``. Raises FrameError, KeyError, ValueError on what pack never makes."""
+        f = unpack_fields(payload)
+        ids, limits = _numbers(f["ids"]), _numbers(f["limits"])
+        return cls(
+            argv=f["argv"],
+            env=f["env"],
+            cwd=f["cwd"][0],
+            uid=ids[0],
+            gid=ids[1],
+            groups=ids[2:],
+            umask=_numbers(f["umask"])[0],
+            hostname=f["hostname"][0],
+            limits=[(limits[k], limits[k + 1], limits[k + 2]) for k in range(0, len(limits), 3)],
+            scratch=f["scratch"],
+            stdio=_numbers(f["stdio"]),
+            tty=_numbers(f["tty"]),
+            moving=Moving.of(f) if "checkpoint" in f else None,
+        )
+
+
+class Moving:
+    """What the agent must know of a job that can be checkpointed.
+
+    job         its id
+    generation  counts the times it was placed on a host; only the newest may run
+    owner       JSON: the policy's name, and its table (OwnerPolicy.table) or null for `none`
+    named       the user asked for this very host
+    restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
+    criu        hash, hex, of the criu that the submit side can send; empty: it has none
+    anyway      no other host can make images of it: start it even where this one cannot
+    """
+
+    __slots__ = ("anyway", "criu", "generation", "job", "named", "owner", "restore")
+
+    def __init__(
+        self, job: str, generation: int, owner: str, named: bool, restore: bytes, criu: str, anyway: bool = False
+    ) -> None:
+        self.job, self.generation, self.owner, self.named = job, generation, owner, named
+        self.restore, self.criu, self.anyway = restore, criu, anyway
+
+    def fields(self) -> dict[str, list[bytes]]:
+        """For a START frame."""
+        return {
+            "checkpoint": [b"1"],
+            "job": [self.job.encode()],
+            "generation": _texts([self.generation]),
+            "owner": [self.owner.encode()],
+            "named": [b"1"] if self.named else [],
+            "restore": [self.restore] if self.restore else [],
+            "criu": [self.criu.encode()] if self.criu else [],
+            "anyway": [b"1"] if self.anyway else [],
+        }
+
+    @classmethod
+    def of(cls, f: dict[str, list[bytes]]) -> Moving:
+        """The inverse of ``fields``. Raises KeyError, ValueError."""
+        return cls(
+            job=f["job"][0].decode(),
+            generation=_numbers(f["generation"])[0],
+            owner=f["owner"][0].decode(),
+            named=bool(f["named"]),
+            restore=b"".join(f["restore"]),
+            criu=b"".join(f["criu"]).decode(),
+            anyway=bool(f["anyway"]),
+        )
+
+
+def _texts(numbers: list[int]) -> list[bytes]:
+    return [b"%d" % n for n in numbers]
+
+
+def _numbers(texts: list[bytes]) -> list[int]:
+    return [int(t) for t in texts]

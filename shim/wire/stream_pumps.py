@@ -1,0 +1,157 @@
+"""Streams between a descriptor and the link, one thread each, with flow control. Shipped; used at both ends.
+
+That the reader of a stream has gone is told at once, not at the next write: a job whose output nobody reads any more
+finds its pipe closed as it would at home.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from remoteio.errors import RexecError
+from remoteio.wire.frames import CLOSED, LARGE
+from remoteio.wire.link import Link, LinkClosed, Window, credit
+from shim.wire.wakeup import Bell
+
+CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
+AWAY = 200  # milliseconds between looks whether a terminal is ours again: there is no event for that
+_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
+
+
+class Source:
+    """Reads `fd` and sends it as frames of `kind`, as far as the other end gives credit; an empty frame is its end."""
+
+    def __init__(
+        self,
+        link: Link,
+        kind: int,
+        fd: int,
+        close: Callable[[int], None] = os.close,
+        ours: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's."""
+        self._link, self.kind, self._fd, self._close, self._ours = link, kind, fd, close, ours
+        self.window = Window()
+        self._bell = Bell()
+        self.done = threading.Event()
+
+    def start(self, fail: Callable[[BaseException], None]) -> None:
+        """Begin, in a thread of its own."""
+        threading.Thread(target=_guarded, args=(self._run, fail), name="source-%d" % self.kind, daemon=True).start()
+
+    def stop(self) -> None:
+        """Nobody reads this stream there any more: let go of `fd`."""
+        self.window.close()
+        self._bell.ring()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                room = self.window.take(CHUNK)
+                if not room or not self._await():
+                    return
+                try:
+                    data = os.read(self._fd, room)
+                except OSError as e:
+                    if e.errno not in (errno.EIO, errno.ECONNRESET):
+                        raise RexecError("standard input cannot be read: %s" % e.strerror) from e
+                    if not self._ours():
+                        self.window.give(room)
+                        continue  # a terminal that was taken from us between the look and the read
+                    data = b""  # a terminal whose other side has closed
+                if not data:
+                    self._link.send(self.kind, b"")
+                    return
+                self.window.give(room - len(data))
+                self._link.send(self.kind, data)
+        finally:
+            self._close(self._fd)
+            self._bell.take_down()
+            self.done.set()
+
+    def _await(self) -> bool:
+        """Wait until there is something to read and it is ours. False: it is not wanted any more."""
+        rung, either = select.poll(), select.poll()
+        rung.register(self._bell.fd, select.POLLIN)
+        either.register(self._bell.fd, select.POLLIN)
+        either.register(self._fd, select.POLLIN)
+        while True:
+            if not self._ours():
+                if rung.poll(AWAY):
+                    return False
+            elif any(fd == self._bell.fd for fd, _ in either.poll()):
+                return False
+            elif self._ours():
+                return True
+
+
+class Sink:
+    """Writes what comes as frames of one kind to `fd`, and gives credit for it; closes `fd` at the end."""
+
+    def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
+        self._link, self.kind, self._fd, self._close = link, kind, fd, close
+        self._queue: deque[bytes | memoryview] = deque()
+        self._bell = Bell()
+        self.done = threading.Event()
+
+    def start(self, fail: Callable[[BaseException], None]) -> None:
+        """Begin, in a thread of its own."""
+        threading.Thread(target=_guarded, args=(self._run, fail), name="sink-%d" % self.kind, daemon=True).start()
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Have `data` written; empty: the end. Never blocks: the window bounds what can be waiting."""
+        self._queue.append(data)
+        self._bell.ring()
+
+    def _run(self) -> None:
+        wait = select.poll()
+        wait.register(self._bell.fd, select.POLLIN)
+        wait.register(self._fd, 0)  # no event but that its reader has gone
+        try:
+            while True:
+                if any(fd == self._fd for fd, _ in wait.poll()):
+                    self._tell(CLOSED, bytes((self.kind,)))
+                    return
+                self._bell.hush()
+                while self._queue:
+                    data = self._queue.popleft()
+                    if not data:
+                        return
+                    if not self._write(data):
+                        self._tell(CLOSED, bytes((self.kind,)))
+                        return
+                    self._tell(*credit(self.kind, len(data)))
+        finally:
+            self._close(self._fd)
+            self._bell.take_down()
+            self.done.set()
+
+    def _tell(self, kind: int, payload: bytes) -> None:
+        try:
+            self._link.send(kind, payload)
+        except LinkClosed:
+            return  # it has sent all and ended: what it sent is written all the same
+
+    def _write(self, data: bytes | memoryview) -> bool:
+        """False: its reader has gone."""
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as e:
+            if e.errno not in _GONE:
+                raise RexecError("the job's output cannot be written: %s" % e.strerror) from e
+            return False
+        return True
+
+
+def _guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
+    try:
+        run()
+    except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
+        fail(e)
