@@ -5,7 +5,6 @@ Everything raises ProtocolError (ShapeError, FrameError) for what no execute sid
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +91,7 @@ def hello(payload: bytes | memoryview) -> Hello:
     if len(shown) not in (0, 2):
         raise ShapeError(f"HELLO has {len(shown)} ids shown, not none or two")
     return Hello(
-        printable(os.fsdecode(fields["host"][0]), 255) or "the host",
+        printable(fields["host"][0].decode("utf-8", "surrogateescape"), 255) or "the host",
         _decimal(fields["time"][0], "the time", NATURAL),
         [_range(item) for item in fields["uids"]],
         [_range(item) for item in fields["gids"]],

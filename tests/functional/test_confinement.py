@@ -119,7 +119,7 @@ def home(tmp_path: Path) -> Path:
     kept = {
         ".ssh/id_ed25519": "key", ".ssh/config": "Host *", ".config/rexec/hosts.toml": "toml",
         ".local/state/rexec/jobs/1/job.json": "{}", ".cache/rexec/runtime/code": "code",
-        ".local/share/rexec/criu/criu-1.tar": "tar", "venv/lib/shim/cli/run.py": "print()", "project/file": "text",
+        ".local/share/rexec/criu/criu-1.tar": "tar", "venv/lib/shim/run.py": "print()", "project/file": "text",
         ".config/other/file": "text", "venv/lib/shim/data": "x" * 5000,
     }  # fmt: skip
     for name, text in kept.items():
@@ -179,7 +179,7 @@ def test_other_ways_to_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.rename(home / ".config/rexec/hosts.toml", home / "dotfiles/hosts.toml")
     (home / ".config/rexec/hosts.toml").symlink_to("../../dotfiles/hosts.toml")
     os.link(home / "dotfiles/ssh/config", home / "project/config")
-    os.link(home / "venv/lib/shim/cli/run.py", home / "project/run.py")
+    os.link(home / "venv/lib/shim/run.py", home / "project/run.py")
     (home / "bound").mkdir()
     with shown_at(home / "bound", lambda: bind(str(home / ".local"), str(home / "bound"))):
         host = Host.of("/", at_home(home, monkeypatch))
@@ -235,17 +235,17 @@ UNCHANGING = {
 def test_no_operation_changes_it(home: Path, op: int) -> None:
     """Every request that a few nodes, handles and names give, sent to a small tree."""
     marks = [Mark(os.fsencode(f"/{name}"), HIDDEN, None) for name in SECRET] + [Mark(b"/venv", READ, None)]
-    os.setxattr(home / "venv/lib/shim/cli/run.py", "user.kept", b"1")
-    os.chmod(home / "venv/lib/shim/cli/run.py", 0o4755)
+    os.setxattr(home / "venv/lib/shim/run.py", "user.kept", b"1")
+    os.chmod(home / "venv/lib/shim/run.py", 0o4755)
     os.setxattr(home / "project", "user.kept", b"1")
     (home / "project/empty").mkdir()
     protected = [home / name for name in (*SECRET, "venv")]
     before = {path: picture(path) for path in protected}
     host = Host.of(home, Confinement(marks))
-    shown = ("venv", "venv/lib/shim", "venv/lib/shim/cli/run.py", ".config", "project", "project/file")
+    shown = ("venv", "venv/lib/shim", "venv/lib/shim/run.py", ".config", "project", "project/file")
     nodes = [1] + [host.walk(name) for name in shown]
     handles = [
-        host.open(host.walk("venv/lib/shim/cli/run.py"), os.O_RDONLY),
+        host.open(host.walk("venv/lib/shim/run.py"), os.O_RDONLY),
         host.open(host.walk("project/file"), os.O_RDWR),
     ]
     names = [b".ssh", b".config", b"rexec", b"venv", b"lib", b"run.py", b"file", b"project", b"empty", b"new"]
@@ -267,7 +267,7 @@ def test_no_operation_changes_it(home: Path, op: int) -> None:
 
 def test_the_program_is_read_and_not_changed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host.of("/", at_home(home, monkeypatch))
-    file = host.walk(home / "venv/lib/shim/cli/run.py")
+    file = host.walk(home / "venv/lib/shim/run.py")
     assert host.read(file) == b"print()"
     assert host.names(host.walk(home / "venv/lib/shim")) == {b"run.py", b"data"}
     refused(lambda: host.ask(abi.ACCESS, file, abi.ACCESS_IN.pack(os.W_OK, 0)), errno.EROFS)

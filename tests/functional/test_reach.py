@@ -149,8 +149,8 @@ def test_one_run_is_one_connection(desk: ModuleType) -> None:
 
 HOLDER = """
 import sys
-from shim.cli.checkpoint.hosts.config import Host
-from shim.cli.checkpoint.hosts.connect import connect
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import connect
 stream, facts = connect(Host("alpha", "alpha"), "shim.execute.probe:main", batch=True)
 print(stream._process.pid, flush=True)
 while not sys.stdin.readline().startswith("go"):
@@ -205,8 +205,8 @@ def test_a_shutdown_s_signals_leave_ssh_alone(holder: subprocess.Popen[str]) -> 
 
 ASKER = """
 import sys
-from shim.cli.checkpoint.hosts.config import Host
-from shim.cli.checkpoint.hosts.connect import connect
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import connect
 stream, facts = connect(Host("alpha", sys.argv[1], tuple(sys.argv[2:])), "shim.execute.probe:main")
 print("STARTED", facts.runtime, flush=True)
 stream.close()

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path.cwd())  # as pytest has it
-from shim.cli.checkpoint.hosts import bootstrap
+from shim.submit.hosts import bootstrap
 from tests import reachable
 from tests.desk_hosts import SUBMIT_UID
 

@@ -21,14 +21,13 @@ from tests.until import until
 
 SUBMIT = """
 import sys
-from shim.cli.main import main
-from shim.cli.checkpoint.job import supervisor
-from shim.cli.main import checkpoint
+from shim.cli import checkpoint, main
+from shim.submit.job import supervisor
 def broken(*_, **__):
     raise {error}
 {where} = broken
 sys.argv = ["rexec", "--checkpoint", "--on", "local", "--detach", "--env", "A=1", "true"]
-cli.main()
+main.main()
 """
 ROOT = Path(__file__).parents[2]
 RECORD = Record(
@@ -53,7 +52,7 @@ def submitted(where: str, error: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("error", ["ZeroDivisionError('told')", "SystemExit(3)", "MemoryError('told')"])
 def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
-    assert submitted("moves.Moves._run", error).stdout == "1\n"
+    assert submitted("supervisor.Moves._run", error).stdout == "1\n"
     job = jobs.find("1")
     until(lambda: not job.supervised(), "it has died")
     kind = error.partition("(")[0]
@@ -65,7 +64,7 @@ def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
 
 
 def test_what_kept_a_supervisor_from_its_work_is_shown(home: Path) -> None:
-    done = submitted("submit.Input", "ZeroDivisionError('told')")
+    done = submitted("checkpoint.Input", "ZeroDivisionError('told')")
     assert "could not start: " in done.stderr and "ZeroDivisionError" in done.stderr
     assert "ZeroDivisionError" in jobs.find("1").read().reason
     assert "Traceback (most recent call last)" in (jobs.find("1").path / "errors").read_text()

@@ -10,10 +10,9 @@ import pytest
 
 HOST = """
 import os, socket, sys, threading, time
-from shim.cli.main import run
-from shim.cli.main import main
-from shim.cli.checkpoint.hosts.bootstrap import Facts
-from shim.cli.checkpoint.hosts.config import Host
+from shim.cli import main, run
+from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts.config import Host
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from tests.agents import Wire
@@ -38,7 +37,7 @@ threading.Thread(target=host, args=(theirs,), daemon=True).start()
 run.reach = lambda on, say: (Host("alpha", "alpha"), Wire("alpha", ours), Facts((3, 11), "have", ""))
 sys.argv = ["rexec", "--on", "alpha", *{options}, "true"]
 {breaks}
-cli.main()
+main.main()
 """
 ROOT = Path(__file__).parents[2]
 

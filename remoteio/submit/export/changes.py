@@ -1,4 +1,4 @@
-"""What a job has done to its files since its latest image, so that only that is ever undone. Pure.
+"""What a job has done to its files since its latest image, so that only that is ever undone.
 
 A file's *state* is its size and the times of its last changes. Around each change of the job's the export looks at it:
 if it is not as the job's change before had left it, or has not become what this change makes of it, then somebody else

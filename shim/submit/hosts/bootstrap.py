@@ -27,7 +27,6 @@ from remoteio.submit.transport.stream import Stream, last_line
 # What runs on an execute host lies in folders of its own, with what both ends use; all of them go over. So does what is
 # used of jeepney, D-Bus for who watches an owner: a tenth of the payload, which goes over once, and so cheaper than a
 # second payload in each host's cache. A folder's own __init__ goes along by itself.
-_TOP = Path(__file__).parents[3]
 _BOTH_ENDS = ("remoteio", "checkpoint")  # the modules right in them
 _FOLDERS = (
     "remoteio.wire", "remoteio.execute", "checkpoint.wire", "checkpoint.execute",
@@ -42,8 +41,7 @@ def shipped() -> tuple[str, ...]:
     """Name the modules of the runtime, in order."""
     found = {f"jeepney.{name}" for name in _JEEPNEY}
     for folder in (*_BOTH_ENDS, *_FOLDERS):
-        files = Path(_TOP, *folder.split(".")).glob("*.py")
-        found |= {f"{folder}.{file.stem}" for file in files if file.stem != "__init__"}
+        found |= {f"{folder}.{file.stem}" for file in _source(folder).parent.glob("*.py") if file.stem != "__init__"}
     return tuple(sorted(found - {STAGE}))
 
 
@@ -152,31 +150,29 @@ def collect(modules: tuple[str, ...]) -> Runtime:
     pieces = []
     for name in sorted(names):
         path = _source(name)
-        if path is None:
-            raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
         source = path.read_bytes()
         pieces.append(b"%s %d %d\n" % (name.encode(), path.name == "__init__.py", len(source)) + source)
     whole = b"".join(pieces)
     return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
 
 
-def _source(name: str) -> Path | None:
+def _source(name: str) -> Path:
     # find_spec of a submodule would import its package: all of jeepney, at the start of every run.
     top, _, below = name.partition(".")
     spec = find_spec(top)
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin)
+    path = Path(spec.origin or "" if spec is not None else "")
     if below:
-        path = path.with_name(below.replace(".", "/"))
+        path = path.parent.joinpath(*below.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_name(path.name + ".py")
-    return path if path.suffix == ".py" and path.is_file() else None
+    if path.suffix != ".py" or not path.is_file():
+        raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
+    return path
 
 
 @cache
 def stage_source() -> bytes:
     """The text of the first stage."""
-    return Path(_TOP, *STAGE.split(".")).with_suffix(".py").read_bytes()
+    return _source(STAGE).read_bytes()
 
 
 def first_bytes(stage: bytes, nonce: str, runtime_hash: str, size: int, entry: str) -> bytes:
