@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from queue import SimpleQueue
 
+from checkpoint.errors import CheckpointError
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import PAGE, WINDOW, ZERO, check_name
 from checkpoint.wire.protobuf import ProtobufError, decode, integer
@@ -30,7 +31,7 @@ _BLOCK = 16 * WINDOW  # bytes that one thread reads and hashes at a time
 _ZEROS = bytes(WINDOW)
 
 
-class ChunkerError(Exception):
+class ChunkerError(CheckpointError):
     """An image file cannot be read as it was planned; the text says which and why."""
 
 

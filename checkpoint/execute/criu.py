@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 
+from checkpoint.errors import CheckpointError
 from checkpoint.wire import protobuf
 from checkpoint.wire.criu_bundle import EMPTY_DIR
 from checkpoint.wire.protobuf import content, encode, integer
@@ -37,7 +38,7 @@ NETWORK_LOCK_SKIP = 3
 OLDEST = (((6, 13), (4, 1)), ((0, 0), (4, 0)))
 
 
-class CriuError(Exception):
+class CriuError(CheckpointError):
     """One sentence for the user: what criu could not do, why, and where its log is."""
 
 

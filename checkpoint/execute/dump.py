@@ -15,6 +15,7 @@ import os
 import socket
 import time
 
+from checkpoint.errors import CheckpointError
 from checkpoint.execute import criu
 from checkpoint.execute.sender import Sender
 
@@ -26,7 +27,7 @@ CONVERSE_S = 600  # for a hung criu; freezing has its own, shorter limit
 _SAVED = ".img"
 
 
-class DumpError(Exception):
+class DumpError(CheckpointError):
     """One sentence: why the tree could not be saved; it goes on."""
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 
+from checkpoint.errors import CheckpointError
 from checkpoint.execute import criu
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.dump import failure
@@ -22,7 +23,7 @@ _FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
-class RestartError(Exception):
+class RestartError(CheckpointError):
     """One sentence: why the image could not be restored here; nothing of it runs."""
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from checkpoint.errors import CheckpointError
 from checkpoint.submit.packs import salvage
 from checkpoint.wire.manifest import Manifest, ManifestError
 
@@ -24,7 +25,7 @@ Point = Callable[[str], None]
 _IMAGE = re.compile(r"(\d{8})\.image")
 
 
-class StoreError(Exception):
+class StoreError(CheckpointError):
     """The image store cannot do what was asked: one sentence for the user."""
 
 

@@ -32,8 +32,11 @@ class Bundle:
     hash: str
 
     def read(self) -> bytes:
-        """The archive's bytes. Raises BundleError if they are not those that were packed."""
-        data = self.archive.read_bytes()
+        """Read the archive. Raises BundleError if it cannot be read, or is not what was packed."""
+        try:
+            data = self.archive.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.archive} cannot be read: {error.strerror}; mend its mode") from error
         if criu_bundle.digest(data) != self.hash:
             raise BundleError(f"{self.archive} is damaged; remove it and run `rexec doctor --fix`")
         return data

@@ -20,6 +20,7 @@ from typing import Self
 
 import zstandard
 
+from checkpoint.errors import CheckpointError
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import PAGE, WINDOW
 
@@ -41,7 +42,7 @@ _IOV_MAX = 1024  # buffers of one writev, by <limits.h>
 PageRef = tuple[bytes, int]  # a record's hash and a page of its stored bytes
 
 
-class PackError(Exception):
+class PackError(CheckpointError):
     """A record or a pack is damaged; the text says what and where."""
 
 

@@ -17,13 +17,14 @@ import stat
 import tarfile
 import tempfile
 
+from checkpoint.errors import CheckpointError
 from checkpoint.wire import elf
 
 LOADER, LIBRARY_DIRS, PROGRAM, EMPTY_DIR = "ld.so", ["lib"], "criu", "none"
 CONF = "/etc/ld.so.conf"
 
 
-class BundleError(Exception):
+class BundleError(CheckpointError):
     """One sentence: why a bundle of criu cannot be used."""
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import struct
 
+from checkpoint.errors import CheckpointError
+
 PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
 DT_NEEDED, DT_STRTAB, DT_RPATH, DT_RUNPATH = 1, 5, 15, 29
 
 
-class ElfError(Exception):
+class ElfError(CheckpointError):
     """One sentence: which file is no 64-bit little-endian ELF program, or which library is missing."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from checkpoint.errors import CheckpointError
 from checkpoint.wire.manifest import ENTRY, PAGE, ManifestError, check_name
 
 MAX_MESSAGE = (1 << 20) + 65536
@@ -31,7 +32,7 @@ _ITEM = struct.Struct("<HH")
 _HELD = struct.Struct("<I32s")
 
 
-class ConversationError(Exception):
+class ConversationError(CheckpointError):
     """The other end sent what this protocol does not allow; the text says what. The conversation is over."""
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import struct
 
+from checkpoint.errors import CheckpointError
+
 FORMAT = 2
 WINDOW = 65536  # bytes of one chunk at most: an aligned window of the job's address space
 PAGE = 4096
@@ -18,7 +20,7 @@ _MAGIC = b"%s%d\n" % (_KIND, FORMAT)
 _NAME_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-class ManifestError(Exception):
+class ManifestError(CheckpointError):
     """These bytes are not an image's manifest, or these values cannot be one: the text says why."""
 
 

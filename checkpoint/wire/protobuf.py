@@ -9,6 +9,8 @@ has its default. A negative int32 is written as the 64 bits of its two's complem
 
 from __future__ import annotations
 
+from checkpoint.errors import CheckpointError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +21,7 @@ _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5  # wire types; 3 and 4, a group's ends, a
 _ALL_BITS = (1 << 64) - 1
 
 
-class ProtobufError(Exception):
+class ProtobufError(CheckpointError):
     """The bytes are no message; the text is the rest of a sentence about it: "is cut short"."""
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
@@ -122,11 +121,8 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
 
 
 def _image(job: Job, number: int | None) -> Manifest:
-    try:
-        with Store().open(str(job.id), number) as image:
-            return image.manifest
-    except StoreError as error:
-        raise SubmitError(str(error)) from error
+    with Store().open(str(job.id), number) as image:
+        return image.manifest
 
 
 def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = None, files_whole: bool = True) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class, shell_complete
 
-from checkpoint.submit.job_images import StoreError
+from checkpoint.errors import CheckpointError
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
 from remoteio.printable import printable
@@ -44,7 +44,7 @@ def answer(asked: str, verbs: Mapping[str, Callable[[], click.Command]], run: cl
     """
     try:
         return shell_complete(_Words(verbs, run), {}, "rexec", VARIABLE, asked)
-    except (RexecError, StoreError, OSError):
+    except (RexecError, CheckpointError, OSError):
         return 1  # whoever is typing is not to be told of hosts.toml now
 
 

@@ -185,16 +185,12 @@ def criu_here(mirror: str = "") -> str:
     It comes from a newer Debian's packages, into a private directory; nothing is installed. `mirror`: see mirror.find.
     """
     from checkpoint.submit import obtain_criu
-    from checkpoint.wire import criu_bundle
 
-    try:
-        kept = obtain_criu.kept(obtain_criu.home())
-        if kept is not None and not _fault(kept):
-            return f"a criu that works here is kept already in {kept.archive}"
-        fetched = obtain_criu.obtain(obtain_criu.home(), mirror)
-        fault = _fault(fetched)
-    except criu_bundle.BundleError as error:
-        raise RexecError(str(error)) from error
+    kept = obtain_criu.kept(obtain_criu.home())
+    if kept is not None and not _fault(kept):
+        return f"a criu that works here is kept already in {kept.archive}"
+    fetched = obtain_criu.obtain(obtain_criu.home(), mirror)
+    fault = _fault(fetched)
     if fault:
         raise RexecError(f"the criu in {fetched.archive} does not work on this machine: {fault}")
     return f"a criu that works here was fetched, and is kept in {fetched.archive}"

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Kept, Store
 from remoteio.errors import RexecError
 from shim.cli import completion
@@ -54,8 +53,7 @@ def images_command() -> None:
 def list_command(job: str | None, as_json: bool) -> None:
     """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one."""
     store = Store()
-    with _told():
-        rows = [_as_data(kept) for name in _names(store, job) for kept in store.images(name)]
+    rows = [_as_data(kept) for name in _names(store, job) for kept in store.images(name)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not rows:
@@ -89,15 +87,14 @@ def verify_command(job: str | None) -> None:
     """Read every bit of the images of JOB, or of all; what is damaged is said, and the exit status is 1."""
     store = Store()
     damages = 0
-    with _told():
-        for name in _names(store, job):
-            found = store.verify(name)
-            damages += len(found)
-            for damage in found:
-                click.echo(damage)
-            if not found:
-                number = len(store.images(name))
-                click.echo(f"job {name}: {number} {'image is' if number == 1 else 'images are'} whole")
+    for name in _names(store, job):
+        found = store.verify(name)
+        damages += len(found)
+        for damage in found:
+            click.echo(damage)
+        if not found:
+            number = len(store.images(name))
+            click.echo(f"job {name}: {number} {'image is' if number == 1 else 'images are'} whole")
     if damages:
         raise click.exceptions.Exit(1)
 
@@ -113,9 +110,8 @@ def rm_command(image: str) -> None:
     known = [job for job in record.every() if str(job.id) == name]
     if not number and known and known[0].supervised():
         raise RexecError(f"job {name} is alive, and may need its images: `rexec kill {name}` first, or name one image")
-    with _told():
-        if number or name in store.jobs() or not known:
-            store.rm(name, int(number) if number else None)
+    if number or name in store.jobs() or not known:
+        store.rm(name, int(number) if number else None)
     if not number and known:
         known[0].remove()
 
@@ -128,23 +124,11 @@ def rm_command(image: str) -> None:
 def prune_command(job: str | None, keep: int) -> None:
     """Remove all but the last N images of JOB, or of every job, and what only they needed."""
     store = Store()
-    with _told():
-        for name in _names(store, job):
-            pruned = store.prune(name, keep)
-            images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
-            click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
+    for name in _names(store, job):
+        pruned = store.prune(name, keep)
+        images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
+        click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
 
 
 def _names(store: Store, job: str | None) -> list[str]:
     return store.jobs() if job is None else [job]
-
-
-class _told:
-    """What the store refuses is rexec's own failure."""
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StoreError):
-            raise RexecError(str(error)) from error

@@ -10,6 +10,7 @@ from importlib import import_module
 
 import click
 
+from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
 from shim.cli import run as runner
 from shim.submit import protect
@@ -159,6 +160,6 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(runner.FAILED)
-    except RexecError as e:
+    except (RexecError, CheckpointError) as e:
         runner.tell(str(e))
         sys.exit(runner.FAILED)

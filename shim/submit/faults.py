@@ -7,7 +7,10 @@ import time
 import traceback
 from pathlib import Path
 
-from remoteio.errors import named
+from checkpoint.errors import CheckpointError
+from remoteio.errors import RexecError, named
+
+SAID = (RexecError, CheckpointError)  # what fails and says so itself: its text is a sentence for the user already
 
 
 def record(errors: Path, doing: str, error: BaseException) -> str:

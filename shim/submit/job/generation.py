@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from checkpoint.submit.delivery import deliver
-from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Store
 from checkpoint.wire.image_wire import ConversationError
-from checkpoint.wire.manifest import ImageFile, Manifest, ManifestError
+from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import Carried, held
 from remoteio.submit.export.changes import Changes
@@ -22,6 +21,7 @@ from remoteio.submit.leader_followers import Crew
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
 from shim.submit import host_frames
+from shim.submit.faults import SAID
 from shim.submit.foreground.run import LEASE, PULSE, Supervisor
 from shim.submit.job import placement_events
 from shim.submit.job.image_intake import Intake
@@ -33,7 +33,6 @@ from shim.wire.job_spec import JobSpec
 
 _STIR = 5.0  # seconds
 _AGAINST = (ProtocolError, ConversationError)  # what is agreed with a host
-_SAID = (RexecError, StoreError, ManifestError)  # that say all there is to say
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ class Stay(Supervisor):
     def _sentence(self, doing: str, error: Exception) -> str:
         if isinstance(error, _AGAINST):
             return str(HostMisbehaves(self.host, error))
-        return str(error) if isinstance(error, _SAID) else self._home.fault(f"{doing} {self.host}", error)
+        return str(error) if isinstance(error, SAID) else self._home.fault(f"{doing} {self.host}", error)
 
     def _keep_locks(self) -> None:
         """Hold the job's file locks while no host runs it."""
@@ -402,7 +401,7 @@ class Stay(Supervisor):
     def _bring_criu(self) -> None:
         try:
             data = memoryview(self._home.criu())
-        except RexecError as error:
+        except SAID as error:
             self._unbrought = str(error)
             data = memoryview(b"")  # it says what it can do without
         for at in range(0, len(data), frames.MAX_PAYLOAD):

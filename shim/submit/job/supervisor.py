@@ -19,7 +19,6 @@ from math import inf
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.job_images import StoreBusy, StoreError
 from checkpoint.submit.store import Store
-from checkpoint.wire.criu_bundle import BundleError
 from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
 from remoteio.errors import RexecError
 from remoteio.submit.export.carried_locks import Carried
@@ -124,12 +123,12 @@ class Moves:
     # the main thread
 
     def run(self) -> Result:
-        """Until the job has ended. Raises RexecError where this process itself cannot go on."""
+        """Until the job has ended. Raises RexecError or CheckpointError where this process itself cannot go on."""
         control_socket.serve(self.job.control, self._callers.handle)
         self._ready()
         try:
             return self._run()
-        except RexecError as error:
+        except faults.SAID as error:
             self._dies(str(error))
             raise
         except BaseException as error:
@@ -148,7 +147,7 @@ class Moves:
         self._note(Event(time.time(), Kind.NOTE, reason=f"its supervisor ends: {why}"))
 
     def _why(self, doing: str, error: BaseException) -> str:
-        return str(error) if isinstance(error, RexecError) else self._fault(doing, error)
+        return str(error) if isinstance(error, faults.SAID) else self._fault(doing, error)
 
     def _fault(self, doing: str, error: BaseException) -> str:
         return faults.record(self.job.path / "errors", doing, error)
@@ -365,7 +364,7 @@ class Moves:
             try:
                 image = self._manifest(choose.image)
                 self._rewind(image)
-            except RexecError as error:
+            except faults.SAID as error:
                 self.tell(placement_events.NoHost(choose.turn, str(error)))
                 return
         wish = Wish(self.record.hosts, self.record.owner)
@@ -373,11 +372,8 @@ class Moves:
         self.tell(next_host.choose_host(choose, wish, config.load(), image))
 
     def _manifest(self, number: int) -> Manifest:
-        try:
-            with self._store.open(self._name, number) as image:
-                return image.manifest
-        except StoreError as error:
-            raise MoveError(str(error)) from error
+        with self._store.open(self._name, number) as image:
+            return image.manifest
 
     def _rewind(self, image: Manifest) -> None:
         """Nothing of the job runs anywhere: undo what it alone has done to its files since the image."""
@@ -495,10 +491,7 @@ class Moves:
             raise MoveError(
                 "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
             )
-        try:
-            return found.read()
-        except (BundleError, OSError) as error:
-            raise MoveError(str(error)) from error
+        return found.read()
 
     # images
 
