@@ -20,6 +20,7 @@ from collections import OrderedDict
 
 from remoteio.execute.known_listings import Names
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.known import Listing
 
 TTL = 1.0  # seconds
 MOST = 512  # nodes; with export.AHEAD bytes each at the most
@@ -102,14 +103,14 @@ class Ahead:
         """Was no change asked for or answered since the request of that stamp?"""
         return self._change.get(nodeid, 0) <= stamp and self._sweep <= stamp
 
-    def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, told: bytes, now: float) -> None:
-        """What came with LOOKUP or OPENDIR: a byte that says whether it is all, then struct fuse_direntplus each."""
+    def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
+        """Takes what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
         if self._latest > stamp:
-            self.names.refuse(told[1:])
+            self.names.refuse(listing.entries)
         elif op == abi.OPENDIR:
-            self.names.opened(fh, told[1:], bool(told[0]), now)
+            self.names.opened(fh, listing.entries, listing.complete, now)
         else:
-            self.names.learn(nodeid, told[1:], now)
+            self.names.learn(nodeid, listing.entries, now)
 
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
         """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""

@@ -19,6 +19,7 @@ from remoteio.execute.false_deleted import Unhashed
 from remoteio.execute.known import ANSWERED, Ahead
 from remoteio.thread_pool import Workers
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import known as wire
 from remoteio.wire.frames import FUSE, LARGE
 from remoteio.wire.link import Link
 
@@ -169,20 +170,18 @@ class Relay:
 
     def known(self, payload: bytes | memoryview) -> None:
         """A reply with what answers the next requests."""
-        size, _, unique = abi.OUT_HEADER.unpack_from(payload)
-        asked = self._asked.get(unique)
+        reply, rest = wire.split(payload)
+        asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
         if asked is not None:
-            _, nodeid, _, stamp = asked
-            end = size + abi.ATTR.size
-            op, told, now = asked[0], bytes(payload[end:]), time.monotonic()
+            op, nodeid, _, stamp = asked
+            known, now = wire.parse(op, rest), time.monotonic()
             with self._order:
-                if op in (abi.LOOKUP, abi.OPENDIR):
-                    fh = abi.OPEN_OUT.unpack_from(payload, abi.OUT_HEADER.size)[0]
-                    self._ahead.learn_listing(op, nodeid, fh, stamp, told, now)
-                    told = b""
+                if known.listing is not None:
+                    fh = abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0]
+                    self._ahead.learn_listing(op, nodeid, fh, stamp, known.listing, now)
                 if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
-                    self._ahead.learn(nodeid, bytes(payload[size:end]), told, now)
-        self.from_link(payload[:size])
+                    self._ahead.learn(nodeid, known.attr, known.contents, now)
+        self.from_link(reply)
 
     def _give_back(self) -> None:
         """The submit side counted lookups for entries that the kernel never got."""

@@ -31,7 +31,8 @@ KINDS: dict[int, tuple[str, str, str]] = {
     KNOWN: (
         "KNOWN",
         "submit",
-        "a FUSE reply, then struct fuse_attr of the request's node as of now, then its contents or nothing",
+        "a FUSE reply, then struct fuse_attr of the request's node as of now, then its contents or nothing; "
+        "of LOOKUP and OPENDIR: u8 whether it is all of the directory, then struct fuse_direntplus each",
     ),
     START: ("START", "submit", "the job: fields of shim/wire/job_spec.py"),
     HELLO: ("HELLO", "execute", "fields host, time (ns since the epoch), uids, gids (mapped ranges; none: all)"),

@@ -160,7 +160,7 @@ class FuseError(ProtocolError):
 class Request:
     """One request: header fields and the whole message (``raw``: bytes-like, header included)."""
 
-    __slots__ = ("gid", "nodeid", "notice", "op", "pid", "raw", "uid", "unique")
+    __slots__ = ("gid", "nodeid", "op", "pid", "raw", "uid", "unique")
 
     def __init__(self, raw: bytes | bytearray | memoryview) -> None:
         """Parse the header and check the lengths. Raises FuseError."""
@@ -174,7 +174,6 @@ class Request:
         if shape is not None and size < ARGS + shape[1] + 2 * shape[2]:
             raise FuseError("%s with %d bytes is too short" % (shape[0], size))
         self.raw = raw
-        self.notice = b""  # a notification that the kernel must take before the reply
 
     def name(self, at: int) -> bytes:
         """The one NUL-terminated name at offset `at`, to the end of the message."""

@@ -7,19 +7,20 @@ import os
 
 from remoteio import syscalls
 from remoteio.submit.export.base import TTL, ExportBase, drop_suid
+from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 
 
 class Attributes(ExportBase):
     """Attributes, access, extended attributes, and the state of the filesystem."""
 
-    def do_getattr(self, r: abi.Request) -> bytes:
+    def do_getattr(self, r: abi.Request) -> Reply:
         flags, _, fh = abi.GETATTR_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         st = os.fstat(self.inodes.handle(fh).fd) if flags & abi.GETATTR_FH else self.inodes.stat(node)
-        return self._attr_out(node, st)
+        return Reply(self._attr_out(node, st))
 
-    def do_statx(self, r: abi.Request) -> bytes:
+    def do_statx(self, r: abi.Request) -> Reply:
         flags, _, fh, _, mask = abi.STATX_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         own = flags & abi.GETATTR_FH
@@ -32,9 +33,9 @@ class Attributes(ExportBase):
                 os.close(fd)
         fields[4], fields[5] = self.ids.of(st)
         fields[7] = self.inodes.number(st.st_dev, st.st_ino)
-        return abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields)
+        return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))
 
-    def do_setattr(self, r: abi.Request) -> bytes:
+    def do_setattr(self, r: abi.Request) -> Reply:
         valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(
             r.raw, abi.ARGS
         )
@@ -64,9 +65,9 @@ class Attributes(ExportBase):
                     _time(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mt, mtn),
                 )
             st = os.stat(path)
-        return self._attr_out(node, st)
+        return Reply(self._attr_out(node, st))
 
-    def do_access(self, r: abi.Request) -> bytes:
+    def do_access(self, r: abi.Request) -> Reply:
         mask, _ = abi.ACCESS_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         if mask & os.W_OK:
@@ -74,27 +75,29 @@ class Attributes(ExportBase):
         with self.inodes.path(node) as path:
             if not os.access(path, mask & 7, effective_ids=True):
                 raise OSError(errno.EACCES, "permission denied")
-        return b""
+        return DONE
 
-    def do_statfs(self, r: abi.Request) -> bytes:
+    def do_statfs(self, r: abi.Request) -> Reply:
         with self.inodes.path(self.inodes.get(r.nodeid)) as path:
             s = os.statvfs(path)
-        return abi.STATFS_OUT.pack(
-            s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, s.f_bsize, s.f_namemax, s.f_frsize, 0
+        return Reply(
+            abi.STATFS_OUT.pack(
+                s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, s.f_bsize, s.f_namemax, s.f_frsize, 0
+            )
         )
 
-    def do_getxattr(self, r: abi.Request) -> bytes:
+    def do_getxattr(self, r: abi.Request) -> Reply:
         size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.GETXATTR_IN.size)
         with self.inodes.path(self.inodes.get(r.nodeid)) as path:
-            return _sized(os.getxattr(path, name), size)
+            return Reply(_sized(os.getxattr(path, name), size))
 
-    def do_listxattr(self, r: abi.Request) -> bytes:
+    def do_listxattr(self, r: abi.Request) -> Reply:
         size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
         with self.inodes.path(self.inodes.get(r.nodeid)) as path:
-            return _sized(b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(path)), size)
+            return Reply(_sized(b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(path)), size))
 
-    def do_setxattr(self, r: abi.Request) -> bytes:
+    def do_setxattr(self, r: abi.Request) -> Reply:
         size, flags = abi.SETXATTR_IN.unpack_from(r.raw, abi.ARGS)
         name, _, value = bytes(r.raw[abi.ARGS + abi.SETXATTR_IN.size :]).partition(b"\0")
         if not name or len(value) != size:
@@ -103,14 +106,14 @@ class Attributes(ExportBase):
         self.inodes.may_change(node)
         with self._changing(node), self.inodes.path(node) as path:
             os.setxattr(path, name, value, flags)
-        return b""
+        return DONE
 
-    def do_removexattr(self, r: abi.Request) -> bytes:
+    def do_removexattr(self, r: abi.Request) -> Reply:
         node = self.inodes.get(r.nodeid)
         self.inodes.may_change(node)
         with self._changing(node), self.inodes.path(node) as path:
             os.removexattr(path, r.name(abi.ARGS))
-        return b""
+        return DONE
 
 
 def _time(given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.inodes import Inodes, Node
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
+from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import Ids
 from remoteio.submit.export.written_files import Written
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.known import Piggyback
 
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
-# a reply's body, or body and what the relay may answer from for TTL seconds: attributes, then contents or nothing
-Body = bytes | tuple[bytes, bytes]
 
 
 class ExportBase:
@@ -91,9 +91,9 @@ class ExportBase:
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
         return self._entry(parent, name, st)
 
-    def _with_parent(self, body: bytes, parent: Node, at: int) -> Body:
+    def _with_parent(self, body: bytes, parent: Node, at: int) -> Reply:
         """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
-        return body if parent.shared else (body, self.attr(os.fstat(at)))
+        return Reply(body, None if parent.shared else Piggyback(self.attr(os.fstat(at))))
 
     def _mode(self, at: int, mode: int, umask: int) -> tuple[int, int]:
         """The mode to create with, and the bits of it that our own umask will take: a default ACL takes the place of

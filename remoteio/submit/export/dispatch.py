@@ -1,6 +1,6 @@
 """Submit side: does each operation of the job on this machine's disk.
 
-One method an operation, named as in ``fuse_abi.OPERATIONS``: it takes a Request and returns the reply's body, or raises
+One method an operation, named as in ``fuse_abi.OPERATIONS``: it takes a Request and returns a Reply, or raises
 OSError, whose errno travels unchanged. No method keeps state of its own between calls: nodes and handles are in
 ``inodes``, locks in ``locks``. Names are resolved one component at a time beneath directory descriptors; symbolic
 links are followed by the job's kernel, never here.
@@ -12,14 +12,14 @@ import errno
 from collections.abc import Callable
 
 from remoteio.submit.export.attributes import Attributes
-from remoteio.submit.export.base import Body
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
+from remoteio.submit.export.reply import DONE, Reply
 from remoteio.submit.export.shown_ids import Ids
 from remoteio.submit.export.written_files import Written
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.frames import FUSE, KNOWN, ORDERED
+from remoteio.wire.frames import FUSE
 
 
 class Export(Names, Attributes, OpenFiles):
@@ -33,7 +33,7 @@ class Export(Names, Attributes, OpenFiles):
         `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
         """
         super().__init__(ids, root, record, confinement)
-        self.methods: dict[int, Callable[[abi.Request], Body]] = {
+        self.methods: dict[int, Callable[[abi.Request], Reply]] = {
             op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
         }
 
@@ -47,20 +47,14 @@ class Export(Names, Attributes, OpenFiles):
         if method is None:
             return FUSE, abi.failure(request.unique, errno.ENOSYS)
         try:
-            body = method(request)
+            reply = method(request)
         except OSError as e:
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, e.errno or errno.EIO))
         except (abi.FuseError, ValueError, OverflowError):  # a name or number that no kernel sends
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
-        if op in abi.UNANSWERED:
-            return None
-        if isinstance(body, tuple):
-            return KNOWN, abi.reply(request.unique, body[0]) + body[1]
-        assert isinstance(body, bytes)
-        reply = abi.reply(request.unique, body)
-        return (ORDERED, request.notice + reply) if request.notice else (FUSE, reply)
+        return None if op in abi.UNANSWERED else reply.frame(request.unique)
 
-    def do_init(self, r: abi.Request) -> bytes:
+    def do_init(self, r: abi.Request) -> Reply:
         major, minor, readahead, flags, *_ = abi.INIT_IN.unpack_from(
             bytes(r.raw[abi.ARGS :]).ljust(abi.INIT_IN.size, b"\0")
         )
@@ -70,10 +64,10 @@ class Export(Names, Attributes, OpenFiles):
         if flags & abi.INIT_EXT and len(r.raw) >= abi.ARGS + abi.INIT_IN.size:
             offered |= abi.INIT_IN.unpack_from(r.raw, abi.ARGS)[4] << 32
         want = offered & (abi.WANTED | (abi.POSIX_ACL if self.ids.true and self._root_user else 0))
-        return abi.INIT_OUT.pack(
+        return Reply(abi.INIT_OUT.pack(
             abi.MAJOR, min(minor, abi.MINOR), readahead, want & 0xFFFFFFFF, 64, 48, abi.MAX_WRITE, 1,
             abi.PAGES, 0, want >> 32,
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def do_destroy(self, r: abi.Request) -> bytes:
-        return b""
+    def do_destroy(self, r: abi.Request) -> Reply:
+        return DONE

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from remoteio import syscalls
-from remoteio.submit.export.base import UNLOCKED, Body, ExportBase, drop_suid
+from remoteio.submit.export.base import UNLOCKED, ExportBase, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.inodes import Handle, Node, version
 from remoteio.submit.export.listings import AHEAD
 from remoteio.submit.export.page_twins import Twins
+from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.known import Piggyback
 
 _KEEP_SIZE = 1  # fallocate(2)
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
@@ -23,7 +25,7 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 class OpenFiles(ExportBase):
     """Open and create, read and write, sync, allocate, copy, lock, close."""
 
-    def do_open(self, r: abi.Request) -> Body:
+    def do_open(self, r: abi.Request) -> Reply:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         if node.kind != stat.S_IFREG:
@@ -37,16 +39,15 @@ class OpenFiles(ExportBase):
         out = self._opened(fd, node, flags, st)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
             # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
-            r.notice = abi.inval_inode(node.id, -1)
-            return out
+            return Reply(out, before=abi.inval_inode(node.id, -1))
         if flags & (os.O_APPEND | os.O_DIRECT) or _guarded(node):
-            return out
+            return Reply(out)
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = os.pread(fd, AHEAD, 0)
             if len(ahead) != st.st_size:
                 ahead = b""  # it is changing as we look
-        return out, self.attr(st) + ahead
+        return Reply(out, Piggyback(self.attr(st), ahead))
 
     def _may_open(self, node: Node, flags: int) -> bool:
         """Is it opened for a change? Raises EROFS if it may not be."""
@@ -69,7 +70,7 @@ class OpenFiles(ExportBase):
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
 
-    def do_create(self, r: abi.Request) -> Body:
+    def do_create(self, r: abi.Request) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.CREATE_IN.size)
         parent = self.inodes.get(r.nodeid)
@@ -119,7 +120,7 @@ class OpenFiles(ExportBase):
             self._record.add(node)
         return self._changing(node, 0)
 
-    def do_tmpfile(self, r: abi.Request) -> bytes:
+    def do_tmpfile(self, r: abi.Request) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         parent = self.inodes.get(r.nodeid)
         self.inodes.may_name(parent, b"", None)
@@ -127,9 +128,9 @@ class OpenFiles(ExportBase):
         mode, lacking = self._mode(at, mode, umask)
         fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=at)
         entry = self._new_entry(r, parent, b"", at, fd, lacking)
-        return entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd))
+        return Reply(entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd)))
 
-    def do_read(self, r: abi.Request) -> bytes:
+    def do_read(self, r: abi.Request) -> Reply:
         fh, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         if size > abi.MAX_WRITE:
             raise OSError(errno.EINVAL, "a read over the agreed size")
@@ -138,9 +139,9 @@ class OpenFiles(ExportBase):
         if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
             twins = handle.node.twins = handle.node.twins or Twins()
             twins.read(offset, data)
-        return data
+        return Reply(data)
 
-    def do_write(self, r: abi.Request) -> Body:
+    def do_write(self, r: abi.Request) -> Reply:
         fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
         handle = self.inodes.handle(fh)
         data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
@@ -178,7 +179,7 @@ class OpenFiles(ExportBase):
         else:
             node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
-        return out if handle.append or _guarded(node) else (out, self.attr(st))
+        return Reply(out, None if handle.append or _guarded(node) else Piggyback(self.attr(st)))
 
     def _write_back(self, node: Node, twins: Twins, fd: int, data: memoryview, offset: int) -> int:
         done = 0
@@ -203,38 +204,38 @@ class OpenFiles(ExportBase):
         fcntl.fcntl(handle.fd, fcntl.F_SETFL, now | os.O_APPEND if append else now & ~os.O_APPEND)
         handle.append = append
 
-    def do_flush(self, r: abi.Request) -> bytes:
+    def do_flush(self, r: abi.Request) -> Reply:
         fh, _, _, owner = abi.FLUSH_IN.unpack_from(r.raw, abi.ARGS)
         self.locks.drop(self.inodes.handle(fh).node, owner)
-        return b""
+        return DONE
 
-    def do_release(self, r: abi.Request) -> bytes:
+    def do_release(self, r: abi.Request) -> Reply:
         fh, *_ = abi.RELEASE_IN.unpack_from(r.raw, abi.ARGS)
         self.inodes.close(fh)
-        return b""
+        return DONE
 
     do_releasedir = do_release
 
-    def do_fsync(self, r: abi.Request) -> bytes:
+    def do_fsync(self, r: abi.Request) -> Reply:
         fh, flags, _ = abi.FSYNC_IN.unpack_from(r.raw, abi.ARGS)
         fd = self.inodes.handle(fh).fd
         if flags & abi.FSYNC_DATASYNC:
             os.fdatasync(fd)
         else:
             os.fsync(fd)
-        return b""
+        return DONE
 
     do_fsyncdir = do_fsync
 
-    def do_syncfs(self, r: abi.Request) -> bytes:
+    def do_syncfs(self, r: abi.Request) -> Reply:
         fd = self.inodes.reopen(self.inodes.get(r.nodeid), os.O_RDONLY)
         try:
             syscalls.syncfs(fd)
         finally:
             os.close(fd)
-        return b""
+        return DONE
 
-    def do_fallocate(self, r: abi.Request) -> bytes:
+    def do_fallocate(self, r: abi.Request) -> Reply:
         fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
         handle = self.inodes.handle(fh)
         fd, changes = handle.fd, handle.node.changes
@@ -245,11 +246,11 @@ class OpenFiles(ExportBase):
                 size = before[0] if mode & _KEEP_SIZE else max(before[0], offset + length)
                 changes.changed(before, state(os.fstat(fd)), NEVER if mode & ~_KEEP_SIZE == 0 else offset, size)
         handle.node.altered()
-        return b""
+        return DONE
 
-    def do_lseek(self, r: abi.Request) -> bytes:
+    def do_lseek(self, r: abi.Request) -> Reply:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
-        return abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence))
+        return Reply(abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence)))
 
     def _copy(self, r: abi.Request) -> int:
         fh_in, off_in, _, fh_out, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
@@ -265,31 +266,30 @@ class OpenFiles(ExportBase):
                 changes.wrote(before, state(os.fstat(fd)), off_out, done)
         return done
 
-    def do_copy_file_range(self, r: abi.Request) -> bytes:
-        return abi.WRITE_OUT.pack(self._copy(r), 0)
+    def do_copy_file_range(self, r: abi.Request) -> Reply:
+        return Reply(abi.WRITE_OUT.pack(self._copy(r), 0))
 
-    def do_copy_file_range_64(self, r: abi.Request) -> bytes:
-        return abi.COPY64_OUT.pack(self._copy(r))
+    def do_copy_file_range_64(self, r: abi.Request) -> Reply:
+        return Reply(abi.COPY64_OUT.pack(self._copy(r)))
 
-    def do_getlk(self, r: abi.Request) -> bytes:
-        return self.locks.test(r)
+    def do_getlk(self, r: abi.Request) -> Reply:
+        return Reply(self.locks.test(r))
 
-    def do_setlk(self, r: abi.Request) -> bytes:
+    def do_setlk(self, r: abi.Request) -> Reply:
         return self._lock(r, wait=False)
 
-    def do_setlkw(self, r: abi.Request) -> bytes:
+    def do_setlkw(self, r: abi.Request) -> Reply:
         return self._lock(r, wait=True)
 
-    def _lock(self, r: abi.Request, wait: bool) -> bytes:
+    def _lock(self, r: abi.Request, wait: bool) -> Reply:
         parent = self.inodes.get(r.nodeid).parent
         first = parent is not None and not parent.shared
         self.locks.set(r, wait)
-        if self.locks.stale_pages(r):
-            r.notice = abi.inval_inode(r.nodeid)
+        before = abi.inval_inode(r.nodeid) if self.locks.stale_pages(r) else b""
         if first:  # from now on nothing is told ahead of what is in this directory; what was told is taken back
             beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
-            r.notice += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
-        return b""
+            before += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
+        return Reply(b"", before=before) if before else DONE
 
 
 def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
