@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from checkpoint.submit import delivery, obtain_criu
-from checkpoint.submit import receiver as accept
+from checkpoint.submit.receiver import Receiver, committed
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest, Streams
 from remoteio.submit.export.dispatch import Export
@@ -200,7 +200,7 @@ class Placement:
             news = job_messages.parse(payload)
             if news["news"] == job_messages.DUMPED:
                 self.incoming = queue.SimpleQueue()
-                threading.Thread(target=self._accept, args=(int(str(news["serial"])),), daemon=True).start()
+                threading.Thread(target=self._take_in, args=(int(str(news["serial"])),), daemon=True).start()
             elif news["news"] == job_messages.CRIU:
                 assert mover.kept is not None
                 archive = mover.kept.read()
@@ -227,13 +227,13 @@ class Placement:
                     return
                 self.link.send(frames.IMAGE, *payload)
 
-    def _accept(self, serial: int) -> None:
+    def _take_in(self, serial: int) -> None:
         mover = self.mover
         if self.full:
             self.order(job_messages.THAW, serial, why="the store is full")
             return
         with suppress(LinkClosed), mover.store.begin(mover.job) as transaction:
-            receiver = accept.Receiver(transaction)
+            receiver = Receiver(transaction)
             while not receiver.complete:
                 payload = self.incoming.get()
                 if payload is None:
@@ -253,7 +253,7 @@ class Placement:
             transaction.commit(image)
             mover.image = transaction.number
             self.heard.put(("committed", {"image": transaction.number, "size": image.size}))
-            self.link.send(frames.IMAGE, accept.committed(image.digest))
+            self.link.send(frames.IMAGE, committed(image.digest))
 
     def _feed(self) -> None:
         """Standard input, from where the job is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from checkpoint.wire import image_wire as c
+from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import HASH, WINDOW, ZERO
 
@@ -13,7 +13,7 @@ class Collector:
     """Writes an image's files, mode 0600, into the empty directory open as `directory`.
 
     Every chunk is checked against its hash; chunks of zeros become holes. Once `complete`, send `STORED` back.
-    Raises ConversationError for what the store may not say, OSError for what the disk refuses.
+    Raises ImageWireError for what the store may not say, OSError for what the disk refuses.
     """
 
     def __init__(self, directory: int) -> None:
@@ -27,20 +27,20 @@ class Collector:
 
     def receive(self, payload: bytes | memoryview) -> None:
         """Takes one payload of `deliver`."""
-        c.check_size(payload)
+        wire.check_size(payload)
         kind = bytes(payload[:1])
-        if kind == c.FILES and self._current < 0:
-            self._files += c.parse_files(bytes(payload))
-        elif kind == c.CHUNKS and not self.complete:
+        if kind == wire.FILES and self._current < 0:
+            self._files += wire.parse_files(bytes(payload))
+        elif kind == wire.CHUNKS and not self.complete:
             self._receive_chunks(payload)
-        elif kind == c.END and not self.complete:
-            digest, _ = c.parse_digest(bytes(payload))
+        elif kind == wire.END and not self.complete:
+            digest, _ = wire.parse_digest(bytes(payload))
             self._advance()
             if self._current != len(self._files) or digest != self._digest.digest():
-                raise c.ConversationError("the image that arrived is not whole")
+                raise wire.ImageWireError("the image that arrived is not whole")
             self.complete = True
         else:
-            raise c.ConversationError(f"the store sent a message {kind!r} out of turn")
+            raise wire.ImageWireError(f"the store sent a message {kind!r} out of turn")
 
     def _advance(self) -> None:
         """Goes to the file that the next chunk belongs to; a file without bytes is made on the way."""
@@ -55,25 +55,25 @@ class Collector:
                 os.ftruncate(self._fd, size)
 
     def _receive_chunks(self, payload: bytes | memoryview) -> None:
-        lines, at = c.parse_chunks(payload)
+        lines, at = wire.parse_chunks(payload)
         with memoryview(payload) as view:
             for length, digest in lines:
                 self._advance()
                 if self._current == len(self._files) or not 0 < length <= WINDOW:
-                    raise c.ConversationError("more chunks came than the files hold")
+                    raise wire.ImageWireError("more chunks came than the files hold")
                 if self._at + length > self._files[self._current][2]:
-                    raise c.ConversationError("a chunk came that does not fit its file")
-                self._digest.update(c.held(length, digest))
+                    raise wire.ImageWireError("a chunk came that does not fit its file")
+                self._digest.update(wire.held(length, digest))
                 if digest != ZERO:
                     if at + length > len(payload) or chunk_hash(view[at : at + length]) != digest:
-                        raise c.ConversationError("a chunk came that does not match its hash")
+                        raise wire.ImageWireError("a chunk came that does not match its hash")
                     written = 0
                     while written < length:
                         written += os.pwrite(self._fd, view[at + written : at + length], self._at + written)
                     at += length
                 self._at += length
         if at != len(payload):
-            raise c.ConversationError("a message of chunks is too long")
+            raise wire.ImageWireError("a message of chunks is too long")
 
     def close(self) -> None:
         """Closes the file being written."""

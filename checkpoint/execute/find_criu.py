@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Provided:
+class FoundCriu:
     """bundle: its directory; version: criu's."""
 
     __slots__ = ("bundle", "version")
@@ -70,7 +70,7 @@ def fault(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> st
     return old or selftest.cached(bundle, os.path.join(cache, "tested-" + os.path.basename(bundle)), apart, pulse)
 
 
-def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[Provided | None, str]:
+def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[FoundCriu | None, str]:
     """A criu that works here without anything being sent, or None; and why the ones looked at do not work.
 
     `wanted`: hash of the bundle that the submit side can send, or "". `apart`: it is to work in a user namespace.
@@ -87,7 +87,7 @@ def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tup
         else:
             why = fault(bundle, cache, apart, pulse)
             if not why:
-                return Provided(bundle, version(bundle)), ""
+                return FoundCriu(bundle, version(bundle)), ""
             whys.append(f"{program}: {why}")
     else:
         whys.append("it has no criu")
@@ -96,8 +96,8 @@ def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tup
     return None, "; ".join(whys)
 
 
-def brought(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[Provided | None, str]:
+def brought(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[FoundCriu | None, str]:
     """The bundle that was sent, unpacked; None and why, if it does not work here."""
     bundle = criu_bundle.directory(cache, wanted)
     why = fault(bundle, cache, apart, pulse)
-    return (None, f"the criu sent there: {why}") if why else (Provided(bundle, version(bundle)), "")
+    return (None, f"the criu sent there: {why}") if why else (FoundCriu(bundle, version(bundle)), "")

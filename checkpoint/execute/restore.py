@@ -27,7 +27,7 @@ class RestartError(CheckpointError):
     """One sentence: why the image could not be restored here; nothing of it runs."""
 
 
-class Arriving:
+class SpooledImage:
     """The spool as the image's files come."""
 
     def __init__(self, spool: str) -> None:
@@ -36,7 +36,7 @@ class Arriving:
         self.complete = False
 
     def receive(self, payload: bytes | memoryview) -> None:
-        """Takes one payload of the store. Raises ConversationError, OSError."""
+        """Takes one payload of the store. Raises ImageWireError, OSError."""
         self._collector.receive(payload)
         if self._collector.complete:
             self._collector.close()

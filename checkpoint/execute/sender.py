@@ -7,7 +7,7 @@ import os
 from collections import deque
 
 from checkpoint.execute.chunker import ChunkerError, cuts, hashed, sources
-from checkpoint.wire import image_wire as c
+from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import page_hashes
 from checkpoint.wire.manifest import ENTRY, HASH, PAGE, WINDOW
 
@@ -45,7 +45,7 @@ class Sender:
         self._head = head
         self._threads = threads
         self._sources = sources(directory)
-        self._ready: deque[bytes] = deque(c.files_messages([(s.name, s.origin, s.size) for s in self._sources]))
+        self._ready: deque[bytes] = deque(wire.files_messages([(s.name, s.origin, s.size) for s in self._sources]))
         self._entries = self._hash_all()
         self._digest = HASH()
         self._batches: dict[int, _Batch] = {}
@@ -83,7 +83,7 @@ class Sender:
             return [self._ready.popleft()]
         unanswered = sum(not batch.answered for batch in self._batches.values())
         # Two offers ahead of the data: the answers' round trip is hidden behind what is being sent.
-        if not self._offered_all and (unanswered < 2 or not self._wanted) and len(self._batches) < c.MAX_BATCHES:
+        if not self._offered_all and (unanswered < 2 or not self._wanted) and len(self._batches) < wire.MAX_BATCHES:
             offer = self._offer()
             if offer is not None:
                 return [offer]
@@ -92,7 +92,7 @@ class Sender:
         if self._offered_all and not self._batches and not self._ended:
             self._ended = True
             self.close()
-            return [c.digest_message(c.END, self._digest.digest(), self._head)]
+            return [wire.digest_message(wire.END, self._digest.digest(), self._head)]
         return None
 
     def _offer(self) -> bytes | None:
@@ -101,7 +101,7 @@ class Sender:
         for number, offset, key, length, digest in self._entries:
             body += ENTRY.pack(key, length, digest)
             places.append((number, offset, length))
-            if len(places) == c.BATCH:
+            if len(places) == wire.BATCH:
                 break
         else:
             self._offered_all = True
@@ -111,7 +111,7 @@ class Sender:
         batch = self._next_batch
         self._next_batch += 1
         self._batches[batch] = _Batch(places)
-        return c.batch_message(c.OFFER, batch, bytes(body))
+        return wire.batch_message(wire.OFFER, batch, bytes(body))
 
     def _data(self) -> list[bytes | memoryview]:
         number = self._wanted[0][0]
@@ -121,8 +121,8 @@ class Sender:
         size = 0
         while self._wanted and self._wanted[0][0] == number:
             _, index, mask = self._wanted[0]
-            part = c.masked_size(batch.places[index][2], mask)
-            if items and size + part > c.DATA_SIZE:
+            part = wire.masked_size(batch.places[index][2], mask)
+            if items and size + part > wire.DATA_SIZE:
                 break
             self._wanted.popleft()
             items.append((index, mask))
@@ -130,7 +130,7 @@ class Sender:
             size += part
         batch.left -= len(items)
         self._drop_if_done(number)
-        return [c.data_head(number, items), *(self._view(span) for span in spans)]
+        return [wire.data_head(number, items), *(self._view(span) for span in spans)]
 
     def _drop_if_done(self, number: int) -> None:
         batch = self._batches[number]
@@ -167,50 +167,50 @@ class Sender:
         return memoryview(mmap.mmap(fd, over + length, prot=mmap.PROT_READ, offset=offset - over))[over:]
 
     def receive(self, payload: bytes) -> None:
-        """Takes one payload of the store. Raises ConversationError if the store may not say that now."""
-        c.check_size(payload)
+        """Takes one payload of the store. Raises ImageWireError if the store may not say that now."""
+        wire.check_size(payload)
         kind = payload[:1]
-        if kind == c.ANSWER:
-            self._receive_answer(*c.parse_batch(payload))
-        elif kind == c.MASKS:
-            self._receive_masks(*c.parse_batch(payload))
-        elif kind == c.STORED and self._ended and len(payload) == 1 and not self.stored:
+        if kind == wire.ANSWER:
+            self._receive_answer(*wire.parse_batch(payload))
+        elif kind == wire.MASKS:
+            self._receive_masks(*wire.parse_batch(payload))
+        elif kind == wire.STORED and self._ended and len(payload) == 1 and not self.stored:
             self.stored = True
-        elif kind == c.AGAIN and self.stored and len(payload) == 1 and not self.again:
+        elif kind == wire.AGAIN and self.stored and len(payload) == 1 and not self.again:
             self.again = True
-        elif kind == c.COMMITTED and self.stored and self.committed is None:
-            self.committed, _ = c.parse_digest(payload)
+        elif kind == wire.COMMITTED and self.stored and self.committed is None:
+            self.committed, _ = wire.parse_digest(payload)
         else:
-            raise c.ConversationError(f"the store sent a message {kind!r} out of turn")
+            raise wire.ImageWireError(f"the store sent a message {kind!r} out of turn")
 
     def _receive_answer(self, number: int, answers: bytes) -> None:
         batch = self._batches.get(number)
-        if batch is None or batch.answered or len(answers) != len(batch.places) or max(answers) > c.COMPARE:
-            raise c.ConversationError("the store answered what was not offered")
+        if batch is None or batch.answered or len(answers) != len(batch.places) or max(answers) > wire.COMPARE:
+            raise wire.ImageWireError("the store answered what was not offered")
         batch.answered = True
         compared = []
         hashes = []
         for index, answer in enumerate(answers):
             place = batch.places[index]
-            if answer == c.SEND:
-                self._wanted.append((number, index, c.full_mask(place[2])))
+            if answer == wire.SEND:
+                self._wanted.append((number, index, wire.full_mask(place[2])))
                 batch.left += 1
-            elif answer == c.COMPARE:
+            elif answer == wire.COMPARE:
                 compared.append(index)
                 hashes += page_hashes(self._read(place))
         if compared:
             batch.compared = compared
-            self._ready.append(c.batch_message(c.PAGES, number, b"".join(hashes)))
+            self._ready.append(wire.batch_message(wire.PAGES, number, b"".join(hashes)))
         self._drop_if_done(number)
 
     def _receive_masks(self, number: int, body: bytes) -> None:
         batch = self._batches.get(number)
-        masks = c.parse_masks(body)
+        masks = wire.parse_masks(body)
         if batch is None or batch.compared is None or len(masks) != len(batch.compared):
-            raise c.ConversationError("the store compared what was not offered")
+            raise wire.ImageWireError("the store compared what was not offered")
         for index, mask in zip(batch.compared, masks):
-            if mask & ~c.full_mask(batch.places[index][2]):
-                raise c.ConversationError("the store asked for pages beyond a chunk's end")
+            if mask & ~wire.full_mask(batch.places[index][2]):
+                raise wire.ImageWireError("the store asked for pages beyond a chunk's end")
             self._wanted.append((number, index, mask))
             batch.left += 1
         batch.compared = None
@@ -229,10 +229,11 @@ class Sender:
 def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], mask: int) -> None:
     """Adds the pages in `mask` of the chunk at `place` to what is to be read, joined where they touch."""
     number, offset, length = place
-    if mask == c.full_mask(length):
+    if mask == wire.full_mask(length):
         parts = [(0, length)]
     else:
-        parts = [(page * PAGE, c.page_size(length, page)) for page in range(c.pages_of(length)) if mask >> page & 1]
+        pages = [page for page in range(wire.pages_of(length)) if mask >> page & 1]
+        parts = [(page * PAGE, wire.page_size(length, page)) for page in pages]
     for start, size in parts:
         at = offset + start
         if spans and spans[-1][0] == number and spans[-1][1] + spans[-1][2] == at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint.submit.store import Image
-from checkpoint.wire import image_wire as c
+from checkpoint.wire import image_wire as wire
 from checkpoint.wire.manifest import HASH, ZERO
 
 
@@ -15,7 +15,7 @@ def deliver(image: Image) -> Iterator[list[bytes]]:
     Zeros are named, not sent. Raises StoreError.
     """
     files = image.manifest.files
-    for message in c.files_messages([(file.name, file.origin, file.size) for file in files]):
+    for message in wire.files_messages([(file.name, file.origin, file.size) for file in files]):
         yield [message]
     digest = HASH()
     lines: list[bytes] = []
@@ -25,14 +25,14 @@ def deliver(image: Image) -> Iterator[list[bytes]]:
         chunks = image.read_file(file.name)
         for (_, length, chunk_hash), chunk in zip(file.chunks(), chunks, strict=True):
             zero = chunk_hash == ZERO
-            if lines and (size + length > c.DATA_SIZE or len(lines) == c.BATCH):
-                yield [c.chunks_head(lines), *data]
+            if lines and (size + length > wire.DATA_SIZE or len(lines) == wire.BATCH):
+                yield [wire.chunks_head(lines), *data]
                 lines, data, size = [], [], 0
-            lines.append(c.held(length, chunk_hash))
+            lines.append(wire.held(length, chunk_hash))
             digest.update(lines[-1])
             if not zero:
                 data.append(chunk)
                 size += length
     if lines:
-        yield [c.chunks_head(lines), *data]
-    yield [c.digest_message(c.END, digest.digest())]
+        yield [wire.chunks_head(lines), *data]
+    yield [wire.digest_message(wire.END, digest.digest())]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from checkpoint.submit.transaction import Patch, Transaction
-from checkpoint.wire import image_wire as c
+from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import page_hashes
 from checkpoint.wire.manifest import ENTRY, HASH, PAGE, WINDOW, ZERO, ImageFile
 
@@ -34,25 +34,25 @@ class _Batch:
     asked: dict[int, _Asked] = field(default_factory=dict)
 
 
-class _Gauge:
-    """Whether comparing pages pays: where most chunks changed altogether, only every eighth is compared."""
+class _Comparing:
+    """Decides whether comparing pages pays: where most chunks changed altogether, only every eighth is compared."""
 
     def __init__(self) -> None:
         self._saved = 1.0  # moving average of the part of the compared pages that need not be sent
         self._turn = 0
 
-    def compare(self) -> bool:
+    def pays(self) -> bool:
         self._turn += 1
         return self._saved > 0.25 or self._turn % 8 == 0
 
-    def learn(self, saved: float) -> None:
-        self._saved += (saved - self._saved) / 64
+    def saved(self, part: float) -> None:
+        self._saved += (part - self._saved) / 64
 
 
 class Receiver:
     """Takes in one image for a Transaction. Give each payload of the sender to `receive` and send back its answers.
 
-    `limit`: bytes of the image at most. Everything raises ConversationError for what the sender may not say, and
+    `limit`: bytes of the image at most. Everything raises ImageWireError for what the sender may not say, and
     StoreError as the Transaction does. After either, start again with a new Receiver: what is stored stays.
     """
 
@@ -73,35 +73,35 @@ class Receiver:
         self._batches: dict[int, _Batch] = {}
         self._pending: set[bytes] = set()
         self._digest = HASH()
-        self._gauge = _Gauge()
+        self._comparing = _Comparing()
 
     def receive(self, payload: bytes | memoryview) -> list[bytes]:
         """Takes one payload, which must stay as it is; the payloads to send back."""
-        c.check_size(payload)
+        wire.check_size(payload)
         self.received += len(payload)
         kind = bytes(payload[:1])
         if self.complete:
-            raise c.ConversationError("the sender goes on after the end")
-        if kind == c.DATA:
+            raise wire.ImageWireError("the sender goes on after the end")
+        if kind == wire.DATA:
             self._receive_data(payload)
             return []
         payload = bytes(payload)
-        if kind == c.FILES and not self._offers:
+        if kind == wire.FILES and not self._offers:
             self._receive_files(payload)
             return []
-        if kind == c.OFFER:
-            return self._receive_offer(*c.parse_batch(payload))
-        if kind == c.PAGES:
-            return self._receive_pages(*c.parse_batch(payload))
-        if kind == c.END:
+        if kind == wire.OFFER:
+            return self._receive_offer(*wire.parse_batch(payload))
+        if kind == wire.PAGES:
+            return self._receive_pages(*wire.parse_batch(payload))
+        if kind == wire.END:
             return self._receive_end(payload)
-        raise c.ConversationError(f"the sender sent a message {kind!r} out of turn")
+        raise wire.ImageWireError(f"the sender sent a message {kind!r} out of turn")
 
     def _receive_files(self, payload: bytes) -> None:
-        for name, origin, size in c.parse_files(payload):
+        for name, origin, size in wire.parse_files(payload):
             self._size += size
-            if name in self._names or len(self._files) == c.MAX_FILES or self._size > self._limit:
-                raise c.ConversationError(f"{name} is offered twice, or the image is over {self._limit} bytes")
+            if name in self._names or len(self._files) == wire.MAX_FILES or self._size > self._limit:
+                raise wire.ImageWireError(f"{name} is offered twice, or the image is over {self._limit} bytes")
             self._names.add(name)
             self._files.append((name, origin, size))
             self._tables.append(bytearray())
@@ -112,84 +112,84 @@ class Receiver:
             self._current += 1
             self._filled = 0
         if self._current == len(self._files):
-            raise c.ConversationError("more is offered than the files hold")
+            raise wire.ImageWireError("more is offered than the files hold")
         self._filled += length
         self.offered += length
         if not 0 < length <= WINDOW or self._filled > self._files[self._current][2]:
-            raise c.ConversationError(f"a chunk of {length} bytes is offered where it does not fit")
+            raise wire.ImageWireError(f"a chunk of {length} bytes is offered where it does not fit")
         self._tables[self._current] += entry
         return self._files[self._current][1]
 
     def _receive_offer(self, number: int, body: bytes) -> list[bytes]:
-        if number != self._offers or len(self._batches) >= c.MAX_BATCHES:
-            raise c.ConversationError("an offer is out of turn")
+        if number != self._offers or len(self._batches) >= wire.MAX_BATCHES:
+            raise wire.ImageWireError("an offer is out of turn")
         self._offers += 1
         self._digest.update(body)
-        batch = _Batch(c.parse_entries(body))
+        batch = _Batch(wire.parse_entries(body))
         answers = bytearray()
         for index, (key, length, digest) in enumerate(batch.entries):
             origin = self._place(key, length, body[index * ENTRY.size : (index + 1) * ENTRY.size])
             if digest == ZERO or digest in self._pending or self._transaction.has(digest):
-                answers.append(c.HAVE)
+                answers.append(wire.HAVE)
                 continue
             self._pending.add(digest)
             base = self._transaction.base(origin, key)
-            if base is not None and self._gauge.compare():
+            if base is not None and self._comparing.pays():
                 batch.compared.append((index, base))
-                answers.append(c.COMPARE)
+                answers.append(wire.COMPARE)
             else:
-                batch.asked[index] = _Asked(digest, length, c.full_mask(length))
-                answers.append(c.SEND)
+                batch.asked[index] = _Asked(digest, length, wire.full_mask(length))
+                answers.append(wire.SEND)
         if batch.compared or batch.asked:
             self._batches[number] = batch
-        return [c.batch_message(c.ANSWER, number, bytes(answers))]
+        return [wire.batch_message(wire.ANSWER, number, bytes(answers))]
 
     def _receive_pages(self, number: int, body: bytes) -> list[bytes]:
         batch = self._batches.get(number)
         if batch is None or not batch.compared:
-            raise c.ConversationError("hashes of pages came that were not asked for")
-        pages = sum(c.pages_of(batch.entries[index][1]) for index, _ in batch.compared)
-        if len(body) != pages * c.PAGE_HASH:
-            raise c.ConversationError("a list of page hashes has not the length asked for")
+            raise wire.ImageWireError("hashes of pages came that were not asked for")
+        pages = sum(wire.pages_of(batch.entries[index][1]) for index, _ in batch.compared)
+        if len(body) != pages * wire.PAGE_HASH:
+            raise wire.ImageWireError("a list of page hashes has not the length asked for")
         known = self._transaction.base_pages([base for _, base in batch.compared])
         masks = []
         at = 0
         for (index, base), theirs in zip(batch.compared, known, strict=True):
             _, length, digest = batch.entries[index]
-            count = c.pages_of(length)
-            ours = [body[at + i * c.PAGE_HASH : at + (i + 1) * c.PAGE_HASH] for i in range(count)]
-            at += count * c.PAGE_HASH
+            count = wire.pages_of(length)
+            ours = [body[at + i * wire.PAGE_HASH : at + (i + 1) * wire.PAGE_HASH] for i in range(count)]
+            at += count * wire.PAGE_HASH
             asked = _compare(digest, length, base, ours, theirs)
-            self._gauge.learn(1 - asked.mask.bit_count() / count)
+            self._comparing.saved(1 - asked.mask.bit_count() / count)
             batch.asked[index] = asked
             masks.append(asked.mask)
         batch.compared = []
-        return [c.batch_message(c.MASKS, number, c.pack_masks(masks))]
+        return [wire.batch_message(wire.MASKS, number, wire.pack_masks(masks))]
 
     def _receive_data(self, payload: bytes | memoryview) -> None:
-        number, items, at = c.parse_data(payload)
+        number, items, at = wire.parse_data(payload)
         batch = self._batches.get(number)
         if batch is None:
-            raise c.ConversationError("chunks came that were not asked for")
+            raise wire.ImageWireError("chunks came that were not asked for")
         whole: list[tuple[bytes, bytes | memoryview]] = []
         view = memoryview(payload)
         patches: list[Patch] = []
         for index, mask in items:
             asked = batch.asked.pop(index, None)
             if asked is None or asked.mask != mask:
-                raise c.ConversationError("a chunk came that was not asked for")
-            size = c.masked_size(asked.length, mask)
+                raise wire.ImageWireError("a chunk came that was not asked for")
+            size = wire.masked_size(asked.length, mask)
             data = view[at : at + size]
             at += size
             if len(data) != size:
-                raise c.ConversationError("a chunk is cut short")
+                raise wire.ImageWireError("a chunk is cut short")
             if asked.base is None:
                 whole.append((asked.hash, data))
             else:
                 patches.append(Patch(asked.hash, asked.length, asked.base, asked.pages, asked.zeros, bytes(data)))
             self._pending.discard(asked.hash)
         if at != len(payload):
-            raise c.ConversationError("a message of data is too long")
+            raise wire.ImageWireError("a message of data is too long")
         if not batch.asked and not batch.compared:
             del self._batches[number]
         if whole:
@@ -198,17 +198,17 @@ class Receiver:
             self._transaction.put_patches(patches)
 
     def _receive_end(self, payload: bytes) -> list[bytes]:
-        digest, head = c.parse_digest(payload)
+        digest, head = wire.parse_digest(payload)
         left = any(size for _, _, size in self._files[self._current + 1 :])
         short = self._current < len(self._files) and self._filled != self._files[self._current][2]
         if self._batches or left or short:
-            raise c.ConversationError("the sender ended before all was sent")
+            raise wire.ImageWireError("the sender ended before all was sent")
         if digest != self._digest.digest():
-            raise c.ConversationError("what was offered is not what arrived")
+            raise wire.ImageWireError("what was offered is not what arrived")
         self._transaction.finish()
         self.head = head
         self.complete = True
-        return [c.STORED]
+        return [wire.STORED]
 
     @property
     def size(self) -> int:
@@ -223,7 +223,7 @@ class Receiver:
 
 def committed(digest: str) -> bytes:
     """The payload that tells the sender that the image with this manifest digest is durable."""
-    return c.digest_message(c.COMMITTED, bytes.fromhex(digest))
+    return wire.digest_message(wire.COMMITTED, bytes.fromhex(digest))
 
 
 _ZERO_PAGE = page_hashes(bytes(PAGE))[0]
@@ -232,7 +232,7 @@ _ZERO_PAGE = page_hashes(bytes(PAGE))[0]
 def _compare(digest: bytes, length: int, base: bytes, ours: list[bytes], theirs: list[bytes]) -> _Asked:
     """What to ask for of a chunk with page hashes `ours`, when `theirs` are the base's (none: it cannot be read)."""
     if not theirs:
-        return _Asked(digest, length, c.full_mask(length))
+        return _Asked(digest, length, wire.full_mask(length))
     place = {page: number for number, page in reversed(list(enumerate(theirs)))}
     pages: list[int | None] = []
     mask = zeros = 0
@@ -240,7 +240,7 @@ def _compare(digest: bytes, length: int, base: bytes, ours: list[bytes], theirs:
         # The same place first: a page that moved within the window is found too.
         same = number < len(theirs) and theirs[number] == page
         pages.append(number if same else place.get(page))
-        if pages[-1] is None and page == _ZERO_PAGE and c.page_size(length, number) == PAGE:
+        if pages[-1] is None and page == _ZERO_PAGE and wire.page_size(length, number) == PAGE:
             zeros |= 1 << number
         elif pages[-1] is None:
             mask |= 1 << number

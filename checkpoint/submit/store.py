@@ -29,7 +29,7 @@ def default_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ListedImage:
     """One image as `rexec images` lists it; `damage` says why it cannot be used, None if its manifest is whole."""
 
     job: str
@@ -121,16 +121,16 @@ class Store:
         except FileNotFoundError:
             return []
 
-    def images(self, job: str) -> list[Kept]:
+    def images(self, job: str) -> list[ListedImage]:
         """The images of a job, oldest first."""
         directory = self._directory(job)
         kept = []
         try:
             for number in directory.numbers():
                 try:
-                    kept.append(Kept(job, number, directory.manifest(number), None))
+                    kept.append(ListedImage(job, number, directory.manifest(number), None))
                 except StoreError as error:
-                    kept.append(Kept(job, number, None, str(error)))
+                    kept.append(ListedImage(job, number, None, str(error)))
         finally:
             directory.close()
         return kept

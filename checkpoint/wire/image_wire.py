@@ -32,7 +32,7 @@ _ITEM = struct.Struct("<HH")
 _HELD = struct.Struct("<I32s")
 
 
-class ConversationError(CheckpointError):
+class ImageWireError(CheckpointError):
     """The other end sent what this protocol does not allow; the text says what. The conversation is over."""
 
 
@@ -60,7 +60,7 @@ def masked_size(length: int, mask: int) -> int:
 
 def check_size(payload: bytes | memoryview) -> None:
     if not 0 < len(payload) <= MAX_MESSAGE:
-        raise ConversationError(f"a message has {len(payload)} bytes, outside 1 to {MAX_MESSAGE}")
+        raise ImageWireError(f"a message has {len(payload)} bytes, outside 1 to {MAX_MESSAGE}")
 
 
 def files_messages(files: list[tuple[str, str, int]]) -> list[bytes]:
@@ -80,16 +80,16 @@ def parse_files(payload: bytes) -> list[tuple[str, str, int]]:
     at = 1
     while at < len(payload):
         if len(payload) - at < _FILE.size:
-            raise ConversationError("a list of files is cut short")
+            raise ImageWireError("a list of files is cut short")
         name_size, origin_size, size = _FILE.unpack_from(payload, at)
         at += _FILE.size + name_size + origin_size
         if at > len(payload):
-            raise ConversationError("a list of files is cut short")
+            raise ImageWireError("a list of files is cut short")
         try:
             name = check_name(payload[at - origin_size - name_size : at - origin_size].decode("ascii"))
             origin = check_name(payload[at - origin_size : at].decode("ascii"))
         except (ManifestError, UnicodeDecodeError) as error:
-            raise ConversationError(f"a file's name is refused: {error}") from None
+            raise ImageWireError(f"a file's name is refused: {error}") from None
         files.append((name, origin, size))
     return files
 
@@ -101,13 +101,13 @@ def batch_message(kind: bytes, batch: int, body: bytes) -> bytes:
 
 def parse_batch(payload: bytes) -> tuple[int, bytes]:
     if len(payload) < _BATCH.size:
-        raise ConversationError("a message is cut short")
+        raise ImageWireError("a message is cut short")
     return _BATCH.unpack_from(payload)[1], payload[_BATCH.size :]
 
 
 def parse_entries(body: bytes) -> list[tuple[int, int, bytes]]:
     if not body or len(body) % ENTRY.size or len(body) > BATCH * ENTRY.size:
-        raise ConversationError(f"an offer has {len(body)} bytes, not 1 to {BATCH} entries")
+        raise ImageWireError(f"an offer has {len(body)} bytes, not 1 to {BATCH} entries")
     return list(ENTRY.iter_unpack(body))
 
 
@@ -117,7 +117,7 @@ def pack_masks(masks: list[int]) -> bytes:
 
 def parse_masks(body: bytes) -> list[int]:
     if len(body) % 2:
-        raise ConversationError("a list of masks is cut short")
+        raise ImageWireError("a list of masks is cut short")
     return list(struct.unpack(f"<{len(body) // 2}H", body))
 
 
@@ -129,24 +129,24 @@ def data_head(batch: int, items: list[tuple[int, int]]) -> bytes:
 def parse_data(payload: bytes | memoryview) -> tuple[int, list[tuple[int, int]], int]:
     """(batch, items, where the pages begin)."""
     if len(payload) < _COUNT.size:
-        raise ConversationError("a message of data is cut short")
+        raise ImageWireError("a message of data is cut short")
     _, batch, count = _COUNT.unpack_from(payload)
     start = _COUNT.size + count * _ITEM.size
     if not count or len(payload) < start:
-        raise ConversationError("a message of data is cut short")
+        raise ImageWireError("a message of data is cut short")
     return batch, list(_ITEM.iter_unpack(payload[_COUNT.size : start])), start
 
 
 def digest_message(kind: bytes, digest: bytes, head: bytes = b"") -> bytes:
     """END (the hash of all that was offered, and the sender's own head) or COMMITTED (the manifest's hash)."""
     if len(head) > MAX_HEAD:
-        raise ConversationError(f"the head has {len(head)} bytes, more than {MAX_HEAD}")
+        raise ImageWireError(f"the head has {len(head)} bytes, more than {MAX_HEAD}")
     return kind + digest + head
 
 
 def parse_digest(payload: bytes) -> tuple[bytes, bytes]:
     if not 33 <= len(payload) <= 33 + MAX_HEAD:
-        raise ConversationError("the last message is cut short or too long")
+        raise ImageWireError("the last message is cut short or too long")
     return payload[1:33], payload[33:]
 
 
@@ -165,5 +165,5 @@ def parse_chunks(payload: bytes | memoryview) -> tuple[list[tuple[int, bytes]], 
     count = int.from_bytes(payload[1:3], "little")
     start = 3 + count * _HELD.size
     if not count or len(payload) < start:
-        raise ConversationError("a message of chunks is cut short")
+        raise ImageWireError("a message of chunks is cut short")
     return list(_HELD.iter_unpack(payload[3:start])), start

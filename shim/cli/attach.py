@@ -15,8 +15,9 @@ import click
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.frames import FrameError, FrameReader, frame
-from shim.cli import run
-from shim.cli.jobs import job_argument, must_live
+from shim.cli.jobs import must_live
+from shim.cli.parameters import job_argument
+from shim.cli.say import tell
 from shim.submit.foreground.own_streams import die_like
 from shim.submit.foreground.terminal import Terminal
 from shim.submit.job import control_socket, record
@@ -47,9 +48,7 @@ def attach(job: Job) -> int:
         answer = _begin(sock, job)
         tty = bool(answer.get("tty"))
         if answer.get("why") or answer.get("phase") != "running":
-            run.tell(
-                f"job {job.id} is {answer.get('phase')}{': ' if answer.get('why') else ''}{answer.get('why') or ''}"
-            )
+            tell(f"job {job.id} is {answer.get('phase')}{': ' if answer.get('why') else ''}{answer.get('why') or ''}")
         terminal = Terminal(0) if tty and os.isatty(0) else None
         if tty and terminal is None and os.isatty(1):
             raise RexecError(f"job {job.id} has a terminal: run this with one as standard input")
@@ -99,7 +98,7 @@ class _Client:
             if number != signal.SIGHUP:  # then nobody is there any more
                 after = "\n" if self._terminal is not None else ""  # the job has left the cursor anywhere
                 print(end=after, file=sys.stderr)
-                run.tell(f"detached; job {self._job.id} goes on")
+                tell(f"detached; job {self._job.id} goes on")
             return die_like(number if number in (signal.SIGTERM, signal.SIGHUP) else 0, False)
         raise RexecError(text)
 

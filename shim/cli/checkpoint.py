@@ -16,16 +16,15 @@ from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.submit.export.changes import Changes
 from remoteio.wire import frames
-from shim.cli import run
+from shim.cli.say import tell
 from shim.submit import faults
 from shim.submit.foreground.console import Console, Interrupted
 from shim.submit.foreground.own_streams import die_like, let_go
 from shim.submit.hosts import config
 from shim.submit.job import file_rollback, placement_events, placement_steps
-from shim.submit.job import record as jobs
 from shim.submit.job.logout import killed_at_logout
 from shim.submit.job.placement_events import Result
-from shim.submit.job.record import ANY, Job, JobError, Record
+from shim.submit.job.record import ANY, Job, JobError, Record, create, packed
 from shim.submit.job.replayed_streams import Input, Output
 from shim.submit.job.supervisor import Moves
 from shim.wire.job_spec import JobSpec
@@ -83,9 +82,9 @@ def submit(spec: JobSpec, wanted: Wanted, *, quiet: bool) -> int:
         keep=wanted.keep,
         detached=wanted.detach,
         tty=bool(spec.tty),
-        spec=jobs.packed(spec),
+        spec=packed(spec),
     )
-    job = jobs.create(record)
+    job = create(record)
     return _supervise(job, quiet=quiet, force=False)
 
 
@@ -110,7 +109,7 @@ def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None
     )  # fmt: skip
     if record.detached and not quiet:
         for named in found.both:  # the supervisor, which does it, has nobody to tell
-            run.tell(f"{named.clause} since image {image.number} was made: see `rexec log {job.id}` for what is kept")
+            tell(f"{named.clause} since image {image.number} was made: see `rexec log {job.id}` for what is kept")
     if record.tty and not record.detached and not os.isatty(0):
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
     before = job.read().detached
@@ -129,7 +128,7 @@ def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = N
     if not job.lock():
         raise JobError(f"job {job.id} has got another supervisor just now: see `rexec jobs`")
     record = job.read()
-    say = (lambda text: None) if quiet else run.tell
+    say = (lambda text: None) if quiet else tell
     if record.detached:
         return _detach(job, record, force=force, image=image, files_whole=files_whole, say=say)
     console = Console(record.tty, say)
@@ -155,7 +154,7 @@ def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = N
 
 def _leave(result: Result, keys: bool) -> int:
     if result.status is None:
-        run.tell(result.reason)
+        tell(result.reason)
         return result.code
     return die_like(result.status, keys)
 
@@ -168,7 +167,7 @@ def _own_streams(
     for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
         if fd in spec.stdio or (fd == 1 and spec.tty):
             close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
-            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close, say=run.tell)
+            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close, say=tell)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
     given = Input(job.path, os.dup(0), fail, console.ours)
@@ -203,9 +202,9 @@ def _detach(
         try:
             status = _stand_alone(job, record, ours, force=force, image=image, files_whole=files_whole)
         except RexecError as error:
-            run.tell(str(error))
+            tell(str(error))
         except BaseException as error:  # else nobody would ever hear of it
-            run.tell(_ended_by(job, error))
+            tell(_ended_by(job, error))
         finally:
             os._exit(status)
     os.close(ours)
@@ -262,7 +261,7 @@ def _stand_alone(
         os.write(ready, b"1")
         os.close(ready)
 
-    moves = Moves(job, outputs, given, patient=True, force=force, say=run.tell, ready=started)
+    moves = Moves(job, outputs, given, patient=True, force=force, say=tell, ready=started)
     failures.append(moves.fail)
 
     def told_to_end(*_: object) -> None:
@@ -279,4 +278,4 @@ def _file_output(
 ) -> Output:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     taken = os.fstat(fd).st_size if files_whole else _said(image, kind)
-    return Output(kind, fd, fail, taken=taken, say=run.tell)
+    return Output(kind, fd, fail, taken=taken, say=tell)

@@ -14,8 +14,8 @@ from checkpoint.errors import CheckpointError
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.submit.hosts import config as all_hosts
-from shim.submit.job import record as all_jobs
+from shim.submit.hosts import config
+from shim.submit.job import record
 
 VARIABLE = "_REXEC_COMPLETE"  # SHELL_complete: a shell asks
 SHELLS = ("bash", "zsh", "fish")
@@ -50,11 +50,11 @@ def answer(asked: str, verbs: Mapping[str, Callable[[], click.Command]], run: cl
 
 def jobs(begun: str) -> list[CompletionItem[Any]]:
     """The ids of jobs."""
-    found = [(str(job.id), job) for job in all_jobs.every()]
+    found = [(str(job.id), job) for job in record.every()]
     return [CompletionItem(name, help=_command(job)) for name, job in found if name.startswith(begun)]
 
 
-def _command(job: all_jobs.Job) -> str:
+def _command(job: record.Job) -> str:
     try:
         return printable(shlex.join(job.read().command), 60)
     except RexecError:
@@ -71,7 +71,7 @@ def images(begun: str) -> list[CompletionItem[Any]]:
 def hosts(begun: str) -> list[CompletionItem[Any]]:
     """Names of hosts.toml, also as one more after a comma."""
     before, comma, last = begun.rpartition(",")
-    names = [*(host.name for host in all_hosts.load().hosts), all_hosts.LOCAL]
+    names = [*(host.name for host in config.load().hosts), config.LOCAL]
     return [CompletionItem(before + comma + name) for name in names if name.startswith(last)]
 
 

@@ -1,93 +1,27 @@
-"""``rexec hosts`` and ``rexec doctor``: which machines can be used, what they lack, and the command that mends it."""
+"""``rexec doctor``: what rexec needs, on each host and here, and the command that mends what is wrong."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import last_line
-from shim.cli import completion
+from shim.cli.parameters import host_names
 from shim.submit.hosts import config, survey
-from shim.submit.hosts.checks import BAD, NOTE, OK, checks, known_size, latency, usable
-from shim.submit.hosts.config import Host
+from shim.submit.hosts.checks import BAD, NOTE, OK, checks, usable
 from shim.submit.hosts.survey import Report
 
 if TYPE_CHECKING:
     from checkpoint.submit.obtain_criu import Bundle
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """A report as plain data for JSON."""
-    started = report.started
-    return {
-        "name": report.host.name,
-        "ssh": report.host.ssh,
-        "owner": report.host.owner,
-        "usable": usable(report),
-        "error": report.error or None,
-        "python": None if started is None else ".".join(map(str, started.python)),
-        "latency": None if started is None else round(report.latency, 6),
-        "clock_offset": None if started is None else round(report.clock, 3) + 0.0,
-        "facts": dict(report.facts),
-        "checks": [
-            {"state": check.state, "what": check.what, "text": check.text, "mend": check.mend or None}
-            for check in checks(report)
-        ],
-    }
-
-
-def table(reports: Sequence[Report]) -> str:
-    """The reports as a table, a line each."""
-    rows: list[tuple[str, ...]] = [
-        ("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "OWNER", "IDLE", "STATE")
-    ]
-    for report in reports:
-        facts, bad = report.facts, [check for check in checks(report) if check.state == BAD]
-        state = f"{bad[0].what}: {bad[0].text}" if bad else "ok"
-        if report.started is None:
-            rows.append((report.host.name, *["-"] * 6, report.host.owner, "-", report.error))
-            continue
-        rows.append(
-            (
-                report.host.name,
-                latency(report.latency),
-                ".".join(map(str, report.started.python)),
-                facts["kernel"],
-                str(facts["cores"]),
-                f"{known_size(facts['memory_available'])} of {known_size(facts['memory_total'])}",
-                f"{facts['load']:.2f}",
-                report.host.owner,
-                _idle(facts["owner"]["idle"]),
-                state,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def why(report: Report) -> str:
-    """What tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure."""
-    if report.error:
-        return f"{report.host.name}: {report.error}"
-    seen = report.facts["owner"]
-    told = f"its owner has been idle for {_idle(seen['idle'])}" if seen["unknown"] is None else seen["unknown"]
-    lines = [f"{report.host.name}: {told} (policy: {report.host.owner})"]
-    for source in seen["sources"]:
-        text = f"idle for {_idle(source['idle'])}" if source["present"] else f"not there: {source['why']}"
-        lines.append(f"  {source['source']:<10} {text}")
-    return "\n".join(lines)
 
 
 def advice(report: Report) -> str:
@@ -100,31 +34,6 @@ def advice(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _host_names(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem[Any]]:
-    return completion.hosts(begun)
-
-
-@click.command("hosts")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: everything that was found out.")
-@click.option(
-    "--why",
-    "asked",
-    metavar="HOST",
-    shell_complete=_host_names,
-    help="Say what tells of HOST's owner, source by source.",
-)
-def hosts_command(as_json: bool, asked: str | None) -> None:
-    """Show the hosts known, whether each can be used, and since when its owner has not touched it.
-
-    OWNER is the policy by which a job started with --checkpoint leaves it (docs/owner.md).
-    """
-    if asked is not None:
-        click.echo(why(survey.ask(config.resolve(asked, config.load()), batch=False, deadline=150.0)))
-        return
-    reports = survey.ask_all(_known())
-    click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
-
-
 @click.command("doctor")
 @click.option(
     "--fix", is_flag=True, help="Obtain the criu that jobs with --checkpoint need, unless one is kept already."
@@ -132,7 +41,7 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
 @click.option(
     "--mirror", metavar="ADDRESS", help="With --fix: the Debian archive, if not that of apt here or $REXEC_MIRROR."
 )
-@click.argument("host", required=False, shell_complete=_host_names)
+@click.argument("host", required=False, shell_complete=host_names)
 @click.pass_context
 def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: str | None) -> None:
     """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.
@@ -144,7 +53,7 @@ def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: 
     if fix:
         click.echo(criu_here(mirror or ""))
     if host is None:
-        reports = survey.ask_all(_known())
+        reports = survey.ask_all(config.known())
     else:
         # A person asks about one host: ssh may ask for a password, and gets the time to.
         reports = [survey.ask(config.resolve(host, config.load()), batch=False, deadline=150.0)]
@@ -206,16 +115,3 @@ def _fault(criu: Bundle) -> str:
             [sys.executable, "-Pm", "checkpoint.execute.selftest", bundle], capture_output=True, text=True, check=False
         )
     return tried.stdout.strip() if tried.returncode == 0 else last_line(tried.stderr)
-
-
-def _idle(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _known() -> list[Host]:
-    return [*config.load().hosts, Host(config.LOCAL, None)]

@@ -9,16 +9,13 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from checkpoint.submit.store import Kept, Store
+from checkpoint.submit.store import ListedImage, Store
 from remoteio.errors import RexecError
 from shim.cli import completion
-from shim.cli.jobs import shown
+from shim.cli.parameters import image_argument, jobs_argument
+from shim.cli.say import shown
 from shim.submit.job import record
 from shim.submit.units import size
-
-_jobs = click.argument(
-    "job", metavar="[JOB]", required=False, shell_complete=lambda ctx, param, begun: completion.jobs(begun)
-)
 
 
 class _Group(click.Group):
@@ -49,7 +46,7 @@ def images_command() -> None:
 
 @images_command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
-@_jobs
+@jobs_argument
 def list_command(job: str | None, as_json: bool) -> None:
     """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one."""
     store = Store()
@@ -66,7 +63,7 @@ def list_command(job: str | None, as_json: bool) -> None:
             click.echo(f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {what}")
 
 
-def _as_data(kept: Kept) -> dict[str, Any]:
+def _as_data(kept: ListedImage) -> dict[str, Any]:
     manifest = kept.manifest
     return {
         "image": f"{kept.job}/{kept.number}",
@@ -82,7 +79,7 @@ def _as_data(kept: Kept) -> dict[str, Any]:
 
 
 @images_command.command("verify")
-@_jobs
+@jobs_argument
 def verify_command(job: str | None) -> None:
     """Read every bit of the images of JOB, or of all; what is damaged is said, and the exit status is 1."""
     store = Store()
@@ -100,7 +97,7 @@ def verify_command(job: str | None) -> None:
 
 
 @images_command.command("rm")
-@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
+@image_argument
 def rm_command(image: str) -> None:
     """Remove one image, or all of JOB; of a job that has ended its log too."""
     name, _, number = image.partition("/")
@@ -120,7 +117,7 @@ def rm_command(image: str) -> None:
 @click.option(
     "--keep", metavar="N", type=click.IntRange(1), default=2, show_default=True, help="Images left of each job."
 )
-@_jobs
+@jobs_argument
 def prune_command(job: str | None, keep: int) -> None:
     """Remove all but the last N images of JOB, or of every job, and what only they needed."""
     store = Store()

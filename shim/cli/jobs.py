@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import select
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,20 +14,17 @@ import click
 from remoteio.errors import RexecError
 from remoteio.inotify import Inotify
 from remoteio.printable import printable
-from shim.cli import completion
+from shim.cli.parameters import host_names, image_argument, job_argument
+from shim.cli.say import shown
 from shim.submit.foreground.progress import Progress
 from shim.submit.job import control_socket, events
-from shim.submit.job import record as jobs
 from shim.submit.job.events import Event, Kind
 from shim.submit.job.placement_events import Phase
-from shim.submit.job.record import Job, Record
+from shim.submit.job.record import Job, Record, every, find
 from shim.submit.units import size
 
 _IN_MODIFY = 0x002  # inotify(7)
 _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
-
-
-job_argument = click.argument("job", metavar="JOB", shell_complete=lambda ctx, param, begun: completion.jobs(begun))
 
 
 def state(job: Job, record: Record) -> str:
@@ -102,12 +98,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (*(str(word) for word in words), shown(row["command"]))
 
 
-def shown(command: Sequence[str]) -> str:
-    """A command as a table has room for it."""
-    text = printable(shlex.join(command), None)
-    return text if len(text) <= 48 else text[:47] + "…"
-
-
 def _span(seconds: float) -> str:
     whole = int(seconds)
     if whole < 60:
@@ -138,7 +128,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     """
     now = time.time()
     rows = []
-    for job in jobs.every():
+    for job in every():
         try:
             record = job.read()
         except RexecError as error:
@@ -189,7 +179,7 @@ def checkpoint_command(job: str) -> None:
     It stands still only while its memory is copied on its own host. When the command ends, the image is committed:
     whatever happens, the job can go on from it.
     """
-    request(jobs.find(job), "checkpoint")
+    request(find(job), "checkpoint")
 
 
 @click.command("vacate")
@@ -198,7 +188,7 @@ def checkpoint_command(job: str) -> None:
     "host",
     metavar="HOST",
     default="",
-    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    shell_complete=host_names,
     help="Where it is to go; by default, where its --on lets it.",
 )
 @job_argument
@@ -211,35 +201,35 @@ def vacate_command(job: str, host: str) -> None:
         from shim.submit.hosts import config
 
         host = config.resolve(host, config.load()).name
-    request(jobs.find(job), "vacate", host=host)
+    request(find(job), "vacate", host=host)
 
 
 @click.command("hold")
 @job_argument
 def hold_command(job: str) -> None:
     """Save JOB as an image and park it until `rexec release`."""
-    request(jobs.find(job), "hold")
+    request(find(job), "hold")
 
 
 @click.command("release")
 @job_argument
 def release_command(job: str) -> None:
     """Let a held JOB go on; a parked one looks for a host at once."""
-    request(jobs.find(job), "release")
+    request(find(job), "release")
 
 
 @click.command("kill")
 @job_argument
 def kill_command(job: str) -> None:
     """Kill JOB, wherever it is. Its images stay until `rexec images rm`."""
-    request(jobs.find(job), "kill")
+    request(find(job), "kill")
 
 
 @click.command("restart")
 @click.option(
     "--on",
     metavar="HOST,…|any",
-    shell_complete=lambda ctx, param, begun: completion.hosts(begun),
+    shell_complete=host_names,
     help="Where it may run from now on; by default as before.",
 )
 @click.option("--detach/--no-detach", default=None, help="In the background or not; by default as before.")
@@ -249,7 +239,7 @@ def kill_command(job: str) -> None:
     help="Go on even though files have been changed since in a way that cannot be undone; they are copied first.",
 )
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
-@click.argument("image", metavar="JOB[/IMAGE]", shell_complete=lambda ctx, param, begun: completion.images(begun))
+@image_argument
 def restart_command(image: str, on: str | None, detach: bool | None, force: bool, quiet: bool) -> None:
     """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
 
@@ -268,7 +258,7 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
     word, _, number = image.partition("/")
     if number and not number.isdigit():
         raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {word}`")
-    job = jobs.find(word)
+    job = find(word)
     if not number and on is None and job.supervised() and job.read().phase == Phase.PARKED:
         request(job, "release", force=force)
         return
@@ -286,7 +276,7 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
     With --condor the output is an HTCondor job event log (000 submit, 001 execute, 003 checkpointed, …), for tools that
     read one.
     """
-    found = jobs.find(job)
+    found = find(job)
     offset = 0
     watch = Inotify()
     try:
@@ -294,8 +284,8 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
         while True:
             happened, offset = events.read_events(found.log, offset)
             for event in happened:
-                shown = event.to_json() if as_json else events.condor_log([event], found.id) if condor else line(event)
-                click.echo(shown.rstrip("\n"))
+                text = event.to_json() if as_json else events.condor_log([event], found.id) if condor else line(event)
+                click.echo(text.rstrip("\n"))
             if not follow or any(event.kind in (Kind.END, Kind.ABORT) for event in happened):
                 return
             select.select([watch.fileno()], [], [])

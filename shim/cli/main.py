@@ -12,12 +12,13 @@ import click
 
 from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
-from shim.cli import run as runner
+from shim.cli import parameters, run
+from shim.cli.say import FAILED, tell
 from shim.submit import protect
 
 # verb -> (module, its click command); all else is a command to run
 VERBS: dict[str, tuple[str, str]] = {
-    "hosts": ("shim.cli.doctor", "hosts_command"),
+    "hosts": ("shim.cli.hosts", "hosts_command"),
     "doctor": ("shim.cli.doctor", "doctor_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "attach": ("shim.cli.attach", "attach_command"),
@@ -39,7 +40,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--on",
     "on",
     metavar="HOST",
-    shell_complete=lambda ctx, param, begun: import_module("shim.cli.completion").hosts(begun),
+    shell_complete=parameters.host_names,
     help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
     "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
 )
@@ -117,14 +118,14 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
-    spec = runner.describe(command, directory, env, tty, scratch)
+    spec = run.describe(command, directory, env, tty, scratch)
     if checkpoint:
-        from shim.cli import checkpoint as submit
+        from shim.cli.checkpoint import KEEP, Wanted, parse_every, submit
 
-        wanted = submit.Wanted(on, owner or "", submit.parse_every(every), keep or submit.KEEP, detach)
-        status = submit.submit(spec, wanted, quiet=quiet)
+        wanted = Wanted(on, owner or "", parse_every(every), keep or KEEP, detach)
+        status = submit(spec, wanted, quiet=quiet)
     else:
-        status = runner.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+        status = run.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 
@@ -159,7 +160,7 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)  # click gives an exit's status back
     except click.ClickException as e:
         e.show()
-        sys.exit(runner.FAILED)
+        sys.exit(FAILED)
     except (RexecError, CheckpointError) as e:
-        runner.tell(str(e))
-        sys.exit(runner.FAILED)
+        tell(str(e))
+        sys.exit(FAILED)

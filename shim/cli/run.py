@@ -6,15 +6,14 @@ import json
 import os
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.transport.stream import Stream
+from shim.cli.say import tell
 from shim.submit.foreground import environment
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.terminal import in_foreground
@@ -27,7 +26,6 @@ from shim.wire.job_spec import JobSpec
 if TYPE_CHECKING:
     from shim.submit.foreground.run import Ended
 
-FAILED = 125
 Log = Callable[..., None]
 
 
@@ -161,13 +159,6 @@ def _terminal() -> list[int]:
     """The settings of our terminal; in the background they are those of a shell at its prompt, with its own editing."""
     state = terminal_state.read(0)
     return state if in_foreground(0) else terminal_state.sane(state)
-
-
-def tell(text: str) -> None:
-    """One sentence to the person."""
-    if sys.stderr is not None:  # it is None if 2 was closed when we were started
-        with suppress(OSError):  # nobody reads it, or the disk it is on is full: the job goes on
-            print("rexec:", text, file=sys.stderr, flush=True)
 
 
 _RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}

@@ -21,8 +21,10 @@ from click.testing import CliRunner
 from remoteio.submit.transport.paramiko_stream import open_paramiko
 from remoteio.submit.transport.ssh import open_ssh
 from remoteio.submit.transport.stream import Stream, TransportError
-from shim.cli.doctor import BAD, NOTE, checks, doctor_command, hosts_command, usable
+from shim.cli.doctor import doctor_command
+from shim.cli.hosts import hosts_command
 from shim.submit.hosts import bootstrap, config, survey
+from shim.submit.hosts.checks import BAD, NOTE, checks, usable
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.connect import connect
 from tests.until import until

@@ -14,7 +14,7 @@ from checkpoint.submit.delivery import deliver
 from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.receiver import Receiver
 from checkpoint.submit.store import Store
-from checkpoint.wire.image_wire import ConversationError
+from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import PAGE, ZERO
 from tests.images import contents, converse, manifest, restore, save, write_process
 
@@ -95,9 +95,9 @@ def test_cut_doubled_lost_swapped_and_flipped_messages_never_make_a_wrong_image(
                 for payload in said:
                     receiver.receive(payload)
                 if not receiver.complete:
-                    raise ConversationError("not complete")
+                    raise ImageWireError("not complete")
                 transaction.commit(manifest("job", 2, receiver.files()))
-        except (ConversationError, StoreError) as error:
+        except (ImageWireError, StoreError) as error:
             assert str(error)
         else:
             restore(store, "job", 2, root / "again")
@@ -119,7 +119,7 @@ def test_garbage_is_a_conversation_error(messages: list[bytes]) -> None:
                 for message in messages:
                     try:
                         end(message)
-                    except ConversationError as error:
+                    except ImageWireError as error:
                         assert str(error)
         sender.close()
         collector.close()
@@ -165,7 +165,7 @@ def test_an_image_over_the_limit_is_refused(tmp_path: Path) -> None:
     write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(16)})
     fd = os.open(tmp_path / "a", os.O_RDONLY)
     sender = Sender(fd)
-    with Store(tmp_path / "store").begin("job") as transaction, pytest.raises(ConversationError, match="over 65536"):
+    with Store(tmp_path / "store").begin("job") as transaction, pytest.raises(ImageWireError, match="over 65536"):
         converse(sender, Receiver(transaction, limit=65536))
     sender.close()
     os.close(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shim.cli import main
-from shim.cli.run import FAILED
+from shim.cli.say import FAILED
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shim.cli import jobs as verbs
-from shim.cli import main
+from shim.cli import jobs, main
 from shim.submit.job import events
-from shim.submit.job import record as jobs
 from shim.submit.job.events import Event, EventLog, Kind
-from shim.submit.job.record import JobError, Record
+from shim.submit.job.record import JobError, Record, create, find
 from tests.until import until
 
 SUBMIT = """
@@ -53,7 +51,7 @@ def submitted(where: str, error: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("error", ["ZeroDivisionError('told')", "SystemExit(3)", "MemoryError('told')"])
 def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
     assert submitted("supervisor.Moves._run", error).stdout == "1\n"
-    job = jobs.find("1")
+    job = find("1")
     until(lambda: not job.supervised(), "it has died")
     kind = error.partition("(")[0]
     text = f"an error of rexec's own while supervising job 1: {kind}"
@@ -66,18 +64,18 @@ def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
 def test_what_kept_a_supervisor_from_its_work_is_shown(home: Path) -> None:
     done = submitted("checkpoint.Input", "ZeroDivisionError('told')")
     assert "could not start: " in done.stderr and "ZeroDivisionError" in done.stderr
-    assert "ZeroDivisionError" in jobs.find("1").read().reason
-    assert "Traceback (most recent call last)" in (jobs.find("1").path / "errors").read_text()
+    assert "ZeroDivisionError" in find("1").read().reason
+    assert "Traceback (most recent call last)" in (find("1").path / "errors").read_text()
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[" * 100_000, "[]", "{}", '{"id": 2}', None])
 def test_a_damaged_job_hides_none_of_the_others(home: Path, damage: str | None) -> None:
     for _ in range(3):
-        jobs.create(RECORD)
-    path = jobs.find("2").path / "job.json"
+        create(RECORD)
+    path = find("2").path / "job.json"
     path.write_text(path.read_text().replace('"since": 0.0', '"since": "x"') if damage is None else damage)
     with pytest.raises(JobError, match=r"2/job.json cannot be read: .*; remove "):
-        jobs.find("2").read()
+        find("2").read()
     done = CliRunner().invoke(main.load("jobs"), [])
     assert done.exit_code == 0
     assert "2/job.json cannot be read" in done.stderr
@@ -85,13 +83,13 @@ def test_a_damaged_job_hides_none_of_the_others(home: Path, damage: str | None) 
 
 
 def test_a_lone_surrogate_breaks_neither_list_nor_log(home: Path) -> None:
-    job = jobs.create(RECORD)
+    job = create(RECORD)
     record = replace(job.read(), phase="parked", why="the host said \ud800\x1b[2J", command=("a\udcff",))
     assert job.lock()
-    row = verbs.as_data(job, record, 2.0)
-    assert "the host said \\ud800\\x1b[2J" in verbs.table([row])
-    verbs.table([row]).encode()
-    shown = verbs.line(Event(1.0, Kind.NOTE, host="a\ud800", reason="\x1b]0;x\x07"))
+    row = jobs.as_data(job, record, 2.0)
+    assert "the host said \\ud800\\x1b[2J" in jobs.table([row])
+    jobs.table([row]).encode()
+    shown = jobs.line(Event(1.0, Kind.NOTE, host="a\ud800", reason="\x1b]0;x\x07"))
     assert "a\\ud800" in shown and "\\x1b]0;x\\x07" in shown
     shown.encode()
     os.close(job._lock)
@@ -106,7 +104,7 @@ def test_the_name_of_a_new_job_is_durable(home: Path, monkeypatch: pytest.Monkey
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", noted)
-    job = jobs.create(RECORD)
+    job = create(RECORD)
     assert job.path.parent.stat().st_ino in synced
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from shim.cli.doctor import advice, as_data, open_to_others, table, why
+from shim.cli.doctor import advice, open_to_others
+from shim.cli.hosts import as_data, table, why
 from shim.execute import probe
 from shim.submit.hosts import survey
 from shim.submit.hosts.bootstrap import Facts

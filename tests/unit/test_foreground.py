@@ -91,7 +91,7 @@ def test_an_error_of_our_own(where: str, tmp_path: Path) -> None:
 
 
 def test_nobody_need_read_what_rexec_says() -> None:
-    program = "from shim.cli import run; run.tell('text'); print('on')"
+    program = "from shim.cli.say import tell; tell('text'); print('on')"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=full, timeout=60

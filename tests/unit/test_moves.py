@@ -14,10 +14,9 @@ import pytest
 from checkpoint.submit.store import Store
 from remoteio.wire import frames
 from shim.submit.job import control_socket, events, placement_steps, replayed_streams
-from shim.submit.job import record as jobs
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
-from shim.submit.job.record import Record
+from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import Input, Output
 from shim.submit.job.supervisor import Moves
 from shim.wire.job_spec import JobSpec
@@ -43,9 +42,9 @@ class Run:
         )  # fmt: skip
         record = Record(
             id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=2,
-            detached=True, tty=False, spec=jobs.packed(spec),
+            detached=True, tty=False, spec=packed(spec),
         )  # fmt: skip
-        self.job = jobs.create(record)
+        self.job = create(record)
         assert self.job.lock()
         self.out = directory / "out"
         self.typed_read, self.typed = os.pipe()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from remoteio.submit.transport.stream import Stream
-from shim.cli import doctor
+from shim.cli import doctor, hosts
 from shim.execute import probe
 from shim.submit.hosts import checks, survey
 from shim.submit.hosts.bootstrap import Facts
@@ -83,10 +83,10 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     bad, good = survey.ask_all([BAD, GOOD], deadline=10)
     assert bad.error.startswith("bad misbehaves: its ")
     assert good.error == ""
-    assert "bad misbehaves" in doctor.table([bad, good])
+    assert "bad misbehaves" in hosts.table([bad, good])
     assert "bad misbehaves" in doctor.advice(bad) and not checks.usable(bad)
-    assert "bad misbehaves" in doctor.why(bad)
-    json.dumps(doctor.as_data(bad))
+    assert "bad misbehaves" in hosts.why(bad)
+    json.dumps(hosts.as_data(bad))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))
     assert next_host.choose_host(choose, Wish(("any",), ""), known, None) == Chosen(1, "good")

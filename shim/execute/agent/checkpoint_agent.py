@@ -13,7 +13,7 @@ import select
 import struct
 import threading
 
-from checkpoint.execute import find_criu as provider
+from checkpoint.execute import find_criu
 from checkpoint.wire import compat, criu_bundle
 from remoteio.errors import RexecError
 from remoteio.wire import frames
@@ -57,18 +57,18 @@ def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[M
     return f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent", left
 
 
-def _find(link: Link, moving: Moving, apart: bool, left: Frames) -> tuple[provider.Provided | None, str]:
+def _find(link: Link, moving: Moving, apart: bool, left: Frames) -> tuple[find_criu.FoundCriu | None, str]:
     def pulse() -> None:
         link.send(frames.PING)
 
-    found, why = provider.find(cache(), moving.criu, apart, pulse)
+    found, why = find_criu.find(cache(), moving.criu, apart, pulse)
     if found is None and moving.criu and not criu_bundle.present(cache(), moving.criu):
         link.send(frames.NEWS, job_messages.news(job_messages.CRIU, need=moving.criu))
         archive = _archive(link, left)
         if not archive:
             return None, why  # it cannot be sent
         criu_bundle.unpack(archive, moving.criu, cache())
-        found, why = provider.brought(cache(), moving.criu, apart, pulse)
+        found, why = find_criu.brought(cache(), moving.criu, apart, pulse)
     return found, why
 
 

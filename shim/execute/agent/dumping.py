@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from checkpoint.execute import criu, dump, preflight
 from checkpoint.execute.chunker import ChunkerError
 from checkpoint.execute.dump import DumpError
-from checkpoint.wire.image_wire import ConversationError
+from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ManifestError
 from remoteio.errors import RexecError
 from remoteio.wire import frames
@@ -286,7 +286,7 @@ class Departure:
         try:
             dump.select(spool, files)
             dump.send(files, json.dumps(head).encode(), put, get)
-        except (ChunkerError, ConversationError, ManifestError, OSError) as e:
+        except (ChunkerError, ImageWireError, ManifestError, OSError) as e:
             raise DumpError("the image cannot be sent: %s" % e) from e
 
     def _cut_short(self, serial: int) -> Exception:

@@ -28,7 +28,7 @@ class Arrival:
     def __init__(self, agent: Mobile) -> None:
         self._agent = agent
         self._spool = agent.spool("restore")
-        self._arriving = restart.Arriving(self._spool)
+        self._arriving = restart.SpooledImage(self._spool)
         self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._runs = False  # it was let go on
         self.whole = False  # all its files are in the spool
@@ -38,7 +38,7 @@ class Arrival:
         self._payloads.put(payload)
 
     def _collect(self) -> None:
-        """Hashed and written here while the link's thread reads on. Raises ConversationError, OSError."""
+        """Hashed and written here while the link's thread reads on. Raises ImageWireError, OSError."""
         while not self._arriving.complete:
             payload = self._payloads.get()
             if payload is None:

@@ -68,6 +68,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Hosts:
     return parse(data, str(path))
 
 
+def known() -> list[Host]:
+    """List the hosts that are known by name: those of hosts.toml, then this machine. Raises HostsError."""
+    return [*load().hosts, Host(LOCAL, None)]
+
+
 def parse(data: bytes, file: str) -> Hosts:
     """The hosts and owner tables in the bytes of ``file``. Raises HostsError, which names file and key."""
     try:

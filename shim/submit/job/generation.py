@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from checkpoint.submit.delivery import deliver
 from checkpoint.submit.store import Store
-from checkpoint.wire.image_wire import ConversationError
+from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import Carried, held
@@ -32,7 +32,7 @@ from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 
 _STIR = 5.0  # seconds
-_AGAINST = (ProtocolError, ConversationError)  # what is agreed with a host
+_AGAINST = (ProtocolError, ImageWireError)  # what is agreed with a host
 
 
 @dataclass(frozen=True, slots=True)
