@@ -25,8 +25,8 @@ from shim.submit.job import file_rollback, placement_events, placement_steps
 from shim.submit.job.logout import killed_at_logout
 from shim.submit.job.placement_events import Result
 from shim.submit.job.record import ANY, Job, JobError, Record, create, packed
-from shim.submit.job.replayed_streams import Input, Output
-from shim.submit.job.supervisor import Moves
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.supervisor import JobSupervisor
 from shim.wire.job_spec import JobSpec
 from shim.wire.owner_policy import named_policy, parse_duration
 
@@ -136,7 +136,7 @@ def _supervise(job: Job, *, quiet: bool, force: bool, image: Manifest | None = N
         spec = record.job_spec()
         failures: list[Callable[[BaseException], None]] = []
         outputs, given = _own_streams(job, spec, image, console, lambda error: failures[0](error))
-        moves = Moves(
+        moves = JobSupervisor(
             job, outputs, given, patient=False, force=force, say=say, watch=console.watch, stopped=console.stopped,
         )  # fmt: skip
         failures.append(moves.fail)
@@ -161,16 +161,16 @@ def _leave(result: Result, keys: bool) -> int:
 
 def _own_streams(
     job: Job, spec: JobSpec, image: Manifest | None, console: Console, fail: Callable[[BaseException], None]
-) -> tuple[dict[int, Output], Input | None]:
+) -> tuple[dict[int, OutputOnce], ReplayedInput | None]:
     """This process's own stdin, stdout and stderr as the job's."""
     outputs = {}
     for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
         if fd in spec.stdio or (fd == 1 and spec.tty):
             close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
-            outputs[kind] = Output(kind, os.dup(fd), fail, taken=_said(image, kind), close=close, say=tell)
+            outputs[kind] = OutputOnce(kind, os.dup(fd), fail, taken=_said(image, kind), close=close, say=tell)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
-    given = Input(job.path, os.dup(0), fail, console.ours)
+    given = ReplayedInput(job.path, os.dup(0), fail, console.ours)
     if image is not None:
         given.skip_to(image.streams.stdin + len(image.streams.stdin_unread))
     return outputs, given
@@ -251,7 +251,7 @@ def _stand_alone(
     for kind, fd, name in ((frames.STDOUT, 1, "terminal" if record.tty else "stdout"), (frames.STDERR, 2, "stderr")):
         if (record.tty and fd == 1) or (fd in spec.stdio and not record.tty):
             outputs[kind] = _file_output(job.path / name, kind, image, files_whole, fail)
-    given = Input(job.path, standard_input, fail)
+    given = ReplayedInput(job.path, standard_input, fail)
     if standard_input < 0 and not record.tty:
         given.finish()  # nobody will type: as nohup(1) has it
     if image is not None:
@@ -261,7 +261,7 @@ def _stand_alone(
         os.write(ready, b"1")
         os.close(ready)
 
-    moves = Moves(job, outputs, given, patient=True, force=force, say=tell, ready=started)
+    moves = JobSupervisor(job, outputs, given, patient=True, force=force, say=tell, ready=started)
     failures.append(moves.fail)
 
     def told_to_end(*_: object) -> None:
@@ -275,7 +275,7 @@ def _stand_alone(
 
 def _file_output(
     path: Path, kind: int, image: Manifest | None, files_whole: bool, fail: Callable[[BaseException], None]
-) -> Output:
+) -> OutputOnce:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     taken = os.fstat(fd).st_size if files_whole else _said(image, kind)
-    return Output(kind, fd, fail, taken=taken, say=tell)
+    return OutputOnce(kind, fd, fail, taken=taken, say=tell)

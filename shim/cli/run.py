@@ -24,7 +24,7 @@ from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
-    from shim.submit.foreground.run import Ended
+    from shim.submit.foreground.run import RunResult
 
 Log = Callable[..., None]
 
@@ -49,11 +49,11 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     elif verbose:
         say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
     from remoteio.wire.link import Link, LinkClosed
-    from shim.submit.foreground.run import Supervisor
+    from shim.submit.foreground.run import ForegroundRun
 
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
-    supervisor = Supervisor(link, spec, say, log)
+    supervisor = ForegroundRun(link, spec, say, log)
     try:
         ended = supervisor.run()
     except LinkClosed as e:
@@ -181,7 +181,7 @@ def _json_lines(path: str) -> Log:
     return log
 
 
-def _outcome(ended: Ended) -> dict[str, object]:
+def _outcome(ended: RunResult) -> dict[str, object]:
     if ended.status is None:
         return {"code": ended.code, "reason": ended.reason}
     code = os.waitstatus_to_exitcode(ended.status)

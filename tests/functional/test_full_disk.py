@@ -15,7 +15,7 @@ from remoteio.wire.link import Link
 from shim.submit.job import placement_steps, recorder, replayed_streams
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
-from shim.submit.job.replayed_streams import Output
+from shim.submit.job.replayed_streams import OutputOnce
 from tests.unit.test_moves import Run
 from tests.until import until
 
@@ -110,7 +110,7 @@ def test_output_waits_for_room(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> N
     said: list[str] = []
     disk.fill()
     path = disk.at / "stdout"
-    output = Output(
+    output = OutputOnce(
         frames.STDOUT, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), failed.append, say=said.append
     )
     written = b"x" * 100_000

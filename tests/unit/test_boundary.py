@@ -19,7 +19,7 @@ from checkpoint.submit.transaction import Transaction
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
 from shim.submit.job import events, placement, placement_steps
-from shim.submit.job.generation import Stay
+from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Result
 from shim.wire import job_messages
 from tests.agents import Agent
@@ -218,7 +218,7 @@ def test_an_error_of_our_own_ends_the_generation_and_stands_in_the_jobs_log(
     alpha = run.country.running(0)
     run.ask("checkpoint")
     with monkeypatch.context() as broken:
-        broken.setattr(Stay, "_news", lambda *_: 1 // 0)
+        broken.setattr(Generation, "_news", lambda *_: 1 // 0)
         alpha.news(job_messages.CLOSES, why="")
         until(lambda: run.moves.state.phase == "lost", "alpha is left")
     beta = run.country.running(1)
@@ -306,7 +306,7 @@ def test_where_no_thread_can_be_had_a_host_is_passed_over(run: Run, monkeypatch:
     start = threading.Thread.start
 
     def scarce(thread: threading.Thread) -> None:
-        if "Moves._thread" in getattr(thread, "_target").__qualname__:  # noqa: B009 - threading's own
+        if "JobSupervisor._thread" in getattr(thread, "_target").__qualname__:  # noqa: B009 - threading's own
             raise RuntimeError("can't start new thread")
         start(thread)
 

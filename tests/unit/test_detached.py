@@ -50,7 +50,7 @@ def submitted(where: str, error: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("error", ["ZeroDivisionError('told')", "SystemExit(3)", "MemoryError('told')"])
 def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
-    assert submitted("supervisor.Moves._run", error).stdout == "1\n"
+    assert submitted("supervisor.JobSupervisor._run", error).stdout == "1\n"
     job = find("1")
     until(lambda: not job.supervised(), "it has died")
     kind = error.partition("(")[0]
@@ -62,7 +62,7 @@ def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
 
 
 def test_what_kept_a_supervisor_from_its_work_is_shown(home: Path) -> None:
-    done = submitted("checkpoint.Input", "ZeroDivisionError('told')")
+    done = submitted("checkpoint.ReplayedInput", "ZeroDivisionError('told')")
     assert "could not start: " in done.stderr and "ZeroDivisionError" in done.stderr
     assert "ZeroDivisionError" in find("1").read().reason
     assert "Traceback (most recent call last)" in (find("1").path / "errors").read_text()

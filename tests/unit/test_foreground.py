@@ -75,13 +75,16 @@ def test_a_host_that_moves_the_cursor(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (125, "rexec: no\\x1b[2J\\x0arexec: all is well\n")
 
 
-@pytest.mark.parametrize("where", ["_hello", "_answer", "_end"])
+@pytest.mark.parametrize(
+    "where",
+    ["host_session.HostSession._greet", "host_session.HostSession._answer", "foreground.run.ForegroundRun._end"],
+)
 def test_an_error_of_our_own(where: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     asks = "from remoteio.wire import fuse_abi as abi; link.send(frames.FUSE, abi.request(abi.GETATTR, 1, bytes(16)))"
     done = ended(
         f"link.send(frames.HELLO, hello()); {asks}; link.send(frames.EXIT, bytes(4))",
-        f"from shim.submit.foreground.run import Supervisor; Supervisor.{where} = lambda *_: 1 // 0",
+        f"import shim.submit.foreground.run, shim.submit.host_session; shim.submit.{where} = lambda *_: 1 // 0",
         ("--json-log", str(log)),
     )
     assert done.returncode == 125

@@ -138,7 +138,7 @@ def room(folder: str) -> Callable[[str], str | None]:
 
 
 def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
-    allowed = {"hosts": {""}, "": {"hosts"}, "job": {"", "hosts", "foreground"}, "foreground": {"", "hosts", "job"}}
+    allowed = {"hosts": {""}, "": {"hosts"}, "job": {"", "hosts"}, "foreground": {"", "hosts", "job"}}
     assert not wrong(allowed, room("shim.submit"))
 
 

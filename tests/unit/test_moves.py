@@ -17,8 +17,8 @@ from shim.submit.job import control_socket, events, placement_steps, replayed_st
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
 from shim.submit.job.record import Record, create, packed
-from shim.submit.job.replayed_streams import Input, Output
-from shim.submit.job.supervisor import Moves
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.supervisor import JobSupervisor
 from shim.wire.job_spec import JobSpec
 from tests.agents import Agent, Country
 from tests.until import until
@@ -52,9 +52,9 @@ class Run:
 
     def begin(self, taken: int | None, force: bool = False) -> None:
         fd = os.open(self.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.output = Output(frames.STDOUT, fd, self.fail, taken=taken or 0)
-        self.input = Input(self.job.path, self.typed_read, self.fail)
-        self.moves = Moves(
+        self.output = OutputOnce(frames.STDOUT, fd, self.fail, taken=taken or 0)
+        self.input = ReplayedInput(self.job.path, self.typed_read, self.fail)
+        self.moves = JobSupervisor(
             self.job, {frames.STDOUT: self.output}, self.input, patient=True, force=force, say=lambda text: None,
             reach=self.country.reach,
         )  # fmt: skip
@@ -133,6 +133,24 @@ def test_a_vacate_goes_on_elsewhere_with_every_line_once(run: Run) -> None:
     assert [agent.spec.moving.generation for agent in run.country.agents if agent.spec and agent.spec.moving] == [
         *range(1, 8)
     ]
+
+
+def descriptors(country: Country) -> int:
+    """How many this process has open, but for the agents' own ends of their links."""
+    ends = {agent._end.fileno() for agent in country.agents}
+    return len({int(name) for name in os.listdir("/proc/self/fd")} - ends)
+
+
+def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
+    open_at: list[int] = []
+    for number in range(5):
+        run.country.running(number)
+        until(lambda: not run.moves.state.images.dump, "the image before it is done with")
+        open_at.append(descriptors(run.country))
+        run.ask("vacate")
+    run.country.running(5).end(0)
+    run.end()
+    assert open_at[-1] <= open_at[1], open_at
 
 
 def test_a_fresh_job_that_speaks_before_its_host_says_that_it_runs(tmp_path: Path, place: None) -> None:
@@ -365,7 +383,7 @@ def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypat
 def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replayed_streams, "HEAVY", 1 << 20)
     heavy: list[int] = []
-    given = Input(tmp_path, -1, lambda error: None)
+    given = ReplayedInput(tmp_path, -1, lambda error: None)
     given.heavy = lambda: heavy.append(given.size)
     given.keep()
     for _ in range(5):

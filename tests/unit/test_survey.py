@@ -19,7 +19,7 @@ from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.survey import Report, ask
 from shim.submit.job import next_host
-from shim.submit.job.next_host import Wish
+from shim.submit.job.next_host import AllowedHosts
 from shim.submit.job.placement_events import Choose, Chosen, NoHost
 from tests.agents import Wire
 
@@ -89,8 +89,8 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     json.dumps(hosts.as_data(bad))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))
-    assert next_host.choose_host(choose, Wish(("any",), ""), known, None) == Chosen(1, "good")
-    alone = next_host.choose_host(choose, Wish(("any",), ""), Hosts(hosts=known.hosts[:1]), None)
+    assert next_host.choose_host(choose, AllowedHosts(("any",), ""), known, None) == Chosen(1, "good")
+    alone = next_host.choose_host(choose, AllowedHosts(("any",), ""), Hosts(hosts=known.hosts[:1]), None)
     assert isinstance(alone, NoHost) and "bad misbehaves" in alone.why
 
 

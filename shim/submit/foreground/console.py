@@ -16,9 +16,9 @@ from shim.submit.foreground.own_streams import FATAL
 from shim.submit.foreground.progress import Progress
 from shim.submit.foreground.run import FORWARDED
 from shim.submit.foreground.terminal import Terminal, in_foreground
-from shim.submit.job.generation import Stay
+from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Phase, State
-from shim.submit.job.supervisor import Moves
+from shim.submit.job.supervisor import JobSupervisor
 from shim.wire import terminal_state
 
 _LOOK = 0.25  # seconds between looks at how far a dump is
@@ -33,18 +33,18 @@ class Interrupted(RexecError):
 
 
 class Console:
-    """Stands between a person and Moves. `tty`: the job has this process's terminal."""
+    """Stands between a person and JobSupervisor. `tty`: the job has this process's terminal."""
 
     def __init__(self, tty: bool, say: Callable[[str], None]) -> None:
         self._terminal = Terminal(0) if tty else None
         self._say = say
-        self._moves: Moves | None = None
+        self._moves: JobSupervisor | None = None
         self._left: tuple[str, float] | None = None
         self._spoilt = False  # the screen that the job draws, by what it was told
         self._over = threading.Event()
         self._stops = False
 
-    def bind(self, moves: Moves) -> None:
+    def bind(self, moves: JobSupervisor) -> None:
         """From now on signals are for this job."""
         self._moves = moves
         for number in FORWARDED:
@@ -76,7 +76,7 @@ class Console:
         if self._terminal is not None:
             self._terminal.restore()
 
-    def stopped(self, stay: Stay) -> None:
+    def stopped(self, stay: Generation) -> None:
         """The job stopped: stop too, as it would have been seen to here, and go on together."""
         stay.pause()
         if self._terminal is not None and in_foreground(0):
@@ -152,7 +152,7 @@ class Console:
 
         threads.begin(tell)  # without one the size is told at its next change
 
-    def _show(self, moves: Moves) -> None:
+    def _show(self, moves: JobSupervisor) -> None:
         """How far the dump is that the job leaves with, if it takes long."""
         progress: Progress | None = None
         while not self._over.wait(_LOOK):

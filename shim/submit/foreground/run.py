@@ -1,7 +1,7 @@
 """Submit side: one job from start to end.
 
-The link's frames are taken by a Crew: file requests go to the export, streams to their sinks, and what happens to the
-job to the main thread, which also gets this process's signals and passes them on.
+A HostSession serves the files. Of what else the host says, streams go to their sinks, and what happens to the job to
+the main thread, which also gets this process's signals and passes them on.
 """
 
 from __future__ import annotations
@@ -10,44 +10,27 @@ import os
 import select
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from remoteio.errors import RexecError
-from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.export.written_files import Written
-from remoteio.submit.leader_followers import Crew
-from remoteio.wire import frames, fuse_abi
+from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
-from shim.submit import host_frames, protect
+from shim.submit import host_frames
 from shim.submit.foreground.own_streams import FATAL, let_go
 from shim.submit.foreground.terminal import Terminal, in_foreground
+from shim.submit.host_session import LEASE, HostSession, clock_skew, skew_told
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 from shim.wire.wakeup import Bell
 
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
-PULSE = 1.0  # seconds between signs of life
-LEASE = 6.0  # seconds without a sign of life from the host: it gives up after 4, so by then nothing runs there any more
-SKEW = 2.0  # seconds a host's clock may differ before it is said
-_SLOW = frozenset(
-    (
-        fuse_abi.FSYNC,
-        fuse_abi.FSYNCDIR,
-        fuse_abi.SYNCFS,
-        fuse_abi.FALLOCATE,
-        fuse_abi.COPY_FILE_RANGE,
-        fuse_abi.COPY_FILE_RANGE_64,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunResult:
     """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
 
     `keys`: the job had this process's terminal.
@@ -59,15 +42,12 @@ class Ended:
     keys: bool = False
 
 
-class Supervisor:
+class ForegroundRun:
     """Runs `spec` at the far end of `link`. `say` is given sentences for the person; `log` events for programs."""
 
     def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
         self._link, self._spec, self._say, self._log = link, spec, say, log
-        self._host = "the host"
-        self._greeted = False  # HELLO has come
-        self._export: Export | None = None
-        self._record: Written | None = None
+        self._session = HostSession(link, spec, self)
         self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the bell calls
         self._bell = Bell()
         self._sinks: dict[int, Sink] = {}
@@ -75,20 +55,16 @@ class Supervisor:
         self._stdin: Source | None = None
         self._terminal = Terminal(0) if spec.tty else None
         self._started = False
-        self._ended: Ended | None = None
-        self._pausing = threading.Event()
-        self._heard = time.monotonic()
+        self._ended: RunResult | None = None
 
-    def run(self) -> Ended:
+    def run(self) -> RunResult:
         """Until the job has ended. Raises RexecError when the link is lost or the host misbehaves."""
         self._catch_signals()
         self._link.send(frames.START, self._spec.pack())
         for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
             if fd in self._spec.stdio or (fd == 1 and self._spec.tty):
                 self._sink(kind, fd)
-        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
-        for name, target in (("serve", lambda: self._serve(crew)), ("pulse", self._pulse), ("lease", self._watch)):
-            threading.Thread(target=target, name=name, daemon=True).start()
+        threading.Thread(target=self._serve, name="serve", daemon=True).start()
         try:
             wait = select.poll()
             wait.register(self._bell.fd, select.POLLIN)
@@ -102,6 +78,7 @@ class Supervisor:
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
+            self._session.close()
 
     def _tell(self, event: Callable[[], None]) -> None:
         """Have it happen in the main thread. Also for signal handlers: it takes no lock that the main thread holds."""
@@ -126,76 +103,19 @@ class Supervisor:
     def _fail(self, e: BaseException) -> None:
         self._tell(lambda: self._failed(e))
 
-    def _serve(self, crew: Crew[bytes | memoryview]) -> None:
+    def _serve(self) -> None:
         try:
-            crew.run()
+            self._session.serve()
         except BaseException as e:  # whatever ends this thread ends the run
             self._fail(e)
 
-    def _pulse(self) -> None:
-        while True:
-            time.sleep(PULSE)
-            if not self._pausing.is_set():
-                try:
-                    self._link.send(frames.PING)
-                except LinkClosed:
-                    return  # whoever receives says so
+    # what comes over the link: HostSession's handler
 
-    def _watch(self) -> None:
-        """The host must be heard of. A thread of its own: one that sends may wait as long as the network likes."""
-        last = time.monotonic()
-        while True:
-            time.sleep(PULSE)
-            now = time.monotonic()
-            if now - last > 2 * PULSE:
-                self._heard = now  # we were stopped ourselves, or the machine slept
-            last = now
-            if now - self._heard > LEASE:
-                text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
-                self._fail(RexecError(text % (self._host, LEASE) + "see whether it and the network to it are up"))
-                return
+    def silent(self) -> None:
+        text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
+        self._fail(RexecError(text % (self._session.host, LEASE) + "see whether it and the network to it are up"))
 
-    # what comes over the link
-
-    def _receive(self) -> list[bytes | memoryview]:
-        """The file requests that came. All else is dealt with here, where nothing can overtake it."""
-        requests = []
-        received = self._link.receive()
-        self._heard = time.monotonic()
-        for kind, payload in received:
-            if kind != frames.FUSE or not self._greeted:
-                host_frames.due(kind, len(payload), self._greeted)
-            if kind == frames.FUSE:
-                requests.append(payload)
-            else:
-                self._take(kind, payload)
-        return requests
-
-    def _slow(self, payload: bytes | memoryview) -> bool:
-        """Is it known to take long? Looked at by the leader, so it must cost nothing."""
-        if len(payload) >= frames.LARGE:
-            return True
-        if len(payload) < fuse_abi.ARGS:
-            return False
-        _, op, unique, *_ = fuse_abi.IN_HEADER.unpack_from(payload)
-        if op == fuse_abi.READ and len(payload) >= fuse_abi.ARGS + fuse_abi.READ_IN.size:
-            return bool(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
-        if op == fuse_abi.SETLKW:
-            assert self._export is not None
-            self._export.locks.expect(unique)
-            return True
-        return op in _SLOW
-
-    def _answer(self, payload: bytes | memoryview) -> None:
-        assert self._export is not None
-        answer = self._export.answer(fuse_abi.Request(payload))
-        if answer is not None:
-            try:
-                self._link.send(*answer)
-            except LinkClosed:
-                return  # its last words may still be unread: whoever receives says that it is gone
-
-    def _take(self, kind: int, payload: bytes | memoryview) -> None:
+    def take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):
             self._sinks[kind].put(payload)
         elif kind == frames.CREDIT:
@@ -204,34 +124,22 @@ class Supervisor:
                 self._stdin.window.give(count)
         elif kind == frames.CLOSED and self._stdin is not None:
             self._stdin.stop()
-        elif kind == frames.HELLO:
-            self._hello(host_frames.hello(payload))
         elif kind == frames.STARTED:
             self._tell(self._begun)
         elif kind == frames.STOPPED:
             self._tell(self._stopped)
         elif kind == frames.EXIT:
             status = host_frames.exit_status(payload)
-            self._tell(lambda: self._end(Ended(status, keys=self._terminal is not None and in_foreground(0))))
+            self._tell(lambda: self._end(RunResult(status, keys=self._terminal is not None and in_foreground(0))))
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
-            self._tell(lambda: self._end(Ended(None, code, text)))
+            self._tell(lambda: self._end(RunResult(None, code, text)))
 
-    def _hello(self, hello: host_frames.Hello) -> None:
-        spec = self._spec
-        self._export = Export(
-            Ids(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
-            record=self._record,
-            confinement=protect.confinement(),
-        )
-        self._greeted = True
-        skew = (hello.time_ns - time.time_ns()) / 1e9
-        host = self._host = hello.host
-        if abs(skew) > SKEW:
-            self._say(
-                "the clock of %s is %+.0f s off; programs that compare times may wonder: set it there" % (host, skew)
-            )
-        self._log("connected", host=host, clock_skew=skew)
+    def greeted(self, hello: host_frames.Hello) -> None:
+        warning = skew_told(hello)
+        if warning:
+            self._say(warning)
+        self._log("connected", host=hello.host, clock_skew=clock_skew(hello))
 
     # what happens to this process
 
@@ -255,12 +163,12 @@ class Supervisor:
 
     def _signalled(self, number: int) -> None:
         if number in FATAL and (not self._started or self._ended is not None):
-            self._ended = Ended(number)
+            self._ended = RunResult(number)
             self._open.clear()
         else:
-            self._send(frames.SIGNAL, bytes((number,)))
+            self._session.send(frames.SIGNAL, bytes((number,)))
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: RunResult) -> None:
         """The job is at its end; what it wrote last is on its way, unless it was lost with the job."""
         self._ended = ended
         if ended.status is None:
@@ -271,13 +179,7 @@ class Supervisor:
             raise e
 
     def _resize(self) -> None:
-        self._send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0)))
-
-    def _send(self, kind: int, payload: bytes) -> None:
-        try:
-            self._link.send(kind, payload)
-        except LinkClosed:
-            return  # whoever receives says so
+        self._session.send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0)))
 
     def _begun(self) -> None:
         """The job runs: the keys, or standard input, are its own now."""
@@ -295,12 +197,8 @@ class Supervisor:
 
     def _stopped(self) -> None:
         """The job stopped: stop too, as it would have been seen to here."""
-        self._pausing.set()
-        self._send(frames.PAUSE, b"")
-        try:
-            self._link.flush()
-        except LinkClosed:
-            return  # whoever receives says so
+        if not self._session.pause():
+            return  # whoever receives says why
         if self._terminal is not None and in_foreground(0):
             self._terminal.restore()
             signal.signal(signal.SIGTSTP, signal.SIG_IGN)
@@ -309,9 +207,8 @@ class Supervisor:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _continued(self) -> None:
-        self._pausing.clear()
-        self._send(frames.PING, b"")
+        self._session.resume()
         if self._terminal is not None and self._started:
             self._terminal.take()
             self._resize()
-        self._send(frames.SIGNAL, bytes((signal.SIGCONT,)))
+        self._session.send(frames.SIGNAL, bytes((signal.SIGCONT,)))

@@ -10,7 +10,7 @@ from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.frames import FrameError, FrameReader, frame
 from shim.submit.job.control_socket import Connection
-from shim.submit.job.replayed_streams import Input, Output, Reader
+from shim.submit.job.replayed_streams import OutputOnce, Reader, ReplayedInput
 
 MOST = 8 << 20  # bytes that may wait for one who reads slowly; who is slower loses the connection, not the job its time
 
@@ -19,7 +19,7 @@ class Attached:
     """One client. `forward` is given the frames (kind, payload) that are for the job's host."""
 
     def __init__(
-        self, connection: Connection, outputs: dict[int, Output], input: Input | None,
+        self, connection: Connection, outputs: dict[int, OutputOnce], input: ReplayedInput | None,
         forward: Callable[[int, bytes], None],
     ) -> None:  # fmt: skip
         self._sock = connection.sock

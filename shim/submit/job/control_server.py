@@ -11,9 +11,9 @@ from remoteio.wire import frames
 from shim.submit.job import placement_events
 from shim.submit.job.attached_client import Attached
 from shim.submit.job.control_socket import Connection
-from shim.submit.job.generation import Stay
+from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import State
-from shim.submit.job.replayed_streams import Input, Output
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 
 _TELL = 0.25  # seconds between words of progress
 
@@ -22,12 +22,12 @@ _TELL = 0.25  # seconds between words of progress
 class Subject:
     """The job that is asked about. `stay` and `state`: as of now; `force`: its next restart is to be forced."""
 
-    outputs: dict[int, Output]
-    input: Input | None
+    outputs: dict[int, OutputOnce]
+    input: ReplayedInput | None
     tty: bool
     tell: Callable[[placement_events.Event], None]
     state: Callable[[], State]
-    stay: Callable[[], Stay | None]
+    stay: Callable[[], Generation | None]
     progress: Callable[[], tuple[int, int, int] | None]
     force: Callable[[], None]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,16 +15,15 @@ from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import Carried, held
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.written_files import Written, opened
-from remoteio.submit.leader_followers import Crew
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
 from shim.submit import host_frames
 from shim.submit.faults import SAID
-from shim.submit.foreground.run import LEASE, PULSE, Supervisor
+from shim.submit.host_session import HostSession, skew_told
 from shim.submit.job import placement_events
 from shim.submit.job.image_intake import Intake
 from shim.submit.job.image_manifest import Seen
-from shim.submit.job.replayed_streams import Input, Output
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.shapes import ShapeError
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
@@ -46,13 +43,13 @@ class Home:
 
     job: str
     store: Store
-    outputs: dict[int, Output]
-    input: Input | None
+    outputs: dict[int, OutputOnce]
+    input: ReplayedInput | None
     tell: Callable[[placement_events.Event], None]
     describe: Callable[[int, int, bytes, tuple[ImageFile, ...], Seen], Manifest]
     commits: Callable[[Manifest], None]
     criu: Callable[[], bytes]
-    stopped: Callable[[Stay], None]
+    stopped: Callable[[Generation], None]
     say: Callable[[str], None]
     keep: int
     carried: Carried
@@ -60,8 +57,8 @@ class Home:
     fault: Callable[[str, BaseException], str]
 
 
-class Stay(Supervisor):
-    """One generation on the host at the other end of `link`. What happens is told as events of
+class Generation:
+    """Runs one generation on the host at the other end of `link`. What happens is told as events of
     shim/submit/job/placement_events.py.
 
     Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
@@ -69,26 +66,21 @@ class Stay(Supervisor):
 
     def __init__(self, home: Home, generation: int, host: str, link: Link, spec: JobSpec) -> None:
         """`host`: its name here."""
-        streamless = copy.copy(spec)
-        streamless.tty, streamless.stdio = [], []  # they are the job's, not this host's
-        super().__init__(link, streamless, home.say, lambda *_, **__: None)
         self.generation = generation
         self.host = host
-        self._home, self._full = home, spec
-        self._record = self._files = Written(home.changes)
+        self._home, self._spec, self._link = home, spec, link
+        self._files = Written(home.changes)
+        self._session = HostSession(link, spec, self, record=self._files)
         self._seen = Seen([], [], [])
         self._image: Manifest | None = None
         self._window: Window | None = None
         self._out = Window(Window.IMAGE)
         self._intake: Intake | None = None
         self._dumping = -1
-        self._quiet = threading.Event()
-        self._over = threading.Event()
-        self._gate = threading.Lock()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self.left = False  # with its image committed
-        self.silent = False  # the link was cut because nothing came over it any more
+        self.unheard = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
         self._brought = False  # the criu that it asked for
         self._vacating = False
@@ -103,53 +95,38 @@ class Stay(Supervisor):
         self._image = image
         if image is None:
             self._attach_outputs()  # a job may say something before its host has said that it runs
-        self._try(frames.START, self._full.pack())
+        self._session.send(frames.START, self._spec.pack())
 
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == job_messages.GO:
-            if self._export is not None:
-                self._export.locks.claims = None
+            if self._session.export is not None:
+                self._session.export.locks.claims = None
             self._home.carried.release()
             self._attach_outputs()
             self._attach_input()
         elif what == job_messages.VACATE:
             self._vacating = True
-        self._try(frames.ORDER, job_messages.order(what, serial, **more))
+        self._session.send(frames.ORDER, job_messages.order(what, serial, **more))
 
     def signal(self, number: int) -> None:
-        self._try(frames.SIGNAL, bytes((number,)))
+        self._session.send(frames.SIGNAL, bytes((number,)))
 
     def resize(self, size: bytes) -> None:
         """`size`: a WINSIZE payload."""
-        self._try(frames.WINSIZE, size)
+        self._session.send(frames.WINSIZE, size)
 
     def pause(self) -> None:
         """This process is about to be stopped: no sign of life is due."""
-        self._quiet.set()
-        try:
-            self._link.send(frames.PAUSE)
-            self._link.flush()
-        except LinkClosed:
-            return  # whoever receives says so
+        self._session.pause()
 
     def resume(self) -> None:
-        self._heard = time.monotonic()
-        self._quiet.clear()
-        self._try(frames.PING, b"")
+        """This process goes on."""
+        self._session.resume()
 
     def cut(self) -> None:
         """End the link: whoever waits for it is woken."""
-        with self._gate:
-            if self._over.is_set():
-                return  # the descriptor may be closed by now, and its number another's
-            end = socket.socket(fileno=self._link.read_fd)  # no copy: there may be no descriptor left for one
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it has ended by itself
-            finally:
-                end.detach()
+        self._session.cut()
 
     def progress(self) -> tuple[int, int, int]:
         """See Intake.progress."""
@@ -158,32 +135,23 @@ class Stay(Supervisor):
 
     def serve(self) -> str:
         """Until the link ends; why it did. Then no image of this generation is being committed any more."""
-        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
         try:
-            threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-            threading.Thread(target=self._listen, name="silence", daemon=True).start()
-            crew.run()
+            self._session.serve()
         except Exception as error:  # the boundary: what a host causes here ends its own generation, and no more
             why = self._sentence("serving", error)
             if not isinstance(error, RexecError):
                 self.unfit = self.unfit or why
         why = self.unfit or why
-        self.cut()
-        self._link.close()  # or a ping, or an order that comes late, goes to whoever has the descriptor's number next
-        with self._gate:
-            self._over.set()
+        self._session.close()  # or an order that comes late goes to whoever has the descriptor's number next
         for window in (self._window, self._out):
             if window is not None:
                 window.close()
         if self._intake is not None:
             self._intake.abort()
             self._intake.join()
-        if self._export is not None:
-            self._export.locks.end()
-            if not (self.told or self.left):
-                self._keep_locks()  # it is lost: the job may go on from its last image
-            if crew.rest(LEASE):
-                self._export.inodes.close_all()  # and with them every lock that the job had here
+        if not (self.told or self.left):
+            self._keep_locks()  # it is lost: the job may go on from its last image
+        self._session.release()
         return why
 
     def _sentence(self, doing: str, error: Exception) -> str:
@@ -193,9 +161,9 @@ class Stay(Supervisor):
 
     def _keep_locks(self) -> None:
         """Hold the job's file locks while no host runs it."""
-        if self._export is not None:
+        if self._session.export is not None:
             try:
-                self._home.carried.keep(self._export.inodes)
+                self._home.carried.keep(self._session.export.inodes)
             except OSError as error:
                 doing = f"keeping the job's file locks, which were asked for on {self.host}"
                 self._home.tell(placement_events.Fault(self._home.fault(doing, error)))
@@ -210,47 +178,28 @@ class Stay(Supervisor):
                 return  # whoever receives says so
             except Exception as error:  # see serve
                 self.unfit = self._sentence(f"{name} for", error)
-                if not self._greeted:  # nothing has been started there
+                if self._session.export is None:  # nothing has been started there
                     self._home.tell(placement_events.Failed(self.generation, 125, self.unfit))
                 self.cut()
 
         threading.Thread(target=guarded, name=name, daemon=True).start()
 
-    def _try(self, kind: int, payload: bytes) -> None:
-        try:
-            self._link.send(kind, payload)
-        except LinkClosed:
-            return  # whoever receives says so
+    # what comes over the link: HostSession's handler
 
-    def _fail(self, e: BaseException) -> None:
+    def silent(self) -> None:
+        self.unheard = True
         self.cut()
 
-    def _pulse(self) -> None:
-        while not self._over.wait(PULSE):
-            if not self._quiet.is_set():
-                self._try(frames.PING, b"")
-
-    def _listen(self) -> None:
-        last = time.monotonic()
-        while not self._over.wait(PULSE):
-            now = time.monotonic()
-            if now - last > 2 * PULSE:
-                self._heard = now  # we were stopped ourselves, or the machine slept
-            last = now
-            if now - self._heard > LEASE:
-                self.silent = True
-                self.cut()
-
-    # what comes over the link
-
-    def _hello(self, hello: host_frames.Hello) -> None:
-        super()._hello(hello)
+    def greeted(self, hello: host_frames.Hello) -> None:
+        warning = skew_told(hello)
+        if warning:
+            self._home.say(warning)
         image = self._image
-        if image is not None and self._export is not None:
-            self._export.locks.claims = self._home.carried.claims()
+        if image is not None and self._session.export is not None:
+            self._session.export.locks.claims = self._home.carried.claims()
             self._aside("delivering the image", lambda: self._deliver(image))
 
-    def _take(self, kind: int, payload: bytes | memoryview) -> None:
+    def take(self, kind: int, payload: bytes | memoryview) -> None:
         home, tell = self._home, self._home.tell
         if kind in home.outputs:
             if payload:
@@ -290,9 +239,7 @@ class Stay(Supervisor):
             else:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
         elif kind == frames.NEWS:
-            self._news(host_frames.news(payload, self._greeted))
-        else:
-            super()._take(kind, payload)
+            self._news(host_frames.news(payload, self._session.export is not None))
 
     def _stir(self) -> None:
         """Part of an image has come or gone; that is told now and then."""
@@ -323,9 +270,9 @@ class Stay(Supervisor):
             self._vacating = True
         if what in (job_messages.LEAVING, job_messages.DUMPING) and serial != self._dumping:
             self._begin_intake(serial)
-        elif what == job_messages.DUMPED and self._export is not None:
+        elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
-            inodes = self._export.inodes
+            inodes = self._session.export.inodes
             self._home.changes.mark(serial)
             self._seen = Seen(self._files.rows(), opened(inodes), held(inodes))
         elif what == job_messages.REFUSED and serial == self._dumping:
@@ -340,7 +287,7 @@ class Stay(Supervisor):
             self.told, self.moved = True, what == job_messages.MOVED
         elif what == job_messages.UNABLE:
             why = self._unbrought or why
-            if self._full.moving is not None and self._full.moving.anyway:
+            if self._spec.moving is not None and self._spec.moving.anyway:
                 self._home.say(f"the job runs on {self.host} without checkpoints: {why}")
             else:
                 self.told = True
@@ -375,7 +322,8 @@ class Stay(Supervisor):
         try:
             self._intake = Intake(
                 home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
-                send=lambda payload: self._try(frames.IMAGE, payload), fails=fails, keep=home.keep, before=self._intake,
+                send=lambda payload: self._session.send(frames.IMAGE, payload), fails=fails, keep=home.keep,
+                before=self._intake,
             )  # fmt: skip
         except RuntimeError as error:  # no thread can be had for it
             fails(error)
@@ -387,7 +335,7 @@ class Stay(Supervisor):
             self._intake.abort()
 
     def _took(self, size: int) -> None:
-        self._try(*credit(frames.IMAGE, size))
+        self._session.send(*credit(frames.IMAGE, size))
 
     # what goes there in bulk
 

@@ -78,7 +78,7 @@ class Intake:
         try:
             with ExitStack() as stack:
                 done = self._receive(self._begin(stack))
-        except Exception as error:  # the boundary: see Stay.serve
+        except Exception as error:  # the boundary: see Generation.serve
             self._fails(error)
             return
         if done:

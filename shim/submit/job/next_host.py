@@ -24,7 +24,7 @@ Survey = Callable[[Sequence[Host]], list[Report]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class AllowedHosts:
     """Where the user lets a job go: `--on` names in order, or ("any",); `owner`: the policy of `--owner`, or empty."""
 
     names: tuple[str, ...]
@@ -37,12 +37,12 @@ def owner_of(host: Host, owner: str, known: Hosts) -> OwnerPolicy:
     return named_policy(owner or ("none" if host.ssh is None else host.owner), tables)
 
 
-def is_named(name: str, wish: Wish, choose_driven: frozenset[str], wanted: str) -> bool:
+def is_named(name: str, wish: AllowedHosts, choose_driven: frozenset[str], wanted: str) -> bool:
     """Did the user name this very host, and has its owner not driven the job out since?"""
     return name == wanted or (name in wish.names and name not in choose_driven)
 
 
-def candidates(wish: Wish, choose: Choose, known: Hosts) -> list[Host]:
+def candidates(wish: AllowedHosts, choose: Choose, known: Hosts) -> list[Host]:
     """The hosts that come into question, the wanted one first. Raises HostsError."""
     every = wish.names == (ANY,)
     found = list(known.hosts) if every else [config.resolve(name, known) for name in wish.names]
@@ -53,7 +53,7 @@ def candidates(wish: Wish, choose: Choose, known: Hosts) -> list[Host]:
 
 
 def choose_host(
-    choose: Choose, wish: Wish, known: Hosts, image: Manifest | None, ask: Survey = survey.ask_all
+    choose: Choose, wish: AllowedHosts, known: Hosts, image: Manifest | None, ask: Survey = survey.ask_all
 ) -> Chosen | NoHost:
     """The next host. One that the user named is taken as it is: whoever goes there finds out whether it will do."""
     try:
@@ -89,7 +89,7 @@ def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def candidate(report: Report, wish: Wish, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:
+def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:
     """A host's report as it is ranked. Raises PolicyError."""
     host, facts = report.host, report.facts
     owner = owner_of(host, wish.owner, known)

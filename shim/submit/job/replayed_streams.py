@@ -36,7 +36,7 @@ AGAIN = 2.0  # seconds between tries to write to a disk that is full: there is n
 Reader = Callable[[bytes], None]
 
 
-class Output:
+class OutputOnce:
     """One output stream: what comes from the job goes to `fd` and to those who are attached."""
 
     def __init__(
@@ -141,7 +141,7 @@ class Output:
         return True
 
 
-class Input:
+class ReplayedInput:
     """The input stream. What it is given is kept in a file without a name, at the offset it has in the stream."""
 
     def __init__(self, directory: Path, fd: int, fail: Fail, ours: Callable[[], bool] = lambda: True) -> None:

@@ -28,7 +28,7 @@ from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import faults, threads
-from shim.submit.foreground.run import LEASE
+from shim.submit.host_session import LEASE
 from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
@@ -42,12 +42,12 @@ from shim.submit.job import (
 )
 from shim.submit.job.control_server import Callers, Subject
 from shim.submit.job.events import Event, Kind
-from shim.submit.job.generation import Home, Stay
-from shim.submit.job.next_host import Wish
+from shim.submit.job.generation import Generation, Home
+from shim.submit.job.next_host import AllowedHosts
 from shim.submit.job.placement_events import Images, Phase, Place, Result, State, Wants
 from shim.submit.job.record import Job
 from shim.submit.job.recorder import Records
-from shim.submit.job.replayed_streams import Input, Output
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.shapes import ShapeError
 from shim.wire.job_spec import JobSpec, Moving
 
@@ -59,20 +59,20 @@ class MoveError(RexecError):
     """The job cannot go on: one sentence."""
 
 
-class Moves:
+class JobSupervisor:
     """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase."""
 
     def __init__(
         self,
         job: Job,
-        outputs: dict[int, Output],
-        input: Input | None,
+        outputs: dict[int, OutputOnce],
+        input: ReplayedInput | None,
         *,
         patient: bool,
         force: bool = False,
         say: Callable[[str], None],
         watch: Callable[[State, State], None] = lambda before, after: None,
-        stopped: Callable[[Stay], None] = lambda stay: None,
+        stopped: Callable[[Generation], None] = lambda stay: None,
         ready: Callable[[], None] = lambda: None,
         reach: Reach = connect,
     ) -> None:
@@ -92,7 +92,7 @@ class Moves:
         self._forced = self.record.image if force else 0  # the image to go on from though its files were changed
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
-        self._stays: dict[int, Stay] = {}
+        self._stays: dict[int, Generation] = {}
         self._starts: dict[int, queue.SimpleQueue[int]] = {}
         self._lock = threading.Lock()
         self._carried = Carried()
@@ -203,7 +203,7 @@ class Moves:
             self._say(f"signal {number} could not be passed on, as no thread can be had: raise `ulimit -u`")
         return True
 
-    def stay(self) -> Stay | None:
+    def stay(self) -> Generation | None:
         """The generation that runs, if one does."""
         return (
             self._stays.get(self.state.place.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
@@ -288,10 +288,10 @@ class Moves:
         elif isinstance(action, placement_events.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
-    def _order(self, stay: Stay, order: placement_events.Order) -> None:
+    def _order(self, stay: Generation, order: placement_events.Order) -> None:
         try:
             stay.order(order.what, order.serial)
-        except Exception as error:  # as in Stay.serve: it is this generation's end
+        except Exception as error:  # as in Generation.serve: it is this generation's end
             stay.unfit = self._fault(f"ordering {order.what} on {stay.host}", error)
             stay.cut()
 
@@ -304,7 +304,7 @@ class Moves:
         def guarded() -> None:
             try:
                 run()
-            except Exception as error:  # see Stay.serve
+            except Exception as error:  # see Generation.serve
                 self.tell(failed(self._why(f"looking after job {self._name}", error)))
 
         if not threads.begin(guarded):
@@ -367,7 +367,7 @@ class Moves:
             except faults.SAID as error:
                 self.tell(placement_events.NoHost(choose.turn, str(error)))
                 return
-        wish = Wish(self.record.hosts, self.record.owner)
+        wish = AllowedHosts(self.record.hosts, self.record.owner)
         # What is wrong in hosts.toml may be put right at any time: that is waited for.
         self.tell(next_host.choose_host(choose, wish, config.load(), image))
 
@@ -432,7 +432,10 @@ class Moves:
                 self._criu, self._stopped, self._say, self.record.keep, self._carried, self._changes, self._fault,
             )  # fmt: skip
             named = next_host.is_named(
-                name, Wish(self.record.hosts, self.record.owner), self.state.search.driven, self.state.wants.host
+                name,
+                AllowedHosts(self.record.hosts, self.record.owner),
+                self.state.search.driven,
+                self.state.wants.host,
             )
             owner = json.dumps([policy.name, policy.table() if policy.watched else None])
             self.tell(placement_events.Connected(generation))
@@ -441,18 +444,18 @@ class Moves:
                 return
             image = self._manifest(number) if number else None
             spec = self._start_spec(generation, owner, named, image)
-            stay = Stay(home, generation, name, Link(stream.read_fd, stream.write_fd), spec)
+            stay = Generation(home, generation, name, Link(stream.read_fd, stream.write_fd), spec)
             self._stays[generation] = stay
             stay.start(image)
             why = stay.serve()
-            if stay.silent:
+            if stay.unheard:
                 why = f"it has not been heard of for {LEASE:.0f} s"
             elif not (stay.told or stay.unfit) and host.ssh is not None:
                 why = str(stream.failure())
             if stay.moved or stay.left:
                 self._changes.settle()  # what its mount wrote back after the dump, the image has seen
             self.tell(placement_events.Closed(generation, why, unfit=bool(stay.unfit)))
-        except Exception as error:  # see Stay.serve
+        except Exception as error:  # see Generation.serve
             why = self._why(f"going on on {name}", error)
             # Before START nothing can run there; later all that can ends with the link.
             begun = generation in self._stays

@@ -1,0 +1,218 @@
+"""Serve one connection to a host: the submit machine's files over it, and signs of life in both directions.
+
+Both kinds of run have one, each its own: a plain run (shim/submit/foreground/run.py) and each generation of a job that
+can be checkpointed (shim/submit/job/generation.py). What they do with the job differs in everything else, so this knows
+of no terminal, no stream, no signal and no person: whatever is not about files goes to the handler as it came.
+
+Frames are received by one thread at a time, the leader of remoteio/submit/leader_followers.py, and what is not a
+request for files is given to the handler by that thread, before the next bytes are read: nothing overtakes it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import Protocol
+
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.written_files import Written
+from remoteio.submit.leader_followers import Crew
+from remoteio.wire import frames, fuse_abi
+from remoteio.wire.link import Link, LinkClosed
+from shim.submit import host_frames, protect
+from shim.wire.job_spec import JobSpec
+
+PULSE = 1.0  # seconds between signs of life
+SKEW = 2.0  # seconds a host's clock may differ before it is said
+LEASE = 6.0  # seconds without a sign of life from the host: it gives up after 4, so by then nothing runs there any more
+_SLOW = frozenset(
+    (
+        fuse_abi.FSYNC,
+        fuse_abi.FSYNCDIR,
+        fuse_abi.SYNCFS,
+        fuse_abi.FALLOCATE,
+        fuse_abi.COPY_FILE_RANGE,
+        fuse_abi.COPY_FILE_RANGE_64,
+    )
+)
+
+
+class Handler(Protocol):
+    """Handles what a host says that is not about files. Called in the session's own threads; must not block."""
+
+    def greeted(self, hello: host_frames.Hello) -> None:
+        """Take note of who the host is; its requests for files are answered from when this returns."""
+
+    def take(self, kind: int, payload: bytes | memoryview) -> None:
+        """Take a frame that the host may send now, but for FUSE, HELLO and PING. What is raised ends the session."""
+
+    def silent(self) -> None:
+        """Take note that nothing has come for LEASE seconds, once. The link is still open: `cut` ends it."""
+
+
+def clock_skew(hello: host_frames.Hello) -> float:
+    """Compare the host's clock, as it has just said it, with ours: seconds that it is ahead."""
+    return (hello.time_ns - time.time_ns()) / 1e9
+
+
+def skew_told(hello: host_frames.Hello) -> str:
+    """Say in a sentence that the host's clock is off; "" where it is not by more than SKEW seconds."""
+    skew = clock_skew(hello)
+    if abs(skew) <= SKEW:
+        return ""
+    return f"the clock of {hello.host} is {skew:+.0f} s off; programs that compare times may wonder: set it there"
+
+
+class HostSession:
+    """Serves the files of `spec`'s user at this end of `link`, from HELLO to the link's end.
+
+    Threads: `serve` blocks the one that calls it, and has its own for requests, for the pulse and for the lease; all
+    other methods may be called by any thread. `export` and `host` are set once, by the thread that receives HELLO,
+    before the first request for files is let in. `_heard` is a single number, written by whoever receives and read by
+    the lease: a stale one costs a second. `_closed` is read and set under `_gate`: no descriptor is shut down that may
+    be another's by now.
+    """
+
+    def __init__(self, link: Link, spec: JobSpec, handler: Handler, record: Written | None = None) -> None:
+        """`record`: what is written to files here is noted there."""
+        self.export: Export | None = None  # as soon as the host has greeted
+        self.host = "the host"  # by its own name, once it has greeted
+        self._link, self._spec, self._handler, self._record = link, spec, handler, record
+        self._crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
+        self._heard = time.monotonic()
+        self._pausing = threading.Event()
+        self._over = threading.Event()
+        self._gate = threading.Lock()
+        self._closed = False
+
+    def serve(self) -> None:
+        """Serve until the link ends. Raises what ended it: LinkClosed, ProtocolError, or an error of our own."""
+        self._heard = time.monotonic()
+        try:
+            for name, target in (("pulse", self._pulse), ("lease", self._watch)):
+                threading.Thread(target=target, name=name, daemon=True).start()
+            self._crew.run()
+        finally:
+            self._over.set()
+
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+        """Send a frame, unless the link is gone: `serve` says so."""
+        try:
+            self._link.send(kind, *payload)
+        except LinkClosed:
+            return
+
+    def pause(self) -> bool:
+        """Tell the host that this process is about to be stopped: no sign of life is due. False: the link is gone."""
+        self._pausing.set()
+        try:
+            self._link.send(frames.PAUSE)
+            self._link.flush()
+        except LinkClosed:
+            return False
+        return True
+
+    def resume(self) -> None:
+        """Give signs of life again."""
+        self._heard = time.monotonic()
+        self._pausing.clear()
+        self.send(frames.PING)
+
+    def cut(self) -> None:
+        """Shut the link down: whoever waits for it is woken, and `serve` ends."""
+        with self._gate:
+            if self._closed:
+                return  # the descriptor may be closed by now, and its number another's
+            end = socket.socket(fileno=self._link.read_fd)  # no copy: there may be no descriptor left for one
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has ended by itself
+            finally:
+                end.detach()
+
+    def close(self) -> None:
+        """Cut the link and let nothing more be sent: from now on its descriptors may be closed."""
+        self.cut()
+        self._link.close()
+        with self._gate:
+            self._closed = True
+
+    def release(self) -> None:
+        """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
+
+        A request that is still inside a system call after LEASE seconds keeps them open.
+        """
+        if self.export is not None:
+            self.export.locks.end()
+            if self._crew.rest(LEASE):
+                self.export.inodes.close_all()
+
+    # signs of life, a thread each: one that sends may wait as long as the network likes
+
+    def _pulse(self) -> None:
+        while not self._over.wait(PULSE):
+            if not self._pausing.is_set():
+                self.send(frames.PING)
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(PULSE):
+            now = time.monotonic()
+            if now - last > 2 * PULSE:
+                self._heard = now  # we were stopped ourselves, or the machine slept
+            last = now
+            if now - self._heard > LEASE:
+                self._handler.silent()
+                return
+
+    # what comes over the link
+
+    def _receive(self) -> list[bytes | memoryview]:
+        """The requests for files that came. All else is dealt with here, where nothing can overtake it."""
+        requests = []
+        received = self._link.receive()
+        self._heard = time.monotonic()
+        for kind, payload in received:
+            if kind != frames.FUSE or self.export is None:
+                host_frames.due(kind, len(payload), self.export is not None)
+            if kind == frames.FUSE:
+                requests.append(payload)
+            elif kind == frames.HELLO:
+                self._greet(host_frames.hello(payload))
+            elif kind != frames.PING:
+                self._handler.take(kind, payload)
+        return requests
+
+    def _greet(self, hello: host_frames.Hello) -> None:
+        spec = self._spec
+        self.host = hello.host
+        self.export = Export(
+            Ids(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
+            record=self._record,
+            confinement=protect.confinement(),
+        )
+        self._handler.greeted(hello)
+
+    def _slow(self, payload: bytes | memoryview) -> bool:
+        """Is it known to take long? Looked at by the leader, so it must cost nothing."""
+        if len(payload) >= frames.LARGE:
+            return True
+        if len(payload) < fuse_abi.ARGS:
+            return False
+        _, op, unique, *_ = fuse_abi.IN_HEADER.unpack_from(payload)
+        if op == fuse_abi.READ and len(payload) >= fuse_abi.ARGS + fuse_abi.READ_IN.size:
+            return bool(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
+        if op == fuse_abi.SETLKW:
+            assert self.export is not None
+            self.export.locks.expect(unique)
+            return True
+        return op in _SLOW
+
+    def _answer(self, payload: bytes | memoryview) -> None:
+        assert self.export is not None
+        answer = self.export.answer(fuse_abi.Request(payload))
+        if answer is not None:
+            self.send(*answer)  # if the link is gone, the host's last words may still be unread: they end the session
