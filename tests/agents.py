@@ -147,18 +147,18 @@ class Agent:
 
     def _start(self, spec: JobSpec) -> None:
         self.spec = spec
-        assert spec.moving is not None
+        assert spec.checkpoint is not None
         if self.greets is not None:
             self.greets(self)
             return
         self.hello()
-        if not spec.moving.restore:
+        if not spec.checkpoint.restore:
             if self.hasty:
                 self.say()
             self.link.send(frames.STARTED)
             self.running.set()
             return
-        image = Manifest.from_bytes(spec.moving.restore)
+        image = Manifest.from_bytes(spec.checkpoint.restore)
         self.sent = [image.streams.stdout, image.streams.stderr]
         self.directory.mkdir()
         self._spool = os.open(self.directory, os.O_RDONLY)
@@ -219,8 +219,8 @@ class Agent:
         self._out = os.open(spool, os.O_RDONLY)
         read = len(self.given) // 2
         streams = {"stdout": self.sent[0], "stderr": 0, "stdin": read, "stdin_unread": self.given[read:].hex()}
-        if self.spec is not None and self.spec.moving is not None and self.spec.moving.restore:
-            before = Manifest.from_bytes(self.spec.moving.restore).streams
+        if self.spec is not None and self.spec.checkpoint is not None and self.spec.checkpoint.restore:
+            before = Manifest.from_bytes(self.spec.checkpoint.restore).streams
             streams["stdin"] = before.stdin + read
             streams["stdin_unread"] = (before.stdin_unread + self.given).hex()
             streams["stdin"] = before.stdin

@@ -34,7 +34,7 @@ from shim.submit.hosts import bootstrap
 from shim.submit.hosts.config import Hosts, load, resolve
 from shim.submit.hosts.connect import connect
 from shim.wire import job_messages
-from shim.wire.job_spec import JobSpec, Moving
+from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 WAIT = 15.0
 NOBODY = '["none", null]'
@@ -90,12 +90,12 @@ class Mover:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         criu = self.kept.hash if self.kept else ""
-        moving = Moving(self.job, self.generation, self.owner, True, restore, criu, self.anyway)
+        checkpoint = CheckpointSpec(self.job, self.generation, self.owner, True, restore, criu, self.anyway)
         env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
         return JobSpec(
             [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),
             os.getgroups(), 0o022, b"submit", [], [], [] if self.tty else [0, 1, 2], TERMINAL if self.tty else [],
-            moving,
+            checkpoint,
         )  # fmt: skip
 
     def place(self, host: str, image: int = 0) -> Placement:

@@ -16,7 +16,7 @@ import time
 
 from shim.execute import main as agent
 from shim.execute.agent import dumping
-from shim.execute.init import keeper
+from shim.execute.init import sandbox
 
 
 def children(pid: int) -> list[int]:
@@ -81,20 +81,20 @@ def main(read_fd: int, write_fd: int) -> int:
                 while not gone(pid):
                     time.sleep(0.005)
 
-    def end(kept: keeper.Kept) -> None:
+    def end(held: sandbox.Sandbox) -> None:
         for thread in threading.enumerate():
             if thread.name == "departure" and thread is not threading.current_thread():
                 thread.join()
-        whole(kept)
+        whole(held)
 
-    whole = keeper.Kept.end
+    whole = sandbox.Sandbox.end
 
     def nowhere() -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if point == "spool":
-        keeper.for_images = nowhere
+        sandbox.for_images = nowhere
     if who == "job":
-        keeper.Kept.end = end
+        sandbox.Sandbox.end = end
     dumping.reached = reached
     return agent.main(read_fd, write_fd)

@@ -21,16 +21,16 @@ def main(read_fd: int, write_fd: int) -> int:
         if first[0][0] != frames.START:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
         spec = JobSpec.unpack(first[0][1])
-        if spec.moving is None:
+        if spec.checkpoint is None:
             Agent(link, spec, Plan(spec)).run(first[1:])
         else:
-            from shim.execute.agent.checkpoint_agent import MobileAgent, provide
+            from shim.execute.agent.checkpoint_agent import CheckpointAgent, provide
 
-            means, left = provide(link, spec, spec.moving, first[1:])
-            if isinstance(means, str) and not (spec.moving.restore or spec.moving.anyway):
+            means, left = provide(link, spec, spec.checkpoint, first[1:])
+            if isinstance(means, str) and not (spec.checkpoint.restore or spec.checkpoint.anyway):
                 link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means))
                 return 1  # perhaps another host can
-            MobileAgent(link, spec, spec.moving, means).run(left)
+            CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
     except LinkClosed:
         return 1
     except RexecError as e:

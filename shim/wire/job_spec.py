@@ -9,7 +9,18 @@ class JobSpec:
     """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
 
     __slots__ = (
-        "argv", "cwd", "env", "gid", "groups", "hostname", "limits", "moving", "scratch", "stdio", "tty", "uid",
+        "argv",
+        "checkpoint",
+        "cwd",
+        "env",
+        "gid",
+        "groups",
+        "hostname",
+        "limits",
+        "scratch",
+        "stdio",
+        "tty",
+        "uid",
         "umask",
     )  # fmt: skip
 
@@ -27,7 +38,7 @@ class JobSpec:
         scratch: list[bytes],
         stdio: list[int],
         tty: list[int],
-        moving: Moving | None = None,
+        checkpoint: CheckpointSpec | None = None,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal."""
@@ -35,7 +46,7 @@ class JobSpec:
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
-        self.moving = moving  # None: the job cannot be checkpointed
+        self.checkpoint = checkpoint  # None: the job cannot be checkpointed
 
     def pack(self) -> bytes:
         """The payload of a START frame."""
@@ -51,7 +62,7 @@ class JobSpec:
                 "scratch": self.scratch,
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
-                **({} if self.moving is None else self.moving.fields()),
+                **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
         )
 
@@ -73,11 +84,11 @@ class JobSpec:
             scratch=f["scratch"],
             stdio=_numbers(f["stdio"]),
             tty=_numbers(f["tty"]),
-            moving=Moving.of(f) if "checkpoint" in f else None,
+            checkpoint=CheckpointSpec.of(f) if "checkpoint" in f else None,
         )
 
 
-class Moving:
+class CheckpointSpec:
     """What the agent must know of a job that can be checkpointed.
 
     job         its id
@@ -111,7 +122,7 @@ class Moving:
         }
 
     @classmethod
-    def of(cls, f: dict[str, list[bytes]]) -> Moving:
+    def of(cls, f: dict[str, list[bytes]]) -> CheckpointSpec:
         """The inverse of ``fields``. Raises KeyError, ValueError."""
         return cls(
             job=f["job"][0].decode(),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, LARGE
 from remoteio.wire.link import Link, LinkClosed, Window, credit
-from shim.wire.wakeup import Bell
+from shim.wire.wakeup import Wakeup
 
 CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
 AWAY = 200  # milliseconds between looks whether a terminal is ours again: there is no event for that
@@ -37,7 +37,7 @@ class Source:
         """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's."""
         self._link, self.kind, self._fd, self._close, self._ours = link, kind, fd, close, ours
         self.window = Window()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -47,7 +47,7 @@ class Source:
     def stop(self) -> None:
         """Nobody reads this stream there any more: let go of `fd`."""
         self.window.close()
-        self._bell.ring()
+        self._wakeup.set()
 
     def _run(self) -> None:
         try:
@@ -71,20 +71,20 @@ class Source:
                 self._link.send(self.kind, data)
         finally:
             self._close(self._fd)
-            self._bell.take_down()
+            self._wakeup.close()
             self.done.set()
 
     def _await(self) -> bool:
         """Wait until there is something to read and it is ours. False: it is not wanted any more."""
         rung, either = select.poll(), select.poll()
-        rung.register(self._bell.fd, select.POLLIN)
-        either.register(self._bell.fd, select.POLLIN)
+        rung.register(self._wakeup.fd, select.POLLIN)
+        either.register(self._wakeup.fd, select.POLLIN)
         either.register(self._fd, select.POLLIN)
         while True:
             if not self._ours():
                 if rung.poll(AWAY):
                     return False
-            elif any(fd == self._bell.fd for fd, _ in either.poll()):
+            elif any(fd == self._wakeup.fd for fd, _ in either.poll()):
                 return False
             elif self._ours():
                 return True
@@ -96,7 +96,7 @@ class Sink:
     def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
         self._queue: deque[bytes | memoryview] = deque()
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -106,18 +106,18 @@ class Sink:
     def put(self, data: bytes | memoryview) -> None:
         """Have `data` written; empty: the end. Never blocks: the window bounds what can be waiting."""
         self._queue.append(data)
-        self._bell.ring()
+        self._wakeup.set()
 
     def _run(self) -> None:
         wait = select.poll()
-        wait.register(self._bell.fd, select.POLLIN)
+        wait.register(self._wakeup.fd, select.POLLIN)
         wait.register(self._fd, 0)  # no event but that its reader has gone
         try:
             while True:
                 if any(fd == self._fd for fd, _ in wait.poll()):
                     self._tell(CLOSED, bytes((self.kind,)))
                     return
-                self._bell.hush()
+                self._wakeup.clear()
                 while self._queue:
                     data = self._queue.popleft()
                     if not data:
@@ -128,7 +128,7 @@ class Sink:
                     self._tell(*credit(self.kind, len(data)))
         finally:
             self._close(self._fd)
-            self._bell.take_down()
+            self._wakeup.close()
             self.done.set()
 
     def _tell(self, kind: int, payload: bytes) -> None:

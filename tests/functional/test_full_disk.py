@@ -97,8 +97,8 @@ def test_no_generation_is_begun_whose_number_would_be_forgotten(run: Run, disk: 
     disk.empty()
     again = run.country.running(1)
     record = run.job.read()
-    assert again.spec is not None and again.spec.moving is not None
-    assert again.spec.moving.generation == record.generation > 1
+    assert again.spec is not None and again.spec.checkpoint is not None
+    assert again.spec.checkpoint.generation == record.generation > 1
     again.end(0)
     assert run.end() == Result(0)
     assert Kind.LOST in run.kinds()

@@ -18,8 +18,8 @@ SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
 WATCH = """
 import select, sys, time
 sys.path.insert(0, sys.argv[1])
-from shim.execute.owner.sources import OwnerWatch
-watch = OwnerWatch(time.monotonic())
+from shim.execute.owner.sources import OwnerSources
+watch = OwnerSources(time.monotonic())
 print("ready", flush=True)
 while 0 not in select.select([watch.fileno(), 0], [], [], watch.timeout(time.monotonic()))[0]:
     for touched in watch.poll(time.monotonic()):

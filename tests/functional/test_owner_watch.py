@@ -15,7 +15,7 @@ import pytest
 
 from shim.execute.owner import step as policy
 from shim.execute.owner.seat import EvdevSource, InterruptSource
-from shim.execute.owner.sources import OwnerWatch, owner_facts
+from shim.execute.owner.sources import OwnerSources, owner_facts
 from shim.execute.owner.terminals import TerminalSource
 from shim.wire.owner_policy import OwnerPolicy
 
@@ -39,7 +39,7 @@ class Desk:
         self.shell = subprocess.Popen(["cat"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         now = time.monotonic()
-        self.watch = OwnerWatch(now, [TerminalSource(now, str(dev)), EvdevSource(now), InterruptSource()])
+        self.watch = OwnerSources(now, [TerminalSource(now, str(dev)), EvdevSource(now), InterruptSource()])
         self.rules = OwnerPolicy(linger=linger)
         self.state = policy.start(now)
 
@@ -100,8 +100,8 @@ def test_a_second_key_vacates(desk: Desk) -> None:
 
 COST = """
 import select, time
-from shim.execute.owner.sources import OwnerWatch
-watch = OwnerWatch(time.monotonic())
+from shim.execute.owner.sources import OwnerSources
+watch = OwnerSources(time.monotonic())
 start, used = time.monotonic(), time.process_time()
 while time.monotonic() < start + 5:
     select.select([watch.fileno()], [], [], watch.timeout(time.monotonic()))

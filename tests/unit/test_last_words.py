@@ -13,7 +13,7 @@ from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.execute import main as agent
 from shim.execute.init import init, keeper, namespaces
-from shim.execute.init.keeper import Kept
+from shim.execute.init.sandbox import Sandbox
 from shim.wire.job_spec import JobSpec
 
 
@@ -35,7 +35,7 @@ def test_a_keeper_that_ends_by_an_error_of_our_own_says_so(monkeypatch: pytest.M
     monkeypatch.setattr(keeper, "open_fuse", raises(ZeroDivisionError("told")))
     monkeypatch.setattr(namespaces, "make", lambda plan: None)
     with pytest.raises(RexecError, match=r"rexec's own in the job's keeper: ZeroDivisionError at .*\(told\)"):
-        Kept(spec(), namespaces.Plan(spec()))
+        Sandbox(spec(), namespaces.Plan(spec()))
 
 
 def test_a_keeper_that_ends_later_leaves_its_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,14 +51,14 @@ def test_a_keeper_that_ends_later_leaves_its_last_word(monkeypatch: pytest.Monke
         return fork()
 
     monkeypatch.setattr(os, "fork", once)
-    kept = Kept(spec(), namespaces.Plan(spec()))
-    assert kept.last_word() == b""
-    kept.go()
-    os.waitpid(kept.pid, 0)
-    assert b"BlockingIOError" in kept.last_word()
-    kept.keeper.close()
-    kept.init.close()
-    os.close(kept.fuse)
+    sandbox = Sandbox(spec(), namespaces.Plan(spec()))
+    assert sandbox.last_word() == b""
+    sandbox.go()
+    os.waitpid(sandbox.pid, 0)
+    assert b"BlockingIOError" in sandbox.last_word()
+    sandbox.keeper.close()
+    sandbox.init.close()
+    os.close(sandbox.fuse)
 
 
 def test_the_jobs_first_process_says_what_it_ends_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,9 +130,9 @@ def test_a_vacate_goes_on_elsewhere_with_every_line_once(run: Run) -> None:
     assert run.end() == Result(0)
     assert run.out.read_text() == "".join(f"{n}\n" for n in range(1, 13))
     assert run.job.read().moves == 6
-    assert [agent.spec.moving.generation for agent in run.country.agents if agent.spec and agent.spec.moving] == [
-        *range(1, 8)
-    ]
+    assert [
+        agent.spec.checkpoint.generation for agent in run.country.agents if agent.spec and agent.spec.checkpoint
+    ] == [*range(1, 8)]
 
 
 def descriptors(country: Country) -> int:

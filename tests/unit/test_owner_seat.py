@@ -12,7 +12,7 @@ import pytest
 
 from shim.execute.owner.seat import EvdevSource, InterruptSource, input_devices
 from shim.execute.owner.source import Source
-from shim.execute.owner.sources import NO_SOURCE, OwnerWatch
+from shim.execute.owner.sources import NO_SOURCE, OwnerSources
 
 # As they stand in sysfs of a laptop.
 KEYBOARD = {
@@ -145,8 +145,8 @@ class Terminals(Source):
         pass
 
 
-def watch(machine: Machine, *sources: Source) -> OwnerWatch:
-    return OwnerWatch(5000.0, list(sources), str(machine.sys))
+def watch(machine: Machine, *sources: Source) -> OwnerSources:
+    return OwnerSources(5000.0, list(sources), str(machine.sys))
 
 
 def test_no_source_is_unknown_not_idle(machine: Machine) -> None:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
-from shim.execute.init.keeper import Kept
+from shim.execute.init import messages
+from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import Plan
+from shim.execute.init.sandbox import Sandbox
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
@@ -37,15 +39,14 @@ def aside(text: str) -> None:
     os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
 
 
-def next_word(init: socket.socket) -> tuple[bytes, list[int]]:
-    """Wait for what init says next: a message and its descriptors, or b"" and none when it has ended."""
+def next_word(init: socket.socket) -> tuple[Message | None, bytes, list[int]]:
+    """Wait for what init says next: a message, its payload and its descriptors, or None when it has ended."""
     try:
-        said, fds, _, _ = socket.recv_fds(init, 4096, 4)
+        return messages.receive(init, messages.INIT, messages.AGENT)
     except ConnectionResetError:
         # It ended with a message of ours unread, a signal that came too late: the kernel tells that first and once,
         # and after it what init had said, such as the job's status (unix(7), ECONNRESET).
-        said, fds, _, _ = socket.recv_fds(init, 4096, 4)
-    return said, fds
+        return messages.receive(init, messages.INIT, messages.AGENT)
 
 
 class Agent:
@@ -53,8 +54,8 @@ class Agent:
 
     def __init__(self, link: Link, spec: JobSpec, plan: Plan) -> None:
         self._link, self._spec = link, spec
-        self._kept = Kept(spec, plan)
-        self._relay = Relay(self._kept.fuse, link, self._end)
+        self._sandbox = Sandbox(spec, plan)
+        self._relay = Relay(self._sandbox.fuse, link, self._end)
         self._sources: dict[int, Source] = {}
         self._stdin: Sink | None = None
         self._master = -1
@@ -69,26 +70,26 @@ class Agent:
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Until the job has ended and all is told. Raises LinkClosed."""
-        kept, link = self._kept, self._link
+        sandbox, link = self._sandbox, self._link
         link.send(
             frames.HELLO,
             frames.pack_fields(
                 {
                     "host": [os.fsencode(os.uname().nodename)],
                     "time": [b"%d" % time.time_ns()],
-                    "uids": kept.plan.ranges(kept.plan.uids),
-                    "gids": kept.plan.ranges(kept.plan.gids),
-                    "shown": [b"%d" % n for n in kept.shown],
+                    "uids": sandbox.plan.ranges(sandbox.plan.uids),
+                    "gids": sandbox.plan.ranges(sandbox.plan.gids),
+                    "shown": [b"%d" % n for n in sandbox.shown],
                 }
             ),
         )
         self._relay.start()
-        for k, fd in kept.stdio.items():
+        for k, fd in sandbox.stdio.items():
             if k == 0:
                 self._input(fd)
             else:
                 self._output(frames.STDOUT if k == 1 else frames.STDERR, fd)
-        kept.go()
+        sandbox.go()
         for target in (self._hear_init, self._pulse, self._watch):
             threading.Thread(target=self._guard, args=(target,), daemon=True).start()
         while True:
@@ -126,16 +127,16 @@ class Agent:
         elif kind == frames.CLOSED:
             self._sources[payload[0]].stop()
         elif kind == frames.SIGNAL:
-            self._tell_init(b"K%d" % payload[0])
+            self._tell_init(messages.SIGNAL, b"%d" % payload[0])
         elif kind == frames.WINSIZE:
             if self._master >= 0:
                 terminal_state.resize(self._master, payload)
         elif kind in (frames.PAUSE, frames.PING):
             self._paused = kind == frames.PAUSE
 
-    def _tell_init(self, message: bytes) -> None:
+    def _tell_init(self, message: Message, payload: bytes = b"") -> None:
         try:
-            self._kept.init.send(message)
+            messages.send(self._sandbox.init, message, payload)
         except (BrokenPipeError, ConnectionError):
             return  # it has ended: what it said last is being read
 
@@ -143,37 +144,36 @@ class Agent:
         """What init says, to its end; then everything is told and the agent is done."""
         ended = False
         while not ended:
-            said, fds = next_word(self._kept.init)
-            ended = self._told(said[:1], said[1:], fds)
-        self._kept.end()  # before it is told: who hears it may hang up at once
+            ended = self._told(*next_word(self._sandbox.init))
+        self._sandbox.end()  # before it is told: who hears it may hang up at once
         self._link.send(*self._last)
         self._link.flush()
         os._exit(0)
 
-    def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
+    def _told(self, what: Message | None, rest: bytes, fds: list[int]) -> bool:
         """One message of init, or its end. True: there is no more to do."""
         link = self._link
-        if what == b"P":
+        if what is messages.TERMINAL:
             self._master = fds[0]
             self._output(frames.STDOUT, os.dup(fds[0]))
             self._input(os.dup(fds[0]))
-        elif what == b"S":
+        elif what is messages.STARTED:
             link.send(frames.STARTED)
-        elif what == b"T":
+        elif what is messages.STOPPED:
             link.send(frames.STOPPED, bytes((int(rest),)))
-        elif what == b"E":
+        elif what is messages.ENDED:
             for source in self._sources.values():
                 source.done.wait()
             self._last = frames.EXIT, int(rest).to_bytes(4, "little")
             return True
-        elif what == b"F":
+        elif what is messages.FAILED:
             code, _, text = rest.partition(b" ")
             self._last = frames.FAIL, int(code).to_bytes(4, "little") + text
             return True
         else:
             host = os.fsencode(os.uname().nodename)
             killed = b"the job's first process was killed on %s; its memory may have run out" % host
-            self._last = self._died(self._kept.last_word() or killed)
+            self._last = self._died(self._sandbox.last_word() or killed)
             return True
         return False
 

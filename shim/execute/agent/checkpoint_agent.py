@@ -19,14 +19,15 @@ from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, credit
 from shim.execute.agent.agent import PULSE
-from shim.execute.agent.counted_streams import Feed, Tap
-from shim.execute.agent.dumping import Departure
+from shim.execute.agent.counted_streams import CountedSink, CountedSource
+from shim.execute.agent.dumping import Dumper
 from shim.execute.agent.job_tree import Gone, Means, Mobile
-from shim.execute.agent.owner_guard import Watcher
-from shim.execute.agent.restoring import Arrival
-from shim.execute.init import namespaces
+from shim.execute.agent.owner_guard import OwnerGuard
+from shim.execute.agent.restoring import Restorer
+from shim.execute.init import messages, namespaces
+from shim.execute.init.messages import Message
 from shim.wire import job_messages, terminal_state
-from shim.wire.job_spec import JobSpec, Moving
+from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def cache() -> str:
     return base + "/rexec/criu"
 
 
-def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[Means | str, Frames]:
+def provide(link: Link, spec: JobSpec, checkpoint: CheckpointSpec, early: Frames) -> tuple[Means | str, Frames]:
     """What a dump needs of this host, a criu that works asked of the submit side if need be, or why it cannot be had;
     and the frames that came meanwhile. Raises LinkClosed."""
     left = list(early)
     try:
-        found, why = _find(link, moving, bool(os.geteuid() or spec.uid), left)
+        found, why = _find(link, checkpoint, bool(os.geteuid() or spec.uid), left)
         if found is not None:
             return Means(found.bundle, compat.host_facts(found.version, namespaces.login_ids())), left
     except LinkClosed:
@@ -57,18 +58,18 @@ def provide(link: Link, spec: JobSpec, moving: Moving, early: Frames) -> tuple[M
     return f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent", left
 
 
-def _find(link: Link, moving: Moving, apart: bool, left: Frames) -> tuple[find_criu.FoundCriu | None, str]:
+def _find(link: Link, checkpoint: CheckpointSpec, apart: bool, left: Frames) -> tuple[find_criu.FoundCriu | None, str]:
     def pulse() -> None:
         link.send(frames.PING)
 
-    found, why = find_criu.find(cache(), moving.criu, apart, pulse)
-    if found is None and moving.criu and not criu_bundle.present(cache(), moving.criu):
-        link.send(frames.NEWS, job_messages.news(job_messages.CRIU, need=moving.criu))
+    found, why = find_criu.find(cache(), checkpoint.criu, apart, pulse)
+    if found is None and checkpoint.criu and not criu_bundle.present(cache(), checkpoint.criu):
+        link.send(frames.NEWS, job_messages.news(job_messages.CRIU, need=checkpoint.criu))
         archive = _archive(link, left)
         if not archive:
             return None, why  # it cannot be sent
-        criu_bundle.unpack(archive, moving.criu, cache())
-        found, why = find_criu.brought(cache(), moving.criu, apart, pulse)
+        criu_bundle.unpack(archive, checkpoint.criu, cache())
+        found, why = find_criu.brought(cache(), checkpoint.criu, apart, pulse)
     return found, why
 
 
@@ -89,16 +90,16 @@ def _archive(link: Link, left: Frames) -> bytes:
                 return bytes(archive)
 
 
-class MobileAgent(Mobile):
+class CheckpointAgent(Mobile):
     """One job on this host that may leave it, or has come from another."""
 
-    def __init__(self, link: Link, spec: JobSpec, moving: Moving, means: Means | str) -> None:
+    def __init__(self, link: Link, spec: JobSpec, checkpoint: CheckpointSpec, means: Means | str) -> None:
         """`means`: as `provide` has it. Raises RexecError."""
-        super().__init__(link, spec, moving, means, os.path.join(cache(), "criu-failed.log"))
+        super().__init__(link, spec, checkpoint, means, os.path.join(cache(), "criu-failed.log"))
         self._size = b""
-        self.departure = Departure(self)
-        self.arrival = Arrival(self) if self.manifest is not None else None
-        self.watcher: Watcher | None = None
+        self.departure = Dumper(self)
+        self.arrival = Restorer(self) if self.manifest is not None else None
+        self.watcher: OwnerGuard | None = None
         self._threads = [
             threading.Thread(target=self._guard, args=(work.run,), name=name, daemon=True)
             for name, work in (("departure", self.departure), ("arrival", self.arrival))
@@ -108,8 +109,8 @@ class MobileAgent(Mobile):
     # what the base calls
 
     def _input(self, fd: int) -> None:
-        feed = Feed(self.link, frames.STDIN, fd, terminal=fd != self.kept.stdio.get(0))
-        if self.manifest is not None and fd == self.kept.stdio.get(0):
+        feed = CountedSink(self.link, frames.STDIN, fd, terminal=fd != self.sandbox.stdio.get(0))
+        if self.manifest is not None and fd == self.sandbox.stdio.get(0):
             feed.prime(self.manifest.streams.stdin_unread, self.manifest.streams.stdin)
             if self.manifest.stats.get("stdin_ended"):
                 feed.put(b"")
@@ -124,14 +125,14 @@ class MobileAgent(Mobile):
         sent = 0
         if self.manifest is not None:
             sent = self.manifest.streams.stdout if kind == frames.STDOUT else self.manifest.streams.stderr
-        self.taps[kind] = self._sources[kind] = Tap(self.link, kind, fd, sent, self._lives)
+        self.taps[kind] = self._sources[kind] = CountedSource(self.link, kind, fd, sent, self._lives)
         self.taps[kind].start(self._end)
 
     def _suspend(self) -> None:
         """^Z was typed. Where the job's own group has the terminal it stops nobody; all others the kernel stops."""
         try:
             if os.tcgetpgrp(self._master) == os.getpgid(self.departure.root()):
-                self._tell_init(b"T")
+                self._tell_init(messages.SUSPEND)
         except (OSError, Gone):
             return  # the job has just ended
 
@@ -163,28 +164,28 @@ class MobileAgent(Mobile):
         elif what == job_messages.THAW:
             self.departure.give_up(serial, str(order.get("why", "the image could not be kept")))
         elif what == job_messages.GO:
-            self.gate.put(serial == self.moving.generation)
+            self.gate.put(serial == self.checkpoint.generation)
         elif what == job_messages.KILL:
             self.gate.put(False)
-            self._tell_init(b"K9")
+            self._tell_init(messages.SIGNAL, b"9")
 
-    def _told(self, what: bytes, rest: bytes, fds: list[int]) -> bool:
-        if what and what in b"zwydrhix":
-            if what in b"dr":
+    def _told(self, what: Message | None, rest: bytes, fds: list[int]) -> bool:
+        if what in messages.ANSWERS:
+            if what in (messages.DUMPING, messages.RESTORING):
                 self.criu_ended = queue.SimpleQueue()  # that of the one before may have come too late
             self.replies.put((what, rest))
             return False
-        if what == b"c":
+        if what is messages.CRIU_ENDED:
             self.criu_ended.put(rest.decode("utf-8", "replace"))
             return False
-        if what == b"P":
+        if what is messages.TERMINAL:
             rdev, dev = rest.split()
             self.tty, self.slave = (int(rdev), int(dev)), fds[1]
-        if what == b"S":
+        if what is messages.STARTED:
             self._begin()
-        if not what and self.moved:
+        if what is None and self.moved:
             threading.Event().wait()  # whoever moved it ends this process
-        if what in (b"E", b"F", b""):
+        if what in (messages.ENDED, messages.FAILED, None):
             if self.slave >= 0:
                 os.close(self.slave)  # the last one: now its master comes to its end
                 self.slave = -1
@@ -194,7 +195,7 @@ class MobileAgent(Mobile):
     def _stop(self) -> None:
         """The job has ended: whoever dumps or restores it lets go, before its spool is removed under their hands."""
         self.over.set()
-        self.replies.put((b"", b""))
+        self.replies.put((None, b""))
         self.images.put(None)
         self.window.close()
         self.criu_ended.put("")
@@ -208,7 +209,7 @@ class MobileAgent(Mobile):
     def _lives(self) -> bool:
         """Init closes its socket before the kernel kills all others of its pid namespace: pid_namespaces(7)."""
         poll = select.poll()
-        poll.register(self.kept.init, 0)
+        poll.register(self.sandbox.init, 0)
         return not poll.poll(0)
 
     def _died(self, why: bytes) -> tuple[int, bytes]:
@@ -228,7 +229,7 @@ class MobileAgent(Mobile):
             terminal_state.resize(self._master, self._size or struct.pack("HHHH", *self.spec.tty[:4]))
         if self.feed is not None:
             self.feed.hold(False)
-        self.watcher = Watcher(self, self.departure)
+        self.watcher = OwnerGuard(self, self.departure)
         threading.Thread(target=self._guard, args=(self.watcher.run,), name="owner", daemon=True).start()
 
     def stays(self) -> None:

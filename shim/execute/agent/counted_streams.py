@@ -25,7 +25,7 @@ UNREAD = (
 QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel passes on its output from a queue
 
 
-class Tap(Source):
+class CountedSource(Source):
     """A Source that counts what it sent, from `sent` on, and can be emptied at once."""
 
     def __init__(self, link: Link, kind: int, fd: int, sent: int = 0, lives: Callable[[], bool] = lambda: True) -> None:
@@ -47,7 +47,7 @@ class Tap(Source):
                 self.window.give(room - taken)
         finally:
             self._close(self._fd)
-            self._bell.take_down()
+            self._wakeup.close()
             self.done.set()
 
     def _pass_on(self, most: int) -> int:
@@ -86,7 +86,7 @@ class Tap(Source):
             return self.sent
 
 
-class Feed:
+class CountedSink:
     """Writes standard input to a pipe or a terminal's master, and knows which of it has not been read."""
 
     def __init__(self, link: Link, kind: int, fd: int, terminal: bool = False) -> None:

@@ -27,6 +27,7 @@ from remoteio.wire.link import LinkClosed, Window
 from shim.execute.agent import counted_streams, typeahead
 from shim.execute.agent.agent import aside, where
 from shim.execute.agent.job_tree import ASK_S, Gone, Mobile
+from shim.execute.init import messages
 from shim.wire import job_messages
 
 FREEZE_S = 30  # for criu to bring the tree to a stop
@@ -38,7 +39,7 @@ def reached(point: str) -> None:
     """Tests put something else in its place, to kill a process at just that point."""
 
 
-class Departure:
+class Dumper:
     """Takes dumps, one after the other."""
 
     def __init__(self, agent: Mobile) -> None:
@@ -101,14 +102,14 @@ class Departure:
         with self._agent.still:
             if not self.frozen:
                 reached("freeze")
-                self._before = [int(pid) for pid in self._agent.ask(b"Z", b"z", limit=None).split()]
+                self._before = [int(pid) for pid in self._agent.ask(messages.STOP_TREE, limit=None).split()]
                 self.frozen = True
 
     def thaw(self) -> None:
         """Continue what freeze stopped."""
         with self._agent.still:
             if self.frozen:
-                self._agent.ask(b"W" + b" ".join(b"%d" % pid for pid in self._before), b"w", limit=None)
+                self._agent.ask(messages.CONTINUE_TREE, b" ".join(b"%d" % pid for pid in self._before), limit=None)
                 self.frozen = False
 
     # one dump
@@ -123,7 +124,7 @@ class Departure:
         agent.able()
         reached("preflight")
         self._preflight(leave)
-        spool = agent.spool("%d-%d" % (agent.moving.generation, serial))
+        spool = agent.spool("%d-%d" % (agent.checkpoint.generation, serial))
         try:
             with agent.still:
                 head = self._criu(spool, serial, leave)
@@ -139,9 +140,9 @@ class Departure:
 
     def _preflight(self, leave: bool) -> None:
         tasks = preflight.look(self.root())
-        apart = self._agent.kept.plan.apart
+        apart = self._agent.sandbox.plan.apart
         found = preflight.obstacles(tasks, apart)
-        if self._agent.ask(b"I", b"i") != b"0":
+        if self._agent.ask(messages.ASK_IPC) != b"0":
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
@@ -155,7 +156,7 @@ class Departure:
 
     def root(self) -> int:
         """The pid here of the tree's root: keeper, init, root. Raises Gone."""
-        pid = self._agent.kept.pid
+        pid = self._agent.sandbox.pid
         try:
             for _ in range(2):
                 with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
@@ -198,7 +199,7 @@ class Departure:
             sock, fds = start(agent.able().bundle, spool)
             reached("criu")
             try:
-                root = int(agent.ask(b"D", b"d", fds))
+                root = int(agent.ask(messages.DUMP, fds=fds))
             except BaseException:
                 sock.close()
                 raise
@@ -215,7 +216,7 @@ class Departure:
             after.callback(agent.criu, False)
             ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
             request = criu.dump_request(
-                root, unprivileged=agent.kept.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+                root, unprivileged=agent.sandbox.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
                 keep_tcp=self._keep_tcp,
             )  # fmt: skip
             head["root"] = root
@@ -226,7 +227,7 @@ class Departure:
     def _head(self, leave: bool, frozen_us: int) -> dict[str, object]:
         """The tree stands still: bring the streams to rest; what only this side knows of the image."""
         agent = self._agent
-        agent.ask(b"Y", b"y")
+        agent.ask(messages.WRITE_BACK)
         if agent.feed is not None:
             agent.feed.hold(True)
         sent = {kind: tap.drain(counted_streams.QUIET if agent.tty else 0) for kind, tap in agent.taps.items()}
@@ -308,7 +309,7 @@ def tidy(spool: str) -> None:
 
 
 def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
-    """What a criu needs from outside: our end of its socket, and its descriptors in warden.DESCRIPTORS' order."""
+    """What a criu needs from outside: our end of its socket, and its descriptors in tree_control.DESCRIPTORS' order."""
     criu.prepare(spool)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import socket
 import threading
 
 from checkpoint.execute import preflight
@@ -15,10 +14,11 @@ from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import Link, Window
 from shim.execute.agent.agent import Agent
-from shim.execute.agent.counted_streams import Feed, Tap
-from shim.execute.init import namespaces
+from shim.execute.agent.counted_streams import CountedSink, CountedSource
+from shim.execute.init import messages, namespaces
+from shim.execute.init.messages import Message
 from shim.wire import job_messages
-from shim.wire.job_spec import JobSpec, Moving
+from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
 
@@ -39,12 +39,12 @@ class Means:
 class Mobile(Agent):
     """One job on this host, with what is known of where it came from."""
 
-    def __init__(self, link: Link, spec: JobSpec, moving: Moving, means: Means | str, log: str) -> None:
+    def __init__(self, link: Link, spec: JobSpec, checkpoint: CheckpointSpec, means: Means | str, log: str) -> None:
         """`means`: or why no image can be made here. `log`: the path at which the log of a criu that failed is kept.
 
         Raises RexecError: the job cannot run, or not go on, here.
         """
-        self.manifest = Manifest.from_bytes(moving.restore) if moving.restore else None
+        self.manifest = Manifest.from_bytes(checkpoint.restore) if checkpoint.restore else None
         self.unable = means if isinstance(means, str) else ""
         self.means = None if isinstance(means, str) else means
         image = ""
@@ -54,11 +54,11 @@ class Mobile(Agent):
             if why:
                 raise RexecError("the job cannot go on on %s: %s" % (os.uname().nodename, "; ".join(why)))
         super().__init__(link, spec, namespaces.Plan(spec, image))
-        self.link, self.spec, self.moving, self.kept = link, spec, moving, self._kept
+        self.link, self.spec, self.checkpoint, self.sandbox = link, spec, checkpoint, self._sandbox
         if self.means is not None:
-            self.means.facts.uid_map = self.kept.plan.ids
+            self.means.facts.uid_map = self.sandbox.plan.ids
         self.log = log
-        self.replies: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[tuple[Message | None, bytes]] = queue.SimpleQueue()
         self.criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the criu started last: "", or what it left
         self.over = threading.Event()  # the job has ended, and its end is being told
         self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up
@@ -66,9 +66,9 @@ class Mobile(Agent):
         self.gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.still = threading.RLock()  # who stops or continues the tree, or has criu at it, holds it
         self.moved = False
-        self.taps: dict[int, Tap] = {}
-        self.feed: Feed | None = None
-        self.pipes = {k: os.fstat(fd).st_ino for k, fd in self.kept.stdio.items()}
+        self.taps: dict[int, CountedSource] = {}
+        self.feed: CountedSink | None = None
+        self.pipes = {k: os.fstat(fd).st_ino for k, fd in self.sandbox.stdio.items()}
         self.tty: tuple[int, int] | None = None
         self.slave = -1
         self.serial = 0
@@ -83,20 +83,20 @@ class Mobile(Agent):
     def news(self, what: str, **more: object) -> None:
         self.link.send(frames.NEWS, job_messages.news(what, **more))
 
-    def tell(self, message: bytes) -> None:
-        """Tell init, which does not answer that."""
-        self._tell_init(message)
+    def tell(self, message: Message, payload: bytes = b"") -> None:
+        """Tell init what it does not answer."""
+        self._tell_init(message, payload)
 
     def ask(
-        self, message: bytes, answer: bytes, fds: tuple[int, ...] = (), limit: float | None = ASK_S
+        self, message: Message, payload: bytes = b"", fds: tuple[int, ...] = (), limit: float | None = ASK_S
     ) -> bytes:  # fmt: skip
-        """Tell init, and wait for its answer of that letter, `limit` seconds at most.
+        """Tell init, and wait for the payload of its answer, `limit` seconds at most.
 
         Raises Gone if it has ended, and RexecError if it cannot do that.
         """
         with self._asking:
             try:
-                socket.send_fds(self.kept.init, [message], list(fds))
+                messages.send(self.sandbox.init, message, payload, fds)
             except (BrokenPipeError, ConnectionError) as e:
                 raise Gone("the job has ended") from e
             while True:
@@ -105,16 +105,16 @@ class Mobile(Agent):
                 except queue.Empty as e:
                     self._owed += 1
                     raise RexecError("the job's first process does not answer; its memory may have run out") from e
-                if not what:
+                if what is None:
                     self.replies.put((what, rest))
                     raise Gone("the job has ended")
                 if not self._owed:
                     break
                 self._owed -= 1  # init answers one after the other
-            if what == b"x":
+            if what is messages.FAULT:
                 raise RexecError("the job's first process cannot do its part: %s" % rest.decode("utf-8", "replace"))
-            if what != answer:
-                raise RexecError("the job's first process answered %r to %r" % (what, message[:1]))
+            if what is not message.answer:
+                raise RexecError("the job's first process answered %r to %r" % (what, message))
             return rest
 
     def await_criu(self, seconds: float) -> None:
@@ -138,9 +138,9 @@ class Mobile(Agent):
 
     def spool(self, name: str) -> str:
         """A new empty directory on this host for an image. Raises RexecError, OSError."""
-        if not self.kept.images:
-            raise RexecError(self.kept.no_images)
-        path = os.path.join(self.kept.images, name)
+        if not self.sandbox.images:
+            raise RexecError(self.sandbox.no_images)
+        path = os.path.join(self.sandbox.images, name)
         os.mkdir(path, 0o700)
         return path
 
@@ -149,14 +149,14 @@ class Mobile(Agent):
         if not self._relay.locks_asked:
             return {}
         with open(os.memfd_create("handles"), "w+b") as f:
-            self.ask(b"H", b"h", (f.fileno(),))
+            self.ask(messages.LIST_OPEN_FILES, fds=(f.fileno(),))
             f.seek(0)
-            return {"handles": json.load(f), "numbers": preflight.numbers(self.kept.pid)}
+            return {"handles": json.load(f), "numbers": preflight.numbers(self.sandbox.pid)}
 
     def leave(self) -> None:
         """The image is committed: nothing of the job is left here when this returns."""
         self.moved = True
-        self.kept.end()
+        self.sandbox.end()
 
     def stays(self) -> None:
         """It could not leave, and goes on here."""

@@ -8,10 +8,9 @@ import select
 import threading
 import time
 
-from shim.execute.agent.dumping import Departure
+from shim.execute.agent.dumping import Dumper
 from shim.execute.agent.job_tree import Gone, Mobile
-from shim.execute.owner import load
-from shim.execute.owner import step as policy
+from shim.execute.owner import load, step
 from shim.wire import job_messages
 from shim.wire.conditions import broken_condition
 from shim.wire.owner_policy import NOBODY, OwnerPolicy, parse_owner_policy
@@ -25,23 +24,23 @@ def parse(text: str) -> OwnerPolicy:
     return NOBODY if table is None else parse_owner_policy(name, table)
 
 
-class Watcher:
+class OwnerGuard:
     """One job's owner watch; `run` never returns."""
 
-    def __init__(self, agent: Mobile, departure: Departure) -> None:
+    def __init__(self, agent: Mobile, departure: Dumper) -> None:
         self._agent, self._departure = agent, departure
-        self._policy = parse(agent.moving.owner)
-        self._state = policy.start(time.monotonic(), agent.moving.named)
+        self._policy = parse(agent.checkpoint.owner)
+        self._state = step.start(time.monotonic(), agent.checkpoint.named)
         self._lock = threading.Lock()
         self._load = load.OthersLoad()
 
     def stays(self) -> None:
         """The job could not leave: it goes on, until the next input."""
         with self._lock:
-            if self._state.phase == policy.LEAVING:
+            if self._state.phase == step.LEAVING:
                 self._departure.thaw()
                 self._agent.news(job_messages.THAWED, why="it could not be checkpointed")
-                self._state = policy.start(time.monotonic(), self._agent.moving.named)
+                self._state = step.start(time.monotonic(), self._agent.checkpoint.named)
 
     def run(self) -> None:
         """Until the job has ended."""
@@ -53,9 +52,9 @@ class Watcher:
             return  # its end is being told
 
     def _watch(self) -> None:
-        from shim.execute.owner.sources import OwnerWatch  # and with it D-Bus, for which other jobs should not wait
+        from shim.execute.owner.sources import OwnerSources  # and with it D-Bus, for which other jobs should not wait
 
-        watch = OwnerWatch(time.monotonic())
+        watch = OwnerSources(time.monotonic())
         poll = select.poll()
         poll.register(watch.fileno(), select.POLLIN)
         look = 0.0
@@ -66,34 +65,34 @@ class Watcher:
             if wait is not None:
                 dues.append(now + wait)
             with self._lock:
-                due = policy.deadline(self._policy, self._state)
+                due = step.deadline(self._policy, self._state)
             if due is not None:
                 dues.append(due)
             poll.poll(max(0, int((min(dues) - now) * 1000)))
             now = time.monotonic()
-            events: list[policy.Input | policy.Conditions | policy.Tick] = []
+            events: list[step.Input | step.Conditions | step.Tick] = []
             if self._policy.watched:
-                events += [policy.Input(now, source) for source in watch.poll(now)]
+                events += [step.Input(now, source) for source in watch.poll(now)]
             if now >= look:
                 around = load.surroundings(self._load.add(load.sample([os.getpid()])))
-                events.append(policy.Conditions(broken_condition(self._policy, around)))
+                events.append(step.Conditions(broken_condition(self._policy, around)))
                 look = now + LOOK
-            for event in [*events, policy.Tick()]:
+            for event in [*events, step.Tick()]:
                 with self._lock:
-                    self._state, actions = policy.step(self._policy, self._state, event, time.monotonic())
+                    self._state, actions = step.step(self._policy, self._state, event, time.monotonic())
                 for action in actions:
                     self._act(action, event)
 
-    def _act(self, action: policy.Action, event: policy.Input | policy.Conditions | policy.Tick) -> None:
+    def _act(self, action: step.Action, event: step.Input | step.Conditions | step.Tick) -> None:
         agent = self._agent
-        if action.kind == policy.FREEZE:
+        if action.kind == step.FREEZE:
             self._departure.freeze()
-            source = event.source if isinstance(event, policy.Input) else ""
+            source = event.source if isinstance(event, step.Input) else ""
             agent.news(job_messages.FROZEN, why=action.why, source=source, at=time.time())
-        elif action.kind == policy.THAW:
+        elif action.kind == step.THAW:
             self._departure.thaw()
             agent.news(job_messages.THAWED, why=action.why)
-        elif action.kind == policy.VACATE:
+        elif action.kind == step.VACATE:
             agent.serial += 1
             agent.news(job_messages.LEAVING, why=action.why, serial=agent.serial)
             self._departure.ask(agent.serial, True)

@@ -7,8 +7,7 @@ import os
 import queue
 import time
 
-from checkpoint.execute import criu
-from checkpoint.execute import restore as restart
+from checkpoint.execute import criu, restore
 from checkpoint.execute.restore import RestartError
 from checkpoint.wire import image_wire
 from remoteio.errors import RexecError
@@ -17,18 +16,19 @@ from remoteio.wire.link import LinkClosed, credit
 from shim.execute.agent import dumping, typeahead
 from shim.execute.agent.agent import aside
 from shim.execute.agent.job_tree import ASK_S, Gone, Mobile
+from shim.execute.init import messages
 from shim.wire import job_messages
 
 RESTORE_S = 30  # criu's own limit
 
 
-class Arrival:
+class Restorer:
     """One restore; `receive` is given the store's payloads meanwhile."""
 
     def __init__(self, agent: Mobile) -> None:
         self._agent = agent
         self._spool = agent.spool("restore")
-        self._arriving = restart.SpooledImage(self._spool)
+        self._arriving = restore.SpooledImage(self._spool)
         self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._runs = False  # it was let go on
         self.whole = False  # all its files are in the spool
@@ -88,16 +88,16 @@ class Arrival:
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
         numbers: dict[int, int] = {}  # the job's number -> criu's
         inherited = []
-        for at, (k, key) in enumerate(sorted(restart.keys(pipes, tty).items())):
+        for at, (k, key) in enumerate(sorted(restore.keys(pipes, tty).items())):
             numbers[k] = criu.FIRST_INHERITED_FD + at
             inherited.append((numbers[k], key))
-        restart.put_locks(self._spool, stats["locks"])
+        restore.put_locks(self._spool, stats["locks"])
         checked = stats["replaced"]
         assert isinstance(checked, list)
-        restart.drop_sizes(self._spool, frozenset(map(str, checked)))
+        restore.drop_sizes(self._spool, frozenset(map(str, checked)))
         sock, fds = dumping.start(agent.able().bundle, self._spool)
         try:
-            agent.ask(b"R" + json.dumps({str(k): n for k, n in numbers.items()}).encode(), b"r", fds)
+            agent.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -113,17 +113,21 @@ class Arrival:
             return self._runs
 
         request = criu.restore_request(
-            tuple(inherited), unprivileged=agent.kept.plan.apart, timeout=RESTORE_S, keep_tcp=stats["keep_tcp"] is True
+            tuple(inherited),
+            unprivileged=agent.sandbox.plan.apart,
+            timeout=RESTORE_S,
+            keep_tcp=stats["keep_tcp"] is True,
         )
         agent.criu(True)
         try:
-            pid = restart.restore(sock, request, self._spool, agent.log, gate)
+            pid = restore.restore(sock, request, self._spool, agent.log, gate)
             dumping.reached("runs")
-            agent.tell(b"G%d %d" % (pid, int(str(stats["last_pid"]))))  # from here on init knows whose end is the job's
+            # from here on init knows whose end is the job's
+            agent.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
         finally:
             sock.close()
         if stats["frozen"]:
-            agent.ask(b"W" + b" ".join(b"%d" % int(n) for n in stopped), b"w", limit=None)
+            agent.ask(messages.CONTINUE_TREE, b" ".join(b"%d" % int(n) for n in stopped), limit=None)
         try:
             agent.await_criu(RESTORE_S)
         except RexecError as e:

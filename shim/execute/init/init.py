@@ -1,7 +1,6 @@
 """Pid 1 of the job's pid namespace: starts the job, tells how it stops and ends, leaves nothing behind. Shipped.
 
-What it tells the agent, a message each: ``P`` the terminal's master comes along; ``S`` started; ``F`` code and
-sentence; ``T`` signal, stopped; ``E`` wait status, everything ended. What it is told: ``K`` signal.
+Its messages are in messages.py.
 
 From ``build_root`` on its files are the submit machine's: everything it will need is imported before.
 """
@@ -19,13 +18,13 @@ import termios
 
 from remoteio.errors import RexecError, named
 from remoteio.syscalls import syncfs
-from shim.execute.init import namespaces
+from shim.execute.init import messages, namespaces
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from shim.execute.init.tree_control import Warden
+    from shim.execute.init.tree_control import TreeControl
 
 _STAGES = {
     "ids": "its user cannot be set",
@@ -52,40 +51,45 @@ def run(
         os._exit(1)  # it died before we could say that we die with it
     os.setsid()
     spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
-    warden = None
-    if spec.moving is not None:
-        from shim.execute.init.tree_control import Warden
+    tree = None
+    if spec.checkpoint is not None:
+        from shim.execute.init.tree_control import TreeControl
 
-        warden = Warden(sock)
+        tree = TreeControl(sock)
     try:
         namespaces.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids), not plan.user)
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)
             stdio = {0: slave, 1: slave, 2: slave, **stdio}
-        if warden is None:
+        if tree is None:
             namespaces.number_pids()
             status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
         else:
             ends = {k: fd for k, fd in stdio.items() if fd != slave}
-            warden.enter({**ends, -1: slave} if slave >= 0 else ends)
-            if spec.moving is not None and spec.moving.restore:
+            tree.enter({**ends, -1: slave} if slave >= 0 else ends)
+            if spec.checkpoint is not None and spec.checkpoint.restore:
                 ends = {}
             else:
-                warden.job = _start(spec, plan, stdio, slave)
-            status = _serve(sock, warden.job, slave, set(ends.values()), warden)
+                tree.job = _start(spec, plan, stdio, slave)
+            status = _serve(sock, tree.job, slave, set(ends.values()), tree)
     except RexecError as e:
-        sock.send(b"F125 " + str(e).encode("utf-8", "backslashreplace"))
+        _fail(sock, 125, str(e).encode("utf-8", "backslashreplace"))
     except OSError as e:
         host = spec.env[-1][len(b"REXEC_HOST=") :]
-        sock.send(b"F125 the job cannot be started on %s: " % host + str(e).encode("utf-8", "backslashreplace"))
+        why = b"the job cannot be started on %s: " % host + str(e).encode("utf-8", "backslashreplace")
+        _fail(sock, 125, why)
     except _NoStart as e:
-        sock.send(b"F%d " % e.code + str(e).encode("utf-8", "surrogateescape"))
+        _fail(sock, e.code, str(e).encode("utf-8", "surrogateescape"))
     except Exception as e:  # else nobody would hear what it was
-        sock.send(b"F125 an error of rexec's own in the job's first process: " + named(e).encode())
+        _fail(sock, 125, b"an error of rexec's own in the job's first process: " + named(e).encode())
     else:
-        sock.send(b"E%d" % status)
+        messages.send(sock, messages.ENDED, b"%d" % status)
     os._exit(0)
+
+
+def _fail(sock: socket.socket, code: int, why: bytes) -> None:
+    messages.send(sock, messages.FAILED, b"%d " % code + why)
 
 
 def _broken(pipe: int) -> bool:
@@ -106,12 +110,12 @@ def _terminal(sock: socket.socket, spec: JobSpec, plan: namespaces.Plan) -> int:
     if not plan.user:
         os.fchown(slave, spec.uid, -1)
     terminal_state.apply(slave, spec.tty)
-    if spec.moving is None:
+    if spec.checkpoint is None:
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        socket.send_fds(sock, [b"P"], [master])
+        messages.send(sock, messages.TERMINAL, fds=[master])
     else:
         st = os.fstat(slave)
-        socket.send_fds(sock, [b"P%d %d" % (st.st_rdev, st.st_dev)], [master, slave])
+        messages.send(sock, messages.TERMINAL, b"%d %d" % (st.st_rdev, st.st_dev), [master, slave])
     os.close(master)
     return slave
 
@@ -127,7 +131,7 @@ def _start(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: i
             os._exit(125)
     os.close(tell)
     try:
-        if spec.moving is None:
+        if spec.checkpoint is None:
             os.setpgid(pid, pid)
     except OSError as e:
         if e.errno not in (errno.EACCES, errno.ESRCH):
@@ -159,7 +163,7 @@ def _exec(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: in
     """In the job's process: become what the user's shell would have started. Returns only by os._exit in the caller."""
     stage = b"ids"
     try:
-        if spec.moving is None:
+        if spec.checkpoint is None:
             os.setpgid(0, 0)
         else:
             namespaces.lead(slave)
@@ -249,7 +253,7 @@ def close_quietly(fd: int) -> None:
             raise
 
 
-def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Warden | None = None) -> int:
+def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: TreeControl | None = None) -> int:
     """Until the job has ended and everything with it: its wait status. `job` 0: it is still to be restored."""
     for fd in ends:
         os.close(fd)
@@ -258,29 +262,29 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Wa
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_w)
     if job:
-        sock.send(b"S")
+        messages.send(sock, messages.STARTED)
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(wake_r, select.POLLIN)
     while True:
-        if warden is not None:
-            job = warden.job
-        status = warden.status if warden is not None and warden.status is not None else _reap(sock, job, warden)
+        if tree is not None:
+            job = tree.job
+        status = tree.status if tree is not None and tree.status is not None else _reap(sock, job, tree)
         if status is not None:
             break
         for fd, _ in poll.poll():
             if fd == wake_r:
                 os.read(wake_r, 512)
             else:
-                said, fds, _, _ = socket.recv_fds(sock, 4096, 8)
-                if not said:
+                said, rest, fds = messages.receive(sock, messages.AGENT, messages.INIT)
+                if said is None:
                     os._exit(1)  # the agent is gone
-                if said[:1] != b"K" and warden is not None:
-                    warden.take(said, fds)
-                elif job and not (warden is not None and warden.stopped and int(said[1:]) == signal.SIGCONT):
-                    _signal(job, int(said[1:]), slave)
-                    if warden is not None and int(said[1:]) == signal.SIGTSTP:
-                        warden.suspend()
+                if said is not messages.SIGNAL and tree is not None:
+                    tree.take(said, rest, fds)
+                elif job and not (tree is not None and tree.stopped and int(rest) == signal.SIGCONT):
+                    _signal(job, int(rest), slave)
+                    if tree is not None and int(rest) == signal.SIGTSTP:
+                        tree.suspend()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.kill(-1, signal.SIGKILL)
@@ -300,7 +304,7 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], warden: Wa
     return status
 
 
-def _reap(sock: socket.socket, job: int, warden: Warden | None) -> int | None:
+def _reap(sock: socket.socket, job: int, tree: TreeControl | None) -> int | None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
@@ -309,12 +313,12 @@ def _reap(sock: socket.socket, job: int, warden: Warden | None) -> int | None:
         if pid == 0:
             return None
         if os.WIFSTOPPED(status):
-            if pid == job and not (warden is not None and warden.stopped):
-                sock.send(b"T%d" % os.WSTOPSIG(status))
+            if pid == job and not (tree is not None and tree.stopped):
+                messages.send(sock, messages.STOPPED, b"%d" % os.WSTOPSIG(status))
         elif pid == job:
             return status
-        elif warden is not None:
-            warden.reaped(pid, status)
+        elif tree is not None:
+            tree.reaped(pid, status)
 
 
 def _signal(job: int, number: int, slave: int) -> None:

@@ -1,7 +1,20 @@
 """The process between the agent and the job's init: makes their namespaces, and cleans up when either ends. Shipped.
 
-It holds no descriptor of the link, so the connection ends with the agent; and it sees the agent's end on its socket,
-so that the job ends with the agent too.
+Agent, keeper and init each can be killed at any moment (kill -9, the kernel out of memory), and whatever happens the
+job must end with them and leave no process, mount or directory. So each end is seen by what the kernel itself does at
+a process's end, never by a message that would have to be sent:
+
+    the agent ends    its socket to the keeper is closed: the keeper kills init, and with pid 1 the kernel kills all
+                      of its pid namespace (pid_namespaces(7)); the mounts go with the last process in them
+    init ends         the writing end of `alive`, which it alone holds, is closed; the keeper goes on as above
+    the keeper ends   init dies with it (PR_SET_PDEATHSIG); the agent removes the directories, in Sandbox.end
+    both at once      the directories are left, unlocked: the next job's private_dirs.Scratch sweeps them
+
+It holds no descriptor of the link, or the connection would outlive the agent. It ignores the signals that end a whole
+group or session, and leaves the agent's session, as it must outlive the agent to clean up.
+
+States: namespaces made and mounted (MOUNTED) - waiting until the agent serves the mount (BUILD), as init's first look
+at a file would hang otherwise - waiting for either end - cleaning up. One thread.
 """
 
 from __future__ import annotations
@@ -13,88 +26,12 @@ import socket
 
 from remoteio.errors import RexecError, named
 from remoteio.execute.mount import open_fuse
-from shim.execute.init import idmap, init, namespaces
-from shim.execute.init.private_dirs import Scratch, for_images
+from shim.execute.init import init, messages, namespaces
+from shim.execute.init.private_dirs import Scratch
 from shim.wire.job_spec import JobSpec
 
 
-class Kept:
-    """What the agent holds of the job: the sockets to keeper and init, the FUSE connection, its pipes."""
-
-    __slots__ = ("fuse", "images", "init", "keeper", "no_images", "pid", "plan", "scratch", "shown", "spool", "stdio")
-
-    def __init__(self, spec: JobSpec, plan: namespaces.Plan) -> None:
-        """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
-        self.plan = plan
-        self.shown: tuple[int, ...] = ()  # the ids that the job sees as its own, where they are not its user's
-        if spec.moving is not None and plan.ids == idmap.ZERO:
-            spec.uid = spec.gid = 0  # in name: see Plan
-            self.shown = (0, 0)
-        self.spool, self.images, self.no_images = Scratch(os.geteuid(), os.getegid()), "", ""
-        if spec.moving is not None:
-            try:
-                self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images())
-                self.images = self.spool.make()
-            except (RexecError, OSError) as e:
-                self.no_images = str(e)  # the job runs all the same
-        self.scratch = Scratch(spec.uid, spec.gid)
-        places = [self.scratch.make() for _ in spec.scratch]
-        self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.init, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ends = {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
-        for _, end in ends.values():
-            if not self.plan.user:
-                os.fchown(end, spec.uid, spec.gid)  # or the job could not open /proc/self/fd/1 again
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                _keep(
-                    theirs, inits, self.plan, spec, {k: pair[1] for k, pair in ends.items()}, places,
-                    (self.scratch, self.spool),
-                )  # fmt: skip
-            finally:
-                os._exit(1)
-        theirs.close()
-        inits.close()
-        self.stdio = {}
-        for k, (mine, jobs) in ends.items():
-            os.close(jobs)
-            self.stdio[k] = mine
-        said, fds, _, _ = socket.recv_fds(self.keeper, 4096, 1)
-        if said != b"M" or not fds:
-            os.waitpid(self.pid, 0)
-            self.scratch.remove()
-            self.spool.remove()
-            for socket_end in (self.keeper, self.init):
-                socket_end.close()
-            for fd in self.stdio.values():
-                os.close(fd)
-            raise RexecError(said[1:].decode("utf-8", "replace") or "the job's namespaces could not be made")
-        self.fuse = fds[0]
-
-    def go(self) -> None:
-        """The connection is being served: build the root and start the job."""
-        try:
-            self.keeper.send(b"G")
-        except (BrokenPipeError, ConnectionError):
-            return  # it was killed: whoever listens to init hears so
-
-    def last_word(self) -> bytes:
-        """What the keeper says that it died of; empty: nothing."""
-        try:
-            return self.keeper.recv(4096, socket.MSG_DONTWAIT)[1:]
-        except (BlockingIOError, ConnectionError):
-            return b""
-
-    def end(self) -> None:
-        """The job has ended: nothing of it is left on this host when this returns."""
-        self.keeper.close()
-        os.waitpid(self.pid, 0)
-        self.scratch.remove()
-        self.spool.remove()
-
-
-def _keep(
+def keep(
     agent: socket.socket,
     inits: socket.socket,
     plan: namespaces.Plan,
@@ -103,6 +40,11 @@ def _keep(
     places: list[str],
     private: tuple[Scratch, Scratch],
 ) -> None:
+    """Be the keeper, in the process just forked; returns when the job has ended, for the caller to end the process.
+
+    `stdio`: the job's end of each pipe, by number; `places`: the directories of --scratch; `private`: all directories
+    that it removes.
+    """
     keep = {agent.fileno(), inits.fileno(), *stdio.values(), *private[0].fds, *private[1].fds, 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
@@ -115,9 +57,10 @@ def _keep(
     except (BrokenPipeError, ConnectionError):
         pass  # the agent has gone, and the job with this process
     except RexecError as e:
-        agent.send(b"F" + str(e).encode("utf-8", "backslashreplace"))
+        messages.send(agent, messages.KEEPER_FAILED, str(e).encode("utf-8", "backslashreplace"))
     except Exception as e:  # else nobody would hear what it was
-        agent.send(b"F" + b"an error of rexec's own in the job's keeper: " + named(e).encode())
+        why = b"an error of rexec's own in the job's keeper: " + named(e).encode()
+        messages.send(agent, messages.KEEPER_FAILED, why)
     finally:
         for held in private:
             held.remove()
@@ -134,10 +77,11 @@ def _serve(
     namespaces.make(plan)
     fuse = open_fuse()  # within: the kernel mounts only a connection opened in the mount's own user namespace
     where = namespaces.mount_root(fuse, plan, spec)
-    socket.send_fds(agent, [b"M"], [fuse])
+    messages.send(agent, messages.MOUNTED, fds=[fuse])
     os.close(fuse)
-    if not agent.recv(8):
-        return
+    said, _, _ = messages.receive(agent, messages.AGENT, messages.KEEPER)
+    if said is None:
+        return  # the agent has ended
     alive_r, alive_w = os.pipe()
     child = os.fork()
     if child == 0:

@@ -120,7 +120,7 @@ class Plan:
         uid, gid = os.geteuid(), os.getegid()
         self.user = uid != 0
         self.ids = image or login_ids()
-        if self.ids == idmap.ROOT and not image and spec.moving is not None and spec.uid:
+        if self.ids == idmap.ROOT and not image and spec.checkpoint is not None and spec.uid:
             # criu needs CAP_SYS_RESOURCE over the job: a container's root lacks it, but not in a namespace of its own
             self.ids = idmap.BOTH
         self.apart = self.user or self.ids == idmap.BOTH
@@ -129,7 +129,7 @@ class Plan:
         if self.helper:
             self.uids = idmap.plan(spec.uid, uid, _ranges("uid"))
             self.gids = idmap.plan(spec.gid, gid, _ranges("gid"))
-        elif self.user and spec.moving is not None:
+        elif self.user and spec.checkpoint is not None:
             self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]  # criu restores as uid 0
         elif self.user:
             self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]

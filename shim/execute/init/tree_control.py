@@ -1,12 +1,6 @@
 """What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
 
-What it is told by the agent, and answers: ``Z`` stop the tree, even while criu holds it: ``z`` and the pids that stood
-still before; ``W`` and such pids: continue all others: ``w``; ``Y``: ``y`` once what was written through shared
-mappings is at home; ``I``: ``i`` and 1 if there is System V IPC, else 0; ``H``, with a descriptor to write them to:
-``h`` once it holds the tree's open files, as shim/execute/init/open_handles.py has them; ``D`` and JSON, with
-descriptors: criu, to dump the tree: ``d`` and the job's pid; ``R`` likewise, to restore it: ``r``. The answer to what
-could not be done: ``x`` and why; the job has no part in it. Not answered: ``G`` and a pid: the restored tree is the job
-now; ``T``: ^Z was typed. By itself: ``c`` once a criu has ended, and why what it left cannot be read.
+Its messages are in messages.py.
 """
 
 from __future__ import annotations
@@ -20,13 +14,14 @@ import socket
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.syscalls import fork_as, syncfs
+from shim.execute.init import messages
+from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import JOB_PIDS, some_pid
 from shim.execute.init.open_handles import handles
 
 # criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
 # begins anew (RESERVED_PIDS of kernel/pid.c).
 CRIU_PIDS = 200
-ANSWERED = (b"Z", b"W", b"Y", b"I", b"H", b"D", b"R")
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Warden:
+class TreeControl:
     """Made before the root is entered, so that it need not look for its own files there."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -57,59 +52,72 @@ class Warden:
         self._ends = ends
         self._number(some_pid())
 
-    def take(self, said: bytes, fds: list[int]) -> None:
-        """One message of the agent."""
+    def take(self, said: Message, rest: bytes, fds: list[int]) -> None:
+        """Do what one message of the agent asks for, and answer it."""
         try:
-            self._take(said[:1], said[1:], fds)
+            answer = _ACTIONS[said](self, rest, fds)
+            if said.answer is not None:
+                messages.send(self._sock, said.answer, answer)
         except Exception as e:
-            if said[:1] not in ANSWERED:
+            if said.answer is None:
                 raise
-            self._sock.send(b"x" + str(e).encode("utf-8", "replace")[:1000])
+            messages.send(self._sock, messages.FAULT, str(e).encode("utf-8", "replace")[:1000])
         finally:
             for fd in fds:
                 os.close(fd)
 
-    def _take(self, what: bytes, rest: bytes, fds: list[int]) -> None:
-        if what == b"Z":
-            standing = self._standing() if not self._criu else self._stood
-            self.stopped = True
-            self._stop()
-            self._sock.send(b"z" + b" ".join(b"%d" % pid for pid in standing))
-        elif what == b"W":
-            self._go_on({int(pid) for pid in rest.split()})
-            self._sock.send(b"w")
-        elif what == b"Y":
-            syncfs(self._root)
-            if self._images >= 0:  # or criu has been killed: that was when they were handed over
-                self._hand_over()
-            self._sock.send(b"y")
-        elif what == b"I":
-            self._sock.send(b"i%d" % any(map(self._in_use, ("shm", "sem", "msg"))))
-        elif what == b"H":
-            pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
-            os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
-            self._sock.send(b"h")
-        elif what == b"T":
-            self.suspend()
-        elif what == b"D":
-            self._stood = self._standing()
-            self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
-            self._sock.send(b"d%d" % self.job)
-        elif what == b"R":
-            asked = json.loads(rest)
-            # number of criu's descriptor -> ours, by the number the job knows it under
-            self._number(CRIU_PIDS)
-            self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
-            self._sock.send(b"r")
-        elif what == b"G":
-            pid, last = rest.split()
-            self.job = int(pid)
-            self.status = self._ended.pop(self.job, None)
-            self._number(max(int(last), JOB_PIDS))
-            for k, fd in self._ends.items():
-                if k >= 0:
-                    os.close(fd)
-            self._sock.send(b"S")
+    # What a message has it do: _ACTIONS. Each returns the payload of the answer, if there is one.
+
+    def _stop_tree(self, rest: bytes, fds: list[int]) -> bytes:
+        standing = self._standing() if not self._criu else self._stood
+        self.stopped = True
+        self._stop()
+        return b" ".join(b"%d" % pid for pid in standing)
+
+    def _continue_tree(self, rest: bytes, fds: list[int]) -> bytes:
+        self._go_on({int(pid) for pid in rest.split()})
+        return b""
+
+    def _write_back(self, rest: bytes, fds: list[int]) -> bytes:
+        syncfs(self._root)
+        if self._images >= 0:  # or criu has been killed: that was when they were handed over
+            self._hand_over()
+        return b""
+
+    def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
+        return b"%d" % any(map(self._in_use, ("shm", "sem", "msg")))
+
+    def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
+        pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
+        os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
+        return b""
+
+    def _suspend(self, rest: bytes, fds: list[int]) -> bytes:
+        self.suspend()
+        return b""
+
+    def _dump(self, rest: bytes, fds: list[int]) -> bytes:
+        self._stood = self._standing()
+        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
+        return b"%d" % self.job
+
+    def _restore(self, rest: bytes, fds: list[int]) -> bytes:
+        asked = json.loads(rest)
+        self._number(CRIU_PIDS)
+        # number of criu's descriptor -> ours, by the number the job knows it under
+        self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
+        return b""
+
+    def _goes_on(self, rest: bytes, fds: list[int]) -> bytes:
+        pid, last = rest.split()
+        self.job = int(pid)
+        self.status = self._ended.pop(self.job, None)
+        self._number(max(int(last), JOB_PIDS))
+        for k, fd in self._ends.items():
+            if k >= 0:
+                os.close(fd)
+        messages.send(self._sock, messages.STARTED)
+        return b""
 
     def reaped(self, pid: int, status: int) -> None:
         """A child that is not the job's root has ended."""
@@ -122,7 +130,7 @@ class Warden:
                 why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
             os.close(self._images)
             self._images = -1
-            self._sock.send(b"c" + why)
+            messages.send(self._sock, messages.CRIU_ENDED, why)
         elif not self.job:
             self._ended[pid] = status
 
@@ -246,3 +254,17 @@ class Warden:
             os.write(fd, b"%d" % last)
         finally:
             os.close(fd)
+
+
+# What each message has it do.
+_ACTIONS = {
+    messages.STOP_TREE: TreeControl._stop_tree,
+    messages.CONTINUE_TREE: TreeControl._continue_tree,
+    messages.WRITE_BACK: TreeControl._write_back,
+    messages.ASK_IPC: TreeControl._ask_ipc,
+    messages.LIST_OPEN_FILES: TreeControl._list_open_files,
+    messages.SUSPEND: TreeControl._suspend,
+    messages.DUMP: TreeControl._dump,
+    messages.RESTORE: TreeControl._restore,
+    messages.GOES_ON: TreeControl._goes_on,
+}

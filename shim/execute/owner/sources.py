@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NO_SOURCE = "no source tells whether its owner is there"
 
 
-class OwnerWatch:
+class OwnerSources:
     """Watches every source. Wait for `fileno()` to be readable or `timeout(now)` to pass, then call poll(now)."""
 
     def __init__(self, now: float, sources: list[Source] | None = None, sys: str = "/sys") -> None:
@@ -140,7 +140,7 @@ class OwnerWatch:
 
 def owner_facts(now: float) -> dict[str, Any]:
     """One look, for `rexec hosts`: {"idle": seconds or None, "unknown": why or None, "sources": facts}."""
-    watch = OwnerWatch(now)
+    watch = OwnerSources(now)
     try:
         return {"idle": watch.idle(now), "unknown": watch.blind(), "sources": watch.facts(now)}
     finally:

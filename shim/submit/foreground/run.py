@@ -24,7 +24,7 @@ from shim.submit.host_session import LEASE, HostSession, clock_skew, skew_told
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
-from shim.wire.wakeup import Bell
+from shim.wire.wakeup import Wakeup
 
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
 
@@ -48,8 +48,8 @@ class ForegroundRun:
     def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
         self._link, self._spec, self._say, self._log = link, spec, say, log
         self._session = HostSession(link, spec, self)
-        self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the bell calls
-        self._bell = Bell()
+        self._events: deque[Callable[[], None]] = deque()  # for the main thread, which the wakeup calls
+        self._wakeup = Wakeup()
         self._sinks: dict[int, Sink] = {}
         self._open: set[int] = set()  # the sinks that have not ended
         self._stdin: Source | None = None
@@ -67,11 +67,11 @@ class ForegroundRun:
         threading.Thread(target=self._serve, name="serve", daemon=True).start()
         try:
             wait = select.poll()
-            wait.register(self._bell.fd, select.POLLIN)
+            wait.register(self._wakeup.fd, select.POLLIN)
             while self._ended is None or self._open:
                 if not self._events:
                     wait.poll()
-                    self._bell.hush()
+                    self._wakeup.clear()
                 else:
                     self._events.popleft()()
             return self._ended
@@ -83,7 +83,7 @@ class ForegroundRun:
     def _tell(self, event: Callable[[], None]) -> None:
         """Have it happen in the main thread. Also for signal handlers: it takes no lock that the main thread holds."""
         self._events.append(event)
-        self._bell.ring()
+        self._wakeup.set()
 
     def _sink(self, kind: int, fd: int) -> None:
         release = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
@@ -144,8 +144,8 @@ class ForegroundRun:
     # what happens to this process
 
     def _catch_signals(self) -> None:
-        # The kernel may deliver a signal to any thread: the bell wakes the main one, where Python runs the handler.
-        signal.set_wakeup_fd(self._bell.rope, warn_on_full_buffer=False)
+        # The kernel may deliver a signal to any thread: the wakeup wakes the main one, where Python runs the handler.
+        signal.set_wakeup_fd(self._wakeup.write_fd, warn_on_full_buffer=False)
         for number in FORWARDED:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._caught)

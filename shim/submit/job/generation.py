@@ -287,7 +287,7 @@ class Generation:
             self.told, self.moved = True, what == job_messages.MOVED
         elif what == job_messages.UNABLE:
             why = self._unbrought or why
-            if self._spec.moving is not None and self._spec.moving.anyway:
+            if self._spec.checkpoint is not None and self._spec.checkpoint.anyway:
                 self._home.say(f"the job runs on {self.host} without checkpoints: {why}")
             else:
                 self.told = True

@@ -49,7 +49,7 @@ from shim.submit.job.record import Job
 from shim.submit.job.recorder import Records
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.shapes import ShapeError
-from shim.wire.job_spec import JobSpec, Moving
+from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
 Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
@@ -468,7 +468,7 @@ class JobSupervisor:
     def _start_spec(self, generation: int, owner: str, named: bool, image: Manifest | None) -> JobSpec:
         spec = self.record.job_spec()
         found = self._bundle()
-        spec.moving = Moving(
+        spec.checkpoint = CheckpointSpec(
             job=self._name,
             generation=generation,
             owner=owner,

@@ -1,0 +1,129 @@
+"""The messages between the agent, the job's keeper and the job's init: one table, and how one is sent and received.
+
+Shipped. Two pairs of SOCK_SEQPACKET sockets (unix(7)): agent and keeper, agent and init; keeper and init say nothing
+to each other, but that init holds the writing end of a pipe that only the keeper reads. A message is a letter and a
+payload, and descriptors where the table says so. Its letter means what it does only together with its direction.
+
+An answer, if there is one, comes before the answer to any later message: init does one after the other. It may be
+FAULT instead, and the job has no part in that. What init says by itself can come between.
+"""
+
+from __future__ import annotations
+
+import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AGENT, KEEPER, INIT = "agent", "keeper", "init"
+MOST = 4096  # bytes of one message
+
+
+class Message:
+    """One row of the table.
+
+    name         as the constant below is called
+    letter       the first byte of the message
+    sender       AGENT, KEEPER or INIT
+    receiver     one of the same
+    payload      what follows the letter, in words; empty: nothing
+    descriptors  how many come along, at most
+    answer       the message that answers it, or None
+    """
+
+    __slots__ = ("answer", "descriptors", "letter", "name", "payload", "receiver", "sender")
+
+    def __init__(
+        self,
+        name: str,
+        letter: bytes,
+        sender: str,
+        receiver: str,
+        payload: str,
+        descriptors: int = 0,
+        answer: Message | None = None,
+    ) -> None:
+        self.name, self.letter, self.sender, self.receiver = name, letter, sender, receiver
+        self.payload, self.descriptors, self.answer = payload, descriptors, answer
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# fmt: off
+# The keeper's part: namespaces, and nothing of the job but its end.
+MOUNTED = Message("MOUNTED", b"M", KEEPER, AGENT, "", 1)  # the connection to the kernel, which is to be served
+KEEPER_FAILED = Message("KEEPER_FAILED", b"F", KEEPER, AGENT, "a sentence")
+BUILD = Message("BUILD", b"G", AGENT, KEEPER, "")  # the connection is served: make init, the root and the job
+
+# What init says by itself.
+TERMINAL = Message("TERMINAL", b"P", INIT, AGENT, "st_rdev and st_dev of its slave, of a job to checkpoint", 2)
+STARTED = Message("STARTED", b"S", INIT, AGENT, "")
+STOPPED = Message("STOPPED", b"T", INIT, AGENT, "number of the signal")
+ENDED = Message("ENDED", b"E", INIT, AGENT, "wait status of the job; nothing of it is left")
+FAILED = Message("FAILED", b"F", INIT, AGENT, "exit code, space, a sentence: the job did not start")
+CRIU_ENDED = Message("CRIU_ENDED", b"c", INIT, AGENT, "empty, or why what it left cannot be read")
+
+# What init answers.
+FAULT = Message("FAULT", b"x", INIT, AGENT, "a sentence: why it could not be done")
+TREE_STOPPED = Message("TREE_STOPPED", b"z", INIT, AGENT, "pids that had stood still before")
+TREE_CONTINUED = Message("TREE_CONTINUED", b"w", INIT, AGENT, "")
+WRITTEN = Message("WRITTEN", b"y", INIT, AGENT, "")
+IPC = Message("IPC", b"i", INIT, AGENT, "1: there is some, 0: there is none")
+OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
+DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
+RESTORING = Message("RESTORING", b"r", INIT, AGENT, "")
+
+# What init is told.
+SIGNAL = Message("SIGNAL", b"K", AGENT, INIT, "number of the signal, for the job's process group")
+SUSPEND = Message("SUSPEND", b"T", AGENT, INIT, "")  # ^Z was typed: stop what it would stop
+GOES_ON = Message("GOES_ON", b"G", AGENT, INIT, "pid of the restored tree's root, space, its last pid")  # STARTED comes
+STOP_TREE = Message("STOP_TREE", b"Z", AGENT, INIT, "", answer=TREE_STOPPED)  # even while criu holds it
+CONTINUE_TREE = Message("CONTINUE_TREE", b"W", AGENT, INIT, "pids that are to stand still", answer=TREE_CONTINUED)
+WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # what shared mappings hold, to home
+ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)  # System V's
+LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
+DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
+RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's number of each end that the job had", 4, RESTORING)
+# fmt: on
+
+TABLE = (
+    MOUNTED, KEEPER_FAILED, BUILD,
+    TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
+    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OPEN_FILES, DUMPING, RESTORING,
+    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, LIST_OPEN_FILES, DUMP, RESTORE,
+)  # fmt: skip
+ANSWERS = (*(message.answer for message in TABLE if message.answer is not None), FAULT)
+_KNOWN = {(message.sender, message.receiver, message.letter): message for message in TABLE}
+
+
+class UnknownMessage(Exception):
+    """A message that is not in the table: the two ends are not of one rexec."""
+
+
+def pack(message: Message, payload: bytes = b"") -> bytes:
+    """Return the bytes of a message as they cross the socket."""
+    return message.letter + payload
+
+
+def send(sock: socket.socket, message: Message, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+    """Send a message to the process at the other end. Raises BrokenPipeError, ConnectionError if it has ended."""
+    if fds:
+        socket.send_fds(sock, [pack(message, payload)], fds)
+    else:
+        sock.send(pack(message, payload))
+
+
+def receive(sock: socket.socket, sender: str, receiver: str) -> tuple[Message | None, bytes, list[int]]:
+    """Wait for the next message: which, its payload and its descriptors; None: the other end has been closed.
+
+    Raises UnknownMessage, and what recvmsg(2) raises.
+    """
+    said, fds, _, _ = socket.recv_fds(sock, MOST, 8)
+    if not said:
+        return None, b"", fds
+    message = _KNOWN.get((sender, receiver, said[:1]))
+    if message is None:
+        raise UnknownMessage("no message of %s to %s begins with %r" % (sender, receiver, said[:1]))
+    return message, said[1:], fds

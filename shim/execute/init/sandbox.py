@@ -1,0 +1,109 @@
+"""What the agent has in its hands of the job's namespaces: the keeper, init, the mount and the pipes. Shipped."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+from remoteio.errors import RexecError
+from shim.execute.init import idmap, keeper, messages, namespaces
+from shim.execute.init.private_dirs import Scratch, for_images
+from shim.wire.job_spec import JobSpec
+
+
+class Sandbox:
+    """Holds what surrounds one job on this host.
+
+    plan       how its namespaces are made
+    shown      the ids that the job sees as its own, where they are not its user's
+    keeper     the socket to its keeper, and `pid` that process
+    init       the socket to its first process, which is there after ``go``
+    fuse       the connection to the kernel on which the job's files are asked for
+    stdio      our end of each pipe of the job's 0, 1 and 2, by number
+    scratch    the directories of --scratch
+    spool      the directory of the job's images, whose path is `images`; with none, `no_images` says why
+
+    Threads: the agent's only. ``end`` is called by the one that hears init, or by the one that dumps or restores once
+    the job has left.
+    """
+
+    __slots__ = ("fuse", "images", "init", "keeper", "no_images", "pid", "plan", "scratch", "shown", "spool", "stdio")
+
+    def __init__(self, spec: JobSpec, plan: namespaces.Plan) -> None:
+        """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
+        self.plan = plan
+        self.shown: tuple[int, ...] = ()
+        if spec.checkpoint is not None and plan.ids == idmap.ZERO:
+            spec.uid = spec.gid = 0  # in name: see Plan
+            self.shown = (0, 0)
+        self._make_directories(spec)
+        places = [self.scratch.make() for _ in spec.scratch]
+        self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.init, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ends = {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
+        for _, end in ends.values():
+            if not self.plan.user:
+                os.fchown(end, spec.uid, spec.gid)  # or the job could not open /proc/self/fd/1 again
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                jobs_ends = {k: pair[1] for k, pair in ends.items()}
+                keeper.keep(theirs, inits, self.plan, spec, jobs_ends, places, (self.scratch, self.spool))
+            finally:
+                os._exit(1)
+        theirs.close()
+        inits.close()
+        self.stdio = {}
+        for k, (mine, jobs) in ends.items():
+            os.close(jobs)
+            self.stdio[k] = mine
+        self.fuse = self._await_mount()
+
+    def _make_directories(self, spec: JobSpec) -> None:
+        self.spool, self.images, self.no_images = Scratch(os.geteuid(), os.getegid()), "", ""
+        if spec.checkpoint is not None:
+            try:
+                self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images())
+                self.images = self.spool.make()
+            except (RexecError, OSError) as e:
+                self.no_images = str(e)  # the job runs all the same
+        self.scratch = Scratch(spec.uid, spec.gid)
+
+    def _await_mount(self) -> int:
+        said, why, fds = messages.receive(self.keeper, messages.KEEPER, messages.AGENT)
+        if said is messages.MOUNTED and fds:
+            return fds[0]
+        os.waitpid(self.pid, 0)
+        self.scratch.remove()
+        self.spool.remove()
+        for socket_end in (self.keeper, self.init):
+            socket_end.close()
+        for fd in self.stdio.values():
+            os.close(fd)
+        raise RexecError(why.decode("utf-8", "replace") or "the job's namespaces could not be made")
+
+    def go(self) -> None:
+        """Have the root built and the job started: the connection is being served."""
+        try:
+            messages.send(self.keeper, messages.BUILD)
+        except (BrokenPipeError, ConnectionError):
+            return  # it was killed: whoever listens to init hears so
+
+    def last_word(self) -> bytes:
+        """Return what the keeper says that it died of; empty: nothing."""
+        poll = select.poll()
+        poll.register(self.keeper, select.POLLIN)
+        if not poll.poll(0):
+            return b""
+        try:
+            return messages.receive(self.keeper, messages.KEEPER, messages.AGENT)[1]
+        except ConnectionError:
+            return b""
+
+    def end(self) -> None:
+        """Wait for the job's end: nothing of it is left on this host when this returns."""
+        self.keeper.close()
+        os.waitpid(self.pid, 0)
+        self.scratch.remove()
+        self.spool.remove()
