@@ -120,10 +120,12 @@ def run_command(
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
     spec = run.describe(command, directory, env, tty, scratch)
     if checkpoint:
-        from shim.cli.checkpoint import KEEP, Wanted, parse_every, submit
+        from shim.cli import checkpoint as with_images
+        from shim.submit.job import submission
 
-        wanted = Wanted(on, owner or "", parse_every(every), keep or KEEP, detach)
-        status = submit(spec, wanted, quiet=quiet)
+        hosts = submission.host_names(on)
+        wanted = submission.Wanted(hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach)
+        status = with_images.submit(spec, wanted, quiet=quiet)
     else:
         status = run.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.transport.stream import Stream
 from shim.cli.say import tell
-from shim.submit.foreground import environment
+from shim.submit.foreground import description
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.terminal import in_foreground
 from shim.submit.hosts import bootstrap, config
@@ -109,50 +108,17 @@ def _prepare() -> None:
 def describe(
     command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
 ) -> JobSpec:
-    """This process's own circumstances, as the job is to find them. Raises RexecError."""
+    """Describe the job that the command line asks for, and have room for its files. Raises RexecError."""
     opened = fill()
     if tty and not os.isatty(0):
         raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
-    try:
-        cwd = os.path.abspath(directory) if directory else os.getcwd()
-    except FileNotFoundError as e:
-        raise RexecError("the directory you are in has been removed; cd to another") from e
-    if not os.path.isdir(cwd):
-        raise RexecError(f"{cwd} is no directory; give --cd one that exists")
-    if not os.access(cwd, os.X_OK):
-        raise RexecError(f"you may not enter {cwd}; cd to another directory or give --cd")
-    for path in scratch:
-        if not os.path.isdir(path):
-            raise RexecError(f"--scratch {path}: there is no such directory here to show it at; make one")
-    limits = []
-    for name in dir(resource):
-        if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE":
-            number = getattr(resource, name)
-            limits.append((number, *resource.getrlimit(number)))
+    spec = description.describe(
+        command, directory=directory, env=[os.fsencode(item) for item in env], scratch=scratch,
+        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))], tty=_terminal() if tty else [],
+    )  # fmt: skip
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
-    return JobSpec(
-        argv=[os.fsencode(word) for word in command],
-        env=environment.for_job(
-            {**os.environb, b"PWD": os.fsencode(cwd)} if directory else os.environb, [os.fsencode(item) for item in env]
-        ),
-        cwd=os.fsencode(cwd),
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        groups=os.getgroups(),
-        umask=_umask(),
-        hostname=os.fsencode(socket.gethostname()),
-        limits=limits,
-        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))],
-        tty=_terminal() if tty else [],
-    )
-
-
-def _umask() -> int:
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
+    return spec
 
 
 def _terminal() -> list[int]:

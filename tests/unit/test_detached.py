@@ -17,15 +17,14 @@ from shim.submit.job.events import Event, EventLog, Kind
 from shim.submit.job.record import JobError, Record, create, find
 from tests.until import until
 
-SUBMIT = """
+# Python runs it at the start of each process that has its directory on PYTHONPATH.
+BROKEN = """
 import sys
-from shim.cli import checkpoint, main
-from shim.submit.job import supervisor
-def broken(*_, **__):
-    raise {error}
-{where} = broken
-sys.argv = ["rexec", "--checkpoint", "--on", "local", "--detach", "--env", "A=1", "true"]
-main.main()
+if any("shim.submit.job.detached_main" in word for word in sys.orig_argv):
+    from shim.submit.job import detached_main, supervisor
+    def broken(*_, **__):
+        raise {error}
+    {where} = broken
 """
 ROOT = Path(__file__).parents[2]
 RECORD = Record(
@@ -41,16 +40,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def submitted(where: str, error: str) -> subprocess.CompletedProcess[str]:
-    program = SUBMIT.format(where=where, error=error)
+def submitted(directory: Path, where: str, error: str) -> subprocess.CompletedProcess[str]:
+    (directory / "sitecustomize.py").write_text(BROKEN.format(where=where, error=error))
+    program = "from shim.cli.main import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, "-c", program, "--checkpoint", "--on", "local", "--detach", "--env", "A=1", "true"],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(directory)},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ["ZeroDivisionError('told')", "SystemExit(3)", "MemoryError('told')"])
 def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
-    assert submitted("supervisor.JobSupervisor._run", error).stdout == "1\n"
+    assert submitted(home, "supervisor.JobSupervisor._run", error).stdout == "1\n"
     job = find("1")
     until(lambda: not job.supervised(), "it has died")
     kind = error.partition("(")[0]
@@ -62,7 +64,7 @@ def test_what_a_supervisor_died_of_is_shown(home: Path, error: str) -> None:
 
 
 def test_what_kept_a_supervisor_from_its_work_is_shown(home: Path) -> None:
-    done = submitted("checkpoint.ReplayedInput", "ZeroDivisionError('told')")
+    done = submitted(home, "detached_main.ReplayedInput", "ZeroDivisionError('told')")
     assert "could not start: " in done.stderr and "ZeroDivisionError" in done.stderr
     assert "ZeroDivisionError" in find("1").read().reason
     assert "Traceback (most recent call last)" in (find("1").path / "errors").read_text()
@@ -92,7 +94,7 @@ def test_a_lone_surrogate_breaks_neither_list_nor_log(home: Path) -> None:
     shown = jobs.line(Event(1.0, Kind.NOTE, host="a\ud800", reason="\x1b]0;x\x07"))
     assert "a\\ud800" in shown and "\\x1b]0;x\\x07" in shown
     shown.encode()
-    os.close(job._lock)
+    job.unlock()
 
 
 def test_the_name_of_a_new_job_is_durable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ class Job:
             ) from error
 
     def lock(self) -> bool:
-        """Become the job's supervisor, until this process ends; False: another process is."""
+        """Become the job's supervisor, until this process ends or `unlock`; False: another process is."""
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
@@ -188,10 +188,24 @@ class Job:
         self._lock = fd
         return True
 
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock, for a process that is to be the supervisor in our place; -1: none."""
+        return self._lock
+
+    def locked_by(self, fd: int) -> None:
+        """Take over a descriptor that holds the lock, from the process that took it."""
+        self._lock = fd
+
+    def unlock(self) -> None:
+        """Close our descriptor of the lock; another process that has been given it is the supervisor still."""
+        fd, self._lock = self._lock, -1
+        os.close(fd)
+
     def supervised(self) -> bool:
         """Does its supervisor live?"""
         try:
-            fd = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)  # `watch_end` sees who closes it for writing
         except FileNotFoundError:
             return False
         try:

@@ -1,0 +1,77 @@
+"""Describes a job by this process's own circumstances: directory, environment, ids, umask, limits.
+
+It only looks: a program with other threads may call it at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Sequence
+
+from remoteio.errors import RexecError
+from shim.submit.foreground import environment
+from shim.wire.job_spec import JobSpec
+
+
+def describe(
+    command: Sequence[str | bytes],
+    *,
+    directory: str | bytes | None,
+    env: Sequence[bytes],
+    scratch: Sequence[str | bytes],
+    stdio: Sequence[int],
+    tty: Sequence[int] = (),
+) -> JobSpec:
+    """Describe `command` as a job that is to find what this process would give it. Raises RexecError.
+
+    directory   where it is to run; None: where this process is
+    env         NAME=VALUE or NAME each, as --env has them, on top of this process's environment
+    scratch     directories here at which it is to find private space of the host's
+    stdio       which of 0, 1 and 2 it is to have
+    tty         the settings of its terminal (terminal_state.read); empty: it has none
+    """
+    cwd = _directory(directory)
+    for path in scratch:
+        if not os.path.isdir(path):
+            raise RexecError(f"scratch space at {os.fsdecode(path)}: there is no such directory here; make one")
+    ours = os.environb if directory is None else {**os.environb, b"PWD": cwd}
+    return JobSpec(
+        argv=[os.fsencode(word) for word in command],
+        env=environment.for_job(ours, env),
+        cwd=cwd,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        groups=os.getgroups(),
+        umask=_umask(),
+        hostname=os.fsencode(socket.gethostname()),
+        limits=_limits(),
+        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
+        stdio=list(stdio),
+        tty=list(tty),
+    )
+
+
+def _directory(given: str | bytes | None) -> bytes:
+    try:
+        cwd = os.path.abspath(os.fsencode(given)) if given else os.getcwdb()
+    except FileNotFoundError as e:
+        raise RexecError("the directory you are in has been removed; cd to another") from e
+    if not os.path.isdir(cwd):
+        raise RexecError(f"{os.fsdecode(cwd)} is no directory; name one that exists")
+    if not os.access(cwd, os.X_OK):
+        raise RexecError(f"you may not enter {os.fsdecode(cwd)}; name a directory that you may")
+    return cwd
+
+
+def _limits() -> list[tuple[int, int, int]]:
+    """The resource limits, as (resource, soft, hard)."""
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"]
+    return [(number, *resource.getrlimit(number)) for number in (getattr(resource, name) for name in names)]
+
+
+def _umask() -> int:
+    """This process's umask, as proc_pid_status(5) has it: umask(2) would change it for all threads meanwhile."""
+    with open("/proc/self/status", "rb") as status:
+        return next(int(line.split()[1], 8) for line in status if line.startswith(b"Umask:"))
