@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from checkpoint.submit.transaction import Patch, Transaction
+from checkpoint.submit.pack_queue import Patch
+from checkpoint.submit.transaction import Transaction
 from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import page_hashes
 from checkpoint.wire.manifest import ENTRY, HASH, PAGE, WINDOW, ZERO, ImageFile

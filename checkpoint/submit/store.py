@@ -1,4 +1,38 @@
-"""The image store on the submit machine: the images of each job, kept, read, verified, pruned."""
+"""The image store on the submit machine: the images of each job, kept, read, verified, pruned.
+
+The one invariant. **An image is there, by its file `N.image`, only while every chunk that it names can be rebuilt from
+the packs (`N.pack`) beside it.** Nothing is written in place, and no file says of others that they are complete: what
+is on the disk is the state. So whoever writes can be killed (kill -9, a power cut) at any point, and what it leaves is
+one of these, each right as it is:
+
+=====================================  =================================================================================
+killed                                 what is there, and what becomes of it
+=====================================  =================================================================================
+while a pack is written                `N.part`, which nothing refers to. The next writer seals the records that are
+                                       whole, and unlinks the rest: they need not be sent again
+after it was sealed, before the        packs that no image needs, or that one needs in part. They count as stored only
+manifest                               once they have been read back (KnownChunks.has): a patch may refer to what a
+                                       prune removed. The next prune removes what is still not needed
+while the manifest is written          `N.tmp`, which the next writer unlinks; the packs as above
+after the rename to `N.image`, before  after a power cut the old latest image or the new one, whole: the packs and their
+the directory is synced                names were durable before. COMMITTED has not been said, so the job has not left
+later                                  the new image
+in a prune, after some `N.image` were  the images that stay, untouched, and packs that nothing needs. The next prune
+unlinked                               starts anew from the manifests there are
+in a prune, after a pack was copied    the chunks that are needed twice: the same bytes by the same hash, of which the
+                                       newer counts. The copy is durable before the old pack is unlinked
+in `rm` of a job                       packs without an image, never an image without packs: the manifests go first
+=====================================  =================================================================================
+
+Side by side. Writers (a transaction, rm, prune) exclude one another by `writer.lock`; the kernel lets go of it when
+its holder dies. Readers take no part in that: an image is opened, manifest and packs, under a shared `reader.lock`
+that only unlinking takes exclusively, and what is open can be read after it was unlinked. A job's directory shares
+nothing with another's.
+
+Not taken (docs/decisions/image-store.md has figures): a database, which would have to be repaired after a power cut
+beside files that are consistent by themselves; counts of references, which a kill leaves wrong; one file a chunk, whose
+names cost more than they hold; one store for all jobs, in which every writer waits for every other.
+"""
 
 from __future__ import annotations
 

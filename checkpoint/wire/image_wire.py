@@ -1,7 +1,20 @@
-"""The messages by which an image travels, both ways; docs/images.md has the table. Shipped.
+"""The messages by which an image travels, both ways. Shipped; sans-I/O: payloads are made and parsed here.
 
-Each message is one payload of at most MAX_MESSAGE bytes: a letter, then fields in little-endian order. Whoever
-carries them keeps their order and sees to flow control.
+Each message is one payload of at most MAX_MESSAGE bytes: a letter, then fields in little-endian order; MESSAGES has
+them all. Whoever carries them keeps their order and sees to flow control.
+
+Saving is a conversation of two machines of states, Sender (on the host, checkpoint/execute/sender.py) and Receiver (at
+home, checkpoint/submit/receiver.py)::
+
+    F…  then, of each batch    O → A            every chunk of it is stored
+                               O → A → D        some are to be sent whole
+                               O → A → H → M → D   of some the pages are compared first
+    and, when nothing is asked any more,  E → S → C      or  E → S → R, and all anew from F
+
+Up to MAX_BATCHES batches are under way at once, so that the link is never idle for a round trip; the answers come in
+the order of the offers. Restoring is one-sided: Collector (on the host) takes in what deliver (at home) says, F K… E,
+and answers S. A message that the state does not allow is an ImageWireError and ends the conversation: it is not
+repaired but started anew, which costs little, for what is stored is not sent again.
 """
 
 from __future__ import annotations
@@ -19,9 +32,35 @@ MAX_HEAD = 1 << 20
 DATA_SIZE = 1 << 20  # bytes of chunks in one message
 PAGE_HASH = 16
 
-FILES, OFFER, PAGES, DATA, END = b"F", b"O", b"H", b"D", b"E"  # from the execute side
-ANSWER, MASKS, STORED, AGAIN, COMMITTED = b"A", b"M", b"S", b"R", b"C"  # from the store
-CHUNKS = b"K"  # from the store to a machine that restores; with FILES and END
+FILES, OFFER, ANSWER, PAGES, MASKS, DATA, END = b"F", b"O", b"A", b"H", b"M", b"D", b"E"
+STORED, AGAIN, COMMITTED, CHUNKS = b"S", b"R", b"C", b"K"
+
+# letter -> (name, who sends it, its fields): docs/images.md is made from this
+MESSAGES: dict[bytes, tuple[str, str, str]] = {
+    FILES: ("files", "both", "for each: u16, u16, u64 size; name; origin"),
+    OFFER: (
+        "offer",
+        "execute",
+        f"batch u32; up to {BATCH} times (key, length, hash), going through all files in order",
+    ),
+    ANSWER: ("answer", "store", "batch u32; a byte for each: 0 have it, 1 send it, 2 send the hashes of its pages"),
+    PAGES: (
+        "page hashes",
+        "execute",
+        f"batch u32; the first {PAGE_HASH} bytes of the SHA-256 of each {PAGE >> 10} KiB page of the chunks asked",
+    ),
+    MASKS: ("masks", "store", "batch u32; u16 for each chunk asked: the pages to send"),
+    DATA: ("data", "execute", "batch u32, count u16; count times (index u16, mask u16); the pages"),
+    END: ("end", "both", f"SHA-256 of all offered entries; the sender's own bytes, up to {MAX_HEAD >> 20} MiB"),
+    STORED: ("stored", "both", "all is on the disk, durably; of a restore: all files are there"),
+    AGAIN: ("again", "store", "after `S`: some of it cannot be read back; offer everything again, from `F` on"),
+    COMMITTED: ("committed", "store", "the manifest's hash, once the image is the latest"),
+    CHUNKS: (
+        "chunks",
+        "store",
+        "of a restore: count u16; count times (length u32, hash); the chunks that are not zeros",
+    ),
+}
 
 HAVE, SEND, COMPARE = 0, 1, 2  # a chunk's answer: no need; send it whole; send its pages' hashes
 

@@ -94,6 +94,7 @@ def test_cut_doubled_lost_swapped_and_flipped_messages_never_make_a_wrong_image(
                 receiver = Receiver(transaction)
                 for payload in said:
                     receiver.receive(payload)
+                    transaction.check()
                 if not receiver.complete:
                     raise ImageWireError("not complete")
                 transaction.commit(manifest("job", 2, receiver.files()))

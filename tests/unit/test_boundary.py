@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from checkpoint.submit import obtain_criu
+from checkpoint.submit.pack_queue import PackQueue
 from checkpoint.submit.transaction import Transaction
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
@@ -236,7 +237,7 @@ def test_an_error_of_our_own_while_an_image_comes_refuses_the_image(run: Run, mo
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Transaction, "_make_whole", broken)
+        patched.setattr(PackQueue, "_whole", broken)
         said = run.ask("checkpoint")
     assert said.startswith(f"False: the image of job {run.job.id} was not saved, because ")
     with monkeypatch.context() as patched:

@@ -230,6 +230,19 @@ def test_a_full_disk_leaves_the_previous_image_the_latest(tmp_path: Path, small_
     assert contents(tmp_path / "again") == contents(tmp_path / "b")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_a_disk_without_room_for_the_first_file_is_named(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # one inode each for the disk's root, the store and the job's directory, and none for its lock
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,nr_inodes=3", "none", disk], check=True)
+    try:
+        with pytest.raises(StoreError, match="was not saved, because there is no space left"):
+            Store(disk / "store").begin("job").__enter__()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_memory_that_is_again_as_it_was_before_a_prune(tmp_path: Path) -> None:
     """A patch that no image needs any more may lie on beside what is needed, when what it refers to has gone."""
     store = Store(tmp_path / "store")
