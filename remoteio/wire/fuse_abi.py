@@ -101,53 +101,64 @@ SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 
-# operation -> (name, smallest size of its fixed arguments, names that follow). What is not here is answered ENOSYS.
-OPERATIONS: dict[int, tuple[str, int, int]] = {
-    LOOKUP: ("lookup", 0, 1),
-    FORGET: ("forget", FORGET_IN.size, 0),
-    GETATTR: ("getattr", GETATTR_IN.size, 0),
-    SETATTR: ("setattr", SETATTR_IN.size, 0),
-    READLINK: ("readlink", 0, 0),
-    SYMLINK: ("symlink", 0, 2),
-    MKNOD: ("mknod", MKNOD_IN.size, 1),
-    MKDIR: ("mkdir", MKDIR_IN.size, 1),
-    UNLINK: ("unlink", 0, 1),
-    RMDIR: ("rmdir", 0, 1),
-    RENAME: ("rename", RENAME_IN.size, 2),
-    LINK: ("link", LINK_IN.size, 1),
-    OPEN: ("open", OPEN_IN.size, 0),
-    READ: ("read", READ_IN.size, 0),
-    WRITE: ("write", WRITE_IN.size, 0),
-    STATFS: ("statfs", 0, 0),
-    RELEASE: ("release", RELEASE_IN.size, 0),
-    FSYNC: ("fsync", FSYNC_IN.size, 0),
-    SETXATTR: ("setxattr", SETXATTR_IN.size, 1),
-    GETXATTR: ("getxattr", GETXATTR_IN.size, 1),
-    LISTXATTR: ("listxattr", GETXATTR_IN.size, 0),
-    REMOVEXATTR: ("removexattr", 0, 1),
-    FLUSH: ("flush", FLUSH_IN.size, 0),
-    INIT: ("init", 16, 0),
-    OPENDIR: ("opendir", OPEN_IN.size, 0),
-    READDIR: ("readdir", READ_IN.size, 0),
-    RELEASEDIR: ("releasedir", RELEASE_IN.size, 0),
-    FSYNCDIR: ("fsyncdir", FSYNC_IN.size, 0),
-    GETLK: ("getlk", LK_IN.size, 0),
-    SETLK: ("setlk", LK_IN.size, 0),
-    SETLKW: ("setlkw", LK_IN.size, 0),
-    ACCESS: ("access", ACCESS_IN.size, 0),
-    CREATE: ("create", CREATE_IN.size, 1),
-    INTERRUPT: ("interrupt", INTERRUPT_IN.size, 0),
-    DESTROY: ("destroy", 0, 0),
-    BATCH_FORGET: ("batch_forget", BATCH_FORGET_IN.size, 0),
-    FALLOCATE: ("fallocate", FALLOCATE_IN.size, 0),
-    READDIRPLUS: ("readdirplus", READ_IN.size, 0),
-    RENAME2: ("rename2", RENAME2_IN.size, 2),
-    LSEEK: ("lseek", LSEEK_IN.size, 0),
-    COPY_FILE_RANGE: ("copy_file_range", COPY_IN.size, 0),
-    SYNCFS: ("syncfs", 0, 0),
-    TMPFILE: ("tmpfile", CREATE_IN.size, 1),
-    STATX_OP: ("statx", STATX_IN.size, 0),
-    COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0),
+# What an operation changes. The export asks and notes by it (remoteio/submit/export/dispatch.py).
+READS = "nothing"
+CHANGES_NODE = "changes the node"
+CHANGES_OPEN = "changes an open file"
+MAY_CHANGE = "changes the node if it is opened so"
+MAKES_NAME = "makes a name"
+LINKS = "makes a name, and changes what has it"
+REMOVES_NAME = "removes a name"
+MOVES_NAMES = "moves a name"
+
+# operation -> (name, smallest size of its fixed arguments, names that follow, what it changes). What is not here is
+# answered ENOSYS.
+OPERATIONS: dict[int, tuple[str, int, int, str]] = {
+    LOOKUP: ("lookup", 0, 1, READS),
+    FORGET: ("forget", FORGET_IN.size, 0, READS),
+    GETATTR: ("getattr", GETATTR_IN.size, 0, READS),
+    SETATTR: ("setattr", SETATTR_IN.size, 0, CHANGES_NODE),
+    READLINK: ("readlink", 0, 0, READS),
+    SYMLINK: ("symlink", 0, 2, MAKES_NAME),
+    MKNOD: ("mknod", MKNOD_IN.size, 1, MAKES_NAME),
+    MKDIR: ("mkdir", MKDIR_IN.size, 1, MAKES_NAME),
+    UNLINK: ("unlink", 0, 1, REMOVES_NAME),
+    RMDIR: ("rmdir", 0, 1, REMOVES_NAME),
+    RENAME: ("rename", RENAME_IN.size, 2, MOVES_NAMES),
+    LINK: ("link", LINK_IN.size, 1, LINKS),
+    OPEN: ("open", OPEN_IN.size, 0, MAY_CHANGE),
+    READ: ("read", READ_IN.size, 0, READS),
+    WRITE: ("write", WRITE_IN.size, 0, CHANGES_OPEN),
+    STATFS: ("statfs", 0, 0, READS),
+    RELEASE: ("release", RELEASE_IN.size, 0, READS),
+    FSYNC: ("fsync", FSYNC_IN.size, 0, READS),
+    SETXATTR: ("setxattr", SETXATTR_IN.size, 1, CHANGES_NODE),
+    GETXATTR: ("getxattr", GETXATTR_IN.size, 1, READS),
+    LISTXATTR: ("listxattr", GETXATTR_IN.size, 0, READS),
+    REMOVEXATTR: ("removexattr", 0, 1, CHANGES_NODE),
+    FLUSH: ("flush", FLUSH_IN.size, 0, READS),
+    INIT: ("init", 16, 0, READS),
+    OPENDIR: ("opendir", OPEN_IN.size, 0, READS),
+    READDIR: ("readdir", READ_IN.size, 0, READS),
+    RELEASEDIR: ("releasedir", RELEASE_IN.size, 0, READS),
+    FSYNCDIR: ("fsyncdir", FSYNC_IN.size, 0, READS),
+    GETLK: ("getlk", LK_IN.size, 0, READS),
+    SETLK: ("setlk", LK_IN.size, 0, READS),
+    SETLKW: ("setlkw", LK_IN.size, 0, READS),
+    ACCESS: ("access", ACCESS_IN.size, 0, READS),
+    CREATE: ("create", CREATE_IN.size, 1, MAKES_NAME),
+    INTERRUPT: ("interrupt", INTERRUPT_IN.size, 0, READS),
+    DESTROY: ("destroy", 0, 0, READS),
+    BATCH_FORGET: ("batch_forget", BATCH_FORGET_IN.size, 0, READS),
+    FALLOCATE: ("fallocate", FALLOCATE_IN.size, 0, CHANGES_OPEN),
+    READDIRPLUS: ("readdirplus", READ_IN.size, 0, READS),
+    RENAME2: ("rename2", RENAME2_IN.size, 2, MOVES_NAMES),
+    LSEEK: ("lseek", LSEEK_IN.size, 0, READS),
+    COPY_FILE_RANGE: ("copy_file_range", COPY_IN.size, 0, CHANGES_OPEN),
+    SYNCFS: ("syncfs", 0, 0, READS),
+    TMPFILE: ("tmpfile", CREATE_IN.size, 1, MAKES_NAME),
+    STATX_OP: ("statx", STATX_IN.size, 0, READS),
+    COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0, CHANGES_OPEN),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself

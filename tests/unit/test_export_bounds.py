@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_wild_numbers_in_every_operation_are_answered(export: Export) -> None:
     safe = set(abi.OPERATIONS) - abi.UNANSWERED - {abi.SETLKW, abi.SYNCFS, abi.FALLOCATE, abi.MKNOD}
     for _ in range(3000):
         op = wild.choice(sorted(safe))
-        _, size, names = abi.OPERATIONS[op]
+        _, size, names, _ = abi.OPERATIONS[op]
         args = b"".join(wild.choice(numbers).to_bytes(8, "little") for _ in range(size // 8 + 1))[:size]
         export.answer(abi.Request(abi.request(op, wild.choice((1, node, 99)), args + b"n\0" * names, 1)))
 
@@ -100,8 +101,9 @@ def test_a_tree_of_any_depth_is_entered(tmp_path: Path) -> None:
     inodes = Inodes(str(tmp_path), keep=4)
     found = deep(inodes, str(tmp_path), 1500)
     node = inodes.get(found[-1])
-    fd = inodes.directory(node)
-    assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (node.dev, node.ino)
+    with inodes.descriptors.directory(node) as fd:
+        assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (node.dev, node.ino)
+    inodes._check()
     assert sum(each.fd >= 0 for each in inodes.nodes.values()) <= 10
     inodes.close_all()
     subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # pytest itself cannot: it is too deep for Python
@@ -111,9 +113,53 @@ def test_directories_that_were_moved_into_each_other_are_stale(tmp_path: Path) -
     inodes = Inodes(str(tmp_path))
     a, b = (inodes.get(number) for number in deep(inodes, str(tmp_path), 2))
     a.parent = b  # as it was seen at two times: below a, and a below it
-    with pytest.raises(OSError, match="moved about") as raised:
-        inodes.directory(b)
+    with pytest.raises(OSError, match="moved about") as raised, inodes.descriptors.directory(b):
+        pass
     assert raised.value.errno == errno.ESTALE
+    inodes.close_all()
+
+
+def test_a_directory_in_use_is_not_closed_under_its_user(tmp_path: Path) -> None:
+    """However many others are opened meanwhile, and though the kernel forgets it: its number is no other file's."""
+    inodes = Inodes(str(tmp_path), keep=2)
+    before = len(os.listdir("/proc/self/fd"))
+    for name in map(str, range(20)):
+        (tmp_path / name).mkdir()
+    nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(20)]
+    with inodes.descriptors.directory(nodes[0]) as at, inodes.descriptors.path(nodes[0]) as path:
+        for node in nodes[1:]:
+            with inodes.descriptors.directory(node) as other:
+                assert os.fstat(other).st_ino == node.ino
+        assert os.fstat(at).st_ino == os.stat(path).st_ino == nodes[0].ino
+        inodes.forget(nodes[0].id, 1)
+        assert os.fstat(at).st_ino == nodes[0].ino
+    assert nodes[0].fd == -1, "whoever used it last closes it"
+    inodes._check()
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+    inodes.close_all()
+
+
+def test_directories_used_by_many_threads_at_once(tmp_path: Path) -> None:
+    """Each finds its own, though there is room for two."""
+    inodes = Inodes(str(tmp_path), keep=1)
+    for name in map(str, range(8)):
+        (tmp_path / name / "in").mkdir(parents=True)
+    nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(8)]
+    nodes += [inodes.found(node, b"in", os.stat(tmp_path / str(k) / "in")) for k, node in enumerate(nodes)]
+
+    def use(seed: int) -> list[int]:
+        order = random.Random(seed).choices(nodes, k=400)
+        wrong = []
+        for node in order:
+            with inodes.descriptors.directory(node) as at:
+                first = os.fstat(at).st_ino
+                wrong += [node.id] if not first == os.fstat(at).st_ino == node.ino else []
+            wrong += [node.id] if inodes.descriptors.stat(node).st_ino != node.ino else []
+        return wrong
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [found for found in pool.map(use, range(4)) if found] == []
+    inodes._check()
     inodes.close_all()
 
 

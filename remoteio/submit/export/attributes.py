@@ -7,6 +7,7 @@ import os
 
 from remoteio import syscalls
 from remoteio.submit.export.base import TTL, ExportBase, drop_suid
+from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 
@@ -17,14 +18,14 @@ class Attributes(ExportBase):
     def do_getattr(self, r: abi.Request) -> Reply:
         flags, _, fh = abi.GETATTR_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
-        st = os.fstat(self.inodes.handle(fh).fd) if flags & abi.GETATTR_FH else self.inodes.stat(node)
+        st = os.fstat(self.inodes.handle(fh).fd) if flags & abi.GETATTR_FH else self.inodes.descriptors.stat(node)
         return Reply(self._attr_out(node, st))
 
     def do_statx(self, r: abi.Request) -> Reply:
         flags, _, fh, _, mask = abi.STATX_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         own = flags & abi.GETATTR_FH
-        fd = self.inodes.handle(fh).fd if own else self.inodes.reopen(node, os.O_PATH)
+        fd = self.inodes.handle(fh).fd if own else self.inodes.descriptors.reopen(node, os.O_PATH)
         try:
             fields = list(syscalls.statx(fd, mask))
             st = os.fstat(fd)
@@ -35,16 +36,17 @@ class Attributes(ExportBase):
         fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))
 
-    def do_setattr(self, r: abi.Request) -> Reply:
+    def size_to_set(self, r: abi.Request) -> int | None:
+        """The length, in bytes, that a SETATTR cuts or lengthens the file to; None: it leaves it as long as it is."""
+        valid, _, _, size, *_ = abi.SETATTR_IN.unpack_from(r.raw, abi.ARGS)
+        return size if valid & abi.FATTR_SIZE else None
+
+    def do_setattr(self, r: abi.Request, node: Node) -> Reply:
         valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(
             r.raw, abi.ARGS
         )
-        node = self.inodes.get(r.nodeid)
-        self.inodes.may_change(node)
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
-        if valid & abi.FATTR_SIZE and self._record is not None:
-            self._record.add(node)
-        with self._changing(node, size if valid & abi.FATTR_SIZE else None), self.inodes.path(node) as path:
+        with self.inodes.descriptors.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
                 uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
                 os.chown(path, uid, gid)
@@ -72,13 +74,13 @@ class Attributes(ExportBase):
         node = self.inodes.get(r.nodeid)
         if mask & os.W_OK:
             self.inodes.may_change(node)
-        with self.inodes.path(node) as path:
+        with self.inodes.descriptors.path(node) as path:
             if not os.access(path, mask & 7, effective_ids=True):
                 raise OSError(errno.EACCES, "permission denied")
         return DONE
 
     def do_statfs(self, r: abi.Request) -> Reply:
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        with self.inodes.descriptors.path(self.inodes.get(r.nodeid)) as path:
             s = os.statvfs(path)
         return Reply(
             abi.STATFS_OUT.pack(
@@ -89,29 +91,25 @@ class Attributes(ExportBase):
     def do_getxattr(self, r: abi.Request) -> Reply:
         size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
         name = r.name(abi.ARGS + abi.GETXATTR_IN.size)
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        with self.inodes.descriptors.path(self.inodes.get(r.nodeid)) as path:
             return Reply(_sized(os.getxattr(path, name), size))
 
     def do_listxattr(self, r: abi.Request) -> Reply:
         size, _ = abi.GETXATTR_IN.unpack_from(r.raw, abi.ARGS)
-        with self.inodes.path(self.inodes.get(r.nodeid)) as path:
+        with self.inodes.descriptors.path(self.inodes.get(r.nodeid)) as path:
             return Reply(_sized(b"".join(os.fsencode(name) + b"\0" for name in os.listxattr(path)), size))
 
-    def do_setxattr(self, r: abi.Request) -> Reply:
+    def do_setxattr(self, r: abi.Request, node: Node) -> Reply:
         size, flags = abi.SETXATTR_IN.unpack_from(r.raw, abi.ARGS)
         name, _, value = bytes(r.raw[abi.ARGS + abi.SETXATTR_IN.size :]).partition(b"\0")
         if not name or len(value) != size:
             raise abi.FuseError("setxattr's value is not as long as it says")
-        node = self.inodes.get(r.nodeid)
-        self.inodes.may_change(node)
-        with self._changing(node), self.inodes.path(node) as path:
+        with self.inodes.descriptors.path(node) as path:
             os.setxattr(path, name, value, flags)
         return DONE
 
-    def do_removexattr(self, r: abi.Request) -> Reply:
-        node = self.inodes.get(r.nodeid)
-        self.inodes.may_change(node)
-        with self._changing(node), self.inodes.path(node) as path:
+    def do_removexattr(self, r: abi.Request, node: Node) -> Reply:
+        with self.inodes.descriptors.path(node) as path:
             os.removexattr(path, r.name(abi.ARGS))
         return DONE
 

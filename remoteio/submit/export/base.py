@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager
 
-from remoteio.submit.export.changes import State, state
 from remoteio.submit.export.confine import Confinement
-from remoteio.submit.export.inodes import Inodes, Node
+from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
+from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.note_changes import UNLOCKED, ChangeNotes
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import Ids
 from remoteio.submit.export.written_files import Written
@@ -21,43 +21,32 @@ from remoteio.wire.known import Piggyback
 TTL = 1  # seconds the kernel may use an entry or attributes without asking
 
 
+class Place:
+    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory while it is borrowed."""
+
+    __slots__ = ("at", "name", "parent")
+
+    def __init__(self, parent: Node, name: bytes, at: int) -> None:
+        self.parent, self.name, self.at = parent, name, at
+
+
 class ExportBase:
     """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
     def __init__(self, ids: Ids, root: str, record: Written | None, confinement: Confinement | None) -> None:
         self.ids = ids
-        self._record = record
         self._umask = _own_umask()
         self.inodes = Inodes(root, confinement=confinement)
         self.locks = Locks(self.inodes)
+        self._notes = ChangeNotes(self.inodes, record)
         self.listings = Listings(self.inodes, self._entry)
         self._root_user = os.geteuid() == 0
 
-    @contextmanager
-    def _changing(self, node: Node, size: int | None = None) -> Iterator[None]:
-        """The job changes what is known of `node` beside its contents, and with `size` cuts it to that length."""
-        changes = node.changes
-        if changes is None:
-            yield
-            return
-        with changes.lock:
-            before = self._state(node)
-            try:
-                yield
-            finally:
-                after = self._state(node)
-                if before is None or after is None:
-                    pass  # what nobody finds by its name is not put back either
-                elif size is None:
-                    changes.touched(before, after)
-                elif after != before:
-                    changes.cut(before, after, size)
-
-    def _state(self, node: Node) -> State | None:
-        try:
-            return state(self.inodes.stat(node))
-        except OSError:
-            return None
+    def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:
+        """Asks whether `node` may be opened with these flags; in a ``with``, notes what that does. Raises EROFS."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self.inodes.may_change(node)
+        return self._notes.changing(node, 0) if flags & os.O_TRUNC else UNLOCKED
 
     def attr(self, st: os.stat_result) -> bytes:
         """`st` as struct fuse_attr."""
@@ -74,11 +63,12 @@ class ExportBase:
         ttl = 0 if parent.shared else TTL
         return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
 
-    def _new_entry(self, r: abi.Request, parent: Node, name: bytes, at: int, fd: int = -1, lacking: int = 0) -> bytes:
-        """The entry of what was just made as `name` in the directory open at `at`, given to the user who made it.
+    def _new_entry(self, r: abi.Request, new: Place, fd: int = -1, lacking: int = 0) -> bytes:
+        """The entry of what was just made at `new` (and is open as `fd`), given to the user who made it.
 
         `lacking`: bits of its mode that this process's own umask has taken away.
         """
+        name, at = new.name, new.at
         if self._root_user and (r.uid or r.gid):
             above = os.fstat(at)
             gid = -1 if above.st_mode & stat.S_ISGID else r.gid
@@ -89,11 +79,11 @@ class ExportBase:
         if lacking:
             _widen(name, at, fd, lacking)
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
-        return self._entry(parent, name, st)
+        return self._entry(new.parent, name, st)
 
-    def _with_parent(self, body: bytes, parent: Node, at: int) -> Reply:
+    def _with_parent(self, body: bytes, place: Place) -> Reply:
         """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
-        return Reply(body, None if parent.shared else Piggyback(self.attr(os.fstat(at))))
+        return Reply(body, None if place.parent.shared else Piggyback(self.attr(os.fstat(place.at))))
 
     def _mode(self, at: int, mode: int, umask: int) -> tuple[int, int]:
         """The mode to create with, and the bits of it that our own umask will take: a default ACL takes the place of
@@ -110,7 +100,6 @@ class ExportBase:
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
 
-UNLOCKED = nullcontext()
 _U64 = (1 << 64) - 1
 
 
@@ -130,6 +119,14 @@ def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:
     finally:
         if fd < 0:
             os.close(found)
+
+
+def lstat(name: bytes, at: int) -> os.stat_result | None:
+    """lstat(2) of `name` in the directory open at `at`; None: nothing has that name."""
+    try:
+        return os.stat(name, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def drop_suid(path: str) -> None:

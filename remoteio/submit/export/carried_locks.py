@@ -12,7 +12,8 @@ import fcntl
 import os
 from typing import NamedTuple
 
-from remoteio.submit.export.inodes import Handle, Inodes
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.nodes import Handle
 
 Range = tuple[int, int, int]  # F_RDLCK or F_WRLCK, start, length (0: to the end)
 

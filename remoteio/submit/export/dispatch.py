@@ -1,17 +1,29 @@
-"""Submit side: does each operation of the job on this machine's disk.
+"""Submit side: does each operation of the job on this machine's disk. All of them pass ``Export.answer``.
 
-One method an operation, named as in ``fuse_abi.OPERATIONS``: it takes a Request and returns a Reply, or raises
-OSError, whose errno travels unchanged. No method keeps state of its own between calls: nodes and handles are in
-``inodes``, locks in ``locks``. Names are resolved one component at a time beneath directory descriptors; symbolic
-links are followed by the job's kernel, never here.
+One method an operation, ``do_`` and its name in ``fuse_abi.OPERATIONS``: it takes a Request, and what the operation
+changes where the table says that it changes something; it returns a Reply, or raises OSError, whose errno travels
+unchanged. No method keeps state of its own between calls: nodes and handles are in ``inodes``, locks in ``locks``.
+Names are resolved one component at a time beneath directory descriptors; symbolic links are followed by the job's
+kernel, never here.
+
+What may be changed is asked, and what was changed is noted, here and once for each kind of change in that table: a
+``do_`` method cannot forget to. Two things are left to the methods, since only they know: how much of a write was done
+(``files``), and that the file to be created is there already, so that it is opened (``OpenFiles.do_create``). An
+operation that changes nothing goes straight to its method.
+
+Threads: any number, each with a request of its own; two may be of the same node. What they share is guarded in
+``inodes``, ``locks`` and ``changes``; the order between two changes of one file is the kernel's here.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
+from functools import partial
 
 from remoteio.submit.export.attributes import Attributes
+from remoteio.submit.export.base import Place, lstat
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
@@ -20,6 +32,11 @@ from remoteio.submit.export.shown_ids import Ids
 from remoteio.submit.export.written_files import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE
+
+Do = Callable[..., Reply]
+_RENAME_EXCHANGE = 2
+# Where the handle of what changes stands among the arguments, if it is not the first.
+_TARGET = {abi.COPY_FILE_RANGE: 24, abi.COPY_FILE_RANGE_64: 24}
 
 
 class Export(Names, Attributes, OpenFiles):
@@ -33,9 +50,20 @@ class Export(Names, Attributes, OpenFiles):
         `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
         """
         super().__init__(ids, root, record, confinement)
-        self.methods: dict[int, Callable[[abi.Request], Reply]] = {
-            op: getattr(self, "do_" + shape[0]) for op, shape in abi.OPERATIONS.items() if op != abi.INTERRUPT
+        around: dict[str, Callable[[Do, abi.Request], Reply]] = {
+            abi.CHANGES_NODE: self._change_node,
+            abi.CHANGES_OPEN: self._change_open,
+            abi.MAY_CHANGE: self._open,
+            abi.MAKES_NAME: self._make,
+            abi.LINKS: self._link,
+            abi.REMOVES_NAME: self._remove,
+            abi.MOVES_NAMES: self._move,
         }
+        self.methods: dict[int, Callable[[abi.Request], Reply]] = {}
+        for op, (name, _, _, changes) in abi.OPERATIONS.items():
+            if op != abi.INTERRUPT:
+                do: Do = getattr(self, "do_" + name)
+                self.methods[op] = do if changes == abi.READS else partial(around[changes], do)
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
         """The frame (kind, payload) that answers `request`, or None where the ABI has no reply."""
@@ -54,6 +82,70 @@ class Export(Names, Attributes, OpenFiles):
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
         return None if op in abi.UNANSWERED else reply.frame(request.unique)
 
+    # around what changes something: may it, and what has been changed
+
+    def _change_node(self, do: Do, r: abi.Request) -> Reply:
+        node = self.inodes.get(r.nodeid)
+        self.inodes.may_change(node)
+        with self._notes.changing(node, self.size_to_set(r) if r.op == abi.SETATTR else None):
+            return do(r, node)
+
+    def _change_open(self, do: Do, r: abi.Request) -> Reply:
+        # Whether the file may be changed was asked when it was opened for it.
+        handle = self.inodes.handle(abi.HANDLE.unpack_from(r.raw, abi.ARGS + _TARGET.get(r.op, 0))[0])
+        if not handle.writable:
+            raise OSError(errno.EBADF, "not open for writing")
+        return do(r, handle)
+
+    def _open(self, do: Do, r: abi.Request) -> Reply:
+        flags = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)[0]
+        node = self.inodes.get(r.nodeid)
+        with self._opening(node, flags):
+            return do(r, node)
+
+    def _make(self, do: Do, r: abi.Request) -> Reply:
+        parent, name = self.inodes.get(r.nodeid), _new_name(r)
+        self.inodes.may_name(parent, name, None, directory=r.op == abi.MKDIR)
+        with self.inodes.descriptors.directory(parent) as at:
+            return do(r, Place(parent, name, at))
+
+    def _link(self, do: Do, r: abi.Request) -> Reply:
+        node = self.inodes.get(abi.LINK_IN.unpack_from(r.raw, abi.ARGS)[0])
+        self.inodes.may_link(node)
+        with self._notes.changing(node):
+            return self._make(partial(do, node=node), r)
+
+    def _remove(self, do: Do, r: abi.Request) -> Reply:
+        name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
+        with self.inodes.descriptors.directory(parent) as at:
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
+            self.inodes.may_name(parent, name, st)
+            with self._notes.changing(self.inodes.known(st) if st.st_nlink > 1 else None):
+                reply = do(r, Place(parent, name, at))
+        self._notes.removed(st)
+        return reply
+
+    def _move(self, do: Do, r: abi.Request) -> Reply:
+        args = abi.RENAME_IN if r.op == abi.RENAME else abi.RENAME2_IN
+        newdir, flags, *_ = *args.unpack_from(r.raw, abi.ARGS), 0
+        old, new = r.names(abi.ARGS + args.size)
+        parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
+        with self.inodes.descriptors.directory(parent) as a, self.inodes.descriptors.directory(target) as b:
+            moved, replaced = lstat(old, a), lstat(new, b)
+            self.inodes.may_name(parent, old, moved)
+            self.inodes.may_name(target, new, replaced)
+            reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
+        self.inodes.moved(target, new, moved)
+        self._notes.unnamed(moved)
+        if flags & _RENAME_EXCHANGE:
+            self.inodes.moved(parent, old, replaced)
+            self._notes.unnamed(replaced)
+        elif moved is None or replaced is None or moved.st_ino != replaced.st_ino:
+            self._notes.removed(replaced)
+        return reply
+
+    # of the connection itself
+
     def do_init(self, r: abi.Request) -> Reply:
         major, minor, readahead, flags, *_ = abi.INIT_IN.unpack_from(
             bytes(r.raw[abi.ARGS :]).ljust(abi.INIT_IN.size, b"\0")
@@ -64,10 +156,20 @@ class Export(Names, Attributes, OpenFiles):
         if flags & abi.INIT_EXT and len(r.raw) >= abi.ARGS + abi.INIT_IN.size:
             offered |= abi.INIT_IN.unpack_from(r.raw, abi.ARGS)[4] << 32
         want = offered & (abi.WANTED | (abi.POSIX_ACL if self.ids.true and self._root_user else 0))
-        return Reply(abi.INIT_OUT.pack(
-            abi.MAJOR, min(minor, abi.MINOR), readahead, want & 0xFFFFFFFF, 64, 48, abi.MAX_WRITE, 1,
-            abi.PAGES, 0, want >> 32,
-        ))  # fmt: skip
+        return Reply(
+            abi.INIT_OUT.pack(
+                abi.MAJOR, min(minor, abi.MINOR), readahead, want & 0xFFFFFFFF, 64, 48, abi.MAX_WRITE, 1,
+                abi.PAGES, 0, want >> 32,
+            )
+        )  # fmt: skip
 
     def do_destroy(self, r: abi.Request) -> Reply:
         return DONE
+
+
+def _new_name(r: abi.Request) -> bytes:
+    """The name that a request makes. Raises FuseError."""
+    at = abi.ARGS + abi.OPERATIONS[r.op][1]
+    if r.op == abi.TMPFILE:
+        return b""  # the kernel sends "/", a dentry's name that has none
+    return abi.one_name(r.texts(at)[0]) if r.op == abi.SYMLINK else r.name(at)

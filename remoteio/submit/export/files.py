@@ -6,13 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from remoteio import syscalls
-from remoteio.submit.export.base import UNLOCKED, ExportBase, drop_suid
+from remoteio.submit.export.base import ExportBase, Place, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
-from remoteio.submit.export.inodes import Handle, Node, version
+from remoteio.submit.export.inodes import version
 from remoteio.submit.export.listings import AHEAD
+from remoteio.submit.export.nodes import Handle, Node
+from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.page_twins import Twins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
@@ -25,15 +26,12 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 class OpenFiles(ExportBase):
     """Open and create, read and write, sync, allocate, copy, lock, close."""
 
-    def do_open(self, r: abi.Request) -> Reply:
+    def do_open(self, r: abi.Request, node: Node) -> Reply:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
-        node = self.inodes.get(r.nodeid)
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
-        changes = self._may_open(node, flags)
-        with self._cutting(node, flags):
-            fd = _open_file(lambda f: self.inodes.reopen(node, f), flags & _OPEN_FLAGS)
-        if kill & abi.OPEN_KILL_SUIDGID and self._root_user and changes:
+        fd = _open_file(lambda f: self.inodes.descriptors.reopen(node, f), flags & _OPEN_FLAGS)
+        if kill & abi.OPEN_KILL_SUIDGID and self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC):
             drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
         out = self._opened(fd, node, flags, st)
@@ -49,18 +47,11 @@ class OpenFiles(ExportBase):
                 ahead = b""  # it is changing as we look
         return Reply(out, Piggyback(self.attr(st), ahead))
 
-    def _may_open(self, node: Node, flags: int) -> bool:
-        """Is it opened for a change? Raises EROFS if it may not be."""
-        changes = flags & os.O_ACCMODE != os.O_RDONLY or bool(flags & os.O_TRUNC)
-        if changes:
-            self.inodes.may_change(node)
-        return changes
-
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
         handle = self.inodes.opened(fd, node, flags)
-        if handle.writable and self._record is not None:
-            self._record.add(node)
+        if handle.writable:
+            self._notes.may_write(node)
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
@@ -70,12 +61,9 @@ class OpenFiles(ExportBase):
             out = abi.FOPEN_DIRECT_IO
         return abi.OPEN_OUT.pack(fd, out, 0)
 
-    def do_create(self, r: abi.Request) -> Reply:
+    def do_create(self, r: abi.Request, new: Place) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
-        name = r.name(abi.ARGS + abi.CREATE_IN.size)
-        parent = self.inodes.get(r.nodeid)
-        self.inodes.may_name(parent, name, None)
-        at = self.inodes.directory(parent)
+        name, at = new.name, new.at
         mode, lacking = self._mode(at, mode, umask)
 
         def make(f: int) -> int:
@@ -86,48 +74,36 @@ class OpenFiles(ExportBase):
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
-            return self._with_parent(self._open_there(parent, name, at, flags), parent, at)
+            return self._with_parent(self._open_there(new, flags), new)
         try:
-            entry = self._new_entry(r, parent, name, at, fd, lacking)
+            entry = self._new_entry(r, new, fd, lacking)
         except OSError:
             os.close(fd)
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
-        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), parent, at)
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), new)
 
-    def _open_there(self, parent: Node, name: bytes, at: int, flags: int) -> bytes:
+    def _open_there(self, place: Place, flags: int) -> bytes:
         """Open what was to be created and is there already: the entry and struct fuse_open_out."""
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
         if not stat.S_ISREG(st.st_mode):
             raise OSError(errno.ESTALE, "it is no regular file: the kernel must look it up")
-        entry = self._entry(parent, name, st)
+        entry = self._entry(place.parent, place.name, st)
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         try:
-            self._may_open(node, flags)
-            with self._cutting(node, flags):
-                fd = self.inodes.reopen(node, flags & _OPEN_FLAGS)
+            with self._opening(node, flags):
+                fd = self.inodes.descriptors.reopen(node, flags & _OPEN_FLAGS)
         except OSError:
             self.inodes.forget(node.id, 1)
             raise
         st = os.fstat(fd)
         return entry[: abi.ENTRY.size] + self.attr(st) + self._opened(fd, node, flags, st)
 
-    def _cutting(self, node: Node, flags: int) -> AbstractContextManager[None]:
-        """For the length of an open(2) with these flags."""
-        if not flags & os.O_TRUNC:
-            return UNLOCKED
-        if self._record is not None:
-            self._record.add(node)
-        return self._changing(node, 0)
-
-    def do_tmpfile(self, r: abi.Request) -> Reply:
+    def do_tmpfile(self, r: abi.Request, new: Place) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
-        parent = self.inodes.get(r.nodeid)
-        self.inodes.may_name(parent, b"", None)
-        at = self.inodes.directory(parent)
-        mode, lacking = self._mode(at, mode, umask)
-        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=at)
-        entry = self._new_entry(r, parent, b"", at, fd, lacking)
+        mode, lacking = self._mode(new.at, mode, umask)
+        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=new.at)
+        entry = self._new_entry(r, new, fd, lacking)
         return Reply(entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd)))
 
     def do_read(self, r: abi.Request) -> Reply:
@@ -141,14 +117,11 @@ class OpenFiles(ExportBase):
             twins.read(offset, data)
         return Reply(data)
 
-    def do_write(self, r: abi.Request) -> Reply:
-        fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
-        handle = self.inodes.handle(fh)
+    def do_write(self, r: abi.Request, handle: Handle) -> Reply:
+        _, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(r.raw, abi.ARGS)
         data = memoryview(r.raw)[abi.ARGS + abi.WRITE_IN.size :]
         if len(data) != size:
             raise abi.FuseError("a write carries another number of bytes than it says")
-        if not handle.writable:
-            raise OSError(errno.EBADF, "not open for writing")
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)
@@ -228,16 +201,15 @@ class OpenFiles(ExportBase):
     do_fsyncdir = do_fsync
 
     def do_syncfs(self, r: abi.Request) -> Reply:
-        fd = self.inodes.reopen(self.inodes.get(r.nodeid), os.O_RDONLY)
+        fd = self.inodes.descriptors.reopen(self.inodes.get(r.nodeid), os.O_RDONLY)
         try:
             syscalls.syncfs(fd)
         finally:
             os.close(fd)
         return DONE
 
-    def do_fallocate(self, r: abi.Request) -> Reply:
-        fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
-        handle = self.inodes.handle(fh)
+    def do_fallocate(self, r: abi.Request, handle: Handle) -> Reply:
+        _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
         fd, changes = handle.fd, handle.node.changes
         with changes.lock if changes is not None else UNLOCKED:
             before = state(os.fstat(fd))
@@ -252,11 +224,11 @@ class OpenFiles(ExportBase):
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
         return Reply(abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence)))
 
-    def _copy(self, r: abi.Request) -> int:
-        fh_in, off_in, _, fh_out, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
+    def _copy(self, r: abi.Request, target: Handle) -> int:
+        fh_in, off_in, _, _, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
         if flags:
             raise OSError(errno.EINVAL, "copy_file_range has no flags")
-        source, target = self.inodes.handle(fh_in), self.inodes.handle(fh_out)
+        source = self.inodes.handle(fh_in)
         target.node.altered()
         fd, changes = target.fd, target.node.changes
         with changes.lock if changes is not None else UNLOCKED:
@@ -266,11 +238,11 @@ class OpenFiles(ExportBase):
                 changes.wrote(before, state(os.fstat(fd)), off_out, done)
         return done
 
-    def do_copy_file_range(self, r: abi.Request) -> Reply:
-        return Reply(abi.WRITE_OUT.pack(self._copy(r), 0))
+    def do_copy_file_range(self, r: abi.Request, target: Handle) -> Reply:
+        return Reply(abi.WRITE_OUT.pack(self._copy(r, target), 0))
 
-    def do_copy_file_range_64(self, r: abi.Request) -> Reply:
-        return Reply(abi.COPY64_OUT.pack(self._copy(r)))
+    def do_copy_file_range_64(self, r: abi.Request, target: Handle) -> Reply:
+        return Reply(abi.COPY64_OUT.pack(self._copy(r, target)))
 
     def do_getlk(self, r: abi.Request) -> Reply:
         return Reply(self.locks.test(r))

@@ -1,8 +1,7 @@
-"""Node ids and the files behind them; open handles.
+"""The table of what the job's kernel refers to: nodes by id, open handles by number; and what may be done with them.
 
-A node is found again by (device, inode number). A directory that is used as a parent keeps an O_PATH descriptor; every
-other node is reached by its last known name beneath its parent, and what is found there is compared with the node
-before it is used. So the number of descriptors follows the directories in use and the open files, not the files seen.
+A node is found again by (device, inode number), and lives as long as the kernel refers to it (LOOKUP counts, FORGET
+takes away: fuse.h) or has it open. How it is reached is in ``descriptors``.
 """
 
 from __future__ import annotations
@@ -13,74 +12,23 @@ import re
 import stat
 import threading
 import time
-from collections import OrderedDict
 
 from remoteio.submit.export import confine
-from remoteio.submit.export.changes import File
 from remoteio.submit.export.confine import Confinement, Rights
+from remoteio.submit.export.descriptors import Descriptors
 from remoteio.submit.export.filesystems import Filesystems
-from remoteio.submit.export.page_twins import Twins
+from remoteio.submit.export.nodes import Handle, Node, Stat
 from remoteio.wire.fuse_abi import ROOT_ID
 
-Stat = os.stat_result
 MOST_LINKS = 64  # names of one file that are remembered
 
 
-class Node:
-    """One file: identity, where it was last seen, how often the kernel refers to it."""
-
-    __slots__ = (
-        "asked", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed", "locks", "lookups",
-        "name", "parent", "rights", "seen", "shared",
-        "twins",
-    )  # fmt: skip
-
-    def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
-        self.rights = rights
-        self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
-        self.parent, self.name = parent, name
-        self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several
-        self.lookups = 0
-        self.fd = -1  # O_PATH, directories only
-        self.ctime = st.st_ctime_ns  # as the kernel was last told
-        self.handles: set[int] = set()  # open file descriptors of this node
-        self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
-        self.locks: dict[int, LockOwner] = {}
-        self.asked = 0  # lookups in this directory since it was last told whole
-        self.listed = 0.0  # the time until which it need not be told again
-        self.shared = False  # a file in this directory has been locked: names here are not to be cached
-        self.twins: Twins | None = None  # of its pages, once a lock may guard them
-        self.changes: File | None = None  # what the job does to it, if that is to be known
-
-    def altered(self) -> None:
-        """What the job's kernel has of its pages stands for nothing any more."""
-        self.seen = self.twins = None
-
-
-class LockOwner:
-    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
-
-    __slots__ = ("fd", "fh", "pid")
-
-    def __init__(self, fd: int, pid: int, fh: int) -> None:
-        self.fd, self.pid, self.fh = fd, pid, fh
-
-
-class Handle:
-    """One open file or directory of the job. ``fd`` is also its number on the wire."""
-
-    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "writable")
-
-    def __init__(self, fd: int, node: Node, flags: int) -> None:
-        self.fd, self.node = fd, node
-        self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
-        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
-        self.flocked = False  # flock(2) was ever asked of it
-        self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read
-
-
 class Inodes:
-    """The table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more."""
+    """The table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more.
+
+    Threads: any. ``lock`` is held while the table changes, and never while a disk is waited for; looking up one node or
+    handle takes no lock, since one access to a dict is one step under the GIL.
+    """
 
     def __init__(self, root: str = "/", keep: int = 4096, confinement: Confinement | None = None) -> None:
         """Serve the tree at `root`; `keep` directory descriptors stay open beyond those needed at the moment.
@@ -98,9 +46,7 @@ class Inodes:
         self.nodes: dict[int, Node] = {ROOT_ID: top}
         self._by_key: dict[tuple[int, int], Node] = {(st.st_dev, st.st_ino): top}
         self._next = ROOT_ID + 1
-        self._keep = keep
-        self._open_dirs: OrderedDict[int, Node] = OrderedDict()
-        self._retired: list[int] = []
+        self.descriptors = Descriptors(keep, self._filesystems)
         self.handles: dict[int, Handle] = {}
         self._device_tags: dict[int, int] = {st.st_dev: 0}
 
@@ -159,8 +105,7 @@ class Inodes:
         return rights
 
     def _keeps_data(self, parent: Node, name: bytes, dev: int) -> bool:
-        # O_PATH without O_DIRECTORY neither opens a device nor mounts what is mounted on demand: open(2)
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory(parent))
+        fd = self.descriptors.open_beneath(parent, name)
         try:
             if os.fstat(fd).st_dev != dev:
                 raise OSError(errno.ESTALE, "something has just been mounted or unmounted there")
@@ -206,10 +151,7 @@ class Inodes:
         del self.nodes[node.id]
         if self._by_key.get((node.dev, node.ino)) is node:
             del self._by_key[(node.dev, node.ino)]
-        if node.fd >= 0:
-            self._open_dirs.pop(node.id, None)
-            os.close(node.fd)
-            node.fd = -1
+        self.descriptors.drop(node)
 
     def gone(self, node: Node) -> None:
         """The last name of `node` was removed: its inode number may come back as another file."""
@@ -226,119 +168,6 @@ class Inodes:
     def known(self, st: Stat) -> Node | None:
         """The node of what `st` describes, if the kernel holds one; counts nothing."""
         return self._by_key.get((st.st_dev, st.st_ino))
-
-    # descriptors
-
-    def directory(self, node: Node) -> int:
-        """A descriptor of the directory `node`, to resolve names from. Raises ESTALE, ENOTDIR, what open(2) raises."""
-        fd = node.fd
-        if fd >= 0:
-            return fd
-        if node.kind != stat.S_IFDIR:
-            raise OSError(errno.ENOTDIR, "not a directory")
-        with self.lock:
-            # From the nearest directory above that is open, one after the other: it may be thousands of them.
-            closed: dict[int, Node] = {}
-            above: Node | None = node
-            while above is not None and above.fd < 0:
-                if above.id in closed:
-                    raise OSError(errno.ESTALE, "directories were moved about, and none leads here any more")
-                closed[above.id] = above
-                above = above.parent
-            for each in reversed(closed.values()):
-                each.fd = self._open(each)
-                self._open_dirs[each.id] = each
-                if len(self._open_dirs) > 2 * self._keep:
-                    self._retire()
-            return node.fd
-
-    def pin(self, st: Stat) -> None:
-        """Keep the directory that `st` describes open from now on, if it may be and the kernel holds it."""
-        node = self.known(st)
-        if node is not None and node.fd < 0:
-            try:
-                self.directory(node)
-            except OSError:
-                return  # it has gone or may not be opened: whoever uses it is told so
-
-    def _retire(self) -> None:
-        # A thread may be using one of these numbers this moment: they are closed only at the next round.
-        for fd in self._retired:
-            os.close(fd)
-        self._retired = []
-        for _ in range(self._keep):
-            old = self._open_dirs.popitem(last=False)[1]
-            self._retired.append(old.fd)
-            old.fd = -1
-
-    def _names(self, node: Node) -> tuple[tuple[Node, bytes], ...]:
-        assert node.parent is not None  # only the root has none, and the root has its descriptor
-        return ((node.parent, node.name), *node.links)
-
-    def _open(self, node: Node) -> int:
-        """An O_PATH descriptor of `node`, by a name it was seen by. Raises ESTALE when none is its own any more."""
-        # What has the name now may be another file, which is not to be opened: a device would notice, a fifo wait.
-        for parent, name in self._names(node):
-            try:
-                fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory(parent))
-            except FileNotFoundError:
-                continue
-            try:
-                st = os.fstat(fd)
-                if _same(st, node) and node.kind == stat.S_IFMT(st.st_mode) and self._as_found(fd, node, parent):
-                    return fd
-            except OSError:
-                os.close(fd)
-                raise
-            os.close(fd)
-        raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
-
-    def _as_found(self, fd: int, node: Node, parent: Node) -> bool:
-        """Is `fd` not, since then, in another filesystem that has the device number of the one it was found in?"""
-        if node.dev == parent.dev or node.rights.level <= confine.EMPTY:
-            return True  # what has the number is that of the directory, which is open
-        return self._filesystems.keep_data(fd, node.dev)
-
-    def _own(self, node: Node) -> int:
-        """A descriptor that stands for `node` already, or -1."""
-        return node.fd if node.fd >= 0 else next(iter(tuple(node.handles)), -1)
-
-    def reopen(self, node: Node, flags: int) -> int:
-        """A new descriptor of `node`: by one of its own descriptors if there is one, else by name."""
-        own = self._own(node)
-        if own >= 0:
-            fd = os.open("/proc/self/fd/%d" % own, flags | os.O_CLOEXEC)
-            if _same(os.fstat(fd), node):
-                return fd
-            os.close(fd)  # closed, and its number used again, while we looked
-        fd = self._open(node)
-        if flags & os.O_PATH:
-            return fd
-        try:
-            return os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        finally:
-            os.close(fd)
-
-    def stat(self, node: Node) -> Stat:
-        """lstat(2) of `node`. Raises ESTALE when its name is gone or another file's by now."""
-        own = self._own(node)
-        if own >= 0:
-            st = os.fstat(own)
-            if _same(st, node):
-                return st
-        for parent, name in self._names(node):
-            try:
-                st = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if _same(st, node):
-                return st
-        raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
-
-    def path(self, node: Node) -> PathRef:
-        """A path of `node` for system calls that take no descriptor: use it in a ``with``."""
-        own = self._own(node)
-        return PathRef(own, False) if own >= 0 else PathRef(self._open(node), True)
 
     # handles
 
@@ -378,13 +207,20 @@ class Inodes:
             for fh in list(self.handles):
                 self.close(fh)
             for node in list(self.nodes.values()):
-                if node.fd >= 0:
-                    os.close(node.fd)
-            for fd in self._retired:
-                os.close(fd)
+                self.descriptors.drop(node)
             self.nodes.clear()
-            self._retired = []
             self._filesystems.close()
+
+    def _check(self) -> None:
+        """Asserts what holds whenever no operation is under way: for tests."""
+        self.descriptors._check()
+        for number, node in self.nodes.items():
+            assert node.id == number and (node.lookups > 0 or node.handles), "what nobody refers to is dropped"
+            assert (node.parent is None) == (node is self.top)
+            assert all(self.handles[fh].node is node for fh in node.handles)
+        assert all(handle.fd == fh and fh in handle.node.handles for fh, handle in self.handles.items())
+        for key, node in self._by_key.items():
+            assert key == (node.dev, node.ino) and self.nodes.get(node.id) is node
 
     def number(self, dev: int, ino: int) -> int:
         """The inode number the job sees: the file's own, with its device folded in where it is not the root's.
@@ -407,10 +243,6 @@ def _refuse(e: int) -> None:
         raise OSError(e, os.strerror(e))
 
 
-def _same(st: Stat, node: Node) -> bool:
-    return st.st_ino == node.ino and st.st_dev == node.dev
-
-
 def version(st: Stat) -> tuple[int, int, int] | None:
     """What tells one content of a file from the next; None where it was changed too lately to tell.
 
@@ -422,19 +254,3 @@ def version(st: Stat) -> tuple[int, int, int] | None:
 
 
 _FINE_TIMES = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) >= (6, 13)
-
-
-class PathRef:
-    """``/proc/self/fd/N`` for the length of a ``with``; following it leads to the very inode, symlink or not."""
-
-    __slots__ = ("_fd", "_own")
-
-    def __init__(self, fd: int, own: bool) -> None:
-        self._fd, self._own = fd, own
-
-    def __enter__(self) -> str:
-        return "/proc/self/fd/%d" % self._fd
-
-    def __exit__(self, *_: object) -> None:
-        if self._own:
-            os.close(self._fd)

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 
 from remoteio.submit.export.confine import HIDDEN
-from remoteio.submit.export.inodes import Handle, Inodes, Node
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.nodes import Handle, Node
 from remoteio.wire import fuse_abi as abi
 
 AHEAD = 56 << 10  # bytes of a file, or of a listing, that go along with another reply; below frames.LARGE
@@ -83,7 +84,7 @@ class Listings:
     def whole(self, node: Node) -> bytes:
         """All of the directory as READDIRPLUS has it, if it is small and may be read; else nothing."""
         try:
-            fd = self._inodes.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
+            fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return b""  # nobody asked for it: whatever forbids it, the lookup that it goes with stands
         try:

@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 from remoteio.kernel_structs import FLOCK
 from remoteio.submit.export.carried_locks import Claims, Range
-from remoteio.submit.export.inodes import Handle, Inodes, LockOwner, Node, version
+from remoteio.submit.export.inodes import Inodes, version
+from remoteio.submit.export.nodes import Handle, LockOwner, Node
 from remoteio.wire import fuse_abi as abi
 
 _END = (1 << 63) - 1
@@ -75,9 +76,9 @@ class Locks:
             if held is None:
                 try:
                     self._inodes.may_change(node)
-                    fd = self._inodes.reopen(node, os.O_RDWR)
+                    fd = self._inodes.descriptors.reopen(node, os.O_RDWR)
                 except OSError:
-                    fd = self._inodes.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
+                    fd = self._inodes.descriptors.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
                 held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             return held
 

@@ -8,10 +8,9 @@ import stat
 import time
 
 from remoteio import syscalls
-from remoteio.submit.export.base import TTL, UNLOCKED, ExportBase
-from remoteio.submit.export.changes import state
-from remoteio.submit.export.inodes import Node
+from remoteio.submit.export.base import TTL, ExportBase, Place
 from remoteio.submit.export.listings import AHEAD
+from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.known import Listing, Piggyback
@@ -27,24 +26,24 @@ class Names(ExportBase):
     def do_lookup(self, r: abi.Request) -> Reply:
         parent = self.inodes.get(r.nodeid)
         name = r.name(abi.ARGS)
-        at = self.inodes.directory(parent)
-        try:
-            if name == _KERNEL_FACTS and parent.name == b"run":
-                raise FileNotFoundError
-            st = os.stat(name, dir_fd=at, follow_symlinks=False)
-            entry = self._entry(parent, name, st)
-        except FileNotFoundError:
-            if parent.shared:
-                raise
-            entry = _NEGATIVE
-        else:
-            if stat.S_ISDIR(st.st_mode):
-                # kept open, it is found as the job's working directory wherever it is moved to
-                self.inodes.pin(st)
-        if not self._worth_listing(parent):
-            return Reply(entry)
-        listing = self.listings.whole(parent)
-        return Reply(entry, Piggyback(self.attr(os.fstat(at)), listing=Listing(listing, True)) if listing else None)
+        with self.inodes.descriptors.directory(parent) as at:
+            try:
+                if name == _KERNEL_FACTS and parent.name == b"run":
+                    raise FileNotFoundError
+                st = os.stat(name, dir_fd=at, follow_symlinks=False)
+                entry = self._entry(parent, name, st)
+            except FileNotFoundError:
+                if parent.shared:
+                    raise
+                entry = _NEGATIVE
+            else:
+                if stat.S_ISDIR(st.st_mode):
+                    # kept open, it is found as the job's working directory wherever it is moved to
+                    self.inodes.descriptors.pin(self.inodes.known(st))
+            if not self._worth_listing(parent):
+                return Reply(entry)
+            entries = self.listings.whole(parent)
+            return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
 
     def _worth_listing(self, parent: Node) -> bool:
         """Several names of one directory in a row: then the kernel will ask for more of them."""
@@ -72,113 +71,51 @@ class Names(ExportBase):
         node = self.inodes.get(r.nodeid)
         if node.parent is None:
             raise OSError(errno.EINVAL, "the root is no symbolic link")
-        return Reply(os.fsencode(os.readlink(node.name, dir_fd=self.inodes.directory(node.parent))))
+        with self.inodes.descriptors.directory(node.parent) as at:
+            return Reply(os.fsencode(os.readlink(node.name, dir_fd=at)))
 
-    def do_symlink(self, r: abi.Request) -> Reply:
-        parent = self.inodes.get(r.nodeid)
-        name, target = r.texts(abi.ARGS)
-        self.inodes.may_name(parent, abi.one_name(name), None)
-        at = self.inodes.directory(parent)
-        os.symlink(target, name, dir_fd=at)
-        return self._with_parent(self._new_entry(r, parent, name, at), parent, at)
+    def do_symlink(self, r: abi.Request, new: Place) -> Reply:
+        os.symlink(r.texts(abi.ARGS)[1], new.name, dir_fd=new.at)
+        return self._with_parent(self._new_entry(r, new), new)
 
-    def do_mknod(self, r: abi.Request) -> Reply:
-        parent = self.inodes.get(r.nodeid)
+    def do_mknod(self, r: abi.Request, new: Place) -> Reply:
         mode, rdev, umask, _ = abi.MKNOD_IN.unpack_from(r.raw, abi.ARGS)
-        name = r.name(abi.ARGS + abi.MKNOD_IN.size)
-        self.inodes.may_name(parent, name, None)
-        at = self.inodes.directory(parent)
-        mode, lacking = self._mode(at, mode, umask)
-        os.mknod(name, mode, rdev, dir_fd=at)
-        return self._with_parent(self._new_entry(r, parent, name, at, lacking=lacking), parent, at)
+        mode, lacking = self._mode(new.at, mode, umask)
+        os.mknod(new.name, mode, rdev, dir_fd=new.at)
+        return self._with_parent(self._new_entry(r, new, lacking=lacking), new)
 
-    def do_mkdir(self, r: abi.Request) -> Reply:
-        parent = self.inodes.get(r.nodeid)
+    def do_mkdir(self, r: abi.Request, new: Place) -> Reply:
         mode, umask = abi.MKDIR_IN.unpack_from(r.raw, abi.ARGS)
-        name = r.name(abi.ARGS + abi.MKDIR_IN.size)
-        self.inodes.may_name(parent, name, None, directory=True)
-        at = self.inodes.directory(parent)
-        mode, lacking = self._mode(at, mode, umask)
-        os.mkdir(name, mode, dir_fd=at)
-        return self._with_parent(self._new_entry(r, parent, name, at, lacking=lacking), parent, at)
+        mode, lacking = self._mode(new.at, mode, umask)
+        os.mkdir(new.name, mode, dir_fd=new.at)
+        return self._with_parent(self._new_entry(r, new, lacking=lacking), new)
 
-    def do_link(self, r: abi.Request) -> Reply:
-        parent = self.inodes.get(r.nodeid)
-        (old,) = abi.LINK_IN.unpack_from(r.raw, abi.ARGS)
-        name = r.name(abi.ARGS + abi.LINK_IN.size)
-        node = self.inodes.get(old)
-        self.inodes.may_link(node)
-        self.inodes.may_name(parent, name, None)
-        at = self.inodes.directory(parent)
-        with self._changing(node), self.inodes.path(node) as path:
-            os.link(path, name, dst_dir_fd=at, follow_symlinks=True)
-        return Reply(self._entry(parent, name, os.stat(name, dir_fd=at, follow_symlinks=False)))
+    def do_link(self, r: abi.Request, new: Place, node: Node) -> Reply:
+        with self.inodes.descriptors.path(node) as path:
+            os.link(path, new.name, dst_dir_fd=new.at, follow_symlinks=True)
+        st = os.stat(new.name, dir_fd=new.at, follow_symlinks=False)
+        return Reply(self._entry(new.parent, new.name, st))
 
-    def do_unlink(self, r: abi.Request) -> Reply:
-        name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
-        at = self.inodes.directory(parent)
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
-        self.inodes.may_name(parent, name, st)
-        node = self.inodes.known(st) if st.st_nlink > 1 else None
-        with self._changing(node) if node is not None else UNLOCKED:
-            os.unlink(name, dir_fd=at)
-        self._removed(st)
-        return self._with_parent(b"", parent, at)
+    def do_unlink(self, r: abi.Request, old: Place) -> Reply:
+        os.unlink(old.name, dir_fd=old.at)
+        return self._with_parent(b"", old)
 
-    def do_rmdir(self, r: abi.Request) -> Reply:
-        name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
-        at = self.inodes.directory(parent)
-        st = os.stat(name, dir_fd=at, follow_symlinks=False)
-        self.inodes.may_name(parent, name, st)
-        os.rmdir(name, dir_fd=at)
-        self._removed(st)
-        return self._with_parent(b"", parent, at)
+    def do_rmdir(self, r: abi.Request, old: Place) -> Reply:
+        os.rmdir(old.name, dir_fd=old.at)
+        return self._with_parent(b"", old)
 
-    def _removed(self, st: os.stat_result | None) -> None:
-        node = self.inodes.known(st) if st is not None else None
-        if st is None or (st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)):
-            return
-        if node is not None:
-            self.inodes.gone(node)
-        self._unnamed(st)
+    def do_rename(self, r: abi.Request, old: Place, new: Place, flags: int) -> Reply:
+        syscalls.renameat2(old.at, old.name, new.at, new.name, flags)
+        return DONE
 
-    def _unnamed(self, st: os.stat_result | None) -> None:
-        """The job has taken the name of what `st` describes away from it."""
-        changes = self._record.known(st) if self._record is not None and st is not None else None
-        if changes is not None and st is not None:
-            with changes.lock:
-                changes.removed(state(st))
-
-    def do_rename(self, r: abi.Request) -> Reply:
-        (newdir,) = abi.RENAME_IN.unpack_from(r.raw, abi.ARGS)
-        return self._rename(r, newdir, 0, abi.RENAME_IN.size)
-
-    def do_rename2(self, r: abi.Request) -> Reply:
-        newdir, flags, _ = abi.RENAME2_IN.unpack_from(r.raw, abi.ARGS)
+    def do_rename2(self, r: abi.Request, old: Place, new: Place, flags: int) -> Reply:
         if flags & ~3:
             raise OSError(errno.EINVAL, "only NOREPLACE and EXCHANGE")
-        return self._rename(r, newdir, flags, abi.RENAME2_IN.size)
-
-    def _rename(self, r: abi.Request, newdir: int, flags: int, size: int) -> Reply:
-        old, new = r.names(abi.ARGS + size)
-        parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
-        a, b = self.inodes.directory(parent), self.inodes.directory(target)
-        moved, replaced = _lstat(old, a), _lstat(new, b)
-        self.inodes.may_name(parent, old, moved)
-        self.inodes.may_name(target, new, replaced)
-        syscalls.renameat2(a, old, b, new, flags)
-        self.inodes.moved(target, new, moved)
-        self._unnamed(moved)
-        if flags & 2:
-            self.inodes.moved(parent, old, replaced)
-            self._unnamed(replaced)
-        elif moved is None or replaced is None or moved.st_ino != replaced.st_ino:
-            self._removed(replaced)
-        return DONE
+        return self.do_rename(r, old, new, flags)
 
     def do_opendir(self, r: abi.Request) -> Reply:
         node = self.inodes.get(r.nodeid)
-        fd = self.inodes.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self.inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         handle = self.inodes.opened(fd, node, 0)
         out = abi.OPEN_OUT.pack(fd, 0, 0)
         if node.shared:
@@ -196,10 +133,3 @@ class Names(ExportBase):
     def do_readdirplus(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         return Reply(self.listings.plus(self.inodes.handle(fh), offset, size)[0])
-
-
-def _lstat(name: bytes, at: int) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=at, follow_symlinks=False)
-    except FileNotFoundError:
-        return None

@@ -6,7 +6,8 @@ import os
 import stat
 
 from remoteio.submit.export.changes import Changes, File
-from remoteio.submit.export.inodes import Inodes, Node
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.nodes import Node
 
 # (path, size in bytes, mtime in ns, inode number)
 Row = tuple[bytes, int, int, int]

@@ -1,0 +1,78 @@
+"""What the job's kernel refers to: nodes, open handles, owners of locks. Data alone; the table is ``inodes``."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from remoteio.submit.export.changes import File
+from remoteio.submit.export.confine import Rights
+from remoteio.submit.export.page_twins import Twins
+
+Stat = os.stat_result
+
+
+class Node:
+    """One file as the job's kernel knows it. Three concerns in one object, since there may be a million of them.
+
+    Identity: id, dev, ino, kind; parent, name and links, where it was seen; rights; lookups, how often the kernel
+    refers to it; handles; fd and borrowed, see ``descriptors.Descriptors``.
+
+    Cache policy: ctime, seen and twins, what the kernel's copies stand for; of a directory asked, listed and shared,
+    what of it is told ahead, or not at all.
+
+    What the job does to it: locks, changes.
+
+    Threads: any. lookups, handles and where it was seen change under ``Inodes.lock``, fd and borrowed under a lock of
+    ``Descriptors``, locks under one of ``Locks``, contents under ``changes.lock``. Cache policy is written without a
+    lock, one attribute at a time: what is lost of it makes the kernel ask once more, and shared is set for good.
+    """
+
+    __slots__ = (
+        "asked", "borrowed", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed",
+        "locks", "lookups", "name", "parent", "rights", "seen", "shared", "twins",
+    )  # fmt: skip
+
+    def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
+        self.rights = rights
+        self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
+        self.parent, self.name = parent, name
+        self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several
+        self.lookups = 0
+        self.fd = -1  # O_PATH, directories only
+        self.borrowed = 0  # how many are using `fd`
+        self.ctime = st.st_ctime_ns  # as the kernel was last told
+        self.handles: set[int] = set()  # open file descriptors of this node
+        self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
+        self.locks: dict[int, LockOwner] = {}
+        self.asked = 0  # lookups in this directory since it was last told whole
+        self.listed = 0.0  # the time until which it need not be told again
+        self.shared = False  # a file in this directory has been locked: names here are not to be cached
+        self.twins: Twins | None = None  # of its pages, once a lock may guard them
+        self.changes: File | None = None  # what the job does to it, if that is to be known
+
+    def altered(self) -> None:
+        """What the job's kernel has of its pages stands for nothing any more."""
+        self.seen = self.twins = None
+
+
+class LockOwner:
+    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
+
+    __slots__ = ("fd", "fh", "pid")
+
+    def __init__(self, fd: int, pid: int, fh: int) -> None:
+        self.fd, self.pid, self.fh = fd, pid, fh
+
+
+class Handle:
+    """One open file or directory of the job. ``fd`` is also its number on the wire."""
+
+    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "writable")
+
+    def __init__(self, fd: int, node: Node, flags: int) -> None:
+        self.fd, self.node = fd, node
+        self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
+        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.flocked = False  # flock(2) was ever asked of it
+        self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read

@@ -1,0 +1,78 @@
+"""Notes what the job does to its files, around the operation that does it; what is noted is kept in ``changes``."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from remoteio.submit.export.changes import State, state
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.written_files import Written
+
+UNLOCKED = nullcontext()
+
+
+class ChangeNotes:
+    """Notes changes of the files of `inodes` for `record`, the files that the job has written; None: nobody asks.
+
+    What is written through an open file is noted by the operation itself (``files.OpenFiles``): only that knows how
+    much of it was done.
+    """
+
+    def __init__(self, inodes: Inodes, record: Written | None) -> None:
+        self._inodes, self._record = inodes, record
+
+    def may_write(self, node: Node) -> None:
+        """Takes it that the contents of `node` will change: from now on its changes are noted."""
+        if self._record is not None:
+            self._record.add(node)
+
+    def changing(self, node: Node | None, size: int | None = None) -> AbstractContextManager[None]:
+        """Notes that what is done in a ``with`` changes what is known of `node`, and with `size` cuts it to that."""
+        if node is None:
+            return UNLOCKED
+        if size is not None:
+            self.may_write(node)
+        return UNLOCKED if node.changes is None else self._around(node, size)
+
+    @contextmanager
+    def _around(self, node: Node, size: int | None) -> Iterator[None]:
+        changes = node.changes
+        assert changes is not None
+        with changes.lock:
+            before = self._state(node)
+            try:
+                yield
+            finally:
+                after = self._state(node)
+                if before is None or after is None:
+                    pass  # what nobody finds by its name is not put back either
+                elif size is None:
+                    changes.touched(before, after)
+                elif after != before:
+                    changes.cut(before, after, size)
+
+    def _state(self, node: Node) -> State | None:
+        try:
+            return state(self._inodes.descriptors.stat(node))
+        except OSError:
+            return None
+
+    def removed(self, st: os.stat_result | None) -> None:
+        """Notes that a name of what `st` describes is gone, if it was the last; None: nothing had it."""
+        if st is None or (st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)):
+            return
+        node = self._inodes.known(st)
+        if node is not None:
+            self._inodes.gone(node)
+        self.unnamed(st)
+
+    def unnamed(self, st: os.stat_result | None) -> None:
+        """Notes that the job has taken the name of what `st` describes away from it."""
+        changes = self._record.known(st) if self._record is not None and st is not None else None
+        if changes is not None and st is not None:
+            with changes.lock:
+                changes.removed(state(st))
