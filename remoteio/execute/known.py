@@ -20,10 +20,9 @@ from collections import OrderedDict
 
 from remoteio.execute.known_listings import Names
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing
 
-TTL = 1.0  # seconds
-MOST = 512  # nodes; with export.AHEAD bytes each at the most
 _CAPABILITY = b"security.capability\0"
 _CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
     abi.CREATE,
@@ -84,7 +83,7 @@ class Ahead:
     def _changed(self, nodeid: int) -> None:
         self._change[nodeid] = self._latest = self._count
         self.names.changed(nodeid)
-        if len(self._change) > 4 * MOST:
+        if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
 
@@ -115,13 +114,13 @@ class Ahead:
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
         """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""
         self._attr[nodeid] = (now + TTL, attr, contents)
-        if len(self._attr) > MOST:
+        if len(self._attr) > KNOWN_NODES:
             self._attr.popitem(last=False)
 
     def no_capability(self, nodeid: int, now: float) -> None:
         """The file has no ``security.capability``."""
         self._bare[nodeid] = now + TTL
-        if len(self._bare) > 8 * MOST:
+        if len(self._bare) > KNOWN_BARE:
             self._bare.popitem(last=False)
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:

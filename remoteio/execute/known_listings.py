@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import KNOWN_DIRECTORIES, LISTING_TTL, TTL
 
-TTL = 1.0  # seconds
-SOON = 0.1  # seconds after its OPENDIR in which a listing may still be handed out as it came
-MOST = 64  # directories
 _ENTRY = abi.ENTRY.size + abi.ATTR.size
 _NEGATIVE = bytes(abi.ATTR.size)
 
@@ -68,7 +66,7 @@ class Names:
             directory.entries[name] = listing[start : start + _ENTRY] if nodeid else None
             if nodeid:
                 self._where[nodeid] = (parent, name)
-        if len(self._directories) > MOST:
+        if len(self._directories) > KNOWN_DIRECTORIES:
             self.forget_directory(next(iter(self._directories)))
 
     def refuse(self, listing: bytes) -> None:
@@ -125,7 +123,7 @@ class Names:
 
     def opened(self, fh: int, listing: bytes, complete: bool, now: float) -> None:
         """A directory was opened, and this is how its listing begins."""
-        self._reads[fh] = _Read(listing, complete, now + SOON)
+        self._reads[fh] = _Read(listing, complete, now + LISTING_TTL)
 
     def read(self, unique: int, fh: int, offset: int, size: int, now: float) -> bytes | None:
         """The reply to a READDIRPLUS, if it is known."""

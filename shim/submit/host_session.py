@@ -22,11 +22,10 @@ from remoteio.submit.leader_followers import Crew
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, protect
+from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
-PULSE = 1.0  # seconds between signs of life
 SKEW = 2.0  # seconds a host's clock may differ before it is said
-LEASE = 6.0  # seconds without a sign of life from the host: it gives up after 4, so by then nothing runs there any more
 _SLOW = frozenset(
     (
         fuse_abi.FSYNC,
@@ -49,7 +48,7 @@ class Handler(Protocol):
         """Take a frame that the host may send now, but for FUSE, HELLO and PING. What is raised ends the session."""
 
     def silent(self) -> None:
-        """Take note that nothing has come for LEASE seconds, once. The link is still open: `cut` ends it."""
+        """Take note that nothing has come for lease.HOME seconds, once. The link is still open: `cut` ends it."""
 
 
 def clock_skew(hello: host_frames.Hello) -> float:
@@ -143,28 +142,28 @@ class HostSession:
     def release(self) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
 
-        A request that is still inside a system call after LEASE seconds keeps them open.
+        A request that is still inside a system call after lease.HOME seconds keeps them open.
         """
         if self.export is not None:
             self.export.locks.end()
-            if self._crew.rest(LEASE):
+            if self._crew.rest(lease.HOME):
                 self.export.inodes.close_all()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
 
     def _pulse(self) -> None:
-        while not self._over.wait(PULSE):
+        while not self._over.wait(lease.PULSE):
             if not self._pausing.is_set():
                 self.send(frames.PING)
 
     def _watch(self) -> None:
         last = time.monotonic()
-        while not self._over.wait(PULSE):
+        while not self._over.wait(lease.PULSE):
             now = time.monotonic()
-            if now - last > 2 * PULSE:
+            if now - last > 2 * lease.PULSE:
                 self._heard = now  # we were stopped ourselves, or the machine slept
             last = now
-            if now - self._heard > LEASE:
+            if now - self._heard > lease.HOME:
                 self._handler.silent()
                 return
 

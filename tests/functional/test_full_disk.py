@@ -16,6 +16,7 @@ from shim.submit.job import placement_steps, recorder, replayed_streams
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
 from shim.submit.job.replayed_streams import OutputOnce
+from shim.wire import lease
 from tests.unit.test_moves import Run
 from tests.until import until
 
@@ -52,7 +53,7 @@ def run(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("XDG_STATE_HOME", str(disk.at / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(lease, "LOST", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
     monkeypatch.setattr(recorder, "AGAIN", 0.2)
     monkeypatch.setattr(replayed_streams, "AGAIN", 0.2)

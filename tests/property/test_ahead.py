@@ -8,9 +8,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio.execute.known import TTL, Ahead
+from remoteio.execute.known import Ahead
 from remoteio.execute.known_listings import Names, walk
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
 
 NODES = st.integers(2, 6)
 NAME = st.sampled_from([b"a", b"bb", b"a-longer-name", b"\xff"])

@@ -41,9 +41,8 @@ from shim.submit.job.placement_events import (  # fmt: skip
     Unreached,
     Wants,
 )
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 
-AGENT_LEASE = 4.0
 # What ends the job is rare, or the rest would seldom be met.
 ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
 WHAT = ["began", "restored", "own", "step", "no", "fail", "unable"] * 4 + ["exit", "dead"]
@@ -216,7 +215,7 @@ class World(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
         for agent in self.agents.values():
-            if agent.silent is not None and self.now - agent.silent >= AGENT_LEASE:
+            if agent.silent is not None and self.now - agent.silent >= lease.AGENT:
                 self.die(agent)
         due = placement.deadline(self.state)
         if due is not None and self.now >= due:

@@ -22,7 +22,7 @@ from remoteio.wire.link import LinkClosed
 from shim.submit.job import events, placement, placement_steps
 from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Result
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 from tests.agents import Agent
 from tests.unit.test_moves import Run
 from tests.until import until
@@ -35,7 +35,7 @@ DEEP = b"[" * 60_000
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(placement_steps, "LEASE", 0.1)
+    monkeypatch.setattr(lease, "LOST", 0.1)
     monkeypatch.setattr(placement_steps, "RETRY", 0.2)
     made = Run(tmp_path)
     yield made
@@ -148,7 +148,7 @@ def test_a_fresh_job_ends_with_a_sentence_where_its_only_host_misbehaves(
 ) -> None:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name.lower()))
-    monkeypatch.setattr(placement_steps, "LEASE", 0.1)
+    monkeypatch.setattr(lease, "LOST", 0.1)
     run = Run(tmp_path, hosts=("alpha",))
     says(frames.NEWS, DEEP)(run.country.running(0))
     result = run.end()

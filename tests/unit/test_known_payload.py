@@ -15,7 +15,8 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import Ids
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known
-from remoteio.wire.frames import FUSE, KNOWN
+from remoteio.wire.coherence import AHEAD
+from remoteio.wire.frames import FUSE, KNOWN, LARGE
 from remoteio.wire.known import Listing, Piggyback
 
 ATTR = b"\xaa" * abi.ATTR.size
@@ -49,6 +50,11 @@ def test_whatever_comes_is_read_or_refused(op: int, payload: bytes) -> None:
     except ProtocolError:
         return
     assert known.pack(bytes(reply), got) == payload
+
+
+def test_what_goes_along_makes_no_frame_that_waits_behind_others() -> None:
+    longest = abi.OUT_HEADER.size + abi.ENTRY.size + 2 * abi.ATTR.size + abi.OPEN_OUT.size + 1
+    assert longest + AHEAD < LARGE
 
 
 # As they were before there was one place that packs them; <attr> stands for struct fuse_attr.

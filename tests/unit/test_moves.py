@@ -19,6 +19,7 @@ from shim.submit.job.placement_events import Result
 from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.supervisor import JobSupervisor
+from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from tests.agents import Agent, Country
 from tests.until import until
@@ -94,7 +95,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(lease, "LOST", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
 
 
@@ -363,7 +364,7 @@ def test_a_full_store_leaves_it_running(run: Run) -> None:
 def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STATE", "CONFIG", "DATA"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
-    monkeypatch.setattr(placement_steps, "LEASE", 0.3)
+    monkeypatch.setattr(lease, "LOST", 0.3)
     monkeypatch.setattr(placement_steps, "FIRST", 0.2)
     run = Run(tmp_path)
     alpha = run.country.running(0)

@@ -43,7 +43,7 @@ from shim.submit.job.placement_events import (  # fmt: skip
     Wants,
 )
 from shim.submit.job.placement_steps import FIRST, NEVER
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 
 
 class Play:
@@ -396,7 +396,7 @@ def test_what_a_killed_supervisor_left_is_over_before_the_next_generation_begins
     play = Play(State(phase=Phase.LOST, began=True, images=Images(newest=1), place=Place(generation=3, host="alpha")))
     assert play.state.place.live
     play.tick()
-    assert play.now == placement_steps.LEASE
+    assert play.now == lease.LOST
     assert play.of(Choose) and not play.state.place.live
 
 

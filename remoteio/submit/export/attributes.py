@@ -6,10 +6,11 @@ import errno
 import os
 
 from remoteio import syscalls
-from remoteio.submit.export.base import TTL, ExportBase, drop_suid
+from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
 
 
 class Attributes(ExportBase):

@@ -16,9 +16,8 @@ from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import Ids
 from remoteio.submit.export.written_files import Written
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Piggyback
-
-TTL = 1  # seconds the kernel may use an entry or attributes without asking
 
 
 class Place:

@@ -11,12 +11,12 @@ from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, Place, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.inodes import version
-from remoteio.submit.export.listings import AHEAD
 from remoteio.submit.export.nodes import Handle, Node
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.page_twins import Twins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 
 _KEEP_SIZE = 1  # fallocate(2)

@@ -9,9 +9,8 @@ from remoteio.submit.export.confine import HIDDEN
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Handle, Node
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD, LISTED_ENTRIES
 
-AHEAD = 56 << 10  # bytes of a file, or of a listing, that go along with another reply; below frames.LARGE
-MOST = 320  # entries of a directory that is told of ahead
 _UNKNOWN = bytes(
     abi.ENTRY.size + abi.ATTR.size
 )  # nodeid 0: the name alone, the kernel asks for the rest when it needs it
@@ -93,7 +92,7 @@ class Listings:
             return b""
         else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, _, _ in found)
-            return self._plus(node, fd, found, 0, room)[0] if len(found) <= MOST and room <= AHEAD else b""
+            return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= AHEAD else b""
         finally:
             os.close(fd)
 

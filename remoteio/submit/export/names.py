@@ -8,14 +8,13 @@ import stat
 import time
 
 from remoteio import syscalls
-from remoteio.submit.export.base import TTL, ExportBase, Place
-from remoteio.submit.export.listings import AHEAD
+from remoteio.submit.export.base import ExportBase, Place
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD, LISTED_AFTER, TTL
 from remoteio.wire.known import Listing, Piggyback
 
-LISTED_AT = 3  # lookups in a directory after which all of it is told
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
@@ -49,7 +48,7 @@ class Names(ExportBase):
         """Several names of one directory in a row: then the kernel will ask for more of them."""
         parent.asked += 1
         now = time.monotonic()
-        if parent.asked < LISTED_AT or parent.shared or now < parent.listed:
+        if parent.asked < LISTED_AFTER or parent.shared or now < parent.listed:
             return False
         parent.asked, parent.listed = 0, now + TTL
         return True

@@ -1,6 +1,6 @@
 """The execute side's main loop: serves one job, from START to EXIT. Shipped.
 
-If the link ends, or nothing at all comes over it for LEASE seconds, the agent ends, and the keeper ends the job.
+If the link ends, or nothing at all comes over it for lease.AGENT seconds, the agent ends, and the keeper ends the job.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import terminal_state
+from shim.wire import lease, terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
-
-LEASE = 4.0  # seconds without a sign of life from the submit side
-PULSE = 1.0  # seconds between our own signs
 
 
 def where(e: BaseException) -> str:
@@ -183,13 +180,13 @@ class Agent:
 
     def _pulse(self) -> None:
         while True:
-            time.sleep(PULSE)
+            time.sleep(lease.PULSE)
             self._link.send(frames.PING)
 
     def _watch(self) -> None:
         """Apart from the pulse: what sends may wait as long as the network likes."""
         while True:
-            left = PULSE if self._paused else self._heard + LEASE - time.monotonic()
+            left = lease.PULSE if self._paused else self._heard + lease.AGENT - time.monotonic()
             if left <= 0:
                 os._exit(1)
             time.sleep(left)

@@ -18,7 +18,6 @@ from checkpoint.wire import compat, criu_bundle
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, credit
-from shim.execute.agent.agent import PULSE
 from shim.execute.agent.counted_streams import CountedSink, CountedSource
 from shim.execute.agent.dumping import Dumper
 from shim.execute.agent.job_tree import Gone, Means, Mobile
@@ -26,7 +25,7 @@ from shim.execute.agent.owner_guard import OwnerGuard
 from shim.execute.agent.restoring import Restorer
 from shim.execute.init import messages, namespaces
 from shim.execute.init.messages import Message
-from shim.wire import job_messages, terminal_state
+from shim.wire import job_messages, lease, terminal_state
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 TYPE_CHECKING = False
@@ -79,7 +78,7 @@ def _archive(link: Link, left: Frames) -> bytes:
     poll.register(link.read_fd, select.POLLIN)
     archive = bytearray()
     while True:
-        while not poll.poll(int(PULSE * 1000)):
+        while not poll.poll(int(lease.PULSE * 1000)):
             link.send(frames.PING)
         for kind, payload in link.receive():
             if kind != frames.BUNDLE:

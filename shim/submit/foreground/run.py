@@ -20,8 +20,8 @@ from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames
 from shim.submit.foreground.own_streams import FATAL, let_go
 from shim.submit.foreground.terminal import Terminal, in_foreground
-from shim.submit.host_session import LEASE, HostSession, clock_skew, skew_told
-from shim.wire import terminal_state
+from shim.submit.host_session import HostSession, clock_skew, skew_told
+from shim.wire import lease, terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 from shim.wire.wakeup import Wakeup
@@ -113,7 +113,7 @@ class ForegroundRun:
 
     def silent(self) -> None:
         text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
-        self._fail(RexecError(text % (self._session.host, LEASE) + "see whether it and the network to it are up"))
+        self._fail(RexecError(text % (self._session.host, lease.HOME) + "see whether it and the network to it are up"))
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):

@@ -61,7 +61,7 @@ from shim.submit.job.placement_events import (
     Tick,
     Unreached,
 )
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 
 Key = tuple[type[Event], str]  # of the table: the event's class; of Ask and News also their word
 Handler = Callable[[State, Any, float], Steps]  # (state, event, now) -> next state, what to do
@@ -76,7 +76,7 @@ class UnexpectedEvent(Exception):
 def begin(state: State, now: float) -> Steps:
     """Take the first step. In phase LOST where another supervisor of the job may have left its generation acting."""
     if state.phase == Phase.LOST:
-        return replace(state, place=replace(state.place, live=True), until=now + steps.LEASE), []
+        return replace(state, place=replace(state.place, live=True), until=now + lease.LOST), []
     return steps.choose(state)
 
 

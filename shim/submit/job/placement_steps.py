@@ -23,11 +23,8 @@ from shim.submit.job.placement_events import (
     State,
     Steps,
 )
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 
-# An agent that hears nothing ends itself, and its job, after 4 s (shim/execute/agent/agent.py); one more for clocks and
-# scheduling.
-LEASE = 5.0
 RETRY = 15.0  # seconds between looks for a host
 MOST_MISSES = 5  # 4 minutes between them, where it went on nowhere so often in a row, or died where it did
 # Seconds that a job runs before its first image, which is made by itself: docs/moving.md, "The first image".
@@ -161,7 +158,7 @@ def closed(state: State, event: Closed, now: float) -> Steps:
         state,
         phase=Phase.LOST,
         why=event.why,
-        until=now + LEASE,
+        until=now + lease.LOST,
         place=replace(state.place, by=inf, doubted=False),
         images=replace(state.images, dump=None),
         wants=replace(state.wants, waiting=waiting),
@@ -175,7 +172,7 @@ def leaves(state: State, why: str, waiting: tuple[int, ...], avoid: tuple[tuple[
         state,
         phase=Phase.LEFT,
         why=why,
-        until=now + LEASE,
+        until=now + lease.LOST,
         place=replace(state.place, live=False, by=inf, doubted=False),
         images=replace(state.images, dump=None),
         wants=replace(state.wants, waiting=waiting),

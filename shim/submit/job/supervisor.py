@@ -28,7 +28,6 @@ from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import faults, threads
-from shim.submit.host_session import LEASE
 from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
@@ -49,6 +48,7 @@ from shim.submit.job.record import Job
 from shim.submit.job.recorder import Records
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.shapes import ShapeError
+from shim.wire import lease
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
@@ -449,7 +449,7 @@ class JobSupervisor:
             stay.start(image)
             why = stay.serve()
             if stay.unheard:
-                why = f"it has not been heard of for {LEASE:.0f} s"
+                why = f"it has not been heard of for {lease.HOME:.0f} s"
             elif not (stay.told or stay.unfit) and host.ssh is not None:
                 why = str(stream.failure())
             if stay.moved or stay.left:

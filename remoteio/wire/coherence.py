@@ -1,0 +1,52 @@
+"""How long, and how much of, what an execute host was told of a file may stand for the file. Pure. Shipped.
+
+One contract between the export, which tells it, and the relay and the kernel there, which answer from it; what a job
+may count on is docs/consistency.md. A figure that is changed at one end alone breaks that page.
+"""
+
+from __future__ import annotations
+
+TTL = 1
+"""Seconds for which a name, attributes or contents that were told may be used without asking again.
+
+As long as docs/consistency.md lets a change by others go unseen (libfuse has the same entry_timeout and attr_timeout).
+One figure for all of it: what the relay answers from may be used for as long as what the kernel was given, and no
+longer, or a job would see a file go back in time.
+"""
+
+LISTING_TTL = 0.1
+"""Seconds after its OPENDIR for which a listing may be handed to readdir(3) as it came.
+
+A directory opened is listed as it is then (docs/consistency.md), so this is only as long as a program takes from
+opendir(3) to its first readdir(3), and none that works between the two reads an old listing.
+"""
+
+AHEAD = 56 << 10
+"""Bytes of a file, or of a directory's entries, that go along with another reply.
+
+Whole, the frame stays below frames.LARGE, so that it waits behind nothing and no metadata waits behind it.
+"""
+
+LISTED_AFTER = 3
+"""Lookups in one directory, within TTL of each other's listing, after which all of it is told with the reply.
+
+One lookup is a path that is walked; several are a program that looks at what is there, as `ls -l` and compilers do.
+"""
+
+LISTED_ENTRIES = 320
+"""Entries of a directory that is told of with a LOOKUP: each is looked up here, and counts a lookup of the kernel's.
+
+About what fits into AHEAD; a larger one costs the disk more than the round trips that it would save.
+"""
+
+KNOWN_NODES = 512
+"""Nodes whose attributes and contents the relay keeps: with AHEAD bytes each 28 MiB at the most."""
+
+KNOWN_DIRECTORIES = 64
+"""Directories whose entries the relay keeps: with AHEAD bytes each 3.5 MiB at the most."""
+
+KNOWN_BARE = 8 * KNOWN_NODES
+"""Nodes that the relay knows to have no capabilities: two numbers each, and asked for at every write and chown."""
+
+KNOWN_CHANGES = 4 * KNOWN_NODES
+"""Nodes whose last change the relay remembers by number; when there are more, all are taken as changed just now."""
