@@ -15,6 +15,7 @@ from collections import deque
 from queue import SimpleQueue
 
 from checkpoint.errors import CheckpointError
+from checkpoint.value import Value
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import PAGE, WINDOW, ZERO, check_name
 from checkpoint.wire.protobuf import ProtobufError, decode, integer
@@ -35,17 +36,23 @@ class ChunkerError(CheckpointError):
     """An image file cannot be read as it was planned; the text says which and why."""
 
 
-class Source:
-    """A file to be saved: `name` in the directory, `size` in bytes, `origin` (see manifest.ImageFile), and the
-    pagemap by whose addresses it is cut (None: cut by offset)."""
+class Source(Value):
+    """A file to be saved.
+
+    name      in the directory
+    origin    see manifest.ImageFile
+    size      bytes
+    pagemap   the file by whose addresses it is cut; None: it is cut by offset
+    """
 
     __slots__ = ("name", "origin", "pagemap", "size")
+    name: str
+    origin: str
+    size: int
+    pagemap: str | None
 
     def __init__(self, name: str, origin: str, size: int, pagemap: str | None) -> None:
-        self.name = name
-        self.origin = origin
-        self.size = size
-        self.pagemap = pagemap
+        self._set(name=name, origin=origin, size=size, pagemap=pagemap)
 
 
 def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:

@@ -14,11 +14,13 @@ import os
 import re
 
 from checkpoint.errors import CheckpointError
+from checkpoint.value import Value
 from checkpoint.wire import protobuf
 from checkpoint.wire.criu_bundle import EMPTY_DIR
 from checkpoint.wire.protobuf import content, encode, integer
 
-if False:  # for annotations only: shipped code imports no more than it runs
+TYPE_CHECKING = False
+if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
@@ -42,13 +44,25 @@ class CriuError(CheckpointError):
     """One sentence for the user: what criu could not do, why, and where its log is."""
 
 
-class Answer:
-    """A message from criu: kind is DUMP, RESTORE, NOTIFY …; script names a notification; pid the root's, or 0."""
+class Answer(Value):
+    """A message from criu.
+
+    kind      DUMP, RESTORE, NOTIFY …
+    success   whether it is done
+    script    the name of a notification, or ""
+    pid       the root's, or 0
+    message   criu's own words, or ""
+    """
 
     __slots__ = ("kind", "message", "pid", "script", "success")
+    kind: int
+    success: bool
+    script: str
+    pid: int
+    message: str
 
     def __init__(self, kind: int, success: bool, script: str, pid: int, message: str) -> None:
-        self.kind, self.success, self.script, self.pid, self.message = kind, success, script, pid, message
+        self._set(kind=kind, success=success, script=script, pid=pid, message=message)
 
 
 def _decode(raw: bytes) -> protobuf.Fields:

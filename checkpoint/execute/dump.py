@@ -72,7 +72,7 @@ def failure(what: str, spool: str, kept: str) -> str:
         with open(path, "rb") as log, open(kept, "wb") as copy:
             copy.write(log.read())
     except OSError as e:  # criu's reason is worth more than its log
-        return why.replace(path, "not kept, because of %s (%s)" % (kept, e.strerror))
+        return why.replace(path, f"not kept, because of {kept} ({e.strerror})")
     return why.replace(path, kept)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from checkpoint.execute import criu, selftest
+from checkpoint.value import Value
 from checkpoint.wire import criu_bundle, elf
 
 TYPE_CHECKING = False
@@ -12,13 +13,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class FoundCriu:
-    """bundle: its directory; version: criu's."""
+class FoundCriu(Value):
+    """A criu that works here.
+
+    bundle    its directory
+    version   criu's
+    """
 
     __slots__ = ("bundle", "version")
+    bundle: str
+    version: tuple[int, ...]
 
     def __init__(self, bundle: str, version: tuple[int, ...]) -> None:
-        self.bundle, self.version = bundle, version
+        self._set(bundle=bundle, version=version)
 
 
 def own() -> str:
@@ -30,7 +37,7 @@ def own() -> str:
 def own_bundle(program: str, cache: str) -> str:
     """The host's own criu as a bundle; made anew only when the program has changed. Raises BundleError, ElfError."""
     st = os.stat(program)
-    key = "%s %d %d %d" % (program, st.st_ino, st.st_size, st.st_mtime_ns)
+    key = f"{program} {st.st_ino} {st.st_size} {st.st_mtime_ns}"
     record = os.path.join(cache, "criu-own")
     try:
         with open(record, errors="replace") as f:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
+from checkpoint.value import Value
+
 # What CRIU 4.1 restores, of the kernel's anonymous inodes (criu/files.c, criu/include/*fd.h).
 ANON_KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "pidfd")
 # (major, minor) of the character devices that are the same everywhere: null zero full random urandom tty ptmx.
@@ -18,38 +20,74 @@ _UNCONNECTED = (7, 10)  # TCP_CLOSE, TCP_LISTEN: include/net/tcp_states.h
 SECCOMP_FILTER = 2
 
 
-class Descriptor:
-    """number; target: what /proc/PID/fd/N links to; kind: S_IFMT of its file; device: st_rdev, (major, minor).
+class Descriptor(Value):
+    """A descriptor of a process.
 
-    fault: why its file cannot be looked at, not even by CRIU; then kind and device are 0.
+    number   its number
+    target   what /proc/PID/fd/N links to
+    kind     S_IFMT of its file
+    device   st_rdev, (major, minor)
+    fault    why its file cannot be looked at, not even by CRIU; then kind and device are 0
     """
 
     __slots__ = ("device", "fault", "kind", "number", "target")
+    number: int
+    target: str
+    kind: int
+    device: tuple[int, int]
+    fault: str
 
     def __init__(self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "") -> None:
-        self.number, self.target, self.kind, self.device, self.fault = number, target, kind, device, fault
+        self._set(number=number, target=target, kind=kind, device=device, fault=fault)
 
 
-class Task:
-    """A process of the tree. pid as the job numbers it; tracer: pid or 0; seccomp: mode; mapped: device files."""
+class Task(Value):
+    """A process of the tree.
+
+    pid           as the job numbers it
+    name          the kernel's, of 15 bytes
+    descriptors   those it has open
+    tracer        the pid of who traces it, or 0
+    seccomp       its mode
+    namespaces    name → which, as /proc/PID/ns links to it
+    mapped        device files that it has mapped
+    """
 
     __slots__ = ("descriptors", "mapped", "name", "namespaces", "pid", "seccomp", "tracer")
+    pid: int
+    name: str
+    descriptors: list[Descriptor]
+    tracer: int
+    seccomp: int
+    namespaces: dict[str, str]
+    mapped: list[str]
 
     def __init__(
         self, pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
         namespaces: dict[str, str], mapped: list[str],
     ) -> None:  # fmt: skip
-        self.pid, self.name, self.descriptors, self.tracer = pid, name, descriptors, tracer
-        self.seccomp, self.namespaces, self.mapped = seccomp, namespaces, mapped
+        self._set(
+            pid=pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp, namespaces=namespaces,
+            mapped=mapped,
+        )  # fmt: skip
 
 
-class Tcp:
-    """A line of /proc/net/tcp or tcp6: inode of the socket, addresses as the kernel prints them, state."""
+class Tcp(Value):
+    """A line of /proc/net/tcp or tcp6.
+
+    inode           of the socket
+    local, remote   addresses as the kernel prints them
+    state           TCP_ESTABLISHED … of include/net/tcp_states.h
+    """
 
     __slots__ = ("inode", "local", "remote", "state")
+    inode: int
+    local: str
+    remote: str
+    state: int
 
     def __init__(self, inode: int, local: str, remote: str, state: int) -> None:
-        self.inode, self.local, self.remote, self.state = inode, local, remote, state
+        self._set(inode=inode, local=local, remote=remote, state=state)
 
 
 def obstacles(tasks: list[Task], rootless: bool) -> list[str]:

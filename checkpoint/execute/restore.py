@@ -85,7 +85,7 @@ def drop_sizes(spool: str, checked: frozenset[str]) -> None:
         with open(path, "wb") as f:
             f.write(raw)
     except (criu.CriuError, OSError) as e:
-        raise RestartError("the restart failed: the image's list of files cannot be used: %s" % e) from e
+        raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
 
 
 def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:

@@ -10,6 +10,7 @@ import os
 import struct
 
 from checkpoint import procfs
+from checkpoint.value import Value
 
 # Flags of /proc/cpuinfo that user code can use or see; the others tell of virtualisation, power, bugs, speculation.
 _PRIVATE = (
@@ -32,23 +33,40 @@ PRIVATE_FLAGS = frozenset(_PRIVATE.split())
 AMX = frozenset(("amx_tile", "amx_bf16", "amx_int8"))
 
 
-class Facts:
+class Facts(Value):
     """What of a host matters to an image.
 
-    machine: uname's; flags: CPU features of /proc/cpuinfo; xsave: bytes of the CPU's saved state, 0 if unknown;
-    page: bytes; kernel and criu: versions; memory: bytes free for a job; namespaces: those the kernel has;
-    uid_map: which ids the job has, or of a host, the best its login can give: "root" all, it is the host's root;
-    "both" 0, its user's own and others, mapped; "zero" 0 alone, which is the login.
+    machine      uname's
+    flags        CPU features of /proc/cpuinfo
+    xsave        bytes of the CPU's saved state, 0 if unknown
+    page         bytes of a memory page
+    kernel       its version
+    criu         its version
+    memory       bytes free for a job
+    namespaces   those the kernel has
+    uid_map      which ids the job has, or of a host, the best its login can give: "root" all, it is the host's root;
+                 "both" 0, its user's own and others, mapped; "zero" 0 alone, which is the login
     """
 
     __slots__ = ("criu", "flags", "kernel", "machine", "memory", "namespaces", "page", "uid_map", "xsave")
+    machine: str
+    flags: frozenset[str]
+    xsave: int
+    page: int
+    kernel: tuple[int, ...]
+    criu: tuple[int, ...]
+    memory: int
+    namespaces: frozenset[str]
+    uid_map: str
 
     def __init__(
         self, machine: str, flags: frozenset[str], xsave: int, page: int, kernel: tuple[int, ...],
         criu: tuple[int, ...], memory: int, namespaces: frozenset[str], uid_map: str,
     ) -> None:  # fmt: skip
-        self.machine, self.flags, self.xsave, self.page, self.kernel = machine, flags, xsave, page, kernel
-        self.criu, self.memory, self.namespaces, self.uid_map = criu, memory, namespaces, uid_map
+        self._set(
+            machine=machine, flags=flags, xsave=xsave, page=page, kernel=kernel, criu=criu, memory=memory,
+            namespaces=namespaces, uid_map=uid_map,
+        )  # fmt: skip
 
     def plain(self) -> dict[str, object]:
         """As JSON can hold it, for a manifest."""

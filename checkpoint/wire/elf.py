@@ -9,6 +9,7 @@ import os
 import struct
 
 from checkpoint.errors import CheckpointError
+from checkpoint.value import Value
 
 PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
 DT_NEEDED, DT_STRTAB, DT_RPATH, DT_RUNPATH = 1, 5, 15, 29
@@ -18,13 +19,23 @@ class ElfError(CheckpointError):
     """One sentence: which file is no 64-bit little-endian ELF program, or which library is missing."""
 
 
-class Elf:
-    """machine: e_machine; interpreter: the loader's path or ""; needed: sonames; runpath: directories."""
+class Elf(Value):
+    """The headers of an ELF file.
+
+    machine       e_machine
+    interpreter   the loader's path, or ""
+    needed        sonames
+    runpath       directories
+    """
 
     __slots__ = ("interpreter", "machine", "needed", "runpath")
+    machine: int
+    interpreter: str
+    needed: list[str]
+    runpath: list[str]
 
     def __init__(self, machine: int, interpreter: str, needed: list[str], runpath: list[str]) -> None:
-        self.machine, self.interpreter, self.needed, self.runpath = machine, interpreter, needed, runpath
+        self._set(machine=machine, interpreter=interpreter, needed=needed, runpath=runpath)
 
 
 def parse(image: bytes, name: str) -> Elf:

@@ -8,6 +8,7 @@ import os
 import struct
 
 from checkpoint.errors import CheckpointError
+from checkpoint.value import Value
 
 FORMAT = 2
 WINDOW = 65536  # bytes of one chunk at most: an aligned window of the job's address space
@@ -68,38 +69,15 @@ def _canonical(value: object, what: str) -> str:
         raise ManifestError(f"{what} cannot be written as JSON: {error}") from None
 
 
-class _Value:
-    """A value: compared and hashed by its slots, which cannot be assigned again."""
-
-    __slots__: tuple[str, ...] = ()
-
-    def _set(self, **fields: object) -> None:
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def _fields(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in self.__slots__)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen")
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._fields() == other._fields()
-
-    def __hash__(self) -> int:
-        return hash(self._fields())
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r:.60}" for name, value in zip(self.__slots__, self._fields()))
-        return f"{type(self).__name__}({shown})"
-
-
-class ImageFile(_Value):
+class ImageFile(Value):
     """One of CRIU's files: the concatenation of its chunks.
 
-    `origin` names what the file is the memory of, the same from one checkpoint to the next (`pages-2.img` may be
-    another process next time). `table` is the chunks in order, ENTRY each; a chunk's key is its place in the
-    origin: the window's number (address or offset divided by WINDOW).
+    name     as CRIU calls it
+    origin   what the file is the memory of, the same from one checkpoint to the next (`pages-2.img` may be another
+             process next time)
+    size     bytes
+    table    the chunks in order, ENTRY each; a chunk's key is its place in the origin: the window's number (address
+             or offset divided by WINDOW)
     """
 
     __slots__ = ("name", "origin", "size", "table")
@@ -125,7 +103,7 @@ class ImageFile(_Value):
         return list(ENTRY.iter_unpack(self.table))
 
 
-class WrittenFile(_Value):
+class WrittenFile(Value):
     """A file that the job has written or holds open for writing, as it was at the checkpoint."""
 
     __slots__ = ("inode", "mtime_ns", "path", "size")
@@ -145,7 +123,7 @@ class WrittenFile(_Value):
         )
 
 
-class Streams(_Value):
+class Streams(Value):
     """Bytes of stdout and stderr delivered, bytes of stdin the job has read, and those it was given but not read."""
 
     __slots__ = ("stderr", "stdin", "stdin_unread", "stdout")
@@ -165,12 +143,21 @@ class Streams(_Value):
         )
 
 
-class Manifest(_Value):
+class Manifest(Value):
     """One image of one job.
 
-    `time_ns`: when, since the epoch. `host`: where the dump was made. `generation`: the fencing number of the job's
-    run that made it. `facts` (of the host, for compatibility) and `stats` (of the dump) are JSON objects which
-    only their owners understand. Text may hold surrogate escapes. ManifestError for values that cannot be encoded.
+    job, number   which image of which job
+    generation    the fencing number of the job's run that made it
+    time_ns       when, since the epoch
+    host          where the dump was made
+    argv … tty    what was started: its words, directory, environment, ids, and whether it has a terminal
+    streams       how far its streams had come
+    files         CRIU's files
+    written       files that the job has written or holds open for writing
+    facts         of the host, for compatibility, and
+    stats         of the dump: JSON objects which only their owners understand
+
+    Text may hold surrogate escapes. Raises ManifestError for values that cannot be encoded.
     """
 
     __slots__ = (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from checkpoint.value import Value
 from shim.wire.owner_policy import OwnerPolicy, show_hours, within_hours
 
 
-class Surroundings:
+class Surroundings(Value):
     """What the conditions of a policy are held against, as measured on a host.
 
     load          cores busy with other work than ours; None: not known
@@ -15,12 +16,13 @@ class Surroundings:
     """
 
     __slots__ = ("free_memory", "load", "minute", "on_battery")
+    load: float | None
+    minute: int
+    on_battery: bool
+    free_memory: int
 
     def __init__(self, load: float | None, minute: int, on_battery: bool, free_memory: int) -> None:
-        self.load = load
-        self.minute = minute
-        self.on_battery = on_battery
-        self.free_memory = free_memory
+        self._set(load=load, minute=minute, on_battery=on_battery, free_memory=free_memory)
 
 
 def broken_condition(policy: OwnerPolicy, around: Surroundings) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from checkpoint.value import Value
 from remoteio.errors import RexecError
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -85,8 +86,8 @@ def _shown(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-class OwnerPolicy:
-    """When a machine may be used beside its owner. Immutable by convention; equal if all values are.
+class OwnerPolicy(Value):
+    """When a machine may be used beside its owner.
 
     name              what the table is called, for messages
     watched           False: nobody to look out for (`owner = none`): input neither delays nor ends a job
@@ -99,6 +100,14 @@ class OwnerPolicy:
     """
 
     __slots__ = ("battery", "hours", "linger", "max_load", "min_free_memory", "name", "start_idle", "watched")
+    name: str
+    watched: bool
+    start_idle: float
+    linger: float
+    max_load: float | None
+    hours: tuple[tuple[int, int], ...]
+    battery: bool
+    min_free_memory: int
 
     def __init__(
         self,
@@ -112,25 +121,10 @@ class OwnerPolicy:
         battery: bool = False,
         min_free_memory: int = 0,
     ) -> None:
-        self.name = name
-        self.watched = watched
-        self.start_idle = start_idle
-        self.linger = linger
-        self.max_load = max_load
-        self.hours = hours
-        self.battery = battery
-        self.min_free_memory = min_free_memory
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, OwnerPolicy):
-            return NotImplemented
-        return all(getattr(self, field) == getattr(other, field) for field in OwnerPolicy.__slots__)
-
-    def __hash__(self) -> int:
-        return hash(tuple(getattr(self, field) for field in OwnerPolicy.__slots__))
-
-    def __repr__(self) -> str:
-        return f"OwnerPolicy({', '.join(f'{field}={getattr(self, field)!r}' for field in OwnerPolicy.__slots__)})"
+        self._set(
+            name=name, watched=watched, start_idle=start_idle, linger=linger, max_load=max_load, hours=hours,
+            battery=battery, min_free_memory=min_free_memory,
+        )  # fmt: skip
 
     def table(self) -> dict[str, object]:
         """The policy as a table that parse_owner_policy reads back to an equal one: what is sent to the agent."""
