@@ -10,6 +10,11 @@ import re
 from checkpoint.value import Value
 from remoteio.errors import RexecError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -151,6 +156,29 @@ NOBODY = OwnerPolicy("none", watched=False, start_idle=0.0, battery=True)
 BUILTIN = {"keyboard": KEYBOARD, "none": NOBODY}
 
 
+def _parse_load(value: object, key: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise PolicyError(f"{key} = {_shown(value)} is not a number of busy cores; write for example 0.3.")
+
+
+def _parse_bool(value: object, key: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise PolicyError(f"{key} = {_shown(value)} is neither true nor false.")
+
+
+# key of the table, and field of OwnerPolicy -> what reads its value, given the key to name it
+KEYS: dict[str, Callable[[object, str], Any]] = {
+    "start_idle": parse_duration,
+    "linger": parse_duration,
+    "max_load": _parse_load,
+    "hours": parse_hours,
+    "battery": _parse_bool,
+    "min_free_memory": parse_size,
+}
+
+
 def parse_owner_policy(name: str, table: object) -> OwnerPolicy:
     """The policy that `[owner.NAME]` describes; PolicyError names the first key that is wrong or unknown.
 
@@ -163,27 +191,13 @@ def parse_owner_policy(name: str, table: object) -> OwnerPolicy:
         )
     if not isinstance(table, dict):
         raise PolicyError(f"{where} is not a table; write its keys below a line {where}.")
-    known = ("start_idle", "linger", "max_load", "hours", "battery", "min_free_memory")
     for key in table:
-        if key not in known:
-            raise PolicyError(f"{where} has an unknown key {key}; the keys are {', '.join(known)}.")
-    policy = OwnerPolicy(name)
+        if key not in KEYS:
+            raise PolicyError(f"{where} has an unknown key {key}; the keys are {', '.join(KEYS)}.")
     try:
-        if "start_idle" in table:
-            policy.start_idle = parse_duration(table["start_idle"], "start_idle")
-        if "linger" in table:
-            policy.linger = parse_duration(table["linger"], "linger")
-        if "max_load" in table:
-            policy.max_load = _parse_load(table["max_load"])
-        if "hours" in table:
-            policy.hours = parse_hours(table["hours"])
-        if "battery" in table:
-            policy.battery = _parse_bool(table["battery"], "battery")
-        if "min_free_memory" in table:
-            policy.min_free_memory = parse_size(table["min_free_memory"], "min_free_memory")
+        return OwnerPolicy(name, **{key: read(table[key], key) for key, read in KEYS.items() if key in table})
     except PolicyError as error:
         raise PolicyError(f"{where}: {error}") from None
-    return policy
 
 
 def named_policy(name: str, tables: dict[str, object]) -> OwnerPolicy:
@@ -199,15 +213,3 @@ def named_policy(name: str, tables: dict[str, object]) -> OwnerPolicy:
     raise PolicyError(
         f"There is no owner policy {name}; known are {', '.join(names)}: add a table [owner.{name}] to hosts.toml."
     )
-
-
-def _parse_load(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
-        return float(value)
-    raise PolicyError(f"max_load = {_shown(value)} is not a number of busy cores; write for example 0.3.")
-
-
-def _parse_bool(value: object, key: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise PolicyError(f"{key} = {_shown(value)} is neither true nor false.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remoteio.errors import RexecError
+from shim.wire.owner_policy import BUILTIN, KEYS
 
 LOCAL = "local"
 
@@ -20,8 +21,6 @@ _HOST_KEYS: dict[str, tuple[type, str]] = {
     "python": (str, 'a python >= 3.9 there, such as "/usr/bin/python3.11"'),
     "owner": (str, '"keyboard", "none", or the NAME of an [owner.NAME] table'),
 }
-_OWNER_KEYS = ("start_idle", "linger", "max_load", "hours", "battery", "min_free_memory")
-_OWNERS_BUILT_IN = ("keyboard", "none")
 
 
 class HostsError(RexecError):
@@ -82,7 +81,7 @@ def parse(data: bytes, file: str) -> Hosts:
     _only(document, _TOP, file, "")
     owners = _tables(document, "owner", file)
     for name, table in owners.items():
-        _only(table, _OWNER_KEYS, file, f"owner.{name}.")
+        _only(table, tuple(KEYS), file, f"owner.{name}.")
         if name == "none":
             raise HostsError(
                 f"{file}: [owner.none] cannot be set: it means that nobody owns the host; name it otherwise"
@@ -117,7 +116,7 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
     ssh, python, owner, options = (table.get(key) for key in ("ssh", "python", "owner", "options"))
     if ssh is not None and (not ssh or str(ssh).startswith("-")):
         raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
-    if owner is not None and owner not in (*_OWNERS_BUILT_IN, *owners):
+    if owner is not None and owner not in (*BUILTIN, *owners):
         raise HostsError(f"{file}: {where}owner = {owner!r} names no policy; write {_HOST_KEYS['owner'][1]}")
     return Host(
         name,
