@@ -75,6 +75,7 @@ class Agent:
         self.greets: Callable[[Agent], None] | None = None  # what it does instead of saying HELLO
         self.describes: Callable[[dict[str, object]], bytes] = lambda head: json.dumps(head).encode()
         self.broken = threading.Event()
+        self._speaks_on = False  # though it reads nothing more
         self._change = threading.Condition()
         for target in (self._run, self._pulse):
             threading.Thread(target=target, daemon=True).start()
@@ -101,9 +102,13 @@ class Agent:
             self._end.shutdown(socket.SHUT_RDWR)
         except (OSError, LinkClosed):
             pass  # the other end was quicker
+        if self._speaks_on:
+            self.link.close()
+            self._end.close()
 
     def stop_reading(self) -> None:
         """From now on what is sent here is refused, as by one that has ended."""
+        self._speaks_on = True
         self._end.shutdown(socket.SHUT_RD)
 
     def news(self, what: str, **more: object) -> None:
@@ -131,6 +136,9 @@ class Agent:
                         self._change.notify_all()
         except LinkClosed:
             self.running.clear()
+            if not self._speaks_on:
+                self.link.close()
+                self._end.close()
             self.broken.set()
 
     def _take(self, kind: int, payload: bytes) -> None:

@@ -11,8 +11,9 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from checkpoint.errors import CheckpointError
@@ -22,6 +23,7 @@ from checkpoint.wire.manifest import Manifest, ManifestError
 Point = Callable[[str], None]
 """Called with the name of each step that was just taken; tests kill the process there."""
 
+_AGAIN = 0.05  # seconds between tries for a lock: flock(2) waits for it for ever or not at all
 _IMAGE = re.compile(r"(\d{8})\.image")
 
 
@@ -51,10 +53,11 @@ def _sync_directory(path: Path) -> None:
 class JobDirectory:
     """The directory of one job's images, open. Close it."""
 
-    def __init__(self, path: Path, job: str, create: bool) -> None:
-        """Raises StoreError if there is none, or it cannot be made."""
+    def __init__(self, path: Path, job: str, create: bool, patience: float = 0.0) -> None:
+        """`patience`: seconds to wait for another writer. Raises StoreError if there is none, or it cannot be made."""
         self.path = path
         self.job = job
+        self._patience = patience
         try:
             if create:
                 for parent in (*reversed(path.parents), path):
@@ -82,14 +85,20 @@ class JobDirectory:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Alone among writers; takes in what a dead writer left. Raises StoreBusy, OSError."""
-        try:
-            with self._lock("writer.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                self._clean_up()
-                yield
-        except BlockingIOError:
-            raise StoreBusy(
-                f"the images of job {self.job} are being written by another rexec: wait until it is done"
-            ) from None
+        deadline = time.monotonic() + self._patience
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(self._lock("writer.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise StoreBusy(
+                            f"the images of job {self.job} are being written by another rexec: wait until it is done"
+                        ) from None
+                time.sleep(_AGAIN)
+            self._clean_up()
+            yield
 
     def reading(self) -> AbstractContextManager[None]:
         """While held, nothing is unlinked: for opening files only."""

@@ -135,13 +135,14 @@ class Image:
 class Store:
     """All jobs' images under one directory (mode 0700; files 0600). Every method raises StoreError."""
 
-    def __init__(self, root: Path | None = None, at: Point = lambda point: None) -> None:
+    def __init__(self, root: Path | None = None, at: Point = lambda point: None, patience: float = 0.0) -> None:
         self.root = root if root is not None else default_root()
         self._at = at
+        self._patience = patience
 
     def _directory(self, job: str, create: bool = False) -> JobDirectory:
         try:
-            return JobDirectory(self.root / check_name(job), job, create)
+            return JobDirectory(self.root / check_name(job), job, create, self._patience)
         except ManifestError as error:
             raise StoreError(f"there is no job {job!r:.80}: {error}") from None
 

@@ -54,6 +54,7 @@ class Crew(Generic[T]):
     def _fail(self, e: BaseException) -> None:
         self._failure = self._failure or e
         self._over.set()
+        self._watch.set()  # for the watchdog, which looks whether it is over between a clear and a wait
 
     def rest(self, timeout: float) -> bool:
         """After `run`: wait until nothing is being received or handled any more. False: something still is."""
@@ -109,7 +110,7 @@ class Crew(Generic[T]):
         while not self._over.is_set():
             if self._step == last and not last & 1:
                 self._watch.clear()
-                if self._step == last:
+                if self._step == last and not self._over.is_set():
                     self._watch.wait()
             last = self._step
             self._over.wait(TICK)

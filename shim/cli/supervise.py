@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
 
 from remoteio.wire import frames
 from shim.cli.say import tell
@@ -27,12 +26,10 @@ def supervise(job: Job, *, quiet: bool, resumed: Resumed | None = None, force: b
     console = Console(record.tty, say)
     try:
         spec = record.job_spec()
-        failures: list[Callable[[BaseException], None]] = []
-        outputs, given = _own_streams(job, spec, resumed, console, lambda error: failures[0](error))
+        outputs, given = _own_streams(job, spec, resumed, console)
         supervisor = JobSupervisor(
             job, outputs, given, patient=False, force=force, say=say, watch=console.watch, stopped=console.stopped,
         )  # fmt: skip
-        failures.append(supervisor.fail)
         console.bind(supervisor)
         result = supervisor.run()
     except Interrupted as interrupted:
@@ -53,7 +50,7 @@ def _leave(result: Result, keys: bool) -> int:
 
 
 def _own_streams(
-    job: Job, spec: JobSpec, resumed: Resumed | None, console: Console, fail: Callable[[BaseException], None]
+    job: Job, spec: JobSpec, resumed: Resumed | None, console: Console
 ) -> tuple[dict[int, OutputOnce], ReplayedInput | None]:
     """This process's own stdin, stdout and stderr as the job's."""
     outputs = {}
@@ -61,10 +58,10 @@ def _own_streams(
         if fd in spec.stdio or (fd == 1 and spec.tty):
             close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
             taken = 0 if resumed is None else resumed.said(kind)
-            outputs[kind] = OutputOnce(kind, os.dup(fd), fail, taken=taken, close=close, say=tell)
+            outputs[kind] = OutputOnce(kind, os.dup(fd), taken=taken, close=close, say=tell)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
-    given = ReplayedInput(job.path, os.dup(0), fail, console.ours)
+    given = ReplayedInput(job.path, os.dup(0), console.ours)
     if resumed is not None:
         given.skip_to(resumed.given)
     return outputs, given

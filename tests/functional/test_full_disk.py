@@ -111,9 +111,8 @@ def test_output_waits_for_room(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> N
     said: list[str] = []
     disk.fill()
     path = disk.at / "stdout"
-    output = OutputOnce(
-        frames.STDOUT, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), failed.append, say=said.append
-    )
+    output = OutputOnce(frames.STDOUT, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), say=said.append)
+    output.start(failed.append)
     written = b"x" * 100_000
     ours, theirs = socket.socketpair()
     link = Link(ours.fileno(), ours.fileno())

@@ -103,11 +103,11 @@ def test_what_a_host_said_last_is_heard_although_it_can_be_told_nothing_more(run
     """Its agent has ended, and with it who reads our answers; the job's status is still under way."""
     alpha = run.country.running(0)
     assert run.ask("checkpoint") == "True: image 1 is committed"
-    stay = run.moves.stay()
-    assert stay is not None
+    generation = run.moves.generation()
+    assert generation is not None
     alpha.stop_reading()
     alpha.link.send(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16)))
-    until(lambda: stay._link._broken is not None, "the answer cannot be sent")
+    until(lambda: generation._link._broken is not None, "the answer cannot be sent")
     alpha.end(3 << 8)
     assert run.end() == Result(3 << 8)
 
@@ -186,7 +186,7 @@ def test_an_image_that_counts_more_input_than_there_is(run: Run) -> None:
 
     alpha.describes = describes
     assert run.ask("checkpoint") == (
-        f"False: alpha misbehaves: its image counts {1 << 62} bytes of standard input, of 0 that there are"
+        f"False: alpha misbehaves: its image counts {1 << 62} bytes of standard input, of 0 that it was given"
     )
     alpha.end(0)
     assert run.end() == Result(0)
@@ -307,7 +307,7 @@ def test_where_no_thread_can_be_had_a_host_is_passed_over(run: Run, monkeypatch:
     start = threading.Thread.start
 
     def scarce(thread: threading.Thread) -> None:
-        if "JobSupervisor._thread" in getattr(thread, "_target").__qualname__:  # noqa: B009 - threading's own
+        if "JobHome.in_thread" in getattr(thread, "_target").__qualname__:  # noqa: B009 - threading's own
             raise RuntimeError("can't start new thread")
         start(thread)
 

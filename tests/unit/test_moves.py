@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +36,11 @@ class Run:
         hosts: tuple[str, ...] = ("alpha", "beta"),
         every: float = 0.0,
         prepare: Callable[[Agent], None] = lambda agent: None,
+        make: bool = False,
     ) -> None:
+        """`make`: the directory is not there yet."""
+        if make:
+            directory.mkdir()
         self.country = Country(directory)
         self.country.prepare = prepare
         spec = JobSpec(
@@ -53,8 +59,8 @@ class Run:
 
     def begin(self, taken: int | None, force: bool = False) -> None:
         fd = os.open(self.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.output = OutputOnce(frames.STDOUT, fd, self.fail, taken=taken or 0)
-        self.input = ReplayedInput(self.job.path, self.typed_read, self.fail)
+        self.output = OutputOnce(frames.STDOUT, fd, taken=taken or 0)
+        self.input = ReplayedInput(self.job.path, os.dup(self.typed_read))
         self.moves = JobSupervisor(
             self.job, {frames.STDOUT: self.output}, self.input, patient=True, force=force, say=lambda text: None,
             reach=self.country.reach,
@@ -63,14 +69,20 @@ class Run:
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
-    def fail(self, error: BaseException) -> None:
-        self.moves.fail(error)
-
     def _run(self) -> None:
         try:
             self.result.append(self.moves.run())
         except BaseException as error:
             self.result.append(error)
+
+    def forget(self) -> None:
+        """Close what this test has open for it."""
+        os.close(self.typed)
+        os.close(self.typed_read)
+        os.close(self.job._lock)
+        for agent in self.country.agents:
+            agent.die()
+            assert agent.broken.wait(5)
 
     def ask(self, what: str, **more: object) -> str:
         for answer in control_socket.ask(self.job.control, do=what, **more):
@@ -152,6 +164,48 @@ def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
     run.country.running(5).end(0)
     run.end()
     assert open_at[-1] <= open_at[1], open_at
+
+
+def test_a_generation_that_is_over_is_not_kept(run: Run) -> None:
+    """Its export knows of every file that the job has used."""
+    run.country.running(0)
+    until(run.moves.generation, "it is known to run")
+    generation = run.moves.generation()
+    assert generation is not None and generation._session.export is not None
+    before = weakref.ref(generation), weakref.ref(generation._session.export)
+    del generation
+    for number in range(2):
+        run.country.running(number)
+        assert run.ask("vacate").startswith("True: ")
+    run.country.running(2)
+
+    def gone() -> bool:
+        gc.collect()
+        return before[0]() is None and before[1]() is None
+
+    until(gone, "nothing holds it")
+
+
+def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, place: None) -> None:
+    """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
+    first = Run(tmp_path / "0", make=True)
+    first.country.running(0)
+    until(first.moves.generation, "it is known to run")
+    open_before, running_before = descriptors(first.country), threading.active_count()
+    others = [Run(tmp_path / str(number), make=True) for number in (1, 2)]
+    for run in others:
+        run.country.running(0).say()
+        assert run.ask("vacate") == "True: the job goes on on beta"
+    for run in others:
+        run.country.running(1).say()
+        run.country.agents[1].end(0)
+        assert run.end() == Result(0)
+        assert run.out.read_text() == "1\n2\n"
+        run.forget()
+    until(lambda: descriptors(first.country) <= open_before, "their descriptors are closed")
+    until(lambda: threading.active_count() <= running_before, "their threads have ended")
+    first.country.agents[0].end(0)
+    assert first.end() == Result(0)
 
 
 def test_a_fresh_job_that_speaks_before_its_host_says_that_it_runs(tmp_path: Path, place: None) -> None:
@@ -384,7 +438,7 @@ def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypat
 def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replayed_streams, "HEAVY", 1 << 20)
     heavy: list[int] = []
-    given = ReplayedInput(tmp_path, -1, lambda error: None)
+    given = ReplayedInput(tmp_path, -1)
     given.heavy = lambda: heavy.append(given.size)
     given.keep()
     for _ in range(5):
@@ -393,12 +447,13 @@ def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatc
     given.unkeep()
     given.feed(bytes(1 << 21))
     assert heavy == [3 << 19]
+    given.given = given.size  # a generation has got all of it
     given.saved(1 << 20)
     given.unkeep()  # of a later one: there is one
     given.feed(bytes(1 << 21))
     assert len(heavy) == 2
     assert given.kept == 1 << 20
-    given._file.close()
+    given.close()
 
 
 def test_told_to_end_it_leaves_a_saved_job(run: Run) -> None:

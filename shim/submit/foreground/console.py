@@ -76,20 +76,20 @@ class Console:
         if self._terminal is not None:
             self._terminal.restore()
 
-    def stopped(self, stay: Generation) -> None:
+    def stopped(self, generation: Generation) -> None:
         """The job stopped: stop too, as it would have been seen to here, and go on together."""
-        stay.pause()
+        generation.pause()
         if self._terminal is not None and in_foreground(0):
             self._terminal.restore()
             self._stops = True
             os.killpg(0, signal.SIGTSTP)  # as our terminal would have done: a script around us stops with us
         # To this thread: one to the process may be heard by another first, and this one go on for a while.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-        stay.resume()
+        generation.resume()
         if self._terminal is not None:
             self._terminal.take()
             self._resize()
-        stay.signal(signal.SIGCONT)
+        generation.signal(signal.SIGCONT)
 
     def watch(self, before: State, after: State) -> None:
         """The job's phase changed."""
@@ -141,14 +141,14 @@ class Console:
 
     def _resize(self, redraw: bool = False) -> None:
         """Tell the job the size; `redraw`: by way of another, as rexec attach does: it draws its screen anew."""
-        stay = self._moves.stay() if self._moves is not None else None
-        if stay is None:
+        generation = self._moves.generation() if self._moves is not None else None
+        if generation is None:
             return
         rows, *rest = terminal_state.window(0)
 
         def tell() -> None:
             for fewer in (1, 0) if redraw else (0,):
-                stay.resize(b"".join(n.to_bytes(2, "little") for n in (max(rows - fewer, 1), *rest)))
+                generation.resize(b"".join(n.to_bytes(2, "little") for n in (max(rows - fewer, 1), *rest)))
 
         threads.begin(tell)  # without one the size is told at its next change
 
@@ -156,10 +156,10 @@ class Console:
         """How far the dump is that the job leaves with, if it takes long."""
         progress: Progress | None = None
         while not self._over.wait(_LOOK):
-            dump, stay = moves.state.images.dump, moves.stay()
-            if dump is not None and dump.leaves and stay is not None:
+            dump, generation = moves.state.images.dump, moves.generation()
+            if dump is not None and dump.leaves and generation is not None:
                 progress = progress or Progress(sys.stderr, "saving the job")
-                progress.update(*stay.progress())
+                progress.update(*generation.progress())
             elif progress is not None:
                 progress.close()
                 progress = None

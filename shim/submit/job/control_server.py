@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 from remoteio.wire import frames
 from shim.submit.job import placement_events
 from shim.submit.job.attached_client import Attached
 from shim.submit.job.control_socket import Connection
 from shim.submit.job.generation import Generation
+from shim.submit.job.home import JobHome
 from shim.submit.job.placement_events import State
-from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.record import Record
 
 _TELL = 0.25  # seconds between words of progress
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """The job that is asked about. `stay` and `state`: as of now; `force`: its next restart is to be forced."""
+class Subject(Protocol):
+    """What the callers of a job need of its supervisor, by any thread."""
 
-    outputs: dict[int, OutputOnce]
-    input: ReplayedInput | None
-    tty: bool
-    tell: Callable[[placement_events.Event], None]
-    state: Callable[[], State]
-    stay: Callable[[], Generation | None]
-    progress: Callable[[], tuple[int, int, int] | None]
-    force: Callable[[], None]
+    record: Record
+    """Its record as of now."""
+
+    state: State
+    """Where it is, as of now."""
+
+    home: JobHome
+    """Its streams, which those who are attached read and write."""
+
+    def tell(self, event: placement_events.Event) -> None:
+        """Give it an event to deal with."""
+
+    def generation(self) -> Generation | None:
+        """The generation that runs, if one does."""
+
+    def progress(self) -> tuple[int, int, int] | None:
+        """How far the image that comes is, as Intake.progress has it."""
+
+    def force(self) -> None:
+        """Have its next restart forced."""
 
 
 class Callers:
@@ -102,12 +113,12 @@ class Callers:
             return
 
     def _attach(self, connection: Connection) -> None:
-        job, state = self._job, self._job.state()
+        job, state = self._job, self._job.state
         if state.result is not None:
             connection.say(done=False, text="the job has ended")
             return
-        client = Attached(connection, job.outputs, job.input, self._forward)
-        connection.say(done=True, text="", tty=job.tty, phase=str(state.phase), why=state.why)
+        client = Attached(connection, job.home.outputs, job.home.input, self._forward)
+        connection.say(done=True, text="", tty=bool(job.record.tty), phase=str(state.phase), why=state.why)
         with self._fewer:
             self._attached.append(client)
         try:
@@ -118,8 +129,8 @@ class Callers:
                 self._fewer.notify_all()
 
     def _forward(self, kind: int, payload: bytes) -> None:
-        stay = self._job.stay()
-        if stay is not None and kind == frames.SIGNAL:
-            stay.signal(payload[0])
-        elif stay is not None:
-            stay.resize(payload)
+        generation = self._job.generation()
+        if generation is not None and kind == frames.SIGNAL:
+            generation.signal(payload[0])
+        elif generation is not None:
+            generation.resize(payload)

@@ -46,32 +46,45 @@ class Connection:
 Handler = Callable[[dict[str, object], Connection], None]
 
 
-def serve(path: Path, handle: Handler) -> None:
-    """Listen at `path`, mode 0600, each client in a thread of its own. Raises ControlError."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()  # of a supervisor that is no more: whoever serves holds the job's lock
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _short(path) as name:
-            listener.bind(name)
-        os.chmod(path, 0o600)
-        listener.listen(16)
-    except OSError as error:
-        listener.close()
-        raise ControlError(f"{path} cannot be made: {error.strerror}") from error
-    threading.Thread(target=_accept, args=(listener, handle), name="control", daemon=True).start()
+class Listener:
+    """Listens at `path`, mode 0600, and has `handle` serve each client, in a thread of its own."""
 
-
-def _accept(listener: socket.socket, handle: Handler) -> None:
-    while True:
+    def __init__(self, path: Path, handle: Handler) -> None:
+        """Raises ControlError."""
+        self._path, self._handle = path, handle
+        self._closed = False
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()  # of a supervisor that is no more: whoever serves holds the job's lock
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            sock, _ = listener.accept()
-        except OSError:
-            time.sleep(_BUSY)  # no descriptor left for it (accept(2)): there is no event for one's becoming free
-            continue
-        if not threads.begin(partial(_client, sock, handle)):
-            Connection(sock).say(done=False, text="its supervisor has no thread left to answer with: try again")
-            sock.close()
+            with _short(path) as name:
+                self._socket.bind(name)
+            os.chmod(path, 0o600)
+            self._socket.listen(16)
+        except OSError as error:
+            self._socket.close()
+            raise ControlError(f"{path} cannot be made: {error.strerror}") from error
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        """Let nobody in any more; who is in is served to the end."""
+        self._closed = True
+        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+
+    def _accept(self) -> None:
+        with self._socket:
+            while not self._closed:
+                try:
+                    sock, _ = self._socket.accept()
+                except OSError:
+                    if not self._closed:
+                        time.sleep(_BUSY)  # no descriptor left (accept(2)): there is no event for one's becoming free
+                    continue
+                if not threads.begin(partial(_client, sock, self._handle)):
+                    Connection(sock).say(done=False, text="its supervisor has no thread left to answer with: try again")
+                    sock.close()
 
 
 def _client(sock: socket.socket, handle: Handler) -> None:

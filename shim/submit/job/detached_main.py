@@ -11,7 +11,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 from checkpoint.submit.store import Store
@@ -67,13 +66,8 @@ def _supervise(job: Job, orders: Orders) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread of the program that started us may have blocked some
     for number in _TERMINALS:
         signal.signal(number, signal.SIG_IGN)
-    failures: list[Callable[[BaseException], None]] = []
-
-    def fail(error: BaseException) -> None:
-        failures[0](error)
-
-    outputs = _outputs(job, record, resumed, fail)
-    given = ReplayedInput(job.path, standard_input, fail)
+    outputs = _outputs(job, record, resumed)
+    given = ReplayedInput(job.path, standard_input)
     if standard_input < 0 and not record.tty:
         given.finish()  # nobody will type: as nohup(1) has it
     if resumed is not None:
@@ -84,7 +78,6 @@ def _supervise(job: Job, orders: Orders) -> None:
         os.close(orders.ready)
 
     supervisor = JobSupervisor(job, outputs, given, patient=True, force=orders.force, say=_say, ready=started)
-    failures.append(supervisor.fail)
 
     def told_to_end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends it at once
@@ -94,9 +87,7 @@ def _supervise(job: Job, orders: Orders) -> None:
     supervisor.run()
 
 
-def _outputs(
-    job: Job, record: Record, resumed: Resumed | None, fail: Callable[[BaseException], None]
-) -> dict[int, OutputOnce]:
+def _outputs(job: Job, record: Record, resumed: Resumed | None) -> dict[int, OutputOnce]:
     """Open the files that the job's streams go to: `stdout` and `stderr`, or `terminal`."""
     stdio = record.job_spec().stdio
     names = {frames.STDOUT: (1, "stdout"), frames.STDERR: (2, "stderr")}
@@ -105,7 +96,7 @@ def _outputs(
     for kind, name in ({frames.STDOUT: "terminal"} if record.tty else found).items():
         fd = os.open(job.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         taken = os.fstat(fd).st_size if resumed is None or resumed.from_files else resumed.said(kind)
-        outputs[kind] = OutputOnce(kind, fd, fail, taken=taken, say=_say)
+        outputs[kind] = OutputOnce(kind, fd, taken=taken, say=_say)
     return outputs
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from checkpoint.submit.delivery import deliver
-from checkpoint.submit.store import Store
 from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
-from remoteio.submit.export.carried_locks import Carried, held
-from remoteio.submit.export.changes import Changes
+from remoteio.submit.export.carried_locks import held
 from remoteio.submit.export.written_files import Written, opened
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
@@ -21,40 +18,15 @@ from shim.submit import host_frames
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
 from shim.submit.job import placement_events
+from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
-from shim.submit.job.image_manifest import Seen
-from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.image_manifest import Run, Seen
 from shim.submit.shapes import ShapeError
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 
 _STIR = 5.0  # seconds
 _AGAINST = (ProtocolError, ImageWireError)  # what is agreed with a host
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """What a stay needs of the job's home: its streams, its images, and who is told what happens.
-
-    `describe` makes the manifest of a dump: (generation, number, head, files, seen). `criu`: the archive to bring.
-    `carried`: the job's file locks between one stay and the next. `changes`: what it does to its files.
-    `fault(doing, error)`: an error of our own is put on record; what to say of it, as a sentence.
-    """
-
-    job: str
-    store: Store
-    outputs: dict[int, OutputOnce]
-    input: ReplayedInput | None
-    tell: Callable[[placement_events.Event], None]
-    describe: Callable[[int, int, bytes, tuple[ImageFile, ...], Seen], Manifest]
-    commits: Callable[[Manifest], None]
-    criu: Callable[[], bytes]
-    stopped: Callable[[Generation], None]
-    say: Callable[[str], None]
-    keep: int
-    carried: Carried
-    changes: Changes
-    fault: Callable[[str, BaseException], str]
 
 
 class Generation:
@@ -64,10 +36,19 @@ class Generation:
     Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
     """
 
-    def __init__(self, home: Home, generation: int, host: str, link: Link, spec: JobSpec) -> None:
-        """`host`: its name here."""
-        self.generation = generation
+    def __init__(
+        self,
+        home: JobHome,
+        number: int,
+        host: str,
+        link: Link,
+        spec: JobSpec,
+        stopped: Callable[[Generation], None],
+    ) -> None:
+        """`host`: its name here; `stopped` is called when the job has stopped, in a thread that may wait."""
+        self.number = number
         self.host = host
+        self._stopped = stopped
         self._home, self._spec, self._link = home, spec, link
         self._files = Written(home.changes)
         self._session = HostSession(link, spec, self, record=self._files)
@@ -179,7 +160,7 @@ class Generation:
             except Exception as error:  # see serve
                 self.unfit = self._sentence(f"{name} for", error)
                 if self._session.export is None:  # nothing has been started there
-                    self._home.tell(placement_events.Failed(self.generation, 125, self.unfit))
+                    self._home.tell(placement_events.Failed(self.number, 125, self.unfit))
                 self.cut()
 
         threading.Thread(target=guarded, name=name, daemon=True).start()
@@ -221,17 +202,17 @@ class Generation:
         elif kind == frames.STARTED:
             if self._image is None:  # else its streams have been its own since GO
                 self._attach_input()
-            tell(placement_events.Began(self.generation))
+            tell(placement_events.Began(self.number))
         elif kind == frames.STOPPED:
-            self._aside("stopping", lambda: home.stopped(self))
+            self._aside("stopping", lambda: self._stopped(self))
         elif kind == frames.EXIT:
             status = host_frames.exit_status(payload)
             self.told = True
-            tell(placement_events.Exited(self.generation, status))
+            tell(placement_events.Exited(self.number, status))
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
             self.told = True
-            tell(placement_events.Failed(self.generation, code, text))
+            tell(placement_events.Failed(self.number, code, text))
         elif kind == frames.IMAGE:
             if self._intake is not None and self._dumping >= 0:
                 self._stir()
@@ -246,7 +227,7 @@ class Generation:
         now = time.monotonic()
         if now - self._stirred > _STIR:
             self._stirred = now
-            self._home.tell(placement_events.Stirs(self.generation))
+            self._home.tell(placement_events.Stirs(self.number))
 
     def _attach_outputs(self) -> None:
         """The job may run here from now on: what it says comes over this link."""
@@ -296,7 +277,7 @@ class Generation:
                 raise ShapeError("it asks for criu a second time")
             self._brought = True
             self._aside("bringing criu", self._bring_criu)
-        self._home.tell(placement_events.News(self.generation, what, serial, why))
+        self._home.tell(placement_events.News(self.number, what, serial, why))
 
     def _begin_intake(self, serial: int) -> None:
         self._give_up()
@@ -306,23 +287,24 @@ class Generation:
             home.input.keep()
 
         def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
-            return home.describe(self.generation, number, head, files, self._seen)
+            run = Run(home.name, number, self.number, self.host, self._spec)
+            return home.describe(run, head, files, self._seen)
 
         def commits(manifest: Manifest, added: int) -> None:
             home.changes.commit(serial, manifest.number, frozenset(file.inode for file in manifest.written))
-            home.commits(manifest)
+            home.committed(manifest)
             if self._vacating:
                 self._keep_locks()  # before the host is told, and kills what holds them
                 self.left = True
-            home.tell(placement_events.Committed(self.generation, serial, manifest.number, added))
+            home.tell(placement_events.Committed(self.number, serial, manifest.number, added))
 
         def fails(error: Exception) -> None:
             self.order(job_messages.THAW, serial, why=self._sentence("taking in an image from", error))
 
         try:
             self._intake = Intake(
-                home.store, home.job, careful=self._vacating, describe=describe, took=self._took, commits=commits,
-                send=lambda payload: self._session.send(frames.IMAGE, payload), fails=fails, keep=home.keep,
+                home.store, home.name, careful=self._vacating, describe=describe, took=self._took, commits=commits,
+                send=lambda payload: self._session.send(frames.IMAGE, payload), fails=fails, keep=home.record.keep,
                 before=self._intake,
             )  # fmt: skip
         except RuntimeError as error:  # no thread can be had for it

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
 
-from checkpoint.submit.job_images import StoreBusy, StoreError
+from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.receiver import Receiver, committed
 from checkpoint.submit.store import Store
 from checkpoint.submit.transaction import Transaction
 from checkpoint.wire.image_wire import AGAIN, FILES
 from checkpoint.wire.manifest import ImageFile, Manifest
 
-_BUSY = 10.0  # seconds to wait for a prune
 Describe = Callable[[int, bytes, tuple[ImageFile, ...]], Manifest]
 
 
@@ -76,8 +73,8 @@ class Intake:
             self._before.join()
             self._before = None
         try:
-            with ExitStack() as stack:
-                done = self._receive(self._begin(stack))
+            with self._store.begin(self._job) as transaction:
+                done = self._receive(transaction)
         except Exception as error:  # the boundary: see Generation.serve
             self._fails(error)
             return
@@ -86,17 +83,6 @@ class Intake:
                 self._store.prune(self._job, self._keep)
             except (StoreError, OSError):
                 return  # the next one prunes, or `rexec images prune` says what is wrong
-
-    def _begin(self, stack: ExitStack) -> Transaction:
-        """A transaction; the user may be pruning the job's images at this moment."""
-        deadline = time.monotonic() + _BUSY
-        while True:
-            try:
-                return stack.enter_context(self._store.begin(self._job))
-            except StoreBusy:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(0.05)
 
     def _receive(self, transaction: Transaction) -> bool:
         receiver = self._take_in(transaction)

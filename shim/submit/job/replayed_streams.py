@@ -2,7 +2,12 @@
 
 An image knows how many bytes of output its job had sent, and how many of input it had been given. The outputs know how
 many they have taken: what a job restored from an older image says again is dropped. The input keeps what was given
-since the newest image, so that it can be given again.
+since the newest image, so that it can be given again. Positions count from the job's first byte, and are the same
+bytes for every generation: that is all that "exactly once" rests on. What must hold between them is what `_check`
+asserts, wherever one of them changes.
+
+Not taken: numbers on the frames. The link neither loses nor doubles a byte, and what is lost or doubled is so because a
+generation ended, of which the image, and not the frame, tells where it was.
 """
 
 from __future__ import annotations
@@ -37,31 +42,53 @@ Reader = Callable[[bytes], None]
 
 
 class OutputOnce:
-    """One output stream: what comes from the job goes to `fd` and to those who are attached."""
+    """One output stream: what comes from the job goes to `fd` and to those who are attached, each byte once.
+
+    taken   bytes of the stream that have come here, ever
+    said    bytes of it that the present generation has said, by its own count, which begins with its image's
+
+    said <= taken: what it has said is here; and the next taken - said bytes that it says are here already.
+
+    Threads: its own, from `start` to `close`, writes; everything else may be called by any. All is under `_change`, but
+    for the writing itself.
+    """
 
     def __init__(
-        self, kind: int, fd: int, fail: Fail, *, taken: int = 0, close: Callable[[int], None] = os.close,
+        self, kind: int, fd: int, *, taken: int = 0, close: Callable[[int], None] = os.close,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:  # fmt: skip
         """`taken`: bytes that went to `fd` before; `close` is called with `fd` when the job closes the stream.
 
-        `fail` is told of what ends the thread that writes. A full disk does not: the job waits for room there, as soon
-        as the stream's window is used up, and `say` is told so.
+        A full disk ends nothing: the job waits for room there, as soon as the stream's window is used up, and `say` is
+        told so.
         """
-        self.kind, self.taken = kind, taken
-        self._fd, self._close, self._fail, self._say = fd, close, fail, say
+        self.kind, self.taken, self.said = kind, taken, 0
+        self._fd, self._shut_fd, self._say = fd, close, say
         self._link: Link | None = None
-        self._skip = 0
         self._change = threading.Condition()
         self._queue: deque[tuple[Link, bytes | memoryview, int]] = deque()
-        self._busy = self._closed = False
+        self._busy = self._closed = self._over = False
         self._readers: list[Reader] = []
+
+    def start(self, fail: Fail) -> None:
+        """Begin to write, in a thread of its own; `fail` is told of what ends that."""
         _thread(self._run, fail)
+
+    def close(self) -> None:
+        """Write what is left, then close `fd` and end: the job is over."""
+        with self._change:
+            self._over = True
+            self._change.notify_all()
+
+    def _check(self) -> None:
+        assert 0 <= self.said <= self.taken, (self.said, self.taken)
 
     def begin(self, link: Link, offset: int) -> None:
         """The job goes on at the other end of `link`; it has said `offset` bytes by the image's count."""
         with self._change:
-            self._link, self._skip = link, max(self.taken - offset, 0)
+            self._link, self.said = link, offset
+            self.taken = max(self.taken, offset)  # less, if somebody has cut the file that it goes to
+            self._check()
         if self._closed:
             link.send(CLOSED, bytes((self.kind,)))
 
@@ -70,9 +97,10 @@ class OutputOnce:
         with self._change:
             if link is not self._link:
                 return  # the last words of a generation that is over
-            drop = min(self._skip, len(data))
-            self._skip -= drop
+            drop = min(self.taken - self.said, len(data))
+            self.said += len(data)
             self.taken += len(data) - drop
+            self._check()
             self._queue.append((link, data[drop:], len(data)))
             self._change.notify_all()
 
@@ -102,7 +130,9 @@ class OutputOnce:
             with self._change:
                 self._busy = False
                 self._change.notify_all()
-                self._change.wait_for(lambda: self._queue)
+                self._change.wait_for(lambda: self._queue or self._over)
+                if not self._queue:
+                    break
                 link, data, size = self._queue.popleft()
                 self._busy = True
                 readers = self._readers
@@ -117,11 +147,12 @@ class OutputOnce:
                 link.send(*((CLOSED, bytes((self.kind,))) if self._closed else credit(self.kind, size)))
             except LinkClosed:
                 continue  # whoever receives from it says so
+        self._shut()
 
     def _shut(self) -> None:
         if not self._closed:
             self._closed = True
-            self._close(self._fd)
+            self._shut_fd(self._fd)
 
     def _write(self, data: bytes | memoryview) -> bool:
         """False: nobody reads it any more."""
@@ -142,23 +173,51 @@ class OutputOnce:
 
 
 class ReplayedInput:
-    """The input stream. What it is given is kept in a file without a name, at the offset it has in the stream."""
+    """The input stream. What it is given is kept in a file without a name, at the offset it has in the stream.
 
-    def __init__(self, directory: Path, fd: int, fail: Fail, ours: Callable[[], bool] = lambda: True) -> None:
+    size    bytes of the stream that have come here
+    given   bytes of it that were sent to the present generation, with what its image had been given
+    kept    from here on they are in the file
+
+    kept <= given <= size; and nothing below kept is asked for again: not by the present generation, which is past it,
+    and by none after it, which begins where an image was, the newest (`saved`). While one is made (`keep`) nothing is
+    let go, as it is not known yet where it will be; where there is none and none is made, no generation will follow.
+
+    Threads: one reads `fd`, from `start` to `close`; one gives, for each generation, until the next one's begins;
+    everything else may be called by any. All is under `_change`, but for the reading and sending themselves.
+    """
+
+    def __init__(self, directory: Path, fd: int, ours: Callable[[], bool] = lambda: True) -> None:
         """`fd`: what is read, -1: only what `feed` brings. `ours` tells whether it may be read now."""
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - as long as the job
-        self._fd, self._ours, self._fail = fd, ours, fail
-        self._change = threading.Condition()
-        self.size = 0  # bytes that came
-        self.kept = 0  # from here on they are here
-        self._ended = False
-        self._hungry = False
-        self._keep = self._saved = False
-        self._told = 0
+        self.size = self.given = self.kept = 0
         self.heavy: Callable[[], None] = lambda: None  # called at every HEAVY bytes that are kept since an image
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - as long as the job
+        self._fd, self._ours = fd, ours
+        self._change = threading.Condition()
+        self._ended = False  # no more will come
+        self._hungry = False  # the job has read what there is
+        self._keep = self._saved = False
+        self._told = 0  # the size at which `heavy` was called last
         self._generation = 0
-        if fd >= 0:
+        self._over = False
+        self._fail: Fail = lambda error: None
+
+    def start(self, fail: Fail) -> None:
+        """Begin to read, in a thread of its own; `fail` is told of what ends any of this stream's threads."""
+        self._fail = fail
+        if self._fd >= 0:
             _thread(self._read, fail)
+
+    def close(self) -> None:
+        """Read, give and keep no more: the job is over."""
+        with self._change:
+            self._over = self._ended = True
+            self._generation += 1
+            self._file.close()
+            self._change.notify_all()
+
+    def _check(self) -> None:
+        assert 0 <= self.kept <= self.given <= self.size, (self.kept, self.given, self.size)
 
     def feed(self, data: bytes) -> None:
         """More input, from one who is attached."""
@@ -174,8 +233,9 @@ class ReplayedInput:
     def skip_to(self, offset: int) -> None:
         """This process begins in the middle: what the job had been given before is not here."""
         with self._change:
-            self.size = self.kept = offset
+            self.size = self.given = self.kept = offset
             self._keep = self._saved = True
+            self._check()
 
     def keep(self) -> None:
         """An image is being made: from now on only `saved` says what is not needed any more."""
@@ -191,10 +251,10 @@ class ReplayedInput:
         """There is an image, whose job has been given `offset` bytes."""
         with self._change:
             self._keep = self._saved = True
-        self.forget(offset)
+            self._forget(offset)
 
     def _append(self, data: bytes) -> None:
-        while True:
+        while not self._over:
             at = self.size  # anew each time: another may have appended while this one waited
             view = memoryview(data)
             try:
@@ -206,22 +266,25 @@ class ReplayedInput:
                 if error.errno not in _FULL:
                     raise RexecError(f"the job's input cannot be kept: {error.strerror}") from error
                 self._change.wait(AGAIN)
+        else:
+            return
         self.size = at
+        self._check()
         self._hungry = False
         self._change.notify_all()
         if self._keep and at - max(self.kept, self._told) > HEAVY:
             self._told = at
             self.heavy()
 
-    def forget(self, offset: int) -> None:
+    def _forget(self, offset: int) -> None:
         """What came before `offset` will not be asked for again."""
-        with self._change:
-            if offset > self.kept:
-                start = self.kept & ~0xFFF
-                length = (offset & ~0xFFF) - start
-                if length > 0:
-                    _punch(self._file.fileno(), start, length)
-                self.kept = offset
+        if offset > self.kept and not self._over:
+            start = self.kept & ~0xFFF
+            length = (offset & ~0xFFF) - start
+            if length > 0:
+                _punch(self._file.fileno(), start, length)
+            self.kept = offset
+            self._check()
 
     def begin(self, link: Link, offset: int) -> Window:
         """Give the job at the other end of `link` its input from `offset` on; its CREDITs go to the Window."""
@@ -229,22 +292,26 @@ class ReplayedInput:
         with self._change:
             self._generation += 1
             mine = self._generation
-        at = max(offset, self.kept)
-        _thread(lambda: self._give(link, at, window, mine), self._fail)
+            self.given = max(offset, self.kept)
+            self._check()
+        _thread(lambda: self._give(link, window, mine), self._fail)
         return window
 
-    def _give(self, link: Link, at: int, window: Window, mine: int) -> None:
+    def _give(self, link: Link, window: Window, mine: int) -> None:
         while True:
             room = window.take(CHUNK)
             if not room:
                 return
             with self._change:
-                self._hungry = at >= self.size
-                self._change.notify_all()
-                self._change.wait_for(lambda: self.size > at or self._ended or self._generation != mine)  # noqa: B023
+                if self._generation == mine:
+                    self._hungry = self.given >= self.size
+                    self._change.notify_all()
+                self._change.wait_for(lambda: self.size > self.given or self._ended or self._generation != mine)
                 if self._generation != mine:
                     return
-                data = os.pread(self._file.fileno(), min(room, self.size - at), at)
+                data = os.pread(self._file.fileno(), min(room, self.size - self.given), self.given)
+                self.given += len(data)  # before it is sent: an image may count it as soon as it is
+                self._check()
             window.give(room - len(data))
             try:
                 link.send(STDIN, data)
@@ -252,15 +319,21 @@ class ReplayedInput:
                 return  # whoever receives from it says so
             if not data:
                 return
-            at += len(data)
-            if not self._keep and at - self.kept > 2 * KEPT:
-                self.forget(at - KEPT)
+            with self._change:
+                if self._generation == mine and not self._keep and self.given - self.kept > 2 * KEPT:
+                    self._forget(self.given - KEPT)
 
     def _read(self) -> None:
-        while True:
+        try:
+            self._read_all()
+        finally:
+            os.close(self._fd)
+
+    def _read_all(self) -> None:
+        while not self._over:
             with self._change:
-                self._change.wait_for(lambda: self._hungry)
-            while not self._ours():
+                self._change.wait_for(lambda: self._hungry or self._over)
+            while not self._ours() and not self._over:
                 time.sleep(_AWAY)  # there is no event for that
             if not select.select([self._fd], [], [], _AWAY)[0] or not self._ours():
                 continue

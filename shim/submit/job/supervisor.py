@@ -6,7 +6,6 @@ and what happens is told back to it as events, one after the other, in the main 
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import shlex
@@ -16,47 +15,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
-from checkpoint.submit import obtain_criu
-from checkpoint.submit.job_images import StoreBusy, StoreError
-from checkpoint.submit.store import Store
-from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
-from remoteio.errors import RexecError
-from remoteio.submit.export.carried_locks import Carried
-from remoteio.submit.export.changes import Changes
-from remoteio.submit.export.written_files import Row
-from remoteio.submit.transport.stream import Stream
+from checkpoint.submit.job_images import StoreError
 from remoteio.wire import frames
-from remoteio.wire.link import Link
 from shim.submit import faults, threads
-from shim.submit.hosts import bootstrap, config
+from shim.submit.hosts import config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
     control_socket,
-    file_rollback,
-    image_manifest,
     next_host,
     placement,
     placement_events,
     recorder,
 )
-from shim.submit.job.control_server import Callers, Subject
+from shim.submit.job.control_server import Callers
 from shim.submit.job.events import Event, Kind
-from shim.submit.job.generation import Generation, Home
+from shim.submit.job.generation import Generation
+from shim.submit.job.home import JobHome, MoveError
 from shim.submit.job.next_host import AllowedHosts
 from shim.submit.job.placement_events import Images, Phase, Place, Result, State, Wants
 from shim.submit.job.record import Job
 from shim.submit.job.recorder import Records
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
-from shim.submit.shapes import ShapeError
-from shim.wire import lease
-from shim.wire.job_spec import CheckpointSpec, JobSpec
+from shim.submit.job.visits import Reach, Terms, Visits
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
-Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
-
-
-class MoveError(RexecError):
-    """The job cannot go on: one sentence."""
 
 
 class JobSupervisor:
@@ -72,7 +54,7 @@ class JobSupervisor:
         force: bool = False,
         say: Callable[[str], None],
         watch: Callable[[State, State], None] = lambda before, after: None,
-        stopped: Callable[[Generation], None] = lambda stay: None,
+        stopped: Callable[[Generation], None] = lambda generation: None,
         ready: Callable[[], None] = lambda: None,
         reach: Reach = connect,
     ) -> None:
@@ -83,20 +65,15 @@ class JobSupervisor:
         """
         self.job = job
         self.record = job.read()
-        self.spec = self.record.job_spec()
-        self._outputs, self._input = outputs, input
-        self._store = Store()
-        self._name = str(job.id)
-        self._say, self._watch, self._reach = say, watch, reach
-        self._stopped, self._ready = stopped, ready
-        self._forced = self.record.image if force else 0  # the image to go on from though its files were changed
+        self.home = JobHome(job, self.record, outputs, input, self.tell, say)
+        if force:
+            self.home.forced = self.record.image
+        self._visits = Visits(self.home, reach, stopped)
+        self._allowed = AllowedHosts(self.record.hosts, self.record.owner)
+        self._say, self._watch, self._ready = say, watch, ready
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
-        self._stays: dict[int, Generation] = {}
-        self._starts: dict[int, queue.SimpleQueue[int]] = {}
         self._lock = threading.Lock()
-        self._carried = Carried()
-        self._changes = Changes.of(self.record.after, self.record.image)
         self._forget = False
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
@@ -111,12 +88,7 @@ class JobSupervisor:
             place=Place(generation=self.record.generation, host=self.record.host if left else ""),
             images=Images(newest=self.record.image),
         )
-        self._callers = Callers(
-            Subject(
-                outputs, input, bool(self.record.tty), self.tell, lambda: self.state, self.stay, self._progress,
-                self._force,
-            )
-        )  # fmt: skip
+        self._callers = Callers(self)
         if input is not None:
             input.heavy = lambda: self.tell(placement_events.Heavy())
 
@@ -124,7 +96,11 @@ class JobSupervisor:
 
     def run(self) -> Result:
         """Until the job has ended. Raises RexecError or CheckpointError where this process itself cannot go on."""
-        control_socket.serve(self.job.control, self._callers.handle)
+        control = control_socket.Listener(self.job.control, self._callers.handle)
+        for output in self.home.outputs.values():
+            output.start(self.fail)
+        if self.home.input is not None:
+            self.home.input.start(self.fail)
         self._ready()
         try:
             return self._run()
@@ -132,25 +108,20 @@ class JobSupervisor:
             self._dies(str(error))
             raise
         except BaseException as error:
-            text = self._fault(f"supervising job {self._name}", error)
+            text = self.home.fault(f"supervising job {self.home.name}", error)
             self._dies(text)
             raise MoveError(text) from error
         finally:
-            for stay in self._stays.values():
-                stay.cut()
-            self.job.control.unlink(missing_ok=True)
+            self._visits.end_all()
+            control.close()
+            self._records.close()
+            self.home.close()
 
     def _dies(self, why: str) -> None:
         """This process ends before its job: who looks for it afterwards is to find out why."""
         self.record = replace(self.record, reason=why)
         self._records.write(self.record)
         self._note(Event(time.time(), Kind.NOTE, reason=f"its supervisor ends: {why}"))
-
-    def _why(self, doing: str, error: BaseException) -> str:
-        return str(error) if isinstance(error, faults.SAID) else self._fault(doing, error)
-
-    def _fault(self, doing: str, error: BaseException) -> str:
-        return faults.record(self.job.path / "errors", doing, error)
 
     def _run(self) -> Result:
         if not self.record.image:
@@ -196,25 +167,26 @@ class JobSupervisor:
 
     def send_signal(self, number: int) -> bool:
         """Give the job a signal; False: it does not run just now. Safe in a signal's handler."""
-        stay = self._stays.get(self.state.place.generation)
-        if stay is None or self.state.phase not in (Phase.RUNNING, Phase.FROZEN):
+        generation = self.generation()
+        if generation is None:
             return False
-        if not threads.begin(lambda: stay.signal(number)):
+        if not threads.begin(lambda: generation.signal(number)):
             self._say(f"signal {number} could not be passed on, as no thread can be had: raise `ulimit -u`")
         return True
 
-    def stay(self) -> Generation | None:
-        """The generation that runs, if one does."""
-        return (
-            self._stays.get(self.state.place.generation) if self.state.phase in (Phase.RUNNING, Phase.FROZEN) else None
-        )
+    def generation(self) -> Generation | None:
+        """The generation that runs, if one does. From any thread."""
+        running = self.state.phase in (Phase.RUNNING, Phase.FROZEN)
+        return self._visits.get(self.state.place.generation) if running else None
 
-    def _progress(self) -> tuple[int, int, int] | None:
-        stay = self._stays.get(self.state.place.generation)
-        return None if stay is None else stay.progress()
+    def progress(self) -> tuple[int, int, int] | None:
+        """How far the image that comes is, as Intake.progress has it. From any thread."""
+        generation = self._visits.get(self.state.place.generation)
+        return None if generation is None else generation.progress()
 
-    def _force(self) -> None:
-        self._forced = self.state.images.newest
+    def force(self) -> None:
+        """Go on from the last image though files were changed since. From any thread."""
+        self.home.forced = self.state.images.newest
 
     def _unexpected(self, error: placement.UnexpectedEvent) -> None:
         """What an agent of ours never says changes nothing; that it was said stands in the log, once."""
@@ -247,7 +219,8 @@ class JobSupervisor:
         new = replace(
             record, phase=str(after.phase), why=after.why, host=after.place.host,
             generation=after.place.generation, image=after.images.newest, held=after.wants.held,
-            after=() if after.phase in placement_events.ACTING else self._changes.rows(),
+            saved=self.home.saved[0], saved_size=self.home.saved[1],
+            after=() if after.phase in placement_events.ACTING else self.home.changes.rows(),
         )  # fmt: skip
         if after.phase in running and not record.since:
             new = replace(new, since=now)
@@ -263,56 +236,42 @@ class JobSupervisor:
 
     def _act(self, action: placement_events.Action) -> None:
         if isinstance(action, placement_events.Choose):
-            self._thread(lambda: self._choose(action), lambda why: placement_events.NoHost(action.turn, why))
+            self.home.in_thread(lambda: self._choose(action), lambda why: placement_events.NoHost(action.turn, why))
         elif isinstance(action, placement_events.Connect):
-            self._starts[action.generation] = queue.SimpleQueue()
-            self._thread(
-                lambda: self._visit(action.generation, action.host),
-                lambda why: placement_events.Unreached(action.generation, why),
-            )
+            self._visits.connect(action.generation, action.host)
         elif isinstance(action, placement_events.Start):
-            self._starts[action.generation].put(action.image)
+            state = self.state
+            named = next_host.is_named(state.place.host, self._allowed, state.search.driven, state.wants.host)
+            self._visits.start(action.generation, Terms(action.image, named, state.place.anyway))
         elif isinstance(action, placement_events.Order):
-            self._order(self._stays[action.generation], action)
+            self._order(action)
         elif isinstance(action, placement_events.Close):
-            if action.generation in self._starts:
-                self._starts[action.generation].put(-1)
-            if action.generation in self._stays:
-                self._stays[action.generation].cut()
+            self._visits.end(action.generation)
         elif isinstance(action, placement_events.Reply):
             self._callers.answer(action.token, action.done, action.text)
         elif isinstance(action, placement_events.Finish):
             self._forget = action.forget
         elif isinstance(action, placement_events.Leave):
-            self._leave = f"{action.why}: `rexec restart {self._name}` goes on from its last image"
+            self._leave = f"{action.why}: `rexec restart {self.home.name}` goes on from its last image"
         elif isinstance(action, placement_events.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
-    def _order(self, stay: Generation, order: placement_events.Order) -> None:
+    def _order(self, order: placement_events.Order) -> None:
+        generation = self._visits.get(order.generation)
+        if generation is None:
+            return  # it has ended: its event is on its way
         try:
-            stay.order(order.what, order.serial)
+            generation.order(order.what, order.serial)
         except Exception as error:  # as in Generation.serve: it is this generation's end
-            stay.unfit = self._fault(f"ordering {order.what} on {stay.host}", error)
-            stay.cut()
+            generation.unfit = self.home.fault(f"ordering {order.what} on {generation.host}", error)
+            generation.cut()
 
     def _note(self, event: Event) -> None:
         self._records.append(event)
 
-    def _thread(self, run: Callable[[], None], failed: Callable[[str], placement_events.Event]) -> None:
-        """Have it done in a thread of its own; the event `failed` makes is told of whatever goes wrong there."""
-
-        def guarded() -> None:
-            try:
-                run()
-            except Exception as error:  # see Generation.serve
-                self.tell(failed(self._why(f"looking after job {self._name}", error)))
-
-        if not threads.begin(guarded):
-            self.tell(failed(f"this machine gives job {self._name} no more threads; raise `ulimit -u`"))
-
     def _end(self, result: Result) -> Result:
         if result.status is not None:
-            for output in self._outputs.values():
+            for output in self.home.outputs.values():
                 while not output.drain(_LAST_WORDS) and not self._dismissed():
                     continue
         payload = (result.status if result.status is not None else result.code).to_bytes(4, "little")
@@ -323,7 +282,6 @@ class JobSupervisor:
         self._callers.await_gone(_LAST_WORDS)
         while self._records.behind and self.state.wants.patient and not self._dismissed(recorder.AGAIN):
             self._records.retry()  # or `rexec jobs` would never tell that it has ended
-        self._records.close()
         return result
 
     def _dismissed(self, wait: float = 0.0) -> bool:
@@ -338,198 +296,33 @@ class JobSupervisor:
         return isinstance(event, placement_events.Quit)
 
     def _forget_images(self) -> None:
-        """The job has ended well, and nobody had asked for them."""
-        for stay in self._stays.values():
-            stay.cut()  # it may have ended in the middle of a dump
-        deadline = time.monotonic() + _LAST_WORDS
+        """Remove what images there are: the job has ended well, and nobody had asked for them."""
+        self._visits.end_all()  # one may have ended in the middle of a dump
+        self._visits.await_end(_LAST_WORDS)
         try:
-            while self._name in self._store.jobs():
-                try:
-                    self._store.rm(self._name)
-                except StoreBusy:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.05)
+            self.home.forget_images()
         except (StoreError, OSError) as error:
             self._note(Event(time.time(), Kind.NOTE, reason=f"its images are still there: {error}"))
             return
         self.record = replace(self.record, saved=0.0, saved_size=0)
         self._records.write(self.record)
 
-    # in threads of their own
+    # in a thread of its own
 
     def _choose(self, choose: placement_events.Choose) -> None:
         image = None
         if choose.image:
             try:
-                image = self._manifest(choose.image)
-                self._rewind(image)
+                image = self.home.image(choose.image)
+                self.home.rewind(image)
+                with self._lock:
+                    self.record = replace(self.record, after=self.home.changes.rows())
+                    self.job.write(self.record)
             except faults.SAID as error:
                 self.tell(placement_events.NoHost(choose.turn, str(error)))
                 return
-        wish = AllowedHosts(self.record.hosts, self.record.owner)
         # What is wrong in hosts.toml may be put right at any time: that is waited for.
-        self.tell(next_host.choose_host(choose, wish, config.load(), image))
-
-    def _manifest(self, number: int) -> Manifest:
-        with self._store.open(self._name, number) as image:
-            return image.manifest
-
-    def _rewind(self, image: Manifest) -> None:
-        """Nothing of the job runs anywhere: undo what it alone has done to its files since the image."""
-        found = file_rollback.look(image, self._changes.since(image.number))
-        if found.changed and self._forced != image.number:
-            more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
-            raise MoveError(
-                f"{found.changed[0].clause} since image {image.number} was made{more}: "
-                f"`rexec restart {self._name} --force` goes on all the same"
-            )
-        both = [*found.both, *(named for named in found.changed if os.path.isfile(named.path))]
-        for cut in found.cut:
-            try:
-                if file_rollback.cut_back(cut):
-                    self._changes.undone(cut.key)  # should another file make us begin again
-                else:
-                    both.append(file_rollback.mixed(cut.path, cut.seen))
-            except OSError as error:
-                raise MoveError(
-                    f"what the job added to {cut.path} since image {image.number} was made cannot be taken back: "
-                    f"{error.strerror}"
-                ) from error
-        for named in both:
-            self._keep(named, image.number)
-        self._changes.begin(image.number, frozenset(found.keys))
-        with self._lock:
-            self.record = replace(self.record, after=self._changes.rows())
-            self.job.write(self.record)
-
-    def _keep(self, named: file_rollback.Named, number: int) -> None:
-        """What cannot be told apart is kept as it is now, whatever the job makes of the file that stays."""
-        since = f"{named.clause} since image {number} was made"
-        try:
-            copy = file_rollback.keep(named.path, self.job.path / "kept", f"job{self._name}-image{number}")
-        except OSError as error:
-            raise MoveError(
-                f"{since}, and no copy of it can be kept in {self.job.path / 'kept'}: {error.strerror}; make room there"
-            ) from error
-        text = f"{since}: it stays as it is, a copy of it as it is now is {copy}, and the image saw {named.seen} bytes"
-        self._note(Event(time.time(), Kind.NOTE, reason=text))
-        self._say(text)
-
-    def _visit(self, generation: int, name: str) -> None:
-        """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
-        try:
-            known = config.load()
-            host = config.resolve(name, known)
-            policy = next_host.owner_of(host, self.record.owner, known)
-            stream, _ = self._reach(host, "shim.execute.main:main", batch=self.record.detached or generation > 1)
-        except RexecError as error:
-            self.tell(placement_events.Unreached(generation, str(error)))
-            return
-        try:
-            home = Home(
-                self._name, self._store, self._outputs, self._input, self.tell, self._describe, self._commits,
-                self._criu, self._stopped, self._say, self.record.keep, self._carried, self._changes, self._fault,
-            )  # fmt: skip
-            named = next_host.is_named(
-                name,
-                AllowedHosts(self.record.hosts, self.record.owner),
-                self.state.search.driven,
-                self.state.wants.host,
-            )
-            owner = json.dumps([policy.name, policy.table() if policy.watched else None])
-            self.tell(placement_events.Connected(generation))
-            number = self._starts[generation].get()
-            if number < 0:
-                return
-            image = self._manifest(number) if number else None
-            spec = self._start_spec(generation, owner, named, image)
-            stay = Generation(home, generation, name, Link(stream.read_fd, stream.write_fd), spec)
-            self._stays[generation] = stay
-            stay.start(image)
-            why = stay.serve()
-            if stay.unheard:
-                why = f"it has not been heard of for {lease.HOME:.0f} s"
-            elif not (stay.told or stay.unfit) and host.ssh is not None:
-                why = str(stream.failure())
-            if stay.moved or stay.left:
-                self._changes.settle()  # what its mount wrote back after the dump, the image has seen
-            self.tell(placement_events.Closed(generation, why, unfit=bool(stay.unfit)))
-        except Exception as error:  # see Generation.serve
-            why = self._why(f"going on on {name}", error)
-            # Before START nothing can run there; later all that can ends with the link.
-            begun = generation in self._stays
-            self.tell(
-                placement_events.Closed(generation, why) if begun else placement_events.Failed(generation, 125, why)
-            )
-        finally:
-            stream.close()
-
-    def _start_spec(self, generation: int, owner: str, named: bool, image: Manifest | None) -> JobSpec:
-        spec = self.record.job_spec()
-        found = self._bundle()
-        spec.checkpoint = CheckpointSpec(
-            job=self._name,
-            generation=generation,
-            owner=owner,
-            named=named,
-            restore=b"" if image is None else self._bare(image).to_bytes(),
-            criu="" if found is None else found.hash,
-            anyway=self.state.place.anyway,
-        )
-        return spec
-
-    def _bundle(self) -> obtain_criu.Bundle | None:
-        try:
-            return obtain_criu.kept(obtain_criu.home())
-        except OSError as error:
-            raise MoveError(f"{error.filename} cannot be looked into: {error.strerror}; mend its mode") from error
-
-    def _bare(self, image: Manifest) -> Manifest:
-        return image_manifest.bare(image, file_rollback.replaced(image, self._forced == image.number))
-
-    def _criu(self) -> bytes:
-        found = self._bundle()
-        if found is None:
-            raise MoveError(
-                "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
-            )
-        return found.read()
-
-    # images
-
-    def _describe(
-        self,
-        generation: int,
-        number: int,
-        head: bytes,
-        files: tuple[ImageFile, ...],
-        seen: image_manifest.Seen,
-    ) -> Manifest:
-        """See shim/submit/job/image_manifest.py."""
-        written = self._written(seen.rows)
-        run = image_manifest.Run(self._name, number, generation, self.state.place.host, self.spec)
-        manifest = image_manifest.manifest(run, head, files, written, seen)
-        counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self._input
-        if given is not None and counted > given.size:
-            raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.size} that there are")
-        return manifest
-
-    def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
-        """What this generation wrote, and what those before it did, as it is now."""
-        found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
-        if self.state.images.newest:
-            for old in self._manifest(self.state.images.newest).written:
-                if old.path not in found and (now := image_manifest.as_now(old)) is not None:
-                    found[old.path] = now
-        return tuple(found[path] for path in sorted(found))
-
-    def _commits(self, manifest: Manifest) -> None:
-        """The image is durable; called before its sender is told."""
-        if self._input is not None:
-            self._input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
-        with self._lock:
-            self.record = replace(self.record, saved=manifest.time_ns / 1e9, saved_size=manifest.size)
+        self.tell(next_host.choose_host(choose, self._allowed, config.load(), image))
 
 
 def _words(command: tuple[str, ...]) -> str:

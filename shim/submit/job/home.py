@@ -1,0 +1,219 @@
+"""Keep what of a job stays at home while it goes from host to host: streams, images, file locks, and its files' story.
+
+A job's generations come and go, each on a host of its own choosing; what each of them needs of the ones before it is
+here, and only here. So nothing of a generation has to outlive it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from checkpoint.submit import obtain_criu
+from checkpoint.submit.job_images import StoreError
+from checkpoint.submit.store import Store
+from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
+from remoteio.errors import RexecError
+from remoteio.submit.export.carried_locks import Carried
+from remoteio.submit.export.changes import Changes
+from remoteio.submit.export.written_files import Row
+from shim.submit import faults, threads
+from shim.submit.job import file_rollback, image_manifest, placement_events
+from shim.submit.job.image_manifest import Run, Seen
+from shim.submit.job.record import Job, Record
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.shapes import ShapeError
+from shim.wire.job_spec import CheckpointSpec, JobSpec
+
+_PATIENCE = 10.0  # seconds that another rexec, which prunes the job's images, is waited for
+
+
+class MoveError(RexecError):
+    """The job cannot go on: one sentence."""
+
+
+class JobHome:
+    """Holds what a job's generations share, one after the other.
+
+    job       its directory
+    name      its number, as text
+    record    as it was when this process began
+    outputs   where its output goes, by kind of frame
+    input     what it is given; None: nothing ever
+    store     its images
+    carried   its file locks while no host runs it
+    changes   what it has done to its files since its images
+    newest    the number of its last image; 0: there is none
+    saved     when that was made, in seconds since 1970, and how large it is
+    forced    the image that it goes on from though its files were changed since
+    tell      is given what happens, as an event, by any thread
+    say       is given sentences for the person
+
+    Threads: of the generations only the one that is dumped calls `describe` and `committed`, and an intake waits for
+    the one before it; `rewind` is called while none runs; `forced` is set by whoever answers the control socket, and
+    read once for each start. All else never changes, or has its own locks.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        record: Record,
+        outputs: dict[int, OutputOnce],
+        input: ReplayedInput | None,
+        tell: Callable[[placement_events.Event], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.job, self.name, self.record = job, str(job.id), record
+        self.outputs, self.input = outputs, input
+        self.tell, self.say = tell, say
+        self.store = Store(patience=_PATIENCE)
+        self.carried = Carried()
+        self.changes = Changes.of(record.after, record.image)
+        self.newest = record.image
+        self.saved = record.saved, record.saved_size
+        self.forced = 0
+
+    def close(self) -> None:
+        """Close the streams: the job is over."""
+        for output in self.outputs.values():
+            output.close()
+        if self.input is not None:
+            self.input.close()
+
+    def fault(self, doing: str, error: BaseException) -> str:
+        """Put an error of our own on record; what to say of it, as a sentence."""
+        return faults.record(self.job.path / "errors", doing, error)
+
+    def why(self, doing: str, error: BaseException) -> str:
+        """Say what went wrong: in the error's own words, if it has some for the user."""
+        return str(error) if isinstance(error, faults.SAID) else self.fault(doing, error)
+
+    def in_thread(self, run: Callable[[], None], failed: Callable[[str], placement_events.Event]) -> None:
+        """Have it done in a thread of its own; the event `failed` makes is told of whatever goes wrong there."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except Exception as error:  # see Generation.serve
+                self.tell(failed(self.why(f"looking after job {self.name}", error)))
+
+        if not threads.begin(guarded):
+            self.tell(failed(f"this machine gives job {self.name} no more threads; raise `ulimit -u`"))
+
+    # where it goes on
+
+    def image(self, number: int) -> Manifest:
+        """Read an image's manifest. Raises MoveError."""
+        try:
+            with self.store.open(self.name, number) as image:
+                return image.manifest
+        except StoreError as error:
+            raise MoveError(str(error)) from error
+
+    def start_spec(self, generation: int, owner: str, named: bool, anyway: bool, image: Manifest | None) -> JobSpec:
+        """Make what a host is told to start; `image`: to go on from. Raises MoveError, CheckpointError."""
+        found = self._bundle()
+        restore = b""
+        if image is not None:
+            replaced = file_rollback.replaced(image, self.forced == image.number)
+            restore = image_manifest.bare(image, replaced).to_bytes()
+        spec = self.record.job_spec()
+        spec.checkpoint = CheckpointSpec(
+            job=self.name,
+            generation=generation,
+            owner=owner,
+            named=named,
+            restore=restore,
+            criu="" if found is None else found.hash,
+            anyway=anyway,
+        )
+        return spec
+
+    def criu(self) -> bytes:
+        """Read the archive of criu that is kept here to be brought. Raises MoveError, CheckpointError."""
+        found = self._bundle()
+        if found is None:
+            raise MoveError(
+                "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
+            )
+        return found.read()
+
+    def _bundle(self) -> obtain_criu.Bundle | None:
+        try:
+            return obtain_criu.kept(obtain_criu.home())
+        except OSError as error:
+            raise MoveError(f"{error.filename} cannot be looked into: {error.strerror}; mend its mode") from error
+
+    # its files
+
+    def rewind(self, image: Manifest) -> None:
+        """Undo what the job alone has done to its files since the image; nothing of it runs anywhere.
+
+        Raises MoveError: it cannot go on with them as they are, unless it is forced.
+        """
+        found = file_rollback.look(image, self.changes.since(image.number))
+        if found.changed and self.forced != image.number:
+            more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
+            raise MoveError(
+                f"{found.changed[0].clause} since image {image.number} was made{more}: "
+                f"`rexec restart {self.name} --force` goes on all the same"
+            )
+        both = [*found.both, *(named for named in found.changed if os.path.isfile(named.path))]
+        for cut in found.cut:
+            try:
+                if file_rollback.cut_back(cut):
+                    self.changes.undone(cut.key)  # should another file make us begin again
+                else:
+                    both.append(file_rollback.mixed(cut.path, cut.seen))
+            except OSError as error:
+                raise MoveError(
+                    f"what the job added to {cut.path} since image {image.number} was made cannot be taken back: "
+                    f"{error.strerror}"
+                ) from error
+        for named in both:
+            self._keep(named, image.number)
+        self.changes.begin(image.number, frozenset(found.keys))
+
+    def _keep(self, named: file_rollback.Named, number: int) -> None:
+        """Keep what cannot be told apart as it is now, whatever the job makes of the file that stays."""
+        since = f"{named.clause} since image {number} was made"
+        try:
+            copy = file_rollback.keep(named.path, self.job.path / "kept", f"job{self.name}-image{number}")
+        except OSError as error:
+            raise MoveError(
+                f"{since}, and no copy of it can be kept in {self.job.path / 'kept'}: {error.strerror}; make room there"
+            ) from error
+        text = f"{since}: it stays as it is, a copy of it as it is now is {copy}, and the image saw {named.seen} bytes"
+        self.tell(placement_events.Fault(text))
+        self.say(text)
+
+    # its images
+
+    def describe(self, run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
+        """Make the manifest of a dump that has arrived; see shim/submit/job/image_manifest.py for what is raised."""
+        manifest = image_manifest.manifest(run, head, files, self._written(seen.rows), seen)
+        counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self.input
+        if given is not None and counted > given.given:
+            raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.given} that it was given")
+        return manifest
+
+    def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
+        """List what this generation wrote, and what those before it did, as it is now."""
+        found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
+        if self.newest:
+            for old in self.image(self.newest).written:
+                if old.path not in found and (now := image_manifest.as_now(old)) is not None:
+                    found[old.path] = now
+        return tuple(found[path] for path in sorted(found))
+
+    def committed(self, manifest: Manifest) -> None:
+        """Take note that the image is durable; called before its sender is told."""
+        if self.input is not None:
+            self.input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
+        self.newest, self.saved = manifest.number, (manifest.time_ns / 1e9, manifest.size)
+
+    def forget_images(self) -> None:
+        """Remove the job's images: it has ended well, and nobody had asked for them. Raises StoreError, OSError."""
+        if self.name in self.store.jobs():
+            self.store.rm(self.name)
+        self.saved = 0.0, 0

@@ -1,0 +1,130 @@
+"""Take a job to its hosts: a connection, and over it one generation, each in a thread of its own."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from remoteio.errors import RexecError
+from remoteio.submit.transport.stream import Stream
+from remoteio.wire.link import Link
+from shim.submit.hosts import bootstrap, config
+from shim.submit.job import next_host
+from shim.submit.job.generation import Generation
+from shim.submit.job.home import JobHome
+from shim.submit.job.placement_events import Closed, Connected, Failed, Unreached
+from shim.wire import lease
+
+Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a generation is started.
+
+    image    the number of the image that it goes on from; 0: from its beginning
+    named    the user named this very host
+    anyway   also where no images can be made
+    """
+
+    image: int
+    named: bool
+    anyway: bool
+
+
+class Visits:
+    """Holds the visits that have not ended, by their generation's number. What happens is told to `home` as events.
+
+    Threads: `connect`, `start` and `end` are the supervisor's own; `get` is for any, and for a signal's handler, which
+    may not wait for a lock: each of the tables is only ever looked at or changed in one step, which the interpreter
+    does not divide. A visit's own thread adds its generation and at last removes it, under `_fewer`, which is told.
+    """
+
+    def __init__(self, home: JobHome, reach: Reach, stopped: Callable[[Generation], None]) -> None:
+        """`reach` makes connections; `stopped` is called when the job has stopped."""
+        self._home, self._reach, self._stopped = home, reach, stopped
+        self._starts: dict[int, queue.SimpleQueue[Terms | None]] = {}
+        self._generations: dict[int, Generation] = {}
+        self._fewer = threading.Condition()
+
+    def get(self, number: int) -> Generation | None:
+        """The generation of that number, from its START to the end of its link."""
+        return self._generations.get(number)
+
+    def connect(self, number: int, name: str) -> None:
+        """Begin a visit to the host: Connected or Unreached will tell of it."""
+        self._starts[number] = queue.SimpleQueue()
+        self._home.in_thread(lambda: self._visit(number, name), lambda why: Unreached(number, why))
+
+    def start(self, number: int, terms: Terms) -> None:
+        """Have it send START, unless it has ended: then its event is on its way."""
+        start = self._starts.get(number)
+        if start is not None:
+            start.put(terms)
+
+    def end(self, number: int) -> None:
+        """End the visit, whatever is under way there."""
+        start, generation = self._starts.get(number), self._generations.get(number)
+        if start is not None:
+            start.put(None)
+        if generation is not None:
+            generation.cut()
+
+    def end_all(self) -> None:
+        """End every visit."""
+        for number in tuple(self._starts):
+            self.end(number)
+
+    def await_end(self, timeout: float) -> bool:
+        """Wait until all visits have ended. False: in `timeout` seconds they had not."""
+        with self._fewer:
+            return self._fewer.wait_for(lambda: not self._generations, timeout)
+
+    def _ended(self, number: int) -> None:
+        """Let go of the visit and all it holds: its export above all, which knows of every file the job has used."""
+        with self._fewer:
+            self._starts.pop(number, None)
+            self._generations.pop(number, None)
+            self._fewer.notify_all()
+
+    def _visit(self, number: int, name: str) -> None:
+        """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
+        home = self._home
+        try:
+            known = config.load()
+            host = config.resolve(name, known)
+            policy = next_host.owner_of(host, home.record.owner, known)
+            stream, _ = self._reach(host, "shim.execute.main:main", batch=home.record.detached or number > 1)
+        except RexecError as error:
+            self._ended(number)
+            home.tell(Unreached(number, str(error)))
+            return
+        try:
+            owner = json.dumps([policy.name, policy.table() if policy.watched else None])
+            home.tell(Connected(number))
+            terms = self._starts[number].get()
+            if terms is None:
+                return
+            image = home.image(terms.image) if terms.image else None
+            spec = home.start_spec(number, owner, terms.named, terms.anyway, image)
+            link = Link(stream.read_fd, stream.write_fd)
+            generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped)
+            generation.start(image)
+            why = generation.serve()
+            if generation.unheard:
+                why = f"it has not been heard of for {lease.HOME:.0f} s"
+            elif not (generation.told or generation.unfit) and host.ssh is not None:
+                why = str(stream.failure())
+            if generation.moved or generation.left:
+                home.changes.settle()  # what its mount wrote back after the dump, the image has seen
+            home.tell(Closed(number, why, unfit=bool(generation.unfit)))
+        except Exception as error:  # see Generation.serve
+            why = home.why(f"going on on {name}", error)
+            # Before START nothing can run there; later all that can ends with the link.
+            home.tell(Closed(number, why) if number in self._generations else Failed(number, 125, why))
+        finally:
+            self._ended(number)  # before the descriptor is closed: nobody cuts it then
+            stream.close()
