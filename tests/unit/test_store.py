@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,3 +259,23 @@ def test_memory_that_is_again_as_it_was_before_a_prune(tmp_path: Path) -> None:
         assert store.verify("job") == []
     restore(store, "job", 4, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "4")
+
+
+def test_a_writer_waits_for_another_as_long_as_it_is_told(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    write_process(tmp_path / "a", fresh(64))
+    save(store, "job", tmp_path / "a")
+    done = threading.Event()
+
+    def remove() -> None:
+        Store(tmp_path / "store", patience=10).rm("job", 1)
+        done.set()
+
+    with store.begin("job"):
+        thread = threading.Thread(target=remove)
+        thread.start()
+        with pytest.raises(StoreBusy):
+            Store(tmp_path / "store", patience=0.1).rm("job", 1)
+        assert not done.is_set()
+    thread.join(10)
+    assert done.is_set()
