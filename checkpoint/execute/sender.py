@@ -6,7 +6,7 @@ import mmap
 import os
 from collections import deque
 
-from checkpoint.execute.chunker import ChunkerError, cuts, hashed, sources
+from checkpoint.execute.chunker import ChunkerError, Source, cuts, hashed, sources
 from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import page_hashes
 from checkpoint.wire.manifest import ENTRY, HASH, PAGE, WINDOW
@@ -17,15 +17,110 @@ if TYPE_CHECKING:
 
 
 class _Batch:
-    """An offer under way: where each chunk lies, and what is asked of it."""
+    """An offer under way.
+
+    places     of each chunk (source, offset, length)
+    answered   whether the store has said what it needs of them
+    compared   the chunks whose page hashes it was sent, until it says which pages it needs
+    left       chunks asked for and not yet sent
+    """
 
     __slots__ = ("answered", "compared", "left", "places")
 
     def __init__(self, places: list[tuple[int, int, int]]) -> None:
-        self.places = places  # (source, offset, length)
+        self.places = places
         self.compared: list[int] | None = None
         self.answered = False
-        self.left = 0  # chunks asked for and not yet sent
+        self.left = 0
+
+
+class _Files:
+    """The image files in a directory, read at any place; the one read last stays open."""
+
+    def __init__(self, directory: int) -> None:
+        self.sources = sources(directory)
+        self._directory = directory
+        self._open: tuple[int, int] | None = None  # the source read last and its descriptor
+
+    def _descriptor(self, number: int) -> int:
+        if self._open is None or self._open[0] != number:
+            self.close()
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._open = (number, os.open(self.sources[number].name, flags, dir_fd=self._directory))
+        return self._open[1]
+
+    def _cut_short(self, number: int) -> ChunkerError:
+        return ChunkerError(f"{self.sources[number].name} was cut short while it was being saved")
+
+    def read(self, place: tuple[int, int, int]) -> bytes:
+        """Read the bytes at a place (source, offset, length). Raises OSError, ChunkerError."""
+        number, offset, length = place
+        data = os.pread(self._descriptor(number), length, offset)
+        if len(data) != length:
+            raise self._cut_short(number)
+        return data
+
+    def view(self, place: tuple[int, int, int]) -> bytes | memoryview:
+        """Read the same; what is large is not copied on its way to the link. Raises OSError, ChunkerError."""
+        number, offset, length = place
+        if length < WINDOW:
+            return self.read(place)
+        fd = self._descriptor(number)
+        if os.fstat(fd).st_size < offset + length:
+            raise self._cut_short(number)
+        over = offset % mmap.ALLOCATIONGRANULARITY
+        return memoryview(mmap.mmap(fd, over + length, prot=mmap.PROT_READ, offset=offset - over))[over:]
+
+    def close(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+
+class _Offers:
+    """All chunks of the files, hashed by two threads ahead of what is asked for, a batch at a time."""
+
+    def __init__(self, directory: int, files: list[Source], threads: int) -> None:
+        self.all_made = False
+        self.count = 0  # offers made
+        self.digest = HASH()  # of all that was offered
+        self._chunks = _hash_all(directory, files, threads)
+
+    def make(self) -> tuple[int, bytes, list[tuple[int, int, int]]] | None:
+        """Make the next offer: its number, its entries and the places of its chunks; None: there is none left."""
+        body = bytearray()
+        places = []
+        for number, offset, key, length, digest in self._chunks:
+            body += ENTRY.pack(key, length, digest)
+            places.append((number, offset, length))
+            if len(places) == wire.BATCH:
+                break
+        else:
+            self.all_made = True
+        if not places:
+            return None
+        self.digest.update(body)
+        self.count += 1
+        return self.count - 1, bytes(body), places
+
+    def close(self) -> None:
+        """End the threads."""
+        self._chunks.close()
+
+
+def _hash_all(directory: int, files: list[Source], threads: int) -> Generator[tuple[int, int, int, int, bytes]]:
+    """Yield (source, offset, key, length, hash) of each chunk, in order."""
+    for number, source in enumerate(files):
+        fd = os.open(source.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+        chunks = hashed(fd, cuts(directory, source), threads)
+        try:
+            offset = 0
+            for key, length, digest in chunks:
+                yield number, offset, key, length, digest
+                offset += length
+        finally:
+            chunks.close()
+            os.close(fd)
 
 
 class Sender:
@@ -33,43 +128,32 @@ class Sender:
 
     Carry each payload of `next_message` to the store's Receiver and give its payloads to `receive`. The hashes are
     computed in between, by two threads. Memory is bounded (some MiB), whatever the image's size.
+
+    stored      the store has all that was offered
+    again       the store lacks some of it after all: another Sender has to offer it anew
+    committed   the manifest's hash, once the image is durable
+    sent        bytes of payload so far
+
+    Threads: all methods are called by one thread; those that hash see the image files only.
     """
 
     def __init__(self, directory: int, head: bytes = b"", threads: int = 2) -> None:
         """`head`: bytes for the store's caller, at most 1 MiB. Raises OSError, ManifestError."""
-        self.stored = False  # the store has all that was offered
-        self.again = False  # the store lacks some of it after all: another Sender has to offer it anew
-        self.committed: bytes | None = None  # the manifest's hash, once the image is durable
-        self.sent = 0  # bytes of payload so far
-        self._directory = directory
+        self.stored = False
+        self.again = False
+        self.committed: bytes | None = None
+        self.sent = 0
         self._head = head
-        self._threads = threads
-        self._sources = sources(directory)
-        self._ready: deque[bytes] = deque(wire.files_messages([(s.name, s.origin, s.size) for s in self._sources]))
-        self._entries = self._hash_all()
-        self._digest = HASH()
+        self._files = _Files(directory)
+        named = [(source.name, source.origin, source.size) for source in self._files.sources]
+        self._ready: deque[bytes] = deque(wire.files_messages(named))
+        self._offers = _Offers(directory, self._files.sources, threads)
         self._batches: dict[int, _Batch] = {}
         self._wanted: deque[tuple[int, int, int]] = deque()  # (batch, index, mask)
-        self._next_batch = 0
-        self._offered_all = False
         self._ended = False
-        self._open: tuple[int, int] | None = None  # the source read last and its descriptor
-
-    def _hash_all(self) -> Generator[tuple[int, int, int, int, bytes]]:
-        for number, source in enumerate(self._sources):
-            fd = os.open(source.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._directory)
-            chunks = hashed(fd, cuts(self._directory, source), self._threads)
-            try:
-                offset = 0
-                for key, length, digest in chunks:
-                    yield number, offset, key, length, digest
-                    offset += length
-            finally:
-                chunks.close()
-                os.close(fd)
 
     def next_message(self) -> list[bytes | memoryview] | None:
-        """The parts of the next payload for the store, or None: then wait for its next payload, or be done.
+        """Make the next payload for the store, in parts; None: wait for its next payload, or be done.
 
         Raises OSError or ChunkerError if an image file cannot be read.
         """
@@ -83,35 +167,19 @@ class Sender:
             return [self._ready.popleft()]
         unanswered = sum(not batch.answered for batch in self._batches.values())
         # Two offers ahead of the data: the answers' round trip is hidden behind what is being sent.
-        if not self._offered_all and (unanswered < 2 or not self._wanted) and len(self._batches) < wire.MAX_BATCHES:
-            offer = self._offer()
+        if not self._offers.all_made and (unanswered < 2 or not self._wanted) and len(self._batches) < wire.MAX_BATCHES:
+            offer = self._offers.make()
             if offer is not None:
-                return [offer]
+                number, entries, places = offer
+                self._batches[number] = _Batch(places)
+                return [wire.batch_message(wire.OFFER, number, entries)]
         if self._wanted:
             return self._data()
-        if self._offered_all and not self._batches and not self._ended:
+        if self._offers.all_made and not self._batches and not self._ended:
             self._ended = True
             self.close()
-            return [wire.digest_message(wire.END, self._digest.digest(), self._head)]
+            return [wire.digest_message(wire.END, self._offers.digest.digest(), self._head)]
         return None
-
-    def _offer(self) -> bytes | None:
-        body = bytearray()
-        places = []
-        for number, offset, key, length, digest in self._entries:
-            body += ENTRY.pack(key, length, digest)
-            places.append((number, offset, length))
-            if len(places) == wire.BATCH:
-                break
-        else:
-            self._offered_all = True
-        if not places:
-            return None
-        self._digest.update(body)
-        batch = self._next_batch
-        self._next_batch += 1
-        self._batches[batch] = _Batch(places)
-        return wire.batch_message(wire.OFFER, batch, bytes(body))
 
     def _data(self) -> list[bytes | memoryview]:
         number = self._wanted[0][0]
@@ -130,44 +198,15 @@ class Sender:
             size += part
         batch.left -= len(items)
         self._drop_if_done(number)
-        return [wire.data_head(number, items), *(self._view(span) for span in spans)]
+        return [wire.data_head(number, items), *(self._files.view(span) for span in spans)]
 
     def _drop_if_done(self, number: int) -> None:
         batch = self._batches[number]
         if batch.answered and batch.compared is None and not batch.left:
             del self._batches[number]
 
-    def _source(self, number: int) -> int:
-        if self._open is None or self._open[0] != number:
-            self._close_source()
-            name = self._sources[number].name
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._open = (number, os.open(name, flags, dir_fd=self._directory))
-        return self._open[1]
-
-    def _cut_short(self, number: int) -> ChunkerError:
-        return ChunkerError(f"{self._sources[number].name} was cut short while it was being saved")
-
-    def _read(self, place: tuple[int, int, int]) -> bytes:
-        number, offset, length = place
-        data = os.pread(self._source(number), length, offset)
-        if len(data) != length:
-            raise self._cut_short(number)
-        return data
-
-    def _view(self, place: tuple[int, int, int]) -> bytes | memoryview:
-        """The same; what is large is not copied on its way to the link."""
-        number, offset, length = place
-        if length < WINDOW:
-            return self._read(place)
-        fd = self._source(number)
-        if os.fstat(fd).st_size < offset + length:
-            raise self._cut_short(number)
-        over = offset % mmap.ALLOCATIONGRANULARITY
-        return memoryview(mmap.mmap(fd, over + length, prot=mmap.PROT_READ, offset=offset - over))[over:]
-
     def receive(self, payload: bytes) -> None:
-        """Takes one payload of the store. Raises ImageWireError if the store may not say that now."""
+        """Take one payload of the store. Raises ImageWireError if the store may not say that now."""
         wire.check_size(payload)
         kind = payload[:1]
         if kind == wire.ANSWER:
@@ -197,7 +236,7 @@ class Sender:
                 batch.left += 1
             elif answer == wire.COMPARE:
                 compared.append(index)
-                hashes += page_hashes(self._read(place))
+                hashes += page_hashes(self._files.read(place))
         if compared:
             batch.compared = compared
             self._ready.append(wire.batch_message(wire.PAGES, number, b"".join(hashes)))
@@ -215,15 +254,10 @@ class Sender:
             batch.left += 1
         batch.compared = None
 
-    def _close_source(self) -> None:
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
-
     def close(self) -> None:
-        """Ends the threads and closes the files; the conversation cannot go on with data."""
-        self._entries.close()
-        self._close_source()
+        """End the threads and close the files; the conversation cannot go on with data."""
+        self._offers.close()
+        self._files.close()
 
 
 def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], mask: int) -> None:

@@ -17,16 +17,19 @@ from checkpoint.submit import mirror, xdg
 from checkpoint.wire import criu_bundle, elf
 from checkpoint.wire.criu_bundle import BundleError
 
-# The first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
+# Of these the first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
 SUITES = ("forky", "trixie")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# criu and what an execute host may lack; in ~/.cache there, at most this much.
 APT_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A packed criu: archive (a tar, see unbundle) and hash, hex."""
+    """A packed criu.
+
+    archive   the file, a tar: see criu_bundle.pack
+    hash      of its bytes, in hexadecimal
+    """
 
     archive: Path
     hash: str
@@ -54,7 +57,7 @@ def kept(at: Path) -> Bundle | None:
 
 
 def keep(files: dict[str, bytes], at: Path) -> Bundle:
-    """Pack files (see unbundle.gather) into the directory and return the bundle; the file appears whole or not."""
+    """Pack files (see criu_bundle.gather) into the directory and return the bundle; the file appears whole or not."""
     archive, digest = criu_bundle.pack(files)
     at.mkdir(mode=0o700, parents=True, exist_ok=True)
     target = at / f"criu-{digest}.tar"

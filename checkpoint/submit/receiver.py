@@ -18,7 +18,15 @@ DEFAULT_LIMIT = 1 << 40  # bytes of one image
 
 @dataclass(slots=True)
 class _Asked:
-    """A chunk that is on its way: its hash, length, mask of the pages asked for, and how to complete it."""
+    """A chunk that is on its way.
+
+    hash     its name
+    length   its bytes
+    mask     the pages asked for
+    base     hash of the stored chunk that has the others; None: it comes whole
+    pages    see Patch
+    zeros    see Patch
+    """
 
     hash: bytes
     length: int
@@ -30,8 +38,15 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Batch:
+    """An offer that is not wholly answered, or whose data have not all come.
+
+    entries    (key, length, hash) of each chunk
+    compared   (index, hash of the base) of those whose page hashes were asked for
+    asked      index → what was asked for
+    """
+
     entries: list[tuple[int, int, bytes]]
-    compared: list[tuple[int, bytes]] = field(default_factory=list)  # (index, base)
+    compared: list[tuple[int, bytes]] = field(default_factory=list)
     asked: dict[int, _Asked] = field(default_factory=dict)
 
 
@@ -50,8 +65,60 @@ class _Comparing:
         self._saved += (part - self._saved) / 64
 
 
+class _OfferedFiles:
+    """The image's files as they are named, then filled with the chunks that are offered, in order."""
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0  # bytes of all files named so far
+        self.offered = 0  # bytes of the chunks so far
+        self._limit = limit
+        self._named: list[tuple[str, str, int]] = []  # name, origin, size
+        self._names: set[str] = set()
+        self._tables: list[bytearray] = []
+        self._current = 0  # file of the next chunk
+        self._filled = 0  # bytes of it that were offered
+
+    def name(self, name: str, origin: str, size: int) -> None:
+        """Take one more file. Raises ImageWireError if it is one too many, too much, or named before."""
+        self.size += size
+        if name in self._names or len(self._named) == wire.MAX_FILES or self.size > self._limit:
+            raise wire.ImageWireError(f"{name} is offered twice, or the image is over {self._limit} bytes")
+        self._names.add(name)
+        self._named.append((name, origin, size))
+        self._tables.append(bytearray())
+
+    def add(self, length: int, entry: bytes) -> str:
+        """Add the next chunk to its file, whose origin is returned. Raises ImageWireError if it does not fit."""
+        while self._current < len(self._named) and self._filled == self._named[self._current][2]:
+            self._current += 1
+            self._filled = 0
+        if self._current == len(self._named):
+            raise wire.ImageWireError("more is offered than the files hold")
+        self._filled += length
+        self.offered += length
+        if not 0 < length <= WINDOW or self._filled > self._named[self._current][2]:
+            raise wire.ImageWireError(f"a chunk of {length} bytes is offered where it does not fit")
+        self._tables[self._current] += entry
+        return self._named[self._current][1]
+
+    @property
+    def full(self) -> bool:
+        """Whether every file has all its bytes."""
+        left = any(size for _, _, size in self._named[self._current + 1 :])
+        return not left and (self._current >= len(self._named) or self._filled == self._named[self._current][2])
+
+    def files(self) -> tuple[ImageFile, ...]:
+        """The files with their tables of chunks."""
+        rows = zip(self._named, self._tables, strict=True)
+        return tuple(ImageFile(name, origin, size, bytes(table)) for (name, origin, size), table in rows)
+
+
 class Receiver:
     """Takes in one image for a Transaction. Give each payload of the sender to `receive` and send back its answers.
+
+    complete   the sender has ended, and all that it offered is durable
+    head       the sender's own bytes, once complete
+    received   bytes of payload so far
 
     `limit`: bytes of the image at most. Everything raises ImageWireError for what the sender may not say, and
     StoreError as the Transaction does. After either, start again with a new Receiver: what is stored stays.
@@ -59,25 +126,18 @@ class Receiver:
 
     def __init__(self, transaction: Transaction, limit: int = DEFAULT_LIMIT) -> None:
         self.complete = False
-        self.head = b""  # the sender's own bytes, once complete
-        self.received = 0  # bytes of payload so far
-        self.offered = 0  # bytes of the image that were offered so far
+        self.head = b""
+        self.received = 0
         self._transaction = transaction
-        self._limit = limit
-        self._files: list[tuple[str, str, int]] = []
-        self._tables: list[bytearray] = []
-        self._names: set[str] = set()
-        self._size = 0
-        self._current = 0  # file of the next entry
-        self._filled = 0  # bytes of it that were offered
+        self._files = _OfferedFiles(limit)
         self._offers = 0
         self._batches: dict[int, _Batch] = {}
-        self._pending: set[bytes] = set()
-        self._digest = HASH()
+        self._pending: set[bytes] = set()  # chunks that were asked for and have not come
+        self._digest = HASH()  # of all that was offered
         self._comparing = _Comparing()
 
     def receive(self, payload: bytes | memoryview) -> list[bytes]:
-        """Takes one payload, which must stay as it is; the payloads to send back."""
+        """Take one payload, which must stay as it is, and return the payloads to send back."""
         wire.check_size(payload)
         self.received += len(payload)
         kind = bytes(payload[:1])
@@ -100,26 +160,7 @@ class Receiver:
 
     def _receive_files(self, payload: bytes) -> None:
         for name, origin, size in wire.parse_files(payload):
-            self._size += size
-            if name in self._names or len(self._files) == wire.MAX_FILES or self._size > self._limit:
-                raise wire.ImageWireError(f"{name} is offered twice, or the image is over {self._limit} bytes")
-            self._names.add(name)
-            self._files.append((name, origin, size))
-            self._tables.append(bytearray())
-
-    def _place(self, key: int, length: int, entry: bytes) -> str:
-        """Adds the next chunk to its file; the file's origin."""
-        while self._current < len(self._files) and self._filled == self._files[self._current][2]:
-            self._current += 1
-            self._filled = 0
-        if self._current == len(self._files):
-            raise wire.ImageWireError("more is offered than the files hold")
-        self._filled += length
-        self.offered += length
-        if not 0 < length <= WINDOW or self._filled > self._files[self._current][2]:
-            raise wire.ImageWireError(f"a chunk of {length} bytes is offered where it does not fit")
-        self._tables[self._current] += entry
-        return self._files[self._current][1]
+            self._files.name(name, origin, size)
 
     def _receive_offer(self, number: int, body: bytes) -> list[bytes]:
         if number != self._offers or len(self._batches) >= wire.MAX_BATCHES:
@@ -129,7 +170,7 @@ class Receiver:
         batch = _Batch(wire.parse_entries(body))
         answers = bytearray()
         for index, (key, length, digest) in enumerate(batch.entries):
-            origin = self._place(key, length, body[index * ENTRY.size : (index + 1) * ENTRY.size])
+            origin = self._files.add(length, body[index * ENTRY.size : (index + 1) * ENTRY.size])
             if digest == ZERO or digest in self._pending or self._transaction.has(digest):
                 answers.append(wire.HAVE)
                 continue
@@ -200,9 +241,7 @@ class Receiver:
 
     def _receive_end(self, payload: bytes) -> list[bytes]:
         digest, head = wire.parse_digest(payload)
-        left = any(size for _, _, size in self._files[self._current + 1 :])
-        short = self._current < len(self._files) and self._filled != self._files[self._current][2]
-        if self._batches or left or short:
+        if self._batches or not self._files.full:
             raise wire.ImageWireError("the sender ended before all was sent")
         if digest != self._digest.digest():
             raise wire.ImageWireError("what was offered is not what arrived")
@@ -214,12 +253,16 @@ class Receiver:
     @property
     def size(self) -> int:
         """Bytes of the image, as far as its files have been named."""
-        return self._size
+        return self._files.size
+
+    @property
+    def offered(self) -> int:
+        """Bytes of the image that were offered so far."""
+        return self._files.offered
 
     def files(self) -> tuple[ImageFile, ...]:
         """The image's files, for its Manifest; once complete."""
-        rows = zip(self._files, self._tables, strict=True)
-        return tuple(ImageFile(name, origin, size, bytes(table)) for (name, origin, size), table in rows)
+        return self._files.files()
 
 
 def committed(digest: str) -> bytes:
