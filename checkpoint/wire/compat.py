@@ -68,6 +68,10 @@ class Facts(Value):
             namespaces=namespaces, uid_map=uid_map,
         )  # fmt: skip
 
+    def with_uid_map(self, uid_map: str) -> Facts:
+        """Make the facts of the same host for a job that has these ids."""
+        return Facts(**{**{name: getattr(self, name) for name in self.__slots__}, "uid_map": uid_map})
+
     def plain(self) -> dict[str, object]:
         """As JSON can hold it, for a manifest."""
         out = {name: getattr(self, name) for name in self.__slots__}

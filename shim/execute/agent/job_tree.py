@@ -56,7 +56,7 @@ class Mobile(Agent):
         super().__init__(link, spec, namespaces.Plan(spec, image))
         self.link, self.spec, self.checkpoint, self.sandbox = link, spec, checkpoint, self._sandbox
         if self.means is not None:
-            self.means.facts.uid_map = self.sandbox.plan.ids
+            self.means.facts = self.means.facts.with_uid_map(self.sandbox.plan.ids)
         self.log = log
         self.replies: queue.SimpleQueue[tuple[Message | None, bytes]] = queue.SimpleQueue()
         self.criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the criu started last: "", or what it left
