@@ -9,8 +9,11 @@ from collections.abc import Callable
 MOST_WORKERS = 512
 
 
-class Workers:
-    """Threads made as they are needed, each doing one job at a time; none waits while there is one to do."""
+class ThreadPool:
+    """Does jobs in threads made as they are needed, each one at a time; none waits while there is one to do.
+
+    Threads: any may call it. All that it has is guarded by one lock, which the two conditions share.
+    """
 
     def __init__(self, fail: Callable[[BaseException], None]) -> None:
         """`fail` is told what a job raises."""

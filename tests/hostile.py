@@ -10,7 +10,7 @@ from pathlib import Path
 
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 
 
@@ -26,7 +26,7 @@ class Host:
 
     @classmethod
     def of(cls, root: Path | str, confinement: Confinement | None = None) -> Host:
-        ids = Ids(os.geteuid(), os.getegid(), frozenset())
+        ids = ShownIds(os.geteuid(), os.getegid(), frozenset())
         return cls(Export(ids, str(root), confinement=confinement))
 
     def ask(self, op: int, node: int, arguments: bytes = b"") -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 
@@ -51,7 +51,7 @@ def _serve(root: Path, at: Path, tell: int) -> None:
     relay = Relay(fuse, execute, lambda e: os._exit(1))
     relay.start()
     threading.Thread(target=_relay, args=(relay, execute), daemon=True).start()
-    export = Export(Ids(0, 0, frozenset()), str(root))
+    export = Export(ShownIds(0, 0, frozenset()), str(root))
     os.write(tell, b"x")
     with contextlib.suppress(LinkClosed):
         while True:

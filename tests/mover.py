@@ -23,8 +23,8 @@ from checkpoint.submit.receiver import Receiver, committed
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest, Streams
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.leader_followers import Crew
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.leader_followers import LeaderFollowers
 from remoteio.submit.transport.ssh import open_local
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
@@ -138,16 +138,18 @@ class Placement:
         self.given = self.base.streams.stdin + len(self.base.streams.stdin_unread) if self.base else 0
         self.spec = mover.spec(restore)
         self.link.send(frames.START, self.spec.pack())
-        crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, lambda payload: len(payload) >= frames.LARGE)
+        threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(
+            self._receive, self._answer, lambda payload: len(payload) >= frames.LARGE
+        )
         self.over = threading.Event()
-        threading.Thread(target=self._serve, args=(crew,), daemon=True).start()
+        threading.Thread(target=self._serve, args=(threads,), daemon=True).start()
         threading.Thread(target=self._pulse, daemon=True).start()
         if image:
             threading.Thread(target=self._deliver, args=(image,), daemon=True).start()
 
-    def _serve(self, crew: Crew[bytes | memoryview]) -> None:
+    def _serve(self, threads: LeaderFollowers[bytes | memoryview]) -> None:
         try:
-            crew.run()
+            threads.run()
         except LinkClosed:
             pass
         finally:
@@ -185,7 +187,7 @@ class Placement:
             fields = frames.unpack_fields(payload)
             pairs = [[(int(a), int(b)) for a, b in (t.split() for t in fields[k])] or None for k in ("uids", "gids")]
             shown = [int(n) for n in fields["shown"]]
-            ids = Ids(
+            ids = ShownIds(
                 os.geteuid(), os.getegid(), frozenset(os.getgroups()), pairs[0], pairs[1],
                 (shown[0], shown[1]) if shown else None,
             )  # fmt: skip

@@ -18,7 +18,7 @@ from remoteio.wire import fuse_abi as abi
 _MARK = b" (deleted)\0"
 
 
-class Unhashed:
+class FalseDeleted:
     """LOOKUPs of such names under way. Pure."""
 
     def __init__(self) -> None:

@@ -1,16 +1,28 @@
 """Execute side: what came along with a reply and answers the next request without a round trip. Shipped.
 
-For TTL seconds, the time for which the kernel itself would use attributes it was given:
+For coherence.TTL seconds, the time for which the kernel itself would use attributes it was given:
 
 * attributes of a node (with OPEN and WRITE; of the directory, with what changes one): the kernel asks for them again
   after each read and each change;
 * the contents of a small file (with OPEN);
-* directories' entries (``names.py``);
+* directories' entries (``known_listings``);
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
-A lock forgets everything: what it guards may lie in any file. A change by the job forgets what is known of the node,
-and what is on its way: an answer counts only if no change was asked for or answered since its request was seen. Pure:
-the caller tells the time.
+What others change may go unseen for that long (docs/consistency.md); what the job itself changes may not go unseen at
+all. Replies overtake each other, and the submit side does several requests at once, so that a reply may tell of a file
+as it was before a change whose own reply has come already. So requests and changes are numbered by one count, in the
+order in which they were seen here:
+
+* a request gets its *stamp* when it goes out (``asked``);
+* a change gets a number twice, when it is asked for and when it is answered, since it is done at some time between;
+* what came with a reply counts only if its stamp is not below the number of the node's last change (``holds``).
+
+Two changes of one node under way at once each refuse what the other tells: less is known, nothing wrong. A change that
+does not name its node by number, or a lock, whose file may stand for any others, is a *sweep*: a change of all. Not
+taken: versions from the submit side (it would have to number every change of everybody), and leases (they cost the
+programs of the submit machine a wait).
+
+Pure: the caller tells the time, and sees to it that one thread at a time is here (``relay.Relay._order``).
 """
 
 from __future__ import annotations
@@ -18,7 +30,7 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 
-from remoteio.execute.known_listings import Names
+from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing
@@ -47,11 +59,11 @@ _SWEEPING = frozenset(
 _O_DIRECT = 0o40000
 
 
-class Ahead:
-    """What is known ahead. Stamps order requests and changes: take one with ``asked``, give it back with the reply."""
+class Known:
+    """Answers from what is known of the job's files: take a stamp with ``asked``, and give it back with the reply."""
 
     def __init__(self) -> None:
-        self.names = Names()
+        self.listings = KnownListings()
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
             OrderedDict()
         )  # nodeid -> until, attributes, contents
@@ -78,11 +90,11 @@ class Ahead:
 
     def _swept(self) -> None:
         self._sweep = self._latest = self._count
-        self.names.sweep()
+        self.listings.sweep()
 
     def _changed(self, nodeid: int) -> None:
         self._change[nodeid] = self._latest = self._count
-        self.names.changed(nodeid)
+        self.listings.changed(nodeid)
         if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
@@ -105,11 +117,11 @@ class Ahead:
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
         """Takes what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
         if self._latest > stamp:
-            self.names.refuse(listing.entries)
+            self.listings.refuse(listing.entries)
         elif op == abi.OPENDIR:
-            self.names.opened(fh, listing.entries, listing.complete, now)
+            self.listings.opened(fh, listing.entries, listing.complete, now)
         else:
-            self.names.learn(nodeid, listing.entries, now)
+            self.listings.learn(nodeid, listing.entries, now)
 
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
         """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""
@@ -126,10 +138,10 @@ class Ahead:
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """The reply to a request of one of ANSWERED, if it is known."""
         if op == abi.LOOKUP:
-            return self.names.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
+            return self.listings.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
-            return self.names.read(unique, fh, offset, size, now)
+            return self.listings.read(unique, fh, offset, size, now)
         if op == abi.GETXATTR:
             if self._bare.get(nodeid, 0.0) < now or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
                 return None

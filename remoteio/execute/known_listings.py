@@ -1,9 +1,9 @@
-"""Execute side: entries of directories known ahead, for LOOKUP and READDIRPLUS. Shipped.
+"""Execute side: entries of directories known beforehand, for LOOKUP and READDIRPLUS. Shipped.
 
 A listing comes along with the reply to OPENDIR, and with one to LOOKUP when several were asked in the same directory.
 The submit side has counted a lookup for each entry (struct fuse_direntplus). An entry is given to the kernel once, and
 with it that count; what is not given out is given back (``unused``). Any change by the job in a directory, or of a
-node, forgets what is known of it. Pure: the caller tells the time.
+node, forgets what is known of it. Pure: the caller tells the time, and comes with one thread at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Read:
         self.offset = 0
 
 
-class Names:
+class KnownListings:
     """What is known of directories. ``unused`` collects the node ids whose count is to be given back."""
 
     def __init__(self) -> None:

@@ -5,6 +5,24 @@ The relay understands of a message what it must to answer some itself, and passe
 * RELEASE and RELEASEDIR, for which nobody waits (the submit side does them, and does not reply);
 * FLUSH of a file that has no lock: every write has already been done at home;
 * anything a dying process waits for: the kernel keeps the process until each of its requests has a reply.
+
+Threads. READERS of them read requests (``_read_kernel``); the link's receiver brings replies (``from_link``, ``known``,
+``ordered``); what must wait for other replies is done in ``_aside``. All write to the kernel, which takes a message
+whole.
+
+`_known` and what it has is used under `_order` alone, but for a look whether anything is to be given back. It orders
+what the job changes against what is learned, so a stamp is taken, and the request noted in `_asked`, in one piece;
+sending comes after, outside it.
+
+The other tables lean on the GIL, and take no lock: one operation of a dict or set whose keys are ints runs no Python
+code, and so is one step for all threads (and where there is no GIL, the dict has a lock of its own). That is enough
+since each needs no more than one step:
+
+* `_asked`  a request is noted before it is sent, so before its reply can come. ``pop`` takes it out, and of several
+  threads one gets it: so of the reply and of an interrupt one alone answers the kernel.
+* `_abandoned`  is written before that ``pop``, so that a reply that finds its request gone finds it here.
+* `_locked`, `_coherent`  only grow. The kernel sends nothing that relies on a lock before the lock is answered, and the
+  node is in them before that.
 """
 
 from __future__ import annotations
@@ -15,9 +33,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from remoteio.execute.false_deleted import Unhashed
-from remoteio.execute.known import ANSWERED, Ahead
-from remoteio.thread_pool import Workers
+from remoteio.execute.false_deleted import FalseDeleted
+from remoteio.execute.known import ANSWERED, Known
+from remoteio.thread_pool import ThreadPool
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire.frames import FUSE, LARGE
@@ -35,20 +53,19 @@ class Relay:
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         self.fd, self._link, self._fail = fd, link, fail
-        self._asked: dict[
-            int, tuple[int, int, int, int]
-        ] = {}  # unique -> (op, nodeid, pid, stamp) until it is answered
-        self._ahead = Ahead()
+        # unique -> (op, nodeid, pid, stamp) until it is answered
+        self._asked: dict[int, tuple[int, int, int, int]] = {}
+        self._known = Known()
         self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
-        self._aside = Workers(fail)
-        self._unhashed = Unhashed()
+        self._aside = ThreadPool(fail)
+        self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
         """CRIU begins to ask for the job's files, or has asked for the last."""
-        self._unhashed.criu = works
+        self._false_deleted.criu = works
 
     @property
     def locks_asked(self) -> bool:
@@ -64,7 +81,7 @@ class Relay:
         buffer = bytearray(abi.MAX_REQUEST)
         view = memoryview(buffer)
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
-        ahead, order, unhashed = self._ahead, self._order, self._unhashed
+        facts, order, deleted = self._known, self._order, self._false_deleted
         try:
             while True:
                 try:
@@ -76,19 +93,19 @@ class Relay:
                         return  # unmounted
                     raise
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
-                if op in ANSWERED and not (op == abi.LOOKUP and unhashed.asked(unique, view[:n])):
+                if op in ANSWERED and not (op == abi.LOOKUP and deleted.asked(unique, view[:n])):
                     with order:
-                        known = ahead.answer(op, unique, nodeid, view[:n], time.monotonic())
-                    if known is not None:
-                        self._to_kernel(known)
+                        answer = facts.answer(op, unique, nodeid, view[:n], time.monotonic())
+                    if answer is not None:
+                        self._to_kernel(answer)
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, ahead.asked(op, nodeid))
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid))
                 send(FUSE, view[:n])
-                if ahead.names.unused:
+                if facts.listings.unused:
                     self._give_back()
                 if n >= LARGE:
                     buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
@@ -101,7 +118,7 @@ class Relay:
         if op in (abi.RELEASE, abi.RELEASEDIR):
             if op == abi.RELEASEDIR:
                 with self._order:
-                    self._ahead.names.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
+                    self._known.listings.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
             self._link.send(FUSE, raw)
             self._to_kernel(abi.reply(unique))
             return True
@@ -120,7 +137,7 @@ class Relay:
         self._locked.add(nodeid)
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
             with self._order:
-                self._asked[unique] = (op, nodeid, 0, self._ahead.asked(op, nodeid))
+                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid))
             self._beside(lambda: self._write_out(nodeid, raw))
             return True
         return False
@@ -135,9 +152,12 @@ class Relay:
         if asked is None:
             return True  # its reply has crossed the interrupt
         op, _, pid, _ = asked
-        if op not in abi.NO_REPLY and _dying(pid) and self._asked.pop(unique, None) is not None:
-            self._abandoned[unique] = op
-            self._to_kernel(abi.failure(unique, errno.EINTR))
+        if op not in abi.NO_REPLY and _dying(pid):
+            self._abandoned[unique] = op  # first: the reply may come this moment, and is to find one or the other
+            if self._asked.pop(unique, None) is None:
+                self._abandoned.pop(unique, None)
+            else:
+                self._to_kernel(abi.failure(unique, errno.EINTR))
         return False
 
     def from_link(self, payload: bytes | memoryview) -> None:
@@ -154,17 +174,17 @@ class Relay:
             return
         op, nodeid, _, stamp = asked
         if op == abi.LOOKUP:
-            payload, again = self._unhashed.answered(unique, payload)
+            payload, again = self._false_deleted.answered(unique, payload)
             if again:
                 self._asked[unique] = asked
                 self._link.send(FUSE, again)
                 return
         with self._order:
-            holds = self._ahead.answered(op, nodeid, stamp)
-        if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-            self._ahead.no_capability(nodeid, time.monotonic())
-        elif op == abi.CREATE and not error:
-            self._ahead.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
+            holds = self._known.answered(op, nodeid, stamp)
+            if op == abi.GETXATTR and error == -errno.ENODATA and holds:
+                self._known.no_capability(nodeid, time.monotonic())
+            elif op == abi.CREATE and not error:
+                self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
         if not self._to_kernel(payload):
             self._undo(op, payload)
 
@@ -178,15 +198,15 @@ class Relay:
             with self._order:
                 if known.listing is not None:
                     fh = abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0]
-                    self._ahead.learn_listing(op, nodeid, fh, stamp, known.listing, now)
-                if self._ahead.holds(nodeid, stamp) and nodeid not in self._locked:
-                    self._ahead.learn(nodeid, known.attr, known.contents, now)
+                    self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
+                if self._known.holds(nodeid, stamp) and nodeid not in self._locked:
+                    self._known.learn(nodeid, known.attr, known.contents, now)
         self.from_link(reply)
 
     def _give_back(self) -> None:
         """The submit side counted lookups for entries that the kernel never got."""
         with self._order:
-            unused, self._ahead.names.unused = self._ahead.names.unused, []
+            unused, self._known.listings.unused = self._known.listings.unused, []
         if unused:
             pairs = b"".join(abi.FORGET_ONE.pack(nodeid, 1) for nodeid in unused)
             self._link.send(FUSE, abi.request(abi.BATCH_FORGET, 0, abi.BATCH_FORGET_IN.pack(len(unused), 0) + pairs))

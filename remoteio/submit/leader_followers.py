@@ -1,8 +1,25 @@
 """Threads that take requests from a link: one leads, none waits for a slow one.
 
-The leader receives and handles requests itself, so that a quick one costs no handover. What is known to be slow goes to
-workers. When the leader has been inside one request for a tick, a spare thread takes the lead, and the late one joins
-the spares when it is done: no operation, whatever it waits for, keeps the others waiting longer than that.
+This is the pattern Leader/Followers (Schmidt, Stal, Rohnert, Buschmann: Pattern-Oriented Software Architecture,
+volume 2), with one difference. There a leader promotes a follower before it handles what it received, which costs a
+handover between threads for each request, and most of ours take less than that. So here the leader receives *and*
+handles, and only when it has been inside one request for a tick does a watchdog promote a follower in its place; the
+late one joins the followers when it is done. What is known to be slow goes to a pool at once. So no operation,
+whatever it waits for, keeps the others waiting longer than a tick.
+
+What may run at once. Receiving: one thread, the leader, always. Handling: any number, the leader, those that were late,
+and the pool; two of them may be of the same file, and one that was received first may end last. That is right for FUSE:
+the kernel sends what must come after something else only when that has been answered.
+
+States. `_step` is even while the leader receives, and odd while it is inside a request; each change is made under
+`_lock` and by one. `_term` counts leaders, and a thread leads as long as it is the one it began with. The watchdog ends
+a term only at an odd step, the same that it saw a tick ago: so a leader that is receiving is never replaced, and what
+it received is in `_pending`, which only the leader touches, before anybody else can lead. `_vacancy` says that a term
+has ended and nobody has taken the next one; then nobody receives, and the watchdog sees to it that somebody will.
+
+The watchdog ticks only while there is something to watch: with nothing to do for a tick it clears `_watch` and waits
+for it, and the leader that begins a request sets it. It looks at `_step` once more after clearing, since the leader
+looks at `_watch` after its step: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -14,28 +31,35 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from remoteio.thread_pool import Workers
+from remoteio.thread_pool import ThreadPool
 
 T = TypeVar("T")
 TICK = 0.01  # seconds
 AGAIN = 0.2  # seconds between tries to have a thread where there is none to have
 
 
-class Crew(Generic[T]):
-    """`receive` blocks and returns some items; `handle` does one; `slow` says which go to a worker at once."""
+class LeaderFollowers(Generic[T]):
+    """Has items received and handled, until one of the two raises.
+
+    receive   blocks, and returns some items; called by one thread at a time
+    handle    does one item; called by many threads at once
+    slow      says whether an item goes to the pool at once; called by the leader, so it must cost nothing
+
+    Threads: ``run`` and ``rest`` are for the one that made it; all else is for its own.
+    """
 
     def __init__(self, receive: Callable[[], list[T]], handle: Callable[[T], None], slow: Callable[[T], bool]) -> None:
         self._receive, self._handle, self._slow = receive, handle, slow
         self._lock = threading.Lock()
-        self._pending: deque[T] = deque()
-        self._reign = 0  # counts leaders
+        self._pending: deque[T] = deque()  # received, and not begun
+        self._term = 0  # counts leaders
         self._step = 0  # odd: the leader is inside a request
         self._watch = threading.Event()
-        self._spares = threading.Condition(self._lock)
-        self._spare_count = 0
-        self._alive = 0  # members
+        self._followers = threading.Condition(self._lock)
+        self._waiting = 0
+        self._alive = 0  # threads that lead, wait to, or are late
         self._vacancy = False
-        self._workers = Workers(self._fail)
+        self._pool = ThreadPool(self._fail)
         self._failure: BaseException | None = None
         self._over = threading.Event()
 
@@ -47,7 +71,7 @@ class Crew(Generic[T]):
             self._join()
         self._over.wait()
         with self._lock:
-            self._spares.notify_all()
+            self._followers.notify_all()
         assert self._failure is not None
         raise self._failure
 
@@ -60,48 +84,48 @@ class Crew(Generic[T]):
         """After `run`: wait until nothing is being received or handled any more. False: something still is."""
         until = time.monotonic() + timeout
         with self._lock:
-            gone = self._spares.wait_for(lambda: not self._alive, timeout)
-        return gone and self._workers.rest(max(until - time.monotonic(), 0))
+            gone = self._followers.wait_for(lambda: not self._alive, timeout)
+        return gone and self._pool.rest(max(until - time.monotonic(), 0))
 
     def _join(self) -> None:
-        threading.Thread(target=self._member, name="crew", daemon=True).start()
+        threading.Thread(target=self._member, name="follower", daemon=True).start()
         self._alive += 1  # under the lock, which it waits for
 
     def _member(self) -> None:
         while True:
             with self._lock:
-                self._spare_count += 1
+                self._waiting += 1
                 while not self._vacancy and not self._over.is_set():
-                    self._spares.wait()
-                self._spare_count -= 1
+                    self._followers.wait()
+                self._waiting -= 1
                 if self._over.is_set():
                     self._alive -= 1
-                    self._spares.notify_all()
+                    self._followers.notify_all()
                     return
                 self._vacancy = False
-                reign = self._reign
+                term = self._term
             try:
-                self._lead(reign)
+                self._lead(term)
             except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
                 self._fail(e)
 
-    def _lead(self, reign: int) -> None:
+    def _lead(self, term: int) -> None:
         pending, slow, handle, lock, watch = self._pending, self._slow, self._handle, self._lock, self._watch
         while True:
             if not pending:
                 pending.extend(self._receive())
                 continue
             with lock:
-                if self._reign != reign:
+                if self._term != term:
                     return
                 item = pending.popleft()
                 self._step += 1
-            if not (slow(item) and self._workers.give(partial(handle, item))):
+            if not (slow(item) and self._pool.give(partial(handle, item))):
                 if not watch.is_set():
                     watch.set()
                 handle(item)
             with lock:
-                if self._reign != reign:
+                if self._term != term:
                     return
                 self._step += 1
 
@@ -119,19 +143,19 @@ class Crew(Generic[T]):
             with self._lock:
                 if self._step != last:
                     continue
-                self._reign += 1
+                self._term += 1
                 self._step += 1
                 self._vacancy = True
             self._fill()
 
     def _fill(self) -> None:
-        """Have a spare thread take the lead. Where no new one can be had, the late one does when it is done."""
+        """Has a follower take the lead. Where no new thread can be had, the late one does when it is done."""
         while not self._over.is_set():
             with self._lock:
                 if not self._vacancy:
                     return
-                if self._spare_count:
-                    self._spares.notify()
+                if self._waiting:
+                    self._followers.notify()
                     return
                 try:
                     self._join()

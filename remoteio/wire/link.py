@@ -26,7 +26,11 @@ class LinkClosed(RexecError):
 
 
 class Link:
-    """One end of a link. `read_fd` and `write_fd` are blocking and become the link's own."""
+    """One end of a link. `read_fd` and `write_fd` are blocking and become the link's own.
+
+    Threads: any may send; one at a time receives. `_lock` guards the queues and who writes, and is not held while
+    writing.
+    """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.read_fd, self.write_fd = read_fd, write_fd
@@ -132,13 +136,16 @@ class Link:
 
 
 class Window:
-    """How much of one stream may be under way: the sender takes, the receiver's CREDIT gives. Bytes."""
+    """How much of one stream may be under way: the sender takes, the receiver's CREDIT gives. Bytes.
+
+    Threads: one or more take, and wait; the link's receiver gives. All under the lock of `_change`.
+    """
 
     SIZE = 1 << 20
     IMAGE = 4 << 20  # of an image, each way
 
     def __init__(self, size: int = SIZE) -> None:
-        self._left = size
+        self._size = self._left = size
         self._change = threading.Condition()
         self.closed = False
 
@@ -167,6 +174,11 @@ class Window:
         with self._change:
             self._left += n
             self._change.notify()
+
+    def _check(self) -> None:
+        """Asserts that what is under way is not less than nothing, and no more than the window: for tests."""
+        with self._change:
+            assert 0 <= self._left <= self._size
 
     def close(self) -> None:
         """Nobody reads this stream any more: let every taker go."""

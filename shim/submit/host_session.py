@@ -16,9 +16,9 @@ import time
 from typing import Protocol
 
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.export.written_files import Written
-from remoteio.submit.leader_followers import Crew
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import WrittenFiles
+from remoteio.submit.leader_followers import LeaderFollowers
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, protect
@@ -74,12 +74,12 @@ class HostSession:
     be another's by now.
     """
 
-    def __init__(self, link: Link, spec: JobSpec, handler: Handler, record: Written | None = None) -> None:
+    def __init__(self, link: Link, spec: JobSpec, handler: Handler, record: WrittenFiles | None = None) -> None:
         """`record`: what is written to files here is noted there."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
         self._link, self._spec, self._handler, self._record = link, spec, handler, record
-        self._crew: Crew[bytes | memoryview] = Crew(self._receive, self._answer, self._slow)
+        self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(self._receive, self._answer, self._slow)
         self._heard = time.monotonic()
         self._pausing = threading.Event()
         self._over = threading.Event()
@@ -92,7 +92,7 @@ class HostSession:
         try:
             for name, target in (("pulse", self._pulse), ("lease", self._watch)):
                 threading.Thread(target=target, name=name, daemon=True).start()
-            self._crew.run()
+            self._threads.run()
         finally:
             self._over.set()
 
@@ -146,7 +146,7 @@ class HostSession:
         """
         if self.export is not None:
             self.export.locks.end()
-            if self._crew.rest(lease.HOME):
+            if self._threads.rest(lease.HOME):
                 self.export.inodes.close_all()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
@@ -189,7 +189,7 @@ class HostSession:
         spec = self._spec
         self.host = hello.host
         self.export = Export(
-            Ids(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
+            ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
             record=self._record,
             confinement=protect.confinement(),
         )

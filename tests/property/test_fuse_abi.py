@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE, KNOWN, ORDERED
 
@@ -74,7 +74,7 @@ def test_the_export_answers_or_ignores_and_never_breaks(
     (top / "file").write_text("text")
     (top / "dir").mkdir()
     (top / "link").symlink_to("file")
-    export = Export(Ids(os.geteuid(), os.getegid(), frozenset()), str(top))
+    export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(top))
     for name in (b"file", b"dir", b"link"):
         export.answer(abi.Request(abi.request(abi.LOOKUP, 1, name + b"\0", 1)))
     opened = export.answer(abi.Request(abi.request(abi.OPEN, 2, abi.OPEN_IN.pack(os.O_RDWR, 0), 2)))
@@ -95,5 +95,6 @@ def test_the_export_answers_or_ignores_and_never_breaks(
             assert (size, unique) == (len(payload), 9)
         assert kind in (FUSE, KNOWN, ORDERED)
         assert -4096 < error <= 2
+    export.inodes._check()
     export.inodes.close_all()
     assert set(os.listdir("/dev/shm")) == outside

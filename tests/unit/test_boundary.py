@@ -254,7 +254,7 @@ def test_locks_that_cannot_be_kept_are_said_and_the_job_leaves(run: Run, monkeyp
     def full(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("remoteio.submit.export.carried_locks.Carried.keep", full)
+    monkeypatch.setattr("remoteio.submit.export.carried_locks.CarriedLocks.keep", full)
     assert run.ask("vacate") == "True: the job goes on on beta"
     assert "keeping the job's file locks, which were asked for on alpha" in reasons(run)
     run.country.running(1).end(0)

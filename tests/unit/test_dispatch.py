@@ -12,8 +12,8 @@ import pytest
 from remoteio.submit.export.changes import Changes, state
 from remoteio.submit.export.confine import HIDDEN, READ, Confinement, Mark
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.export.written_files import Written
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
 from tests.hostile import Host, Refused
 
@@ -34,13 +34,13 @@ KERNEL_CHANGES = {
 class Tree:
     """In `top`: `file`, open as `handle`, `beside` it a second, and an `empty` directory."""
 
-    def __init__(self, top: Path, record: Written | None = None, confinement: Confinement | None = None) -> None:
+    def __init__(self, top: Path, record: WrittenFiles | None = None, confinement: Confinement | None = None) -> None:
         self.top = top
         for name in ("file", "beside"):
             (top / name).write_bytes(b"x" * 100)
             os.setxattr(top / name, "user.kept", b"1")
         (top / "empty").mkdir()
-        ids = Ids(os.geteuid(), os.getegid(), frozenset())
+        ids = ShownIds(os.geteuid(), os.getegid(), frozenset())
         self.host = Host(Export(ids, str(top), record, confinement))
         self.node, self.empty = self.host.lookup(abi.ROOT_ID, b"file"), self.host.lookup(abi.ROOT_ID, b"empty")
 
@@ -117,7 +117,7 @@ def test_what_changes_is_refused_where_nothing_may_be_changed(
 @pytest.mark.parametrize("op", sorted(set(CHANGING) - MAKING), ids=lambda op: abi.OPERATIONS[op][0])
 def test_what_changes_is_noted(tree: Callable[..., Tree], tmp_path: Path, op: int) -> None:
     changes = Changes()
-    made = tree(record=Written(changes))
+    made = tree(record=WrittenFiles(changes))
     handle = made.host.open(made.node, os.O_RDWR)
     write = abi.WRITE_IN.pack(handle, 100, 1, 0, 0, 0, 0) + b"y"
     made.host.ask(abi.WRITE, made.node, write)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from remoteio.submit.export.carried_locks import Carried
+from remoteio.execute.known_listings import walk
+from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.inodes import Inodes
-from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 
 BIG = (1 << 64) - 1
@@ -25,7 +26,7 @@ BIG = (1 << 64) - 1
 @pytest.fixture
 def export(tmp_path: Path) -> Iterator[Export]:
     (tmp_path / "file").write_bytes(b"x" * 100)
-    made = Export(Ids(os.geteuid(), os.getegid(), frozenset(), None, None, None), str(tmp_path))
+    made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset(), None, None, None), str(tmp_path))
     yield made
     made.inodes.close_all()
 
@@ -139,6 +140,25 @@ def test_a_directory_in_use_is_not_closed_under_its_user(tmp_path: Path) -> None
     inodes.close_all()
 
 
+def test_of_a_file_that_the_disk_does_not_tell_the_name_is_listed_and_a_lookup_says_why(
+    export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.stat
+
+    def bad_disk(path: object, **how: object) -> os.stat_result:
+        if path == b"file":
+            raise OSError(errno.EIO, "Input/output error")
+        return look(path, **how)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(os, "stat", bad_disk)
+    _, body = ask(export, abi.OPENDIR, abi.ROOT_ID, abi.OPEN_IN.pack(0, 0))
+    handle = abi.OPEN_OUT.unpack_from(body)[0]
+    error, body = ask(export, abi.READDIRPLUS, abi.ROOT_ID, abi.READ_IN.pack(handle, 0, 4096, 0, 0, 0, 0))
+    assert error == 0
+    assert [(nodeid, name) for _, _, nodeid, name, _ in walk(body)] == [(0, b"."), (0, b".."), (0, b"file")]
+    assert ask(export, abi.LOOKUP, abi.ROOT_ID, b"file\0")[0] == errno.EIO
+
+
 def test_directories_used_by_many_threads_at_once(tmp_path: Path) -> None:
     """Each finds its own, though there is room for two."""
     inodes = Inodes(str(tmp_path), keep=1)
@@ -164,7 +184,7 @@ def test_directories_used_by_many_threads_at_once(tmp_path: Path) -> None:
 
 
 def test_what_of_the_locks_can_be_kept_is_kept(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
-    carried = Carried()
+    carried = CarriedLocks()
     for _ in range(2):
         node, fh = opened(export)
         ask(export, abi.SETLK, node, abi.LK_IN.pack(fh, 7, 0, (1 << 63) - 1, fcntl.F_RDLCK, 1, abi.LK_FLOCK, 0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from remoteio.errors import ProtocolError
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.shown_ids import Ids
+from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known
 from remoteio.wire.coherence import AHEAD
@@ -80,7 +80,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Export]:
     (tmp_path / "file").write_bytes(b"text")
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/one").touch()
-    made = Still(Ids(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
+    made = Still(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
     monkeypatch.setattr(made.inodes, "number", lambda dev, ino: 7)
     yield made
     made.inodes.close_all()

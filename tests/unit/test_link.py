@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 
 import pytest
 
 from remoteio.wire import frames
-from remoteio.wire.link import Link, LinkClosed
+from remoteio.wire.link import Link, LinkClosed, Window
 
 
 def test_nothing_is_sent_over_a_link_that_is_closed() -> None:
@@ -46,3 +47,26 @@ def test_close_waits_for_the_one_that_writes() -> None:
     writer.join()
     ours.close()
     other.close()
+
+
+def test_what_several_take_of_a_window_is_never_more_than_was_given() -> None:
+    window, under_way, taken = Window(1000), queue.SimpleQueue[int](), []
+
+    def take(rest: int) -> None:
+        while rest:
+            n = window.take(min(rest, 70))
+            rest -= n
+            under_way.put(n)
+
+    takers = [threading.Thread(target=take, args=(10_000,)) for _ in range(3)]
+    for taker in takers:
+        taker.start()
+    while sum(taken) < 30_000:
+        taken.append(under_way.get(timeout=10))
+        window._check()
+        window.give(taken[-1])
+    for taker in takers:
+        taker.join(10)
+    window._check()
+    assert window.take(2000) == 1000, "all of it has come back"
+    window._check()

@@ -13,8 +13,8 @@ from remoteio.submit.export.locks import Locks
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.note_changes import UNLOCKED, ChangeNotes
 from remoteio.submit.export.reply import Reply
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.export.written_files import Written
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Piggyback
@@ -32,7 +32,7 @@ class Place:
 class ExportBase:
     """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
-    def __init__(self, ids: Ids, root: str, record: Written | None, confinement: Confinement | None) -> None:
+    def __init__(self, ids: ShownIds, root: str, record: WrittenFiles | None, confinement: Confinement | None) -> None:
         self.ids = ids
         self._umask = _own_umask()
         self.inodes = Inodes(root, confinement=confinement)

@@ -68,7 +68,7 @@ def _ranges(fd: int, what: bytes) -> list[Range]:
     return found
 
 
-class Carried:
+class CarriedLocks:
     """The locks of one job while no host runs it."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class Carried:
 class Claims:
     """What of the locks carried has not been asked for again."""
 
-    def __init__(self, carried: Carried, kept: list[_Kept]) -> None:
+    def __init__(self, carried: CarriedLocks, kept: list[_Kept]) -> None:
         self._carried, self._left = carried, list(kept)
 
     def flock(self, handle: Handle, kind: int) -> None:

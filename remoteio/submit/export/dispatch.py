@@ -28,8 +28,8 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
 from remoteio.submit.export.reply import DONE, Reply
-from remoteio.submit.export.shown_ids import Ids
-from remoteio.submit.export.written_files import Written
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE
 
@@ -43,7 +43,7 @@ class Export(Names, Attributes, OpenFiles):
     """Serves the tree at `root` with the rights of this process."""
 
     def __init__(
-        self, ids: Ids, root: str = "/", record: Written | None = None, confinement: Confinement | None = None
+        self, ids: ShownIds, root: str = "/", record: WrittenFiles | None = None, confinement: Confinement | None = None
     ) -> None:
         """`record`, if given, is told of every file that is opened for writing, or truncated.
 

@@ -13,7 +13,7 @@ from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.nodes import Handle, Node
 from remoteio.submit.export.note_changes import UNLOCKED
-from remoteio.submit.export.page_twins import Twins
+from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD
@@ -113,7 +113,7 @@ class OpenFiles(ExportBase):
         handle = self.inodes.handle(fh)
         data = os.pread(handle.fd, size, offset)
         if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
-            twins = handle.node.twins = handle.node.twins or Twins()
+            twins = handle.node.twins = handle.node.twins or PageTwins()
             twins.read(offset, data)
         return Reply(data)
 
@@ -154,7 +154,7 @@ class OpenFiles(ExportBase):
         out = abi.WRITE_OUT.pack(done, 0)
         return Reply(out, None if handle.append or _guarded(node) else Piggyback(self.attr(st)))
 
-    def _write_back(self, node: Node, twins: Twins, fd: int, data: memoryview, offset: int) -> int:
+    def _write_back(self, node: Node, twins: PageTwins, fd: int, data: memoryview, offset: int) -> int:
         done = 0
         try:
             for at, changed in twins.changed(offset, data):

@@ -75,7 +75,8 @@ class Listings:
                 except FileNotFoundError:
                     continue
                 except OSError:
-                    pass
+                    pass  # of a directory that may be read only, or of a bad disk: its name is there, and whoever asks
+                    # for more is told so by the lookup, as on a local disk
             out.append((entry + abi.DIRENT.pack(ino, k + 1, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out), True
@@ -89,7 +90,7 @@ class Listings:
         try:
             found = self._found(node, fd)
         except OSError:
-            return b""
+            return b""  # as above; opendir(3) and readdir(3) say it
         else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, _, _ in found)
             return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= AHEAD else b""

@@ -7,7 +7,7 @@ import stat
 
 from remoteio.submit.export.changes import File
 from remoteio.submit.export.confine import Rights
-from remoteio.submit.export.page_twins import Twins
+from remoteio.submit.export.page_twins import PageTwins
 
 Stat = os.stat_result
 
@@ -48,7 +48,7 @@ class Node:
         self.asked = 0  # lookups in this directory since it was last told whole
         self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
-        self.twins: Twins | None = None  # of its pages, once a lock may guard them
+        self.twins: PageTwins | None = None  # of its pages, once a lock may guard them
         self.changes: File | None = None  # what the job does to it, if that is to be known
 
     def altered(self) -> None:

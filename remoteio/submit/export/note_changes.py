@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from remoteio.submit.export.changes import State, state
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
-from remoteio.submit.export.written_files import Written
+from remoteio.submit.export.written_files import WrittenFiles
 
 UNLOCKED = nullcontext()
 
@@ -22,7 +22,7 @@ class ChangeNotes:
     much of it was done.
     """
 
-    def __init__(self, inodes: Inodes, record: Written | None) -> None:
+    def __init__(self, inodes: Inodes, record: WrittenFiles | None) -> None:
         self._inodes, self._record = inodes, record
 
     def may_write(self, node: Node) -> None:

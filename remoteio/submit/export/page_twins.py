@@ -15,7 +15,7 @@ MOST = 1 << 20  # bytes from the beginning of a file that have twins
 _STEP = 64  # bytes compared at once
 
 
-class Twins:
+class PageTwins:
     """Of one file. Offsets are the file's."""
 
     __slots__ = ("_pages",)

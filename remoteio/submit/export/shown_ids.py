@@ -12,7 +12,7 @@ import os
 _NOBODY = 65534
 
 
-class Ids:
+class ShownIds:
     """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all.
 
     `shown`: the (uid, gid) under which the job sees its user's own, if they are others: a job that can be checkpointed

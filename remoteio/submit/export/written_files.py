@@ -13,7 +13,7 @@ from remoteio.submit.export.nodes import Node
 Row = tuple[bytes, int, int, int]
 
 
-class Written:
+class WrittenFiles:
     """Told by the export of each file that is opened for writing; asked at a checkpoint, when the job stands still."""
 
     __slots__ = ("_changes", "_nodes")

@@ -11,7 +11,7 @@ from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import held
-from remoteio.submit.export.written_files import Written, opened
+from remoteio.submit.export.written_files import WrittenFiles, opened
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
 from shim.submit import host_frames
@@ -50,7 +50,7 @@ class Generation:
         self.host = host
         self._stopped = stopped
         self._home, self._spec, self._link = home, spec, link
-        self._files = Written(home.changes)
+        self._files = WrittenFiles(home.changes)
         self._session = HostSession(link, spec, self, record=self._files)
         self._seen = Seen([], [], [])
         self._image: Manifest | None = None

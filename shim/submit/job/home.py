@@ -14,7 +14,7 @@ from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
 from remoteio.errors import RexecError
-from remoteio.submit.export.carried_locks import Carried
+from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.written_files import Row
 from shim.submit import faults, threads
@@ -67,7 +67,7 @@ class JobHome:
         self.outputs, self.input = outputs, input
         self.tell, self.say = tell, say
         self.store = Store(patience=_PATIENCE)
-        self.carried = Carried()
+        self.carried = CarriedLocks()
         self.changes = Changes.of(record.after, record.image)
         self.newest = record.image
         self.saved = record.saved, record.saved_size

@@ -26,9 +26,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The job's files as its dump saw them: see Written.rows, `opened` of remoteio/submit/export/written_files.py, and
-    carried.held.
-    """
+    """The job's files as its dump saw them: see WrittenFiles.rows, written_files.opened and carried_locks.held."""
 
     rows: list[Row]
     opened: list[tuple[bytes, int, bool]]

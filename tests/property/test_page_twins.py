@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio.submit.export.page_twins import MOST, PAGE, Twins
+from remoteio.submit.export.page_twins import MOST, PAGE, PageTwins
 
 SIZE = 2 * PAGE + 700
 STORES = st.lists(st.tuples(st.integers(0, SIZE - 1), st.binary(min_size=1, max_size=300)), max_size=8)
@@ -16,7 +16,7 @@ def test_a_page_written_back_undoes_nothing(rounds: list[tuple[list[tuple[int, b
     """Bytes 0 modulo 2 are stored by the job, the others at home; a read() and a write() of the job's come between."""
     base = first * PAGE
     home, wanted = bytearray(SIZE), bytearray(SIZE)
-    twins = Twins()
+    twins = PageTwins()
     for mapped, through, there, pages in rounds:
         twins.read(base, bytes(home))
         page = bytearray(home)
@@ -35,7 +35,7 @@ def test_a_page_written_back_undoes_nothing(rounds: list[tuple[list[tuple[int, b
 
 
 def test_what_has_no_twin_is_written_whole() -> None:
-    twins = Twins()
+    twins = PageTwins()
     assert twins.changed(PAGE, b"ab") == [(PAGE, b"ab")]
     assert twins.changed(PAGE, b"xb") == [(PAGE, b"x")]
     twins.read(MOST - PAGE, bytes(2 * PAGE))

@@ -8,8 +8,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remoteio.execute.known import Ahead
-from remoteio.execute.known_listings import Names, walk
+from remoteio.execute.known import Known
+from remoteio.execute.known_listings import KnownListings, walk
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 
@@ -30,65 +30,65 @@ def listing(entries: dict[bytes, int]) -> bytes:
     return b"".join(direntplus(nodeid, name, k) for k, (name, nodeid) in enumerate(entries.items(), 1))
 
 
-def getattr_size(ahead: Ahead, nodeid: int, now: float) -> int | None:
-    known = ahead.answer(abi.GETATTR, 1, nodeid, memoryview(b""), now)
+def getattr_size(facts: Known, nodeid: int, now: float) -> int | None:
+    known = facts.answer(abi.GETATTR, 1, nodeid, memoryview(b""), now)
     return None if known is None else abi.ATTR.unpack_from(known, 16 + abi.ATTR_OUT.size)[1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ask", "answer", "change", "changed"]), NODES), max_size=60))
 def test_attributes_are_never_older_than_the_last_change(steps: list[tuple[str, int]]) -> None:
     """Opens and writes under way at once, answered in any order: what is known is what the last write left."""
-    ahead = Ahead()
+    facts = Known()
     truth: Counter[int] = Counter()
     opens: list[tuple[int, int, int]] = []  # nodeid, stamp, size as the submit side saw it
     writes: list[tuple[int, int, int]] = []
     for what, nodeid in steps:
         if what == "ask":
-            opens.append((nodeid, ahead.asked(abi.OPEN, nodeid), truth[nodeid]))
+            opens.append((nodeid, facts.asked(abi.OPEN, nodeid), truth[nodeid]))
         elif what == "change":
-            stamp = ahead.asked(abi.WRITE, nodeid)
+            stamp = facts.asked(abi.WRITE, nodeid)
             truth[nodeid] += 1
             writes.append((nodeid, stamp, truth[nodeid]))
         elif what == "answer" and opens:
             node, stamp, size = opens.pop(nodeid % len(opens))
-            if ahead.holds(node, stamp):
-                ahead.learn(node, attr(size), b"", 0.0)
-            ahead.answered(abi.OPEN, node, stamp)
+            if facts.holds(node, stamp):
+                facts.learn(node, attr(size), b"", 0.0)
+            facts.answered(abi.OPEN, node, stamp)
         elif what == "changed" and writes:
             node, stamp, size = writes.pop(nodeid % len(writes))
-            if ahead.holds(node, stamp):
-                ahead.learn(node, attr(size), b"", 0.0)
-            ahead.answered(abi.WRITE, node, stamp)
+            if facts.holds(node, stamp):
+                facts.learn(node, attr(size), b"", 0.0)
+            facts.answered(abi.WRITE, node, stamp)
         for node in range(2, 7):
-            assert getattr_size(ahead, node, 0.5) in (None, truth[node])
+            assert getattr_size(facts, node, 0.5) in (None, truth[node])
 
 
 def test_nothing_is_known_longer_than_its_time() -> None:
-    ahead = Ahead()
-    ahead.learn(5, attr(3), b"abc", 10.0)
+    facts = Known()
+    facts.learn(5, attr(3), b"abc", 10.0)
     read = abi.READ_IN.pack(1, 1, 100, 0, 0, 0, 0)
     raw = memoryview(abi.request(abi.READ, 5, read))
-    assert ahead.answer(abi.READ, 9, 5, raw, 10.5) == abi.reply(9, b"bc")
-    assert ahead.answer(abi.READ, 9, 5, raw, 10.0 + TTL + 0.01) is None
-    assert getattr_size(ahead, 5, 10.0 + TTL + 0.01) is None
+    assert facts.answer(abi.READ, 9, 5, raw, 10.5) == abi.reply(9, b"bc")
+    assert facts.answer(abi.READ, 9, 5, raw, 10.0 + TTL + 0.01) is None
+    assert getattr_size(facts, 5, 10.0 + TTL + 0.01) is None
 
 
 def test_a_direct_read_is_never_answered_here() -> None:
-    ahead = Ahead()
-    ahead.learn(5, attr(3), b"abc", 0.0)
+    facts = Known()
+    facts.learn(5, attr(3), b"abc", 0.0)
     raw = memoryview(abi.request(abi.READ, 5, abi.READ_IN.pack(1, 0, 100, 0, 0, 0o40000, 0)))
-    assert ahead.answer(abi.READ, 9, 5, raw, 0.1) is None
+    assert facts.answer(abi.READ, 9, 5, raw, 0.1) is None
 
 
 def test_no_capability_is_remembered_until_an_attribute_is_set() -> None:
-    ahead = Ahead()
-    ahead.no_capability(5, 0.0)
+    facts = Known()
+    facts.no_capability(5, 0.0)
     raw = memoryview(abi.request(abi.GETXATTR, 5, abi.GETXATTR_IN.pack(0, 0) + b"security.capability\0"))
     other = memoryview(abi.request(abi.GETXATTR, 5, abi.GETXATTR_IN.pack(0, 0) + b"user.x\0"))
-    assert ahead.answer(abi.GETXATTR, 1, 5, raw, 0.1) == abi.failure(1, errno.ENODATA)
-    assert ahead.answer(abi.GETXATTR, 1, 5, other, 0.1) is None
-    ahead.asked(abi.SETXATTR, 5)
-    assert ahead.answer(abi.GETXATTR, 1, 5, raw, 0.1) is None
+    assert facts.answer(abi.GETXATTR, 1, 5, raw, 0.1) == abi.failure(1, errno.ENODATA)
+    assert facts.answer(abi.GETXATTR, 1, 5, other, 0.1) is None
+    facts.asked(abi.SETXATTR, 5)
+    assert facts.answer(abi.GETXATTR, 1, 5, raw, 0.1) is None
 
 
 STEP = st.one_of(
@@ -104,7 +104,7 @@ STEP = st.one_of(
 
 @given(st.lists(STEP, max_size=40))
 def test_every_counted_lookup_is_given_out_or_given_back_once(steps: list[tuple[str, int, object]]) -> None:
-    names = Names()
+    names = KnownListings()
     counted: Counter[int] = Counter()
     given_out: Counter[int] = Counter()
     offsets: dict[int, int] = {}
@@ -145,7 +145,7 @@ def test_every_counted_lookup_is_given_out_or_given_back_once(steps: list[tuple[
 
 
 def test_a_name_that_is_not_there_is_known_not_to_be() -> None:
-    names = Names()
+    names = KnownListings()
     names.learn(2, listing({b"a": 3}), 0.0)
     known = names.lookup(1, 2, b"b", 0.1)
     assert known is not None and abi.ENTRY.unpack_from(known, 16)[0] == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remoteio.execute.false_deleted import Unhashed
+from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.wire import fuse_abi as abi
 
 ENDING = b" (deleted)"
@@ -10,15 +10,15 @@ ENDING = b" (deleted)"
 
 def look_up(there: dict[bytes, int], name: bytes, criu: bool = True) -> tuple[int, int, list[bytes]]:
     """(node id told, seconds it may be kept, names that home was asked)."""
-    unhashed = Unhashed()
-    unhashed.criu = criu
+    deleted = FalseDeleted()
+    deleted.criu = criu
     raw, asked, unique = abi.request(abi.LOOKUP, 1, name + b"\0", 8), [], 8
-    unhashed.asked(unique, memoryview(raw))
+    deleted.asked(unique, memoryview(raw))
     while raw:
         assert abi.IN_HEADER.unpack_from(raw)[:4] == (len(raw), abi.LOOKUP, unique, 1)
         asked.append(raw[abi.ARGS : -1])
         reply = abi.reply(unique, abi.ENTRY.pack(there.get(asked[-1], 0), 0, 1, 1, 0, 0) + bytes(abi.ATTR.size))
-        told, raw = unhashed.answered(unique, reply)
+        told, raw = deleted.answered(unique, reply)
     nodeid, _, kept, *_ = abi.ENTRY.unpack_from(told, abi.OUT_HEADER.size)
     return nodeid, kept, asked
 
@@ -42,8 +42,8 @@ def test_the_job_is_told_what_is_true() -> None:
 
 
 def test_an_error_is_passed_on() -> None:
-    unhashed = Unhashed()
-    unhashed.criu = True
+    deleted = FalseDeleted()
+    deleted.criu = True
     raw = abi.request(abi.LOOKUP, 1, b"x" + ENDING + b"\0", 8)
-    assert unhashed.asked(8, memoryview(raw))
-    assert unhashed.answered(8, abi.failure(8, 13)) == (abi.failure(8, 13), b"")
+    assert deleted.asked(8, memoryview(raw))
+    assert deleted.answered(8, abi.failure(8, 13)) == (abi.failure(8, 13), b"")

@@ -1,4 +1,4 @@
-"""The crew: nothing is lost, a slow item holds up nobody, a failure is raised where the crew was started."""
+"""Leader/Followers: nothing is lost, a slow item holds up nobody, a failure is raised where they were started."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import threading
 
 import pytest
 
-from remoteio.submit.leader_followers import Crew
-from remoteio.thread_pool import Workers
+from remoteio.submit.leader_followers import LeaderFollowers
+from remoteio.thread_pool import ThreadPool
 
 
 class Stop(Exception):
     pass
 
 
-def crew_of(items: queue.Queue[list[int]], handle: object, slow: object = lambda _: False) -> Crew[int]:
+def threads_of(items: queue.Queue[list[int]], handle: object, slow: object = lambda _: False) -> LeaderFollowers[int]:
     def receive() -> list[int]:
         got = items.get()
         if not got:
             raise Stop
         return got
 
-    return Crew(receive, handle, slow)  # type: ignore[arg-type]
+    return LeaderFollowers(receive, handle, slow)  # type: ignore[arg-type]
 
 
-def to_its_end(crew: Crew[int]) -> None:
+def to_its_end(threads: LeaderFollowers[int]) -> None:
     with pytest.raises(Stop):
-        crew.run()
+        threads.run()
 
 
 def test_quick_items_are_handled_in_order_and_none_is_lost() -> None:
@@ -37,7 +37,7 @@ def test_quick_items_are_handled_in_order_and_none_is_lost() -> None:
     items.put([])
     done: list[int] = []
     with pytest.raises(Stop):
-        crew_of(items, done.append).run()
+        threads_of(items, done.append).run()
     assert sorted(done) == list(range(3000))
 
 
@@ -53,7 +53,7 @@ def test_stuck_items_hold_up_nobody() -> None:
             seen.set()
 
     items.put(list(range(21)))  # ten of them stuck, known to nobody as slow
-    thread = threading.Thread(target=to_its_end, args=(crew_of(items, handle),), daemon=True)
+    thread = threading.Thread(target=to_its_end, args=(threads_of(items, handle),), daemon=True)
     thread.start()
     assert seen.wait(10)
     free.set()
@@ -73,8 +73,8 @@ def test_known_slow_items_run_at_once_side_by_side() -> None:
         together.wait(20)
         done.release()
 
-    crew = crew_of(items, handle, lambda _: True)
-    threading.Thread(target=to_its_end, args=(crew,), daemon=True).start()
+    threads = threads_of(items, handle, lambda _: True)
+    threading.Thread(target=to_its_end, args=(threads,), daemon=True).start()
     assert all(done.acquire(timeout=20) for _ in range(50))
     items.put([])
 
@@ -87,13 +87,13 @@ def test_a_failure_is_raised_where_it_was_started() -> None:
         items: queue.Queue[list[int]] = queue.Queue()
         items.put([1])
         with pytest.raises(ZeroDivisionError):
-            crew_of(items, handle, lambda _, slow=slow: slow).run()
+            threads_of(items, handle, lambda _, slow=slow: slow).run()
 
 
 def test_workers_are_made_as_they_are_needed() -> None:
     failed: list[BaseException] = []
     done = threading.Semaphore(0)
-    workers = Workers(failed.append)
+    workers = ThreadPool(failed.append)
     for _ in range(1000):
         workers.give(done.release)
     assert all(done.acquire(timeout=10) for _ in range(1000))
@@ -121,13 +121,13 @@ def test_a_stuck_item_is_passed_as_soon_as_a_thread_can_be_had(scarce: set[str])
 
     def handle(item: int) -> None:
         if item == 0:
-            scarce.add("crew")
+            scarce.add("follower")
             stuck.set()
             free.wait(20)
         seen.set() if item else over.set()
 
     items.put([0, 1])
-    thread = threading.Thread(target=to_its_end, args=(crew_of(items, handle),), daemon=True)
+    thread = threading.Thread(target=to_its_end, args=(threads_of(items, handle),), daemon=True)
     thread.start()
     assert stuck.wait(10)
     assert not seen.wait(0.5)
@@ -146,13 +146,13 @@ def test_without_any_worker_slow_items_are_done_all_the_same(scarce: set[str]) -
     done: list[int] = []
     items.put(list(range(100)))
     items.put([])
-    to_its_end(crew_of(items, done.append, lambda _: True))
+    to_its_end(threads_of(items, done.append, lambda _: True))
     assert done == list(range(100))
 
 
 def test_what_no_more_worker_can_be_had_for_waits_for_one_that_is_busy(scarce: set[str]) -> None:
     failed: list[BaseException] = []
-    workers = Workers(failed.append)
+    workers = ThreadPool(failed.append)
     begun, free, done = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> None:
