@@ -19,21 +19,21 @@ _MARK = b" (deleted)\0"
 
 
 class FalseDeleted:
-    """LOOKUPs of such names under way. Pure."""
+    """Follows the LOOKUPs of such names that are under way. Pure."""
 
     def __init__(self) -> None:
         self.criu = False  # it is at work, and the job is not
         self._asked: dict[int, tuple[bytes, bool]] = {}  # unique -> request; has the name lost its ending?
 
     def asked(self, unique: int, raw: memoryview) -> bool:
-        """A LOOKUP comes: True if it is of such a name; then home is asked."""
+        """Take note of a LOOKUP. True: it is of such a name, and home is to be asked."""
         if not self.criu or bytes(raw[-len(_MARK) :]) != _MARK:
             return False
         self._asked[unique] = bytes(raw), False
         return True
 
     def answered(self, unique: int, reply: bytes | memoryview) -> tuple[bytes | memoryview, bytes]:
-        """What the kernel is to be told, and what home is to be asked first (if anything: then the kernel waits)."""
+        """Return what the kernel is to be told, and what home is asked first (if anything: then the kernel waits)."""
         if unique not in self._asked:
             return reply, b""
         raw, shortened = self._asked.pop(unique)

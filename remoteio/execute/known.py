@@ -74,7 +74,7 @@ class Known:
         self._count = 0
 
     def asked(self, op: int, nodeid: int) -> int:
-        """A request goes out: its stamp."""
+        """Take note of a request that goes out, and return its stamp."""
         self._count += 1
         if op in _CHANGES:
             self._attr.pop(nodeid, None)
@@ -100,7 +100,7 @@ class Known:
             self._sweep = self._count
 
     def answered(self, op: int, nodeid: int, stamp: int) -> bool:
-        """The reply to a request came: does what it carries still hold?"""
+        """Take note of the reply to a request, and say whether what it carries still holds."""
         holds = self.holds(nodeid, stamp)
         if op in _CHANGES:
             self._count += 1
@@ -111,11 +111,11 @@ class Known:
         return holds
 
     def holds(self, nodeid: int, stamp: int) -> bool:
-        """Was no change asked for or answered since the request of that stamp?"""
+        """Say whether no change was asked for or answered since the request of that stamp."""
         return self._change.get(nodeid, 0) <= stamp and self._sweep <= stamp
 
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
-        """Takes what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
+        """Keep what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
         if self._latest > stamp:
             self.listings.refuse(listing.entries)
         elif op == abi.OPENDIR:
@@ -124,19 +124,19 @@ class Known:
             self.listings.learn(nodeid, listing.entries, now)
 
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
-        """Attributes (struct fuse_attr) of a node, and all its contents if there are any."""
+        """Keep the attributes (struct fuse_attr) of a node, and all its contents if there are any."""
         self._attr[nodeid] = (now + TTL, attr, contents)
         if len(self._attr) > KNOWN_NODES:
             self._attr.popitem(last=False)
 
     def no_capability(self, nodeid: int, now: float) -> None:
-        """The file has no ``security.capability``."""
+        """Remember that the file has no ``security.capability``."""
         self._bare[nodeid] = now + TTL
         if len(self._bare) > KNOWN_BARE:
             self._bare.popitem(last=False)
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
-        """The reply to a request of one of ANSWERED, if it is known."""
+        """Return the reply to a request of one of ANSWERED, if it is known."""
         if op == abi.LOOKUP:
             return self.listings.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
         if op == abi.READDIRPLUS:

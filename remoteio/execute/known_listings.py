@@ -18,7 +18,7 @@ _NEGATIVE = bytes(abi.ATTR.size)
 
 
 def walk(listing: bytes) -> list[tuple[int, int, int, bytes, int]]:
-    """(start, end, nodeid, name, offset of the next) of each struct fuse_direntplus."""
+    """Read (start, end, nodeid, name, offset of the next) of each struct fuse_direntplus."""
     found, at = [], 0
     while at + _ENTRY + abi.DIRENT.size <= len(listing):
         _, offset, length, _ = abi.DIRENT.unpack_from(listing, at + _ENTRY)
@@ -48,7 +48,7 @@ class _Read:
 
 
 class KnownListings:
-    """What is known of directories. ``unused`` collects the node ids whose count is to be given back."""
+    """Keeps what is known of directories. ``unused`` collects the node ids whose count is to be given back."""
 
     def __init__(self) -> None:
         self.unused: list[int] = []
@@ -57,7 +57,7 @@ class KnownListings:
         self._reads: dict[int, _Read] = {}  # fh -> its listing
 
     def learn(self, parent: int, listing: bytes, now: float) -> None:
-        """All entries of the directory `parent`, as of now."""
+        """Keep all entries of the directory `parent`, as of now."""
         self.forget_directory(parent)
         directory = self._directories[parent] = _Directory(now + TTL)
         for start, _, nodeid, name, _ in walk(listing):
@@ -70,11 +70,11 @@ class KnownListings:
             self.forget_directory(next(iter(self._directories)))
 
     def refuse(self, listing: bytes) -> None:
-        """A listing that no longer holds: give it all back."""
+        """Give all of a listing back that no longer holds."""
         self.unused += [nodeid for _, _, nodeid, _, _ in walk(listing) if nodeid]
 
     def lookup(self, unique: int, parent: int, name: bytes, now: float) -> bytes | None:
-        """The reply to a LOOKUP, if it is known."""
+        """Return the reply to a LOOKUP, if it is known."""
         directory = self._directories.get(parent)
         if directory is None:
             return None
@@ -96,7 +96,7 @@ class KnownListings:
         )
 
     def forget_directory(self, parent: int) -> None:
-        """Something changed in it."""
+        """Forget the entries of a directory in which something has changed."""
         directory = self._directories.pop(parent, None)
         if directory is not None:
             for entry in directory.entries.values():
@@ -111,22 +111,22 @@ class KnownListings:
         self.unused.append(nodeid)
 
     def changed(self, nodeid: int) -> None:
-        """The job changes that node: its attributes in a listing are old."""
+        """Forget what listings say of a node that the job changes, and what is in it."""
         if nodeid in self._where:
             self._take_back(nodeid)
         self.forget_directory(nodeid)
 
     def sweep(self) -> None:
-        """The job changes nodes that are not known by number: forget everything."""
+        """Forget everything: the job changes nodes that are not known by number."""
         for parent in list(self._directories):
             self.forget_directory(parent)
 
     def opened(self, fh: int, listing: bytes, complete: bool, now: float) -> None:
-        """A directory was opened, and this is how its listing begins."""
+        """Keep how the listing of a directory begins that has just been opened."""
         self._reads[fh] = _Read(listing, complete, now + LISTING_TTL)
 
     def read(self, unique: int, fh: int, offset: int, size: int, now: float) -> bytes | None:
-        """The reply to a READDIRPLUS, if it is known."""
+        """Return the reply to a READDIRPLUS, if it is known."""
         read = self._reads.get(fh)
         if read is None:
             return None
@@ -144,7 +144,7 @@ class KnownListings:
         return abi.reply(unique, read.listing[begin:end])
 
     def closed(self, fh: int) -> None:
-        """The directory was closed, or the listing is of no more use."""
+        """Forget the listing of a directory that was closed, or that is of no more use."""
         read = self._reads.pop(fh, None)
         if read is not None:
             self.unused += [nodeid for _, _, nodeid, _, _ in read.found[read.next :] if nodeid]

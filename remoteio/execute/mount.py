@@ -18,7 +18,7 @@ READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is re
 
 
 def open_fuse() -> int:
-    """A new FUSE connection, not yet mounted. Raises RexecError."""
+    """Open a new FUSE connection, not yet mounted. Raises RexecError."""
     try:
         return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:
@@ -32,7 +32,7 @@ def open_fuse() -> int:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises OSError, its text naming the mount."""
+    """Call mount(2). Raises OSError, its text naming the mount."""
     done = libc.mount(os.fsencode(source), os.fsencode(target), kind and kind.encode(), flags, data.encode() or None)
     check(done, "mounting %s" % (kind or source))
 
@@ -49,7 +49,7 @@ def bind(source: str, target: str, flags: int = 0) -> None:
 
 
 def make_private() -> None:
-    """What is mounted from here on stays in this namespace."""
+    """Keep in this namespace what is mounted from here on."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)
 
 

@@ -64,7 +64,7 @@ class Relay:
         self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
-        """CRIU begins to ask for the job's files, or has asked for the last."""
+        """Take note that CRIU begins to ask for the job's files, or has asked for the last."""
         self._false_deleted.criu = works
 
     @property
@@ -161,7 +161,7 @@ class Relay:
         return False
 
     def from_link(self, payload: bytes | memoryview) -> None:
-        """A reply or a notification for the kernel."""
+        """Pass a reply or a notification on to the kernel."""
         _, error, unique = abi.OUT_HEADER.unpack_from(payload)
         asked = self._asked.pop(unique, None)
         if asked is None:
@@ -189,7 +189,7 @@ class Relay:
             self._undo(op, payload)
 
     def known(self, payload: bytes | memoryview) -> None:
-        """A reply with what answers the next requests."""
+        """Pass a reply on, and keep what goes along with it to answer the next requests. Raises ProtocolError."""
         reply, rest = wire.split(payload)
         asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
         if asked is not None:
@@ -212,7 +212,7 @@ class Relay:
             self._link.send(FUSE, abi.request(abi.BATCH_FORGET, 0, abi.BATCH_FORGET_IN.pack(len(unused), 0) + pairs))
 
     def ordered(self, payload: bytes | memoryview) -> None:
-        """Several messages, to be written one after the other; a notification among them may wait for other replies."""
+        """Write several messages one after the other, aside: a notification among them may wait for other replies."""
         self._beside(lambda: self._in_order(memoryview(payload)))
 
     def _beside(self, job: Callable[[], None]) -> None:

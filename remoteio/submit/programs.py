@@ -8,7 +8,7 @@ from functools import cache
 
 
 def find(name: str) -> str | None:
-    """The path of a program of PATH, as it was when first asked; None: there is none.
+    """Return the path of a program of PATH, as it was when first asked; None: there is none.
 
     A job may write to a directory of the user's own, ~/bin for one, that comes earlier there.
     """

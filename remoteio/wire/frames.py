@@ -65,7 +65,7 @@ class FrameError(ProtocolError):
 
 
 class FrameReader:
-    """Bytes to frames. Ask ``buffer()`` where the next bytes go, fill some, tell ``filled(n)``; or ``feed(data)``."""
+    """Cuts bytes into frames: ask ``buffer()`` where the next go, fill some, tell ``filled(n)``; or ``feed(data)``."""
 
     __slots__ = ("_end", "_kind", "_large", "_large_at", "_room", "_start", "_view")
 
@@ -77,7 +77,7 @@ class FrameReader:
         self._large_at = self._kind = 0
 
     def buffer(self) -> memoryview:
-        """Where the next bytes of the stream belong; never empty."""
+        """Return where the next bytes of the stream belong; never empty."""
         if self._large is not None:
             return self._large[self._large_at :]
         if self._start == self._end:
@@ -94,7 +94,7 @@ class FrameReader:
         return self._large is not None
 
     def filled(self, n: int) -> list[tuple[int, bytes | memoryview]]:
-        """`n` bytes were put into the last ``buffer()``: the frames that are now whole. Raises FrameError."""
+        """Take `n` bytes put into the last ``buffer()``; return the frames that are now whole. Raises FrameError."""
         if self._large is not None:
             self._large_at += n
             if self._large_at < len(self._large):
@@ -127,7 +127,7 @@ class FrameReader:
         return frames
 
     def feed(self, data: bytes) -> list[tuple[int, bytes | memoryview]]:
-        """The frames that are whole once `data` has come."""
+        """Take `data`, and return the frames that are now whole. Raises FrameError."""
         frames = []
         rest = memoryview(data)
         while rest:
@@ -140,12 +140,15 @@ class FrameReader:
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
-    """One frame, whole."""
+    """Make one frame, whole."""
     return HEADER.pack(len(payload), kind, 0, 0, 0) + payload
 
 
 def pack_fields(fields: dict[str, list[bytes]]) -> bytes:
-    """Named lists of byte strings: u32 names; each: u32 length, u32 items, the name, the items (u32 length first)."""
+    """Pack named lists of byte strings.
+
+    u32 names; each: u32 length, u32 items, the name, the items (u32 length first).
+    """
     out = [struct.pack("=I", len(fields))]
     for name, items in fields.items():
         key = name.encode()
@@ -156,7 +159,7 @@ def pack_fields(fields: dict[str, list[bytes]]) -> bytes:
 
 
 def unpack_fields(data: bytes | memoryview) -> dict[str, list[bytes]]:
-    """The inverse of ``pack_fields``. Raises FrameError."""
+    """Read what ``pack_fields`` has packed. Raises FrameError."""
     data = bytes(data)
     at = 0
 

@@ -169,7 +169,7 @@ class FuseError(ProtocolError):
 
 
 class Request:
-    """One request: header fields and the whole message (``raw``: bytes-like, header included)."""
+    """Reads one request: header fields and the whole message (``raw``: bytes-like, header included)."""
 
     __slots__ = ("gid", "nodeid", "op", "pid", "raw", "uid", "unique")
 
@@ -187,18 +187,18 @@ class Request:
         self.raw = raw
 
     def name(self, at: int) -> bytes:
-        """The one NUL-terminated name at offset `at`, to the end of the message."""
+        """Read the one NUL-terminated name at offset `at`, to the end of the message."""
         return one_name(bytes(self.raw[at:-1]))
 
     def names(self, at: int) -> tuple[bytes, bytes]:
-        """Two names, one after the other, at offset `at`."""
+        """Read two names, one after the other, at offset `at`."""
         first, nul, second = bytes(self.raw[at:-1]).partition(b"\0")
         if not nul:
             raise FuseError("a request of two names has one")
         return one_name(first), one_name(second)
 
     def texts(self, at: int) -> tuple[bytes, bytes]:
-        """A name and a free text (the target of a symlink), in the kernel's order, unchecked."""
+        """Read a name and a free text (the target of a symlink), in the kernel's order, unchecked."""
         first, nul, second = bytes(self.raw[at:-1]).partition(b"\0")
         if not nul:
             raise FuseError("a request of two names has one")
@@ -206,27 +206,27 @@ class Request:
 
 
 def one_name(name: bytes) -> bytes:
-    """`name` if it is a single path component, as all the kernel sends are. Raises FuseError."""
+    """Return `name` if it is a single path component, as all the kernel sends are. Raises FuseError."""
     if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
         raise FuseError("%r is not the name of a directory entry" % (name[:40],))
     return name
 
 
 def reply(unique: int, body: bytes = b"") -> bytes:
-    """A successful reply, header and body."""
+    """Make a successful reply, header and body."""
     return OUT_HEADER.pack(16 + len(body), 0, unique) + body
 
 
 def failure(unique: int, errno: int) -> bytes:
-    """A reply that says `errno` (positive)."""
+    """Make a reply that says `errno` (positive)."""
     return OUT_HEADER.pack(16, -errno, unique)
 
 
 def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
-    """A notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all; negative offset: none)."""
+    """Make a notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all; offset < 0: none)."""
     return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
 
 
 def request(op: int, nodeid: int, args: bytes, unique: int = 0) -> bytes:
-    """A request as the kernel would make it: what the relay sends of its own accord, and what tests send."""
+    """Make a request as the kernel would: what the relay sends of its own accord, and what tests send."""
     return IN_HEADER.pack(ARGS + len(args), op, unique, nodeid, 0, 0, 0, 0, 0) + args

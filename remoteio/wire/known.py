@@ -53,7 +53,7 @@ class Piggyback:
 
 
 def pack(reply: bytes, known: Piggyback) -> bytes:
-    """Makes the payload of a KNOWN frame of a FUSE reply, header included, and what goes along with it."""
+    """Make the payload of a KNOWN frame of a FUSE reply, header included, and what goes along with it."""
     listing = known.listing
     if listing is None:
         return reply + known.attr + known.contents
@@ -61,7 +61,7 @@ def pack(reply: bytes, known: Piggyback) -> bytes:
 
 
 def split(payload: bytes | memoryview) -> tuple[bytes | memoryview, bytes | memoryview]:
-    """Parts the payload of a KNOWN frame into the FUSE reply and what goes along with it. Raises ProtocolError."""
+    """Part the payload of a KNOWN frame into the FUSE reply and what goes along with it. Raises ProtocolError."""
     if len(payload) >= abi.OUT_HEADER.size:
         size = abi.OUT_HEADER.unpack_from(payload)[0]
         if abi.OUT_HEADER.size <= size <= len(payload) - _ATTR:
@@ -70,7 +70,7 @@ def split(payload: bytes | memoryview) -> tuple[bytes | memoryview, bytes | memo
 
 
 def parse(op: int, rest: bytes | memoryview) -> Piggyback:
-    """Reads what goes along with the reply to a request of the operation `op`: see ``split``. Raises ProtocolError."""
+    """Read what goes along with the reply to a request of the operation `op`: see ``split``. Raises ProtocolError."""
     attr, told = bytes(rest[:_ATTR]), bytes(rest[_ATTR:])
     if op not in WITH_LISTING:
         return Piggyback(attr, told)

@@ -118,7 +118,7 @@ class Link:
             n = os.writev(self.write_fd, parts)
 
     def receive(self) -> list[tuple[int, bytes | memoryview]]:
-        """Wait for bytes; the frames that are whole with them, perhaps none. Raises LinkClosed, FrameError."""
+        """Wait for bytes; return the frames that are whole with them, perhaps none. Raises LinkClosed, FrameError."""
         room = self._reader.buffer()
         n = -1
         while n < 0:
@@ -136,7 +136,7 @@ class Link:
 
 
 class Window:
-    """How much of one stream may be under way: the sender takes, the receiver's CREDIT gives. Bytes.
+    """Bounds how many bytes of one stream may be under way: the sender takes, the receiver's CREDIT gives.
 
     Threads: one or more take, and wait; the link's receiver gives. All under the lock of `_change`.
     """
@@ -150,7 +150,7 @@ class Window:
         self.closed = False
 
     def take(self, most: int) -> int:
-        """Wait until something may be sent; how much of `most`. 0: nobody reads this stream any more."""
+        """Wait until something may be sent; return how much of `most`. 0: nobody reads this stream any more."""
         with self._change:
             while self._left <= 0 and not self.closed:
                 self._change.wait()
@@ -170,23 +170,23 @@ class Window:
         return True
 
     def give(self, n: int) -> None:
-        """The receiver took `n` bytes (or a taker leaves them unused)."""
+        """Let `n` bytes more be taken: the receiver took them (or a taker leaves them unused)."""
         with self._change:
             self._left += n
             self._change.notify()
 
     def _check(self) -> None:
-        """Asserts that what is under way is not less than nothing, and no more than the window: for tests."""
+        """Assert that what is under way is not less than nothing, and no more than the window: for tests."""
         with self._change:
             assert 0 <= self._left <= self._size
 
     def close(self) -> None:
-        """Nobody reads this stream any more: let every taker go."""
+        """Let every taker go: nobody reads this stream any more."""
         with self._change:
             self.closed = True
             self._change.notify_all()
 
 
 def credit(stream: int, n: int) -> tuple[int, bytes]:
-    """The CREDIT frame for `n` bytes of `stream`, as arguments of ``Link.send``."""
+    """Make the CREDIT frame for `n` bytes of `stream`, as arguments of ``Link.send``."""
     return CREDIT, bytes((stream,)) + n.to_bytes(4, "little")

@@ -14,7 +14,7 @@ from remoteio.wire.coherence import TTL
 
 
 class Attributes(ExportBase):
-    """Attributes, access, extended attributes, and the state of the filesystem."""
+    """Does what concerns attributes, access, extended attributes, and the state of the filesystem."""
 
     def do_getattr(self, r: abi.Request) -> Reply:
         flags, _, fh = abi.GETATTR_IN.unpack_from(r.raw, abi.ARGS)
@@ -38,7 +38,7 @@ class Attributes(ExportBase):
         return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))
 
     def size_to_set(self, r: abi.Request) -> int | None:
-        """The length, in bytes, that a SETATTR cuts or lengthens the file to; None: it leaves it as long as it is."""
+        """Read the length, in bytes, that a SETATTR gives the file; None: it leaves it as long as it is."""
         valid, _, _, size, *_ = abi.SETATTR_IN.unpack_from(r.raw, abi.ARGS)
         return size if valid & abi.FATTR_SIZE else None
 

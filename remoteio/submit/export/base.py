@@ -30,7 +30,7 @@ class Place:
 
 
 class ExportBase:
-    """The tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
+    """Holds the tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
     def __init__(self, ids: ShownIds, root: str, record: WrittenFiles | None, confinement: Confinement | None) -> None:
         self.ids = ids
@@ -48,7 +48,7 @@ class ExportBase:
         return self._notes.changing(node, 0) if flags & os.O_TRUNC else UNLOCKED
 
     def attr(self, st: os.stat_result) -> bytes:
-        """`st` as struct fuse_attr."""
+        """Pack `st` as struct fuse_attr."""
         uid, gid = self.ids.of(st)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(
@@ -63,7 +63,7 @@ class ExportBase:
         return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
 
     def _new_entry(self, r: abi.Request, new: Place, fd: int = -1, lacking: int = 0) -> bytes:
-        """The entry of what was just made at `new` (and is open as `fd`), given to the user who made it.
+        """Pack the entry of what was just made at `new` (and is open as `fd`), given to the user who made it.
 
         `lacking`: bits of its mode that this process's own umask has taken away.
         """
@@ -121,7 +121,7 @@ def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:
 
 
 def lstat(name: bytes, at: int) -> os.stat_result | None:
-    """lstat(2) of `name` in the directory open at `at`; None: nothing has that name."""
+    """Call lstat(2) on `name` in the directory open at `at`; None: nothing has that name."""
     try:
         return os.stat(name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:

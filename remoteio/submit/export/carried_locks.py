@@ -39,7 +39,7 @@ class _Kept(NamedTuple):
 
 
 def held(inodes: Inodes) -> list[Held]:
-    """All locks on the files of `inodes`, which must stand still."""
+    """List all locks on the files of `inodes`, which must stand still."""
     return [Held(flock, fh, pid, *each) for _, flock, fh, pid, _, ranges in _holders(inodes) for each in ranges]
 
 
@@ -69,7 +69,7 @@ def _ranges(fd: int, what: bytes) -> list[Range]:
 
 
 class CarriedLocks:
-    """The locks of one job while no host runs it."""
+    """Holds the locks of one job while no host runs it."""
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
@@ -81,7 +81,7 @@ class CarriedLocks:
             self._kept.append(_Kept(os.dup(fd), key, flock, frozenset(ranges)))
 
     def claims(self) -> Claims:
-        """For the export that the job's files are reopened through; each lock is claimed once."""
+        """Let the export claim them through which the job's files are reopened: each lock once."""
         return Claims(self, self._kept)
 
     def drop(self, key: tuple[int, int]) -> bool:
@@ -93,31 +93,31 @@ class CarriedLocks:
         return bool(dropped)
 
     def release(self) -> None:
-        """Whoever claimed a lock has it; the others are free."""
+        """Let go of all: whoever claimed a lock has it, the others are free."""
         for kept in self._kept:
             os.close(kept.fd)
         self._kept = []
 
 
 class Claims:
-    """What of the locks carried has not been asked for again."""
+    """Gives out those of the locks carried that are asked for again."""
 
     def __init__(self, carried: CarriedLocks, kept: list[_Kept]) -> None:
         self._carried, self._left = carried, list(kept)
 
     def flock(self, handle: Handle, kind: int) -> None:
-        """`handle` is asking for such a lock: if it is one carried, it becomes the description that holds it."""
+        """Make `handle`, which asks for such a lock, the description that holds it, if one carried does."""
         fd = self._take(handle, True, (kind, 0, 0))
         if fd >= 0:
             os.dup2(fd, handle.fd, inheritable=False)
 
     def owner(self, handle: Handle, asked: Range) -> int:
-        """A descriptor that holds such a record lock for a process that is asking for it, or -1."""
+        """Return a descriptor that holds such a record lock for a process that is asking for it, or -1."""
         fd = self._take(handle, False, asked)
         return os.dup(fd) if fd >= 0 else -1
 
     def drop(self, handle: Handle) -> bool:
-        """What is carried of that file is in the way: a lost host left other locks than the image has."""
+        """Let go of what is carried of a file, as it is in the way: a lost host left other locks than the image has."""
         key = (handle.node.dev, handle.node.ino)
         self._left = [kept for kept in self._left if kept.key != key]
         return self._carried.drop(key)

@@ -18,7 +18,7 @@ _ROW = (int, int, int, int, int, int, int, bool, bool)
 
 
 def state(st: os.stat_result) -> State:
-    """What stat(2) tells of a file's contents."""
+    """Take from stat(2) what it tells of a file's contents."""
     return st.st_size, st.st_mtime_ns, st.st_ctime_ns
 
 
@@ -39,7 +39,9 @@ class Change:
 
 
 class File:
-    """The changes of one file. Whoever changes it for the job holds `lock` from the look before to the look after."""
+    """Sums up the changes of one file.
+
+    Threads: any. Whoever changes it for the job holds `lock` from the look before to the look after."""
 
     __slots__ = ("_fresh", "_marked", "_since", "lock")
 
@@ -50,13 +52,13 @@ class File:
         self._marked = marked
 
     def changed(self, before: State, after: State, lowest: int, size: int) -> None:
-        """The job has changed it; `lowest` as of Change, and by itself the change makes it `size` bytes long."""
+        """Note that the job has changed it: `lowest` as of Change, `size` bytes long if nobody else has changed it."""
         self._since = _then(self._since, before, after, lowest, size)
         if self._marked:
             self._fresh = _then(self._fresh, before, after, lowest, size)
 
     def wrote(self, before: State, after: State, start: int, done: int) -> None:
-        """The job has put `done` bytes at `start`; negative: at the file's end, wherever that was."""
+        """Note that the job has put `done` bytes at `start`; negative: at the file's end, wherever that was."""
         was = before[0]
         end = was + done if start < 0 else start + done
         over = 0 <= start < was
@@ -67,18 +69,18 @@ class File:
             since.last = after  # most writes are such: one more at the end
 
     def cut(self, before: State, after: State, size: int) -> None:
-        """The job has made it `size` bytes long."""
+        """Note that the job has made it `size` bytes long."""
         self.changed(before, after, size if size < before[0] else NEVER, size)
 
     def touched(self, before: State, after: State) -> None:
-        """The job has changed what is known of it beside its contents."""
+        """Note that the job has changed what is known of it beside its contents."""
         for change in (self._since, self._fresh):
             if change is not None:
                 change.others = change.others or change.last != before or after[0] != before[0]
                 change.last = after
 
     def removed(self, now: State) -> None:
-        """The job has taken away the name that the file had."""
+        """Note that the job has taken away the name that the file had."""
         self._since = self._since or Change(now[0], NEVER, now)
         self._since.removed = True
         if self._marked:
@@ -91,7 +93,7 @@ class File:
             self._fresh, self._marked = None, marked
 
     def commit(self) -> None:
-        """The latest image is that of the mark."""
+        """Take note that the latest image is that of the mark."""
         with self.lock:
             self._since, self._fresh, self._marked = self._fresh, None, False
 
@@ -102,7 +104,7 @@ class File:
 
     @property
     def since(self) -> Change | None:
-        """What the job did since its latest image; None: nothing."""
+        """Return what the job did since its latest image; None: nothing."""
         return self._since
 
 
@@ -116,7 +118,11 @@ def _then(change: Change | None, before: State, after: State, lowest: int, size:
 
 
 class Changes:
-    """Of all files of one job, wherever it runs. `image`: since which one it is known; 0: the start; None: none."""
+    """Keeps the changes of all files of one job, wherever it runs.
+
+    `image`: since which one they are known; 0: since the start; None: they are not.
+
+    Threads: any. `_lock` guards which files there are and which mark is set, a file's own lock what was done to it."""
 
     def __init__(self, image: int | None = 0) -> None:
         self.image = image
@@ -126,7 +132,7 @@ class Changes:
         self._lock = threading.Lock()
 
     def file(self, key: Key) -> File:
-        """The changes of that file; from now on it is known."""
+        """Return the changes of that file; from now on it is known."""
         found = self._files.get(key)
         if found is None:
             with self._lock:
@@ -134,25 +140,25 @@ class Changes:
         return found
 
     def known(self, st: os.stat_result) -> File | None:
-        """The changes of what `st` describes, if it is a file that the job has had open for writing."""
+        """Return the changes of what `st` describes, if it is a file that the job has had open for writing."""
         return self._files.get((st.st_dev, st.st_ino))
 
     def mark(self, serial: int) -> None:
-        """The dump of that number sees the files as they are: the job stands still."""
+        """Take note that the dump of that number sees the files as they are: the job stands still."""
         with self._lock:
             self._serial = serial
             for file in self._files.values():
                 file.mark(True)
 
     def unmark(self) -> None:
-        """The dump under way will be no image."""
+        """Take note that the dump under way will be no image."""
         with self._lock:
             self._serial = None
             for file in self._files.values():
                 file.mark(False)
 
     def commit(self, serial: int, image: int, inodes: frozenset[int]) -> None:
-        """That dump is the latest image; `inodes`: the numbers of the files that it tells of."""
+        """Take note that that dump is the latest image; `inodes`: the numbers of the files that it tells of."""
         with self._lock:
             self.image, self._inodes = (image if serial == self._serial else None), inodes
             self._serial = None
@@ -160,7 +166,7 @@ class Changes:
                 file.commit()
 
     def begin(self, image: int, keys: frozenset[Key]) -> None:
-        """Nothing of the job runs, and it has done nothing since `image`, which tells of these files."""
+        """Begin with nothing done since `image`, which tells of these files: nothing of the job runs."""
         with self._lock:
             self.image, self._inodes, self._serial = image, frozenset(ino for _, ino in keys), None
             for key in keys - self._files.keys():
@@ -169,24 +175,24 @@ class Changes:
                 file.begin()
 
     def undone(self, key: Key) -> None:
-        """That file is as it was before the job's first change."""
+        """Take note that that file is as it was before the job's first change."""
         self.file(key).begin()
 
     def settle(self) -> None:
-        """The job has left with its latest image: what came since were its last words, which the image has seen."""
+        """Forget what came since the latest image, with which the job has left: the image has seen these last words."""
         with self._lock:
             for file in self._files.values():
                 file.begin()
 
     def since(self, image: int) -> dict[Key, Change] | None:
-        """What the job did since that image, by file; None: it is not known."""
+        """Return what the job did since that image, by file; None: it is not known."""
         if image != self.image:
             return None
         with self._lock:
             return {key: file.since for key, file in self._files.items() if file.since is not None}
 
     def rows(self) -> tuple[Any, ...]:
-        """For the job's record: (image, row, …), of the files that the image tells of; (): not known."""
+        """List for the job's record (image, row, …), of the files that the image tells of; (): not known."""
         if not self.image:
             return ()
         found = (self.since(self.image) or {}).items()
@@ -197,7 +203,7 @@ class Changes:
 
     @classmethod
     def of(cls, rows: tuple[Any, ...], image: int) -> Changes:
-        """The inverse of `rows`, if they are of that image, or of a job that has none (0)."""
+        """Read what `rows` has listed, if they are of that image, or of a job that has none (0)."""
         if not image:
             return cls()
         if not rows or rows[0] != image or not all(_is_row(row) for row in rows[1:]):

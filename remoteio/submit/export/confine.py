@@ -23,7 +23,7 @@ Key = tuple[int, int]  # st_dev, st_ino
 
 
 class Rights:
-    """What may be done with one file: a `level`, and the rights of what is `beneath` it, by name or else `others`."""
+    """Says what may be done with one file: a `level`, and the rights of what is `beneath` it, by name, or `others`."""
 
     __slots__ = ("beneath", "level", "others")
 
@@ -47,7 +47,7 @@ class Mark(NamedTuple):
 
 
 class Confinement:
-    """The rights of the root, and of what is known by (device, inode number) wherever it is met.
+    """Holds the rights of the root, and of what is known by (device, inode number) wherever it is met.
 
     `linked`: the same for regular files that have more than one name, asked for when the first such file is met on one
     of `devices`.
@@ -78,7 +78,7 @@ class Confinement:
         self.devices = devices
 
     def of_linked(self, key: Key) -> Rights:
-        """The rights of a regular file with several names, whichever of them it was met by."""
+        """Return the rights of a regular file with several names, whichever of them it was met by."""
         if self._levels is None:
             self._levels = self._linked()
         level = self._levels.get(key, FREE)
@@ -115,22 +115,22 @@ def _rights(
 
 
 def least(one: Rights, other: Rights) -> Rights:
-    """Of what two ways to a file allow, that which allows less."""
+    """Return, of what two ways to a file allow, that which allows less."""
     return other if other.level < one.level else one
 
 
 def refused_change(rights: Rights) -> int:
-    """The errno for changing the contents or attributes of a file, or what is in a directory without names; 0: none."""
+    """Return the errno for changing contents or attributes of a file, or what in a directory has no name; 0: none."""
     return errno.EROFS if rights.level < FIXED else 0
 
 
 def refused_link(rights: Rights) -> int:
-    """The errno for giving a file a further name; 0: none."""
+    """Return the errno for giving a file a further name; 0: none."""
     return errno.EROFS if rights.level < FREE else 0
 
 
 def refused_name(rights: Rights, there: bool, directory: bool = False) -> int:
-    """The errno for making, removing, replacing or moving what has a name that has these rights; 0: none.
+    """Return the errno for making, removing, replacing or moving what has a name with these rights; 0: none.
 
     `there`: something has the name now. `directory`: a directory is to be made.
     """

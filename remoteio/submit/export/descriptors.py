@@ -41,18 +41,18 @@ class Descriptors:
     # directories
 
     def directory(self, node: Node) -> Directory:
-        """Lends a descriptor of the directory `node`, to resolve names from: use it in a ``with``, which may raise."""
+        """Lend a descriptor of the directory `node`, to resolve names from: use it in a ``with``, which may raise."""
         return Directory(self, node)
 
     def borrow_open(self, node: Node) -> int:
-        """Borrows the directory's descriptor if there is one, for ``give_back``; -1: there is none."""
+        """Borrow the directory's descriptor if there is one, for ``give_back``; -1: there is none."""
         with self._counting:
             if node.fd >= 0:
                 node.borrowed += 1
             return node.fd
 
     def borrow(self, node: Node) -> int:
-        """Borrows the directory's descriptor, for ``give_back``."""
+        """Borrow the directory's descriptor, for ``give_back``."""
         fd = self.borrow_open(node)
         if fd >= 0:
             return fd
@@ -91,7 +91,7 @@ class Descriptors:
         return fd
 
     def give_back(self, node: Node) -> None:
-        """Ends one ``borrow``."""
+        """End one ``borrow``."""
         fd = -1
         with self._counting:
             node.borrowed -= 1
@@ -102,7 +102,7 @@ class Descriptors:
             os.close(fd)
 
     def _retire(self) -> None:
-        """Closes the directories that were opened first, `keep` of them, but for those in use."""
+        """Close the directories that were opened first, `keep` of them, but for those in use."""
         retired: list[int] = []
         with self._counting:
             for node in tuple(self._open_dirs.values()):
@@ -116,7 +116,7 @@ class Descriptors:
             os.close(fd)
 
     def drop(self, node: Node) -> None:
-        """Closes the descriptor of a node that the kernel knows no more, as soon as nobody is using it."""
+        """Close the descriptor of a node that the kernel knows no more, as soon as nobody is using it."""
         fd = -1
         with self._counting:
             self._open_dirs.pop(node.id, None)
@@ -128,7 +128,7 @@ class Descriptors:
             os.close(fd)
 
     def pin(self, node: Node | None) -> None:
-        """Keeps the directory `node` open from now on, if it may be opened."""
+        """Keep the directory `node` open from now on, if it may be opened."""
         if node is not None and node.fd < 0:
             try:
                 with self.directory(node):
@@ -139,7 +139,7 @@ class Descriptors:
     # any file
 
     def open_beneath(self, parent: Node, name: bytes) -> int:
-        """A new O_PATH descriptor of whatever has that name now: it neither opens a device nor mounts on demand."""
+        """Open whatever has that name now as O_PATH, which neither opens a device nor mounts on demand."""
         # without O_DIRECTORY, which would: open(2)
         with self.directory(parent) as at:
             return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
@@ -173,7 +173,7 @@ class Descriptors:
         return self._filesystems.keep_data(fd, node.dev)
 
     def reopen(self, node: Node, flags: int) -> int:
-        """A new descriptor of `node`: by one of its own descriptors if there is one, else by name."""
+        """Open a new descriptor of `node`: by one of its own descriptors if there is one, else by name."""
         with Own(self, node) as own:
             if own >= 0:
                 fd = os.open("/proc/self/fd/%d" % own, flags | os.O_CLOEXEC)
@@ -189,7 +189,7 @@ class Descriptors:
             os.close(fd)
 
     def stat(self, node: Node) -> Stat:
-        """lstat(2) of `node`. Raises ESTALE when its name is gone or another file's by now."""
+        """Call lstat(2) on `node`. Raises ESTALE when its name is gone or another file's by now."""
         with Own(self, node) as own:
             if own >= 0:
                 st = os.fstat(own)
@@ -206,15 +206,15 @@ class Descriptors:
         raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
 
     def path(self, node: Node) -> PathRef:
-        """A path of `node` for system calls that take no descriptor: use it in a ``with``, which may raise."""
+        """Lend a path of `node` for system calls that take no descriptor: use it in a ``with``, which may raise."""
         return PathRef(self, node)
 
     def open_by_name(self, node: Node) -> int:
-        """A new O_PATH descriptor of `node`, by name."""
+        """Open a new O_PATH descriptor of `node`, by name."""
         return self._open(node)
 
     def _check(self) -> None:
-        """Asserts what holds whenever no operation is under way: for tests."""
+        """Assert what holds whenever no operation is under way: for tests."""
         assert all(node.fd >= 0 and not node.borrowed for node in self._open_dirs.values())
         assert not self._dropped
 
@@ -224,7 +224,7 @@ def _same(st: Stat, node: Node) -> bool:
 
 
 class Directory:
-    """A directory's descriptor for the length of a ``with``: it is opened if it must be, and stays open meanwhile."""
+    """Lends a directory's descriptor for the length of a ``with``: it is opened if it must be, and stays open."""
 
     __slots__ = ("_from", "_node")
 
@@ -239,7 +239,7 @@ class Directory:
 
 
 class Own:
-    """A descriptor that stands for `node` already, for the length of a ``with``; -1: there is none.
+    """Lends a descriptor that stands for `node` already, for the length of a ``with``; -1: there is none.
 
     One of a directory stays open meanwhile. One of an open file is the job's, which may close it: compare what it is.
     """
@@ -264,7 +264,7 @@ class Own:
 
 
 class PathRef:
-    """``/proc/self/fd/N`` for the length of a ``with``; following it leads to the very inode, symlink or not."""
+    """Lends ``/proc/self/fd/N`` for the length of a ``with``; following it leads to the very inode, symlink or not."""
 
     __slots__ = ("_from", "_node", "_opened", "_own")
 

@@ -66,7 +66,7 @@ class Export(Names, Attributes, OpenFiles):
                 self.methods[op] = do if changes == abi.READS else partial(around[changes], do)
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
-        """The frame (kind, payload) that answers `request`, or None where the ABI has no reply."""
+        """Do what `request` asks, and return the frame (kind, payload) that answers it; None: the ABI has no reply."""
         op = request.op
         if op == abi.INTERRUPT:
             self.locks.interrupt(abi.INTERRUPT_IN.unpack_from(request.raw, abi.ARGS)[0])

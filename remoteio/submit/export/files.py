@@ -24,7 +24,7 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 
 
 class OpenFiles(ExportBase):
-    """Open and create, read and write, sync, allocate, copy, lock, close."""
+    """Opens and creates, reads and writes, syncs, allocates, copies, locks, closes."""
 
     def do_open(self, r: abi.Request, node: Node) -> Reply:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)

@@ -35,7 +35,7 @@ _SERVED = frozenset(("fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "9p", "ce
 
 
 def keeps_data(kind: int, blocks: int, device: int) -> bool:
-    """Does a filesystem of that f_type, f_blocks and st_dev keep data?
+    """Say whether a filesystem of that f_type, f_blocks and st_dev keeps data.
 
     Of one that is not known, that it lies on a block device (its number has a major part) or says how large it is:
     the kernel's tables do neither (simple_statfs in fs/libfs.c).
@@ -57,7 +57,7 @@ class Filesystems:
         self._changes.register(self._mounts, select.POLLPRI)
 
     def keep_data(self, fd: int, device: int) -> bool:
-        """Is what `fd` is open on, of that st_dev, in a filesystem that keeps data? Raises OSError.
+        """Say whether what `fd` is open on, of that st_dev, is in a filesystem that keeps data. Raises OSError.
 
         `fd` keeps its filesystem mounted, so that its number stands for no other meanwhile.
         """

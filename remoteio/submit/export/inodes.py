@@ -24,7 +24,7 @@ MOST_LINKS = 64  # names of one file that are remembered
 
 
 class Inodes:
-    """The table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more.
+    """Keeps the table of nodes and handles. Raises OSError (ESTALE, EBADF) for what is not there any more.
 
     Threads: any. ``lock`` is held while the table changes, and never while a disk is waited for; looking up one node or
     handle takes no lock, since one access to a dict is one step under the GIL.
@@ -53,14 +53,14 @@ class Inodes:
     # nodes
 
     def get(self, nodeid: int) -> Node:
-        """The node of that id. Raises ESTALE."""
+        """Return the node of that id. Raises ESTALE."""
         try:
             return self.nodes[nodeid]
         except KeyError:
             raise OSError(errno.ESTALE, "no such node") from None
 
     def found(self, parent: Node, name: bytes, st: Stat) -> Node:
-        """The node of what `st` describes, seen as `name` in `parent`; counts one lookup of the kernel's.
+        """Return the node of what `st` describes, seen as `name` in `parent`, and count one lookup of the kernel's.
 
         Raises ENOENT for what is not to be seen.
         """
@@ -114,7 +114,7 @@ class Inodes:
             os.close(fd)
 
     def may_name(self, parent: Node, name: bytes, st: Stat | None, directory: bool = False) -> None:
-        """May what has that name (`st`; None: nothing) be made, removed, replaced, moved? Raises EACCES, EBUSY, EROFS.
+        """Refuse to make, remove, replace or move what has that name (`st`; None: nothing): EACCES, EBUSY, EROFS.
 
         `directory`: a directory is to be made.
         """
@@ -123,11 +123,11 @@ class Inodes:
         _refuse(confine.refused_name(rights, st is not None, directory))
 
     def may_change(self, node: Node) -> None:
-        """May the file's contents and attributes be changed? Raises EROFS."""
+        """Raise EROFS if the file's contents and attributes may not be changed."""
         _refuse(confine.refused_change(node.rights))
 
     def may_link(self, node: Node) -> None:
-        """May the file get one more name? Raises EROFS."""
+        """Raise EROFS if the file may not get one more name."""
         _refuse(confine.refused_link(node.rights))
 
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
@@ -138,7 +138,7 @@ class Inodes:
         node.parent, node.name = parent, name
 
     def forget(self, nodeid: int, count: int) -> None:
-        """The kernel dropped `count` references."""
+        """Take off the `count` references that the kernel has dropped."""
         with self.lock:
             node = self.nodes.get(nodeid)
             if node is None or node is self.top:
@@ -154,25 +154,25 @@ class Inodes:
         self.descriptors.drop(node)
 
     def gone(self, node: Node) -> None:
-        """The last name of `node` was removed: its inode number may come back as another file."""
+        """Know `node` by its inode number no more: its last name was removed, and the number may be another file's."""
         with self.lock:
             if self._by_key.get((node.dev, node.ino)) is node:
                 del self._by_key[(node.dev, node.ino)]
 
     def moved(self, parent: Node, name: bytes, st: Stat | None) -> None:
-        """What `st` describes has been renamed to `name` in `parent`."""
+        """Take note that what `st` describes has been renamed to `name` in `parent`."""
         node = self.known(st) if st is not None else None
         if node is not None:
             node.parent, node.name = parent, name
 
     def known(self, st: Stat) -> Node | None:
-        """The node of what `st` describes, if the kernel holds one; counts nothing."""
+        """Return the node of what `st` describes, if the kernel holds one; this counts nothing."""
         return self._by_key.get((st.st_dev, st.st_ino))
 
     # handles
 
     def opened(self, fd: int, node: Node, flags: int) -> Handle:
-        """`fd` is open on `node`: its handle."""
+        """Make a handle of `fd`, which is open on `node`."""
         handle = Handle(fd, node, flags)
         with self.lock:
             self.handles[fd] = handle
@@ -180,14 +180,14 @@ class Inodes:
         return handle
 
     def handle(self, fh: int) -> Handle:
-        """The handle of that number. Raises EBADF."""
+        """Return the handle of that number. Raises EBADF."""
         try:
             return self.handles[fh]
         except KeyError:
             raise OSError(errno.EBADF, "no such handle") from None
 
     def close(self, fh: int) -> None:
-        """The job closed that handle."""
+        """Close the handle of that number. Raises EBADF."""
         with self.lock:
             handle = self.handles.pop(fh, None)
             if handle is None:
@@ -202,7 +202,7 @@ class Inodes:
                 self._drop(node)
 
     def close_all(self) -> None:
-        """Nobody asks for anything any more."""
+        """Close everything: nobody asks for anything any more."""
         with self.lock:
             for fh in list(self.handles):
                 self.close(fh)
@@ -212,7 +212,7 @@ class Inodes:
             self._filesystems.close()
 
     def _check(self) -> None:
-        """Asserts what holds whenever no operation is under way: for tests."""
+        """Assert what holds whenever no operation is under way: for tests."""
         self.descriptors._check()
         for number, node in self.nodes.items():
             assert node.id == number and (node.lookups > 0 or node.handles), "what nobody refers to is dropped"
@@ -223,7 +223,7 @@ class Inodes:
             assert key == (node.dev, node.ino) and self.nodes.get(node.id) is node
 
     def number(self, dev: int, ino: int) -> int:
-        """The inode number the job sees: the file's own, with its device folded in where it is not the root's.
+        """Return the inode number the job sees: the file's own, with its device folded in where it is not the root's.
 
         Two files of different devices must not share a number: tar and rsync would take them for hard links.
         """
@@ -244,7 +244,7 @@ def _refuse(e: int) -> None:
 
 
 def version(st: Stat) -> tuple[int, int, int] | None:
-    """What tells one content of a file from the next; None where it was changed too lately to tell.
+    """Return what tells one content of a file from the next; None: it was changed too lately to tell.
 
     Since Linux 6.13 a time stamp that was looked at is never given to a later change (multigrain timestamps).
     """

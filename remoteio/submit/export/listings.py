@@ -46,7 +46,7 @@ class Listings:
         return handle.entries
 
     def plain(self, handle: Handle, offset: int, size: int) -> bytes:
-        """READDIR: struct fuse_dirent each, from `offset` on, at most `size` bytes."""
+        """Answer READDIR: struct fuse_dirent each, from `offset` on, at most `size` bytes."""
         out = bytearray()
         for k, (name, ino, kind) in enumerate(self._of(handle, offset)[offset:], offset + 1):
             need = abi.DIRENT.size + len(name) + 7 & ~7
@@ -56,7 +56,7 @@ class Listings:
         return bytes(out)
 
     def plus(self, handle: Handle, offset: int, size: int) -> tuple[bytes, bool]:
-        """READDIRPLUS: struct fuse_direntplus each; and whether the directory ends with it."""
+        """Answer READDIRPLUS: struct fuse_direntplus each; and whether the directory ends with it."""
         return self._plus(handle.node, handle.fd, self._of(handle, offset), offset, size)
 
     def _plus(self, node: Node, fd: int, found: list[Found], offset: int, size: int) -> tuple[bytes, bool]:
@@ -82,7 +82,7 @@ class Listings:
         return b"".join(out), True
 
     def whole(self, node: Node) -> bytes:
-        """All of the directory as READDIRPLUS has it, if it is small and may be read; else nothing."""
+        """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""
         try:
             fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:

@@ -27,7 +27,11 @@ RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: fi
 
 
 class Locks:
-    """Locks on the files of `inodes`."""
+    """Takes and drops locks on the files of `inodes`.
+
+    Threads: any; one that waits for a lock tries it now and then. `_guard` is held while the owner of a lock is looked
+    for or made. `_waiting` is a dict by number of request, whose entry is there before the request is handed on.
+    """
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
@@ -36,17 +40,17 @@ class Locks:
         self._guard = threading.Lock()
 
     def expect(self, unique: int) -> None:
-        """A request that may wait is about to be handed to a worker: from now on it can be interrupted."""
+        """Let a request that may wait be interrupted from now on: it is about to be handed to a worker."""
         self._waiting[unique] = threading.Event()
 
     def interrupt(self, unique: int) -> None:
-        """The kernel does not want the answer to `unique` any more."""
+        """Wake the request `unique`, whose answer the kernel does not want any more."""
         waiting = self._waiting.get(unique)
         if waiting is not None:
             waiting.set()
 
     def set(self, r: abi.Request, wait: bool = False) -> None:
-        """SETLK and SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
+        """Do SETLK or SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
         fh, owner, start, end, kind, pid, flags, _ = _asked(r)
         handle = self._inodes.handle(fh)
         if handle.node.parent is not None:
@@ -106,12 +110,12 @@ class Locks:
             self._waiting.pop(unique, None)
 
     def end(self) -> None:
-        """Whoever waits for a lock does so in vain from now on."""
+        """Wake all that wait for a lock: they do so in vain from now on."""
         for waiting in tuple(self._waiting.values()):
             waiting.set()
 
     def test(self, r: abi.Request) -> bytes:
-        """GETLK: the first lock in the way, or F_UNLCK."""
+        """Answer GETLK: the first lock in the way, or F_UNLCK."""
         fh, owner, start, end, kind, pid, _, _ = _asked(r)
         handle = self._inodes.handle(fh)
         asked = self._owner(handle, owner, pid)
@@ -124,14 +128,14 @@ class Locks:
         return abi.LK_OUT.pack(at, at + length - 1 if length else _END, kind, mine[0] if mine else 0)
 
     def drop(self, node: Node, owner: int) -> None:
-        """A process closed a descriptor of the file: all its POSIX locks on it go."""
+        """Drop all POSIX locks of a process on the file, of which it has closed a descriptor."""
         with self._guard:
             held = node.locks.pop(owner, None)
         if held is not None:
             os.close(held.fd)
 
     def stale_pages(self, r: abi.Request) -> bool:
-        """`r` was granted: must the job's kernel drop the pages it has of that file?"""
+        """Say whether the job's kernel must drop its pages of that file, now that `r` was granted."""
         fh, _, _, _, kind, *_ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
         if kind == fcntl.F_UNLCK:
             return False

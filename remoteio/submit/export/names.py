@@ -20,7 +20,7 @@ _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
 class Names(ExportBase):
-    """Lookup and forget, making, linking, renaming, removing, listing."""
+    """Looks up and forgets, makes, links, renames, removes, lists."""
 
     def do_lookup(self, r: abi.Request) -> Reply:
         parent = self.inodes.get(r.nodeid)

@@ -52,7 +52,7 @@ class Node:
         self.changes: File | None = None  # what the job does to it, if that is to be known
 
     def altered(self) -> None:
-        """What the job's kernel has of its pages stands for nothing any more."""
+        """Take note that what the job's kernel has of its pages stands for nothing any more."""
         self.seen = self.twins = None
 
 

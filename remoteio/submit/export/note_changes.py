@@ -26,12 +26,12 @@ class ChangeNotes:
         self._inodes, self._record = inodes, record
 
     def may_write(self, node: Node) -> None:
-        """Takes it that the contents of `node` will change: from now on its changes are noted."""
+        """Note the changes of `node` from now on: its contents will change."""
         if self._record is not None:
             self._record.add(node)
 
     def changing(self, node: Node | None, size: int | None = None) -> AbstractContextManager[None]:
-        """Notes that what is done in a ``with`` changes what is known of `node`, and with `size` cuts it to that."""
+        """Note that what is done in a ``with`` changes what is known of `node`, and with `size` cuts it to that."""
         if node is None:
             return UNLOCKED
         if size is not None:
@@ -62,7 +62,7 @@ class ChangeNotes:
             return None
 
     def removed(self, st: os.stat_result | None) -> None:
-        """Notes that a name of what `st` describes is gone, if it was the last; None: nothing had it."""
+        """Note that a name of what `st` describes is gone, if it was the last; None: nothing had it."""
         if st is None or (st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)):
             return
         node = self._inodes.known(st)
@@ -71,7 +71,7 @@ class ChangeNotes:
         self.unnamed(st)
 
     def unnamed(self, st: os.stat_result | None) -> None:
-        """Notes that the job has taken the name of what `st` describes away from it."""
+        """Note that the job has taken the name of what `st` describes away from it."""
         changes = self._record.known(st) if self._record is not None and st is not None else None
         if changes is not None and st is not None:
             with changes.lock:

@@ -16,7 +16,7 @@ _STEP = 64  # bytes compared at once
 
 
 class PageTwins:
-    """Of one file. Offsets are the file's."""
+    """Keeps the twins of one file's pages, and compares with them. Offsets are bytes from the file's beginning."""
 
     __slots__ = ("_pages",)
 
@@ -24,13 +24,13 @@ class PageTwins:
         self._pages: dict[int, bytes] = {}  # by offset; shorter than PAGE: the file ended there
 
     def read(self, offset: int, data: bytes | memoryview) -> None:
-        """The job's kernel gets `data` for pages of its own."""
+        """Keep what the job's kernel gets for pages of its own."""
         for page, start, piece in _pieces(offset, data):
             if start == 0:
                 self._pages[page] = bytes(piece)
 
     def written(self, offset: int, data: bytes | memoryview) -> None:
-        """The job's pages and the file have both got `data`."""
+        """Take note that the job's pages and the file have both got `data`."""
         for page, start, piece in _pieces(offset, data):
             twin = self._pages.get(page)
             if twin is not None:
@@ -40,7 +40,7 @@ class PageTwins:
                 self._pages[page] = bytes(piece)
 
     def changed(self, offset: int, data: bytes | memoryview) -> list[tuple[int, bytes]]:
-        """`data`, whole pages, is written back by the job's kernel: (offset, bytes) of what the job has changed."""
+        """Find (offset, bytes) of what the job has changed in `data`, whole pages that its kernel writes back."""
         found = []
         for page, start, piece in _pieces(offset, data):
             new = bytes(piece)

@@ -22,7 +22,7 @@ class Reply:
         self.body, self.known, self.before = body, known, before
 
     def frame(self, unique: int) -> tuple[int, bytes]:
-        """Makes the frame (kind, payload) that answers the request of that number."""
+        """Make the frame (kind, payload) that answers the request of that number."""
         reply = abi.reply(unique, self.body)
         if self.before:
             return ORDERED, self.before + reply

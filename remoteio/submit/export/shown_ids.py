@@ -13,7 +13,9 @@ _NOBODY = 65534
 
 
 class ShownIds:
-    """The ids of a mount. `uids` and `gids` are the (first, count) ranges its user namespace maps; None: all.
+    """Translates the ids of a mount.
+
+    `uids`, `gids`: the (first, count) ranges that its user namespace maps; None: all.
 
     `shown`: the (uid, gid) under which the job sees its user's own, if they are others: a job that can be checkpointed
     without root is uid 0 in name. No other id is mapped then.
@@ -40,7 +42,7 @@ class ShownIds:
         return self._uids is None
 
     def of(self, st: os.stat_result) -> tuple[int, int]:
-        """(uid, gid) to show for the file of `st`."""
+        """Return (uid, gid) to show for the file of `st`."""
         uid, gid = st.st_uid, st.st_gid
         if self._shown is not None:
             # every other id is one that the namespace does not have, whatever its number
@@ -56,7 +58,7 @@ class ShownIds:
         return mine or bool(mode & 0o002) or bool(mode & 0o020 and st.st_gid in self._groups)
 
     def given(self, uid: int, gid: int) -> tuple[int, int]:
-        """The true ids for those the job names, as in chown(2); -1 stays."""
+        """Return the true ids for those the job names, as in chown(2); -1 stays."""
         if self._shown is None:
             return uid, gid
         return self.uid if uid == self._shown[0] else uid, self.gid if gid == self._shown[1] else gid

@@ -14,7 +14,7 @@ Row = tuple[bytes, int, int, int]
 
 
 class WrittenFiles:
-    """Told by the export of each file that is opened for writing; asked at a checkpoint, when the job stands still."""
+    """Keeps each file that was opened for writing; asked at a checkpoint, when the job stands still."""
 
     __slots__ = ("_changes", "_nodes")
 
@@ -23,7 +23,7 @@ class WrittenFiles:
         self._nodes: dict[int, Node] = {}
 
     def add(self, node: Node) -> File:
-        """`node` may be written from now on. Its node is kept for good, and so follows its renames."""
+        """Keep `node`, which may be written from now on: it is kept for good, and so follows its renames."""
         if node.changes is None:
             node.lookups += 1  # what nobody refers to would be dropped, and its next name not be known
             self._nodes[node.id] = node
@@ -35,7 +35,7 @@ class WrittenFiles:
         return self._changes.known(st)
 
     def rows(self) -> list[Row]:
-        """The files as they are now. One that has no name any more is left out: its contents are in the image."""
+        """List the files as they are now, but those that have no name any more: their contents are in the image."""
         rows = []
         for node in tuple(self._nodes.values()):
             path = _path(node)
@@ -49,7 +49,7 @@ class WrittenFiles:
 
 
 def opened(inodes: Inodes) -> list[tuple[bytes, int, bool]]:
-    """(path, inode number, for writing?) of each regular file that is open or mapped."""
+    """List (path, inode number, for writing?) of each regular file that is open or mapped."""
     found: dict[int, tuple[bytes, int, bool]] = {}
     for handle in tuple(inodes.handles.values()):
         node = handle.node
