@@ -56,7 +56,7 @@ class Source(Value):
 
 
 def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
-    """Yields (0, pages_id), then (address, pages) of each run of pages that is in the page image, in its order.
+    """Yield (0, pages_id), then (address, pages) of each run of pages that is in the page image, in its order.
 
     Raises ChunkerError if the file is not a pagemap of CRIU.
     """
@@ -95,7 +95,7 @@ def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
 
 
 def by_address(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """(key, length) of the chunks of a page image whose pages are `runs` of (address, pages)."""
+    """Yield (key, length) of the chunks of a page image whose pages are `runs` of (address, pages)."""
     key = -1
     length = 0
     for address, pages in runs:
@@ -115,7 +115,7 @@ def by_address(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def by_offset(size: int) -> Iterator[tuple[int, int]]:
-    """(key, length) of the chunks of any other file of `size` bytes."""
+    """Yield (key, length) of the chunks of any other file of `size` bytes."""
     for offset in range(0, size, WINDOW):
         yield offset // WINDOW, min(WINDOW, size - offset)
 
@@ -144,7 +144,7 @@ def _opened(directory: int, name: str) -> BufferedIOBase:
 
 
 def sources(directory: int) -> list[Source]:
-    """The regular files of the directory open as `directory`, sorted by name, and how each is cut.
+    """List the regular files of the directory open as `directory`, sorted by name, and how each is cut.
 
     Raises OSError; ManifestError for a file name that no image may hold.
     """
@@ -159,7 +159,7 @@ def sources(directory: int) -> list[Source]:
 
 
 def cuts(directory: int, source: Source) -> Iterator[tuple[int, int]]:
-    """(key, length) of each chunk of `source`, in order. Raises OSError, ChunkerError."""
+    """Yield (key, length) of each chunk of `source`, in order. Raises OSError, ChunkerError."""
     if source.pagemap is None:
         yield from by_offset(source.size)
         return
@@ -224,8 +224,11 @@ class _Worker:
 
 
 def hashed(fd: int, parts: Iterable[tuple[int, int]], threads: int = 2) -> Generator[tuple[int, int, bytes]]:
-    """(key, length, hash) of each chunk of the file open as `fd`, hashed by `threads` threads (hashlib lets them run
-    at once). Memory: 1 MiB a thread. Raises OSError, ChunkerError. Close the generator before `fd`."""
+    """Yield (key, length, hash) of each chunk of the file open as `fd`, hashed by `threads` threads.
+
+    hashlib lets them run at once. Memory: 1 MiB a thread. Raises OSError, ChunkerError. Close the generator before
+    `fd`.
+    """
     workers = [_Worker(fd) for _ in range(threads)]
     waiting: deque[_Worker] = deque()
     turn = 0

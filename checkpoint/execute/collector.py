@@ -26,7 +26,7 @@ class Collector:
         self._digest = HASH()
 
     def receive(self, payload: bytes | memoryview) -> None:
-        """Takes one payload of `deliver`."""
+        """Take one payload of `deliver`."""
         wire.check_size(payload)
         kind = bytes(payload[:1])
         if kind == wire.FILES and self._current < 0:
@@ -76,7 +76,7 @@ class Collector:
             raise wire.ImageWireError("a message of chunks is too long")
 
     def close(self) -> None:
-        """Closes the file being written."""
+        """Close the file being written."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

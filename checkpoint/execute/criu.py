@@ -73,12 +73,12 @@ def _decode(raw: bytes) -> protobuf.Fields:
 
 
 def pipe_key(inode: int) -> str:
-    """The name CRIU gives an inherited pipe. Without the colon it silently restores one that leads nowhere."""
+    """Name an inherited pipe as CRIU does. Without the colon it silently restores one that leads nowhere."""
     return f"pipe:[{inode}]"
 
 
 def tty_key(rdev: int, dev: int) -> str:
-    """The name CRIU gives a pty slave: st_rdev of the terminal and st_dev of its devpts, in hex."""
+    """Name a pty slave as CRIU does: by st_rdev of the terminal and st_dev of its devpts, in hex."""
     return f"tty[{rdev:x}:{dev:x}]"
 
 
@@ -107,10 +107,12 @@ def dump_request(
     pid: int, *, unprivileged: bool, leave_running: bool, ttys: tuple[str, ...] = (), timeout: int = 30,
     keep_tcp: bool = False,
 ) -> bytes:  # fmt: skip
-    """criu_req: dump the tree of pid (as criu's pid namespace numbers it); timeout: seconds to freeze it.
+    """Make the criu_req that dumps the tree of pid, as criu's pid namespace numbers it.
 
-    leave_running: the tree goes on after the commit, else it is killed. ttys: tty_key of each terminal whose master
-    is outside. keep_tcp: established TCP connections are restored (root only; both ends in the tree).
+    leave_running   the tree goes on after the commit, else it is killed
+    ttys            tty_key of each terminal whose master is outside
+    timeout         seconds to freeze it
+    keep_tcp        established TCP connections are restored (root only; both ends in the tree)
     """
     options = _common(unprivileged, timeout) + _tcp(keep_tcp)
     options += [(2, pid), (3, leave_running)]
@@ -121,7 +123,10 @@ def dump_request(
 def restore_request(
     inherited: tuple[tuple[int, str], ...], *, unprivileged: bool, timeout: int = 30, keep_tcp: bool = False
 ) -> bytes:
-    """criu_req: restore as children of criu's parent; inherited: (descriptor of criu, pipe_key or tty_key at dump)."""
+    """Make the criu_req that restores a tree, as a child of criu's parent.
+
+    inherited: (descriptor of criu, pipe_key or tty_key at the dump).
+    """
     options = _common(unprivileged, timeout) + _tcp(keep_tcp)
     options += [(26, True)]  # rst_sibling: the namespace's init reaps the root and learns its exit status
     options += [(27, encode([(1, key), (2, fd)])) for fd, key in inherited]
@@ -129,12 +134,12 @@ def restore_request(
 
 
 def notify_reply(go_on: bool) -> bytes:
-    """The answer to a notification. False after `post-dump` thaws the tree; after `post-restore` it kills the copy."""
+    """Answer a notification. False after `post-dump` thaws the tree; after `post-restore` it kills the copy."""
     return encode([(1, NOTIFY), (3, go_on)])
 
 
 def parse_answer(raw: bytes) -> Answer:
-    """criu_resp. Raises CriuError."""
+    """Read a criu_resp. Raises CriuError."""
     fields = _decode(raw)
     notify = _decode(content(fields, 5))
     restore = _decode(content(fields, 4))
@@ -148,14 +153,14 @@ def parse_answer(raw: bytes) -> Answer:
 
 
 def argv(loader: str, library_dirs: list[str], criu: str) -> list[str]:
-    """The command of criu from a bundle held open at BUNDLE_FD; all three are paths within the bundle."""
+    """Make the command of criu from a bundle held open at BUNDLE_FD; all three are paths within the bundle."""
     base = f"/proc/self/fd/{BUNDLE_FD}/"
     path = ":".join(base + d for d in library_dirs)
     return [base + loader, "--library-path", path, base + criu, "swrk", str(SOCKET_FD)]
 
 
 def environment() -> dict[str, str]:
-    """criu's environment: nothing of the job's; it needs a PATH only to be quiet."""
+    """Make criu's environment: nothing of the job's; it needs a PATH only to be quiet."""
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -163,7 +168,7 @@ def environment() -> dict[str, str]:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """(4, 1, 1) of `criu --version` ("Version: 4.1.1") or of uname's release. Raises CriuError if there is none."""
+    """Read (4, 1, 1) from `criu --version` ("Version: 4.1.1") or uname's release. Raises CriuError if there is none."""
     found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     if not found:
         raise CriuError(f"criu did not say its version but {text.strip()[:80]!r}; is it really criu?")
@@ -171,7 +176,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def too_old(version: tuple[int, ...], kernel: tuple[int, ...]) -> str:
-    """Why this criu cannot work on this kernel, or ""."""
+    """Say why this criu cannot work on this kernel, or ""."""
     for since, needed in OLDEST:
         if kernel >= since:
             if version < needed:
@@ -224,7 +229,7 @@ _WORDS = tuple(
 
 
 def first_error(log: str) -> str:
-    """The first `Error (` line of criu's log that matters, without time stamp and source position, or ""."""
+    """Find the first `Error (` line of criu's log that matters, without time stamp and source position, or ""."""
     for line in log.splitlines():
         if "Error (" in line and not _HARMLESS.search(line):
             return re.sub(r"^.*?Error \([^)]*\): ", "", line).strip()
@@ -232,7 +237,7 @@ def first_error(log: str) -> str:
 
 
 def explain(log: str) -> str:
-    """criu's first error in plain words, criu's own kept in brackets; "criu gave no reason" without one."""
+    """Tell criu's first error in plain words, criu's own kept in brackets; "criu gave no reason" without one."""
     line = first_error(log)
     if not line:
         return "criu gave no reason"
@@ -254,7 +259,7 @@ _RESTORE_STATS = {1: "pages_compared", 2: "pages_skipped_cow", 3: "forking_us", 
 
 
 def parse_stats(raw: bytes) -> dict[str, int]:
-    """A stats-dump or stats-restore image as {name: value}, times in microseconds. Raises CriuError.
+    """Read a stats-dump or stats-restore image as {name: value}, times in microseconds. Raises CriuError.
 
     Layout: u32 image magic, u32 stats magic, u32 length, then stats_entry of criu's images/stats.proto.
     """
@@ -298,7 +303,7 @@ def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], b
 
 
 def failure(what: str, images: str) -> str:
-    """One sentence for the user on a criu that failed in that images directory, with its reason and its log's path."""
+    """Tell the user in a sentence why the criu of that images directory failed, and where its log is."""
     path = os.path.join(images, LOG_NAME)
     if not os.path.getsize(path):
         path = os.path.join(images, STDERR_NAME)
@@ -310,7 +315,7 @@ def failure(what: str, images: str) -> str:
 
 
 def become(loader: str, library_dirs: list[str], criu: str, fds: dict[int, int]) -> None:
-    """In a forked child in the job's namespaces: exec criu with exactly these descriptors {number there: number here}.
+    """Exec criu, in a forked child in the job's namespaces, with exactly these descriptors {number there: here}.
 
     It becomes uid 0 of the user namespace first, for exec then gives it every capability that the namespace has.
     Does not return; raises OSError if criu cannot be run.

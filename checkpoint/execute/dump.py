@@ -32,7 +32,7 @@ class DumpError(CheckpointError):
 
 
 def spool_size(spool: str) -> int:
-    """Bytes of the image in the spool."""
+    """Count the bytes of the image in the spool."""
     return sum(entry.stat().st_size for entry in os.scandir(spool) if entry.name.endswith(_SAVED))
 
 
@@ -65,7 +65,7 @@ def _unlink(path: str) -> None:
 
 
 def failure(what: str, spool: str, kept: str) -> str:
-    """One sentence on a criu that failed in that spool; its log is kept as the file `kept`. Raises OSError."""
+    """Say in a sentence why the criu of that spool failed; keep its log as the file `kept`. Raises OSError."""
     path = os.path.join(spool, criu.LOG_NAME)
     why = criu.failure(what, spool)
     try:
@@ -119,7 +119,7 @@ def dump(
 
 
 def times(spool: str) -> dict[str, int]:
-    """What criu measured, once it has ended; {} if it could not say."""
+    """Read what criu measured, once it has ended; {} if it could not say."""
     path = os.path.join(spool, "stats-dump")
     if not os.path.exists(path):
         return {}

@@ -29,13 +29,13 @@ class FoundCriu(Value):
 
 
 def own() -> str:
-    """The path of the host's own criu, or ""."""
+    """Find the host's own criu: its path, or ""."""
     places = [*os.environ.get("PATH", "").split(":"), "/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"]
     return next((os.path.realpath(d + "/criu") for d in places if d and os.access(d + "/criu", os.X_OK)), "")
 
 
 def own_bundle(program: str, cache: str) -> str:
-    """The host's own criu as a bundle; made anew only when the program has changed. Raises BundleError, ElfError."""
+    """Make a bundle of the host's own criu; anew only when the program has changed. Raises BundleError, ElfError."""
     st = os.stat(program)
     key = f"{program} {st.st_ino} {st.st_size} {st.st_mtime_ns}"
     record = os.path.join(cache, "criu-own")
@@ -52,7 +52,7 @@ def own_bundle(program: str, cache: str) -> str:
 
 
 def version(bundle: str) -> tuple[int, ...]:
-    """What `criu --version` says. Raises CriuError."""
+    """Ask criu for its version. Raises CriuError."""
     base = bundle + "/"
     path = ":".join(base + d for d in criu_bundle.LIBRARY_DIRS)
     read, write = os.pipe()
@@ -67,7 +67,7 @@ def version(bundle: str) -> tuple[int, ...]:
 
 
 def fault(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> str:
-    """Why the criu of that bundle does not work on this host, or ""."""
+    """Say why the criu of that bundle does not work on this host, or ""."""
     kernel = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2] if part.isdigit())
     try:
         old = criu.too_old(version(bundle), kernel)
@@ -78,7 +78,7 @@ def fault(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> st
 
 
 def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[FoundCriu | None, str]:
-    """A criu that works here without anything being sent, or None; and why the ones looked at do not work.
+    """Find a criu that works here without anything being sent, or None; and why the ones looked at do not work.
 
     `wanted`: hash of the bundle that the submit side can send, or "". `apart`: it is to work in a user namespace.
     `pulse` is called once a second while one is tested.
@@ -104,7 +104,7 @@ def find(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tup
 
 
 def brought(cache: str, wanted: str, apart: bool, pulse: Callable[[], None]) -> tuple[FoundCriu | None, str]:
-    """The bundle that was sent, unpacked; None and why, if it does not work here."""
+    """Take the bundle that was sent, unpacked; None and why, if it does not work here."""
     bundle = criu_bundle.directory(cache, wanted)
     why = fault(bundle, cache, apart, pulse)
     return (None, f"the criu sent there: {why}") if why else (FoundCriu(bundle, version(bundle)), "")

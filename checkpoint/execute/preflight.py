@@ -91,7 +91,7 @@ class Tcp(Value):
 
 
 def obstacles(tasks: list[Task], rootless: bool) -> list[str]:
-    """Why CRIU cannot dump these processes, a sentence each; tasks[0] is the tree's root."""
+    """Say why CRIU cannot dump these processes, a sentence each; tasks[0] is the tree's root."""
     out = []
     for task in tasks:
         who = f"process {task.pid} ({task.name})"
@@ -129,7 +129,7 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
 
 
 def connections(tasks: list[Task], tcp: list[Tcp]) -> list[tuple[str, bool]]:
-    """Each TCP connection of the tree, in words, and whether it leads out of it. Not an obstacle."""
+    """List each TCP connection of the tree, in words, and whether it leads out of it. Not an obstacle."""
     held: dict[int, tuple[Task, Descriptor]] = {}
     for task in tasks:
         for fd in task.descriptors:
@@ -145,7 +145,7 @@ def connections(tasks: list[Task], tcp: list[Tcp]) -> list[tuple[str, bool]]:
 
 
 def parse_tcp(text: str) -> list[Tcp]:
-    """/proc/net/tcp or tcp6 (proc_net_tcp.txt of the kernel)."""
+    """Read /proc/net/tcp or tcp6 (proc_net_tcp.txt of the kernel)."""
     rows = (line.split() for line in text.splitlines()[1:])
     return [Tcp(int(w[9]), w[1], w[2], int(w[3], 16)) for w in rows if len(w) > 9]
 
@@ -154,7 +154,7 @@ def parse_tcp(text: str) -> list[Tcp]:
 
 
 def tree(root: int, proc: str = "/proc") -> list[int]:
-    """root and its descendants as /proc numbers them, parents first; what ends meanwhile is left out."""
+    """List root and its descendants as /proc numbers them, parents first; what ends meanwhile is left out."""
     out, todo = [], [root]
     while todo:
         pid = todo.pop()
@@ -169,7 +169,7 @@ def tree(root: int, proc: str = "/proc") -> list[int]:
 
 
 def numbers(root: int, proc: str = "/proc") -> dict[str, int]:
-    """What /proc calls the processes of the tree, as text → what they call themselves."""
+    """Map what /proc calls the processes of the tree, as text → what they call themselves."""
     out = {}
     for pid in tree(root, proc):
         try:
@@ -181,7 +181,7 @@ def numbers(root: int, proc: str = "/proc") -> dict[str, int]:
 
 
 def look(root: int, proc: str = "/proc") -> list[Task]:
-    """The tasks of the tree, but for those that /proc does not show us: CRIU in their namespaces sees them.
+    """Look at the tasks of the tree, but for those that /proc does not show us: CRIU in their namespaces sees them.
 
     One that is ending has no owner any more; one that forbids it (PR_SET_DUMPABLE, an ssh-agent) is uid 0's of its user
     namespace, which is not always ours.
@@ -196,7 +196,7 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
 
 
 def highest(root: int, proc: str = "/proc") -> int:
-    """The highest pid of the tree, as the job numbers them."""
+    """Find the highest pid of the tree, as the job numbers them."""
     return max(numbers(root, proc).values(), default=0)
 
 
@@ -238,7 +238,7 @@ def _task(at: str) -> Task:
 
 
 def tcp(root: int, proc: str = "/proc") -> list[Tcp]:
-    """The TCP sockets of the tree's network namespace."""
+    """List the TCP sockets of the tree's network namespace."""
     out = []
     for name in ("tcp", "tcp6"):
         path = f"{proc}/{root}/net/{name}"

@@ -36,7 +36,7 @@ class SpooledImage:
         self.complete = False
 
     def receive(self, payload: bytes | memoryview) -> None:
-        """Takes one payload of the store. Raises ImageWireError, OSError."""
+        """Take one payload of the store. Raises ImageWireError, OSError."""
         self._collector.receive(payload)
         if self._collector.complete:
             self._collector.close()
@@ -45,7 +45,7 @@ class SpooledImage:
 
 
 def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
-    """How criu knows what the tree held from outside: {number the job knew it under (-1: its terminal): key}.
+    """Name what the tree held from outside as criu does: {number the job knew it under (-1: its terminal): key}.
 
     `pipes`: {number: inode of the old pipe}; `tty`: st_rdev and st_dev of the old terminal.
     """
@@ -89,7 +89,7 @@ def drop_sizes(spool: str, checked: frozenset[str]) -> None:
 
 
 def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
-    """files.img without the sizes of regular files, but for those of the names `checked`. Raises CriuError.
+    """Rewrite files.img without the sizes of regular files, but for those of the names `checked`. Raises CriuError.
 
     Format: criu/include/magic.h, images/fdinfo.proto and images/regfile.proto of CRIU.
     """
@@ -125,7 +125,7 @@ def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
 
 
 def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:
-    """Run criu's restore; the root's pid. `gate` decides, when all is built and nothing runs.
+    """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs.
 
     `kept`: where criu's log goes if it fails. Raises RestartError.
     """

@@ -39,13 +39,13 @@ def _check(result: int, what: str) -> None:
 
 
 def key(bundle: str, apart: bool) -> str:
-    """What a result holds for: this boot's kernel, this user, this bundle, with or without a user namespace."""
+    """Name what a result holds for: this boot's kernel, this user, this bundle, with or without a user namespace."""
     who = f"uid={os.getuid()}{' apart' if apart else ''}"
     return f"{os.uname().release} {os.uname().version} {who} {os.path.basename(bundle)}"
 
 
 def cached(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> str:
-    """Why criu does not work here, or "": the last result if nothing has changed since, else a test (about 0.5 s)."""
+    """Say why criu does not work here, or "": by the last test if nothing has changed since, else by one (0.5 s)."""
     record = os.path.join(cache, "criu-selftest-apart" if apart else "criu-selftest")
     try:
         with open(record, errors="replace") as f:
@@ -60,8 +60,9 @@ def cached(bundle: str, cache: str, apart: bool, pulse: Callable[[], None]) -> s
 
 
 def run(bundle: str, apart: bool, pulse: Callable[[], None] = lambda: None) -> str:
-    """Why criu does not work here in one sentence, or "". `apart`: in a user namespace, as ordinary users must.
+    """Test criu, and say in a sentence why it does not work here, or "".
 
+    `apart`: in a user namespace, as ordinary users must.
     `pulse` is called once a second meanwhile.
     """
     spool = tempfile.mkdtemp(prefix="rexec-selftest-")

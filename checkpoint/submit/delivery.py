@@ -10,7 +10,7 @@ from checkpoint.wire.manifest import HASH, ZERO
 
 
 def deliver(image: Image) -> Iterator[list[bytes]]:
-    """The payloads that make up `image`'s files, each in parts, for Collector.
+    """Yield the payloads that make up `image`'s files, each in parts, for Collector.
 
     Zeros are named, not sent. Raises StoreError.
     """

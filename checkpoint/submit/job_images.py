@@ -36,7 +36,7 @@ class StoreBusy(StoreError):
 
 
 def disk_error(path: Path, error: OSError) -> str:
-    """Why the disk refused, and what to do."""
+    """Say why the disk refused, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"there is no space left in {path}: free some, or remove old images with `rexec images prune`"
     return f"{path} cannot be used: {error.strerror}"
@@ -71,6 +71,7 @@ class JobDirectory:
             raise StoreError(f"the images of job {job} cannot be opened: {disk_error(path, error)}") from error
 
     def close(self) -> None:
+        """Close the directory; whoever has a lock in it lets go of it first."""
         os.close(self.fd)
 
     @contextmanager
@@ -101,11 +102,11 @@ class JobDirectory:
             yield
 
     def reading(self) -> AbstractContextManager[None]:
-        """While held, nothing is unlinked: for opening files only."""
+        """Keep all files from being unlinked while it is held: for opening files only."""
         return self._lock("reader.lock", fcntl.LOCK_SH)
 
     def unlinking(self) -> AbstractContextManager[None]:
-        """While held, no reader is between looking and opening."""
+        """Wait until no reader is between looking and opening, and let none begin while it is held."""
         return self._lock("reader.lock", fcntl.LOCK_EX)
 
     def _clean_up(self) -> None:
@@ -121,11 +122,11 @@ class JobDirectory:
                     os.unlink(name, dir_fd=self.fd)  # nothing refers to it yet: the space is worth more
 
     def numbers(self) -> list[int]:
-        """The committed images, oldest first."""
+        """List the committed images, oldest first."""
         return sorted(int(match[1]) for name in os.listdir(self.fd) if (match := _IMAGE.fullmatch(name)))
 
     def manifest(self, number: int) -> Manifest:
-        """Raises StoreError: there is no such image, or its manifest is damaged."""
+        """Read an image's manifest. Raises StoreError: there is no such image, or its manifest is damaged."""
         name = f"{number:08d}.image"
         try:
             with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd), "rb") as file:
@@ -143,7 +144,7 @@ class JobDirectory:
         return manifest
 
     def write_manifest(self, manifest: Manifest, at: Point) -> None:
-        """The commit: after this the image is there, whole, whatever happens. Raises OSError."""
+        """Commit the image: after this it is there, whole, whatever happens. Raises OSError."""
         name = f"{manifest.number:08d}"
         fd = os.open(f"{name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
         with open(fd, "wb") as file:
@@ -158,4 +159,5 @@ class JobDirectory:
         at("directory synced")
 
     def remove_image(self, number: int) -> None:
+        """Unlink an image's manifest: it is there no more, whatever happens to its packs. Raises OSError."""
         os.unlink(f"{number:08d}.image", dir_fd=self.fd)

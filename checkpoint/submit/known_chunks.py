@@ -75,7 +75,7 @@ class KnownChunks:
         return damaged(self._reader, self._pool, earlier, partial(sound_chunk, unpack=False))
 
     def base(self, origin: str, key: int) -> bytes | None:
-        """The hash of what the previous image has at this place, if it can be compared with."""
+        """Find the hash of what the previous image has at this place, if it can be compared with."""
         digest = self._bases.get(origin, {}).get(key, ZERO)
         return digest if digest in self._reader else None
 

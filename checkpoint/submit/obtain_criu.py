@@ -46,12 +46,12 @@ class Bundle:
 
 
 def home() -> Path:
-    """Where bundles are kept on the submit machine: $XDG_DATA_HOME/rexec/criu."""
+    """Name the directory where bundles are kept here: $XDG_DATA_HOME/rexec/criu."""
     return xdg.data() / "criu"
 
 
 def kept(at: Path) -> Bundle | None:
-    """The newest bundle kept there, or None."""
+    """Find the newest bundle kept there, or None."""
     found = sorted(at.glob("criu-*.tar"), key=lambda p: (p.stat().st_mtime_ns, p.name))
     return Bundle(found[-1], found[-1].stem.removeprefix("criu-")) if found else None
 
@@ -70,7 +70,7 @@ def keep(files: dict[str, bytes], at: Path) -> Bundle:
 
 
 def apt_config(work: Path, sources: Path) -> str:
-    """Configuration for apt-get -c: everything that apt writes is under work; only the named sources are used.
+    """Write a configuration for apt-get -c: all that apt writes is under work; only the named sources are used.
 
     The dpkg status is an empty file, so that every library counts as missing and is fetched, libc included.
     """

@@ -58,7 +58,7 @@ class Record:
 
     @classmethod
     def make(cls, kind: int, length: int, digest: bytes, payload: bytes | memoryview) -> Self:
-        """The record with its head, whose CRC covers the head, and the payload unless the hash does (RAW)."""
+        """Make a record with its head, whose CRC covers the head, and the payload unless the hash does (RAW)."""
 
         def with_crc(crc: int) -> bytes:
             return _RECORD.pack(_RECORD_MAGIC, kind, length, len(payload), crc, digest)
@@ -75,10 +75,11 @@ class Record:
 
     @property
     def is_patch(self) -> bool:
+        """Whether it holds some of its chunk's pages only."""
         return self.kind in (PATCH_RAW, PATCH_ZSTD)
 
     def patch(self) -> tuple[list[bytes], list[tuple[int, int]], bytes]:
-        """(sources, (source, page) of each page, the stored bytes) of a patch. Raises PackError."""
+        """Read (sources, (source, page) of each page, the stored bytes) of a patch. Raises PackError."""
         if len(self.payload) < 2:
             raise PackError("a patch is cut short")
         payload = bytes(self.payload)
@@ -95,7 +96,7 @@ class Record:
         return hashes, refs, decompress(stored, own * PAGE) if self.kind == PATCH_ZSTD else stored
 
     def stored(self) -> bytes:
-        """The bytes of pages that this record itself holds. Raises PackError."""
+        """Read the bytes of pages that this record itself holds. Raises PackError."""
         if self.is_patch:
             return self.patch()[2]
         return decompress(self.payload, self.length) if self.kind == ZSTD else bytes(self.payload)
@@ -104,7 +105,7 @@ class Record:
 def make_patch(
     chunk: bytes, digest: bytes, refs: Sequence[PageRef | None]
 ) -> tuple[list[bytes], list[tuple[int, int]], bytes]:
-    """(sources, page references, own bytes) of a patch for `chunk`; None in `refs` is a page of its own or zeros."""
+    """Make (sources, page references, own bytes) of a patch for `chunk`; None in `refs`: its own page, or zeros."""
     sources = list(dict.fromkeys(ref[0] for ref in refs if ref is not None))
     places: list[tuple[int, int]] = []
     own: list[bytes] = []
@@ -121,7 +122,7 @@ def make_patch(
 
 
 def patch_payload(sources: list[bytes], places: list[tuple[int, int]], own: bytes, stored: bytes) -> bytes:
-    """The payload of a patch whose own bytes are stored as `stored`."""
+    """Write the payload of a patch whose own bytes are stored as `stored`."""
     head = bytes([len(sources), -(-len(own) // PAGE)])
     return b"".join([head, *sources, *(bytes(place) for place in places), stored])
 
@@ -130,7 +131,7 @@ _local = threading.local()
 
 
 def decompress(data: bytes | memoryview, size: int) -> bytes:
-    """At most `size` bytes from one zstd frame. Raises PackError."""
+    """Decompress at most `size` bytes from one zstd frame. Raises PackError."""
     decompressor: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
     if decompressor is None:
         decompressor = _local.decompressor = zstandard.ZstdDecompressor()
@@ -141,7 +142,7 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
 
 
 def parse_record(data: bytes) -> Record:
-    """The record whose bytes are `data`; checks all that the CRC covers. Raises PackError."""
+    """Read the record whose bytes are `data`, and check all that the CRC covers. Raises PackError."""
     if len(data) < _RECORD.size:
         raise PackError("a record is cut short")
     magic, kind, length, stored, _, digest = _RECORD.unpack_from(data)
@@ -161,7 +162,7 @@ def _read(fd: int, offset: int, size: int) -> bytes:
 
 
 def scan(fd: int, end: int) -> Iterator[tuple[int, Record]]:
-    """Each record from the pack's head up to `end`, with its offset. Raises PackError at the first damage."""
+    """Yield each record from the pack's head up to `end`, with its offset. Raises PackError at the first damage."""
     if _read(fd, 0, len(_PACK_HEAD)) != _PACK_HEAD:
         raise PackError("the pack's head is damaged")
     offset = len(_PACK_HEAD)
@@ -179,7 +180,7 @@ def scan(fd: int, end: int) -> Iterator[tuple[int, Record]]:
 
 
 def read_index(fd: int) -> list[tuple[bytes, int, int]]:
-    """(hash, offset, bytes stored) of each record of a sealed pack. Raises PackError."""
+    """Read (hash, offset, bytes stored) of each record of a sealed pack. Raises PackError."""
     size = os.fstat(fd).st_size
     if size < len(_PACK_HEAD) + _TRAILER.size:
         raise PackError("the pack is cut short")
@@ -193,7 +194,7 @@ def read_index(fd: int) -> list[tuple[bytes, int, int]]:
 
 
 def check_pack(fd: int) -> list[str]:
-    """What is damaged in a sealed pack, in words: every bit of the file is looked at."""
+    """Say what is damaged in a sealed pack: every bit of the file is looked at."""
     try:
         index = read_index(fd)
     except PackError as error:
@@ -229,7 +230,7 @@ class PackWriter:
         self._write(_PACK_HEAD)
 
     def _write(self, *parts: bytes | memoryview) -> None:
-        """Writes all of `parts`, as writev(2) takes them: it may write less than it was given."""
+        """Write all of `parts`, as writev(2) takes them: it may write less than it was given."""
         left = deque(memoryview(part) for part in parts)
         while left:
             written = os.writev(self._fd, list(islice(left, _IOV_MAX)))
@@ -239,13 +240,14 @@ class PackWriter:
                 left[0] = left[0][written:]
 
     def append(self, records: list[Record]) -> None:
+        """Write records behind those that are there."""
         self._write(*(part for record in records for part in (record.head, record.payload)))
         for record in records:
             self._index += _INDEX.pack(record.hash, self.size, len(record.payload))
             self.size += record.size
 
     def seal(self) -> None:
-        """Writes the index, makes the file durable and gives it its name."""
+        """Write the index, make the file durable and give it its name."""
         index = bytes(self._index)
         self._write(index + _TRAILER.pack(_TRAILER_MAGIC, len(index) // _INDEX.size, self.size, chunk_hash(index)))
         os.fsync(self._fd)
@@ -255,14 +257,14 @@ class PackWriter:
         os.rename(f"{name}.part", f"{name}.pack", src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def close(self) -> None:
-        """Leaves an unsealed pack as it is."""
+        """Leave an unsealed pack as it is."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def salvage(directory: int, number: int) -> None:
-    """Seals what is whole in the pack that a dead writer left as `N.part`, so that it need not be sent again."""
+    """Seal what is whole in the pack that a dead writer left as `N.part`, so that it need not be sent again."""
     name = f"{number:08d}.part"
     fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -287,7 +289,7 @@ def salvage(directory: int, number: int) -> None:
 
 
 def pack_numbers(directory: int) -> list[int]:
-    """The sealed packs in the directory, oldest first."""
+    """List the sealed packs in the directory, oldest first."""
     return sorted(int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name)))
 
 
@@ -305,7 +307,7 @@ class PackReader:
             self.add(directory, number)
 
     def add(self, directory: int, number: int) -> None:
-        """Takes in one more sealed pack."""
+        """Take in one more sealed pack."""
         fd = os.open(f"{number:08d}.pack", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
         self._fds[number] = fd
         try:
@@ -326,30 +328,30 @@ class PackReader:
         return digest in self._places
 
     def forget(self, digest: bytes) -> None:
-        """Acts as if the chunk were not here, so that it is stored anew."""
+        """Act as if the chunk were not here, so that it is stored anew."""
         self._places.pop(digest, None)
 
     def place(self, digest: bytes) -> tuple[int, int, int]:
-        """(pack, offset, bytes of the whole record). Raises PackError."""
+        """Find (pack, offset, bytes of the whole record). Raises PackError."""
         place = self._places.get(digest)
         if place is None:
             raise PackError("its chunk is in no pack")
         return place >> 64, place >> 32 & 0xFFFFFFFF, (place & 0xFFFFFFFF) + _RECORD.size
 
     def packed(self, digest: bytes) -> bytes:
-        """The record's bytes as they lie in the pack. Raises PackError, OSError."""
+        """Read the record's bytes as they lie in the pack. Raises PackError, OSError."""
         pack, offset, size = self.place(digest)
         return _read(self._fds[pack], offset, size)
 
     def record(self, digest: bytes) -> Record:
-        """Raises PackError, OSError."""
+        """Read the record of a chunk. Raises PackError, OSError."""
         record = parse_record(self.packed(digest))
         if record.hash != digest:
             raise PackError("another chunk lies where the index says")
         return record
 
     def chunk(self, digest: bytes) -> bytes:
-        """The chunk's bytes; the caller checks their hash. Raises PackError, OSError."""
+        """Read the chunk's bytes; the caller checks their hash. Raises PackError, OSError."""
         record = self.record(digest)
         if not record.is_patch:
             return record.stored()
@@ -362,7 +364,7 @@ class PackReader:
         return b"".join(pages)[: record.length]
 
     def page_refs(self, digest: bytes) -> list[PageRef | None]:
-        """For each page of a chunk the stored bytes that hold it; None: it is zeros. Raises PackError, OSError."""
+        """Find for each page of a chunk the stored bytes that hold it; None: it is zeros. Raises PackError, OSError."""
         record = self.record(digest)
         if not record.is_patch:
             return [(digest, page) for page in range(-(-record.length // PAGE))]
@@ -373,14 +375,15 @@ class PackReader:
         return found
 
     def sizes(self) -> dict[int, int]:
-        """Bytes of each pack's file."""
+        """Count the bytes of each pack's file."""
         return {number: os.fstat(fd).st_size for number, fd in self._fds.items()}
 
     def check(self, number: int) -> list[str]:
-        """What is damaged in one pack."""
+        """Say what is damaged in one pack."""
         return check_pack(self._fds[number])
 
     def close(self) -> None:
+        """Close the packs; no thread may be reading."""
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()

@@ -13,7 +13,7 @@ GROUP = 16  # chunks that one thread reads at a time
 
 
 def checked_chunk(packs: PackReader, length: int, digest: bytes) -> bytes:
-    """The bytes of one chunk. Raises PackError if they are not what their hash says, OSError."""
+    """Read one chunk. Raises PackError if its bytes are not what their hash says, OSError."""
     if digest == ZERO:
         return bytes(length)
     data = packs.chunk(digest)
@@ -23,8 +23,10 @@ def checked_chunk(packs: PackReader, length: int, digest: bytes) -> bytes:
 
 
 def sound_chunk(packs: PackReader, length: int, digest: bytes, unpack: bool = True) -> bytes:
-    """The same, but a compressed chunk's CRC stands for its hash, at a fifth of the time; without `unpack` nothing of
-    it is returned."""
+    """Read one chunk, where a compressed one's CRC stands for its hash, at a fifth of the time.
+
+    Without `unpack` nothing of it is returned. Raises the same.
+    """
     if digest != ZERO:
         record = packs.record(digest)
         if record.kind == ZSTD and record.length == length:
@@ -35,7 +37,7 @@ def sound_chunk(packs: PackReader, length: int, digest: bytes, unpack: bool = Tr
 def damaged(
     packs: PackReader, pool: Executor, lengths: dict[bytes, int], read: Callable[[PackReader, int, bytes], bytes]
 ) -> list[bytes]:
-    """Those of the chunks, given by hash and length, that `read` cannot read back."""
+    """Find those of the chunks, given by hash and length, that `read` cannot read back."""
     wanted = list(lengths.items())
 
     def check(start: int) -> list[bytes]:

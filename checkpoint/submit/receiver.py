@@ -58,10 +58,12 @@ class _Comparing:
         self._turn = 0
 
     def pays(self) -> bool:
+        """Whether the pages of the next chunk are to be compared."""
         self._turn += 1
         return self._saved > 0.25 or self._turn % 8 == 0
 
     def saved(self, part: float) -> None:
+        """Note which part of a compared chunk need not be sent."""
         self._saved += (part - self._saved) / 64
 
 
@@ -108,7 +110,7 @@ class _OfferedFiles:
         return not left and (self._current >= len(self._named) or self._filled == self._named[self._current][2])
 
     def files(self) -> tuple[ImageFile, ...]:
-        """The files with their tables of chunks."""
+        """List the files with their tables of chunks."""
         rows = zip(self._named, self._tables, strict=True)
         return tuple(ImageFile(name, origin, size, bytes(table)) for (name, origin, size), table in rows)
 
@@ -261,12 +263,12 @@ class Receiver:
         return self._files.offered
 
     def files(self) -> tuple[ImageFile, ...]:
-        """The image's files, for its Manifest; once complete."""
+        """List the image's files, for its Manifest; once complete."""
         return self._files.files()
 
 
 def committed(digest: str) -> bytes:
-    """The payload that tells the sender that the image with this manifest digest is durable."""
+    """Make the payload that tells the sender that the image with this manifest digest is durable."""
     return wire.digest_message(wire.COMMITTED, bytes.fromhex(digest))
 
 
@@ -274,7 +276,7 @@ _ZERO_PAGE = page_hashes(bytes(PAGE))[0]
 
 
 def _compare(digest: bytes, length: int, base: bytes, ours: list[bytes], theirs: list[bytes]) -> _Asked:
-    """What to ask for of a chunk with page hashes `ours`, when `theirs` are the base's (none: it cannot be read)."""
+    """Say what to ask for of a chunk with page hashes `ours`, `theirs` being the base's (none: it cannot be read)."""
     if not theirs:
         return _Asked(digest, length, wire.full_mask(length))
     place = {page: number for number, page in reversed(list(enumerate(theirs)))}

@@ -58,7 +58,7 @@ _AHEAD = 4  # groups being read
 
 
 def default_root() -> Path:
-    """`$XDG_STATE_HOME/rexec/images` (XDG Base Directory Specification), by default under `~/.local/state`."""
+    """Name the store of this user: `$XDG_STATE_HOME/rexec/images`, by default under `~/.local/state`."""
     return xdg.state() / "images"
 
 
@@ -98,7 +98,7 @@ class Image:
         self._packs.close()
 
     def file(self, name: str) -> ImageFile:
-        """Raises StoreError if the image has no such file."""
+        """Find one of its files by name. Raises StoreError if there is none."""
         for file in self.manifest.files:
             if file.name == name:
                 return file
@@ -109,7 +109,7 @@ class Image:
         return [sound_chunk(self._packs, length, digest) for _, length, digest in group]
 
     def read_file(self, name: str) -> Iterator[bytes]:
-        """The chunks of one of CRIU's files, in order, checked. Raises StoreError."""
+        """Yield the chunks of one of CRIU's files, in order, checked. Raises StoreError."""
         chunks = self.file(name).chunks()
         ahead: deque[Future[list[bytes]]] = deque()
         try:
@@ -126,7 +126,7 @@ class Image:
             ) from error
 
     def damaged(self) -> dict[bytes, str]:
-        """Hash of each chunk that cannot be read back → the name of a file it belongs to."""
+        """Map the hash of each chunk that cannot be read back to the name of a file it belongs to."""
         chunks = {digest: (length, file.name) for file in self.manifest.files for _, length, digest in file.chunks()}
         lengths = {digest: length for digest, (length, _) in chunks.items()}
         return {digest: chunks[digest][1] for digest in damaged(self._packs, self._pool, lengths, checked_chunk)}
@@ -150,14 +150,14 @@ class Store:
         return StoreError(f"the images of job {job} cannot be used: {disk_error(self.root / job, error)}")
 
     def jobs(self) -> list[str]:
-        """The jobs that have images, by name."""
+        """List the jobs that have images, by name."""
         try:
             return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
         except FileNotFoundError:
             return []
 
     def images(self, job: str) -> list[ListedImage]:
-        """The images of a job, oldest first."""
+        """List the images of a job, oldest first."""
         directory = self._directory(job)
         kept = []
         try:
@@ -171,7 +171,7 @@ class Store:
         return kept
 
     def latest(self, job: str) -> Manifest | None:
-        """The manifest of the job's latest image; None if it has none."""
+        """Read the manifest of the job's latest image; None if it has none."""
         if job not in self.jobs():
             return None
         directory = self._directory(job)
@@ -182,11 +182,11 @@ class Store:
             directory.close()
 
     def begin(self, job: str) -> Transaction:
-        """A new image of `job`, to be entered with `with`; StoreBusy if another writer is at it."""
+        """Begin a new image of `job`, to be entered with `with`; StoreBusy if another writer is at it."""
         return Transaction(self._directory(job, create=True), self._at)
 
     def open(self, job: str, number: int | None = None) -> Image:
-        """Image `number` of `job`, by default the latest."""
+        """Open image `number` of `job`, by default the latest."""
         directory = self._directory(job)
         try:
             with directory.reading():
@@ -199,7 +199,7 @@ class Store:
             directory.close()
 
     def verify(self, job: str) -> list[str]:
-        """Every damage in the job's images, a sentence each: all bits of manifests, packs and chunks are looked at."""
+        """Tell every damage in the job's images, a sentence each; every bit of manifests, packs and chunks is read."""
         directory = self._directory(job)
         try:
             with directory.reading():
@@ -229,7 +229,7 @@ class Store:
         return [f"image {number} of job {job} cannot be used, because {file} is damaged" for file in files]
 
     def rm(self, job: str, number: int | None = None) -> None:
-        """Removes one image of a job, or the job's images altogether."""
+        """Remove one image of a job, or the job's images altogether."""
         directory = self._directory(job)
         try:
             with directory.writing():
@@ -249,7 +249,7 @@ class Store:
             directory.close()
 
     def prune(self, job: str, keep: int = 2) -> Pruned:
-        """Keeps the last `keep` images (at least one) and removes the chunks that only the others needed."""
+        """Keep the last `keep` images (at least one) and remove the chunks that only the others needed."""
         directory = self._directory(job)
         try:
             with directory.writing():
@@ -281,7 +281,7 @@ class Store:
             packs.close()
 
     def _collect(self, directory: JobDirectory, packs: PackReader, needed: list[Manifest]) -> int:
-        """Removes packs that nothing needs; moves what is needed out of packs that are mostly garbage."""
+        """Remove packs that nothing needs; move what is needed out of packs that are mostly garbage."""
         live = _closure(packs, {d for manifest in needed for file in manifest.files for _, _, d in file.chunks()})
         in_pack: dict[int, list[bytes]] = {}
         for digest in live:

@@ -144,7 +144,7 @@ class Transaction:
             raise self._refused(error) from error
 
     def base(self, origin: str, key: int) -> bytes | None:
-        """The hash of what the previous image has at this place, if it can be compared with."""
+        """Find the hash of what the previous image has at this place, if it can be compared with."""
         return self._known.base(origin, key)
 
     def base_pages(self, digests: list[bytes]) -> list[list[bytes]]:

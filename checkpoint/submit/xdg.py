@@ -7,17 +7,17 @@ from pathlib import Path
 
 
 def state() -> Path:
-    """`$XDG_STATE_HOME/rexec`, by default under `~/.local/state`: images and jobs."""
+    """Name `$XDG_STATE_HOME/rexec`, by default under `~/.local/state`: images and jobs."""
     return _base("XDG_STATE_HOME", ".local/state") / "rexec"
 
 
 def data() -> Path:
-    """`$XDG_DATA_HOME/rexec`, by default under `~/.local/share`: the criu that is sent to hosts."""
+    """Name `$XDG_DATA_HOME/rexec`, by default under `~/.local/share`: the criu that is sent to hosts."""
     return _base("XDG_DATA_HOME", ".local/share") / "rexec"
 
 
 def cache() -> Path:
-    """`$XDG_CACHE_HOME/rexec`, by default under `~/.cache`: what a job that runs here keeps (shim/execute/stage.py)."""
+    """Name `$XDG_CACHE_HOME/rexec`, by default under `~/.cache`: what a job run here keeps (shim/execute/stage.py)."""
     return _base("XDG_CACHE_HOME", ".cache") / "rexec"
 
 

@@ -73,7 +73,7 @@ class Facts(Value):
         return Facts(**{**{name: getattr(self, name) for name in self.__slots__}, "uid_map": uid_map})
 
     def plain(self) -> dict[str, object]:
-        """As JSON can hold it, for a manifest."""
+        """Write the facts as JSON can hold them, for a manifest."""
         out = {name: getattr(self, name) for name in self.__slots__}
         for name in ("flags", "namespaces"):
             out[name] = sorted(out[name])
@@ -82,7 +82,7 @@ class Facts(Value):
 
 
 def from_plain(raw: dict[str, object]) -> Facts:
-    """The inverse of plain(). Raises ValueError naming a field that is missing or of the wrong type."""
+    """Read what plain() wrote. Raises ValueError naming a field that is missing or of the wrong type."""
     kinds = {"machine": str, "xsave": int, "page": int, "memory": int, "uid_map": str}
     for name, kind in kinds.items():
         if not isinstance(raw.get(name), kind):
@@ -101,7 +101,7 @@ def from_plain(raw: dict[str, object]) -> Facts:
 
 
 def differences(image: Facts, host: Facts, needed: int) -> list[str]:
-    """Why an image of needed bytes of memory cannot go on at that host; empty: it can."""
+    """Say why an image of needed bytes of memory cannot go on at that host; empty: it can."""
     if image.machine != host.machine:
         return [f"the image is of a {image.machine} machine, this one is {host.machine}"]
     out = []
@@ -128,7 +128,7 @@ def differences(image: Facts, host: Facts, needed: int) -> list[str]:
 
 
 def ids_differ(image: str, host: str) -> str:
-    """Why an image with the one uid_map cannot go on where the login has the other, or ""."""
+    """Say why an image with the one uid_map cannot go on where the login has the other, or ""."""
     if image == host or (image, host) in (("zero", "both"), ("both", "root")):
         return ""
     if image == "root":
@@ -149,14 +149,14 @@ def _dots(version: tuple[int, ...]) -> str:
 
 
 def xsave_size() -> int:
-    """Bytes of the extended state a signal frame needs: AT_MINSIGSTKSZ of auxv(3), or 0 if unknown."""
+    """Read how many bytes of state a signal frame needs: AT_MINSIGSTKSZ of auxv(3), or 0 if unknown."""
     with open("/proc/self/auxv", "rb") as f:
         raw = f.read()
     return next((value for tag, value in struct.iter_unpack("@LL", raw[: len(raw) // 16 * 16]) if tag == 51), 0)
 
 
 def host_facts(criu: tuple[int, ...], uid_map: str) -> Facts:
-    """This host's facts; criu: the version that would be used here."""
+    """Gather this host's facts; criu: the version that would be used here."""
     uname = os.uname()
     with open("/proc/cpuinfo") as f:
         flags = procfs.cpu_features(f.read())

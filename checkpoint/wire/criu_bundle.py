@@ -29,7 +29,7 @@ class BundleError(CheckpointError):
 
 
 def pack(files: dict[str, bytes]) -> tuple[bytes, str]:
-    """A tar of {name: content}, the same bytes for the same contents, and its hash (hex, BLAKE2b-128)."""
+    """Make a tar of {name: content}, the same bytes for the same contents, and its hash (hex, BLAKE2b-128)."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(files):
@@ -41,11 +41,12 @@ def pack(files: dict[str, bytes]) -> tuple[bytes, str]:
 
 
 def digest(archive: bytes) -> str:
+    """Name a bundle by the bytes of its archive: BLAKE2b-128, in hexadecimal."""
     return hashlib.blake2b(archive, digest_size=16).hexdigest()
 
 
 def directory(cache: str, wanted: str) -> str:
-    """Where the bundle of that hash is kept."""
+    """Name the directory where the bundle of that hash is kept."""
     return os.path.join(cache, "criu-" + wanted)
 
 
@@ -118,7 +119,7 @@ def _sync(path: str) -> None:
 
 
 def gather(program: str, library_dirs: list[str], loader_root: str = "") -> dict[str, bytes]:
-    """The files of a bundle of that criu: {name in the bundle: content}. Raises ElfError, OSError.
+    """Read the files of a bundle of that criu: {name in the bundle: content}. Raises ElfError, OSError.
 
     loader_root is put before the loader's path, for a criu that is unpacked in a private directory.
     """
@@ -135,7 +136,7 @@ def gather(program: str, library_dirs: list[str], loader_root: str = "") -> dict
 
 
 def system_library_dirs() -> list[str]:
-    """The directories that the host's loader searches: ld.so.conf and its includes, then the built-in ones."""
+    """List the directories that the host's loader searches: ld.so.conf and its includes, then the built-in ones."""
     import glob
 
     out: list[str] = []

@@ -39,7 +39,7 @@ class Elf(Value):
 
 
 def parse(image: bytes, name: str) -> Elf:
-    """The headers of an ELF file's content; name is for the error. Raises ElfError."""
+    """Read the headers of an ELF file's content; name is for the error. Raises ElfError."""
     if image[:6] != b"\x7fELF\x02\x01":
         raise ElfError(f"{name} is not a 64-bit little-endian ELF file, so it cannot be run from a private directory")
     try:
@@ -66,7 +66,7 @@ def parse(image: bytes, name: str) -> Elf:
 
 
 def closure(program: str, library_dirs: list[str]) -> tuple[str, dict[str, str]]:
-    """The loader's path as the program names it, and {soname: path} of every library reached from the program.
+    """Find the loader as the program names it, and {soname: path} of every library reached from the program.
 
     library_dirs are searched in order, after a file's own run path. A library for another machine is passed over,
     as the loader does. Raises ElfError, OSError.

@@ -76,34 +76,35 @@ class ImageWireError(CheckpointError):
 
 
 def pages_of(length: int) -> int:
-    """Pages of a chunk of `length` bytes; the last may be short."""
+    """Count the pages of a chunk of `length` bytes; the last may be short."""
     return -(-length // PAGE)
 
 
 def full_mask(length: int) -> int:
-    """The mask of all pages of a chunk."""
+    """Make the mask of all pages of a chunk."""
     return (1 << pages_of(length)) - 1
 
 
 def page_size(length: int, page: int) -> int:
-    """Bytes of one page of a chunk of `length` bytes."""
+    """Count the bytes of one page of a chunk of `length` bytes."""
     return min(PAGE, length - page * PAGE)
 
 
 def masked_size(length: int, mask: int) -> int:
-    """Bytes of the pages in `mask`."""
+    """Count the bytes of the pages in `mask`."""
     if mask == full_mask(length):
         return length
     return sum(page_size(length, page) for page in range(pages_of(length)) if mask >> page & 1)
 
 
 def check_size(payload: bytes | memoryview) -> None:
+    """Refuse a payload of a size that none has, by an ImageWireError."""
     if not 0 < len(payload) <= MAX_MESSAGE:
         raise ImageWireError(f"a message has {len(payload)} bytes, outside 1 to {MAX_MESSAGE}")
 
 
 def files_messages(files: list[tuple[str, str, int]]) -> list[bytes]:
-    """The list of (name, origin, size), in as many messages as it takes."""
+    """Write FILES, the list of (name, origin, size), in as many messages as it takes."""
     messages = []
     message = bytearray(FILES)
     for name, origin, size in files:
@@ -115,6 +116,7 @@ def files_messages(files: list[tuple[str, str, int]]) -> list[bytes]:
 
 
 def parse_files(payload: bytes) -> list[tuple[str, str, int]]:
+    """Read FILES: (name, origin, size) of each. Raises ImageWireError."""
     files = []
     at = 1
     while at < len(payload):
@@ -134,39 +136,43 @@ def parse_files(payload: bytes) -> list[tuple[str, str, int]]:
 
 
 def batch_message(kind: bytes, batch: int, body: bytes) -> bytes:
-    """OFFER, ANSWER, PAGES or MASKS of one batch."""
+    """Write OFFER, ANSWER, PAGES or MASKS of one batch."""
     return _BATCH.pack(kind, batch) + body
 
 
 def parse_batch(payload: bytes) -> tuple[int, bytes]:
+    """Read a message of one batch: its number, and what the message says of it. Raises ImageWireError."""
     if len(payload) < _BATCH.size:
         raise ImageWireError("a message is cut short")
     return _BATCH.unpack_from(payload)[1], payload[_BATCH.size :]
 
 
 def parse_entries(body: bytes) -> list[tuple[int, int, bytes]]:
+    """Read what OFFER says: (key, length, hash) of each chunk. Raises ImageWireError."""
     if not body or len(body) % ENTRY.size or len(body) > BATCH * ENTRY.size:
         raise ImageWireError(f"an offer has {len(body)} bytes, not 1 to {BATCH} entries")
     return list(ENTRY.iter_unpack(body))
 
 
 def pack_masks(masks: list[int]) -> bytes:
+    """Write what MASKS says."""
     return struct.pack(f"<{len(masks)}H", *masks)
 
 
 def parse_masks(body: bytes) -> list[int]:
+    """Read what MASKS says. Raises ImageWireError."""
     if len(body) % 2:
         raise ImageWireError("a list of masks is cut short")
     return list(struct.unpack(f"<{len(body) // 2}H", body))
 
 
 def data_head(batch: int, items: list[tuple[int, int]]) -> bytes:
-    """What DATA begins with: `items` of (chunk's index in the batch, mask); the pages follow in that order."""
+    """Write what DATA begins with: `items` of (chunk's index in the batch, mask); the pages follow in that order."""
     return b"".join([_COUNT.pack(DATA, batch, len(items)), *(_ITEM.pack(*item) for item in items)])
 
 
 def parse_data(payload: bytes | memoryview) -> tuple[int, list[tuple[int, int]], int]:
-    """(batch, items, where the pages begin)."""
+    """Read DATA: (batch, items, where the pages begin). Raises ImageWireError."""
     if len(payload) < _COUNT.size:
         raise ImageWireError("a message of data is cut short")
     _, batch, count = _COUNT.unpack_from(payload)
@@ -177,30 +183,31 @@ def parse_data(payload: bytes | memoryview) -> tuple[int, list[tuple[int, int]],
 
 
 def digest_message(kind: bytes, digest: bytes, head: bytes = b"") -> bytes:
-    """END (the hash of all that was offered, and the sender's own head) or COMMITTED (the manifest's hash)."""
+    """Write END (hash of all that was offered, and the sender's own head) or COMMITTED (the manifest's hash)."""
     if len(head) > MAX_HEAD:
         raise ImageWireError(f"the head has {len(head)} bytes, more than {MAX_HEAD}")
     return kind + digest + head
 
 
 def parse_digest(payload: bytes) -> tuple[bytes, bytes]:
+    """Read END or COMMITTED: the hash, and what follows it. Raises ImageWireError."""
     if not 33 <= len(payload) <= 33 + MAX_HEAD:
         raise ImageWireError("the last message is cut short or too long")
     return payload[1:33], payload[33:]
 
 
 def held(length: int, chunk_hash: bytes) -> bytes:
-    """One chunk's line in a CHUNKS message, and in the digest of a delivery."""
+    """Write one chunk's line in a CHUNKS message, and in the digest of a delivery."""
     return _HELD.pack(length, chunk_hash)
 
 
 def chunks_head(lines: list[bytes]) -> bytes:
-    """What CHUNKS begins with; the chunks that are not zeros follow."""
+    """Write what CHUNKS begins with; the chunks that are not zeros follow."""
     return b"".join([CHUNKS, struct.pack("<H", len(lines)), *lines])
 
 
 def parse_chunks(payload: bytes | memoryview) -> tuple[list[tuple[int, bytes]], int]:
-    """([(length, hash)], where the chunks begin); a chunk of zeros has hash ZERO and no bytes."""
+    """Read CHUNKS: [(length, hash)], where the chunks begin; one of zeros has hash ZERO and no bytes."""
     count = int.from_bytes(payload[1:3], "little")
     start = 3 + count * _HELD.size
     if not count or len(payload) < start:

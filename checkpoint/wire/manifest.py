@@ -26,7 +26,7 @@ class ManifestError(CheckpointError):
 
 
 def check_name(name: str) -> str:
-    """`name`, if it is one plain file name of 1 to 128 ASCII letters, digits, `.`, `_` or `-`; else ManifestError."""
+    """Return `name` if it is a plain file name: 1 to 128 ASCII letters, digits, `.`, `_` or `-`; else ManifestError."""
     plain = isinstance(name, str) and 0 < len(name) <= 128 and name.isascii() and not name.startswith(".")
     if not plain or not _NAME_BYTES.issuperset(name.encode()):
         raise ManifestError(f"{name!r:.80} is not a plain file name")
@@ -99,7 +99,7 @@ class ImageFile(Value):
             raise ManifestError(f"the chunks of {name} make {total} bytes, not {size}")
 
     def chunks(self) -> list[tuple[int, int, bytes]]:
-        """(key, length, hash) of each chunk, in the file's order."""
+        """List (key, length, hash) of each chunk, in the file's order."""
         return list(ENTRY.iter_unpack(self.table))
 
 
@@ -228,10 +228,12 @@ class Manifest(Value):
 
     @property
     def facts(self) -> dict[str, object]:
+        """Of the host: as compat.Facts.plain has them."""
         return _object(json.loads(self._facts), "facts")
 
     @property
     def stats(self) -> dict[str, object]:
+        """Of the dump."""
         return _object(json.loads(self._stats), "stats")
 
     @property
@@ -240,7 +242,7 @@ class Manifest(Value):
         return sum(file.size for file in self.files)
 
     def to_bytes(self) -> bytes:
-        """The canonical encoding: magic line, digest line, one line of JSON, the chunk tables in the files' order."""
+        """Write the canonical encoding: magic line, digest line, one line of JSON, the files' chunk tables."""
         head = {
             "format": FORMAT,
             "job": self.job,
@@ -279,7 +281,7 @@ class Manifest(Value):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """The manifest that `to_bytes` gave as `data`; ManifestError for any other bytes."""
+        """Read the manifest that `to_bytes` wrote as `data`; ManifestError for any other bytes."""
         if not data.startswith(_MAGIC):
             line = data[:40].partition(b"\n")[0]
             other = line[len(_KIND) :].decode("ascii", "replace")

@@ -86,13 +86,13 @@ def _records(raw: bytes) -> Iterator[tuple[int, int | bytes, int]]:
 
 
 def integer(fields: Fields, number: int) -> int | None:
-    """The value of a field that is a varint; None if it is missing, or is none."""
+    """Read a field that is a varint; None if it is missing, or is none."""
     value = fields[number][-1] if number in fields else None
     return value if isinstance(value, int) else None
 
 
 def content(fields: Fields, number: int) -> bytes:
-    """The value of a field that is a text, a message or bytes; b"" if it is missing, or is none of these."""
+    """Read a field that is a text, a message or bytes; b"" if it is missing, or is none of these."""
     value = fields[number][-1] if number in fields else b""
     return value if isinstance(value, bytes) else b""
 

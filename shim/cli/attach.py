@@ -42,7 +42,7 @@ def attach_command(job: str) -> None:
 
 
 def attach(job: Job) -> int:
-    """Until the job ends or the user leaves; the exit status. Raises RexecError."""
+    """Connect this terminal, or these streams, to the job until either ends it; the exit status. Raises RexecError."""
     must_live(job)
     with control_socket.connect(job.control) as sock:
         answer = _begin(sock, job)
@@ -77,7 +77,7 @@ class _Client:
         self._over: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
 
     def run(self) -> int:
-        """The exit status."""
+        """Serve until the job ends or the user leaves; the exit status."""
         if self._terminal is not None:
             self._terminal.take()
             signal.signal(signal.SIGWINCH, lambda *_: self._resize(0))
@@ -156,7 +156,7 @@ class Escape:
         self._at_start, self._tilde = True, False
 
     def typed(self, data: bytes) -> tuple[bytes, bool]:
-        """What is for the job, and whether the user leaves."""
+        """Tell what is for the job, and whether the user leaves."""
         out = bytearray()
         for key in data:
             if self._tilde:

@@ -49,7 +49,7 @@ def answer(asked: str, verbs: Mapping[str, Callable[[], click.Command]], run: cl
 
 
 def jobs(begun: str) -> list[CompletionItem[Any]]:
-    """The ids of jobs."""
+    """Offer the ids of jobs."""
     found = [(str(job.id), job) for job in record.every()]
     return [CompletionItem(name, help=_command(job)) for name, job in found if name.startswith(begun)]
 
@@ -62,14 +62,14 @@ def _command(job: record.Job) -> str:
 
 
 def images(begun: str) -> list[CompletionItem[Any]]:
-    """JOB and JOB/IMAGE."""
+    """Offer JOB and JOB/IMAGE."""
     store = Store()
     found = [f"{kept.job}/{kept.number}" for job in store.jobs() for kept in store.images(job)]
     return [*jobs(begun), *(CompletionItem(image) for image in found if image.startswith(begun))]
 
 
 def hosts(begun: str) -> list[CompletionItem[Any]]:
-    """Names of hosts.toml, also as one more after a comma."""
+    """Offer names of hosts.toml, also as one more after a comma."""
     before, comma, last = begun.rpartition(",")
     names = [*(host.name for host in config.load().hosts), config.LOCAL]
     return [CompletionItem(before + comma + name) for name in names if name.startswith(last)]
@@ -114,7 +114,7 @@ _PROGRAM = click.Command(
 
 
 def _programs(begun: str) -> list[str]:
-    """Programs of that beginning in PATH."""
+    """Find the programs of that beginning in PATH."""
     found = set()
     for directory in os.environ.get("PATH", "").split(":"):
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def advice(report: Report) -> str:
-    """The doctor's lines for one host, each ok, or what is wrong and how to mend it."""
+    """Write the doctor's lines for one host, each ok, or what is wrong and how to mend it."""
     lines = [report.host.name]
     for check in checks(report):
         lines.append(f"  {check.state:<5} {check.what}: {check.text}")
@@ -62,7 +62,7 @@ def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: 
 
 
 def _here() -> str:
-    """What this machine has for hosts that lack it, in advice's form."""
+    """Tell what this machine has for hosts that lack it, in advice's form."""
     from checkpoint.submit import obtain_criu
 
     if obtain_criu.kept(obtain_criu.home()) is not None:
@@ -80,7 +80,7 @@ def _here() -> str:
 
 
 def open_to_others() -> list[str]:
-    """The directories of this user's that rexec keeps its own in, or beneath, and that any user may write into."""
+    """Find this user's directories that rexec keeps its own in, or beneath, and that any user may write into."""
     places = [xdg.state(), xdg.data(), xdg.cache()]
     home = Path.home()
     ways = {path for place in places for path in (place, *place.parents) if home in path.parents}

@@ -15,7 +15,7 @@ from shim.submit.hosts.survey import Report
 
 
 def as_data(report: Report) -> dict[str, Any]:
-    """A report as plain data for JSON."""
+    """Turn a report into plain data for JSON."""
     started = report.started
     return {
         "name": report.host.name,
@@ -35,7 +35,7 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def table(reports: Sequence[Report]) -> str:
-    """The reports as a table, a line each."""
+    """Write the reports as a table, a line each."""
     rows: list[tuple[str, ...]] = [
         ("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "OWNER", "IDLE", "STATE")
     ]
@@ -64,7 +64,7 @@ def table(reports: Sequence[Report]) -> str:
 
 
 def why(report: Report) -> str:
-    """What tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure."""
+    """Say what tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure."""
     if report.error:
         return f"{report.host.name}: {report.error}"
     seen = report.facts["owner"]

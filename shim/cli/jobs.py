@@ -28,7 +28,7 @@ _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
 
 
 def state(job: Job, record: Record) -> str:
-    """The job's state in one word, as `rexec jobs` shows it."""
+    """Name the job's state in one word, as `rexec jobs` shows it."""
     if record.phase == Phase.ENDED:
         if record.status is None:
             return "failed"
@@ -40,7 +40,7 @@ def state(job: Job, record: Record) -> str:
 
 
 def as_data(job: Job, record: Record, now: float) -> dict[str, Any]:
-    """One job as `rexec jobs --json` prints it: times in seconds, sizes in bytes."""
+    """Turn one job into what `rexec jobs --json` prints: times in seconds, sizes in bytes."""
     word = state(job, record)
     return {
         "id": job.id,
@@ -78,7 +78,7 @@ def _why(word: str, record: Record) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The jobs as a table, a line each, and a further one for what a job waits for."""
+    """Write the jobs as a table, a line each, and a further one for what a job waits for."""
     heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVES", "COMMAND")
     cells = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heads) - 1)]
@@ -146,7 +146,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
 
 
 def must_live(job: Job) -> None:
-    """Raises RexecError if the job has ended."""
+    """Refuse a job that has ended, by a RexecError."""
     record = job.read()
     if record.phase == Phase.ENDED and not job.supervised():
         raise RexecError(f"job {job.id} has ended: {state(job, record)}")
@@ -295,7 +295,7 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
 
 
 def line(event: Event) -> str:
-    """An event for people."""
+    """Write an event as a line for people."""
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
     said = [
         event.command,

@@ -133,7 +133,7 @@ def run_command(
 
 
 def load(verb: str) -> click.Command:
-    """The command of a verb."""
+    """Import the command of a verb."""
     module, name = VERBS[verb]
     command: click.Command = getattr(import_module(module), name)
     command.context_settings.update(_HELP)
@@ -141,7 +141,7 @@ def load(verb: str) -> click.Command:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line; where it fails, say why and exit with 125. The console script."""
     asked = os.environ.get("_REXEC_COMPLETE")
     if asked:
         from shim.cli import completion

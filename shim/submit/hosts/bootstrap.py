@@ -92,7 +92,7 @@ class Answer:
 
 
 def command(python: str | None = None) -> str:
-    """The remote command for any login shell. Raises BootstrapError where ``python`` cannot be said in all of them."""
+    """Make the remote command for any login shell. Raises BootstrapError for a ``python`` that not all can be told."""
     if python is None:
         python = "python3"
     if not python.isprintable() or set(python) & set("'\\!"):
@@ -101,7 +101,7 @@ def command(python: str | None = None) -> str:
 
 
 def local_argv(python: str | None = None) -> list[str]:
-    """The same command for a process on this machine."""
+    """Make the same command for a process on this machine."""
     return [python or sys.executable or "python3", "-ISc", _LOADER]
 
 
@@ -171,12 +171,12 @@ def _source(name: str) -> Path:
 
 @cache
 def stage_source() -> bytes:
-    """The text of the first stage."""
+    """Read the text of the first stage."""
     return _source(STAGE).read_bytes()
 
 
 def first_bytes(stage: bytes, nonce: str, runtime_hash: str, size: int, entry: str) -> bytes:
-    """What the remote command reads: eight digits of length, then the compressed stage behind its parameters."""
+    """Write what the remote command reads: eight digits of length, then the stage behind its parameters, compressed."""
     parameters = {"nonce": nonce, "hash": runtime_hash, "size": size, "entry": entry}
     text = zlib.compress(b"P = %s\n" % ascii(parameters).encode() + stage)
     return b"%08d" % len(text) + text

@@ -31,7 +31,7 @@ class Check:
 
 
 def checks(report: Report) -> list[Check]:
-    """Everything rexec needs of a host, in the order in which a run would meet it. Pure."""
+    """Check everything rexec needs of a host, in the order in which a run would meet it. Pure."""
     if report.error or report.started is None:
         return [Check(BAD, "reach", report.error)]
     facts = report.facts

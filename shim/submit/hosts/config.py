@@ -50,7 +50,7 @@ class Hosts:
 
 
 def hosts_file(environ: Mapping[str, str]) -> Path:
-    """Where hosts.toml is: beneath $XDG_CONFIG_HOME, or ~/.config where that is unset or relative."""
+    """Find hosts.toml: beneath $XDG_CONFIG_HOME, or ~/.config where that is unset or relative."""
     base = environ.get("XDG_CONFIG_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.config"))) / "rexec" / "hosts.toml"
 
@@ -73,7 +73,7 @@ def known() -> list[Host]:
 
 
 def parse(data: bytes, file: str) -> Hosts:
-    """The hosts and owner tables in the bytes of ``file``. Raises HostsError, which names file and key."""
+    """Read the hosts and owner tables in the bytes of ``file``. Raises HostsError, which names file and key."""
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -91,7 +91,7 @@ def parse(data: bytes, file: str) -> Hosts:
 
 
 def resolve(on: str, known: Hosts) -> Host:
-    """The host that ``--on`` names: local, one of hosts.toml, or else an ssh destination. Raises HostsError."""
+    """Find the host that ``--on`` names: local, one of hosts.toml, or else an ssh destination. Raises HostsError."""
     if on == LOCAL:
         return Host(LOCAL, None)
     for host in known.hosts:

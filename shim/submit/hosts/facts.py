@@ -41,12 +41,12 @@ _TIME = number(-1e12, 1e12)
 
 
 def facts(said: object) -> Mapping[str, Any]:
-    """The table of shim.execute.probe.facts. Raises ShapeError."""
+    """Check the table of shim.execute.probe.facts. Raises ShapeError."""
     told: dict[str, Any] = _FACTS(said, "its answer")
     return told
 
 
 def time(said: object) -> float:
-    """Seconds since 1970, by the host's clock. Raises ShapeError."""
+    """Check the seconds since 1970 of a host's clock. Raises ShapeError."""
     told: float = _TIME(said, "its time")
     return told

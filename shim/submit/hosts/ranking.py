@@ -44,7 +44,7 @@ class Choice:
 
 
 def choose(candidates: list[Candidate], memory: int = 0) -> Choice:
-    """Which hosts a job may go to, best first, and of each other one the reason.
+    """Choose the hosts that a job may go to, best first, and say of each other one the reason.
 
     Hosts that the user named come first, in the user's order; then the ones with the least busy share of their cores,
     then the longest idle. `memory` is the bytes the job needs free there.
@@ -66,7 +66,7 @@ def choose(candidates: list[Candidate], memory: int = 0) -> Choice:
 
 
 def refusal(candidate: Candidate, memory: int = 0) -> str | None:
-    """Why a job of this many bytes may not go to this host now, or None."""
+    """Say why a job of this many bytes may not go to this host now, or None."""
     if candidate.unusable is not None:
         return candidate.unusable
     if candidate.incompatible:

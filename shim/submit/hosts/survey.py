@@ -46,7 +46,7 @@ class Report:
 
 
 def ask_all(hosts: Sequence[Host], deadline: float = DEADLINE_SECONDS) -> list[Report]:
-    """A report of each host, in order, all asked at once and for no password."""
+    """Ask all hosts at once, for no password; a report of each, in order."""
     if not hosts:
         return []
     with ThreadPoolExecutor(min(len(hosts), _PARALLEL)) as pool:
@@ -54,7 +54,7 @@ def ask_all(hosts: Sequence[Host], deadline: float = DEADLINE_SECONDS) -> list[R
 
 
 def ask(host: Host, *, batch: bool, deadline: float = DEADLINE_SECONDS) -> Report:
-    """A report of one host; ``deadline`` holds for the connection and again for the answers, in seconds."""
+    """Ask one host; ``deadline`` holds for the connection and again for the answers, in seconds."""
     began = time.monotonic()
     try:
         stream, started = connect(host, "shim.execute.probe:main", batch=batch, deadline=deadline)
