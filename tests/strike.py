@@ -1,8 +1,8 @@
 """An agent that is struck: sent by tests in place of shim.execute.main, it kills one of its processes at a point.
 
-$STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/dumping.py) is reached; WHO: agent, keeper, init or
-criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before the
-agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with the dump.
+$STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/fault_points.py) is reached; WHO: agent, keeper,
+init or criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before
+the agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with it.
 `spool:none:1` instead: there is no place for images.
 """
 
@@ -15,7 +15,7 @@ import threading
 import time
 
 from shim.execute import main as agent
-from shim.execute.agent import dumping
+from shim.execute.agent import fault_points
 from shim.execute.init import sandbox
 
 
@@ -83,7 +83,7 @@ def main(read_fd: int, write_fd: int) -> int:
 
     def end(held: sandbox.Sandbox) -> None:
         for thread in threading.enumerate():
-            if thread.name == "departure" and thread is not threading.current_thread():
+            if thread.name == "dump" and thread is not threading.current_thread():
                 thread.join()
         whole(held)
 
@@ -96,5 +96,5 @@ def main(read_fd: int, write_fd: int) -> int:
         sandbox.for_images = nowhere
     if who == "job":
         sandbox.Sandbox.end = end
-    dumping.reached = reached
+    fault_points.reached = reached
     return agent.main(read_fd, write_fd)

@@ -6,7 +6,9 @@ from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.execute.agent.agent import Agent
+from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
+from shim.execute.init.sandbox import Sandbox
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 
@@ -22,13 +24,14 @@ def main(read_fd: int, write_fd: int) -> int:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
         spec = JobSpec.unpack(first[0][1])
         if spec.checkpoint is None:
-            Agent(link, spec, Plan(spec)).run(first[1:])
+            Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link)).run(first[1:])
         else:
-            from shim.execute.agent.checkpoint_agent import CheckpointAgent, provide
+            from shim.execute.agent.checkpoint_agent import CheckpointAgent
+            from shim.execute.agent.criu_here import provide
 
             means, left = provide(link, spec, spec.checkpoint, first[1:])
-            if isinstance(means, str) and not (spec.checkpoint.restore or spec.checkpoint.anyway):
-                link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means))
+            if means.unable and not (spec.checkpoint.restore or spec.checkpoint.anyway):
+                link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means.unable))
                 return 1  # perhaps another host can
             CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
     except LinkClosed:

@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import queue
 import socket
-import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from remoteio.errors import RexecError
-from shim.execute.agent.job_tree import Gone, Mobile
+from shim.execute.agent.job_tree import Gone, JobTree
 from shim.execute.init import messages
-from shim.execute.init.messages import Message
 
 
 @pytest.fixture
-def agent() -> Iterator[SimpleNamespace]:
+def ends() -> Iterator[tuple[JobTree, socket.socket]]:
+    """The tree, and init's end of the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        yield SimpleNamespace(
-            sandbox=SimpleNamespace(init=ours), theirs=theirs, replies=queue.SimpleQueue(), _asking=threading.Lock(),
-            _owed=0,
-        )  # fmt: skip
+        yield JobTree(SimpleNamespace(init=ours)), theirs  # type: ignore[arg-type]
 
 
-def ask(agent: SimpleNamespace, message: Message, limit: float = 10.0) -> bytes:
-    return Mobile.ask(agent, message, limit=limit)
+@pytest.fixture
+def tree(ends: tuple[JobTree, socket.socket]) -> JobTree:
+    return ends[0]
 
 
-def test_an_answer_that_came_too_late_is_not_taken_for_the_next(agent: SimpleNamespace) -> None:
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next(tree: JobTree) -> None:
     with pytest.raises(RexecError, match="does not answer"):
-        ask(agent, messages.WRITE_BACK, limit=0.01)
-    for what in ((messages.WRITTEN, b"late"), (messages.IPC, b"0")):
-        agent.replies.put(what)
-    assert ask(agent, messages.ASK_IPC) == b"0"
+        tree.ask(messages.WRITE_BACK, limit=0.01)
+    for said in ((messages.WRITTEN, b"late"), (messages.IPC, b"0")):
+        tree.answered(*said)
+    assert tree.ask(messages.ASK_IPC) == b"0"
 
 
-def test_what_init_cannot_do_is_said(agent: SimpleNamespace) -> None:
-    agent.replies.put((messages.FAULT, b"out of memory"))
+def test_what_init_cannot_do_is_said(tree: JobTree) -> None:
+    tree.answered(messages.FAULT, b"out of memory")
     with pytest.raises(RexecError, match="cannot do its part: out of memory"):
-        ask(agent, messages.DUMP)
+        tree.ask(messages.DUMP)
 
 
-def test_the_end_is_heard_by_all_who_ask(agent: SimpleNamespace) -> None:
-    agent.replies.put((None, b""))
+def test_the_end_is_heard_by_all_who_ask(ends: tuple[JobTree, socket.socket]) -> None:
+    tree, theirs = ends
+    tree.end()
     for _ in range(2):
         with pytest.raises(Gone):
-            ask(agent, messages.DUMP)
-    agent.theirs.close()
+            tree.ask(messages.DUMP)
+    theirs.close()
     with pytest.raises(Gone):
-        ask(agent, messages.DUMP)
+        tree.ask(messages.DUMP)

@@ -87,7 +87,7 @@ def test_the_jobs_first_process_says_what_it_ends_by(monkeypatch: pytest.MonkeyP
 
 def test_an_agent_that_cannot_begin_says_why_in_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(agent, "Agent", raises(RexecError("no \udcff here")))
+    monkeypatch.setattr(agent, "Sandbox", raises(RexecError("no \udcff here")))
     link = Link(ours.fileno(), ours.fileno())
     link.send(frames.START, spec().pack())
     assert agent.main(theirs.fileno(), theirs.fileno()) == 1

@@ -1,39 +1,27 @@
 """The execute side's main loop: serves one job, from START to EXIT. Shipped.
 
 If the link ends, or nothing at all comes over it for lease.AGENT seconds, the agent ends, and the keeper ends the job.
+
+One `Agent` serves both kinds of job. What is particular to one of which images are made is entered in its tables by
+checkpoint_agent.py, which has an agent and is none; what differs in how streams are passed on is a `JobStreams`.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames
-from remoteio.wire.link import Link, LinkClosed
+from remoteio.wire.link import Link
+from shim.execute.agent.diagnostics import fail, start_thread
+from shim.execute.agent.job_streams import JobStreams
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
-from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import lease, terminal_state
-from shim.wire.job_spec import JobSpec
-from shim.wire.stream_pumps import Sink, Source
-
-
-def where(e: BaseException) -> str:
-    """FILE:LINE at which it was raised."""
-    at = e.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return "%s:%d" % (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else "?"
-
-
-def aside(text: str) -> None:
-    """Write a sentence to standard error: ssh takes it along, and it is shown if the link breaks."""
-    os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
+from shim.wire import lease
 
 
 def next_word(init: socket.socket) -> tuple[Message | None, bytes, list[int]]:
@@ -46,28 +34,59 @@ def next_word(init: socket.socket) -> tuple[Message | None, bytes, list[int]]:
         return messages.receive(init, messages.INIT, messages.AGENT)
 
 
-class Agent:
-    """One job on this host."""
+def tell_init(init: socket.socket, message: Message, payload: bytes = b"") -> None:
+    """Tell init what it does not answer; nothing if it has ended: what it said last is being read."""
+    try:
+        messages.send(init, message, payload)
+    except (BrokenPipeError, ConnectionError):
+        return
 
-    def __init__(self, link: Link, spec: JobSpec, plan: Plan) -> None:
-        self._link, self._spec = link, spec
-        self._sandbox = Sandbox(spec, plan)
-        self._relay = Relay(self._sandbox.fuse, link, self._end)
-        self._sources: dict[int, Source] = {}
-        self._stdin: Sink | None = None
-        self._master = -1
+
+class Agent:
+    """Serves one job on this host: its files, streams and signals, its link's life, and its end.
+
+    link        to the submit side
+    sandbox     the job's surroundings
+    relay       between the kernel and the link
+    streams     its pipes and terminal
+    on_frame    what is done with each kind of frame; others are passed over
+    on_message  what is done with what init says, but for its last word
+    closing     called with that last word, before the job's directories are removed
+    killed      what is told of a job whose first process was killed, and why
+
+    Threads: the main thread receives; one hears init, and ends this process; one sends the signs of life, one watches
+    for those of home, apart from it, as what sends may wait as long as the network likes. `on_frame` is called by the
+    first only, `on_message` and `closing` by the second only. All tables are filled before ``run``.
+    """
+
+    def __init__(self, link: Link, sandbox: Sandbox, streams: JobStreams) -> None:
+        self.link, self.sandbox, self.streams = link, sandbox, streams
+        self.relay = Relay(sandbox.fuse, link, fail)
         self._heard = time.monotonic()
         self._paused = False
-        self._last = frames.FAIL, b""  # what is told at the end
-
-    def _end(self, e: BaseException) -> None:
-        if not isinstance(e, LinkClosed):
-            aside("the agent failed at %s: %r" % (where(e), e))
-        os._exit(1)  # the link or the connection to the kernel is gone, and with it all there is to do
+        self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
+            frames.FUSE: self.relay.from_link,
+            frames.KNOWN: self.relay.known,
+            frames.ORDERED: self.relay.ordered,
+            frames.STDIN: streams.put,
+            frames.CREDIT: streams.credit,
+            frames.CLOSED: streams.closed,
+            frames.WINSIZE: streams.resize,
+            frames.SIGNAL: self._signal,
+            frames.PAUSE: lambda _: self._pause(True),
+            frames.PING: lambda _: self._pause(False),
+        }
+        self.on_message: dict[Message, Callable[[bytes, list[int]], None]] = {
+            messages.TERMINAL: streams.open_terminal,
+            messages.STARTED: lambda rest, fds: link.send(frames.STARTED),
+            messages.STOPPED: lambda rest, fds: link.send(frames.STOPPED, bytes((int(rest),))),
+        }
+        self.closing: Callable[[Message | None], None] = lambda last: None
+        self.killed: Callable[[bytes], tuple[int, bytes]] = lambda why: (frames.FAIL, (125).to_bytes(4, "little") + why)
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
-        """Until the job has ended and all is told. Raises LinkClosed."""
-        sandbox, link = self._sandbox, self._link
+        """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
+        sandbox, link = self.sandbox, self.link
         link.send(
             frames.HELLO,
             frames.pack_fields(
@@ -80,111 +99,56 @@ class Agent:
                 }
             ),
         )
-        self._relay.start()
-        for k, fd in sandbox.stdio.items():
-            if k == 0:
-                self._input(fd)
-            else:
-                self._output(frames.STDOUT if k == 1 else frames.STDERR, fd)
+        self.relay.start()
+        self.streams.open_pipes(sandbox.stdio)
         sandbox.go()
-        for target in (self._hear_init, self._pulse, self._watch):
-            threading.Thread(target=self._guard, args=(target,), daemon=True).start()
+        for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self._watch)):
+            start_thread(name, work)
         while True:
             for kind, payload in frames_left:
-                self._take(kind, payload)
+                take = self.on_frame.get(kind)
+                if take is not None:
+                    take(payload)
             frames_left = link.receive()
             self._heard = time.monotonic()
 
-    def _guard(self, target: Callable[[], None]) -> None:
-        try:
-            target()
-        except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
-            self._end(e)
+    def _signal(self, payload: bytes | memoryview) -> None:
+        tell_init(self.sandbox.init, messages.SIGNAL, b"%d" % payload[0])
 
-    def _input(self, fd: int) -> None:
-        self._stdin = Sink(self._link, frames.STDIN, fd)
-        self._stdin.start(self._end)
-
-    def _output(self, kind: int, fd: int) -> None:
-        self._sources[kind] = Source(self._link, kind, fd)
-        self._sources[kind].start(self._end)
-
-    def _take(self, kind: int, payload: bytes | memoryview) -> None:
-        if kind == frames.FUSE:
-            self._relay.from_link(payload)
-        elif kind == frames.KNOWN:
-            self._relay.known(payload)
-        elif kind == frames.ORDERED:
-            self._relay.ordered(payload)
-        elif kind == frames.STDIN:
-            if self._stdin is not None:
-                self._stdin.put(payload)
-        elif kind == frames.CREDIT:
-            self._sources[payload[0]].window.give(int.from_bytes(payload[1:5], "little"))
-        elif kind == frames.CLOSED:
-            self._sources[payload[0]].stop()
-        elif kind == frames.SIGNAL:
-            self._tell_init(messages.SIGNAL, b"%d" % payload[0])
-        elif kind == frames.WINSIZE:
-            if self._master >= 0:
-                terminal_state.resize(self._master, payload)
-        elif kind in (frames.PAUSE, frames.PING):
-            self._paused = kind == frames.PAUSE
-
-    def _tell_init(self, message: Message, payload: bytes = b"") -> None:
-        try:
-            messages.send(self._sandbox.init, message, payload)
-        except (BrokenPipeError, ConnectionError):
-            return  # it has ended: what it said last is being read
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
 
     def _hear_init(self) -> None:
-        """What init says, to its end; then everything is told and the agent is done."""
-        ended = False
-        while not ended:
-            ended = self._told(*next_word(self._sandbox.init))
-        self._sandbox.end()  # before it is told: who hears it may hang up at once
-        self._link.send(*self._last)
-        self._link.flush()
+        """Do what init says, to its end; then tell everything, and end this process."""
+        said, rest, fds = next_word(self.sandbox.init)
+        while said is not None and said is not messages.ENDED and said is not messages.FAILED:
+            self.on_message[said](rest, fds)
+            said, rest, fds = next_word(self.sandbox.init)
+        self.closing(said)
+        last = self._last_word(said, rest)
+        self.sandbox.end()  # before it is told: who hears it may hang up at once
+        self.link.send(*last)
+        self.link.flush()
         os._exit(0)
 
-    def _told(self, what: Message | None, rest: bytes, fds: list[int]) -> bool:
-        """One message of init, or its end. True: there is no more to do."""
-        link = self._link
-        if what is messages.TERMINAL:
-            self._master = fds[0]
-            self._output(frames.STDOUT, os.dup(fds[0]))
-            self._input(os.dup(fds[0]))
-        elif what is messages.STARTED:
-            link.send(frames.STARTED)
-        elif what is messages.STOPPED:
-            link.send(frames.STOPPED, bytes((int(rest),)))
-        elif what is messages.ENDED:
-            for source in self._sources.values():
-                source.done.wait()
-            self._last = frames.EXIT, int(rest).to_bytes(4, "little")
-            return True
-        elif what is messages.FAILED:
+    def _last_word(self, said: Message | None, rest: bytes) -> tuple[int, bytes]:
+        """Return the frame that tells home of the job's end."""
+        if said is messages.ENDED:
+            self.streams.drain()
+            return frames.EXIT, int(rest).to_bytes(4, "little")
+        if said is messages.FAILED:
             code, _, text = rest.partition(b" ")
-            self._last = frames.FAIL, int(code).to_bytes(4, "little") + text
-            return True
-        else:
-            host = os.fsencode(os.uname().nodename)
-            killed = b"the job's first process was killed on %s; its memory may have run out" % host
-            self._last = self._died(self._sandbox.last_word() or killed)
-            return True
-        return False
-
-    def _died(self, why: bytes) -> tuple[int, bytes]:
-        """What is told when init was killed, and the job with it."""
-        return frames.FAIL, (125).to_bytes(4, "little") + why
+            return frames.FAIL, int(code).to_bytes(4, "little") + text
+        host = os.fsencode(os.uname().nodename)
+        killed = b"the job's first process was killed on %s; its memory may have run out" % host
+        return self.killed(self.sandbox.last_word() or killed)
 
     def _pulse(self) -> None:
         while True:
             time.sleep(lease.PULSE)
-            self._link.send(frames.PING)
+            self.link.send(frames.PING)
 
     def _watch(self) -> None:
-        """Apart from the pulse: what sends may wait as long as the network likes."""
         while True:
             left = lease.PULSE if self._paused else self._heard + lease.AGENT - time.monotonic()
             if left <= 0:

@@ -1,10 +1,26 @@
 """Saving the job, and leaving: the transaction around criu's dump, on the execute host. Shipped.
 
-Whatever fails before the commit leaves the job running here, and the image before this one the latest. After the
-commit the job's namespaces are killed here, never left to criu: it thaws the tree where it is killed itself.
+States of one dump, in the thread that dumps. What fails before COMMITTED leaves the job running here, and the image
+before this one the latest::
 
-The job may end at any moment but while criu holds it, and its keeper then removes the spool under our hands. Its end is
-told by whoever hears init: here nothing is said of it, and nothing that goes wrong here is the agent's end.
+    asked      preflight: what CRIU could not save is refused before anything is touched
+    criu       init has forked it; from its freezing the tree to `post-dump` nobody of the tree can do anything
+    still      at `post-dump`: all of the tree is in the spool, and criu waits for our answer; streams are at rest
+    stays:     criu is answered "yes", the tree goes on, and the image is sent from the spool: COMMITTED, done
+    leaves:    the image is sent while criu waits. COMMITTED: `_end_here`; anything else: criu is answered "no"
+
+Why the tree of a job that leaves is stopped by init too, with SIGSTOP, while criu holds it anyway: a criu that is
+killed lets the tree go on, and home may have committed the image by then: two of the job would run. So criu
+is never answered after the commit, and its socket stays open until the kernel has killed it with all of the namespace:
+at either it would thaw the tree. And `JobTree.still` is held until nothing of the tree is left, or the owner's guard
+could continue it in between.
+
+What runs beside this thread: the job may end at any moment but while criu holds it, and its keeper then removes the
+spool under our hands. Its end is told by whoever hears init: here nothing is said of it, and nothing that goes wrong
+here is the agent's end. Home may give the dump up (`give_up`), at any moment but after the commit; then `put` and `get`
+of the channel raise. The owner may come back: `freeze` waits for `still`.
+
+Not taken: to have criu end the tree by itself (without --leave-running): it does so before the store has the image.
 """
 
 from __future__ import annotations
@@ -22,53 +38,67 @@ from checkpoint.execute.dump import DumpError
 from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ManifestError
 from remoteio.errors import RexecError
-from remoteio.wire import frames
-from remoteio.wire.link import LinkClosed, Window
-from shim.execute.agent import counted_streams, typeahead
-from shim.execute.agent.agent import aside, where
-from shim.execute.agent.job_tree import ASK_S, Gone, Mobile
+from remoteio.wire.link import LinkClosed
+from shim.execute.agent import criu_process, fault_points
+from shim.execute.agent.checkpoint_parts import CheckpointParts
+from shim.execute.agent.diagnostics import where
+from shim.execute.agent.image_channel import CutShort
+from shim.execute.agent.job_tree import Gone
+from shim.execute.agent.owner_guard import OwnerGuard
 from shim.execute.init import messages
 from shim.wire import job_messages
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 FREEZE_S = 30  # for criu to bring the tree to a stop
-STORE_S = 600.0  # without a word of the store
 NAMED = 5  # of what stands in the way of a dump
 
 
-def reached(point: str) -> None:
-    """Tests put something else in its place, to kill a process at just that point."""
+class _Committed(Exception):
+    """The store has the image of a job that leaves: it must not run here again. Passes through criu's conversation."""
 
 
 class Dumper:
-    """Takes dumps, one after the other."""
+    """Takes dumps, one after the other.
 
-    def __init__(self, agent: Mobile) -> None:
-        self._agent = agent
+    Threads: `run` is one of its own, and does all of it; `ask`, `give_up`, `end` are called by the agent's main thread,
+    `vacate` by the owner's guard, `end` by the one that hears init.
+    """
+
+    def __init__(self, parts: CheckpointParts, guard: OwnerGuard) -> None:
+        self._parts, self._guard = parts, guard
         self._asked: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
+        self._serial = 0  # the highest that was asked for
         self._current = 0
         self._given_up: dict[int, str] = {}
-        self.frozen = False  # by the owner's return
-        self._typed = b""  # what lay unread at the terminal
-        self._before: list[int] = []  # pids that stood still before that
         self._keep_tcp = False  # both ends of each of its connections are in the tree
+        self._held: ExitStack | None = None  # what must stay open until the job has been ended here
 
     def ask(self, serial: int, leave: bool) -> None:
-        """Have a dump taken, soon."""
+        """Have a dump taken, soon: the next after those asked for before."""
+        self._serial = max(self._serial, serial)
         self._asked.put((serial, leave))
 
+    def vacate(self, why: str) -> None:
+        """Have the job leave, soon, because this host wants it to."""
+        self._serial += 1
+        self._parts.news(job_messages.LEAVING, why=why, serial=self._serial)
+        self._asked.put((self._serial, True))
+
     def give_up(self, serial: int, why: str) -> None:
-        """The store cannot keep that dump."""
+        """Give up that dump, if it is not over: the store cannot keep it."""
         self._given_up[serial] = why
         if serial == self._current:
-            self._agent.images.put(None)
-            self._agent.window.close()
+            self._parts.channel.cut()
 
     def end(self) -> None:
-        """The job has ended: `run` returns as soon as it can."""
+        """Have `run` return as soon as it can: the job has ended."""
         self._asked.put(None)
 
     def run(self) -> None:
-        """Until the job has ended. Raises LinkClosed."""
+        """Take dumps until the job has ended. Raises LinkClosed."""
         while (asked := self._asked.get()) is not None:
             serial, leave = asked
             try:
@@ -76,247 +106,161 @@ class Dumper:
             except LinkClosed:
                 raise
             except Exception as e:  # whatever ends the making of an image is no end of the job
-                if not self._over():
+                if not self._parts.tree.has_ended():
                     self._refused(serial, _sentence(e))
 
-    def _over(self) -> bool:
-        """Has the job ended? Then that is what the submit side is to hear, and it does."""
-        try:
-            self.root()
-        except Gone:
-            return self._agent.over.wait(ASK_S)
-        return self._agent.over.is_set()
-
     def _refused(self, serial: int, why: str) -> None:
-        self._agent.link.flush()  # what was sent of the image comes before
-        self._agent.news(job_messages.REFUSED, serial=serial, why=why)
+        self._parts.link.flush()  # what was sent of the image comes before
+        self._parts.news(job_messages.REFUSED, serial=serial, why=why)
         try:
-            self._agent.stays()
+            self._guard.stays()
         except Gone:
             return  # it has ended meanwhile
-
-    # the owner is back
-
-    def freeze(self) -> None:
-        """Stop the whole tree, at once unless criu holds it anyway."""
-        with self._agent.still:
-            if not self.frozen:
-                reached("freeze")
-                self._before = [int(pid) for pid in self._agent.ask(messages.STOP_TREE, limit=None).split()]
-                self.frozen = True
-
-    def thaw(self) -> None:
-        """Continue what freeze stopped."""
-        with self._agent.still:
-            if self.frozen:
-                self._agent.ask(messages.CONTINUE_TREE, b" ".join(b"%d" % pid for pid in self._before), limit=None)
-                self.frozen = False
 
     # one dump
 
     def _dump(self, serial: int, leave: bool) -> None:
-        agent = self._agent
+        """Take one dump. Returns when it is committed and the job stays; if it has left, this process has ended."""
+        parts = self._parts
         self._current = serial
-        while not agent.images.empty():
-            agent.images.get()  # of a dump that was given up
-        agent.window = Window(Window.IMAGE)
-        agent.news(job_messages.DUMPING, serial=serial)
-        agent.able()
-        reached("preflight")
+        parts.channel.begin()
+        parts.news(job_messages.DUMPING, serial=serial)
+        parts.means.criu()
+        fault_points.reached("preflight")
         self._preflight(leave)
-        spool = agent.spool("%d-%d" % (agent.checkpoint.generation, serial))
+        spool = parts.sandbox.make_image_directory("%d-%d" % (parts.checkpoint.generation, serial))
         try:
-            with agent.still:
-                head = self._criu(spool, serial, leave)
-            if not leave:
-                reached("sending")
-                head["criu"] = dump.times(spool)
-                self._send(spool, serial, head)
-                reached("committed")
+            with parts.tree.still:
+                try:
+                    head = self._criu(spool, serial, leave)
+                except _Committed:
+                    self._end_here(serial)
+            if leave:
+                raise DumpError("the job could not leave")
+            fault_points.reached("sending")
+            head["criu"] = dump.times(spool)
+            self._send(spool, serial, head)
+            fault_points.reached("committed")
         finally:
-            tidy(spool)
-        if leave:
-            raise DumpError("the job could not leave")
+            criu_process.tidy(spool)
+
+    def _end_here(self, serial: int) -> NoReturn:
+        """End the job here, and then this process: it has left."""
+        fault_points.reached("committed")
+        self._parts.tree.leave()
+        fault_points.reached("left")
+        self._parts.news(job_messages.MOVED, serial=serial)
+        self._parts.link.flush()
+        os._exit(0)
 
     def _preflight(self, leave: bool) -> None:
-        tasks = preflight.look(self.root())
-        apart = self._agent.sandbox.plan.apart
+        tree = self._parts.tree
+        tasks = preflight.look(tree.root())
+        apart = self._parts.sandbox.plan.apart
         found = preflight.obstacles(tasks, apart)
-        if self._agent.ask(messages.ASK_IPC) != b"0":
+        if tree.ask(messages.ASK_IPC) != b"0":
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         if found:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
             raise DumpError("; ".join(found[:NAMED]) + more)
-        tcp = preflight.connections(tasks, preflight.tcp(self.root()))
+        tcp = preflight.connections(tasks, preflight.tcp(tree.root()))
         # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
         self._keep_tcp = bool(tcp) and not apart and not any(leads_out for _, leads_out in tcp)
         if leave and tcp and not self._keep_tcp:
             more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
-            self._agent.news(job_messages.CLOSES, why=tcp[0][0] + more)
-
-    def root(self) -> int:
-        """The pid here of the tree's root: keeper, init, root. Raises Gone."""
-        pid = self._agent.sandbox.pid
-        try:
-            for _ in range(2):
-                with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
-                    pid = int(f.read().split()[0])
-        except (FileNotFoundError, ProcessLookupError, IndexError) as e:
-            raise Gone("the job has ended") from e
-        return pid
+            self._parts.news(job_messages.CLOSES, why=tcp[0][0] + more)
 
     def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
-        agent = self._agent
+        """Run criu's dump; what only this side knows of the image. Raises _Committed if the job may leave now."""
+        parts, tree, streams = self._parts, self._parts.tree, self._parts.streams
         head: dict[str, object] = {}
-        ours = leave and not self.frozen  # to stop; but as the image has it, it runs
+        ours = leave and not tree.frozen  # to stop; but as the image has it, it runs
 
         def still(frozen_us: int) -> None:
-            reached("post-dump")
+            fault_points.reached("post-dump")
             head.update(self._head(leave, frozen_us))
             if ours:
-                self.freeze()  # from now on it stands still whatever becomes of criu: what is committed, stays so
-            held()  # or what was counted is not what the image's tree had said
-            agent.news(job_messages.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
+                tree.freeze()  # from now on it stands still whatever becomes of criu: what is committed, stays so
+            _require_silence(sock)  # or what was counted is not what the image's tree had said
+            parts.news(job_messages.DUMPED, serial=serial, frozen_us=frozen_us, bytes=dump.spool_size(spool))
 
-        def go() -> None:
-            reached("sending")
+        def send() -> None:
+            fault_points.reached("sending")
             self._send(spool, serial, head)
-            reached("committed")
-            agent.leave()
-            reached("left")
-            agent.news(job_messages.MOVED, serial=serial)
-            agent.link.flush()
-            os._exit(0)
-
-        def held() -> None:
-            """While criu waits for our answer it says nothing: an event is its end, and the tree goes on."""
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            if poll.poll(0):
-                raise DumpError("criu was killed in the middle of the checkpoint")
+            raise _Committed
 
         with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
-            sock, fds = start(agent.able().bundle, spool)
-            reached("criu")
+            sock, fds = criu_process.start(parts.means.criu().bundle, spool)
+            fault_points.reached("criu")
             try:
-                root = int(agent.ask(messages.DUMP, fds=fds))
+                root = int(tree.ask(messages.DUMP, fds=fds))
             except BaseException:
                 sock.close()
                 raise
             finally:
                 for fd in fds:
                     os.close(fd)
-            after.callback(agent.await_criu, FREEZE_S)
+            after.callback(tree.await_criu, FREEZE_S)
             if ours:
-                after.callback(self.thaw)
+                after.callback(tree.thaw)
             after.callback(sock.close)
-            if agent.feed is not None:
-                after.callback(agent.feed.hold, False)
-            after.callback(self._retype)  # it stays
-            after.callback(agent.criu, False)
-            ttys = (criu.tty_key(*agent.tty),) if agent.tty is not None else ()
+            after.callback(streams.let_go)
+            after.callback(streams.retype)  # it stays
+            after.callback(parts.relay.criu, False)
+            ttys = (criu.tty_key(*streams.tty),) if streams.tty is not None else ()
             request = criu.dump_request(
-                root, unprivileged=agent.sandbox.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+                root, unprivileged=parts.sandbox.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
                 keep_tcp=self._keep_tcp,
             )  # fmt: skip
             head["root"] = root
-            agent.criu(True)
-            dump.dump(sock, request, spool, agent.log, still, go if leave else None)
+            parts.relay.criu(True)
+            try:
+                dump.dump(sock, request, spool, parts.log, still, send if leave else None)
+            except _Committed:
+                self._held = after.pop_all()  # nothing of that: above all criu's socket stays open
+                raise
         return head
 
     def _head(self, leave: bool, frozen_us: int) -> dict[str, object]:
-        """The tree stands still: bring the streams to rest; what only this side knows of the image."""
-        agent = self._agent
-        agent.ask(messages.WRITE_BACK)
-        if agent.feed is not None:
-            agent.feed.hold(True)
-        sent = {kind: tap.drain(counted_streams.QUIET if agent.tty else 0) for kind, tap in agent.taps.items()}
-        unread, read = b"", 0
-        feed = agent.feed
-        if feed is not None:
-            try:
-                unread = feed.unread() if not feed.terminal else typeahead.take(agent.slave)
-            except ValueError as e:
-                raise DumpError(str(e)) from e
-            read = feed.written - len(unread)
-            if feed.terminal:
-                self._typed = unread
-                if not leave:
-                    self._retype()
-            feed.hold(leave and feed.terminal)  # what is typed now comes after what is put back
+        """Bring the streams to rest, as the tree stands still, and say what only this side knows of the image."""
+        parts, tree = self._parts, self._parts.tree
+        tree.ask(messages.WRITE_BACK)
+        streams = parts.streams.rest(leave)
+        # Which process has which file open is asked for only where the job has locked one.
+        locks: dict[str, object] = {}
+        if parts.relay.locks_asked:
+            locks = {"handles": tree.open_files(), "numbers": preflight.numbers(parts.sandbox.pid)}
         return {
-            "facts": agent.able().facts.plain(),
-            "streams": {
-                "stdout": sent.get(frames.STDOUT, 0), "stderr": sent.get(frames.STDERR, 0),
-                "stdin": read, "stdin_unread": unread.hex(),
-            },
-            "stdin_ended": feed is not None and feed.ended,
-            "pipes": {str(k): inode for k, inode in agent.pipes.items()},
-            "terminal": list(agent.tty) if agent.tty is not None else None,
-            "frozen": self.frozen, "stopped": self._before if self.frozen else [],
-            **agent.open_files(),
-            "last_pid": preflight.highest(self.root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
+            "facts": parts.means.criu().facts.plain(),
+            **streams,
+            "frozen": tree.frozen, "stopped": tree.stood if tree.frozen else [],
+            **locks,
+            "last_pid": preflight.highest(tree.root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
         }  # fmt: skip
 
-    def _retype(self) -> None:
-        """Put back what was taken out of the terminal to be saved."""
-        unread, self._typed = self._typed, b""
-        typeahead.put(self._agent.master, self._agent.slave, unread)
-
     def _send(self, spool: str, serial: int, head: dict[str, object]) -> None:
-        """Until the store has committed it."""
-        agent = self._agent
+        """Send the image until the store has committed it. Raises DumpError, Gone, LinkClosed."""
         files = spool + "/image"
-
-        def put(payload: list[bytes | memoryview]) -> None:
-            if not agent.window.take_all(sum(map(len, payload))):
-                raise self._cut_short(serial)
-            agent.link.send(frames.IMAGE, *payload)
-
-        def get(wait: bool) -> bytes | None:
-            try:
-                payload = agent.images.get(wait, STORE_S)
-            except queue.Empty as e:
-                if not wait:
-                    return None
-                raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
-            if payload is None:
-                raise self._cut_short(serial)
-            return payload
-
         try:
             dump.select(spool, files)
-            dump.send(files, json.dumps(head).encode(), put, get)
+            dump.send(files, json.dumps(head).encode(), self._parts.channel.put, self._parts.channel.get)
+        except CutShort as e:
+            if serial in self._given_up:
+                raise DumpError(self._given_up[serial]) from e
+            raise Gone("the job has ended") from e
         except (ChunkerError, ImageWireError, ManifestError, OSError) as e:
             raise DumpError("the image cannot be sent: %s" % e) from e
 
-    def _cut_short(self, serial: int) -> Exception:
-        return DumpError(self._given_up[serial]) if serial in self._given_up else Gone("the job has ended")
+
+def _require_silence(sock: socket.socket) -> None:
+    """Raise DumpError if criu has died: while it waits for our answer it says nothing, and the tree stands still."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if poll.poll(0):
+        raise DumpError("criu was killed in the middle of the checkpoint")
 
 
 def _sentence(e: Exception) -> str:
     if isinstance(e, (DumpError, RexecError)):
         return str(e)
     return "the checkpoint failed: %s" % (e if isinstance(e, OSError) else "%r, at %s" % (e, where(e)))
-
-
-def tidy(spool: str) -> None:
-    """Remove a spool. What cannot be removed goes when the job ends; that is told on standard error only."""
-    try:
-        dump.wipe(spool)
-    except OSError as e:
-        aside("the files of an image are left in %s: %s" % (spool, e))
-
-
-def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
-    """What a criu needs from outside: our end of its socket, and its descriptors in tree_control.DESCRIPTORS' order."""
-    criu.prepare(spool)
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    directory = os.O_DIRECTORY | os.O_CLOEXEC
-    return mine, (
-        theirs.detach(),
-        os.open(bundle, os.O_PATH | directory),
-        os.open(spool, os.O_RDONLY | directory),
-        said,
-    )

@@ -1,91 +1,86 @@
-"""What dump, restore and the owner's watch share of a job that can be checkpointed. Shipped."""
+"""The tree of processes of a job that can be checkpointed, as the agent has it: in the hands of init. Shipped.
+
+Init's side of it is shim/execute/init/tree_control.py, and what the two say messages.py. Three threads of the agent
+want something of the tree: the one that dumps, the one that restores and the one that watches for the machine's owner.
+
+* Questions go one at a time (`_asking`), since answers carry no number: init answers in the order in which it was
+  asked, and an answer that nobody waits for any longer is counted (`_owed`) and passed over when it comes.
+* Whoever stops the tree, continues it or has criu at it holds `still` all the while, or the owner's guard would
+  continue a tree that is being saved. It can be entered again: a dump freezes the tree while it holds it.
+* The owner who comes back while criu has the tree waits no longer than for criu's end: criu itself holds the tree.
+
+That the job has ended can be known to a thread in any of these calls, as Gone. None of them says so to home: whoever
+hears init does.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import queue
+import select
 import threading
 
-from checkpoint.execute import preflight
-from checkpoint.wire import compat
-from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
-from remoteio.wire import frames
-from remoteio.wire.link import Link, Window
-from shim.execute.agent.agent import Agent
-from shim.execute.agent.counted_streams import CountedSink, CountedSource
-from shim.execute.init import messages, namespaces
+from shim.execute.agent import fault_points
+from shim.execute.agent.agent import tell_init
+from shim.execute.init import messages
 from shim.execute.init.messages import Message
-from shim.wire import job_messages
-from shim.wire.job_spec import CheckpointSpec, JobSpec
+from shim.execute.init.sandbox import Sandbox
 
 ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
 
 
 class Gone(RexecError):
-    """The job ended while something was being done about it."""
+    """Say that the job ended while something was being done about it."""
 
 
-class Means:
-    """What a dump needs of this host. bundle: directory of a criu that works; facts: of the host, with its version."""
+class JobTree:
+    """Stops, continues and looks at one job's processes, by asking its init.
 
-    __slots__ = ("bundle", "facts")
+    still   held by who stops or continues the tree, or has criu at it
+    over    the job has ended, and its end is being told
+    moved   it has been ended here by us, as it goes on elsewhere or not at all
+    frozen  it stands still for the machine's owner; `stood` are the pids that had stood still before
 
-    def __init__(self, bundle: str, facts: compat.Facts) -> None:
-        self.bundle, self.facts = bundle, facts
+    Threads: see the module; `answered`, `criu_has_ended` and `end` are called by the one that hears init.
+    """
 
-
-class Mobile(Agent):
-    """One job on this host, with what is known of where it came from."""
-
-    def __init__(self, link: Link, spec: JobSpec, checkpoint: CheckpointSpec, means: Means | str, log: str) -> None:
-        """`means`: or why no image can be made here. `log`: the path at which the log of a criu that failed is kept.
-
-        Raises RexecError: the job cannot run, or not go on, here.
-        """
-        self.manifest = Manifest.from_bytes(checkpoint.restore) if checkpoint.restore else None
-        self.unable = means if isinstance(means, str) else ""
-        self.means = None if isinstance(means, str) else means
-        image = ""
-        if self.manifest is not None:
-            before = compat.from_plain(self.manifest.facts)
-            why, image = compat.differences(before, self.able().facts, 0), before.uid_map
-            if why:
-                raise RexecError("the job cannot go on on %s: %s" % (os.uname().nodename, "; ".join(why)))
-        super().__init__(link, spec, namespaces.Plan(spec, image))
-        self.link, self.spec, self.checkpoint, self.sandbox = link, spec, checkpoint, self._sandbox
-        if self.means is not None:
-            self.means.facts = self.means.facts.with_uid_map(self.sandbox.plan.ids)
-        self.log = log
-        self.replies: queue.SimpleQueue[tuple[Message | None, bytes]] = queue.SimpleQueue()
-        self.criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the criu started last: "", or what it left
-        self.over = threading.Event()  # the job has ended, and its end is being told
-        self.images: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # the store's payloads; None: given up
-        self.window = Window(Window.IMAGE)
-        self.gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self.still = threading.RLock()  # who stops or continues the tree, or has criu at it, holds it
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self.still = threading.RLock()
+        self.over = threading.Event()
         self.moved = False
-        self.taps: dict[int, CountedSource] = {}
-        self.feed: CountedSink | None = None
-        self.pipes = {k: os.fstat(fd).st_ino for k, fd in self.sandbox.stdio.items()}
-        self.tty: tuple[int, int] | None = None
-        self.slave = -1
-        self.serial = 0
+        self.frozen = False
+        self.stood: list[int] = []
         self._asking = threading.Lock()
         self._owed = 0  # answers that were not waited for any longer
+        self._replies: queue.SimpleQueue[tuple[Message | None, bytes]] = queue.SimpleQueue()
+        self._criu_ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # of the one started last: "", or what it left
 
-    @property
-    def master(self) -> int:
-        """The terminal's, or -1."""
-        return self._master
+    # What init says.
 
-    def news(self, what: str, **more: object) -> None:
-        self.link.send(frames.NEWS, job_messages.news(what, **more))
+    def answered(self, message: Message, payload: bytes) -> None:
+        """Take an answer of init."""
+        if message in (messages.DUMPING, messages.RESTORING):
+            self._criu_ended = queue.SimpleQueue()  # that of the one before may have come too late
+        self._replies.put((message, payload))
+
+    def criu_has_ended(self, why: bytes) -> None:
+        """Take the payload of CRIU_ENDED."""
+        self._criu_ended.put(why.decode("utf-8", "replace"))
+
+    def end(self) -> None:
+        """Let go all who wait: the job has ended."""
+        self.over.set()
+        self._replies.put((None, b""))
+        self._criu_ended.put("")
+
+    # What init is asked.
 
     def tell(self, message: Message, payload: bytes = b"") -> None:
         """Tell init what it does not answer."""
-        self._tell_init(message, payload)
+        tell_init(self._sandbox.init, message, payload)
 
     def ask(
         self, message: Message, payload: bytes = b"", fds: tuple[int, ...] = (), limit: float | None = ASK_S
@@ -96,68 +91,93 @@ class Mobile(Agent):
         """
         with self._asking:
             try:
-                messages.send(self.sandbox.init, message, payload, fds)
+                messages.send(self._sandbox.init, message, payload, fds)
             except (BrokenPipeError, ConnectionError) as e:
                 raise Gone("the job has ended") from e
-            while True:
-                try:
-                    what, rest = self.replies.get(timeout=limit)
-                except queue.Empty as e:
-                    self._owed += 1
-                    raise RexecError("the job's first process does not answer; its memory may have run out") from e
-                if what is None:
-                    self.replies.put((what, rest))
-                    raise Gone("the job has ended")
-                if not self._owed:
-                    break
-                self._owed -= 1  # init answers one after the other
-            if what is messages.FAULT:
-                raise RexecError("the job's first process cannot do its part: %s" % rest.decode("utf-8", "replace"))
-            if what is not message.answer:
-                raise RexecError("the job's first process answered %r to %r" % (what, message))
-            return rest
+            said, rest = self._await_answer(limit)
+        if said is messages.FAULT:
+            raise RexecError("the job's first process cannot do its part: %s" % rest.decode("utf-8", "replace"))
+        if said is not message.answer:
+            raise RexecError("the job's first process answered %r to %r" % (said, message))
+        return rest
+
+    def _await_answer(self, limit: float | None) -> tuple[Message, bytes]:
+        while True:
+            try:
+                said, rest = self._replies.get(timeout=limit)
+            except queue.Empty as e:
+                self._owed += 1
+                raise RexecError("the job's first process does not answer; its memory may have run out") from e
+            if said is None:
+                self._replies.put((said, rest))  # for whoever asks next
+                raise Gone("the job has ended")
+            if not self._owed:
+                return said, rest
+            self._owed -= 1
 
     def await_criu(self, seconds: float) -> None:
         """Wait until criu has ended. Raises RexecError if it does not, or has left what cannot be read."""
         try:
-            why = self.criu_ended.get(timeout=seconds)
+            why = self._criu_ended.get(timeout=seconds)
         except queue.Empty as e:
             raise RexecError("criu has not ended %.0f s after it was told to" % seconds) from e
         if why:
             raise RexecError(why)
 
-    def able(self) -> Means:
-        """What a dump needs. Raises RexecError: why it cannot be had here."""
-        if self.means is None:
-            raise RexecError(self.unable)
-        return self.means
+    def freeze(self) -> None:
+        """Stop the whole tree, at once unless criu holds it anyway. Raises Gone, RexecError."""
+        with self.still:
+            if not self.frozen:
+                fault_points.reached("freeze")
+                self.stood = [int(pid) for pid in self.ask(messages.STOP_TREE, limit=None).split()]
+                self.frozen = True
 
-    def criu(self, works: bool) -> None:
-        """criu begins to look at the job's files, or has ended."""
-        self._relay.criu(works)
+    def thaw(self) -> None:
+        """Continue what ``freeze`` stopped. Raises Gone, RexecError."""
+        with self.still:
+            if self.frozen:
+                self.go_on(self.stood)
+                self.frozen = False
 
-    def spool(self, name: str) -> str:
-        """A new empty directory on this host for an image. Raises RexecError, OSError."""
-        if not self.sandbox.images:
-            raise RexecError(self.sandbox.no_images)
-        path = os.path.join(self.sandbox.images, name)
-        os.mkdir(path, 0o700)
-        return path
+    def go_on(self, but: list[int]) -> None:
+        """Continue all processes but these. Raises Gone, RexecError."""
+        self.ask(messages.CONTINUE_TREE, b" ".join(b"%d" % pid for pid in but), limit=None)
 
-    def open_files(self) -> dict[str, object]:
-        """What says whose the job's file locks are, for the head of an image; the tree must stand still."""
-        if not self._relay.locks_asked:
-            return {}
+    def open_files(self) -> object:
+        """Return what open_handles.py of init finds of the tree, which must stand still. Raises as ``ask``."""
         with open(os.memfd_create("handles"), "w+b") as f:
             self.ask(messages.LIST_OPEN_FILES, fds=(f.fileno(),))
             f.seek(0)
-            return {"handles": json.load(f), "numbers": preflight.numbers(self.sandbox.pid)}
+            return json.load(f)
+
+    # What the kernel tells of it.
+
+    def root(self) -> int:
+        """Return the pid here of the tree's root: keeper, init, root. Raises Gone."""
+        pid = self._sandbox.pid
+        try:
+            for _ in range(2):
+                with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+                    pid = int(f.read().split()[0])
+        except (FileNotFoundError, ProcessLookupError, IndexError) as e:
+            raise Gone("the job has ended") from e
+        return pid
+
+    def lives(self) -> bool:
+        """Tell whether init lives: it closes its socket before the kernel kills all others: pid_namespaces(7)."""
+        poll = select.poll()
+        poll.register(self._sandbox.init, 0)
+        return not poll.poll(0)
+
+    def has_ended(self) -> bool:
+        """Tell whether the job has ended; then that is what home is to hear, and it does."""
+        try:
+            self.root()
+        except Gone:
+            return self.over.wait(ASK_S)
+        return self.over.is_set()
 
     def leave(self) -> None:
-        """The image is committed: nothing of the job is left here when this returns."""
+        """End the job on this host, as its image is what goes on: nothing of it is left here when this returns."""
         self.moved = True
-        self.sandbox.end()
-
-    def stays(self) -> None:
-        """It could not leave, and goes on here."""
-        raise NotImplementedError
+        self._sandbox.end()

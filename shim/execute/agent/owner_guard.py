@@ -7,9 +7,11 @@ import os
 import select
 import threading
 import time
+from collections.abc import Callable
 
-from shim.execute.agent.dumping import Dumper
-from shim.execute.agent.job_tree import Gone, Mobile
+from shim.execute.agent.checkpoint_parts import CheckpointParts
+from shim.execute.agent.diagnostics import start_thread
+from shim.execute.agent.job_tree import Gone
 from shim.execute.owner import load, step
 from shim.wire import job_messages
 from shim.wire.conditions import broken_condition
@@ -19,31 +21,43 @@ LOOK = 5.0  # seconds between looks at the conditions
 
 
 def parse(text: str) -> OwnerPolicy:
-    """The policy of a START frame: JSON of [name, table], null for `none`. Raises PolicyError, ValueError."""
+    """Read the policy of a START frame: JSON of [name, table], null for `none`. Raises PolicyError, ValueError."""
     name, table = json.loads(text)
     return NOBODY if table is None else parse_owner_policy(name, table)
 
 
 class OwnerGuard:
-    """One job's owner watch; `run` never returns."""
+    """Does for one job what its owner policy says of this host: freezes and thaws it, and has it leave.
 
-    def __init__(self, agent: Mobile, departure: Dumper) -> None:
-        self._agent, self._departure = agent, departure
-        self._policy = parse(agent.checkpoint.owner)
-        self._state = step.start(time.monotonic(), agent.checkpoint.named)
+    Threads: the guard's own, which ``start`` begins once the job runs, watches; `stays` is called by the one that
+    dumps. `_lock` is held for the state; the tree is stopped and continued under a lock of its own (JobTree.still).
+    """
+
+    def __init__(self, parts: CheckpointParts) -> None:
+        """Raises PolicyError, ValueError for a policy that cannot be."""
+        self._parts = parts
+        self._policy = parse(parts.checkpoint.owner)
+        self._state = step.start(time.monotonic(), parts.checkpoint.named)
         self._lock = threading.Lock()
         self._load = load.OthersLoad()
+        self._vacate: Callable[[str], None] = lambda why: None
+
+    def start(self, vacate: Callable[[str], None]) -> None:
+        """Begin to watch: the job runs here from now on. `vacate` is to have it leave, for the reason given."""
+        self._vacate = vacate
+        self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
+        start_thread("owner", self.run)
 
     def stays(self) -> None:
-        """The job could not leave: it goes on, until the next input."""
+        """Let the job go on, which could not leave, until the next input. Raises Gone."""
         with self._lock:
             if self._state.phase == step.LEAVING:
-                self._departure.thaw()
-                self._agent.news(job_messages.THAWED, why="it could not be checkpointed")
-                self._state = step.start(time.monotonic(), self._agent.checkpoint.named)
+                self._parts.tree.thaw()
+                self._parts.news(job_messages.THAWED, why="it could not be checkpointed")
+                self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
 
     def run(self) -> None:
-        """Until the job has ended."""
+        """Watch until the job has ended."""
         if self._policy is NOBODY:
             return
         try:
@@ -84,15 +98,13 @@ class OwnerGuard:
                     self._act(action, event)
 
     def _act(self, action: step.Action, event: step.Input | step.Conditions | step.Tick) -> None:
-        agent = self._agent
+        parts = self._parts
         if action.kind == step.FREEZE:
-            self._departure.freeze()
+            parts.tree.freeze()
             source = event.source if isinstance(event, step.Input) else ""
-            agent.news(job_messages.FROZEN, why=action.why, source=source, at=time.time())
+            parts.news(job_messages.FROZEN, why=action.why, source=source, at=time.time())
         elif action.kind == step.THAW:
-            self._departure.thaw()
-            agent.news(job_messages.THAWED, why=action.why)
+            parts.tree.thaw()
+            parts.news(job_messages.THAWED, why=action.why)
         elif action.kind == step.VACATE:
-            agent.serial += 1
-            agent.news(job_messages.LEAVING, why=action.why, serial=agent.serial)
-            self._departure.ask(agent.serial, True)
+            self._vacate(action.why)

@@ -1,4 +1,13 @@
-"""Going on from an image on this host: spool, namespaces, criu's restore, the gate, supervision. Shipped."""
+"""Going on from an image on this host: spool, namespaces, criu's restore, the gate, supervision. Shipped.
+
+States, in the thread that restores: collecting the image's files into the spool, while namespaces and init are made;
+criu at work; built, and waiting at criu's `post-restore` (the gate) for home, which alone knows whether this is the
+newest generation; running. Nothing of the job runs before the gate is open, so what fails before it is FAIL, and the
+job can go on elsewhere; after it the failure is the job's end (DEAD), which goes on from its last image.
+
+The job may end as soon as it runs, before init knows which of its children is the job: init keeps the status of every
+child that has ended by then (TreeControl.reaped), and looks among them at GOES_ON.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +19,14 @@ import time
 from checkpoint.execute import criu, restore
 from checkpoint.execute.restore import RestartError
 from checkpoint.wire import image_wire
+from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed, credit
-from shim.execute.agent import dumping, typeahead
-from shim.execute.agent.agent import aside
-from shim.execute.agent.job_tree import ASK_S, Gone, Mobile
+from shim.execute.agent import criu_process, fault_points
+from shim.execute.agent.checkpoint_parts import CheckpointParts
+from shim.execute.agent.diagnostics import aside
+from shim.execute.agent.job_tree import ASK_S, Gone
 from shim.execute.init import messages
 from shim.wire import job_messages
 
@@ -23,64 +34,75 @@ RESTORE_S = 30  # criu's own limit
 
 
 class Restorer:
-    """One restore; `receive` is given the store's payloads meanwhile."""
+    """Restores one job from its image.
 
-    def __init__(self, agent: Mobile) -> None:
-        self._agent = agent
-        self._spool = agent.spool("restore")
+    whole  all its files are in the spool: what else comes of an image is for a dump
+
+    Threads: `run` is one of its own, and does all of it; `receive` and `go` are called by the agent's main thread,
+    `end` by the one that hears init.
+    """
+
+    def __init__(self, parts: CheckpointParts, manifest: Manifest) -> None:
+        """Raises RexecError, OSError: there is no place for the image."""
+        self._parts, self._manifest = parts, manifest
+        self._spool = parts.sandbox.make_image_directory("restore")
         self._arriving = restore.SpooledImage(self._spool)
         self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
+        self._gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._runs = False  # it was let go on
-        self.whole = False  # all its files are in the spool
+        self.whole = False
 
     def receive(self, payload: bytes | memoryview) -> None:
-        """One payload of deliver; its window bounds what can be waiting."""
+        """Take one payload of the delivery; its window bounds what can be waiting."""
         self._payloads.put(payload)
 
     def _collect(self) -> None:
-        """Hashed and written here while the link's thread reads on. Raises ImageWireError, OSError."""
+        """Hash and write the image's files, while the link's thread reads on. Raises ImageWireError, OSError."""
         while not self._arriving.complete:
             payload = self._payloads.get()
             if payload is None:
                 raise Gone("the job's first process has ended")
             self._arriving.receive(payload)
-            self._agent.link.send(*credit(frames.IMAGE, len(payload)))
+            self._parts.link.send(*credit(frames.IMAGE, len(payload)))
         self.whole = True
-        self._agent.link.send(frames.IMAGE, image_wire.STORED)
+        self._parts.link.send(frames.IMAGE, image_wire.STORED)
+
+    def go(self, may: bool) -> None:
+        """Let the job go on, or not: home's word at the gate."""
+        self._gate.put(may)
 
     def end(self) -> None:
-        """The job has ended: `run` returns as soon as it can."""
+        """Have `run` return as soon as it can: the job has ended."""
         self._payloads.put(None)
+        self._gate.put(False)
 
     def run(self) -> None:
-        """Until the job runs, or it is told that it cannot. Raises LinkClosed."""
-        agent = self._agent
+        """Restore until the job runs, or home has been told that it cannot. Raises LinkClosed."""
+        parts, tree = self._parts, self._parts.tree
         try:
             self._collect()
             began = time.monotonic()
-            dumping.reached("arrived")
-            with agent.still:
+            fault_points.reached("arrived")
+            with tree.still:
                 self._restore(began)
-            dumping.reached("restored")
+            fault_points.reached("restored")
         except LinkClosed:
             raise
         except Exception as e:  # whatever it was, it is for the submit side to decide what becomes of the job
-            if agent.over.wait(ASK_S if isinstance(e, Gone) else 0.0):
+            if tree.over.wait(ASK_S if isinstance(e, Gone) else 0.0):
                 return  # its end is being told
             why = str(e) if isinstance(e, (RestartError, RexecError)) else "the restart failed: %s" % e
             if self._runs:
-                agent.news(job_messages.DEAD, why=why)
+                parts.news(job_messages.DEAD, why=why)
             else:
-                agent.link.send(frames.FAIL, (125).to_bytes(4, "little"), why.encode("utf-8", "surrogateescape"))
-            agent.link.flush()
-            agent.leave()
+                parts.link.send(frames.FAIL, (125).to_bytes(4, "little"), why.encode("utf-8", "surrogateescape"))
+            parts.link.flush()
+            tree.leave()
             os._exit(0)
-        dumping.tidy(self._spool)
+        criu_process.tidy(self._spool)
 
     def _restore(self, began: float) -> None:
-        agent = self._agent
-        assert agent.manifest is not None
-        stats = agent.manifest.stats
+        parts, tree, stats = self._parts, self._parts.tree, self._manifest.stats
         pipes = {int(k): int(str(inode)) for k, inode in _table(stats["pipes"]).items()}
         old, stopped = stats["terminal"], stats["stopped"]
         if not isinstance(stopped, list):
@@ -95,41 +117,40 @@ class Restorer:
         checked = stats["replaced"]
         assert isinstance(checked, list)
         restore.drop_sizes(self._spool, frozenset(map(str, checked)))
-        sock, fds = dumping.start(agent.able().bundle, self._spool)
+        sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
-            agent.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
+            tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
         def gate() -> bool:
-            dumping.reached("post-restore")
-            agent.criu(False)
-            assert agent.manifest is not None
+            fault_points.reached("post-restore")
+            parts.relay.criu(False)
             if tty is not None:  # criu has made its settings those of the old one
-                typeahead.put(agent.master, agent.slave, agent.manifest.streams.stdin_unread)
-            agent.news(job_messages.RESTORED, seconds=time.monotonic() - began)
-            self._runs = agent.gate.get()
+                parts.streams.type_ahead(self._manifest.streams.stdin_unread)
+            parts.news(job_messages.RESTORED, seconds=time.monotonic() - began)
+            self._runs = self._gate.get()
             return self._runs
 
         request = criu.restore_request(
             tuple(inherited),
-            unprivileged=agent.sandbox.plan.apart,
+            unprivileged=parts.sandbox.plan.apart,
             timeout=RESTORE_S,
             keep_tcp=stats["keep_tcp"] is True,
         )
-        agent.criu(True)
+        parts.relay.criu(True)
         try:
-            pid = restore.restore(sock, request, self._spool, agent.log, gate)
-            dumping.reached("runs")
+            pid = restore.restore(sock, request, self._spool, parts.log, gate)
+            fault_points.reached("runs")
             # from here on init knows whose end is the job's
-            agent.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
+            tree.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
         finally:
             sock.close()
         if stats["frozen"]:
-            agent.ask(messages.CONTINUE_TREE, b" ".join(b"%d" % int(n) for n in stopped), limit=None)
+            tree.go_on([int(n) for n in stopped])
         try:
-            agent.await_criu(RESTORE_S)
+            tree.await_criu(RESTORE_S)
         except RexecError as e:
             aside(str(e))  # the job runs
 

@@ -83,6 +83,14 @@ class Sandbox:
             os.close(fd)
         raise RexecError(why.decode("utf-8", "replace") or "the job's namespaces could not be made")
 
+    def make_image_directory(self, name: str) -> str:
+        """Make an empty directory on this host for an image; its path. Raises RexecError, OSError."""
+        if not self.images:
+            raise RexecError(self.no_images)
+        path = os.path.join(self.images, name)
+        os.mkdir(path, 0o700)
+        return path
+
     def go(self) -> None:
         """Have the root built and the job started: the connection is being served."""
         try:

@@ -31,7 +31,7 @@ MOST_MISSES = 5  # 4 minutes between them, where it went on nowhere so often in 
 FIRST = 10.0
 NEVER = -1.0  # as `every`: no image by the clock, not even a first one
 # A host that gives signs of life, but does not do what it was told, is cut off: seconds to begin with it, and between
-# further signs that it does it: more than the execute side's own limits, dump.CONVERSE_S and departure.STORE_S.
+# further signs that it does it: more than the execute side's own limits, dump.CONVERSE_S and image_channel.STORE_S.
 ANSWER = 60.0
 STALL = 660.0
 DOUBT = 5.0  # seconds more, as this process itself may have stood still all the time

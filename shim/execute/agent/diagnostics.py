@@ -1,0 +1,43 @@
+"""How the agent ends by an error, and what is said on standard error. Shipped."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from remoteio.wire.link import LinkClosed
+
+
+def where(e: BaseException) -> str:
+    """Return FILE:LINE at which it was raised."""
+    at = e.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "%s:%d" % (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else "?"
+
+
+def aside(text: str) -> None:
+    """Write a sentence to standard error: ssh takes it along, and it is shown if the link breaks."""
+    os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
+
+
+def fail(e: BaseException) -> None:
+    """End this process: the link or the connection to the kernel is gone, and with it all there is to do."""
+    if not isinstance(e, LinkClosed):
+        aside("the agent failed at %s: %r" % (where(e), e))
+    os._exit(1)
+
+
+def start_thread(name: str, run: Callable[[], None]) -> threading.Thread:
+    """Start a thread; whatever it raises ends this process."""
+
+    def guarded() -> None:
+        try:
+            run()
+        except BaseException as e:  # whatever ends a thread of ours ends the run
+            fail(e)
+
+    thread = threading.Thread(target=guarded, name=name, daemon=True)
+    thread.start()
+    return thread

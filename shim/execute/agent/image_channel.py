@@ -1,0 +1,66 @@
+"""The conversation about an image with the store at home: IMAGE frames, each way under a window. Shipped."""
+
+from __future__ import annotations
+
+import queue
+
+from checkpoint.execute.dump import DumpError
+from remoteio.wire import frames
+from remoteio.wire.link import Link, Window, credit
+
+STORE_S = 600.0  # without a word of the store
+
+
+class CutShort(Exception):
+    """Say that the conversation is over before its end: home has given the image up, or the job has ended."""
+
+
+class ImageChannel:
+    """Carries one dump's payloads after the other's.
+
+    Threads: the agent's main thread hands in what comes over the link (`receive`, `credit`), the one that dumps puts
+    and gets, and `cut` may be called by any.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._window = Window(Window.IMAGE)
+        self._payloads: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: cut short
+
+    def begin(self) -> None:
+        """Begin anew, with nothing left of a dump that was given up."""
+        while not self._payloads.empty():
+            self._payloads.get()
+        self._window = Window(Window.IMAGE)
+
+    def receive(self, payload: bytes | memoryview) -> None:
+        """Take the payload of an IMAGE frame."""
+        self._payloads.put(bytes(payload))
+        self._link.send(*credit(frames.IMAGE, len(payload)))
+
+    def credit(self, n: int) -> None:
+        """Take the credit for `n` bytes."""
+        self._window.give(n)
+
+    def cut(self) -> None:
+        """End the conversation: who waits in ``put`` or ``get`` gets CutShort."""
+        self._payloads.put(None)
+        self._window.close()
+
+    def put(self, payload: list[bytes | memoryview]) -> None:
+        """Send a payload, given in parts, once there is credit for it. Raises CutShort, LinkClosed."""
+        if not self._window.take_all(sum(map(len, payload))):
+            raise CutShort
+        self._link.send(frames.IMAGE, *payload)
+
+    def get(self, wait: bool) -> bytes | None:
+        """Return the store's next payload; without `wait` None if there is none yet. Raises CutShort, DumpError."""
+        try:
+            payload = self._payloads.get(wait, STORE_S)
+        except queue.Empty as e:
+            if not wait:
+                return None
+            raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
+        if payload is None:
+            raise CutShort
+        return payload

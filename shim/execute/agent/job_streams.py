@@ -1,0 +1,92 @@
+"""The streams of a job: its pipes and its terminal on one side, the link on the other. Shipped."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+
+from remoteio.wire import frames
+from remoteio.wire.link import Link
+from shim.execute.agent.diagnostics import fail
+from shim.wire import terminal_state
+from shim.wire.stream_pumps import Sink, Source
+
+
+class JobStreams(ABC):
+    """Passes on what a job reads and writes.
+
+    sources  what the job writes, by the kind of frame
+    master   the master of its terminal, or -1
+
+    Threads: the agent's main thread opens the pipes and hands in what comes over the link; the one that hears init
+    opens the terminal. A pump has a thread of its own.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.sources: dict[int, Source] = {}
+        self.master = -1
+
+    def open_pipes(self, stdio: dict[int, int]) -> None:
+        """Begin with the job's pipes: our end of each, by its number."""
+        for k, fd in stdio.items():
+            if k == 0:
+                self._input(fd, terminal=False)
+            else:
+                self._output(frames.STDOUT if k == 1 else frames.STDERR, fd)
+
+    def open_terminal(self, device: bytes, fds: list[int]) -> None:
+        """Begin with the job's terminal: payload and descriptors of TERMINAL."""
+        self.master = fds[0]
+        self._output(frames.STDOUT, os.dup(fds[0]))
+        self._input(os.dup(fds[0]), terminal=True)
+
+    @abstractmethod
+    def _input(self, fd: int, terminal: bool) -> None:
+        """Begin to write what comes as STDIN to `fd`."""
+
+    @abstractmethod
+    def _output(self, kind: int, fd: int) -> None:
+        """Begin to send what is read from `fd` as frames of `kind`."""
+
+    @abstractmethod
+    def put(self, data: bytes | memoryview) -> None:
+        """Have standard input written; empty: its end."""
+
+    def credit(self, payload: bytes | memoryview) -> None:
+        """Take a CREDIT frame: its reader has room for more."""
+        self.sources[payload[0]].window.give(int.from_bytes(payload[1:5], "little"))
+
+    def closed(self, payload: bytes | memoryview) -> None:
+        """Take a CLOSED frame: nobody reads that stream any more."""
+        self.sources[payload[0]].stop()
+
+    def resize(self, size: bytes | memoryview) -> None:
+        """Give the terminal, if there is one, the size that a WINSIZE frame has."""
+        if self.master >= 0:
+            terminal_state.resize(self.master, size)
+
+    def drain(self) -> None:
+        """Wait until all that the job wrote has been sent: it has ended."""
+        for source in self.sources.values():
+            source.done.wait()
+
+
+class PlainStreams(JobStreams):
+    """The streams of a job of which no images are made."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self._stdin: Sink | None = None
+
+    def _input(self, fd: int, terminal: bool) -> None:
+        self._stdin = Sink(self._link, frames.STDIN, fd)
+        self._stdin.start(fail)
+
+    def _output(self, kind: int, fd: int) -> None:
+        self.sources[kind] = Source(self._link, kind, fd)
+        self.sources[kind].start(fail)
+
+    def put(self, data: bytes | memoryview) -> None:
+        if self._stdin is not None:
+            self._stdin.put(data)
