@@ -75,8 +75,8 @@ class Tree:
 def tree(tmp_path: Path) -> Iterator[Callable[..., Tree]]:
     made: list[Tree] = []
 
-    def make(**how: object) -> Tree:
-        made.append(Tree(tmp_path, **how))  # type: ignore[arg-type]
+    def make(record: WrittenFiles | None = None, confinement: Confinement | None = None) -> Tree:
+        made.append(Tree(tmp_path, record, confinement))
         return made[-1]
 
     yield make

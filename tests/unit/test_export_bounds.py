@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,10 +146,10 @@ def test_of_a_file_that_the_disk_does_not_tell_the_name_is_listed_and_a_lookup_s
 ) -> None:
     look = os.stat
 
-    def bad_disk(path: object, **how: object) -> os.stat_result:
+    def bad_disk(path: str | bytes | int, **how: Any) -> os.stat_result:
         if path == b"file":
             raise OSError(errno.EIO, "Input/output error")
-        return look(path, **how)  # type: ignore[call-overload, no-any-return]
+        return look(path, **how)
 
     monkeypatch.setattr(os, "stat", bad_disk)
     _, body = ask(export, abi.OPENDIR, abi.ROOT_ID, abi.OPEN_IN.pack(0, 0))

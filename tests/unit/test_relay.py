@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -63,8 +64,8 @@ class Crossing(dict[int, tuple[int, int, int, int]]):
 
     meanwhile: Callable[[], None] | None = None
 
-    def pop(self, key: int, *default: object) -> object:  # type: ignore[override]
-        found = super().pop(key, *default)
+    def pop(self, key: int, default: Any = None) -> Any:
+        found = super().pop(key, default)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
