@@ -12,7 +12,7 @@ import time
 
 from checkpoint import procfs
 from checkpoint.wire import compat
-from remoteio.errors import RexecError
+from remoteio.errors import RexecError, named
 from remoteio.execute import mount
 from shim.execute.init import idmap, namespaces
 from shim.execute.owner import load, sources
@@ -124,8 +124,8 @@ def _namespaces() -> dict[str, str]:
             text = f"{step[0]}: {error.strerror}"
         except RexecError as error:
             text = f"{step[0]}: {error}"
-        except BaseException as error:
-            text = f"{step[0]}: {error}"
+        except BaseException as error:  # of our own; and an interrupt must not run on here, in the parent's place
+            text = f"{step[0]}: an error of rexec's own: {named(error)}"
         os.write(write_fd, text.encode("utf-8", "replace")[:_ANSWER_BYTES])
         os._exit(0)
     os.close(write_fd)

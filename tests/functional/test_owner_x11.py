@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.execute.owner.x11 import X11Source, cookies
+from shim.execute.owner.x11 import X11Source
+from shim.execute.owner.x11_wire import cookies
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("Xvfb", "xdotool", "xprintidle")),

@@ -1,6 +1,16 @@
 """Pid 1 of the job's pid namespace: starts the job, tells how it stops and ends, leaves nothing behind. Shipped.
 
-Its messages are in messages.py.
+Its messages are in messages.py. States: building the root - starting the job, or waiting for it to be restored -
+serving (one poll(2) for the agent's messages and for the end of children, by a pipe that SIGCHLD writes to) - killing
+all that the job has left - writing back - ENDED. Each way out tells the agent one last word, ENDED or FAILED, and
+nothing after it; an init that ends without was killed.
+
+The races. The agent's end: its socket is closed, and init ends, and with pid 1 all of the namespace. The keeper's end:
+PR_SET_PDEATHSIG; had it ended before that was set, the pipe `alive` says so. A child that fails before its exec says
+so through a pipe that exec closes, so that a job's own end is never taken for that. The job's end while a message
+waits: the status is looked for before each poll, and a message that is left unread is of no use any more. After ENDED
+nothing of the job may still change a file at home: all its processes are reaped, then what shared mappings hold is
+written back, and only then it is told.
 
 From ``build_root`` on its files are the submit machine's: everything it will need is imported before.
 """
@@ -254,7 +264,7 @@ def close_quietly(fd: int) -> None:
 
 
 def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: TreeControl | None = None) -> int:
-    """Until the job has ended and everything with it: its wait status. `job` 0: it is still to be restored."""
+    """Serve until the job has ended and everything with it; its wait status. `job` 0: it is still to be restored."""
     for fd in ends:
         os.close(fd)
     wake_r, wake_w = os.pipe()

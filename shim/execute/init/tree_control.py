@@ -1,6 +1,27 @@
 """What init does for a job that can be checkpointed: stops and continues its tree, starts criu beside it. Shipped.
 
-Its messages are in messages.py.
+Its messages are in messages.py, what the agent does with them in shim/execute/agent/job_tree.py.
+
+Init is one thread, and does one message after the other; between two it reaps. So nothing here runs beside anything
+else of init, but all of it beside the tree, which forks, ends and is killed meanwhile: a pid that was listed may be
+gone at the next line, and is passed over.
+
+States, of which any two may hold at once:
+
+    job       0: still to be restored; else the pid of the tree's root, whose end is the job's
+    stopped   the agent has had the tree stopped: a stop is not told, and no SIGCONT of home's wakes it
+    _criu     a criu is at work; to the kernel it is a child of init, and of the tree it is none: never stopped,
+              continued or counted with it
+
+How the tree is stopped. Without criu: SIGSTOP to -1, which the kernel sends to all of the namespace but init in one
+go (kill(2)), so that nothing can fork past it. With criu, which must not be stopped: to each pid; criu holds the tree
+by ptrace, so it cannot fork, and the stop is pending until criu lets it go: then the tree stands still, not runs.
+
+The pids of a tree that is dumped and restored must be free again: criu has pids of its own below those of jobs
+(CRIU_PIDS < RESERVED_PIDS < JOB_PIDS), by clone3's set_tid beside a job that runs, and by ns_last_pid where the
+tree is still to come. After a restore the count goes on behind the highest pid that there was.
+
+What ends while the tree is being restored may be its root: its status is kept until GOES_ON names the root.
 """
 
 from __future__ import annotations

@@ -1,0 +1,5 @@
+"""Whether the machine's owner is there, and what that means for a job. Shipped.
+
+sources.py has all that tell of input (each a `Source`), step.py the rules, load.py what else a policy looks at. The
+agent and the probe import it; it imports neither, nor init. It only looks: it grabs no device, and changes nothing.
+"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import abstractmethod
 
 from shim.execute.owner.source import Source
 from shim.wire.dbus import LOGIND, LOGIND_OBJECT, PROPERTIES, SYSTEM_BUS, Bus, DBusError, bus_path
@@ -96,13 +97,13 @@ class _BusSource(Source):
             self._lose(error)
             return None
 
+    @abstractmethod
     def _connect(self, now: float, patience: float) -> None:
-        """Connects and takes a first look; without a bus, `absent` says why."""
-        raise NotImplementedError
+        """Connect and take a first look; without a bus, `absent` says why."""
 
+    @abstractmethod
     def _take(self, bus: Bus, now: float) -> str | None:
-        """What was touched, as poll has it. Raises DBusError."""
-        raise NotImplementedError
+        """Return what was touched, as poll has it. Raises DBusError."""
 
     def _lose(self, error: DBusError) -> None:
         self.close()

@@ -1,7 +1,6 @@
-"""X11 displays as tellers of the owner's input: the MIT-SCREEN-SAVER extension, spoken on the wire.
+"""X11 displays as tellers of the owner's input: the MIT-SCREEN-SAVER extension. Shipped: bare python3 >= 3.9.
 
-Shipped: bare python3 >= 3.9. Sources: X Window System Protocol 11 (connection setup, QueryExtension), saver.xml of
-xcb-proto (QueryInfo), Xau(3) for authority files. xprintidle and libXss give the same number; neither is needed.
+What is said on the wire is in x11_wire.py.
 """
 
 from __future__ import annotations
@@ -12,36 +11,17 @@ import socket
 import struct
 import time
 
+from shim.execute.owner import x11_wire
 from shim.execute.owner.source import LOOK, RESCAN, Source
 
 # The server counts in whole milliseconds.
 _ROUNDING = 0.003
-_QUERY_EXTENSION = 98
 # A display that refused us, or hangs, is asked again this much later: each try may cost half a second.
 RETRY = 60.0
 
 
 class X11Error(Exception):
     """A display cannot be asked; the text is a clause that says why."""
-
-
-def cookies(data: bytes, display: str) -> list[bytes]:
-    """The MIT-MAGIC-COOKIE-1 cookies for a display number in an authority file; what is malformed is passed over."""
-    found: list[bytes] = []
-    at = 0
-    while at + 2 <= len(data):
-        at += 2
-        fields = []
-        for _ in range(4):
-            if at + 2 > len(data):
-                return found
-            (length,) = struct.unpack_from(">H", data, at)
-            fields.append(data[at + 2 : at + 2 + length])
-            at += 2 + length
-        _address, number, name, cookie = fields
-        if name == b"MIT-MAGIC-COOKIE-1" and number in (b"", display.encode()):
-            found.append(cookie)
-    return found
 
 
 def authority_files(server: int) -> list[str]:
@@ -62,21 +42,6 @@ def authority_files(server: int) -> list[str]:
     return files
 
 
-def setup_request(cookie: bytes) -> bytes:
-    """The client's first bytes, little endian, protocol 11.0; no cookie: no authorization."""
-    name = b"MIT-MAGIC-COOKIE-1" if cookie else b""
-    lengths = struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie))
-    return lengths + name + bytes(-len(name) % 4) + cookie + bytes(-len(cookie) % 4)
-
-
-def root_window(setup: bytes) -> int:
-    """The first screen's root window, from the server's answer without its first 8 bytes."""
-    (vendor,) = struct.unpack_from("<H", setup, 16)
-    formats = setup[21]
-    (root,) = struct.unpack_from("<I", setup, 32 + vendor + -vendor % 4 + 8 * formats)
-    return int(root)
-
-
 class Display:
     """A connection to one X server. X11Error if it cannot be asked for idle times."""
 
@@ -94,7 +59,7 @@ class Display:
                 raise X11Error(f"display {self.name} lacks the extension MIT-SCREEN-SAVER")
             if self._extension(b"XWAYLAND") != 0:
                 raise X11Error(f"display {self.name} is Xwayland, which sees only part of the input")
-            self._question = struct.pack("<BBHI", major, 1, 2, root_window(setup))
+            self._question = x11_wire.query_info(major, x11_wire.root_window(setup))
             self._socket.setblocking(False)
         except (OSError, struct.error, IndexError) as error:
             self.close()
@@ -111,7 +76,7 @@ class Display:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             self._socket.settimeout(timeout)
             self._socket.connect(path)
-            self._socket.sendall(setup_request(cookie))
+            self._socket.sendall(x11_wire.setup_request(cookie))
             head = self._exactly(8)
             (length,) = struct.unpack_from("<H", head, 6)
             body = self._exactly(length * 4)
@@ -135,12 +100,11 @@ class Display:
 
     def _extension(self, name: bytes) -> int:
         """The major opcode of an extension, 0 if the server lacks it."""
-        padded = name + bytes(-len(name) % 4)
-        self._socket.sendall(struct.pack("<BxHHxx", _QUERY_EXTENSION, 2 + len(padded) // 4, len(name)) + padded)
-        reply = self._exactly(32)
+        self._socket.sendall(x11_wire.query_extension(name))
+        reply = self._exactly(x11_wire.REPLY)
         if reply[0] != 1:
             raise X11Error(f"display {self.name} answered QueryExtension with an error")
-        return reply[9] if reply[8] else 0
+        return x11_wire.major_opcode(reply)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -173,13 +137,13 @@ class Display:
             raise X11Error(f"display {self.name} closed the connection")
         self._buffer += part
         span = None
-        while len(self._buffer) >= 32:
-            packet, self._buffer = self._buffer[:32], self._buffer[32:]
+        while len(self._buffer) >= x11_wire.REPLY:
+            packet, self._buffer = self._buffer[: x11_wire.REPLY], self._buffer[x11_wire.REPLY :]
             # Events that nobody can refuse (MappingNotify) come between; they are 32 bytes long too.
             if packet[0] == 0:
                 raise X11Error(f"display {self.name} answered QueryInfo with an error")
             if packet[0] == 1 and self._asked_at is not None:
-                idle = struct.unpack_from("<I", packet, 16)[0] / 1000
+                idle = x11_wire.idle_seconds(packet)
                 span = self._asked_at - idle, time.monotonic() - idle
                 self._asked_at = None
         return span
@@ -190,7 +154,7 @@ def _readable_cookies(server: int, number: str) -> list[bytes]:
     for path in authority_files(server):
         try:
             with open(path, "rb") as file:
-                found += cookies(file.read(), number)
+                found += x11_wire.cookies(file.read(), number)
         except OSError:
             # Not there, or not ours: the next place.
             continue
