@@ -9,6 +9,8 @@ import struct
 from remoteio.syscalls import libc
 
 IN_ACCESS = 0x001
+IN_MODIFY = 0x002
+IN_CLOSE_WRITE = 0x008
 IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_IGNORED = 0x8000

@@ -22,6 +22,7 @@ class ThreadPool:
         lock = threading.Lock()
         self._more, self._rest = threading.Condition(lock), threading.Condition(lock)
         self._made = self._free = 0
+        self._over = False
 
     def give(self, job: Callable[[], None]) -> bool:
         """Have `job` done by a worker. False: there is none, and no thread for one can be had: it is the caller's."""
@@ -46,12 +47,21 @@ class ThreadPool:
         with self._rest:
             return self._rest.wait_for(lambda: not self._work and self._free == self._made, timeout)
 
+    def end(self) -> None:
+        """Let every worker end, as soon as there is nothing for it to do. Nothing may be given any more."""
+        with self._more:
+            self._over = True
+            self._more.notify_all()
+
     def _worker(self) -> None:
         while True:
             with self._more:
                 self._free += 1
                 self._rest.notify_all()
                 while not self._work:
+                    if self._over:
+                        self._made, self._free = self._made - 1, self._free - 1
+                        return
                     self._more.wait()
                 self._free -= 1
                 job = self._work.popleft()

@@ -72,6 +72,7 @@ class LeaderFollowers(Generic[T]):
         self._over.wait()
         with self._lock:
             self._followers.notify_all()
+        self._pool.end()
         assert self._failure is not None
         raise self._failure
 

@@ -15,9 +15,9 @@ import click
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.frames import FrameError, FrameReader, frame
-from shim.cli.jobs import must_live
 from shim.cli.parameters import job_argument
 from shim.cli.say import tell
+from shim.submit.api.job_handle import must_live
 from shim.submit.foreground.own_streams import die_like
 from shim.submit.foreground.terminal import Terminal
 from shim.submit.job import control_socket, record

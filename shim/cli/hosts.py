@@ -9,54 +9,53 @@ from typing import Any
 import click
 
 from shim.cli.parameters import host_names
+from shim.submit.api.host_reports import HostReport, hosts
 from shim.submit.hosts import config, survey
-from shim.submit.hosts.checks import BAD, checks, known_size, latency, usable
+from shim.submit.hosts.checks import known_size, latency
 from shim.submit.hosts.survey import Report
 
 
-def as_data(report: Report) -> dict[str, Any]:
+def as_data(report: HostReport) -> dict[str, Any]:
     """Turn a report into plain data for JSON."""
-    started = report.started
     return {
-        "name": report.host.name,
-        "ssh": report.host.ssh,
-        "owner": report.host.owner,
-        "usable": usable(report),
-        "error": report.error or None,
-        "python": None if started is None else ".".join(map(str, started.python)),
-        "latency": None if started is None else round(report.latency, 6),
-        "clock_offset": None if started is None else round(report.clock, 3) + 0.0,
+        "name": report.name,
+        "ssh": report.ssh,
+        "owner": report.owner,
+        "usable": report.usable,
+        "error": report.why if report.python is None else None,
+        "python": report.python,
+        "latency": None if report.latency is None else round(report.latency, 6),
+        "clock_offset": None if report.clock_offset is None else round(report.clock_offset, 3) + 0.0,
         "facts": dict(report.facts),
         "checks": [
             {"state": check.state, "what": check.what, "text": check.text, "mend": check.mend or None}
-            for check in checks(report)
+            for check in report.checks
         ],
     }
 
 
-def table(reports: Sequence[Report]) -> str:
+def table(reports: Sequence[HostReport]) -> str:
     """Write the reports as a table, a line each."""
     rows: list[tuple[str, ...]] = [
         ("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "OWNER", "IDLE", "STATE")
     ]
     for report in reports:
-        facts, bad = report.facts, [check for check in checks(report) if check.state == BAD]
-        state = f"{bad[0].what}: {bad[0].text}" if bad else "ok"
-        if report.started is None:
-            rows.append((report.host.name, *["-"] * 6, report.host.owner, "-", report.error))
+        facts = report.facts
+        if report.python is None or report.latency is None:
+            rows.append((report.name, *["-"] * 6, report.owner, "-", report.why))
             continue
         rows.append(
             (
-                report.host.name,
+                report.name,
                 latency(report.latency),
-                ".".join(map(str, report.started.python)),
+                report.python,
                 facts["kernel"],
                 str(facts["cores"]),
                 f"{known_size(facts['memory_available'])} of {known_size(facts['memory_total'])}",
                 f"{facts['load']:.2f}",
-                report.host.owner,
+                report.owner,
                 _idle(facts["owner"]["idle"]),
-                state,
+                report.why or "ok",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -93,7 +92,7 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
     if asked is not None:
         click.echo(why(survey.ask(config.resolve(asked, config.load()), batch=False, deadline=150.0)))
         return
-    reports = survey.ask_all(config.known())
+    reports = hosts()
     click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
 
 

@@ -3,78 +3,49 @@
 from __future__ import annotations
 
 import json
-import select
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from remoteio.errors import RexecError
-from remoteio.inotify import Inotify
 from remoteio.printable import printable
 from shim.cli.parameters import host_names, image_argument, job_argument
 from shim.cli.say import shown
-from shim.submit.foreground.progress import Progress
-from shim.submit.job import control_socket, events
-from shim.submit.job.events import Event, Kind
-from shim.submit.job.placement_events import Phase
-from shim.submit.job.record import Job, Record, every, find
+from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
+from shim.submit.api.job_handle import job as find
+from shim.submit.foreground.progress import Progress as ProgressLine
+from shim.submit.job import record
+from shim.submit.job.events import Event, condor_log
 from shim.submit.units import size
 
-_IN_MODIFY = 0x002  # inotify(7)
 _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
 
 
-def state(job: Job, record: Record) -> str:
-    """Name the job's state in one word, as `rexec jobs` shows it."""
-    if record.phase == Phase.ENDED:
-        if record.status is None:
-            return "failed"
-        number = record.status & 0x7F
-        return f"signal {number}" if number else "done" if record.status == 0 else f"exit {record.status >> 8}"
-    if not job.supervised():
-        return "stopped"
-    return "held" if record.held and record.phase == Phase.PARKED else record.phase
-
-
-def as_data(job: Job, record: Record, now: float) -> dict[str, Any]:
-    """Turn one job into what `rexec jobs --json` prints: times in seconds, sizes in bytes."""
-    word = state(job, record)
+def as_data(report: JobReport, now: float) -> dict[str, Any]:
+    """Turn a report into what `rexec jobs --json` prints: times in seconds, sizes in bytes."""
+    image = report.image
     return {
-        "id": job.id,
-        "state": word,
-        "host": record.host or None,
-        "command": list(record.command),
-        "directory": record.cwd,
-        "hosts": list(record.hosts),
-        "owner": record.owner or None,
-        "created": record.created,
-        "run_time": round(record.ran + (now - record.since if record.since and word != "stopped" else 0.0), 3),
+        "id": report.id,
+        "state": report.state,
+        "host": report.host or None,
+        "command": list(report.command),
+        "directory": report.directory,
+        "hosts": list(report.hosts),
+        "owner": report.owner or None,
+        "created": report.created,
+        "run_time": round(report.run_time, 3),
         "checkpoint": None
-        if not record.saved
-        else {
-            "image": record.image,
-            "at": record.saved,
-            "age": round(now - record.saved, 3),
-            "bytes": record.saved_size,
-        },
-        "moves": record.moves,
-        "generation": record.generation,
-        "why": _why(word, record) or None,
-        "detached": record.detached,
-        "terminal": record.tty,
+        if image is None
+        else {"image": image.number, "at": image.at, "age": round(now - image.at, 3), "bytes": image.size},
+        "moves": report.moves,
+        "generation": report.generation,
+        "why": report.why or None,
+        "detached": report.detached,
+        "terminal": report.terminal,
     }
-
-
-def _why(word: str, record: Record) -> str:
-    if word == "failed":
-        return record.reason
-    if word == "stopped":
-        left = f"`rexec restart {record.id}` goes on from its last image" if record.image else "it had no checkpoint"
-        return f"{record.reason}; {left}" if record.reason else left
-    return record.why
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -128,15 +99,14 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     """
     now = time.time()
     rows = []
-    for job in every():
+    for each in jobs():
         try:
-            record = job.read()
+            report = each.report()
         except RexecError as error:
             click.echo(f"rexec: {error}", err=True)  # the others are there all the same
             continue
-        if record.phase == Phase.ENDED and not all_jobs and now - (job.path / "job.json").stat().st_mtime > _RECENT:
-            continue
-        rows.append(as_data(job, record, now))
+        if all_jobs or report.ended is None or now - report.ended <= _RECENT:
+            rows.append(as_data(report, now))
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif rows:
@@ -145,30 +115,14 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
 
 
-def must_live(job: Job) -> None:
-    """Refuse a job that has ended, by a RexecError."""
-    record = job.read()
-    if record.phase == Phase.ENDED and not job.supervised():
-        raise RexecError(f"job {job.id} has ended: {state(job, record)}")
-
-
-def request(job: Job, what: str, **more: object) -> None:
-    """Ask the job's supervisor, showing how far it is; RexecError with its words if it could not be done."""
-    must_live(job)
-    progress = Progress(sys.stderr, "saving the job")
+def told(job: Job, ask: Callable[[Progress], str]) -> None:
+    """Have a job's supervisor do something, showing how far it is, and say what it answers. Raises RexecError."""
+    line = ProgressLine(sys.stderr, "saving the job")
     try:
-        for answer in control_socket.ask(job.control, do=what, **more):
-            done, text = answer.get("done"), str(answer.get("text", ""))
-            how_far = answer.get("progress")
-            if isinstance(how_far, list):
-                progress.update(*(int(n) for n in how_far))
-            elif done:
-                progress.close()
-                click.echo(f"job {job.id}: {text}")
-            elif done is False:
-                raise RexecError(f"job {job.id}: {text}")
+        answer = ask(line.update)
     finally:
-        progress.close()
+        line.close()
+    click.echo(f"job {job.id}: {answer}")
 
 
 @click.command("checkpoint")
@@ -179,7 +133,8 @@ def checkpoint_command(job: str) -> None:
     It stands still only while its memory is copied on its own host. When the command ends, the image is committed:
     whatever happens, the job can go on from it.
     """
-    request(find(job), "checkpoint")
+    found = find(job)
+    told(found, found.checkpoint)
 
 
 @click.command("vacate")
@@ -197,32 +152,32 @@ def vacate_command(job: str, host: str) -> None:
 
     Until its image is committed here, nothing of it is given up: if that fails, it goes on where it is.
     """
-    if host:
-        from shim.submit.hosts import config
-
-        host = config.resolve(host, config.load()).name
-    request(find(job), "vacate", host=host)
+    found = find(job)
+    told(found, lambda progress: found.vacate(host or None, progress))
 
 
 @click.command("hold")
 @job_argument
 def hold_command(job: str) -> None:
     """Save JOB as an image and park it until `rexec release`."""
-    request(find(job), "hold")
+    found = find(job)
+    told(found, found.hold)
 
 
 @click.command("release")
 @job_argument
 def release_command(job: str) -> None:
     """Let a held JOB go on; a parked one looks for a host at once."""
-    request(find(job), "release")
+    found = find(job)
+    told(found, lambda progress: found.release())
 
 
 @click.command("kill")
 @job_argument
 def kill_command(job: str) -> None:
     """Kill JOB, wherever it is. Its images stay until `rexec images rm`."""
-    request(find(job), "kill")
+    found = find(job)
+    told(found, lambda progress: found.kill())
 
 
 @click.command("restart")
@@ -258,11 +213,14 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
     word, _, number = image.partition("/")
     if number and not number.isdigit():
         raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {word}`")
-    job = find(word)
-    if not number and on is None and job.supervised() and job.read().phase == Phase.PARKED:
-        request(job, "release", force=force)
+    directory = record.find(word)
+    job = Job(directory)
+    if not number and on is None and job.state in ("parked", "held"):
+        told(job, lambda progress: job.release(force=force))
         return
-    sys.exit(checkpoint.restart(job, int(number) if number else None, on, detach=detach, force=force, quiet=quiet))
+    sys.exit(
+        checkpoint.restart(directory, int(number) if number else None, on, detach=detach, force=force, quiet=quiet)
+    )
 
 
 @click.command("log")
@@ -277,21 +235,9 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
     read one.
     """
     found = find(job)
-    offset = 0
-    watch = Inotify()
-    try:
-        watch.add(str(found.log), _IN_MODIFY)
-        while True:
-            happened, offset = events.read_events(found.log, offset)
-            for event in happened:
-                text = event.to_json() if as_json else events.condor_log([event], found.id) if condor else line(event)
-                click.echo(text.rstrip("\n"))
-            if not follow or any(event.kind in (Kind.END, Kind.ABORT) for event in happened):
-                return
-            select.select([watch.fileno()], [], [])
-            watch.read()
-    finally:
-        watch.close()
+    for event in found.events(follow=follow):
+        text = event.to_json() if as_json else condor_log([event], found.id) if condor else line(event)
+        click.echo(text.rstrip("\n"))
 
 
 def line(event: Event) -> str:

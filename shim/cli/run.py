@@ -10,20 +10,17 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
-from remoteio.submit.transport.stream import Stream
+from remoteio.errors import RexecError
 from shim.cli.say import tell
 from shim.submit.foreground import description
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.terminal import in_foreground
-from shim.submit.hosts import bootstrap, config
-from shim.submit.hosts.config import Host
-from shim.submit.hosts.connect import connect
+from shim.submit.hosts.connect import connect_first
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
-    from shim.submit.foreground.run import RunResult
+    from shim.submit.plain_run import RunResult
 
 Log = Callable[..., None]
 
@@ -40,41 +37,22 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
 def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
-    host, stream, facts = reach(on, say)
+    host, stream, facts = connect_first(on, passed_over=say, meanwhile=_prepare)
     python = ".".join(map(str, facts.python))
     log("reached", host=host.name, python=python, runtime=facts.runtime)
     if facts.runtime == "memory":
         say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
     elif verbose:
         say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
-    from remoteio.wire.link import Link, LinkClosed
+    from remoteio.wire.link import Link
     from shim.submit.foreground.run import ForegroundRun
+    from shim.submit.plain_run import to_the_end
 
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
-    supervisor = ForegroundRun(link, spec, say, log)
-    try:
-        ended = supervisor.run()
-    except LinkClosed as e:
-        raise RexecError(f"lost {host.name}, and the job with it: {stream.failure() if host.ssh else e}") from e
-    except ProtocolError as e:
-        stream.close()
-        raise HostMisbehaves(host.name, f"{e}; the job is lost with it") from e
-    except Exception as e:
-        stream.close()
-        if isinstance(e, RexecError):
-            raise
-        import traceback
-
-        log("failed", traceback=traceback.format_exc())
-        raise RexecError(
-            f"an error of rexec's own while it served {host.name} ended the job: {named(e)}; please report it, with "
-            "what --json-log FILE writes of it"
-        ) from e
-    except BaseException:
-        stream.close()
-        raise
-    stream.close(done=True)
+    ended = to_the_end(
+        ForegroundRun(link, spec, say, log).run, host, stream, lambda trace: log("failed", traceback=trace)
+    )
     seconds = time.monotonic() - began
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
     if verbose:
@@ -85,19 +63,6 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
         tell(ended.reason)
         return ended.code
     return die_like(ended.status, ended.keys)
-
-
-def reach(on: str | None, say: Callable[[str], None]) -> tuple[Host, Stream, bootstrap.Facts]:
-    """Connect to the host that `on` names; without one to the first of hosts.toml that answers, else stay here."""
-    known = config.load()
-    if on is None:
-        for host in known.hosts:
-            try:
-                return host, *connect(host, "shim.execute.main:main", meanwhile=_prepare)
-            except RexecError as e:
-                say(f"passing over {host.name}: {e}")
-    host = Host(config.LOCAL, None) if on is None else config.resolve(on, known)
-    return host, *connect(host, "shim.execute.main:main", meanwhile=_prepare)
 
 
 def _prepare() -> None:

@@ -1,6 +1,6 @@
 """Serve one connection to a host: the submit machine's files over it, and signs of life in both directions.
 
-Both kinds of run have one, each its own: a plain run (shim/submit/foreground/run.py) and each generation of a job that
+Both kinds of run have one, each its own: a plain run (shim/submit/plain_run.py) and each generation of a job that
 can be checkpointed (shim/submit/job/generation.py). What they do with the job differs in everything else, so this knows
 of no terminal, no stream, no signal and no person: whatever is not about files goes to the handler as it came.
 

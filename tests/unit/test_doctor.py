@@ -12,6 +12,7 @@ import pytest
 from shim.cli.doctor import advice, open_to_others
 from shim.cli.hosts import as_data, table, why
 from shim.execute import probe
+from shim.submit.api.host_reports import report_of
 from shim.submit.hosts import survey
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.checks import BAD, NOTE, OK, Check, checks, usable
@@ -65,8 +66,8 @@ def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
     gone = Report(Host("gone", "gone"), error="cannot reach gone: it is off; switch it on")
     assert [(check.state, check.text) for check in checks(gone)] == [(BAD, gone.error)]
     assert not usable(gone)
-    assert table([gone, report()]).splitlines()[1].endswith(gone.error)
-    assert as_data(gone)["error"] == gone.error and as_data(gone)["python"] is None
+    assert table([report_of(gone), report_of(report())]).splitlines()[1].endswith(gone.error)
+    assert as_data(report_of(gone))["error"] == gone.error and as_data(report_of(gone))["python"] is None
 
 
 def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
@@ -82,7 +83,7 @@ def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
     assert said[0] == "box: its owner has been idle for 1 min (policy: keyboard)"
     assert said[1:] == ["  terminals  idle for 1 min", "  x11        not there: no display"]
     assert "cannot tell" in why(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}))
-    row = table([report(owner=seen)]).splitlines()[1]
+    row = table([report_of(report(owner=seen))]).splitlines()[1]
     assert "keyboard" in row and "1 min" in row
 
 
@@ -132,7 +133,7 @@ def test_root_needs_no_subordinate_ids() -> None:
 
 
 def test_all_is_plain_data() -> None:
-    data = json.loads(json.dumps(as_data(report())))
+    data = json.loads(json.dumps(as_data(report_of(report()))))
     assert data["usable"] is True and data["facts"]["cores"] == 8 and data["latency"] == 0.0002
 
 

@@ -34,7 +34,7 @@ def hello(**changed):
 
 ours, theirs = socket.socketpair()
 threading.Thread(target=host, args=(theirs,), daemon=True).start()
-run.reach = lambda on, say: (Host("alpha", "alpha"), Wire("alpha", ours), Facts((3, 11), "have", ""))
+run.connect_first = lambda on, **_: (Host("alpha", "alpha"), Wire("alpha", ours), Facts((3, 11), "have", ""))
 sys.argv = ["rexec", "--on", "alpha", *{options}, "true"]
 {breaks}
 main.main()
@@ -77,14 +77,14 @@ def test_a_host_that_moves_the_cursor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "where",
-    ["host_session.HostSession._greet", "host_session.HostSession._answer", "foreground.run.ForegroundRun._end"],
+    ["host_session.HostSession._greet", "host_session.HostSession._answer", "plain_run.PlainRun.end"],
 )
 def test_an_error_of_our_own(where: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     asks = "from remoteio.wire import fuse_abi as abi; link.send(frames.FUSE, abi.request(abi.GETATTR, 1, bytes(16)))"
     done = ended(
         f"link.send(frames.HELLO, hello()); {asks}; link.send(frames.EXIT, bytes(4))",
-        f"import shim.submit.foreground.run, shim.submit.host_session; shim.submit.{where} = lambda *_: 1 // 0",
+        f"import shim.submit.host_session, shim.submit.plain_run; shim.submit.{where} = lambda *_: 1 // 0",
         ("--json-log", str(log)),
     )
     assert done.returncode == 125

@@ -14,6 +14,7 @@ import pytest
 from remoteio.submit.transport.stream import Stream
 from shim.cli import doctor, hosts
 from shim.execute import probe
+from shim.submit.api.host_reports import report_of
 from shim.submit.hosts import checks, survey
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host, Hosts
@@ -83,10 +84,10 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     bad, good = survey.ask_all([BAD, GOOD], deadline=10)
     assert bad.error.startswith("bad misbehaves: its ")
     assert good.error == ""
-    assert "bad misbehaves" in hosts.table([bad, good])
+    assert "bad misbehaves" in hosts.table([report_of(bad), report_of(good)])
     assert "bad misbehaves" in doctor.advice(bad) and not checks.usable(bad)
     assert "bad misbehaves" in hosts.why(bad)
-    json.dumps(hosts.as_data(bad))
+    json.dumps(hosts.as_data(report_of(bad)))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))
     assert next_host.choose_host(choose, AllowedHosts(("any",), ""), known, None) == Chosen(1, "good")

@@ -15,6 +15,7 @@ from remoteio.submit.export.note_changes import UNLOCKED, ChangeNotes
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
+from remoteio.submit.umask import own_umask
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Piggyback
@@ -34,7 +35,7 @@ class ExportBase:
 
     def __init__(self, ids: ShownIds, root: str, record: WrittenFiles | None, confinement: Confinement | None) -> None:
         self.ids = ids
-        self._umask = _own_umask()
+        self._umask = own_umask()
         self.inodes = Inodes(root, confinement=confinement)
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
@@ -100,12 +101,6 @@ class ExportBase:
 
 
 _U64 = (1 << 64) - 1
-
-
-def _own_umask() -> int:
-    """This process's umask, as proc_pid_status(5) has it: umask(2) would change it for all threads meanwhile."""
-    with open("/proc/self/status", "rb") as f:
-        return next(int(line.split()[1], 8) for line in f if line.startswith(b"Umask:"))
 
 
 def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 
 from remoteio.errors import RexecError
+from remoteio.submit.umask import own_umask
 from shim.submit.foreground import environment
 from shim.wire.job_spec import JobSpec
 
@@ -44,7 +45,7 @@ def describe(
         uid=os.geteuid(),
         gid=os.getegid(),
         groups=os.getgroups(),
-        umask=_umask(),
+        umask=own_umask(),
         hostname=os.fsencode(socket.gethostname()),
         limits=_limits(),
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
@@ -69,9 +70,3 @@ def _limits() -> list[tuple[int, int, int]]:
     """The resource limits, as (resource, soft, hard)."""
     names = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"]
     return [(number, *resource.getrlimit(number)) for number in (getattr(resource, name) for name in names)]
-
-
-def _umask() -> int:
-    """This process's umask, as proc_pid_status(5) has it: umask(2) would change it for all threads meanwhile."""
-    with open("/proc/self/status", "rb") as status:
-        return next(int(line.split()[1], 8) for line in status if line.startswith(b"Umask:"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from remoteio.errors import RexecError
 from remoteio.submit.transport.ssh import open_host, open_local
 from remoteio.submit.transport.stream import Stream
-from shim.submit.hosts import bootstrap
+from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.config import Host
+
+AGENT = "shim.execute.main:main"
 
 
 def connect(
@@ -35,3 +38,25 @@ def connect(
         stream.close(done=True)
         raise
     return stream, facts
+
+
+def connect_first(
+    on: str | None,
+    *,
+    batch: bool = False,
+    passed_over: Callable[[str], object] = lambda text: None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> tuple[Host, Stream, bootstrap.Facts]:
+    """Start the agent on the host that ``on`` names; None: on the first of hosts.toml that answers, else here.
+
+    ``passed_over`` is told of each that does not. The others are as for ``connect``. Raises RexecError.
+    """
+    known = config.load()
+    if on is None:
+        for host in known.hosts:
+            try:
+                return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
+            except RexecError as e:
+                passed_over(f"passing over {host.name}: {e}")
+    host = Host(config.LOCAL, None) if on is None else config.resolve(on, known)
+    return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)

@@ -70,11 +70,11 @@ class Resumed:
         return self.image.streams.stdin + len(self.image.streams.stdin_unread)
 
 
-def parse_every(text: str | None) -> float:
-    """Seconds of "10m" or "never", as Wanted.every has them. Raises PolicyError for what is no duration."""
+def parse_every(text: str | None, key: str = "--every") -> float:
+    """Seconds of "10m" or "never", as Wanted.every has them. Raises PolicyError, which names `key`."""
     if text is None:
         return 0.0
-    return placement_steps.NEVER if text == "never" else parse_duration(text, "--every")
+    return placement_steps.NEVER if text == "never" else parse_duration(text, key)
 
 
 def host_names(on: str | None) -> tuple[str, ...]:

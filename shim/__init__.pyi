@@ -1,0 +1,29 @@
+"""What `from shim import …` gives; shim/__init__.py imports it when it is asked for. docs/python.md is its manual."""
+
+from shim.submit.api.errors import ArgumentError as ArgumentError
+from shim.submit.api.errors import CannotStart as CannotStart
+from shim.submit.api.errors import CommandFailed as CommandFailed
+from shim.submit.api.errors import ImageError as ImageError
+from shim.submit.api.errors import JobFailed as JobFailed
+from shim.submit.api.errors import JobStopped as JobStopped
+from shim.submit.api.errors import RequestRefused as RequestRefused
+from shim.submit.api.errors import RexecError as RexecError
+from shim.submit.api.errors import WaitTimeout as WaitTimeout
+from shim.submit.api.host_reports import HostReport as HostReport
+from shim.submit.api.host_reports import hosts as hosts
+from shim.submit.api.job_handle import Job as Job
+from shim.submit.api.job_handle import JobReport as JobReport
+from shim.submit.api.job_handle import SavedImage as SavedImage
+from shim.submit.api.job_handle import job as job
+from shim.submit.api.job_handle import jobs as jobs
+from shim.submit.api.remote_run import Result as Result
+from shim.submit.api.remote_run import run as run
+from shim.submit.api.start_job import start as start
+from shim.submit.hosts.checks import Check as Check
+from shim.submit.hosts.config import HostsError as HostsError
+from shim.submit.job.control_socket import ControlError as ControlError
+from shim.submit.job.events import Event as Event
+from shim.submit.job.events import EventLogError as EventLogError
+from shim.submit.job.record import JobError as JobError
+from shim.submit.job.submission import SubmitError as SubmitError
+from shim.wire.owner_policy import PolicyError as PolicyError

@@ -1,0 +1,118 @@
+"""Runs a command on a host, as subprocess.run does here: without images, and to its end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from remoteio.wire import frames
+from remoteio.wire.link import Link
+from shim.submit import host_frames
+from shim.submit.api import arguments, errors
+from shim.submit.api.arguments import Text
+from shim.submit.api.streams import File, given_input, output, written
+from shim.submit.foreground.description import describe
+from shim.submit.hosts.connect import connect_first
+from shim.submit.plain_run import PlainRun, RunResult, StreamEnd, to_the_end
+from shim.wire.job_spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended.
+
+    args            its words
+    host            the host it ran on
+    returncode      its exit status, or -N where signal N ended it
+    stdout, stderr  what it wrote; None where that went to a file
+    """
+
+    args: tuple[str, ...]
+    host: str
+    returncode: int
+    stdout: bytes | None
+    stderr: bytes | None
+
+
+class _Alone:
+    """Watches a run that nobody sits in front of."""
+
+    def __init__(self, stdin: int) -> None:
+        self._stdin = stdin
+
+    def greeted(self, hello: host_frames.Hello) -> None:
+        """Nobody is there to be told of its clock: `hosts` says it."""
+
+    def begun(self) -> StreamEnd | None:
+        return StreamEnd(os.dup(self._stdin))
+
+    def stopped(self) -> None:
+        """It goes on when somebody sends it a SIGCONT, as a stopped child of subprocess.run does."""
+
+
+def run(
+    command: Sequence[Text],
+    *,
+    on: str | None = None,
+    cwd: Text | None = None,
+    env: Mapping[str, str] | None = None,
+    scratch: Sequence[Text] = (),
+    stdin: bytes | File | None = None,
+    stdout: File | None = None,
+    stderr: File | None = None,
+    check: bool = False,
+) -> Result:
+    """Run a command on a host, with this machine's files and as this user, and wait for its end.
+
+    command         its words
+    on              the host: a name of hosts.toml, [user@]host as for ssh, or "local"; None: the first of hosts.toml
+                    that answers, and if there is none this machine
+    cwd             the directory it runs in; None: this process's
+    env             variables on top of this process's environment, which goes along but for what describes this login
+                    (docs/job.md)
+    scratch         directories here at which it finds private space on the host's own disk
+    stdin           what it reads: bytes, or an open file (its descriptor is read); None: nothing
+    stdout, stderr  where what it writes goes: an open file (to its descriptor); None: into the Result
+    check           raise CommandFailed where its status is not 0
+
+    Nothing is asked for on a terminal: ssh needs a key or an agent. An exception raised meanwhile in this thread, such
+    as KeyboardInterrupt, ends the command on the host too.
+
+    Raises ArgumentError at once for what cannot be meant, CannotStart where the host could not start the command, and
+    another RexecError where the host cannot be reached, or is lost with the command.
+    """
+    words = arguments.command_words(command)
+    host = arguments.host(on, "on")
+    directory = None if cwd is None else arguments.text(cwd, "cwd")
+    variables, places = arguments.variables(env), arguments.texts(scratch, "scratch")
+    with ExitStack() as held:
+        given = given_input(stdin, held)
+        outputs = {frames.STDOUT: output(stdout, "stdout", held), frames.STDERR: output(stderr, "stderr", held)}
+        spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
+        found, stream, _ = connect_first(host, batch=True)
+        ended = to_the_end(lambda: _run(Link(stream.read_fd, stream.write_fd), spec, outputs, given), found, stream)
+        if ended.status is None:
+            raise errors.CannotStart(ended.reason, ended.code)
+        result = Result(
+            tuple(map(os.fsdecode, words)),
+            found.name,
+            os.waitstatus_to_exitcode(ended.status),
+            *(
+                None if file is not None else written(outputs[kind])
+                for kind, file in ((frames.STDOUT, stdout), (frames.STDERR, stderr))
+            ),
+        )
+    if check and result.returncode:
+        what = f"{result.args[0]} on {result.host}"
+        raise errors.CommandFailed(what, result.returncode, result.stdout, result.stderr)
+    return result
+
+
+def _run(link: Link, spec: JobSpec, outputs: Mapping[int, int], given: int) -> RunResult:
+    plain = PlainRun(link, spec, {kind: StreamEnd(os.dup(fd)) for kind, fd in outputs.items()}, _Alone(given))
+    try:
+        return plain.run()
+    finally:
+        plain.release()

@@ -1,0 +1,243 @@
+"""Runs one job, without images, on a host that has been reached; with streams that are handed in.
+
+It changes nothing of this process: no signal, no terminal, no standard stream. Those are the foreground run's
+(shim/submit/foreground/run.py), which watches this one; a program that calls shim.run has no need of them. So many may
+run in one process.
+
+A HostSession serves the files. Of what else the host says, output goes to the stream's own thread, and what happens to
+the job to the thread that called `run`, as events, one after the other: so the watcher is called by that thread alone.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
+from remoteio.submit.transport.stream import Stream
+from remoteio.wire import frames
+from remoteio.wire.link import Link, LinkClosed
+from shim.submit import host_frames
+from shim.submit.host_session import HostSession
+from shim.submit.hosts.config import Host
+from shim.wire import lease
+from shim.wire.job_spec import JobSpec
+from shim.wire.stream_pumps import Sink, Source
+from shim.wire.wakeup import Wakeup
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
+
+    `keys`: the job had this process's terminal.
+    """
+
+    status: int | None
+    code: int = 0
+    reason: str = ""
+    keys: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """This end of one of the job's streams.
+
+    fd     the descriptor, which is given up
+    close  closes it, when the stream ends
+    ours   tells whether it may be read now, or is somebody else's
+    """
+
+    fd: int
+    close: Callable[[int], None] = os.close
+    ours: Callable[[], bool] = lambda: True
+
+
+class Watcher(Protocol):
+    """Is told what happens to a run."""
+
+    def greeted(self, hello: host_frames.Hello) -> None:
+        """Take note of who the host is. Called by a thread of the session's."""
+
+    def begun(self) -> StreamEnd | None:
+        """Take note that the job runs; gives its standard input, None: it has none."""
+
+    def stopped(self) -> None:
+        """Take note that the job has stopped, as a shell would see it."""
+
+
+class PlainRun:
+    """Runs `spec` at the far end of `link`.
+
+    Threads: `run` blocks the one that calls it; `tell` and `send_signal` may be called by any, and by signal handlers:
+    they take no lock that another may hold. Each stream has a thread of its own, and so has the session.
+    """
+
+    def __init__(self, link: Link, spec: JobSpec, outputs: Mapping[int, StreamEnd], watcher: Watcher) -> None:
+        """`outputs`: where STDOUT and STDERR go, as far as the job has them."""
+        self.session = HostSession(link, spec, self)
+        self._link, self._spec, self._watcher = link, spec, watcher
+        self._events: deque[Callable[[], None]] = deque()  # for the thread in `run`, which the wakeup calls
+        self.wakeup = Wakeup()  # a byte written to its write_fd has the thread in `run` look about
+        self._sinks = {kind: self._sink(kind, end) for kind, end in outputs.items()}
+        self._open = set(self._sinks)  # those that have not ended
+        self._stdin: Source | None = None
+        self._server = threading.Thread(target=self._serve, name="serve", daemon=True)
+        self._ended: RunResult | None = None
+        self.started = False
+
+    @property
+    def ended(self) -> bool:
+        """Has the job ended?"""
+        return self._ended is not None
+
+    def run(self) -> RunResult:
+        """Run the job to its end, and its output's. Raises LinkClosed, ProtocolError or RexecError when it is lost."""
+        try:
+            for sink in self._sinks.values():
+                sink.start(self._stream_fails)
+            self._link.send(frames.START, self._spec.pack())
+            self._server.start()
+            wait = select.poll()
+            wait.register(self.wakeup.fd, select.POLLIN)
+            while self._ended is None or self._open:
+                if not self._events:
+                    wait.poll()
+                    self.wakeup.clear()
+                else:
+                    self._events.popleft()()
+            return self._ended
+        finally:
+            self.session.close()
+
+    def release(self) -> None:
+        """Give back what the run held: files, threads, descriptors. After `run`, however it ended.
+
+        A stream whose other end neither reads nor ends keeps its thread, and its descriptor, until it does.
+        """
+        for sink in self._sinks.values():
+            sink.put(b"")
+        if self._stdin is not None:
+            self._stdin.stop()
+        if self._server.ident is not None:
+            self._server.join()
+        self.session.release()
+        for done in [sink.done for sink in self._sinks.values()] + ([self._stdin.done] if self._stdin else []):
+            done.wait(lease.HOME)
+        self.wakeup.close()
+
+    def tell(self, event: Callable[[], None]) -> None:
+        """Have it happen in the thread that is in `run`."""
+        self._events.append(event)
+        self.wakeup.set()
+
+    def end(self, ended: RunResult) -> None:
+        """End the run; in its own thread. What the job wrote last is on its way, unless it was lost with the job."""
+        self._ended = ended
+        if ended.status is None:
+            self._open.clear()
+
+    def give_up(self, ended: RunResult) -> None:
+        """End the run without waiting for output; in its own thread."""
+        self._ended = ended
+        self._open.clear()
+
+    def fail(self, e: BaseException) -> None:
+        """End the run by that error; from any thread."""
+        self.tell(lambda: self._failed(e))
+
+    def _failed(self, e: BaseException) -> None:
+        if self._ended is None or not isinstance(e, LinkClosed):
+            raise e
+
+    def _sink(self, kind: int, end: StreamEnd) -> Sink:
+        def close(fd: int) -> None:
+            end.close(fd)
+            self.tell(lambda: self._open.discard(kind))
+
+        return Sink(self._link, kind, end.fd, close)
+
+    def _stream_fails(self, e: BaseException) -> None:
+        if not isinstance(e, LinkClosed):  # else whoever receives says so
+            self.fail(e)
+
+    def _serve(self) -> None:
+        try:
+            self.session.serve()
+        except BaseException as e:  # whatever ends this thread ends the run
+            self.fail(e)
+
+    def _begun(self) -> None:
+        self.started = True
+        end = self._watcher.begun()
+        if end is not None:
+            self._stdin = Source(self._link, frames.STDIN, end.fd, end.close, end.ours)
+            self._stdin.start(self._stream_fails)
+
+    # what comes over the link: HostSession's handler
+
+    def greeted(self, hello: host_frames.Hello) -> None:
+        self._watcher.greeted(hello)
+
+    def silent(self) -> None:
+        text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
+        self.fail(RexecError(text % (self.session.host, lease.HOME) + "see whether it and the network to it are up"))
+
+    def take(self, kind: int, payload: bytes | memoryview) -> None:
+        if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):
+            self._sinks[kind].put(payload)
+        elif kind == frames.CREDIT:
+            _, count = host_frames.credit(payload)
+            if self._stdin is not None:
+                self._stdin.window.give(count)
+        elif kind == frames.CLOSED and self._stdin is not None:
+            self._stdin.stop()
+        elif kind == frames.STARTED:
+            self.tell(self._begun)
+        elif kind == frames.STOPPED:
+            self.tell(self._watcher.stopped)
+        elif kind == frames.EXIT:
+            status = host_frames.exit_status(payload)
+            self.tell(lambda: self.end(RunResult(status)))
+        elif kind == frames.FAIL:
+            code, text = host_frames.failure(payload)
+            self.tell(lambda: self.end(RunResult(None, code, text)))
+
+
+def to_the_end(
+    run: Callable[[], RunResult], host: Host, stream: Stream, failed: Callable[[str], None] = lambda trace: None
+) -> RunResult:
+    """Do what runs a job over `stream`, and close that; what ends it is told in a sentence, as RexecError.
+
+    `failed` is given the traceback of an error of rexec's own.
+    """
+    try:
+        ended = run()
+    except LinkClosed as e:
+        why = stream.failure() if host.ssh else e
+        stream.close(done=True)
+        raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
+    except ProtocolError as e:
+        stream.close()
+        raise HostMisbehaves(host.name, f"{e}; the job is lost with it") from e
+    except Exception as e:
+        stream.close()
+        if isinstance(e, RexecError):
+            raise
+        import traceback  # hardly ever: it takes 10 ms
+
+        failed(traceback.format_exc())
+        raise RexecError(
+            f"an error of rexec's own while it served {host.name} ended the job: {named(e)}; please report it, with "
+            "what --json-log FILE writes of it"
+        ) from e
+    except BaseException:
+        stream.close()
+        raise
+    stream.close(done=True)
+    return ended
