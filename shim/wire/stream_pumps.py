@@ -24,7 +24,10 @@ _GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
 
 class Source:
-    """Reads `fd` and sends it as frames of `kind`, as far as the other end gives credit; an empty frame is its end."""
+    """Reads `fd` and sends it as frames of `kind`, as far as the other end gives credit; an empty frame is its end.
+
+    Threads: its own reads and sends; the link's gives credit to `window` and calls ``stop``; any may wait for `done`.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Source:
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
         """Begin, in a thread of its own."""
-        threading.Thread(target=_guarded, args=(self._run, fail), name="source-%d" % self.kind, daemon=True).start()
+        threading.Thread(target=guarded, args=(self._run, fail), name="source-%d" % self.kind, daemon=True).start()
 
     def stop(self) -> None:
         """Nobody reads this stream there any more: let go of `fd`."""
@@ -91,7 +94,11 @@ class Source:
 
 
 class Sink:
-    """Writes what comes as frames of one kind to `fd`, and gives credit for it; closes `fd` at the end."""
+    """Writes what comes as frames of one kind to `fd`, and gives credit for it; closes `fd` at the end.
+
+    Threads: its own writes; the link's calls ``put``. The queue between them is a deque, whose append and popleft are
+    each one step (collections.deque); the wakeup is cleared before the queue is looked at, so nothing put is missed.
+    """
 
     def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
@@ -101,7 +108,7 @@ class Sink:
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
         """Begin, in a thread of its own."""
-        threading.Thread(target=_guarded, args=(self._run, fail), name="sink-%d" % self.kind, daemon=True).start()
+        threading.Thread(target=guarded, args=(self._run, fail), name="sink-%d" % self.kind, daemon=True).start()
 
     def put(self, data: bytes | memoryview) -> None:
         """Have `data` written; empty: the end. Never blocks: the window bounds what can be waiting."""
@@ -150,7 +157,8 @@ class Sink:
         return True
 
 
-def _guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
+def guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:
+    """Run a thread's work; what ends it by an error is given to `fail`."""
     try:
         run()
     except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from remoteio.wire.frames import CLOSED
 from remoteio.wire.link import Link, credit
-from shim.wire.stream_pumps import CHUNK, Source
+from shim.wire.stream_pumps import CHUNK, Source, guarded
 
 UNREAD = (
     256 << 10
@@ -26,7 +26,11 @@ QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel pass
 
 
 class CountedSource(Source):
-    """A Source that counts what it sent, from `sent` on, and can be emptied at once."""
+    """Counts what it sent, from `sent` on, and can be emptied at once; otherwise it is a Source.
+
+    Threads: its own and the one that dumps read, each holding `_turn` from the read until it is sent and counted: so
+    what ``drain`` returns has left nothing in between, and all of it comes before the DUMPED that follows.
+    """
 
     def __init__(self, link: Link, kind: int, fd: int, sent: int = 0, lives: Callable[[], bool] = lambda: True) -> None:
         """`lives`: asked at the stream's end, which is none if the job has not closed it but was killed."""
@@ -87,7 +91,11 @@ class CountedSource(Source):
 
 
 class CountedSink:
-    """Writes standard input to a pipe or a terminal's master, and knows which of it has not been read."""
+    """Writes standard input to a pipe or a terminal's master, and knows which of it has not been read.
+
+    Threads: its own writes; the link's calls ``put``, the one that dumps ``hold`` and ``unread``. `_turn` is held for
+    each write and its count, so once ``hold`` has returned nothing more is written, and `written` is exact.
+    """
 
     def __init__(self, link: Link, kind: int, fd: int, terminal: bool = False) -> None:
         self._link, self._kind, self._fd, self.terminal = link, kind, fd, terminal
@@ -102,14 +110,7 @@ class CountedSink:
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
         """Begin, in a thread of its own."""
-
-        def run() -> None:
-            try:
-                self._run()
-            except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
-                fail(e)
-
-        threading.Thread(target=run, name="feed", daemon=True).start()
+        threading.Thread(target=guarded, args=(self._run, fail), name="stdin", daemon=True).start()
 
     def prime(self, unread: bytes, read: int) -> None:
         """Before ``start``: what the job was given before and has not read; `read`: how much it had."""
