@@ -17,7 +17,7 @@ from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
 from shim.submit.job.replayed_streams import OutputOnce
 from shim.wire import lease
-from tests.unit.test_moves import Run
+from tests.unit.test_supervisor import Run
 from tests.until import until
 
 
@@ -71,13 +71,13 @@ def test_a_job_that_runs_goes_on_and_ends_well(run: Run, disk: Disk) -> None:
     disk.fill()
     assert run.ask("checkpoint").startswith("False: the image of job 1 was not saved, because ")
     alpha.news("frozen", why="input seen", source="terminals", at=1.0)
-    until(lambda: run.moves.state.phase == "frozen", "frozen")
+    until(lambda: run.supervisor.state.phase == "frozen", "frozen")
     alpha.news("thawed", why="no further input")
-    until(lambda: run.moves.state.phase == "running", "running")
+    until(lambda: run.supervisor.state.phase == "running", "running")
     alpha.say()
     until(lambda: run.out.read_text() == "1\n", "the output, which goes elsewhere")
     alpha.end(3 << 8)
-    until(lambda: run.moves.state.result is not None, "the job has ended")
+    until(lambda: run.supervisor.state.result is not None, "the job has ended")
     run.thread.join(1.0)
     assert run.thread.is_alive(), "or nobody would ever be told how it ended"
     disk.empty()
@@ -91,8 +91,8 @@ def test_no_generation_is_begun_whose_number_would_be_forgotten(run: Run, disk: 
     assert run.ask("checkpoint") == "True: image 1 is committed"
     disk.fill()
     alpha.die()
-    until(lambda: run.moves.state.phase == "parked", "the job is parked")
-    assert "cannot be written: No space left on device" in run.moves.state.why
+    until(lambda: run.supervisor.state.phase == "parked", "the job is parked")
+    assert "cannot be written: No space left on device" in run.supervisor.state.why
     assert len(run.country.agents) == 1
     assert run.job.read().generation == 1
     disk.empty()

@@ -24,7 +24,7 @@ from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Result
 from shim.wire import job_messages, lease
 from tests.agents import Agent
-from tests.unit.test_moves import Run
+from tests.unit.test_supervisor import Run
 from tests.until import until
 
 Deed = Callable[[Agent], None]
@@ -103,7 +103,7 @@ def test_what_a_host_said_last_is_heard_although_it_can_be_told_nothing_more(run
     """Its agent has ended, and with it who reads our answers; the job's status is still under way."""
     alpha = run.country.running(0)
     assert run.ask("checkpoint") == "True: image 1 is committed"
-    generation = run.moves.generation()
+    generation = run.supervisor.generation()
     assert generation is not None
     alpha.stop_reading()
     alpha.link.send(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16)))
@@ -221,7 +221,7 @@ def test_an_error_of_our_own_ends_the_generation_and_stands_in_the_jobs_log(
     with monkeypatch.context() as broken:
         broken.setattr(Generation, "_news", lambda *_: 1 // 0)
         alpha.news(job_messages.CLOSES, why="")
-        until(lambda: run.moves.state.phase == "lost", "alpha is left")
+        until(lambda: run.supervisor.state.phase == "lost", "alpha is left")
     beta = run.country.running(1)
     assert beta.name == "beta"
     assert "an error of rexec's own while serving alpha: ZeroDivisionError at test_boundary.py:" in reasons(run)
@@ -313,7 +313,7 @@ def test_where_no_thread_can_be_had_a_host_is_passed_over(run: Run, monkeypatch:
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", scarce)
-        run.moves.tell(placement.Ask("vacate", 999))
+        run.supervisor.tell(placement.Ask("vacate", 999))
         until(lambda: "no more threads" in run.job.read().why, "the job is parked")
     run.country.running(1).end(0)
     assert run.end() == Result(0)
@@ -324,7 +324,7 @@ def test_what_ends_a_supervisor_all_the_same_stands_in_its_record_and_log(
 ) -> None:
     run.country.running(0)
     monkeypatch.setattr(placement, "step", lambda *_: 1 // 0)
-    run.moves.tell(placement.Tick())
+    run.supervisor.tell(placement.Tick())
     run.thread.join(10)
     (error,) = run.result
     text = f"an error of rexec's own while supervising job {run.job.id}: ZeroDivisionError"

@@ -149,6 +149,20 @@ def test_on_a_host_the_agent_stands_on_the_job_s_init_and_the_owner_s_watch_whic
     assert not wrong(allowed, room("shim.execute"))
 
 
+def test_a_program_may_supervise_jobs_whatever_else_it_does() -> None:
+    """What is the whole process's, and what is said to a person, is left to whoever calls."""
+    of_the_process = {"signal", "resource", "termios", "tty", "atexit"}
+    calls = {"print", "os.umask", "os.chdir", "os.setsid", "os.fork", "os._exit", "sys.exit"}
+    jobs = set(inside("shim.submit.job")) - {"shim.submit.job.detached_main"} | {"shim.submit.host_session"}
+    found = {}
+    for name in jobs:
+        tree = ast.parse(MODULES[name].read_text(), MODULES[name])
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if wrong := (imports(name) & of_the_process) | (called & calls):
+            found[name] = wrong
+    assert not found
+
+
 IMPURE = {"os", "select", "socket", "subprocess", "threading", "time"}
 
 

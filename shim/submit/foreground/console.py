@@ -38,22 +38,22 @@ class Console:
     def __init__(self, tty: bool, say: Callable[[str], None]) -> None:
         self._terminal = Terminal(0) if tty else None
         self._say = say
-        self._moves: JobSupervisor | None = None
+        self._supervisor: JobSupervisor | None = None
         self._left: tuple[str, float] | None = None
         self._spoilt = False  # the screen that the job draws, by what it was told
         self._over = threading.Event()
         self._stops = False
 
-    def bind(self, moves: JobSupervisor) -> None:
+    def bind(self, supervisor: JobSupervisor) -> None:
         """From now on signals are for this job."""
-        self._moves = moves
+        self._supervisor = supervisor
         for number in FORWARDED:
             if number not in (signal.SIGWINCH, signal.SIGTSTP):
                 self._catch(number)
         if self._terminal is not None:
             signal.signal(signal.SIGWINCH, lambda *_: self._resize())
         elif os.isatty(2):
-            threading.Thread(target=self._show, args=(moves,), daemon=True).start()
+            threading.Thread(target=self._show, args=(supervisor,), daemon=True).start()
 
     def _catch(self, number: signal.Signals) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -93,7 +93,7 @@ class Console:
 
     def watch(self, before: State, after: State) -> None:
         """The job's phase changed."""
-        job = self._moves.record.id if self._moves is not None else 0
+        job = self._supervisor.record.id if self._supervisor is not None else 0
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
             self._runs()
             if self._spoilt:
@@ -132,16 +132,16 @@ class Console:
         self._say(text)
 
     def _signalled(self, number: int, _: object) -> None:
-        moves = self._moves
+        supervisor = self._supervisor
         if number == signal.SIGTSTP and self._stops:
             self._stops = False  # our own, see stopped
             return
-        if moves is not None and not moves.send_signal(number) and number in FATAL:
-            moves.fail(Interrupted(number))
+        if supervisor is not None and not supervisor.send_signal(number) and number in FATAL:
+            supervisor.fail(Interrupted(number))
 
     def _resize(self, redraw: bool = False) -> None:
         """Tell the job the size; `redraw`: by way of another, as rexec attach does: it draws its screen anew."""
-        generation = self._moves.generation() if self._moves is not None else None
+        generation = self._supervisor.generation() if self._supervisor is not None else None
         if generation is None:
             return
         rows, *rest = terminal_state.window(0)
@@ -152,11 +152,11 @@ class Console:
 
         threads.begin(tell)  # without one the size is told at its next change
 
-    def _show(self, moves: JobSupervisor) -> None:
+    def _show(self, supervisor: JobSupervisor) -> None:
         """How far the dump is that the job leaves with, if it takes long."""
         progress: Progress | None = None
         while not self._over.wait(_LOOK):
-            dump, generation = moves.state.images.dump, moves.generation()
+            dump, generation = supervisor.state.images.dump, supervisor.generation()
             if dump is not None and dump.leaves and generation is not None:
                 progress = progress or Progress(sys.stderr, "saving the job")
                 progress.update(*generation.progress())

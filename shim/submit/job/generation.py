@@ -1,4 +1,10 @@
-"""Submit side: one generation of a job, on one host, from the first frame to the end of its link."""
+"""Run one generation of a job, on one host, from the first frame to the end of its link.
+
+A generation has a number, written down before its host hears of it and never used again. It is fresh, or goes on from
+an image: then the host is given that first, and told GO only when it has made the tree again, so that never two
+generations act. What it does until its next image nobody else has seen but through its streams and files; so if it is
+lost, it is as if it had not been, but for those, of which shim/submit/job/home.py knows how far they had come.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +40,15 @@ class Generation:
     shim/submit/job/placement_events.py.
 
     Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
+
+    Threads, without a lock of its own; each attribute is written by one of them, in one step:
+    - `serve` blocks the visit's, which reads what the others have left behind once the link has ended
+    - the session's leader calls `take` and `greeted`, one frame after the other; what the host is known to have done
+      (told, moved, _dumping, _seen, _ends, _vacating from its news) is its to write, and `unheard` the lease's
+    - the supervisor's calls `start` and `order`; an order to VACATE sets _vacating too, which only REFUSED takes back
+    - the intake's writes `left`, before the host can hear of it and say anything more; REFUSED takes it back
+    - those of `_aside` write `unfit`, `_unbrought`, and end it
+    - any may call signal, resize, pause, resume, cut, progress
     """
 
     def __init__(

@@ -1,7 +1,10 @@
-"""Submit side: one job that can be checkpointed, from start to end, wherever it runs.
+"""Supervise one job that can be checkpointed, from start to end, wherever it runs.
 
 shim/submit/job/placement.py decides; here its decisions are carried out, each that takes time in a thread of its own,
-and what happens is told back to it as events, one after the other, in the main thread.
+and what happens is told back to it as events, one after the other, in the thread that called `run`.
+
+Nothing here is the process's: a program may supervise many jobs, each by a `run` in a thread of its own, and none
+leaves a thread or a descriptor behind. Streams, signals and a terminal are given, or told, by whoever has them.
 """
 
 from __future__ import annotations
@@ -42,7 +45,12 @@ _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take 
 
 
 class JobSupervisor:
-    """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase."""
+    """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase.
+
+    Threads: the caller's of `run` alone writes `state`, and does all that is not said to be for any thread. `record`
+    is replaced by it, and by the one that looks for a host, under `_lock`: what either writes must be on the disk
+    before the next generation starts. What others read of `state` and `record` is one value, whole and perhaps old.
+    """
 
     def __init__(
         self,
@@ -92,7 +100,7 @@ class JobSupervisor:
         if input is not None:
             input.heavy = lambda: self.tell(placement_events.Heavy())
 
-    # the main thread
+    # the thread of `run`
 
     def run(self) -> Result:
         """Until the job has ended. Raises RexecError or CheckpointError where this process itself cannot go on."""

@@ -61,7 +61,7 @@ class Run:
         fd = os.open(self.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.output = OutputOnce(frames.STDOUT, fd, taken=taken or 0)
         self.input = ReplayedInput(self.job.path, os.dup(self.typed_read))
-        self.moves = JobSupervisor(
+        self.supervisor = JobSupervisor(
             self.job, {frames.STDOUT: self.output}, self.input, patient=True, force=force, say=lambda text: None,
             reach=self.country.reach,
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Run:
 
     def _run(self) -> None:
         try:
-            self.result.append(self.moves.run())
+            self.result.append(self.supervisor.run())
         except BaseException as error:
             self.result.append(error)
 
@@ -92,7 +92,7 @@ class Run:
 
     def end(self, within: float = 10.0) -> Result:
         self.thread.join(within)
-        assert self.result, f"the job has not ended but is {self.moves.state}"
+        assert self.result, f"the job has not ended but is {self.supervisor.state}"
         result = self.result[0]
         assert isinstance(result, Result), result
         return result
@@ -158,7 +158,7 @@ def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
     open_before = 0
     for number in range(5):
         run.country.running(number)
-        until(run.moves.generation, "it is known to run")
+        until(run.supervisor.generation, "it is known to run")
         open_before = open_before or descriptors(run.country)
         run.ask("vacate")
     run.country.running(5)
@@ -170,8 +170,8 @@ def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
 def test_a_generation_that_is_over_is_not_kept(run: Run) -> None:
     """Its export knows of every file that the job has used."""
     run.country.running(0)
-    until(run.moves.generation, "it is known to run")
-    generation = run.moves.generation()
+    until(run.supervisor.generation, "it is known to run")
+    generation = run.supervisor.generation()
     assert generation is not None and generation._session.export is not None
     before = weakref.ref(generation), weakref.ref(generation._session.export)
     del generation
@@ -191,7 +191,7 @@ def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, p
     """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
     first = Run(tmp_path / "0", make=True)
     first.country.running(0)
-    until(first.moves.generation, "it is known to run")
+    until(first.supervisor.generation, "it is known to run")
     open_before, running_before = descriptors(first.country), threading.active_count()
     others = [Run(tmp_path / str(number), make=True) for number in (1, 2)]
     for run in others:
@@ -315,7 +315,7 @@ def test_hold_and_release(run: Run) -> None:
     assert run.ask("hold").startswith("True: the job is parked")
     assert run.ask("checkpoint").startswith("False: the job is parked")
     assert run.job.read().held
-    assert placement.deadline(run.moves.state) is None, "it stays, however long that is"
+    assert placement.deadline(run.supervisor.state) is None, "it stays, however long that is"
     assert len(run.country.agents) == 1
     assert run.ask("release") == "True: the job goes on on alpha"
     run.country.running(1).end(0)
@@ -336,12 +336,12 @@ def test_parked_until_a_host_is_up(run: Run) -> None:
 def test_the_owner_comes_back(run: Run) -> None:
     alpha = run.country.running(0)
     alpha.news("frozen", why="input seen by terminals: /dev/pts/3", source="terminals", at=1.0)
-    until(lambda: run.moves.state.phase == "frozen", "frozen")
+    until(lambda: run.supervisor.state.phase == "frozen", "frozen")
     alpha.news("leaving", why="further input seen", serial=1 << 20)
     alpha.dump(1 << 20, True)
     beta = run.country.running(1)
     assert beta.name == "beta"
-    assert run.moves.state.search.driven == {"alpha"}
+    assert run.supervisor.state.search.driven == {"alpha"}
     beta.end(0)
     run.end()
     assert run.kinds() == [
@@ -381,7 +381,7 @@ def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     run = Run(tmp_path, every=0.2)
     agent = run.country.running(0)
-    until(lambda: run.moves.state.images.newest >= 4, "four images")
+    until(lambda: run.supervisor.state.images.newest >= 4, "four images")
     until(lambda: len(Store().images(str(run.job.id))) == 2, "only the last two are kept")
     agent.end(0)
     run.end()
@@ -423,7 +423,7 @@ def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypat
     monkeypatch.setattr(placement_steps, "FIRST", 0.2)
     run = Run(tmp_path)
     alpha = run.country.running(0)
-    until(lambda: run.moves.state.images.newest == 1, "the first image")
+    until(lambda: run.supervisor.state.images.newest == 1, "the first image")
     alpha.say()
     until(lambda: run.out.read_text() == "1\n", "the output")
     alpha.die()
@@ -459,7 +459,7 @@ def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatc
 
 def test_told_to_end_it_leaves_a_saved_job(run: Run) -> None:
     run.country.running(0).say()
-    run.moves.quit()
+    run.supervisor.quit()
     result = run.end()
     assert result.status is None and "the job is saved" in result.reason
     assert (run.job.read().phase, run.job.read().image) == ("parked", 1)
@@ -530,8 +530,8 @@ def test_parked_is_logged_once(run: Run) -> None:
     run.country.running(0)
     run.country.down |= {"alpha", "beta"}
     run.ask("vacate")
-    turn = run.moves.state.search.turn
-    until(lambda: run.moves.state.search.turn >= turn + 2, "two more looks for a host")
+    turn = run.supervisor.state.search.turn
+    until(lambda: run.supervisor.state.search.turn >= turn + 2, "two more looks for a host")
     notes = [event.reason for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
     assert len(notes) == 1 and notes[0].startswith("parked: no host will do (")
     run.ask("kill")
