@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -84,8 +85,15 @@ def open_to_others() -> list[str]:
     places = [xdg.state(), xdg.data(), xdg.cache()]
     home = Path.home()
     ways = {path for place in places for path in (place, *place.parents) if home in path.parents}
-    modes = {path: path.stat() for path in sorted(ways) if path.is_dir()}
-    return [str(path) for path, st in modes.items() if st.st_uid == os.geteuid() and st.st_mode & 0o1002 == 0o002]
+    return [str(path) for path in sorted(ways) if _open_to_others(path)]
+
+
+def _open_to_others(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except OSError:
+        return False  # it is not there, or is beneath a directory that we cannot enter, which is looked at itself
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and found.st_mode & 0o1002 == 0o002
 
 
 def criu_here(mirror: str = "") -> str:

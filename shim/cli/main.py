@@ -12,7 +12,7 @@ import click
 
 from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
-from shim.cli import parameters, run
+from shim.cli import parameters, run, say
 from shim.cli.say import FAILED, tell
 from shim.submit import protect
 
@@ -46,7 +46,11 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 )
 @click.option("--cd", "directory", metavar="DIR", help="Working directory of the command; here by default.")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
-@click.option("--tty/--no-tty", default=None, help="Give it a terminal; by default if stdin and stdout are one.")
+@click.option(
+    "--tty/--no-tty",
+    default=None,
+    help="Give it a terminal; by default if stdin and stdout are one, and without --detach.",
+)
 @click.option(
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
@@ -148,6 +152,9 @@ def main() -> None:
 
         sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
     protect.import_only_ours()
+    stdout = sys.__stdout__
+    if stdout is not None and sys.stdout is stdout:  # it is None if 1 was closed when we were started
+        sys.stdout = say.output(stdout)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
     words = sys.argv[1:]
@@ -159,6 +166,8 @@ def main() -> None:
     program = "rexec" if chosen is run_command else f"rexec {chosen.name}"
     try:
         status = chosen.main(args=words, prog_name=program, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)  # click gives an exit's status back
     except click.ClickException as e:
         e.show()

@@ -41,7 +41,9 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     python = ".".join(map(str, facts.python))
     log("reached", host=host.name, python=python, runtime=facts.runtime)
     if facts.runtime == "memory":
-        say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again")
+        from shim.submit.hosts.checks import KEEP_RUNTIME
+
+        say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again: there, {KEEP_RUNTIME}")
     elif verbose:
         say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
     from remoteio.wire.link import Link

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any, TextIO
 
+from remoteio.errors import RexecError
 from remoteio.printable import printable
 
 FAILED = 125  # exit status where rexec itself failed, as env(1) and timeout(1) have it
@@ -23,3 +27,27 @@ def shown(command: Sequence[str]) -> str:
     """Write a command as a table has room for it."""
     text = printable(shlex.join(command), None)
     return text if len(text) <= 48 else text[:47] + "…"
+
+
+class _Output(io.FileIO):
+    """Standard output whose failures are told apart from all other errors of the system."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise  # nobody reads on, which click ends the command for without a word
+        except OSError as error:
+            # Python would try once more at its end, with a traceback of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise RexecError(
+                f"standard output cannot be written: {error.strerror}; make room there, or send it elsewhere"
+            ) from error
+
+
+def output(stdout: TextIO) -> TextIO:
+    """Make the stream that takes the place of `stdout`; where it cannot be written it raises a RexecError, once."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stdout.fileno(), "w", closefd=False)),
+        encoding=stdout.encoding, errors=stdout.errors, line_buffering=stdout.isatty(),
+    )  # fmt: skip

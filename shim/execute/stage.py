@@ -38,6 +38,10 @@ def cache_dir() -> str:
     return base + "/rexec"
 
 
+def clause(error: OSError) -> str:
+    return "%s: %s" % (error.filename, error.strerror) if error.filename else error.strerror or str(error)
+
+
 def ours(path: str) -> None:
     status = os.stat(path)
     if status.st_uid != os.geteuid() or status.st_mode & 0o22:
@@ -184,7 +188,7 @@ def begin() -> None:
         problem = ""
     except OSError as error:
         file = ""
-        problem = str(error)
+        problem = clause(error)
     modules = recall(file) if file else None
     if modules:
         say("have")
@@ -195,7 +199,7 @@ def begin() -> None:
             try:
                 keep(file, modules)
             except OSError as error:
-                problem = str(error)
+                problem = clause(error)
             else:
                 prune(root, P["hash"])
         say("memory" if problem else "kept", problem)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +32,15 @@ def test_a_failure_is_one_sentence_whichever_package_it_comes_of(
         main.main()
     assert ended.value.code == FAILED
     assert capsys.readouterr().err == f"rexec: {said}\n"
+
+
+@pytest.mark.parametrize("words", [["jobs", "--json"], ["images", "--json"], ["--help"], ["completion", "bash"]])
+def test_what_cannot_be_printed_is_one_sentence_too(words: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", "from shim.cli.main import main; main()", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
+        )  # fmt: skip
+    said = "standard output cannot be written: No space left on device; make room there, or send it elsewhere"
+    assert (ended.returncode, ended.stderr) == (FAILED, f"rexec: {said}\n")

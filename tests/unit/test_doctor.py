@@ -172,3 +172,24 @@ def test_directories_that_were_left_open_to_others_are_named(tmp_path: Path, mon
     for name in (".local", ".local/state"):
         (tmp_path / name).chmod(0o777)
     assert open_to_others() == [str(tmp_path / ".local"), str(tmp_path / ".local/state")]
+
+
+def test_a_directory_that_cannot_be_entered_is_looked_at_and_nothing_beneath(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("STATE", "DATA", "CACHE"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    cache = tmp_path / ".cache"
+    cache.mkdir()
+    look = Path.stat
+
+    def refused(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if cache in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))  # root may enter all
+        return look(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    assert open_to_others() == []
+    cache.chmod(0o777)
+    assert open_to_others() == [str(cache)]

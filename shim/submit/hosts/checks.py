@@ -18,6 +18,7 @@ _CLOCK_SECONDS = 2.0
 _CACHE_BYTES = 16 << 20
 _MEMORY_BYTES = 256 << 20
 _IDS = 65536
+KEEP_RUNTIME = "make ~/.cache/rexec yours and writable, or set XDG_CACHE_HOME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _runtime(report: Report) -> Check:
             NOTE,
             "runtime",
             f"sent anew for each run, since it could not be kept there ({started.note})",
-            "there: make ~/.cache/rexec yours and writable, or set XDG_CACHE_HOME",
+            f"there: {KEEP_RUNTIME}",
         )
     if free is not None and free < _CACHE_BYTES:
         return Check(NOTE, "runtime", f"only {known_size(free)} are free for its cache", "there: rm -r ~/.cache/rexec")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remoteio.errors import RexecError
-from shim.wire.owner_policy import BUILTIN, KEYS
+from shim.wire.owner_policy import BUILTIN, KEYS, PolicyError, parse_owner_policy
 
 LOCAL = "local"
 
@@ -86,6 +86,10 @@ def parse(data: bytes, file: str) -> Hosts:
             raise HostsError(
                 f"{file}: [owner.none] cannot be set: it means that nobody owns the host; name it otherwise"
             )
+        try:
+            parse_owner_policy(name, table)  # for what it raises: a value is read again where a job goes by it
+        except PolicyError as error:
+            raise HostsError(f"{file}: {str(error).rstrip('.')}") from None
     hosts = tuple(_host(name, table, owners, file) for name, table in _tables(document, "host", file).items())
     return Hosts(hosts, owners)
 
