@@ -31,6 +31,7 @@ import json
 import os
 import signal
 import socket
+import time
 
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
@@ -46,9 +47,12 @@ CRIU_PIDS = 200
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
+# Seconds: what sleeps or runs stops within the next tick; what waits for the disk (D) sees nothing meanwhile.
+_STANDS_WITHIN, _LOOK = 0.2, 0.0005
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 class TreeControl:
@@ -239,32 +243,42 @@ class TreeControl:
             os.close(fd)
         return fields[0], int(fields[1]), int(fields[2])
 
+    def _by_depth(self) -> list[list[int]]:
+        """The tree's processes, but for criu: the job's own parents first, each level a list."""
+        above = {pid: self._stat(pid)[1] for pid in self._pids() if pid != self._criu}
+        levels: list[list[int]] = []
+        for pid in above:
+            depth, at = 0, above[pid]
+            while at in above and depth < len(above):
+                depth, at = depth + 1, above[at]
+            levels += [[] for _ in range(depth + 1 - len(levels))]
+            levels[depth].append(pid)
+        return levels
+
     def _go_on(self, but: set[int]) -> None:
         """Children before their parents: a shell that looks must not find its job stopped."""
-        above = {pid: self._stat(pid)[1] for pid in self._pids() if pid != self._criu}
-
-        def depth(pid: int) -> int:
-            n = 0
-            while pid in above and n < len(above):
-                pid, n = above[pid], n + 1
-            return n
-
-        for pid in sorted(above, key=depth, reverse=True):
-            if pid not in but:
-                try:
-                    os.kill(pid, signal.SIGCONT)
-                except ProcessLookupError:
-                    continue  # it was killed meanwhile
+        for level in reversed(self._by_depth()):
+            _send(set(level) - but, signal.SIGCONT)
         self.stopped = False
 
     def _stop(self) -> None:
-        """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop."""
-        for pid in self._pids() if self._criu else [-1]:
-            if pid != self._criu:
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                except ProcessLookupError:
-                    continue  # nobody is left, or it was killed meanwhile
+        """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop.
+
+        Parents before their children, and each stands before those below it are told: a shell that waits for its job
+        would wake for that one's stop, and have seen it although it is stopped itself a moment later. What is forked
+        meanwhile is met by the last signal, which goes to all at once.
+        """
+        levels = self._by_depth()
+        if self._criu:
+            for level in levels:
+                _send(level, signal.SIGSTOP)
+            return
+        until = time.monotonic() + _STANDS_WITHIN
+        for level in levels[:-1]:  # the last has nobody below it
+            _send(level, signal.SIGSTOP)
+            while any(self._stat(pid)[0] in (b"S", b"R") for pid in level) and time.monotonic() < until:
+                time.sleep(_LOOK)
+        _send([-1], signal.SIGSTOP)
 
     # pids
 
@@ -275,6 +289,14 @@ class TreeControl:
             os.write(fd, b"%d" % last)
         finally:
             os.close(fd)
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue  # it has ended, or nobody is left
 
 
 # What each message has it do.
