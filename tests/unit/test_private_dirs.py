@@ -121,3 +121,22 @@ def test_what_cannot_be_made_is_said(place: Path) -> None:
     for kind, words in (("", "no room for --scratch in"), ("spool", "no room for the job's image in")):
         with pytest.raises(RexecError, match=words):
             scratch(place / "file", kind).make()
+
+
+def test_a_name_that_was_swept_and_made_anew_meanwhile_is_left_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = named(place) / "99-0"
+    old.mkdir(parents=True)
+    named(place).chmod(0o700)
+    taken = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        if how & fcntl.LOCK_NB:
+            old.rmdir()  # another swept it
+            old.mkdir()  # and its maker, which had not locked it yet, made it again
+        taken(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    scratch(place).make()
+    assert old.is_dir()

@@ -88,8 +88,9 @@ class Scratch:
             except BlockingIOError:
                 continue  # its job lives
             else:
-                _empty(fd)
-                _rmdir(name, self._at)
+                if os.fstat(fd).st_nlink:  # else another has swept it, and its name may be a new one's by now
+                    _empty(fd)
+                    _rmdir(name, self._at)
             finally:
                 os.close(fd)
 
