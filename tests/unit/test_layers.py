@@ -215,3 +215,46 @@ def test_shipped_modules_are_python_3_9() -> None:
 
 def test_shipped_modules_import_fast() -> None:
     assert not {name: slow for name in shipped() if (slow := imports(name) & SLOW)}
+
+
+# What is longer than a reader holds in mind. The list only shrinks: who makes one of these shorter takes its name off.
+MOST = {"file": 400, "class": 250, "attributes": 12, "function": 40}
+LARGE = {
+    "checkpoint.wire.manifest.__init__", "remoteio.submit.export.nodes.Node",
+    "remoteio.submit.leader_followers.LeaderFollowers", "shim.cli.main.run_command",
+    "shim.execute.agent.dumping._criu", "shim.execute.agent.restoring._restore", "shim.execute.init.init._exec",
+    "shim.execute.init.init._serve", "shim.execute.init.init.run", "shim.submit.api.remote_run.run",
+    "shim.submit.job.generation.Generation", "shim.submit.job.generation.take", "shim.submit.job.home.JobHome",
+    "shim.submit.job.image_intake.Intake", "shim.submit.job.replayed_streams.OutputOnce",
+    "shim.submit.job.replayed_streams.ReplayedInput", "shim.submit.job.supervisor.JobSupervisor",
+    "shim.submit.job.supervisor.__init__", "shim.wire.job_spec.JobSpec",
+}  # fmt: skip
+
+
+def attributes(node: ast.ClassDef) -> set[str]:
+    """The names that are assigned to as attributes of `self`."""
+    return {
+        at.attr
+        for at in ast.walk(node)
+        if isinstance(at, ast.Attribute) and isinstance(at.ctx, ast.Store)
+        if isinstance(at.value, ast.Name) and at.value.id == "self"
+    }
+
+
+def large(name: str) -> Iterator[str]:
+    """The file itself, its classes and its functions, as far as each is larger than MOST."""
+    text = MODULES[name].read_text()
+    if text.count("\n") > MOST["file"]:
+        yield name
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            many = isinstance(node, ast.ClassDef) and len(attributes(node)) > MOST["attributes"]
+            if lines > MOST[kind] or many:
+                yield f"{name}.{node.name}"
+
+
+def test_nothing_more_outgrows_its_reader() -> None:
+    ours = (name for name in MODULES if name.partition(".")[0] in PACKAGES)
+    assert {found for name in ours for found in large(name)} == LARGE
