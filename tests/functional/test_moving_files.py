@@ -255,6 +255,36 @@ def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None
     assert not kept(mover, job)
 
 
+def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:  # noqa: F811
+    """And what is cut then is kept until the job has added it again."""
+    job = append(mover)
+    more(mover)
+    mover.verb("checkpoint", job)
+    more(mover)
+    hosts = mover.dir / "config" / "rexec" / "hosts.toml"
+    hosts.parent.mkdir(parents=True, exist_ok=True)
+    hosts.write_text("[hosts.alpha")
+    kill_ssh(mover, job)
+    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
+    before = log_lines(mover)
+    assert "hosts.toml" in str(mover.job(job)["why"])
+    hosts.unlink()
+    mover.verb("kill", job)
+    assert mover.ended(job) == "signal 9"
+    assert log_lines(mover) == before
+    mover.verb("restart", job)
+    mover.running(job)
+    taken = re.findall(r", (\d+) bytes, is taken back, for it adds that again: (\S+)", mover.verb("log", job))
+    ((size, copy),) = taken
+    assert Path(copy).stat().st_size == int(size)
+    assert "\n".join(before).endswith(Path(copy).read_text().rstrip("\n"))
+    until(lambda: len(log_lines(mover)) > len(before), "it has added all of it again", within=30)
+    lines = end(mover, job)
+    assert lines[: len(before)] == before
+    assert of("job", lines) == list(range(1, len(lines) + 1))
+    assert not kept(mover, job) and not Path(copy).exists()
+
+
 def test_what_the_job_overwrote_itself_is_named_and_kept_if_it_is_forced_on(mover: Mover) -> None:  # noqa: F811
     """And goes on with the file that somebody has put in the place of one that it holds open."""
     script = "import os, time\nf = open('other', 'w+b', 0)\nf.write(bytes(100))\n"

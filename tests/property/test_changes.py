@@ -76,11 +76,12 @@ def test_no_byte_of_others_is_lost(steps: list[tuple[str, str, int, int]]) -> No
             now = os.stat(model.path)
             file_rollback.judge(found, model.image, now, model.changes.since(1), True)
             assert len(found.cut) + len(found.both) + len(found.changed) <= 1
-            assert all(file_rollback.cut_back(cut) for cut in found.cut)
+            tails = [file_rollback.cut_back(cut, Path(directory, "kept"), "job1-image1") for cut in found.cut]
         finally:
             os.close(model.fd)
         after = model.path.read_bytes()
         assert was.startswith(after)
+        assert all(tail is not None and after + tail.copy.read_bytes() == was for tail in tails)
         assert OTHERS not in was[len(after) :] and BEFORE not in was[len(after) :]
         if model.first is None:
             assert after == was and not found.both and not found.changed, "the job did nothing"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from checkpoint.wire.manifest import Manifest, Streams, WrittenFile
 from remoteio.submit.export.changes import Changes, Key, state
-from shim.submit.job import file_rollback, record
+from shim.submit.job import file_rollback, kept_copies, record
+
+
+def refuse(*args: object, **more: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def put(path: Path, data: bytes, start: int = -1) -> None:
@@ -108,7 +115,11 @@ def test_what_the_job_alone_added_is_cut_off_and_only_that(tmp_path: Path) -> No
     mixed = [f"both the job and others have changed {name}" for name in ("later", "changed", "shared")]
     assert clauses(found.both, tmp_path) == mixed and not found.changed
     put(files.paths["between"], b"others'")  # between the look and the cut
-    assert [file_rollback.cut_back(cut) for cut in found.cut] == [True, False, True, True]
+    tails = [file_rollback.cut_back(cut, tmp_path / "kept", "job7-image3") for cut in found.cut]
+    assert [tail and tail.copy.read_bytes() for tail in tails] == [b"ownmore own", None, b"o!nmore own", b"ownmore own"]
+    assert sorted(os.listdir(tmp_path / "kept")) == [
+        "before.job7-image3.from-107", "log.job7-image3.from-100", "rewritten.job7-image3.from-100",
+    ]  # fmt: skip
     assert [os.stat(cut.path).st_size for cut in found.cut] == [100, 118, 100, 107]
     assert os.stat(files.paths["log"]).st_mtime_ns == files.written[0].mtime_ns
     for cut in (found.cut[0], *found.cut[2:]):
@@ -155,17 +166,176 @@ def test_where_nothing_is_known_nothing_is_cut(tmp_path: Path) -> None:
     ]
 
 
+def cut_of(files: Files, name: str) -> file_rollback.Cut:
+    (cut,) = (cut for cut in files.look(name).cut if os.path.basename(cut.path) == name)
+    return cut
+
+
+@pytest.mark.parametrize("how", ["open", "mapped", "appended in the last moment", "stored by a mapping that is gone"])
+def test_what_others_may_write_in_the_meantime_is_not_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Nothing of theirs shows in the file's size and times yet, or it comes between the copy and the cut."""
+    files = Files(tmp_path, "log")
+    files.own("log", b"own")
+    cut, path = cut_of(files, "log"), files.paths["log"]
+    keep = file_rollback.keep
+
+    def kept(*args: object) -> Path:
+        copy = keep(*args)  # type: ignore[arg-type]
+        if how.startswith("appended"):
+            put(path, b"others'")
+        elif how.startswith("stored"):
+            times = os.stat(path)
+            monkeypatch.setattr(file_rollback, "state", lambda st: cut.last)
+            put(path, b"!", 101)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return copy
+
+    monkeypatch.setattr(file_rollback, "keep", kept)
+    hold = "f = open(sys.argv[1], 'r+b'); "
+    if how == "mapped":
+        hold += "import mmap; m = mmap.mmap(f.fileno(), 50); f.close(); "
+    script = f"import sys; {hold} print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script, path], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdin is not None and other.stdout is not None
+        if how in ("open", "mapped"):
+            assert other.stdout.readline() == "open\n"
+        else:
+            other.communicate("")
+        before = path.read_bytes()
+        assert file_rollback.cut_back(cut, tmp_path / "kept", "job7-image3") is None
+        assert path.read_bytes().startswith(before[:101]) and path.stat().st_size >= len(before)
+    assert os.listdir(tmp_path / "kept") == [], "the file still has what the copy had"
+
+
+def test_who_opens_the_file_while_it_is_cut_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files(tmp_path, "log")
+    files.own("log", b"own")
+    path, ftruncate = files.paths["log"], os.ftruncate
+    script = "import sys; print('here', flush=True); open(sys.argv[1], 'ab').write(b'others')"
+    waiting: list[subprocess.Popen[str]] = []
+
+    def truncate(fd: int, size: int) -> None:
+        if size == 100:
+            waiting.append(subprocess.Popen([sys.executable, "-c", script, path], stdout=-1, text=True))
+            assert waiting[0].stdout is not None and waiting[0].stdout.readline() == "here\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting[0].wait(0.5)
+        ftruncate(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", truncate)
+    tail = file_rollback.cut_back(cut_of(files, "log"), tmp_path / "kept", "job7-image3")
+    assert tail is not None and tail.copy.read_bytes() == b"own"
+    waiting[0].communicate(timeout=30)
+    assert path.read_bytes() == bytes(100) + b"others"
+
+
+def test_a_file_that_is_read_or_locked_by_us_or_is_another_users_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(tmp_path, "read", "ours", "another's")
+    for name in files.paths:
+        files.own(name, b"own")
+    reader = subprocess.Popen(["tail", "-f", files.paths["read"]], stdout=subprocess.PIPE)
+    assert reader.stdout is not None and reader.stdout.read(100) == bytes(100)
+    cuts = [cut_of(files, name) for name in files.paths]
+    utime = os.utime
+    theirs = os.stat(files.paths["another's"]).st_ino
+
+    def may_set(fd: int, **more: tuple[int, int]) -> None:
+        (refuse if os.fstat(fd).st_ino == theirs else utime)(fd, **more)
+
+    monkeypatch.setattr(os, "utime", may_set)
+    with files.paths["ours"].open("r+b"):
+        for cut in cuts:
+            tail = file_rollback.cut_back(cut, tmp_path / "kept", "job7-image3")
+            assert tail is not None and tail.copy.read_bytes() == b"own"
+    reader.kill()
+    reader.communicate()
+    assert [path.read_bytes() for path in files.paths.values()] == [bytes(100)] * 3
+
+
+def test_a_tail_is_dropped_when_it_is_there_again(tmp_path: Path) -> None:
+    files = Files(tmp_path, "log")
+    files.own("log", b"own")
+    tail = file_rollback.cut_back(cut_of(files, "log"), tmp_path / "kept", "job7-image3")
+    assert tail is not None and not tail.is_there_again()
+    put(files.paths["log"], b"ow!")
+    assert not tail.is_there_again()
+    put(files.paths["log"], b"own more", 100)
+    assert tail.is_there_again()
+    files.paths["log"].rename(tmp_path / "aside")
+    assert not tail.is_there_again()
+    files.paths["log"].write_bytes(bytes(100) + b"own")
+    assert not tail.is_there_again(), "another file"
+
+
 def test_copies(tmp_path: Path) -> None:
     path, kept = tmp_path / "log", tmp_path / "kept"
     path.write_bytes(b"one")
-    first = file_rollback.keep(os.fspath(path), kept, "job7-image3")
+    first = kept_copies.keep(os.fspath(path), kept, "job7-image3")
     assert first == kept / "log.job7-image3" and first.read_bytes() == b"one"
-    assert file_rollback.keep(os.fspath(path), kept, "job7-image3") == first, "the same again, after a failure"
+    assert kept_copies.keep(os.fspath(path), kept, "job7-image3") == first, "the same again, after a failure"
+    times = os.stat(path)
     path.write_bytes(b"two")
-    assert file_rollback.keep(os.fspath(path), kept, "job7-image3").name == "log.job7-image3.2"
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert kept_copies.keep(os.fspath(path), kept, "job7-image3").name == "log.job7-image3.2"
     assert first.read_bytes() == b"one"
-    with pytest.raises(FileNotFoundError):
-        file_rollback.keep(os.fspath(tmp_path / "none"), kept, "job7-image3")
+    with pytest.raises(kept_copies.KeepError, match="cannot be read to keep a copy of it: No such file"):
+        kept_copies.keep(os.fspath(tmp_path / "none"), kept, "job7-image3")
+
+
+def test_a_copy_has_the_files_holes(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+        for at in (0, 1 << 29, (1 << 29) + 5000):
+            file.seek(at)
+            file.write(b"data")
+    for start in (0, 100, 1 << 29, (1 << 30) - 5):
+        copy = kept_copies.keep(os.fspath(path), tmp_path / "kept", f"from-{start}", start)
+        st = copy.stat()
+        assert st.st_size == (1 << 30) - start and st.st_blocks * 512 < 1 << 20
+        with copy.open("rb") as now:
+            now.seek(max((1 << 29) - start, 0))
+            if start <= 1 << 29:
+                assert now.read(5004) == b"data" + bytes(4996) + b"data"
+
+
+def test_half_a_copy_is_not_there_under_the_name_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "log", tmp_path / "kept"
+    path.write_bytes(b"one")
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(kept_copies.KeepError, match="No space left on device; make room there"):
+            kept_copies.keep(os.fspath(path), kept, "job7-image3")
+    assert os.listdir(kept) == []
+    (kept / "copy.part").write_bytes(b"of one that was killed")
+    assert kept_copies.keep(os.fspath(path), kept, "job7-image3").read_bytes() == b"one"
+    assert os.listdir(kept) == ["log.job7-image3"]
+
+
+def test_a_file_that_cannot_be_read_has_its_own_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    path.touch(0o200)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(kept_copies.KeepError, match=r"cannot be read .*\(Operation not permitted\): `chmod u\+r` it$"):
+        kept_copies.keep(os.fspath(path), tmp_path / "kept", "job7-image3")
+
+
+def test_a_symbolic_link_is_no_file_to_copy(tmp_path: Path) -> None:
+    (tmp_path / "real").touch()
+    (tmp_path / "link").symlink_to("real")
+    assert file_rollback.is_file(os.fspath(tmp_path / "real"))
+    assert not file_rollback.is_file(os.fspath(tmp_path / "link"))
+    assert not file_rollback.is_file(os.fspath(tmp_path / "none"))
 
 
 def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ will add that again. Whatever cannot be told apart stays as it is, and is copied
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import shutil
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpoint.wire.manifest import Manifest, WrittenFile
 from remoteio.submit.export.changes import Change, Key, State, state
+from shim.submit.job.kept_copies import Tail, keep
+
+_SIGURG = 23  # signal(7); of the module `signal`, which is of the whole process, nothing is used here
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,52 +115,85 @@ def judge(
         found.cut.append(Cut(path, (now.st_dev, now.st_ino), change.base, change.last, file.size, file.mtime_ns))
 
 
+def is_file(path: str) -> bool:
+    """Tell whether there is a regular file of that name; a symbolic link to one is none."""
+    try:
+        return stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
+
+
 def mixed(path: str, seen: int) -> Named:
     """What of the file is the job's cannot be told from what is others'."""
     return Named(path, f"both the job and others have changed {path}", seen)
 
 
-def cut_back(cut: Cut) -> bool:
-    """Shorten the file; False: somebody has just changed it, and nothing was done. Raises OSError."""
-    fd = os.open(cut.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def cut_back(cut: Cut, directory: Path, mark: str) -> Tail | None:
+    """Shorten the file, once what is cut off is copied into `directory` with `mark` in its name; return that copy.
+
+    None: somebody else has changed it, or has it open for writing, and nothing was done. Raises KeepError, OSError.
+    """
+    if state(os.stat(cut.path, follow_symlinks=False)) != cut.last:
+        return None  # as is looked at again below, but without a copy of it all
+    tail = Tail(cut.path, cut.key[1], cut.size, keep(cut.path, directory, f"{mark}.from-{cut.size}", cut.size))
+    if not _written(cut) and _shorten(cut, tail):
+        return tail
+    tail.copy.unlink()  # after an error it stays: the file may have been cut by then
+    return None
+
+
+def _shorten(cut: Cut, tail: Tail) -> bool:
+    """Cut it, if it is as the job has left it; what `tail` holds is all that goes."""
+    # By the descriptor: on a network filesystem it is the open that asks how the file is now.
+    fd = os.open(cut.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        # By the descriptor: on a network filesystem it is the open that asks how the file is now.
-        if state(os.fstat(fd)) != cut.last:
+        # With a lease whoever opens it from now on waits until it is closed. None is given where somebody reads it, as
+        # `tail -f` does, for another user's file, or by a network filesystem: then only the time between the look
+        # and the cut, some microseconds, is left to others.
+        _lease(fd, fcntl.F_WRLCK)
+        # A store through a mapping leaves size and times as they were: so the bytes are compared, too.
+        if state(os.fstat(fd)) != cut.last or not tail.same(fd):
             return False
         os.ftruncate(fd, cut.size)
-        os.utime(fd, ns=(cut.mtime_ns, cut.mtime_ns))
+        try:
+            os.utime(fd, ns=(cut.mtime_ns, cut.mtime_ns))
+        except OSError:
+            pass  # of another user's file, say, which the job may write: it is younger than it was, and as long
     finally:
         os.close(fd)
     return True
 
 
-def keep(path: str, directory: Path, mark: str) -> Path:
-    """Copy `path` into `directory`, as its name and `mark`; where the copy is, on the disk. Raises OSError."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source:
-        st = os.fstat(source.fileno())
-        for number in range(1, 1 << 20):
-            copy = directory / f"{os.path.basename(path)[:200]}.{mark}{f'.{number}' if number > 1 else ''}"
-            try:
-                fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            except FileExistsError:
-                before = os.stat(copy)
-                if (before.st_size, before.st_mtime_ns) == (st.st_size, st.st_mtime_ns):
-                    return copy  # of an attempt that failed afterwards
-                continue
-            break
-        else:
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(directory))
-        with open(fd, "wb") as target:
-            try:
-                shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                os.utime(fd, ns=(st.st_mtime_ns, st.st_mtime_ns))  # last: only a whole copy has it
-                os.fsync(fd)
-            except OSError:
-                copy.unlink()
-                raise
-    return copy
+def _written(cut: Cut) -> bool:
+    """Has another process it open, or mapped, for writing? Asked by a lease for reading, which is refused then."""
+    fd = os.open(cut.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        refused = _lease(fd, fcntl.F_RDLCK) == errno.EAGAIN
+    finally:
+        os.close(fd)
+    return refused and not _held_here(cut.key)
+
+
+def _lease(fd: int, kind: int) -> int:
+    """Take a lease of the file (fcntl(2)) until `fd` is closed; 0, or the number of the error."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGURG)  # for who waits for its end; unlike SIGIO it ends no process
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return 0
+
+
+def _held_here(key: Key) -> bool:
+    """Has this process the file open? For the job's own file locks it has (remoteio/submit/export/carried_locks.py)."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            st = os.fstat(int(name))
+        except OSError:
+            continue  # that of the listing, or one that another thread has closed
+        if (st.st_dev, st.st_ino) == key:
+            return True
+    return False
 
 
 def opened(image: Manifest) -> list[tuple[str, int, bool]]:

@@ -337,11 +337,22 @@ class Generation:
     # what goes there in bulk
 
     def _deliver(self, manifest: Manifest) -> None:
+        last: list[bytes] = []
         with self._home.store.open(manifest.job, manifest.number) as image:
             for payload in deliver(image):
-                if not self._out.take_all(sum(map(len, payload))):
+                if last and not self._give(last):
                     return
-                self._link.send(frames.IMAGE, *payload)
+                last = payload
+        # Nothing of it is restored before its last payload has come, and from then on the job's files are read.
+        self._home.rewind(manifest, self.number)
+        self._give(last)
+
+    def _give(self, payload: list[bytes]) -> bool:
+        """Send part of an image as soon as there is room; False: nobody takes it any more."""
+        if not self._out.take_all(sum(map(len, payload))):
+            return False
+        self._link.send(frames.IMAGE, *payload)
+        return True
 
     def _bring_criu(self) -> None:
         try:

@@ -7,7 +7,9 @@ here, and only here. So nothing of a generation has to outlive it.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.job_images import StoreError
@@ -18,8 +20,9 @@ from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.written_files import Row
 from shim.submit import faults, threads
-from shim.submit.job import file_rollback, image_manifest, placement_events
+from shim.submit.job import file_rollback, image_manifest, kept_copies, placement_events
 from shim.submit.job.image_manifest import Run, Seen
+from shim.submit.job.kept_copies import KeepError, Tail
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.shapes import ShapeError
@@ -50,7 +53,8 @@ class JobHome:
     say       is given sentences for the person
 
     Threads: of the generations only the one that is dumped calls `describe` and `committed`, and an intake waits for
-    the one before it; `rewind` is called while none runs; `forced` is set by whoever answers the control socket, and
+    the one before it; `rewind` is called by each that goes on from an image, before it does, and `_rewinding` guards
+    `_tails` and `_rewound`, the newest that has called it; `forced` is set by whoever answers the control socket, and
     read once for each start. All else never changes, or has its own locks.
     """
 
@@ -72,6 +76,9 @@ class JobHome:
         self.newest = record.image
         self.saved = record.saved, record.saved_size
         self.forced = 0
+        self._tails: list[Tail] = []
+        self._rewinding = threading.Lock()
+        self._rewound = 0
 
     def close(self) -> None:
         """Close the streams: the job is over."""
@@ -146,8 +153,8 @@ class JobHome:
 
     # its files
 
-    def rewind(self, image: Manifest) -> None:
-        """Undo what the job alone has done to its files since the image; nothing of it runs anywhere.
+    def check(self, image: Manifest) -> file_rollback.Look:
+        """Find out what is to be done to the job's files before it goes on from the image; nothing is changed.
 
         Raises MoveError: it cannot go on with them as they are, unless it is forced.
         """
@@ -158,18 +165,39 @@ class JobHome:
                 f"{found.changed[0].clause} since image {image.number} was made{more}: "
                 f"`rexec restart {self.name} --force` goes on all the same"
             )
-        both = [*found.both, *(named for named in found.changed if os.path.isfile(named.path))]
+        return found
+
+    def rewind(self, image: Manifest, generation: int) -> None:
+        """Undo what the job alone has done to its files since the image: it goes on from it, as that generation.
+
+        Called when a host has taken all else that it needs for that, not before: whatever keeps the job from going on
+        till then leaves its files as they are. Raises MoveError.
+        """
+        with self._rewinding:
+            if generation < self._rewound:
+                raise MoveError("the job goes on elsewhere")  # and what it does there is not to be undone
+            self._rewound = generation
+            self._rewind(image)
+
+    def _rewind(self, image: Manifest) -> None:
+        found = self.check(image)
+        self._drop_tails()
+        both = [*found.both, *(named for named in found.changed if file_rollback.is_file(named.path))]
         for cut in found.cut:
+            since = f"what the job has added to {cut.path} since image {image.number} was made"
             try:
-                if file_rollback.cut_back(cut):
-                    self.changes.undone(cut.key)  # should another file make us begin again
-                else:
-                    both.append(file_rollback.mixed(cut.path, cut.seen))
+                tail = file_rollback.cut_back(cut, self._kept, self._mark(image.number))
+            except KeepError as error:
+                raise MoveError(f"{since} is not taken back: {error}") from error
             except OSError as error:
-                raise MoveError(
-                    f"what the job added to {cut.path} since image {image.number} was made cannot be taken back: "
-                    f"{error.strerror}"
-                ) from error
+                text = f"{since} cannot be taken back: {error.strerror}; let it be written to, and the job goes on"
+                raise MoveError(text) from error
+            if tail is None:
+                both.append(file_rollback.mixed(cut.path, cut.seen))
+                continue
+            self._tails.append(tail)
+            self.changes.undone(cut.key)  # should another file make us begin again
+            self._note(f"{since}, {cut.last[0] - cut.size} bytes, is taken back, for it adds that again: {tail.copy}")
         for named in both:
             self._keep(named, image.number)
         self.changes.begin(image.number, frozenset(found.keys))
@@ -178,14 +206,36 @@ class JobHome:
         """Keep what cannot be told apart as it is now, whatever the job makes of the file that stays."""
         since = f"{named.clause} since image {number} was made"
         try:
-            copy = file_rollback.keep(named.path, self.job.path / "kept", f"job{self.name}-image{number}")
-        except OSError as error:
-            raise MoveError(
-                f"{since}, and no copy of it can be kept in {self.job.path / 'kept'}: {error.strerror}; make room there"
-            ) from error
+            copy = kept_copies.keep(named.path, self._kept, self._mark(number))
+        except KeepError as error:
+            raise MoveError(f"{since}, and {error}") from error
         text = f"{since}: it stays as it is, a copy of it as it is now is {copy}, and the image saw {named.seen} bytes"
-        self.tell(placement_events.Fault(text))
+        self._note(text)
         self.say(text)
+
+    def _note(self, text: str) -> None:
+        self.tell(placement_events.Fault(text))
+
+    def _mark(self, number: int) -> str:
+        return f"job{self.name}-image{number}"
+
+    @property
+    def _kept(self) -> Path:
+        return self.job.path / "kept"
+
+    def drop_tails(self) -> None:
+        """Remove the copies of what was cut off and is there again, in the same place; all others stay."""
+        if self._rewinding.acquire(blocking=False):  # else a host that was given up is being prepared for: they stay
+            try:
+                self._drop_tails()
+            finally:
+                self._rewinding.release()
+
+    def _drop_tails(self) -> None:
+        for tail in tuple(self._tails):
+            if tail.is_there_again():
+                self._tails.remove(tail)
+                tail.copy.unlink(missing_ok=True)
 
     # its images
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import queue
 import shlex
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,7 +80,6 @@ class JobSupervisor:
         self._say, self._watch, self._ready = say, watch, ready
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
-        self._lock = threading.Lock()
         self._forget = False
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
@@ -218,10 +216,6 @@ class JobSupervisor:
 
     def _account(self, before: State, after: State) -> None:
         """Keep the record abreast; on the disk before anything is done, so that no generation is ever used twice."""
-        with self._lock:
-            self._account_for(before, after)
-
-    def _account_for(self, before: State, after: State) -> None:
         running = (Phase.RUNNING, Phase.FROZEN)
         record, now = self.record, time.time()
         new = replace(
@@ -288,6 +282,7 @@ class JobSupervisor:
         if self._forget:
             self._forget_images()
         self._callers.await_gone(_LAST_WORDS)
+        self.home.drop_tails()
         while self._records.behind and self.state.wants.patient and not self._dismissed(recorder.AGAIN):
             self._records.retry()  # or `rexec jobs` would never tell that it has ended
         return result
@@ -322,10 +317,7 @@ class JobSupervisor:
         if choose.image:
             try:
                 image = self.home.image(choose.image)
-                self.home.rewind(image)
-                with self._lock:
-                    self.record = replace(self.record, after=self.home.changes.rows())
-                    self.job.write(self.record)
+                self.home.check(image)
             except faults.SAID as error:
                 self.tell(placement_events.NoHost(choose.turn, str(error)))
                 return
