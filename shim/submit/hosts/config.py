@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remoteio.errors import RexecError
-from shim.wire.owner_policy import BUILTIN, KEYS, PolicyError, parse_owner_policy
 
 LOCAL = "local"
 
@@ -80,6 +79,16 @@ def parse(data: bytes, file: str) -> Hosts:
         raise HostsError(f"{file} is not TOML: {error}; correct it there") from error
     _only(document, _TOP, file, "")
     owners = _tables(document, "owner", file)
+    if owners:
+        _check_owners(owners, file)
+    hosts = tuple(_host(name, table, owners, file) for name, table in _tables(document, "host", file).items())
+    return Hosts(hosts, owners)
+
+
+def _check_owners(owners: Mapping[str, Mapping[str, object]], file: str) -> None:
+    # Here, because every run reads hosts.toml, and few have a policy of their own in it.
+    from shim.wire.owner_policy import KEYS, PolicyError, parse_owner_policy
+
     for name, table in owners.items():
         _only(table, tuple(KEYS), file, f"owner.{name}.")
         if name == "none":
@@ -90,8 +99,6 @@ def parse(data: bytes, file: str) -> Hosts:
             parse_owner_policy(name, table)  # for what it raises: a value is read again where a job goes by it
         except PolicyError as error:
             raise HostsError(f"{file}: {str(error).rstrip('.')}") from None
-    hosts = tuple(_host(name, table, owners, file) for name, table in _tables(document, "host", file).items())
-    return Hosts(hosts, owners)
 
 
 def resolve(on: str, known: Hosts) -> Host:
@@ -120,7 +127,7 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
     ssh, python, owner, options = (table.get(key) for key in ("ssh", "python", "owner", "options"))
     if ssh is not None and (not ssh or str(ssh).startswith("-")):
         raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
-    if owner is not None and owner not in (*BUILTIN, *owners):
+    if owner is not None and owner not in ("keyboard", "none", *owners):
         raise HostsError(f"{file}: {where}owner = {owner!r} names no policy; write {_HOST_KEYS['owner'][1]}")
     return Host(
         name,
