@@ -17,6 +17,7 @@ _FIELDS = ("$(REPO_URI)", "$(ORIGIN)", "$(LABEL)", "$(COMPONENT)")
 _TARGETS = ["apt-get", "indextargets", "--format", "|".join(_FIELDS), "Created-By: Packages"]
 _URIS = ["apt-get", "--print-uris", "update"]
 _LIST = re.compile(r"'(\S+/debian)/dists/[^/']+/main/[^']+'")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/")
 _FILE = re.compile(r"mirror\+file:/*(?=/)")
 
 
@@ -39,6 +40,12 @@ def find(asked: str = "") -> str:
     """Name the archive: `asked`, else $REXEC_MIRROR, else this machine's. Raises BundleError where there is none."""
     given = asked or os.environ.get(VARIABLE, "")
     if given:
+        if _ADDRESS.match(given) is None:
+            where = "--mirror" if asked else f"${VARIABLE}"
+            raise BundleError(
+                f"{where} {given!r:.200} is no address of a Debian archive; write one such as a Debian machine has in "
+                "/etc/apt/sources.list, with http:// or file:/ before it"
+            )
         return given.rstrip("/")
     targets = _said(_TARGETS)
     found = of_targets(targets) if targets else of_uris(_said(_URIS))

@@ -23,6 +23,10 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_TIMEOUT_S = 600
 
 
+class ArchiveError(BundleError):
+    """A Debian archive cannot be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """A packed criu.
@@ -131,8 +135,11 @@ def download(archive: str, suite: str, work: Path) -> Path:
     config = work / "apt.conf"
     config.write_text(apt_config(work, sources))
     apt = ["apt-get", "-c", str(config), "-qq", "-y"]
-    _run([*apt, "update"], f"read Debian {suite}'s package list")
-    _run([*apt, "--download-only", "install", "criu"], f"download criu of Debian {suite}")
+    try:
+        _run([*apt, "update"], f"read Debian {suite}'s package list")
+        _run([*apt, "--download-only", "install", "criu"], f"download criu of Debian {suite}")
+    except BundleError as error:
+        raise ArchiveError(str(error)) from error
     for package in sorted((work / "cache/archives").glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(work / "root")], f"unpack {package.name}")
     return work / "root"
@@ -144,13 +151,15 @@ def obtain(at: Path, asked: str = "") -> Bundle:
     `asked`: the address of the Debian archive, see mirror.find.
     """
     archive = mirror.find(asked)
-    whys = []
+    whys, unread = [], False
     for suite in SUITES:
         try:
             return _obtain(at, archive, suite)
         except BundleError as e:
             whys.append(str(e))
-    raise BundleError("; ".join(whys))
+            unread = unread or isinstance(e, ArchiveError)
+    mend = [f"name an archive that can be read with --mirror ADDRESS or in ${mirror.VARIABLE}"] if unread else []
+    raise BundleError("; ".join([*whys, *mend]))
 
 
 def _obtain(at: Path, archive: str, suite: str) -> Bundle:

@@ -21,7 +21,7 @@ from shim.submit.api.job_handle import must_live
 from shim.submit.foreground.own_streams import die_like
 from shim.submit.foreground.terminal import Terminal
 from shim.submit.job import control_socket, record
-from shim.submit.job.record import Job
+from shim.submit.job.record import Job, JobError
 from shim.wire import terminal_state
 
 _FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -43,7 +43,11 @@ def attach_command(job: str) -> None:
 
 def attach(job: Job) -> int:
     """Connect this terminal, or these streams, to the job until either ends it; the exit status. Raises RexecError."""
-    must_live(job)
+    try:
+        must_live(job)
+    except JobError as error:
+        kept = [str(job.path / name) for name in ("terminal", "stdout", "stderr") if (job.path / name).exists()]
+        raise JobError(f"{error}; its output is in {' and '.join(kept)}" if kept else str(error)) from None
     with control_socket.connect(job.control) as sock:
         answer = _begin(sock, job)
         tty = bool(answer.get("tty"))

@@ -17,6 +17,7 @@ from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import last_line
 from shim.cli.parameters import host_names
+from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import BAD, NOTE, OK, checks, usable
 from shim.submit.hosts.survey import Report
@@ -52,12 +53,16 @@ def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: 
     if mirror and not fix:
         raise RexecError("--mirror is where a criu is obtained: say --fix too")
     if fix:
-        click.echo(criu_here(mirror or ""))
+        with Waiting("fetching criu, unless one is kept that works"):
+            done = criu_here(mirror or "")
+        click.echo(done)
     if host is None:
-        reports = survey.ask_all(config.known())
+        with Waiting("asking the hosts"):
+            reports = survey.ask_all(config.known())
     else:
         # A person asks about one host: ssh may ask for a password, and gets the time to.
-        reports = [survey.ask(config.resolve(host, config.load()), batch=False, deadline=150.0)]
+        with Waiting(f"connecting to {host}"):
+            reports = [survey.ask(config.resolve(host, config.load()), batch=False, deadline=150.0)]
     click.echo("\n".join([*map(advice, reports), _here()]))
     context.exit(0 if all(map(usable, reports)) else 1)
 

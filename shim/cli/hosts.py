@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from shim.cli.parameters import host_names
+from shim.cli.parameters import Alone, host_names
 from shim.submit.api.host_reports import HostReport, hosts
+from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import known_size, latency
 from shim.submit.hosts.survey import Report
@@ -75,7 +76,7 @@ def why(report: Report) -> str:
     return "\n".join(lines)
 
 
-@click.command("hosts")
+@click.command("hosts", cls=Alone, instead="`rexec doctor {}` shows one host")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: everything that was found out.")
 @click.option(
     "--why",
@@ -90,9 +91,12 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
     OWNER is the policy by which a job started with --checkpoint leaves it (docs/owner.md).
     """
     if asked is not None:
-        click.echo(why(survey.ask(config.resolve(asked, config.load()), batch=False, deadline=150.0)))
+        with Waiting(f"connecting to {asked}"):
+            report = survey.ask(config.resolve(asked, config.load()), batch=False, deadline=150.0)
+        click.echo(why(report))
         return
-    reports = hosts()
+    with Waiting("asking the hosts"):
+        reports = hosts()
     click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
 
 

@@ -12,11 +12,12 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli.parameters import host_names, image_argument, job_argument
+from shim.cli.parameters import Alone, host_names, image_argument, job_argument
 from shim.cli.say import shown
 from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
 from shim.submit.api.job_handle import job as find
 from shim.submit.foreground.progress import Progress as ProgressLine
+from shim.submit.foreground.progress import Waiting
 from shim.submit.job import record
 from shim.submit.job.events import Event, condor_log
 from shim.submit.units import size
@@ -78,7 +79,7 @@ def _span(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d} h"
 
 
-@click.command("jobs")
+@click.command("jobs", cls=Alone, instead="`rexec log {}` shows what happened to one job")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 @click.option("--all", "all_jobs", is_flag=True, help="Also those that ended more than a day ago.")
 def jobs_command(as_json: bool, all_jobs: bool) -> None:
@@ -118,10 +119,16 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
 def told(job: Job, ask: Callable[[Progress], str]) -> None:
     """Have a job's supervisor do something, showing how far it is, and say what it answers. Raises RexecError."""
     line = ProgressLine(sys.stderr, "saving the job")
-    try:
-        answer = ask(line.update)
-    finally:
-        line.close()
+    with Waiting(f"waiting for job {job.id}") as waiting:
+
+        def update(done: int, total: int, sent: int) -> None:
+            waiting.close()
+            line.update(done, total, sent)
+
+        try:
+            answer = ask(update)
+        finally:
+            line.close()
     click.echo(f"job {job.id}: {answer}")
 
 
@@ -150,7 +157,8 @@ def checkpoint_command(job: str) -> None:
 def vacate_command(job: str, host: str) -> None:
     """Have JOB leave its host now and go on elsewhere; the command ends when it runs again, or waits for a host.
 
-    Until its image is committed here, nothing of it is given up: if that fails, it goes on where it is.
+    Until its image is committed here, nothing of it is given up: if that fails, it goes on where it is. A HOST that
+    neither hosts.toml nor the job's --on names is asked first; where no job can run there, the job stays.
     """
     found = find(job)
     told(found, lambda progress: found.vacate(host or None, progress))

@@ -35,6 +35,34 @@ def image_names(_: click.Context, __: click.Parameter, begun: str) -> list[Compl
     return completion.images(begun)
 
 
-job_argument = click.argument("job", metavar="JOB", shell_complete=job_ids)
+class _Listed(click.types.StringParamType):
+    """Text that a command prints: whoever leaves it out is told which."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"See `{self._command}`."
+
+
+class Alone(click.Command):
+    """A command with options alone: whoever gives it a word is told which command takes that."""
+
+    def __init__(self, *args: Any, instead: str = "", **kwargs: Any) -> None:
+        """`instead`: a clause, with the word as {}."""
+        super().__init__(*args, **kwargs)
+        self._instead = instead
+        self.allow_extra_args = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:
+            raise click.UsageError(f"This takes no argument: {self._instead.format(ctx.args[0])}.", ctx)
+        return rest
+
+
+job_argument = click.argument("job", metavar="JOB", type=_Listed("rexec jobs"), shell_complete=job_ids)
 jobs_argument = click.argument("job", metavar="[JOB]", required=False, shell_complete=job_ids)
-image_argument = click.argument("image", metavar="JOB[/IMAGE]", shell_complete=image_names)
+image_argument = click.argument(
+    "image", metavar="JOB[/IMAGE]", type=_Listed("rexec images"), shell_complete=image_names
+)

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from remoteio.errors import RexecError
 from shim.cli.say import tell
 from shim.submit.foreground import description
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
+from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import in_foreground
 from shim.submit.hosts.connect import connect_first
 from shim.wire import terminal_state
@@ -37,7 +39,12 @@ def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: 
 def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
-    host, stream, facts = connect_first(on, passed_over=say, meanwhile=_prepare)
+    host, stream, facts = connect_first(
+        on,
+        passed_over=say,
+        meanwhile=_prepare,
+        connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
+    )
     python = ".".join(map(str, facts.python))
     log("reached", host=host.name, python=python, runtime=facts.runtime)
     if facts.runtime == "memory":

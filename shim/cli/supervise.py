@@ -23,7 +23,7 @@ def supervise(job: Job, *, quiet: bool, resumed: Resumed | None = None, force: b
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
     record = job.read()
     say = (lambda text: None) if quiet else tell
-    console = Console(record.tty, say)
+    console = Console(record.tty, say, quiet=quiet)
     try:
         spec = record.job_spec()
         outputs, given = _own_streams(job, spec, resumed, console)

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from shim.cli import main
+from shim.cli.attach import attach
 from shim.cli.say import FAILED
+from shim.submit.job import record
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,36 @@ def test_a_failure_is_one_sentence_whichever_package_it_comes_of(
         main.main()
     assert ended.value.code == FAILED
     assert capsys.readouterr().err == f"rexec: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["log"], "Missing argument 'JOB'. See `rexec jobs`."),
+        (["restart"], "Missing argument 'JOB[/IMAGE]'. See `rexec images`."),
+        (["hosts", "beta"], "This takes no argument: `rexec doctor beta` shows one host."),
+        (["jobs", "1"], "This takes no argument: `rexec log 1` shows what happened to one job."),
+    ],
+)
+def test_what_is_missing_or_too_much_is_told_with_what_helps(words: list[str], said: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        main.load(words[0]).main(words[1:], standalone_mode=False)
+    assert caught.value.format_message() == said
+
+
+def test_whoever_attaches_to_an_ended_job_is_told_where_its_output_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = record.create(
+        record.Record(
+            id=0, command=("true",), cwd="/", created=1.0, hosts=("local",), owner="", every=0.0, keep=2,
+            detached=True, tty=False, spec="", phase="ended", status=0,
+        )
+    )  # fmt: skip
+    (made.path / "stdout").touch()
+    with pytest.raises(record.JobError, match=f"^job 1 has ended: done; its output is in {made.path}/stdout$"):
+        attach(made)
 
 
 @pytest.mark.parametrize("words", [["jobs", "--json"], ["images", "--json"], ["--help"], ["completion", "bash"]])

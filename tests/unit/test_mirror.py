@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.submit import mirror
+from checkpoint.submit import mirror, obtain_criu
 from checkpoint.wire.criu_bundle import BundleError
 
 DEBIAN = """\
@@ -74,6 +74,31 @@ def test_where_there_is_none_one_sentence_says_what_to_do(apt: Path, machine: st
     with pytest.raises(BundleError, match="no archive of Debian here; name one with --mirror ADDRESS") as caught:
         mirror.find()
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_address_is_refused_at_once(apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match=r"^--mirror 'foo' is no address of a Debian archive; write one such as "):
+        mirror.find("foo")
+    monkeypatch.setenv(mirror.VARIABLE, "bar/debian")
+    with pytest.raises(BundleError, match=r"^\$REXEC_MIRROR 'bar/debian' is no address"):
+        mirror.find()
+
+
+def test_an_archive_that_cannot_be_read_names_what_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(command: list[str], what: str) -> None:
+        raise BundleError(f"cannot {what}: it is not there")
+
+    monkeypatch.setattr(obtain_criu, "_run", closed)
+    monkeypatch.setattr(obtain_criu, "KEYRING", tmp_path)
+    monkeypatch.setattr(obtain_criu.shutil, "which", lambda tool: tool)
+    with pytest.raises(BundleError) as caught:
+        obtain_criu.obtain(tmp_path, "http://a.example/debian")
+    assert str(caught.value) == (
+        "cannot read Debian forky's package list: it is not there; cannot read Debian trixie's package list: it is not "
+        "there; name an archive that can be read with --mirror ADDRESS or in $REXEC_MIRROR"
+    )
 
 
 def test_a_file_of_mirrors_gives_its_first(apt: Path) -> None:

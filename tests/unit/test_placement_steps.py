@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from shim.submit.job import placement, placement_steps
+from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import (  # fmt: skip
     Action,
     Ask,
@@ -102,7 +103,10 @@ def test_where_none_can_the_job_runs_without() -> None:
     assert play.did == [Start(3, 0)] and play.state.place.anyway
     play.feed(News(3, job_messages.UNABLE, 0, "alpha has no criu"))
     assert [log.fields["reason"] for log in play.of(Log)] == ["the job runs without checkpoints: alpha has no criu"]
-    play.feed(Began(3), Exited(3, 3 << 8))
+    play.feed(Began(3))
+    logged = [(log.kind, log.fields["host"]) for log in play.of(Log)]
+    assert logged == [(Kind.NOTE, "beta"), (Kind.EXECUTE, "alpha")], "alpha was not passed over in the end"
+    play.feed(Exited(3, 3 << 8))
     assert play.state.result == Result(3 << 8)
 
 

@@ -9,17 +9,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from checkpoint.submit.store import Store
 from remoteio.wire import frames
+from shim.submit.api.errors import RequestRefused
+from shim.submit.api.job_handle import job as api_job
 from shim.submit.job import control_socket, events, placement, placement_steps, replayed_streams
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_events import Phase, Result
 from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.submission import SubmitError
 from shim.submit.job.supervisor import JobSupervisor
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -524,6 +528,40 @@ def test_sent_to_a_host_that_is_down(run: Run) -> None:
     run.end()
     notes = [event for event in events.read_events(run.job.log)[0] if event.kind == Kind.NOTE]
     assert [(note.host, note.reason) for note in notes] == [("gamma", "passed over: cannot reach gamma: it is down")]
+
+
+def test_sent_to_a_host_that_nobody_knows_and_that_is_not_there(run: Run) -> None:
+    """A slip of the pen moves nothing: the job has not even been stopped."""
+    run.country.running(0)
+    with pytest.raises(RequestRefused, match=r"^job 1 stays where it is: cannot reach nohost\.invalid"):
+        api_job(1).vacate(to="nohost.invalid")
+    assert run.supervisor.state.place.host == "alpha" and run.supervisor.state.images.serial == 0
+    assert api_job(1).vacate(to="beta") == "the job goes on on beta"  # its own list has it: it is not asked
+    run.country.running(1).end(0)
+    run.end()
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_told_to_end_without_an_image_it_says_what_is_left(run: Run, ran: bool) -> None:
+    if ran:
+        run.country.running(0).refuse = "it holds an io_uring"
+    else:
+        run.ask("kill")
+        run.end()
+        run.country.down |= {"alpha", "beta"}
+        fresh = replace(run.job.read(), phase=Phase.CHOOSING, status=None, ran=0.0, since=0.0, generation=0)
+        run.job.write(fresh)
+        run.begin(None)
+        until(lambda: run.supervisor.state.phase == Phase.PARKED, "it is parked")
+    run.supervisor.quit()
+    left = "it had no checkpoint" if ran else "it never ran: submit it again"
+    why = run.end().reason
+    assert why == f"its supervisor was told to end before the job could be saved: {left}"
+    os.close(run.job._lock)  # as the end of its process does
+    run.job._lock = -1
+    with pytest.raises(SubmitError, match=f"^job 1 has no image to go on from: {left}$"):
+        api_job(1).restart()
+    assert api_job(1).report().why.endswith(left)
 
 
 def test_parked_is_logged_once(run: Run) -> None:

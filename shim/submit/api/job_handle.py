@@ -16,8 +16,8 @@ from pathlib import Path
 from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, Inotify
-from shim.submit.api import arguments, errors
-from shim.submit.hosts import config
+from shim.submit.api import arguments, errors, host_reports
+from shim.submit.hosts import config, survey
 from shim.submit.job import control_socket, detached, record, submission
 from shim.submit.job.events import Event, Kind, read_events
 from shim.submit.job.placement_events import Phase
@@ -154,9 +154,21 @@ class Job:
         return self._ask("checkpoint", progress)
 
     def vacate(self, to: str | None = None, progress: Progress | None = None) -> str:
-        """Have it leave its host and go on elsewhere, or on the host `to`; returns once it runs again or is parked."""
-        name = "" if to is None else config.resolve(arguments.host(to, "to") or "", config.load()).name
-        return self._ask("vacate", progress, host=name)
+        """Have it leave its host and go on elsewhere, or on the host `to`; returns once it runs again or is parked.
+
+        A host that neither hosts.toml nor the job's own list has is asked first: where no job can run there, or it is
+        not there at all, the job stays where it is. That takes 20 s at most.
+        """
+        if to is None:
+            return self._ask("vacate", progress, host="")
+        must_live(self._directory)
+        known = config.load()
+        host = config.resolve(arguments.host(to, "to") or "", known)
+        if host.name not in (config.LOCAL, *(each.name for each in known.hosts), *self._directory.read().hosts):
+            found = host_reports.report_of(survey.ask(host, batch=True))
+            if not found.usable:
+                raise errors.RequestRefused(f"job {self.id} stays where it is: {found.why}")
+        return self._ask("vacate", progress, host=host.name)
 
     def hold(self, progress: Progress | None = None) -> str:
         """Save it as an image, and have it run nowhere until `release`."""
@@ -179,7 +191,7 @@ class Job:
         """Go on from its last image, or that one, in the background; for a job that has ended or lost its supervisor.
 
         `hosts`: where it may run from now on; None: as before. `force`: as for `release`. Raises SubmitError where it
-        has a supervisor, or its files forbid it; ImageError where there is no such image.
+        has a supervisor, or no image at all, or its files forbid it; ImageError where there is no such image.
         """
         number = None if image is None else arguments.whole(image, "image", 1)
         on = arguments.hosts(hosts)
@@ -310,7 +322,7 @@ def _why(word: str, found: Record) -> str:
     if word == "failed":
         return found.reason
     if word == "stopped":
-        left = f"`rexec restart {found.id}` goes on from its last image" if found.image else "it had no checkpoint"
+        left = f"`rexec restart {found.id}` goes on from its last image" if found.image else found.without_image()
         return f"{found.reason}; {left}" if found.reason else left
     return found.why
 

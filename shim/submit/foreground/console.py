@@ -13,11 +13,12 @@ from remoteio.errors import RexecError
 from remoteio.submit.transport.job_control import end_questions
 from shim.submit import threads
 from shim.submit.foreground.own_streams import FATAL
-from shim.submit.foreground.progress import Progress
+from shim.submit.foreground.progress import Progress, Waiting
 from shim.submit.foreground.run import FORWARDED
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Phase, State
+from shim.submit.job.placement_steps import passed_over
 from shim.submit.job.supervisor import JobSupervisor
 from shim.wire import terminal_state
 
@@ -35,9 +36,11 @@ class Interrupted(RexecError):
 class Console:
     """Stands between a person and JobSupervisor. `tty`: the job has this process's terminal."""
 
-    def __init__(self, tty: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, tty: bool, say: Callable[[str], None], *, quiet: bool = False) -> None:
+        """`quiet`: do not say either what is waited for."""
         self._terminal = Terminal(0) if tty else None
-        self._say = say
+        self._say, self._quiet = say, quiet
+        self._waiting: Waiting | None = None
         self._supervisor: JobSupervisor | None = None
         self._left: tuple[str, float] | None = None
         self._spoilt = False  # the screen that the job draws, by what it was told
@@ -72,6 +75,8 @@ class Console:
     def close(self) -> None:
         """Put the terminal back."""
         self._over.set()
+        if self._waiting is not None:
+            self._waiting.close()
         end_questions()
         if self._terminal is not None:
             self._terminal.restore()
@@ -92,9 +97,16 @@ class Console:
         generation.signal(signal.SIGCONT)
 
     def watch(self, before: State, after: State) -> None:
-        """The job's phase changed."""
+        """The job's phase changed, or whether it may be acting: from then on the terminal may be full of its words."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+        if after.phase == Phase.STARTING and not after.place.live and not after.began and not self._quiet:
+            self._waiting = Waiting(f"connecting to {after.place.host}")
         job = self._supervisor.record.id if self._supervisor is not None else 0
         if after.phase == Phase.RUNNING and before.phase == Phase.STARTING:
+            for host, why in passed_over(before):  # as its log has it; the first time the screen is not the job's yet
+                (self._mention if before.began else self._say)(f"{host}: passed over: {why}")
             self._runs()
             if self._spoilt:
                 self._say(f"the job goes on on {after.place.host}")

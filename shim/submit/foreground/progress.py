@@ -1,7 +1,10 @@
-"""One line on a terminal that says how far something is: bytes, rate, time left; none for what is soon done."""
+"""One line on a terminal that says what is waited for, or how far it is; none for what is soon done."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 import time
 from typing import TextIO
 
@@ -40,3 +43,53 @@ def line(what: str, done: int, total: int, sent: int, elapsed: float) -> str:
     rate = done / elapsed if elapsed else 0.0
     left = f", {(total - done) / rate:.0f} s left" if rate else ""
     return f"rexec: {what}: {size(done)} of {size(total)}, {size(sent)} sent, {size(rate)}/s{left}"
+
+
+class Waiting:
+    """Says on a terminal what is waited for; use in a `with`.
+
+    Threads: the line is written by a timer's, and taken away by any, under one lock.
+    """
+
+    def __init__(self, what: str, file: TextIO | None = None) -> None:
+        """`file`: standard error by default; where that is no terminal, nothing is said."""
+        self._what, self._file = what, sys.stderr if file is None else file
+        self._lock = threading.Lock()
+        self._shown = self._over = False
+        self._timer = threading.Timer(SOON, self._show)
+        self._timer.daemon = True
+        if self._file is not None and self._file.isatty():  # it is None if 2 was closed when we were started
+            self._timer.start()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the line away, and say nothing any more."""
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            if self._shown:
+                self._write("\r\033[K")
+                self._shown = False
+
+    def _show(self) -> None:
+        with self._lock:
+            if not self._over and not _lent(self._file.fileno()):
+                self._write(f"rexec: {self._what} …")
+                self._shown = True
+
+    def _write(self, text: str) -> None:
+        self._file.write(text)
+        self._file.flush()
+
+
+def _lent(terminal: int) -> bool:
+    """Is it another's now: a shell's, or that of an ssh which asks for a password (job_control.py)?"""
+    try:
+        return os.tcgetpgrp(terminal) != os.getpgrp()
+    except OSError:
+        return False  # it controls no session of ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from remoteio.errors import RexecError
 from remoteio.submit.transport.ssh import open_host, open_local
@@ -45,18 +46,22 @@ def connect_first(
     *,
     batch: bool = False,
     passed_over: Callable[[str], object] = lambda text: None,
+    connecting: Callable[[Host], AbstractContextManager[object]] = lambda host: nullcontext(),
     meanwhile: Callable[[], object] = lambda: None,
 ) -> tuple[Host, Stream, bootstrap.Facts]:
     """Start the agent on the host that ``on`` names; None: on the first of hosts.toml that answers, else here.
 
-    ``passed_over`` is told of each that does not. The others are as for ``connect``. Raises RexecError.
+    ``passed_over`` is told of each that does not; each is waited for within ``connecting`` of it. The others are as for
+    ``connect``. Raises RexecError.
     """
     known = config.load()
     if on is None:
         for host in known.hosts:
             try:
-                return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
+                with connecting(host):
+                    return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
             except RexecError as e:
                 passed_over(f"passing over {host.name}: {e}")
     host = Host(config.LOCAL, None) if on is None else config.resolve(on, known)
-    return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
+    with connecting(host):
+        return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)

@@ -120,7 +120,7 @@ def order_kill(state: State) -> Order:
 
 def runs(state: State, now: float) -> Steps:
     """Say to all who wait for it that the job runs; where it is to die, or to be held, order that."""
-    missed = [(host, why) for host, why in state.search.avoid if why != LEFT_WHY]
+    missed = passed_over(state)
     actions: list[Action] = [Log(Kind.NOTE, {"host": h, "reason": f"passed over: {why}"}) for h, why in missed]
     actions.append(Log(Kind.EXECUTE, {"host": state.place.host}))
     wanted, text, there = state.wants.host, f"the job goes on on {state.place.host}", True
@@ -143,6 +143,12 @@ def runs(state: State, now: float) -> Steps:
         state, more = order(state, True, (), now)
         return state, actions + more
     return state, actions
+
+
+def passed_over(state: State) -> list[tuple[str, str]]:
+    """Tell which hosts the job, now at one, could not go to on its way, and why: (host, why)."""
+    # It may be at one of them after all: where none can make images of it, it runs at the first without.
+    return [(host, why) for host, why in state.search.avoid if why != LEFT_WHY and host != state.place.host]
 
 
 def closed(state: State, event: Closed, now: float) -> Steps:

@@ -97,6 +97,10 @@ class Record:
         """The job as it was described when it was submitted."""
         return JobSpec.unpack(base64.b64decode(self.spec))
 
+    def without_image(self) -> str:
+        """Say what is left of it, its supervisor gone, if it has no image: a clause."""
+        return "it had no checkpoint" if self.ran or self.since else "it never ran: submit it again"
+
 
 def packed(spec: JobSpec) -> str:
     """A spec as Record holds it."""

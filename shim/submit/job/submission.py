@@ -121,7 +121,10 @@ def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detac
         raise SubmitError(
             f"job {job.id} has its supervisor: say `rexec vacate {job.id}` to move it, or `rexec attach {job.id}`"
         )
-    with Store().open(str(job.id), number) as opened:
+    store = Store()
+    if number is None and not record.image and str(job.id) not in store.jobs():
+        raise SubmitError(f"job {job.id} has no image to go on from: {record.without_image()}")
+    with store.open(str(job.id), number) as opened:
         image = opened.manifest
     found = file_rollback.look(image, Changes.of(record.after, image.number).since(image.number))
     if found.changed and not force:

@@ -44,7 +44,8 @@ _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take 
 
 
 class JobSupervisor:
-    """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase.
+    """Supervises one job. `outputs` and `input` are its streams here; `watch` is told of every change of phase, and
+    of whether the job may be acting.
 
     Threads: the caller's of `run` alone writes `state`, and does all that is not said to be for any thread. `record`
     is replaced by it, and by the one that looks for a host, under `_lock`: what either writes must be on the disk
@@ -211,7 +212,7 @@ class JobSupervisor:
                 self.tell(placement_events.Unreached(action.generation, self._records.behind))
             else:
                 self._act(action)
-        if before.phase != after.phase:
+        if (before.phase, before.place.live) != (after.phase, after.place.live):
             self._watch(before, after)
 
     def _account(self, before: State, after: State) -> None:
@@ -254,7 +255,8 @@ class JobSupervisor:
         elif isinstance(action, placement_events.Finish):
             self._forget = action.forget
         elif isinstance(action, placement_events.Leave):
-            self._leave = f"{action.why}: `rexec restart {self.home.name}` goes on from its last image"
+            again = f"`rexec restart {self.home.name}` goes on from its last image"
+            self._leave = f"{action.why}: {again if self.state.images.newest else self.record.without_image()}"
         elif isinstance(action, placement_events.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 

@@ -1,0 +1,63 @@
+"""What a person at a terminal sees while something takes long, and who reads a pipe does not."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+from collections.abc import Iterator
+from typing import TextIO
+
+import pytest
+
+from shim.submit.foreground import progress
+from shim.submit.foreground.console import Console
+from shim.submit.foreground.progress import Waiting
+from shim.submit.job.placement_events import Phase, Place, Search, State
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
+    """Both ends of one."""
+    monkeypatch.setattr(progress, "SOON", 0.01)
+    ours, theirs = pty.openpty()
+    with open(theirs, "w", encoding="utf-8") as file:
+        yield ours, file
+    os.close(ours)
+
+
+def shown(terminal: int, within: float = 10.0) -> str:
+    return os.read(terminal, 1000).decode() if select.select([terminal], [], [], within)[0] else ""
+
+
+def test_what_is_waited_for_is_said_after_a_while_and_taken_away(terminal: tuple[int, TextIO]) -> None:
+    ours, file = terminal
+    with Waiting("connecting to alpha", file):
+        assert shown(ours) == "rexec: connecting to alpha …"
+    assert shown(ours) == "\r\033[K"
+
+
+def test_what_is_soon_done_is_not_said(terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, file = terminal
+    monkeypatch.setattr(progress, "SOON", 60.0)
+    with Waiting("connecting to alpha", file):
+        pass
+    assert shown(ours, 0.05) == ""
+
+
+def test_nothing_is_said_to_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SOON", 0.0)
+    read, write = os.pipe()
+    with open(write, "w", encoding="utf-8") as file, Waiting("connecting to alpha", file):
+        assert shown(read, 0.1) == ""
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_a_host_that_is_passed_over_is_said_when_the_job_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process is the tests'
+    said: list[str] = []
+    avoid = (("nohost", "cannot reach nohost: there is no such name"),)
+    before = State(phase=Phase.STARTING, place=Place(2, "beta"), search=Search(avoid=avoid))
+    Console(False, said.append).watch(before, State(phase=Phase.RUNNING, place=Place(2, "beta"), began=True))
+    assert said == ["nohost: passed over: cannot reach nohost: there is no such name"]
