@@ -18,16 +18,19 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: setup demo check test test-all lint bench bench-checkpoint clean root fresh
+.PHONY: help setup demo check test test-all lint bench bench-checkpoint clean root fresh
 .DELETE_ON_ERROR:
 
-setup: .venv/dev
+help: ## say what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
+
+setup: .venv/dev ## .venv, with what the tests need: installs Debian packages that are missing
 
 # Root's rights are asked for once, at the start, in a sentence.
 root:
 	@[ -z "$(SUDO)" ] || sudo -v || { echo "make: this needs root's rights: run it as root, or as a user who may use sudo" >&2; exit 1; }
 
-demo: .venv/demo
+demo: .venv/demo ## run a job on this machine, by the same path as over ssh
 	@[ ! -e /dev/fuse ] || [ -r /dev/fuse -a -w /dev/fuse ] || \
 		{ echo "Opening /dev/fuse to all users, as Debian has it where udev runs"; $(SUDO) chmod 666 /dev/fuse; }
 	@docs/demo.sh .venv/bin/rexec
@@ -36,32 +39,32 @@ demo: .venv/demo
 RUN_TESTS = $(AS_ROOT) .venv/bin/python -m pytest --no-skips -n auto --dist worksteal $(if $(SUDO),-p no:cacheprovider)
 
 # What needs no host: some of it mounts, as root.
-check: root .venv/dev lint
+check: root .venv/dev lint ## lint, and the tests that need no host
 	$(RUN_TESTS) tests/unit tests/property $(PYTEST)
 
-test: root .venv/dev lint
+test: root .venv/dev lint ## all tests but the long matrix, against two hosts made on this machine
 	$(RUN_TESTS) $(PYTEST)
 
-test-all: root .venv/dev lint
+test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
 
-lint: .venv/dev
+lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
 
-bench: root .venv/bench
+bench: root .venv/bench ## compare with ssh, sshfs and outrun
 	$(AS_ROOT) .venv/bin/python -m tests.bench $(BENCH)
 
-bench-checkpoint: root .venv/dev
+bench-checkpoint: root .venv/dev ## measure moves
 	$(AS_ROOT) .venv/bin/python -m tests.bench.checkpoint $(BENCH)
 
 # Runs a command in a clone of HEAD on a machine that has nothing of ours: make fresh FRESH="--suite trixie make test"
-fresh: root
+fresh: root ## run a command in a clone on a machine that has nothing of ours
 	@$(call apt,debootstrap git)
 	$(AS_ROOT) "$(PYTHON)" -m tests.fresh_root $(FRESH)
 
-clean:
+clean: ## take down the hosts, and remove what was made here
 	[ ! -e .venv/dev ] || $(AS_ROOT) .venv/bin/python -m tests.desk down
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
