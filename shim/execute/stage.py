@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-# "nonce", "hash" and "size" (bytes, compressed) of the runtime, "entry" as "module:function"
+# "nonce"; "hash" of the runtime; "entry" as "module:function"
 P = globals()["P"]
 
 
@@ -90,7 +90,7 @@ def receive(size: int) -> bytes:
         if not chunk:
             sys.exit(1)
         data += chunk
-    return zlib.decompress(data)
+    return bytes(data)
 
 
 def compiled(source: bytes) -> "dict[str, tuple[bool, bytes]]":
@@ -194,7 +194,7 @@ def begin() -> None:
         say("have")
     else:
         say("need")
-        modules = compiled(receive(P["size"]))
+        modules = compiled(zlib.decompress(receive(int(receive(8)))))
         if file:
             try:
                 keep(file, modules)

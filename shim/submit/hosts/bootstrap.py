@@ -121,9 +121,8 @@ def start(
     until = time.monotonic() + deadline
     nonce = os.urandom(16).hex()
     runtime = collect(modules or shipped())
-    payload = zlib.compress(runtime.source, 1)  # its size goes ahead on every run, and only the first one sends it
     try:
-        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, len(payload), entry))
+        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, entry))
         answer = _answer(stream, nonce, until)
         if answer.word == "old":
             wanted, found = (".".join(map(str, version)) for version in (_OLDEST, answer.python))
@@ -132,7 +131,8 @@ def start(
                 f"newer one there and name it as `python` of this host in hosts.toml"
             )
         if answer.word == "need":
-            _write(stream, payload)
+            payload = zlib.compress(runtime.source, 1)
+            _write(stream, b"%08d" % len(payload) + payload)
             answer = _answer(stream, nonce, until)
     except _Ended as ended:
         raise _why_ended(stream, ended.noise) from None
@@ -175,9 +175,9 @@ def stage_source() -> bytes:
     return _source(STAGE).read_bytes()
 
 
-def first_bytes(stage: bytes, nonce: str, runtime_hash: str, size: int, entry: str) -> bytes:
+def first_bytes(stage: bytes, nonce: str, runtime_hash: str, entry: str) -> bytes:
     """Write what the remote command reads: eight digits of length, then the stage behind its parameters, compressed."""
-    parameters = {"nonce": nonce, "hash": runtime_hash, "size": size, "entry": entry}
+    parameters = {"nonce": nonce, "hash": runtime_hash, "entry": entry}
     text = zlib.compress(b"P = %s\n" % ascii(parameters).encode() + stage)
     return b"%08d" % len(text) + text
 
