@@ -388,3 +388,41 @@ def test_every_way_to_change_a_file(mover: Mover) -> None:  # noqa: F811
     until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
     assert re.match(f"{mover.dir}/emptied has been .* image \\d+ was made and 4 more: ", str(mover.job(job)["why"]))
     assert not kept(mover, job)
+
+
+HOLDS = """
+import os, time
+os.mkdir("d")
+with open("d/db", "w") as file:
+    file.write("this is the old database")
+file = open("d/db", "r+b", buffering=0)
+print("open", flush=True)
+while not os.path.exists("go"):
+    time.sleep(.02)
+file.write(b"J" * 20)
+print("written")
+"""
+
+
+@pytest.mark.parametrize("what", ["replaced", "directory renamed"])
+def test_a_file_that_is_moved_away_here_just_before_a_hold(mover: Mover, what: str) -> None:  # noqa: F811
+    """The job's kernel takes the old name for the file's for a second: nothing could go on from such an image."""
+    db, aside = mover.dir / "d/db", mover.dir / "aside"
+    moved = db if what == "replaced" else db.parent
+    job = mover.submit(PYTHON, "-c", HOLDS)
+    said(mover, job, "open\n")
+    moved.rename(aside)
+    if what == "replaced":
+        db.write_text("this is the new database")
+    _, _, why = mover.verb_fails("hold", job)
+    # by the host, if a second had passed
+    assert f"{db}, which the job has open, has been renamed or replaced at home: put it back" in why or "criu" in why
+    assert mover.job(job)["state"] == "running"
+    if what == "replaced":
+        assert db.read_text() == "this is the new database"
+    aside.rename(moved)
+    mover.verb("hold", job)
+    mover.verb("release", job)
+    (mover.dir / "go").touch()
+    assert well(mover, job) == "open\nwritten\n"
+    assert db.read_bytes() == b"J" * 20 + b"base"

@@ -53,13 +53,17 @@ class Files:
         self.changes.file(self.key(name)).removed(state(os.stat(self.paths[name])))
         self.paths[name].unlink()
 
-    def image(self, *held: str, old: bool = False) -> Manifest:
-        """`held`: what the job has open for writing; `old`: of a rexec that did not write that down."""
+    def image(self, *held: str, old: bool = False, told: bool = True) -> Manifest:
+        """`held`: what the job has open for writing; `old`: of a rexec that did not write that down.
+
+        `told`: it tells of the files beside that they are open.
+        """
         names = [(os.path.basename(file.path), file) for file in self.written]
         stats: dict[str, object] = {"open": [[file.path, file.inode, name in held] for name, file in names]}
         return Manifest(
             job="1", number=3, generation=1, time_ns=0, host="alpha", argv=("x",), cwd="/", env=(), uid=0, gid=0,
-            tty=False, streams=Streams(), files=(), written=tuple(self.written), facts={}, stats={} if old else stats,
+            tty=False, streams=Streams(), files=(), facts={}, stats={} if old else stats,
+            written=tuple(self.written) if told else (),
         )  # fmt: skip
 
     def look(self, *held: str, old: bool = False) -> file_rollback.Look:
@@ -147,6 +151,17 @@ def test_what_the_job_itself_cannot_have_undone_is_named(tmp_path: Path) -> None
         "over and grown has been changed",
     ]
     assert not found.cut and not found.both
+
+
+def test_a_file_that_an_image_has_by_a_name_only_is_not_taken_for_another(tmp_path: Path) -> None:
+    """It had been moved away when the image was made, by a rexec that took it in all the same."""
+    files = Files(tmp_path, "renamed", "nameless")
+    image = files.image("renamed", "nameless", told=False)
+    files.paths["renamed"].rename(tmp_path / "aside")
+    files.paths["renamed"].write_bytes(bytes(100))
+    files.paths["nameless"].unlink()
+    found = file_rollback.look(image, {})
+    assert clauses(found.changed, tmp_path) == ["renamed has been replaced by another file"]
 
 
 def test_where_nothing_is_known_nothing_is_cut(tmp_path: Path) -> None:

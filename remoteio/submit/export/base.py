@@ -96,7 +96,7 @@ class ExportBase:
 
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
-        node.ctime = st.st_ctime_ns
+        node.ctime, node.nameless = st.st_ctime_ns, not st.st_nlink
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
 

@@ -76,12 +76,14 @@ class Inodes:
                 node = None  # the inode number was used again: the kernel's cached target or type is another file's
             if node is None:
                 node = Node(self._next, st, parent, name, rights)
+                node.nameless = not st.st_nlink  # O_TMPFILE
                 self._next += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
             elif node is not self.top:
                 if node.parent is not parent or node.name != name:
                     self._renamed(node, parent, name, st)
                 node.ctime = st.st_ctime_ns
+                node.nameless = not st.st_nlink
                 # What has one name is what that name makes it: its number may have been another file's before.
                 one = st.st_nlink == 1 or kind == stat.S_IFDIR
                 node.rights = rights if one else confine.least(node.rights, rights)
@@ -132,7 +134,8 @@ class Inodes:
 
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
         # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
-        if st.st_nlink > 1 and node.kind != stat.S_IFDIR and node.parent is not None:
+        # And what is open was opened by the name that it had then, which may be another file's by now.
+        if (st.st_nlink > 1 or node.handles) and node.kind != stat.S_IFDIR and node.parent is not None:
             others = [pair for pair in node.links if pair != (parent, name)]
             node.links = ((node.parent, node.name), *others[: MOST_LINKS - 1])
         node.parent, node.name = parent, name

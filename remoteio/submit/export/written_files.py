@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 
 from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
@@ -38,30 +39,76 @@ class WrittenFiles:
         """List the files as they are now, but those that have no name any more: their contents are in the image."""
         rows = []
         for node in tuple(self._nodes.values()):
-            path = _path(node)
-            try:
-                st = os.stat(path, follow_symlinks=False)
-            except OSError:
-                continue  # it was removed, by the job or by somebody else
-            if (st.st_dev, st.st_ino) == (node.dev, node.ino):
-                rows.append((path, st.st_size, st.st_mtime_ns, st.st_ino))
+            for path in _paths(node):
+                try:
+                    st = os.stat(path, follow_symlinks=False)
+                except OSError:
+                    continue  # it was removed, by the job or by somebody else
+                if (st.st_dev, st.st_ino) == (node.dev, node.ino):
+                    rows.append((path, st.st_size, st.st_mtime_ns, st.st_ino))
+                    break
         return rows
 
 
-def opened(inodes: Inodes) -> list[tuple[bytes, int, bool]]:
-    """List (path, inode number, for writing?) of each regular file that is open or mapped."""
+@dataclass(frozen=True, slots=True)
+class OpenFiles:
+    """The regular files that are open or mapped, as the job's dump saw them.
+
+    rows    (path, inode number, for writing?) of each that has a name
+    moved   (path, removed altogether?) of each that the image has by a name, which leads to another file or to none
+    """
+
+    rows: list[tuple[bytes, int, bool]]
+    moved: list[tuple[bytes, bool]]
+
+
+def opened(inodes: Inodes) -> OpenFiles:
+    """List the files that are open or mapped; the job stands still.
+
+    A name is right if it leads to (device, inode number) of the open file. This compares two looks of the same moment:
+    what is stored and compared later is the inode number alone, since device numbers change.
+    """
     found: dict[int, tuple[bytes, int, bool]] = {}
+    moved: set[tuple[bytes, bool]] = set()
     for handle in tuple(inodes.handles.values()):
         node = handle.node
-        if node.kind == stat.S_IFREG:
-            before = found.get(node.id)
-            found[node.id] = _path(node), node.ino, handle.writable or (before is not None and before[2])
-    return sorted(found.values())
+        if node.kind != stat.S_IFREG:
+            continue
+        st = os.fstat(handle.fd)
+        # The job's kernel knows that it has no name: by the job's own doing, or since it was told of 0 links. Else criu
+        # has taken the name that the kernel remembers, even if others removed the file meanwhile.
+        if node.nameless or inodes.known(st) is not node:
+            continue
+        leads = {path: _leads(inodes, path, node) for path in _paths(node)}
+        if not leads:
+            continue  # O_TMPFILE
+        right = [path for path, there in leads.items() if there]
+        # One name of several suffices, but not to write by: which of them the job has opened, the kernel does not say.
+        if not right or (handle.writable and False in leads.values()):
+            moved.add((next(path for path, there in leads.items() if not there), not st.st_nlink))
+            continue
+        before = found.get(node.id)
+        found[node.id] = right[0], node.ino, handle.writable or (before is not None and before[2])
+    return OpenFiles(sorted(found.values()), sorted(moved))
 
 
-def _path(node: Node) -> bytes:
-    names = []
-    while node.parent is not None:
-        names.append(node.name)
-        node = node.parent
+def _paths(node: Node) -> list[bytes]:
+    """By which names it is known, the latest first."""
+    return [_path(parent, name) for parent, name in ((node.parent, node.name), *node.links) if name]
+
+
+def _leads(inodes: Inodes, path: bytes, node: Node) -> bool | None:
+    """Whether the path leads to the file; False: it leads to another one; None: to nothing that can be looked at."""
+    try:
+        st = os.stat(path[1:], dir_fd=inodes.top.fd, follow_symlinks=False)
+    except OSError:
+        return None
+    return (st.st_dev, st.st_ino) == (node.dev, node.ino)
+
+
+def _path(parent: Node | None, name: bytes) -> bytes:
+    names = [name]
+    while parent is not None and parent.parent is not None:
+        names.append(parent.name)
+        parent = parent.parent
     return b"/" + b"/".join(reversed(names))

@@ -75,6 +75,11 @@ def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
         if now is not None:
             found.keys.add((now.st_dev, now.st_ino))
         judge(found, file, now, changes, file.path in held)
+    told = {file.path for file in image.written}
+    for path, inode, writable in opened(image):
+        # An image of a rexec that took the like in: what the job holds by a name is open by another, or by none.
+        if writable and path not in told and _inode(path) not in (0, inode):
+            found.changed.append(Named(path, f"{path} has been replaced by another file", 0))
     return found
 
 
@@ -209,10 +214,14 @@ def replaced(image: Manifest, forced: bool) -> list[str]:
     """
     found = []
     for path, inode, writable in opened(image):
-        try:
-            now = os.stat(path, follow_symlinks=False).st_ino
-        except OSError:
-            now = 0
-        if now != inode and not (forced and writable):
+        if _inode(path) != inode and not (forced and writable):
             found.append(path)
     return found
+
+
+def _inode(path: str) -> int:
+    """The inode number of what has that name now; 0: nothing that can be looked at."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_ino
+    except OSError:
+        return 0

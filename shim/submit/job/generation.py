@@ -14,16 +14,16 @@ from collections.abc import Callable
 
 from checkpoint.submit.delivery import deliver
 from checkpoint.wire.image_wire import ImageWireError
-from checkpoint.wire.manifest import ImageFile, Manifest
+from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import held
-from remoteio.submit.export.written_files import WrittenFiles, opened
+from remoteio.submit.export.written_files import OpenFiles, WrittenFiles, opened
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
 from shim.submit import host_frames
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
-from shim.submit.job import placement_events
+from shim.submit.job import image_manifest, placement_events
 from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
 from shim.submit.job.image_manifest import Run, Seen
@@ -67,7 +67,8 @@ class Generation:
         self._home, self._spec, self._link = home, spec, link
         self._files = WrittenFiles(home.changes)
         self._session = HostSession(link, spec, self, record=self._files)
-        self._seen = Seen([], [], [])
+        self._seen = Seen((), OpenFiles([], []), [])
+        self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
         self._image: Manifest | None = None
         self._window: Window | None = None
         self._out = Window(Window.IMAGE)
@@ -89,7 +90,9 @@ class Generation:
     def start(self, image: Manifest | None) -> None:
         """Send START, and when the host is ready for it the image."""
         self._image = image
-        if image is None:
+        if image is not None:
+            self._before = image.written
+        else:
             self._attach_outputs()  # a job may say something before its host has said that it runs
         self._session.send(frames.START, self._spec.pack())
 
@@ -270,7 +273,12 @@ class Generation:
             # Here, before anything that the job may write from now on is done.
             inodes = self._session.export.inodes
             self._home.changes.mark(serial)
-            self._seen = Seen(self._files.rows(), opened(inodes), held(inodes))
+            written = image_manifest.written(self._files.rows(), self._before)
+            self._seen = Seen(written, opened(inodes), held(inodes))
+            unfit = self._seen.unfit()
+            if unfit and self._intake is not None:
+                self._intake.abort()
+                self.order(job_messages.THAW, serial, why=unfit)
         elif what == job_messages.REFUSED and serial == self._dumping:
             self._give_up()
             if self._home.input is not None:
@@ -308,6 +316,7 @@ class Generation:
         def commits(manifest: Manifest, added: int) -> None:
             home.changes.commit(serial, manifest.number, frozenset(file.inode for file in manifest.written))
             home.committed(manifest)
+            self._before = manifest.written
             if self._vacating:
                 self._keep_locks()  # before the host is told, and kills what holds them
                 self.left = True

@@ -6,7 +6,6 @@ here, and only here. So nothing of a generation has to outlive it.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,10 @@ from pathlib import Path
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Store
-from checkpoint.wire.manifest import ImageFile, Manifest, WrittenFile
+from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import RexecError
 from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
-from remoteio.submit.export.written_files import Row
 from shim.submit import faults, threads
 from shim.submit.job import file_rollback, image_manifest, kept_copies, placement_events
 from shim.submit.job.image_manifest import Run, Seen
@@ -241,20 +239,11 @@ class JobHome:
 
     def describe(self, run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
         """Make the manifest of a dump that has arrived; see shim/submit/job/image_manifest.py for what is raised."""
-        manifest = image_manifest.manifest(run, head, files, self._written(seen.rows), seen)
+        manifest = image_manifest.manifest(run, head, files, seen)
         counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self.input
         if given is not None and counted > given.given:
             raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.given} that it was given")
         return manifest
-
-    def _written(self, rows: list[Row]) -> tuple[WrittenFile, ...]:
-        """List what this generation wrote, and what those before it did, as it is now."""
-        found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
-        if self.newest:
-            for old in self.image(self.newest).written:
-                if old.path not in found and (now := image_manifest.as_now(old)) is not None:
-                    found[old.path] = now
-        return tuple(found[path] for path in sorted(found))
 
     def committed(self, manifest: Manifest) -> None:
         """Take note that the image is durable; called before its sender is told."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from checkpoint.wire.manifest import ImageFile, Manifest, Streams, WrittenFile
 from remoteio.submit.export.carried_locks import Held
-from remoteio.submit.export.written_files import Row
+from remoteio.submit.export.written_files import OpenFiles, Row
 from shim.submit.job import image_head, image_locks
 from shim.wire.job_spec import JobSpec
 
@@ -26,23 +26,34 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The job's files as its dump saw them: see WrittenFiles.rows, written_files.opened and carried_locks.held."""
+    """The job's files as its dump saw them: see `written`, OpenFiles and carried_locks.held."""
 
-    rows: list[Row]
-    opened: list[tuple[bytes, int, bool]]
+    written: tuple[WrittenFile, ...]
+    opened: OpenFiles
     held: list[Held]
 
+    def unfit(self) -> str:
+        """Say why nothing could go on from the image; "" if that could."""
+        if not self.opened.moved:
+            return ""
+        path, removed = self.opened.moved[0]
+        more = f" (and {len(self.opened.moved) - 1} more)" if self.opened.moved[1:] else ""
+        if removed:
+            return f"{os.fsdecode(path)}{more}, which the job has open, has just been removed at home: try again"
+        return (
+            f"{os.fsdecode(path)}{more}, which the job has open, has been renamed or replaced at home: put it back, or "
+            "try again when the job has closed it"
+        )
 
-def manifest(
-    run: Run, head: bytes, files: tuple[ImageFile, ...], written: tuple[WrittenFile, ...], seen: Seen
-) -> Manifest:
+
+def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
     """Of a dump that has arrived with that `head` (shim/wire/job_messages.py). Raises ShapeError for a head that is
     none, and ManifestError.
     """
     said = image_head.parsed(head)
     counted, facts = Streams(**said.pop("streams")), said.pop("facts")
     said["locks"] = image_locks.rows(seen.held, said.pop("handles", []), said.pop("numbers", {}))
-    said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened]
+    said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened.rows]
     spec = run.spec
     environment = [os.fsdecode(item).partition("=") for item in spec.env]
     return Manifest(
@@ -59,7 +70,7 @@ def manifest(
         tty=bool(spec.tty),
         streams=counted,
         files=files,
-        written=written,
+        written=seen.written,
         facts=facts,
         stats=said,
     )
@@ -85,7 +96,16 @@ def bare(image: Manifest, replaced: list[str]) -> Manifest:
     return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=(), stats=stats)
 
 
-def as_now(file: WrittenFile) -> WrittenFile | None:
+def written(rows: list[Row], before: tuple[WrittenFile, ...]) -> tuple[WrittenFile, ...]:
+    """List what this generation wrote (WrittenFiles.rows) and, as it is now, what those `before` it did."""
+    found = {os.fsdecode(path): WrittenFile(os.fsdecode(path), *rest) for path, *rest in rows}
+    for old in before:
+        if old.path not in found and (now := _as_now(old)) is not None:
+            found[old.path] = now
+    return tuple(found[path] for path in sorted(found))
+
+
+def _as_now(file: WrittenFile) -> WrittenFile | None:
     """The same file as it is now; None if it is not there any more."""
     try:
         now = os.stat(file.path, follow_symlinks=False)
