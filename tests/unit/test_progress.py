@@ -6,14 +6,23 @@ import os
 import pty
 import select
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from remoteio.errors import RexecError
+from shim.cli import main, run
 from shim.submit.foreground import progress
 from shim.submit.foreground.console import Console
 from shim.submit.foreground.progress import Waiting
 from shim.submit.job.placement_events import Phase, Place, Search, State
+from shim.wire.job_spec import JobSpec
+
+SPEC = JobSpec(
+    argv=[b"true"], env=[], cwd=b"/", uid=0, gid=0, groups=[], umask=0o22, hostname=b"here", limits=[], scratch=[],
+    stdio=[], tty=[],
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -61,3 +70,53 @@ def test_a_host_that_is_passed_over_is_said_when_the_job_runs(monkeypatch: pytes
     before = State(phase=Phase.STARTING, place=Place(2, "beta"), search=Search(avoid=avoid))
     Console(False, said.append).watch(before, State(phase=Phase.RUNNING, place=Place(2, "beta"), began=True))
     assert said == ["nohost: passed over: cannot reach nohost: there is no such name"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["hosts"], "asking the hosts"),
+        (["hosts", "--why", "x"], "connecting to x"),
+        (["doctor"], "asking the hosts"),
+        (["doctor", "x"], "connecting to x"),
+        (["run", "x"], "connecting to x"),
+    ],
+)
+def test_a_host_that_does_not_answer_is_waited_for_with_a_word(
+    words: list[str], what: str, terminal: tuple[int, TextIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, file = terminal
+    seen: list[str] = []
+
+    def connect(*_: object, **__: object) -> None:
+        seen.append(shown(ours))
+        raise RexecError("it is off")
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stderr", file)
+    monkeypatch.setattr("shim.cli.run.raise_signals", lambda: None)  # this process is the tests'
+    monkeypatch.setattr("shim.submit.hosts.survey.connect", connect)
+    monkeypatch.setattr("shim.submit.hosts.connect.connect", connect)
+    if words[0] == "run":
+        with pytest.raises(RexecError, match="it is off"):
+            run.run(SPEC, words[1], verbose=False, quiet=False, json_log=None)
+    else:
+        main.load(words[0]).main(words[1:], standalone_mode=False)
+    assert seen == [f"rexec: {what} …"]
+    assert shown(ours) == "\r\033[K"
+
+
+def test_a_job_s_first_hosts_are_waited_for_until_it_may_act(
+    terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, file = terminal
+    monkeypatch.setattr("sys.stderr", file)
+    before, there = State(), State(phase=Phase.STARTING, place=Place(1, "beta"))
+    console = Console(False, lambda text: None)
+    console.watch(before, there)
+    assert shown(ours) == "rexec: connecting to beta …"
+    console.watch(there, State(phase=Phase.STARTING, place=Place(1, "beta", live=True)))
+    assert shown(ours) == "\r\033[K"
+    quiet = Console(False, lambda text: None, quiet=True)
+    quiet.watch(before, there)
+    assert shown(ours, 0.05) == ""
