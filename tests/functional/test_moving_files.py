@@ -426,3 +426,57 @@ def test_a_file_that_is_moved_away_here_just_before_a_hold(mover: Mover, what: s
     (mover.dir / "go").touch()
     assert well(mover, job) == "open\nwritten\n"
     assert db.read_bytes() == b"J" * 20 + b"base"
+
+
+AWAY = """
+import os, time
+for name in ("linked", "replaced", "stays", "out/A", "back/A"):
+    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+    with open(name, "w") as f:
+        f.write("precious")
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(.05)
+def new(name):
+    with open(name, "w") as f:
+        f.write("new")
+print("open", flush=True)
+wait("go")
+os.link("linked", "linked.old")
+os.unlink("linked")
+new("linked")
+os.link("replaced", "replaced.old")
+new("tmp")
+os.rename("tmp", "replaced")
+os.link("stays", "link")
+os.rename("link", "another")
+os.unlink("another")
+os.rename("out", "out.old")
+os.mkdir("out")
+new("out/A")
+os.rename("back", "away")
+os.rename("away", "back")
+print("away", flush=True)
+wait("end")
+"""
+
+
+def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_again(mover: Mover) -> None:  # noqa: F811
+    """It gave the file another name first, or renamed a directory: what the image saw is only there by now."""
+    job = mover.submit(PYTHON, "-c", AWAY)
+    said(mover, job, "open\n")
+    for _ in range(2):  # the second time none of the files is known to the generation that runs
+        mover.verb("vacate", job)
+        mover.running(job)
+    (mover.dir / "go").touch()
+    said(mover, job, "away\n")
+    kill_ssh(mover, job)
+    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
+    why = str(mover.job(job)["why"])
+    assert re.match(f"{mover.dir}/linked has been replaced by another file since image \\d+ was made and 2 more: ", why)
+    for name in ("linked.old", "replaced.old", "out.old/A", "stays", "back/A"):
+        assert (mover.dir / name).read_text() == "precious"
+    mover.verb("restart", job, "--force")
+    (mover.dir / "end").touch()
+    mover.ended(job)
+    assert [copy.read_text() for copy in kept(mover, job)] == ["new"] * 3

@@ -33,7 +33,7 @@ class Model:
         self.image = WrittenFile(os.fspath(path), 10, self.now.st_mtime_ns, self.now.st_ino)
         self.changes = Changes()
         self.key = (self.now.st_dev, self.now.st_ino)
-        self.changes.begin(1, frozenset((self.key,)))
+        self.changes.begin(1, {self.key: os.fspath(path)})
         self.first: bytes | None = None  # the contents before the job's first change
         self.mixed = False  # others changed it after that
         self.lowest = 1 << 60  # the first byte that the job overwrote or cut off

@@ -36,7 +36,7 @@ class Files:
         stats = [(path, os.stat(path)) for path in self.paths.values()]
         self.written = [WrittenFile(os.fspath(path), 100, st.st_mtime_ns, st.st_ino) for path, st in stats]
         self.changes = Changes()
-        self.changes.begin(3, frozenset(map(self.key, names)))
+        self.changes.begin(3, {self.key(name): os.fspath(path) for name, path in self.paths.items()})
 
     def key(self, name: str) -> Key:
         st = os.stat(self.paths[name])
@@ -162,6 +162,53 @@ def test_a_file_that_an_image_has_by_a_name_only_is_not_taken_for_another(tmp_pa
     files.paths["nameless"].unlink()
     found = file_rollback.look(image, {})
     assert clauses(found.changed, tmp_path) == ["renamed has been replaced by another file"]
+
+
+def test_a_name_that_the_job_took_away_counts_where_it_is_the_images(tmp_path: Path) -> None:
+    """While the file has others; and those of a directory that it renamed, be it while an image is made."""
+    files = Files(tmp_path, "linked", "other link", "both")
+    for name, lost in (("linked", "linked"), ("other link", "more"), ("both", "more too")):
+        path, changes = files.paths[name], files.changes.file(files.key(name))
+        link = tmp_path / ("aside" if lost == "linked" else lost)
+        link.hardlink_to(path)
+        before = state(os.stat(path))
+        (tmp_path / lost).unlink()
+        changes.unlinked(before, state(os.stat(link if lost == "linked" else path)))
+    files.own("both", b"own")
+    files.paths["linked"].write_bytes(b"new")
+    found = files.look("linked")
+    assert clauses(found.changed, tmp_path) == ["linked has been replaced by another file"]
+    assert [os.path.basename(cut.path) for cut in found.cut] == ["both"] and not found.both
+    rows = files.changes.rows()
+    assert Changes.of(rows, 3).rows() == rows
+    assert Changes.of((3, rows[1][:-1]), 3).since(3) is None, "of an older rexec"
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_a_directory_that_the_job_renamed(tmp_path: Path, during: bool) -> None:
+    """The file was not even open, and has no other name: what is in its place is another."""
+    for name in ("out", "output"):
+        (tmp_path / name).mkdir()
+    files = Files(tmp_path, "out/A", "output/A")
+    paths = {file.inode: file.path for file in files.written}
+    if during:
+        files.changes.mark(1)
+    found = files.changes.moves(f"{tmp_path}/out")
+    assert [rest for _, rest in found] == ["/A"]
+    (tmp_path / "out").rename(tmp_path / "out.old")
+    for file, _ in found:
+        now = state(os.stat(tmp_path / "out.old/A"))
+        file.unlinked(now, now)
+    if during:
+        files.changes.commit(1, 3, paths)
+    assert clauses(files.look().changed, tmp_path) == ["out/A has been removed"]
+    (tmp_path / "out").mkdir()
+    files.paths["out/A"].write_bytes(b"new")
+    assert clauses(files.look().changed, tmp_path) == ["out/A has been replaced by another file"]
+    (tmp_path / "out").rename(tmp_path / "out.new")
+    (tmp_path / "out.old").rename(tmp_path / "out")
+    found_again = files.look()
+    assert not found_again.changed and not found_again.cut
 
 
 def test_where_nothing_is_known_nothing_is_cut(tmp_path: Path) -> None:
@@ -355,7 +402,7 @@ def test_a_symbolic_link_is_no_file_to_copy(tmp_path: Path) -> None:
 
 def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: Path) -> None:
     files = Files(tmp_path, "log")
-    inodes = frozenset(file.inode for file in files.written)
+    paths = {file.inode: file.path for file in files.written}
 
     def bases() -> list[int]:
         return [change.base for change in (files.changes.since(files.changes.image or 0) or {}).values()]
@@ -367,14 +414,14 @@ def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: P
     files.changes.unmark()
     files.changes.mark(2)
     files.own("log", b"three")
-    files.changes.commit(2, 4, inodes)
+    files.changes.commit(2, 4, paths)
     assert bases() == [106]
     assert files.changes.since(3) is None, "an older one"
     files.changes.mark(3)
-    files.changes.commit(3, 5, inodes)
+    files.changes.commit(3, 5, paths)
     assert bases() == []
     files.changes.mark(4)
-    files.changes.commit(5, 6, inodes)
+    files.changes.commit(5, 6, paths)
     assert files.changes.since(6) is None and not files.changes.rows(), "another dump's than the last that was marked"
 
 

@@ -14,7 +14,8 @@ from typing import Any
 State = tuple[int, int, int]  # size in bytes, mtime and ctime in ns
 Key = tuple[int, int]  # device, inode number
 NEVER = (1 << 63) - 1
-_ROW = (int, int, int, int, int, int, int, bool, bool)
+_ROW = (int, int, int, int, int, int, int, bool, bool, bool)
+NOWHERE = (0, 0, 0)  # the state of a file that cannot be looked at: no file's
 
 
 def state(st: os.stat_result) -> State:
@@ -30,12 +31,23 @@ class Change:
     last      the file's state after the job's last change
     others    somebody else changed it between the job's first change and the last
     removed   the job took its name away, or gave it to another file
+    unlinked  the job took one of its names away, which may be the one that the image has, or renamed a directory that
+              it was in: if that name is not there any more, it is the job's doing
     """
 
-    __slots__ = ("base", "last", "lowest", "others", "removed")
+    __slots__ = ("base", "last", "lowest", "others", "removed", "unlinked")
 
-    def __init__(self, base: int, lowest: int, last: State, others: bool = False, removed: bool = False) -> None:
-        self.base, self.lowest, self.last, self.others, self.removed = base, lowest, last, others, removed
+    def __init__(
+        self,
+        base: int,
+        lowest: int,
+        last: State,
+        others: bool = False,
+        removed: bool = False,
+        unlinked: bool = False,
+    ) -> None:
+        self.base, self.lowest, self.last = base, lowest, last
+        self.others, self.removed, self.unlinked = others, removed, unlinked
 
 
 class File:
@@ -87,6 +99,12 @@ class File:
             self._fresh = self._fresh or Change(now[0], NEVER, now)
             self._fresh.removed = True
 
+    def unlinked(self, before: State, after: State) -> None:
+        """Note that the job has taken away one of its names; it has others, or is in a directory that moved."""
+        self._since = _unlinked(self._since, before, after)
+        if self._marked:
+            self._fresh = _unlinked(self._fresh, before, after)
+
     def mark(self, marked: bool) -> None:
         """Tell what comes from now on apart, or no more."""
         with self.lock:
@@ -117,6 +135,14 @@ def _then(change: Change | None, before: State, after: State, lowest: int, size:
     return change
 
 
+def _unlinked(change: Change | None, before: State, after: State) -> Change:
+    change = change or Change(before[0], NEVER, before)
+    change.unlinked = True
+    if change.last == before:
+        change.last = after  # its ctime: who looks afterwards is not to take that for others' doing
+    return change
+
+
 class Changes:
     """Keeps the changes of all files of one job, wherever it runs.
 
@@ -126,7 +152,8 @@ class Changes:
 
     def __init__(self, image: int | None = 0) -> None:
         self.image = image
-        self._inodes: frozenset[int] = frozenset()
+        self._paths: dict[int, str] = {}  # of the files that the image tells of, by inode number
+        self._moved: list[str] = []  # directories that the job has renamed since the mark
         self._files: dict[Key, File] = {}
         self._serial: int | None = None
         self._lock = threading.Lock()
@@ -146,7 +173,7 @@ class Changes:
     def mark(self, serial: int) -> None:
         """Take note that the dump of that number sees the files as they are: the job stands still."""
         with self._lock:
-            self._serial = serial
+            self._serial, self._moved = serial, []
             for file in self._files.values():
                 file.mark(True)
 
@@ -157,22 +184,41 @@ class Changes:
             for file in self._files.values():
                 file.mark(False)
 
-    def commit(self, serial: int, image: int, inodes: frozenset[int]) -> None:
-        """Take note that that dump is the latest image; `inodes`: the numbers of the files that it tells of."""
+    def commit(self, serial: int, image: int, paths: dict[int, str]) -> None:
+        """Take note that that dump is the latest image; `paths`: of the files that it tells of, by inode number."""
         with self._lock:
-            self.image, self._inodes = (image if serial == self._serial else None), inodes
+            self.image, self._paths = (image if serial == self._serial else None), paths
             self._serial = None
             for file in self._files.values():
                 file.commit()
+        for directory in self._moved:
+            for file, _ in self.beneath(directory):
+                with file.lock:
+                    file.unlinked(NOWHERE, NOWHERE)
 
-    def begin(self, image: int, keys: frozenset[Key]) -> None:
+    def begin(self, image: int, paths: dict[Key, str]) -> None:
         """Begin with nothing done since `image`, which tells of these files: nothing of the job runs."""
         with self._lock:
-            self.image, self._inodes, self._serial = image, frozenset(ino for _, ino in keys), None
-            for key in keys - self._files.keys():
+            self.image, self._serial = image, None
+            self._paths = {inode: path for (_, inode), path in paths.items()}
+            for key in paths.keys() - self._files.keys():
                 self._files[key] = File(False)
             for file in self._files.values():
                 file.begin()
+
+    def moves(self, directory: str) -> list[tuple[File, str]]:
+        """Take note that the job renames that directory; the same as `beneath`."""
+        with self._lock:
+            if self._serial is not None:
+                self._moved.append(directory)
+        return self.beneath(directory)
+
+    def beneath(self, directory: str) -> list[tuple[File, str]]:
+        """List the files that the image saw below that directory, each with the rest of its path."""
+        with self._lock:
+            found = ((ino, path) for ino, path in self._paths.items() if path.startswith(f"{directory}/"))
+            rest = {ino: path[len(directory) :] for ino, path in found}
+            return [(file, rest[ino]) for (_, ino), file in self._files.items() if ino in rest] if rest else []
 
     def undone(self, key: Key) -> None:
         """Take note that that file is as it was before the job's first change."""
@@ -198,7 +244,11 @@ class Changes:
         found = (self.since(self.image) or {}).items()
         return (
             self.image,
-            *([*key, c.base, c.lowest, *c.last, c.others, c.removed] for key, c in found if key[1] in self._inodes),
+            *(
+                [*key, c.base, c.lowest, *c.last, c.others, c.removed, c.unlinked]
+                for key, c in found
+                if key[1] in self._paths
+            ),
         )
 
     @classmethod
@@ -209,9 +259,9 @@ class Changes:
         if not rows or rows[0] != image or not all(_is_row(row) for row in rows[1:]):
             return cls(None)
         made = cls(image)
-        made._inodes = frozenset(row[1] for row in rows[1:])
-        for dev, ino, base, lowest, size, mtime_ns, ctime_ns, others, removed in rows[1:]:
-            change = Change(base, lowest, (size, mtime_ns, ctime_ns), others, removed)
+        made._paths = dict.fromkeys((row[1] for row in rows[1:]), "")  # what they were is asked while the job runs
+        for dev, ino, base, lowest, size, mtime_ns, ctime_ns, others, removed, unlinked in rows[1:]:
+            change = Change(base, lowest, (size, mtime_ns, ctime_ns), others, removed, unlinked)
             made.file((dev, ino)).begin(change)
         return made
 

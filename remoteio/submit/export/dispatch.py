@@ -120,7 +120,7 @@ class Export(Names, Attributes, OpenFiles):
         with self.inodes.descriptors.directory(parent) as at:
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
             self.inodes.may_name(parent, name, st)
-            with self._notes.changing(self.inodes.known(st) if st.st_nlink > 1 else None):
+            with self._notes.losing(at, name, st):
                 reply = do(r, Place(parent, name, at))
         self._notes.removed(st)
         return reply
@@ -134,10 +134,13 @@ class Export(Names, Attributes, OpenFiles):
             moved, replaced = lstat(old, a), lstat(new, b)
             self.inodes.may_name(parent, old, moved)
             self.inodes.may_name(target, new, replaced)
-            reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
+            with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
+                reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
         self.inodes.moved(target, new, moved)
         self._notes.unnamed(moved)
+        self._notes.moved((parent, old), (target, new), moved)
         if flags & _RENAME_EXCHANGE:
+            self._notes.moved((target, new), (parent, old), replaced)
             self.inodes.moved(parent, old, replaced)
             self._notes.unnamed(replaced)
         elif moved is None or replaced is None or moved.st_ino != replaced.st_ino:

@@ -7,10 +7,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from remoteio.submit.export.changes import State, state
+from remoteio.submit.export.changes import NOWHERE, File, Key, State, state
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
-from remoteio.submit.export.written_files import WrittenFiles
+from remoteio.submit.export.written_files import WrittenFiles, path_of
 
 UNLOCKED = nullcontext()
 
@@ -62,7 +62,7 @@ class ChangeNotes:
             return None
 
     def removed(self, st: os.stat_result | None) -> None:
-        """Note that a name of what `st` describes is gone, if it was the last; None: nothing had it."""
+        """Note that the last name of what `st` describes is gone; None: nothing had it. See also `losing`."""
         if st is None or (st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode)):
             return
         node = self._inodes.known(st)
@@ -71,8 +71,45 @@ class ChangeNotes:
         self.unnamed(st)
 
     def unnamed(self, st: os.stat_result | None) -> None:
-        """Note that the job has taken the name of what `st` describes away from it."""
-        changes = self._record.known(st) if self._record is not None and st is not None else None
-        if changes is not None and st is not None:
+        """Note that the job has taken the only name of what `st` describes away from it."""
+        changes = self._known(st)
+        if changes is not None and st is not None and st.st_nlink == 1:
             with changes.lock:
                 changes.removed(state(st))
+
+    def losing(self, at: int, name: bytes, st: os.stat_result | None) -> AbstractContextManager[None]:
+        """Note that what is done in a ``with`` takes away that name, in the directory `at`, of what `st` describes.
+
+        For what has other names, too, that alone says little: it is the image that knows which of them it has.
+        """
+        changes = self._known(st)
+        if changes is None or st is None or st.st_nlink == 1:
+            return UNLOCKED
+        return self._losing(changes, at, name, (st.st_dev, st.st_ino))
+
+    @contextmanager
+    def _losing(self, changes: File, at: int, name: bytes, key: Key) -> Iterator[None]:
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        try:
+            st = os.fstat(fd)
+            yield  # without the lock: a rename has two files, and others may rename them the other way round
+            if (st.st_dev, st.st_ino) == key:
+                with changes.lock:
+                    changes.unlinked(state(st), state(os.fstat(fd)))
+        finally:
+            os.close(fd)
+
+    def moved(self, old: tuple[Node, bytes], new: tuple[Node, bytes], st: os.stat_result | None) -> None:
+        """Note that the job has renamed what `st` describes: if it is a directory, that all below has another name."""
+        if self._record is None or st is None or not stat.S_ISDIR(st.st_mode):
+            return
+        for changes, rest in self._record.moves(*old):
+            with changes.lock:
+                try:
+                    now = state(os.stat(path_of(*new) + rest, follow_symlinks=False))
+                except OSError:
+                    now = NOWHERE
+                changes.unlinked(now, now)
+
+    def _known(self, st: os.stat_result | None) -> File | None:
+        return self._record.known(st) if self._record is not None and st is not None else None

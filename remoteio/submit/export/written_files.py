@@ -35,6 +35,10 @@ class WrittenFiles:
         """See Changes.known."""
         return self._changes.known(st)
 
+    def moves(self, parent: Node, name: bytes) -> list[tuple[File, str]]:
+        """See Changes.moves, for the directory of that name."""
+        return self._changes.moves(path_of(parent, name))
+
     def rows(self) -> list[Row]:
         """List the files as they are now, but those that have no name any more: their contents are in the image."""
         rows = []
@@ -104,6 +108,11 @@ def _leads(inodes: Inodes, path: bytes, node: Node) -> bool | None:
     except OSError:
         return None
     return (st.st_dev, st.st_ino) == (node.dev, node.ino)
+
+
+def path_of(parent: Node, name: bytes) -> str:
+    """Name what has that name in that directory."""
+    return os.fsdecode(_path(parent, name))
 
 
 def _path(parent: Node | None, name: bytes) -> bytes:

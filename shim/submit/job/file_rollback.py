@@ -48,13 +48,13 @@ class Look:
     cut      what the job alone added, and will add again
     both     what stays as it is and is copied aside
     changed  what the job cannot go on with, unless its user says so
-    keys     device and inode number of the files that are there
+    paths    the files that are there, by device and inode number
     """
 
     cut: list[Cut] = field(default_factory=list)
     both: list[Named] = field(default_factory=list)
     changed: list[Named] = field(default_factory=list)
-    keys: set[Key] = field(default_factory=set)
+    paths: dict[Key, str] = field(default_factory=dict)
 
 
 def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
@@ -73,7 +73,7 @@ def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
                 continue
             now = None
         if now is not None:
-            found.keys.add((now.st_dev, now.st_ino))
+            found.paths[now.st_dev, now.st_ino] = file.path
         judge(found, file, now, changes, file.path in held)
     told = {file.path for file in image.written}
     for path, inode, writable in opened(image):
@@ -92,7 +92,8 @@ def judge(
     if changes is None:
         change = None
     elif gone:
-        change = next((each for (_, inode), each in changes.items() if inode == file.inode and each.removed), None)
+        known = (each for (_, inode), each in changes.items() if inode == file.inode)
+        change = next((each for each in known if each.removed or each.unlinked), None)
     else:
         assert now is not None
         change = changes.get((now.st_dev, now.st_ino))

@@ -314,7 +314,7 @@ class Generation:
             return home.describe(run, head, files, self._seen)
 
         def commits(manifest: Manifest, added: int) -> None:
-            home.changes.commit(serial, manifest.number, frozenset(file.inode for file in manifest.written))
+            home.changes.commit(serial, manifest.number, {file.inode: file.path for file in manifest.written})
             home.committed(manifest)
             self._before = manifest.written
             if self._vacating:

@@ -198,7 +198,7 @@ class JobHome:
             self._note(f"{since}, {cut.last[0] - cut.size} bytes, is taken back, for it adds that again: {tail.copy}")
         for named in both:
             self._keep(named, image.number)
-        self.changes.begin(image.number, frozenset(found.keys))
+        self.changes.begin(image.number, found.paths)
 
     def _keep(self, named: file_rollback.Named, number: int) -> None:
         """Keep what cannot be told apart as it is now, whatever the job makes of the file that stays."""

@@ -110,9 +110,10 @@ def packed(spec: JobSpec) -> str:
 _TUPLES = ("command", "hosts", "after")
 _WORDS, _SECONDS = listed(string, 1 << 21), number(-1e12, 1e12)
 _STATE = (whole(), whole(-NATURAL), whole(-NATURAL))
-_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag)
+_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag, flag)
 _OLD_AFTER = tuple_of(string, whole(), whole(-NATURAL), whole())  # of an older rexec: Changes.of makes nothing of it
-_AFTER = listed(any_of(whole(), _OLD_AFTER, _CHANGE), 1 << 24)
+_OLD_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag)  # nor of this
+_AFTER = listed(any_of(whole(), _OLD_AFTER, _OLD_CHANGE, _CHANGE), 1 << 24)
 _RECORD = table(
     {
         "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,
