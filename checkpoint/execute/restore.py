@@ -20,6 +20,7 @@ _COMMON_MAGIC, _FILE_LOCKS_MAGIC = 0x54564319, 0x54323616
 _FL_POSIX, _FL_FLOCK = 1, 2
 _FILES_MAGIC = 0x56303138
 _FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
+_FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
@@ -72,8 +73,9 @@ def put_locks(spool: str, rows: object) -> None:
             f.write(struct.pack("<I", len(entry)) + entry)
 
 
-def drop_sizes(spool: str, checked: frozenset[str]) -> None:
-    """Have criu restore regular files whatever their size is now, but for those of these names. Raises RestartError.
+def loosen_files(spool: str, checked: frozenset[str]) -> None:
+    """Have criu restore regular files whatever their size is now, but for those of these names, and unix sockets whose
+    file it has not seen without giving that to uid 0. Raises RestartError.
 
     Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
     """
@@ -81,17 +83,18 @@ def drop_sizes(spool: str, checked: frozenset[str]) -> None:
     try:
         with open(path, "rb") as f:
             raw = f.read()
-        raw = without_sizes(raw, checked)
+        raw = loosened(raw, checked)
         with open(path, "wb") as f:
             f.write(raw)
     except (criu.CriuError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
 
 
-def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
-    """Rewrite files.img without the sizes of regular files, but for those of the names `checked`. Raises CriuError.
+def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
+    """Rewrite files.img without the sizes of regular files, but for those of the names `checked`, and without the
+    permissions of sockets' files that have none. Raises CriuError.
 
-    Format: criu/include/magic.h, images/fdinfo.proto and images/regfile.proto of CRIU.
+    Format: criu/include/magic.h, images/fdinfo.proto, images/regfile.proto and images/sk-unix.proto of CRIU.
     """
     if raw[:8] != struct.pack("<II", _COMMON_MAGIC, _FILES_MAGIC):
         raise criu.CriuError("it has another form than that of criu 4")
@@ -104,9 +107,11 @@ def without_sizes(raw: bytes, checked: frozenset[str]) -> bytes:
         at += 4 + size
         try:
             entry = b"".join(
-                protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG else whole
+                protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG
+                else protobuf.encode([(_FILE_UNIX, _without_owner(value))]) if number == _FILE_UNIX
+                else whole
                 for number, value, whole in protobuf.records(entry)
-            )
+            )  # fmt: skip
         except protobuf.ProtobufError as e:
             raise criu.CriuError(f"an entry of it {e}") from e
         out.append(struct.pack("<I", len(entry)) + entry)
@@ -122,6 +127,21 @@ def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
             if text in checked or text.removesuffix(" (deleted)") in checked:
                 return b"".join(whole for _, _, whole in fields)
     return b"".join(whole for number, _, whole in fields if number != _REG_SIZE)
+
+
+def _without_owner(unix: int | bytes) -> bytes:
+    """A unix_sk_entry. Raises ProtobufError.
+
+    Of a file whose name was removed, and which it may not ask the kernel for, criu writes down mode, owner and group 0:
+    what it makes at the restore, and removes again, it would give to uid 0, which only root may.
+    """
+    fields = protobuf.records(unix if isinstance(unix, bytes) else b"")
+    return b"".join(whole for number, value, whole in fields if number != _UNIX_PERMS or _mode(value))
+
+
+def _mode(perms: int | bytes) -> bool:
+    """Whether a file_perms_entry has a mode, which is never 0 of a file that there is. Raises ProtobufError."""
+    return isinstance(perms, bytes) and protobuf.decode(perms).get(_PERMS_MODE, [0])[-1] != 0
 
 
 def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:

@@ -398,3 +398,36 @@ def test_a_job_that_ends_while_it_is_saved_ends_once(mover: Mover) -> None:
             said = job.communicate(timeout=60)
         assert (job.returncode, *said) == (7, b"", b"")
     assert {path.read_text() for path in mover.dir.glob("said*")} == {"begun\nended\n"}
+
+
+UNLINKED = """
+import os, socket, time
+server, other = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+server.bind(os.getcwd() + "/s")
+server.listen()
+client = socket.socket(socket.AF_UNIX)
+client.connect(server.getsockname())
+os.unlink("s")
+other.bind(os.getcwd() + "/o")
+os.unlink("o")
+print("open", flush=True)
+while not os.path.exists("go"):
+    time.sleep(.02)
+accepted, _ = server.accept()
+client.send(b"sent")
+print(accepted.recv(9), os.path.basename(server.getsockname()), os.path.exists("s"), os.path.exists("o"))
+"""
+
+
+@pytest.mark.parametrize("mover", ["user", "mapped", "mapped by root"], indirect=True)
+def test_a_unix_socket_whose_name_was_removed(mover: Mover) -> None:
+    """Where CRIU may not ask for its file, it takes root for the owner: home would have to give it to root."""
+    job = mover.submit(PYTHON, "-c", UNLINKED)
+    until(lambda: mover.path(job, "stdout").read_text() == "open\n", "it is ready")
+    for _ in range(2):
+        mover.verb("hold", job)
+        mover.verb("release", job)
+        mover.running(job)
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done", mover.verb("log", job)
+    assert mover.path(job, "stdout").read_text() == "open\nb'sent' s False False\n"

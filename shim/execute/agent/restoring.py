@@ -116,7 +116,7 @@ class Restorer:
         restore.put_locks(self._spool, stats["locks"])
         checked = stats["replaced"]
         assert isinstance(checked, list)
-        restore.drop_sizes(self._spool, frozenset(map(str, checked)))
+        restore.loosen_files(self._spool, frozenset(map(str, checked)))
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
             tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
