@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -480,3 +481,48 @@ def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_agai
     (mover.dir / "end").touch()
     mover.ended(job)
     assert [copy.read_text() for copy in kept(mover, job)] == ["new"] * 3
+
+
+SENT = """
+import os, time
+def wait(name):
+    while not os.path.exists(name):
+        time.sleep(.01)
+def add(line):
+    with open("log", "a") as log:
+        log.write(line)
+add("before\\n")
+print("open", flush=True)
+wait("fill")
+data = [os.urandom(1 << 20) for _ in range(256)]
+print("filled", flush=True)
+wait("go")
+add("after\\n")
+print("added", flush=True)
+wait("end")
+"""
+
+
+def test_what_is_added_to_a_file_while_the_image_is_sent_came_after_it(mover: Mover) -> None:  # noqa: F811
+    """To one of an earlier generation: that is looked at when the job stands still, as those of this one are."""
+    job = mover.submit(PYTHON, "-c", SENT)
+    said(mover, job, "open\n")
+    mover.verb("hold", job)
+    mover.verb("release", job)
+    (mover.dir / "fill").touch()
+    said(mover, job, "open\nfilled\n")
+    images = mover.dir / "state" / "rexec" / "images" / job
+    with ThreadPoolExecutor(1) as pool:
+        saved = pool.submit(mover.verb, "checkpoint", job)
+        until(lambda: any(part.stat().st_size for part in images.glob("*.part")), "the image comes", within=30)
+        (mover.dir / "go").touch()
+        said(mover, job, "open\nfilled\nadded\n")
+        assert not saved.done()
+        saved.result()
+    again(mover, job)
+    said(mover, job, "open\nfilled\nadded\n")
+    until(lambda: (mover.dir / "log").read_text() == "before\nafter\n", "it is added once")
+    (mover.dir / "end").touch()
+    well(mover, job)
+    assert (mover.dir / "log").read_text() == "before\nafter\n"
+    assert not kept(mover, job)
