@@ -63,7 +63,7 @@ def kept(at: Path) -> Bundle | None:
 def keep(files: dict[str, bytes], at: Path) -> Bundle:
     """Pack files (see criu_bundle.gather) into the directory and return the bundle; the file appears whole or not."""
     archive, digest = criu_bundle.pack(files)
-    at.mkdir(mode=0o700, parents=True, exist_ok=True)
+    xdg.make(at)
     target = at / f"criu-{digest}.tar"
     with tempfile.NamedTemporaryFile(dir=at, delete=False) as f:
         f.write(archive)

@@ -21,6 +21,16 @@ def cache() -> Path:
     return _base("XDG_CACHE_HOME", ".cache") / "rexec"
 
 
+def make(directory: Path) -> None:
+    """Make the directory and what is missing above it, each for this user alone, whatever the umask. Raises OSError.
+
+    Path.mkdir gives the mode only to the last.
+    """
+    for each in (*reversed(directory.parents), directory):
+        if not each.is_dir():
+            each.mkdir(0o700, exist_ok=True)
+
+
 def _base(variable: str, default: str) -> Path:
     given = os.environ.get(variable, "")
     return Path(given) if given.startswith("/") else Path.home() / default

@@ -236,8 +236,7 @@ def create(record: Record) -> Job:
     """A directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
     top = home()
     try:
-        top.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        top.mkdir(mode=0o700, exist_ok=True)
+        xdg.make(top)
         while True:
             taken = [int(name) for name in (*os.listdir(top), *store.Store().jobs()) if name.isdigit()]
             job = Job(top / str(max(taken, default=0) + 1))
@@ -245,8 +244,12 @@ def create(record: Record) -> Job:
                 job.path.mkdir(mode=0o700)
             except FileExistsError:
                 continue  # another rexec took the number
-            _sync(top)  # the name of the new directory
-            job.write(replace(record, id=job.id))
+            try:
+                _sync(top)  # the name of the new directory
+                job.write(replace(record, id=job.id))
+            except (OSError, JobError):
+                job.remove()  # or it would be listed as a damaged job for ever
+                raise
             return job
     except OSError as error:
         raise JobError(
