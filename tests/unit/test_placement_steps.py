@@ -213,6 +213,15 @@ def test_told_to_end_in_the_middle_of_a_checkpoint() -> None:
     assert play.of(Order) == [Order(1, job_messages.VACATE, 2)]
 
 
+@pytest.mark.parametrize("news", [Committed(1, 1, 1), News(1, job_messages.REFUSED, 1, "it holds an io_uring")])
+def test_the_death_of_a_job_is_awaited_though_the_dump_before_it_is_over(news: Event) -> None:
+    play = Play().run()
+    play.feed(Ask("checkpoint", 7), Ask("kill", 8), news)
+    assert play.tick() == []  # the host has had its time, and is given a little more
+    play.tick()
+    assert play.of(Close) == [Close(1)]
+
+
 @pytest.mark.parametrize("how", ["refused", "silent"])
 def test_told_to_end_but_the_job_cannot_be_saved(how: str) -> None:
     play = Play().run()

@@ -546,6 +546,7 @@ def test_told_to_end_without_an_image_it_says_what_is_left(run: Run, ran: bool) 
     if ran:
         run.country.running(0).refuse = "it holds an io_uring"
     else:
+        run.country.running(0)
         run.ask("kill")
         run.end()
         run.country.down |= {"alpha", "beta"}

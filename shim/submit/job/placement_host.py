@@ -259,8 +259,7 @@ def committed(state: State, event: Committed, now: float) -> Steps:
         images = replace(state.images, dump=replace(dump, committed=True))
         return steps.awaits(replace(state, images=images), now, steps.ANSWER), logged
     logged += [Reply(token, True, f"image {event.image} is committed") for token in dump.tokens]
-    done = replace(state, images=replace(state.images, dump=None), place=replace(state.place, by=inf))
-    return done, logged
+    return steps.settled(replace(state, images=replace(state.images, dump=None))), logged
 
 
 def refused(state: State, event: News, now: float) -> Steps:

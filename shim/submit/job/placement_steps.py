@@ -234,10 +234,9 @@ def give_up(state: State, dump: Dump, why: str, now: float) -> Steps:
         state,
         images=replace(state.images, dump=None, failures=state.images.failures + 1),
         wants=replace(state.wants, held=state.wants.held and not dump.leaves, host="", leave_by=leave_by),
-        place=replace(state.place, by=inf),
     )
     state = replace(state, images=replace(state.images, due=next_image(state, now)))
-    return state, actions
+    return settled(state), actions
 
 
 def finish(state: State, result: Result) -> Steps:
