@@ -49,8 +49,28 @@ def test_whoever_waits_for_a_process_stands_before_that_is_stopped(tree: Tree) -
     tree._stop()
     first = {pid: state for pid, _, state in reversed(tree.sent)}
     assert {number for _, number, _ in tree.sent} == {signal.SIGSTOP}
-    assert [pid for pid, _, _ in tree.sent] == [2, 3, 6, -1]
-    assert first[3] == first[6] == b"T"
+    assert [pid for pid, _, _ in tree.sent] == [2, 3, 6, 4, 5]
+    assert set(first.values()) == {b"", b"T"}
+
+
+def test_who_stands_already_is_not_told(tree: Tree) -> None:
+    tree.states[5] = b"T"
+    tree._stop()
+    assert [pid for pid, _, _ in tree.sent] == [2, 3, 6, 4]
+
+
+def test_what_is_forked_meanwhile_is_stopped_too(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(PARENTS, 5)
+    looked = tree._stat
+
+    def late(pid: int) -> tuple[bytes, int, int]:
+        if tree.sent and 5 not in PARENTS:
+            monkeypatch.setitem(PARENTS, 5, 4)
+        return looked(pid)
+
+    monkeypatch.setattr(tree, "_stat", late)
+    tree._stop()
+    assert [pid for pid, _, _ in tree.sent] == [2, 3, 6, 4, 5]
 
 
 def test_children_go_on_before_their_parents(tree: Tree) -> None:

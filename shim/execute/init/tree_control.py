@@ -265,20 +265,26 @@ class TreeControl:
         """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop.
 
         Parents before their children, and each stands before those below it are told: a shell that waits for its job
-        would wake for that one's stop, and have seen it although it is stopped itself a moment later. What is forked
-        meanwhile is met by the last signal, which goes to all at once.
+        would wake for that one's stop, and have seen it although it is stopped itself a moment later. Nobody is told
+        twice, nor who stands already: a SIGSTOP that is pending interrupts criu at its work. What was forked meanwhile
+        is met by another look.
         """
-        levels = self._by_depth()
         if self._criu:
+            _send((pid for pid in self._pids() if pid != self._criu), signal.SIGSTOP)
+            return
+        told: set[int] = set()
+        until = time.monotonic() + _STANDS_WITHIN
+        while levels := [
+            level for every in self._by_depth() if (level := [pid for pid in every if self._goes(pid, told)])
+        ]:
             for level in levels:
                 _send(level, signal.SIGSTOP)
-            return
-        until = time.monotonic() + _STANDS_WITHIN
-        for level in levels[:-1]:  # the last has nobody below it
-            _send(level, signal.SIGSTOP)
-            while any(self._stat(pid)[0] in (b"S", b"R") for pid in level) and time.monotonic() < until:
-                time.sleep(_LOOK)
-        _send([-1], signal.SIGSTOP)
+                told.update(level)
+                while any(self._stat(pid)[0] in (b"S", b"R") for pid in level) and time.monotonic() < until:
+                    time.sleep(_LOOK)
+
+    def _goes(self, pid: int, told: set[int]) -> bool:
+        return pid not in told and self._stat(pid)[0] not in (b"T", b"t", b"Z", b"X", b"")
 
     # pids
 
