@@ -24,7 +24,9 @@ APPEND = "exec 5>>log; i=0; while [ ! -e {name}-end ]; do i=$((i+1)); echo {name
 
 
 def append(mover: Mover, name: str = "job") -> str:  # noqa: F811
-    return mover.submit("sh", "-c", APPEND.format(name=name))
+    job = mover.submit("sh", "-c", APPEND.format(name=name))
+    until(lambda: (mover.dir / "log").exists(), "it begins", within=30)
+    return job
 
 
 def others(mover: Mover, *lines: str) -> list[str]:  # noqa: F811
