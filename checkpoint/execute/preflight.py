@@ -118,8 +118,11 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
         kind = fd.target[len("anon_inode:") :].strip("[]")
         if kind == "inotify" and rootless:
             return "an inotify watch, which CRIU can save only as root"
-        if kind == "io_uring":  # libuv has them since 1.45
-            return "of kind io_uring, which CRIU cannot save; node and others on libuv have none if UV_USE_IO_URING=0"
+        if kind == "io_uring":  # node has them by libuv 1.50, UV_USE_IO_URING=0 or not; both do without
+            return (
+                "of kind io_uring, which CRIU cannot save; programs do without where, as root, "
+                "`sysctl -w kernel.io_uring_disabled=2` was said"
+            )
         return "" if kind in ANON_KINDS else f"of kind {kind}, which CRIU cannot save"
     if fd.kind == stat.S_IFBLK:
         return "a block device, which CRIU cannot save"

@@ -80,6 +80,9 @@ class JobReport:
     code: int
 
 
+_AGAIN = 0.5  # seconds
+
+
 class Job:
     """A job that can be checkpointed. Threads: any method may be called by any thread.
 
@@ -247,7 +250,8 @@ class Job:
                 left = None if until is None else until - time.monotonic()
                 if left is not None and left <= 0:
                     raise errors.WaitTimeout(f"job {self.id} has not ended in time: it is {self.state}")
-                watch.wait(left)
+                # The close is told before the lock goes (__fput of fs/file_table.c): who looks in between looks again.
+                watch.wait(_AGAIN if left is None else min(left, _AGAIN))
 
     def _ask(self, what: str, progress: Progress | None, **more: object) -> str:
         must_live(self._directory)
