@@ -63,7 +63,8 @@ class Program:
 
     def __call__(self, text: str, *words: str) -> str:
         at = self._dir / "program.py"
-        at.write_text(f"import faulthandler\nfaulthandler.dump_traceback_later(45, exit=True)\n{text}")  # where it hangs
+        # what hangs says where
+        at.write_text(f"import faulthandler\nfaulthandler.dump_traceback_later(45, exit=True)\n{text}")
         with as_login(self._user, [self._copy.python, at, *words], cwd=self._dir, env=self._env) as process:
             out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, b""), err.decode()
