@@ -118,7 +118,7 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
         kind = fd.target[len("anon_inode:") :].strip("[]")
         if kind == "inotify" and rootless:
             return "an inotify watch, which CRIU can save only as root"
-        if kind == "io_uring":  # node has them by libuv 1.50, UV_USE_IO_URING=0 or not; both do without
+        if kind == "io_uring":  # node of Debian 13 has them (libuv 1.50), UV_USE_IO_URING=0 or not
             return (
                 "of kind io_uring, which CRIU cannot save; programs do without where, as root, "
                 "`sysctl -w kernel.io_uring_disabled=2` was said"

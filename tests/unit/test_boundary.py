@@ -39,11 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setattr(placement_steps, "RETRY", 0.2)
     made = Run(tmp_path)
     yield made
-    for agent in made.country.agents:
-        agent.die()
-    if made.thread.is_alive():
-        made.ask("kill")
-    made.thread.join(5)
+    made.close()
 
 
 def reasons(run: Run) -> str:

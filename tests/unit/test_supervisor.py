@@ -94,6 +94,14 @@ class Run:
                 return f"{answer['done']}: {answer['text']}"
         raise AssertionError("no answer")
 
+    def close(self) -> None:
+        """Have all agents gone, and the job with them."""
+        for agent in self.country.agents:
+            agent.die()
+        if self.thread.is_alive():
+            self.ask("kill")
+        self.thread.join(5)
+
     def end(self, within: float = 10.0) -> Result:
         self.thread.join(within)
         assert self.result, f"the job has not ended but is {self.supervisor.state}"
@@ -119,11 +127,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(tmp_path: Path, place: None) -> Iterator[Run]:
     made = Run(tmp_path)
     yield made
-    for agent in made.country.agents:
-        agent.die()
-    if made.thread.is_alive():
-        made.ask("kill")
-    made.thread.join(5)
+    made.close()
 
 
 def test_a_job_that_never_moves(run: Run) -> None:
