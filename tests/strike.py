@@ -50,7 +50,7 @@ def victim(who: str) -> int:
         try:
             with open("/proc/%d/cmdline" % pid, "rb") as f:
                 line = f.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # a criu that is done
         # its loader's path, from the bundle; see criu.argv
         if line and line.startswith(b"/proc/self/fd/") == (who == "criu"):
@@ -62,7 +62,7 @@ def gone(pid: int) -> bool:
     try:
         with open("/proc/%d/stat" % pid) as f:
             return f.read().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
 
 
