@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from remoteio.submit.export.dispatch import Export
@@ -64,6 +65,32 @@ def skew_told(hello: host_frames.Hello) -> str:
     return f"the clock of {hello.host} is {skew:+.0f} s off; programs that compare times may wonder: set it there"
 
 
+class _SignsOfLife:
+    """Gives them by `give`, until it is paused: one that came after PAUSE would take it back.
+
+    Threads: any.
+    """
+
+    def __init__(self, give: Callable[[], None]) -> None:
+        self._give, self._lock, self._paused = give, threading.Lock(), False
+
+    def give(self) -> None:
+        """Give one, unless paused."""
+        with self._lock:
+            if not self._paused:
+                self._give()
+
+    def pause(self) -> None:
+        """Give none from here on; one that is on its way has been sent when this returns."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Give one, and let more be given."""
+        self._paused = False
+        self.give()
+
+
 class HostSession:
     """Serves the files of `spec`'s user at this end of `link`, from HELLO to the link's end.
 
@@ -81,7 +108,7 @@ class HostSession:
         self._link, self._spec, self._handler, self._record = link, spec, handler, record
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(self._receive, self._answer, self._slow)
         self._heard = time.monotonic()
-        self._pausing = threading.Event()
+        self._signs = _SignsOfLife(lambda: self.send(frames.PING))
         self._over = threading.Event()
         self._gate = threading.Lock()
         self._closed = False
@@ -105,7 +132,7 @@ class HostSession:
 
     def pause(self) -> bool:
         """Tell the host that this process is about to be stopped: no sign of life is due. False: the link is gone."""
-        self._pausing.set()
+        self._signs.pause()
         try:
             self._link.send(frames.PAUSE)
             self._link.flush()
@@ -116,8 +143,7 @@ class HostSession:
     def resume(self) -> None:
         """Give signs of life again."""
         self._heard = time.monotonic()
-        self._pausing.clear()
-        self.send(frames.PING)
+        self._signs.resume()
 
     def cut(self) -> None:
         """Shut the link down: whoever waits for it is woken, and `serve` ends."""
@@ -153,8 +179,7 @@ class HostSession:
 
     def _pulse(self) -> None:
         while not self._over.wait(lease.PULSE):
-            if not self._pausing.is_set():
-                self.send(frames.PING)
+            self._signs.give()
 
     def _watch(self) -> None:
         last = time.monotonic()

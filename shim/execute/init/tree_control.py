@@ -10,12 +10,10 @@ States, of which any two may hold at once:
 
     job       0: still to be restored; else the pid of the tree's root, whose end is the job's
     stopped   the agent has had the tree stopped: a stop is not told, and no SIGCONT of home's wakes it
-    _criu     a criu is at work; to the kernel it is a child of init, and of the tree it is none: never stopped,
+    criu      one is at work; to the kernel it is a child of init, and of the tree it is none: never stopped,
               continued or counted with it
 
-How the tree is stopped. Without criu: SIGSTOP to -1, which the kernel sends to all of the namespace but init in one
-go (kill(2)), so that nothing can fork past it. With criu, which must not be stopped: to each pid; criu holds the tree
-by ptrace, so it cannot fork, and the stop is pending until criu lets it go: then the tree stands still, not runs.
+How the tree is stopped stands in process_tree.py.
 
 The pids of a tree that is dumped and restored must be free again: criu has pids of its own below those of jobs
 (CRIU_PIDS < RESERVED_PIDS < JOB_PIDS), by clone3's set_tid beside a job that runs, and by ns_last_pid where the
@@ -31,7 +29,6 @@ import json
 import os
 import signal
 import socket
-import time
 
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
@@ -40,6 +37,7 @@ from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import JOB_PIDS, some_pid
 from shim.execute.init.open_handles import handles
+from shim.execute.init.process_tree import ProcessTree
 
 # criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
 # begins anew (RESERVED_PIDS of kernel/pid.c).
@@ -47,12 +45,9 @@ CRIU_PIDS = 200
 # which descriptors come along, in this order
 DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
 
-# Seconds: what sleeps or runs stops within the next tick; what waits for the disk (D) sees nothing meanwhile.
-_STANDS_WITHIN, _LOOK = 0.2, 0.0005
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 class TreeControl:
@@ -64,7 +59,7 @@ class TreeControl:
         self.status: int | None = None  # of a job that ended before it was known to be one
         self.stopped = False  # by us: nobody is to hear of it, and no signal to wake it
         self._proc = self._root = -1
-        self._criu = 0
+        self._tree = ProcessTree(-1)
         self._stood: list[int] = []  # before criu came, to which all are stopped
         self._images = -1  # criu's directory, while it runs
         self._ends: dict[int, int] = {}
@@ -73,6 +68,7 @@ class TreeControl:
     def enter(self, ends: dict[int, int]) -> None:
         """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal."""
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._tree = ProcessTree(self._proc)
         self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._ends = ends
         self._number(some_pid())
@@ -94,13 +90,14 @@ class TreeControl:
     # What a message has it do: _ACTIONS. Each returns the payload of the answer, if there is one.
 
     def _stop_tree(self, rest: bytes, fds: list[int]) -> bytes:
-        standing = self._standing() if not self._criu else self._stood
+        standing = self._tree.standing() if not self._tree.criu else self._stood
         self.stopped = True
-        self._stop()
+        self._tree.stop()
         return b" ".join(b"%d" % pid for pid in standing)
 
     def _continue_tree(self, rest: bytes, fds: list[int]) -> bytes:
-        self._go_on({int(pid) for pid in rest.split()})
+        self._tree.go_on({int(pid) for pid in rest.split()})
+        self.stopped = False
         return b""
 
     def _write_back(self, rest: bytes, fds: list[int]) -> bytes:
@@ -113,8 +110,7 @@ class TreeControl:
         return b"%d" % any(map(self._in_use, ("shm", "sem", "msg")))
 
     def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
-        pids = [pid for pid in self._pids() if pid != self._criu and self._stat(pid)[0] not in (b"Z", b"")]
-        os.write(fds[0], json.dumps(handles(self._proc, self._root, pids)).encode())
+        os.write(fds[0], json.dumps(handles(self._proc, self._root, self._tree.living())).encode())
         return b""
 
     def _suspend(self, rest: bytes, fds: list[int]) -> bytes:
@@ -122,7 +118,7 @@ class TreeControl:
         return b""
 
     def _dump(self, rest: bytes, fds: list[int]) -> bytes:
-        self._stood = self._standing()
+        self._stood = self._tree.standing()
         self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
         return b"%d" % self.job
 
@@ -146,8 +142,8 @@ class TreeControl:
 
     def reaped(self, pid: int, status: int) -> None:
         """A child that is not the job's root has ended."""
-        if pid == self._criu:
-            self._criu = 0
+        if pid == self._tree.criu:
+            self._tree.criu = 0
             why = b""
             try:
                 self._hand_over()
@@ -179,7 +175,7 @@ class TreeControl:
             finally:
                 os._exit(127)
         os.close(null)
-        self._criu, self._images = pid, os.dup(given[criu.IMAGES_FD])
+        self._tree.criu, self._images = pid, os.dup(given[criu.IMAGES_FD])
 
     def _hand_over(self) -> None:
         """What criu wrote as uid 0 of this namespace is the agent's from here on, as the directory is."""
@@ -200,91 +196,8 @@ class TreeControl:
     def suspend(self) -> None:
         """What SIGTSTP would do to the job's first process group, were that not its session's first: of a group that
         has nobody above it in its session (POSIX: orphaned process group) the kernel lets it stop none."""
-        for pid in self._pids():
-            group = self._stat(pid)[2]
-            if group == self.job and self._takes(pid, signal.SIGTSTP):
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                except ProcessLookupError:
-                    continue  # it has ended
-
-    def _takes(self, pid: int, number: int) -> bool:
-        """Does it leave that signal to the kernel, neither ignoring nor catching it?"""
-        try:
-            fd = os.open("%d/status" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        try:
-            said = os.read(fd, 8192)
-        except ProcessLookupError:
-            return False
-        finally:
-            os.close(fd)
-        masks = [line.split()[1] for line in said.splitlines() if line.startswith((b"SigIgn:", b"SigCgt:"))]
-        return not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
-
-    def _standing(self) -> list[int]:
-        return [pid for pid in self._pids() if self._stat(pid)[0] in (b"T", b"t")]
-
-    def _pids(self) -> list[int]:
-        return [int(name) for name in os.listdir(self._proc) if name.isdigit() and name != "1"]
-
-    def _stat(self, pid: int) -> tuple[bytes, int, int]:
-        """State, parent and group of a process; (b"", 0, 0) if it has ended."""
-        try:
-            fd = os.open("%d/stat" % pid, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
-        except (FileNotFoundError, ProcessLookupError):
-            return b"", 0, 0
-        try:
-            fields = os.read(fd, 4096).rpartition(b")")[2].split()
-        except ProcessLookupError:
-            return b"", 0, 0
-        finally:
-            os.close(fd)
-        return fields[0], int(fields[1]), int(fields[2])
-
-    def _by_depth(self) -> list[list[int]]:
-        """The tree's processes, but for criu: the job's own parents first, each level a list."""
-        above = {pid: self._stat(pid)[1] for pid in self._pids() if pid != self._criu}
-        levels: list[list[int]] = []
-        for pid in above:
-            depth, at = 0, above[pid]
-            while at in above and depth < len(above):
-                depth, at = depth + 1, above[at]
-            levels += [[] for _ in range(depth + 1 - len(levels))]
-            levels[depth].append(pid)
-        return levels
-
-    def _go_on(self, but: set[int]) -> None:
-        """Children before their parents: a shell that looks must not find its job stopped."""
-        for level in reversed(self._by_depth()):
-            _send(set(level) - but, signal.SIGCONT)
-        self.stopped = False
-
-    def _stop(self) -> None:
-        """All but criu; where that is, it holds the tree, which so neither forks nor is seen to stop.
-
-        Parents before their children, and each stands before those below it are told: a shell that waits for its job
-        would wake for that one's stop, and have seen it although it is stopped itself a moment later. Nobody is told
-        twice, nor who stands already: a SIGSTOP that is pending interrupts criu at its work. What was forked meanwhile
-        is met by another look.
-        """
-        if self._criu:
-            _send((pid for pid in self._pids() if pid != self._criu), signal.SIGSTOP)
-            return
-        told: set[int] = set()
-        until = time.monotonic() + _STANDS_WITHIN
-        while levels := [
-            level for every in self._by_depth() if (level := [pid for pid in every if self._goes(pid, told)])
-        ]:
-            for level in levels:
-                _send(level, signal.SIGSTOP)
-                told.update(level)
-                while any(self._stat(pid)[0] in (b"S", b"R") for pid in level) and time.monotonic() < until:
-                    time.sleep(_LOOK)
-
-    def _goes(self, pid: int, told: set[int]) -> bool:
-        return pid not in told and self._stat(pid)[0] not in (b"T", b"t", b"Z", b"X", b"")
+        tree = self._tree
+        tree.stop(lambda pid: tree.stat(pid)[2] == self.job and tree.takes(pid, signal.SIGTSTP))
 
     # pids
 
@@ -295,14 +208,6 @@ class TreeControl:
             os.write(fd, b"%d" % last)
         finally:
             os.close(fd)
-
-
-def _send(pids: Iterable[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue  # it has ended, or nobody is left
 
 
 # What each message has it do.

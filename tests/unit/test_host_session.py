@@ -1,0 +1,48 @@
+"""The signs of life of a session."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from remoteio.wire import frames
+from shim.submit import host_session
+from shim.submit.host_session import HostSession
+
+
+class SlowLink:
+    """Sends no sign of life until it may `go`."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+        self.giving = threading.Event()
+        self.go = threading.Event()
+
+    def send(self, kind: int, *payload: bytes) -> None:
+        if kind == frames.PING:
+            self.giving.set()
+            self.go.wait(10)
+        self.sent.append(kind)
+
+    def flush(self) -> None:
+        """All has been sent."""
+
+
+def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that were on its way when this process is stopped would count, and the job be ended for the silence after."""
+    monkeypatch.setattr(host_session.lease, "PULSE", 0.001)
+    link: Any = SlowLink()
+    nobody: Any = None
+    session = HostSession(link, nobody, nobody)
+    threads = [threading.Thread(target=session._pulse), threading.Thread(target=session.pause)]
+    threads[0].start()
+    assert link.giving.wait(10)
+    threads[1].start()
+    threads[1].join(0.1)
+    link.go.set()
+    threads[1].join(10)
+    session._over.set()
+    threads[0].join(10)
+    assert link.sent[-1] == frames.PAUSE
