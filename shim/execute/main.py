@@ -9,7 +9,6 @@ from shim.execute.agent.agent import Agent
 from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 
 
@@ -28,6 +27,7 @@ def main(read_fd: int, write_fd: int) -> int:
         else:
             from shim.execute.agent.checkpoint_agent import CheckpointAgent
             from shim.execute.agent.criu_here import provide
+            from shim.wire import job_messages
 
             means, left = provide(link, spec, spec.checkpoint, first[1:])
             if means.unable and not (spec.checkpoint.restore or spec.checkpoint.anyway):

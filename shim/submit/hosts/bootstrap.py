@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from importlib.util import find_spec
-from pathlib import Path
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
@@ -41,7 +40,8 @@ def shipped() -> tuple[str, ...]:
     """Name the modules of the runtime, in order."""
     found = {f"jeepney.{name}" for name in _JEEPNEY}
     for folder in (*_BOTH_ENDS, *_FOLDERS):
-        found |= {f"{folder}.{file.stem}" for file in _source(folder).parent.glob("*.py") if file.stem != "__init__"}
+        files = (name.removesuffix(".py") for name in os.listdir(_folder(folder)) if name.endswith(".py"))
+        found |= {f"{folder}.{name}" for name in files if name != "__init__"}
     return tuple(sorted(found - {STAGE}))
 
 
@@ -149,30 +149,39 @@ def collect(modules: tuple[str, ...]) -> Runtime:
     names = {".".join(parts[: i + 1]) for parts in (name.split(".") for name in modules) for i in range(len(parts))}
     pieces = []
     for name in sorted(names):
-        path = _source(name)
-        source = path.read_bytes()
-        pieces.append(b"%s %d %d\n" % (name.encode(), path.name == "__init__.py", len(source)) + source)
+        package, source = _read(name)
+        pieces.append(b"%s %d %d\n" % (name.encode(), package, len(source)) + source)
     whole = b"".join(pieces)
     return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
 
 
-def _source(name: str) -> Path:
-    # find_spec of a submodule would import its package: all of jeepney, at the start of every run.
-    top, _, below = name.partition(".")
+@cache
+def _folder(package: str) -> str:
+    """Return where the package lies. find_spec of one in another would import that: all of jeepney, at every start."""
+    above, _, last = package.rpartition(".")
+    return f"{_folder(above)}/{last}" if above else os.path.dirname(_origin(package))
+
+
+def _origin(top: str) -> str:
     spec = find_spec(top)
-    path = Path(spec.origin or "" if spec is not None else "")
-    if below:
-        path = path.parent.joinpath(*below.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_name(path.name + ".py")
-    if path.suffix != ".py" or not path.is_file():
-        raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
-    return path
+    return spec.origin or "" if spec is not None else ""
+
+
+def _read(name: str) -> tuple[bool, bytes]:
+    """Read a module: whether it is a package, and its source. Raises BootstrapError. (No pathlib: every run waits.)"""
+    above, _, last = name.rpartition(".")
+    files = [f"{_folder(above)}/{last}.py", f"{_folder(name)}/__init__.py"] if above else [_origin(name)]
+    for path in files:
+        with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+            if path.endswith(".py"):
+                return path.endswith("/__init__.py"), file.readall()
+    raise BootstrapError(f"the module {name} of rexec is not here as source; install rexec anew")
 
 
 @cache
 def stage_source() -> bytes:
     """Read the text of the first stage."""
-    return _source(STAGE).read_bytes()
+    return _read(STAGE)[1]
 
 
 def first_bytes(stage: bytes, nonce: str, runtime_hash: str, entry: str) -> bytes:
