@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 
 from checkpoint.errors import CheckpointError
-from checkpoint.execute import criu
+from checkpoint.execute import criu, criu_images, image_sockets
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.dump import failure
 from checkpoint.wire import protobuf
@@ -16,9 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_COMMON_MAGIC, _FILE_LOCKS_MAGIC = 0x54564319, 0x54323616
 _FL_POSIX, _FL_FLOCK = 1, 2
-_FILES_MAGIC = 0x56303138
 _FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
@@ -66,11 +63,11 @@ def put_locks(spool: str, rows: object) -> None:
     path = os.path.join(spool, "filelocks.img")
     with open(path, "ab") as f:
         if not f.tell():
-            f.write(struct.pack("<II", _COMMON_MAGIC, _FILE_LOCKS_MAGIC))
+            f.write(criu_images.head(criu_images.FILE_LOCKS))
         for pid, number, flock, kind, start, length in rows:
             fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
             entry = protobuf.encode(fields)
-            f.write(struct.pack("<I", len(entry)) + entry)
+            f.write(criu_images.entry(entry))
 
 
 def loosen_files(spool: str, checked: frozenset[str]) -> None:
@@ -90,23 +87,29 @@ def loosen_files(spool: str, checked: frozenset[str]) -> None:
         raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
 
 
+def fit_sockets(spool: str, keep_tcp: bool) -> list[str]:
+    """Have criu make only internet sockets that this host can have (image_sockets.py). Raises RestartError.
+
+    Returns what the job loses, a sentence's rest each.
+    """
+    try:
+        return image_sockets.fit(spool, keep_tcp)
+    except image_sockets.PortError as e:
+        raise RestartError(f"the restart failed: {e}") from e
+    except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
+        raise RestartError(f"the restart failed: the image's list of sockets cannot be used: {e}") from e
+
+
 def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
     """Rewrite files.img without the sizes of regular files, but for those of the names `checked`, and without the
     permissions of sockets' files that have none. Raises CriuError.
 
     Format: criu/include/magic.h, images/fdinfo.proto, images/regfile.proto and images/sk-unix.proto of CRIU.
     """
-    if raw[:8] != struct.pack("<II", _COMMON_MAGIC, _FILES_MAGIC):
-        raise criu.CriuError("it has another form than that of criu 4")
-    out, at = [raw[:8]], 8
-    while at < len(raw):
-        size = int.from_bytes(raw[at : at + 4], "little")
-        entry = raw[at + 4 : at + 4 + size]
-        if len(entry) != size:
-            raise criu.CriuError("it is cut short")
-        at += 4 + size
+    out = [criu_images.head(criu_images.FILES)]
+    for entry in criu_images.entries(raw, criu_images.FILES):
         try:
-            entry = b"".join(
+            new = b"".join(
                 protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG
                 else protobuf.encode([(_FILE_UNIX, _without_owner(value))]) if number == _FILE_UNIX
                 else whole
@@ -114,7 +117,7 @@ def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
             )  # fmt: skip
         except protobuf.ProtobufError as e:
             raise criu.CriuError(f"an entry of it {e}") from e
-        out.append(struct.pack("<I", len(entry)) + entry)
+        out.append(criu_images.entry(new))
     return b"".join(out)
 
 

@@ -117,6 +117,8 @@ class Restorer:
         checked = stats["replaced"]
         assert isinstance(checked, list)
         restore.loosen_files(self._spool, frozenset(map(str, checked)))
+        keep_tcp = stats["keep_tcp"] is True
+        lost = restore.fit_sockets(self._spool, keep_tcp)
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
             tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
@@ -129,6 +131,8 @@ class Restorer:
             parts.relay.criu(False)
             if tty is not None:  # criu has made its settings those of the old one
                 parts.streams.type_ahead(self._manifest.streams.stdin_unread)
+            if lost:
+                parts.news(job_messages.CLOSES, why="; ".join(lost))
             parts.news(job_messages.RESTORED, seconds=time.monotonic() - began)
             self._runs = self._gate.get()
             return self._runs
@@ -137,7 +141,7 @@ class Restorer:
             tuple(inherited),
             unprivileged=parts.sandbox.plan.apart,
             timeout=RESTORE_S,
-            keep_tcp=stats["keep_tcp"] is True,
+            keep_tcp=keep_tcp,
         )
         parts.relay.criu(True)
         try:

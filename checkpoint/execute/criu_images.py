@@ -1,0 +1,46 @@
+"""The form of CRIU's image files: two magic numbers, then entries of protobuf, each after its length. Pure; shipped.
+
+Source: criu/include/magic.h and criu/protobuf.c of CRIU 4.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from checkpoint.execute.criu import CriuError
+
+COMMON = 0x54564319
+FILES, IDS, FDINFO, CORE = 0x56303138, 0x54432030, 0x56213732, 0x55053847
+TCP_STREAM, FILE_LOCKS = 0x51465506, 0x54323616
+
+
+def head(magic: int) -> bytes:
+    """Make the first bytes of an image file of that kind."""
+    return struct.pack("<II", COMMON, magic)
+
+
+def entry(raw: bytes) -> bytes:
+    """Put its length before an entry."""
+    return struct.pack("<I", len(raw)) + raw
+
+
+def first(image: bytes, magic: int, at: int = 8) -> tuple[bytes, int]:
+    """Take the entry at `at`, by default the first: its bytes, and where what follows begins. Raises CriuError."""
+    if image[:8] != head(magic):
+        raise CriuError("it has another form than that of criu 4")
+    size = int.from_bytes(image[at : at + 4], "little")
+    raw = image[at + 4 : at + 4 + size]
+    if len(image) < at + 4 or len(raw) != size:
+        raise CriuError("it is cut short")
+    return raw, at + 4 + size
+
+
+def entries(image: bytes, magic: int) -> list[bytes]:
+    """List the entries of an image file that has nothing else. Raises CriuError."""
+    if image[:8] != head(magic):
+        raise CriuError("it has another form than that of criu 4")
+    out, at = [], 8
+    while at < len(image):
+        raw, at = first(image, magic, at)
+        out.append(raw)
+    return out

@@ -1,0 +1,366 @@
+"""The internet sockets of an image, made to fit the host that it is restored on, before criu reads them. Shipped.
+
+A job has the host's own network: what it was bound to there need not be had here, and criu gives up at the first socket
+that it cannot bind or connect. So each is tried here first, and written anew where it must be another:
+
+- A TCP connection that is not kept becomes a socket that is not connected: to read it is an error (ENOTCONN). criu's
+  own way, tcp_close, shuts it down, and whoever reads it takes that for the end of what he was sent.
+- A UDP socket connected to somebody outside the job asks for this host's own address there, and for another port if
+  its own is taken: nobody else knows them but by what it sends.
+- What else was bound to an address that this host has not is bound to the loopback's: nobody outside reaches it, as if
+  the host had lost that address, and what the job says to itself by it goes on.
+- A port that is taken is an error: the job waits for it.
+
+Not taken: the next host's own address in place of the last one's, by which a service that only one network should
+reach could be open to others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+
+from checkpoint.execute import criu_images as images
+from checkpoint.execute.criu import CriuError
+from checkpoint.value import Value
+from checkpoint.wire import protobuf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# images/fdinfo.proto, images/sk-inet.proto, images/tcp-stream.proto: the numbers of their fields
+_FILE_INET = 4
+_ID, _INODE, _FAMILY, _TYPE, _PROTOCOL, _STATE, _PORT, _TO_PORT = 1, 2, 3, 4, 5, 6, 7, 8
+_ADDRESS, _TO_ADDRESS, _V6ONLY, _SHUTDOWN = 11, 12, 15, 19
+_UNSENT = 12
+_SHUT_BOTH = 3
+CLOSED, CLOSE_WAIT, LISTENS = 7, 8, 10  # include/net/tcp_states.h
+_TCP, _UDP, _UDPLITE = socket.IPPROTO_TCP, socket.IPPROTO_UDP, 136
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+_UNSPECIFIED, _LOOPBACK = {4: b"\0" * 4, 16: b"\0" * 16}, {4: b"\x7f\0\0\1", 16: b"\0" * 15 + b"\1"}
+
+
+class InetSocket(Value):
+    """A socket of the image.
+
+    id              criu's, by which descriptors name it
+    inode           the kernel's, by which its queues are named
+    family          AF_INET, AF_INET6
+    type, protocol  SOCK_STREAM …, IPPROTO_TCP …
+    state           of include/net/tcp_states.h
+    address, port   of its own; of 4 or 16 bytes
+    to, to_port     of the other end; port 0: it is not connected
+    v6only          it takes no IPv4
+    """
+
+    __slots__ = ("address", "family", "id", "inode", "port", "protocol", "state", "to", "to_port", "type", "v6only")
+    id: int
+    inode: int
+    family: int
+    type: int
+    protocol: int
+    state: int
+    address: bytes
+    port: int
+    to: bytes
+    to_port: int
+    v6only: bool
+
+    def __init__(
+        self, *, id: int, inode: int, family: int, type: int, protocol: int, state: int, address: bytes, port: int,
+        to: bytes, to_port: int, v6only: bool,
+    ) -> None:  # fmt: skip
+        self._set(
+            id=id, inode=inode, family=family, type=type, protocol=protocol, state=state, address=address, port=port,
+            to=to, to_port=to_port, v6only=v6only,
+        )  # fmt: skip
+
+    def but(self, **changes: object) -> InetSocket:
+        """Copy it with those changes."""
+        return InetSocket(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
+
+    @property
+    def ends(self) -> tuple[tuple[bytes, int], tuple[bytes, int]]:
+        """Both ends, each an address and a port; the address of IPv4 has 4 bytes also if IPv6 speaks it."""
+        return (plain(self.address), self.port), (plain(self.to), self.to_port)
+
+
+class PortError(CriuError):
+    """One sentence: a port or an address of the job cannot be had on this host."""
+
+
+class Changed(Value):
+    """A socket that is to be another.
+
+    socket   as it is to be
+    words    what the job loses by it, the rest of a sentence, or ""
+    """
+
+    __slots__ = ("socket", "words")
+    socket: InetSocket
+    words: str
+
+    def __init__(self, socket: InetSocket, words: str = "") -> None:
+        self._set(socket=socket, words=words)
+
+
+def plain(address: bytes) -> bytes:
+    """Give the IPv4 address that an IPv6 address stands for (RFC 4291, 2.5.5.2), or the address itself."""
+    return address[12:] if len(address) == 16 and address[:12] == _MAPPED else address
+
+
+def text(address: bytes) -> str:
+    """Write an address for people."""
+    address = plain(address)
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+# ------------------------------------------------------------------------------------------------ the image
+
+
+def fit(spool: str, keep_tcp: bool) -> list[str]:
+    """Make the sockets of the image in the spool fit this host; say what the job loses, a sentence's rest each.
+
+    Raises CriuError, PortError (a port is taken), OSError.
+    """
+    path = os.path.join(spool, "files.img")
+    with open(path, "rb") as f:
+        files = images.entries(f.read(), images.FILES)
+    found = {s.id: s for s in map(parse, files) if s is not None}
+    if not found:
+        return []
+    names = Names(spool)
+    changed = fitted(list(found.values()), keep_tcp, names)
+    with open(path, "wb") as f:
+        f.write(images.head(images.FILES))
+        for raw in files:
+            socket_ = parse(raw)
+            change = changed.get(socket_.id) if socket_ is not None else None
+            f.write(images.entry(rewritten(raw, change.socket) if change is not None else raw))
+    for s in found.values():
+        stream = os.path.join(spool, "tcp-stream-%x.img" % s.inode)
+        if os.path.exists(stream):
+            _hold_back(stream)
+    return [change.words for change in changed.values() if change.words]
+
+
+def parse(file: bytes) -> InetSocket | None:
+    """Read the internet socket of a file_entry; None if it is something else. Raises CriuError."""
+    try:
+        raw = protobuf.content(protobuf.decode(file), _FILE_INET)
+        if not raw:
+            return None
+        f = protobuf.decode(raw)
+    except protobuf.ProtobufError as e:
+        raise CriuError(f"an entry of it {e}") from e
+
+    def number(field: int) -> int:
+        return protobuf.integer(f, field) or 0
+
+    family = number(_FAMILY)
+    size = 4 if family == socket.AF_INET else 16
+    return InetSocket(
+        id=number(_ID), inode=number(_INODE), family=family, type=number(_TYPE), protocol=number(_PROTOCOL),
+        state=number(_STATE), address=_address(f.get(_ADDRESS, []), size), port=number(_PORT),
+        to=_address(f.get(_TO_ADDRESS, []), size), to_port=number(_TO_PORT), v6only=bool(number(_V6ONLY)),
+    )  # fmt: skip
+
+
+def _address(words: list[int | bytes], size: int) -> bytes:
+    """Put an address together: words of 32 bits, in the order that memory has them."""
+    raw = b"".join(struct.pack("=I", word) for word in words if isinstance(word, int))
+    return raw[:size].ljust(size, b"\0")
+
+
+def rewritten(file: bytes, new: InetSocket) -> bytes:
+    """Write a file_entry anew with its internet socket as `new` has it. Raises ProtobufError."""
+    out = b""
+    for number, value, whole in protobuf.records(file):
+        if number != _FILE_INET or not isinstance(value, bytes):
+            out += whole
+            continue
+        closed = new.state == CLOSED and not new.port and not new.to_port
+        gone = (_STATE, _PORT, _TO_PORT, _ADDRESS, _TO_ADDRESS, *([_SHUTDOWN] if closed else []))
+        kept = b"".join(record for field, _, record in protobuf.records(value) if field not in gone)
+        fields: list[tuple[int, int]] = [(_STATE, new.state), (_PORT, new.port), (_TO_PORT, new.to_port)]
+        for field, address in ((_ADDRESS, new.address), (_TO_ADDRESS, new.to)):
+            fields += [(field, word) for (word,) in struct.iter_unpack("=I", address)]
+        if closed and new.protocol != _TCP:
+            fields.append((_SHUTDOWN, _SHUT_BOTH))  # who waits for what comes is woken
+        out += protobuf.encode([(_FILE_INET, kept + protobuf.encode(fields))])
+    return out
+
+
+def _hold_back(path: str) -> None:
+    """Have what a connection had not sent yet count as sent and lost: the kernel sends it again, later.
+
+    criu would send it while it makes the socket; the other end may not be there yet, and the connection be reset.
+    """
+    with open(path, "rb") as f:
+        raw = f.read()
+    stream, at = images.first(raw, images.TCP_STREAM)
+    fields = b"".join(whole for number, _, whole in protobuf.records(stream) if number != _UNSENT)
+    with open(path, "wb") as f:
+        f.write(raw[:8] + images.entry(fields + protobuf.encode([(_UNSENT, 0)])) + raw[at:])
+
+
+# ------------------------------------------------------------------------------------------------ what fits
+
+
+def fitted(sockets: list[InetSocket], keep_tcp: bool, names: Names) -> dict[int, Changed]:
+    """Find the sockets that must be others here, by criu's id. Raises PortError."""
+    held = {(s.protocol, *s.ends) for s in sockets if s.to_port}
+    bound = {(s.protocol, plain(s.address), s.port) for s in sockets if s.port}
+    own = {plain(s.address) for s in sockets}
+    out = {}
+    for s in sockets:
+        to, port = s.ends[1]
+        any_to = (b"\0" * len(to), b"\0" * 16) if to in own or to[:1] == b"\x7f" else ()
+        if s.protocol == _TCP and port:
+            change = _connection(s, keep_tcp, (s.protocol, *s.ends[::-1]) in held, names)
+        elif s.protocol in (_UDP, _UDPLITE) and port and bound.isdisjoint((s.protocol, a, port) for a in (to, *any_to)):
+            change = _asks_outside(s, names)
+        else:
+            change = _moved(s, names)
+        if change.socket is not s:
+            out[s.id] = change
+    return out
+
+
+def _connection(s: InetSocket, keep_tcp: bool, within: bool, names: Names) -> Changed:
+    if s.type != socket.SOCK_STREAM:
+        return _moved(s, names)
+    # Its other end may be gone, having sent all that it had to.
+    ended = s.state == CLOSE_WAIT and (plain(s.to)[:1] == b"\x7f" or s.to in (_LOOPBACK[16], s.address))
+    if keep_tcp and (within or ended):
+        return _moved(s, names)
+    size = len(s.address)
+    new = s.but(state=CLOSED, address=_UNSPECIFIED[size], port=0, to=_UNSPECIFIED[size], to_port=0)
+    # What was not kept from the start was said when it left.
+    return Changed(new, f"the TCP connection that is {names.of(s.id)}" if keep_tcp else "")
+
+
+def _moved(s: InetSocket, names: Names) -> Changed:
+    """Have a socket with addresses that this host has; its port must be free."""
+    new = s
+    if not is_here(s.address):
+        new = new.but(address=_loopback(s.address))
+    if s.to_port and not is_here(s.to):
+        new = new.but(to=_loopback(s.to))
+    if s.port and s.type != socket.SOCK_RAW and s.protocol in (_TCP, _UDP, _UDPLITE):
+        why = cannot_bind(new)
+        if why == errno.EADDRINUSE:
+            words = f"port {s.port}, which is {names.of(s.id)}, is taken on this host"
+            raise PortError(f"{words}: the job can go on here when it is free")
+        if why:
+            raise PortError(
+                f"{names.of(s.id)} cannot have port {s.port} of {text(new.address)} on this host: {os.strerror(why)}"
+            )
+    if new is s or s.to_port:
+        return Changed(new)
+    words = f"port {s.port} of {text(s.address)}, which is {names.of(s.id)}: this host does not have that address"
+    return Changed(new, words + f", and the job has {text(new.address)} for it")
+
+
+def _asks_outside(s: InetSocket, names: Names) -> Changed:
+    new = s if is_here(s.address) else s.but(address=_unspecified(s.address))
+    if new.port and cannot_bind(new):
+        new = new.but(port=0)
+    try:
+        with _like(new) as trial:
+            trial.bind((text_of(new.address), 0))
+            trial.connect((text_of(new.to), new.to_port))
+    except OSError as e:
+        size = len(s.address)
+        new = s.but(state=CLOSED, address=_UNSPECIFIED[size], port=0, to=_UNSPECIFIED[size], to_port=0)
+        return Changed(new, f"the UDP socket to {text(s.to)} that is {names.of(s.id)}: {e.strerror or e} on this host")
+    return Changed(new)
+
+
+def _loopback(address: bytes) -> bytes:
+    return _MAPPED + _LOOPBACK[4] if plain(address) is not address else _LOOPBACK[len(address)]
+
+
+def _unspecified(address: bytes) -> bytes:
+    return _MAPPED + _UNSPECIFIED[4] if plain(address) is not address else _UNSPECIFIED[len(address)]
+
+
+def text_of(address: bytes) -> str:
+    """Write an address as bind(2) of its family takes it."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def is_here(address: bytes) -> bool:
+    """Tell whether this host has that address, or any is meant; one that needs an interface's name is criu's affair."""
+    address = plain(address)
+    if not any(address) or address[:1] == b"\x7f" or address[:1] == b"\xfe":
+        return True
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            trial.bind((text_of(address), 0))
+    except OSError as e:
+        return e.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def cannot_bind(s: InetSocket) -> int:
+    """Bind a socket as criu will, and listen if it is to: 0, or the errno why not."""
+    try:
+        with _like(s) as trial:
+            trial.bind((text_of(s.address), s.port))
+            if s.protocol == _TCP and s.state == LISTENS:
+                trial.listen(1)
+    except OSError as e:
+        return 0 if e.errno == errno.EINVAL and s.address[:1] == b"\xfe" else e.errno or errno.EIO
+    return 0
+
+
+def _like(s: InetSocket) -> socket.socket:
+    """Make a socket as criu makes one before it binds it (criu/sk-inet.c, open_inet_sk)."""
+    made = socket.socket(s.family, s.type, s.protocol)
+    if s.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(s.v6only))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------ whose they are
+
+
+class Names:
+    """Says who holds a file of the image, by criu's id."""
+
+    def __init__(self, spool: str) -> None:
+        self._spool = spool
+        self._words: dict[int, str] | None = None
+
+    def of(self, id: int) -> str:
+        """Name the process and the descriptor of a file. Raises CriuError, OSError."""
+        if self._words is None:
+            self._words = dict(self._read())
+        return self._words.get(id, "a descriptor of the job")
+
+    def _read(self) -> Iterable[tuple[int, str]]:
+        """Formats: images/core.proto, images/fdinfo.proto. criu has the job's own numbers: it was in its namespace."""
+        for name in sorted(os.listdir(self._spool), reverse=True):
+            found = re.match(r"ids-(\d+)\.img$", name)
+            if not found:
+                continue
+            pid = found[1]
+            files = protobuf.integer(self._decoded(name, images.IDS), 2) or 0
+            task = protobuf.decode(protobuf.content(self._decoded(f"core-{pid}.img", images.CORE), 3))
+            who = f"process {pid} ({protobuf.content(task, 6).decode(errors='replace')})"
+            with open(os.path.join(self._spool, f"fdinfo-{files}.img"), "rb") as f:
+                rows = images.entries(f.read(), images.FDINFO)
+            for fields in map(protobuf.decode, rows):
+                yield protobuf.integer(fields, 1) or 0, f"descriptor {protobuf.integer(fields, 4) or 0} of {who}"
+
+    def _decoded(self, name: str, magic: int) -> protobuf.Fields:
+        with open(os.path.join(self._spool, name), "rb") as f:
+            return protobuf.decode(images.first(f.read(), magic)[0])
