@@ -21,7 +21,9 @@ WORDS = {
     "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.": "what an attack looks like",
     "No ED25519 host key is known for box and you have requested strict checking.": "is not known yet",
     "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures": "IdentitiesOnly",
-    "kex_exchange_identification: read: Connection reset by peer": "closed the connection",
+    "kex_exchange_identification: read: Connection reset by peer": "closed the connection before the login",
+    "banner exchange: Connection to 1.2.3.4 port 22: Broken pipe": "closed the connection before the login",
+    "Connection closed by 1.2.3.4 port 22": "closed the connection; try",
     "/home/a/.ssh/config: terminating, 1 bad configuration options": "terminating, 1 bad",
     "something ssh never said before": "ssh says 'something ssh never said before'",
     "": "without a word",
@@ -79,6 +81,7 @@ def test_a_configuration_file_of_the_options_takes_the_place_of_the_users() -> N
 
 def test_a_destination_can_be_no_option_of_ssh() -> None:
     argv = ssh_argv("/usr/bin/ssh", "-oProxyCommand=evil", "true", [], "/c", "/l", batch=True)
+    assert argv[-6:-3] == ["-T", "-e", "none"]  # of its flags ssh keeps the last
     assert argv[-3:] == ["--", "-oProxyCommand=evil", "true"]
     assert "BatchMode=yes" in argv
 

@@ -288,6 +288,8 @@ def explain(destination: str, error: Exception) -> TransportError:
         text = stream.TIMED_OUT
     elif isinstance(error, OSError) and not isinstance(error, ConnectionError):
         text = stream.NO_ROUTE
+    elif isinstance(error, SSHException) and "protocol banner" in str(error):
+        return stream.Dropped(stream.DROPPED.format(dest=destination))
     elif isinstance(error, (ConnectionError, EOFError)) or not str(error):
         text = stream.CLOSED
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from remoteio.submit.transport.job_control import JobControl, apart, end_group, 
 from remoteio.submit.transport.stream import (
     CONNECT_SECONDS,
     TAIL_BYTES,
+    OptionUnknown,
     Stream,
     TransportError,
     explain_ssh,
@@ -25,6 +27,21 @@ from remoteio.submit.transport.stream import (
 # Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
 # AEAD AES goes first where the CPU has AES instructions; nothing is removed from ssh's own list.
 _AES_FIRST = "Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com\n"
+# Whatever the user's configuration says: standard input and output are the link's, both ways, until it ends; nothing is
+# forwarded. What ssh has to say goes to a log of ours, where the cause of a failure is looked for.
+_FIXED = (
+    "ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no",
+    "PermitLocalCommand=no", "LogLevel=INFO",
+    "UpdateHostKeys=no",  # "ask" would do so in the middle of the job, which has the terminal then
+)  # fmt: skip
+# From OpenSSH 8.7 on; an older one knows them neither here nor in the user's configuration.
+_FIXED_NEW = ("StdinNull=no", "SessionType=default", "ForkAfterAuthentication=no")
+_ssh_is_old = threading.Event()  # it has said that it does not know them
+_UNKNOWN = re.compile(r"Bad configuration option: (%s)\b" % "|".join(s[: s.index("=")] for s in _FIXED_NEW), re.I)
+# Of ssh's flags those that take no value, and among them those with which it carries no command's input and output.
+_FLAGS = re.compile(r"-[46AaCfGgKkMNnqsTtVvXxYy]+")
+_NO_STREAM = frozenset("fGNnsV")
+_NO_STREAM_WITH_VALUE = ("-O", "-Q", "-W")
 # A socketpair carried 1 MiB messages through ssh at least as fast as pipes widened to 1 MiB, and faster with this.
 _SOCKET_BYTES = 1 << 20
 # ssh's only message on stderr that a person has to see while it waits (readpass.c, notify_start).
@@ -89,6 +106,9 @@ class ProcessStream(Stream):
             )
         if self._is_ssh and status in (None, 255):
             self._read_log()
+            if not _ssh_is_old.is_set() and _UNKNOWN.search(self._log + self.stderr_tail()):
+                _ssh_is_old.set()
+                return OptionUnknown(f"cannot reach {self.destination}: its ssh is older than OpenSSH 8.7; try again")
             return explain_ssh(self.destination, status, self._log, self.stderr_tail())
         said = last_line(self.stderr_tail()) or "no word"
         return TransportError(f"the process on {self.destination} ended with status {status}, its last word: {said}")
@@ -148,7 +168,8 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
     The user's configuration is in force: aliases, ProxyJump, agents, keys and ControlMaster work as with ssh itself.
     ``options`` are further arguments of ssh. Passwords are asked for on the terminal unless ``batch``.
     No signal to our process group reaches it, or what it starts: those are for the job, which hears of them over it.
-    Raises TransportError where there is no ``ssh``; what ssh finds out later is told by ``Stream.failure``.
+    Raises TransportError where there is no ``ssh``, and for options with which it carries no stream; what ssh finds out
+    later is told by ``Stream.failure``.
     """
     ssh = programs.find("ssh")
     if ssh is None:
@@ -157,6 +178,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
     log_fd = os.memfd_create("rexec-ssh-log")
     try:
         user_files, arguments = split_config_option(options)
+        _refuse_no_stream(destination, arguments)
         os.write(config_fd, ssh_config(user_files, has_aes()).encode())
         argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
         process, sock = _spawn(apart(argv), session=batch)
@@ -199,13 +221,25 @@ def ssh_config(user_files: Sequence[str], aes: bool) -> str:
 def ssh_argv(
     ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
 ) -> list[str]:
-    """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded."""
-    fixed = ["ForwardX11=no", "ForwardAgent=no", "ClearAllForwardings=yes", "RemoteCommand=none", "ControlMaster=no"]
-    fixed.append("UpdateHostKeys=no")  # "ask" would do so in the middle of the job, which has the terminal then
+    """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded.
+
+    Of settings ssh keeps the first it meets, of flags the last: so these go before the user's, and those after.
+    """
+    fixed = [*_FIXED, *(() if _ssh_is_old.is_set() else _FIXED_NEW)]
     if batch:
         fixed.append("BatchMode=yes")
     settings = [word for setting in fixed for word in ("-o", setting)]
-    return [ssh, "-T", "-e", "none", "-F", config, "-E", log, *settings, *options, "--", destination, command]
+    flags = ["-T", "-e", "none"]
+    return [ssh, "-F", config, "-E", log, *settings, *options, *flags, "--", destination, command]
+
+
+def _refuse_no_stream(destination: str, options: Sequence[str]) -> None:
+    for word in options:
+        if (_FLAGS.fullmatch(word) and _NO_STREAM & set(word)) or word.startswith(_NO_STREAM_WITH_VALUE):
+            raise TransportError(
+                f"cannot reach {destination} with the option {word} of ssh, which leaves a job no input or output; "
+                "take it out of `options` in hosts.toml"
+            )
 
 
 def _path_of(fd: int) -> str:

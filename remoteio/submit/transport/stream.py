@@ -18,6 +18,14 @@ class TransportError(RexecError):
     """No byte stream to the host could be had, or it broke: what failed, why, what to do."""
 
 
+class Dropped(TransportError):
+    """The host closed the connection before it asked who comes: it has too many just then, and another try may do."""
+
+
+class OptionUnknown(TransportError):
+    """The ssh here is older than an option that we give it, and is not given it again."""
+
+
 class Stream(ABC):
     """A byte stream to a process on ``destination``.
 
@@ -65,6 +73,10 @@ REFUSED = "cannot reach {dest}: it refused the connection; start sshd there, or 
 NO_ROUTE = "cannot reach {dest}: there is no route to it; check that it is up and the network is the right one"
 TIMED_OUT = "cannot reach {dest}: it did not answer in time; check that it is up and that no firewall is in between"
 CLOSED = "{dest} closed the connection; try `ssh {dest}`, and look at its sshd log"
+DROPPED = (
+    "{dest} closed the connection before the login, at each try; see there whether sshd runs, and whether it counts "
+    "too many (MaxStartups and PerSourcePenalties of sshd_config)"
+)
 
 # The first rule found in ssh's own words decides. The texts are those of OpenSSH's ssh.c, sshconnect.c,
 # sshconnect2.c, readconf.c and of strerror(3); {dest} is the destination as the user named it.
@@ -86,6 +98,11 @@ _RULES: tuple[tuple[str, str], ...] = (
         "cannot reach {dest}: ssh does not accept its configuration ({what}); correct it",
     ),
 )
+# Before the host has said what protocol it speaks: kex.c, sshconnect.c; the last is how older ones are called.
+_DROPPED = (
+    r"(?:kex|ssh)_exchange_identification: (?:read: |write: )?(?:Connection (?:closed|reset)|Broken pipe)"
+    r"|banner exchange: [^\n]*(?:Connection (?:closed|reset)|Broken pipe)"
+)
 _CLOSED = r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|kex_exchange_identification|Broken pipe"
 
 
@@ -101,6 +118,8 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
                 what = {name: printable(word, 300) for name, word in found.groupdict().items()}
                 return TransportError(text.format(dest=destination, **what) + where)
     last = last_line(words)
+    if re.search(_DROPPED, words) or re.search(_DROPPED, aside):
+        return Dropped(DROPPED.format(dest=destination))
     if re.search(_CLOSED, words):
         return TransportError(CLOSED.format(dest=destination))
     if last:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from remoteio.errors import RexecError
 from remoteio.submit.transport.ssh import open_host, open_local
-from remoteio.submit.transport.stream import Stream
-from shim.submit.hosts import bootstrap, config
+from remoteio.submit.transport.stream import Dropped, OptionUnknown, Stream
+from shim.submit.hosts import bootstrap, config, turns
 from shim.submit.hosts.config import Host
 
 AGENT = "shim.execute.main:main"
+# A host that drops connections before the login is tried again for so long: sshd's penalties take 15 s from when they
+# begin to tell (PerSourcePenalties, sshd_config(5)).
+_AGAIN_SECONDS = 25.0
+_LONGEST_PAUSE = 4.0
 
 
 def connect(
@@ -25,15 +31,42 @@ def connect(
     """Open a stream to ``host`` and start ``entry`` ("module:function") there, within ``deadline`` seconds.
 
     ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made.
+    Waits for its turn where many of this user's connect to one host, and tries again where it drops them all the same.
     Raises RexecError; then nothing is left open.
     """
+    until = time.monotonic() + deadline
+    pauses = _pauses(min(deadline, _AGAIN_SECONDS))
+    while True:
+        try:
+            with turns.turn(host.ssh, deadline / 2) if host.ssh is not None else nullcontext():
+                return _connect_once(host, entry, batch, until, meanwhile)
+        except OptionUnknown:
+            continue
+        except Dropped:
+            pause = next(pauses, None)
+            if pause is None:
+                raise
+            time.sleep(pause)
+
+
+def _pauses(most: float) -> Iterator[float]:
+    """Yield how long to wait before each further try, in seconds; by chance, for those dropped at once come at once."""
+    last, longest = time.monotonic() + most, 0.25
+    while (pause := random.uniform(0.4, 1.0) * longest) < last - time.monotonic():
+        yield pause
+        longest = min(2 * longest, _LONGEST_PAUSE)
+
+
+def _connect_once(
+    host: Host, entry: str, batch: bool, until: float, meanwhile: Callable[[], object]
+) -> tuple[Stream, bootstrap.Facts]:
     if host.ssh is None:
         stream = open_local(bootstrap.local_argv(host.python))
     else:
         stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
     try:
         meanwhile()
-        facts = bootstrap.start(stream, entry, deadline=deadline)
+        facts = bootstrap.start(stream, entry, deadline=until - time.monotonic())
         stream.settle()
     except BaseException:
         stream.close(done=True)
