@@ -84,6 +84,7 @@ class Mover:
         self.generation = self.image = 0
         self.anyway = False  # it is to run even where no image can be made
         self.given = b""  # of stdin, for ever
+        self.scratch: list[bytes] = []  # where it has private directories
         self.ended_input = False
 
     def spec(self, restore: bytes) -> JobSpec:
@@ -94,8 +95,8 @@ class Mover:
         env = [b"PATH=/usr/local/bin:/usr/bin:/bin", b"LC_ALL=C.UTF-8", b"TERM=vt100", b"HOME=" + os.fsencode(self.cwd)]
         return JobSpec(
             [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),
-            os.getgroups(), 0o022, b"submit", [], [], [] if self.tty else [0, 1, 2], TERMINAL if self.tty else [],
-            checkpoint,
+            os.getgroups(), 0o022, b"submit", [], self.scratch, [] if self.tty else [0, 1, 2],
+            TERMINAL if self.tty else [], checkpoint,
         )  # fmt: skip
 
     def place(self, host: str, image: int = 0) -> Placement:

@@ -431,3 +431,22 @@ def test_a_unix_socket_whose_name_was_removed(mover: Mover) -> None:
     (mover.dir / "go").touch()
     assert mover.ended(job) == "done", mover.verb("log", job)
     assert mover.path(job, "stdout").read_text() == "open\nb'sent' s False False\n"
+
+
+SCRATCH = "cd scratch; echo mine >f; chmod 400 f; echo x >/dev/shm/x; while [ ! -e ../go ]; do sleep .05; done; "
+
+
+@pytest.mark.parametrize("mover", ["mapped", "mapped by root"], indirect=True)
+def test_scratch_comes_along(mover: Mover) -> None:
+    """Its files are the job's user's, whichever id that is on the host."""
+    (mover.dir / "scratch").mkdir()
+    job = mover.submit(
+        "sh", "-c", SCRATCH + "cat f /dev/shm/x; stat -c '%u %a %n' . f /dev/shm/x",
+        options=("--scratch", str(mover.dir / "scratch")),
+    )  # fmt: skip
+    for _ in range(2):
+        mover.verb("vacate", job)
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done", mover.verb("log", job)
+    assert mover.path(job, "stdout").read_text() == "mine\nx\n1600 700 .\n1600 400 f\n1600 644 /dev/shm/x\n"
+    assert mover.job(job)["moves"] == 2

@@ -160,6 +160,9 @@ class Dumper:
         found = preflight.obstacles(tasks, apart)
         if tree.ask(messages.ASK_IPC) != b"0":
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
+        own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
+        if own:
+            found.append(own)
         if found:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
             raise DumpError("; ".join(found[:NAMED]) + more)
@@ -224,7 +227,7 @@ class Dumper:
     def _head(self, leave: bool, frozen_us: int) -> dict[str, object]:
         """Bring the streams to rest, as the tree stands still, and say what only this side knows of the image."""
         parts, tree = self._parts, self._parts.tree
-        tree.ask(messages.WRITE_BACK)
+        tree.ask(messages.WRITE_BACK, limit=None)
         streams = parts.streams.rest(leave)
         # Which process has which file open is asked for only where the job has locked one.
         locks: dict[str, object] = {}

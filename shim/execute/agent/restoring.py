@@ -121,7 +121,7 @@ class Restorer:
         lost = restore.fit_sockets(self._spool, keep_tcp)
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
-            tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds)
+            tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds, limit=None)
         finally:
             for fd in fds:
                 os.close(fd)

@@ -77,7 +77,7 @@ def run(
             status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
         else:
             ends = {k: fd for k, fd in stdio.items() if fd != slave}
-            tree.enter({**ends, -1: slave} if slave >= 0 else ends)
+            tree.enter({**ends, -1: slave} if slave >= 0 else ends, [os.fsdecode(path) for path in spec.scratch])
             if spec.checkpoint is not None and spec.checkpoint.restore:
                 ends = {}
             else:

@@ -71,6 +71,7 @@ TREE_STOPPED = Message("TREE_STOPPED", b"z", INIT, AGENT, "pids that had stood s
 TREE_CONTINUED = Message("TREE_CONTINUED", b"w", INIT, AGENT, "")
 WRITTEN = Message("WRITTEN", b"y", INIT, AGENT, "")
 IPC = Message("IPC", b"i", INIT, AGENT, "1: there is some, 0: there is none")
+OWN_FILES = Message("OWN_FILES", b"o", INIT, AGENT, "empty, or a sentence: why they cannot be saved")
 OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
 DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
 RESTORING = Message("RESTORING", b"r", INIT, AGENT, "")
@@ -81,8 +82,9 @@ SUSPEND = Message("SUSPEND", b"T", AGENT, INIT, "")  # ^Z was typed: stop what i
 GOES_ON = Message("GOES_ON", b"G", AGENT, INIT, "pid of the restored tree's root, space, its last pid")  # STARTED comes
 STOP_TREE = Message("STOP_TREE", b"Z", AGENT, INIT, "", answer=TREE_STOPPED)  # even while criu holds it
 CONTINUE_TREE = Message("CONTINUE_TREE", b"W", AGENT, INIT, "pids that are to stand still", answer=TREE_CONTINUED)
-WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # what shared mappings hold, to home
+WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # mappings, to home; own files, to the image
 ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)  # System V's
+ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root", answer=OWN_FILES)  # private_files.py
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
 DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
 RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's number of each end that the job had", 4, RESTORING)
@@ -91,8 +93,9 @@ RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's number of each end
 TABLE = (
     MOUNTED, KEEPER_FAILED, BUILD,
     TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
-    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OPEN_FILES, DUMPING, RESTORING,
-    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, LIST_OPEN_FILES, DUMP, RESTORE,
+    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, OPEN_FILES, DUMPING, RESTORING,
+    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, LIST_OPEN_FILES, DUMP,
+    RESTORE,
 )  # fmt: skip
 ANSWERS = (*(message.answer for message in TABLE if message.answer is not None), FAULT)
 _KNOWN = {(message.sender, message.receiver, message.letter): message for message in TABLE}

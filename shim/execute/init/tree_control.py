@@ -37,6 +37,7 @@ from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import JOB_PIDS, some_pid
 from shim.execute.init.open_handles import handles
+from shim.execute.init.own_files import OwnFiles
 from shim.execute.init.process_tree import ProcessTree
 
 # criu's own pids, which must not be among those that it restores: below 300, where a count that has come to its end
@@ -65,11 +66,13 @@ class TreeControl:
         self._ends: dict[int, int] = {}
         self._ended: dict[int, int] = {}  # wait status of what ended while the tree was being restored
 
-    def enter(self, ends: dict[int, int]) -> None:
-        """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal."""
+    def enter(self, ends: dict[int, int], scratch: list[str]) -> None:
+        """The root has been entered. `ends`: the job's end of each pipe, and -1: its terminal; `scratch`: directories
+        that are the job's own here, as /dev and /dev/shm are."""
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._tree = ProcessTree(self._proc)
         self._root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._own_files = OwnFiles(scratch, self._proc)
         self._ends = ends
         self._number(some_pid())
 
@@ -103,11 +106,15 @@ class TreeControl:
     def _write_back(self, rest: bytes, fds: list[int]) -> bytes:
         syncfs(self._root)
         if self._images >= 0:  # or criu has been killed: that was when they were handed over
+            self._own_files.save(self._images)
             self._hand_over()
         return b""
 
     def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
         return b"%d" % any(map(self._in_use, ("shm", "sem", "msg")))
+
+    def _ask_own_files(self, rest: bytes, fds: list[int]) -> bytes:
+        return self._own_files.obstacle(self._tree.living(), bool(rest)).encode("utf-8", "backslashreplace")
 
     def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
         os.write(fds[0], json.dumps(handles(self._proc, self._root, self._tree.living())).encode())
@@ -119,11 +126,13 @@ class TreeControl:
 
     def _dump(self, rest: bytes, fds: list[int]) -> bytes:
         self._stood = self._tree.standing()
+        self._own_files.criu_begins(self._tree.living())
         self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
         return b"%d" % self.job
 
     def _restore(self, rest: bytes, fds: list[int]) -> bytes:
         asked = json.loads(rest)
+        self._own_files.restore(fds[DESCRIPTORS.index(criu.IMAGES_FD)])
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
         self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
@@ -146,6 +155,7 @@ class TreeControl:
             self._tree.criu = 0
             why = b""
             try:
+                self._own_files.criu_has_ended()
                 self._hand_over()
             except OSError as e:
                 why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
@@ -216,6 +226,7 @@ _ACTIONS = {
     messages.CONTINUE_TREE: TreeControl._continue_tree,
     messages.WRITE_BACK: TreeControl._write_back,
     messages.ASK_IPC: TreeControl._ask_ipc,
+    messages.ASK_OWN_FILES: TreeControl._ask_own_files,
     messages.LIST_OPEN_FILES: TreeControl._list_open_files,
     messages.SUSPEND: TreeControl._suspend,
     messages.DUMP: TreeControl._dump,
