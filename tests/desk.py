@@ -111,8 +111,22 @@ def cut(name: str) -> None:
     call(["ip", "-n", HOSTS[name].link, "link", "set", "eth0", "down"])
 
 
+def silence(name: str) -> None:
+    """Have each end's packets for the other lost on the way, of which neither is told anything, until `heal`."""
+    for where, address, device in _ways(HOSTS[name]):
+        nobody = ["lladdr", "02:00:00:00:00:01", "nud", "permanent"]
+        call(["ip", *where, "neighbour", "replace", address, "dev", device, *nobody])
+
+
 def heal(name: str) -> None:
     call(["ip", "-n", HOSTS[name].link, "link", "set", "eth0", "up"])
+    for where, _, device in _ways(HOSTS[name]):
+        call(["ip", *where, "neighbour", "flush", "dev", device, "nud", "permanent"])
+
+
+def _ways(host: Host) -> tuple[tuple[list[str], str, str], ...]:
+    """For ip(8): from here to the host, and back: in which network, to what address, by which device."""
+    return ([], host.address, host.link), (["-n", host.link], host.gateway, "eth0")
 
 
 def dev_fuse(name: str, *, present: bool) -> None:

@@ -168,11 +168,11 @@ class HostSession:
     def release(self) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
 
-        A request that is still inside a system call after lease.HOME seconds keeps them open.
+        A request that is still inside a system call after lease.RELEASE seconds keeps them open.
         """
         if self.export is not None:
             self.export.locks.end()
-            if self._threads.rest(lease.HOME):
+            if self._threads.rest(lease.RELEASE):
                 self.export.inodes.close_all()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes

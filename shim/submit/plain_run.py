@@ -128,7 +128,7 @@ class PlainRun:
             self._server.join()
         self.session.release()
         for done in [sink.done for sink in self._sinks.values()] + ([self._stdin.done] if self._stdin else []):
-            done.wait(lease.HOME)
+            done.wait(lease.RELEASE)
         self.wakeup.close()
 
     def tell(self, event: Callable[[], None]) -> None:

@@ -2,7 +2,11 @@
 
 Both ends send PING every PULSE, and anything at all that comes is a sign of life. The figures rest on one another:
 
-* the host gives up first: after AGENT of silence, a few pulses, the agent ends itself, and with it the job and its
+* a silence of the network of up to SILENCE is no end. The last sign may have come a PULSE before it. And TCP sends
+  again what was lost after a time that it doubles with each try (RFC 6298, 5.5; Linux begins with 0.2 s and the round
+  trip): a try that was lost just before the network came back is made again as long after it as the silence lasted.
+  Neither end can have that sooner: the socket is ssh's. So nothing may be heard for PULSE + 2 * SILENCE + FIRST_TRY;
+* the host gives up first: after AGENT of silence, more than that, the agent ends itself, and with it the job and its
   mounts;
 * so when home gives up a silent host, after HOME, nothing runs there any more, if what is sent here does not arrive
   there either. It is more than AGENT and a PULSE: the last sign that either had of the other may be a pulse apart;
@@ -17,11 +21,20 @@ from __future__ import annotations
 PULSE = 1.0
 """Between two signs of life of one's own."""
 
-AGENT = 4.0
+SILENCE = 3.6
+"""Of the network, after which a job goes on as if there had been none."""
+
+FIRST_TRY = 0.5
+"""Until TCP sends for the second time what was not acknowledged: 0.2 s, and a round trip of a far host."""
+
+AGENT = 9.0
 """The agent on a host, without a sign of life from home."""
 
-HOME = 6.0
+HOME = 11.0
 """The submit side, without a sign of life from the host."""
 
-LOST = 5.0
+LOST = 10.0
 """The supervisor of a job, after the end of the link to the host that ran it, before it runs the job elsewhere."""
+
+RELEASE = 6.0
+"""The end of a run, for a reader or a system call here that holds up what is left to do."""

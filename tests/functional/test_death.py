@@ -1,4 +1,7 @@
-"""Whatever dies, whenever: within five seconds nothing of the job is left on the execute host, nor here."""
+"""Whatever dies, whenever: within five seconds nothing of the job is left on the execute host, nor here.
+
+Of a network that is silent, and no more: once the leases are over (shim/wire/lease.py).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from types import ModuleType
 import psutil
 import pytest
 
+from shim.wire import lease
 from tests.program import Combo, Rexec
 from tests.until import until
 
@@ -110,6 +114,29 @@ def test_rexec_killed_while_it_starts(combo: Combo, delay: float, nothing_left: 
         process.wait(10)
 
 
+@pytest.mark.long(lambda **_: True)  # that nothing TCP needs is longer than the leases is in test_lease.py
+@pytest.mark.parametrize("seconds", [2.0, 2.8, lease.SILENCE])
+def test_a_silence_of_the_network_is_no_end(
+    rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path], seconds: float
+) -> None:
+    """What TCP sends again comes long after the network is back: it has doubled the time between its tries by then."""
+    combo = Combo(rexec, as_user="rexecuser", on="beta-alice", dir=place("rexecuser"))
+    processes = []
+    for _ in range(10):  # each at another moment of the pulse
+        processes.append(combo.popen(["sh", "-c", "echo up; while [ ! -e end ]; do sleep .1; done; echo done"]))
+        time.sleep(0.1)
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+    desk_alone.silence("beta")
+    time.sleep(seconds)
+    desk_alone.heal("beta")
+    time.sleep(lease.HOME)  # whoever gives up has done so
+    (combo.dir / "end").touch()
+    assert [process.communicate(timeout=10) for process in processes] == [(b"done\n", b"")] * len(processes)
+
+
+@pytest.mark.long(lambda on, **_: on == "beta")
 @pytest.mark.parametrize("on, job", [("beta", "idle"), ("beta-alice", "busy")])
 def test_cable_pulled(
     rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path], on: str, job: str, nothing_left: Check
@@ -119,20 +146,21 @@ def test_cable_pulled(
         process = started(combo, JOBS[job])
         began = time.monotonic()
         desk_alone.cut("beta")
-        until(lambda: not seen(on, desk_alone), "the job is gone from a host nobody hears", within=5.5)
-        assert process.wait(12) == 125
-        assert 5 < time.monotonic() - began < 10
+        until(lambda: not seen(on, desk_alone), "the job is gone from a host nobody hears", within=lease.AGENT + 1.5)
+        assert process.wait(lease.HOME) == 125
+        assert lease.HOME - lease.PULSE < time.monotonic() - began < lease.HOME + 4
         err = process.communicate()[1]
-        assert err.startswith(b"rexec: beta has not been heard of for 6 s")
+        assert err.startswith(b"rexec: beta has not been heard of for 11 s")
         assert err.count(b"\n") == 1
         desk_alone.heal("beta")
 
 
+@pytest.mark.long(lambda **_: True)  # to who is here a cable that is pulled is the same
 def test_power_cut(rexec: Rexec, desk_alone: ModuleType, place: Callable[[str], Path]) -> None:
     combo = Combo(rexec, as_user="rexecuser", on="beta-alice", dir=place("rexecuser"))
     process = started(combo, "sleep 1000")
     desk_alone.power_off("beta")
-    assert process.wait(12) == 125
+    assert process.wait(2 * lease.HOME) == 125
     assert process.communicate()[1].startswith(b"rexec: ")
     desk_alone.power_on("beta")
 

@@ -17,6 +17,7 @@ import pytest
 
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.store import Store
+from shim.wire import lease
 from tests.program import Argument, Rexec
 from tests.screen import Screen
 from tests.until import until
@@ -279,7 +280,7 @@ def test_ctrl_z_and_fg_before_and_after_a_move(mover: Mover, option: str) -> Non
         job = "sh -c 'while :; do sleep 0.2; echo tick >&2; done'"
         before = screen.settings()
         screen.type(f"env {settings} {mover.rexec.path} -q --checkpoint {option} --on {on} --owner none {job}")
-        for pause in (6, 0) if option == "--tty" else (0,):  # longer than any lease; after a move
+        for pause in (lease.AGENT + 1, 0) if option == "--tty" else (0,):  # longer than the host waits; after a move
             screen.wait("^tick$", within=30)
             screen.key("C-z")
             screen.wait("Stopped")

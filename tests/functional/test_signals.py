@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shim.wire import lease
 from tests.program import Combo, as_login
 from tests.until import until
 
@@ -87,7 +88,7 @@ def test_stopped_and_continued(combo: Combo) -> None:
         os.set_blocking(process.stdout.fileno(), False)
         while process.stdout.read():
             pass
-        time.sleep(6)  # longer than any lease: a stopped job is not a lost one
+        time.sleep(lease.AGENT + 1)  # longer than the host waits: a stopped job is not a lost one
         assert not process.stdout.read()
         os.set_blocking(process.stdout.fileno(), True)
         process.send_signal(signal.SIGCONT)
