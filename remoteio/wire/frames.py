@@ -35,7 +35,11 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "of LOOKUP and OPENDIR: u8 whether it is all of the directory, then struct fuse_direntplus each",
     ),
     START: ("START", "submit", "the job: fields of shim/wire/job_spec.py"),
-    HELLO: ("HELLO", "execute", "fields host, time (ns since the epoch), uids, gids (mapped ranges; none: all)"),
+    HELLO: (
+        "HELLO",
+        "execute",
+        "fields host, time (ns since the epoch), uids, gids (mapped ranges; none: all), network, resolver",
+    ),
     STARTED: ("STARTED", "execute", "empty: the job's first instruction is next"),
     EXIT: ("EXIT", "execute", "u32 wait status of the job, as waitpid(2) gives it; all its writes are done"),
     FAIL: ("FAIL", "execute", "u32 exit status for rexec, then a sentence in UTF-8"),

@@ -13,7 +13,7 @@ from remoteio.printable import printable
 from remoteio.wire import frames
 from remoteio.wire.link import Window
 from shim.submit.shapes import NATURAL, ShapeError, decoded, number, one_of, table, text, whole
-from shim.wire import job_messages
+from shim.wire import job_messages, network
 
 _EXECUTE = frozenset(kind for kind, (_, sender, _) in frames.KINDS.items() if sender != "submit")
 _UNGREETED = frozenset((frames.HELLO, frames.FAIL, frames.PING, frames.NEWS))
@@ -52,13 +52,18 @@ _NEWS = table(
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who the host is: its own name, its clock (ns since 1970), the ids mapped there, and those that the job sees."""
+    """Who the host is: its own name, its clock (ns since 1970), the ids mapped there, and those that the job sees.
+
+    `network`, `resolver`: which network it is in, and its resolv.conf, if any, as shim/wire/network.py has them.
+    """
 
     host: str
     time_ns: int
     uids: list[tuple[int, int]]
     gids: list[tuple[int, int]]
     shown: tuple[int, int] | None
+    network: bytes = b""
+    resolver: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +95,17 @@ def hello(payload: bytes | memoryview) -> Hello:
     shown = [_decimal(item, "an id shown") for item in fields.get("shown", [])]
     if len(shown) not in (0, 2):
         raise ShapeError(f"HELLO has {len(shown)} ids shown, not none or two")
+    where, resolver = fields.get("network", []), fields.get("resolver", [])
+    if len(where) > 1 or len(resolver) > 1 or any(len(item) > network.LARGEST for item in where + resolver):
+        raise ShapeError("HELLO has more than one network or resolv.conf, or a longer one than there is")
     return Hello(
         printable(fields["host"][0].decode("utf-8", "surrogateescape"), 255) or "the host",
         _decimal(fields["time"][0], "the time", NATURAL),
         [_range(item) for item in fields["uids"]],
         [_range(item) for item in fields["gids"]],
         (shown[0], shown[1]) if shown else None,
+        b"".join(where),
+        resolver[0] if resolver else None,
     )
 
 

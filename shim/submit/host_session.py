@@ -22,7 +22,7 @@ from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import LeaderFollowers
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
-from shim.submit import host_frames, protect
+from shim.submit import host_frames, names, protect
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
@@ -174,6 +174,7 @@ class HostSession:
             self.export.locks.end()
             if self._threads.rest(lease.RELEASE):
                 self.export.inodes.close_all()
+                self.export.instead.close()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
 
@@ -217,6 +218,7 @@ class HostSession:
             ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
             record=self._record,
             confinement=protect.confinement(),
+            instead={**names.of_users(spec), **names.of_network(spec, hello.network, hello.resolver)},
         )
         self._handler.greeted(hello)
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.desk_boot import mount
 from tests.program import Combo, as_login
+from tests.reachable import Copy
 
 pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "user-root", "local-root"))
 
@@ -74,6 +81,82 @@ def test_the_host_s_own(combo: Combo, desk: ModuleType) -> None:
     assert processes <= 4  # init, the shell and what it just ran: nothing of the host's
     if combo.on != "local":
         assert "eth0" in rest
+
+
+IN_ETC = """
+import os, socket, sys
+with socket.socket() as own:
+    own.bind((socket.gethostname(), 0))
+print(socket.gethostbyname("printer"), socket.gethostbyname(socket.gethostname()))
+print(open("/etc/resolv.conf").read().strip())
+for name in ("hosts", "resolv.conf"):
+    found = next(entry for entry in os.scandir("/etc") if entry.name == name)
+    st = os.stat("/etc/" + name)
+    print(st.st_nlink, found.is_file(follow_symlinks=False), found.inode() == st.st_ino, end=" ")
+    try:
+        open("/etc/" + name, "a").close()
+    except OSError as e:
+        print(e.strerror)
+os.stat("/etc/passwd")
+"""
+
+
+@pytest.mark.where(lambda combo: combo != "local-root")
+def test_names_are_found_as_in_the_host_s_network(combo: Combo, desk: ModuleType, tmp_path: Path) -> None:
+    """The home's own address, and its 127.0.0.53, are nothing there; what else its hosts file names is as here."""
+    texts = {
+        "hosts": f"127.0.0.1 localhost\n192.0.2.7 {socket.gethostname()}\n192.0.2.8 printer\n",
+        "resolv.conf": "nameserver 127.0.0.53\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o644)
+    with shown(tmp_path / "hosts"), shown(tmp_path / "resolv.conf"):
+        put = "echo nameserver 198.18.1.53 >/run/names; mount --bind /run/names /etc/resolv.conf"
+        desk.run("alpha", ["sh", "-c", put])
+        try:
+            done = combo.run([sys.executable, "-c", IN_ETC])
+        finally:
+            desk.run("alpha", ["sh", "-c", "umount /etc/resolv.conf; rm /run/names"])
+    assert done.stdout.decode().splitlines() == [
+        "192.0.2.8 127.0.1.1", "nameserver 198.18.1.53", *["1 True True Read-only file system"] * 2
+    ], done.stderr.decode()  # fmt: skip
+
+
+@contextmanager
+def shown(file: Path) -> Iterator[None]:
+    """Have the file in place of that of its name in /etc, for this run of the tests."""
+    at = os.path.realpath(f"/etc/{file.name}")
+    mount("--bind", str(file), at)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+ASKED = """
+import grp, pwd, sys
+pwd.getpwuid = lambda uid: pwd.struct_passwd(("zoe", "*", uid, uid + 1, "", "/tmp", "/bin/sh"))
+grp.getgrgid = lambda gid: grp.struct_group(("staff%d" % gid, "*", gid, []))
+from shim.cli.main import main
+sys.argv[0] = "rexec"
+main()
+"""
+
+
+@pytest.mark.where(lambda combo: combo == "user-alice")
+def test_a_user_that_only_a_server_knows_has_its_name_in_the_job(combo: Combo, reached: Copy) -> None:
+    """As with sssd, whose socket leads out of the job to nobody: who it is was asked at home."""
+    at = combo.dir / "home"
+    at.mkdir()
+    os.chown(at, 54321, 54322)
+    combo.dir.chmod(0o755)
+    argv = [reached.python, "-c", ASKED, "--on", "local", "sh", "-c", "id -un; id -gn"]
+    done = subprocess.run(
+        argv, user=54321, group=54322, extra_groups=[54322], capture_output=True, text=True, cwd=at,
+        env={"HOME": str(at), "PATH": os.environ["PATH"]}, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("zoe\nstaff54322\n", "")
 
 
 def test_options_set_directory_and_variables(combo: Combo) -> None:

@@ -33,7 +33,7 @@ class Attributes(ExportBase):
         finally:
             if not own:
                 os.close(fd)
-        node.nameless = not st.st_nlink
+        node.nameless = self._nameless(st)
         fields[4], fields[5] = self.ids.of(st)
         fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))

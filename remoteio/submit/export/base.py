@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.instead import Instead
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
 from remoteio.submit.export.nodes import Node
@@ -33,13 +35,21 @@ class Place:
 class ExportBase:
     """Holds the tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
 
-    def __init__(self, ids: ShownIds, root: str, record: WrittenFiles | None, confinement: Confinement | None) -> None:
+    def __init__(
+        self,
+        ids: ShownIds,
+        root: str,
+        record: WrittenFiles | None,
+        confinement: Confinement | None,
+        instead: Mapping[bytes, bytes],
+    ) -> None:
         self.ids = ids
+        self.instead = Instead(instead)
         self._umask = own_umask()
         self.inodes = Inodes(root, confinement=confinement)
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
-        self.listings = Listings(self.inodes, self._entry)
+        self.listings = Listings(self.inodes, self.instead, self._entry)
         self._root_user = os.geteuid() == 0
 
     def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:
@@ -55,8 +65,13 @@ class ExportBase:
         return abi.ATTR.pack(
             self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
-            c % 1000000000, st.st_mode, st.st_nlink, uid, gid, st.st_rdev & 0xFFFFFFFF, st.st_blksize & 0xFFFFFFFF, 0,
+            c % 1000000000, st.st_mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
+            st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
+
+    def _nameless(self, st: os.stat_result) -> bool:
+        """Has the file lost its last name, or never had one? What is shown instead of a file has that file's."""
+        return not st.st_nlink and st.st_dev != self.instead.device
 
     def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
         node = self.inodes.found(parent, name, st)
@@ -96,7 +111,7 @@ class ExportBase:
 
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
-        node.ctime, node.nameless = st.st_ctime_ns, not st.st_nlink
+        node.ctime, node.nameless = st.st_ctime_ns, self._nameless(st)
         return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from remoteio.submit.export.attributes import Attributes
@@ -43,13 +43,19 @@ class Export(Names, Attributes, OpenFiles):
     """Serves the tree at `root` with the rights of this process."""
 
     def __init__(
-        self, ids: ShownIds, root: str = "/", record: WrittenFiles | None = None, confinement: Confinement | None = None
+        self,
+        ids: ShownIds,
+        root: str = "/",
+        record: WrittenFiles | None = None,
+        confinement: Confinement | None = None,
+        instead: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """`record`, if given, is told of every file that is opened for writing, or truncated.
 
         `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
+        `instead`: by name, the contents that files of /etc are shown with.
         """
-        super().__init__(ids, root, record, confinement)
+        super().__init__(ids, root, record, confinement, instead or {})
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
             abi.CHANGES_OPEN: self._change_open,

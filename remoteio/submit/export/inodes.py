@@ -90,6 +90,20 @@ class Inodes:
             node.lookups += 1
             return node
 
+    def shown_instead(self, parent: Node, name: bytes, fd: int) -> Node:
+        """Return the node of what is open as `fd`, shown as `name` in `parent`, and count one lookup."""
+        st = os.fstat(fd)
+        with self.lock:
+            node = self._by_key.get((st.st_dev, st.st_ino))
+            if node is None:
+                node = Node(self._next, st, parent, name, confine.UNCHANGED)
+                node.fd = os.dup(fd)
+                self._next += 1
+                self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
+            node.parent = parent
+            node.lookups += 1
+            return node
+
     # what may be done
 
     def _rights(self, parent: Node, name: bytes, st: Stat) -> Rights:

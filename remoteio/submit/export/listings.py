@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from remoteio.submit.export.confine import HIDDEN
 from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.instead import Instead
 from remoteio.submit.export.nodes import Handle, Node
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_ENTRIES
@@ -19,10 +20,13 @@ Found = tuple[bytes, int, int]  # name, inode number as the job sees it, d_type
 
 
 class Listings:
-    """Lists the directories of `inodes`; `entry` makes struct fuse_entry_out with attributes, and counts a lookup."""
+    """Lists the directories of `inodes`, with what is shown `instead` of files.
 
-    def __init__(self, inodes: Inodes, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
-        self._inodes, self._entry = inodes, entry
+    `entry` makes struct fuse_entry_out with attributes, and counts a lookup.
+    """
+
+    def __init__(self, inodes: Inodes, instead: Instead, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
+        self._inodes, self._instead, self._entry = inodes, instead, entry
 
     def _found(self, node: Node, fd: int) -> list[Found]:
         number, here, above = self._inodes.number, os.fstat(fd), node.parent or self._inodes.top
@@ -35,6 +39,9 @@ class Listings:
         with os.scandir(fd) as listing:
             shown = listing if not hidden else (e for e in listing if e.inode() not in hidden)
             found += [(os.fsencode(e.name), number(dev, e.inode()), _dtype(e)) for e in shown]
+        for name in self._instead.names(node):
+            st = os.fstat(self._instead.descriptor(name))
+            found = [entry for entry in found if entry[0] != name] + [(name, number(st.st_dev, st.st_ino), 8)]
         if beneath:
             found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN]
         return found
@@ -61,14 +68,14 @@ class Listings:
 
     def _plus(self, node: Node, fd: int, found: list[Found], offset: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
-        used = 0
+        used, instead = 0, self._instead.names(node)
         for k in range(offset, len(found)):
             name, ino, kind = found[k]
             need = _PLUS + len(name) + 7 & ~7
             if used + need > size:
                 return b"".join(out), False
             entry = _UNKNOWN
-            if k >= 2:
+            if k >= 2 and name not in instead:
                 try:
                     st = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = self._entry(node, name, st), self._inodes.number(st.st_dev, st.st_ino)

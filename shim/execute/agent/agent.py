@@ -21,7 +21,7 @@ from shim.execute.agent.job_streams import JobStreams
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import lease
+from shim.wire import lease, network
 
 
 def next_word(init: socket.socket) -> tuple[Message | None, bytes, list[int]]:
@@ -86,7 +86,7 @@ class Agent:
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
-        sandbox, link = self.sandbox, self.link
+        sandbox, link, resolver = self.sandbox, self.link, network.resolver()
         link.send(
             frames.HELLO,
             frames.pack_fields(
@@ -96,6 +96,8 @@ class Agent:
                     "uids": sandbox.plan.ranges(sandbox.plan.uids),
                     "gids": sandbox.plan.ranges(sandbox.plan.gids),
                     "shown": [b"%d" % n for n in sandbox.shown],
+                    "network": [network.name()],
+                    "resolver": [] if resolver is None else [resolver],
                 }
             ),
         )

@@ -1,0 +1,44 @@
+"""What the job finds in place of files of /etc that are right on this machine only: its contents alone, never a name.
+
+The name stays this machine's: to remove, replace or move it is done to the file that is here, whatever may be done to
+that. What is shown under it is in memory, for the length of a session, and can be read only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+
+from remoteio.submit.export.nodes import Node
+
+_DIRECTORY = b"etc"  # of the root
+
+
+class Instead:
+    """Holds `contents`, by the names in /etc that are to lead to them, each in a file of its own (memfd_create(2))."""
+
+    def __init__(self, contents: Mapping[bytes, bytes]) -> None:
+        self._files: dict[bytes, int] = {}
+        self.device = -1  # st_dev of them all, and of nothing that has a name
+        for name, content in contents.items():
+            fd = os.memfd_create(os.fsdecode(name))
+            self._files[name] = fd
+            with open(fd, "wb", closefd=False) as file:
+                file.write(content)
+            os.fchmod(fd, 0o644)
+            self.device = os.fstat(fd).st_dev
+
+    def names(self, directory: Node) -> Collection[bytes]:
+        """Return the names in that directory which lead to what is held here."""
+        above = directory.parent
+        return self._files if directory.name == _DIRECTORY and above is not None and above.parent is None else ()
+
+    def descriptor(self, name: bytes) -> int:
+        """Return the descriptor of what has that name, one of ``names``."""
+        return self._files[name]
+
+    def close(self) -> None:
+        """Let go of the contents; nodes that the kernel knows still have descriptors of their own."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
