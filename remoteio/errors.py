@@ -21,7 +21,7 @@ class HostMisbehaves(RexecError):
 
 
 def named(error: BaseException) -> str:
-    """An exception in one line: its kind, where in rexec it was raised, and what it says."""
+    """Tell of an exception in one line: its kind, where in rexec it was raised, and what it says."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next

@@ -40,7 +40,7 @@ class Inotify:
         return watch
 
     def read(self) -> list[tuple[int, int, str]]:
-        """The events there are, as (watch, mask, name in the directory); [] if none."""
+        """Return the events there are, as (watch, mask, name in the directory); [] if none."""
         try:
             data = os.read(self._fd, 65536)
         except BlockingIOError:

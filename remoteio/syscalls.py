@@ -23,7 +23,7 @@ _STATFS = struct.Struct("=IIQ" if os.uname().machine == "s390x" else "=QQQ")  # 
 
 
 def check(result: int, what: str) -> int:
-    """`result`, or OSError with the errno libc left, `what` naming the call."""
+    """Return `result`, or raise OSError with the errno libc left, `what` naming the call."""
     if result < 0:
         e = ctypes.get_errno()
         raise OSError(e, f"{what}: {os.strerror(e)}")
@@ -43,7 +43,7 @@ def fill(sock: int, room: memoryview) -> int:
 
 
 def fork_as(pid: int) -> int:
-    """fork(2) for a process of one thread, the child's number chosen: clone3(2) with set_tid, Linux 5.5.
+    """Fork a process of one thread, the child's number chosen: clone3(2) with set_tid, Linux 5.5.
 
     Raises EEXIST if the number is taken, EPERM without CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE over the pid namespace.
     """
@@ -62,29 +62,29 @@ def same_memory(one: int, other: int) -> bool:
 
 
 def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """utimensat(2): (seconds, nanoseconds) each, the nanoseconds possibly UTIME_NOW or UTIME_OMIT."""
+    """Set a file's times, utimensat(2): (seconds, nanoseconds) each, the latter possibly UTIME_NOW or UTIME_OMIT."""
     check(libc.utimensat(AT_FDCWD, os.fsencode(path), struct.pack("=qqqq", *atime, *mtime), 0), "utimensat")
 
 
 def renameat2(olddir: int, old: bytes, newdir: int, new: bytes, flags: int) -> None:
-    """renameat2(2): flags NOREPLACE 1, EXCHANGE 2."""
+    """Rename, renameat2(2): flags NOREPLACE 1, EXCHANGE 2."""
     check(libc.renameat2(olddir, old, newdir, new, flags), "renameat2")
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2), with its modes (keep size, punch hole, zero range, collapse, insert)."""
+    """Call fallocate(2), with its modes (keep size, punch hole, zero range, collapse, insert)."""
     check(libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)), "fallocate")
 
 
 def statx(fd: int, mask: int) -> tuple[int, ...]:
-    """statx(2) of an open descriptor: the fields of ``struct statx`` in the kernel's order (``fuse_statx``'s too)."""
+    """Return by statx(2) the fields of ``struct statx`` in the kernel's order (``fuse_statx``'s too)."""
     buffer = ctypes.create_string_buffer(STATX.size)
     check(libc.statx(fd, b"", AT_EMPTY_PATH, mask, buffer), "statx")
     return STATX.unpack(buffer.raw)
 
 
 def fstatfs(fd: int) -> tuple[int, int]:
-    """fstatfs(2): f_type, whose values are in linux/magic.h, and f_blocks."""
+    """Return by fstatfs(2) f_type, whose values are in linux/magic.h, and f_blocks."""
     buffer = ctypes.create_string_buffer(256)
     check(libc.fstatfs(fd, buffer), "fstatfs")
     kind, _, blocks = _STATFS.unpack_from(buffer.raw)
@@ -92,5 +92,5 @@ def fstatfs(fd: int) -> tuple[int, int]:
 
 
 def syncfs(fd: int) -> None:
-    """syncfs(2): everything written to that filesystem is on its way no more when this returns."""
+    """Write back everything of that filesystem before this returns: syncfs(2)."""
     check(libc.syncfs(fd), "syncfs")

@@ -85,7 +85,7 @@ class JobDirectory:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Alone among writers; takes in what a dead writer left. Raises StoreBusy, OSError."""
+        """Be alone among writers; take in what a dead writer left. Raises StoreBusy, OSError."""
         deadline = time.monotonic() + self._patience
         with ExitStack() as held:
             while True:

@@ -36,7 +36,7 @@ class KnownChunks:
         self._put.add(digest)
 
     def has(self, digest: bytes) -> bool:
-        """Whether the chunk is stored, or has been put."""
+        """Tell whether the chunk is stored, or has been put."""
         if digest == ZERO or digest in self._put:
             return True
         if digest not in self._reader:
@@ -62,7 +62,7 @@ class KnownChunks:
             self._forgotten.add(digest)
 
     def forgotten(self, digest: bytes) -> bool:
-        """Whether the chunk is to be stored whole: as a patch it might refer to what is damaged."""
+        """Tell whether the chunk is to be stored whole: as a patch it might refer to what is damaged."""
         return digest in self._forgotten
 
     def damaged(self, files: Sequence[ImageFile]) -> list[bytes]:

@@ -58,7 +58,7 @@ class _Comparing:
         self._turn = 0
 
     def pays(self) -> bool:
-        """Whether the pages of the next chunk are to be compared."""
+        """Tell whether the pages of the next chunk are to be compared."""
         self._turn += 1
         return self._saved > 0.25 or self._turn % 8 == 0
 

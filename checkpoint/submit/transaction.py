@@ -137,7 +137,7 @@ class Transaction:
             return self._known.damaged(files)
 
     def has(self, digest: bytes) -> bool:
-        """Whether the chunk is stored, or has been put."""
+        """Tell whether the chunk is stored, or has been put."""
         try:
             return self._known.has(digest)
         except OSError as error:  # not by _on_disk: nothing is written, and this is asked of each chunk

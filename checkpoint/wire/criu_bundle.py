@@ -51,7 +51,7 @@ def directory(cache: str, wanted: str) -> str:
 
 
 def present(cache: str, wanted: str) -> bool:
-    """Whether the bundle is unpacked there, by this user. It gets its name only when it is whole."""
+    """Tell whether the bundle is unpacked there, by this user. It gets its name only when it is whole."""
     try:
         st = os.lstat(directory(cache, wanted))
     except FileNotFoundError:

@@ -54,7 +54,7 @@ def make_private() -> None:
 
 
 def read_further_ahead(where: str) -> None:
-    """As root: let the kernel read READ_AHEAD bytes ahead on the mount at `where`; its own limit is 128 KiB."""
+    """Let the kernel read, as root, READ_AHEAD bytes ahead on the mount at `where`; its own limit is 128 KiB."""
     dev = os.stat(where).st_dev
     with open("/sys/class/bdi/%d:%d/read_ahead_kb" % (os.major(dev), os.minor(dev)), "w") as f:
         f.write(str(READ_AHEAD >> 10))

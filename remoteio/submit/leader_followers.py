@@ -82,7 +82,7 @@ class LeaderFollowers(Generic[T]):
         self._watch.set()  # for the watchdog, which looks whether it is over between a clear and a wait
 
     def rest(self, timeout: float) -> bool:
-        """After `run`: wait until nothing is being received or handled any more. False: something still is."""
+        """Wait, after `run`, until nothing is being received or handled any more. False: something still is."""
         until = time.monotonic() + timeout
         with self._lock:
             gone = self._followers.wait_for(lambda: not self._alive, timeout)

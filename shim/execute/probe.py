@@ -32,7 +32,7 @@ def main(read_fd: int, write_fd: int) -> int:
 
 
 def facts() -> dict[str, object]:
-    """Plain data for JSON; sizes in bytes, times in seconds. What could not be found out is None or empty."""
+    """Gather plain data for JSON; sizes in bytes, times in seconds. What could not be found out is None or empty."""
     system = os.uname()
     memory = procfs.memory(_text("/proc/meminfo"))
     uid = os.geteuid()

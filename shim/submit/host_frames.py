@@ -87,7 +87,7 @@ def due(kind: int, size: int, greeted: bool) -> None:
 
 
 def hello(payload: bytes | memoryview) -> Hello:
-    """A HELLO's payload."""
+    """Return a HELLO's payload."""
     fields = frames.unpack_fields(payload)
     for name, least, most in (("host", 1, 1), ("time", 1, 1), ("uids", 0, _MOST_RANGES), ("gids", 0, _MOST_RANGES)):
         if not least <= len(fields.get(name, [])) <= most or (name not in fields):
@@ -123,7 +123,7 @@ def _decimal(item: bytes, what: str, most: int = _MOST_ID) -> int:
 
 
 def exit_status(payload: bytes | memoryview) -> int:
-    """An EXIT's: a wait status of a process that has ended, as waitpid(2) gives it."""
+    """Return an EXIT's: a wait status of a process that has ended, as waitpid(2) gives it."""
     status = int.from_bytes(payload, "little")
     number, code = status & 0x7F, status >> 8
     exited = number == 0 and status & 0x80 == 0 and code <= 0xFF
@@ -134,7 +134,7 @@ def exit_status(payload: bytes | memoryview) -> int:
 
 
 def failure(payload: bytes | memoryview) -> tuple[int, str]:
-    """A FAIL's exit code and sentence."""
+    """Return a FAIL's exit code and sentence."""
     code = int.from_bytes(payload[:4], "little")
     if len(payload) < 4 or code not in _FAILURES:
         raise ShapeError(f"FAIL has the exit status {code}, not one of {_FAILURES}")
@@ -142,7 +142,7 @@ def failure(payload: bytes | memoryview) -> tuple[int, str]:
 
 
 def credit(payload: bytes | memoryview) -> tuple[int, int]:
-    """A CREDIT's: of which kind of stream how many bytes were taken."""
+    """Return a CREDIT's: of which kind of stream how many bytes were taken."""
     kind, count = payload[0], int.from_bytes(payload[1:5], "little")
     if kind not in (frames.STDIN, frames.IMAGE) or count > _MOST_CREDIT:
         raise ShapeError(f"CREDIT is for {count} bytes of stream {kind}, which were never under way")
@@ -150,7 +150,7 @@ def credit(payload: bytes | memoryview) -> tuple[int, int]:
 
 
 def news(payload: bytes | memoryview, greeted: bool) -> News:
-    """A NEWS's payload. `greeted`: HELLO has come, and with it all that can be news."""
+    """Return a NEWS's payload. `greeted`: HELLO has come, and with it all that can be news."""
     if len(payload) > _MOST_NEWS:
         raise ShapeError(f"NEWS has {len(payload)} bytes, more than {_MOST_NEWS}")
     said: dict[str, Any] = _NEWS(decoded(payload, "NEWS"), "NEWS")

@@ -25,7 +25,7 @@ _LINKS = 40  # of one path: path_resolution(7)
 
 
 def confinement() -> Confinement:
-    """The rights of all jobs, by where things are now."""
+    """Return the rights of all jobs, by where things are now."""
     settings, code = tuple(_settings()), program()
     kept = _those_known(xdg.state, xdg.cache, lambda: xdg.data() / "criu")
     marks = [Mark(b"/dev", EMPTY, None)]  # the job's kernel has its own; of a tmpfs like any other, by its type
@@ -54,7 +54,7 @@ def _those_known(*places: Callable[[], Path]) -> Iterator[Path]:
 
 @cache
 def program() -> tuple[Path, ...]:
-    """The files and directories whose code runs here, or is sent to hosts, as they were when this process started.
+    """List the files and directories whose code runs here, or is sent to hosts, as they were when this process started.
 
     The packages, and where they are installed: a virtual environment's programs and libraries, or the directory of
     libraries; the Python beneath, and ssh, where they are the user's own.
@@ -100,7 +100,7 @@ def _own(path: Path) -> bool:
 
 
 def import_only_ours() -> None:
-    """From now on no module comes from where PYTHONPATH names a directory that this user, and so a job, may write to.
+    """Import nothing any more from a directory of PYTHONPATH that this user, and so a job, may write to.
 
     One that is first imported later would be the host's.
     """

@@ -26,7 +26,7 @@ def _wrong(value: object, what: str, due: str) -> ShapeError:
 
 
 def decoded(data: bytes | bytearray | memoryview, what: str) -> object:
-    """The value in a JSON text. Raises ShapeError, however deep it is or long its numbers are."""
+    """Return the value in a JSON text. Raises ShapeError, however deep it is or long its numbers are."""
     try:
         return json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
@@ -34,7 +34,7 @@ def decoded(data: bytes | bytearray | memoryview, what: str) -> object:
 
 
 def whole(least: int = 0, most: int = NATURAL) -> Shape:
-    """A whole number from `least` to `most`."""
+    """Return a whole number from `least` to `most`."""
 
     def check(value: object, what: str) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -45,7 +45,7 @@ def whole(least: int = 0, most: int = NATURAL) -> Shape:
 
 
 def number(least: float, most: float) -> Shape:
-    """A number from `least` to `most`, whole or not."""
+    """Return a number from `least` to `most`, whole or not."""
 
     def check(value: object, what: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
@@ -56,21 +56,21 @@ def number(least: float, most: float) -> Shape:
 
 
 def flag(value: object, what: str) -> bool:
-    """True or false."""
+    """Read true or false."""
     if not isinstance(value, bool):
         raise _wrong(value, what, "true or false")
     return value
 
 
 def string(value: object, what: str) -> str:
-    """Text as it is: of our own."""
+    """Read text as it is: of our own."""
     if not isinstance(value, str):
         raise _wrong(value, what, "text")
     return value
 
 
 def any_of(*shapes: Shape) -> Shape:
-    """What one of these shapes says, the first that does."""
+    """Read what one of these shapes says, the first that does."""
 
     def check(value: object, what: str) -> Any:
         for shape in shapes[:-1]:
@@ -84,7 +84,7 @@ def any_of(*shapes: Shape) -> Shape:
 
 
 def text(most: int = MOST) -> Shape:
-    """Text; made printable, and cut to `most` characters."""
+    """Read text; made printable, and cut to `most` characters."""
 
     def check(value: object, what: str) -> str:
         if not isinstance(value, str):
@@ -95,7 +95,7 @@ def text(most: int = MOST) -> Shape:
 
 
 def one_of(*words: str) -> Shape:
-    """One of these words."""
+    """Read one of these words."""
 
     def check(value: object, what: str) -> str:
         if not isinstance(value, str) or value not in words:
@@ -106,12 +106,12 @@ def one_of(*words: str) -> Shape:
 
 
 def maybe(shape: Shape) -> Shape:
-    """Null, or what `shape` says."""
+    """Read null, or what `shape` says."""
     return lambda value, what: None if value is None else shape(value, what)
 
 
 def listed(item: Shape, most: int, least: int = 0) -> Shape:
-    """A list of `least` to `most` items."""
+    """Return a list of `least` to `most` items."""
 
     def check(value: object, what: str) -> list[Any]:
         if not isinstance(value, list) or not least <= len(value) <= most:
@@ -122,7 +122,7 @@ def listed(item: Shape, most: int, least: int = 0) -> Shape:
 
 
 def tuple_of(*items: Shape) -> Shape:
-    """A list of just these items, in order."""
+    """Return a list of just these items, in order."""
 
     def check(value: object, what: str) -> list[Any]:
         if not isinstance(value, list) or len(value) != len(items):
@@ -133,7 +133,7 @@ def tuple_of(*items: Shape) -> Shape:
 
 
 def mapping(key: Shape, item: Shape, most: int) -> Shape:
-    """An object of at most `most` names of the shape `key`, each with an `item`."""
+    """Return an object of at most `most` names of the shape `key`, each with an `item`."""
 
     def check(value: object, what: str) -> dict[str, Any]:
         if not isinstance(value, dict) or len(value) > most:
@@ -144,7 +144,7 @@ def mapping(key: Shape, item: Shape, most: int) -> Shape:
 
 
 def table(needed: Mapping[str, Shape], more: Mapping[str, Shape] | None = None) -> Shape:
-    """An object with the names of `needed`, and perhaps of `more`, and no other."""
+    """Return an object with the names of `needed`, and perhaps of `more`, and no other."""
     known = {**needed, **(more or {})}
 
     def check(value: object, what: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def table(needed: Mapping[str, Shape], more: Mapping[str, Shape] | None = None) 
 
 
 def digits(most: int = NATURAL) -> Shape:
-    """A whole number up to `most`, written in text."""
+    """Return a whole number up to `most`, written in text."""
 
     def check(value: object, what: str) -> str:
         if not isinstance(value, str) or not value.isdecimal() or not value.isascii() or len(value) > 20:

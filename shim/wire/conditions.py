@@ -26,7 +26,7 @@ class Surroundings(Value):
 
 
 def broken_condition(policy: OwnerPolicy, around: Surroundings) -> str | None:
-    """The first condition of the policy that does not hold, as text to follow a host's name, or None."""
+    """Return the first condition of the policy that does not hold, as text to follow a host's name, or None."""
     if not within_hours(policy.hours, around.minute):
         clock = f"{around.minute // 60:02d}:{around.minute % 60:02d}"
         return f"it is {clock} there, and {policy.name} allows {show_hours(policy.hours)}"

@@ -55,7 +55,7 @@ def take_message(buffer: bytearray) -> Message | None:
 
 
 def bus_path(address: str | None, default: str) -> str:
-    """The unix socket in an address such as DBUS_SYSTEM_BUS_ADDRESS ("@name" if abstract); `default` if it has none."""
+    """Find the unix socket in an address as DBUS_SYSTEM_BUS_ADDRESS ("@name" if abstract); `default`: it has none."""
     for one in (address or "").split(";"):
         transport, _, pairs = one.partition(":")
         keys = dict(pair.partition("=")[::2] for pair in pairs.split(","))
@@ -158,7 +158,7 @@ class Bus:
         return body
 
     def signals(self) -> list[str]:
-        """The names (members) of the signals that came since the last call, without waiting. DBusError: no bus."""
+        """Name the signals (members) that came since the last call, without waiting. DBusError: no bus."""
         self._socket.settimeout(0)
         try:
             while True:

@@ -44,19 +44,19 @@ WHY = 4000
 
 
 def order(what: str, serial: int, **more: object) -> bytes:
-    """The payload of an ORDER frame."""
+    """Return the payload of an ORDER frame."""
     return json.dumps({"order": what, "serial": serial, **more}).encode()
 
 
 def news(what: str, **more: object) -> bytes:
-    """The payload of a NEWS frame. A `why` is cut to WHY characters: a frame that is too long ends the link."""
+    """Return the payload of a NEWS frame. A `why` is cut to WHY characters: a frame that is too long ends the link."""
     if "why" in more:
         more["why"] = str(more["why"])[:WHY]
     return json.dumps({"news": what, **more}).encode()
 
 
 def parse(payload: bytes | memoryview) -> dict[str, object]:
-    """The object in an ORDER or NEWS frame. Raises ValueError."""
+    """Return the object in an ORDER or NEWS frame. Raises ValueError."""
     value = json.loads(bytes(payload))
     if not isinstance(value, dict):
         raise ValueError("a message between the two ends is no object")

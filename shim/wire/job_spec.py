@@ -49,7 +49,7 @@ class JobSpec:
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
 
     def pack(self) -> bytes:
-        """The payload of a START frame."""
+        """Return the payload of a START frame."""
         return pack_fields(
             {
                 "argv": self.argv,
@@ -68,7 +68,7 @@ class JobSpec:
 
     @classmethod
     def unpack(cls, payload: bytes | memoryview) -> JobSpec:
-        """The inverse of ``pack``. Raises FrameError, KeyError, ValueError on what pack never makes."""
+        """Unpack what ``pack`` has made. Raises FrameError, KeyError, ValueError on what pack never makes."""
         f = unpack_fields(payload)
         ids, limits = _numbers(f["ids"]), _numbers(f["limits"])
         return cls(
@@ -109,7 +109,7 @@ class CheckpointSpec:
         self.restore, self.criu, self.anyway = restore, criu, anyway
 
     def fields(self) -> dict[str, list[bytes]]:
-        """For a START frame."""
+        """Write it for a START frame."""
         return {
             "checkpoint": [b"1"],
             "job": [self.job.encode()],
@@ -123,7 +123,7 @@ class CheckpointSpec:
 
     @classmethod
     def of(cls, f: dict[str, list[bytes]]) -> CheckpointSpec:
-        """The inverse of ``fields``. Raises KeyError, ValueError."""
+        """Read what ``fields`` has made. Raises KeyError, ValueError."""
         return cls(
             job=f["job"][0].decode(),
             generation=_numbers(f["generation"])[0],

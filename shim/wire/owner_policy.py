@@ -28,7 +28,7 @@ class PolicyError(RexecError):
 
 
 def parse_duration(text: object, key: str = "duration") -> float:
-    """Seconds of "15m", "10s", "1h30m", "250ms" or "0"; PolicyError for anything else."""
+    """Return the seconds of "15m", "10s", "1h30m", "250ms" or "0"; PolicyError for anything else."""
     if isinstance(text, str):
         compact = text.replace(" ", "")
         if compact == "0":
@@ -40,7 +40,7 @@ def parse_duration(text: object, key: str = "duration") -> float:
 
 
 def parse_size(text: object, key: str = "size") -> int:
-    """Bytes of "512M", "2G", "1.5GiB" (powers of 1024) or of a whole number; PolicyError for anything else."""
+    """Read the bytes of "512M", "2G", "1.5GiB" (powers of 1024) or of a whole number; PolicyError for anything else."""
     if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
         return text
     match = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
@@ -50,7 +50,7 @@ def parse_size(text: object, key: str = "size") -> int:
 
 
 def parse_hours(value: object, key: str = "hours") -> tuple[tuple[int, int], ...]:
-    """Spans of the day as (first minute, minute after the last), from "22:00-07:00" or a list of such.
+    """Read spans of the day as (first minute, minute after the last), from "22:00-07:00" or a list of such.
 
     A span whose end is before its start runs over midnight; the times are the execute host's own.
     PolicyError for a time that no clock shows, or a span of no length.
@@ -72,14 +72,14 @@ def _parse_span(text: object, key: str) -> tuple[int, int]:
 
 
 def within_hours(spans: tuple[tuple[int, int], ...], minute: int) -> bool:
-    """Is this minute of the day (0 to 1439) in one of the spans; no spans: always."""
+    """Tell whether this minute of the day (0 to 1439) is in one of the spans; no spans: always."""
     return not spans or any(
         first <= minute < last if first < last else (minute >= first or minute < last) for first, last in spans
     )
 
 
 def show_hours(spans: tuple[tuple[int, int], ...]) -> str:
-    """The spans as parse_hours reads them, joined by ", "."""
+    """Return the spans as parse_hours reads them, joined by ", "."""
     return ", ".join(_span_text(span) for span in spans)
 
 
@@ -132,7 +132,7 @@ class OwnerPolicy(Value):
         )  # fmt: skip
 
     def table(self) -> dict[str, object]:
-        """The policy as a table that parse_owner_policy reads back to an equal one: what is sent to the agent."""
+        """Write the policy as a table that parse_owner_policy reads back to an equal one: what is sent to the agent."""
         table: dict[str, object] = {
             "start_idle": _duration_text(self.start_idle),
             "linger": _duration_text(self.linger),
@@ -180,7 +180,7 @@ KEYS: dict[str, Callable[[object, str], Any]] = {
 
 
 def parse_owner_policy(name: str, table: object) -> OwnerPolicy:
-    """The policy that `[owner.NAME]` describes; PolicyError names the first key that is wrong or unknown.
+    """Return the policy that `[owner.NAME]` describes; PolicyError names the first key that is wrong or unknown.
 
     `keyboard` may be redefined, `none` may not: a host marked `owner = none` must mean that everywhere.
     """
@@ -201,7 +201,7 @@ def parse_owner_policy(name: str, table: object) -> OwnerPolicy:
 
 
 def named_policy(name: str, tables: dict[str, object]) -> OwnerPolicy:
-    """The policy that `--owner NAME` or a host's `owner = "NAME"` means.
+    """Return the policy that `--owner NAME` or a host's `owner = "NAME"` means.
 
     `tables` is what stands under `owner` in hosts.toml: name → table. PolicyError if the name is nowhere.
     """

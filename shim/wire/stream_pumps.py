@@ -48,7 +48,7 @@ class Source:
         threading.Thread(target=guarded, args=(self._run, fail), name="source-%d" % self.kind, daemon=True).start()
 
     def stop(self) -> None:
-        """Nobody reads this stream there any more: let go of `fd`."""
+        """Let go of `fd`: nobody reads this stream there any more."""
         self.window.close()
         self._wakeup.set()
 

@@ -11,14 +11,14 @@ import termios
 
 
 def read(fd: int) -> list[int]:
-    """The settings of the terminal open at `fd`. Raises OSError, termios.error."""
+    """Return the settings of the terminal open at `fd`. Raises OSError, termios.error."""
     attributes = termios.tcgetattr(fd)
     cc = [c if isinstance(c, int) else c[0] for c in attributes[6]]
     return [*window(fd), *attributes[:6], *cc]
 
 
 def sane(state: list[int]) -> list[int]:
-    """The same with line editing, echo and signals, as stty(1) has it for `sane`."""
+    """Return the same with line editing, echo and signals, as stty(1) has it for `sane`."""
     iflag, oflag, cflag, lflag = state[4:8]
     iflag = iflag & ~(termios.IGNBRK | termios.INLCR | termios.IGNCR) | termios.BRKINT | termios.ICRNL | termios.IXON
     oflag |= termios.OPOST | termios.ONLCR
@@ -28,7 +28,7 @@ def sane(state: list[int]) -> list[int]:
 
 
 def window(fd: int) -> list[int]:
-    """Rows, columns, x pixels, y pixels."""
+    """Return rows, columns, x pixels, y pixels."""
     return list(struct.unpack("HHHH", fcntl.ioctl(fd, termios.TIOCGWINSZ, bytes(8))))
 
 

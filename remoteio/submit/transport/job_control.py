@@ -125,7 +125,7 @@ class JobControl:
             self._end_witness()
 
     def ended(self) -> None:
-        """The child has ended: if it was by a key, that reaches our own group before this returns."""
+        """Take note that the child has ended: if it was by a key, that reaches our own group before this returns."""
         self._thread.join()
 
     def end(self) -> None:

@@ -209,7 +209,7 @@ def open_paramiko(destination: str, command: str, options: Sequence[str] = (), *
 
 
 def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """Of ssh's arguments: the configuration files, and the settings (keys in lower case) that go before them.
+    """Read from ssh's arguments the configuration files, and the settings (keys in lower case) that go before them.
 
     Raises TransportError for an argument that only the ssh program understands.
     """
@@ -233,7 +233,7 @@ def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
 
 def parts(file: Path) -> Iterator[str]:
-    """The text of a configuration file, cut where it includes others, theirs in between: paramiko knows no Include.
+    """Read a configuration file, cut where it includes others, theirs in between: paramiko knows no Include.
 
     Raises TransportError for an Include within a Host or Match block; a file that is not there is empty.
     """
@@ -259,7 +259,7 @@ def parts(file: Path) -> Iterator[str]:
 
 
 def split_destination(destination: str) -> tuple[str, str, str]:
-    """(user, host, port) of ``[user@]host`` or ``ssh://[user@]host[:port]``; what is not said is empty."""
+    """Part into (user, host, port) ``[user@]host`` or ``ssh://[user@]host[:port]``; what is not said is empty."""
     port = ""
     if destination.startswith("ssh://"):
         destination = destination[6:].rstrip("/")
@@ -271,7 +271,7 @@ def split_destination(destination: str) -> tuple[str, str, str]:
 
 
 def explain(destination: str, error: Exception) -> TransportError:
-    """The failure of paramiko, in the same sentences as that of ssh."""
+    """Return the failure of paramiko, in the same sentences as that of ssh."""
     if isinstance(error, UnknownHostKey):
         text = stream.KEY_UNKNOWN
     elif isinstance(error, BadHostKeyException):
@@ -308,7 +308,7 @@ class _Route:
         self._batch = batch
 
     def transport(self) -> paramiko.Transport:
-        """That of the last host. Raises EOFError if it has ended."""
+        """Return that of the last host. Raises EOFError if it has ended."""
         transport = self.clients[-1].get_transport()
         if transport is None:
             raise EOFError

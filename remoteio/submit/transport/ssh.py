@@ -209,7 +209,7 @@ def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def ssh_config(user_files: Sequence[str], aes: bool) -> str:
-    """The configuration given to ssh: the user's own first, since ssh keeps the first value it meets (ssh_config(5)).
+    """Write ssh's configuration: the user's own first, since ssh keeps the first value it meets (ssh_config(5)).
 
     So what follows holds only where the user says nothing, whatever Host, Match and Include rules the user has; no
     parsing here and no `ssh -G` (a further process, and Match exec would run twice) could be as right.
@@ -221,7 +221,7 @@ def ssh_config(user_files: Sequence[str], aes: bool) -> str:
 def ssh_argv(
     ssh: str, destination: str, command: str, options: Sequence[str], config: str, log: str, *, batch: bool
 ) -> list[str]:
-    """The command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded.
+    """Return the command line of ssh: a bare byte stream, no terminal, no escape character, nothing forwarded.
 
     Of settings ssh keeps the first it meets, of flags the last: so these go before the user's, and those after.
     """

@@ -42,11 +42,11 @@ class Stream(ABC):
 
     @abstractmethod
     def stderr_tail(self) -> str:
-        """The end of what came on stderr: the remote's words, banners too, and for a local process its own."""
+        """Return the end of what came on stderr: the remote's words, banners too, and for a local process its own."""
 
     @abstractmethod
     def failure(self) -> TransportError:
-        """Why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
+        """Tell why the stream ended, as one sentence: in the carrier's own words, banners kept out."""
 
     def settle(self) -> None:  # noqa: B027 - most carriers ask nothing
         """Take the terminal back from a carrier that asked a person for something: the far end has answered."""
@@ -107,7 +107,7 @@ _CLOSED = r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|ke
 
 
 def explain_ssh(destination: str, status: int | None, words: str, aside: str = "") -> TransportError:
-    """The failure of an ``ssh`` that ended with ``status`` (None: still running), having said ``words`` in its log.
+    """Explain an ``ssh`` that ended with ``status`` (None: still running), having said ``words`` in its log.
 
     ``aside`` is what came on stderr: banners and the remote's words, and what an ssh says that ProxyJump started.
     """
@@ -129,12 +129,12 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
 
 
 def last_line(words: str) -> str:
-    """The last line of ``words`` that is not blank, printable, or an empty string."""
+    """Return the last line of ``words`` that is not blank, printable, or an empty string."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
     return printable(lines[-1][-300:]) if lines else ""
 
 
 def has_aes(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
+    """Tell if the CPU has AES instructions, as the first processor's flags say (x86 ``flags``, arm ``Features``)."""
     with open(cpuinfo, "rb") as file:
         return b" aes " in file.read(8192).replace(b"\n", b" ")

@@ -76,7 +76,7 @@ class CountedSource(Source):
         return len(data)
 
     def drain(self, quiet: int) -> int:
-        """The job stands still: send all that it wrote, whatever the window says; it is no more than a pipe holds.
+        """Send all that the job, which stands still, has written, whatever the window says: no more than a pipe holds.
 
         `quiet`: milliseconds of silence that mean there is no more. Returns the bytes sent ever.
         """
@@ -113,7 +113,7 @@ class CountedSink:
         threading.Thread(target=guarded, args=(self._run, fail), name="stdin", daemon=True).start()
 
     def prime(self, unread: bytes, read: int) -> None:
-        """Before ``start``: what the job was given before and has not read; `read`: how much it had."""
+        """Give again, before ``start``, what the job was given and has not read; `read`: how much it had."""
         self.written = read
         if unread:
             # in front of what may have come over the link by now; no credit is due for it
@@ -130,7 +130,7 @@ class CountedSink:
             self._turn.notify_all()
 
     def hold(self, held: bool) -> None:
-        """While held nothing is written."""
+        """Hold back what comes, or no longer: while held nothing is written."""
         with self._turn:
             self._held = held
             self._turn.notify_all()
@@ -182,7 +182,7 @@ class CountedSink:
             self._fd = reading
 
     def unread(self) -> bytes:
-        """What the job has been given and has not read, of a pipe. The job stands still. Raises ValueError."""
+        """Return what the job has been given and has not read, of a pipe. The job stands still. Raises ValueError."""
         with self._turn:
             (n,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))
             if n > len(self._tail):

@@ -18,7 +18,7 @@ _MOST = 1.0  # seconds for the kernel to pass on what was written
 
 
 def take(slave: int) -> bytes:
-    """Everything unread, which is gone from the terminal then. The job stands still, and nobody types."""
+    """Take everything unread out of the terminal. The job stands still, and nobody types."""
     kept = termios.tcgetattr(slave)
     flags = fcntl.fcntl(slave, fcntl.F_GETFL)
     raw = termios.tcgetattr(slave)

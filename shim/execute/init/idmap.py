@@ -11,7 +11,7 @@ ROOT, BOTH, ZERO = "root", "both", "zero"  # see checkpoint/wire/compat.py
 
 
 def plan(inside: int, outside: int, ranges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(inside, outside, count) lines: `inside` is the login's own id, all others below 65536 come from `ranges`.
+    """Make (inside, outside, count) lines: `inside` is the login's own id, all others below 65536 come from `ranges`.
 
     With too few subordinate ids the own id alone is mapped, which needs no privilege at all.
     """
@@ -27,7 +27,7 @@ def plan(inside: int, outside: int, ranges: list[tuple[int, int]]) -> list[tuple
 
 
 def subordinate(path: str, names: tuple[str, ...] | None) -> list[tuple[int, int]]:
-    """The (first, count) ranges of `path` (/etc/subuid, /etc/subgid) for the user of any of `names`, None: for all."""
+    """Read the (first, count) ranges of `path` (/etc/subuid, /etc/subgid) for users of these `names`, None: for all."""
     ranges = []
     try:
         with open(path, encoding="utf-8", errors="replace") as f:
@@ -43,5 +43,5 @@ def subordinate(path: str, names: tuple[str, ...] | None) -> list[tuple[int, int
 
 
 def text(lines: list[tuple[int, int, int]]) -> str:
-    """As /proc/PID/uid_map takes it."""
+    """Write it as /proc/PID/uid_map takes it."""
     return "".join("%d %d %d\n" % line for line in lines)

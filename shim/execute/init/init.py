@@ -52,7 +52,7 @@ def run(
     stdio: dict[int, int],
     alive: int,
 ) -> None:
-    """Never returns. `stdio`: the job's end of each pipe, by number; the others of 0, 1, 2 are the terminal.
+    """Run the job, and never return. `stdio`: the job's end of each pipe by number, others of 0, 1, 2 are the terminal.
 
     `alive` is the writing end of a pipe that only the keeper reads.
     """

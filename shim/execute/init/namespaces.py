@@ -42,7 +42,7 @@ _TAME = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). Raises RexecError, which names the setting that forbids it."""
+    """Call unshare(2). Raises RexecError, which names the setting that forbids it."""
     if libc.unshare(flags) == 0:
         return
     e = ctypes.get_errno()
@@ -57,7 +57,7 @@ def unshare(flags: int) -> None:
 
 
 def forbidding_setting() -> str:
-    """The kernel setting that keeps users from making namespaces here, and the command that mends it."""
+    """Return the kernel setting that keeps users from making namespaces here, and the command that mends it."""
     found = sysctl.forbidden_by(sysctl.value)
     if found is not None:
         return "let its root type: sysctl -w %s=%s" % (found[0], found[2])
@@ -65,7 +65,7 @@ def forbidding_setting() -> str:
 
 
 def die_with_parent() -> None:
-    """SIGKILL for this process when its parent ends: prctl(2) PR_SET_PDEATHSIG."""
+    """Have this process killed when its parent ends: prctl(2) PR_SET_PDEATHSIG."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -81,7 +81,7 @@ def lead(terminal: int) -> None:
 
 
 def some_pid() -> int:
-    """The pid before the job's own. By chance: jobs that run at once share files named by pid (/tmp/x.$$) at home.
+    """Choose by chance the pid before the job's own: jobs that run at once share files named by pid (/tmp/x.$$) here.
 
     Far from 32768, where the kernel may begin anew: proc_sys_kernel(5), pid_max.
     """
@@ -135,12 +135,12 @@ class Plan:
             self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
 
     def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:
-        """As HELLO says them: "first count" each; nothing where every id is mapped."""
+        """Write them as HELLO does: "first count" each; nothing where every id is mapped."""
         return [b"%d %d" % (first, count) for first, _, count in lines] if self.user else []
 
 
 def login_ids() -> str:
-    """Which ids a job of this login can have, as compat.Facts.uid_map names them."""
+    """Tell which ids a job of this login can have, as compat.Facts.uid_map names them."""
     if os.geteuid() == 0:
         return idmap.ROOT
     whole = all(len(idmap.plan(0, 0, _ranges(kind))) > 1 for kind in ("uid", "gid"))
@@ -168,7 +168,7 @@ def _tool(name: str) -> str:
 
 
 def make(plan: Plan) -> None:
-    """In the keeper: the namespaces, with their ids mapped. Raises RexecError."""
+    """Make, in the keeper, the namespaces, their ids mapped. Raises RexecError."""
     flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
     if not plan.apart:
         unshare(flags)
@@ -232,7 +232,7 @@ def _map(kind: str, pid: int, lines: list[tuple[int, int, int]], helper: bool) -
 
 
 def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
-    """In the keeper: mount the connection. Returns where, as the host sees it. Raises RexecError."""
+    """Mount, in the keeper, the connection. Returns where, as the host sees it. Raises RexecError."""
     where = next((d for d in ("/mnt", "/media", "/srv") if os.path.isdir(d)), "/tmp")
     trusted = not plan.apart and spec.uid == 0
     try:
@@ -292,7 +292,7 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen:
 
 
 def become(spec: JobSpec, plan: Plan) -> None:
-    """In the job's first process: the submit user's ids. Raises OSError."""
+    """Take, in the job's first process, the submit user's ids. Raises OSError."""
     if plan.apart:
         if plan.ids == idmap.BOTH:  # those that any host with such ids has: the job may go there
             os.setgroups([g for g in spec.groups if g < idmap.WHOLE or g == spec.gid])

@@ -13,7 +13,7 @@ _PIDFD_GETFD = 438  # the same on every architecture: pidfd_getfd(2), Linux 5.6
 
 
 def handles(proc: int, root: int, pids: list[int]) -> list[tuple[int, int, int]]:
-    """(pid, descriptor, handle) of each regular file beneath the mount open as `root` that these processes have open.
+    """List (pid, descriptor, handle) of each regular file below `root`, a descriptor, that these processes have open.
 
     `proc`: /proc of their pid namespace. To be called from that namespace and the mount's user namespace: the kernel
     lets nobody else ask (fuse_allow_current_process). Raises OSError.

@@ -33,7 +33,7 @@ class Scratch:
         self._held: list[tuple[int, str]] = []
 
     def make(self) -> str:
-        """A new empty directory. Raises RexecError."""
+        """Return a new empty directory. Raises RexecError."""
         try:
             name, fd = self._make()
         except OSError as e:
@@ -95,7 +95,7 @@ class Scratch:
                 os.close(fd)
 
     def remove(self) -> None:
-        """All of them go, whatever is in them."""
+        """Remove all of them, whatever is in them."""
         for fd, name in self._held:
             _empty(fd)
             _rmdir(name, self._at)
@@ -138,7 +138,7 @@ def _private(beneath: str) -> tuple[str, int]:
 
 
 def for_images() -> str:
-    """Where the files of a process image may lie: the first directory that is on no overlay, if there is one.
+    """Choose where the files of a process image may lie: the first directory that is on no overlay, if there is one.
 
     An overlay reads a file with the rights of who mounted it, even where that fills a page of a FUSE file in the
     reader's memory; FUSE refuses a user that its namespace does not have, and criu gets EFAULT (seen on 6.18).

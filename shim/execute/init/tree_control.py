@@ -150,7 +150,7 @@ class TreeControl:
         return b""
 
     def reaped(self, pid: int, status: int) -> None:
-        """A child that is not the job's root has ended."""
+        """Take note that a child that is not the job's root has ended."""
         if pid == self._tree.criu:
             self._tree.criu = 0
             why = b""

@@ -47,7 +47,7 @@ class Session:
 
 
 def person_session(name: str, properties: dict[str, tuple[str, Any]]) -> Session | None:
-    """The session if a person sits at it, or None: greeters, background services, and logins without a terminal.
+    """Return the session if a person sits at it, or None: greeters, background services, and logins without a terminal.
 
     An ssh connection without a terminal, such as our own, is a session of class user whose hint is never set.
     """
@@ -178,7 +178,7 @@ class LogindSource(_BusSource):
         ]
 
     def last_input(self, now: float) -> float | None:
-        """The newest of the sessions'; nobody logged in: None, which says nothing against idleness."""
+        """Return the newest of the sessions'; nobody logged in: None, which says nothing against idleness."""
         times = [now if session.idle_since is None else session.idle_since for session in self._used()]
         if self._last is not None:
             times.append(self._last)
@@ -239,7 +239,7 @@ class MutterSource(_BusSource):
         self._connect(now, PATIENCE)
 
     def users(self) -> set[int]:
-        """The users whose desktop is seen."""
+        """Return the users whose desktop is seen."""
         return set() if self._bus is None else {self._uid}
 
     def last_input(self, now: float) -> float | None:

@@ -32,7 +32,7 @@ class Sample:
 
 
 def others_load(before: Sample, after: Sample) -> float | None:
-    """Cores that others kept busy between two samples; None if no time has passed."""
+    """Count the cores that others kept busy between two samples; None if no time has passed."""
     passed = after.at - before.at
     if passed <= 0:
         return None
@@ -65,20 +65,20 @@ class OthersLoad:
 
 
 def parse_busy(stat: str, hertz: int) -> float:
-    """Seconds that all processors were busy since boot, from /proc/stat."""
+    """Return the seconds that all processors were busy since boot, from /proc/stat."""
     ticks = [int(field) for field in stat.split("\n", 1)[0].split()[1 : 1 + _FIELDS]]
     return (sum(ticks) - ticks[_IDLE] - ticks[_IOWAIT]) / hertz
 
 
 def parse_own(stat: str, hertz: int) -> float:
-    """Seconds that a process and its reaped children used, from /proc/PID/stat."""
+    """Return the seconds that a process and its reaped children used, from /proc/PID/stat."""
     # The name in parentheses may hold spaces and parentheses of its own.
     fields = stat.rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) / hertz
 
 
 def tree(roots: list[int]) -> set[int]:
-    """These processes and all below them, as /proc/PID/task/TID/children tells; what ends meanwhile is left out."""
+    """List these processes and all below them, by /proc/PID/task/TID/children; what ends meanwhile is left out."""
     found: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -97,7 +97,7 @@ def tree(roots: list[int]) -> set[int]:
 
 
 def sample(roots: list[int]) -> Sample:
-    """A sample now; `roots` are our own processes on this host (the agent, and with it the job)."""
+    """Return a sample now; `roots` are our own processes on this host (the agent, and with it the job)."""
     hertz = os.sysconf("SC_CLK_TCK")
     own = 0.0
     for pid in tree(roots):
@@ -117,7 +117,7 @@ def _text(path: str) -> str:
 
 
 def on_battery(sys: str = "/sys") -> bool:
-    """Is the machine running on battery: a system battery discharges, and no mains adapter is online."""
+    """Tell whether the machine runs on battery: a system battery discharges, and no mains adapter is online."""
     base = os.path.join(sys, "class/power_supply")
     try:
         supplies = [os.path.join(base, name) for name in os.listdir(base)]
@@ -135,7 +135,7 @@ def on_battery(sys: str = "/sys") -> bool:
 
 
 def surroundings(load: float | None) -> Surroundings:
-    """What an owner policy's conditions are held against, now, with the load as measured by the caller."""
+    """Measure what an owner policy's conditions are held against, now, with the load as measured by the caller."""
     clock = time.localtime()
     free = procfs.memory(_text("/proc/meminfo"))["MemAvailable"]
     return Surroundings(load, clock.tm_hour * 60 + clock.tm_min, on_battery(), free)

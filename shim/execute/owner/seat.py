@@ -36,7 +36,7 @@ class InputDevice:
 
 
 def input_devices(sys: str = "/sys") -> list[InputDevice]:
-    """The input devices of the machine; [] where there are none (most servers, containers)."""
+    """Return the input devices of the machine; [] where there are none (most servers, containers)."""
     base = os.path.join(sys, "class/input")
     try:
         events = sorted(name for name in os.listdir(base) if name.startswith("event"))
@@ -96,7 +96,7 @@ class EvdevSource(Source):
         return f"no keyboard or mouse below {self._dev}"
 
     def covers(self) -> set[str]:
-        """The event nodes that are being read."""
+        """Return the event nodes that are being read."""
         return set(self._open.values())
 
     def fileno(self) -> int | None:

@@ -40,16 +40,16 @@ class OwnerSources:
         self._divide()
 
     def fileno(self) -> int:
-        """Readable when a source has news; stays the same for life."""
+        """Return what is readable when a source has news; it stays the same for life."""
         return self._epoll.fileno()
 
     def timeout(self, now: float) -> float | None:
-        """Seconds until poll() should be called even if fileno() stays silent."""
+        """Return the seconds until poll() should be called even if fileno() stays silent."""
         due = [self._due[source.name] for source in self.sources if source.interval is not None]
         return max(min(due) - now, 0.0) if due else None
 
     def poll(self, now: float) -> list[str]:
-        """Which sources saw new input since the last call: "terminals: /dev/pts/3". Waits for nothing."""
+        """Tell which sources saw new input since the last call: "terminals: /dev/pts/3". Waits for nothing."""
         ready = {self._descriptors[fd].name for fd, _ in self._epoll.poll(0) if fd in self._descriptors}
         touched = []
         for source in self.sources:
@@ -87,7 +87,7 @@ class OwnerSources:
         logind.renew = not any(source.seat for source in present.values() if source is not logind)
 
     def blind(self) -> str | None:
-        """Why the idle time is unknown, as a clause that follows the host's name, or None if it is known."""
+        """Tell why the idle time is unknown, as a clause that follows the host's name, or None if it is known."""
         if all(source.absent() is not None for source in self.sources):
             return NO_SOURCE
         unseen = self._unseen_devices(history=False)
@@ -112,7 +112,7 @@ class OwnerSources:
         ]
 
     def idle(self, now: float) -> float | None:
-        """Seconds since the owner's last input; None: unknown, see blind()."""
+        """Return the seconds since the owner's last input; None: unknown, see blind()."""
         if self.blind() is not None:
             return None
         known = [source.last_input(now) for source in self.sources if source.absent() is None]
@@ -123,7 +123,7 @@ class OwnerSources:
         return max(now - last, 0.0)
 
     def facts(self, now: float) -> list[dict[str, Any]]:
-        """For `rexec hosts --why`: of each source name, present, why not (or None), idle seconds (or None)."""
+        """Say for `rexec hosts --why` of each source name, present, why not (or None), idle seconds (or None)."""
         rows = []
         for source in self.sources:
             why = source.absent()
@@ -139,7 +139,7 @@ class OwnerSources:
 
 
 def owner_facts(now: float) -> dict[str, Any]:
-    """One look, for `rexec hosts`: {"idle": seconds or None, "unknown": why or None, "sources": facts}."""
+    """Look once, for `rexec hosts`: {"idle": seconds or None, "unknown": why or None, "sources": facts}."""
     watch = OwnerSources(now)
     try:
         return {"idle": watch.idle(now), "unknown": watch.blind(), "sources": watch.facts(now)}

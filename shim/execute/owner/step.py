@@ -101,7 +101,7 @@ class State:
 
 
 def start(now: float, named: bool = False) -> State:
-    """A job that starts, or goes on, on this host now; `named`: since the user named the host with --on.
+    """Return a job that starts, or goes on, on this host now; `named`: since the user named the host with --on.
 
     Input before now is not held against it.
     """
@@ -111,7 +111,7 @@ def start(now: float, named: bool = False) -> State:
 def step(
     policy: OwnerPolicy, state: State, event: Input | Conditions | Tick, now: float
 ) -> tuple[State, tuple[Action, ...]]:
-    """The next state, and what to do, in order. `now` is monotonic seconds; a clock that jumps back stands still."""
+    """Return the next state and what to do, in order. `now`: monotonic seconds; one that jumps back stands still."""
     now = max(now, state.clock)
     following = State(state.phase, now, state.seen, state.touched, state.broken_since, state.broken, state.excused)
     if state.phase == LEAVING:
@@ -157,7 +157,7 @@ def _on_time(policy: OwnerPolicy, state: State) -> tuple[State, tuple[Action, ..
 
 
 def deadline(policy: OwnerPolicy, state: State) -> float | None:
-    """The monotonic time at which a Tick is due even if nothing happens, or None."""
+    """Return the monotonic time at which a Tick is due even if nothing happens, or None."""
     due = []
     if state.phase == FROZEN:
         due.append(state.seen + policy.linger)

@@ -25,7 +25,7 @@ class X11Error(Exception):
 
 
 def authority_files(server: int) -> list[str]:
-    """Where the cookie of the server with this process id may be: its own -auth file, and this user's."""
+    """Tell where the cookie of the server with this process id may be: its own -auth file, and this user's."""
     files = []
     try:
         with open(f"/proc/{server}/cmdline", "rb") as cmdline:
@@ -123,7 +123,7 @@ class Display:
                 raise X11Error(f"display {self.name} is gone: {error.strerror}") from None
 
     def answer(self) -> tuple[float, float] | None:
-        """Between which times the last input was, if the answer has come; never waits.
+        """Tell between which times the last input was, if the answer has come; never waits.
 
         The server answered at some time between our asking and our reading, which may be late: so it is a span.
         """
@@ -184,7 +184,7 @@ class X11Source(Source):
         return next((why for why, _ in self._refused.values()), f"no display below {self._sockets}")
 
     def displays(self) -> set[str]:
-        """The names (":0") of the displays that are seen."""
+        """Return the names (":0") of the displays that are seen."""
         return {display.name for display in self._displays.values()}
 
     def fileno(self) -> int | None:

@@ -13,7 +13,7 @@ NOTHING = -1  # as a descriptor
 
 
 def command_words(command: object) -> list[bytes]:
-    """The words of a command, as execve(2) takes them."""
+    """Return the words of a command, as execve(2) takes them."""
     if isinstance(command, (str, bytes)):
         raise ArgumentError(
             f"the command is one text, {command!r:.80}: give its words in a list, or have a shell read it, "
@@ -25,7 +25,7 @@ def command_words(command: object) -> list[bytes]:
 
 
 def text(given: object, what: str) -> bytes:
-    """A text that the kernel is to be given."""
+    """Return a text that the kernel is to be given."""
     if not isinstance(given, (str, bytes, os.PathLike)):
         raise ArgumentError(f"{what} is {given!r:.80}: give a str, bytes or a path")
     encoded = os.fsencode(given)
@@ -35,14 +35,14 @@ def text(given: object, what: str) -> bytes:
 
 
 def texts(given: object, what: str) -> list[bytes]:
-    """Several of them."""
+    """Read several of them."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise ArgumentError(f"{what} is {given!r:.80}: give a list")
     return [text(each, what) for each in given]
 
 
 def variables(env: object) -> list[bytes]:
-    """Environment variables, as NAME=VALUE each."""
+    """Read environment variables, as NAME=VALUE each."""
     if env is None:
         return []
     if not isinstance(env, Mapping):
@@ -55,7 +55,7 @@ def variables(env: object) -> list[bytes]:
 
 
 def host(given: object, what: str) -> str | None:
-    """One host, as --on names it; None stays None."""
+    """Read one host, as --on names it; None stays None."""
     if given is None:
         return None
     if not isinstance(given, str) or not given or "," in given or given == "any":
@@ -73,21 +73,21 @@ def hosts(given: object) -> str | None:
 
 
 def whole(given: object, what: str, least: int) -> int:
-    """A whole number."""
+    """Return a whole number."""
     if not isinstance(given, int) or isinstance(given, bool) or given < least:
         raise ArgumentError(f"{what} is {given!r:.80}: give a whole number, {least} or more")
     return given
 
 
 def seconds(given: object, what: str) -> float:
-    """A length of time."""
+    """Return a length of time."""
     if not isinstance(given, (int, float)) or isinstance(given, bool) or not given >= 0:
         raise ArgumentError(f"{what} is {given!r:.80}: give seconds, 0 or more")
     return float(given)
 
 
 def descriptor(file: object, what: str) -> int:
-    """The descriptor of an open file; what was written to it before stands before what comes."""
+    """Return the descriptor of an open file; what was written to it before stands before what comes."""
     if isinstance(file, int) and not isinstance(file, bool):
         number = file
     else:

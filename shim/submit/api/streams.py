@@ -12,7 +12,7 @@ File = IO[bytes] | IO[str] | int
 
 
 def given_input(stdin: object, held: ExitStack) -> int:
-    """A descriptor of what the command is to read, which `held` closes if it is ours."""
+    """Return a descriptor of what the command is to read, which `held` closes if it is ours."""
     if stdin is None:
         fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     elif isinstance(stdin, (bytes, bytearray, memoryview)):
@@ -28,7 +28,7 @@ def given_input(stdin: object, held: ExitStack) -> int:
 
 
 def output(file: object, what: str, held: ExitStack) -> int:
-    """A descriptor for what the command writes."""
+    """Return a descriptor for what the command writes."""
     return _memory(held) if file is None else arguments.descriptor(file, what)
 
 

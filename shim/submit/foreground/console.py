@@ -48,7 +48,7 @@ class Console:
         self._stops = False
 
     def bind(self, supervisor: JobSupervisor) -> None:
-        """From now on signals are for this job."""
+        """Pass signals to this job from now on."""
         self._supervisor = supervisor
         for number in FORWARDED:
             if number not in (signal.SIGWINCH, signal.SIGTSTP):
@@ -69,7 +69,7 @@ class Console:
             signal.signal(number, signal.SIG_IGN)
 
     def ours(self) -> bool:
-        """May standard input be read now, or is it somebody else's?"""
+        """Tell whether standard input may be read now, or is somebody else's."""
         return self._terminal.ours() if self._terminal is not None else not os.isatty(0) or in_foreground(0)
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Console:
             self._terminal.restore()
 
     def stopped(self, generation: Generation) -> None:
-        """The job stopped: stop too, as it would have been seen to here, and go on together."""
+        """Stop too, as the job has, as it would have been seen to here, and go on together."""
         generation.pause()
         if self._terminal is not None and in_foreground(0):
             self._terminal.restore()

@@ -23,7 +23,7 @@ def travels(name: bytes) -> bool:
 
 
 def for_job(ours: Mapping[bytes, bytes], asked: Sequence[bytes]) -> list[bytes]:
-    """The job's environment, NAME=VALUE each: `ours` less SESSION_ONLY, then what --env asked.
+    """Return the job's environment, NAME=VALUE each: `ours` less SESSION_ONLY, then what --env asked.
 
     `asked` items are NAME (pass it on, whatever it is) or NAME=VALUE. Raises RexecError for an empty name.
     """

@@ -11,7 +11,7 @@ FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # before
 
 
 def fill() -> list[int]:
-    """Which of 0, 1 and 2 are open. The others become /dev/null here, lest a file of ours gets their number."""
+    """Tell which of 0, 1 and 2 are open. The others become /dev/null here, lest a file of ours gets their number."""
     found = [fd for fd in range(3) if _is_open(fd)]
     for fd in range(3):
         if fd not in found:
@@ -29,7 +29,7 @@ def _is_open(fd: int) -> bool:
 
 
 def let_go(fd: int) -> Callable[[int], None]:
-    """What closes a copy of `fd` and `fd` itself, so that who is at its other end sees that the job closed it."""
+    """Make what closes a copy of `fd` and `fd` itself, so that who is at its other end sees that the job closed it."""
 
     def close(copy: int) -> None:
         os.close(copy)

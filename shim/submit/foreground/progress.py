@@ -23,7 +23,7 @@ class Progress:
         self._wanted = file.isatty()
 
     def update(self, done: int, total: int, sent: int) -> None:
-        """`done` of `total` bytes are dealt with, for which `sent` went over the link."""
+        """Show that `done` of `total` bytes are dealt with, for which `sent` went over the link."""
         elapsed = time.monotonic() - self._began
         if self._wanted and elapsed >= SOON and total:
             self._file.write("\r\033[K" + line(self._what, done, total, sent, elapsed))
@@ -39,7 +39,7 @@ class Progress:
 
 
 def line(what: str, done: int, total: int, sent: int, elapsed: float) -> str:
-    """The line: `elapsed` seconds since the start."""
+    """Return the line: `elapsed` seconds since the start."""
     rate = done / elapsed if elapsed else 0.0
     left = f", {(total - done) / rate:.0f} s left" if rate else ""
     return f"rexec: {what}: {size(done)} of {size(total)}, {size(sent)} sent, {size(rate)}/s{left}"

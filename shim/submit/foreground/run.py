@@ -56,7 +56,7 @@ class ForegroundRun:
         self._log("connected", host=hello.host, clock_skew=clock_skew(hello))
 
     def begun(self) -> StreamEnd | None:
-        """The job runs: the keys, or standard input, are its own now."""
+        """Let the job have the keys, or standard input: it runs."""
         self._log("started")
         if self._terminal is not None:
             self._terminal.take()
@@ -68,7 +68,7 @@ class ForegroundRun:
         return None
 
     def stopped(self) -> None:
-        """The job stopped: stop too, as it would have been seen to here."""
+        """Stop too, as the job has, as it would have been seen to here."""
         if not self._run.session.pause():
             return  # whoever receives says why
         if self._terminal is not None and in_foreground(0):

@@ -13,7 +13,7 @@ import tty
 
 
 def in_foreground(fd: int) -> bool:
-    """May this process read the terminal open at `fd`? Also when it is no terminal of ours, which nobody else reads."""
+    """Tell whether this process may read the terminal at `fd`. It may one that is not ours, which nobody else reads."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
@@ -30,12 +30,12 @@ class Terminal:
         self._wanted = self._raw = False
 
     def take(self) -> None:
-        """Every key goes to the job as it is, from now on, or from when this process is in the foreground."""
+        """Give every key to the job as it is, from now on, or from when this process is in the foreground."""
         self._wanted = True
         self.ours()
 
     def ours(self) -> bool:
-        """Is it wanted, and this process in the foreground? Then it is raw when this returns."""
+        """Make it raw if it is wanted and this process is in the foreground; tell whether it is."""
         with self._lock:
             if not self._wanted or not in_foreground(self._fd):
                 return False
@@ -49,7 +49,7 @@ class Terminal:
             return True
 
     def restore(self) -> None:
-        """As it was found; no key is taken until the next ``take``."""
+        """Put it back as it was found; no key is taken until the next ``take``."""
         with self._lock:
             self._wanted = False
             if self._raw and in_foreground(self._fd):

@@ -51,7 +51,7 @@ def checks(report: Report) -> list[Check]:
 
 
 def usable(report: Report) -> bool:
-    """Whether a job can run there."""
+    """Tell whether a job can run there."""
     return all(check.state != BAD for check in checks(report))
 
 

@@ -29,7 +29,7 @@ class Attached:
         self._lock = threading.Lock()
 
     def serve(self) -> None:
-        """Until the client goes, or `end`."""
+        """Serve until the client goes, or `end`."""
         readers: dict[int, Reader] = {kind: self._reader(kind) for kind in self._outputs}
         for kind, reader in readers.items():
             self._outputs[kind].attach(reader)
@@ -46,7 +46,7 @@ class Attached:
             writer.join()
 
     def end(self, kind: int, payload: bytes) -> None:
-        """The job's end, as an EXIT or FAIL frame; all its output has been given to the readers."""
+        """Return the job's end, as an EXIT or FAIL frame; all its output has been given to the readers."""
         self._put(frame(kind, payload))
         self._queue.put(None)
 

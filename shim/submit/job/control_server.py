@@ -34,10 +34,10 @@ class Subject(Protocol):
         """Give it an event to deal with."""
 
     def generation(self) -> Generation | None:
-        """The generation that runs, if one does."""
+        """Return the generation that runs, if one does."""
 
     def progress(self) -> tuple[int, int, int] | None:
-        """How far the image that comes is, as Intake.progress has it."""
+        """Tell how far the image that comes is, as Intake.progress has it."""
 
     def force(self) -> None:
         """Have its next restart forced."""
@@ -55,7 +55,7 @@ class Callers:
         self._asking = 0  # who waits for an answer
 
     def handle(self, request: dict[str, object], connection: Connection) -> None:
-        """One request, to its end."""
+        """Handle one request, to its end."""
         what = str(request.get("do"))
         if what == "attach":
             self._attach(connection)
@@ -67,21 +67,21 @@ class Callers:
             connection.say(done=False, text=f"there is no request {what!r:.40}")
 
     def answer(self, token: int, done: bool, text: str) -> None:
-        """To whoever asked with that token."""
+        """Answer whoever asked with that token."""
         with self._fewer:
             asked = self._asked.pop(token, None)
         if asked is not None:
             asked.put((done, text))
 
     def end(self, kind: int, payload: bytes) -> None:
-        """The job's end, as a frame, to all who are attached."""
+        """Tell all who are attached the job's end, as a frame."""
         with self._fewer:
             attached = list(self._attached)
         for client in attached:
             client.end(kind, payload)
 
     def await_gone(self, timeout: float) -> None:
-        """Until all have taken what was said last."""
+        """Wait until all have taken what was said last."""
         with self._fewer:
             self._fewer.wait_for(lambda: not self._attached and not self._asking, timeout)
 

@@ -101,7 +101,7 @@ def _client(sock: socket.socket, handle: Handler) -> None:
 
 
 def read_line(sock: socket.socket) -> bytes:
-    """One line, and no byte beyond it. Raises ValueError if there is none."""
+    """Read one line, and no byte beyond it. Raises ValueError if there is none."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = sock.recv(1)
@@ -112,7 +112,7 @@ def read_line(sock: socket.socket) -> bytes:
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection to the supervisor that listens there. Raises ControlError."""
+    """Return a connection to the supervisor that listens there. Raises ControlError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _short(path) as name:

@@ -29,7 +29,7 @@ _TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, sign
 
 
 def main() -> None:
-    """Be the process that `start` starts: in the background, until the job has ended."""
+    """Be what `start` starts, in the background, until the job has ended."""
     protect.import_only_ours()
     orders = Orders(*json.loads(sys.argv.pop()))
     for fd in (orders.lock, orders.ready):

@@ -66,7 +66,7 @@ class Event:
     signal: int | None = None
 
     def to_json(self) -> str:
-        """The event as a line, with its newline."""
+        """Return the event as a line, with its newline."""
         values = {name: value for name, value in asdict(self).items() if value not in ("", None, 0) or name == "status"}
         if self.status is None:
             del values["status"]
@@ -84,7 +84,7 @@ _TYPES = {
 
 
 def parse_event(line: str) -> Event:
-    """The event of a line; ValueError says what is wrong with it."""
+    """Return the event of a line; ValueError says what is wrong with it."""
     values = json.loads(line)
     if not isinstance(values, dict) or not {"at", "kind"} <= values.keys():
         raise ValueError("it is no event")
@@ -97,7 +97,7 @@ def parse_event(line: str) -> Event:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """The whole events from `offset` (bytes) on, and where the next one will begin: to follow a log, ask again there.
+    """Read the whole events from `offset` (bytes) on, and where the next will begin: to follow a log, ask again there.
 
     EventLogError if the log is not there or a whole line is not an event.
     """
@@ -272,7 +272,7 @@ _CONDOR = {
 
 
 def condor_log(events: Iterable[Event], job: int) -> str:
-    """The events as an HTCondor job event log, of cluster `job`, process 0; times are local, as HTCondor's are."""
+    """Write the events as an HTCondor job event log, of cluster `job`, process 0; times are local, as there."""
     parts = []
     for event in events:
         number, text = _CONDOR[event.kind]

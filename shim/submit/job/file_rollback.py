@@ -86,7 +86,7 @@ def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
 def judge(
     found: Look, file: WrittenFile, now: os.stat_result | None, changes: dict[Key, Change] | None, held: bool
 ) -> None:
-    """What is to be done about `file`, which is `now` so (None: not there), and was `held` open: into `found`. Pure."""
+    """Decide about `file`, which is `now` so (None: not there), and was `held` open: into `found`. Pure."""
     path = file.path
     gone = now is None or now.st_ino != file.inode or not stat.S_ISREG(now.st_mode)
     if changes is None:
@@ -203,13 +203,13 @@ def _held_here(key: Key) -> bool:
 
 
 def opened(image: Manifest) -> list[tuple[str, int, bool]]:
-    """(path, inode number, for writing?) of the regular files that the job had open or mapped."""
+    """List (path, inode number, for writing?) of the regular files that the job had open or mapped."""
     rows = image.stats.get("open", [])
     return [(str(path), int(inode), bool(writable)) for path, inode, writable in rows]  # type: ignore[attr-defined]
 
 
 def replaced(image: Manifest, forced: bool) -> list[str]:
-    """The files the job had open whose names are another's by now: of these criu is to compare the size.
+    """Return the files the job had open whose names are another's by now: of these criu is to compare the size.
 
     With `forced` not those that it had open for writing.
     """

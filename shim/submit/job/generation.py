@@ -112,15 +112,15 @@ class Generation:
         self._session.send(frames.SIGNAL, bytes((number,)))
 
     def resize(self, size: bytes) -> None:
-        """`size`: a WINSIZE payload."""
+        """Tell it the terminal's size, a WINSIZE payload."""
         self._session.send(frames.WINSIZE, size)
 
     def pause(self) -> None:
-        """This process is about to be stopped: no sign of life is due."""
+        """Tell the host that this process is about to be stopped: no sign of life is due."""
         self._session.pause()
 
     def resume(self) -> None:
-        """This process goes on."""
+        """Tell the host that this process goes on."""
         self._session.resume()
 
     def cut(self) -> None:
@@ -133,7 +133,7 @@ class Generation:
         return (0, 0, 0) if intake is None else intake.progress()
 
     def serve(self) -> str:
-        """Until the link ends; why it did. Then no image of this generation is being committed any more."""
+        """Serve until the link ends; return why. Then no image of this generation is being committed any more."""
         try:
             self._session.serve()
         except Exception as error:  # the boundary: what a host causes here ends its own generation, and no more

@@ -26,7 +26,7 @@ _HEAD = table(
 
 
 def parsed(head: bytes) -> dict[str, Any]:
-    """The head as plain data, `stdin_unread` as bytes. Raises ShapeError for what no host of ours says."""
+    """Return the head as plain data, `stdin_unread` as bytes. Raises ShapeError for what no host of ours says."""
     said: dict[str, Any] = _HEAD(decoded(head, "the head of its image"), "the head of its image")
     streams = said["streams"]
     try:

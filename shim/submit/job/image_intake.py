@@ -52,11 +52,11 @@ class Intake:
         self._thread.start()
 
     def put(self, payload: bytes | memoryview) -> None:
-        """One payload of the other end; never blocks, the window bounds what can be waiting."""
+        """Take one payload of the other end; never blocks, the window bounds what can be waiting."""
         self._queue.put(payload)
 
     def abort(self) -> None:
-        """The dump is given up, if all of it is not here by now."""
+        """Give the dump up, if all of it is not here by now."""
         self._queue.put(None)
 
     def join(self) -> None:
@@ -64,7 +64,7 @@ class Intake:
         self._thread.join()
 
     def progress(self) -> tuple[int, int, int]:
-        """(bytes of the image dealt with, of how many, bytes that came over the link)."""
+        """Return (bytes of the image dealt with, of how many, bytes that came over the link)."""
         receiver = self._receiver
         return (0, 0, 0) if receiver is None else (receiver.offered, receiver.size, receiver.received)
 

@@ -11,7 +11,7 @@ Row = list[int]  # pid, descriptor, 1: flock or 0: of the process, F_RDLCK or F_
 
 
 def rows(held: Iterable[Held], handles: Iterable[Sequence[int]], numbers: Mapping[str, int]) -> list[Row]:
-    """Each lock with a process and a descriptor of the image that it can be asked through.
+    """List each lock with a process and a descriptor of the image that it can be asked through.
 
     `handles`: [pid, descriptor, handle] of the tree's open files; `numbers`: the execute host's number of each process
     (as text) to the tree's own; both as shim/submit/job/image_head.py lets them in. Raises ManifestError if a lock

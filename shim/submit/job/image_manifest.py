@@ -47,7 +47,7 @@ class Seen:
 
 
 def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
-    """Of a dump that has arrived with that `head` (shim/wire/job_messages.py). Raises ShapeError for a head that is
+    """Make it of a dump that came with that `head` (shim/wire/job_messages.py). Raises ShapeError for a head that is
     none, and ManifestError.
     """
     said = image_head.parsed(head)
@@ -77,7 +77,7 @@ def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) ->
 
 
 def bare(image: Manifest, replaced: list[str]) -> Manifest:
-    """Without what only home needs: the chunks' tables and the files; `replaced`: those whose names are another's."""
+    """Leave out what only home needs: the chunks' tables and the files; `replaced`: those whose names are another's."""
     fields = (
         "job",
         "number",

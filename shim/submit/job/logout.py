@@ -12,7 +12,7 @@ _KINDS = {"KillUserProcesses": "b", "KillOnlyUsers": "as", "KillExcludeUsers": "
 
 
 def killed_at_logout(user: str, bus: str | None = None, booted: str = _BOOTED, linger: str = _LINGER) -> str:
-    """What to say if logind ends this user's processes at logout; else "".
+    """Say something if logind ends this user's processes at logout; else "".
 
     Without a logind that answers nobody ends them, so that is "" too. `bus`: the socket of the system's bus.
     """

@@ -32,18 +32,18 @@ class AllowedHosts:
 
 
 def owner_of(host: Host, owner: str, known: Hosts) -> OwnerPolicy:
-    """The policy that holds for a job on that host. Raises PolicyError."""
+    """Return the policy that holds for a job on that host. Raises PolicyError."""
     tables: dict[str, object] = dict(known.owners)
     return named_policy(owner or ("none" if host.ssh is None else host.owner), tables)
 
 
 def is_named(name: str, wish: AllowedHosts, choose_driven: frozenset[str], wanted: str) -> bool:
-    """Did the user name this very host, and has its owner not driven the job out since?"""
+    """Tell whether the user named this very host, and its owner has not driven the job out since."""
     return name == wanted or (name in wish.names and name not in choose_driven)
 
 
 def candidates(wish: AllowedHosts, choose: Choose, known: Hosts) -> list[Host]:
-    """The hosts that come into question, the wanted one first. Raises HostsError."""
+    """Return the hosts that come into question, the wanted one first. Raises HostsError."""
     every = wish.names == (ANY,)
     found = list(known.hosts) if every else [config.resolve(name, known) for name in wish.names]
     if choose.wanted:
@@ -55,7 +55,7 @@ def candidates(wish: AllowedHosts, choose: Choose, known: Hosts) -> list[Host]:
 def choose_host(
     choose: Choose, wish: AllowedHosts, known: Hosts, image: Manifest | None, ask: Survey = survey.ask_all
 ) -> Chosen | NoHost:
-    """The next host. One that the user named is taken as it is: whoever goes there finds out whether it will do."""
+    """Choose the next host. One that the user named is taken as it is: who goes there finds out whether it will do."""
     try:
         found = candidates(wish, choose, known)
         for host in found:
@@ -90,7 +90,7 @@ def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:
-    """A host's report as it is ranked. Raises PolicyError."""
+    """Return a host's report as it is ranked. Raises PolicyError."""
     host, facts = report.host, report.facts
     owner = owner_of(host, wish.owner, known)
     unusable = report.error or next((check.text for check in checks(report) if check.state == BAD), None)
@@ -110,7 +110,7 @@ def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, 
 
 
 def differences(image: Manifest, facts: Mapping[str, Any]) -> list[str]:
-    """Why the image cannot go on at a host with these facts, as far as they tell."""
+    """Tell why the image cannot go on at a host with these facts, as far as they tell."""
     here = facts.get("compat")
     if here is None or not image.facts:
         return []

@@ -94,7 +94,7 @@ class Record:
     reason: str = ""
 
     def job_spec(self) -> JobSpec:
-        """The job as it was described when it was submitted."""
+        """Return the job as it was described when it was submitted."""
         return JobSpec.unpack(base64.b64decode(self.spec))
 
     def without_image(self) -> str:
@@ -103,7 +103,7 @@ class Record:
 
 
 def packed(spec: JobSpec) -> str:
-    """A spec as Record holds it."""
+    """Return a spec as Record holds it."""
     return base64.b64encode(spec.pack()).decode()
 
 
@@ -128,7 +128,7 @@ _RECORD = table(
 
 
 def home() -> Path:
-    """Where the jobs are: `jobs` beside the image store."""
+    """Tell where the jobs are: `jobs` beside the image store."""
     return xdg.state() / "jobs"
 
 
@@ -154,7 +154,7 @@ class Job:
         return self.path / "control"
 
     def read(self) -> Record:
-        """The record as last written."""
+        """Return the record as last written."""
         try:
             values = _RECORD(decoded((self.path / "job.json").read_bytes(), "it"), "it")
             return Record(**{**values, **{name: tuple(values[name]) for name in _TUPLES if name in values}})
@@ -233,7 +233,7 @@ def _sync(directory: Path) -> None:
 
 
 def create(record: Record) -> Job:
-    """A directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
+    """Return a directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
     top = home()
     try:
         xdg.make(top)
@@ -258,7 +258,7 @@ def create(record: Record) -> Job:
 
 
 def find(word: str) -> Job:
-    """The job of that id."""
+    """Return the job of that id."""
     if not word.isdigit():
         raise JobError(f"{word!r:.80} is no job's id, which is a number: see `rexec jobs`")
     job = Job(home() / word)
@@ -268,7 +268,7 @@ def find(word: str) -> Job:
 
 
 def every() -> Iterator[Job]:
-    """All jobs, oldest first."""
+    """Return all jobs, oldest first."""
     try:
         names = os.listdir(home())
     except FileNotFoundError:

@@ -84,7 +84,7 @@ class OutputOnce:
         assert 0 <= self.said <= self.taken, (self.said, self.taken)
 
     def begin(self, link: Link, offset: int) -> None:
-        """The job goes on at the other end of `link`; it has said `offset` bytes by the image's count."""
+        """Go on with the job at the other end of `link`, which has said `offset` bytes by the image's count."""
         with self._change:
             self._link, self.said = link, offset
             self.taken = max(self.taken, offset)  # less, if somebody has cut the file that it goes to
@@ -93,7 +93,7 @@ class OutputOnce:
             link.send(CLOSED, bytes((self.kind,)))
 
     def put(self, link: Link, data: bytes | memoryview) -> None:
-        """Bytes came. Never blocks: the stream's window bounds what can be waiting."""
+        """Take bytes that came. Never blocks: the stream's window bounds what can be waiting."""
         with self._change:
             if link is not self._link:
                 return  # the last words of a generation that is over
@@ -105,7 +105,7 @@ class OutputOnce:
             self._change.notify_all()
 
     def end(self) -> None:
-        """The job has closed the stream: who reads it here is to see that, once all is written."""
+        """Close it as the job has: who reads it here is to see that, once all is written."""
         with self._change:
             if not self._closed and self._link is not None:
                 self._queue.append((self._link, b"", 0))
@@ -117,7 +117,7 @@ class OutputOnce:
             return self._change.wait_for(lambda: not self._queue and not self._busy, timeout)
 
     def attach(self, reader: Reader) -> None:
-        """From now on `reader` is called with all bytes too; b"" at the end."""
+        """Have `reader` called with all bytes too from now on; b"" at the end."""
         with self._change:
             self._readers.append(reader)
 
@@ -220,35 +220,35 @@ class ReplayedInput:
         assert 0 <= self.kept <= self.given <= self.size, (self.kept, self.given, self.size)
 
     def feed(self, data: bytes) -> None:
-        """More input, from one who is attached."""
+        """Take more input, from one who is attached."""
         with self._change:
             self._append(data)
 
     def finish(self) -> None:
-        """No more will come."""
+        """Take note that no more will come."""
         with self._change:
             self._ended = True
             self._change.notify_all()
 
     def skip_to(self, offset: int) -> None:
-        """This process begins in the middle: what the job had been given before is not here."""
+        """Begin in the middle: what the job had been given before is not here."""
         with self._change:
             self.size = self.given = self.kept = offset
             self._keep = self._saved = True
             self._check()
 
     def keep(self) -> None:
-        """An image is being made: from now on only `saved` says what is not needed any more."""
+        """Keep all, for an image is being made: from now on only `saved` says what is not needed any more."""
         with self._change:
             self._keep = True
 
     def unkeep(self) -> None:
-        """It will not be made. Where there is none before it, nothing will ever be asked for again."""
+        """Keep it no more: it will not be made. Where there is none before it, nothing will ever be asked for again."""
         with self._change:
             self._keep = self._saved
 
     def saved(self, offset: int) -> None:
-        """There is an image, whose job has been given `offset` bytes."""
+        """Forget what an image has made needless, whose job has been given `offset` bytes."""
         with self._change:
             self._keep = self._saved = True
             self._forget(offset)

@@ -61,7 +61,7 @@ class Resumed:
     unsure: tuple[file_rollback.Named, ...]
 
     def said(self, kind: int) -> int:
-        """How many bytes of a stream the job had written by then: frames.STDOUT or STDERR."""
+        """Tell how many bytes of a stream the job had written by then: frames.STDOUT or STDERR."""
         return self.image.streams.stdout if kind == frames.STDOUT else self.image.streams.stderr
 
     @property
@@ -71,14 +71,14 @@ class Resumed:
 
 
 def parse_every(text: str | None, key: str = "--every") -> float:
-    """Seconds of "10m" or "never", as Wanted.every has them. Raises PolicyError, which names `key`."""
+    """Return the seconds of "10m" or "never", as Wanted.every has them. Raises PolicyError, which names `key`."""
     if text is None:
         return 0.0
     return placement_steps.NEVER if text == "never" else parse_duration(text, key)
 
 
 def host_names(on: str | None) -> tuple[str, ...]:
-    """The hosts that --on means: HOST,HOST… or any. Raises HostsError for a name that is none."""
+    """Return the hosts that --on means: HOST,HOST… or any. Raises HostsError for a name that is none."""
     known = config.load()
     if on is None:
         return (ANY,) if known.hosts else (config.LOCAL,)

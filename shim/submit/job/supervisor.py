@@ -102,7 +102,7 @@ class JobSupervisor:
     # the thread of `run`
 
     def run(self) -> Result:
-        """Until the job has ended. Raises RexecError or CheckpointError where this process itself cannot go on."""
+        """Supervise until the job has ended. Raises RexecError or CheckpointError: this process itself cannot go on."""
         control = control_socket.Listener(self.job.control, self._callers.handle)
         for output in self.home.outputs.values():
             output.start(self.fail)
@@ -161,7 +161,7 @@ class JobSupervisor:
         return self._end(result)
 
     def tell(self, event: placement_events.Event) -> None:
-        """Something happened; from any thread."""
+        """Take note of what happened; from any thread."""
         self._events.put(event)
 
     def quit(self) -> None:
@@ -169,7 +169,7 @@ class JobSupervisor:
         self._events.put(placement_events.Quit())
 
     def fail(self, error: BaseException) -> None:
-        """A thread of ours has ended by that; it ends the run. From any thread."""
+        """End the run by what has ended a thread of ours. From any thread."""
         self._events.put(error)
 
     def send_signal(self, number: int) -> bool:
@@ -182,12 +182,12 @@ class JobSupervisor:
         return True
 
     def generation(self) -> Generation | None:
-        """The generation that runs, if one does. From any thread."""
+        """Return the generation that runs, if one does. From any thread."""
         running = self.state.phase in (Phase.RUNNING, Phase.FROZEN)
         return self._visits.get(self.state.place.generation) if running else None
 
     def progress(self) -> tuple[int, int, int] | None:
-        """How far the image that comes is, as Intake.progress has it. From any thread."""
+        """Tell how far the image that comes is, as Intake.progress has it. From any thread."""
         generation = self._visits.get(self.state.place.generation)
         return None if generation is None else generation.progress()
 

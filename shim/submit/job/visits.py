@@ -51,7 +51,7 @@ class Visits:
         self._fewer = threading.Condition()
 
     def get(self, number: int) -> Generation | None:
-        """The generation of that number, from its START to the end of its link."""
+        """Return the generation of that number, from its START to the end of its link."""
         return self._generations.get(number)
 
     def connect(self, number: int, name: str) -> None:
