@@ -176,6 +176,33 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     assert all(f"\n{number} (" in "\n" + log for number in ("000", "001", "003", "022", "024", "005")), log
 
 
+NAMES = """
+import mmap, os, time
+names = ["/etc/hosts", "/etc/resolv.conf"]
+held = [open(name) for name in names]
+told = [file.read() for file in held]
+mapped = [mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) for file in held]
+print("ready", flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.05)
+for file, text, pages, name in zip(held, told, mapped, names):
+    file.seek(0)
+    print(len(text), len(file.read()), len(pages), len(open(name).read()), os.stat(name).st_nlink)
+"""
+
+
+@USER
+def test_a_job_that_holds_a_file_of_its_network_moves(mover: Mover) -> None:
+    """Each host has a resolv.conf of its own, and all are of one length."""
+    job = mover.submit(PYTHON, "-c", NAMES)
+    until(lambda: "ready" in mover.path(job, "stdout").read_text(), "it has them open")
+    mover.verb("vacate", job)
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done"
+    for line in mover.path(job, "stdout").read_text().splitlines()[1:]:
+        assert len(set(line.split()[:4])) == 1 and line.split()[4] == "1"
+
+
 @USER
 def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))

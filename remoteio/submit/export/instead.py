@@ -18,11 +18,11 @@ class Instead:
     """Holds `contents`, by the names in /etc that are to lead to them, each in a file of its own (memfd_create(2))."""
 
     def __init__(self, contents: Mapping[bytes, bytes]) -> None:
-        self._files: dict[bytes, int] = {}
+        self.files: dict[bytes, int] = {}  # descriptors, by name
         self.device = -1  # st_dev of them all, and of nothing that has a name
         for name, content in contents.items():
             fd = os.memfd_create(os.fsdecode(name))
-            self._files[name] = fd
+            self.files[name] = fd
             with open(fd, "wb", closefd=False) as file:
                 file.write(content)
             os.fchmod(fd, 0o644)
@@ -31,14 +31,10 @@ class Instead:
     def names(self, directory: Node) -> Collection[bytes]:
         """Return the names in that directory which lead to what is held here."""
         above = directory.parent
-        return self._files if directory.name == _DIRECTORY and above is not None and above.parent is None else ()
-
-    def descriptor(self, name: bytes) -> int:
-        """Return the descriptor of what has that name, one of ``names``."""
-        return self._files[name]
+        return self.files if directory.name == _DIRECTORY and above is not None and above.parent is None else ()
 
     def close(self) -> None:
         """Let go of the contents; nodes that the kernel knows still have descriptors of their own."""
-        for fd in self._files.values():
+        for fd in self.files.values():
             os.close(fd)
-        self._files.clear()
+        self.files.clear()

@@ -40,7 +40,7 @@ class Listings:
             shown = listing if not hidden else (e for e in listing if e.inode() not in hidden)
             found += [(os.fsencode(e.name), number(dev, e.inode()), _dtype(e)) for e in shown]
         for name in self._instead.names(node):
-            st = os.fstat(self._instead.descriptor(name))
+            st = os.fstat(self._instead.files[name])
             found = [entry for entry in found if entry[0] != name] + [(name, number(st.st_dev, st.st_ino), 8)]
         if beneath:
             found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN]

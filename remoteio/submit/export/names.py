@@ -25,8 +25,8 @@ class Names(ExportBase):
     def do_lookup(self, r: abi.Request) -> Reply:
         parent = self.inodes.get(r.nodeid)
         name = r.name(abi.ARGS)
-        if name in self.instead.names(parent):
-            fd = self.instead.descriptor(name)
+        if name in self.instead.files and name in self.instead.names(parent):
+            fd = self.instead.files[name]
             node = self.inodes.shown_instead(parent, name, fd)
             return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
         with self.inodes.descriptors.directory(parent) as at:

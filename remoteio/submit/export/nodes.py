@@ -40,7 +40,7 @@ class Node:
         self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several or is open
         self.nameless = False  # the kernel has been told that it has no links any more
         self.lookups = 0
-        self.fd = -1  # O_PATH, directories only
+        self.fd = -1  # O_PATH, of directories; and of what is shown instead of a file: open for good
         self.borrowed = 0  # how many are using `fd`
         self.ctime = st.st_ctime_ns  # as the kernel was last told
         self.handles: set[int] = set()  # open file descriptors of this node

@@ -76,8 +76,8 @@ def opened(inodes: Inodes) -> OpenFiles:
     moved: set[tuple[bytes, bool]] = set()
     for handle in tuple(inodes.handles.values()):
         node = handle.node
-        if node.kind != stat.S_IFREG:
-            continue
+        if node.kind != stat.S_IFREG or node.fd >= 0:
+            continue  # one that has a descriptor of its own is shown instead of a file here, and looked for nowhere
         st = os.fstat(handle.fd)
         # The job's kernel knows that it has no name: by the job's own doing, or since it was told of 0 links. Else criu
         # has taken the name that the kernel remembers, even if others removed the file meanwhile.
