@@ -85,6 +85,7 @@ class Mover:
         self.anyway = False  # it is to run even where no image can be made
         self.given = b""  # of stdin, for ever
         self.scratch: list[bytes] = []  # where it has private directories
+        self.scheduling: list[int] = []  # see scheduling.own
         self.ended_input = False
 
     def spec(self, restore: bytes) -> JobSpec:
@@ -96,7 +97,7 @@ class Mover:
         return JobSpec(
             [os.fsencode(a) for a in self.argv], env, os.fsencode(self.cwd), os.geteuid(), os.getegid(),
             os.getgroups(), 0o022, b"submit", [], self.scratch, [] if self.tty else [0, 1, 2],
-            TERMINAL if self.tty else [], checkpoint,
+            TERMINAL if self.tty else [], checkpoint, self.scheduling,
         )  # fmt: skip
 
     def place(self, host: str, image: int = 0) -> Placement:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from remoteio.wire.frames import pack_fields, unpack_fields
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class JobSpec:
     """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
@@ -17,6 +21,7 @@ class JobSpec:
         "groups",
         "hostname",
         "limits",
+        "scheduling",
         "scratch",
         "stdio",
         "tty",
@@ -39,13 +44,16 @@ class JobSpec:
         stdio: list[int],
         tty: list[int],
         checkpoint: CheckpointSpec | None = None,
+        scheduling: Sequence[int] = (),
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
-        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal."""
+        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
+        ``scheduling.own``, empty: the host's own."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
+        self.scheduling = list(scheduling)
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
 
     def pack(self) -> bytes:
@@ -59,6 +67,7 @@ class JobSpec:
                 "umask": _texts([self.umask]),
                 "hostname": [self.hostname],
                 "limits": _texts([n for limit in self.limits for n in limit]),
+                "scheduling": _texts(self.scheduling),
                 "scratch": self.scratch,
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
@@ -85,6 +94,7 @@ class JobSpec:
             stdio=_numbers(f["stdio"]),
             tty=_numbers(f["tty"]),
             checkpoint=CheckpointSpec.of(f) if "checkpoint" in f else None,
+            scheduling=_numbers(f.get("scheduling", [])),  # a job on record may have none
         )
 
 

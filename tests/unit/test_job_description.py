@@ -16,7 +16,7 @@ from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window
 from shim.execute.init import idmap
 from shim.submit.foreground import environment
-from shim.wire import terminal_state
+from shim.wire import scheduling, terminal_state
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 
@@ -27,15 +27,23 @@ numbers = st.integers(-1, 2**63)
 @given(
     argv=texts, env=texts, cwd=st.binary(), uid=st.integers(0, 2**32 - 2), groups=st.lists(st.integers(0, 2**32)),
     umask=st.integers(0, 0o777), limits=st.lists(st.tuples(st.integers(0, 15), numbers, numbers)),
-    stdio=st.sets(st.integers(0, 2)), tty=st.lists(st.integers(0, 2**32)),
+    stdio=st.sets(st.integers(0, 2)), tty=st.lists(st.integers(0, 2**32)), scheduled=st.lists(st.integers(-20, 2**31)),
 )  # fmt: skip
 def test_a_description_arrives_as_it_was(
     argv: list[bytes], env: list[bytes], cwd: bytes, uid: int, groups: list[int], umask: int,
-    limits: list[tuple[int, int, int]], stdio: set[int], tty: list[int],
+    limits: list[tuple[int, int, int]], stdio: set[int], tty: list[int], scheduled: list[int],
 ) -> None:  # fmt: skip
-    spec = JobSpec(argv, env, cwd, uid, uid, groups, umask, b"here", limits, [b"/scratch"], sorted(stdio), tty)
+    spec = JobSpec(
+        argv, env, cwd, uid, uid, groups, umask, b"here", limits, [b"/scratch"], sorted(stdio), tty, None, scheduled
+    )
     again = JobSpec.unpack(spec.pack())
     assert [getattr(again, name) for name in JobSpec.__slots__] == [getattr(spec, name) for name in JobSpec.__slots__]
+
+
+def test_cpus_that_a_host_has_not_are_no_reason_to_have_none() -> None:
+    """As the kernel: of those asked for what there is; and where there is none of them, any."""
+    assert scheduling.fitting([1, 3, 70], {0, 1, 2, 3}) == {1, 3}
+    assert scheduling.fitting([70], {0, 1}) == {0, 1}
 
 
 def test_session_variables_stay_unless_asked_for() -> None:

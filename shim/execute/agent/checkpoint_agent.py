@@ -53,7 +53,7 @@ class CheckpointAgent:
         self._agent = Agent(link, sandbox, self._streams)
         log = os.path.join(cache(), "criu-failed.log")
         self._parts = CheckpointParts(
-            link, sandbox, self._agent.relay, self._tree, self._streams, means, checkpoint, log
+            link, sandbox, self._agent.relay, self._tree, self._streams, means, checkpoint, log, spec.scheduling[4:]
         )  # fmt: skip
         self._guard = OwnerGuard(self._parts)
         self._dumper = Dumper(self._parts, self._guard)

@@ -25,10 +25,11 @@ class CheckpointParts:
     channel     to the store at home
     means       a criu, or why there is none
     checkpoint  what home says of it
+    cpus        those that home asked for (scheduling.own); none: any
     log         the path at which the log of a criu that failed is kept
     """
 
-    __slots__ = ("channel", "checkpoint", "link", "log", "means", "relay", "sandbox", "streams", "tree")
+    __slots__ = ("channel", "checkpoint", "cpus", "link", "log", "means", "relay", "sandbox", "streams", "tree")
 
     def __init__(
         self,
@@ -40,9 +41,11 @@ class CheckpointParts:
         means: Means,
         checkpoint: CheckpointSpec,
         log: str,
+        cpus: list[int],
     ) -> None:
         self.link, self.sandbox, self.relay, self.tree, self.streams = link, sandbox, relay, tree, streams
         self.channel, self.means, self.checkpoint, self.log = ImageChannel(link), means, checkpoint, log
+        self.cpus = cpus
 
     def news(self, what: str, **more: object) -> None:
         """Tell home what has become of the job."""

@@ -39,7 +39,7 @@ from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ManifestError
 from remoteio.errors import RexecError
 from remoteio.wire.link import LinkClosed
-from shim.execute.agent import criu_process, fault_points
+from shim.execute.agent import criu_process, fault_points, thread_scheduling
 from shim.execute.agent.checkpoint_parts import CheckpointParts
 from shim.execute.agent.diagnostics import where
 from shim.execute.agent.image_channel import CutShort
@@ -238,6 +238,7 @@ class Dumper:
             **streams,
             "frozen": tree.frozen, "stopped": tree.stood if tree.frozen else [],
             **locks,
+            "threads": thread_scheduling.look(tree.root(), parts.cpus),
             "last_pid": preflight.highest(tree.root()), "frozen_us": frozen_us, "keep_tcp": self._keep_tcp,
         }  # fmt: skip
 

@@ -152,11 +152,18 @@ class JobTree:
 
     # What the kernel tells of it.
 
+    def init(self) -> int:
+        """Return the pid here of the job's init, the keeper's child. Raises Gone."""
+        return self._below(1)
+
     def root(self) -> int:
         """Return the pid here of the tree's root: keeper, init, root. Raises Gone."""
+        return self._below(2)
+
+    def _below(self, levels: int) -> int:
         pid = self._sandbox.pid
         try:
-            for _ in range(2):
+            for _ in range(levels):
                 with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
                     pid = int(f.read().split()[0])
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:

@@ -23,7 +23,7 @@ from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed, credit
-from shim.execute.agent import criu_process, fault_points
+from shim.execute.agent import criu_process, fault_points, thread_scheduling
 from shim.execute.agent.checkpoint_parts import CheckpointParts
 from shim.execute.agent.diagnostics import aside
 from shim.execute.agent.job_tree import ASK_S, Gone
@@ -104,7 +104,7 @@ class Restorer:
     def _restore(self, began: float) -> None:
         parts, tree, stats = self._parts, self._parts.tree, self._manifest.stats
         pipes = {int(k): int(str(inode)) for k, inode in _table(stats["pipes"]).items()}
-        old, stopped = stats["terminal"], stats["stopped"]
+        old, stopped, threads = stats["terminal"], stats["stopped"], _rows(stats.get("threads"))
         if not isinstance(stopped, list):
             raise RestartError("the image does not say which of its processes had been stopped")
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
@@ -129,6 +129,7 @@ class Restorer:
         def gate() -> bool:
             fault_points.reached("post-restore")
             parts.relay.criu(False)
+            threads[:] = thread_scheduling.put_back(tree.init(), threads)
             if tty is not None:  # criu has made its settings those of the old one
                 parts.streams.type_ahead(self._manifest.streams.stdin_unread)
             if lost:
@@ -147,6 +148,7 @@ class Restorer:
         try:
             pid = restore.restore(sock, request, self._spool, parts.log, gate)
             fault_points.reached("runs")
+            thread_scheduling.put_back(tree.init(), threads)
             # from here on init knows whose end is the job's
             tree.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
         finally:
@@ -157,6 +159,10 @@ class Restorer:
             tree.await_criu(RESTORE_S)
         except RexecError as e:
             aside(str(e))  # the job runs
+
+
+def _rows(value: object) -> list[tuple[int, int, list[int]]]:
+    return [(int(tid), int(io), list(cpus)) for tid, io, cpus in (value if isinstance(value, list) else [])]
 
 
 def _table(value: object) -> dict[str, object]:

@@ -29,7 +29,7 @@ import termios
 from remoteio.errors import RexecError, named
 from remoteio.syscalls import syncfs
 from shim.execute.init import messages, namespaces
-from shim.wire import terminal_state
+from shim.wire import scheduling, terminal_state
 from shim.wire.job_spec import JobSpec
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _STAGES = {
     "ids": "its user cannot be set",
-    "limits": "its limits cannot be set",
+    "limits": "its limits and its scheduling cannot be set",
     "cwd": "its working directory cannot be entered",
 }
 
@@ -195,6 +195,7 @@ def _exec(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: in
         stage = b"limits"
         for number, soft, hard in spec.limits:
             _limit(number, soft, hard)
+        scheduling.take_on(spec.scheduling)
         stage = b"ids"
         namespaces.become(spec, plan)
         stage = b"cwd"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from remoteio.errors import RexecError
 from remoteio.submit.umask import own_umask
 from shim.submit.foreground import environment
+from shim.wire import scheduling
 from shim.wire.job_spec import JobSpec
 
 
@@ -51,6 +52,7 @@ def describe(
         scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
         stdio=list(stdio),
         tty=list(tty),
+        scheduling=scheduling.own(),
     )
 
 

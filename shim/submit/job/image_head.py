@@ -11,6 +11,7 @@ _PID = whole(0, 1 << 22)  # PID_MAX_LIMIT, linux/threads.h
 _FD = whole(0, (1 << 31) - 1)
 _COUNT = whole()
 _MOST = 100_000  # processes, descriptors
+_CPUS = 8192  # CONFIG_NR_CPUS
 _STREAMS = table({"stdout": _COUNT, "stderr": _COUNT, "stdin": _COUNT, "stdin_unread": text(16 << 20)})
 _HEAD = table(
     {
@@ -20,6 +21,7 @@ _HEAD = table(
     },
     {
         "criu": mapping(text(64), _COUNT, 64), "handles": listed(tuple_of(_PID, _FD, _COUNT), _MOST),
+        "threads": listed(tuple_of(_PID, whole(0, (1 << 16) - 1), listed(whole(0, _CPUS), _CPUS)), _MOST),
         "numbers": mapping(digits(1 << 22), _PID, _MOST),
     },
 )  # fmt: skip
