@@ -94,6 +94,7 @@ def _common(unprivileged: bool, timeout: int) -> list[tuple[int, int | bool | st
         (34, MODE_IGNORE),  # manage_cgroups_mode: the execute host's cgroups are not the job's
         (35, GHOST_LIMIT),
         (45, timeout),
+        (46, True),  # tcp_skip_in_flight: who asks a listener from outside the job is not kept either way
         (51, f"/proc/self/fd/{IMAGES_FD}/{CONFIG_NAME}"),
         (67, unprivileged),
     ]
@@ -219,6 +220,25 @@ _WORDS = tuple(
         (r"Connected TCP socket|TCP connection", "an established TCP connection leads out of the job"),
         (r"[Ee]xternal socket is used|external.*unix|Can't dump half of stream unix|[Uu]nix socket .* without peer",
          "a unix socket leads to a process outside the job"),
+        (r"Unsupported proto (\d+) for socket", r"a socket of protocol \1 is of a kind that CRIU cannot save"),
+        (r"Unknown socket collected \(family (\d+)\)", r"a socket of family \1 is of a kind that CRIU cannot save"),
+        (r"In-flight connection", "a TCP connection is not accepted yet"),
+        (r"write queue on an in-flight", "data is under way in a unix connection that is not accepted yet"),
+        (r"closed in-flight socket", "a unix connection was closed before it is accepted"),
+        (r"corked dgram socket", "a UDP socket gathers what it is to send (UDP_CORK), which CRIU cannot save"),
+        (r"The socket has data to read", "a netlink socket has messages that are not read yet, which CRIU cannot save"),
+        (r"netlink socket \S+ (?:has|is bound)", "a netlink socket listens to groups that CRIU cannot save"),
+        (r"Control messages in queue|More than 1 SCM|2nd SCM_RIGHTS",
+         "a unix socket has descriptors or credentials under way, which CRIU cannot save"),
+        (r"couldn't find ifname", "a socket is bound to a link-local address, which CRIU cannot save"),
+        (r"find ifindex for (\S+)", r"a socket is bound to the network interface \1, which this host does not have"),
+        (r"Can't set 1:25 ", "a socket is bound to a network interface that this host does not have"),
+        (r"bind inet socket.*in use", "a port that the job has is taken on this host"),
+        (r"bind inet socket", "an address or a port that the job has cannot be had on this host"),
+        (r"Task \d+ with SysVIPC", "System V shared memory is not saved"),
+        (r"Can't find suitable path for handle|Can't dump that handle", "CRIU cannot find what an inotify watch is on"),
+        (r"session leader of (?:zombie process )?(\d+)\(", r"the session of process \1 was begun outside the job"),
+        (r"Can't infect \(pid: (\d+)\)", r"CRIU could not get into process \1"),
         (r"No space left on device", "the disk is full where the image is written"),
         (r"[Pp]id (\d+) .*(?:not found|No such process)|Unable to detach from (\d+)", r"process \1\2 has ended"),
         (r"fstat exe link: Stale", "the job's working directory was removed, and CRIU cannot look at it"),
@@ -230,15 +250,40 @@ _WORDS = tuple(
 
 def first_error(log: str) -> str:
     """Find the first `Error (` line of criu's log that matters, without time stamp and source position, or ""."""
+    return _first_error(log)[0]
+
+
+_TASK = re.compile(r"Dumping task \(pid: (\d+) comm: (.*)\)$")
+_DESCRIPTOR = re.compile(r"\) \d+ fdinfo (\d+): pos:")
+_RESTORED = re.compile(r"^\([\d.]+\) +(\d+): Error \(")
+
+
+def _first_error(log: str) -> tuple[str, str]:
+    """Find that line, and what criu was at: "process 12 (sh), descriptor 3", or as much of it as it says."""
+    task = descriptor = ""
     for line in log.splitlines():
         if "Error (" in line and not _HARMLESS.search(line):
-            return re.sub(r"^.*?Error \([^)]*\): ", "", line).strip()
-    return ""
+            restored = _RESTORED.match(line)
+            if restored and not task:
+                task = f"process {restored[1]}"
+            return re.sub(r"^.*?Error \([^)]*\): ", "", line).strip(), task + (descriptor if task else "")
+        found = _TASK.search(line)
+        if found:
+            task, descriptor = f"process {found[1]} ({found[2]})", ""
+        elif "--------" in line:  # before and after the files of one
+            descriptor = ""
+        else:
+            found = _DESCRIPTOR.search(line)
+            descriptor = f", descriptor {found[1]}" if found else descriptor
+    return "", ""
 
 
 def explain(log: str) -> str:
-    """Tell criu's first error in plain words, criu's own kept in brackets; "criu gave no reason" without one."""
-    line = first_error(log)
+    """Tell criu's first error in plain words, criu's own kept in brackets; "criu gave no reason" without one.
+
+    With the process and the descriptor that criu was at, where it says so.
+    """
+    line, at = _first_error(log)
     if not line:
         return "criu gave no reason"
     for pattern, words in _WORDS:
@@ -247,8 +292,8 @@ def explain(log: str) -> str:
             plain = words
             for group, text in enumerate(found.groups(), 1):
                 plain = plain.replace(f"\\{group}", text or "")
-            return f"{plain} (criu: {line})"
-    return f"criu: {line}"
+            return f"{at}: {plain} (criu: {line})" if at else f"{plain} (criu: {line})"
+    return f"{at}: CRIU gave up there (criu: {line})" if at else f"criu: {line}"
 
 
 # ------------------------------------------------------------------------------------------------ statistics

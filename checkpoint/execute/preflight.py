@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
+from checkpoint.execute.live_sockets import PROTOCOLS
 from checkpoint.value import Value
 
 # What CRIU 4.1 restores, of the kernel's anonymous inodes (criu/files.c, criu/include/*fd.h).
@@ -16,7 +17,6 @@ ANON_KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "pidfd")
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 PTS_MAJORS = range(136, 144)
 NAMESPACES = ("mnt", "pid", "user", "net", "ipc", "uts", "time", "cgroup")
-_UNCONNECTED = (7, 10)  # TCP_CLOSE, TCP_LISTEN: include/net/tcp_states.h
 SECCOMP_FILTER = 2
 
 
@@ -28,23 +28,28 @@ class Descriptor(Value):
     kind     S_IFMT of its file
     device   st_rdev, (major, minor)
     fault    why its file cannot be looked at, not even by CRIU; then kind and device are 0
+    protocol the kernel's name of a socket's protocol: TCP, MPTCP, UNIX …; "" of what is none, or if it cannot be had
     """
 
-    __slots__ = ("device", "fault", "kind", "number", "target")
+    __slots__ = ("device", "fault", "kind", "number", "protocol", "target")
     number: int
     target: str
     kind: int
     device: tuple[int, int]
     fault: str
+    protocol: str
 
-    def __init__(self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "") -> None:
-        self._set(number=number, target=target, kind=kind, device=device, fault=fault)
+    def __init__(
+        self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "", protocol: str = ""
+    ) -> None:
+        self._set(number=number, target=target, kind=kind, device=device, fault=fault, protocol=protocol)
 
 
 class Task(Value):
     """A process of the tree.
 
     pid           as the job numbers it
+    host_pid      as this process does
     name          the kernel's, of 15 bytes
     descriptors   those it has open
     tracer        the pid of who traces it, or 0
@@ -53,8 +58,9 @@ class Task(Value):
     mapped        device files that it has mapped
     """
 
-    __slots__ = ("descriptors", "mapped", "name", "namespaces", "pid", "seccomp", "tracer")
+    __slots__ = ("descriptors", "host_pid", "mapped", "name", "namespaces", "pid", "seccomp", "tracer")
     pid: int
+    host_pid: int
     name: str
     descriptors: list[Descriptor]
     tracer: int
@@ -63,31 +69,13 @@ class Task(Value):
     mapped: list[str]
 
     def __init__(
-        self, pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
+        self, pid: int, host_pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
         namespaces: dict[str, str], mapped: list[str],
     ) -> None:  # fmt: skip
         self._set(
-            pid=pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp, namespaces=namespaces,
-            mapped=mapped,
+            pid=pid, host_pid=host_pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp,
+            namespaces=namespaces, mapped=mapped,
         )  # fmt: skip
-
-
-class Tcp(Value):
-    """A line of /proc/net/tcp or tcp6.
-
-    inode           of the socket
-    local, remote   addresses as the kernel prints them
-    state           TCP_ESTABLISHED … of include/net/tcp_states.h
-    """
-
-    __slots__ = ("inode", "local", "remote", "state")
-    inode: int
-    local: str
-    remote: str
-    state: int
-
-    def __init__(self, inode: int, local: str, remote: str, state: int) -> None:
-        self._set(inode=inode, local=local, remote=remote, state=state)
 
 
 def obstacles(tasks: list[Task], rootless: bool) -> list[str]:
@@ -124,33 +112,14 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
                 "`sysctl -w kernel.io_uring_disabled=2` was said"
             )
         return "" if kind in ANON_KINDS else f"of kind {kind}, which CRIU cannot save"
+    if fd.protocol and fd.protocol.removesuffix("v6") not in PROTOCOLS:
+        known = "; a program in Go does without where GODEBUG=multipathtcp=0 is set" if "MPTCP" in fd.protocol else ""
+        return f"a socket of {fd.protocol.removeprefix('AF_')}, which CRIU cannot save{known}"
     if fd.kind == stat.S_IFBLK:
         return "a block device, which CRIU cannot save"
     if fd.kind == stat.S_IFCHR and fd.device not in DEVICES and fd.device[0] not in PTS_MAJORS:
         return "a device that CRIU cannot save"
     return ""
-
-
-def connections(tasks: list[Task], tcp: list[Tcp]) -> list[tuple[str, bool]]:
-    """List each TCP connection of the tree, in words, and whether it leads out of it. Not an obstacle."""
-    held: dict[int, tuple[Task, Descriptor]] = {}
-    for task in tasks:
-        for fd in task.descriptors:
-            if fd.target.startswith("socket:["):
-                held.setdefault(int(fd.target[8:-1]), (task, fd))
-    ours = {(t.local, t.remote): t.inode for t in tcp if t.inode in held and t.state not in _UNCONNECTED}
-    out = []
-    for (local, remote), inode in ours.items():
-        task, fd = held[inode]
-        words = f"the TCP connection that is descriptor {fd.number} of process {task.pid} ({task.name})"
-        out.append((words, (remote, local) not in ours))
-    return out
-
-
-def parse_tcp(text: str) -> list[Tcp]:
-    """Read /proc/net/tcp or tcp6 (proc_net_tcp.txt of the kernel)."""
-    rows = (line.split() for line in text.splitlines()[1:])
-    return [Tcp(int(w[9]), w[1], w[2], int(w[3], 16)) for w in rows if len(w) > 9]
 
 
 # ------------------------------------------------------------------------------------------------ the look
@@ -225,7 +194,8 @@ def _task(at: str) -> Task:
             descriptors.append(Descriptor(int(name), target, 0, (0, 0), e.strerror or str(e)))
             continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
-        descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device))
+        protocol = _protocol(f"{at}/fd/{name}") if stat.S_ISSOCK(st.st_mode) else ""
+        descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device, protocol=protocol))
     namespaces = {}
     for name in NAMESPACES:
         if os.path.lexists(f"{at}/ns/{name}"):
@@ -235,17 +205,14 @@ def _task(at: str) -> Task:
     mapped = sorted(p for p in paths if not p.startswith(("/dev/zero", "/dev/shm/")))
     pid = int(status.get("NSpid", status["Pid"]).split()[-1])
     return Task(
-        pid, status["Name"].strip(), descriptors, int(status["TracerPid"]), int(status.get("Seccomp", "0")),
-        namespaces, mapped,
+        pid, int(os.path.basename(at)), status["Name"].strip(), descriptors, int(status["TracerPid"]),
+        int(status.get("Seccomp", "0")), namespaces, mapped,
     )  # fmt: skip
 
 
-def tcp(root: int, proc: str = "/proc") -> list[Tcp]:
-    """List the TCP sockets of the tree's network namespace."""
-    out = []
-    for name in ("tcp", "tcp6"):
-        path = f"{proc}/{root}/net/{name}"
-        if os.path.exists(path):
-            with open(path) as f:
-                out += parse_tcp(f.read())
-    return out
+def _protocol(path: str) -> str:
+    """Read the name of a socket's protocol (the kernel's net/socket.c, sockfs_xattr_get); "" if it cannot be had."""
+    try:
+        return os.getxattr(path, "system.sockprotoname").rstrip(b"\0").decode(errors="replace")
+    except OSError:
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -133,5 +134,135 @@ def test_what_the_next_host_has_not(run: Run, addresses: subprocess.Popen[bytes]
         (closes,) = [news["why"] for what, news in at.seen if what == "closes"]
         assert closes.startswith("the UDP socket to 2001:db8::9 that is descriptor 4 of process")
         assert "port " in closes and "of 203.0.113.1, which is descriptor 6 of process" in closes
+
+    run(body)
+
+
+WITHIN = """
+def pair(listens="127.0.0.1", connects="127.0.0.1", family=socket.AF_INET):
+    with socket.create_server((listens, 0), family=family, dualstack_ipv6=family == socket.AF_INET6) as listener:
+        client = socket.create_connection((connects, listener.getsockname()[1]))
+        return listener.accept()[0], client
+def filled(end):
+    end.setblocking(False)
+    size = 0
+    try:
+        while True:
+            size += end.send(b"x" * 65536)
+    except BlockingIOError:
+        end.setblocking(True)
+        return size
+def rest(end):
+    size = 0
+    while data := end.recv(65536):
+        size += len(data)
+    return size
+both = pair("::", family=socket.AF_INET6)
+own = pair("203.0.113.1", "203.0.113.1")
+half, half_reads = pair()
+half.send(b"half")
+half.shutdown(socket.SHUT_WR)
+gone, gone_reads = pair()
+gone.send(b"gone")
+gone.close()
+full, later = pair()
+full.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+later.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+full_reads = socket.fromfd(os.dup2(later.fileno(), 99), later.family, later.type)  # made after `full` by criu
+later.close()
+os.close(99)
+sizes = [filled(full), filled(full_reads)]
+full.shutdown(socket.SHUT_WR)
+full_reads.shutdown(socket.SHUT_WR)
+both[0].send(b"under way")
+wait()
+report = dict(
+    both=[tried(both[1].recv, 9), both[1].send(b"back"), tried(both[0].recv, 9)],
+    own=[own[0].send(b"own"), tried(own[1].recv, 9)],
+    half=[tried(half_reads.recv, 9), tried(half_reads.recv, 9), half_reads.send(b"back"), tried(half.recv, 9)],
+    gone=[tried(gone_reads.recv, 9), tried(gone_reads.recv, 9)], full=[rest(full_reads), rest(full)] == sizes,
+)
+print(json.dumps(report))
+"""
+
+
+@pytest.mark.parametrize("uid", [0], indirect=True)
+def test_connections_within_the_job_in_every_state(run: Run, addresses: subprocess.Popen[bytes]) -> None:
+    """IPv4 spoken by IPv6; by the host's own address; one or both ends closed, or full: not a byte is lost."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", JOB + WITHIN)
+        at = mover.place("local")
+        until(lambda: mover.out == b"ready\n", "not ready")
+        assert at.checkpoint(1)["what"] == "committed"
+        at.order("vacate", 2)
+        at.wait("moved")
+        at.wait("closed")
+        at.close()
+        other_host(addresses)
+        before, at = at, mover.place("local", mover.image)
+        at.go()
+        at.wait("started")
+        (home / "go").touch()
+        assert at.end() == 0, mover.err
+        assert json.loads(mover.out.removeprefix(b"ready\n")) == {
+            "both": ["under way", 4, "back"], "own": [3, "own"], "half": ["half", "", 4, "back"],
+            "gone": ["gone", ""], "full": True,
+        }  # fmt: skip
+        assert not [news for what, news in (*before.seen, *at.seen) if what == "closes"]
+
+    run(body)
+
+
+REFUSED = """
+mptcp = socket.socket(proto=262)  # IPPROTO_MPTCP
+tcp = socket.create_server(("127.0.0.1", 0))
+tcp_client = socket.create_connection(tcp.getsockname())
+tcp_client.send(b"tcp")
+listener, gone = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+listener.bind(os.getcwd() + "/s")
+listener.listen()
+gone.connect(os.getcwd() + "/s")
+gone.close()
+client = socket.socket(socket.AF_UNIX)
+client.connect(os.getcwd() + "/s")
+client.send(b"unix")
+with socket.create_server(("127.0.0.1", 0)) as other:
+    ends = socket.create_connection(other.getsockname()), other.accept()[0]
+ends[1].send(b"ends")
+ends[1].shutdown(socket.SHUT_WR)
+ends[0].shutdown(socket.SHUT_WR)
+wait()
+mptcp.close()
+said = [tcp.accept()[0].recv(9), listener.accept()[0].recv(9), listener.accept()[0].recv(9), ends[0].recv(9)]
+cork = udp()
+cork.setsockopt(socket.IPPROTO_UDP, 1, 1)  # UDP_CORK
+print(b" ".join(said).decode(), flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_socket_that_cannot_be_saved_is_named_beforehand(run: Run) -> None:
+    """By process and descriptor, and the job runs on; also where it is criu that finds it. Its data is not lost."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", JOB + REFUSED)
+        at = mover.place("local")
+        until(lambda: mover.out == b"ready\n", "not ready")
+        why = at.checkpoint(1)["why"]
+        for number, words in (
+            (3, "a socket of MPTCP, which CRIU cannot save; a program in Go does without where GODEBUG=multipathtcp=0"),
+            (6, "a unix socket with a connection that was closed before it is accepted, which CRIU cannot save"),
+            (7, "a unix socket with data under way in a connection that is not accepted yet, which CRIU cannot save"),
+            (9, "a TCP connection that has ended with 4 bytes not read yet, which CRIU cannot save"),
+        ):
+            assert re.search(rf"process \d+ \(python3\) has descriptor {number} \(socket:\[\d+\]\), {words}", why), why
+        assert re.search(r"connection that is descriptor 5 of process \d+ \(python3\) is not accepted yet", why), why
+        (home / "go").touch()
+        until(lambda: mover.out == b"ready\ntcp  unix ends\n", f"not read: {bytes(mover.out)!r} {bytes(mover.err)!r}")
+        why = at.checkpoint(2)["why"]
+        assert re.search(r"process \d+ \(python3\), descriptor \d+: a UDP socket gathers what it is to send", why), why
+        at.order("kill", 0)
+        assert at.end() == 9
 
     run(body)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.execute import preflight
+from checkpoint.execute import live_sockets, preflight
 from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
 from tests.reachable import AsUser
 
@@ -101,13 +101,14 @@ def test_a_connection_out_of_the_tree_is_told() -> None:
     with listener, socket.create_connection(listener.getsockname()) as client, listener.accept()[0]:
         me = os.getpid()
         both = preflight.look(me)[:1]
-        assert [leads_out for _, leads_out in preflight.connections(both, preflight.tcp(me))] == [False, False]
+        found = live_sockets.connections(both, live_sockets.tcp(me))
+        assert [connection.other for connection in found] == [live_sockets.WITHIN] * 2
         for fd in list(both[0].descriptors):
             if fd.number != client.fileno() and fd.target.startswith("socket:"):
                 both[0].descriptors.remove(fd)
-        (only,) = preflight.connections(both, preflight.tcp(me))
-        assert only[1]
-        assert f"the TCP connection that is descriptor {client.fileno()} of process" in only[0]
+        (only,) = live_sockets.connections(both, live_sockets.tcp(me))
+        assert only.other == live_sockets.OUTSIDE
+        assert only.words.startswith(f"the TCP connection that is descriptor {client.fileno()} of process")
 
 
 def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place, as_user: AsUser) -> None:

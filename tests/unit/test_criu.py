@@ -66,6 +66,37 @@ def test_the_first_error_that_matters_in_plain_words(line: str, words: str) -> N
     assert words in criu.explain(LOG.replace("%s)", line))
 
 
+AT = """(00.010000) Dumping task (pid: 12 comm: python3)
+(00.011000) Dumping opened files (pid: 12)
+(00.011001) ----------------------------------------
+(00.011002) 12 fdinfo 4: pos:                0 flags:                2/0
+(00.011003) 12 fdinfo 5: pos:                0 flags:                2/0
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            AT + LOG.replace("%s)", "criu/sk-inet.c:1): inet: Can't dump corked dgram socket 1a"),
+            "process 12 (python3), descriptor 5: a UDP socket gathers what it is to send (UDP_CORK), which CRIU cannot "
+            "save (criu: inet: Can't dump corked dgram socket 1a)",
+        ),
+        (
+            AT + "(00.012) ----------------------------------------\n(00.013) Error (criu/mem.c:1): something new\n",
+            "process 12 (python3): CRIU gave up there (criu: something new)",
+        ),
+        (
+            "(00.2)     12: Error (criu/sk-inet.c:1): inet: Can't bind inet socket (id 12): Address already in use\n",
+            "process 12: a port that the job has is taken on this host "
+            "(criu: inet: Can't bind inet socket (id 12): Address already in use)",
+        ),
+    ],
+)
+def test_the_error_is_laid_to_a_process_and_a_descriptor(log: str, said: str) -> None:
+    assert criu.explain(log) == said
+
+
 def test_no_error_is_said_as_such() -> None:
     assert criu.explain("(00.1) all well\n") == "criu gave no reason"
 

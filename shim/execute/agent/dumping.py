@@ -32,7 +32,7 @@ import select
 import socket
 from contextlib import ExitStack
 
-from checkpoint.execute import criu, dump, preflight
+from checkpoint.execute import criu, dump, live_sockets, preflight
 from checkpoint.execute.chunker import ChunkerError
 from checkpoint.execute.dump import DumpError
 from checkpoint.wire.image_wire import ImageWireError
@@ -163,15 +163,21 @@ class Dumper:
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
         if own:
             found.append(own)
+        rows = live_sockets.tcp(tree.root())
+        found += live_sockets.ended_unread(tasks, rows)
+        found += live_sockets.pending(tasks, live_sockets.unix())
+        tcp = live_sockets.connections(tasks, rows)
+        # All or none; and only root may take one apart (TCP_REPAIR).
+        others = [connection.other for connection in tcp]
+        self._keep_tcp = bool(tcp) and not apart and live_sockets.OUTSIDE not in others
+        forbidden = [live_sockets.UNACCEPTED, *([live_sockets.CLOSED_UNSENT] if self._keep_tcp else [])]
+        found += [f"{c.words} is {c.other}, which CRIU cannot save" for c in tcp if c.other in forbidden]
         if found:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
             raise DumpError("; ".join(found[:NAMED]) + more)
-        tcp = preflight.connections(tasks, preflight.tcp(tree.root()))
-        # All or none: criu cannot keep one connection and close another; and only root may take one apart (TCP_REPAIR).
-        self._keep_tcp = bool(tcp) and not apart and not any(leads_out for _, leads_out in tcp)
         if leave and tcp and not self._keep_tcp:
             more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
-            self._parts.news(job_messages.CLOSES, why=tcp[0][0] + more)
+            self._parts.news(job_messages.CLOSES, why=tcp[0].words + more)
 
     def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
         """Run criu's dump; what only this side knows of the image. Raises _Committed if the job may leave now."""
