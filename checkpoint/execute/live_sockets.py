@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     End = tuple[bytes, int]
     Held = dict[int, tuple[Task, Descriptor]]
 
-# What CRIU 4.1 restores, by the names of include/net/sock.h's struct proto, without the v6 of some.
-PROTOCOLS = ("TCP", "UDP", "UDP-Lite", "UDPLITE", "RAW", "PING", "UNIX", "UNIX-STREAM", "NETLINK", "PACKET")
 _UNACCEPTED = (1, 3, CLOSE_WAIT)  # of a socket that no process has: TCP_ESTABLISHED, TCP_SYN_RECV
 _UNREAD = 0x541B  # SIOCINQ of asm-generic/ioctls.h
 _PIDFD_GETFD = 438

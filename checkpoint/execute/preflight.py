@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import stat
 
-from checkpoint.execute.live_sockets import PROTOCOLS
 from checkpoint.value import Value
 
 # What CRIU 4.1 restores, of the kernel's anonymous inodes (criu/files.c, criu/include/*fd.h).
 ANON_KINDS = ("eventfd", "eventpoll", "timerfd", "signalfd", "inotify", "pidfd")
+# What CRIU 4.1 restores, by the names of include/net/sock.h's struct proto, without the v6 of some.
+PROTOCOLS = ("TCP", "UDP", "UDP-Lite", "UDPLITE", "RAW", "PING", "UNIX", "UNIX-STREAM", "NETLINK", "PACKET")
 # (major, minor) of the character devices that are the same everywhere: null zero full random urandom tty ptmx.
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 PTS_MAJORS = range(136, 144)
