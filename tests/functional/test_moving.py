@@ -213,9 +213,11 @@ import os, socket, time
 listener = socket.create_server(("127.0.0.1", 0))
 if os.fork() == 0:
     echo = listener.accept()[0]
-    while data := echo.recv(100):
-        echo.sendall(data)
-    os._exit(0)
+    try:
+        while data := echo.recv(100):
+            echo.sendall(data)
+    finally:
+        os._exit(0)
 client = socket.create_connection(listener.getsockname())
 while True:
     try:
