@@ -7,6 +7,7 @@ dump, and again from the restore on until criu has ended: with the ending that t
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -107,7 +108,12 @@ def _removed(proc: int, pid: int) -> Iterator[tuple[str, int, bool]]:
         for number in os.listdir(at):
             target = os.readlink(number, dir_fd=at)
             if target.endswith(_REMOVED):
-                st = os.stat(number, dir_fd=at)
+                try:
+                    st = os.stat(number, dir_fd=at)
+                except OSError as e:
+                    if e.errno != errno.ESTALE:
+                        raise
+                    continue  # a fifo, a socket, a path: preflight.py names it
                 if st.st_nlink:
                     yield target[: -len(_REMOVED)], st.st_ino, False
     except (FileNotFoundError, ProcessLookupError):
