@@ -6,8 +6,9 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,11 @@ def deep(inodes: Inodes, top: str, levels: int) -> list[int]:
 
 
 def test_a_tree_of_any_depth_is_entered(tmp_path: Path) -> None:
-    inodes = Inodes(str(tmp_path), keep=4)
+    inodes = Inodes(str(tmp_path), most=8)
     found = deep(inodes, str(tmp_path), 1500)
     node = inodes.get(found[-1])
-    with inodes.descriptors.directory(node) as fd:
-        assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (node.dev, node.ino)
+    fd = inodes.descriptors.directory(node)
+    assert (os.fstat(fd).st_dev, os.fstat(fd).st_ino) == (node.dev, node.ino)
     inodes._check()
     assert sum(each.fd >= 0 for each in inodes.nodes.values()) <= 10
     inodes.close_all()
@@ -115,29 +116,95 @@ def test_directories_that_were_moved_into_each_other_are_stale(tmp_path: Path) -
     inodes = Inodes(str(tmp_path))
     a, b = (inodes.get(number) for number in deep(inodes, str(tmp_path), 2))
     a.parent = b  # as it was seen at two times: below a, and a below it
-    with pytest.raises(OSError, match="moved about") as raised, inodes.descriptors.directory(b):
-        pass
+    with pytest.raises(OSError, match="moved about") as raised:
+        inodes.descriptors.directory(b)
     assert raised.value.errno == errno.ESTALE
     inodes.close_all()
 
 
 def test_a_directory_in_use_is_not_closed_under_its_user(tmp_path: Path) -> None:
     """However many others are opened meanwhile, and though the kernel forgets it: its number is no other file's."""
-    inodes = Inodes(str(tmp_path), keep=2)
+    inodes = Inodes(str(tmp_path), most=4)
     before = len(os.listdir("/proc/self/fd"))
     for name in map(str, range(20)):
         (tmp_path / name).mkdir()
     nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(20)]
-    with inodes.descriptors.directory(nodes[0]) as at, inodes.descriptors.path(nodes[0]) as path:
+    at = inodes.descriptors.directory(nodes[0])
+    with inodes.descriptors.path(nodes[0]) as path:
         for node in nodes[1:]:
-            with inodes.descriptors.directory(node) as other:
-                assert os.fstat(other).st_ino == node.ino
+            assert os.fstat(inodes.descriptors.directory(node)).st_ino == node.ino
         assert os.fstat(at).st_ino == os.stat(path).st_ino == nodes[0].ino
         inodes.forget(nodes[0].id, 1)
         assert os.fstat(at).st_ino == nodes[0].ino
-    assert nodes[0].fd == -1, "whoever used it last closes it"
+    number = int(at)
+    del at
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)  # whoever used it last closes it
     inodes._check()
     assert len(os.listdir("/proc/self/fd")) <= before + 4
+    inodes.close_all()
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int], None]]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda n: resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_as_many_directories_are_used_as_there_are_whatever_may_be_open(
+    tmp_path: Path, limit: Callable[[int], None]
+) -> None:
+    """As at home, where the limit is one of each process, and `find` has only some of its directories open."""
+    limit(max(map(int, os.listdir("/proc/self/fd"))) + 250)
+    inodes = Inodes(str(tmp_path))
+    for k in range(1000):
+        (tmp_path / str(k)).mkdir()
+    nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(1000)]
+    for node in nodes + nodes[::-1]:
+        assert os.fstat(inodes.descriptors.directory(node)).st_ino == node.ino
+    used = []
+    try:
+        for _ in range(180):  # other descriptors take up the room
+            used.append(inodes.descriptors.reopen(nodes[0], os.O_RDONLY))
+        assert all(os.fstat(inodes.descriptors.directory(node)).st_ino == node.ino for node in nodes)
+    finally:
+        for fd in used:
+            os.close(fd)
+    inodes._check()
+    inodes.close_all()
+
+
+def test_open_files_of_the_job_leave_room_to_find_files_with(export: Export, limit: Callable[[int], None]) -> None:
+    limit(max(map(int, os.listdir("/proc/self/fd"))) + 250)
+    made = Export(export.ids, os.readlink(f"/proc/self/fd/{export.inodes.top.fd}"))
+    _, body = ask(made, abi.LOOKUP, abi.ROOT_ID, b"file\0")
+    node = abi.ENTRY.unpack_from(body)[0]
+    errors = [ask(made, abi.OPEN, node, abi.OPEN_IN.pack(os.O_RDONLY, 0))[0] for _ in range(400)]
+    assert set(errors) == {0, errno.EMFILE}
+    new = abi.CREATE_IN.pack(os.O_RDWR | os.O_CREAT, 0o644, 0, 0) + b"new\0"
+    assert ask(made, abi.CREATE, abi.ROOT_ID, new)[0] == errno.EMFILE
+    assert ask(made, abi.LOOKUP, abi.ROOT_ID, b"new\0")[1][:8] == bytes(8), "what could not be opened is not made"
+    assert ask(made, abi.MKDIR, abi.ROOT_ID, abi.MKDIR_IN.pack(0o755, 0) + b"d\0")[0] == 0
+    made.inodes.close_all()
+
+
+def test_of_the_directories_those_used_of_late_and_those_not_found_by_their_name_stay_open(tmp_path: Path) -> None:
+    """The job may be in one that others have renamed or removed: by its descriptor it is there all the same."""
+    inodes = Inodes(str(tmp_path), most=16)
+    for k in range(100):
+        (tmp_path / str(k)).mkdir()
+    nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(100)]
+    for node in nodes[:4]:
+        inodes.descriptors.directory(node)
+    (tmp_path / "0").rename(tmp_path / "renamed")
+    (tmp_path / "1").rename(tmp_path / "99" / "1")
+    (tmp_path / "2").rmdir()
+    for node in nodes[4:]:
+        inodes.descriptors.directory(nodes[3])
+        inodes.descriptors.directory(node)
+    assert [k for k, node in enumerate(nodes[:20]) if node.fd >= 0] == [0, 1, 2, 3]
+    assert sum(node.fd >= 0 for node in nodes) <= 16
     inodes.close_all()
 
 
@@ -162,7 +229,7 @@ def test_of_a_file_that_the_disk_does_not_tell_the_name_is_listed_and_a_lookup_s
 
 def test_directories_used_by_many_threads_at_once(tmp_path: Path) -> None:
     """Each finds its own, though there is room for two."""
-    inodes = Inodes(str(tmp_path), keep=1)
+    inodes = Inodes(str(tmp_path), most=2)
     for name in map(str, range(8)):
         (tmp_path / name / "in").mkdir(parents=True)
     nodes = [inodes.found(inodes.top, b"%d" % k, os.stat(tmp_path / str(k))) for k in range(8)]
@@ -172,9 +239,9 @@ def test_directories_used_by_many_threads_at_once(tmp_path: Path) -> None:
         order = random.Random(seed).choices(nodes, k=400)
         wrong = []
         for node in order:
-            with inodes.descriptors.directory(node) as at:
-                first = os.fstat(at).st_ino
-                wrong += [node.id] if not first == os.fstat(at).st_ino == node.ino else []
+            at = inodes.descriptors.directory(node)
+            first = os.fstat(at).st_ino
+            wrong += [node.id] if not first == os.fstat(at).st_ino == node.ino else []
             wrong += [node.id] if inodes.descriptors.stat(node).st_ino != node.ino else []
         return wrong
 

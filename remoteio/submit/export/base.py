@@ -24,7 +24,7 @@ from remoteio.wire.known import Piggyback
 
 
 class Place:
-    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory while it is borrowed."""
+    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory."""
 
     __slots__ = ("at", "name", "parent")
 
@@ -43,10 +43,11 @@ class ExportBase:
         confinement: Confinement | None,
         instead: Mapping[bytes, bytes],
     ) -> None:
-        self.ids = ids
+        self.ids, self._plain = ids, ids.plain
         self.instead = Instead(instead)
         self._umask = own_umask()
         self.inodes = Inodes(root, confinement=confinement)
+        self._dev = self.inodes.top.dev  # inode numbers of its files are shown as they are
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
         self.listings = Listings(self.inodes, self.instead, self._entry)
@@ -60,10 +61,13 @@ class ExportBase:
 
     def attr(self, st: os.stat_result) -> bytes:
         """Pack `st` as struct fuse_attr."""
-        uid, gid = self.ids.of(st)
+        uid, gid = (st.st_uid, st.st_gid) if self._plain else self.ids.of(st)
+        dev, ino = st.st_dev, st.st_ino
+        if dev != self._dev:
+            ino = self.inodes.number(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(
-            self.inodes.number(st.st_dev, st.st_ino), st.st_size, st.st_blocks,
+            ino, st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
             c % 1000000000, st.st_mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
             st.st_blksize & 0xFFFFFFFF, 0,

@@ -2,12 +2,14 @@
 
 A directory that is used as a parent keeps an O_PATH descriptor, up to a number of them; every other file is reached by
 its last known name beneath its parent, and what is found there is compared with the node before it is used. So the
-number of descriptors follows the directories in use and the open files, not the files seen.
+number of descriptors follows the directories in use and the open files, not the files seen. Those of directories are a
+cache: where there is no room for more, those that were not used of late are closed, and opened again by name when they
+are needed; but not one whose name leads to it no more, since others at home have renamed or removed it.
 
-A number of a descriptor that is closed may be another file's at the next open(2). So whoever uses a directory's
-descriptor *borrows* it, for the length of a ``with``: one that is borrowed is not closed, neither to make room nor when
-the kernel drops the node; then whoever gives it back last closes it. Closing only later, when it "must" be out of use,
-was tried and is no answer: an operation may use the number several times, and wait for a disk between two of them.
+A number of a descriptor that is closed may be another file's at the next open(2). So one of a directory is an object
+that closes itself when nobody refers to it any more: whoever uses it keeps the object as long as he uses the number.
+Counting its users by hand was tried, and made a lookup a fifth slower; closing it only later, when it "must" be out of
+use, is no answer: an operation may use the number several times, and wait for a disk between two of them.
 """
 
 from __future__ import annotations
@@ -17,51 +19,51 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from remoteio.submit.export import confine
 from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import Node, Stat
 
+_FULL = (errno.EMFILE, errno.ENFILE)
+
+
+class Descriptor(int):
+    """Is the number of an open descriptor, and closes it when nobody refers to it: a sum or a text of it does not."""
+
+    __slots__ = ()
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when the program ends
+        close(self)
+
 
 class Descriptors:
     """Opens nodes. Raises OSError (ESTALE, ENOTDIR, what open(2) raises) for what is not there any more.
 
-    Threads: any. ``_opening`` is held while directories are opened, and so perhaps while a disk is waited for;
-    ``_counting`` guards which are open (``Node.fd``) and used (``Node.borrowed``), and nothing is waited for under it.
-    The first may be held when the second is taken, never the other way round.
+    Threads: any. ``_opening`` is held while directories are opened, or closed to make room, and so perhaps while a disk
+    is waited for; ``_table`` guards which are open (``Node.fd``), and nothing is waited for under it. The first may be
+    held when the second is taken, never the other way round. Whether one is open is asked without a lock.
     """
 
-    def __init__(self, keep: int, filesystems: Filesystems) -> None:
-        """`keep` directory descriptors stay open beyond those needed at the moment."""
-        self._keep, self._filesystems = keep, filesystems
-        self._opening, self._counting = threading.RLock(), threading.Lock()
-        self._open_dirs: OrderedDict[int, Node] = OrderedDict()  # by node id, the one opened first is first
-        self._dropped: set[Node] = set()  # the kernel knows them no more, and somebody is using their descriptor
+    def __init__(self, most: int, filesystems: Filesystems) -> None:
+        """At most `most` directory descriptors stay open beyond those needed at the moment."""
+        self._most, self._filesystems = most, filesystems
+        self._opening, self._table = threading.RLock(), threading.Lock()
+        self._open_dirs: OrderedDict[int, Node] = OrderedDict()  # by node id, those to be closed first are first
 
     # directories
 
-    def directory(self, node: Node) -> Directory:
-        """Lend a descriptor of the directory `node`, to resolve names from: use it in a ``with``, which may raise."""
-        return Directory(self, node)
-
-    def borrow_open(self, node: Node) -> int:
-        """Borrow the directory's descriptor if there is one, for ``give_back``; -1: there is none."""
-        with self._counting:
-            if node.fd >= 0:
-                node.borrowed += 1
-            return node.fd
-
-    def borrow(self, node: Node) -> int:
-        """Borrow the directory's descriptor, for ``give_back``."""
-        fd = self.borrow_open(node)
+    def directory(self, node: Node) -> int:
+        """Return a descriptor of the directory `node`, to resolve names from. Keep the object while it is used."""
+        fd = node.fd
         if fd >= 0:
+            node.used = True
             return fd
         if node.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, "not a directory")
         with self._opening:
-            fd = self.borrow_open(node)
-            if fd >= 0:
-                return fd  # another thread has opened it meanwhile
+            if node.fd >= 0:
+                return node.fd  # another thread has opened it meanwhile
             # From the nearest directory above that is open, one after the other: it may be thousands of them.
             closed: dict[int, Node] = {}
             above: Node | None = node
@@ -71,78 +73,73 @@ class Descriptors:
                 closed[above.id] = above
                 above = above.parent
             for each in reversed(closed.values()):
-                if each is not node:
-                    self._open_directory(each)
-            return self._open_directory(node, borrowed=1)
+                fd = self._open_directory(each)
+            return fd
 
-    def _open_directory(self, node: Node, borrowed: int = 0) -> int:
-        fd = self._open(node)
-        with self._counting:
+    def _open_directory(self, node: Node) -> int:
+        fd = Descriptor(self._open(node))
+        with self._table:
             if node.fd >= 0:  # it was moved beneath itself, and opened on the way to its own parent
-                fd, spare = node.fd, fd
-            else:
-                node.fd, spare = fd, -1
-                self._open_dirs[node.id] = node
-            node.borrowed += borrowed
-        if spare >= 0:
-            os.close(spare)
-        if len(self._open_dirs) > 2 * self._keep:
-            self._retire()
+                return node.fd
+            node.fd, node.used = fd, True
+            self._open_dirs[node.id] = node
+        if len(self._open_dirs) > self._most:
+            self._retire(self._most // 4 + 1)
         return fd
 
-    def give_back(self, node: Node) -> None:
-        """End one ``borrow``."""
-        fd = -1
-        with self._counting:
-            node.borrowed -= 1
-            if not node.borrowed and node in self._dropped:
-                self._dropped.discard(node)
-                fd, node.fd = node.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def _retire(self) -> None:
-        """Close the directories that were opened first, `keep` of them, but for those in use."""
-        retired: list[int] = []
-        with self._counting:
-            for node in tuple(self._open_dirs.values()):
-                if len(retired) == self._keep:
-                    break
-                if not node.borrowed:
+    def _retire(self, count: int) -> None:
+        """Close so many directories, those first that were not used of late; ``_opening`` is held."""
+        kept = 0
+        for node in tuple(self._open_dirs.values()) * 2:  # twice: at the second time, none was used since the first
+            if count <= 0:
+                return
+            stays = node.used
+            if not stays and node.fd >= 0 and kept < self._most // 2 and not _is_found(node):
+                kept, stays = kept + 1, True
+            with self._table:
+                if node.id not in self._open_dirs:
+                    continue
+                if stays:
+                    node.used = False
+                    self._open_dirs.move_to_end(node.id)
+                else:
                     del self._open_dirs[node.id]
-                    retired.append(node.fd)
                     node.fd = -1
-        for fd in retired:
-            os.close(fd)
+                    count -= 1
 
     def drop(self, node: Node) -> None:
         """Close the descriptor of a node that the kernel knows no more, as soon as nobody is using it."""
-        fd = -1
-        with self._counting:
+        with self._table:
             self._open_dirs.pop(node.id, None)
-            if node.borrowed:
-                self._dropped.add(node)
-            else:
-                fd, node.fd = node.fd, -1
-        if fd >= 0:
-            os.close(fd)
+            node.fd = -1
 
     def pin(self, node: Node | None) -> None:
         """Keep the directory `node` open from now on, if it may be opened."""
         if node is not None and node.fd < 0:
             try:
-                with self.directory(node):
-                    pass
+                self.directory(node)
             except OSError:
                 return  # it has gone or may not be opened: whoever uses it is told so
+
+    def with_room(self, open: Callable[[], int]) -> int:
+        """Call `open`, which opens a descriptor; if there is no room for it, once more when there is."""
+        try:
+            return open()
+        except OSError as e:
+            if e.errno not in _FULL:
+                raise
+        with self._opening:
+            self._most = max(len(self._open_dirs) // 2, 1)  # what else is open needs the room
+            self._retire(len(self._open_dirs) - self._most)
+        return open()
 
     # any file
 
     def open_beneath(self, parent: Node, name: bytes) -> int:
         """Open whatever has that name now as O_PATH, which neither opens a device nor mounts on demand."""
         # without O_DIRECTORY, which would: open(2)
-        with self.directory(parent) as at:
-            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        at = self.directory(parent)
+        return self.with_room(lambda: os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at))
 
     def _names(self, node: Node) -> tuple[tuple[Node, bytes], ...]:
         assert node.parent is not None  # only the root has none, and the root has its descriptor
@@ -174,31 +171,31 @@ class Descriptors:
 
     def reopen(self, node: Node, flags: int) -> int:
         """Open a new descriptor of `node`: by one of its own descriptors if there is one, else by name."""
-        with Own(self, node) as own:
-            if own >= 0:
-                fd = os.open("/proc/self/fd/%d" % own, flags | os.O_CLOEXEC)
-                if _same(os.fstat(fd), node):
-                    return fd
-                os.close(fd)  # a handle: closed, and its number used again, while we looked
+        own = _own(node)
+        if own >= 0:
+            fd = self.with_room(lambda: os.open("/proc/self/fd/%d" % own, flags | os.O_CLOEXEC))
+            if _same(os.fstat(fd), node):
+                return fd
+            os.close(fd)  # a handle: closed, and its number used again, while we looked
         fd = self._open(node)
         if flags & os.O_PATH:
             return fd
+        flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            return os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags))
         finally:
             os.close(fd)
 
     def stat(self, node: Node) -> Stat:
         """Call lstat(2) on `node`. Raises ESTALE when its name is gone or another file's by now."""
-        with Own(self, node) as own:
-            if own >= 0:
-                st = os.fstat(own)
-                if _same(st, node):
-                    return st
+        own = _own(node)
+        if own >= 0:
+            st = os.fstat(own)
+            if _same(st, node):
+                return st
         for parent, name in self._names(node):
             try:
-                with self.directory(parent) as at:
-                    st = os.stat(name, dir_fd=at, follow_symlinks=False)
+                st = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if _same(st, node):
@@ -215,70 +212,50 @@ class Descriptors:
 
     def _check(self) -> None:
         """Assert what holds whenever no operation is under way: for tests."""
-        assert all(node.fd >= 0 and not node.borrowed for node in self._open_dirs.values())
-        assert not self._dropped
+        assert all(node.fd >= 0 for node in self._open_dirs.values())
 
 
 def _same(st: Stat, node: Node) -> bool:
     return st.st_ino == node.ino and st.st_dev == node.dev
 
 
-class Directory:
-    """Lends a directory's descriptor for the length of a ``with``: it is opened if it must be, and stays open."""
+def _own(node: Node) -> int:
+    """A descriptor that stands for `node` already; -1: there is none.
 
-    __slots__ = ("_from", "_node")
-
-    def __init__(self, descriptors: Descriptors, node: Node) -> None:
-        self._from, self._node = descriptors, node
-
-    def __enter__(self) -> int:
-        return self._from.borrow(self._node)
-
-    def __exit__(self, *_: object) -> None:
-        self._from.give_back(self._node)
-
-
-class Own:
-    """Lends a descriptor that stands for `node` already, for the length of a ``with``; -1: there is none.
-
-    One of a directory stays open meanwhile. One of an open file is the job's, which may close it: compare what it is.
+    One of a directory stays open while the object is kept. One of an open file is the job's, which may close it:
+    compare what it is.
     """
+    fd = node.fd
+    return fd if fd >= 0 else next(iter(tuple(node.handles)), -1)
 
-    __slots__ = ("_borrowed", "_from", "_node")
 
-    def __init__(self, descriptors: Descriptors, node: Node) -> None:
-        self._from, self._node, self._borrowed = descriptors, node, False
-
-    def __enter__(self) -> int:
-        node = self._node
-        if node.fd >= 0:
-            fd = self._from.borrow_open(node)
-            self._borrowed = fd >= 0
-            if fd >= 0:
-                return fd
-        return next(iter(tuple(node.handles)), -1)
-
-    def __exit__(self, *_: object) -> None:
-        if self._borrowed:
-            self._from.give_back(self._node)
+def _is_found(node: Node) -> bool:
+    """Does the open directory still have the name by which it would be opened again?"""
+    assert node.parent is not None
+    try:
+        path = os.readlink(b"/proc/self/fd/%d" % node.fd)
+        # its name, which a removed one has not (proc_pid_fd(5)); and what is above it
+        return path.endswith(b"/" + node.name) and _same(os.stat("..", dir_fd=node.fd), node.parent)
+    except OSError:
+        return True  # too long a path, or it may not be searched: it is as likely found as not
 
 
 class PathRef:
     """Lends ``/proc/self/fd/N`` for the length of a ``with``; following it leads to the very inode, symlink or not."""
 
-    __slots__ = ("_from", "_node", "_opened", "_own")
+    __slots__ = ("_fd", "_from", "_node", "_opened")
 
     def __init__(self, descriptors: Descriptors, node: Node) -> None:
         self._from, self._node = descriptors, node
-        self._own, self._opened = Own(descriptors, node), -1
+        self._fd = self._opened = -1
 
     def __enter__(self) -> str:
-        fd = self._own.__enter__()
-        if fd < 0:
-            fd = self._opened = self._from.open_by_name(self._node)
-        return "/proc/self/fd/%d" % fd
+        self._fd = _own(self._node)
+        if self._fd < 0:
+            self._fd = self._opened = self._from.open_by_name(self._node)
+        return "/proc/self/fd/%d" % self._fd
 
     def __exit__(self, *_: object) -> None:
-        self._own.__exit__()
+        self._fd = -1
         if self._opened >= 0:
             os.close(self._opened)

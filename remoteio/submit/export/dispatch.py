@@ -58,7 +58,6 @@ class Export(Names, Attributes, OpenFiles):
         super().__init__(ids, root, record, confinement, instead or {})
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
-            abi.CHANGES_OPEN: self._change_open,
             abi.MAY_CHANGE: self._open,
             abi.MAKES_NAME: self._make,
             abi.LINKS: self._link,
@@ -69,7 +68,12 @@ class Export(Names, Attributes, OpenFiles):
         for op, (name, _, _, changes) in abi.OPERATIONS.items():
             if op != abi.INTERRUPT:
                 do: Do = getattr(self, "do_" + name)
-                self.methods[op] = do if changes == abi.READS else partial(around[changes], do)
+                if changes == abi.READS:
+                    self.methods[op] = do
+                elif changes == abi.CHANGES_OPEN:
+                    self.methods[op] = self._change_open(do, abi.ARGS + _TARGET.get(op, 0))
+                else:
+                    self.methods[op] = partial(around[changes], do)
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
         """Do what `request` asks, and return the frame (kind, payload) that answers it; None: the ABI has no reply."""
@@ -96,12 +100,18 @@ class Export(Names, Attributes, OpenFiles):
         with self._notes.changing(node, self.size_to_set(r) if r.op == abi.SETATTR else None):
             return do(r, node)
 
-    def _change_open(self, do: Do, r: abi.Request) -> Reply:
-        # Whether the file may be changed was asked when it was opened for it.
-        handle = self.inodes.handle(abi.HANDLE.unpack_from(r.raw, abi.ARGS + _TARGET.get(r.op, 0))[0])
-        if not handle.writable:
-            raise OSError(errno.EBADF, "not open for writing")
-        return do(r, handle)
+    def _change_open(self, do: Do, at: int) -> Callable[[abi.Request], Reply]:
+        """Around what changes an open file, whose handle stands at `at`: made once, since each write passes it."""
+        handles, read = self.inodes.handles, abi.HANDLE.unpack_from
+
+        def change(r: abi.Request) -> Reply:
+            # Whether the file may be changed was asked when it was opened for it.
+            handle = handles.get(read(r.raw, at)[0])
+            if handle is None or not handle.writable:
+                raise OSError(errno.EBADF, "not open for writing")
+            return do(r, handle)
+
+        return change
 
     def _open(self, do: Do, r: abi.Request) -> Reply:
         flags = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)[0]
@@ -112,8 +122,7 @@ class Export(Names, Attributes, OpenFiles):
     def _make(self, do: Do, r: abi.Request) -> Reply:
         parent, name = self.inodes.get(r.nodeid), _new_name(r)
         self.inodes.may_name(parent, name, None, directory=r.op == abi.MKDIR)
-        with self.inodes.descriptors.directory(parent) as at:
-            return do(r, Place(parent, name, at))
+        return do(r, Place(parent, name, self.inodes.descriptors.directory(parent)))
 
     def _link(self, do: Do, r: abi.Request) -> Reply:
         node = self.inodes.get(abi.LINK_IN.unpack_from(r.raw, abi.ARGS)[0])
@@ -123,11 +132,11 @@ class Export(Names, Attributes, OpenFiles):
 
     def _remove(self, do: Do, r: abi.Request) -> Reply:
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
-        with self.inodes.descriptors.directory(parent) as at:
-            st = os.stat(name, dir_fd=at, follow_symlinks=False)
-            self.inodes.may_name(parent, name, st)
-            with self._notes.losing(at, name, st):
-                reply = do(r, Place(parent, name, at))
+        at = self.inodes.descriptors.directory(parent)
+        st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        self.inodes.may_name(parent, name, st)
+        with self._notes.losing(at, name, st):
+            reply = do(r, Place(parent, name, at))
         self._notes.removed(st)
         return reply
 
@@ -136,12 +145,12 @@ class Export(Names, Attributes, OpenFiles):
         newdir, flags, *_ = *args.unpack_from(r.raw, abi.ARGS), 0
         old, new = r.names(abi.ARGS + args.size)
         parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
-        with self.inodes.descriptors.directory(parent) as a, self.inodes.descriptors.directory(target) as b:
-            moved, replaced = lstat(old, a), lstat(new, b)
-            self.inodes.may_name(parent, old, moved)
-            self.inodes.may_name(target, new, replaced)
-            with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
-                reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
+        a, b = self.inodes.descriptors.directory(parent), self.inodes.descriptors.directory(target)
+        moved, replaced = lstat(old, a), lstat(new, b)
+        self.inodes.may_name(parent, old, moved)
+        self.inodes.may_name(target, new, replaced)
+        with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
+            reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
         self.inodes.moved(target, new, moved)
         self._notes.unnamed(moved)
         self._notes.moved((parent, old), (target, new), moved)

@@ -30,6 +30,7 @@ class OpenFiles(ExportBase):
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
+        self.inodes.may_open()
         fd = _open_file(lambda f: self.inodes.descriptors.reopen(node, f), flags & _OPEN_FLAGS)
         if kill & abi.OPEN_KILL_SUIDGID and self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC):
             drop_suid("/proc/self/fd/%d" % fd)
@@ -67,7 +68,10 @@ class OpenFiles(ExportBase):
         mode, lacking = self._mode(at, mode, umask)
 
         def make(f: int) -> int:
-            return os.open(name, f | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=at)
+            f |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return self.inodes.descriptors.with_room(lambda: os.open(name, f, mode, dir_fd=at))
+
+        self.inodes.may_open()
 
         try:
             fd = _open_file(make, flags & _OPEN_FLAGS)
@@ -102,7 +106,9 @@ class OpenFiles(ExportBase):
     def do_tmpfile(self, r: abi.Request, new: Place) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)
         mode, lacking = self._mode(new.at, mode, umask)
-        fd = os.open(".", flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=new.at)
+        flags_here = flags & (_OPEN_FLAGS | os.O_EXCL) | os.O_TMPFILE | os.O_CLOEXEC
+        self.inodes.may_open()
+        fd = self.inodes.descriptors.with_room(lambda: os.open(".", flags_here, mode, dir_fd=new.at))
         entry = self._new_entry(r, new, fd, lacking)
         return Reply(entry + self._opened(fd, self.inodes.get(abi.ENTRY.unpack_from(entry)[0]), flags, os.fstat(fd)))
 

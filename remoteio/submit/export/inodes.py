@@ -9,18 +9,22 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import stat
+import sys
 import threading
 import time
 
 from remoteio.submit.export import confine
 from remoteio.submit.export.confine import Confinement, Rights
-from remoteio.submit.export.descriptors import Descriptors
+from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import Handle, Node, Stat
 from remoteio.wire.fuse_abi import ROOT_ID
 
 MOST_LINKS = 64  # names of one file that are remembered
+MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
+_OTHERS = 128  # descriptors of this process that are neither open files of the job nor directories kept open
 
 
 class Inodes:
@@ -30,15 +34,15 @@ class Inodes:
     handle takes no lock, since one access to a dict is one step under the GIL.
     """
 
-    def __init__(self, root: str = "/", keep: int = 4096, confinement: Confinement | None = None) -> None:
-        """Serve the tree at `root`; `keep` directory descriptors stay open beyond those needed at the moment.
+    def __init__(self, root: str = "/", most: int = MOST_DIRECTORIES, confinement: Confinement | None = None) -> None:
+        """Serve the tree at `root`; at most `most` directory descriptors stay open beyond those needed at the moment.
 
         `confinement`: what of it is shown, and what may be changed; of paths from "/" on. Default: all of it.
         """
         self.lock = threading.RLock()
         self.confinement = confinement or Confinement()
         self._filesystems = Filesystems()
-        fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         st = os.fstat(fd)
         top = Node(ROOT_ID, st, None, b"", self.confinement.top)
         top.fd, top.lookups = fd, 1
@@ -46,7 +50,10 @@ class Inodes:
         self.nodes: dict[int, Node] = {ROOT_ID: top}
         self._by_key: dict[tuple[int, int], Node] = {(st.st_dev, st.st_ino): top}
         self._next = ROOT_ID + 1
-        self.descriptors = Descriptors(keep, self._filesystems)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
+        self._most_handles = max(limit - _OTHERS, limit // 2)
         self.handles: dict[int, Handle] = {}
         self._device_tags: dict[int, int] = {st.st_dev: 0}
 
@@ -97,7 +104,7 @@ class Inodes:
             node = self._by_key.get((st.st_dev, st.st_ino))
             if node is None:
                 node = Node(self._next, st, parent, name, confine.UNCHANGED)
-                node.fd = os.dup(fd)
+                node.fd = Descriptor(os.dup(fd))
                 self._next += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
             node.parent = parent
@@ -187,6 +194,11 @@ class Inodes:
         return self._by_key.get((st.st_dev, st.st_ino))
 
     # handles
+
+    def may_open(self) -> None:
+        """Raise EMFILE if one more open file would leave no descriptors to find files with."""
+        if len(self.handles) >= self._most_handles:
+            raise OSError(errno.EMFILE, "the files of the job's that are open are as many as rexec may have open here")
 
     def opened(self, fd: int, node: Node, flags: int) -> Handle:
         """Make a handle of `fd`, which is open on `node`."""

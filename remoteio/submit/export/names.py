@@ -29,24 +29,24 @@ class Names(ExportBase):
             fd = self.instead.files[name]
             node = self.inodes.shown_instead(parent, name, fd)
             return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
-        with self.inodes.descriptors.directory(parent) as at:
-            try:
-                if name == _KERNEL_FACTS and parent.name == b"run":
-                    raise FileNotFoundError
-                st = os.stat(name, dir_fd=at, follow_symlinks=False)
-                entry = self._entry(parent, name, st)
-            except FileNotFoundError:
-                if parent.shared:
-                    raise
-                entry = _NEGATIVE
-            else:
-                if stat.S_ISDIR(st.st_mode):
-                    # kept open, it is found as the job's working directory wherever it is moved to
-                    self.inodes.descriptors.pin(self.inodes.known(st))
-            if not self._worth_listing(parent):
-                return Reply(entry)
-            entries = self.listings.whole(parent)
-            return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
+        at = self.inodes.descriptors.directory(parent)
+        try:
+            if name == _KERNEL_FACTS and parent.name == b"run":
+                raise FileNotFoundError
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
+            entry = self._entry(parent, name, st)
+        except FileNotFoundError:
+            if parent.shared:
+                raise
+            entry = _NEGATIVE
+        else:
+            if stat.S_ISDIR(st.st_mode):
+                # kept open, it is found as the job's working directory wherever it is moved to
+                self.inodes.descriptors.pin(self.inodes.known(st))
+        if not self._worth_listing(parent):
+            return Reply(entry)
+        entries = self.listings.whole(parent)
+        return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
 
     def _worth_listing(self, parent: Node) -> bool:
         """Several names of one directory in a row: then the kernel will ask for more of them."""
@@ -74,8 +74,7 @@ class Names(ExportBase):
         node = self.inodes.get(r.nodeid)
         if node.parent is None:
             raise OSError(errno.EINVAL, "the root is no symbolic link")
-        with self.inodes.descriptors.directory(node.parent) as at:
-            return Reply(os.fsencode(os.readlink(node.name, dir_fd=at)))
+        return Reply(os.fsencode(os.readlink(node.name, dir_fd=self.inodes.descriptors.directory(node.parent))))
 
     def do_symlink(self, r: abi.Request, new: Place) -> Reply:
         os.symlink(r.texts(abi.ARGS)[1], new.name, dir_fd=new.at)
@@ -118,6 +117,7 @@ class Names(ExportBase):
 
     def do_opendir(self, r: abi.Request) -> Reply:
         node = self.inodes.get(r.nodeid)
+        self.inodes.may_open()
         fd = self.inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         handle = self.inodes.opened(fd, node, 0)
         out = abi.OPEN_OUT.pack(fd, 0, 0)

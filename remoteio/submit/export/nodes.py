@@ -16,21 +16,21 @@ class Node:
     """One file as the job's kernel knows it. Three concerns in one object, since there may be a million of them.
 
     Identity: id, dev, ino, kind; parent, name and links, where it was seen; rights; lookups, how often the kernel
-    refers to it; nameless; handles; fd and borrowed, see ``descriptors.Descriptors``.
+    refers to it; nameless; handles; fd and used, see ``descriptors.Descriptors``.
 
     Cache policy: ctime, seen and twins, what the kernel's copies stand for; of a directory asked, listed and shared,
     what of it is told ahead, or not at all.
 
     What the job does to it: locks, changes.
 
-    Threads: any. lookups, handles and where it was seen change under ``Inodes.lock``, fd and borrowed under a lock of
+    Threads: any. lookups, handles and where it was seen change under ``Inodes.lock``, fd under a lock of
     ``Descriptors``, locks under one of ``Locks``, contents under ``changes.lock``. Cache policy is written without a
     lock, one attribute at a time: what is lost of it makes the kernel ask once more, and shared is set for good.
     """
 
     __slots__ = (
-        "asked", "borrowed", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed",
-        "locks", "lookups", "name", "nameless", "parent", "rights", "seen", "shared", "twins",
+        "asked", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed",
+        "locks", "lookups", "name", "nameless", "parent", "rights", "seen", "shared", "twins", "used",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
@@ -41,7 +41,7 @@ class Node:
         self.nameless = False  # the kernel has been told that it has no links any more
         self.lookups = 0
         self.fd = -1  # O_PATH, of directories; and of what is shown instead of a file: open for good
-        self.borrowed = 0  # how many are using `fd`
+        self.used = False  # `fd`, since it was last asked
         self.ctime = st.st_ctime_ns  # as the kernel was last told
         self.handles: set[int] = set()  # open file descriptors of this node
         self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for

@@ -7,6 +7,8 @@ from remoteio.wire import known as wire
 from remoteio.wire.frames import FUSE, KNOWN, ORDERED
 from remoteio.wire.known import Piggyback
 
+_HEADER = abi.OUT_HEADER.pack
+
 
 class Reply:
     """A successful answer.
@@ -23,10 +25,11 @@ class Reply:
 
     def frame(self, unique: int) -> tuple[int, bytes]:
         """Make the frame (kind, payload) that answers the request of that number."""
-        reply = abi.reply(unique, self.body)
-        if self.before:
-            return ORDERED, self.before + reply
-        return (FUSE, reply) if self.known is None else (KNOWN, wire.pack(reply, self.known))
+        body, known = self.body, self.known
+        reply = _HEADER(16 + len(body), 0, unique) + body
+        if known is not None:
+            return KNOWN, wire.pack(reply, known)
+        return (ORDERED, self.before + reply) if self.before else (FUSE, reply)
 
 
 DONE = Reply(b"")

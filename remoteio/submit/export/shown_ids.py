@@ -41,6 +41,11 @@ class ShownIds:
         """Every id is shown as it is."""
         return self._uids is None
 
+    @property
+    def plain(self) -> bool:
+        """No id is shown as another one: ``of`` need not be asked."""
+        return self._uids is None and self._shown is None
+
     def of(self, st: os.stat_result) -> tuple[int, int]:
         """Return (uid, gid) to show for the file of `st`."""
         uid, gid = st.st_uid, st.st_gid
