@@ -13,7 +13,9 @@ from shim.submit.api.host_reports import HostReport, hosts
 from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import known_size, latency
+from shim.submit.hosts.config import Hosts
 from shim.submit.hosts.survey import Report
+from shim.submit.job import next_host
 
 
 def as_data(report: HostReport) -> dict[str, Any]:
@@ -23,6 +25,7 @@ def as_data(report: HostReport) -> dict[str, Any]:
         "ssh": report.ssh,
         "owner": report.owner,
         "usable": report.usable,
+        "left_out": report.left_out or None,
         "error": report.why if report.python is None else None,
         "python": report.python,
         "latency": None if report.latency is None else round(report.latency, 6),
@@ -56,15 +59,18 @@ def table(reports: Sequence[HostReport]) -> str:
                 f"{facts['load']:.2f}",
                 report.owner,
                 _idle(facts["owner"]["idle"]),
-                report.why or "ok",
+                report.why or ("ok" if not report.left_out else f"ok; `--on any` leaves it out: {report.left_out}"),
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def why(report: Report) -> str:
-    """Say what tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure."""
+def why(report: Report, known: Hosts) -> str:
+    """Say what tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure.
+
+    And last, which condition of the host's policy, one of `known`, keeps a job off. Raises PolicyError.
+    """
     if report.error:
         return f"{report.host.name}: {report.error}"
     seen = report.facts["owner"]
@@ -73,6 +79,8 @@ def why(report: Report) -> str:
     for source in seen["sources"]:
         text = f"idle for {_idle(source['idle'])}" if source["present"] else f"not there: {source['why']}"
         lines.append(f"  {source['source']:<10} {text}")
+    reason = next_host.left_out(report, known)
+    lines.append(f"  `--on any` leaves it out: {reason}" if reason else "  `--on any` may choose it")
     return "\n".join(lines)
 
 
@@ -83,7 +91,7 @@ def why(report: Report) -> str:
     "asked",
     metavar="HOST",
     shell_complete=host_names,
-    help="Say what tells of HOST's owner, source by source.",
+    help="Say what tells of HOST's owner, source by source, and what keeps a job off.",
 )
 def hosts_command(as_json: bool, asked: str | None) -> None:
     """Show the hosts known, whether each can be used, and since when its owner has not touched it.
@@ -92,8 +100,9 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
     """
     if asked is not None:
         with Waiting(f"connecting to {asked}"):
-            report = survey.ask(config.resolve(asked, config.load()), batch=False, deadline=150.0)
-        click.echo(why(report))
+            known = config.load()
+            report = survey.ask(config.resolve(asked, known), batch=False, deadline=150.0)
+        click.echo(why(report, known))
         return
     with Waiting("asking the hosts"):
         reports = hosts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from shim.submit.api.host_reports import report_of
 from shim.submit.hosts import survey
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.checks import BAD, NOTE, OK, Check, checks, usable
-from shim.submit.hosts.config import Host
+from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.survey import Report
 
 GOOD: dict[str, Any] = {
@@ -66,8 +67,10 @@ def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
     gone = Report(Host("gone", "gone"), error="cannot reach gone: it is off; switch it on")
     assert [(check.state, check.text) for check in checks(gone)] == [(BAD, gone.error)]
     assert not usable(gone)
-    assert table([report_of(gone), report_of(report())]).splitlines()[1].endswith(gone.error)
-    assert as_data(report_of(gone))["error"] == gone.error and as_data(report_of(gone))["python"] is None
+    assert table([report_of(gone, Hosts()), report_of(report(), Hosts())]).splitlines()[1].endswith(gone.error)
+    assert (
+        as_data(report_of(gone, Hosts()))["error"] == gone.error and as_data(report_of(gone, Hosts()))["python"] is None
+    )
 
 
 def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
@@ -79,12 +82,36 @@ def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
             {"source": "x11", "present": False, "why": "no display", "idle": None},
         ],
     }
-    said = why(report(owner=seen)).splitlines()
+    said = why(report(owner=seen), Hosts()).splitlines()
     assert said[0] == "box: its owner has been idle for 1 min (policy: keyboard)"
-    assert said[1:] == ["  terminals  idle for 1 min", "  x11        not there: no display"]
-    assert "cannot tell" in why(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}))
-    row = table([report_of(report(owner=seen))]).splitlines()[1]
+    assert said[1:3] == ["  terminals  idle for 1 min", "  x11        not there: no display"]
+    assert "cannot tell" in why(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}), Hosts())
+    row = table([report_of(report(owner=seen), Hosts())]).splitlines()[1]
     assert "keyboard" in row and "1 min" in row
+
+
+@pytest.mark.parametrize(
+    ("owner", "changed", "reason"),
+    [
+        ("keyboard", {}, "its owner was there 5 s ago, and keyboard waits 900 s"),
+        ("keyboard", {"idle": 901.0}, ""),
+        ("keyboard", {"idle": None, "unknown": "no source"}, 'no source: set owner = "none" for it if it has no owner'),
+        ("night", {}, "it is 10:00 there, and night allows 22:00-07:00"),
+        ("night", {"around": [0.5, 1380, False, 8 << 30]}, "others keep 0.5 cores busy there, and night allows 0.3"),
+        ("night", {"around": [0.1, 1380, True, 8 << 30]}, "it runs on battery"),
+        ("night", {"around": [0.1, 1380, False, 8 << 30]}, ""),
+        ("none", {}, ""),
+    ],
+)
+def test_the_condition_that_keeps_a_job_off_is_said(owner: str, changed: dict[str, Any], reason: str) -> None:
+    night = {"start_idle": "1s", "hours": "22:00-07:00", "max_load": 0.3}
+    host = Host("box", "alice@box", owner=owner)
+    seen = replace(report(owner={**GOOD["owner"], **changed}), host=host)
+    known = Hosts((host,), {"night": night})
+    left = f"`--on any` leaves it out: {reason}"
+    assert table([report_of(seen, known)]).endswith(left if reason else "  ok")
+    assert why(seen, known).splitlines()[-1] == ("  " + left if reason else "  `--on any` may choose it")
+    assert as_data(report_of(seen, known))["left_out"] == (reason or None)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +160,7 @@ def test_root_needs_no_subordinate_ids() -> None:
 
 
 def test_all_is_plain_data() -> None:
-    data = json.loads(json.dumps(as_data(report_of(report()))))
+    data = json.loads(json.dumps(as_data(report_of(report(), Hosts()))))
     assert data["usable"] is True and data["facts"]["cores"] == 8 and data["latency"] == 0.0002
 
 

@@ -84,10 +84,10 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     bad, good = survey.ask_all([BAD, GOOD], deadline=10)
     assert bad.error.startswith("bad misbehaves: its ")
     assert good.error == ""
-    assert "bad misbehaves" in hosts.table([report_of(bad), report_of(good)])
+    assert "bad misbehaves" in hosts.table([report_of(bad, Hosts()), report_of(good, Hosts())])
     assert "bad misbehaves" in doctor.advice(bad) and not checks.usable(bad)
-    assert "bad misbehaves" in hosts.why(bad)
-    json.dumps(hosts.as_data(report_of(bad)))
+    assert "bad misbehaves" in hosts.why(bad, Hosts())
+    json.dumps(hosts.as_data(report_of(bad, Hosts())))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))
     assert next_host.choose_host(choose, AllowedHosts(("any",), ""), known, None) == Chosen(1, "good")

@@ -10,7 +10,9 @@ from shim.submit.api import arguments
 from shim.submit.hosts import checks as all_checks
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import BAD, Check
+from shim.submit.hosts.config import Hosts
 from shim.submit.hosts.survey import Report
+from shim.submit.job import next_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class HostReport:
     owner         the policy by which a job leaves it: "keyboard", "none" or a table of hosts.toml
     usable        whether a job can run there
     why           why none can; empty where one can
+    left_out      why a job with hosts=("any",) leaves it out now, although one can; empty where it does not
     python        the version of its python3; None where it could not be asked, as are the next two
     latency       seconds of a round trip, the median of some
     clock_offset  seconds that its clock is ahead of ours
@@ -34,6 +37,7 @@ class HostReport:
     owner: str
     usable: bool
     why: str
+    left_out: str
     python: str | None
     latency: float | None
     clock_offset: float | None
@@ -49,11 +53,11 @@ def hosts(*names: str) -> list[HostReport]:
     """
     known = config.load()
     asked = [config.resolve(arguments.host(name, "a host") or "", known) for name in names] or config.known()
-    return [report_of(each) for each in survey.ask_all(asked)]
+    return [report_of(each, known) for each in survey.ask_all(asked)]
 
 
-def report_of(found: Report) -> HostReport:
-    """Judge what a host has said. Pure."""
+def report_of(found: Report, known: Hosts) -> HostReport:
+    """Judge what a host has said; `known` has the owner policies. Pure. Raises PolicyError."""
     host, started, verdicts = found.host, found.started, tuple(all_checks.checks(found))
     bad = [check for check in verdicts if check.state == BAD]
     return HostReport(
@@ -62,6 +66,7 @@ def report_of(found: Report) -> HostReport:
         owner=host.owner,
         usable=not bad,
         why="" if not bad else found.error or f"{bad[0].what}: {bad[0].text}",
+        left_out="" if bad else next_host.left_out(found, known),
         python=None if started is None else ".".join(map(str, started.python)),
         latency=None if started is None else found.latency,
         clock_offset=None if started is None else found.clock,

@@ -168,7 +168,7 @@ class Job:
         known = config.load()
         host = config.resolve(arguments.host(to, "to") or "", known)
         if host.name not in (config.LOCAL, *(each.name for each in known.hosts), *self._directory.read().hosts):
-            found = host_reports.report_of(survey.ask(host, batch=True))
+            found = host_reports.report_of(survey.ask(host, batch=True), known)
             if not found.usable:
                 raise errors.RequestRefused(f"job {self.id} stays where it is: {found.why}")
         return self._ask("vacate", progress, host=host.name)

@@ -12,7 +12,7 @@ from remoteio.errors import RexecError
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import BAD, checks
 from shim.submit.hosts.config import Host, Hosts
-from shim.submit.hosts.ranking import Candidate
+from shim.submit.hosts.ranking import Candidate, refusal
 from shim.submit.hosts.ranking import choose as rank
 from shim.submit.hosts.survey import Report
 from shim.submit.job.placement_events import Choose, Chosen, NoHost
@@ -107,6 +107,12 @@ def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, 
         around=None if around is None else Surroundings(*around),
         cores=int(facts.get("cores") or 1),
     )
+
+
+def left_out(report: Report, known: Hosts) -> str:
+    """Say why a new job that may go to any host leaves this one out now; empty: it may go there. Raises PolicyError."""
+    new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
+    return refusal(candidate(report, AllowedHosts((ANY,), ""), new, known, None)) or ""
 
 
 def differences(image: Manifest, facts: Mapping[str, Any]) -> list[str]:
