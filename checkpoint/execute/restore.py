@@ -6,7 +6,7 @@ import os
 import socket
 
 from checkpoint.errors import CheckpointError
-from checkpoint.execute import criu, criu_images, image_sockets
+from checkpoint.execute import clocks, criu, criu_images, image_sockets
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.dump import failure
 from checkpoint.wire import protobuf
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FL_POSIX, _FL_FLOCK = 1, 2
 _FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
+_FILE_TIMER, _TIMER_FLAGS = 12, 6
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
@@ -71,8 +72,8 @@ def put_locks(spool: str, rows: object) -> None:
 
 
 def loosen_files(spool: str, checked: frozenset[str]) -> None:
-    """Have criu restore regular files whatever their size is now, but for those of these names, and unix sockets whose
-    file it has not seen without giving that to uid 0. Raises RestartError.
+    """Have criu restore regular files whatever their size is now, but for those of these names, unix sockets whose
+    file it has not seen without giving that to uid 0, and timers for what remains of their time. Raises RestartError.
 
     Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
     """
@@ -100,11 +101,20 @@ def fit_sockets(spool: str, keep_tcp: bool) -> list[str]:
         raise RestartError(f"the restart failed: the image's list of sockets cannot be used: {e}") from e
 
 
-def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
-    """Rewrite files.img without the sizes of regular files, but for those of the names `checked`, and without the
-    permissions of sockets' files that have none. Raises CriuError.
+def clocks_shown(spool: str) -> tuple[int, int] | None:
+    """Read what the image's clocks show (clocks.py), for a tree whose criu cannot do so. Raises RestartError."""
+    try:
+        return clocks.shown(spool)
+    except (criu.CriuError, OSError) as e:
+        raise RestartError(f"the restart failed: the image's clocks cannot be read: {e}") from e
 
-    Format: criu/include/magic.h, images/fdinfo.proto, images/regfile.proto and images/sk-unix.proto of CRIU.
+
+def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
+    """Rewrite files.img without the sizes of regular files, but for those of the names `checked`, without the
+    permissions of sockets' files that have none, and without the flags with which timers were set. Raises CriuError.
+
+    Format: criu/include/magic.h, images/fdinfo.proto, images/regfile.proto, images/sk-unix.proto and
+    images/timerfd.proto of CRIU.
     """
     out = [criu_images.head(criu_images.FILES)]
     for entry in criu_images.entries(raw, criu_images.FILES):
@@ -112,6 +122,7 @@ def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
             new = b"".join(
                 protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG
                 else protobuf.encode([(_FILE_UNIX, _without_owner(value))]) if number == _FILE_UNIX
+                else protobuf.encode([(_FILE_TIMER, _from_now(value))]) if number == _FILE_TIMER
                 else whole
                 for number, value, whole in protobuf.records(entry)
             )  # fmt: skip
@@ -140,6 +151,18 @@ def _without_owner(unix: int | bytes) -> bytes:
     """
     fields = protobuf.records(unix if isinstance(unix, bytes) else b"")
     return b"".join(whole for number, value, whole in fields if number != _UNIX_PERMS or _mode(value))
+
+
+def _from_now(timer: int | bytes) -> bytes:
+    """A timerfd_entry. Raises ProtobufError.
+
+    Its time is what remains. Of one that was set for a moment criu adds that to the clock's whole seconds only, and it
+    fires up to a second early.
+    """
+    fields = protobuf.records(timer if isinstance(timer, bytes) else b"")
+    return b"".join(
+        protobuf.encode([(_TIMER_FLAGS, 0)]) if number == _TIMER_FLAGS else whole for number, _, whole in fields
+    )
 
 
 def _mode(perms: int | bytes) -> bool:

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NEWUSER, NEWNS, NEWPID = 0x10000000, 0x20000, 0x20000000
+NEWUSER, NEWNS, NEWPID, NEWTIME = 0x10000000, 0x20000, 0x20000000, 0x80
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 TIMEOUT_S = 60
 # An internet socket: criu before 4.2 fails on one where the kernel (from 6.16 on) knows no SO_PASSCRED of it.
@@ -40,7 +40,7 @@ def _check(result: int, what: str) -> None:
 
 def key(bundle: str, apart: bool) -> str:
     """Name what a result holds for: this boot's kernel, this user, this bundle, with or without a user namespace."""
-    who = f"uid={os.getuid()}{' apart' if apart else ''}"
+    who = f"uid={os.getuid()}{' apart, own clocks' if apart else ''}"
     return f"{os.uname().release} {os.uname().version} {who} {os.path.basename(bundle)}"
 
 
@@ -106,6 +106,7 @@ def _in_namespaces(write: int, bundle: str, spool: str, apart: bool) -> str:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open("/proc/self/" + name, "w") as f:
                 f.write(text)
+        _check(libc.unshare(NEWTIME), "a time namespace is refused; it needs Linux 5.6 with CONFIG_TIME_NS")
     _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mounts cannot be made private")
     init = os.fork()
     if init:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from checkpoint.execute import criu, restore
 from checkpoint.wire.protobuf import encode
 
 HEAD = struct.pack("<II", 0x54564319, 0x56303138)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
-REGULAR, PIPE, UNIX = 1, 3, 5
+REGULAR, PIPE, UNIX, TIMER = 1, 3, 5, 17
 
 
 def entry(*fields: tuple[int, int | bytes]) -> bytes:
@@ -45,6 +46,27 @@ def test_a_sockets_file_that_criu_has_not_seen_is_given_to_nobody() -> None:
     known = bound((13, encode([(1, 0o140755), (2, 1600), (3, 1600)])))
     unknown = bound((13, encode([(1, 0), (2, 0), (3, 0)])))
     assert restore.loosened(HEAD + known + unknown, frozenset()) == HEAD + known + bound()
+
+
+def test_a_timer_fires_when_what_remained_of_its_time_is_over() -> None:
+    def timer(flags: int) -> bytes:
+        """A file_entry around a timerfd_entry of images/timerfd.proto: 2.7 s of CLOCK_MONOTONIC remain."""
+        fields = [(1, 7), (2, 2), (3, b""), (4, 1), (5, 0), (6, flags), (7, 2), (8, 700_000_000), (9, 0), (10, 0)]
+        return entry((1, TIMER), (2, 7), (12, encode(fields)))
+
+    # criu would add them to the whole seconds of its clock
+    assert restore.loosened(HEAD + timer(1), frozenset()) == HEAD + timer(0)
+
+
+def test_the_clocks_of_an_image(tmp_path: Path) -> None:
+    assert restore.clocks_shown(str(tmp_path)) is None
+    image = tmp_path / "timens-0.img"
+    magic = struct.pack("<II", 0x54564319, 0x43114433)  # criu/include/magic.h: TIMENS_MAGIC
+    image.write_bytes(magic + entry((1, encode([(1, 29_000), (2, 5)])), (2, encode([(1, 30_000), (2, 999_999_999)]))))
+    assert restore.clocks_shown(str(tmp_path)) == (29_000_000_000_005, 30_000_999_999_999)
+    image.write_bytes(magic[:6])
+    with pytest.raises(restore.RestartError, match="clocks"):
+        restore.clocks_shown(str(tmp_path))
 
 
 @pytest.mark.parametrize("raw", [b"", HEAD[:4], b"x" * 8, HEAD + b"\x09\0\0\0abc", HEAD + b"\x02\0\0\0\x1a\x7f"])

@@ -119,9 +119,13 @@ class Restorer:
         restore.loosen_files(self._spool, frozenset(map(str, checked)))
         keep_tcp = stats["keep_tcp"] is True
         lost = restore.fit_sockets(self._spool, keep_tcp)
+        asked = {
+            "ends": {str(k): n for k, n in numbers.items()},
+            "clocks": restore.clocks_shown(self._spool) if parts.sandbox.plan.apart else None,
+        }
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
-            tree.ask(messages.RESTORE, json.dumps({str(k): n for k, n in numbers.items()}).encode(), fds, limit=None)
+            tree.ask(messages.RESTORE, json.dumps(asked).encode(), fds, limit=None)
         finally:
             for fd in fds:
                 os.close(fd)

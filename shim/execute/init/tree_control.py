@@ -33,7 +33,7 @@ import socket
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.syscalls import fork_as, syncfs
-from shim.execute.init import messages
+from shim.execute.init import clocks, messages
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import JOB_PIDS, some_pid
 from shim.execute.init.open_handles import handles
@@ -132,10 +132,12 @@ class TreeControl:
 
     def _restore(self, rest: bytes, fds: list[int]) -> bytes:
         asked = json.loads(rest)
+        if asked["clocks"] is not None:
+            clocks.go_on(self._proc, *asked["clocks"])
         self._own_files.restore(fds[DESCRIPTORS.index(criu.IMAGES_FD)])
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
-        self._start(fds, {int(there): self._ends[int(k)] for k, there in asked.items()}, os.fork)
+        self._start(fds, {int(there): self._ends[int(k)] for k, there in asked["ends"].items()}, os.fork)
         return b""
 
     def _goes_on(self, rest: bytes, fds: list[int]) -> bytes:
