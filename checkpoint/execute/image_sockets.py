@@ -37,8 +37,16 @@ _FILE_INET = 4
 _ID, _INODE, _FAMILY, _TYPE, _PROTOCOL, _STATE, _PORT, _TO_PORT = 1, 2, 3, 4, 5, 6, 7, 8
 _ADDRESS, _TO_ADDRESS, _V6ONLY, _SHUTDOWN = 11, 12, 15, 19
 _UNSENT = 12
+# One of the sequence numbers is the FIN's: inq_seq and rcv_wup stand after it, and so rcv_wnd is shorter by one.
+_BY_FIN = {2: -1, 17: -1, 16: 1}
 _SHUT_BOTH = 3
 CLOSED, CLOSE_WAIT, LISTENS = 7, 8, 10  # include/net/tcp_states.h
+# What a connection becomes that is closed at one end or both, both of them in the image: the FIN counts as sent and
+# lost, so that the kernel sends it again. criu would make one itself, as if it came from the other end; the kernel
+# answers it within 40 ms, and if the other end has not been made by then, it resets the connection.
+# FIN_WAIT2 -> FIN_WAIT1; CLOSE_WAIT -> ESTABLISHED, LAST_ACK and CLOSING -> FIN_WAIT1 (include/net/tcp_states.h)
+_RESENDS = {5: 4, CLOSE_WAIT: 1, 9: 4, 11: 4}
+_HAS_ITS_FIN = (CLOSE_WAIT, 9, 11)
 _TCP, _UDP, _UDPLITE = socket.IPPROTO_TCP, socket.IPPROTO_UDP, 136
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _UNSPECIFIED, _LOOPBACK = {4: b"\0" * 4, 16: b"\0" * 16}, {4: b"\x7f\0\0\1", 16: b"\0" * 15 + b"\1"}
@@ -144,7 +152,8 @@ def fit(spool: str, keep_tcp: bool) -> list[str]:
     for s in found.values():
         stream = os.path.join(spool, "tcp-stream-%x.img" % s.inode)
         if os.path.exists(stream):
-            _hold_back(stream)
+            now = changed[s.id].socket.state if s.id in changed else s.state
+            _rewrite_stream(stream, s.state in _HAS_ITS_FIN and now != s.state)
     return [change.words for change in changed.values() if change.words]
 
 
@@ -172,7 +181,7 @@ def parse(file: bytes) -> InetSocket | None:
 
 def _address(words: list[int | bytes], size: int) -> bytes:
     """Put an address together: words of 32 bits, in the order that memory has them."""
-    raw = b"".join(struct.pack("=I", word) for word in words if isinstance(word, int))
+    raw = b"".join(struct.pack("=I", word & 0xFFFFFFFF) for word in words if isinstance(word, int))
     return raw[:size].ljust(size, b"\0")
 
 
@@ -195,15 +204,20 @@ def rewritten(file: bytes, new: InetSocket) -> bytes:
     return out
 
 
-def _hold_back(path: str) -> None:
+def _rewrite_stream(path: str, without_fin: bool) -> None:
     """Have what a connection had not sent yet count as sent and lost: the kernel sends it again, later.
 
     criu would send it while it makes the socket; the other end may not be there yet, and the connection be reset.
+    `without_fin`: the end of the other's data has not come yet, see _RESENDS.
     """
     with open(path, "rb") as f:
         raw = f.read()
     stream, at = images.first(raw, images.TCP_STREAM)
-    fields = b"".join(whole for number, _, whole in protobuf.records(stream) if number != _UNSENT)
+    fields = b""
+    for number, value, whole in protobuf.records(stream):
+        if without_fin and number in _BY_FIN and isinstance(value, int):
+            whole = protobuf.encode([(number, (value + _BY_FIN[number]) & 0xFFFFFFFF)])
+        fields += whole if number != _UNSENT else b""
     with open(path, "wb") as f:
         f.write(raw[:8] + images.entry(fields + protobuf.encode([(_UNSENT, 0)])) + raw[at:])
 
@@ -236,7 +250,11 @@ def _connection(s: InetSocket, keep_tcp: bool, within: bool, names: Names) -> Ch
         return _moved(s, names)
     # Its other end may be gone, having sent all that it had to.
     ended = s.state == CLOSE_WAIT and (plain(s.to)[:1] == b"\x7f" or s.to in (_LOOPBACK[16], s.address))
-    if keep_tcp and (within or ended):
+    if keep_tcp and within:
+        change = _moved(s, names)
+        state = _RESENDS.get(s.state, s.state)
+        return Changed(change.socket.but(state=state), change.words) if state != s.state else change
+    if keep_tcp and ended:
         return _moved(s, names)
     size = len(s.address)
     new = s.but(state=CLOSED, address=_UNSPECIFIED[size], port=0, to=_UNSPECIFIED[size], to_port=0)

@@ -214,6 +214,40 @@ def test_connections_within_the_job_in_every_state(run: Run, addresses: subproce
     run(body)
 
 
+APART = """
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    reads = socket.create_connection(listener.getsockname())
+    half = listener.accept()[0]
+os.dup2(half.fileno(), 1000)
+half.close()
+half = socket.socket(fileno=1000)
+half.send(b"half")
+half.shutdown(socket.SHUT_WR)
+between = [udp() for _ in range(900)]
+for other in between:
+    other.bind(("127.0.0.1", 0))
+wait()
+print(tried(reads.recv, 9), tried(reads.recv, 9), tried(reads.send, b"back"), tried(half.recv, 9))
+"""
+
+
+@pytest.mark.long(lambda **_: True)  # test_image_sockets.py has what the ends become
+@pytest.mark.parametrize("uid", [0], indirect=True)
+def test_half_a_connection_whose_ends_are_made_one_long_after_the_other(run: Run) -> None:
+    """The kernel answers a FIN within 40 ms: where nobody is yet, it resets the connection."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", JOB + APART)
+        at = mover.place("local")
+        until(lambda: mover.out == b"ready\n", "not ready")
+        at = at.move("local")
+        (home / "go").touch()
+        assert at.end() == 0, mover.err
+        assert mover.out == b"ready\nhalf  4 back\n"
+
+    run(body)
+
+
 REFUSED = """
 mptcp = socket.socket(proto=262)  # IPPROTO_MPTCP
 tcp = socket.create_server(("127.0.0.1", 0))
