@@ -71,7 +71,7 @@ _LISTED = (
 class Still(Export):
     """Its answers tell nothing that changes from run to run, but for the numbers of handles."""
 
-    def attr(self, st: os.stat_result) -> bytes:
+    def attr(self, st: os.stat_result, taken: bool = False) -> bytes:
         return ATTR
 
 

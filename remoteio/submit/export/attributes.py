@@ -34,7 +34,7 @@ class Attributes(ExportBase):
             if not own:
                 os.close(fd)
         node.nameless = self._nameless(st)
-        fields[4], fields[5] = self.ids.of(st)
+        fields[4:7] = self._shown(st, self._taken(node))
         fields[7] = self.inodes.number(st.st_dev, st.st_ino)
         return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
+from remoteio.submit.export import channels
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
@@ -51,6 +53,7 @@ class ExportBase:
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
         self.listings = Listings(self.inodes, self.instead, self._entry)
+        self._fifos = channels.Fifos()
         self._root_user = os.geteuid() == 0
 
     def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:
@@ -59,9 +62,10 @@ class ExportBase:
             self.inodes.may_change(node)
         return self._notes.changing(node, 0) if flags & os.O_TRUNC else UNLOCKED
 
-    def attr(self, st: os.stat_result) -> bytes:
-        """Pack `st` as struct fuse_attr."""
-        uid, gid = (st.st_uid, st.st_gid) if self._plain else self.ids.of(st)
+    def attr(self, st: os.stat_result, taken: bool = False) -> bytes:
+        """Pack `st` as struct fuse_attr. `taken`: it is a channel to a process of this machine."""
+        plain = self._plain and not taken
+        uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
         if dev != self._dev:
             ino = self.inodes.number(dev, ino)
@@ -69,7 +73,7 @@ class ExportBase:
         return abi.ATTR.pack(
             ino, st.st_size, st.st_blocks,
             a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
-            c % 1000000000, st.st_mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
+            c % 1000000000, mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
             st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
 
@@ -78,9 +82,39 @@ class ExportBase:
         return not st.st_nlink and st.st_dev != self.instead.device
 
     def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
-        node = self.inodes.found(parent, name, st)
+        held = stat.S_ISFIFO(st.st_mode) and self._fifos.held(st)
+        node = self.inodes.found(parent, name, st, held)
         ttl = 0 if parent.shared else TTL
-        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st)
+        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, self._taken(node))
+
+    def _taken(self, node: Node) -> bool:
+        """Is `node` a channel to a process of this machine?"""
+        if node.kind != stat.S_IFSOCK:
+            return node.held
+        try:
+            fd = self.inodes.descriptors.reopen(node, os.O_PATH)
+        except OSError:
+            return False  # it has gone: whoever uses it is told so
+        return channels.bound(fd)
+
+    def _leave_bound(self, at: int, name: bytes, st: os.stat_result | None) -> None:
+        """Raise EBUSY if `name` is that of a socket which a process of this machine has bound.
+
+        The job's kernel says EOVERFLOW by itself, unless it was bound within the last second.
+        """
+        if st is None or not stat.S_ISSOCK(st.st_mode):
+            return
+        if channels.bound(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)):
+            raise OSError(errno.EBUSY, "a process of this machine has bound it")
+
+    def _shown(self, st: os.stat_result, taken: bool) -> tuple[int, int, int]:
+        """The uid, gid and mode to show: see ``channels``."""
+        uid, gid = self.ids.of(st)
+        if not taken:
+            return uid, gid, st.st_mode
+        if stat.S_ISFIFO(st.st_mode):
+            return uid, gid, stat.S_IFCHR | stat.S_IMODE(st.st_mode)
+        return uid, channels.NO_ID, st.st_mode
 
     def _new_entry(self, r: abi.Request, new: Place, fd: int = -1, lacking: int = 0) -> bytes:
         """Pack the entry of what was just made at `new` (and is open as `fd`), given to the user who made it.
@@ -116,7 +150,7 @@ class ExportBase:
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
         node.ctime, node.nameless = st.st_ctime_ns, self._nameless(st)
-        return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st)
+        return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st, self._taken(node))
 
 
 _U64 = (1 << 64) - 1

@@ -135,6 +135,7 @@ class Export(Names, Attributes, OpenFiles):
         at = self.inodes.descriptors.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.may_name(parent, name, st)
+        self._leave_bound(at, name, st)
         with self._notes.losing(at, name, st):
             reply = do(r, Place(parent, name, at))
         self._notes.removed(st)
@@ -149,6 +150,8 @@ class Export(Names, Attributes, OpenFiles):
         moved, replaced = lstat(old, a), lstat(new, b)
         self.inodes.may_name(parent, old, moved)
         self.inodes.may_name(target, new, replaced)
+        self._leave_bound(a, old, moved)
+        self._leave_bound(b, new, replaced)
         with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
             reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
         self.inodes.moved(target, new, moved)

@@ -66,8 +66,10 @@ class Inodes:
         except KeyError:
             raise OSError(errno.ESTALE, "no such node") from None
 
-    def found(self, parent: Node, name: bytes, st: Stat) -> Node:
+    def found(self, parent: Node, name: bytes, st: Stat, held: bool = False) -> Node:
         """Return the node of what `st` describes, seen as `name` in `parent`, and count one lookup of the kernel's.
+
+        `held`: it is another node than one for which this was not so (``channels``).
 
         Raises ENOENT for what is not to be seen.
         """
@@ -81,8 +83,11 @@ class Inodes:
             node = self._by_key.get((st.st_dev, st.st_ino))
             if node is not None and (node.kind != kind or (kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)):
                 node = None  # the inode number was used again: the kernel's cached target or type is another file's
+            if node is not None and node.held != held:
+                node = None
             if node is None:
                 node = Node(self._next, st, parent, name, rights)
+                node.held = held
                 node.nameless = not st.st_nlink  # O_TMPFILE
                 self._next += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node

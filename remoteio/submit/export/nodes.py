@@ -16,7 +16,7 @@ class Node:
     """One file as the job's kernel knows it. Three concerns in one object, since there may be a million of them.
 
     Identity: id, dev, ino, kind; parent, name and links, where it was seen; rights; lookups, how often the kernel
-    refers to it; nameless; handles; fd and used, see ``descriptors.Descriptors``.
+    refers to it; nameless; held; handles; fd and used, see ``descriptors.Descriptors``.
 
     Cache policy: ctime, seen and twins, what the kernel's copies stand for; of a directory asked, listed and shared,
     what of it is told ahead, or not at all.
@@ -29,7 +29,7 @@ class Node:
     """
 
     __slots__ = (
-        "asked", "changes", "ctime", "dev", "fd", "handles", "id", "ino", "kind", "links", "listed",
+        "asked", "changes", "ctime", "dev", "fd", "handles", "held", "id", "ino", "kind", "links", "listed",
         "locks", "lookups", "name", "nameless", "parent", "rights", "seen", "shared", "twins", "used",
     )  # fmt: skip
 
@@ -38,6 +38,7 @@ class Node:
         self.id, self.dev, self.ino, self.kind = nodeid, st.st_dev, st.st_ino, stat.S_IFMT(st.st_mode)
         self.parent, self.name = parent, name
         self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several or is open
+        self.held = False  # a fifo that a process of this machine has open, and that is shown as something else
         self.nameless = False  # the kernel has been told that it has no links any more
         self.lookups = 0
         self.fd = -1  # O_PATH, of directories; and of what is shown instead of a file: open for good
