@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import struct
@@ -94,3 +95,20 @@ def fstatfs(fd: int) -> tuple[int, int]:
 def syncfs(fd: int) -> None:
     """Write back everything of that filesystem before this returns: syncfs(2)."""
     check(libc.syncfs(fd), "syncfs")
+
+
+def flock(fd: int, how: int) -> None:
+    """flock(2), which Python's own begins anew when a signal has interrupted it: EINTR."""
+    check(libc.flock(fd, how), "flock")
+
+
+def lock_range(fd: int, lock: bytes) -> None:
+    """fcntl(2) F_OFD_SETLKW with a struct flock, which Python's own begins anew: EINTR."""
+    check(libc.fcntl(fd, fcntl.F_OFD_SETLKW, lock), "fcntl")
+
+
+def let_interrupt(number: int) -> None:
+    """Have that signal do nothing but interrupt the system call that a thread is in: signal(2), siginterrupt(3)."""
+    # a handler has to be a function in C, as no thread may run Python there: this one does nothing with its argument
+    libc.signal(number, libc.abs)
+    check(libc.siginterrupt(number, 1), "siginterrupt")

@@ -18,7 +18,7 @@ import pytest
 
 from tests.program import Combo
 from tests.stuck import stuck
-from tests.talk import Talk
+from tests.talk import PYTHON, Talk
 from tests.until import until
 
 TTL = 1.0  # seconds: docs/consistency.md
@@ -131,6 +131,7 @@ TAKE = {
     "record": ("fcntl.lockf(fd, fcntl.LOCK_EX{})", lambda fd, how: fcntl.lockf(fd, how)),
     "whole": ("fcntl.flock(fd, fcntl.LOCK_EX{})", lambda fd, how: fcntl.flock(fd, how)),
 }
+RELEASE = {"record": "fcntl.lockf(f, fcntl.LOCK_UN)", "whole": "fcntl.flock(f, fcntl.LOCK_UN)"}
 
 
 @pytest.mark.parametrize("kind", TAKE)
@@ -340,3 +341,30 @@ def test_a_read_that_never_ends_stalls_nobody_and_can_be_killed(job: Talk, here:
             assert time.monotonic() - before < 2
             assert job(f"child.send_signal(signal.SIG{how}) or child.wait(timeout=10)") == -signal.Signals[f"SIG{how}"]
         assert job("get('f')") == "alive"
+
+
+@pytest.mark.parametrize("kind", TAKE)
+def test_a_job_gets_its_turn_of_a_lock_that_is_never_free(job: Talk, here: Path, combo: Combo, kind: str) -> None:
+    """Two that hold it by turns give it to each other at once: who asks now and then finds it taken, for seconds."""
+    give(here / "f", "", combo)
+    program = (
+        "import fcntl, time\n"
+        "f = open('f', 'r+')\n"
+        "while True:\n"
+        f"    {TAKE[kind][0].format('').replace('fd', 'f')}; time.sleep(.02); {RELEASE[kind]}\n"
+    )
+    job("fd = os.open('f', os.O_RDWR)")
+    release = RELEASE[kind].replace("(f,", "(fd,")
+    loops = [subprocess.Popen([PYTHON, "-c", program], cwd=here) for _ in range(2)]
+    try:
+        once = f"says(lambda: {TAKE[kind][0].format(' | fcntl.LOCK_NB')})"
+        until(lambda: job(f"({once}, {release})[0]") == "EAGAIN", "they have it")
+        for _ in range(5):
+            before = time.monotonic()
+            job(TAKE[kind][0].format(""))
+            assert time.monotonic() - before < 1
+            job(release)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()

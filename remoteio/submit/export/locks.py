@@ -16,38 +16,39 @@ import os
 import threading
 from collections.abc import Callable
 
+from remoteio import syscalls
 from remoteio.kernel_structs import FLOCK
 from remoteio.submit.export.carried_locks import Claims, Range
 from remoteio.submit.export.inodes import Inodes, version
 from remoteio.submit.export.nodes import Handle, LockOwner, Node
+from remoteio.submit.interruptible import Wait
 from remoteio.wire import fuse_abi as abi
 
 _END = (1 << 63) - 1
-RETRY = (0.001, 0.025)  # seconds between tries of a lock that is waited for: first, and at most
 
 
 class Locks:
     """Takes and drops locks on the files of `inodes`.
 
-    Threads: any; one that waits for a lock tries it now and then. `_guard` is held while the owner of a lock is looked
+    Threads: any; one that waits for a lock does so in the kernel. `_guard` is held while the owner of a lock is looked
     for or made. `_waiting` is a dict by number of request, whose entry is there before the request is handed on.
     """
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
         self.claims: Claims | None = None  # of a job that is being restored
-        self._waiting: dict[int, threading.Event] = {}
+        self._waiting: dict[int, Wait] = {}
         self._guard = threading.Lock()
 
     def expect(self, unique: int) -> None:
         """Let a request that may wait be interrupted from now on: it is about to be handed to a worker."""
-        self._waiting[unique] = threading.Event()
+        self._waiting[unique] = Wait()
 
     def interrupt(self, unique: int) -> None:
         """Wake the request `unique`, whose answer the kernel does not want any more."""
         waiting = self._waiting.get(unique)
         if waiting is not None:
-            waiting.set()
+            waiting.end()
 
     def set(self, r: abi.Request, wait: bool = False) -> None:
         """Do SETLK or SETLKW. Raises EAGAIN if another holds it (or EINTR when the wait was interrupted)."""
@@ -60,14 +61,20 @@ class Locks:
             if self.claims is not None:
                 self.claims.flock(handle, kind)
             how = {fcntl.F_RDLCK: fcntl.LOCK_SH, fcntl.F_WRLCK: fcntl.LOCK_EX, fcntl.F_UNLCK: fcntl.LOCK_UN}[kind]
-            self._try(r.unique, wait, handle, lambda: fcntl.flock(handle.fd, how | fcntl.LOCK_NB))
+            self._try(
+                r.unique, wait, handle, handle.fd, lambda fd: fcntl.flock(fd, how | fcntl.LOCK_NB),
+                lambda fd: syscalls.flock(fd, how),
+            )  # fmt: skip
             return
         if kind == fcntl.F_UNLCK and owner not in handle.node.locks:
             return
         length = 0 if end >= _END else end - start + 1
         fd = self._owner(handle, owner, pid, (kind, start, length)).fd
         lock = FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        self._try(r.unique, wait, handle, lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock))
+        self._try(
+            r.unique, wait, handle, fd, lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock),
+            lambda fd: syscalls.lock_range(fd, lock),
+        )  # fmt: skip
 
     def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
         node = handle.node
@@ -86,33 +93,37 @@ class Locks:
                 held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             return held
 
-    def _try(self, unique: int, wait: bool, handle: Handle, attempt: Callable[[], object]) -> None:
-        if self.claims is not None:
-            wait = False  # whoever has it by now would hold up the restore: it fails, and says why
-        interrupted = self._waiting.get(unique)
-        delay = RETRY[0]
+    def _try(
+        self, unique: int, wait: bool, handle: Handle, fd: int, at_once: Callable[[int], object],
+        in_turn: Callable[[int], object],
+    ) -> None:  # fmt: skip
+        """Take a lock on `fd`: `at_once`, which raises EAGAIN; or `in_turn`, which waits, and raises EINTR."""
+        waiting = self._waiting.get(unique)
         try:
             while True:
                 try:
-                    attempt()
+                    at_once(fd)
                     return
                 except OSError as e:
                     if e.errno not in (errno.EAGAIN, errno.EACCES):
                         raise
-                    if self.claims is not None and self.claims.drop(handle):
-                        continue
-                    if not wait or interrupted is None:
-                        raise OSError(errno.EAGAIN, "another holds the lock") from None
-                if interrupted.wait(delay):
-                    raise OSError(errno.EINTR, "interrupted")
-                delay = min(delay * 2, RETRY[1])
+                if self.claims is None or not self.claims.drop(handle):
+                    break
+            # whoever has it by the time of a restore would hold that up: it fails, and says why
+            if not wait or waiting is None or self.claims is not None:
+                raise OSError(errno.EAGAIN, "another holds the lock")
+            own = os.dup(fd)  # of the same open file, and its number is nobody else's before this is over
+            try:
+                waiting.run(lambda: in_turn(own))
+            finally:
+                os.close(own)
         finally:
             self._waiting.pop(unique, None)
 
     def end(self) -> None:
         """Wake all that wait for a lock: they do so in vain from now on."""
         for waiting in tuple(self._waiting.values()):
-            waiting.set()
+            waiting.end()
 
     def test(self, r: abi.Request) -> bytes:
         """Answer GETLK: the first lock in the way, or F_UNLCK."""
