@@ -9,6 +9,7 @@ import errno
 import os
 
 from remoteio.errors import RexecError
+from remoteio.execute import machine
 from remoteio.syscalls import check, libc
 from remoteio.wire.fuse_abi import MAX_WRITE
 
@@ -28,7 +29,7 @@ def open_fuse() -> int:
             errno.EACCES: "let users open it there: chmod 666 /dev/fuse",
             errno.EPERM: "the container it runs in must allow the device /dev/fuse",
         }.get(e.errno or 0, "rexec doctor HOST says more")
-        raise RexecError("%s cannot open /dev/fuse (%s): %s" % (os.uname().nodename, e.strerror, mend)) from e
+        raise RexecError("%s cannot open /dev/fuse (%s): %s" % (machine.name(), e.strerror, mend)) from e
 
 
 def mount(source: str, target: str, kind: str | None, flags: int = 0, data: str = "") -> None:

@@ -57,6 +57,7 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.plain_run import to_the_end
 
+    spec.host = os.fsencode(host.name)
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
     ended = to_the_end(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from remoteio.errors import RexecError
+from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.execute.agent.agent import Agent
@@ -22,6 +25,7 @@ def main(read_fd: int, write_fd: int) -> int:
         if first[0][0] != frames.START:
             raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
         spec = JobSpec.unpack(first[0][1])
+        machine.call(os.fsdecode(spec.host))
         if spec.checkpoint is None:
             Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link)).run(first[1:])
         else:

@@ -19,6 +19,7 @@ class JobSpec:
         "env",
         "gid",
         "groups",
+        "host",
         "hostname",
         "limits",
         "scheduling",
@@ -45,15 +46,17 @@ class JobSpec:
         tty: list[int],
         checkpoint: CheckpointSpec | None = None,
         scheduling: Sequence[int] = (),
+        host: bytes = b"",
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
-        ``scheduling.own``, empty: the host's own."""
+        ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
         self.scheduling = list(scheduling)
+        self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
 
     def pack(self) -> bytes:
@@ -66,6 +69,7 @@ class JobSpec:
                 "ids": _texts([self.uid, self.gid, *self.groups]),
                 "umask": _texts([self.umask]),
                 "hostname": [self.hostname],
+                "host": [self.host],
                 "limits": _texts([n for limit in self.limits for n in limit]),
                 "scheduling": _texts(self.scheduling),
                 "scratch": self.scratch,
@@ -89,6 +93,7 @@ class JobSpec:
             groups=ids[2:],
             umask=_numbers(f["umask"])[0],
             hostname=f["hostname"][0],
+            host=f.get("host", [b""])[0],  # an older version's record has none
             limits=[(limits[k], limits[k + 1], limits[k + 2]) for k in range(0, len(limits), 3)],
             scratch=f["scratch"],
             stdio=_numbers(f["stdio"]),

@@ -84,13 +84,13 @@ def test_a_full_disk_reaches_the_job(combo: Combo) -> None:
 
 def test_no_user_namespaces(rexec: Rexec, nothing_left: Callable[[str], object]) -> None:
     done = rexec(["true"], on="alpha-nouserns", as_user=SUBMIT_USER)
-    sentence(done, 125, "alpha does not let users make namespaces", "sysctl -w user.max_user_namespaces=15000")
+    sentence(done, 125, "alpha-nouserns does not let users make namespaces", "sysctl -w user.max_user_namespaces=15000")
 
 
 @pytest.mark.parametrize("on", ["beta", "beta-alice"])
 def test_no_dev_fuse(rexec: Rexec, desk_alone: ModuleType, on: str) -> None:
     desk_alone.dev_fuse("beta", present=False)
-    sentence(rexec(["true"], on=on), 125, "beta cannot open /dev/fuse", "modprobe fuse")
+    sentence(rexec(["true"], on=on), 125, f"{on} cannot open /dev/fuse", "modprobe fuse")
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_cable_pulled(
         assert process.wait(lease.HOME) == 125
         assert lease.HOME - lease.PULSE < time.monotonic() - began < lease.HOME + 4
         err = process.communicate()[1]
-        assert err.startswith(b"rexec: beta has not been heard of for 11 s")
+        assert err.startswith(f"rexec: {on} has not been heard of for 11 s".encode())
         assert err.count(b"\n") == 1
         desk_alone.heal("beta")
 

@@ -381,7 +381,7 @@ def test_the_job_keeps_its_ids(mover: Mover, uid: int) -> None:
 def test_a_login_that_cannot_give_the_job_its_ids_is_refused_by_name(mover: Mover) -> None:
     job = mover.submit("sleep", "600")
     said = mover.verb("vacate", job)
-    assert "beta-alice: the job cannot go on on beta: the job has its user's own id" in said
+    assert "the job cannot go on on beta-alice: the job has its user's own id" in said
     assert "65536 subordinate ids and newuidmap (`rexec doctor` says how)" in said
     assert mover.job(job)["state"] == "parked"
 

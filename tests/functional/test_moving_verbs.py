@@ -112,7 +112,7 @@ def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> Non
         assert row["host"] == first
         status, _, words = mover.verb_fails("checkpoint", str(row["id"]))
         assert status == 125
-        assert "alpha cannot checkpoint a job: it has no criu; " in words
+        assert f"{first} cannot checkpoint a job: it has no criu; " in words
         out_, err = job.communicate(b"word\n", timeout=30)
     assert (job.returncode, out_) == (3, b"word\n")
     assert f"rexec: the job runs on {first} without checkpoints: ".encode() in err

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from remoteio.execute import machine
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames
 from remoteio.wire.link import Link
@@ -91,7 +92,7 @@ class Agent:
             frames.HELLO,
             frames.pack_fields(
                 {
-                    "host": [os.fsencode(os.uname().nodename)],
+                    "host": [os.fsencode(machine.name())],
                     "time": [b"%d" % time.time_ns()],
                     "uids": sandbox.plan.ranges(sandbox.plan.uids),
                     "gids": sandbox.plan.ranges(sandbox.plan.gids),
@@ -141,7 +142,7 @@ class Agent:
         if said is messages.FAILED:
             code, _, text = rest.partition(b" ")
             return frames.FAIL, int(code).to_bytes(4, "little") + text
-        host = os.fsencode(os.uname().nodename)
+        host = os.fsencode(machine.name())
         killed = b"the job's first process was killed on %s; its memory may have run out" % host
         return self.killed(self.sandbox.last_word() or killed)
 

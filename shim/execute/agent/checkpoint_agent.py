@@ -13,6 +13,7 @@ from collections.abc import Callable
 from checkpoint.wire import compat
 from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
+from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.execute.agent.agent import Agent
@@ -148,5 +149,5 @@ def _ids_of_image(manifest: Manifest | None, means: Means) -> str:
     before = compat.from_plain(manifest.facts)
     why = compat.differences(before, means.criu().facts, 0)
     if why:
-        raise RexecError("the job cannot go on on %s: %s" % (os.uname().nodename, "; ".join(why)))
+        raise RexecError("the job cannot go on on %s: %s" % (machine.name(), "; ".join(why)))
     return before.uid_map

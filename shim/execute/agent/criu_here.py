@@ -8,6 +8,7 @@ import select
 from checkpoint.execute import find_criu
 from checkpoint.wire import compat, criu_bundle
 from remoteio.errors import RexecError
+from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.execute.init import namespaces
@@ -78,7 +79,7 @@ def provide(link: Link, spec: JobSpec, checkpoint: CheckpointSpec, early: Frames
         raise
     except Exception as e:  # whatever it was: there is a job to run all the same
         why = str(e) if isinstance(e, (criu_bundle.BundleError, RexecError)) else "%s: %s" % (type(e).__name__, e)
-    host = os.uname().nodename
+    host = machine.name()
     return Means(
         None, f"{host} cannot checkpoint a job: {why}; `rexec doctor --fix` obtains a criu that can be sent"
     ), left  # fmt: skip

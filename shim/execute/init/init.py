@@ -27,6 +27,7 @@ import socket
 import termios
 
 from remoteio.errors import RexecError, named
+from remoteio.execute import machine
 from remoteio.syscalls import syncfs
 from shim.execute.init import messages, namespaces
 from shim.wire import scheduling, terminal_state
@@ -60,7 +61,7 @@ def run(
     if _broken(alive):
         os._exit(1)  # it died before we could say that we die with it
     os.setsid()
-    spec.env.append(b"REXEC_HOST=" + os.fsencode(os.uname().nodename))
+    spec.env.append(b"REXEC_HOST=" + os.fsencode(machine.name()))
     tree = None
     if spec.checkpoint is not None:
         from shim.execute.init.tree_control import TreeControl

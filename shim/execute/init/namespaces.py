@@ -20,7 +20,7 @@ import socket
 from collections.abc import Callable
 
 from remoteio.errors import RexecError
-from remoteio.execute import mount
+from remoteio.execute import machine, mount
 from remoteio.syscalls import libc
 from shim.execute.init import idmap
 from shim.wire import sysctl
@@ -46,7 +46,7 @@ def unshare(flags: int) -> None:
     if libc.unshare(flags) == 0:
         return
     e = ctypes.get_errno()
-    host = os.uname().nodename
+    host = machine.name()
     if flags & CLONE_NEWUSER:
         raise RexecError(
             "%s does not let users make namespaces (%s): %s" % (host, os.strerror(e), forbidding_setting())
@@ -184,8 +184,7 @@ def make(plan: Plan) -> None:
                 f.write(text)
         except OSError as e:
             raise RexecError(
-                "%s refuses the namespace its user id (%s): %s"
-                % (os.uname().nodename, e.strerror, forbidding_setting())
+                "%s refuses the namespace its user id (%s): %s" % (machine.name(), e.strerror, forbidding_setting())
             ) from e
 
 
@@ -214,7 +213,7 @@ def _map_helper(plan: Plan) -> Callable[[], None]:
                     if plan.helper
                     else "root of %s may not map user ids: is it a container without CAP_SETUID or CAP_SETFCAP?"
                 )
-                % os.uname().nodename
+                % machine.name()
             )
 
     return run
@@ -247,7 +246,7 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
         )
     except OSError as e:
         raise RexecError(
-            "%s refuses to mount the job's files: %s; rexec doctor says more" % (os.uname().nodename, e.strerror)
+            "%s refuses to mount the job's files: %s; rexec doctor says more" % (machine.name(), e.strerror)
         ) from e
     return where
 
@@ -285,7 +284,7 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen:
         socket.sethostname(os.fsdecode(spec.hostname))
     except OSError as e:
         what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
-        host = os.uname().nodename
+        host = machine.name()
         raise RexecError(
             "the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host)
         ) from e

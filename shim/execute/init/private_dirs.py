@@ -9,6 +9,7 @@ import re
 import stat
 
 from remoteio.errors import RexecError
+from remoteio.execute import machine
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(r"[0-9]+-(spool)?[0-9]+")
@@ -40,7 +41,7 @@ class Scratch:
             raise RexecError(
                 "%s has no room for %s in %s: %s; set TMPDIR there"
                 % (
-                    os.uname().nodename, "the job's image" if self._kind else "--scratch",
+                    machine.name(), "the job's image" if self._kind else "--scratch",
                     self._base or self._beneath, e.strerror,
                 )
             ) from e  # fmt: skip

@@ -92,6 +92,7 @@ def run(
         outputs = {frames.STDOUT: output(stdout, "stdout", held), frames.STDERR: output(stderr, "stderr", held)}
         spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
         found, stream, _ = connect_first(host, batch=True)
+        spec.host = os.fsencode(found.name)
         ended = to_the_end(lambda: _run(Link(stream.read_fd, stream.write_fd), spec, outputs, given), found, stream)
         if ended.status is None:
             raise errors.CannotStart(ended.reason, ended.code)

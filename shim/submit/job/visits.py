@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -110,6 +111,7 @@ class Visits:
                 return
             image = home.image(terms.image) if terms.image else None
             spec = home.start_spec(number, owner, terms.named, terms.anyway, image)
+            spec.host = os.fsencode(name)
             link = Link(stream.read_fd, stream.write_fd)
             generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped)
             generation.start(image)
