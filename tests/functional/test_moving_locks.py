@@ -23,6 +23,8 @@ assert shell.stdout.readline() == "ready\n"
 shared = [open("shared", "w") for _ in (1, 2)]
 for f in shared:
     fcntl.flock(f, fcntl.LOCK_SH)
+directory = os.open(".", os.O_RDONLY)
+fcntl.flock(directory, fcntl.LOCK_EX)  # which the kernel tells nobody of: it holds within the job
 ranged = open("ranged", "w")
 fcntl.lockf(ranged, fcntl.LOCK_EX, 10, 5)
 fcntl.lockf(ranged, fcntl.LOCK_EX, 10, 40)
@@ -40,6 +42,11 @@ def wait(name):
     while not os.path.exists(name):
         time.sleep(.02)
 wait("release")
+try:
+    fcntl.flock(os.open(".", os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    sys.exit("the lock of the directory is lost")
+except BlockingIOError:
+    pass
 os.write(go, b"x")
 os.wait()
 fcntl.lockf(ranged, fcntl.LOCK_UN, 10, 5)

@@ -1,8 +1,10 @@
 """Whose file the job is told it is: the true ids where the job's user namespace has them, else the nearest truth.
 
 The kernel refuses to write to a file whose uid or gid has no mapping in the namespace (``HAS_UNMAPPED_ID`` in
-fs/namei.c), whatever the mode says. So a file that the user may in fact write is shown as the user's own; the others
-keep their true ids, which the job sees as ``nobody``. Permission itself is checked at home, by the real kernel.
+fs/namei.c), whatever the mode says. So a file that the user may in fact write is shown as the user's own, and so is one
+of root's: many a program takes a file that is its user's or root's, and nobody else's (ssh its configuration, Perl's
+File::Temp a directory). The others keep their true ids, which the job sees as ``nobody``. Permission itself is checked
+at home, by the real kernel.
 """
 
 from __future__ import annotations
@@ -51,15 +53,14 @@ class ShownIds:
         uid, gid = st.st_uid, st.st_gid
         if self._shown is not None:
             # every other id is one that the namespace does not have, whatever its number
-            own = self._writable(st)
-            return self._shown if own else (_NOBODY, _NOBODY)
+            return self._shown if self._own(st) else (_NOBODY, _NOBODY)
         if self._uids is None or self._gids is None or (_within(uid, self._uids) and _within(gid, self._gids)):
             return uid, gid
-        return (self.uid, self.gid) if self._writable(st) else (uid, gid)
+        return (self.uid, self.gid) if self._own(st) else (uid, gid)
 
-    def _writable(self, st: os.stat_result) -> bool:
+    def _own(self, st: os.stat_result) -> bool:
         mode = st.st_mode
-        mine = st.st_uid == self.uid or self.uid == 0
+        mine = st.st_uid in (self.uid, 0) or self.uid == 0
         return mine or bool(mode & 0o002) or bool(mode & 0o020 and st.st_gid in self._groups)
 
     def given(self, uid: int, gid: int) -> tuple[int, int]:
