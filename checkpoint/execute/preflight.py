@@ -6,6 +6,7 @@ The look is taken from the agent's side, before anything is frozen. Shipped: run
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from checkpoint.value import Value
@@ -17,8 +18,35 @@ PROTOCOLS = ("TCP", "UDP", "UDP-Lite", "UDPLITE", "RAW", "PING", "UNIX", "UNIX-S
 # (major, minor) of the character devices that are the same everywhere: null zero full random urandom tty ptmx.
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 PTS_MAJORS = range(136, 144)
+CONTROLLING = (5, 0)  # /dev/tty: whichever terminal was its opener's
 NAMESPACES = ("mnt", "pid", "user", "net", "ipc", "uts", "time", "cgroup")
 SECCOMP_FILTER = 2
+_DELETED = " (deleted)"
+_SYS_RESOURCE = 1 << 24  # include/uapi/linux/capability.h
+# CRIU opens each file anew by its name. What is of a thread or of a descriptor is not there yet by then,
+_LATER = re.compile(r"/proc/(\d+)/(?:task/(?!\1(?:/|$))\d+|(?:task/\d+/)?fdinfo/\d)")
+# and the next host has other hardware and other groups.
+_OF_THIS_HOST = re.compile(
+    r"/proc/(?:acpi|asound|bus|driver|fs|irq|scsi|\d+/(?:task/\d+/)?net/[^/]+|sys/net/ipv[46]/(?:conf|neigh))/"
+    r"|/sys/(?!fs/cgroup/[^/]*$|kernel/mm/|devices/system/(?:cpu|node)/[^/]*$)."
+)
+
+
+class Reach(Value):
+    """What CRIU may do here, and is handed.
+
+    rootless   it is root of the job's user namespace only
+    limits     it may ask for the limits (prlimit(2)) of processes of other users
+    terminal   st_rdev of the job's terminal, (major, minor), or None
+    """
+
+    __slots__ = ("limits", "rootless", "terminal")
+    rootless: bool
+    limits: bool
+    terminal: tuple[int, int] | None
+
+    def __init__(self, rootless: bool, limits: bool = True, terminal: tuple[int, int] | None = None) -> None:
+        self._set(rootless=rootless, limits=limits, terminal=terminal)
 
 
 class Descriptor(Value):
@@ -30,20 +58,25 @@ class Descriptor(Value):
     device   st_rdev, (major, minor)
     fault    why its file cannot be looked at, not even by CRIU; then kind and device are 0
     protocol the kernel's name of a socket's protocol: TCP, MPTCP, UNIX …; "" of what is none, or if it cannot be had
+    within   st_dev
     """
 
-    __slots__ = ("device", "fault", "kind", "number", "protocol", "target")
+    __slots__ = ("device", "fault", "kind", "number", "protocol", "target", "within")
     number: int
     target: str
     kind: int
     device: tuple[int, int]
     fault: str
     protocol: str
+    within: int
 
     def __init__(
-        self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "", protocol: str = ""
-    ) -> None:
-        self._set(number=number, target=target, kind=kind, device=device, fault=fault, protocol=protocol)
+        self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "", protocol: str = "",
+        within: int = 0,
+    ) -> None:  # fmt: skip
+        self._set(
+            number=number, target=target, kind=kind, device=device, fault=fault, protocol=protocol, within=within
+        )  # fmt: skip
 
 
 class Task(Value):
@@ -57,9 +90,14 @@ class Task(Value):
     seccomp       its mode
     namespaces    name → which, as /proc/PID/ns links to it
     mapped        device files that it has mapped
+    cwd           what /proc/PID/cwd links to
+    ids           its real, effective and saved user and group ids
+    terminal      st_rdev of its controlling terminal, (major, minor); (0, 0): it has none
     """
 
-    __slots__ = ("descriptors", "host_pid", "mapped", "name", "namespaces", "pid", "seccomp", "tracer")
+    __slots__ = (
+        "cwd", "descriptors", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "terminal", "tracer",
+    )  # fmt: skip
     pid: int
     host_pid: int
     name: str
@@ -68,44 +106,71 @@ class Task(Value):
     seccomp: int
     namespaces: dict[str, str]
     mapped: list[str]
+    cwd: str
+    ids: tuple[int, ...]
+    terminal: tuple[int, int]
 
     def __init__(
         self, pid: int, host_pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
-        namespaces: dict[str, str], mapped: list[str],
+        namespaces: dict[str, str], mapped: list[str], cwd: str, ids: tuple[int, ...], terminal: tuple[int, int],
     ) -> None:  # fmt: skip
         self._set(
             pid=pid, host_pid=host_pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp,
-            namespaces=namespaces, mapped=mapped,
+            namespaces=namespaces, mapped=mapped, cwd=cwd, ids=ids, terminal=terminal,
         )  # fmt: skip
 
 
-def obstacles(tasks: list[Task], rootless: bool) -> list[str]:
+def obstacles(tasks: list[Task], reach: Reach) -> list[str]:
     """Say why CRIU cannot dump these processes, a sentence each; tasks[0] is the tree's root."""
     out = []
     for task in tasks:
         who = f"process {task.pid} ({task.name})"
         if task.tracer:
             out.append(f"{who} is traced by process {task.tracer}: end the debugger or strace first")
-        if rootless and task.seccomp == SECCOMP_FILTER:
+        if reach.rootless and task.seccomp == SECCOMP_FILTER:
             out.append(f"{who} has a seccomp filter, which CRIU can save only as root")
+        if not (reach.limits or reach.rootless) and any(task.ids):
+            out.append(
+                f"{who} has another user or group than root, and root may not ask for its limits here "
+                "(CAP_SYS_RESOURCE is lacking: the host is a container)"
+            )
         for name in NAMESPACES:
             if task.namespaces.get(name) != tasks[0].namespaces.get(name):
                 out.append(f"{who} is in a {name} namespace of its own, which is not saved")
         for path in task.mapped:
             out.append(f"{who} has the device {path} mapped, which CRIU cannot save")
         for fd in task.descriptors:
-            why = _descriptor(fd, rootless)
+            why = _descriptor(fd, task, reach)
             if why:
                 out.append(f"{who} has descriptor {fd.number} ({fd.target}), {why}")
+    return out + _removed_within_removed(tasks)
+
+
+def _removed_within_removed(tasks: list[Task]) -> list[str]:
+    """CRIU makes a removed directory again, with all above it, and then removes of them what the job holds only."""
+    held = {}
+    for task in tasks:
+        who = f"process {task.pid} ({task.name})"
+        links = {f"descriptor {fd.number}": fd.target for fd in task.descriptors}
+        for what, target in {**links, "its working directory": task.cwd}.items():
+            if target.endswith(_DELETED):
+                held[target[: -len(_DELETED)]] = f"{who} holds the removed {target[: -len(_DELETED)]} as {what}"
+    out = []
+    for path, words in held.items():
+        above = os.path.dirname(path)
+        if above not in held and any(above.startswith(other + "/") for other in held):
+            out.append(
+                f"{words}, and one of the removed directories that it was in, but not all: CRIU cannot save that"
+            )
     return out
 
 
-def _descriptor(fd: Descriptor, rootless: bool) -> str:
+def _descriptor(fd: Descriptor, task: Task, reach: Reach) -> str:
     if fd.fault:
         return f"which CRIU cannot look at: {fd.fault}"
     if fd.target.startswith("anon_inode:"):
         kind = fd.target[len("anon_inode:") :].strip("[]")
-        if kind == "inotify" and rootless:
+        if kind == "inotify" and reach.rootless:
             return "an inotify watch, which CRIU can save only as root"
         if kind == "io_uring":  # node of Debian 13 has them (libuv 1.50), UV_USE_IO_URING=0 or not
             return (
@@ -120,7 +185,29 @@ def _descriptor(fd: Descriptor, rootless: bool) -> str:
         return "a block device, which CRIU cannot save"
     if fd.kind == stat.S_IFCHR and fd.device not in DEVICES and fd.device[0] not in PTS_MAJORS:
         return "a device that CRIU cannot save"
+    if _is_controlling(fd) and task.terminal != reach.terminal:
+        return "which is not the job's own terminal but one that the job has made: CRIU saves that by its own name only"
+    if _LATER.match(fd.target):
+        return "of a thread or a descriptor, which CRIU cannot open anew: it is not there yet when CRIU does"
+    if _OF_THIS_HOST.match(fd.target):
+        return "a file of this host, which another may not have"
     return ""
+
+
+def by_controlling(tasks: list[Task]) -> list[tuple[int, int]]:
+    """List st_rdev and st_dev of what the tree has open as /dev/tty, once each: CRIU keeps it if it is handed in."""
+    files = {fd.within for task in tasks for fd in task.descriptors if _is_controlling(fd)}
+    return [(os.makedev(*CONTROLLING), within) for within in sorted(files)]
+
+
+def _is_controlling(fd: Descriptor) -> bool:
+    return fd.kind == stat.S_IFCHR and fd.device == CONTROLLING
+
+
+def may_ask_limits(status: str) -> bool:
+    """Tell from /proc/PID/status of a process whether root's CRIU, started by it, may ask for others' limits."""
+    found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) & _SYS_RESOURCE)
 
 
 # ------------------------------------------------------------------------------------------------ the look
@@ -173,9 +260,7 @@ def highest(root: int, proc: str = "/proc") -> int:
     return max(numbers(root, proc).values(), default=0)
 
 
-def _task(at: str) -> Task:
-    with open(at + "/status") as f:
-        status = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+def _descriptors(at: str) -> list[Descriptor]:
     descriptors = []
     for name in sorted(os.listdir(at + "/fd"), key=int):
         try:
@@ -196,7 +281,16 @@ def _task(at: str) -> Task:
             continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
         protocol = _protocol(f"{at}/fd/{name}") if stat.S_ISSOCK(st.st_mode) else ""
-        descriptors.append(Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device, protocol=protocol))
+        descriptors.append(
+            Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device, protocol=protocol, within=st.st_dev)
+        )
+    return descriptors
+
+
+def _task(at: str) -> Task:
+    with open(at + "/status") as f:
+        status = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+    descriptors = _descriptors(at)
     namespaces = {}
     for name in NAMESPACES:
         if os.path.lexists(f"{at}/ns/{name}"):
@@ -205,9 +299,13 @@ def _task(at: str) -> Task:
         paths = {line.split(None, 5)[5].rstrip("\n") for line in f if line.count(" /dev/")}
     mapped = sorted(p for p in paths if not p.startswith(("/dev/zero", "/dev/shm/")))
     pid = int(status.get("NSpid", status["Pid"]).split()[-1])
+    ids = tuple(int(n) for key in ("Uid", "Gid") for n in status[key].split()[:3])
+    with open(at + "/stat") as f:
+        number = int(f.read().rpartition(")")[2].split()[4])  # tty_nr: proc_pid_stat(5)
+    terminal = (number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
     return Task(
         pid, int(os.path.basename(at)), status["Name"].strip(), descriptors, int(status["TracerPid"]),
-        int(status.get("Seccomp", "0")), namespaces, mapped,
+        int(status.get("Seccomp", "0")), namespaces, mapped, os.readlink(at + "/cwd"), ids, terminal,
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FL_POSIX, _FL_FLOCK = 1, 2
-_FILE_REG, _REG_NAME, _REG_SIZE = 3, 6, 8  # the numbers of their fields
+_FILE_ID, _FILE_REG, _REG_NAME, _REG_SIZE = 2, 3, 6, 8  # the numbers of their fields
+_REMAP_ORIGINAL = 1
 _FILE_TIMER, _TIMER_FLAGS = 12, 6
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
@@ -86,6 +87,37 @@ def loosen_files(spool: str, checked: frozenset[str]) -> None:
             f.write(raw)
     except (criu.CriuError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
+
+
+def order_removed(spool: str) -> None:
+    """Have criu take away again what it makes of removed files before the removed directories they were in.
+
+    It does so in the order of the image, where a directory comes first if it is, say, who ran there that is dumped
+    first. Raises RestartError.
+    """
+    path = os.path.join(spool, "remap-fpath.img")
+    if not os.path.exists(path):
+        return
+    try:
+        with open(os.path.join(spool, "files.img"), "rb") as f:
+            names = dict(map(_named, criu_images.entries(f.read(), criu_images.FILES)))
+        with open(path, "rb") as f:
+            remaps = criu_images.entries(f.read(), criu_images.REMAPS)
+        remaps.sort(
+            key=lambda raw: -names.get(protobuf.integer(protobuf.decode(raw), _REMAP_ORIGINAL) or 0, b"").count(b"/")
+        )
+        with open(path, "wb") as f:
+            f.write(criu_images.head(criu_images.REMAPS) + b"".join(map(criu_images.entry, remaps)))
+    except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
+        raise RestartError(f"the restart failed: the image's list of removed files cannot be used: {e}") from e
+
+
+def _named(file: bytes) -> tuple[int, bytes]:
+    """criu's id of a file_entry, and its name if it is a regular file or a directory. Raises ProtobufError."""
+    fields = protobuf.decode(file)
+    return protobuf.integer(fields, _FILE_ID) or 0, protobuf.content(
+        protobuf.decode(protobuf.content(fields, _FILE_REG)), _REG_NAME
+    )
 
 
 def fit_sockets(spool: str, keep_tcp: bool) -> list[str]:

@@ -43,9 +43,6 @@ def hosts(text: bytes, own: bytes) -> bytes:
     """Return that hosts(5) with the name `own` at an address of whatever machine looks."""
     lines, there = [], False
     for line in text.splitlines(keepends=True):
-        if own.lower() not in line.lower():  # as nearly all of some 100,000, where they keep advertisers away
-            lines.append(line)
-            continue
         words = line.partition(b"#")[0].split()
         if own.lower() in (word.lower() for word in words[1:]):
             there = True

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from checkpoint.execute import live_sockets, preflight
+from shim.execute.init.removed_names import RemovedNames
 from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
 from tests.reachable import AsUser
 
 libc = ctypes.CDLL(None, use_errno=True)
 IO_URING_SETUP = 425
 Place = Callable[[str], Path]
+REACH = preflight.Reach(rootless=False)
 told: list[int] = []  # the pipe end that a child of the held process must close too
 
 
@@ -38,7 +40,7 @@ def held(what: Callable[[], object]) -> list[str]:
     os.read(ready, 1)
     os.close(ready)
     try:
-        return [line.replace(str(pid), "PID") for line in preflight.obstacles(preflight.look(pid), rootless=False)]
+        return [line.replace(str(pid), "PID") for line in preflight.obstacles(preflight.look(pid), REACH)]
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -118,8 +120,12 @@ def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place, as_use
     (at / "task" / "10" / "children").write_text("")
     (at / "status").write_text("Name:\tsh\nState:\tR (running)\nPid:\t10\nTracerPid:\t0\n")
     (at / "fd").mkdir(mode=0)
+    (at / "maps").touch()
 
     def look() -> None:
         assert preflight.look(10, str(at.parent)) == []
+        proc = os.open(at.parent, os.O_RDONLY)
+        assert RemovedNames([], proc).lost([10]) == []
+        os.close(proc)
 
     as_user(SUBMIT_UID, look)

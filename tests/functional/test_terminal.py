@@ -9,6 +9,7 @@ from types import ModuleType
 import psutil
 import pytest
 
+from shim.wire import lease
 from tests.program import MARK, Combo
 from tests.screen import Screen
 from tests.until import until
@@ -91,7 +92,8 @@ def test_ctrl_z_and_fg(screen: Screen, rx: str, option: str) -> None:
     screen.wait("Stopped")
     screen.wait(r"^READY>$")
     assert screen.settings() == before
-    screen.type("clear; sleep 1; fg")  # longer than the host waits: test_signals.py, test_moves.py
+    stopped = 0 if option else lease.AGENT + 1  # longer than the host waits; without a terminal: test_signals.py
+    screen.type(f"clear; sleep {stopped}; fg")
     screen.wait("^tick$")
     screen.key("C-c")
     screen.wait(r"^READY>$")

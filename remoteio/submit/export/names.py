@@ -103,6 +103,8 @@ class Names(ExportBase):
         return self._with_parent(b"", old)
 
     def do_rmdir(self, r: abi.Request, old: Place) -> Reply:
+        # it may be somebody's working directory, which is one still when it has no name
+        self.inodes.descriptors.pin(self.inodes.known(os.stat(old.name, dir_fd=old.at, follow_symlinks=False)))
         os.rmdir(old.name, dir_fd=old.at)
         return self._with_parent(b"", old)
 

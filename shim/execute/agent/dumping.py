@@ -74,6 +74,7 @@ class Dumper:
         self._current = 0
         self._given_up: dict[int, str] = {}
         self._keep_tcp = False  # both ends of each of its connections are in the tree
+        self._controlling: list[tuple[int, int]] = []  # what it has open as /dev/tty: st_rdev and st_dev
         self._held: ExitStack | None = None  # what must stay open until the job has been ended here
 
     def ask(self, serial: int, leave: bool) -> None:
@@ -157,7 +158,9 @@ class Dumper:
         tree = self._parts.tree
         tasks = preflight.look(tree.root())
         apart = self._parts.sandbox.plan.apart
-        found = preflight.obstacles(tasks, apart)
+        tty = self._parts.streams.tty
+        terminal = (os.major(tty[0]), os.minor(tty[0])) if tty is not None else None
+        found = preflight.obstacles(tasks, preflight.Reach(apart, _may_ask_limits(), terminal))
         if tree.ask(messages.ASK_IPC) != b"0":
             found.append("the job has System V shared memory, semaphores or message queues, which are not saved")
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
@@ -175,6 +178,7 @@ class Dumper:
         if found:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
             raise DumpError("; ".join(found[:NAMED]) + more)
+        self._controlling = preflight.by_controlling(tasks)
         if leave and tcp and not self._keep_tcp:
             more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
             self._parts.news(job_messages.CLOSES, why=tcp[0].words + more)
@@ -216,9 +220,9 @@ class Dumper:
             after.callback(streams.let_go)
             after.callback(streams.retype)  # it stays
             after.callback(parts.relay.criu, False)
-            ttys = (criu.tty_key(*streams.tty),) if streams.tty is not None else ()
+            ttys = [] if streams.tty is None else [criu.tty_key(*tty) for tty in (streams.tty, *self._controlling)]
             request = criu.dump_request(
-                root, unprivileged=parts.sandbox.plan.apart, leave_running=True, ttys=ttys, timeout=FREEZE_S,
+                root, unprivileged=parts.sandbox.plan.apart, leave_running=True, ttys=tuple(ttys), timeout=FREEZE_S,
                 keep_tcp=self._keep_tcp,
             )  # fmt: skip
             head["root"] = root
@@ -241,7 +245,7 @@ class Dumper:
             locks = {"handles": tree.open_files(), "numbers": preflight.numbers(parts.sandbox.pid)}
         return {
             "facts": parts.means.criu().facts.plain(),
-            **streams,
+            **streams, "controlling": self._controlling,
             "frozen": tree.frozen, "stopped": tree.stood if tree.frozen else [],
             **locks,
             "threads": thread_scheduling.look(tree.root(), parts.cpus),
@@ -260,6 +264,11 @@ class Dumper:
             raise Gone("the job has ended") from e
         except (ChunkerError, ImageWireError, ManifestError, OSError) as e:
             raise DumpError("the image cannot be sent: %s" % e) from e
+
+
+def _may_ask_limits() -> bool:
+    with open("/proc/self/status") as f:
+        return preflight.may_ask_limits(f.read())
 
 
 def _require_silence(sock: socket.socket) -> None:

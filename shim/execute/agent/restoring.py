@@ -108,19 +108,19 @@ class Restorer:
         if not isinstance(stopped, list):
             raise RestartError("the image does not say which of its processes had been stopped")
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
-        numbers: dict[int, int] = {}  # the job's number -> criu's
-        inherited = []
-        for at, (k, key) in enumerate(sorted(restore.keys(pipes, tty).items())):
-            numbers[k] = criu.FIRST_INHERITED_FD + at
-            inherited.append((numbers[k], key))
+        ends = sorted(restore.keys(pipes, tty).items())
+        ends += [(-1, criu.tty_key(*by_name)) for by_name in _controlling(stats)]
+        numbers = {criu.FIRST_INHERITED_FD + at: k for at, (k, _) in enumerate(ends)}  # criu's -> the job's
+        inherited = [(number, key) for number, (_, key) in zip(numbers, ends)]
         restore.put_locks(self._spool, stats["locks"])
         checked = stats["replaced"]
         assert isinstance(checked, list)
+        restore.order_removed(self._spool)
         restore.loosen_files(self._spool, frozenset(map(str, checked)))
         keep_tcp = stats["keep_tcp"] is True
         lost = restore.fit_sockets(self._spool, keep_tcp)
         asked = {
-            "ends": {str(k): n for k, n in numbers.items()},
+            "ends": {str(n): k for n, k in numbers.items()},
             "clocks": restore.clocks_shown(self._spool) if parts.sandbox.plan.apart else None,
         }
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
@@ -167,6 +167,12 @@ class Restorer:
 
 def _rows(value: object) -> list[tuple[int, int, list[int]]]:
     return [(int(tid), int(io), list(cpus)) for tid, io, cpus in (value if isinstance(value, list) else [])]
+
+
+def _controlling(stats: dict[str, object]) -> list[tuple[int, int]]:
+    """st_rdev and st_dev of what the job had open as /dev/tty: its terminal, by another name."""
+    rows = stats.get("controlling", [])
+    return [(int(rdev), int(dev)) for rdev, dev in rows] if isinstance(rows, list) else []
 
 
 def _table(value: object) -> dict[str, object]:

@@ -87,7 +87,7 @@ ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)  # System V's
 ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root", answer=OWN_FILES)  # private_files.py
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
 DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
-RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's number of each of its ends; its clocks", 4, RESTORING)
+RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's numbers, each with the end; its clocks", 4, RESTORING)
 # fmt: on
 
 TABLE = (

@@ -102,8 +102,8 @@ def _removed(proc: int, pid: int) -> Iterator[tuple[str, int, bool]]:
         for line in fields:
             yield line[5][: -len(_REMOVED)], int(line[4]), True
         at = os.open("%d/fd" % pid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    except (FileNotFoundError, ProcessLookupError):
-        return  # it has ended
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return  # it has ended, or is about to: what has no memory any more is the host's root's
     try:
         for number in os.listdir(at):
             target = os.readlink(number, dir_fd=at)

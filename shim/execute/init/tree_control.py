@@ -137,7 +137,7 @@ class TreeControl:
         self._own_files.restore(fds[DESCRIPTORS.index(criu.IMAGES_FD)])
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
-        self._start(fds, {int(there): self._ends[int(k)] for k, there in asked["ends"].items()}, os.fork)
+        self._start(fds, {int(there): self._ends[int(k)] for there, k in asked["ends"].items()}, os.fork)
         return b""
 
     def _goes_on(self, rest: bytes, fds: list[int]) -> bytes:
