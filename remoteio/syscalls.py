@@ -20,6 +20,8 @@ _CLONE3 = 435  # the same on every architecture
 _KCMP = {"x86_64": 312, "i686": 349, "armv7l": 378, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
 _KCMP_VM = 1
 
+_DIRENT = struct.Struct("=QQHB")  # 19 bytes: d_ino d_off d_reclen d_type of struct linux_dirent64, see getdents(2)
+_DIRENTS = 1 << 15  # bytes of them that are asked for at once, as by readdir(3)
 _STATFS = struct.Struct("=IIQ" if os.uname().machine == "s390x" else "=QQQ")  # f_type f_bsize f_blocks; 64-bit Linux
 
 
@@ -90,6 +92,19 @@ def fstatfs(fd: int) -> tuple[int, int]:
     check(libc.fstatfs(fd, buffer), "fstatfs")
     kind, _, blocks = _STATFS.unpack_from(buffer.raw)
     return kind, blocks
+
+
+def getdents64(fd: int) -> list[tuple[int, int, int, bytes]]:
+    """getdents64(2): (d_ino, d_off, d_type, d_name) of more entries of an open directory; none: there are no more."""
+    buffer = ctypes.create_string_buffer(_DIRENTS)
+    size = check(libc.getdents64(fd, buffer, _DIRENTS), "getdents64")
+    data = ctypes.string_at(buffer, size)
+    found, at, fields, end = [], 0, _DIRENT.unpack_from, data.index
+    while at < size:
+        inode, position, length, kind = fields(data, at)
+        found.append((inode, position, kind, data[at + 19 : end(0, at + 19)]))
+        at += length
+    return found
 
 
 def syncfs(fd: int) -> None:

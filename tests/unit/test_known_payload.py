@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from remoteio import syscalls
 from remoteio.errors import ProtocolError
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
@@ -57,15 +58,16 @@ def test_what_goes_along_makes_no_frame_that_waits_behind_others() -> None:
     assert longest + AHEAD < LARGE
 
 
-# As they were before there was one place that packs them; <attr> stands for struct fuse_attr.
+# As they were before there was one place that packs them, but for positions in directories; <attr>: struct fuse_attr.
 _ONE = bytes.fromhex("0300000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
 _DIR = bytes.fromhex("0200000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
 _NEW = bytes.fromhex("0500000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
 _LISTED = (
     b"\1" + bytes(128) + bytes.fromhex("0700000000000000 0100000000000000 01000000 04000000 2e00000000000000")
-    + bytes(128) + bytes.fromhex("0700000000000000 0200000000000000 02000000 04000000 2e2e000000000000")
-    + _ONE + ATTR + bytes.fromhex("0700000000000000 0300000000000000 03000000 08000000 6f6e650000000000")
+    + bytes(128) + bytes.fromhex("0700000000000000 4000000000000000 02000000 04000000 2e2e000000000000")
+    + _ONE + ATTR
 )  # fmt: skip
+_LISTED_ONE = bytes.fromhex("4500000000000000 03000000 08000000 6f6e650000000000")  # after its inode number
 
 
 class Still(Export):
@@ -86,7 +88,11 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Export]:
     made.inodes.close_all()
 
 
-def test_the_bytes_are_those_they_were(export: Export) -> None:
+def test_the_bytes_are_those_they_were(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = syscalls.getdents64
+    monkeypatch.setattr(syscalls, "getdents64", lambda fd: [(ino, 5, *more) for ino, _, *more in read(fd)])
+    listed = _LISTED + (tmp_path / "dir/one").stat().st_ino.to_bytes(8, "little") + _LISTED_ONE
+
     def ask(op: int, node: int, args: bytes) -> tuple[int, bytes]:
         answer = export.answer(abi.Request(abi.request(op, node, args, 9)))
         assert answer is not None
@@ -96,7 +102,7 @@ def test_the_bytes_are_those_they_were(export: Export) -> None:
     assert ask(abi.LOOKUP, 1, b"dir\0") == (FUSE, head + _DIR + ATTR)
     for _ in range(2):
         assert ask(abi.LOOKUP, 2, b"one\0") == (FUSE, head + _ONE + ATTR)
-    assert ask(abi.LOOKUP, 2, b"one\0") == (KNOWN, head + _ONE + ATTR + ATTR + _LISTED)
+    assert ask(abi.LOOKUP, 2, b"one\0") == (KNOWN, head + _ONE + ATTR + ATTR + listed)
     ask(abi.LOOKUP, 1, b"file\0")
     kind, payload = ask(abi.OPEN, 4, abi.OPEN_IN.pack(os.O_RDWR, 0))
     handle, head = payload[16:24], bytes.fromhex("20000000 00000000 0900000000000000")
@@ -105,7 +111,7 @@ def test_the_bytes_are_those_they_were(export: Export) -> None:
     written = bytes.fromhex("18000000 00000000 0900000000000000 02000000 00000000")
     assert ask(abi.WRITE, 4, args) == (KNOWN, written + ATTR)
     kind, payload = ask(abi.OPENDIR, 2, abi.OPEN_IN.pack(0, 0))
-    assert (kind, payload) == (KNOWN, head + payload[16:24] + bytes(8) + ATTR + _LISTED)
+    assert (kind, payload) == (KNOWN, head + payload[16:24] + bytes(8) + ATTR + listed)
     head = bytes.fromhex("90000000 00000000 0900000000000000")
     assert ask(abi.MKDIR, 1, abi.MKDIR_IN.pack(0o755, 0o22) + b"new\0") == (KNOWN, head + _NEW + ATTR + ATTR)
     removed = bytes.fromhex("10000000 00000000 0900000000000000")

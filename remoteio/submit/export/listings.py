@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from remoteio import syscalls
+from remoteio.submit.export import positions
 from remoteio.submit.export.confine import HIDDEN
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
-from remoteio.submit.export.nodes import Handle, Node
+from remoteio.submit.export.nodes import Found, Handle, Node
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_ENTRIES
 
@@ -16,7 +18,7 @@ _UNKNOWN = bytes(
     abi.ENTRY.size + abi.ATTR.size
 )  # nodeid 0: the name alone, the kernel asks for the rest when it needs it
 _PLUS = len(_UNKNOWN) + abi.DIRENT.size
-Found = tuple[bytes, int, int]  # name, inode number as the job sees it, d_type
+_OURS = (b".", b"..")
 
 
 class Listings:
@@ -28,63 +30,96 @@ class Listings:
     def __init__(self, inodes: Inodes, instead: Instead, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
         self._inodes, self._instead, self._entry = inodes, instead, entry
 
-    def _found(self, node: Node, fd: int) -> list[Found]:
-        number, here, above = self._inodes.number, os.fstat(fd), node.parent or self._inodes.top
-        found = [(b".", number(here.st_dev, here.st_ino), 4), (b"..", number(above.dev, above.ino), 4)]
+    def _found(self, node: Node, fd: int, start: int = 0) -> list[Found]:
+        """List the directory, from a position that the job was given on."""
         beneath, others = node.rights.beneath, node.rights.others
+        found = self._ours(node, fd)[start:] if start < positions.OWN else []
         if others.level == HIDDEN and not beneath:
             return found
-        dev = here.st_dev
-        hidden = {ino for device, ino in self._inodes.confinement.hidden if device == dev}
-        with os.scandir(fd) as listing:
-            shown = listing if not hidden else (e for e in listing if e.inode() not in hidden)
-            found += [(os.fsencode(e.name), number(dev, e.inode()), _dtype(e)) for e in shown]
-        for name in self._instead.names(node):
-            st = os.fstat(self._instead.files[name])
-            found = [entry for entry in found if entry[0] != name] + [(name, number(st.st_dev, st.st_ino), 8)]
+        found += self._entries(node, fd, start)
         if beneath:
-            found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN]
+            found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN or entry[0] in _OURS]
         return found
 
-    def _of(self, handle: Handle, offset: int) -> list[Found]:
-        # Read whole at the start and at a rewind: offsets then stay what they were, whatever changes meanwhile.
-        if handle.entries is None or offset == 0:
-            handle.entries = self._found(handle.node, handle.fd)
-        return handle.entries
+    def _ours(self, node: Node, fd: int) -> list[Found]:
+        """What comes first: its own name, the one above, and what is shown instead of files."""
+        number, here, above = self._inodes.number, os.fstat(fd), node.parent or self._inodes.top
+        found = [(b".", number(here.st_dev, here.st_ino), 4), (b"..", number(above.dev, above.ino), 4)]
+        for name in self._instead.names(node):
+            st = os.fstat(self._instead.files[name])
+            found.append((name, number(st.st_dev, st.st_ino), 8))
+        last = len(found) - 1
+        return [(*entry, positions.OWN if k == last else k + 1) for k, entry in enumerate(found)]
+
+    def _entries(self, node: Node, fd: int, start: int) -> list[Found]:
+        """What is in the directory itself, from that position on."""
+        number, dev, instead = self._inodes.number, node.dev, self._instead.names(node)
+        hidden = {ino for device, ino in self._inodes.confinement.hidden if device == dev}
+        ext4 = start >= positions.OWN and _is_ext4(fd)
+        first = positions.meant(start, ext4)
+        os.lseek(fd, first, os.SEEK_SET)
+        read = []
+        while more := syscalls.getdents64(fd):
+            read += more
+        raw = [entry[1] for entry in read]
+        given = positions.given(raw, first, ext4 or (max(raw, default=0) >= 1 << 31 and _is_ext4(fd)))
+        root = dev == self._inodes.top.dev
+        return [
+            (name, ino if root else number(dev, ino), kind, position)
+            for (ino, _, kind, name), position in zip(read, given, strict=True)
+            if (name[0] != 46 or name not in _OURS) and ino not in hidden and name not in instead
+        ]
+
+    def _of(self, handle: Handle, offset: int) -> tuple[list[Found], int]:
+        """The entries of `handle`, and which of them is the first at `offset`."""
+        # Read whole at the start and at a rewind: what comes after an offset then stays what it was, whatever changes
+        # meanwhile. An offset that was not given with what was read is of another time, before the job moved.
+        first = handle.where.get(offset) if offset else None
+        if handle.entries is None or first is None:
+            found = self._found(handle.node, handle.fd, offset)
+            where = {position: k for k, (_, _, _, position) in enumerate(found, 1)}
+            if len(where) != len(found):  # a filesystem without positions
+                found = [(*entry[:3], k) for k, entry in enumerate(found, offset + 1)]
+                where = {position: k for k, (_, _, _, position) in enumerate(found, 1)}
+            handle.entries, handle.where, first = found, where, 0
+        return handle.entries, first
 
     def plain(self, handle: Handle, offset: int, size: int) -> bytes:
         """Answer READDIR: struct fuse_dirent each, from `offset` on, at most `size` bytes."""
         out = bytearray()
-        for k, (name, ino, kind) in enumerate(self._of(handle, offset)[offset:], offset + 1):
+        found, first = self._of(handle, offset)
+        for name, ino, kind, position in found[first:]:
             need = abi.DIRENT.size + len(name) + 7 & ~7
             if len(out) + need > size:
                 break
-            out += (abi.DIRENT.pack(ino, k, len(name), kind) + name).ljust(need, b"\0")
+            out += (abi.DIRENT.pack(ino, position, len(name), kind) + name).ljust(need, b"\0")
         return bytes(out)
 
     def plus(self, handle: Handle, offset: int, size: int) -> tuple[bytes, bool]:
         """Answer READDIRPLUS: struct fuse_direntplus each; and whether the directory ends with it."""
-        return self._plus(handle.node, handle.fd, self._of(handle, offset), offset, size)
+        return self._plus(handle.node, handle.fd, *self._of(handle, offset), size)
 
-    def _plus(self, node: Node, fd: int, found: list[Found], offset: int, size: int) -> tuple[bytes, bool]:
+    def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
-        used, instead = 0, self._instead.names(node)
-        for k in range(offset, len(found)):
-            name, ino, kind = found[k]
+        used, top = 0, self._inodes.top.dev
+        for k in range(first, len(found)):
+            name, ino, kind, position = found[k]
             need = _PLUS + len(name) + 7 & ~7
             if used + need > size:
                 return b"".join(out), False
             entry = _UNKNOWN
-            if k >= 2 and name not in instead:
+            if position > positions.OWN:
                 try:
                     st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    entry, ino = self._entry(node, name, st), self._inodes.number(st.st_dev, st.st_ino)
+                    entry, ino = self._entry(node, name, st), st.st_ino
+                    if st.st_dev != top:
+                        ino = self._inodes.number(st.st_dev, ino)
                 except FileNotFoundError:
                     continue
                 except OSError:
                     pass  # of a directory that may be read only, or of a bad disk: its name is there, and whoever asks
                     # for more is told so by the lookup, as on a local disk
-            out.append((entry + abi.DIRENT.pack(ino, k + 1, len(name), kind) + name).ljust(need, b"\0"))
+            out.append((entry + abi.DIRENT.pack(ino, position, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out), True
 
@@ -99,15 +134,11 @@ class Listings:
         except OSError:
             return b""  # as above; opendir(3) and readdir(3) say it
         else:
-            room = sum(_PLUS + len(name) + 7 & ~7 for name, _, _ in found)
+            room = sum(_PLUS + len(name) + 7 & ~7 for name, *_ in found)
             return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= AHEAD else b""
         finally:
             os.close(fd)
 
 
-def _dtype(e: os.DirEntry[str]) -> int:
-    if e.is_symlink():
-        return 10
-    if e.is_dir(follow_symlinks=False):
-        return 4
-    return 8 if e.is_file(follow_symlinks=False) else 0
+def _is_ext4(fd: int) -> bool:
+    return syscalls.fstatfs(fd)[0] == positions.EXT4

@@ -10,6 +10,9 @@ from remoteio.submit.export.confine import Rights
 from remoteio.submit.export.page_twins import PageTwins
 
 Stat = os.stat_result
+Found = tuple[
+    bytes, int, int, int
+]  # entry of a directory: name, inode number as the job sees it, d_type, position after
 
 
 class Node:
@@ -70,11 +73,12 @@ class LockOwner:
 class Handle:
     """One open file or directory of the job. ``fd`` is also its number on the wire."""
 
-    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "writable")
+    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "where", "writable")
 
     def __init__(self, fd: int, node: Node, flags: int) -> None:
         self.fd, self.node = fd, node
         self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.flocked = False  # flock(2) was ever asked of it
-        self.entries: list[tuple[bytes, int, int]] | None = None  # directory: (name, inode, d_type), as first read
+        self.entries: list[Found] | None = None  # directory: as last read, from its start or a position on
+        self.where: dict[int, int] = {}  # which of these is next, by position
