@@ -64,6 +64,11 @@ def same_memory(one: int, other: int) -> bool:
         return False
 
 
+def setns(fd: int, kind: int) -> None:
+    """setns(2): be in the namespace open as `fd`, of that CLONE_NEW… kind."""
+    check(libc.setns(fd, kind), "setns")
+
+
 def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
     """Set a file's times, utimensat(2): (seconds, nanoseconds) each, the latter possibly UTIME_NOW or UTIME_OMIT."""
     check(libc.utimensat(AT_FDCWD, os.fsencode(path), struct.pack("=qqqq", *atime, *mtime), 0), "utimensat")

@@ -327,24 +327,6 @@ def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
     run(body)
 
 
-def test_system_v_ipc_is_refused_by_name(run: Run) -> None:
-    def body(make: Make, home: Path) -> None:
-        script = (
-            "import ctypes, time\nassert ctypes.CDLL(None).semget(0, 1, 0o1600) >= 0\ni = 0\n"
-            "while True: i += 1; print(i, flush=True); time.sleep(.01)"
-        )
-        mover = make(PYTHON, "-c", script)
-        at = mover.place("local")
-        at.wait("started")
-        more(mover)
-        assert "System V" in at.checkpoint(1)["why"]
-        more(mover)
-        at.order("kill", 0)
-        at.end()
-
-    run(body)
-
-
 NAMELESS = {
     "fifo": 'os.mkfifo("f"); os.dup2(os.open("f", os.O_RDWR), 77); os.unlink("f")',
     "socket": 's = socket.socket(socket.AF_UNIX); s.bind(os.getcwd() + "/s"); s.listen(); os.unlink("s")',

@@ -144,3 +144,67 @@ def test_a_semaphore_without_a_name_needs_root(run: Run, uid: int) -> None:  # n
         assert b"True" not in mover.out
 
     run(body)
+
+
+SYSTEM_V = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+semaphores, queue, nameless = libc.semget(77, 3, 0o1600), libc.msgget(78, 0o1600), libc.msgget(0, 0o1600)
+assert libc.semctl(semaphores, 1, 16, 5) == 0
+message = (ctypes.c_long * 3)(6, 7, 8)
+assert libc.msgsnd(queue, ctypes.byref(message), 16, 0) == 0
+
+def memory():
+    shared = libc.shmget(79, 10000, 0o1600)
+    at = libc.shmat(shared, None, 0)
+    ctypes.memmove(at, b"memory", 6)
+    return shared, at
+
+shared, at = memory() if os.getuid() == 0 and sys.argv[1] == "0" else (-1, None)
+print("ready", flush=True)
+for turn in range(2):
+    sys.stdin.readline()
+    assert (libc.semget(77, 0, 0), libc.msgget(78, 0)) == (semaphores, queue)
+    assert libc.semctl(semaphores, 1, 12) == 5 + turn and libc.semctl(semaphores, 1, 16, 6 + turn) == 0
+    if at is not None:
+        again = libc.shmat(shared, None, 0)
+        assert libc.shmget(79, 0, 0) == shared and ctypes.string_at(at, 6) == ctypes.string_at(again, 6) == b"memory"
+        ctypes.memmove(again, b"MEMORY", 6)
+        assert ctypes.string_at(at, 6) == b"MEMORY"
+        ctypes.memmove(again, b"memory", 6)
+        assert libc.shmdt(ctypes.c_void_p(again)) == 0
+    print("right", flush=True)
+got = (ctypes.c_long * 3)()
+assert libc.msgrcv(queue, ctypes.byref(got), 16, 0, 0) == 16 and list(got) == [6, 7, 8]
+if at is None:
+    shared, at = memory()
+print("shared", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_system_v_ipc_comes_along_and_its_memory_needs_root(run: Run, uid: int) -> None:  # noqa: F811
+    """CRIU saves a namespace for it that is not its own; the memory it reads by a link that is root's alone."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", SYSTEM_V, str(uid))
+        at = mover.place("local")
+        at.wait("started")
+        until(lambda: mover.out, "it is ready")
+        for _ in range(2):
+            at = at.move("local")
+            size = len(mover.out)
+            at.type(b"\n")
+            until(lambda size=size: len(mover.out) > size or mover.err, "nothing is said")  # type: ignore[misc]
+        until(lambda: b"shared" in mover.out or mover.err, "nothing is said")
+        assert mover.out == b"ready\nright\nright\nshared\n", mover.err
+        said = at.checkpoint(1)
+        if uid:
+            assert said["why"].startswith("the job has System V shared memory (`ipcs -m` lists it)")
+        else:
+            assert said["what"] == "committed"
+        at.type(b"\n")
+        assert at.end() == 0
+
+    run(body)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.execute.preflight import system_v
 from remoteio.errors import RexecError
 from shim.execute.init import private_files
 from shim.execute.init.private_files import INDEX, MOST_BYTES, Place, obstacle, restore, save
@@ -81,3 +82,17 @@ def test_a_device_is_named(tmp_path: Path) -> None:
         own = place(tmp_path / "own")
         os.mknod(tmp_path / "own/device", 0o20600, os.makedev(1, 3))
         assert obstacle([own]) == f"the job has made the device {tmp_path}/own/device, which is not saved"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "release", "said"),
+    [
+        ([], "5.10.0-30-amd64", ""),
+        (["sem"], "6.12.48+deb13-amd64", ""),
+        (["sem", "msg"], "6.8.0-45-generic", "semaphores or message queues, which CRIU can save only as root before"),
+        (["shm", "sem"], "6.18.5", "shared memory (`ipcs -m` lists it), which CRIU can save only as root"),
+    ],
+)
+def test_system_v_ipc_that_only_root_can_save(kinds: list[str], release: str, said: str) -> None:
+    assert bool(system_v(kinds, release)) == bool(said)
+    assert not said or said in system_v(kinds, release)[0]

@@ -32,10 +32,11 @@ import socket
 
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
-from remoteio.syscalls import fork_as, syncfs
+from remoteio.errors import RexecError
+from remoteio.syscalls import fork_as, setns, syncfs
 from shim.execute.init import clocks, messages
 from shim.execute.init.messages import Message
-from shim.execute.init.namespaces import JOB_PIDS, some_pid
+from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
 from shim.execute.init.open_handles import handles
 from shim.execute.init.own_files import OwnFiles
 from shim.execute.init.process_tree import ProcessTree
@@ -111,7 +112,7 @@ class TreeControl:
         return b""
 
     def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
-        return b"%d" % any(map(self._in_use, ("shm", "sem", "msg")))
+        return b" ".join(self._ipc())
 
     def _ask_own_files(self, rest: bytes, fds: list[int]) -> bytes:
         return self._own_files.obstacle(self._tree.living(), bool(rest)).encode("utf-8", "backslashreplace")
@@ -127,7 +128,8 @@ class TreeControl:
     def _dump(self, rest: bytes, fds: list[int]) -> bytes:
         self._stood = self._tree.standing()
         self._own_files.criu_begins(self._tree.living())
-        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1))  # the job is counting on meanwhile
+        # the job is counting pids on meanwhile
+        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1), apart=bool(self._ipc()))
         return b"%d" % self.job
 
     def _restore(self, rest: bytes, fds: list[int]) -> bytes:
@@ -144,6 +146,7 @@ class TreeControl:
         pid, last = rest.split()
         self.job = int(pid)
         self.status = self._ended.pop(self.job, None)
+        self._join_ipc()
         self._number(max(int(last), JOB_PIDS))
         for k, fd in self._ends.items():
             if k >= 0:
@@ -167,7 +170,8 @@ class TreeControl:
         elif not self.job:
             self._ended[pid] = status
 
-    def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int]) -> None:
+    def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int], apart: bool = False) -> None:
+        """Start criu. `apart`: where the job has IPC: CRIU saves no namespace that is its own."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         given = dict(zip(DESCRIPTORS, fds))
         given[0], given[1] = null, given[2]
@@ -179,10 +183,12 @@ class TreeControl:
         if pid == 0:
             try:
                 os.setsid()
+                if apart:
+                    unshare(CLONE_NEWIPC)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 criu.become(criu_bundle.LOADER, criu_bundle.LIBRARY_DIRS, criu_bundle.PROGRAM, {**given, **inherited})
-            except OSError as e:
+            except (OSError, RexecError) as e:
                 os.write(fds[-1], str(e).encode("utf-8", "backslashreplace"))
             finally:
                 os._exit(127)
@@ -200,10 +206,25 @@ class TreeControl:
 
     # the tree
 
-    def _in_use(self, kind: str) -> bool:
-        """Whether there is System V IPC of that kind in the job's namespace: /proc/sysvipc has a heading and lines."""
-        with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
-            return len(f.readlines()) > 1
+    def _ipc(self) -> list[bytes]:
+        """The kinds of System V IPC that there are in the namespace of init: /proc/sysvipc has a heading and lines."""
+        found = []
+        for kind in ("shm", "sem", "msg"):
+            with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
+                if len(f.readlines()) > 1:
+                    found.append(kind.encode())
+        return found
+
+    def _join_ipc(self) -> None:
+        """Be in the namespace for it that criu has made for the job, if it has."""
+        try:
+            fd = os.open("%d/ns/ipc" % self.job, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except (FileNotFoundError, ProcessLookupError):
+            return  # the job has ended
+        try:
+            setns(fd, CLONE_NEWIPC)
+        finally:
+            os.close(fd)
 
     def suspend(self) -> None:
         """What SIGTSTP would do to the job's first process group, were that not its session's first: of a group that
