@@ -359,11 +359,10 @@ def test_a_job_gets_its_turn_of_a_lock_that_is_never_free(job: Talk, here: Path,
     try:
         once = f"says(lambda: {TAKE[kind][0].format(' | fcntl.LOCK_NB')})"
         until(lambda: job(f"({once}, {release})[0]") == "EAGAIN", "they have it")
+        began = time.monotonic()
         for _ in range(5):
-            before = time.monotonic()
-            job(TAKE[kind][0].format(""))
-            assert time.monotonic() - before < 1
-            job(release)
+            job(f"({TAKE[kind][0].format('')}, {release})")
+        assert time.monotonic() - began < 5  # it was a second or two the luckiest time, and ten the next
     finally:
         for loop in loops:
             loop.kill()
