@@ -90,13 +90,15 @@ class Task(Value):
     seccomp       its mode
     namespaces    name → which, as /proc/PID/ns links to it
     mapped        device files that it has mapped
+    files         names of the files that it has mapped: its program, libraries
     cwd           what /proc/PID/cwd links to
     ids           its real, effective and saved user and group ids
     terminal      st_rdev of its controlling terminal, (major, minor); (0, 0): it has none
     """
 
     __slots__ = (
-        "cwd", "descriptors", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "terminal", "tracer",
+        "cwd", "descriptors", "files", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "terminal",
+        "tracer",
     )  # fmt: skip
     pid: int
     host_pid: int
@@ -106,17 +108,19 @@ class Task(Value):
     seccomp: int
     namespaces: dict[str, str]
     mapped: list[str]
+    files: frozenset[str]
     cwd: str
     ids: tuple[int, ...]
     terminal: tuple[int, int]
 
     def __init__(
         self, pid: int, host_pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
-        namespaces: dict[str, str], mapped: list[str], cwd: str, ids: tuple[int, ...], terminal: tuple[int, int],
+        namespaces: dict[str, str], mapped: list[str], files: frozenset[str], cwd: str, ids: tuple[int, ...],
+        terminal: tuple[int, int],
     ) -> None:  # fmt: skip
         self._set(
             pid=pid, host_pid=host_pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp,
-            namespaces=namespaces, mapped=mapped, cwd=cwd, ids=ids, terminal=terminal,
+            namespaces=namespaces, mapped=mapped, files=files, cwd=cwd, ids=ids, terminal=terminal,
         )  # fmt: skip
 
 
@@ -309,8 +313,9 @@ def _task(at: str) -> Task:
         if os.path.lexists(f"{at}/ns/{name}"):
             namespaces[name] = os.readlink(f"{at}/ns/{name}")
     with open(at + "/maps", errors="surrogateescape") as f:
-        paths = {line.split(None, 5)[5].rstrip("\n") for line in f if line.count(" /dev/")}
-    mapped = sorted(p for p in paths if not p.startswith(("/dev/zero", "/dev/shm/")))
+        paths = {line.split(None, 5)[5].rstrip("\n") for line in f if "/" in line}
+    mapped = sorted(p for p in paths if p.startswith("/dev/") and not p.startswith(("/dev/zero", "/dev/shm/")))
+    files = frozenset(p for p in paths if p.startswith("/") and not p.startswith("/dev/"))
     pid = int(status.get("NSpid", status["Pid"]).split()[-1])
     ids = tuple(int(n) for key in ("Uid", "Gid") for n in status[key].split()[:3])
     with open(at + "/stat") as f:
@@ -318,7 +323,7 @@ def _task(at: str) -> Task:
     terminal = (number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
     return Task(
         pid, int(os.path.basename(at)), status["Name"].strip(), descriptors, int(status["TracerPid"]),
-        int(status.get("Seccomp", "0")), namespaces, mapped, os.readlink(at + "/cwd"), ids, terminal,
+        int(status.get("Seccomp", "0")), namespaces, mapped, files, os.readlink(at + "/cwd"), ids, terminal,
     )  # fmt: skip
 
 

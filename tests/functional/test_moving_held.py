@@ -204,7 +204,7 @@ def test_a_process_that_has_changed_its_user(run: Run) -> None:  # noqa: F811
 
 def _task(pid: int, *targets: str, cwd: str = "/", ids: tuple[int, ...] = (0,) * 6) -> preflight.Task:
     fds = [preflight.Descriptor(number, target, 0o100000, (0, 0)) for number, target in enumerate(targets)]
-    return preflight.Task(pid, pid, "name", fds, 0, 0, {}, [], cwd, ids, (0, 0))
+    return preflight.Task(pid, pid, "name", fds, 0, 0, {}, [], frozenset(), cwd, ids, (0, 0))
 
 
 def _refused(task: preflight.Task, *, rootless: bool = False, limits: bool = True) -> list[str]:

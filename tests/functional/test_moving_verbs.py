@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,27 @@ def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: 
     assert f"goes on on {mover.hosts[0]}" in mover.verb("restart", job, "--force")
     (mover.dir / "go").touch()
     assert mover.ended(job) == "done"
+
+
+def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:  # noqa: F811
+    """What of it the job has not written to is read anew: of another library as large, a job would get a mixture."""
+    library = mover.dir / "library.so"
+    shutil.copy(next(Path("/usr/lib").rglob("libz.so.1")), library)
+    shutil.chown(library, mover.user)
+    script = f"import ctypes,os,time\nf = ctypes.CDLL({str(library)!r}).compressBound\nprint('ready', flush=True)\n"
+    job = mover.submit(PYTHON, "-c", script + "while not os.path.exists('go'): time.sleep(.05)\nprint(f(100))")
+    until(lambda: out(mover, job) == "ready\n", "it is ready")
+    mover.verb("hold", job)
+    shutil.copy(library, mover.dir / "new")
+    (mover.dir / "new").rename(library)
+    said = mover.verb("release", job)
+    why = f"{library}, which the job has mapped, has been replaced by another file since image"
+    assert said.startswith(f"job {job}: the job is parked: {why}"), said
+    assert f"`rexec restart {job} --force` goes on all the same" in said
+    assert f"goes on on {mover.hosts[0]}" in mover.verb("restart", job, "--force")
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done"
+    assert out(mover, job) == "ready\n113\n"
 
 
 def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811

@@ -74,6 +74,7 @@ class Dumper:
         self._current = 0
         self._given_up: dict[int, str] = {}
         self._keep_tcp = False  # both ends of each of its connections are in the tree
+        self._mapped: list[str] = []  # files
         self._controlling: list[tuple[int, int]] = []  # what it has open as /dev/tty: st_rdev and st_dev
         self._held: ExitStack | None = None  # what must stay open until the job has been ended here
 
@@ -179,6 +180,7 @@ class Dumper:
             more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
             raise DumpError("; ".join(found[:NAMED]) + more)
         self._controlling = preflight.by_controlling(tasks)
+        self._mapped = sorted(frozenset().union(*(task.files for task in tasks)))
         if leave and tcp and not self._keep_tcp:
             more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
             self._parts.news(job_messages.CLOSES, why=tcp[0].words + more)
@@ -245,7 +247,7 @@ class Dumper:
             locks = {"handles": tree.open_files(), "numbers": preflight.numbers(parts.sandbox.pid)}
         return {
             "facts": parts.means.criu().facts.plain(),
-            **streams, "controlling": self._controlling,
+            **streams, "controlling": self._controlling, "mapped": self._mapped,
             "frozen": tree.frozen, "stopped": tree.stood if tree.frozen else [],
             **locks,
             "threads": thread_scheduling.look(tree.root(), parts.cpus),

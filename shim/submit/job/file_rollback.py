@@ -76,7 +76,14 @@ def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
             found.paths[now.st_dev, now.st_ino] = file.path
         judge(found, file, now, changes, file.path in held)
     told = {file.path for file in image.written}
+    rows = image.stats.get("mapped", [])
+    mapped = {str(path) for path in rows} if isinstance(rows, list) else set()
     for path, inode, writable in opened(image):
+        if path in mapped and path not in told and (now_inode := _inode(path)) != inode:
+            # Of a program and its libraries the image has what the job has written there: the rest is read from them.
+            how = "replaced by another file" if now_inode else "removed"
+            found.changed.append(Named(path, f"{path}, which the job has mapped, has been {how}", 0))
+            continue
         # An image of a rexec that took the like in: what the job holds by a name is open by another, or by none.
         if writable and path not in told and _inode(path) not in (0, inode):
             found.changed.append(Named(path, f"{path} has been replaced by another file", 0))

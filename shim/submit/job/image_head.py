@@ -20,7 +20,8 @@ _HEAD = table(
         "frozen_us": _COUNT, "keep_tcp": flag, "root": _PID,
     },
     {
-        "controlling": listed(tuple_of(_COUNT, _COUNT), 64), "criu": mapping(text(64), _COUNT, 64),
+        "mapped": listed(text(4096), _MOST), "controlling": listed(tuple_of(_COUNT, _COUNT), 64),
+        "criu": mapping(text(64), _COUNT, 64),
         "handles": listed(tuple_of(_PID, _FD, _COUNT), _MOST),
         "threads": listed(tuple_of(_PID, whole(0, (1 << 16) - 1), listed(whole(0, _CPUS), _CPUS)), _MOST),
         "numbers": mapping(digits(1 << 22), _PID, _MOST),

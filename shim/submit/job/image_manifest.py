@@ -92,7 +92,7 @@ def bare(image: Manifest, replaced: list[str]) -> Manifest:
         "streams",
         "facts",
     )
-    stats = {**image.stats, "open": [], "replaced": replaced}
+    stats = {**image.stats, "open": [], "mapped": [], "replaced": replaced}
     return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=(), stats=stats)
 
 
