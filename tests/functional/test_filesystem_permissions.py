@@ -173,3 +173,17 @@ def test_a_checkout_is_clean_there_and_stays_so_here(combo: Combo) -> None:
     assert made.returncode == 0, made.stderr
     assert combo.run(["sh", "-c", f"{clean} && git status && {clean}"]).returncode == 0
     assert combo.here(["sh", "-c", clean]).returncode == 0
+
+
+def test_a_program_that_may_be_executed_and_not_read(combo: Combo) -> None:
+    """Mode 0111: the job's kernel must read what it executes, and this user may not, though it is his own."""
+    for name, content in ("program", Path("/bin/echo").read_bytes()), ("script", b"#!/bin/sh\necho script\n"):
+        (combo.dir / name).write_bytes(content)
+        shutil.chown(combo.dir / name, combo.as_user, combo.as_user)
+        (combo.dir / name).chmod(0o111)
+    before = (combo.dir / "program").stat().st_ctime_ns
+    run = ["sh", "-c", "./program runs; cat program >/dev/null; echo $?; ./script; echo $?"]
+    here, there = combo.here(run), combo.run(run)
+    assert there.stdout.decode() == here.stdout.decode(), there.stderr
+    assert there.stdout.startswith(b"runs\n")
+    assert (combo.dir / "program").stat().st_ctime_ns == before, "nothing was changed to read it"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, Place, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
+from remoteio.submit.export.executing import EXECUTE, reopen
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.nodes import Handle, Node
 from remoteio.submit.export.note_changes import UNLOCKED
@@ -31,7 +32,7 @@ class OpenFiles(ExportBase):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
-        fd = _open_file(lambda f: self.inodes.descriptors.reopen(node, f), flags & _OPEN_FLAGS)
+        fd = _open_file(lambda f: reopen(self.inodes.descriptors, node, f), flags & (_OPEN_FLAGS | EXECUTE))
         if kill & abi.OPEN_KILL_SUIDGID and self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC):
             drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)
