@@ -214,15 +214,17 @@ def may_ask_limits(status: str) -> bool:
     return found is not None and bool(int(found[1], 16) & _SYS_RESOURCE)
 
 
-def system_v(kinds: list[str], release: str) -> list[str]:
-    """Say why CRIU, where it is not root, cannot save the System V IPC that there is: of `shm`, `sem`, `msg`.
+def ipc(kinds: list[str], rootless: bool, release: str) -> list[str]:
+    """Say why CRIU cannot save what there is of System V's `shm`, `sem` and `msg`, and of POSIX message queues, `mq`.
 
     `release`: the kernel's. CRIU reads the memory by /proc/PID/map_files, which wants a capability over the machine,
     and writes the limits of the namespace that it makes anew, which only root might before Linux 6.9.
     """
-    if "shm" in kinds:
+    if "mq" in kinds:
+        return ["the job has POSIX message queues (mq_open), open or not, which CRIU cannot save"]
+    if rootless and "shm" in kinds:
         return ["the job has System V shared memory (`ipcs -m` lists it), which CRIU can save only as root"]
-    if kinds and tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < (6, 9):
+    if rootless and kinds and tuple(int(number) for number in re.findall(r"\d+", release)[:2]) < (6, 9):
         return ["the job has System V semaphores or message queues, which CRIU can save only as root before Linux 6.9"]
     return []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint.execute.preflight import system_v
+from checkpoint.execute.preflight import ipc
 from remoteio.errors import RexecError
 from shim.execute.init import private_files
 from shim.execute.init.private_files import INDEX, MOST_BYTES, Place, obstacle, restore, save
@@ -94,5 +94,6 @@ def test_a_device_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_system_v_ipc_that_only_root_can_save(kinds: list[str], release: str, said: str) -> None:
-    assert bool(system_v(kinds, release)) == bool(said)
-    assert not said or said in system_v(kinds, release)[0]
+    assert bool(ipc(kinds, True, release)) == bool(said)
+    assert not said or said in ipc(kinds, True, release)[0]
+    assert not ipc(kinds, False, release)

@@ -70,7 +70,7 @@ FAULT = Message("FAULT", b"x", INIT, AGENT, "a sentence: why it could not be don
 TREE_STOPPED = Message("TREE_STOPPED", b"z", INIT, AGENT, "pids that had stood still before")
 TREE_CONTINUED = Message("TREE_CONTINUED", b"w", INIT, AGENT, "")
 WRITTEN = Message("WRITTEN", b"y", INIT, AGENT, "")
-IPC = Message("IPC", b"i", INIT, AGENT, "which of shm, sem, msg there are, a space between")
+IPC = Message("IPC", b"i", INIT, AGENT, "which of shm, sem, msg, mq there are, a space between")
 OWN_FILES = Message("OWN_FILES", b"o", INIT, AGENT, "empty, or a sentence: why they cannot be saved")
 OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
 DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
@@ -83,7 +83,7 @@ GOES_ON = Message("GOES_ON", b"G", AGENT, INIT, "pid of the restored tree's root
 STOP_TREE = Message("STOP_TREE", b"Z", AGENT, INIT, "", answer=TREE_STOPPED)  # even while criu holds it
 CONTINUE_TREE = Message("CONTINUE_TREE", b"W", AGENT, INIT, "pids that are to stand still", answer=TREE_CONTINUED)
 WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # mappings, to home; own files, to the image
-ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)  # System V's
+ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)
 ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root", answer=OWN_FILES)  # private_files.py
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
 DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS

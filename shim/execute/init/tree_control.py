@@ -33,7 +33,7 @@ import socket
 from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.errors import RexecError
-from remoteio.syscalls import fork_as, setns, syncfs
+from remoteio.syscalls import fork_as, mount_nowhere, setns, syncfs
 from shim.execute.init import clocks, messages
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
@@ -112,7 +112,7 @@ class TreeControl:
         return b""
 
     def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
-        return b" ".join(self._ipc())
+        return b" ".join(self._ipc() + ([b"mq"] if _queues() else []))
 
     def _ask_own_files(self, rest: bytes, fds: list[int]) -> bytes:
         return self._own_files.obstacle(self._tree.living(), bool(rest)).encode("utf-8", "backslashreplace")
@@ -241,6 +241,20 @@ class TreeControl:
             os.write(fd, b"%d" % last)
         finally:
             os.close(fd)
+
+
+def _queues() -> list[str]:
+    """The names of POSIX message queues in this process's namespace: mq_overview(7). Raises OSError."""
+    try:
+        fd = mount_nowhere(b"mqueue")
+    except OSError as e:
+        if e.errno not in (errno.ENODEV, errno.ENOSYS, errno.EPERM):
+            raise
+        return []  # a kernel without them, or before Linux 5.2, or a container that forbids the look
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
 
 
 # What each message has it do.
