@@ -31,8 +31,9 @@ _UNREAD = 0x541B  # SIOCINQ of asm-generic/ioctls.h
 _PIDFD_GETFD = 438
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_ALL, _DONE, _ERROR = 4, 20, 0x301, 3, 2
-_SHOW_PENDING, _SHOW_QUEUES = 8, 16
-_PENDING, _QUEUES = 3, 4
+_SHOW_FILE, _SHOW_PENDING, _SHOW_QUEUES = 2, 8, 16
+_SHOW = _SHOW_FILE | _SHOW_PENDING | _SHOW_QUEUES
+_FILE, _PENDING, _QUEUES = 1, 3, 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -61,15 +62,17 @@ class Unix(Value):
     inode     its own
     pending   inodes of those that have connected and are not accepted yet, 0 for one that is closed; else ()
     sent      bytes that its other end has not read yet
+    file      inode of the file that it is bound to, 32 bits of it; 0: none
     """
 
-    __slots__ = ("inode", "pending", "sent")
+    __slots__ = ("file", "inode", "pending", "sent")
     inode: int
     pending: tuple[int, ...]
     sent: int
+    file: int
 
-    def __init__(self, inode: int, pending: tuple[int, ...], sent: int) -> None:
-        self._set(inode=inode, pending=pending, sent=sent)
+    def __init__(self, inode: int, pending: tuple[int, ...], sent: int, file: int) -> None:
+        self._set(inode=inode, pending=pending, sent=sent, file=file)
 
 
 class Connection(Value):
@@ -226,7 +229,7 @@ def tcp(root: int, proc: str = "/proc") -> list[Tcp]:
 def unix() -> list[Unix]:
     """List the unix sockets of this process's network namespace, which is a job's too. Raises OSError."""
     head = struct.pack("=IHHII", 16 + 24, _BY_FAMILY, _REQUEST_ALL, 1, 0)
-    asked = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_PENDING | _SHOW_QUEUES, 0, 0)
+    asked = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW, 0, 0)
     out: list[Unix] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as link:
         link.send(head + asked)
@@ -249,13 +252,15 @@ def parse_unix(raw: bytes) -> Unix:
     """Read a struct unix_diag_msg and the attributes after it (linux/unix_diag.h)."""
     inode, at = struct.unpack_from("=I", raw, 4)[0], 16
     waiting: tuple[int, ...] = ()
-    sent = 0
+    sent = file = 0
     while at + 4 <= len(raw):
         size, kind = struct.unpack_from("=HH", raw, at)
         value = raw[at + 4 : at + size]
         if kind == _PENDING:
             waiting = struct.unpack(f"={len(value) // 4}I", value)
+        elif kind == _FILE:
+            file = struct.unpack_from("=I", value)[0]
         elif kind == _QUEUES:
             sent = struct.unpack("=II", value)[1]
         at += max((size + 3) & ~3, 4)
-    return Unix(inode, waiting, sent if not waiting else 0)
+    return Unix(inode, waiting, sent if not waiting else 0, file)

@@ -461,6 +461,33 @@ def test_a_unix_socket_whose_name_was_removed(mover: Mover) -> None:
     assert mover.path(job, "stdout").read_text() == "open\nb'sent' s False False\n"
 
 
+RENAMED = """
+import os, socket, time
+named = socket.socket(socket.AF_UNIX)
+named.bind(os.getcwd() + "/r.tmp")
+named.listen()
+os.chmod("r.tmp", 0o640)
+os.rename("r.tmp", "r")
+print("open", flush=True)
+while not os.path.exists("go"):
+    time.sleep(.02)
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect("r")
+print(sorted(name for name in os.listdir(".") if name.startswith("r")), oct(os.stat("r").st_mode))
+"""
+
+
+def test_a_unix_socket_whose_name_was_changed(mover: Mover) -> None:
+    """haproxy and supervisord bind to a name for the moment: their clients find them under the other one."""
+    job = mover.submit(PYTHON, "-c", RENAMED)
+    until(lambda: mover.path(job, "stdout").read_text() == "open\n", "it is ready")
+    for _ in range(2):
+        mover.verb("vacate", job)
+    (mover.dir / "go").touch()
+    assert mover.ended(job) == "done", mover.verb("log", job)
+    assert mover.path(job, "stdout").read_text() == "open\n['r'] 0o140640\n"
+
+
 SCRATCH = "cd scratch; echo mine >f; chmod 400 f; echo x >/dev/shm/x; while [ ! -e ../go ]; do sleep .05; done; "
 
 

@@ -34,7 +34,7 @@ from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.errors import RexecError
 from remoteio.syscalls import fork_as, mount_nowhere, setns, syncfs
-from shim.execute.init import clocks, messages
+from shim.execute.init import clocks, messages, renamed_sockets
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
 from shim.execute.init.open_handles import handles
@@ -108,6 +108,7 @@ class TreeControl:
         syncfs(self._root)
         if self._images >= 0:  # or criu has been killed: that was when they were handed over
             self._own_files.save(self._images)
+            renamed_sockets.follow(self._images)
             self._hand_over()
         return b""
 
