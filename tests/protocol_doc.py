@@ -14,7 +14,7 @@ FILE = Path(__file__).parent.parent / "docs" / "protocol.md"
 def tables() -> dict[str, str]:
     """The body of each generated part, by its name."""
     kinds = ["| kind | name | sent by | payload |", "| --- | --- | --- | --- |"]
-    kinds += [f"| {n} | {name} | {who} | {what} |" for n, (name, who, what) in sorted(frames.KINDS.items())]
+    kinds += [f"| {n} | {name} | {who} | {what} |" for n, (name, who, what) in _rows()]
     by_relay = {fuse_abi.RELEASE, fuse_abi.RELEASEDIR}
     columns = ("opcode", "operation", "fixed arguments", "names", "effect", "reply")
     operations = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
@@ -31,6 +31,13 @@ def tables() -> dict[str, str]:
         f"| FUSE version spoken | {fuse_abi.MAJOR}.31 to {fuse_abi.MAJOR}.{fuse_abi.MINOR} |",
     ]
     return {"kinds": "\n".join(kinds), "operations": "\n".join(operations), "limits": "\n".join(limits)}
+
+
+def _rows() -> list[tuple[object, tuple[str, str, str]]]:
+    """The kinds of frames, with those that are a range in one row."""
+    extra = frames.EXTRA
+    alone = [(n, row) for n, row in sorted(frames.KINDS.items()) if n not in extra]
+    return [*alone, (f"{extra[0]} to {extra[-1]}", frames.KINDS[extra[0]])]
 
 
 def filled(text: str, tables: dict[str, str]) -> str:

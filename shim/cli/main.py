@@ -54,6 +54,11 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
+@click.option(
+    "--fds",
+    metavar="N,N…",
+    help="Descriptors from 3 on that it is to have, or `none`; by default those that it names and that do no harm.",
+)
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
 @click.option(
     "--every",
@@ -76,6 +81,7 @@ def run_command(
     env: tuple[str, ...],
     tty: bool | None,
     scratch: tuple[str, ...],
+    fds: str | None,
     checkpoint: bool,
     every: str | None,
     owner: str | None,
@@ -122,7 +128,7 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
-    spec = run.describe(command, directory, env, tty, scratch)
+    spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
         from shim.cli import checkpoint as with_images
         from shim.submit.job import submission

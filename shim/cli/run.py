@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from remoteio.errors import RexecError
 from shim.cli.say import tell
-from shim.submit.foreground import description
+from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import in_foreground
@@ -81,15 +81,25 @@ def _prepare() -> None:
 
 
 def describe(
-    command: Sequence[str], directory: str | None, env: Sequence[str], tty: bool, scratch: Sequence[str]
+    command: Sequence[str],
+    directory: str | None,
+    env: Sequence[str],
+    tty: bool,
+    scratch: Sequence[str],
+    fds: str | None,
+    moves: bool,
 ) -> JobSpec:
-    """Describe the job that the command line asks for, and have room for its files. Raises RexecError."""
+    """Describe the job that the command line asks for, and have room for its files. Raises RexecError.
+
+    `fds`, `moves`: as for ``inherited.for_job``.
+    """
     opened = fill()
     if tty and not os.isatty(0):
         raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
     spec = description.describe(
         command, directory=directory, env=[os.fsencode(item) for item in env], scratch=scratch,
         stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))], tty=_terminal() if tty else [],
+        descriptors=inherited.for_job([os.fsencode(word) for word in command], fds, tty=tty, moves=moves),
     )  # fmt: skip
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here

@@ -64,8 +64,8 @@ class Watcher(Protocol):
     def greeted(self, hello: host_frames.Hello) -> None:
         """Take note of who the host is. Called by a thread of the session's."""
 
-    def begun(self) -> StreamEnd | None:
-        """Take note that the job runs; gives its standard input, None: it has none."""
+    def begun(self) -> Mapping[int, StreamEnd]:
+        """Take note that the job runs; gives what it reads, by the kind of frame: STDIN if it has one, and others."""
 
     def stopped(self) -> None:
         """Take note that the job has stopped, as a shell would see it."""
@@ -79,14 +79,14 @@ class PlainRun:
     """
 
     def __init__(self, link: Link, spec: JobSpec, outputs: Mapping[int, StreamEnd], watcher: Watcher) -> None:
-        """`outputs`: where STDOUT and STDERR go, as far as the job has them."""
+        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them."""
         self.session = HostSession(link, spec, self)
         self._link, self._spec, self._watcher = link, spec, watcher
         self._events: deque[Callable[[], None]] = deque()  # for the thread in `run`, which the wakeup calls
         self.wakeup = Wakeup()  # a byte written to its write_fd has the thread in `run` look about
         self._sinks = {kind: self._sink(kind, end) for kind, end in outputs.items()}
         self._open = set(self._sinks)  # those that have not ended
-        self._stdin: Source | None = None
+        self._sources: dict[int, Source] = {}
         self._server = threading.Thread(target=self._serve, name="serve", daemon=True)
         self._ended: RunResult | None = None
         self.started = False
@@ -122,12 +122,12 @@ class PlainRun:
         """
         for sink in self._sinks.values():
             sink.put(b"")
-        if self._stdin is not None:
-            self._stdin.stop()
+        for source in self._sources.values():
+            source.stop()
         if self._server.ident is not None:
             self._server.join()
         self.session.release()
-        for done in [sink.done for sink in self._sinks.values()] + ([self._stdin.done] if self._stdin else []):
+        for done in [pump.done for pump in self._sinks.values()] + [pump.done for pump in self._sources.values()]:
             done.wait(lease.RELEASE)
         self.wakeup.close()
 
@@ -174,10 +174,10 @@ class PlainRun:
 
     def _begun(self) -> None:
         self.started = True
-        end = self._watcher.begun()
-        if end is not None:
-            self._stdin = Source(self._link, frames.STDIN, end.fd, end.close, end.ours)
-            self._stdin.start(self._stream_fails)
+        for kind, end in self._watcher.begun().items():
+            source = Source(self._link, kind, end.fd, end.close, end.ours)
+            self._sources = {**self._sources, kind: source}  # the session's thread looks things up in it
+            source.start(self._stream_fails)
 
     # what comes over the link: HostSession's handler
 
@@ -189,14 +189,14 @@ class PlainRun:
         self.fail(RexecError(text % (self.session.host, lease.HOME) + "see whether it and the network to it are up"))
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
-        if kind in self._sinks and kind in (frames.STDOUT, frames.STDERR):
+        if kind in self._sinks:
             self._sinks[kind].put(payload)
         elif kind == frames.CREDIT:
-            _, count = host_frames.credit(payload)
-            if self._stdin is not None:
-                self._stdin.window.give(count)
-        elif kind == frames.CLOSED and self._stdin is not None:
-            self._stdin.stop()
+            of, count = host_frames.credit(payload)
+            if of in self._sources:
+                self._sources[of].window.give(count)
+        elif kind == frames.CLOSED and payload[0] in self._sources:
+            self._sources[payload[0]].stop()
         elif kind == frames.STARTED:
             self.tell(self._begun)
         elif kind == frames.STOPPED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from remoteio.wire.frames import pack_fields, unpack_fields
+from shim.wire.descriptors import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ class JobSpec:
         "argv",
         "checkpoint",
         "cwd",
+        "descriptors",
         "env",
         "gid",
         "groups",
@@ -47,10 +49,12 @@ class JobSpec:
         checkpoint: CheckpointSpec | None = None,
         scheduling: Sequence[int] = (),
         host: bytes = b"",
+        descriptors: list[Descriptor] | None = None,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
-        ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to."""
+        ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`:
+        those from 3 on."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
@@ -58,6 +62,7 @@ class JobSpec:
         self.scheduling = list(scheduling)
         self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
+        self.descriptors = descriptors or []
 
     def pack(self) -> bytes:
         """Return the payload of a START frame."""
@@ -75,6 +80,7 @@ class JobSpec:
                 "scratch": self.scratch,
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
+                "descriptors": [each.pack() for each in self.descriptors],
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
         )
@@ -100,6 +106,7 @@ class JobSpec:
             tty=_numbers(f["tty"]),
             checkpoint=CheckpointSpec.of(f) if "checkpoint" in f else None,
             scheduling=_numbers(f.get("scheduling", [])),  # a job on record may have none
+            descriptors=[Descriptor.unpack(item) for item in f.get("descriptors", [])],  # an older record has none
         )
 
 

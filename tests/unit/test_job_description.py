@@ -17,27 +17,35 @@ from remoteio.wire.link import Link, LinkClosed, Window
 from shim.execute.init import idmap
 from shim.submit.foreground import environment
 from shim.wire import scheduling, terminal_state
+from shim.wire.descriptors import FILE, READ, TERMINAL, WRITE, Descriptor
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 
 texts = st.lists(st.binary(max_size=30), max_size=5)
 numbers = st.integers(-1, 2**63)
+FIELDS = ("number", "kind", "needed", "flags", "offset", "path")
 
 
 @given(
     argv=texts, env=texts, cwd=st.binary(), uid=st.integers(0, 2**32 - 2), groups=st.lists(st.integers(0, 2**32)),
     umask=st.integers(0, 0o777), limits=st.lists(st.tuples(st.integers(0, 15), numbers, numbers)),
     stdio=st.sets(st.integers(0, 2)), tty=st.lists(st.integers(0, 2**32)), scheduled=st.lists(st.integers(-20, 2**31)),
+    extra=st.lists(st.tuples(st.integers(3, 9999), st.sampled_from([READ, WRITE, FILE, TERMINAL]), st.booleans(),
+                             st.integers(0, 2**24), st.integers(0, 2**62), st.binary()), max_size=4),
 )  # fmt: skip
 def test_a_description_arrives_as_it_was(
     argv: list[bytes], env: list[bytes], cwd: bytes, uid: int, groups: list[int], umask: int,
     limits: list[tuple[int, int, int]], stdio: set[int], tty: list[int], scheduled: list[int],
+    extra: list[tuple[int, str, bool, int, int, bytes]],
 ) -> None:  # fmt: skip
     spec = JobSpec(
         argv, env, cwd, uid, uid, groups, umask, b"here", limits, [b"/scratch"], sorted(stdio), tty, None, scheduled
     )
+    spec.descriptors = [Descriptor(*each) for each in extra]
     again = JobSpec.unpack(spec.pack())
-    assert [getattr(again, name) for name in JobSpec.__slots__] == [getattr(spec, name) for name in JobSpec.__slots__]
+    plain = [name for name in JobSpec.__slots__ if name != "descriptors"]
+    assert [getattr(again, name) for name in plain] == [getattr(spec, name) for name in plain]
+    assert [tuple(getattr(each, name) for name in FIELDS) for each in again.descriptors] == extra
 
 
 def test_cpus_that_a_host_has_not_are_no_reason_to_have_none() -> None:

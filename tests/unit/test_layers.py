@@ -222,7 +222,7 @@ MOST = {"file": 400, "class": 250, "attributes": 12, "function": 40}
 LARGE = {
     "checkpoint.wire.manifest.__init__", "remoteio.submit.export.nodes.Node",
     "remoteio.submit.leader_followers.LeaderFollowers", "shim.cli.main.run_command",
-    "shim.execute.agent.dumping._criu", "shim.execute.agent.restoring._restore", "shim.execute.init.init._exec",
+    "shim.execute.agent.dumping._criu", "shim.execute.agent.restoring._restore",
     "shim.execute.init.init._serve", "shim.execute.init.init.run", "shim.submit.api.remote_run.run",
     "shim.submit.job.generation.Generation", "shim.submit.job.generation.take", "shim.submit.job.home.JobHome",
     "shim.submit.job.image_intake.Intake", "shim.submit.job.replayed_streams.OutputOnce",

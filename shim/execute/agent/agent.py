@@ -104,6 +104,7 @@ class Agent:
         )
         self.relay.start()
         self.streams.open_pipes(sandbox.stdio)
+        self.on_frame.update(self.streams.open_extra(sandbox.extra))
         sandbox.go()
         for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self._watch)):
             start_thread(name, work)

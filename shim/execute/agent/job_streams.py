@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from remoteio.wire import frames
 from remoteio.wire.link import Link
@@ -34,6 +35,21 @@ class JobStreams(ABC):
                 self._input(fd, terminal=False)
             else:
                 self._output(frames.STDOUT if k == 1 else frames.STDERR, fd)
+
+    def open_extra(self, pipes: dict[int, tuple[int, bool]]) -> dict[int, Callable[[bytes | memoryview], None]]:
+        """Begin with the job's pipes from descriptor 3 on: by the kind of frame our end, and whether the job reads it.
+
+        Returns what takes the frames of each that it reads.
+        """
+        take: dict[int, Callable[[bytes | memoryview], None]] = {}
+        for kind, (fd, reads) in pipes.items():
+            if reads:
+                sink = Sink(self._link, kind, fd)
+                sink.start(fail)
+                take[kind] = sink.put
+            else:
+                self._output(kind, fd)
+        return take
 
     def open_terminal(self, device: bytes, fds: list[int]) -> None:
         """Begin with the job's terminal: payload and descriptors of TERMINAL."""

@@ -29,8 +29,9 @@ import termios
 from remoteio.errors import RexecError, named
 from remoteio.execute import machine
 from remoteio.syscalls import syncfs
-from shim.execute.init import messages, namespaces
+from shim.execute.init import descriptors, messages, namespaces
 from shim.wire import scheduling, terminal_state
+from shim.wire.descriptors import FILE, TERMINAL
 from shim.wire.job_spec import JobSpec
 
 TYPE_CHECKING = False
@@ -41,6 +42,7 @@ _STAGES = {
     "ids": "its user cannot be set",
     "limits": "its limits and its scheduling cannot be set",
     "cwd": "its working directory cannot be entered",
+    "descriptor": "a file that it was to have open cannot be opened there",
 }
 
 
@@ -72,7 +74,8 @@ def run(
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)
-            stdio = {0: slave, 1: slave, 2: slave, **stdio}
+            others = (each.number for each in spec.descriptors if each.kind == TERMINAL)
+            stdio = {**dict.fromkeys((0, 1, 2, *others), slave), **stdio}
         if tree is None:
             namespaces.number_pids()
             status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
@@ -166,7 +169,8 @@ def _start(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: i
         raise _NoStart(126, "%s: cannot be run: %s" % (command, os.strerror(error)))
     if stage == b"interpreter":
         raise _NoStart(127, "%s: cannot be run: the interpreter or loader it names is not there" % command)
-    where = " (%s)" % os.fsdecode(spec.cwd) if stage == b"cwd" else ""
+    places = {b"cwd": [spec.cwd], b"descriptor": [d.path for d in spec.descriptors if d.needed and d.kind == FILE]}
+    where = " (%s)" % os.fsdecode(b", ".join(places[stage])) if stage in places else ""
     raise _NoStart(125, "the job did not start, %s%s: %s" % (_STAGES[stage.decode()], where, os.strerror(error)))
 
 
@@ -181,18 +185,7 @@ def _exec(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: in
         if slave >= 0:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             os.tcsetpgrp(slave, os.getpid())
-        high = {fd: _above(fd) for fd in set(stdio.values())}
-        for k in range(3):
-            if k in stdio:
-                os.dup2(high[stdio[k]], k)
-            else:
-                close_quietly(k)
-        keep = _above(tell)
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) != keep:
-                close_quietly(int(name))
-        tell = keep
-        os.set_inheritable(tell, False)
+        tell = descriptors.settle(stdio, spec.descriptors, tell)
         stage = b"limits"
         for number, soft, hard in spec.limits:
             _limit(number, soft, hard)
@@ -206,6 +199,8 @@ def _exec(spec: JobSpec, plan: namespaces.Plan, stdio: dict[int, int], slave: in
             if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        stage = b"descriptor"
+        descriptors.open_files(spec.descriptors)
         stage = b"exec"
         _search(spec)
     except _NoInterpreter:
@@ -249,20 +244,6 @@ def _search(spec: JobSpec) -> None:
                 if e.errno != errno.EACCES:
                     break
     raise OSError(worst, os.strerror(worst))
-
-
-def _above(fd: int) -> int:
-    """A copy of `fd` beyond the standard three."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
-
-
-def close_quietly(fd: int) -> None:
-    """Close `fd`, be it open or not."""
-    try:
-        os.close(fd)
-    except OSError as e:
-        if e.errno != errno.EBADF:
-            raise
 
 
 def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: TreeControl | None = None) -> int:

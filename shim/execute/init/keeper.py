@@ -26,7 +26,7 @@ import socket
 
 from remoteio.errors import RexecError, named
 from remoteio.execute.mount import open_fuse
-from shim.execute.init import init, messages, namespaces
+from shim.execute.init import descriptors, init, messages, namespaces
 from shim.execute.init.private_dirs import Scratch
 from shim.wire.job_spec import JobSpec
 
@@ -48,7 +48,7 @@ def keep(
     keep = {agent.fileno(), inits.fileno(), *stdio.values(), *private[0].fds, *private[1].fds, 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
-            init.close_quietly(int(name))
+            descriptors.close_quietly(int(name))
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

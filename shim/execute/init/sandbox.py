@@ -9,6 +9,7 @@ import socket
 from remoteio.errors import RexecError
 from shim.execute.init import idmap, keeper, messages, namespaces
 from shim.execute.init.private_dirs import Scratch, for_images
+from shim.wire.descriptors import READ, stream_kinds
 from shim.wire.job_spec import JobSpec
 
 
@@ -21,6 +22,7 @@ class Sandbox:
     init       the socket to its first process, which is there after ``go``
     fuse       the connection to the kernel on which the job's files are asked for
     stdio      our end of each pipe of the job's 0, 1 and 2, by number
+    extra      our end of its pipes from descriptor 3 on, by the kind of frame, and whether the job reads it
     scratch    the directories of --scratch
     spool      the directory of the job's images, whose path is `images`; with none, `no_images` says why
 
@@ -28,7 +30,9 @@ class Sandbox:
     the job has left.
     """
 
-    __slots__ = ("fuse", "images", "init", "keeper", "no_images", "pid", "plan", "scratch", "shown", "spool", "stdio")
+    __slots__ = (
+        "extra", "fuse", "images", "init", "keeper", "no_images", "pid", "plan", "scratch", "shown", "spool", "stdio",
+    )  # fmt: skip
 
     def __init__(self, spec: JobSpec, plan: namespaces.Plan) -> None:
         """Fork the keeper; returns when the job's files are mounted and want to be served. Raises RexecError."""
@@ -41,7 +45,10 @@ class Sandbox:
         places = [self.scratch.make() for _ in spec.scratch]
         self.keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.init, inits = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ends = {k: os.pipe() if k else os.pipe()[::-1] for k in spec.stdio}
+        extra = stream_kinds(spec.descriptors)
+        reads = {0, *(each.number for each in extra.values() if each.kind == READ)}
+        numbers = [*spec.stdio, *(each.number for each in extra.values())]
+        ends = {k: os.pipe()[::-1] if k in reads else os.pipe() for k in numbers}
         for _, end in ends.values():
             if not self.plan.user:
                 os.fchown(end, spec.uid, spec.gid)  # or the job could not open /proc/self/fd/1 again
@@ -54,10 +61,10 @@ class Sandbox:
                 os._exit(1)
         theirs.close()
         inits.close()
-        self.stdio = {}
-        for k, (mine, jobs) in ends.items():
+        for _, jobs in ends.values():
             os.close(jobs)
-            self.stdio[k] = mine
+        self.stdio = {k: ends[k][0] for k in spec.stdio}
+        self.extra = {kind: (ends[each.number][0], each.kind == READ) for kind, each in extra.items()}
         self.fuse = self._await_mount()
 
     def _make_directories(self, spec: JobSpec) -> None:
@@ -79,7 +86,7 @@ class Sandbox:
         self.spool.remove()
         for socket_end in (self.keeper, self.init):
             socket_end.close()
-        for fd in self.stdio.values():
+        for fd in (*self.stdio.values(), *(fd for fd, _ in self.extra.values())):
             os.close(fd)
         raise RexecError(why.decode("utf-8", "replace") or "the job's namespaces could not be made")
 

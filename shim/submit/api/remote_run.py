@@ -45,8 +45,8 @@ class _Alone:
     def greeted(self, hello: host_frames.Hello) -> None:
         """Nobody is there to be told of its clock: `hosts` says it."""
 
-    def begun(self) -> StreamEnd | None:
-        return StreamEnd(os.dup(self._stdin))
+    def begun(self) -> dict[int, StreamEnd]:
+        return {frames.STDIN: StreamEnd(os.dup(self._stdin))}
 
     def stopped(self) -> None:
         """It goes on when somebody sends it a SIGCONT, as a stopped child of subprocess.run does."""

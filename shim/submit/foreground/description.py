@@ -14,6 +14,7 @@ from remoteio.errors import RexecError
 from remoteio.submit.umask import own_umask
 from shim.submit.foreground import environment
 from shim.wire import scheduling
+from shim.wire.descriptors import Descriptor
 from shim.wire.job_spec import JobSpec
 
 
@@ -25,6 +26,7 @@ def describe(
     scratch: Sequence[str | bytes],
     stdio: Sequence[int],
     tty: Sequence[int] = (),
+    descriptors: Sequence[Descriptor] = (),
 ) -> JobSpec:
     """Describe `command` as a job that is to find what this process would give it. Raises RexecError.
 
@@ -33,6 +35,7 @@ def describe(
     scratch     directories here at which it is to find private space of the host's
     stdio       which of 0, 1 and 2 it is to have
     tty         the settings of its terminal (terminal_state.read); empty: it has none
+    descriptors those from 3 on
     """
     cwd = _directory(directory)
     for path in scratch:
@@ -53,6 +56,7 @@ def describe(
         stdio=list(stdio),
         tty=list(tty),
         scheduling=scheduling.own(),
+        descriptors=list(descriptors),
     )
 
 

@@ -18,6 +18,7 @@ from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.host_session import clock_skew, skew_told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.wire import terminal_state
+from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
 
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
@@ -29,7 +30,13 @@ class ForegroundRun:
     def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
         self._spec, self._say, self._log = spec, say, log
         self._terminal = Terminal(0) if spec.tty else None
-        outputs = {}
+        outputs: dict[int, StreamEnd] = {}
+        self._inputs: dict[int, int] = {}
+        for kind, each in stream_kinds(spec.descriptors).items():
+            if each.kind == WRITE:
+                outputs[kind] = StreamEnd(os.dup(each.number), let_go(each.number))
+            else:
+                self._inputs[kind] = each.number
         for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
             if fd in spec.stdio or (fd == 1 and spec.tty):
                 # 2 stays: what we have to say goes there too
@@ -55,9 +62,14 @@ class ForegroundRun:
             self._say(warning)
         self._log("connected", host=hello.host, clock_skew=clock_skew(hello))
 
-    def begun(self) -> StreamEnd | None:
-        """Let the job have the keys, or standard input: it runs."""
+    def begun(self) -> dict[int, StreamEnd]:
+        """Let the job have the keys, or standard input, and what else it reads: it runs."""
         self._log("started")
+        inputs = {kind: StreamEnd(os.dup(fd), let_go(fd)) for kind, fd in self._inputs.items()}
+        own = self._begin_own()
+        return inputs if own is None else {**inputs, frames.STDIN: own}
+
+    def _begin_own(self) -> StreamEnd | None:
         if self._terminal is not None:
             self._terminal.take()
             self._resize()
