@@ -219,6 +219,7 @@ class HostSession:
             record=self._record,
             confinement=protect.confinement(),
             instead={**names.of_users(spec), **names.of_network(spec, hello.network, hello.resolver)},
+            directory=spec.cwd,
         )
         self._handler.greeted(hello)
 

@@ -16,6 +16,7 @@ from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.note_changes import UNLOCKED, ChangeNotes
+from remoteio.submit.export.numbers import KEPT
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
@@ -44,12 +45,13 @@ class ExportBase:
         record: WrittenFiles | None,
         confinement: Confinement | None,
         instead: Mapping[bytes, bytes],
+        device: int,
     ) -> None:
         self.ids, self._plain = ids, ids.plain
         self.instead = Instead(instead)
         self._umask = own_umask()
-        self.inodes = Inodes(root, confinement=confinement)
-        self._dev = self.inodes.top.dev  # inode numbers of its files are shown as they are
+        self.inodes = Inodes(root, confinement=confinement, device=device)
+        self._dev = self.inodes.numbers.device
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
         self.listings = Listings(self.inodes, self.instead, self._entry)
@@ -67,7 +69,7 @@ class ExportBase:
         plain = self._plain and not taken
         uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
-        if dev != self._dev:
+        if dev != self._dev or ino >= KEPT:
             ino = self.inodes.number(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return abi.ATTR.pack(

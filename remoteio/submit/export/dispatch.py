@@ -49,13 +49,15 @@ class Export(Names, Attributes, OpenFiles):
         record: WrittenFiles | None = None,
         confinement: Confinement | None = None,
         instead: Mapping[bytes, bytes] | None = None,
+        directory: bytes = b"",
     ) -> None:
         """`record`, if given, is told of every file that is opened for writing, or truncated.
 
         `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
         `instead`: by name, the contents that files of /etc are shown with.
+        `directory`: where the job works: inode numbers of that filesystem are shown as they are; default: of `root`'s.
         """
-        super().__init__(ids, root, record, confinement, instead or {})
+        super().__init__(ids, root, record, confinement, instead or {}, _device(directory))
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
             abi.MAY_CHANGE: self._open,
@@ -186,6 +188,14 @@ class Export(Names, Attributes, OpenFiles):
 
     def do_destroy(self, r: abi.Request) -> Reply:
         return DONE
+
+
+def _device(directory: bytes) -> int:
+    """The st_dev of that directory; 0: none, or one that is gone."""
+    try:
+        return os.stat(directory).st_dev if directory else 0
+    except OSError:
+        return 0
 
 
 def _new_name(r: abi.Request) -> bytes:

@@ -20,6 +20,7 @@ from remoteio.submit.export.confine import Confinement, Rights
 from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import Handle, Node, Stat
+from remoteio.submit.export.numbers import Numbers
 from remoteio.wire.fuse_abi import ROOT_ID
 
 MOST_LINKS = 64  # names of one file that are remembered
@@ -34,10 +35,18 @@ class Inodes:
     handle takes no lock, since one access to a dict is one step under the GIL.
     """
 
-    def __init__(self, root: str = "/", most: int = MOST_DIRECTORIES, confinement: Confinement | None = None) -> None:
+    def __init__(
+        self,
+        root: str = "/",
+        most: int = MOST_DIRECTORIES,
+        confinement: Confinement | None = None,
+        device: int = 0,
+    ) -> None:
         """Serve the tree at `root`; at most `most` directory descriptors stay open beyond those needed at the moment.
 
         `confinement`: what of it is shown, and what may be changed; of paths from "/" on. Default: all of it.
+
+        `device`: the st_dev whose inode numbers are shown as they are; default: that of `root`.
         """
         self.lock = threading.RLock()
         self.confinement = confinement or Confinement()
@@ -55,7 +64,8 @@ class Inodes:
         self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
         self._most_handles = max(limit - _OTHERS, limit // 2)
         self.handles: dict[int, Handle] = {}
-        self._device_tags: dict[int, int] = {st.st_dev: 0}
+        self.numbers = Numbers(device or st.st_dev)
+        self.number = self.numbers.shown
 
     # nodes
 
@@ -255,21 +265,6 @@ class Inodes:
         assert all(handle.fd == fh and fh in handle.node.handles for fh, handle in self.handles.items())
         for key, node in self._by_key.items():
             assert key == (node.dev, node.ino) and self.nodes.get(node.id) is node
-
-    def number(self, dev: int, ino: int) -> int:
-        """Return the inode number the job sees: the file's own, with its device folded in where it is not the root's.
-
-        Two files of different devices must not share a number: tar and rsync would take them for hard links.
-        """
-        tag = self._device_tags.get(dev)
-        if tag is None:
-            tag = (dev * 0x9E3779B1 >> 8) % 0xFFFF + 1  # by the device's number: the same at the next mount
-            with self.lock:
-                taken = set(self._device_tags.values())
-                while tag in taken:
-                    tag = tag % 0xFFFF + 1
-                self._device_tags[dev] = tag
-        return ino ^ tag << 48 if tag else ino
 
 
 def _refuse(e: int) -> None:

@@ -11,6 +11,7 @@ from remoteio.submit.export.confine import HIDDEN
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
 from remoteio.submit.export.nodes import Found, Handle, Node
+from remoteio.submit.export.numbers import KEPT
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_ENTRIES
 
@@ -63,9 +64,9 @@ class Listings:
             read += more
         raw = [entry[1] for entry in read]
         given = positions.given(raw, first, ext4 or (max(raw, default=0) >= 1 << 31 and _is_ext4(fd)))
-        root = dev == self._inodes.top.dev
+        kept = dev == self._inodes.numbers.device
         return [
-            (name, ino if root else number(dev, ino), kind, position)
+            (name, ino if kept and ino < KEPT else number(dev, ino), kind, position)
             for (ino, _, kind, name), position in zip(read, given, strict=True)
             if (name[0] != 46 or name not in _OURS) and ino not in hidden and name not in instead
         ]
@@ -101,7 +102,7 @@ class Listings:
 
     def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
-        used, top = 0, self._inodes.top.dev
+        used, kept = 0, self._inodes.numbers.device
         for k in range(first, len(found)):
             name, ino, kind, position = found[k]
             need = _PLUS + len(name) + 7 & ~7
@@ -112,7 +113,7 @@ class Listings:
                 try:
                     st = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = self._entry(node, name, st), st.st_ino
-                    if st.st_dev != top:
+                    if st.st_dev != kept or ino >= KEPT:
                         ino = self._inodes.number(st.st_dev, ino)
                 except FileNotFoundError:
                     continue
