@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +91,71 @@ def test_no_clock_jumps_where_the_next_host_was_started_earlier_or_later(run: Ru
 
     run(first)
     on_a_host_that_was_started(seconds, lambda: run(then))
+
+
+# Each calls what C programs call, once, and says what it returned, its errno and how long it took by both clocks.
+CALLS = """
+import ctypes, os, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+pair = ctypes.c_long * 2
+half = pair(1, 500_000_000)
+told = pair(1, 500_000_000)
+quiet, _ = os.pipe()
+polled = (ctypes.c_int * 2)(quiet, 1)
+epoll, event = libc.epoll_create1(0), (ctypes.c_char * 12)()
+semaphore, word = (ctypes.c_char * 32)(), ctypes.c_int(0)
+libc.sem_init(semaphore, 0, 0)
+def until():
+    at = time.clock_gettime_ns(time.CLOCK_REALTIME) + 1_500_000_000
+    return pair(*divmod(at, 10**9))
+calls = {
+    "nanosleep": lambda: libc.nanosleep(half, None), "nanosleep, told": lambda: libc.nanosleep(told, told),
+    "usleep": lambda: libc.usleep(1_500_000), "sleep": lambda: libc.sleep(2),
+    "poll": lambda: libc.poll(polled, 1, 1500), "epoll_wait": lambda: libc.epoll_wait(epoll, event, 1, 1500),
+    "epoll_pwait2": lambda: libc.syscall(441, epoll, event, 1, half, None, 0),
+    "futex": lambda: libc.syscall(202, ctypes.byref(word), 0, 0, half, None, 0),
+    "sem_timedwait": lambda: libc.sem_timedwait(semaphore, until()),
+}
+def call(name):
+    ctypes.set_errno(0)
+    began = time.monotonic(), time.time()
+    result = calls[name]()
+    error = ctypes.get_errno() if result == -1 else 0
+    print("%s: %d %d %.3f %.3f" % (name, result, error, time.monotonic() - began[0], time.time() - began[1]))
+sys.setswitchinterval(0.001)
+others = [threading.Thread(target=call, args=(name,)) for name in calls if name != sys.argv[1]]
+for thread in others: thread.start()
+print("wait", flush=True)
+call(sys.argv[1])
+for thread in others: thread.join()
+"""
+LASTS = {"sleep": 2.0}
+
+
+@pytest.mark.long(lambda first, **_: first != "poll")
+@pytest.mark.parametrize("first", ["poll", "nanosleep", "epoll_wait"])
+def test_a_call_that_waits_goes_on_waiting_in_place_and_over_a_move(run: Run, first: str) -> None:
+    """criu has such calls fail with EINTR though no signal came; many a program takes that for the end of its wait."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", CALLS, first)
+        at = mover.place("local")
+        until(lambda: mover.out == b"wait\n", "it does not begin")
+        time.sleep(0.3)  # of its waits
+        assert at.checkpoint(1)["what"] == "committed"
+        at = at.move("local")
+        assert at.end() == 0
+        said = dict(line.split(": ") for line in mover.out.decode().splitlines()[1:])
+        assert len(said) == 9
+        for name, words in said.items():
+            result, error, took, by_the_wall = (float(word) for word in words.split())
+            if name in ("futex", "sem_timedwait"):
+                assert (result, error) == (-1, errno.ETIMEDOUT), said
+            else:
+                assert (result, error) == (0, 0), said
+            lasts = LASTS.get(name, 1.5)
+            assert (by_the_wall if name == "sem_timedwait" else took) >= lasts, said
+            if name != "futex":  # its time stands in the program's memory only, so it begins anew, twice here
+                assert took < lasts + 0.9, said
+
+    run(body)

@@ -30,9 +30,10 @@ import os
 import queue
 import select
 import socket
+import time
 from contextlib import ExitStack
 
-from checkpoint.execute import criu, dump, live_sockets, preflight
+from checkpoint.execute import criu, dump, in_place, live_sockets, preflight, waits
 from checkpoint.execute.chunker import ChunkerError
 from checkpoint.execute.dump import DumpError
 from checkpoint.wire.image_wire import ImageWireError
@@ -189,10 +190,17 @@ class Dumper:
         parts, tree, streams = self._parts, self._parts.tree, self._parts.streams
         head: dict[str, object] = {}
         ours = leave and not tree.frozen  # to stop; but as the image has it, it runs
+        standing: list[in_place.Standing] = []
 
         def still(frozen_us: int) -> None:
             fault_points.reached("post-dump")
+            now = time.monotonic()
             head.update(self._head(leave, frozen_us))
+            try:
+                changed = waits.anew(spool, tree.waits, now)
+            except criu.CriuError as e:
+                raise DumpError("the checkpoint failed: %s" % e) from e
+            standing.append(in_place.Standing(tree.root(), changed))
             if ours:
                 tree.freeze()  # from now on it stands still whatever becomes of criu: what is committed, stays so
             _require_silence(sock)  # or what was counted is not what the image's tree had said
@@ -202,6 +210,10 @@ class Dumper:
             fault_points.reached("sending")
             self._send(spool, serial, head)
             raise _Committed
+
+        def begin_calls() -> None:
+            for threads in standing:
+                threads.go_on()
 
         with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
             sock, fds = criu_process.start(parts.means.criu().bundle, spool)
@@ -214,6 +226,7 @@ class Dumper:
             finally:
                 for fd in fds:
                     os.close(fd)
+            after.callback(begin_calls)  # criu has let go of the tree
             after.callback(tree.await_criu, FREEZE_S)
             if ours:
                 after.callback(tree.thaw)
@@ -227,6 +240,7 @@ class Dumper:
                 keep_tcp=self._keep_tcp,
             )  # fmt: skip
             head["root"] = root
+            tree.look()
             parts.relay.criu(True)
             try:
                 dump.dump(sock, request, spool, parts.log, still, send if leave else None)

@@ -21,6 +21,7 @@ import queue
 import select
 import threading
 
+from checkpoint.execute import waits
 from remoteio.errors import RexecError
 from shim.execute.agent import fault_points
 from shim.execute.agent.agent import tell_init
@@ -42,6 +43,7 @@ class JobTree:
     over    the job has ended, and its end is being told
     moved   it has been ended here by us, as it goes on elsewhere or not at all
     frozen  it stands still for the machine's owner; `stood` are the pids that had stood still before
+    waits   in which calls its threads were found when they last ran
 
     Threads: see the module; `answered`, `criu_has_ended` and `end` are called by the one that hears init.
     """
@@ -53,6 +55,7 @@ class JobTree:
         self.moved = False
         self.frozen = False
         self.stood: list[int] = []
+        self.waits: waits.Waits = {}
         self._asking = threading.Lock()
         self._owed = 0  # answers that were not waited for any longer
         self._replies: queue.SimpleQueue[tuple[Message | None, bytes]] = queue.SimpleQueue()
@@ -129,8 +132,13 @@ class JobTree:
         with self.still:
             if not self.frozen:
                 fault_points.reached("freeze")
+                self.look()
                 self.stood = [int(pid) for pid in self.ask(messages.STOP_TREE, limit=None).split()]
                 self.frozen = True
+
+    def look(self) -> None:
+        """Look for who waits in which call: to be done before anything stops the tree. Raises Gone."""
+        self.waits = waits.look(self.root(), self.waits)
 
     def thaw(self) -> None:
         """Continue what ``freeze`` stopped. Raises Gone, RexecError."""
