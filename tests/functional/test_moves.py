@@ -491,6 +491,7 @@ def test_a_unix_socket_whose_name_was_changed(mover: Mover) -> None:
 SCRATCH = "cd scratch; echo mine >f; chmod 400 f; echo x >/dev/shm/x; while [ ! -e ../go ]; do sleep .05; done; "
 
 
+@pytest.mark.long(lambda mover: mover == "mapped by root")
 @pytest.mark.parametrize("mover", ["mapped", "mapped by root"], indirect=True)
 def test_scratch_comes_along(mover: Mover) -> None:
     """Its files are the job's user's, whichever id that is on the host."""

@@ -77,6 +77,7 @@ def test_as_asked_for_and_as_before_a_move(run: Run, uid: int) -> None:  # noqa:
     run(body)
 
 
+@pytest.mark.long(lambda combo: combo == "root-root")  # the test above sets root's too
 @pytest.mark.where(lambda combo: combo in ("root-root", "user-alice"))  # what is on `local` has them anyway
 def test_what_stands_before_it_to_schedule_it_reaches_there(combo: Combo) -> None:
     """nice, ionice, chrt and taskset are in front of rexec as of any command: they are meant for what runs."""

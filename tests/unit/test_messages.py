@@ -79,7 +79,7 @@ def test_the_bytes_on_the_sockets() -> None:
     for message in TABLE:
         said[f"{message.sender} {message.receiver}"] += message.letter.decode()
     assert said == {
-        "keeper agent": "MF", "agent keeper": "G", "init agent": "PSTEFcxzwyiohdr", "agent init": "KTGZWYIOHDR",
+        "keeper agent": "MF", "agent keeper": "G", "init agent": "PSTEFcxzwyionhdr", "agent init": "KTGZWYIONHDR",
     }  # fmt: skip
 
 

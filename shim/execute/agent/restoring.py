@@ -133,6 +133,7 @@ class Restorer:
         def gate() -> bool:
             fault_points.reached("post-restore")
             parts.relay.criu(False)
+            tree.ask(messages.TIDY)
             threads[:] = thread_scheduling.put_back(tree.init(), threads)
             if tty is not None:  # criu has made its settings those of the old one
                 parts.streams.type_ahead(self._manifest.streams.stdin_unread)

@@ -72,6 +72,7 @@ TREE_CONTINUED = Message("TREE_CONTINUED", b"w", INIT, AGENT, "")
 WRITTEN = Message("WRITTEN", b"y", INIT, AGENT, "")
 IPC = Message("IPC", b"i", INIT, AGENT, "which of shm, sem, msg, mq there are, a space between")
 OWN_FILES = Message("OWN_FILES", b"o", INIT, AGENT, "empty, or a sentence: why they cannot be saved")
+TIDIED = Message("TIDIED", b"n", INIT, AGENT, "")
 OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
 DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
 RESTORING = Message("RESTORING", b"r", INIT, AGENT, "")
@@ -85,6 +86,7 @@ CONTINUE_TREE = Message("CONTINUE_TREE", b"W", AGENT, INIT, "pids that are to st
 WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # mappings, to home; own files, to the image
 ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)
 ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root", answer=OWN_FILES)  # private_files.py
+TIDY = Message("TIDY", b"N", AGENT, INIT, "", answer=TIDIED)  # restored, and not yet running: RemovedNames.take_back
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
 DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
 RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's numbers, each with the end; its clocks", 4, RESTORING)
@@ -93,9 +95,9 @@ RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's numbers, each with
 TABLE = (
     MOUNTED, KEEPER_FAILED, BUILD,
     TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
-    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, OPEN_FILES, DUMPING, RESTORING,
-    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, LIST_OPEN_FILES, DUMP,
-    RESTORE,
+    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, TIDIED, OPEN_FILES, DUMPING, RESTORING,
+    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, TIDY, LIST_OPEN_FILES,
+    DUMP, RESTORE,
 )  # fmt: skip
 ANSWERS = (*(message.answer for message in TABLE if message.answer is not None), FAULT)
 _KNOWN = {(message.sender, message.receiver, message.letter): message for message in TABLE}

@@ -31,7 +31,7 @@ class OwnFiles:
         """Have it find the files that these processes use. Raises OSError."""
         self._names.give_back(pids)
 
-    def criu_has_ended(self) -> None:
+    def criu_has_them(self) -> None:
         """Leave no more names than the job has made. Raises OSError."""
         self._names.take_back()
 

@@ -1,8 +1,9 @@
 """Files of a job's own directories that it uses by a name which was removed, while they have another. Shipped.
 
 Each semaphore that has a name is such a file: sem_open(3) maps a new file, gives it a second name and removes the
-first. CRIU looks a file up by the name that it was opened by. So that is given back to it while criu is at work, at a
-dump, and again from the restore on until criu has ended: with the ending that the kernel shows, and without.
+first. CRIU looks a file up by the name that it was opened by. So that is given back to it, with the ending that the
+kernel shows and without, from just before a dump and a restore until the tree has been saved or built: before it runs
+again, for a job that looks is to find no more names than it has made.
 """
 
 from __future__ import annotations

@@ -109,6 +109,7 @@ class TreeControl:
         if self._images >= 0:  # or criu has been killed: that was when they were handed over
             self._own_files.save(self._images)
             renamed_sockets.follow(self._images)
+            self._own_files.criu_has_them()
             self._hand_over()
         return b""
 
@@ -117,6 +118,10 @@ class TreeControl:
 
     def _ask_own_files(self, rest: bytes, fds: list[int]) -> bytes:
         return self._own_files.obstacle(self._tree.living(), bool(rest)).encode("utf-8", "backslashreplace")
+
+    def _tidy(self, rest: bytes, fds: list[int]) -> bytes:
+        self._own_files.criu_has_them()
+        return b""
 
     def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
         os.write(fds[0], json.dumps(handles(self._proc, self._root, self._tree.living())).encode())
@@ -161,7 +166,7 @@ class TreeControl:
             self._tree.criu = 0
             why = b""
             try:
-                self._own_files.criu_has_ended()
+                self._own_files.criu_has_them()
                 self._hand_over()
             except OSError as e:
                 why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
@@ -265,6 +270,7 @@ _ACTIONS = {
     messages.WRITE_BACK: TreeControl._write_back,
     messages.ASK_IPC: TreeControl._ask_ipc,
     messages.ASK_OWN_FILES: TreeControl._ask_own_files,
+    messages.TIDY: TreeControl._tidy,
     messages.LIST_OPEN_FILES: TreeControl._list_open_files,
     messages.SUSPEND: TreeControl._suspend,
     messages.DUMP: TreeControl._dump,
