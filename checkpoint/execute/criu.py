@@ -254,6 +254,7 @@ def first_error(log: str) -> str:
 
 
 _TASK = re.compile(r"Dumping task \(pid: (\d+) comm: (.*)\)$")
+_TASKS_DONE = re.compile(r"\) Dumping (?:file-locks|pstree)")
 _DESCRIPTOR = re.compile(r"\) \d+ fdinfo (\d+): pos:")
 _RESTORED = re.compile(r"^\([\d.]+\) +(\d+): Error \(")
 
@@ -270,6 +271,8 @@ def _first_error(log: str) -> tuple[str, str]:
         found = _TASK.search(line)
         if found:
             task, descriptor = f"process {found[1]} ({found[2]})", ""
+        elif _TASKS_DONE.search(line):
+            task = ""
         elif "--------" in line:  # before and after the files of one
             descriptor = ""
         else:

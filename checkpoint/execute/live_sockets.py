@@ -31,9 +31,9 @@ _UNREAD = 0x541B  # SIOCINQ of asm-generic/ioctls.h
 _PIDFD_GETFD = 438
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_ALL, _DONE, _ERROR = 4, 20, 0x301, 3, 2
-_SHOW_FILE, _SHOW_PENDING, _SHOW_QUEUES = 2, 8, 16
-_SHOW = _SHOW_FILE | _SHOW_PENDING | _SHOW_QUEUES
-_FILE, _PENDING, _QUEUES = 1, 3, 4
+_SHOW_FILE, _SHOW_PEER, _SHOW_PENDING, _SHOW_QUEUES = 2, 4, 8, 16
+_SHOW = _SHOW_FILE | _SHOW_PEER | _SHOW_PENDING | _SHOW_QUEUES
+_FILE, _PEER, _PENDING, _QUEUES = 1, 2, 3, 4
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -60,19 +60,23 @@ class Unix(Value):
     """A unix socket.
 
     inode     its own
+    peer      that of the socket that it is connected to, or 0
     pending   inodes of those that have connected and are not accepted yet, 0 for one that is closed; else ()
+    unread    bytes, or of one that listens connections, that wait to be taken
     sent      bytes that its other end has not read yet
     file      inode of the file that it is bound to, 32 bits of it; 0: none
     """
 
-    __slots__ = ("file", "inode", "pending", "sent")
+    __slots__ = ("file", "inode", "peer", "pending", "sent", "unread")
     inode: int
+    peer: int
     pending: tuple[int, ...]
+    unread: int
     sent: int
     file: int
 
-    def __init__(self, inode: int, pending: tuple[int, ...], sent: int, file: int) -> None:
-        self._set(inode=inode, pending=pending, sent=sent, file=file)
+    def __init__(self, inode: int, peer: int, pending: tuple[int, ...], unread: int, sent: int, file: int) -> None:
+        self._set(inode=inode, peer=peer, pending=pending, unread=unread, sent=sent, file=file)
 
 
 class Connection(Value):
@@ -106,12 +110,15 @@ def held(tasks: list[Task]) -> Held:
     return out
 
 
-def connections(tasks: list[Task], tcp: list[Tcp]) -> list[Connection]:
-    """List the TCP connections of the tree. Not obstacles.
+def connections(tasks: list[Task], before: list[Tcp], tcp: list[Tcp]) -> list[Connection]:
+    """List the TCP connections of the tree, looked at after `before` and before `tcp`. Not obstacles.
 
-    All are kept, or none: criu without a lock on the network cannot take one apart that others send to.
+    All are kept, or none: criu without a lock on the network cannot take one apart that others send to. What was not
+    there before, or not in this process, may be the job's without having been seen: it counts as WITHIN, and if its
+    other end is not in the image, it is closed by who goes on from that (image_sockets.py).
     """
     ours = held(tasks)
+    known = {(t.local, t.remote, t.inode) for t in before}
     table = {(t.local, t.remote): t for t in tcp if t.state not in (CLOSED, LISTENS)}
     ports = {t.local[1] for t in tcp if t.state == LISTENS and t.inode in ours}
     out = []
@@ -124,7 +131,8 @@ def connections(tasks: list[Task], tcp: list[Tcp]) -> list[Connection]:
         if (there is not None and there.inode in ours) or (here and row.state == CLOSE_WAIT and _gone(there)):
             other = WITHIN
         elif there is None or there.inode:
-            other = OUTSIDE
+            new = any(t is not None and (t.local, t.remote, t.inode) not in known for t in (row, there))
+            other = WITHIN if new else OUTSIDE
         elif not _gone(there):
             other = UNACCEPTED if remote[1] in ports else OUTSIDE
         else:
@@ -147,10 +155,7 @@ def ended_unread(tasks: list[Task], tcp: list[Tcp]) -> list[str]:
         if inode not in listed and fd.protocol in ("TCP", "TCPv6"):
             size = _unread(task.host_pid, fd.number)
             if size:
-                out.append(
-                    f"process {task.pid} ({task.name}) has descriptor {fd.number} ({fd.target}), a TCP connection that "
-                    f"has ended with {size} bytes not read yet, which CRIU cannot save"
-                )
+                out.append(_cannot(task, fd, f"a TCP connection that has ended with {size} bytes not read yet"))
     return out
 
 
@@ -193,10 +198,29 @@ def pending(tasks: list[Task], unix: list[Unix]) -> list[str]:
                 why = "a unix socket with data under way in a connection that is not accepted yet"
             else:
                 why = "a unix socket with a connection that was closed before it is accepted"
-            task, fd = ours[at]
-            who = f"process {task.pid} ({task.name})"
-            out.append(f"{who} has descriptor {fd.number} ({fd.target}), {why}, which CRIU cannot save")
+            out.append(_cannot(*ours[at], why))
     return out
+
+
+def outside(tasks: list[Task], before: list[Unix], after: list[Unix]) -> list[str]:
+    """Say which unix sockets are connected to another process than `tasks`, all of the tree, looked at in between.
+
+    What was connected before and is so after was in a process all the time; unless it is under way in a message.
+    """
+    ours = held(tasks)
+    rows = [row for row in after if row.inode in ours]
+    if any(row.unread for row in rows):
+        return []  # CRIU finds out
+    known = {(row.inode, row.peer) for row in before}
+    what = "a unix socket to a process outside the job"
+    return [
+        _cannot(*ours[row.inode], what) for row in rows
+        if row.peer and row.peer not in ours and (row.inode, row.peer) in known
+    ]  # fmt: skip
+
+
+def _cannot(task: Task, fd: Descriptor, what: str) -> str:
+    return f"process {task.pid} ({task.name}) has descriptor {fd.number} ({fd.target}), {what}, which CRIU cannot save"
 
 
 # ------------------------------------------------------------------------------------------------ the look
@@ -252,15 +276,17 @@ def parse_unix(raw: bytes) -> Unix:
     """Read a struct unix_diag_msg and the attributes after it (linux/unix_diag.h)."""
     inode, at = struct.unpack_from("=I", raw, 4)[0], 16
     waiting: tuple[int, ...] = ()
-    sent = file = 0
+    peer = unread = sent = file = 0
     while at + 4 <= len(raw):
         size, kind = struct.unpack_from("=HH", raw, at)
         value = raw[at + 4 : at + size]
-        if kind == _PENDING:
+        if kind == _PEER:
+            peer = struct.unpack("=I", value)[0]
+        elif kind == _PENDING:
             waiting = struct.unpack(f"={len(value) // 4}I", value)
         elif kind == _FILE:
             file = struct.unpack_from("=I", value)[0]
         elif kind == _QUEUES:
-            sent = struct.unpack("=II", value)[1]
+            unread, sent = struct.unpack("=II", value)
         at += max((size + 3) & ~3, 4)
-    return Unix(inode, waiting, sent if not waiting else 0, file)
+    return Unix(inode, peer, waiting, unread, sent, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import IO
 import pytest
 
 from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid
-from tests.mover import until
+from tests.mover import Mover, until
 
 __all__ = ["caches", "run", "uid"]
 
@@ -269,9 +270,15 @@ ends[0].shutdown(socket.SHUT_WR)
 wait()
 mptcp.close()
 said = [tcp.accept()[0].recv(9), listener.accept()[0].recv(9), listener.accept()[0].recv(9), ends[0].recv(9)]
+outside = socket.socket(socket.AF_UNIX)
+outside.connect("\\0" + sys.argv[1])
+print(b" ".join(said).decode(), flush=True)
+while not os.path.exists("close"):
+    time.sleep(.02)
+outside.close()
 cork = udp()
 cork.setsockopt(socket.IPPROTO_UDP, 1, 1)  # UDP_CORK
-print(b" ".join(said).decode(), flush=True)
+print("corked", flush=True)
 time.sleep(1000)
 """
 
@@ -280,7 +287,13 @@ def test_a_socket_that_cannot_be_saved_is_named_beforehand(run: Run) -> None:
     """By process and descriptor, and the job runs on; also where it is criu that finds it. Its data is not lost."""
 
     def body(make: Make, home: Path) -> None:
-        mover = make(PYTHON, "-c", JOB + REFUSED)
+        name = f"rexec-test-{os.getpid()}"
+        with socket.socket(socket.AF_UNIX) as outside:
+            outside.bind("\0" + name)
+            outside.listen()
+            refused(make(PYTHON, "-c", JOB + REFUSED, name), home)
+
+    def refused(mover: Mover, home: Path) -> None:
         at = mover.place("local")
         until(lambda: mover.out == b"ready\n", "not ready")
         why = at.checkpoint(1)["why"]
@@ -295,6 +308,11 @@ def test_a_socket_that_cannot_be_saved_is_named_beforehand(run: Run) -> None:
         (home / "go").touch()
         until(lambda: mover.out == b"ready\ntcp  unix ends\n", f"not read: {bytes(mover.out)!r} {bytes(mover.err)!r}")
         why = at.checkpoint(2)["why"]
+        words = "a unix socket to a process outside the job, which CRIU cannot save"
+        assert re.fullmatch(rf"process \d+ \(python3\) has descriptor \d+ \(socket:\[\d+\]\), {words}", why), why
+        (home / "close").touch()
+        until(lambda: mover.out.endswith(b"corked\n"), "not corked")
+        why = at.checkpoint(3)["why"]
         assert re.search(r"process \d+ \(python3\), descriptor \d+: a UDP socket gathers what it is to send", why), why
         at.order("kill", 0)
         assert at.end() == 9

@@ -103,14 +103,17 @@ def test_a_connection_out_of_the_tree_is_told() -> None:
     with listener, socket.create_connection(listener.getsockname()) as client, listener.accept()[0]:
         me = os.getpid()
         both = preflight.look(me)[:1]
-        found = live_sockets.connections(both, live_sockets.tcp(me))
+        rows = live_sockets.tcp(me)
+        found = live_sockets.connections(both, rows, rows)
         assert [connection.other for connection in found] == [live_sockets.WITHIN] * 2
         for fd in list(both[0].descriptors):
             if fd.number != client.fileno() and fd.target.startswith("socket:"):
                 both[0].descriptors.remove(fd)
-        (only,) = live_sockets.connections(both, live_sockets.tcp(me))
+        (only,) = live_sockets.connections(both, rows, rows)
         assert only.other == live_sockets.OUTSIDE
         assert only.words.startswith(f"the TCP connection that is descriptor {client.fileno()} of process")
+        (only,) = live_sockets.connections(both, [], rows)
+        assert only.other == live_sockets.WITHIN, "whoever accepts all the time loses none of his connections"
 
 
 def test_a_process_that_may_not_be_looked_at_is_no_obstacle(place: Place, as_user: AsUser) -> None:

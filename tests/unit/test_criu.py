@@ -87,6 +87,10 @@ AT = """(00.010000) Dumping task (pid: 12 comm: python3)
             "process 12 (python3): CRIU gave up there (criu: something new)",
         ),
         (
+            AT + "(00.2) Dumping file-locks\n(00.3) Error (criu/sk-unix.c:1): unix: External socket is used.\n",
+            "a unix socket leads to a process outside the job (criu: unix: External socket is used.)",
+        ),
+        (
             "(00.2)     12: Error (criu/sk-inet.c:1): inet: Can't bind inet socket (id 12): Address already in use\n",
             "process 12: a port that the job has is taken on this host "
             "(criu: inet: Can't bind inet socket (id 12): Address already in use)",

@@ -158,7 +158,9 @@ class Dumper:
 
     def _preflight(self, leave: bool) -> None:
         tree = self._parts.tree
+        unix, rows = live_sockets.unix(), live_sockets.tcp(tree.root())
         tasks = preflight.look(tree.root())
+        whole = preflight.tree(tree.root()) == [task.host_pid for task in tasks]
         apart = self._parts.sandbox.plan.apart
         tty = self._parts.streams.tty
         terminal = (os.major(tty[0]), os.minor(tty[0])) if tty is not None else None
@@ -167,10 +169,10 @@ class Dumper:
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
         if own:
             found.append(own)
-        rows = live_sockets.tcp(tree.root())
-        found += live_sockets.ended_unread(tasks, rows)
-        found += live_sockets.pending(tasks, live_sockets.unix())
-        tcp = live_sockets.connections(tasks, rows)
+        unix_now, rows_now = live_sockets.unix(), live_sockets.tcp(tree.root())
+        found += live_sockets.ended_unread(tasks, rows_now) + live_sockets.pending(tasks, unix_now)
+        found += live_sockets.outside(tasks, unix, unix_now) if whole else []
+        tcp = live_sockets.connections(tasks, rows, rows_now)
         # All or none; and only root may take one apart (TCP_REPAIR).
         others = [connection.other for connection in tcp]
         self._keep_tcp = bool(tcp) and not apart and live_sockets.OUTSIDE not in others
