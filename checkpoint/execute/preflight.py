@@ -274,6 +274,31 @@ def look(root: int, proc: str = "/proc") -> list[Task]:
     return out
 
 
+def ended_sessions(root: int, proc: str = "/proc") -> list[str]:
+    """Say which processes of the tree have ended, as has the leader of their session, a sentence each.
+
+    Their parents have not waited for them yet. CRIU makes the one by the other, or by a helper, and then waits for
+    itself: a restore would hang.
+    """
+    rows = {}
+    for pid in tree(root, proc):
+        try:
+            with open(f"{proc}/{pid}/stat") as f:
+                start, _, rest = f.read().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = rest.split()  # proc_pid_stat(5)
+        rows[pid] = start.partition("(")[2], fields[0], int(fields[3])
+    named = numbers(root, proc)
+    gone = ("", "Z", 0)
+    return [
+        f"process {named.get(str(pid), pid)} ({name}) has ended, as has the leader of its session, and its parent has "
+        "not waited for it, which CRIU cannot save"
+        for pid, (name, state, session) in rows.items()
+        if state == "Z" and session != pid and rows.get(session, gone)[1] == "Z"
+    ]
+
+
 def highest(root: int, proc: str = "/proc") -> int:
     """Find the highest pid of the tree, as the job numbers them."""
     return max(numbers(root, proc).values(), default=0)

@@ -167,6 +167,47 @@ def test_files_of_the_kernel_are_kept_or_refused_before_anything_is_lost(run: Ru
     run(body)
 
 
+LEADER = """
+def lead():
+    leader = subprocess.Popen(["sh", "-c", "sleep 1000 >/dev/null & echo $!"], start_new_session=True, stdout=-1)
+    return leader, int(leader.stdout.readline())
+kept = lead()
+leader, other = lead()
+for pid in (kept[0].pid, leader.pid, other):
+    if pid == other:
+        os.kill(other, 9)
+    while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(.01)
+wait("close")
+print(leader.wait())
+wait("reap")
+print(os.waitpid(other, 0)[1])  # it is ours: the job's first process takes the place of lost parents
+wait("go")
+os.kill(kept[1], 9)
+"""
+
+
+def test_a_session_of_which_all_have_ended_and_nobody_has_waited(run: Run) -> None:  # noqa: F811
+    """criu hung when it was to make that again, and the job went on nowhere."""
+
+    def body(make: Make, home: Path) -> None:
+        ended = "has ended, as has the leader of its session, and its parent has not waited for it"
+        mover = make(PYTHON, "-c", START + LEADER)
+        at = mover.place("local")
+        said(mover, SETTLED)
+        assert ended in at.checkpoint(1)["why"]
+        (home / "close").touch()
+        said(mover, "ready\n0\nready\n")
+        assert ended in at.checkpoint(2)["why"]
+        (home / "reap").touch()
+        said(mover, "ready\n0\nready\n9\nready\n")
+        at = at.move("local")
+        (home / "go").touch()
+        assert at.end() == 0, mover.err.decode()
+
+    run(body)
+
+
 OTHERS = """
 if os.fork() == 0:
     os.setgroups([4])

@@ -166,6 +166,7 @@ class Dumper:
         terminal = (os.major(tty[0]), os.minor(tty[0])) if tty is not None else None
         found = preflight.obstacles(tasks, preflight.Reach(apart, _may_ask_limits(), terminal))
         found += preflight.ipc(tree.ask(messages.ASK_IPC).decode().split(), apart, os.uname().release)
+        found += preflight.ended_sessions(tree.root())
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
         if own:
             found.append(own)
