@@ -23,7 +23,8 @@ WORDS = {
     "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures": "IdentitiesOnly",
     "kex_exchange_identification: read: Connection reset by peer": "closed the connection before the login",
     "banner exchange: Connection to 1.2.3.4 port 22: Broken pipe": "closed the connection before the login",
-    "Connection closed by 1.2.3.4 port 22": "closed the connection; try",
+    "Connection closed by 1.2.3.4 port 22": "closed the connection before the login",  # all that OpenSSH 10 says
+    "Connection to box closed by remote host.": "closed the connection; try",
     "/home/a/.ssh/config: terminating, 1 bad configuration options": "terminating, 1 bad",
     "something ssh never said before": "ssh says 'something ssh never said before'",
     "": "without a word",

@@ -101,7 +101,8 @@ def test_since_when_a_thread_sleeps() -> None:
         began = time.monotonic()
         time.sleep(0.3)
         found = waits.look(process.pid, {})[process.pid]
-        assert found.call in (waits.NANOSLEEP, waits.CLOCK_NANOSLEEP) and found.lasts == 30
+        assert found.call in (waits.NANOSLEEP, waits.CLOCK_NANOSLEEP)
+        assert found.lasts == pytest.approx(30)  # newer ones round up
         assert found.began is not None and began - 0.5 < found.began < began + 0.1
         process.send_signal(19)
         until(lambda: _state(process.pid) == "T", "it does not stop")

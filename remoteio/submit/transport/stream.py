@@ -98,10 +98,12 @@ _RULES: tuple[tuple[str, str], ...] = (
         "cannot reach {dest}: ssh does not accept its configuration ({what}); correct it",
     ),
 )
-# Before the host has said what protocol it speaks: kex.c, sshconnect.c; the last is how older ones are called.
+# Before the host has said what protocol it speaks: kex.c, sshconnect.c; the second is how older ones are called. From
+# OpenSSH 10 on only packet.c says it, as of any close before the login; afterwards it is "Connection to … closed".
 _DROPPED = (
     r"(?:kex|ssh)_exchange_identification: (?:read: |write: )?(?:Connection (?:closed|reset)|Broken pipe)"
     r"|banner exchange: [^\n]*(?:Connection (?:closed|reset)|Broken pipe)"
+    r"|(?m:^Connection (?:closed|reset) by \S+ port \d+)"
 )
 _CLOSED = r"[Cc]onnection to \S+ closed|Connection closed by|Connection reset|kex_exchange_identification|Broken pipe"
 
