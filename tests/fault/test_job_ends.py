@@ -82,6 +82,7 @@ def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:  # noqa:
     run(body)
 
 
+@pytest.mark.long(lambda order, **who: bool(who["uid"]) == (order == "checkpoint"))
 @pytest.mark.parametrize("order", ["checkpoint", "vacate"])
 def test_at_any_moment(run: Run, order: str) -> None:  # noqa: F811
     """The end of small jobs is swept over the whole of a dump, some 0.2 s, in steps of 10 ms."""

@@ -75,6 +75,7 @@ def test_fifty_runs_at_once(combo: Combo) -> None:
         assert (process.returncode, out, err) == (n, b"%d\n" % n, b"")
 
 
+@pytest.mark.long(lambda combo: combo == "local-root")
 def test_a_job_of_two_hundred_processes(combo: Combo) -> None:
     done = combo.run([PYTHON, "-c", CROWD], timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -285,6 +285,7 @@ def test_a_program_that_runs_here_is_busy_there(job: Talk, here: Path, combo: Co
     assert job("subprocess.run(['./script'], capture_output=True).stdout.decode()") == "fresh\n"
 
 
+@pytest.mark.long(lambda **_: True)  # test_moving_directories.py reads one of thousands
 @pytest.mark.where(lambda combo: combo == "local-root")
 def test_a_directory_of_100000(job: Talk, here: Path, combo: Combo) -> None:
     many = here / "many"

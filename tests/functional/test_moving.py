@@ -71,6 +71,7 @@ def counted(mover: Mover) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.long(lambda uid: not uid)
 def test_each_line_once_through_ten_moves(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)

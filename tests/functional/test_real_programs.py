@@ -79,6 +79,7 @@ def built(tree: Path) -> Mapping[str, str]:
     return {str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.long(lambda **_: True)  # one that is moved in the middle is compared too
 @pytest.mark.where(lambda combo: combo == "root-root")
 def test_a_c_project_is_built_to_the_bit_as_here(combo: Combo, c_sources: Path) -> None:
     build = ["sh", "-ec", f"{' '.join(c_project.CONFIGURE)} --static; make -j4; make test"]
