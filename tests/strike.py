@@ -3,7 +3,8 @@
 $STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/fault_points.py) is reached; WHO: agent, keeper,
 init or criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before
 the agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with it.
-`spool:none:1` instead: there is no place for images.
+`spool:none:1` instead: there is no place for images. POINT:signal:N: nobody is killed, but the agent waits there until
+it has passed a signal on to init.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 from shim.execute import main as agent
-from shim.execute.agent import fault_points
+from shim.execute.agent import fault_points, job_tree
 from shim.execute.init import sandbox
 
 
@@ -73,7 +75,9 @@ def main(read_fd: int, write_fd: int) -> int:
     def reached(at: str) -> None:
         if at == point:
             left[0] -= 1
-            if left[0] == 0:
+            if left[0] == 0 and who == "signal":
+                told.wait()
+            elif left[0] == 0:
                 pid = victim("keeper" if who == "job" else who)
                 open(os.environ["STRUCK"], "w").close()
                 if who not in ("job", "root"):
@@ -87,6 +91,12 @@ def main(read_fd: int, write_fd: int) -> int:
                 thread.join()
         whole(held)
 
+    def tell(tree: job_tree.JobTree, *what: Any) -> None:
+        passes_on(tree, *what)
+        told.set()
+
+    told = threading.Event()
+    passes_on = job_tree.JobTree.tell
     whole = sandbox.Sandbox.end
 
     def nowhere() -> str:
@@ -96,5 +106,7 @@ def main(read_fd: int, write_fd: int) -> int:
         sandbox.for_images = nowhere
     if who == "job":
         sandbox.Sandbox.end = end
+    if who == "signal":
+        job_tree.JobTree.tell = tell  # type: ignore[method-assign]
     fault_points.reached = reached
     return agent.main(read_fd, write_fd)

@@ -82,6 +82,26 @@ def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:  # noqa:
     run(body)
 
 
+def test_killed_between_its_restore_and_its_going_on(run: Run) -> None:  # noqa: F811
+    """Home knows it to run before init knows whom a signal is for."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make("/bin/sh", "-c", ENDS)
+        at = mover.place("local")
+        until(lambda: mover.out == b"begun\n", "it has not begun")
+        at.order("vacate", 1)
+        at.wait("moved")
+        at.wait("closed")
+        at.close()
+        mover.strike = "runs:signal:1"
+        at = mover.place("local", mover.image)
+        at.go()
+        at.order("kill", 0)
+        assert at.end() == 9
+
+    run(body)
+
+
 @pytest.mark.long(lambda order, **who: bool(who["uid"]) == (order == "checkpoint"))
 @pytest.mark.parametrize("order", ["checkpoint", "vacate"])
 def test_at_any_moment(run: Run, order: str) -> None:  # noqa: F811

@@ -259,9 +259,12 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: Tree
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(wake_r, select.POLLIN)
+    early: list[int] = []  # signals to a job that home knows to run, before GOES_ON says here which it is
     while True:
         if tree is not None:
             job = tree.job
+        while job and early:
+            _signal(job, early.pop(0), slave)
         status = tree.status if tree is not None and tree.status is not None else _reap(sock, job, tree)
         if status is not None:
             break
@@ -274,7 +277,9 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: Tree
                     os._exit(1)  # the agent is gone
                 if said is not messages.SIGNAL and tree is not None:
                     tree.take(said, rest, fds)
-                elif job and not (tree is not None and tree.stopped and int(rest) == signal.SIGCONT):
+                elif not job:
+                    early.append(int(rest))
+                elif not (tree is not None and tree.stopped and int(rest) == signal.SIGCONT):
                     _signal(job, int(rest), slave)
                     if tree is not None and int(rest) == signal.SIGTSTP:
                         tree.suspend()
