@@ -64,7 +64,7 @@ def again(mover: Mover, job: str) -> None:  # noqa: F811
     """It is lost with its link, and goes on."""
     generation = int(str(mover.job(job)["generation"]))
     kill_ssh(mover, job)
-    until(lambda: mover.job(job)["generation"] == generation + 1, "another generation", within=30)
+    until(lambda: mover.job(job)["generation"] > generation, "another generation", within=30)
     mover.running(job)
 
 
@@ -167,7 +167,7 @@ def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType
     until(lambda: mover.job(job)["state"] != "running", "it is lost", within=30)
     at_loss = log_lines(mover)
     expected += others(mover, "lost")
-    until(lambda: mover.job(job)["generation"] == 2, "another generation", within=60)
+    until(lambda: mover.job(job)["generation"] >= 2, "another generation", within=60)
     mover.running(job)
     expected += others(mover, "on the other host")
     more(mover)
