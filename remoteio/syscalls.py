@@ -119,15 +119,16 @@ def fstatfs(fd: int) -> tuple[int, int]:
 
 
 def getdents64(fd: int) -> list[tuple[int, int, int, bytes]]:
-    """getdents64(2): (d_ino, d_off, d_type, d_name) of more entries of an open directory; none: there are no more."""
+    """Read the rest of an open directory by getdents64(2): (d_ino, d_off, d_type, d_name) of each entry."""
     buffer = ctypes.create_string_buffer(_DIRENTS)
-    size = check(libc.getdents64(fd, buffer, _DIRENTS), "getdents64")
-    data = ctypes.string_at(buffer, size)
-    found, at, fields, end = [], 0, _DIRENT.unpack_from, data.index
-    while at < size:
-        inode, position, length, kind = fields(data, at)
-        found.append((inode, position, kind, data[at + 19 : end(0, at + 19)]))
-        at += length
+    found, fields = [], _DIRENT.unpack_from
+    while size := check(libc.getdents64(fd, buffer, _DIRENTS), "getdents64"):
+        data, at = ctypes.string_at(buffer, size), 0
+        end = data.index
+        while at < size:
+            inode, position, length, kind = fields(data, at)
+            found.append((inode, position, kind, data[at + 19 : end(0, at + 19)]))
+            at += length
     return found
 
 

@@ -84,10 +84,14 @@ class ExportBase:
         return not st.st_nlink and st.st_dev != self.instead.device
 
     def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
-        held = stat.S_ISFIFO(st.st_mode) and self._fifos.held(st)
-        node = self.inodes.found(parent, name, st, held)
+        taken = False
+        if stat.S_IFMT(st.st_mode) in _CHANNELS:
+            node = self.inodes.found(parent, name, st, stat.S_ISFIFO(st.st_mode) and self._fifos.held(st))
+            taken = self._taken(node)
+        else:
+            node = self.inodes.found(parent, name, st)
         ttl = 0 if parent.shared else TTL
-        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, self._taken(node))
+        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
 
     def _taken(self, node: Node) -> bool:
         """Is `node` a channel to a process of this machine?"""
@@ -156,6 +160,7 @@ class ExportBase:
 
 
 _U64 = (1 << 64) - 1
+_CHANNELS = (stat.S_IFIFO, stat.S_IFSOCK)
 
 
 def _widen(name: bytes, at: int, fd: int, lacking: int) -> None:

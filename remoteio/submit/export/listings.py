@@ -54,35 +54,32 @@ class Listings:
 
     def _entries(self, node: Node, fd: int, start: int) -> list[Found]:
         """What is in the directory itself, from that position on."""
-        number, dev, instead = self._inodes.number, node.dev, self._instead.names(node)
-        hidden = {ino for device, ino in self._inodes.confinement.hidden if device == dev}
+        numbers, dev, instead = self._inodes.numbers, node.dev, self._instead.names(node)
+        known = self._inodes.confinement.hidden
+        hidden = {ino for device, ino in known if device == dev} if known else known
         ext4 = start >= positions.OWN and _is_ext4(fd)
         first = positions.meant(start, ext4)
         os.lseek(fd, first, os.SEEK_SET)
-        read = []
-        while more := syscalls.getdents64(fd):
-            read += more
-        raw = [entry[1] for entry in read]
+        read = syscalls.getdents64(fd)
+        raw = [position for _, position, _, _ in read]
         given = positions.given(raw, first, ext4 or (max(raw, default=0) >= 1 << 31 and _is_ext4(fd)))
-        kept = dev == self._inodes.numbers.device
+        kept = KEPT if dev == numbers.device else 0
         return [
-            (name, ino if kept and ino < KEPT else number(dev, ino), kind, position)
-            for (ino, _, kind, name), position in zip(read, given, strict=True)
-            if (name[0] != 46 or name not in _OURS) and ino not in hidden and name not in instead
+            (name, ino if ino < kept else numbers.shown(dev, ino), kind, position)
+            for (ino, _, kind, name), position in zip(read, given)
+            if name not in _OURS and ino not in hidden and name not in instead
         ]
 
     def _of(self, handle: Handle, offset: int) -> tuple[list[Found], int]:
         """The entries of `handle`, and which of them is the first at `offset`."""
         # Read whole at the start and at a rewind: what comes after an offset then stays what it was, whatever changes
         # meanwhile. An offset that was not given with what was read is of another time, before the job moved.
-        first = handle.where.get(offset) if offset else None
+        first = handle.after(offset) if offset else None
         if handle.entries is None or first is None:
             found = self._found(handle.node, handle.fd, offset)
-            where = {position: k for k, (_, _, _, position) in enumerate(found, 1)}
-            if len(where) != len(found):  # a filesystem without positions
+            if len({position for _, _, _, position in found}) != len(found):  # a filesystem without positions
                 found = [(*entry[:3], k) for k, entry in enumerate(found, offset + 1)]
-                where = {position: k for k, (_, _, _, position) in enumerate(found, 1)}
-            handle.entries, handle.where, first = found, where, 0
+            handle.entries, handle.where, first = found, None, 0
         return handle.entries, first
 
     def plain(self, handle: Handle, offset: int, size: int) -> bytes:

@@ -81,4 +81,13 @@ class Handle:
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.flocked = False  # flock(2) was ever asked of it
         self.entries: list[Found] | None = None  # directory: as last read, from its start or a position on
-        self.where: dict[int, int] = {}  # which of these is next, by position
+        self.where: dict[int, int] | None = None  # which of these is next, by position; None: nobody has asked
+
+    def after(self, position: int) -> int | None:
+        """Return which entry is the next at that position; None: it was not given with any of them."""
+        entries = self.entries or []
+        if entries and entries[-1][3] == position:
+            return len(entries)  # as everybody asks in the end
+        if self.where is None:
+            self.where = {position: k for k, (_, _, _, position) in enumerate(entries, 1)}
+        return self.where.get(position)
