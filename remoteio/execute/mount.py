@@ -13,7 +13,8 @@ from remoteio.execute import machine
 from remoteio.syscalls import check, libc
 from remoteio.wire.fuse_abi import MAX_WRITE
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is read
 
@@ -47,6 +48,15 @@ def mount_fuse(fd: int, target: str, uid: int, gid: int, flags: int, check: bool
 def bind(source: str, target: str, flags: int = 0) -> None:
     """Show `source` at `target` too."""
     mount(source, target, None, MS_BIND | flags)
+
+
+def read_only(where: str) -> None:
+    """Have what is mounted at `where` and beneath it, filesystems of the kernel's own, be read-only there."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as f:
+        places = [line.split(" ", 5)[4] for line in f]
+    for place in places:
+        if place == where or place.startswith(where + "/"):
+            mount("none", place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
 def make_private() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -270,9 +270,13 @@ ends[0].shutdown(socket.SHUT_WR)
 wait()
 mptcp.close()
 said = [tcp.accept()[0].recv(9), listener.accept()[0].recv(9), listener.accept()[0].recv(9), ends[0].recv(9)]
-outside = socket.socket(socket.AF_UNIX)
-outside.connect("\\0" + sys.argv[1])
+calls = socket.socket(socket.AF_UNIX)
+calls.bind("\\0" + sys.argv[1])
+calls.listen()
 print(b" ".join(said).decode(), flush=True)
+outside = calls.accept()[0]
+calls.close()
+print("called", flush=True)
 while not os.path.exists("close"):
     time.sleep(.02)
 outside.close()
@@ -289,11 +293,9 @@ def test_a_socket_that_cannot_be_saved_is_named_beforehand(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         name = f"rexec-test-{os.getpid()}"
         with socket.socket(socket.AF_UNIX) as outside:
-            outside.bind("\0" + name)
-            outside.listen()
-            refused(make(PYTHON, "-c", JOB + REFUSED, name), home)
+            refused(make(PYTHON, "-c", JOB + REFUSED, name), home, lambda: outside.connect("\0" + name))
 
-    def refused(mover: Mover, home: Path) -> None:
+    def refused(mover: Mover, home: Path, call: Callable[[], None]) -> None:
         at = mover.place("local")
         until(lambda: mover.out == b"ready\n", "not ready")
         why = at.checkpoint(1)["why"]
@@ -307,6 +309,8 @@ def test_a_socket_that_cannot_be_saved_is_named_beforehand(run: Run) -> None:
         assert re.search(r"connection that is descriptor 5 of process \d+ \(python3\) is not accepted yet", why), why
         (home / "go").touch()
         until(lambda: mover.out == b"ready\ntcp  unix ends\n", f"not read: {bytes(mover.out)!r} {bytes(mover.err)!r}")
+        call()
+        until(lambda: mover.out.endswith(b"called\n"), "not called")
         why = at.checkpoint(2)["why"]
         words = "a unix socket to a process outside the job, which CRIU cannot save"
         assert re.fullmatch(rf"process \d+ \(python3\) has descriptor \d+ \(socket:\[\d+\]\), {words}", why), why

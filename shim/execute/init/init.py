@@ -29,7 +29,7 @@ import termios
 from remoteio.errors import RexecError, named
 from remoteio.execute import machine
 from remoteio.syscalls import syncfs
-from shim.execute.init import descriptors, messages, namespaces
+from shim.execute.init import descriptors, messages, namespaces, out_of_reach
 from shim.wire import scheduling, terminal_state
 from shim.wire.descriptors import FILE, TERMINAL
 from shim.wire.job_spec import JobSpec
@@ -70,7 +70,9 @@ def run(
 
         tree = TreeControl(sock)
     try:
-        namespaces.build_root(where, spec, scratch, any(a <= 5 < a + n for a, _, n in plan.gids), not plan.user)
+        namespaces.build_root(where, spec, scratch, plan)
+        out_of_reach.leave_abstract_sockets()
+        out_of_reach.leave_keys()
         slave = -1
         if spec.tty:
             slave = _terminal(sock, spec, plan)

@@ -134,6 +134,10 @@ class Plan:
         elif self.user:
             self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
 
+    def trusted(self, spec: JobSpec) -> bool:
+        """Tell whether the job is root on this host, which then has nothing to keep from it."""
+        return not self.apart and spec.uid == 0
+
     def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:
         """Write them as HELLO does: "first count" each; nothing where every id is mapped."""
         return [b"%d %d" % (first, count) for first, _, count in lines] if self.user else []
@@ -233,7 +237,7 @@ def _map(kind: str, pid: int, lines: list[tuple[int, int, int]], helper: bool) -
 def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     """Mount, in the keeper, the connection. Returns where, as the host sees it. Raises RexecError."""
     where = next((d for d in ("/mnt", "/media", "/srv") if os.path.isdir(d)), "/tmp")
-    trusted = not plan.apart and spec.uid == 0
+    trusted = plan.trusted(spec)
     try:
         mount.make_private()
         mount.mount_fuse(
@@ -251,19 +255,22 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     return where
 
 
-def build_root(where: str, spec: JobSpec, scratch: list[str], gid5: bool, widen: bool) -> None:
+def build_root(where: str, spec: JobSpec, scratch: list[str], plan: Plan) -> None:
     """In init: mount what is the execute host's own (/proc /sys /dev, scratch) into the root at `where`; then enter it.
 
     Every path beneath `where` is already the submit machine's. Raises RexecError.
     """
+    gid5 = any(first <= 5 < first + count for first, _, count in plan.gids)
     try:
         unshare(CLONE_NEWNS)
         for k, source in enumerate(scratch):
             mount.bind(source, where + os.fsdecode(spec.scratch[k]))
-        if widen:
+        if not plan.user:
             mount.read_further_ahead(where)
         mount.mount("proc", where + "/proc", "proc", mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC)
         mount.bind("/sys", where + "/sys", mount.MS_REC)
+        if not plan.trusted(spec):
+            mount.read_only(where + "/sys")  # in cgroups of the login's own, whatever else is in them can be killed
         dev = where + "/dev"
         mount.mount("dev", dev, "tmpfs", mount.MS_NOSUID, "mode=755,size=64k")
         for name in DEVICES:
