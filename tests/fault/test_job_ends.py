@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moving import Make, Run, caches, run, uid  # noqa: F401
 from tests.functional.test_moving_owner import OWNER, terminal
 from tests.mover import Mover, Placement, until
+from tests.mover_as_user import Make, Run
 
 PYTHON = "/usr/bin/python3"
 ENDS = "echo begun; while [ ! -e struck ]; do sleep .01; done; echo ended; exit 7"
@@ -35,7 +35,7 @@ def ended(mover: Mover, at: Placement) -> None:
 
 @pytest.mark.parametrize("before", [0, 1], ids=["first", "with an image"])
 @pytest.mark.parametrize(("order", "point"), DUMP, ids=["-".join(case) for case in DUMP])
-def test_while_an_image_is_made(run: Run, order: str, point: str, before: int) -> None:  # noqa: F811
+def test_while_an_image_is_made(run: Run, order: str, point: str, before: int) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", ENDS, strike=f"{point}:job:{1 + before}")
         at = mover.place("local")
@@ -49,7 +49,7 @@ def test_while_an_image_is_made(run: Run, order: str, point: str, before: int) -
     run(body)
 
 
-def test_as_its_owner_comes_back(run: Run) -> None:  # noqa: F811
+def test_as_its_owner_comes_back(run: Run) -> None:
     """The machine's, to stop it."""
 
     def body(make: Make, home: Path) -> None:
@@ -65,7 +65,7 @@ def test_as_its_owner_comes_back(run: Run) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize(("point", "who"), [("runs", "root"), ("restored", "job")])
-def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:  # noqa: F811
+def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", ENDS)
         at = mover.place("local")
@@ -82,7 +82,7 @@ def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:  # noqa:
     run(body)
 
 
-def test_killed_between_its_restore_and_its_going_on(run: Run) -> None:  # noqa: F811
+def test_killed_between_its_restore_and_its_going_on(run: Run) -> None:
     """Home knows it to run before init knows whom a signal is for."""
 
     def body(make: Make, home: Path) -> None:
@@ -104,7 +104,7 @@ def test_killed_between_its_restore_and_its_going_on(run: Run) -> None:  # noqa:
 
 @pytest.mark.long(lambda order, **who: bool(who["uid"]) == (order == "checkpoint"))
 @pytest.mark.parametrize("order", ["checkpoint", "vacate"])
-def test_at_any_moment(run: Run, order: str) -> None:  # noqa: F811
+def test_at_any_moment(run: Run, order: str) -> None:
     """The end of small jobs is swept over the whole of a dump, some 0.2 s, in steps of 10 ms."""
 
     def body(make: Make, home: Path) -> None:
@@ -130,7 +130,7 @@ os._exit(7)
 
 
 @pytest.mark.parametrize("before", [0, 1], ids=["first", "with an image"])
-def test_a_big_one_in_the_middle_of_its_image(run: Run, before: int) -> None:  # noqa: F811
+def test_a_big_one_in_the_middle_of_its_image(run: Run, before: int) -> None:
     """It goes on as soon as it is in the spool, and is sent from there for a while."""
 
     def body(make: Make, home: Path) -> None:

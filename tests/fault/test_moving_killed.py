@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moving import Make, Run, caches, counted, more, run, uid  # noqa: F401
 from tests.mover import until
+from tests.mover_as_user import Make, Run, counted, more
 
 # The ordinary user's way has all that root's has and more; the orders are the same.
 pytestmark = pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0 and order == "vacate")
@@ -48,7 +48,7 @@ def job(make: Make, mark: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("order", "point", "who"), CASES, ids=["-".join(case) for case in CASES])
-def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:  # noqa: F811
+def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
     mark = uuid.uuid4().hex
 
     def body(make: Make, home: Path) -> None:
@@ -80,7 +80,7 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
     run(body)
 
 
-def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) -> None:  # noqa: F811
+def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) -> None:
     """What it did then would be in its files, and be done again by its image."""
 
     def body(make: Make, home: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) ->
 
 
 @pytest.mark.parametrize(("point", "who"), RESTORE, ids=["-".join(case) for case in RESTORE])
-def test_while_it_is_restored(run: Run, point: str, who: str) -> None:  # noqa: F811
+def test_while_it_is_restored(run: Run, point: str, who: str) -> None:
     mark = uuid.uuid4().hex
 
     def body(make: Make, home: Path) -> None:

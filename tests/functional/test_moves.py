@@ -6,114 +6,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import psutil
 import pytest
 
-from checkpoint.submit import obtain_criu
 from checkpoint.submit.store import Store
 from shim.wire import lease
-from tests.program import Argument, Rexec
+from tests.job_commands import COUNT, PYTHON, ROOT, USER, Mover, kill_ssh, lines, supervisors
 from tests.screen import Screen
 from tests.until import until
-
-PAIRS = {
-    "root": ("root", "alpha", "beta"),
-    "user": ("rexecuser", "alpha-alice", "beta-alice"),
-    # subby alone has subordinate ids there
-    "mapped": ("rexecuser", "alpha-subby", "beta-subby"),
-    "mapped by root": ("rexecuser", "alpha", "beta-subby"),
-    "fewer": ("rexecuser", "alpha-subby", "beta-alice"),
-    "more": ("rexecuser", "alpha-alice", "beta-subby"),
-}
-COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep {pause}; done; exit 3"
-PYTHON = "/usr/bin/python3"
-
-
-class Mover:
-    """Runs `rexec` with a state, data and configuration of its own, for jobs on two hosts."""
-
-    def __init__(self, rexec: Rexec, user: str, hosts: tuple[str, str], directory: Path) -> None:
-        self.rexec, self.user, self.hosts, self.dir = rexec, user, hosts, directory
-        self.env = {f"XDG_{name}_HOME": str(directory / name.lower()) for name in ("STATE", "DATA", "CONFIG")}
-
-    def verb(self, *words: Argument, timeout: float = 60) -> str:
-        """A verb's output; AssertionError with what it says if it fails."""
-        done, out, err = self.verb_fails(*words, timeout=timeout)
-        assert done == 0, f"{words}: status {done}, {out}{err}"
-        return out
-
-    def verb_fails(self, *words: Argument, timeout: float = 60) -> tuple[int, str, str]:
-        process = self.rexec.start(
-            words, as_user=self.user, env=self.env, cwd=self.dir, stdin=subprocess.DEVNULL
-        )  # fmt: skip
-        with process:
-            out, err = process.communicate(timeout=timeout)
-        return process.returncode, out.decode(), err.decode()
-
-    def submit(self, *argv: Argument, options: tuple[str, ...] = ()) -> str:
-        """Start a detached job; its id."""
-        on = ",".join(self.hosts)
-        job = self.verb("--checkpoint", "--detach", "--on", on, "--owner", "none", *options, "--", *argv).strip()
-        self.running(job)
-        return job
-
-    def foreground(self, *argv: Argument, options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        return self.rexec.start(
-            ["--checkpoint", "--on", ",".join(self.hosts), "--owner", "none", *options, "--", *argv],
-            as_user=self.user, env=self.env, cwd=self.dir, stdin=subprocess.PIPE,
-        )  # fmt: skip
-
-    def job(self, job: str) -> dict[str, object]:
-        return next(row for row in json.loads(self.verb("jobs", "--json")) if str(row["id"]) == job)
-
-    def running(self, job: str) -> None:
-        until(lambda: self.job(job)["state"] == "running", "the job runs", within=30)
-
-    def path(self, job: str, name: str) -> Path:
-        return self.dir / "state" / "rexec" / "jobs" / job / name
-
-    def ended(self, job: str) -> object:
-        until(
-            lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost"),
-            "it ends",
-            within=60,
-        )
-        return self.job(job)["state"]
-
-
-USER = pytest.mark.where(lambda mover, **others: mover == "user")  # what is the same for both
-ROOT = pytest.mark.where(lambda mover, **others: mover == "root")
-
-
-@pytest.fixture(params=["root", "user"])
-def mover(
-    request: pytest.FixtureRequest,
-    rexec: Rexec,
-    kept: obtain_criu.Bundle,
-    place: Callable[[str], Path],
-    desk: ModuleType,
-) -> Iterator[Mover]:
-    user, first, second = PAIRS[request.param]
-    made = Mover(rexec, user, (first, second), place(user))
-    home = made.dir / "data" / "rexec" / "criu"
-    home.mkdir(parents=True)
-    shutil.copy(kept.archive, home)
-    for path in (made.dir / "data", home.parent, home, home / kept.archive.name):
-        shutil.chown(path, user, user)
-    yield made
-    for row in json.loads(made.verb("jobs", "--json")):
-        if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):
-            made.verb_fails("kill", str(row["id"]))
-
-
-def lines(n: int) -> str:
-    return "".join(f"line {k}\n" for k in range(1, n + 1))
 
 
 @ROOT
@@ -207,7 +111,7 @@ def test_a_job_that_holds_a_file_of_its_network_moves(mover: Mover) -> None:
 def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     mover.verb("checkpoint", job)
-    for pid in _supervisors(mover, job):
+    for pid in supervisors(mover, job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
     assert "restart" in str(mover.job(job)["why"])
@@ -241,10 +145,10 @@ def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, de
 def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
     until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
-    supervisors = [psutil.Process(pid) for pid in _supervisors(mover, job)]
-    started = [child for process in supervisors for child in process.children(recursive=True)]
+    own = [psutil.Process(pid) for pid in supervisors(mover, job)]
+    started = [child for process in own for child in process.children(recursive=True)]
     assert "ssh" in {process.name() for process in started}, "its ssh is told to end too"
-    for process in (*supervisors, *started):
+    for process in (*own, *started):
         process.terminate()
     until(lambda: mover.job(job)["state"] == "stopped", "the supervisor has ended", within=30)
     assert "the job is saved" in mover.verb("log", job).splitlines()[-1]
@@ -323,33 +227,6 @@ def test_ctrl_z_and_fg_before_and_after_a_move(mover: Mover, option: str) -> Non
         assert screen.settings() == before
     finally:
         screen.close()
-
-
-def _supervisors(mover: Mover, job: str) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if any(
-                    os.readlink(f"/proc/{name}/fd/{fd}") == str(mover.path(job, "lock"))
-                    for fd in os.listdir(f"/proc/{name}/fd")
-                ):
-                    found.append(int(name))
-            except OSError:
-                continue  # it has ended
-    return found
-
-
-def kill_ssh(mover: Mover, job: str = "1") -> None:
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-                parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it has ended
-            if words[0].endswith(b"ssh") and parent in _supervisors(mover, job):
-                os.kill(int(name), signal.SIGKILL)
 
 
 OWN = "while [ ! -e go{n} ]; do sleep .05; done; id -u; echo {n} >file{n}"

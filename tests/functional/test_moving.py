@@ -3,72 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from checkpoint.submit import obtain_criu
 from shim.execute.init.tree_control import CRIU_PIDS
-from tests.desk_hosts import SUBMIT_UID
-from tests.mover import Mover, Placement, until
-from tests.reachable import AsUser
-
-PYTHON = "/usr/bin/python3"
-COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"
-Make = Callable[..., Mover]
-Run = Callable[[Callable[[Make, Path], None]], None]
-
-
-@pytest.fixture(scope="session")
-def caches() -> Iterator[Path]:
-    """Where the runtime and criu are kept on `local`, a directory for each user."""
-    at = Path(tempfile.mkdtemp(prefix="moving-cache-", dir="/var/tmp"))
-    at.chmod(0o755)
-    for uid in (0, SUBMIT_UID):
-        (at / str(uid)).mkdir()
-        os.chown(at / str(uid), uid, uid)
-    yield at
-    shutil.rmtree(at)
-
-
-@pytest.fixture(params=[0, SUBMIT_UID], ids=["root", "user"])
-def uid(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-@pytest.fixture
-def run(uid: int, as_user: AsUser, kept: obtain_criu.Bundle, caches: Path) -> Iterator[Run]:
-    """run(body): body(make, directory) in a process of that user; `make` is Mover with what all of them share."""
-    home = Path(tempfile.mkdtemp(prefix="moving-", dir="/var/tmp"))
-    os.chown(home, uid, uid)
-
-    def started(body: Callable[[Make, Path], None]) -> None:
-        def inside() -> None:
-            os.environ["XDG_CACHE_HOME"] = str(caches / str(uid))
-
-            def make(*argv: str, **more: object) -> Mover:
-                return Mover(list(argv), home, home / "store", kept=kept, **more)  # type: ignore[arg-type]
-
-            body(make, home)
-
-        as_user(uid, inside)
-
-    yield started
-    shutil.rmtree(home)
-
-
-def more(mover: Mover, n: int = 20) -> None:
-    """The job says more."""
-    size = len(mover.out)
-    until(lambda: len(mover.out) >= size + n, f"the job says no more after {bytes(mover.out[-80:])!r}")
-
-
-def counted(mover: Mover) -> None:
-    numbers = [int(word) for word in mover.out.split()]
-    assert numbers == list(range(1, len(numbers) + 1))
+from tests.mover import Placement, until
+from tests.mover_as_user import COUNT, PYTHON, Make, Run, counted, more
 
 
 @pytest.mark.long(lambda uid: not uid)

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.desk_boot import libc
-from tests.functional.test_moving import Make, Run, caches, run, uid
 from tests.mover import until
+from tests.mover_as_user import Make, Run
 
-__all__ = ["caches", "run", "uid"]
 CLONE_NEWTIME = 0x80
 PYTHON = "/usr/bin/python3"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid  # noqa: F401
 from tests.mover import until
+from tests.mover_as_user import PYTHON, Make, Run
 
 READ = """
 import ctypes, os, sys
@@ -40,7 +40,7 @@ print(len(os.listdir("removed")), len(rest), names(stream) == rest)
 """
 
 
-def test_what_is_read_on_after_a_move_is_what_was_left_before(run: Run, uid: int) -> None:  # noqa: F811
+def test_what_is_read_on_after_a_move_is_what_was_left_before(run: Run, uid: int) -> None:
     """Of 30,000 names that a job removed as it read them, 6,963 were left, without an error."""
 
     def body(make: Make, home: Path) -> None:

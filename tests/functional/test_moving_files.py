@@ -13,8 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.functional.test_moves import PYTHON, Mover, _supervisors, kill_ssh, mover  # noqa: F401
-from tests.functional.test_moving_real import give, here, said, well
+from tests.job_commands import PYTHON, Mover, give, here, kill_ssh, said, supervisors, well
 from tests.until import until
 
 pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
@@ -23,13 +22,13 @@ pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
 APPEND = "exec 5>>log; i=0; while [ ! -e {name}-end ]; do i=$((i+1)); echo {name} $i >&5; sleep .05; done"
 
 
-def append(mover: Mover, name: str = "job") -> str:  # noqa: F811
+def append(mover: Mover, name: str = "job") -> str:
     job = mover.submit("sh", "-c", APPEND.format(name=name))
     until(lambda: (mover.dir / "log").exists(), "it begins", within=30)
     return job
 
 
-def others(mover: Mover, *lines: str) -> list[str]:  # noqa: F811
+def others(mover: Mover, *lines: str) -> list[str]:
     """A program here appends to the log."""
     with (mover.dir / "log").open("a") as log:
         for line in lines:
@@ -37,7 +36,7 @@ def others(mover: Mover, *lines: str) -> list[str]:  # noqa: F811
     return [f"others {line}" for line in lines]
 
 
-def log_lines(mover: Mover) -> list[str]:  # noqa: F811
+def log_lines(mover: Mover) -> list[str]:
     """Whole lines only: the job may be in the middle of one."""
     return (mover.dir / "log").read_text().rpartition("\n")[0].split("\n")
 
@@ -47,20 +46,20 @@ def of(name: str, lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith(f"{name} ")]
 
 
-def more(mover: Mover, name: str = "job", n: int = 10) -> None:  # noqa: F811
+def more(mover: Mover, name: str = "job", n: int = 10) -> None:
     """It appends that many lines more."""
     now = len(of(name, log_lines(mover)))
     until(lambda: len(of(name, log_lines(mover))) >= now + n, f"{name} goes on", within=30)
 
 
-def end(mover: Mover, job: str, name: str = "job") -> list[str]:  # noqa: F811
+def end(mover: Mover, job: str, name: str = "job") -> list[str]:
     """Have it end; the whole log."""
     (mover.dir / f"{name}-end").touch()
     assert mover.ended(job) == "done", mover.verb("log", job)
     return log_lines(mover)
 
 
-def again(mover: Mover, job: str) -> None:  # noqa: F811
+def again(mover: Mover, job: str) -> None:
     """It is lost with its link, and goes on."""
     generation = int(str(mover.job(job)["generation"]))
     kill_ssh(mover, job)
@@ -68,13 +67,13 @@ def again(mover: Mover, job: str) -> None:  # noqa: F811
     mover.running(job)
 
 
-def kept(mover: Mover, job: str) -> list[Path]:  # noqa: F811
+def kept(mover: Mover, job: str) -> list[Path]:
     """The copies of what could not be told apart, each of which the log names."""
     words = mover.verb("log", job)
     return [Path(path) for path in re.findall(r"it stays as it is, a copy of it as it is now is (\S+),", words)]
 
 
-def test_a_database_that_is_filled_while_the_job_is_held(mover: Mover) -> None:  # noqa: F811
+def test_a_database_that_is_filled_while_the_job_is_held(mover: Mover) -> None:
     job = mover.submit(
         "sh", "-c", "sqlite3 w.db 'create table t(x)'; echo made; while [ ! -e go ]; do sleep .05; done; sqlite3 w.db "
         "'select count(*) from t'",
@@ -111,7 +110,7 @@ print(reader.read(), end="")
 """
 
 
-def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover: Mover) -> None:  # noqa: F811
+def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover: Mover) -> None:
     """Its log grows, and so does a file that the job only reads; another's mode changes: the job is not parked."""
     text = mover.dir / "text"
     text.write_text("one\n")
@@ -130,7 +129,7 @@ def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover
     assert here(mover, "sqlite3", "w.db", "pragma integrity_check; select count(*) from t") == "ok\n3002\n"
 
 
-def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> None:  # noqa: F811
+def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> None:
     data = mover.dir / "other"
     job = mover.submit("sh", "-c", f"exec 6>other; {APPEND.format(name='job')}")
     more(mover)
@@ -153,7 +152,7 @@ def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> N
     assert not kept(mover, job)
 
 
-def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType) -> None:  # noqa: F811
+def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType) -> None:
     """A log of the job's own has each line once; in one that others write to, too, nothing is lost, and it is named."""
     script = "exec 4>>own; exec 5>>log; i=0; while [ ! -e job-end ]; do i=$((i+1)); echo job $i >&4; echo job $i >&5; "
     job = mover.submit("sh", "-c", script + "sleep .05; done; echo job end >&4")
@@ -182,7 +181,7 @@ def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType
     assert f"both the job and others have changed {mover.dir}/log since image " in mover.verb("log", job)
 
 
-def test_a_log_that_others_wrote_to_before_the_job_did_has_each_line_once(mover: Mover) -> None:  # noqa: F811
+def test_a_log_that_others_wrote_to_before_the_job_did_has_each_line_once(mover: Mover) -> None:
     """Its image is of a job that writes nothing just then."""
     script = "exec 5>>log; echo job 1 >&5; while [ ! -e go ]; do sleep .05; done; " + APPEND.format(name="job")
     job = mover.submit("sh", "-c", script.replace("i=0", "i=1"))
@@ -199,7 +198,7 @@ def test_a_log_that_others_wrote_to_before_the_job_did_has_each_line_once(mover:
     assert not kept(mover, job)
 
 
-def test_two_jobs_that_append_to_one_log(mover: Mover) -> None:  # noqa: F811
+def test_two_jobs_that_append_to_one_log(mover: Mover) -> None:
     names = ("one", "two")
     jobs = [append(mover, name) for name in names]
     for name, job in zip(names, jobs):
@@ -222,12 +221,12 @@ def test_two_jobs_that_append_to_one_log(mover: Mover) -> None:  # noqa: F811
     assert len(kept(mover, jobs[0])) == 1 and not kept(mover, jobs[1])
 
 
-def test_nothing_is_cut_where_the_supervisor_was_killed(mover: Mover) -> None:  # noqa: F811
+def test_nothing_is_cut_where_the_supervisor_was_killed(mover: Mover) -> None:
     job = append(mover)
     more(mover)
     mover.verb("checkpoint", job)
     more(mover)
-    for pid in _supervisors(mover, job):
+    for pid in supervisors(mover, job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
     expected = others(mover, "after")
@@ -243,7 +242,7 @@ def test_nothing_is_cut_where_the_supervisor_was_killed(mover: Mover) -> None:  
     assert copy.read_text() == before
 
 
-def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None:  # noqa: F811
+def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None:
     """By its user, who has its supervisor end in order: what it knows is in the job's record."""
     job = append(mover)
     more(mover)
@@ -258,7 +257,7 @@ def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None
     assert not kept(mover, job)
 
 
-def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:  # noqa: F811
+def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     """And what is cut then is kept until the job has added it again."""
     job = append(mover)
     more(mover)
@@ -288,7 +287,7 @@ def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:  
     assert not kept(mover, job) and not Path(copy).exists()
 
 
-def test_what_the_job_overwrote_itself_is_named_and_kept_if_it_is_forced_on(mover: Mover) -> None:  # noqa: F811
+def test_what_the_job_overwrote_itself_is_named_and_kept_if_it_is_forced_on(mover: Mover) -> None:
     """And goes on with the file that somebody has put in the place of one that it holds open."""
     script = "import os, time\nf = open('other', 'w+b', 0)\nf.write(bytes(100))\n"
     script += "while not os.path.exists('end'):\n    f.seek(0)\n"
@@ -316,7 +315,7 @@ def test_what_the_job_overwrote_itself_is_named_and_kept_if_it_is_forced_on(move
     assert (mover.dir / "other").stat().st_size == 200
 
 
-def test_a_database_is_whole_after_a_lost_host(mover: Mover) -> None:  # noqa: F811
+def test_a_database_is_whole_after_a_lost_host(mover: Mover) -> None:
     """The job closed it before its image, and others have filled it since."""
     job = mover.submit(
         "sh", "-c", "sqlite3 w.db 'create table t(x)'; echo made; while [ ! -e go ]; do sleep .05; done",
@@ -372,7 +371,7 @@ wait("end")
 """
 
 
-def test_every_way_to_change_a_file(mover: Mover) -> None:  # noqa: F811
+def test_every_way_to_change_a_file(mover: Mover) -> None:
     """Whatever only adds to a file is taken back, for the job does it again; what destroys something is named."""
     job = mover.submit(PYTHON, "-c", WAYS)
     said(mover, job, "open\n")
@@ -408,7 +407,7 @@ print("written")
 
 
 @pytest.mark.parametrize("what", ["replaced", "directory renamed"])
-def test_a_file_that_is_moved_away_here_just_before_a_hold(mover: Mover, what: str) -> None:  # noqa: F811
+def test_a_file_that_is_moved_away_here_just_before_a_hold(mover: Mover, what: str) -> None:
     """The job's kernel takes the old name for the file's for a second: nothing could go on from such an image."""
     db, aside = mover.dir / "d/db", mover.dir / "aside"
     moved = db if what == "replaced" else db.parent
@@ -465,7 +464,7 @@ wait("end")
 """
 
 
-def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_again(mover: Mover) -> None:  # noqa: F811
+def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_again(mover: Mover) -> None:
     """It gave the file another name first, or renamed a directory: what the image saw is only there by now."""
     job = mover.submit(PYTHON, "-c", AWAY)
     said(mover, job, "open\n")
@@ -506,7 +505,7 @@ wait("end")
 """
 
 
-def test_what_is_added_to_a_file_while_the_image_is_sent_came_after_it(mover: Mover) -> None:  # noqa: F811
+def test_what_is_added_to_a_file_while_the_image_is_sent_came_after_it(mover: Mover) -> None:
     """To one of an earlier generation: that is looked at when the job stands still, as those of this one are."""
     job = mover.submit(PYTHON, "-c", SENT)
     said(mover, job, "open\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint.execute import preflight
-from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid  # noqa: F401
 from tests.mover import Mover, until
+from tests.mover_as_user import PYTHON, Make, Run
 
 START = """
 import os, pty, shutil, subprocess, sys, threading, time
@@ -51,7 +51,7 @@ if os.getuid() == 0:
 """
 
 
-def test_removed_directories_with_removed_files_that_are_used(run: Run) -> None:  # noqa: F811
+def test_removed_directories_with_removed_files_that_are_used(run: Run) -> None:
     """CRIU makes them all again at a restore, and took a directory away before what it had made in it."""
 
     def body(make: Make, home: Path) -> None:
@@ -87,7 +87,7 @@ print("read", os.read(outer, 99), os.tcgetpgrp(outer) == os.getpgrp(), os.stat(o
 """
 
 
-def test_a_prompt_at_the_jobs_terminal_by_the_name_dev_tty(run: Run) -> None:  # noqa: F811
+def test_a_prompt_at_the_jobs_terminal_by_the_name_dev_tty(run: Run) -> None:
     """CRIU knows a terminal by its own name; that of another terminal than the job's is refused."""
 
     def body(make: Make, home: Path) -> None:
@@ -138,7 +138,7 @@ KEPT = (
 )
 
 
-def test_files_of_the_kernel_are_kept_or_refused_before_anything_is_lost(run: Run) -> None:  # noqa: F811
+def test_files_of_the_kernel_are_kept_or_refused_before_anything_is_lost(run: Run) -> None:
     """Of a thread there is nothing below /proc when CRIU opens it: such an image went on nowhere."""
 
     def body(make: Make, home: Path) -> None:
@@ -187,7 +187,7 @@ os.kill(kept[1], 9)
 """
 
 
-def test_a_session_of_which_all_have_ended_and_nobody_has_waited(run: Run) -> None:  # noqa: F811
+def test_a_session_of_which_all_have_ended_and_nobody_has_waited(run: Run) -> None:
     """criu hung when it was to make that again, and the job went on nowhere."""
 
     def body(make: Make, home: Path) -> None:
@@ -221,7 +221,7 @@ os.wait()
 
 
 @pytest.mark.where(lambda **params: params["uid"] == 0)
-def test_a_process_that_has_changed_its_user(run: Run) -> None:  # noqa: F811
+def test_a_process_that_has_changed_its_user(run: Run) -> None:
     """Its limits may be asked for by root with CAP_SYS_RESOURCE, which containers are often not given."""
     may = preflight.may_ask_limits(Path("/proc/self/status").read_text())
 

@@ -7,10 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.functional.test_moves import PYTHON, USER, Mover, kill_ssh, mover
+from tests.job_commands import PYTHON, USER, Mover, kill_ssh
 from tests.until import until
-
-__all__ = ["mover"]
 
 # A shell's way (a child locks descriptor 9 and ends), two shared locks, record locks of two processes on one file
 JOB = r"""

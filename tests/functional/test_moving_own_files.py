@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from tests.functional.test_moving import PYTHON, Make, Run, caches, more, run, uid  # noqa: F401
 from tests.mover import until
+from tests.mover_as_user import PYTHON, Make, Run, more
 
 FILES = """
 import _multiprocessing, os, sys
@@ -90,7 +90,7 @@ print(os.listdir("/dev/shm"))
 """
 
 
-def test_files_open_closed_and_mapped_come_along_twice(run: Run) -> None:  # noqa: F811
+def test_files_open_closed_and_mapped_come_along_twice(run: Run) -> None:
     """Without it an open one had the image restore nowhere, and a closed one was gone without a word."""
 
     def body(make: Make, home: Path) -> None:
@@ -124,7 +124,7 @@ while True:
 """
 
 
-def test_a_semaphore_without_a_name_needs_root(run: Run, uid: int) -> None:  # noqa: F811
+def test_a_semaphore_without_a_name_needs_root(run: Run, uid: int) -> None:
     """Of a file that is only mapped and has no name the kernel lets nobody else have a descriptor."""
 
     def body(make: Make, home: Path) -> None:
@@ -192,7 +192,7 @@ sys.stdin.readline()
 """
 
 
-def test_system_v_ipc_comes_along_and_its_memory_needs_root(run: Run, uid: int) -> None:  # noqa: F811
+def test_system_v_ipc_comes_along_and_its_memory_needs_root(run: Run, uid: int) -> None:
     """CRIU saves a namespace for it that is not its own; the memory it reads by a link that is root's alone.
 
     Of POSIX message queues it knows nothing: one that nobody had open would be gone without a word.

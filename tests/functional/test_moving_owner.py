@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.functional.test_moving import COUNT, Make, Run, caches, counted, more, run, uid  # noqa: F401
+from tests.mover_as_user import COUNT, Make, Run, counted, more
 
 OWNER = '["keyboard", {"start_idle": "0s", "linger": "2s", "battery": true}]'
 
@@ -28,7 +28,7 @@ def terminal() -> Iterator[int]:
         os.close(master)
 
 
-def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:  # noqa: F811
+def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT, owner=OWNER)
@@ -54,7 +54,7 @@ def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:
     run(body)
 
 
-def test_further_keys_make_it_leave(run: Run) -> None:  # noqa: F811
+def test_further_keys_make_it_leave(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT + " | cat", owner=OWNER)
@@ -81,7 +81,7 @@ def test_further_keys_make_it_leave(run: Run) -> None:  # noqa: F811
     run(body)
 
 
-def test_a_job_that_cannot_leave_goes_on_until_the_next_key(run: Run) -> None:  # noqa: F811
+def test_a_job_that_cannot_leave_goes_on_until_the_next_key(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT, owner=OWNER)

@@ -14,49 +14,9 @@ import numpy
 import pytest
 
 from tests import c_project
-from tests.functional.test_moves import USER, Mover, _supervisors, mover  # noqa: F401
-from tests.functional.test_real_programs import PYTHON, built
-from tests.program import as_login
+from tests.job_commands import ROOT, USER, Mover, give, here, out, said, supervisors, vacate, well
+from tests.real_programs import PYTHON, built
 from tests.until import until
-
-ROOT = pytest.mark.where(lambda **params: params["mover"] == "root")
-
-
-def here(mover: Mover, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:  # noqa: F811
-    """The same command here, without rexec, by the same user: its output."""
-    with as_login(mover.user, list(argv), cwd=cwd or mover.dir, env=env) as process:
-        out, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err.decode()
-    return out.decode()
-
-
-def give(mover: Mover, *tops: Path) -> None:  # noqa: F811
-    """What root put there becomes the user's."""
-    for top in tops:
-        for path in (top, *top.rglob("*")):
-            shutil.chown(path, mover.user, mover.user)
-
-
-def out(mover: Mover, job: str) -> str:  # noqa: F811
-    return mover.path(job, "stdout").read_text()
-
-
-def said(mover: Mover, job: str, what: str, within: float = 30) -> None:  # noqa: F811
-    until(lambda: what in out(mover, job), f"the job says {what!r}", within=within)
-
-
-def vacate(mover: Mover, job: str) -> None:  # noqa: F811
-    """In the middle: it must be going on afterwards."""
-    host = mover.job(job)["host"]
-    there = next(name for name in mover.hosts if name != host)
-    assert mover.verb("vacate", job) == f"job {job}: the job goes on on {there}\n"
-
-
-def well(mover: Mover, job: str) -> str:  # noqa: F811
-    """Wait for a good end: all its output."""
-    assert mover.ended(job) == "done", mover.path(job, "stderr").read_text() + mover.verb("log", job)
-    return out(mover, job)
-
 
 NUMPY = """
 import hashlib, sys
@@ -89,7 +49,7 @@ def packages() -> Iterator[Path]:
 
 @USER
 def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
-    mover: Mover,  # noqa: F811
+    mover: Mover,
     packages: Path,
     desk_alone: ModuleType,
 ) -> None:
@@ -106,7 +66,7 @@ def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
     until(lambda: len(out(mover, job)) > size + 200, "it goes on after the checkpoint")
     for host in ("alpha", "beta"):
         desk_alone.cut(host)
-    for pid in _supervisors(mover, job):
+    for pid in supervisors(mover, job):
         os.kill(pid, signal.SIGKILL)
     for host in ("alpha", "beta"):
         desk_alone.power_off(host)
@@ -118,7 +78,7 @@ def test_numpy_moved_and_restarted_after_power_loss_is_equal_to_the_bit(
 
 
 @ROOT
-def test_a_build_moved_in_the_middle(mover: Mover, c_sources: Path) -> None:  # noqa: F811
+def test_a_build_moved_in_the_middle(mover: Mover, c_sources: Path) -> None:
     trees = [mover.dir / name / "zlib-ng" for name in ("here", "there")]
     shutil.copytree(c_sources, trees[0])
     give(mover, trees[0].parent)
@@ -149,7 +109,7 @@ select 'kept', count(*), sum(n) from t;
 """
 
 
-def test_sqlite_moved_within_a_transaction(mover: Mover) -> None:  # noqa: F811
+def test_sqlite_moved_within_a_transaction(mover: Mover) -> None:
     (mover.dir / "work.sql").write_text(SQL)
     job = mover.submit("sqlite3", "-bail", "-init", "/dev/null", "data.db", ".read work.sql")
     said(mover, job, "inserted|30000\n")
@@ -163,7 +123,7 @@ def test_sqlite_moved_within_a_transaction(mover: Mover) -> None:  # noqa: F811
     assert not (mover.dir / "data.db-journal").exists()
 
 
-def test_sort_of_more_than_its_buffer_moved_with_its_temporary_files(mover: Mover) -> None:  # noqa: F811
+def test_sort_of_more_than_its_buffer_moved_with_its_temporary_files(mover: Mover) -> None:
     """A pipeline besides: the producer waits in the middle, so that the move is there."""
     lines = [f"{n * 2654435761 % (1 << 32):08x} {n}\n" for n in range(200_000)]
     for name, part in (("one", lines[:80_000]), ("two", lines[80_000:160_000]), ("three", lines[160_000:])):
@@ -211,7 +171,7 @@ if (!isMainThread) {
 
 
 @ROOT
-def test_node_with_a_worker_thread(mover: Mover) -> None:  # noqa: F811
+def test_node_with_a_worker_thread(mover: Mover) -> None:
     (mover.dir / "job.js").write_text(NODE)
     (mover.dir / "go").touch()
     expected = here(mover, "node", "job.js")
@@ -265,7 +225,7 @@ public class Job {
 
 
 @USER
-def test_java_with_threads_and_a_heap_that_is_collected(mover: Mover) -> None:  # noqa: F811
+def test_java_with_threads_and_a_heap_that_is_collected(mover: Mover) -> None:
     (mover.dir / "Job.java").write_text(JAVA)
     command = ("java", "-Xmx64m", "Job.java")
     (mover.dir / "go").touch()

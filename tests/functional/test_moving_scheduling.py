@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid  # noqa: F401
 from tests.mover import until
+from tests.mover_as_user import PYTHON, Make, Run
 from tests.program import Combo
 
 # Each thread another way; what the first has is what was asked for.
@@ -53,7 +53,7 @@ print(json.dumps(dict(out)))
 """
 
 
-def test_as_asked_for_and_as_before_a_move(run: Run, uid: int) -> None:  # noqa: F811
+def test_as_asked_for_and_as_before_a_move(run: Run, uid: int) -> None:
     """CRIU leaves out CPUs and I/O priority: after a move a thread had all CPUs, and its class was the agent's."""
     last = max(os.sched_getaffinity(0))
     asked = [15, 2 << 13 | 6, os.SCHED_BATCH, 0, last, 4000]  # the last is a CPU that no host here has

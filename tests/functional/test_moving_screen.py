@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.functional.test_moves import USER, Mover, mover  # noqa: F401
-from tests.functional.test_moving_real import out, vacate
+from tests.job_commands import USER, Mover, out, vacate
 from tests.screen import Screen
 from tests.until import until
 
 
 @pytest.fixture
-def screen(mover: Mover) -> Iterator[Screen]:  # noqa: F811
+def screen(mover: Mover) -> Iterator[Screen]:
     made = Screen(mover.user, mover.dir)
     for name, value in mover.env.items():
         made.run(f"export {name}={value}")
@@ -22,7 +21,7 @@ def screen(mover: Mover) -> Iterator[Screen]:  # noqa: F811
     made.close()
 
 
-def test_vim_moved_with_unsaved_text_and_attached_again(mover: Mover, screen: Screen) -> None:  # noqa: F811
+def test_vim_moved_with_unsaved_text_and_attached_again(mover: Mover, screen: Screen) -> None:
     hosts = ",".join(mover.hosts)
     screen.run(f"rexec --checkpoint --tty --detach --on {hosts} --owner none -- vim -u NONE -N poem")
     mover.running("1")
@@ -52,7 +51,7 @@ def test_vim_moved_with_unsaved_text_and_attached_again(mover: Mover, screen: Sc
 
 
 @USER
-def test_vim_in_the_foreground_parked_and_released(mover: Mover, screen: Screen) -> None:  # noqa: F811
+def test_vim_in_the_foreground_parked_and_released(mover: Mover, screen: Screen) -> None:
     """What rexec has to say spoils the screen; afterwards the job draws it anew."""
     screen.type(f"clear; rexec --checkpoint --on {','.join(mover.hosts)} --owner none -- vim -u NONE -N poem")
     screen.wait(r"^~")
@@ -70,7 +69,7 @@ def test_vim_in_the_foreground_parked_and_released(mover: Mover, screen: Screen)
 
 
 @USER
-def test_the_window_of_attach_is_closed_and_the_job_goes_on(mover: Mover) -> None:  # noqa: F811
+def test_the_window_of_attach_is_closed_and_the_job_goes_on(mover: Mover) -> None:
     """Logged out: neither the terminal that it was started in nor the one that looked at it takes it along."""
     screen = Screen(mover.user, mover.dir)
     try:

@@ -13,10 +13,8 @@ from typing import IO
 
 import pytest
 
-from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid
 from tests.mover import Mover, until
-
-__all__ = ["caches", "run", "uid"]
+from tests.mover_as_user import PYTHON, Make, Run
 
 # A host's addresses: those of another host as soon as a line comes.
 ADDRESSES = """

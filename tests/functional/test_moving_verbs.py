@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moves import COUNT, PYTHON, Mover, lines, mover  # noqa: F401
-from tests.functional.test_moving_real import out, vacate
+from tests.job_commands import COUNT, PYTHON, Mover, lines, out, vacate
 from tests.until import until
 
 pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
 WAIT = "echo begun; while [ ! -e go ]; do sleep .05; done; exit 3"
 
 
-def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:  # noqa: F811
+def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:
     first, second = mover.hosts
     job = mover.submit("sh", "-c", WAIT)
     with mover.rexec.start(
@@ -45,7 +44,7 @@ def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:  # n
     ]
 
 
-def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:  # noqa: F811
+def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT.format(n=90, pause=0.05))
     said = []
     for _ in range(2):
@@ -68,7 +67,7 @@ def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:  # noqa:
     assert (status, words) == (125, f"rexec: job {job} has ended: exit 3\n")
 
 
-def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: Mover) -> None:  # noqa: F811
+def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: Mover) -> None:
     data = mover.dir / "data.txt"
     script = f"import os,time\nf = open({str(data)!r}, 'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"
     job = mover.submit(PYTHON, "-c", script + "while not os.path.exists('go'): time.sleep(.05)")
@@ -88,7 +87,7 @@ def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: 
     assert mover.ended(job) == "done"
 
 
-def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:  # noqa: F811
+def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:
     """What of it the job has not written to is read anew: of another library as large, a job would get a mixture."""
     library = mover.dir / "library.so"
     shutil.copy(next(Path("/usr/lib").rglob("libz.so.1")), library)
@@ -109,7 +108,7 @@ def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:
     assert out(mover, job) == "ready\n113\n"
 
 
-def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811
+def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:
     job = mover.submit("sh", "-c", WAIT)
     status, _, words = mover.verb_fails("vacate", "--to", "nowhere.invalid", job)
     assert status == 125
@@ -123,7 +122,7 @@ def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:  # noqa: F811
     assert mover.ended(job) == "exit 3"
 
 
-def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> None:  # noqa: F811
+def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> None:
     """There is no criu on the hosts, and the one to bring is damaged."""
     first, second = mover.hosts
     (archive,) = (mover.dir / "data" / "rexec" / "criu").iterdir()
@@ -145,7 +144,7 @@ def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> Non
     assert f"{first}: the job runs without checkpoints: " in log
 
 
-def until_runs(mover: Mover) -> dict[str, object]:  # noqa: F811
+def until_runs(mover: Mover) -> dict[str, object]:
     def rows() -> list[dict[str, object]]:
         return [row for row in json.loads(mover.verb("jobs", "--json")) if row["state"] == "running"]
 

@@ -14,12 +14,10 @@ from remoteio.syscalls import setns
 from shim.execute.init import out_of_reach
 from tests import netns
 from tests.desk_boot import CLONE_NEWNET
-from tests.functional.test_moving import PYTHON, Make, Run, caches, run, uid
 from tests.mover import until
+from tests.mover_as_user import PYTHON, Make, Run
 from tests.program import MARK, Combo, as_login
 from tests.reachable import Copy
-
-__all__ = ["caches", "run", "uid"]
 
 DOC = Path(__file__).parents[2] / "docs" / "security.md"
 

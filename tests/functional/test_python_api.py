@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shim
-from tests.functional.test_moves import USER, Mover, mover  # noqa: F401
+from tests.job_commands import USER, Mover
 from tests.program import Combo, as_login
 from tests.reachable import Copy
 
@@ -77,7 +77,7 @@ def program(combo: Combo, reached: Copy) -> Program:
 
 
 @pytest.fixture
-def moving(mover: Mover, reached: Copy) -> Program:  # noqa: F811
+def moving(mover: Mover, reached: Copy) -> Program:
     return Program(reached, mover.user, mover.dir, {**mover.env, "FIRST": mover.hosts[0], "SECOND": mover.hosts[1]})
 
 

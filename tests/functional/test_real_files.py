@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from tests.functional import planted_tree
-from tests.functional.test_real_programs import EACH, give, well
 from tests.program import Combo, as_login
+from tests.real_programs import EACH, give, well
 
 PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 

@@ -6,9 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -17,23 +15,7 @@ import pytest
 
 from tests import c_project
 from tests.program import Combo
-
-PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))  # what the running numpy is built for
-EACH = pytest.mark.parametrize("combo", ["root-root", "user-alice", "local-user"], indirect=True)
-
-
-def well(done: subprocess.CompletedProcess[bytes]) -> bytes:
-    """The output of a command that must have succeeded."""
-    assert done.returncode == 0, (done.stdout[-2000:] + done.stderr[-4000:]).decode(errors="replace")
-    return done.stdout
-
-
-def give(combo: Combo, *tops: Path) -> None:
-    """What root put into the combination's directory becomes its user's."""
-    for top in tops:
-        for path in (top, *top.rglob("*")):
-            os.lchown(path, combo.uid, combo.uid)
-
+from tests.real_programs import EACH, PYTHON, built, give, well
 
 NUMPY_JOB = """
 import numpy as np
@@ -71,12 +53,6 @@ def test_gcc_makes_a_program_that_runs_at_both_ends(combo: Combo) -> None:
     well(combo.run(["gcc", "-O2", "-Wall", "-o", "hello", "hello.c", "-lm"]))
     for done in (combo.run(["./hello"]), combo.here(["./hello"])):
         assert (done.returncode, done.stdout) == (3, b"1.259921\n")
-
-
-def built(tree: Path) -> Mapping[str, str]:
-    """Digests of what a build of zlib-ng gives; an archive's members bear times, so it is told by its objects."""
-    files = [path for path in tree.rglob("*") if path.suffix in (".o", ".lo", ".pc") or ".so." in path.name]
-    return {str(path.relative_to(tree)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.long(lambda **_: True)  # one that is moved in the middle is compared too

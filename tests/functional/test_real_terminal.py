@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_real_programs import EACH
 from tests.program import Combo, as_login
+from tests.real_programs import EACH
 from tests.until import until
 
 WITHIN = 30.0  # seconds for what a person would wait for
