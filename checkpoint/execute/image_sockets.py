@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import struct
 
@@ -27,10 +26,6 @@ from checkpoint.execute import criu_images as images
 from checkpoint.execute.criu import CriuError
 from checkpoint.value import Value
 from checkpoint.wire import protobuf
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # images/fdinfo.proto, images/sk-inet.proto, images/tcp-stream.proto: the numbers of their fields
 _FILE_INET = 4
@@ -356,29 +351,16 @@ class Names:
 
     def __init__(self, spool: str) -> None:
         self._spool = spool
-        self._words: dict[int, str] | None = None
+        self._holders: dict[int, tuple[int, int]] | None = None
 
     def of(self, id: int) -> str:
-        """Name the process and the descriptor of a file. Raises CriuError, OSError."""
-        if self._words is None:
-            self._words = dict(self._read())
-        return self._words.get(id, "a descriptor of the job")
-
-    def _read(self) -> Iterable[tuple[int, str]]:
-        """Formats: images/core.proto, images/fdinfo.proto. criu has the job's own numbers: it was in its namespace."""
-        for name in sorted(os.listdir(self._spool), reverse=True):
-            found = re.match(r"ids-(\d+)\.img$", name)
-            if not found:
-                continue
-            pid = found[1]
-            files = protobuf.integer(self._decoded(name, images.IDS), 2) or 0
-            task = protobuf.decode(protobuf.content(self._decoded(f"core-{pid}.img", images.CORE), 3))
-            who = f"process {pid} ({protobuf.content(task, 6).decode(errors='replace')})"
-            with open(os.path.join(self._spool, f"fdinfo-{files}.img"), "rb") as f:
-                rows = images.entries(f.read(), images.FDINFO)
-            for fields in map(protobuf.decode, rows):
-                yield protobuf.integer(fields, 1) or 0, f"descriptor {protobuf.integer(fields, 4) or 0} of {who}"
-
-    def _decoded(self, name: str, magic: int) -> protobuf.Fields:
-        with open(os.path.join(self._spool, name), "rb") as f:
-            return protobuf.decode(images.first(f.read(), magic)[0])
+        """Name the process and the descriptor of a file. Raises CriuError, ProtobufError, OSError."""
+        if self._holders is None:
+            self._holders = {file: (pid, number) for file, pid, number in images.holders(self._spool)}
+        if id not in self._holders:
+            return "a descriptor of the job"
+        pid, number = self._holders[id]  # criu has the job's own numbers: it was in its namespace
+        with open(os.path.join(self._spool, f"core-{pid}.img"), "rb") as f:
+            core = protobuf.decode(images.first(f.read(), images.CORE)[0])
+        task = protobuf.decode(protobuf.content(core, 3))  # images/core.proto
+        return f"descriptor {number} of process {pid} ({protobuf.content(task, 6).decode(errors='replace')})"

@@ -9,13 +9,13 @@ yet, or closed. A moment later it may be read: so such a job is refused now, and
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import socket
 import struct
 
+from checkpoint.execute.descriptors import copied
 from checkpoint.execute.image_sockets import CLOSE_WAIT, CLOSED, LISTENS, plain
 from checkpoint.value import Value
 
@@ -28,14 +28,11 @@ if TYPE_CHECKING:
 
 _UNACCEPTED = (1, 3, CLOSE_WAIT)  # of a socket that no process has: TCP_ESTABLISHED, TCP_SYN_RECV
 _UNREAD = 0x541B  # SIOCINQ of asm-generic/ioctls.h
-_PIDFD_GETFD = 438
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_ALL, _DONE, _ERROR = 4, 20, 0x301, 3, 2
 _SHOW_FILE, _SHOW_PEER, _SHOW_PENDING, _SHOW_QUEUES = 2, 4, 8, 16
 _SHOW = _SHOW_FILE | _SHOW_PEER | _SHOW_PENDING | _SHOW_QUEUES
 _FILE, _PEER, _PENDING, _QUEUES = 1, 2, 3, 4
-
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Tcp(Value):
@@ -162,14 +159,8 @@ def ended_unread(tasks: list[Task], tcp: list[Tcp]) -> list[str]:
 def _unread(pid: int, number: int) -> int:
     """Count the bytes that wait in that process's socket; 0 if that cannot be had: it ended, or may not be asked."""
     try:
-        process = os.pidfd_open(pid)
+        copy = copied(pid, number)
     except OSError:
-        return 0
-    try:
-        copy = libc.syscall(_PIDFD_GETFD, process, number, 0)
-    finally:
-        os.close(process)
-    if copy < 0:
         return 0
     try:
         return int(struct.unpack("i", fcntl.ioctl(copy, _UNREAD, b"\0" * 4))[0])

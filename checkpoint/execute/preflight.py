@@ -9,6 +9,7 @@ import os
 import re
 import stat
 
+from checkpoint.execute import terminals
 from checkpoint.value import Value
 
 # What CRIU 4.1 restores, of the kernel's anonymous inodes (criu/files.c, criu/include/*fd.h).
@@ -18,7 +19,6 @@ PROTOCOLS = ("TCP", "UDP", "UDP-Lite", "UDPLITE", "RAW", "PING", "UNIX", "UNIX-S
 # (major, minor) of the character devices that are the same everywhere: null zero full random urandom tty ptmx.
 DEVICES = ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2))
 PTS_MAJORS = range(136, 144)
-CONTROLLING = (5, 0)  # /dev/tty: whichever terminal was its opener's
 NAMESPACES = ("mnt", "pid", "user", "net", "ipc", "uts", "time", "cgroup")
 SECCOMP_FILTER = 2
 _DELETED = " (deleted)"
@@ -59,9 +59,10 @@ class Descriptor(Value):
     fault    why its file cannot be looked at, not even by CRIU; then kind and device are 0
     protocol the kernel's name of a socket's protocol: TCP, MPTCP, UNIX …; "" of what is none, or if it cannot be had
     within   st_dev
+    leads    of /dev/tty: the terminal that it was when it was opened, (major, minor); None: none any more
     """
 
-    __slots__ = ("device", "fault", "kind", "number", "protocol", "target", "within")
+    __slots__ = ("device", "fault", "kind", "leads", "number", "protocol", "target", "within")
     number: int
     target: str
     kind: int
@@ -69,13 +70,15 @@ class Descriptor(Value):
     fault: str
     protocol: str
     within: int
+    leads: tuple[int, int] | None
 
     def __init__(
         self, number: int, target: str, kind: int, device: tuple[int, int], fault: str = "", protocol: str = "",
-        within: int = 0,
+        within: int = 0, leads: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         self._set(
-            number=number, target=target, kind=kind, device=device, fault=fault, protocol=protocol, within=within
+            number=number, target=target, kind=kind, device=device, fault=fault, protocol=protocol, within=within,
+            leads=leads,
         )  # fmt: skip
 
 
@@ -93,12 +96,10 @@ class Task(Value):
     files         names of the files that it has mapped: its program, libraries
     cwd           what /proc/PID/cwd links to
     ids           its real, effective and saved user and group ids
-    terminal      st_rdev of its controlling terminal, (major, minor); (0, 0): it has none
     """
 
     __slots__ = (
-        "cwd", "descriptors", "files", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "terminal",
-        "tracer",
+        "cwd", "descriptors", "files", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "tracer",
     )  # fmt: skip
     pid: int
     host_pid: int
@@ -111,22 +112,21 @@ class Task(Value):
     files: frozenset[str]
     cwd: str
     ids: tuple[int, ...]
-    terminal: tuple[int, int]
 
     def __init__(
         self, pid: int, host_pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
         namespaces: dict[str, str], mapped: list[str], files: frozenset[str], cwd: str, ids: tuple[int, ...],
-        terminal: tuple[int, int],
     ) -> None:  # fmt: skip
         self._set(
             pid=pid, host_pid=host_pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp,
-            namespaces=namespaces, mapped=mapped, files=files, cwd=cwd, ids=ids, terminal=terminal,
+            namespaces=namespaces, mapped=mapped, files=files, cwd=cwd, ids=ids,
         )  # fmt: skip
 
 
 def obstacles(tasks: list[Task], reach: Reach) -> list[str]:
     """Say why CRIU cannot dump these processes, a sentence each; tasks[0] is the tree's root."""
     out = []
+    shown = {fd.device for task in tasks for fd in task.descriptors if fd.kind == stat.S_IFCHR}
     for task in tasks:
         who = f"process {task.pid} ({task.name})"
         if task.tracer:
@@ -144,7 +144,7 @@ def obstacles(tasks: list[Task], reach: Reach) -> list[str]:
         for path in task.mapped:
             out.append(f"{who} has the device {path} mapped, which CRIU cannot save")
         for fd in task.descriptors:
-            why = _descriptor(fd, task, reach)
+            why = _descriptor(fd, reach, shown)
             if why:
                 out.append(f"{who} has descriptor {fd.number} ({fd.target}), {why}")
     return out + _removed_within_removed(tasks)
@@ -169,7 +169,7 @@ def _removed_within_removed(tasks: list[Task]) -> list[str]:
     return out
 
 
-def _descriptor(fd: Descriptor, task: Task, reach: Reach) -> str:
+def _descriptor(fd: Descriptor, reach: Reach, shown: set[tuple[int, int]]) -> str:
     if fd.fault:
         return f"which CRIU cannot look at: {fd.fault}"
     if fd.target.startswith("anon_inode:"):
@@ -189,8 +189,10 @@ def _descriptor(fd: Descriptor, task: Task, reach: Reach) -> str:
         return "a block device, which CRIU cannot save"
     if fd.kind == stat.S_IFCHR and fd.device not in DEVICES and fd.device[0] not in PTS_MAJORS:
         return "a device that CRIU cannot save"
-    if _is_controlling(fd) and task.terminal != reach.terminal:
-        return "which is not the job's own terminal but one that the job has made: CRIU saves that by its own name only"
+    if _is_controlling(fd) and fd.leads is None:
+        return "of a terminal that is gone, which CRIU cannot save"
+    if _is_controlling(fd) and fd.leads != reach.terminal and fd.leads not in shown:
+        return "of a terminal that nobody in the job has open by its own name: CRIU cannot save that"
     if _LATER.match(fd.target):
         return "of a thread or a descriptor, which CRIU cannot open anew: it is not there yet when CRIU does"
     if _OF_THIS_HOST.match(fd.target):
@@ -201,11 +203,11 @@ def _descriptor(fd: Descriptor, task: Task, reach: Reach) -> str:
 def by_controlling(tasks: list[Task]) -> list[tuple[int, int]]:
     """List st_rdev and st_dev of what the tree has open as /dev/tty, once each: CRIU keeps it if it is handed in."""
     files = {fd.within for task in tasks for fd in task.descriptors if _is_controlling(fd)}
-    return [(os.makedev(*CONTROLLING), within) for within in sorted(files)]
+    return [(os.makedev(*terminals.CONTROLLING), within) for within in sorted(files)]
 
 
 def _is_controlling(fd: Descriptor) -> bool:
-    return fd.kind == stat.S_IFCHR and fd.device == CONTROLLING
+    return fd.kind == stat.S_IFCHR and fd.device == terminals.CONTROLLING
 
 
 def may_ask_limits(status: str) -> bool:
@@ -325,8 +327,10 @@ def _descriptors(at: str) -> list[Descriptor]:
             continue
         device = (os.major(st.st_rdev), os.minor(st.st_rdev))
         protocol = _protocol(f"{at}/fd/{name}") if stat.S_ISSOCK(st.st_mode) else ""
+        prompt = stat.S_ISCHR(st.st_mode) and device == terminals.CONTROLLING
+        leads = terminals.leads_to(int(os.path.basename(at)), int(name)) if prompt else None
         descriptors.append(
-            Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device, protocol=protocol, within=st.st_dev)
+            Descriptor(int(name), target, stat.S_IFMT(st.st_mode), device, "", protocol, st.st_dev, leads)
         )
     return descriptors
 
@@ -345,12 +349,9 @@ def _task(at: str) -> Task:
     files = frozenset(p for p in paths if p.startswith("/") and not p.startswith("/dev/"))
     pid = int(status.get("NSpid", status["Pid"]).split()[-1])
     ids = tuple(int(n) for key in ("Uid", "Gid") for n in status[key].split()[:3])
-    with open(at + "/stat") as f:
-        number = int(f.read().rpartition(")")[2].split()[4])  # tty_nr: proc_pid_stat(5)
-    terminal = (number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
     return Task(
         pid, int(os.path.basename(at)), status["Name"].strip(), descriptors, int(status["TracerPid"]),
-        int(status.get("Seccomp", "0")), namespaces, mapped, files, os.readlink(at + "/cwd"), ids, terminal,
+        int(status.get("Seccomp", "0")), namespaces, mapped, files, os.readlink(at + "/cwd"), ids,
     )  # fmt: skip
 
 

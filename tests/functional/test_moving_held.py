@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -74,37 +75,79 @@ outer = os.open("/dev/tty", os.O_RDWR)
 child, master = pty.fork()
 if child == 0:
     os.dup2(os.open("/dev/tty", os.O_RDWR), 77)
-    os.write(77, b"open")
+    if sys.argv[1:]:
+        os.closerange(0, 3)
+    os.write(77, b"Inner: ")
+    line = os.read(77, 99)
+    again = os.open("/dev/tty", os.O_RDWR)
+    os.write(77, b"got %s %r" % (line.strip(), os.tcgetpgrp(77) == os.tcgetpgrp(again)))
     os.read(77, 9)
     os._exit(0)
-assert os.read(master, 4) == b"open"
-wait("close")
+assert os.read(master, 7) == b"Inner: "
+wait("go")
+os.write(master, b"word\\n")
+said = b""
+while b"True" not in said and b"False" not in said:
+    said += os.read(master, 99)
+print("inner", said, flush=True)
 os.write(master, b"\\n")
 os.waitpid(child, 0)
-wait("go")
 os.write(outer, b"Password: ")
 print("read", os.read(outer, 99), os.tcgetpgrp(outer) == os.getpgrp(), os.stat(outer).st_rdev == os.stat(0).st_rdev)
 """
 
 
-def test_a_prompt_at_the_jobs_terminal_by_the_name_dev_tty(run: Run) -> None:
-    """CRIU knows a terminal by its own name; that of another terminal than the job's is refused."""
+def test_prompts_by_the_name_dev_tty(run: Run) -> None:
+    """At the job's terminal, and at one that the job has made: CRIU knows a terminal by its own name."""
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", START + TERMINAL, tty=True)
         at = mover.place("local")
         until(lambda: mover.out == b"ready\r\n", f"said {bytes(mover.out)!r}")
-        why = at.checkpoint(1)["why"]
-        assert "has descriptor 77 (/dev/tty), which is not the job's own terminal but one that the job has made" in why
-        (home / "close").touch()
-        until(lambda: mover.out == b"ready\r\n" * 2, f"said {bytes(mover.out)!r}")
+        assert at.checkpoint(1)["what"] == "committed"
         for _ in range(2):
             at = at.move("local")
         (home / "go").touch()
         until(lambda: b"Password: " in mover.out, f"no prompt: {bytes(mover.out)!r}")
         at.type(b"secret\n")
         assert at.end() == 0, bytes(mover.out)
+        assert b"got word True" in mover.out, bytes(mover.out)
         assert b"read b'secret\\n' True True\r\n" in mover.out
+
+    run(body)
+
+
+@pytest.mark.long(lambda uid: not uid)
+def test_a_terminal_that_is_open_as_dev_tty_only(run: Run) -> None:
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", START + TERMINAL, "alone", tty=True)
+        at = mover.place("local")
+        until(lambda: mover.out == b"ready\r\n", f"said {bytes(mover.out)!r}")
+        why = at.checkpoint(1)["why"]
+        assert "has descriptor 77 (/dev/tty), of a terminal that nobody in the job has open by its own name" in why
+        at.order("kill", 0)
+        assert at.end() == 9
+
+    run(body)
+
+
+@pytest.mark.long(lambda wait, uid: wait == "sleep 14" or not uid)
+@pytest.mark.parametrize("wait", ["while [ ! -e go ]; do sleep .1; done", "sleep 14"], ids=["told", "14 s"])
+def test_script_whose_command_waits(run: Run, wait: str) -> None:
+    """With no terminal of the job's own; the shell within has the one that script made as /dev/tty too."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(
+            "/usr/bin/script", "-qec", f"exec 9<>/dev/tty; touch begun; {wait}; echo end >&9; exit 3", "/dev/null"
+        )
+        began = time.monotonic()
+        at = mover.place("local")
+        until((home / "begun").exists, f"said {bytes(mover.out)!r}")
+        for _ in range(2):
+            at = at.move("local")
+        (home / "go").touch()
+        assert (at.end(), bytes(mover.out)) == (3 << 8, b"end\r\n")
+        assert "sleep 14" not in wait or time.monotonic() - began >= 14
 
     run(body)
 
@@ -245,7 +288,7 @@ def test_a_process_that_has_changed_its_user(run: Run) -> None:
 
 def _task(pid: int, *targets: str, cwd: str = "/", ids: tuple[int, ...] = (0,) * 6) -> preflight.Task:
     fds = [preflight.Descriptor(number, target, 0o100000, (0, 0)) for number, target in enumerate(targets)]
-    return preflight.Task(pid, pid, "name", fds, 0, 0, {}, [], frozenset(), cwd, ids, (0, 0))
+    return preflight.Task(pid, pid, "name", fds, 0, 0, {}, [], frozenset(), cwd, ids)
 
 
 def _refused(task: preflight.Task, *, rootless: bool = False, limits: bool = True) -> list[str]:

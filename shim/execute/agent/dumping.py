@@ -33,7 +33,7 @@ import socket
 import time
 from contextlib import ExitStack
 
-from checkpoint.execute import criu, dump, in_place, live_sockets, preflight, waits
+from checkpoint.execute import criu, dump, in_place, live_sockets, preflight, terminals, waits
 from checkpoint.execute.chunker import ChunkerError
 from checkpoint.execute.dump import DumpError
 from checkpoint.wire.image_wire import ImageWireError
@@ -162,9 +162,7 @@ class Dumper:
         tasks = preflight.look(tree.root())
         whole = preflight.tree(tree.root()) == [task.host_pid for task in tasks]
         apart = self._parts.sandbox.plan.apart
-        tty = self._parts.streams.tty
-        terminal = (os.major(tty[0]), os.minor(tty[0])) if tty is not None else None
-        found = preflight.obstacles(tasks, preflight.Reach(apart, _may_ask_limits(), terminal))
+        found = preflight.obstacles(tasks, preflight.Reach(apart, _may_ask_limits(), self._terminal()))
         found += preflight.ipc(tree.ask(messages.ASK_IPC).decode().split(), apart, os.uname().release)
         found += preflight.ended_sessions(tree.root())
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
@@ -188,6 +186,10 @@ class Dumper:
             more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
             self._parts.news(job_messages.CLOSES, why=tcp[0].words + more)
 
+    def _terminal(self) -> tuple[int, int] | None:
+        tty = self._parts.streams.tty
+        return (os.major(tty[0]), os.minor(tty[0])) if tty is not None else None
+
     def _criu(self, spool: str, serial: int, leave: bool) -> dict[str, object]:
         """Run criu's dump; what only this side knows of the image. Raises _Committed if the job may leave now."""
         parts, tree, streams = self._parts, self._parts.tree, self._parts.streams
@@ -201,9 +203,10 @@ class Dumper:
             head.update(self._head(leave, frozen_us))
             try:
                 changed = waits.anew(spool, tree.waits, now)
+                standing.append(in_place.Standing(tree.root(), changed))
+                terminals.by_their_names(spool, preflight.numbers(tree.root()), self._terminal())
             except criu.CriuError as e:
                 raise DumpError("the checkpoint failed: %s" % e) from e
-            standing.append(in_place.Standing(tree.root(), changed))
             if ours:
                 tree.freeze()  # from now on it stands still whatever becomes of criu: what is committed, stays so
             _require_silence(sock)  # or what was counted is not what the image's tree had said
@@ -237,7 +240,8 @@ class Dumper:
             after.callback(streams.let_go)
             after.callback(streams.retype)  # it stays
             after.callback(parts.relay.criu, False)
-            ttys = [] if streams.tty is None else [criu.tty_key(*tty) for tty in (streams.tty, *self._controlling)]
+            own = [] if streams.tty is None else [streams.tty]
+            ttys = [criu.tty_key(*tty) for tty in own + self._controlling]
             request = criu.dump_request(
                 root, unprivileged=parts.sandbox.plan.apart, leave_running=True, ttys=tuple(ttys), timeout=FREEZE_S,
                 keep_tcp=self._keep_tcp,

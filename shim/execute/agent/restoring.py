@@ -109,7 +109,8 @@ class Restorer:
             raise RestartError("the image does not say which of its processes had been stopped")
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
         ends = sorted(restore.keys(pipes, tty).items())
-        ends += [(-1, criu.tty_key(*by_name)) for by_name in _controlling(stats)]
+        if tty is not None:
+            ends += [(-1, criu.tty_key(*by_name)) for by_name in _controlling(stats)]
         numbers = {criu.FIRST_INHERITED_FD + at: k for at, (k, _) in enumerate(ends)}  # criu's -> the job's
         inherited = [(number, key) for number, (_, key) in zip(numbers, ends)]
         restore.put_locks(self._spool, stats["locks"])
@@ -171,7 +172,7 @@ def _rows(value: object) -> list[tuple[int, int, list[int]]]:
 
 
 def _controlling(stats: dict[str, object]) -> list[tuple[int, int]]:
-    """st_rdev and st_dev of what the job had open as /dev/tty: its terminal, by another name."""
+    """st_rdev and st_dev of what the job had open as /dev/tty: its terminal by another name, if it has one."""
     rows = stats.get("controlling", [])
     return [(int(rdev), int(dev)) for rdev, dev in rows] if isinstance(rows, list) else []
 
