@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: help setup demo check test test-all lint bench bench-checkpoint clean root fresh
+.PHONY: help setup demo check test test-all lint fuzz bench bench-checkpoint clean root fresh
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -53,6 +53,9 @@ lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
 
+fuzz: .venv/fuzz ## fuzz each parser for FUZZ_SECONDS (600); FUZZ="NAME…": only these
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) .venv/bin/python -m tests.fuzz $(FUZZ)
+
 bench: root .venv/bench ## compare with ssh, sshfs and outrun
 	$(AS_ROOT) .venv/bin/python -m tests.bench $(BENCH)
 
@@ -75,9 +78,11 @@ clean: ## take down the hosts, and remove what was made here
 .venv/dev: WHAT := .[dev]
 .venv/bench: APT := $(APT_BENCH)
 .venv/bench: WHAT := .[dev,bench]
+.venv/fuzz: APT := $(APT_DEMO)
+.venv/fuzz: WHAT := .[dev,fuzz]
 
 # Each of these files is a mark that .venv has that much in it.
-.venv/demo .venv/dev .venv/bench: pyproject.toml Makefile
+.venv/demo .venv/dev .venv/bench .venv/fuzz: pyproject.toml Makefile
 	@$(call apt,$(APT))
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is older than 3.11, which rexec needs; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }

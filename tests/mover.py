@@ -201,7 +201,7 @@ class Placement:
             self.skip[kind] -= dropped
             (mover.out if kind == frames.STDOUT else mover.err).extend(payload[dropped:])
         elif kind == frames.NEWS:
-            news = job_messages.parse(payload)
+            news: dict[str, Any] = json.loads(bytes(payload))
             if news["news"] == job_messages.DUMPED:
                 self.incoming = queue.SimpleQueue()
                 threading.Thread(target=self._take_in, args=(int(str(news["serial"])),), daemon=True).start()

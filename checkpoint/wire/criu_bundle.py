@@ -83,17 +83,10 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
     try:
         os.mkdir(os.path.join(work, "lib"))
         os.mkdir(os.path.join(work, EMPTY_DIR))
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                top, _, rest = member.name.partition("/")
-                if content is None or top not in (LOADER, "lib", PROGRAM) or "/" in rest or rest in (".", ".."):
-                    raise BundleError(f"the criu bundle has the unexpected member {member.name!r}; it is not used")
-                with open(os.path.join(work, member.name), "wb") as f:
-                    shutil.copyfileobj(content, f)
-                    os.fchmod(f.fileno(), 0o755)
-                    f.flush()
-                    os.fsync(f.fileno())
+        try:
+            _extract(archive, work)
+        except tarfile.TarError as e:
+            raise BundleError(f"the criu bundle is damaged ({e}); run the command again") from None
         os.chmod(work, 0o755)
         for path in (os.path.join(work, "lib"), work):
             _sync(path)  # the name says that it is whole, also after a power cut
@@ -108,6 +101,24 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
         if os.path.isdir(work):
             shutil.rmtree(work)
     return target
+
+
+def _extract(archive: bytes, work: str) -> None:
+    """Write the files of an archive into `work`. Raises BundleError, TarError, OSError."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        for member in tar:
+            top, _, name = member.name.partition("/")
+            known = member.name in (LOADER, PROGRAM) or (top == "lib" and name and "/" not in name)
+            # Nothing but plain files, whose bytes are all in the archive: a sparse one may say any size.
+            plain = member.type == tarfile.REGTYPE and known and name not in (".", "..")
+            content = tar.extractfile(member) if plain else None
+            if content is None:
+                raise BundleError(f"the criu bundle has the unexpected member {member.name!r:.80}; it is not used")
+            with open(os.path.join(work, member.name), "wb") as f:
+                shutil.copyfileobj(content, f)
+                os.fchmod(f.fileno(), 0o755)
+                f.flush()
+                os.fsync(f.fileno())
 
 
 def _sync(path: str) -> None:

@@ -29,10 +29,12 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable
 
+from remoteio.errors import ProtocolError
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.known import ANSWERED, Known
 from remoteio.thread_pool import ThreadPool
@@ -161,32 +163,35 @@ class Relay:
         return False
 
     def from_link(self, payload: bytes | memoryview) -> None:
-        """Pass a reply or a notification on to the kernel."""
-        _, error, unique = abi.OUT_HEADER.unpack_from(payload)
-        asked = self._asked.pop(unique, None)
-        if asked is None:
-            if not unique:
-                self._to_kernel(payload)
+        """Pass a reply or a notification on to the kernel. Raises ProtocolError."""
+        try:
+            _, error, unique = abi.OUT_HEADER.unpack_from(payload)
+            asked = self._asked.pop(unique, None)
+            if asked is None:
+                if not unique:
+                    self._to_kernel(payload)
+                    return
+                op = self._abandoned.pop(unique, None)
+                if op is not None:
+                    self._undo(op, payload)
                 return
-            op = self._abandoned.pop(unique, None)
-            if op is not None:
+            op, nodeid, _, stamp = asked
+            if op == abi.LOOKUP:
+                payload, again = self._false_deleted.answered(unique, payload)
+                if again:
+                    self._asked[unique] = asked
+                    self._link.send(FUSE, again)
+                    return
+            with self._order:
+                holds = self._known.answered(op, nodeid, stamp)
+                if op == abi.GETXATTR and error == -errno.ENODATA and holds:
+                    self._known.no_capability(nodeid, time.monotonic())
+                elif op == abi.CREATE and not error:
+                    self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
+            if not self._to_kernel(payload):
                 self._undo(op, payload)
-            return
-        op, nodeid, _, stamp = asked
-        if op == abi.LOOKUP:
-            payload, again = self._false_deleted.answered(unique, payload)
-            if again:
-                self._asked[unique] = asked
-                self._link.send(FUSE, again)
-                return
-        with self._order:
-            holds = self._known.answered(op, nodeid, stamp)
-            if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-                self._known.no_capability(nodeid, time.monotonic())
-            elif op == abi.CREATE and not error:
-                self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
-        if not self._to_kernel(payload):
-            self._undo(op, payload)
+        except struct.error as e:
+            raise _cut_short(e) from None
 
     def known(self, payload: bytes | memoryview) -> None:
         """Pass a reply on, and keep what goes along with it to answer the next requests. Raises ProtocolError."""
@@ -197,7 +202,7 @@ class Relay:
             known, now = wire.parse(op, rest), time.monotonic()
             with self._order:
                 if known.listing is not None:
-                    fh = abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0]
+                    fh = _handle(reply)
                     self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
                 if self._known.holds(nodeid, stamp) and nodeid not in self._locked:
                     self._known.learn(nodeid, known.attr, known.contents, now)
@@ -260,6 +265,18 @@ class Relay:
         if op in (abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE):
             fh = abi.OPEN_OUT.unpack_from(body)[0]
             self._link.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+
+
+def _handle(reply: bytes | memoryview) -> int:
+    """The handle in the reply to an OPENDIR; of one to a LOOKUP it says nothing."""
+    try:
+        return int(abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0])
+    except struct.error as e:
+        raise _cut_short(e) from None
+
+
+def _cut_short(error: struct.error) -> ProtocolError:
+    return ProtocolError("a reply is cut short (%s)" % error)
 
 
 _SPECIAL = frozenset((abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS))

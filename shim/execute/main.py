@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from remoteio.errors import RexecError
+from remoteio.errors import ProtocolError, RexecError
 from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
@@ -40,7 +40,8 @@ def main(read_fd: int, write_fd: int) -> int:
             CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
     except LinkClosed:
         return 1
-    except RexecError as e:
-        link.send(frames.FAIL, (125).to_bytes(4, "little"), str(e).encode("utf-8", "backslashreplace"))
+    except (RexecError, ProtocolError) as e:
+        said = str(e) if isinstance(e, RexecError) else "what came from rexec is not of its protocol: %s" % e
+        link.send(frames.FAIL, (125).to_bytes(4, "little"), said.encode("utf-8", "backslashreplace"))
         return 1
     return 0

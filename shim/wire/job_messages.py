@@ -34,6 +34,8 @@ from __future__ import annotations
 
 import json
 
+from remoteio.errors import ProtocolError
+
 CHECKPOINT, VACATE, THAW, GO, KILL = "checkpoint", "vacate", "thaw", "go", "kill"
 FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, MOVED, DEAD, RESTORED, CRIU, CLOSES, UNABLE = (
     "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "moved", "dead", "restored", "criu", "closes",
@@ -55,9 +57,14 @@ def news(what: str, **more: object) -> bytes:
     return json.dumps({"news": what, **more}).encode()
 
 
-def parse(payload: bytes | memoryview) -> dict[str, object]:
-    """Return the object in an ORDER or NEWS frame. Raises ValueError."""
-    value = json.loads(bytes(payload))
-    if not isinstance(value, dict):
-        raise ValueError("a message between the two ends is no object")
-    return value
+def parse_order(payload: bytes | memoryview) -> tuple[str, int, str]:
+    """Read an ORDER frame: what is ordered, the serial number, and why, "" if it does not say. Raises ProtocolError."""
+    try:
+        said = json.loads(bytes(payload))
+    except (ValueError, RecursionError) as e:
+        raise ProtocolError("an order is no JSON (%s)" % e) from None
+    if isinstance(said, dict):
+        what, serial, why = said.get("order"), said.get("serial"), said.get("why", "")
+        if isinstance(what, str) and type(serial) is int and isinstance(why, str):
+            return what, serial, why
+    raise ProtocolError("an order says not what it is and of which number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remoteio.wire.frames import pack_fields, unpack_fields
+from remoteio.wire.frames import FrameError, pack_fields, unpack_fields
 from shim.wire.descriptors import Descriptor
 
 TYPE_CHECKING = False
@@ -87,8 +87,14 @@ class JobSpec:
 
     @classmethod
     def unpack(cls, payload: bytes | memoryview) -> JobSpec:
-        """Unpack what ``pack`` has made. Raises FrameError, KeyError, ValueError on what pack never makes."""
-        f = unpack_fields(payload)
+        """Unpack what ``pack`` has made. Raises FrameError on what pack never makes."""
+        try:
+            return cls._of(unpack_fields(payload))
+        except (LookupError, ValueError) as e:
+            raise FrameError("the job's description is of another version of rexec (%s)" % e) from e
+
+    @classmethod
+    def _of(cls, f: dict[str, list[bytes]]) -> JobSpec:
         ids, limits = _numbers(f["ids"]), _numbers(f["limits"])
         return cls(
             argv=f["argv"],

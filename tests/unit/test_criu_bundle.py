@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,22 @@ def test_not_that_of_others(tmp_path: Path, how: str) -> None:
     assert not criu_bundle.present(str(tmp_path), HASH)
     with pytest.raises(BundleError, match="remove it"):
         criu_bundle.unpack(ARCHIVE, HASH, str(tmp_path))
+
+
+@pytest.mark.parametrize("name, kind", [("lib/../a", b"0"), ("lib", b"0"), ("a", b"0"), ("criu", b"S"), ("criu", b"2")])
+def test_nothing_but_plain_files_of_known_names_is_unpacked(tmp_path: Path, name: str, kind: bytes) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    archive = out.getvalue()
+    with pytest.raises(BundleError, match="unexpected member"):
+        criu_bundle.unpack(archive, criu_bundle.digest(archive), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_archive_is_told_in_a_sentence(tmp_path: Path) -> None:
+    for archive in (b"", ARCHIVE[:600], b"x" * 1024):
+        with pytest.raises(BundleError, match="is damaged"):
+            criu_bundle.unpack(archive, criu_bundle.digest(archive), str(tmp_path))

@@ -96,12 +96,11 @@ class CheckpointAgent:
             self._streams.credit(payload)
 
     def _order(self, payload: bytes | memoryview) -> None:
-        order = job_messages.parse(payload)
-        what, serial = order["order"], int(str(order["serial"]))
+        what, serial, why = job_messages.parse_order(payload)
         if what in (job_messages.CHECKPOINT, job_messages.VACATE):
             self._dumper.ask(serial, what == job_messages.VACATE)
         elif what == job_messages.THAW:
-            self._dumper.give_up(serial, str(order.get("why", "the image could not be kept")))
+            self._dumper.give_up(serial, why or "the image could not be kept")
         elif what == job_messages.GO:
             self._go(serial == self._parts.checkpoint.generation)
         elif what == job_messages.KILL:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.submit import store, xdg
-from remoteio.errors import RexecError
+from remoteio.errors import ProtocolError, RexecError
 from remoteio.kernel_structs import FLOCK
 from shim.submit.job.placement_events import Phase
 from shim.submit.shapes import (
@@ -94,8 +94,11 @@ class Record:
     reason: str = ""
 
     def job_spec(self) -> JobSpec:
-        """Return the job as it was described when it was submitted."""
-        return JobSpec.unpack(base64.b64decode(self.spec))
+        """Return the job as it was described when it was submitted. Raises JobError."""
+        try:
+            return JobSpec.unpack(base64.b64decode(self.spec, validate=True))
+        except (ValueError, ProtocolError) as error:
+            raise JobError(f"the record of job {self.id} does not tell what it is to run: {error}") from None
 
     def without_image(self) -> str:
         """Say what is left of it, its supervisor gone, if it has no image: a clause."""
