@@ -12,6 +12,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.value import Value
 
 PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
+_HEADER = 56  # bytes of an Elf64_Phdr
 DT_NEEDED, DT_STRTAB, DT_RPATH, DT_RUNPATH = 1, 5, 15, 29
 
 
@@ -46,6 +47,8 @@ def parse(image: bytes, name: str) -> Elf:
         (machine,) = struct.unpack_from("<H", image, 18)
         (table,) = struct.unpack_from("<Q", image, 32)
         size, count = struct.unpack_from("<HH", image, 54)
+        if size != _HEADER:
+            raise ValueError(f"a program header of {size} bytes")  # of 0, each of 65535 would be the same
         headers = [struct.unpack_from("<IIQQQQQQ", image, table + i * size) for i in range(count)]
         interpreter = next((image[h[2] : h[2] + h[5]].rstrip(b"\0").decode() for h in headers if h[0] == PT_INTERP), "")
         tags: list[tuple[int, int]] = []
