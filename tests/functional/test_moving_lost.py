@@ -1,0 +1,98 @@
+"""A job whose link, supervisor or first process ends under it, and what goes on from its image."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+
+from tests.job_commands import COUNT, USER, Mover, kill_ssh, lines, supervisors
+from tests.until import until
+
+
+@USER
+def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
+    """ssh is killed; what the job says again is not said twice, and what it wrote to a file since is cut back."""
+    out = mover.dir / "numbers"
+    job = mover.submit(
+        "sh",
+        "-c",
+        f"exec 5>>{out}; " + COUNT.format(n=150, pause=0.05).replace("echo line $i", "echo line $i; echo line $i >&5"),
+    )
+    mover.verb("checkpoint", job)
+    seen = out.read_text()
+    until(lambda: len(out.read_text()) > len(seen) + 40, "it writes on")
+    kill_ssh(mover)
+    until(lambda: mover.job(job)["generation"] >= 2, "another generation", within=30)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(150)
+    assert out.read_text() == lines(150)
+    log = mover.verb("log", job, "--condor")
+    assert all(f"\n{number} (" in "\n" + log for number in ("000", "001", "003", "022", "024", "005")), log
+
+
+@USER
+def test_restart_after_the_supervisor_died(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
+    mover.verb("checkpoint", job)
+    for pid in supervisors(mover, job):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
+    assert "restart" in str(mover.job(job)["why"])
+    status, _, words = mover.verb_fails("vacate", job)
+    assert (
+        status == 125
+        and words == f"rexec: job {job} has no supervisor: `rexec restart {job}` goes on from its last image\n"
+    )
+    mover.verb("restart", job)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(100)
+
+
+@USER
+def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, desk: ModuleType) -> None:
+    """As when that host's memory runs out."""
+    job = mover.submit("sh", "-c", COUNT.format(n=60, pause=0.05))
+    mover.verb("checkpoint", job)
+    seen = mover.path(job, "stdout").read_text()
+    until(lambda: len(mover.path(job, "stdout").read_text()) > len(seen) + 40, "it says more")
+    jobs = [pid for pid, line in desk.processes("alpha").items() if "line $i" in line]
+    (init,) = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in jobs}
+    os.kill(init, signal.SIGKILL)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(60)
+    assert (mover.job(job)["moves"], mover.job(job)["generation"]) == (1, 2)
+    assert "its memory may have run out" in mover.verb("log", job)
+
+
+@USER
+def test_told_to_end_as_at_a_shutdown_it_saves_the_job_first(mover: Mover) -> None:
+    job = mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05))
+    until(lambda: mover.path(job, "stdout").read_text().count("\n") > 5, "some lines")
+    own = [psutil.Process(pid) for pid in supervisors(mover, job)]
+    started = [child for process in own for child in process.children(recursive=True)]
+    assert "ssh" in {process.name() for process in started}, "its ssh is told to end too"
+    for process in (*own, *started):
+        process.terminate()
+    until(lambda: mover.job(job)["state"] == "stopped", "the supervisor has ended", within=30)
+    assert "the job is saved" in mover.verb("log", job).splitlines()[-1]
+    mover.verb("restart", job)
+    assert mover.ended(job) == "exit 3"
+    assert mover.path(job, "stdout").read_text() == lines(100)
+
+
+@USER
+def test_a_job_that_ends_while_it_is_saved_ends_once(mover: Mover) -> None:
+    """With an image already there; it is saved all the time, and its end swept over the 0.2 s that this takes."""
+    script = "echo begun >> said{n}; sleep {for_}; echo ended >> said{n}; exit 7"
+    jobs = [
+        mover.foreground("sh", "-c", script.format(n=n, for_=2 + n / 25), options=("--every", "1s")) for n in range(8)
+    ]
+    for job in jobs:
+        with job:
+            said = job.communicate(timeout=60)
+        assert (job.returncode, *said) == (7, b"", b"")
+    assert {path.read_text() for path in mover.dir.glob("said*")} == {"begun\nended\n"}
