@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -172,3 +173,17 @@ def well(mover: Mover, job: str) -> str:
     """Wait for a good end: all its output."""
     assert mover.ended(job) == "done", mover.path(job, "stderr").read_text() + mover.verb("log", job)
     return out(mover, job)
+
+
+def again(mover: Mover, job: str) -> None:
+    """It is lost with its link, and goes on."""
+    generation = int(str(mover.job(job)["generation"]))
+    kill_ssh(mover, job)
+    until(lambda: mover.job(job)["generation"] > generation, "another generation", within=30)
+    mover.running(job)
+
+
+def kept(mover: Mover, job: str) -> list[Path]:
+    """The copies of what could not be told apart, each of which the log names."""
+    words = mover.verb("log", job)
+    return [Path(path) for path in re.findall(r"it stays as it is, a copy of it as it is now is (\S+),", words)]
