@@ -17,7 +17,7 @@ from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Result
 from shim.submit.job.replayed_streams import OutputOnce
 from shim.wire import lease
-from tests.unit.test_supervisor import Run
+from tests.supervised import Run
 from tests.until import until
 
 

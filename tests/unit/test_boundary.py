@@ -24,7 +24,7 @@ from shim.submit.job.generation import Generation
 from shim.submit.job.placement_events import Result
 from shim.wire import job_messages, lease
 from tests.agents import Agent
-from tests.unit.test_supervisor import Run
+from tests.supervised import Run
 from tests.until import until
 
 Deed = Callable[[Agent], None]

@@ -12,7 +12,7 @@ import pytest
 
 from checkpoint.wire.manifest import Manifest, Streams, WrittenFile
 from remoteio.submit.export.changes import Changes, Key, state
-from shim.submit.job import file_rollback, kept_copies, record
+from shim.submit.job import file_rollback, record
 
 
 def refuse(*args: object, **more: object) -> None:
@@ -333,73 +333,6 @@ def test_a_tail_is_dropped_when_it_is_there_again(tmp_path: Path) -> None:
     assert not tail.is_there_again(), "another file"
 
 
-def test_copies(tmp_path: Path) -> None:
-    path, kept = tmp_path / "log", tmp_path / "kept"
-    path.write_bytes(b"one")
-    first = kept_copies.keep(os.fspath(path), kept, "job7-image3")
-    assert first == kept / "log.job7-image3" and first.read_bytes() == b"one"
-    assert kept_copies.keep(os.fspath(path), kept, "job7-image3") == first, "the same again, after a failure"
-    times = os.stat(path)
-    path.write_bytes(b"two")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert kept_copies.keep(os.fspath(path), kept, "job7-image3").name == "log.job7-image3.2"
-    assert first.read_bytes() == b"one"
-    with pytest.raises(kept_copies.KeepError, match="cannot be read to keep a copy of it: No such file"):
-        kept_copies.keep(os.fspath(tmp_path / "none"), kept, "job7-image3")
-
-
-def test_a_copy_has_the_files_holes(tmp_path: Path) -> None:
-    path = tmp_path / "sparse"
-    with path.open("wb") as file:
-        file.truncate(1 << 30)
-        for at in (0, 1 << 29, (1 << 29) + 5000):
-            file.seek(at)
-            file.write(b"data")
-    for start in (0, 100, 1 << 29, (1 << 30) - 5):
-        copy = kept_copies.keep(os.fspath(path), tmp_path / "kept", f"from-{start}", start)
-        st = copy.stat()
-        assert st.st_size == (1 << 30) - start and st.st_blocks * 512 < 1 << 20
-        with copy.open("rb") as now:
-            now.seek(max((1 << 29) - start, 0))
-            if start <= 1 << 29:
-                assert now.read(5004) == b"data" + bytes(4996) + b"data"
-
-
-def test_half_a_copy_is_not_there_under_the_name_of_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, kept = tmp_path / "log", tmp_path / "kept"
-    path.write_bytes(b"one")
-
-    def full(fd: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as disk:
-        disk.setattr(os, "fsync", full)
-        with pytest.raises(kept_copies.KeepError, match="No space left on device; make room there"):
-            kept_copies.keep(os.fspath(path), kept, "job7-image3")
-    assert os.listdir(kept) == []
-    (kept / "copy.part").write_bytes(b"of one that was killed")
-    assert kept_copies.keep(os.fspath(path), kept, "job7-image3").read_bytes() == b"one"
-    assert os.listdir(kept) == ["log.job7-image3"]
-
-
-def test_a_file_that_cannot_be_read_has_its_own_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "log"
-    path.touch(0o200)
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(kept_copies.KeepError, match=r"cannot be read .*\(Operation not permitted\): `chmod u\+r` it$"):
-        kept_copies.keep(os.fspath(path), tmp_path / "kept", "job7-image3")
-
-
-def test_a_symbolic_link_is_no_file_to_copy(tmp_path: Path) -> None:
-    (tmp_path / "real").touch()
-    (tmp_path / "link").symlink_to("real")
-    assert file_rollback.is_file(os.fspath(tmp_path / "real"))
-    assert not file_rollback.is_file(os.fspath(tmp_path / "link"))
-    assert not file_rollback.is_file(os.fspath(tmp_path / "none"))
-
-
 def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: Path) -> None:
     files = Files(tmp_path, "log")
     paths = {file.inode: file.path for file in files.written}
@@ -423,34 +356,6 @@ def test_a_mark_tells_what_came_before_an_image_from_what_came_after(tmp_path: P
     files.changes.mark(4)
     files.changes.commit(5, 6, paths)
     assert files.changes.since(6) is None and not files.changes.rows(), "another dump's than the last that was marked"
-
-
-def empty_record() -> record.Record:
-    return record.Record(
-        id=0, command=("x",), cwd="/", created=0, hosts=("alpha",), owner="", every=0, keep=2, detached=True, tty=False,
-        spec="",
-    )  # fmt: skip
-
-
-def test_a_job_that_cannot_be_recorded_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And those that are made for it are its user's alone, whatever the umask."""
-    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "local" / "state"))
-
-    def full(old: object, new: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    before = os.umask(0)
-    try:
-        with monkeypatch.context() as disk:
-            disk.setattr(os, "rename", full)
-            with pytest.raises(record.JobError, match="No space left on device; make room there"):
-                record.create(empty_record())
-        assert os.listdir(record.home()) == []
-        assert record.create(empty_record()).id == 1
-    finally:
-        os.umask(before)
-    made = ("local", "local/state", "local/state/rexec", "local/state/rexec/jobs", "local/state/rexec/jobs/1")
-    assert [oct(os.stat(tmp_path / name).st_mode & 0o777) for name in made] == ["0o700"] * 5
 
 
 def test_what_is_known_goes_into_the_jobs_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

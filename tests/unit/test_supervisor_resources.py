@@ -1,0 +1,104 @@
+"""What the supervisor of a job has open and keeps: nothing of a generation, or a job, that is over."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+
+from shim.submit.job import replayed_streams
+from shim.submit.job.placement_events import Result
+from shim.submit.job.replayed_streams import ReplayedInput
+from tests.supervised import Run, descriptors
+from tests.until import until
+
+
+def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
+    open_before = 0
+    for number in range(5):
+        run.country.running(number)
+        until(run.supervisor.generation, "it is known to run")
+        open_before = open_before or descriptors(run.country)
+        run.ask("vacate")
+    run.country.running(5)
+    until(lambda: descriptors(run.country) <= open_before + 2, "what each of five opened is closed")
+    run.country.agents[5].end(0)
+    run.end()
+
+
+def test_a_generation_that_is_over_is_not_kept(run: Run) -> None:
+    """Its export knows of every file that the job has used."""
+    run.country.running(0)
+    until(run.supervisor.generation, "it is known to run")
+    generation = run.supervisor.generation()
+    assert generation is not None and generation._session.export is not None
+    before = weakref.ref(generation), weakref.ref(generation._session.export)
+    del generation
+    for number in range(2):
+        run.country.running(number)
+        assert run.ask("vacate").startswith("True: ")
+    run.country.running(2)
+
+    def gone() -> bool:
+        gc.collect()
+        return before[0]() is None and before[1]() is None
+
+    until(gone, "nothing holds it")
+
+
+def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, job_place: None) -> None:
+    """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
+    first = Run(tmp_path / "0", make=True)
+    first.country.running(0)
+    until(first.supervisor.generation, "it is known to run")
+    open_before, running_before = descriptors(first.country), threading.active_count()
+    others = [Run(tmp_path / str(number), make=True) for number in (1, 2)]
+    for run in others:
+        run.country.running(0).say()
+        assert run.ask("vacate") == "True: the job goes on on beta"
+    for run in others:
+        run.country.running(1).say()
+        run.country.agents[1].end(0)
+        assert run.end() == Result(0)
+        assert run.out.read_text() == "1\n2\n"
+        run.forget()
+    until(lambda: descriptors(first.country) <= open_before, "their descriptors are closed")
+    until(lambda: threading.active_count() <= running_before, "their threads have ended")
+    first.country.agents[0].end(0)
+    assert first.end() == Result(0)
+
+
+def test_much_input_is_not_kept_before_there_is_an_image(run: Run) -> None:
+    alpha = run.country.running(0)
+    block = bytes(1 << 16)
+    for _ in range(300):
+        os.write(run.typed, block)
+    alpha.wait(lambda: len(alpha.given) == 300 << 16, within=30)
+    assert run.input.size - run.input.kept < 9 << 20
+    alpha.end(0)
+    run.end()
+
+
+def test_input_is_let_go_where_no_image_could_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replayed_streams, "HEAVY", 1 << 20)
+    heavy: list[int] = []
+    given = ReplayedInput(tmp_path, -1)
+    given.heavy = lambda: heavy.append(given.size)
+    given.keep()
+    for _ in range(5):
+        given.feed(bytes(1 << 19))
+    assert heavy == [3 << 19]
+    given.unkeep()
+    given.feed(bytes(1 << 21))
+    assert heavy == [3 << 19]
+    given.given = given.size  # a generation has got all of it
+    given.saved(1 << 20)
+    given.unkeep()  # of a later one: there is one
+    given.feed(bytes(1 << 21))
+    assert len(heavy) == 2
+    assert given.kept == 1 << 20
+    given.close()
