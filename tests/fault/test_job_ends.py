@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.test_moving_owner import OWNER, terminal
 from tests.mover import Mover, Placement, until
 from tests.mover_as_user import Make, Run
+from tests.owner_terminal import OWNER, terminal
 
 PYTHON = "/usr/bin/python3"
 ENDS = "echo begun; while [ ! -e struck ]; do sleep .01; done; echo ended; exit 7"

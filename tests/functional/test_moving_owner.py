@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.mover_as_user import COUNT, Make, Run, counted, more
-
-OWNER = '["keyboard", {"start_idle": "0s", "linger": "2s", "battery": true}]'
-
-
-@contextmanager
-def terminal() -> Iterator[int]:
-    """The master of a terminal of this host at which somebody's program reads."""
-    master, slave = os.openpty()
-    reader = subprocess.Popen(["cat"], stdin=slave, stdout=subprocess.DEVNULL)
-    os.close(slave)
-    try:
-        yield master
-    finally:
-        reader.kill()
-        reader.wait()
-        os.close(master)
+from tests.owner_terminal import OWNER, terminal
 
 
 def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:

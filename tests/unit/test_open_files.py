@@ -10,7 +10,7 @@ import pytest
 
 from remoteio.submit.export.written_files import OpenFiles, opened
 from remoteio.wire import fuse_abi as abi
-from tests.unit.test_dispatch import Tree, tree  # noqa: F401
+from tests.export_tree import Tree
 
 Made = Callable[..., Tree]
 
@@ -25,7 +25,7 @@ def told(made: Tree) -> None:
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
-def test_a_file_that_was_renamed_or_replaced_here(tree: Made, tmp_path: Path, flags: int) -> None:  # noqa: F811
+def test_a_file_that_was_renamed_or_replaced_here(tree: Made, tmp_path: Path, flags: int) -> None:
     made, path = tree(), tmp_path / "file"
     made.host.open(made.node, flags)
     row = (b"/file", path.stat().st_ino, flags == os.O_RDWR)
@@ -38,7 +38,7 @@ def test_a_file_that_was_renamed_or_replaced_here(tree: Made, tmp_path: Path, fl
     assert seen(made) == OpenFiles([row], []), "it was put back"
 
 
-def test_the_directory_of_a_file_was_renamed_here(tree: Made, tmp_path: Path) -> None:  # noqa: F811
+def test_the_directory_of_a_file_was_renamed_here(tree: Made, tmp_path: Path) -> None:
     made = tree()
     (tmp_path / "empty/inner").touch()
     made.host.open(made.host.lookup(made.empty, b"inner"), os.O_RDONLY)
@@ -48,7 +48,7 @@ def test_the_directory_of_a_file_was_renamed_here(tree: Made, tmp_path: Path) ->
     assert [path for path, *_ in seen(made).rows] == [b"/empty/inner"], "the name leads there again"
 
 
-def test_a_file_that_was_removed_here_counts_once_the_kernel_knows(tree: Made, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_was_removed_here_counts_once_the_kernel_knows(tree: Made, tmp_path: Path) -> None:
     """Until then criu takes the name that the kernel remembers; from then on the contents go into the image."""
     made, path = tree(), tmp_path / "file"
     made.host.open(made.node, os.O_RDWR)
@@ -60,7 +60,7 @@ def test_a_file_that_was_removed_here_counts_once_the_kernel_knows(tree: Made, t
     assert seen(made) == OpenFiles([], [])
 
 
-def test_a_file_whose_name_the_job_has_taken_away(tree: Made, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_whose_name_the_job_has_taken_away(tree: Made, tmp_path: Path) -> None:
     made, root = tree(), abi.ROOT_ID
     made.host.open(made.node, os.O_RDWR)
     made.host.ask(abi.RENAME, root, abi.RENAME_IN.pack(root) + b"file\0new\0")
@@ -72,7 +72,7 @@ def test_a_file_whose_name_the_job_has_taken_away(tree: Made, tmp_path: Path) ->
     assert seen(made) == OpenFiles([], [])
 
 
-def test_a_file_of_several_names(tree: Made, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_of_several_names(tree: Made, tmp_path: Path) -> None:
     made, path = tree(), tmp_path / "file"
     made.host.open(made.node, os.O_RDWR)
     made.host.ask(abi.LINK, abi.ROOT_ID, abi.LINK_IN.pack(made.node) + b"other\0")
@@ -85,7 +85,7 @@ def test_a_file_of_several_names(tree: Made, tmp_path: Path) -> None:  # noqa: F
     assert seen(made) == OpenFiles([], [(b"/file", False)]), "it may have been opened by that one"
 
 
-def test_a_file_that_was_renamed_here_and_seen_by_its_new_name(tree: Made, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_was_renamed_here_and_seen_by_its_new_name(tree: Made, tmp_path: Path) -> None:
     made, path = tree(), tmp_path / "file"
     made.host.open(made.node, os.O_RDWR)
     path.rename(tmp_path / "aside")
