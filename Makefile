@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: help setup demo check test test-all lint fuzz bench bench-checkpoint clean root fresh
+.PHONY: help setup demo check test test-all lint fuzz bench bench-checkpoint lock clean root fresh
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -67,28 +67,41 @@ fresh: root ## run a command in a clone on a machine that has nothing of ours
 	@$(call apt,debootstrap git)
 	$(AS_ROOT) "$(PYTHON)" -m tests.fresh_root $(FRESH)
 
+COMPILE = sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url pyproject.toml -
+
+lock: ## write .ci/requirements anew, of the newest versions that pyproject.toml allows; needs uv
+	$(COMPILE) -o .ci/requirements/run.txt
+	$(COMPILE) --extra dev -o .ci/requirements/dev.txt
+	$(COMPILE) --extra dev --extra bench -o .ci/requirements/bench.txt
+	$(COMPILE) --extra dev --extra fuzz -o .ci/requirements/fuzz.txt
+
 clean: ## take down the hosts, and remove what was made here
 	[ ! -e .venv/dev ] || $(AS_ROOT) .venv/bin/python -m tests.desk down
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/demo: APT := $(APT_DEMO)
-.venv/demo: WHAT := .
+.venv/demo: LOCKS := run
 .venv/dev: APT := $(APT_TEST)
-.venv/dev: WHAT := .[dev]
+.venv/dev: LOCKS := dev
 .venv/bench: APT := $(APT_BENCH)
-.venv/bench: WHAT := .[dev,bench]
+.venv/bench: LOCKS := dev bench
 .venv/fuzz: APT := $(APT_DEMO)
-.venv/fuzz: WHAT := .[dev,fuzz]
+.venv/fuzz: LOCKS := fuzz
+
+# All that is installed is in the lock files, by its hash, with what it depends on and what builds it.
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 
 # Each of these files is a mark that .venv has that much in it.
-.venv/demo .venv/dev .venv/bench .venv/fuzz: pyproject.toml Makefile
+.venv/demo .venv/dev .venv/bench .venv/fuzz: pyproject.toml Makefile $(wildcard .ci/requirements/*.txt)
 	@$(call apt,$(APT))
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $(PYTHON) is older than 3.11, which rexec needs; say make PYTHON=/path/to/a/newer/python3" >&2; exit 1; }
 	@echo "Setting up .venv"
 	@"$(PYTHON)" -m venv .venv
-	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '$(WHAT)'
+	@for lock in $(LOCKS); do $(PIP) --require-hashes -r .ci/requirements/$$lock.txt || exit 1; done
+	@$(PIP) -e .
 	@touch $@
 
 # Installs those of the Debian packages $(1) that are missing, asking nothing and, when none is, nobody.

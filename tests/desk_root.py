@@ -51,6 +51,17 @@ def criu() -> obtain_criu.Bundle:
     return found
 
 
+def give_criu(kept: obtain_criu.Bundle, data: Path, user: str) -> Path:
+    """Have the user, whose $XDG_DATA_HOME that directory is to be, keep that criu; where it is then."""
+    home = data / "rexec" / "criu"
+    home.mkdir(parents=True)
+    for path in (kept.archive, kept.archive.with_name(obtain_criu.PIN)):
+        shutil.copy(path, home)
+    for path in (data, home.parent, home, *home.iterdir()):
+        shutil.chown(path, user, user)
+    return home
+
+
 class DeskError(Exception):
     """The desk could not be set up or used; the text is one sentence: what failed, why, what to do."""
 

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 from checkpoint.submit import obtain_criu
+from tests.desk_root import give_criu
 from tests.program import Argument, Rexec, as_login
 from tests.until import until
 
@@ -97,11 +98,7 @@ def mover(
 ) -> Iterator[Mover]:
     user, first, second = PAIRS[request.param]
     made = Mover(rexec, user, (first, second), place(user))
-    home = made.dir / "data" / "rexec" / "criu"
-    home.mkdir(parents=True)
-    shutil.copy(kept.archive, home)
-    for path in (made.dir / "data", home.parent, home, home / kept.archive.name):
-        shutil.chown(path, user, user)
+    give_criu(kept, made.dir / "data", user)
     yield made
     for row in json.loads(made.verb("jobs", "--json")):
         if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):

@@ -7,6 +7,7 @@ into a private directory: nothing is installed and no privilege is needed. Submi
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,10 +18,13 @@ from checkpoint.submit import mirror, xdg
 from checkpoint.wire import criu_bundle, elf
 from checkpoint.wire.criu_bundle import BundleError
 
+# What an archive must have at least, or somebody plays an old one again, whose signature holds.
+OLDEST = (4, 1)
 # Of these the first that can be had. criu before 4.2 cannot save an internet socket on Linux 6.16 or newer.
 SUITES = ("forky", "trixie")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_TIMEOUT_S = 600
+PIN = "pinned"
 
 
 class ArchiveError(BundleError):
@@ -55,22 +59,35 @@ def home() -> Path:
 
 
 def kept(at: Path) -> Bundle | None:
-    """Find the newest bundle kept there, or None."""
-    found = sorted(at.glob("criu-*.tar"), key=lambda p: (p.stat().st_mtime_ns, p.name))
-    return Bundle(found[-1], found[-1].stem.removeprefix("criu-")) if found else None
+    """Find the bundle kept there, or None: the one that PIN has the hash of, whatever else lies beside it."""
+    try:
+        digest = (at / PIN).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    archive = _archive(at, digest)
+    return Bundle(archive, digest) if re.fullmatch(r"[0-9a-f]{32}", digest) and archive.exists() else None
+
+
+def _archive(at: Path, digest: str) -> Path:
+    return at / f"criu-{digest}.tar"
 
 
 def keep(files: dict[str, bytes], at: Path) -> Bundle:
     """Pack files (see criu_bundle.gather) into the directory and return the bundle; the file appears whole or not."""
     archive, digest = criu_bundle.pack(files)
     xdg.make(at)
-    target = at / f"criu-{digest}.tar"
-    with tempfile.NamedTemporaryFile(dir=at, delete=False) as f:
-        f.write(archive)
+    bundle = Bundle(_archive(at, digest), digest)
+    _write(bundle.archive, archive)
+    _write(at / PIN, f"{digest}\n".encode())
+    return bundle
+
+
+def _write(target: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as f:
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())
     os.replace(f.name, target)
-    return Bundle(target, digest)
 
 
 def apt_config(work: Path, sources: Path) -> str:
@@ -101,13 +118,20 @@ def apt_config(work: Path, sources: Path) -> str:
         "APT::Install-Recommends": "false",
         "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
+        # whatever this machine's apt lets pass: apt.conf(5), apt-secure(8)
+        "APT::Get::AllowUnauthenticated": "false",
+        "Acquire::AllowInsecureRepositories": "false",
+        "Acquire::AllowWeakRepositories": "false",
+        "Acquire::AllowDowngradeToInsecureRepositories": "false",
+        "Acquire::Check-Date": "true",
+        "Acquire::Check-Valid-Until": "true",
     }
     lines = [f"#clear {name};" for name in hooks]
     lines += [f'{name} "{value}";' for name, value in settings.items()]
     return "\n".join(lines) + "\n"
 
 
-def _run(command: list[str], what: str) -> None:
+def _run(command: list[str], what: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("APT_CONFIG", "LANGUAGE")} | {"LC_ALL": "C"}
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=APT_TIMEOUT_S, check=False, env=environment
@@ -118,6 +142,17 @@ def _run(command: list[str], what: str) -> None:
         lines = [line for start in ("E:", "dpkg-deb:", "W:") for line in said if line.startswith(start)]
         reason = lines[0].removeprefix("E: ") if lines else f"exit status {done.returncode}"
         raise BundleError(f"cannot {what}: {reason}")
+    return done.stdout
+
+
+def require_recent(version: str, suite: str) -> None:
+    """Check the version of the package criu, as Debian numbers it. Raises BundleError for one older than OLDEST."""
+    found = re.match(r"(?:\d+:)?(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        raise ArchiveError(
+            f"criu of Debian {suite} is {version.strip()!r:.40} in this archive, older than "
+            f"{'.'.join(map(str, OLDEST))}: it is not Debian's present one"
+        )
 
 
 def download(archive: str, suite: str, work: Path) -> Path:
@@ -140,7 +175,10 @@ def download(archive: str, suite: str, work: Path) -> Path:
         _run([*apt, "--download-only", "install", "criu"], f"download criu of Debian {suite}")
     except BundleError as error:
         raise ArchiveError(str(error)) from error
-    for package in sorted((work / "cache/archives").glob("*.deb")):
+    packages = sorted((work / "cache/archives").glob("*.deb"))
+    (criu,) = (str(package) for package in packages if package.name.startswith("criu_"))
+    require_recent(_run(["dpkg-deb", "-f", criu, "Version"], "read the version of criu"), suite)
+    for package in packages:
         _run(["dpkg-deb", "-x", str(package), str(work / "root")], f"unpack {package.name}")
     return work / "root"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.submit import obtain_criu
 from tests.job_commands import COUNT, PYTHON, Mover, lines, out, vacate
 from tests.until import until
 
@@ -125,9 +126,10 @@ def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:
 def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> None:
     """There is no criu on the hosts, and the one to bring is damaged."""
     first, second = mover.hosts
-    (archive,) = (mover.dir / "data" / "rexec" / "criu").iterdir()
+    (archive,) = (mover.dir / "data" / "rexec" / "criu").glob("criu-*.tar")
     os.truncate(archive, 1000)
     archive.rename(archive.with_name(f"criu-{'0' * 32}.tar"))  # which the hosts have not had before
+    archive.with_name(obtain_criu.PIN).write_text("0" * 32)
     with mover.foreground("sh", "-c", "read a; echo $a; exit 3") as job:
         row = until_runs(mover)
         assert row["host"] == first

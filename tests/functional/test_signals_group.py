@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from checkpoint.submit import obtain_criu
+from tests.desk_root import give_criu
 from tests.program import Combo, as_login
 from tests.screen import Screen
 from tests.until import until
@@ -55,11 +56,7 @@ Way = Callable[[str], Combo]
 @pytest.fixture(autouse=True)
 def criu_kept(combo: Combo, kept: obtain_criu.Bundle) -> None:
     """What --checkpoint sends to the host, where the combination's own configuration has it: see `environment`."""
-    home = combo.dir / "data" / "rexec" / "criu"
-    home.mkdir(parents=True)
-    shutil.copy(kept.archive, home)
-    for path in (home.parent.parent, home.parent, home, home / kept.archive.name):
-        shutil.chown(path, combo.as_user, combo.as_user)
+    give_criu(kept, combo.dir / "data", combo.as_user)
 
 
 @pytest.fixture
