@@ -131,6 +131,8 @@ def parse_files(payload: bytes) -> list[tuple[str, str, int]]:
             origin = check_name(payload[at - origin_size : at].decode("ascii"))
         except (ManifestError, UnicodeDecodeError) as error:
             raise ImageWireError(f"a file's name is refused: {error}") from None
+        if size >> 63:
+            raise ImageWireError(f"{name} has {size} bytes, more than a file can have")
         files.append((name, origin, size))
     return files
 

@@ -41,7 +41,7 @@ def _run(name: str) -> bool:
     found.mkdir(exist_ok=True)
     options = [
         f"-max_total_time={SECONDS}", f"-timeout={_HANG}", f"-rss_limit_mb={_RESIDENT}", f"-max_len={_LONGEST}",
-        f"-artifact_prefix={found}/", "-print_final_stats=1", "-verbosity=0", "-close_fd_mask=0",
+        f"-artifact_prefix={found}/", "-handle_xfsz=0", "-print_final_stats=1",
     ]  # fmt: skip
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, str(corpus), str(SEEDS / name)]

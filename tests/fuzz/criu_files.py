@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from itertools import islice
 from pathlib import Path
 
 from checkpoint.execute import chunker, criu, criu_images, image_sockets, restore
 from checkpoint.wire import protobuf as codec
-from tests.fuzz.target import pieces, target
+from tests.fuzz.target import pieces, scratch, target
 
 
 @target(codec.ProtobufError)
@@ -56,7 +55,7 @@ def image_files(data: bytes) -> None:
     """What a restore reads and writes anew: files.img, a TCP stream, remap-fpath.img, timens-0.img; entries each."""
     parts = [*pieces(data), b"", b"", b"", b""]
     names = ("files.img", "tcp-stream-1.img", "remap-fpath.img", "timens-0.img")
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as spool:
+    with scratch() as spool:
         for name, text in zip(names, parts, strict=False):
             if text:
                 Path(spool, name).write_bytes(text)

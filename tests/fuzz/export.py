@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
@@ -16,7 +14,7 @@ from remoteio.submit.export.confine import HIDDEN, READ, Confinement, Mark
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
-from tests.fuzz.target import pieces, target
+from tests.fuzz.target import pieces, scratch, target
 
 SECRET, KEPT = b"what no host is to read", b"what no host is to change"
 _LARGEST_FILE = 1 << 20
@@ -56,8 +54,8 @@ def _key(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _tree() -> Iterator[Path]:
-    top = Path(tempfile.mkdtemp(prefix="rexec-fuzz-"))
-    try:
+    with scratch() as name:
+        top = Path(name)
         (top / "outside").write_bytes(KEPT)
         root = top / "root"
         for name, text in (("hidden", SECRET), ("kept", KEPT), ("dir", b"more")):
@@ -67,8 +65,6 @@ def _tree() -> Iterator[Path]:
         (root / "link").symlink_to(top / "outside")
         (root / "up").symlink_to("..")
         yield top
-    finally:
-        shutil.rmtree(top)
 
 
 @contextmanager

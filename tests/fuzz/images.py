@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from remoteio.errors import ProtocolError
 from remoteio.submit.export.written_files import OpenFiles
 from shim.submit.job import image_manifest
 from tests.fuzz.host import SPEC
-from tests.fuzz.target import pieces, target
+from tests.fuzz.target import pieces, scratch, target
 
 _LIMIT = 1 << 30  # bytes of an image
 _SEEN = image_manifest.Seen((), OpenFiles([], []), [])
@@ -77,7 +76,7 @@ def image_offered(data: bytes) -> None:
 @target(wire.ImageWireError, OSError)
 def image_delivered(data: bytes) -> None:
     """What home says of an image to be restored; the digest of its end is put right."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as spool:
+    with scratch() as spool:
         directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
         collector, digest = Collector(directory), HASH()
         try:
@@ -96,7 +95,7 @@ def image_delivered(data: bytes) -> None:
 @target(wire.ImageWireError, ChunkerError)
 def image_answers(data: bytes) -> None:
     """What home answers to who saves an image. An empty message: the sender's turn."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as spool:
+    with scratch() as spool:
         for name, text in (("core-1.img", b"x" * 5000), ("pages-1.img", bytes(range(256)) * 300), ("empty.img", b"")):
             Path(spool, name).write_bytes(text)
         directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
@@ -142,7 +141,7 @@ def pack_file(data: bytes) -> None:
     if len(data) > size:
         start = int.from_bytes(data[-36:-32], "little")
         data = data[:-32] + chunk_hash(data[start:-size] if start < len(data) - size else b"")
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as place:
+    with scratch() as place:
         directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in ("00000001.pack", "00000002.part"):
@@ -173,7 +172,7 @@ def elf_headers(data: bytes) -> None:
 @target(criu_bundle.BundleError)
 def bundle(data: bytes) -> None:
     """The archive of criu that home sends."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as top:
+    with scratch() as top:
         cache = os.path.join(top, "cache")
         try:
             criu_bundle.unpack(data, criu_bundle.digest(data), cache)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import tempfile
 import threading
 
 from shim.execute.agent import owner_guard
 from shim.execute.owner import x11, x11_wire
 from shim.wire import dbus, owner_policy
-from tests.fuzz.target import pieces, target
+from tests.fuzz.target import pieces, scratch, target
 
 
 @target(dbus.DBusError)
@@ -33,7 +32,7 @@ def bus_address(data: bytes) -> None:
 @target(dbus.DBusError)
 def bus(data: bytes) -> None:
     """A connection to a bus: messages are what it says each time it is to answer."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as top:
+    with scratch() as top:
         path = os.path.join(top, "bus")
         with _Server(path, pieces(data)):
             made = dbus.Bus(path, timeout=2.0)
@@ -65,7 +64,7 @@ def x11_answers(data: bytes) -> None:
 @target(x11.X11Error)
 def x11_display(data: bytes) -> None:
     """A display, by what it says to each who connects."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as top:
+    with scratch() as top:
         path = os.path.join(top, "X7")
         with _Server(path, [data]):
             display = x11.Display(path, timeout=2.0)

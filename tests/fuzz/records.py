@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 from pathlib import Path
 
 from shim.submit import names
 from shim.submit.hosts import config
 from shim.submit.job import control_socket, events, record
-from tests.fuzz.target import target
+from tests.fuzz.target import scratch, target
 
 
 @target(config.HostsError)
@@ -22,7 +21,7 @@ def hosts_toml(data: bytes) -> None:
 @target(record.JobError)
 def job_record(data: bytes) -> None:
     """job.json, and the job that is described in it."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as top:
+    with scratch() as top:
         Path(top, "job.json").write_bytes(data)
         found = record.Job(Path(top)).read()
         found.without_image()
@@ -32,7 +31,7 @@ def job_record(data: bytes) -> None:
 @target(events.EventLogError)
 def event_log(data: bytes) -> None:
     """A job's log, and what is made of it for HTCondor."""
-    with tempfile.TemporaryDirectory(prefix="rexec-fuzz-") as top:
+    with scratch() as top:
         path = Path(top, "events.jsonl")
         path.write_bytes(data)
         found, at = events.read_events(path)

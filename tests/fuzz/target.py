@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+_MEMORY = "/dev/shm"  # nothing is written to a disk ten thousand times
 SEEDS = Path(__file__).parent / "seeds"
 
 
@@ -47,3 +50,8 @@ def pieces(data: bytes) -> list[bytes]:
 def joined(messages: list[bytes]) -> bytes:
     """Make an input of messages."""
     return b"".join(len(message).to_bytes(2, "little") + message for message in messages)
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A directory for one input."""
+    return tempfile.TemporaryDirectory(prefix="rexec-fuzz-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
