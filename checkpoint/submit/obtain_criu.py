@@ -118,8 +118,8 @@ def apt_config(work: Path, sources: Path) -> str:
         "APT::Install-Recommends": "false",
         "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
-        # whatever this machine's apt lets pass: apt.conf(5), apt-secure(8). Not so what has expired: whether that may pass
-        # is for who set up its mirror to say, which may be a snapshot; OLDEST is there against an old archive.
+        # Whatever this machine's apt lets pass: apt.conf(5), apt-secure(8). Not so what has expired: its mirror may be
+        # a snapshot, as whoever set it up knows; OLDEST is there against an old archive.
         "APT::Get::AllowUnauthenticated": "false",
         "Acquire::AllowInsecureRepositories": "false",
         "Acquire::AllowWeakRepositories": "false",
