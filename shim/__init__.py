@@ -2,7 +2,8 @@
 
 `from shim import run, start, …` is the door: docs/python.md is its manual, and __init__.pyi says what there is, for
 editors and type checkers. A name is imported when it is first asked for (PEP 562): this file is also read on hosts,
-which have none of what it names, and at the start of every command.
+which have none of what it names, and at the start of every command. It trusts the user who runs it; who
+else is trusted, and with what, each folder says.
 """
 
 _MODULES = {

@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -25,6 +24,7 @@ from packaging.utils import canonicalize_name
 from tests.desk_boot import libc
 from tests.desk_hosts import SUBMIT_USER
 from tests.desk_root import DeskError, call
+from tests.forked import in_a_fork
 
 ROOT = Path(__file__).resolve().parent.parent
 AsUser = Callable[[int, Callable[[], None]], None]
@@ -72,30 +72,18 @@ class Copy:
 
     def as_user(self, uid: int, body: Callable[[], None]) -> None:
         """Run body in a fork of the tests as that user (0: root), importing from the copy; its failure is ours."""
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                os.close(read)
-                self._move_in()
-                if uid:
-                    os.setgroups([])
-                    os.setresgid(uid, uid, uid)
-                    os.setresuid(uid, uid, uid)
-                    libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: or /proc/self/uid_map is root's
-                os.environ["HOME"] = "/"
-                body()
-                status = 0
-            except BaseException:
-                os.write(write, traceback.format_exc().encode()[-60000:])
-            finally:
-                os._exit(status)
-        os.close(write)
-        with open(read, "rb") as f:
-            said = f.read().decode()
-        if os.waitpid(child, 0)[1] != 0:
-            raise AssertionError(said or "the child was killed")
+
+        def inside() -> None:
+            self._move_in()
+            if uid:
+                os.setgroups([])
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: or /proc/self/uid_map is root's
+            os.environ["HOME"] = "/"
+            body()
+
+        in_a_fork(inside)
 
 
 def make(top: Path) -> Copy:

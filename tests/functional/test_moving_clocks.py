@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.desk_boot import libc
+from tests.forked import in_a_fork
 from tests.mover import until
 from tests.mover_as_user import Make, Run
 
@@ -46,24 +45,14 @@ print(json.dumps(took))
 
 def on_a_host_that_was_started(seconds: int, body: Callable[[], None]) -> None:
     """Run body where the machine has been up for so much longer: in a time namespace of the tests' own."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            assert libc.unshare(CLONE_NEWTIME) == 0
-            with open("/proc/self/timens_offsets", "w") as f:
-                f.write(f"monotonic {seconds} 0\nboottime {seconds} 0\n")
-            body()
-            status = 0
-        except BaseException:
-            os.write(write, traceback.format_exc().encode()[-60000:])
-        finally:
-            os._exit(status)
-    os.close(write)
-    with open(read, "rb") as f:
-        said = f.read().decode()
-    assert os.waitpid(child, 0)[1] == 0, said
+
+    def inside() -> None:
+        assert libc.unshare(CLONE_NEWTIME) == 0
+        with open("/proc/self/timens_offsets", "w") as f:
+            f.write(f"monotonic {seconds} 0\nboottime {seconds} 0\n")
+        body()
+
+    in_a_fork(inside)
 
 
 @pytest.mark.long(lambda seconds, **_: seconds < 0)

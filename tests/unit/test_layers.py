@@ -181,6 +181,13 @@ def test_no_module_imports_itself_in_a_circle(package: str) -> None:
     tuple(graphlib.TopologicalSorter(dict(within(package))).static_order())
 
 
+def test_each_folder_says_what_it_is_for_who_imports_it_and_whom_it_trusts() -> None:
+    ours = (path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
+    said = {str(path.relative_to(ROOT)): ast.get_docstring(ast.parse(path.read_text())) or "" for path in ours}
+    wanted = (r"\btrust", r"\b[Ii]mport")
+    assert not {name for name, text in said.items() if not all(re.search(word, text) for word in wanted)}
+
+
 def test_tests_are_not_imported() -> None:
     assert not {name for name in MODULES if any(other.partition(".")[0] == "tests" for other in imports(name))}
 

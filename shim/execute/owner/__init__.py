@@ -2,4 +2,6 @@
 
 sources.py has all that tell of input (each a `Source`), step.py the rules, load.py what else a policy looks at. The
 agent and the probe import it; it imports neither, nor init. It only looks: it grabs no device, and changes nothing.
+What a bus or a display answers is another program's word, which is checked and trusted with one thing alone: how long
+the owner has been idle.
 """

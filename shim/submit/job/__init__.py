@@ -12,5 +12,5 @@ submission          a job put on record; detached and detached_main: its supervi
 Imported by shim/submit/foreground, by the commands and by whatever else supervises jobs; imports shim/submit and
 shim/submit/hosts. Nothing here prints, or changes what is the whole process's (signals, umask, limits), but for
 detached_main, which is a process. What a host says is checked in shim/submit/host_frames.py and image_head.py before
-anything here believes it; files on the disk were written by this user.
+anything here trusts it; files on the disk were written by this user.
 """
