@@ -32,6 +32,7 @@ PACK_SIZE = 256 << 20  # a pack is sealed once it is longer
 _PACK_HEAD = b"rexec pack 2\n\0\0\0"
 _RECORD = struct.Struct("<4sB3xIII32s")  # magic, kind, bytes of the chunk, bytes stored, CRC-32, hash of the chunk
 _RECORD_MAGIC = b"rxCh"
+_LARGEST = _RECORD.size + WINDOW + 4096  # bytes of a record
 _INDEX = struct.Struct("<32sII")  # hash, offset, bytes stored
 _TRAILER = struct.Struct("<8sII32s")  # magic, records, offset of the index, hash of the index
 _TRAILER_MAGIC = b"rxPackE\n"
@@ -136,6 +137,9 @@ def decompress(data: bytes | memoryview, size: int) -> bytes:
     if decompressor is None:
         decompressor = _local.decompressor = zstandard.ZstdDecompressor()
     try:
+        # What the frame itself says goes before max_output_size, and is taken at its word: room for it is made at once.
+        if zstandard.frame_content_size(data) > size:
+            raise PackError("its compressed bytes say that they are more than the chunk has")
         return decompressor.decompress(data, max_output_size=size)
     except zstandard.ZstdError as error:
         raise PackError(f"its compressed bytes are damaged ({error})") from None
@@ -154,7 +158,9 @@ def parse_record(data: bytes) -> Record:
     return record
 
 
-def _read(fd: int, offset: int, size: int) -> bytes:
+def _read(fd: int, offset: int, size: int, most: int = _LARGEST) -> bytes:
+    if size > most:
+        raise PackError("the pack says that a record is larger than any")  # pread would make room for it first
     data = os.pread(fd, size, offset)
     if len(data) != size:
         raise PackError("the pack is cut short")
@@ -168,7 +174,7 @@ def scan(fd: int, end: int) -> Iterator[tuple[int, Record]]:
     offset = len(_PACK_HEAD)
     while offset < end:
         stored = _RECORD.unpack(_read(fd, offset, _RECORD.size))[3]
-        if stored > WINDOW + 4096:
+        if stored > _LARGEST - _RECORD.size:
             raise PackError(f"a record's header is damaged at {offset}")
         record = parse_record(_read(fd, offset, _RECORD.size + stored))
         if record.kind == RAW and chunk_hash(record.payload) != record.hash:
@@ -187,7 +193,7 @@ def read_index(fd: int) -> list[tuple[bytes, int, int]]:
     magic, count, start, digest = _TRAILER.unpack(_read(fd, size - _TRAILER.size, _TRAILER.size))
     if magic != _TRAILER_MAGIC or start + count * _INDEX.size + _TRAILER.size != size:
         raise PackError("the pack's trailer is damaged")
-    index = _read(fd, start, count * _INDEX.size)
+    index = _read(fd, start, count * _INDEX.size, size)
     if chunk_hash(index) != digest:
         raise PackError("the pack's index is damaged")
     return list(_INDEX.iter_unpack(index))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tests.fuzz.target import SEEDS, Target
 from tests.fuzz.targets import BY_NAME, TARGETS
 
 _SLOW = ("requests", "bundle", "pack_file", "image_files", "bus", "x11_display")  # they make files, or threads
+_ROOM = 32 << 20  # bytes that the inputs of a target may take, none of which is longer than 64 KiB
 
 
 def test_each_target_has_seeds_and_no_seeds_are_nobodys() -> None:
@@ -19,9 +22,14 @@ def test_each_target_has_seeds_and_no_seeds_are_nobodys() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_the_seeds_bring_out_only_declared_errors(target: Target) -> None:
-    for seed in target.seeds():
-        target.one_input(seed.read_bytes())
+def test_the_seeds_bring_out_only_declared_errors_and_take_little_memory(target: Target) -> None:
+    tracemalloc.start()
+    try:
+        for seed in target.seeds():
+            target.one_input(seed.read_bytes())
+        assert tracemalloc.get_traced_memory()[1] < _ROOM
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -69,6 +69,19 @@ def test_the_users_configuration_goes_before_ours(tmp_path: Path) -> None:
     assert "chacha20-poly1305@openssh.com" in others
 
 
+def test_nothing_is_forwarded_whatever_the_user_s_configuration_says(tmp_path: Path) -> None:
+    user = tmp_path / "user"
+    user.write_text(
+        "ForwardAgent yes\nForwardX11 yes\nLocalForward 8080 localhost:80\nRemoteForward 9090 localhost:90\n"
+    )
+    argv = ssh_argv("ssh", "far", "true", [], str(user), str(tmp_path / "log"), batch=True)
+    shown = subprocess.run([argv[0], "-G", *argv[1:]], capture_output=True, text=True, check=True).stdout
+    said = shown.splitlines()
+    assert "forwardx11 no" in said and "clearallforwardings yes" in said
+    assert "forwardagent no" in said
+    assert not [line for line in said if line.startswith(("localforward", "remoteforward", "dynamicforward"))]
+
+
 def test_without_aes_in_the_cpu_no_cipher_is_named() -> None:
     assert "Ciphers" not in ssh_config([], aes=False)
 
