@@ -4,7 +4,7 @@ $STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/fault_points
 init or criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before
 the agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with it.
 `spool:none:1` instead: there is no place for images. POINT:signal:N: nobody is killed, but the agent waits there until
-it has passed a signal on to init.
+it has passed a signal on to init. `ids:zero:1`: a login without subordinate ids gives its jobs uid 0, as it did once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from shim.execute import main as agent
 from shim.execute.agent import fault_points, job_tree
-from shim.execute.init import sandbox
+from shim.execute.init import namespaces, sandbox
 
 
 def children(pid: int) -> list[int]:
@@ -104,6 +104,8 @@ def main(read_fd: int, write_fd: int) -> int:
 
     if point == "spool":
         sandbox.for_images = nowhere
+    if point == "ids":
+        namespaces.login_ids = lambda: who
     if who == "job":
         sandbox.Sandbox.end = end
     if who == "signal":

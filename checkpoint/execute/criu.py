@@ -14,6 +14,7 @@ import os
 import re
 
 from checkpoint.errors import CheckpointError
+from checkpoint.execute import capabilities
 from checkpoint.value import Value
 from checkpoint.wire import protobuf
 from checkpoint.wire.criu_bundle import EMPTY_DIR
@@ -365,13 +366,11 @@ def failure(what: str, images: str) -> str:
 def become(loader: str, library_dirs: list[str], criu: str, fds: dict[int, int]) -> None:
     """Exec criu, in a forked child in the job's namespaces, with exactly these descriptors {number there: here}.
 
-    It becomes uid 0 of the user namespace first, for exec then gives it every capability that the namespace has.
     Does not return; raises OSError if criu cannot be run.
     """
     import fcntl
 
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    capabilities.take_along()
     floor = max([*fds, *fds.values()]) + 1
     high = {target: fcntl.fcntl(source, fcntl.F_DUPFD, floor) for target, source in fds.items()}
     for target, fd in high.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 
 from checkpoint.execute import terminals
 from checkpoint.value import Value
@@ -299,6 +300,31 @@ def ended_sessions(root: int, proc: str = "/proc") -> list[str]:
         for pid, (name, state, session) in rows.items()
         if state == "Z" and session != pid and rows.get(session, gone)[1] == "Z"
     ]
+
+
+def hidden(root: int, proc: str = "/proc") -> list[str]:
+    """Say which processes of the tree forbid being looked at, a sentence each, for a CRIU without a uid 0 to become.
+
+    The kernel gives what is in their /proc/PID to that uid, where there is none to the machine's root, whatever the
+    capabilities (task_dump_owner in fs/proc/base.c). One that is ending has no memory any more, which `status` tells.
+    """
+    found = []
+    for pid in tree(root, proc):
+        at = f"{proc}/{pid}"
+        try:
+            os.listdir(at + "/fd")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        except PermissionError:
+            with suppress(FileNotFoundError, ProcessLookupError), open(at + "/status") as f:
+                status = dict(line.split(":", 1) for line in f.read().splitlines() if ":" in line)
+                if "VmSize" in status:
+                    found.append(
+                        f"process {status['NSpid'].split()[-1]} ({status['Name'].strip()}) forbids being looked at "
+                        "(prctl PR_SET_DUMPABLE, as ssh-agent does), and can be saved only on a host whose login has "
+                        "subordinate ids (`rexec doctor` says how)"
+                    )
+    return found
 
 
 def highest(root: int, proc: str = "/proc") -> int:

@@ -20,6 +20,7 @@ _FILE_ID, _FILE_REG, _REG_NAME, _REG_SIZE = 2, 3, 6, 8  # the numbers of their f
 _REMAP_ORIGINAL = 1
 _FILE_TIMER, _TIMER_FLAGS = 12, 6
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
+_CORE_THREAD, _THREAD_CREDS, _CREDS_GROUPS = 5, 10, 14
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
@@ -118,6 +119,41 @@ def _named(file: bytes) -> tuple[int, bytes]:
     return protobuf.integer(fields, _FILE_ID) or 0, protobuf.content(
         protobuf.decode(protobuf.content(fields, _FILE_REG)), _REG_NAME
     )
+
+
+def set_groups(spool: str, groups: list[int]) -> None:
+    """Have criu restore every thread with these further groups, which it can have here. Raises RestartError.
+
+    Where a login can map but its own id nobody may set groups, and each is a number that stands for any
+    (user_namespaces(7)): how many there are is the login's own affair.
+    """
+    for name in os.listdir(spool):
+        if not (name.startswith("core-") and name.endswith(".img")):
+            continue
+        path = os.path.join(spool, name)
+        try:
+            with open(path, "rb") as f:
+                raw = f.read()
+            entry, end = criu_images.first(raw, criu_images.CORE)
+            new = _in(entry, _CORE_THREAD, lambda t: _in(t, _THREAD_CREDS, lambda c: _with_groups(c, groups)))
+            with open(path, "wb") as f:
+                f.write(criu_images.head(criu_images.CORE) + criu_images.entry(new) + raw[end:])
+        except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
+            raise RestartError(f"the restart failed: {name} of the image cannot be used: {e}") from e
+
+
+def _in(message: bytes, field: int, change: Callable[[bytes], bytes]) -> bytes:
+    """Change the content of one field of a message. Raises ProtobufError."""
+    return b"".join(
+        protobuf.encode([(number, change(value))]) if number == field and isinstance(value, bytes) else whole
+        for number, value, whole in protobuf.records(message)
+    )
+
+
+def _with_groups(creds: bytes, groups: list[int]) -> bytes:
+    """A creds_entry. Raises ProtobufError."""
+    kept = b"".join(whole for number, _, whole in protobuf.records(creds) if number != _CREDS_GROUPS)
+    return kept + protobuf.encode([(_CREDS_GROUPS, group) for group in groups])
 
 
 def fit_sockets(spool: str, keep_tcp: bool) -> list[str]:

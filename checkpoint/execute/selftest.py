@@ -40,7 +40,7 @@ def _check(result: int, what: str) -> None:
 
 def key(bundle: str, apart: bool) -> str:
     """Name what a result holds for: this boot's kernel, this user, this bundle, with or without a user namespace."""
-    who = f"uid={os.getuid()}{' apart, own clocks' if apart else ''}"
+    who = f"uid={os.getuid()}{' apart, own clocks, own id' if apart else ''}"
     return f"{os.uname().release} {os.uname().version} {who} {os.path.basename(bundle)}"
 
 
@@ -103,7 +103,7 @@ def _in_namespaces(write: int, bundle: str, spool: str, apart: bool) -> str:
     uid, gid = os.getuid(), os.getgid()
     _check(libc.unshare((NEWUSER if apart else 0) | NEWNS | NEWPID), "new namespaces are refused")
     if apart:
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open("/proc/self/" + name, "w") as f:
                 f.write(text)
         _check(libc.unshare(NEWTIME), "a time namespace is refused; it needs Linux 5.6 with CONFIG_TIME_NS")

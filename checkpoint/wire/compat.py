@@ -45,7 +45,8 @@ class Facts(Value):
     memory       bytes free for a job
     namespaces   those the kernel has
     uid_map      which ids the job has, or of a host, the best its login can give: "root" all, it is the host's root;
-                 "both" 0, its user's own and others, mapped; "zero" 0 alone, which is the login
+                 "both" 0, its user's own and others, mapped; "own" its user's own alone, which is the login; "zero" 0
+                 alone, which is the login: so it was in images made before there was "own"
     """
 
     __slots__ = ("criu", "flags", "kernel", "machine", "memory", "namespaces", "page", "uid_map", "xsave")
@@ -129,16 +130,12 @@ def differences(image: Facts, host: Facts, needed: int) -> list[str]:
 
 def ids_differ(image: str, host: str) -> str:
     """Say why an image with the one uid_map cannot go on where the login has the other, or ""."""
-    if image == host or (image, host) in (("zero", "both"), ("both", "root")):
+    own = ("both", "own")  # what its user's own id is within, and so the ids of all that a job may do, is the same
+    if image == host or (image in own and host in (*own, "root")) or (image == "zero" and host in own):
         return ""
     if image == "root":
         return "the job was started as its host's root, this login is an ordinary user's: name a login as root"
-    if host == "root":
-        return "the job has but one id, that of an ordinary login, this login is root's: name an ordinary one"
-    return (
-        "the job has its user's own id, this login can give it uid 0 alone: have it given 65536 subordinate ids and "
-        "newuidmap (`rexec doctor` says how), or name another"
-    )
+    return "the job sees itself as uid 0, which an ordinary login can give it, this login is root's: name another"
 
 
 def _dots(version: tuple[int, ...]) -> str:

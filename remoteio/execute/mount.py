@@ -59,6 +59,11 @@ def read_only(where: str) -> None:
             mount("none", place, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 
+def unmount(target: str) -> None:
+    """Take away what is mounted on `target`, even if it is in use."""
+    check(libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
 def make_private() -> None:
     """Keep in this namespace what is mounted from here on."""
     mount("none", "/", None, MS_REC | MS_PRIVATE)

@@ -11,6 +11,7 @@ from checkpoint.execute import criu, restore
 from checkpoint.wire.protobuf import encode
 
 HEAD = struct.pack("<II", 0x54564319, 0x56303138)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
+CORE = struct.pack("<II", 0x54564319, 0x55053847)
 REGULAR, PIPE, UNIX, TIMER = 1, 3, 5, 17
 
 
@@ -73,3 +74,25 @@ def test_the_clocks_of_an_image(tmp_path: Path) -> None:
 def test_what_is_no_list_of_files_is_named(raw: bytes) -> None:
     with pytest.raises(criu.CriuError):
         restore.loosened(raw, frozenset())
+
+
+def test_threads_have_the_groups_that_the_login_has_there(tmp_path: Path) -> None:
+    """Whatever they had: without subordinate ids nobody may set them, and criu fails where they are others."""
+
+    def core(*groups: int) -> bytes:
+        """A core_entry of images/core.proto, and what follows it."""
+        creds = encode([(1, 1600), (2, 1600), (13, 0), *((14, group) for group in groups), (18, 0)])
+        return CORE + entry((1, 1), (5, encode([(1, 7), (10, creds), (13, b"name")]))) + b"more"
+
+    for name, groups in (("core-1000.img", (1600, 65534)), ("core-1001.img", ())):
+        (tmp_path / name).write_bytes(core(*groups))
+    (tmp_path / "pages-1.img").write_bytes(b"pages")
+    restore.set_groups(str(tmp_path), [65534, 1600, 65534])
+    for name in ("core-1000.img", "core-1001.img"):
+        creds = encode([(1, 1600), (2, 1600), (13, 0), (18, 0), (14, 65534), (14, 1600), (14, 65534)])
+        expected = CORE + entry((1, 1), (5, encode([(1, 7), (10, creds), (13, b"name")]))) + b"more"
+        assert (tmp_path / name).read_bytes() == expected
+    assert (tmp_path / "pages-1.img").read_bytes() == b"pages"
+    (tmp_path / "core-1000.img").write_bytes(CORE + b"\xff")
+    with pytest.raises(restore.RestartError, match=r"core-1000\.img of the image cannot be used"):
+        restore.set_groups(str(tmp_path), [])

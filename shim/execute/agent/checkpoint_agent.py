@@ -46,8 +46,10 @@ class CheckpointAgent:
     def __init__(self, link: Link, spec: JobSpec, checkpoint: CheckpointSpec, means: Means) -> None:
         """Raises RexecError: the job cannot run, or not go on, here."""
         manifest = Manifest.from_bytes(checkpoint.restore) if checkpoint.restore else None
-        sandbox = Sandbox(spec, namespaces.Plan(spec, _ids_of_image(manifest, means)))
-        means = means.with_uid_map(sandbox.plan.ids)
+        before = _ids_of_image(manifest, means)
+        plan = namespaces.Plan(spec, before)
+        sandbox = Sandbox(spec, plan)
+        means = means.with_uid_map(plan.ids)
         self._spec = spec
         self._tree = JobTree(sandbox)
         self._streams = CheckpointStreams(link, self._tree, sandbox.stdio, manifest)
@@ -58,7 +60,10 @@ class CheckpointAgent:
         )  # fmt: skip
         self._guard = OwnerGuard(self._parts)
         self._dumper = Dumper(self._parts, self._guard)
-        self._restorer = Restorer(self._parts, manifest) if manifest is not None else None
+        self._restorer: Restorer | None = None
+        if manifest is not None:
+            groups = plan.groups(spec) if plan.apart and (before != plan.ids or plan.single) else None
+            self._restorer = Restorer(self._parts, manifest, groups)
         self._threads: list[threading.Thread] = []
         self._enter()
 

@@ -165,6 +165,7 @@ class Dumper:
         found = preflight.obstacles(tasks, preflight.Reach(apart, _may_ask_limits(), self._terminal()))
         found += preflight.ipc(tree.ask(messages.ASK_IPC).decode().split(), apart, os.uname().release)
         found += preflight.ended_sessions(tree.root())
+        found += [] if self._parts.sandbox.plan.root else preflight.hidden(tree.root())
         own = tree.ask(messages.ASK_OWN_FILES, b"1" if apart else b"", limit=None).decode()
         if own:
             found.append(own)

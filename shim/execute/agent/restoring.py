@@ -42,9 +42,12 @@ class Restorer:
     `end` by the one that hears init.
     """
 
-    def __init__(self, parts: CheckpointParts, manifest: Manifest) -> None:
-        """Raises RexecError, OSError: there is no place for the image."""
-        self._parts, self._manifest = parts, manifest
+    def __init__(self, parts: CheckpointParts, manifest: Manifest, groups: list[int] | None) -> None:
+        """`groups`: those that its processes have here, if not the image's.
+
+        Raises RexecError, OSError: there is no place for the image.
+        """
+        self._parts, self._manifest, self._groups = parts, manifest, groups
         self._spool = parts.sandbox.make_image_directory("restore")
         self._arriving = restore.SpooledImage(self._spool)
         self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
@@ -118,11 +121,14 @@ class Restorer:
         assert isinstance(checked, list)
         restore.order_removed(self._spool)
         restore.loosen_files(self._spool, frozenset(map(str, checked)))
+        if self._groups is not None:
+            restore.set_groups(self._spool, self._groups)
         keep_tcp = stats["keep_tcp"] is True
         lost = restore.fit_sockets(self._spool, keep_tcp)
         asked = {
             "ends": {str(n): k for n, k in numbers.items()},
             "clocks": restore.clocks_shown(self._spool) if parts.sandbox.plan.apart else None,
+            "rootless": not parts.sandbox.plan.root,
         }
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WHOLE = 65536  # ids a distribution uses for people and services
 ALL = (0, 0, (1 << 32) - 1)
-ROOT, BOTH, ZERO = "root", "both", "zero"  # see checkpoint/wire/compat.py
+ROOT, BOTH, OWN, ZERO = "root", "both", "own", "zero"  # see checkpoint/wire/compat.py
 
 
 def plan(inside: int, outside: int, ranges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:

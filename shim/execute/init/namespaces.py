@@ -111,28 +111,45 @@ class Plan:
     ids     which ids the job has: see ``login_ids``
     apart   the namespaces include one for users
     helper  newuidmap and newgidmap map its ids
+    single  they map but one id, the login's
+    root    they have a uid 0
     """
 
-    __slots__ = ("apart", "gids", "helper", "ids", "uids", "user")
+    __slots__ = ("apart", "gids", "helper", "ids", "root", "single", "uids", "user")
 
     def __init__(self, spec: JobSpec, image: str = "") -> None:
-        """`image`: the `ids` of the image that the job goes on from."""
+        """`image`: the `ids` of the image that the job goes on from, one that can go on here (compat.ids_differ)."""
         uid, gid = os.geteuid(), os.getegid()
         self.user = uid != 0
-        self.ids = image or login_ids()
-        if self.ids == idmap.ROOT and not image and spec.checkpoint is not None and spec.uid:
+        self.ids = image if image in (idmap.ROOT, idmap.ZERO) else login_ids()
+        if self.ids == idmap.ROOT and image != idmap.ROOT and (image or (spec.checkpoint is not None and spec.uid)):
             # criu needs CAP_SYS_RESOURCE over the job: a container's root lacks it, but not in a namespace of its own
             self.ids = idmap.BOTH
         self.apart = self.user or self.ids == idmap.BOTH
         self.helper = self.user and self.ids == idmap.BOTH
+        self.single = self.user and not self.helper
         self.uids = self.gids = [idmap.ALL]
         if self.helper:
             self.uids = idmap.plan(spec.uid, uid, _ranges("uid"))
             self.gids = idmap.plan(spec.gid, gid, _ranges("gid"))
-        elif self.user and spec.checkpoint is not None:
-            self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]  # criu restores as uid 0
+        elif self.ids == idmap.ZERO:
+            self.uids, self.gids = [(0, uid, 1)], [(0, gid, 1)]
         elif self.user:
             self.uids, self.gids = [(spec.uid, uid, 1)], [(spec.gid, gid, 1)]
+        self.root = any(first == 0 for first, _, _ in self.uids)
+
+    def groups(self, spec: JobSpec) -> list[int]:
+        """List the further groups that a job has, as it sees them; beside a root without a namespace for users.
+
+        Those that any host with such ids has, for the job may go there; or what it cannot be without: setgroups(2) is
+        not for who maps but its own id (user_namespaces(7)).
+        """
+        if self.ids == idmap.BOTH:
+            return [g for g in spec.groups if g < idmap.WHOLE or g == spec.gid]
+        mine = {outside: inside for inside, outside, _ in self.gids}
+        with open("/proc/sys/kernel/overflowgid") as f:
+            strange = int(f.read())
+        return [mine.get(g, strange) for g in os.getgroups()]
 
     def trusted(self, spec: JobSpec) -> bool:
         """Tell whether the job is root on this host, which then has nothing to keep from it."""
@@ -148,7 +165,7 @@ def login_ids() -> str:
     if os.geteuid() == 0:
         return idmap.ROOT
     whole = all(len(idmap.plan(0, 0, _ranges(kind))) > 1 for kind in ("uid", "gid"))
-    return idmap.BOTH if whole and _tool("newuidmap") and _tool("newgidmap") else idmap.ZERO
+    return idmap.BOTH if whole and _tool("newuidmap") and _tool("newgidmap") else idmap.OWN
 
 
 def _ranges(kind: str) -> list[tuple[int, int]]:
@@ -300,8 +317,8 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], plan: Plan) -> Non
 def become(spec: JobSpec, plan: Plan) -> None:
     """Take, in the job's first process, the submit user's ids. Raises OSError."""
     if plan.apart:
-        if plan.ids == idmap.BOTH:  # those that any host with such ids has: the job may go there
-            os.setgroups([g for g in spec.groups if g < idmap.WHOLE or g == spec.gid])
+        if plan.ids == idmap.BOTH:
+            os.setgroups(plan.groups(spec))
         if spec.uid == 0:
             tame_root()
     else:

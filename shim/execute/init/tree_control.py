@@ -34,7 +34,7 @@ from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.errors import RexecError
 from remoteio.syscalls import fork_as, mount_nowhere, setns, syncfs
-from shim.execute.init import clocks, messages, renamed_sockets
+from shim.execute.init import clocks, ipc_limits, messages, renamed_sockets
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
 from shim.execute.init.open_handles import handles
@@ -114,13 +114,14 @@ class TreeControl:
         return b""
 
     def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
-        return b" ".join(self._ipc() + ([b"mq"] if _queues() else []))
+        return b" ".join(_system_v(self._proc) + ([b"mq"] if _queues() else []))
 
     def _ask_own_files(self, rest: bytes, fds: list[int]) -> bytes:
         return self._own_files.obstacle(self._tree.living(), bool(rest)).encode("utf-8", "backslashreplace")
 
     def _tidy(self, rest: bytes, fds: list[int]) -> bytes:
         self._own_files.criu_has_them()
+        ipc_limits.uncover()
         return b""
 
     def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
@@ -135,14 +136,17 @@ class TreeControl:
         self._stood = self._tree.standing()
         self._own_files.criu_begins(self._tree.living())
         # the job is counting pids on meanwhile
-        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1), apart=bool(self._ipc()))
+        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1), apart=bool(_system_v(self._proc)))
         return b"%d" % self.job
 
     def _restore(self, rest: bytes, fds: list[int]) -> bytes:
         asked = json.loads(rest)
         if asked["clocks"] is not None:
             clocks.go_on(self._proc, *asked["clocks"])
-        self._own_files.restore(fds[DESCRIPTORS.index(criu.IMAGES_FD)])
+        images = fds[DESCRIPTORS.index(criu.IMAGES_FD)]
+        self._own_files.restore(images)
+        if asked["rootless"]:
+            ipc_limits.cover(images)
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
         self._start(fds, {int(there): self._ends[int(k)] for there, k in asked["ends"].items()}, os.fork)
@@ -212,15 +216,6 @@ class TreeControl:
 
     # the tree
 
-    def _ipc(self) -> list[bytes]:
-        """The kinds of System V IPC that there are in the namespace of init: /proc/sysvipc has a heading and lines."""
-        found = []
-        for kind in ("shm", "sem", "msg"):
-            with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)) as f:
-                if len(f.readlines()) > 1:
-                    found.append(kind.encode())
-        return found
-
     def _join_ipc(self) -> None:
         """Be in the namespace for it that criu has made for the job, if it has."""
         try:
@@ -247,6 +242,16 @@ class TreeControl:
             os.write(fd, b"%d" % last)
         finally:
             os.close(fd)
+
+
+def _system_v(proc: int) -> list[bytes]:
+    """The kinds of System V IPC that there are in this process's namespace: /proc/sysvipc has a heading and lines."""
+    found = []
+    for kind in ("shm", "sem", "msg"):
+        with open(os.open("sysvipc/" + kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)) as f:
+            if len(f.readlines()) > 1:
+                found.append(kind.encode())
+    return found
 
 
 def _queues() -> list[str]:

@@ -111,7 +111,7 @@ def _ids(facts: Mapping[str, Any]) -> Check:
     if not ranges:
         free = f"{facts['subordinate_end']}-{facts['subordinate_end'] + _IDS - 1}"  # nobody else's
         mends.append(f"usermod --add-subuids {free} --add-subgids {free} {shlex.quote(login)}")
-    text = "one user id is mapped there: files of others look like nobody's, a --checkpoint job sees itself as uid 0"
+    text = "one user id is mapped there: files of others look like nobody's, root's like yours"
     return Check(NOTE, "ids", text, f"there, as root: {' && '.join(mends)}")
 
 
