@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 
+from remoteio.errors import ProtocolError
 from shim.execute.agent import owner_guard
 from shim.execute.owner import x11, x11_wire
 from shim.wire import dbus, owner_policy
@@ -76,7 +77,7 @@ def x11_display(data: bytes) -> None:
                 display.close()
 
 
-@target(owner_policy.PolicyError, ValueError)
+@target(owner_policy.PolicyError, ProtocolError)
 def policy(data: bytes) -> None:
     """The owner's policy in START."""
     found = owner_guard.parse(data.decode("utf-8", "replace"))

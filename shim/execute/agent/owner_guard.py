@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from remoteio.errors import ProtocolError
 from shim.execute.agent.checkpoint_parts import CheckpointParts
 from shim.execute.agent.diagnostics import start_thread
 from shim.execute.agent.job_tree import Gone
@@ -21,8 +22,14 @@ LOOK = 5.0  # seconds between looks at the conditions
 
 
 def parse(text: str) -> OwnerPolicy:
-    """Read the policy of a START frame: JSON of [name, table], null for `none`. Raises PolicyError, ValueError."""
-    name, table = json.loads(text)
+    """Read the policy of a START frame: JSON of [name, table], null for `none`. Raises PolicyError, ProtocolError."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ProtocolError("an owner's policy is no JSON (%s)" % e) from None
+    if not isinstance(said, list) or len(said) != 2 or not isinstance(said[0], str):
+        raise ProtocolError("an owner's policy is not its name and its table")
+    name, table = said
     return NOBODY if table is None else parse_owner_policy(name, table)
 
 
@@ -34,7 +41,7 @@ class OwnerGuard:
     """
 
     def __init__(self, parts: CheckpointParts) -> None:
-        """Raises PolicyError, ValueError for a policy that cannot be."""
+        """Raises PolicyError, ProtocolError for a policy that cannot be."""
         self._parts = parts
         self._policy = parse(parts.checkpoint.owner)
         self._state = step.start(time.monotonic(), parts.checkpoint.named)
