@@ -17,6 +17,7 @@ from shim.submit.job.placement_events import Result
 from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.supervisor import JobSupervisor
+from shim.submit.scope import Scope
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from tests.agents import Agent, Country
@@ -32,6 +33,7 @@ class Run:
         every: float = 0.0,
         prepare: Callable[[Agent], None] = lambda agent: None,
         make: bool = False,
+        scope: Scope | None = None,
     ) -> None:
         """`make`: the directory is not there yet."""
         if make:
@@ -44,7 +46,7 @@ class Run:
         )  # fmt: skip
         record = Record(
             id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=2,
-            detached=True, tty=False, spec=packed(spec),
+            detached=True, tty=False, spec=packed(spec), scope=(scope or Scope()).row(),
         )  # fmt: skip
         self.job = create(record)
         assert self.job.lock()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +45,22 @@ def advice(report: Report) -> str:
 @click.option(
     "--mirror", metavar="ADDRESS", help="With --fix: the Debian archive, if not that of apt here or $REXEC_MIRROR."
 )
+@click.option("--access", metavar="PATH", help="Say what a job on HOST may do with PATH here, and by which rule.")
+@click.option("--json", "as_json", is_flag=True, help="With --access: one JSON object a line.")
 @click.argument("host", required=False, shell_complete=host_names)
 @click.pass_context
-def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: str | None) -> None:
+def doctor_command(
+    context: click.Context, fix: bool, mirror: str | None, access: str | None, as_json: bool, host: str | None
+) -> None:
     """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.
 
     The exit status is 1 if a job could not run on one of them.
     """
+    if access is not None:
+        _explain(access, config.known() if host is None else [config.resolve(host, config.load())], as_json)
+        return
+    if as_json:
+        raise RexecError("--json is how --access answers: say --access PATH too; `rexec hosts --json` has all of hosts")
     if mirror and not fix:
         raise RexecError("--mirror is where a criu is obtained: say --fix too")
     if fix:
@@ -65,6 +76,14 @@ def doctor_command(context: click.Context, fix: bool, mirror: str | None, host: 
             reports = [survey.ask(config.resolve(host, config.load()), batch=False, deadline=150.0)]
     click.echo("\n".join([*map(advice, reports), _here()]))
     context.exit(0 if all(map(usable, reports)) else 1)
+
+
+def _explain(path: str, hosts: Sequence[config.Host], as_json: bool) -> None:
+    from shim.submit import access
+
+    for host in hosts:
+        found = access.look(host.name, host.trust, path)
+        click.echo(json.dumps(found.row()) if as_json else found.sentence())
 
 
 def _here() -> str:

@@ -14,7 +14,7 @@ from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
 from shim.cli import parameters, run, say
 from shim.cli.say import FAILED, tell
-from shim.submit import protect
+from shim.submit import protect, scope
 
 # verb -> (module, its click command); all else is a command to run
 VERBS: dict[str, tuple[str, str]] = {
@@ -54,6 +54,12 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--scratch", metavar="PATH", multiple=True, help="Make PATH private space on the execute host's own disk."
 )
+@click.option("--only", is_flag=True, help="Show it the system's files, the working directory and what is named alone.")
+@click.option(
+    "--read", metavar="PATH", multiple=True, help="Let it read PATH, whatever is kept from jobs, and not change it."
+)
+@click.option("--write", metavar="PATH", multiple=True, help="Let it change PATH, whatever is kept from jobs.")
+@click.option("--hide", metavar="PATH", multiple=True, help="Do not show it PATH.")
 @click.option(
     "--fds",
     metavar="N,N…",
@@ -81,6 +87,10 @@ def run_command(
     env: tuple[str, ...],
     tty: bool | None,
     scratch: tuple[str, ...],
+    only: bool,
+    read: tuple[str, ...],
+    write: tuple[str, ...],
+    hide: tuple[str, ...],
     fds: str | None,
     checkpoint: bool,
     every: str | None,
@@ -128,16 +138,19 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
-    spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
+    asked = scope.asked(only, read, write, hide)
+    spec = run.describe(command, directory, env, tty, scope.with_tmp(asked, scratch, directory), fds, checkpoint)
     if checkpoint:
         from shim.cli import checkpoint as with_images
         from shim.submit.job import submission
 
         hosts = submission.host_names(on)
-        wanted = submission.Wanted(hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach)
+        wanted = submission.Wanted(
+            hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach, asked
+        )
         status = with_images.submit(spec, wanted, quiet=quiet)
     else:
-        status = run.run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+        status = run.run(spec, on, asked, verbose=verbose, quiet=quiet, json_log=json_log)
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 

@@ -6,37 +6,43 @@ import json
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from remoteio.errors import RexecError
 from shim.cli.say import tell
+from shim.submit import personal
 from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import in_foreground
 from shim.submit.hosts.connect import connect_first
+from shim.submit.scope import JobRights, Scope
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
+    from remoteio.submit.export.refusals import Refusal
     from shim.submit.plain_run import RunResult
 
 Log = Callable[..., None]
 
 
-def run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
-    """Run the job, wherever `on` says. Returns the exit status, or ends by the job's own signal. Raises RexecError."""
+def run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+    """Run the job, wherever `on` says, with what is `asked` of the files here.
+
+    Returns the exit status, or ends by the job's own signal. Raises RexecError.
+    """
     raise_signals()
     try:
-        return _run(spec, on, verbose=verbose, quiet=quiet, json_log=json_log)
+        return _run(spec, on, asked, verbose=verbose, quiet=quiet, json_log=json_log)
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
 
 
-def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+def _run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
     host, stream, facts = connect_first(
@@ -60,10 +66,12 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     spec.host = os.fsencode(host.name)
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
-    ended = to_the_end(
-        ForegroundRun(link, spec, say, log).run, host, stream, lambda trace: log("failed", traceback=trace)
-    )
+    job = ForegroundRun(link, spec, say, log, JobRights(asked.on(host.trust)))
+    ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
     seconds = time.monotonic() - began
+    counted = job.refused()
+    if counted:
+        _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
     if verbose:
         from shim.submit.units import size
@@ -75,9 +83,19 @@ def _run(spec: JobSpec, on: str | None, *, verbose: bool, quiet: bool, json_log:
     return die_like(ended.status, ended.keys)
 
 
+def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], log: Log) -> None:
+    from shim.submit import refused
+
+    for row in refused.rows(counted):
+        log("refused", **row)
+    for sentence in refused.sentences(counted):
+        say(sentence)
+
+
 def _prepare() -> None:
     """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
     import_module("shim.submit.foreground.run")
+    personal.prepare()
 
 
 def describe(

@@ -23,6 +23,7 @@ from remoteio.submit.leader_followers import LeaderFollowers
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, names, protect
+from shim.submit.scope import JobRights
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
@@ -101,11 +102,19 @@ class HostSession:
     be another's by now.
     """
 
-    def __init__(self, link: Link, spec: JobSpec, handler: Handler, record: WrittenFiles | None = None) -> None:
-        """`record`: what is written to files here is noted there."""
+    def __init__(
+        self,
+        link: Link,
+        spec: JobSpec,
+        handler: Handler,
+        record: WrittenFiles | None = None,
+        rights: JobRights | None = None,
+    ) -> None:
+        """`record`: what is written to files here is noted there. `rights`: what the job has of them; None: as any."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
-        self._link, self._spec, self._handler, self._record = link, spec, handler, record
+        self._link, self._spec, self._handler = link, spec, handler
+        self._files = record, rights
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(self._receive, self._answer, self._slow)
         self._heard = time.monotonic()
         self._signs = _SignsOfLife(lambda: self.send(frames.PING))
@@ -212,12 +221,12 @@ class HostSession:
         return requests
 
     def _greet(self, hello: host_frames.Hello) -> None:
-        spec = self._spec
+        spec, (record, rights) = self._spec, self._files
         self.host = hello.host
         self.export = Export(
             ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
-            record=self._record,
-            confinement=protect.confinement(),
+            record=record,
+            confinement=protect.confinement(rights, spec.cwd, spec.scratch),
             instead={**names.of_users(spec), **names.of_network(spec, hello.network, hello.resolver)},
             directory=spec.cwd,
         )

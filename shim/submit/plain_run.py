@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
+from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames
 from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
+from shim.submit.scope import JobRights
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
@@ -78,9 +80,16 @@ class PlainRun:
     they take no lock that another may hold. Each stream has a thread of its own, and so has the session.
     """
 
-    def __init__(self, link: Link, spec: JobSpec, outputs: Mapping[int, StreamEnd], watcher: Watcher) -> None:
-        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them."""
-        self.session = HostSession(link, spec, self)
+    def __init__(
+        self,
+        link: Link,
+        spec: JobSpec,
+        outputs: Mapping[int, StreamEnd],
+        watcher: Watcher,
+        rights: JobRights | None = None,
+    ) -> None:
+        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them. `rights`: see HostSession."""
+        self.session = HostSession(link, spec, self, rights=rights)
         self._link, self._spec, self._watcher = link, spec, watcher
         self._events: deque[Callable[[], None]] = deque()  # for the thread in `run`, which the wakeup calls
         self.wakeup = Wakeup()  # a byte written to its write_fd has the thread in `run` look about
@@ -90,6 +99,11 @@ class PlainRun:
         self._server = threading.Thread(target=self._serve, name="serve", daemon=True)
         self._ended: RunResult | None = None
         self.started = False
+
+    def refused(self) -> Mapping[Refusal, int]:
+        """What the job was refused of the files here, and how often; for as long as nothing was released."""
+        export = self.session.export
+        return {} if export is None else export.inodes.allowed.refusals.counted()
 
     @property
     def ended(self) -> bool:

@@ -18,22 +18,61 @@ from pathlib import Path
 from checkpoint.submit import xdg
 from remoteio.submit import programs
 from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Key, Mark
+from remoteio.submit.export.rights import ALWAYS, DENIAL, GRANT, RULE, Rule
+from shim.submit import personal
 from shim.submit.hosts import config
+from shim.submit.scope import FULL, PROJECT, JobRights, Scope
 
 _PACKAGES = ("remoteio", "checkpoint", "shim")
+OWN, PROGRAM, ONLY = "rexec's and ssh's own", "rexec's program", "--only"
 _LINKS = 40  # of one path: path_resolution(7)
 
 
-def confinement() -> Confinement:
-    """Return the rights of all jobs, by where things are now."""
+def confinement(rights: JobRights | None = None, directory: bytes = b"", scratch: Iterable[bytes] = ()) -> Confinement:
+    """Return the rights of a job, by where things are now.
+
+    `rights`: its own; None: those of any. `directory`: where it works. `scratch`: where it has private space, which
+    its kernel mounts there.
+    """
+    rights = rights or JobRights()
+    scope = rights.scope
     settings, code = tuple(_settings()), program()
+    marks = [Mark(b"/dev", EMPTY, None), *_own(settings, code), *_options(scope)]  # the job's kernel has its own /dev
+    trees = [(str(path), HIDDEN) for path in settings] + [(str(path), READ) for path in code]
+    rules: tuple[Rule, ...] = ()
+    found = personal.Found([], [], [])
+    if scope.trust != FULL:
+        homes = personal.homes()
+        rules, found = personal.rules(homes), personal.look(homes)
+        trees += found.trees
+        for target, level, name in found.led_to:
+            marks += _way(target, level, name, RULE)
+    within: tuple[int, Rule | None] = (FREE, None)
+    if scope.trust == PROJECT:
+        within = (HIDDEN, Rule((), HIDDEN, ONLY, RULE))
+        for level, places in ((EMPTY, scratch), (READ, personal.SYSTEM), (FREE, (directory or b"/",))):
+            for place in places:
+                marks += _granted(place, level, GRANT, ONLY)
+    linked = tuple(trees)
+    return Confinement(marks, lambda: _linked(linked), _devices(linked), rules, within, rights.made, found.places)
+
+
+def _own(settings: Iterable[Path], code: Iterable[Path]) -> Iterator[Mark]:
     kept = _those_known(xdg.state, xdg.cache, lambda: xdg.data() / "criu")
-    marks = [Mark(b"/dev", EMPTY, None)]  # the job's kernel has its own; of a tmpfs like any other, by its type
-    for level, paths in ((HIDDEN, (*settings, *kept, *_led_to(settings))), (READ, code)):
-        for path in paths:
-            marks += _way(os.fsencode(path), level)
-    trees = tuple((str(path), HIDDEN) for path in settings) + tuple((str(path), READ) for path in code)
-    return Confinement(marks, lambda: _linked(trees), _devices(trees))
+    for path in (*settings, *kept, *_led_to(settings)):
+        yield from _way(os.fsencode(path), HIDDEN, OWN)
+    for path in code:
+        yield from _way(os.fsencode(path), READ, PROGRAM)
+
+
+def _options(scope: Scope) -> Iterator[Mark]:
+    for option, level, kind, named in (
+        ("--read", READ, GRANT, scope.read),
+        ("--write", FREE, GRANT, scope.write),
+        ("--hide", HIDDEN, DENIAL, scope.hide),
+    ):
+        for each in named:
+            yield from _granted(os.fsencode(each), level, kind, f"{option} {each}")
 
 
 def _settings() -> Iterator[Path]:
@@ -69,8 +108,8 @@ def program() -> tuple[Path, ...]:
     standard = _standard()
     tools = [programs.find("ssh") or "", programs.find("setpriv") or ""]
     base = [sys.executable, *standard, *glob(sys.base_prefix + "/lib/libpython*"), *tools]
-    found += [path for path in map(Path, filter(None, base)) if _own(path)]
-    if _own(Path(standard[0])):  # Python looks there first, and it need not be there
+    found += [path for path in map(Path, filter(None, base)) if _users_own(path)]
+    if _users_own(Path(standard[0])):  # Python looks there first, and it need not be there
         found += [Path(path) for path in sys.path if path.endswith(".zip")]
     return tuple(dict.fromkeys(found))
 
@@ -81,7 +120,7 @@ def _libraries() -> list[str]:
 
     ours = {os.path.dirname(os.path.dirname(os.path.abspath(click.__file__)))}
     named = (path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages"))
-    ours |= {path for path in named if _own(Path(path))}
+    ours |= {path for path in named if _users_own(Path(path))}
     return sorted(ours)
 
 
@@ -91,7 +130,7 @@ def _standard() -> list[str]:
     return [base, *(path for path in sys.path if os.path.basename(path) == "lib-dynload")]
 
 
-def _own(path: Path) -> bool:
+def _users_own(path: Path) -> bool:
     """Is it an ordinary user's own? What is root's, no job of such a user changes; and root's jobs may change all."""
     try:
         return path.stat().st_uid == os.geteuid() != 0
@@ -121,24 +160,33 @@ def _led_to(directories: Iterable[Path]) -> Iterator[Path]:
             yield from (path for name in (*names, *files) if (path := Path(above, name)).is_symlink())
 
 
-def _way(path: bytes, level: int) -> Iterator[Mark]:
+def _granted(path: bytes, level: int, kind: int, name: str) -> Iterator[Mark]:
+    """What `path` leads to, and the symbolic links on the way."""
+    for mark in _way(os.path.abspath(path), level, name, kind):
+        if mark.level == level:
+            yield mark._replace(key=mark.key if kind == DENIAL else None)
+        elif mark.key is not None and stat.S_ISLNK(os.lstat(mark.path).st_mode):
+            yield Mark(mark.path, READ, None, name, GRANT)
+
+
+def _way(path: bytes, level: int, name: str, kind: int = ALWAYS) -> Iterator[Mark]:
     """`path`, and every directory and symbolic link on the way to what it leads to."""
     at, todo, links = b"/", [name for name in path.split(b"/") if name], 0
     while todo:
-        name = todo.pop(0)
-        if name in (b"", b"."):
+        word = todo.pop(0)
+        if word in (b"", b"."):
             continue
-        if name == b"..":
+        if word == b"..":
             at = os.path.dirname(at)
             continue
-        here = os.path.join(at, name)
+        here = os.path.join(at, word)
         try:
             st = os.lstat(here)
         except OSError:
-            yield Mark(here, FIXED if todo else level, None)
+            yield Mark(here, FIXED if todo else level, None, name, kind)
             at = here
             continue
-        yield Mark(here, FIXED if todo else level, (st.st_dev, st.st_ino))
+        yield Mark(here, FIXED if todo else level, (st.st_dev, st.st_ino), name, kind)
         if stat.S_ISLNK(st.st_mode) and links < _LINKS:
             links += 1
             target = os.readlink(here)
@@ -157,7 +205,8 @@ def _linked(trees: tuple[tuple[str, int], ...]) -> Mapping[Key, int]:
     """The regular files of `trees` that have further names, as an installer gives them which links from its cache."""
     found: dict[Key, int] = {}
     for top, level in trees:
-        for above, _, names in os.walk(top):
+        alone: list[tuple[str, list[str], list[str]]] = [(os.path.dirname(top), [], [os.path.basename(top)])]
+        for above, _, names in os.walk(top) if os.path.isdir(top) else alone:
             for name in names:
                 try:
                     st = os.lstat(os.path.join(above, name))

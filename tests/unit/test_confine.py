@@ -9,18 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remoteio.submit.export import confine
-from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Mark, Rights
+from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, KEPT, READ, Confinement, Mark
 
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: b"/" + b"/".join(names))
 MARKS = st.lists(st.builds(Mark, PATHS, st.sampled_from([HIDDEN, EMPTY, READ, FIXED]), st.none()), max_size=5)
-
-
-def at(confinement: Confinement, path: bytes) -> Rights:
-    rights = confinement.top
-    for name in path.split(b"/")[1:]:
-        rights = rights.beneath.get(name, rights.others)
-    return rights
 
 
 def expected(marks: list[Mark], path: bytes) -> int:
@@ -41,27 +34,29 @@ def test_a_path_has_the_least_of_what_is_said_of_it_and_of_what_it_is_in(marks: 
     confinement = Confinement(marks)
     wanted = expected(marks, path)
     # beneath what is hidden, or empty, there is nothing to be on the way to
-    assert at(confinement, path).level == wanted
-    assert at(confinement, path + b"/elsewhere").level in (wanted, HIDDEN if wanted == EMPTY else FREE)
+    assert confinement.at(path).level == wanted
+    assert confinement.at(path + b"/elsewhere").level in (wanted, HIDDEN if wanted == EMPTY else FREE)
 
 
 @given(MARKS, PATHS, st.integers(1, 9))
 def test_what_is_known_by_number_has_the_rights_of_its_path(marks: list[Mark], path: bytes, number: int) -> None:
     confinement = Confinement([*marks, Mark(path, READ, (7, number))])
-    assert confinement.known[7, number] is at(confinement, path)
-    assert ((7, number) in confinement.hidden) == (at(confinement, path).level == HIDDEN)
+    assert confinement.known[7, number] is confinement.at(path)
+    assert ((7, number) in confinement.hidden) == (confinement.at(path).level == HIDDEN)
 
 
 def test_what_may_be_done_with_a_name() -> None:
     said = {
-        (level, there, directory): confine.refused_name(Rights(level), there, directory)
+        (level, there, directory): confine.refused_name(level, there, directory)
         for level, there, directory in itertools.product(
-            (HIDDEN, EMPTY, READ, FIXED, FREE), (False, True), (False, True)
+            (HIDDEN, EMPTY, READ, FIXED, KEPT, FREE), (False, True), (False, True)
         )
     }
     allowed = {key for key, e in said.items() if not e}
     assert allowed == {(FREE, there, directory) for there in (False, True) for directory in (False, True)} | {
-        (FIXED, False, True)  # the way to what is to be hidden may be made, and only of directories
+        (KEPT, True, False),
+        (KEPT, True, True),
+        (FIXED, False, True),  # the way to what is to be hidden may be made, and only of directories
     }
     assert said[HIDDEN, False, True] == said[HIDDEN, True, False] == said[FIXED, False, False] == errno.EACCES
     assert said[READ, False, False] == said[READ, True, False] == errno.EROFS
@@ -69,6 +64,6 @@ def test_what_may_be_done_with_a_name() -> None:
 
 
 def test_what_may_be_done_with_a_file() -> None:
-    levels = (HIDDEN, EMPTY, READ, FIXED, FREE)
-    assert [confine.refused_change(Rights(level)) for level in levels] == [errno.EROFS] * 3 + [0] * 2
-    assert [confine.refused_link(Rights(level)) for level in levels] == [errno.EROFS] * 4 + [0]
+    levels = (HIDDEN, EMPTY, READ, FIXED, KEPT, FREE)
+    assert [confine.refused_change(level) for level in levels] == [errno.EROFS] * 3 + [0] * 3
+    assert [confine.refused_link(level) for level in levels] == [errno.EROFS] * 4 + [0] * 2

@@ -37,7 +37,8 @@ def test_hosts_come_in_their_order_with_what_is_not_said_filled_in() -> None:
     ("text", "said"),
     [
         ("[hosts.a]", "f: the key hosts is unknown; allowed there: host, owner"),
-        ("[host.a]\nssg = 'b'", "f: the key host.a.ssg is unknown; allowed there: ssh, options, python, owner"),
+        ("[host.a]\nssg = 'b'", "f: the key host.a.ssg is unknown; allowed there: ssh, options, python, owner, trust"),
+        ("[host.a]\ntrust = 'some'", 'f: host.a.trust = \'some\' is none; write "full", "home" or "project"'),
         ("[owner.a]\nidle = 1", "f: the key owner.a.idle is unknown; allowed there: start_idle, linger"),
         ("[owner.a]\nstart_idle = '5 minutes'", r'f: \[owner.a\]: start_idle = "5 minutes" is not a duration; write '),
         ("[owner.a]\nhours = '25:00-07:00'", r'f: \[owner.a\]: hours = "25:00-07:00" is not a span of the day'),

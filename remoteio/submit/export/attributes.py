@@ -75,7 +75,7 @@ class Attributes(ExportBase):
         mask, _ = abi.ACCESS_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
         if mask & os.W_OK:
-            self.inodes.may_change(node)
+            self.inodes.allowed.may_change(node)
         with self.inodes.descriptors.path(node) as path:
             if not os.access(path, mask & 7, effective_ids=True):
                 raise OSError(errno.EACCES, "permission denied")

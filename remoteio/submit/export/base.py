@@ -61,7 +61,7 @@ class ExportBase:
     def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:
         """Asks whether `node` may be opened with these flags; in a ``with``, notes what that does. Raises EROFS."""
         if flags & (os.O_ACCMODE | os.O_TRUNC):
-            self.inodes.may_change(node)
+            self.inodes.allowed.may_change(node)
         return self._notes.changing(node, 0) if flags & os.O_TRUNC else UNLOCKED
 
     def attr(self, st: os.stat_result, taken: bool = False) -> bytes:

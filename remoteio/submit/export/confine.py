@@ -1,9 +1,9 @@
-"""What an execute host may do with a file of the submit machine: the rights of a directory and a name give the child's.
+"""What an execute host may do with a file of the submit machine, by the way it was found and by its number.
 
-Pure. Rights follow the way a file was found by: each directory that is known to the job's kernel has Rights, which say
-what the names beneath it have. A file that has a protected name and another one, or a directory that is shown at two
-places, is known by device and inode number too. The export asks at every lookup (``inodes.Inodes.found``) and before
-every change; where the rights come from is ``shim/submit/protect.py``.
+Pure. Each directory that is known to the job's kernel has Rights (``rights``), which say what the names beneath it
+have. A file that has a protected name and another one, or a directory that is shown at two places, is known by device
+and inode number too; and so are the directories that the job has made. The export asks at every lookup
+(``inodes.Inodes.found``) and before every change; where the rules come from is ``shim/submit/protect.py``.
 """
 
 from __future__ import annotations
@@ -12,38 +12,44 @@ import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-# Each may do all that those before it may.
-HIDDEN = 0  # it is not there, and nothing may get its name
-EMPTY = 1  # a directory with nothing in it, for the job's kernel to mount something on
-READ = 2  # nothing of it may be changed, nor of what is beneath it
-FIXED = 3  # a directory on the way to one of the others: it may not be moved, removed or replaced
-FREE = 4  # what the submit machine's kernel allows the user
+from remoteio.submit.export.rights import (
+    ALWAYS,
+    EMPTY,
+    FIXED,
+    FREE,
+    HIDDEN,
+    KEPT,
+    READ,
+    Rights,
+    Rule,
+    RuleSet,
+    least,
+)
+
+__all__ = ("EMPTY", "FIXED", "FREE", "HIDDEN", "KEPT", "READ", "Confinement", "Key", "Mark", "Rights", "least")
 
 Key = tuple[int, int]  # st_dev, st_ino
+MOST_MADE = 1 << 16  # directories that are remembered as the job's
 
-
-class Rights:
-    """Says what may be done with one file: a `level`, and the rights of what is `beneath` it, by name, or `others`."""
-
-    __slots__ = ("beneath", "level", "others")
-
-    def __init__(self, level: int, beneath: Mapping[bytes, Rights] | None = None, others: Rights | None = None) -> None:
-        self.level = level
-        self.beneath: Mapping[bytes, Rights] = beneath or {}
-        self.others = others or self
-
-
-ALL, NOT_THERE, UNCHANGED = Rights(FREE), Rights(HIDDEN), Rights(READ)
-NOTHING_IN_IT = Rights(EMPTY, {}, NOT_THERE)
-_OTHERS = {HIDDEN: NOT_THERE, EMPTY: NOT_THERE, READ: UNCHANGED, FIXED: ALL}
+_ANOTHER_NAME = Rule((), READ, "another name of a file that is kept")
+_OTHER_SYSTEM = Rule((), HIDDEN, "the kernel's own filesystems")
+ALL, NOT_THERE = RuleSet().top, RuleSet([Rule((), HIDDEN, _ANOTHER_NAME.name)]).top
+UNCHANGED = RuleSet([_ANOTHER_NAME]).top
+NOTHING_IN_IT = RuleSet([_OTHER_SYSTEM._replace(level=EMPTY)]).top
+NO_FILE = RuleSet([_OTHER_SYSTEM]).top
 
 
 class Mark(NamedTuple):
-    """One place that is protected: an absolute path without links or dots, its level, and what is there now, if any."""
+    """One place that is protected: an absolute path without links or dots, its level, and what is there now, if any.
+
+    `name` and `kind` are those of the Rule that it makes.
+    """
 
     path: bytes
     level: int
     key: Key | None
+    name: str = ""
+    kind: int = ALWAYS
 
 
 class Confinement:
@@ -51,31 +57,42 @@ class Confinement:
 
     `linked`: the same for regular files that have more than one name, asked for when the first such file is met on one
     of `devices`.
+    `rules`: further ones. `places`: where the directories are that are to be known by number too, and have the rights
+    of that path. `within`: the level of what no rule speaks of, and the rule that this is.
+    `made`: the directories that the job has made, as far as their own names make them its own, and when.
     """
 
-    __slots__ = ("_levels", "_linked", "devices", "hidden", "known", "top")
+    __slots__ = ("_levels", "_linked", "devices", "hidden", "known", "made", "top")
 
     def __init__(
         self,
         marks: Iterable[Mark] = (),
         linked: Callable[[], Mapping[Key, int]] = dict,
         devices: frozenset[int] = frozenset(),
+        rules: Iterable[Rule] = (),
+        within: tuple[int, Rule | None] = (FREE, None),
+        made: dict[Key, int] | None = None,
+        places: Iterable[tuple[Key, bytes]] = (),
     ) -> None:
-        levels: dict[bytes, int] = {}
-        keys: list[tuple[Key, bytes]] = []
-        for path, level, key in marks:
-            levels[path] = min(level, levels.get(path, FREE))
-            if key is not None:
-                keys.append((key, path))
-        found: dict[bytes, Rights] = {}
-        self.top = _rights(b"/", FREE, levels, _children(levels), found)
+        marks = tuple(marks)
+        own = [Rule(words_of(mark.path), mark.level, mark.name, mark.kind) for mark in marks]
+        self.top = RuleSet([*own, *rules], *within).top
         self.known: dict[Key, Rights] = {}
-        for key, path in keys:
-            self.known[key] = least(self.known.get(key, ALL), found[path])
+        for key, path in (*((mark.key, mark.path) for mark in marks), *places):
+            if key is not None:
+                self.known[key] = least(self.known.get(key, ALL), self.at(path))
         self.hidden = frozenset(key for key, rights in self.known.items() if rights.level == HIDDEN)
         self._linked = linked
         self._levels: Mapping[Key, int] | None = None
         self.devices = devices
+        self.made: dict[Key, int] = {} if made is None else made
+
+    def at(self, path: bytes) -> Rights:
+        """Return the rights of an absolute path without links or dots."""
+        rights = self.top
+        for word in words_of(path):
+            rights = rights.child(word)
+        return rights
 
     def of_linked(self, key: Key) -> Rights:
         """Return the rights of a regular file with several names, whichever of them it was met by."""
@@ -85,57 +102,28 @@ class Confinement:
         return ALL if level == FREE else UNCHANGED if level == READ else NOT_THERE
 
 
-def _children(paths: Iterable[bytes]) -> dict[bytes, set[bytes]]:
-    """Of every directory that has one of `paths` somewhere beneath it, the names that lead there."""
-    children: dict[bytes, set[bytes]] = {}
-    for path in paths:
-        while path != b"/":
-            above, _, name = path.rpartition(b"/")
-            above = above or b"/"
-            children.setdefault(above, set()).add(name)
-            path = above
-    return children
+def words_of(path: bytes) -> tuple[bytes, ...]:
+    """Split an absolute path into names."""
+    return tuple(name for name in path.split(b"/") if name)
 
 
-def _rights(
-    path: bytes,
-    most: int,
-    levels: Mapping[bytes, int],
-    children: Mapping[bytes, set[bytes]],
-    found: dict[bytes, Rights],
-) -> Rights:
-    """The rights of `path`, at `most` those of the directory that it is in; all beneath it go to `found`."""
-    names = children.get(path, ())
-    level = min(most, levels.get(path, FREE), FIXED if names else FREE)
-    within = HIDDEN if level == EMPTY else FREE if level == FIXED else level
-    join = b"/" if path == b"/" else path + b"/"
-    beneath = {name: _rights(join + name, within, levels, children, found) for name in names}
-    found[path] = Rights(level, beneath, _OTHERS[level]) if level < FREE else ALL
-    return found[path]
-
-
-def least(one: Rights, other: Rights) -> Rights:
-    """Return, of what two ways to a file allow, that which allows less."""
-    return other if other.level < one.level else one
-
-
-def refused_change(rights: Rights) -> int:
+def refused_change(level: int) -> int:
     """Return the errno for changing contents or attributes of a file, or what in a directory has no name; 0: none."""
-    return errno.EROFS if rights.level < FIXED else 0
+    return errno.EROFS if level < FIXED else 0
 
 
-def refused_link(rights: Rights) -> int:
+def refused_link(level: int) -> int:
     """Return the errno for giving a file a further name; 0: none."""
-    return errno.EROFS if rights.level < FREE else 0
+    return errno.EROFS if level < KEPT else 0
 
 
-def refused_name(rights: Rights, there: bool, directory: bool = False) -> int:
+def refused_name(level: int, there: bool, directory: bool = False) -> int:
     """Return the errno for making, removing, replacing or moving what has a name with these rights; 0: none.
 
     `there`: something has the name now. `directory`: a directory is to be made.
     """
-    if rights.level == FREE or (rights.level == FIXED and directory and not there):
+    if level == FREE or (level == KEPT and there) or (level == FIXED and directory and not there):
         return 0
-    if rights.level == HIDDEN or not there:
-        return errno.EROFS if rights.level == READ else errno.EACCES
-    return errno.EROFS if rights.level == READ else errno.EBUSY
+    if level == HIDDEN or not there:
+        return errno.EROFS if level == READ else errno.EACCES
+    return errno.EROFS if level == READ else errno.EBUSY

@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from remoteio.submit.export.allowed import is_leading
 from remoteio.submit.export.attributes import Attributes
 from remoteio.submit.export.base import Place, lstat
 from remoteio.submit.export.confine import Confinement
@@ -98,7 +99,7 @@ class Export(Names, Attributes, OpenFiles):
 
     def _change_node(self, do: Do, r: abi.Request) -> Reply:
         node = self.inodes.get(r.nodeid)
-        self.inodes.may_change(node)
+        self.inodes.allowed.may_change(node)
         with self._notes.changing(node, self.size_to_set(r) if r.op == abi.SETATTR else None):
             return do(r, node)
 
@@ -123,12 +124,13 @@ class Export(Names, Attributes, OpenFiles):
 
     def _make(self, do: Do, r: abi.Request) -> Reply:
         parent, name = self.inodes.get(r.nodeid), _new_name(r)
-        self.inodes.may_name(parent, name, None, directory=r.op == abi.MKDIR)
+        directory = r.op == abi.MKDIR
+        self.inodes.allowed.may_name(parent, name, None, directory, leads=directory or r.op == abi.SYMLINK)
         return do(r, Place(parent, name, self.inodes.descriptors.directory(parent)))
 
     def _link(self, do: Do, r: abi.Request) -> Reply:
         node = self.inodes.get(abi.LINK_IN.unpack_from(r.raw, abi.ARGS)[0])
-        self.inodes.may_link(node)
+        self.inodes.allowed.may_link(node)
         with self._notes.changing(node):
             return self._make(partial(do, node=node), r)
 
@@ -136,11 +138,13 @@ class Export(Names, Attributes, OpenFiles):
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
         at = self.inodes.descriptors.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
-        self.inodes.may_name(parent, name, st)
+        self.inodes.allowed.may_name(parent, name, st)
         self._leave_bound(at, name, st)
         with self._notes.losing(at, name, st):
             reply = do(r, Place(parent, name, at))
         self._notes.removed(st)
+        if r.op == abi.RMDIR:
+            self.inodes.allowed.removed(st)
         return reply
 
     def _move(self, do: Do, r: abi.Request) -> Reply:
@@ -149,14 +153,26 @@ class Export(Names, Attributes, OpenFiles):
         old, new = r.names(abi.ARGS + args.size)
         parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
         a, b = self.inodes.descriptors.directory(parent), self.inodes.descriptors.directory(target)
+        with self.inodes.allowed.moving(lstat(old, a), target):
+            return self._move_alone(do, r, Place(parent, old, a), Place(target, new, b), flags)
+
+    def _move_alone(self, do: Do, r: abi.Request, source: Place, to: Place, flags: int) -> Reply:
+        parent, old, a = source.parent, source.name, source.at
+        target, new, b = to.parent, to.name, to.at
         moved, replaced = lstat(old, a), lstat(new, b)
-        self.inodes.may_name(parent, old, moved)
-        self.inodes.may_name(target, new, replaced)
+        allowed = self.inodes.allowed
+        exchange = replaced if flags & _RENAME_EXCHANGE else None
+        allowed.may_name(parent, old, moved, leads=is_leading(exchange))
+        allowed.may_name(target, new, replaced, leads=is_leading(moved))
+        allowed.may_move(parent, old, moved, target)
+        allowed.may_move(target, new, exchange, parent)
         self._leave_bound(a, old, moved)
         self._leave_bound(b, new, replaced)
         with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
-            reply = do(r, Place(parent, old, a), Place(target, new, b), flags)
+            reply = do(r, source, to, flags)
         self.inodes.moved(target, new, moved)
+        allowed.moved(parent, target, new, moved)
+        allowed.moved(target, parent, old, exchange)
         self._notes.unnamed(moved)
         self._notes.moved((parent, old), (target, new), moved)
         if flags & _RENAME_EXCHANGE:

@@ -16,7 +16,8 @@ import threading
 import time
 
 from remoteio.submit.export import confine
-from remoteio.submit.export.confine import Confinement, Rights
+from remoteio.submit.export.allowed import Allowed
+from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import Handle, Node, Stat
@@ -49,11 +50,11 @@ class Inodes:
         `device`: the st_dev whose inode numbers are shown as they are; default: that of `root`.
         """
         self.lock = threading.RLock()
-        self.confinement = confinement or Confinement()
+        confinement = confinement or Confinement()
         self._filesystems = Filesystems()
         fd = Descriptor(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         st = os.fstat(fd)
-        top = Node(ROOT_ID, st, None, b"", self.confinement.top)
+        top = Node(ROOT_ID, st, None, b"", confinement.top)
         top.fd, top.lookups = fd, 1
         self.top = top
         self.nodes: dict[int, Node] = {ROOT_ID: top}
@@ -62,6 +63,7 @@ class Inodes:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
         self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
+        self.allowed = Allowed(confinement, self.descriptors, self._filesystems)
         self._most_handles = max(limit - _OTHERS, limit // 2)
         self.handles: dict[int, Handle] = {}
         self.numbers = Numbers(device or st.st_dev)
@@ -83,12 +85,12 @@ class Inodes:
 
         Raises ENOENT for what is not to be seen.
         """
-        kind, rights = stat.S_IFMT(st.st_mode), parent.rights
-        # of what has one name, in a directory where all is allowed and in the same filesystem, there is nothing to ask
-        if rights is not confine.ALL or st.st_nlink != 1 or kind == stat.S_IFDIR or st.st_dev != parent.dev:
-            rights = self._rights(parent, name, st)
+        kind, rights = stat.S_IFMT(st.st_mode), parent.rights.child(name)
+        # of what has one name, in the same filesystem, and of which no rule speaks, there is nothing more to ask
+        if rights.level != confine.FREE or st.st_nlink != 1 or kind == stat.S_IFDIR or st.st_dev != parent.dev:
+            rights = self.allowed.rights(parent, name, st)
             if rights.level == confine.HIDDEN:
-                raise OSError(errno.ENOENT, "not to be seen by a job")
+                self.allowed.hides(parent, name, rights)
         with self.lock:
             node = self._by_key.get((st.st_dev, st.st_ino))
             if node is not None and (node.kind != kind or (kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)):
@@ -125,48 +127,6 @@ class Inodes:
             node.parent = parent
             node.lookups += 1
             return node
-
-    # what may be done
-
-    def _rights(self, parent: Node, name: bytes, st: Stat) -> Rights:
-        """The rights of what `st` describes, seen as `name` in `parent`. Raises OSError."""
-        rights = parent.rights.beneath.get(name, parent.rights.others)
-        directory = stat.S_ISDIR(st.st_mode)
-        if st.st_dev != parent.dev and name and not self._keeps_data(parent, name, st.st_dev):
-            rights = confine.least(rights, confine.NOTHING_IN_IT if directory else confine.NOT_THERE)
-        if not directory and st.st_nlink == 1:
-            return rights
-        confinement, key = self.confinement, (st.st_dev, st.st_ino)
-        rights = confine.least(rights, confinement.known.get(key, confine.ALL))
-        if not directory and st.st_dev in confinement.devices and stat.S_ISREG(st.st_mode):
-            rights = confine.least(rights, confinement.of_linked(key))
-        return rights
-
-    def _keeps_data(self, parent: Node, name: bytes, dev: int) -> bool:
-        fd = self.descriptors.open_beneath(parent, name)
-        try:
-            if os.fstat(fd).st_dev != dev:
-                raise OSError(errno.ESTALE, "something has just been mounted or unmounted there")
-            return self._filesystems.keep_data(fd, dev)
-        finally:
-            os.close(fd)
-
-    def may_name(self, parent: Node, name: bytes, st: Stat | None, directory: bool = False) -> None:
-        """Refuse to make, remove, replace or move what has that name (`st`; None: nothing): EACCES, EBUSY, EROFS.
-
-        `directory`: a directory is to be made.
-        """
-        named = parent.rights.beneath.get(name, parent.rights.others)
-        rights = named if st is None else self._rights(parent, name, st)
-        _refuse(confine.refused_name(rights, st is not None, directory))
-
-    def may_change(self, node: Node) -> None:
-        """Raise EROFS if the file's contents and attributes may not be changed."""
-        _refuse(confine.refused_change(node.rights))
-
-    def may_link(self, node: Node) -> None:
-        """Raise EROFS if the file may not get one more name."""
-        _refuse(confine.refused_link(node.rights))
 
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
         # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
@@ -265,11 +225,6 @@ class Inodes:
         assert all(handle.fd == fh and fh in handle.node.handles for fh, handle in self.handles.items())
         for key, node in self._by_key.items():
             assert key == (node.dev, node.ino) and self.nodes.get(node.id) is node
-
-
-def _refuse(e: int) -> None:
-    if e:
-        raise OSError(e, os.strerror(e))
 
 
 def version(st: Stat) -> tuple[int, int, int] | None:

@@ -33,13 +33,13 @@ class Listings:
 
     def _found(self, node: Node, fd: int, start: int = 0) -> list[Found]:
         """List the directory, from a position that the job was given on."""
-        beneath, others = node.rights.beneath, node.rights.others
+        rights = node.rights
         found = self._ours(node, fd)[start:] if start < positions.OWN else []
-        if others.level == HIDDEN and not beneath:
+        if rights.closed:
             return found
         found += self._entries(node, fd, start)
-        if beneath:
-            found = [entry for entry in found if beneath.get(entry[0], others).level != HIDDEN or entry[0] in _OURS]
+        if rights.hides:
+            found = [entry for entry in found if entry[0] in _OURS or rights.child(entry[0]).level != HIDDEN]
         return found
 
     def _ours(self, node: Node, fd: int) -> list[Found]:
@@ -55,7 +55,7 @@ class Listings:
     def _entries(self, node: Node, fd: int, start: int) -> list[Found]:
         """What is in the directory itself, from that position on."""
         numbers, dev, instead = self._inodes.numbers, node.dev, self._instead.names(node)
-        known = self._inodes.confinement.hidden
+        known = self._inodes.allowed.confinement.hidden
         hidden = {ino for device, ino in known if device == dev} if known else known
         ext4 = start >= positions.OWN and _is_ext4(fd)
         first = positions.meant(start, ext4)

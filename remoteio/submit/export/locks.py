@@ -86,7 +86,7 @@ class Locks:
                     held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             if held is None:
                 try:
-                    self._inodes.may_change(node)
+                    self._inodes.allowed.may_change(node)
                     fd = self._inodes.descriptors.reopen(node, os.O_RDWR)
                 except OSError:
                     fd = self._inodes.descriptors.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)

@@ -90,6 +90,7 @@ class Names(ExportBase):
         mode, umask = abi.MKDIR_IN.unpack_from(r.raw, abi.ARGS)
         mode, lacking = self._mode(new.at, mode, umask)
         os.mkdir(new.name, mode, dir_fd=new.at)
+        self.inodes.allowed.made(new.parent, new.name, new.at)
         return self._with_parent(self._new_entry(r, new, lacking=lacking), new)
 
     def do_link(self, r: abi.Request, new: Place, node: Node) -> Reply:

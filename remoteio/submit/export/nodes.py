@@ -91,3 +91,12 @@ class Handle:
         if self.where is None:
             self.where = {position: k for k, (_, _, _, position) in enumerate(entries, 1)}
         return self.where.get(position)
+
+
+def path(parent: Node | None, name: bytes) -> bytes:
+    """Name what has that name in that directory."""
+    names = [name]
+    while parent is not None and parent.parent is not None:
+        names.append(parent.name)
+        parent = parent.parent
+    return b"/" + b"/".join(reversed([each for each in names if each]))

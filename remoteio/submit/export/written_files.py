@@ -6,6 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from remoteio.submit.export import nodes
 from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
@@ -98,7 +99,7 @@ def opened(inodes: Inodes) -> OpenFiles:
 
 def _paths(node: Node) -> list[bytes]:
     """By which names it is known, the latest first."""
-    return [_path(parent, name) for parent, name in ((node.parent, node.name), *node.links) if name]
+    return [nodes.path(parent, name) for parent, name in ((node.parent, node.name), *node.links) if name]
 
 
 def _leads(inodes: Inodes, path: bytes, node: Node) -> bool | None:
@@ -112,12 +113,4 @@ def _leads(inodes: Inodes, path: bytes, node: Node) -> bool | None:
 
 def path_of(parent: Node, name: bytes) -> str:
     """Name what has that name in that directory."""
-    return os.fsdecode(_path(parent, name))
-
-
-def _path(parent: Node | None, name: bytes) -> bytes:
-    names = [name]
-    while parent is not None and parent.parent is not None:
-        names.append(parent.name)
-        parent = parent.parent
-    return b"/" + b"/".join(reversed(names))
+    return os.fsdecode(nodes.path(parent, name))

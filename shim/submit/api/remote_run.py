@@ -16,6 +16,7 @@ from shim.submit.api.streams import File, given_input, output, written
 from shim.submit.foreground.description import describe
 from shim.submit.hosts.connect import connect_first
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd, to_the_end
+from shim.submit.scope import JobRights, Scope
 from shim.wire.job_spec import JobSpec
 
 
@@ -93,7 +94,9 @@ def run(
         spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
         found, stream, _ = connect_first(host, batch=True)
         spec.host = os.fsencode(found.name)
-        ended = to_the_end(lambda: _run(Link(stream.read_fd, stream.write_fd), spec, outputs, given), found, stream)
+        rights = JobRights(Scope().on(found.trust))
+        link = Link(stream.read_fd, stream.write_fd)
+        ended = to_the_end(lambda: _run(link, spec, outputs, given, rights), found, stream)
         if ended.status is None:
             raise errors.CannotStart(ended.reason, ended.code)
         result = Result(
@@ -111,8 +114,9 @@ def run(
     return result
 
 
-def _run(link: Link, spec: JobSpec, outputs: Mapping[int, int], given: int) -> RunResult:
-    plain = PlainRun(link, spec, {kind: StreamEnd(os.dup(fd)) for kind, fd in outputs.items()}, _Alone(given))
+def _run(link: Link, spec: JobSpec, outputs: Mapping[int, int], given: int, rights: JobRights) -> RunResult:
+    ends = {kind: StreamEnd(os.dup(fd)) for kind, fd in outputs.items()}
+    plain = PlainRun(link, spec, ends, _Alone(given), rights)
     try:
         return plain.run()
     finally:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from remoteio.submit.export.refusals import Refusal
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames
@@ -17,6 +18,7 @@ from shim.submit.foreground.own_streams import FATAL, let_go
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.host_session import clock_skew, skew_told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
+from shim.submit.scope import JobRights
 from shim.wire import terminal_state
 from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
@@ -27,7 +29,15 @@ FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGW
 class ForegroundRun:
     """Runs `spec` at the far end of `link`. `say` is given sentences for the person; `log` events for programs."""
 
-    def __init__(self, link: Link, spec: JobSpec, say: Callable[[str], None], log: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        spec: JobSpec,
+        say: Callable[[str], None],
+        log: Callable[..., None],
+        rights: JobRights | None = None,
+    ) -> None:
+        """`rights`: what the job has of the files here; None: as any."""
         self._spec, self._say, self._log = spec, say, log
         self._terminal = Terminal(0) if spec.tty else None
         outputs: dict[int, StreamEnd] = {}
@@ -41,7 +51,7 @@ class ForegroundRun:
             if fd in spec.stdio or (fd == 1 and spec.tty):
                 # 2 stays: what we have to say goes there too
                 outputs[kind] = StreamEnd(os.dup(fd), let_go(fd) if fd == 1 else os.close)
-        self._run = PlainRun(link, spec, outputs, self)
+        self._run = PlainRun(link, spec, outputs, self, rights)
 
     def run(self) -> RunResult:
         """Run the job until it has ended. Raises RexecError when the link is lost or the host misbehaves."""
@@ -52,6 +62,10 @@ class ForegroundRun:
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
+
+    def refused(self) -> Mapping[Refusal, int]:
+        """See PlainRun.refused."""
+        return self._run.refused()
 
     # PlainRun's watcher
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from remoteio.errors import RexecError
+from shim.submit.scope import TRUSTS
 
 LOCAL = "local"
 
@@ -19,6 +20,7 @@ _HOST_KEYS: dict[str, tuple[type, str]] = {
     "options": (list, 'further arguments of ssh, such as ["-p", "2222"]'),
     "python": (str, 'a python >= 3.9 there, such as "/usr/bin/python3.11"'),
     "owner": (str, '"keyboard", "none", or the NAME of an [owner.NAME] table'),
+    "trust": (str, '"full", "home" or "project"'),
 }
 
 
@@ -31,6 +33,7 @@ class Host:
     """A machine to run on: ``ssh`` is None for this one.
 
     ``owner`` names the policy that says when its owner comes first: "keyboard", "none" or a table of hosts.toml.
+    ``trust`` says how much of the files here its jobs may have: one of scope.TRUSTS; None: as the job asks.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Host:
     options: tuple[str, ...] = ()
     python: str | None = None
     owner: str = "keyboard"
+    trust: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +128,20 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
             isinstance(value, list) and not all(isinstance(word, str) for word in value)
         ):
             raise HostsError(f"{file}: {where}{key} = {value!r} is wrong; write {example}")
-    ssh, python, owner, options = (table.get(key) for key in ("ssh", "python", "owner", "options"))
+    ssh, python, owner, options, trust = (table.get(key) for key in ("ssh", "python", "owner", "options", "trust"))
     if ssh is not None and (not ssh or str(ssh).startswith("-")):
         raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
     if owner is not None and owner not in ("keyboard", "none", *owners):
         raise HostsError(f"{file}: {where}owner = {owner!r} names no policy; write {_HOST_KEYS['owner'][1]}")
+    if trust is not None and trust not in TRUSTS:
+        raise HostsError(f"{file}: {where}trust = {trust!r} is none; write {_HOST_KEYS['trust'][1]}")
     return Host(
         name,
         str(ssh or name),
         tuple(map(str, options)) if isinstance(options, list) else (),
         None if python is None else str(python),
         "keyboard" if owner is None else str(owner),
+        None if trust is None else str(trust),
     )
 
 

@@ -20,13 +20,14 @@ from remoteio.submit.export.carried_locks import held
 from remoteio.submit.export.written_files import OpenFiles, WrittenFiles, opened
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed, Window, credit
-from shim.submit import host_frames
+from shim.submit import host_frames, refused
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
 from shim.submit.job import image_manifest, placement_events
 from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
 from shim.submit.job.image_manifest import Run, Seen
+from shim.submit.scope import JobRights
 from shim.submit.shapes import ShapeError
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
@@ -59,14 +60,16 @@ class Generation:
         link: Link,
         spec: JobSpec,
         stopped: Callable[[Generation], None],
+        rights: JobRights,
     ) -> None:
-        """`host`: its name here; `stopped` is called when the job has stopped, in a thread that may wait."""
+        """`host`: its name here; `stopped` is called when the job has stopped, in a thread that may wait; `rights`:
+        what the job has of the files here."""
         self.number = number
         self.host = host
         self._stopped = stopped
         self._home, self._spec, self._link = home, spec, link
         self._files = WrittenFiles(home.changes)
-        self._session = HostSession(link, spec, self, record=self._files)
+        self._session = HostSession(link, spec, self, record=self._files, rights=rights)
         self._seen = Seen((), OpenFiles([], []), [])
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
         self._image: Manifest | None = None
@@ -148,6 +151,7 @@ class Generation:
         if self._intake is not None:
             self._intake.abort()
             self._intake.join()
+        self._tell_refused()
         if not (self.told or self.left):
             self._keep_locks()  # it is lost: the job may go on from its last image
         self._session.release()
@@ -157,6 +161,11 @@ class Generation:
         if isinstance(error, _AGAINST):
             return str(HostMisbehaves(self.host, error))
         return str(error) if isinstance(error, SAID) else self._home.fault(f"{doing} {self.host}", error)
+
+    def _tell_refused(self) -> None:
+        if self._session.export is not None:
+            for sentence in refused.sentences(self._session.export.inodes.allowed.refusals.counted()):
+                self._home.tell(placement_events.Fault(sentence))
 
     def _keep_locks(self) -> None:
         """Hold the job's file locks while no host runs it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.job_images import StoreError
@@ -23,6 +24,7 @@ from shim.submit.job.image_manifest import Run, Seen
 from shim.submit.job.kept_copies import KeepError, Tail
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.scope import JobRights
 from shim.submit.shapes import ShapeError
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 
@@ -44,6 +46,7 @@ class JobHome:
     store     its images
     carried   its file locks while no host runs it
     changes   what it has done to its files since its images
+    made      the directories that it has made, which are its own (JobRights.made)
     newest    the number of its last image; 0: there is none
     saved     when that was made, in seconds since 1970, and how large it is
     forced    the image that it goes on from though its files were changed since
@@ -71,6 +74,7 @@ class JobHome:
         self.store = Store(patience=_PATIENCE)
         self.carried = CarriedLocks()
         self.changes = Changes.of(record.after, record.image)
+        self.made = {(device, inode): born for device, inode, born in record.made}
         self.newest = record.image
         self.saved = record.saved, record.saved_size
         self.forced = 0
@@ -104,6 +108,16 @@ class JobHome:
 
         if not threads.begin(guarded):
             self.tell(failed(f"this machine gives job {self.name} no more threads; raise `ulimit -u`"))
+
+    def rights(self, trust: str | None) -> JobRights:
+        """What it has of the files here, on a host that hosts.toml says so of: the same on each that says the same."""
+        return JobRights(self.record.job_scope().on(trust), self.made)
+
+    def remembered(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The directories that it has made, as Record.made has them; `rows`: as they were."""
+        made = self.made.copy()  # in one step: a generation adds to it
+        same = len(made) == len(rows) and all(made.get((row[0], row[1])) == row[2] for row in rows)
+        return rows if same else tuple([device, inode, born] for (device, inode), born in made.items())
 
     # where it goes on
 

@@ -16,15 +16,18 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from checkpoint.submit import store, xdg
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.kernel_structs import FLOCK
+from remoteio.submit.export.confine import MOST_MADE
+from shim.submit import scope
 from shim.submit.job.placement_events import Phase
+from shim.submit.scope import Scope
 from shim.submit.shapes import (
     NATURAL,
     ShapeError,
@@ -62,6 +65,8 @@ class Record:
     ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
     moves       how often it went on from an image
     saved       when its last image was committed, seconds since 1970, and that image's size in bytes
+    scope       what it has of the files here: Scope.row
+    made        the directories that it has made: st_dev, st_ino and when each
     after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
@@ -88,6 +93,8 @@ class Record:
     moves: int = 0
     saved: float = 0.0
     saved_size: int = 0
+    scope: Mapping[str, object] = field(default_factory=dict)
+    made: tuple[Any, ...] = ()
     after: tuple[Any, ...] = ()
     status: int | None = None
     code: int = 0
@@ -100,6 +107,10 @@ class Record:
         except (ValueError, ProtocolError) as error:
             raise JobError(f"the record of job {self.id} does not tell what it is to run: {error}") from None
 
+    def job_scope(self) -> Scope:
+        """Return what it has of the files here."""
+        return scope.of_row(self.scope)
+
     def without_image(self) -> str:
         """Say what is left of it, its supervisor gone, if it has no image: a clause."""
         return "it had no checkpoint" if self.ran or self.since else "it never ran: submit it again"
@@ -110,13 +121,14 @@ def packed(spec: JobSpec) -> str:
     return base64.b64encode(spec.pack()).decode()
 
 
-_TUPLES = ("command", "hosts", "after")
+_TUPLES = ("command", "hosts", "after", "made")
 _WORDS, _SECONDS = listed(string, 1 << 21), number(-1e12, 1e12)
 _STATE = (whole(), whole(-NATURAL), whole(-NATURAL))
 _CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag, flag)
 _OLD_AFTER = tuple_of(string, whole(), whole(-NATURAL), whole())  # of an older rexec: Changes.of makes nothing of it
 _OLD_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag)  # nor of this
 _AFTER = listed(any_of(whole(), _OLD_AFTER, _OLD_CHANGE, _CHANGE), 1 << 24)
+_MADE = listed(tuple_of(whole(), whole(), whole(-NATURAL)), MOST_MADE)
 _RECORD = table(
     {
         "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,
@@ -125,7 +137,8 @@ _RECORD = table(
     {
         "phase": one_of(*Phase), "why": string, "host": string, "generation": whole(), "image": whole(), "held": flag,
         "ran": _SECONDS, "since": _SECONDS, "moves": whole(), "saved": _SECONDS, "saved_size": whole(),
-        "after": _AFTER, "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
+        "scope": scope.SHAPE, "made": _MADE, "after": _AFTER,
+        "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
     },
 )  # fmt: skip
 

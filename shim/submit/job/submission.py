@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest
@@ -19,6 +19,7 @@ from shim.submit.hosts import config
 from shim.submit.job import file_rollback, placement_events, placement_steps
 from shim.submit.job import record as jobs
 from shim.submit.job.record import ANY, Job, JobError, Record
+from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
 from shim.wire.owner_policy import named_policy, parse_duration
 
@@ -37,6 +38,7 @@ class Wanted:
     owner   the policy by which it leaves a host; empty: each host's own
     every   seconds between checkpoints, as State.every of shim/submit/job/placement_events.py has them
     keep    how many images are kept
+    scope   what it has of the files here
     detach  its supervisor is a process of its own, and its output goes to files
     """
 
@@ -45,6 +47,7 @@ class Wanted:
     every: float
     keep: int
     detach: bool
+    scope: Scope = field(default_factory=Scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
                 detached=wanted.detach,
                 tty=bool(spec.tty),
                 spec=jobs.packed(spec),
+                scope=wanted.scope.row(),
             )
         )
     )

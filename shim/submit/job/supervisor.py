@@ -223,6 +223,7 @@ class JobSupervisor:
             record, phase=str(after.phase), why=after.why, host=after.place.host,
             generation=after.place.generation, image=after.images.newest, held=after.wants.held,
             saved=self.home.saved[0], saved_size=self.home.saved[1],
+            made=self.home.remembered(record.made),
             after=() if after.phase in placement_events.ACTING else self.home.changes.rows(),
         )  # fmt: skip
         if after.phase in running and not record.since:

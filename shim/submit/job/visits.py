@@ -113,7 +113,8 @@ class Visits:
             spec = home.start_spec(number, owner, terms.named, terms.anyway, image)
             spec.host = os.fsencode(name)
             link = Link(stream.read_fd, stream.write_fd)
-            generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped)
+            rights = home.rights(host.trust)
+            generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped, rights)
             generation.start(image)
             why = generation.serve()
             if generation.unheard:

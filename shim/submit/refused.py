@@ -1,0 +1,65 @@
+"""Says what a job was refused of the files here, and which option would have allowed it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+
+from remoteio.printable import printable
+from remoteio.submit.export.refusals import Refusal
+from remoteio.submit.export.rights import ALWAYS, FIXED, HIDDEN, KEPT, READ, Glob, Rule
+from shim.submit import kept_places
+
+_NAMED = 3  # refusals that are named in a sentence
+
+
+def sentences(counted: Mapping[Refusal, int]) -> list[str]:
+    """Say in at most two sentences what was refused; [] where nothing was that anybody would want.
+
+    That a program looked for its history, and found none, is told by --json-log alone.
+    """
+    wanted = [each for each in counted if each.rule.name != kept_places.HISTORIES]
+    if not wanted:
+        return []
+    named = [f"{_shown(each.path)} ({each.rule.name})" for each in wanted[:_NAMED]]
+    more = f" and {len(wanted) - _NAMED} more" if len(wanted) > _NAMED else ""
+    said = [f"kept from the job: {', '.join(named)}{more}"]
+    options = dict.fromkeys(filter(None, (option(each.rule, each.path, each.reading) for each in wanted[:_NAMED])))
+    if options:
+        said.append(f"what would let it: {' '.join(options)}  (--json-log FILE has all, docs/security.md says why)")
+    return said
+
+
+def rows(counted: Mapping[Refusal, int]) -> Iterator[dict[str, object]]:
+    """What was refused, as --json-log has it: one object each."""
+    for each, count in counted.items():
+        yield {
+            "path": os.fsdecode(each.path), "rule": each.rule.name, "to": "see" if each.reading else "change",
+            "option": option(each.rule, each.path, each.reading), "count": count,
+        }  # fmt: skip
+
+
+def option(rule: Rule, path: bytes, reading: bool) -> str:
+    """Name the option of a run by which that rule would have let a job read a path, or change it; "": none does."""
+    if rule.kind == ALWAYS or rule.level not in (HIDDEN, READ, KEPT, FIXED):
+        return ""
+    return f"{'--read' if reading else '--write'} {shlex.quote(_shown(_named_by(rule, path)))}"
+
+
+def _named_by(rule: Rule, path: bytes) -> bytes:
+    """Of the path, as much as the rule speaks of: who may read ~/.aws/config may read ~/.aws."""
+    if b"**" in rule.words or not rule.words:
+        return path
+    return b"/" + b"/".join(path.strip(b"/").split(b"/")[: len(rule.words)])
+
+
+def pattern(rule: Rule) -> str:
+    """Write the pattern of a rule, as of the root."""
+    words = (word.head + b"*" + word.tail if isinstance(word, Glob) else word for word in rule.words)
+    text = os.fsdecode(b"/".join(words))
+    return text if text.startswith("**") else "/" + text
+
+
+def _shown(path: bytes) -> str:
+    return printable(os.fsdecode(path))
