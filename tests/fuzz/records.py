@@ -26,6 +26,7 @@ def job_record(data: bytes) -> None:
         found = record.Job(Path(top)).read()
         found.without_image()
         found.job_spec()
+        found.job_scope()
 
 
 @target(events.EventLogError)
