@@ -87,7 +87,8 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
             _extract(archive, work)
         except tarfile.TarError as e:
             raise BundleError(f"the criu bundle is damaged ({e}); run the command again") from None
-        os.chmod(work, 0o755)
+        for path in (work, os.path.join(work, "lib"), os.path.join(work, EMPTY_DIR)):
+            os.chmod(path, 0o755)  # criu may be another user's, if its login is root
         for path in (os.path.join(work, "lib"), work):
             _sync(path)  # the name says that it is whole, also after a power cut
         try:

@@ -17,6 +17,10 @@ def start(bundle: str, spool: str) -> tuple[socket.socket, tuple[int, ...]]:
     criu.prepare(spool)
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.open(os.path.join(spool, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    owner = os.stat(spool)
+    for entry in os.scandir(spool):
+        if owner.st_uid != os.geteuid():  # whom criu is on this host, and who is root there, is not root's
+            os.chown(entry.path, owner.st_uid, owner.st_gid)
     directory = os.O_DIRECTORY | os.O_CLOEXEC
     return mine, (
         theirs.detach(),

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 WHOLE = 65536  # ids a distribution uses for people and services
 ALL = (0, 0, (1 << 32) - 1)
+SPARE = 0xFFFF_FFF0  # nobody's id on any host: below what kernels, NFS and systemd take for nobody
+# A job's uid 0 is none of the host's, and has no right to what is root's there; every other id is itself.
+NOT_ROOT = [(0, SPARE, 1), (1, 1, SPARE - 1)]
 ROOT, BOTH, OWN, ZERO = "root", "both", "own", "zero"  # see checkpoint/wire/compat.py
 
 

@@ -59,7 +59,12 @@ def run(
 
     `alive` is the writing end of a pipe that only the keeper reads.
     """
-    namespaces.die_with_parent()
+    try:
+        places = namespaces.begin(where, scratch, plan)
+    except RexecError as e:
+        _fail(sock, 125, str(e).encode("utf-8", "backslashreplace"))
+        os._exit(0)
+    namespaces.die_with_parent()  # setresuid(2) would undo it
     if _broken(alive):
         os._exit(1)  # it died before we could say that we die with it
     os.setsid()
@@ -70,7 +75,7 @@ def run(
 
         tree = TreeControl(sock)
     try:
-        namespaces.build_root(where, spec, scratch, plan)
+        namespaces.build_root(where, spec, places, plan)
         out_of_reach.leave_abstract_sockets()
         out_of_reach.leave_keys()
         slave = -1

@@ -33,7 +33,7 @@ CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
     0x10000000,
     0x20000000,
 )
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 24, 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 JOB_PIDS = 1000  # the job's are higher
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
 # what a uid 0 that is root in name only keeps: chown dac_override fowner fsetid kill setgid setuid setpcap
@@ -129,6 +129,8 @@ class Plan:
         self.helper = self.user and self.ids == idmap.BOTH
         self.single = self.user and not self.helper
         self.uids = self.gids = [idmap.ALL]
+        if self.apart and not self.user:
+            self.uids = self.gids = idmap.NOT_ROOT
         if self.helper:
             self.uids = idmap.plan(spec.uid, uid, _ranges("uid"))
             self.gids = idmap.plan(spec.gid, gid, _ranges("gid"))
@@ -151,12 +153,17 @@ class Plan:
             strange = int(f.read())
         return [mine.get(g, strange) for g in os.getgroups()]
 
+    @property
+    def criu(self) -> tuple[int, int]:
+        """The user and group on this host that criu is, whose the files of an image must be."""
+        return (idmap.SPARE, idmap.SPARE) if self.apart and not self.user else (os.geteuid(), os.getegid())
+
     def trusted(self, spec: JobSpec) -> bool:
         """Tell whether the job is root on this host, which then has nothing to keep from it."""
         return not self.apart and spec.uid == 0
 
     def ranges(self, lines: list[tuple[int, int, int]]) -> list[bytes]:
-        """Write them as HELLO does: "first count" each; nothing where every id is mapped."""
+        """Write them as HELLO does: "first count" each; nothing where every id is mapped (that anybody has)."""
         return [b"%d %d" % (first, count) for first, _, count in lines] if self.user else []
 
 
@@ -272,18 +279,43 @@ def mount_root(fd: int, plan: Plan, spec: JobSpec) -> str:
     return where
 
 
-def build_root(where: str, spec: JobSpec, scratch: list[str], plan: Plan) -> None:
+def begin(where: str, scratch: list[str], plan: Plan) -> list[int]:
+    """In init, before all else: do what takes the login's own rights on the host, and give them up.
+
+    Returns descriptors of the directories of --scratch, which root's job may not find by itself. Raises RexecError.
+    """
+    try:
+        unshare(CLONE_NEWNS)
+        if not plan.user:
+            mount.read_further_ahead(where)
+        fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC) for path in scratch]
+        if plan.apart and not plan.user:
+            # until here it is the host's root, whom its own namespace does not know
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # or its own /proc/self is the host's root's
+    except OSError as e:
+        raise _no_root(e) from e
+    return fds
+
+
+def _no_root(e: OSError) -> RexecError:
+    what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
+    host = machine.name()
+    return RexecError("the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host))
+
+
+def build_root(where: str, spec: JobSpec, scratch: list[int], plan: Plan) -> None:
     """In init: mount what is the execute host's own (/proc /sys /dev, scratch) into the root at `where`; then enter it.
 
-    Every path beneath `where` is already the submit machine's. Raises RexecError.
+    Every path beneath `where` is already the submit machine's. `scratch`: what ``begin`` returned. Raises RexecError.
     """
     gid5 = any(first <= 5 < first + count for first, _, count in plan.gids)
     try:
-        unshare(CLONE_NEWNS)
-        for k, source in enumerate(scratch):
-            mount.bind(source, where + os.fsdecode(spec.scratch[k]))
-        if not plan.user:
-            mount.read_further_ahead(where)
+        for path, fd in zip(spec.scratch, scratch):
+            mount.bind("/proc/self/fd/%d" % fd, where + os.fsdecode(path))
+            os.close(fd)
         mount.mount("proc", where + "/proc", "proc", mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC)
         mount.bind("/sys", where + "/sys", mount.MS_REC)
         if not plan.trusted(spec):
@@ -307,11 +339,7 @@ def build_root(where: str, spec: JobSpec, scratch: list[str], plan: Plan) -> Non
         mount.enter(where)
         socket.sethostname(os.fsdecode(spec.hostname))
     except OSError as e:
-        what = e.strerror if e.filename is None else "%s: %s" % (e.filename, e.strerror)
-        host = machine.name()
-        raise RexecError(
-            "the job's root cannot be made on %s (%s); rexec doctor %s says more" % (host, what, host)
-        ) from e
+        raise _no_root(e) from e
 
 
 def become(spec: JobSpec, plan: Plan) -> None:

@@ -68,10 +68,10 @@ class Sandbox:
         self.fuse = self._await_mount()
 
     def _make_directories(self, spec: JobSpec) -> None:
-        self.spool, self.images, self.no_images = Scratch(os.geteuid(), os.getegid()), "", ""
+        self.spool, self.images, self.no_images = Scratch(*self.plan.criu), "", ""
         if spec.checkpoint is not None:
             try:
-                self.spool = Scratch(os.geteuid(), os.getegid(), "spool", for_images())
+                self.spool = Scratch(*self.plan.criu, "spool", for_images())
                 self.images = self.spool.make()
             except (RexecError, OSError) as e:
                 self.no_images = str(e)  # the job runs all the same
@@ -96,6 +96,8 @@ class Sandbox:
             raise RexecError(self.no_images)
         path = os.path.join(self.images, name)
         os.mkdir(path, 0o700)
+        if not self.plan.user:
+            os.chown(path, *self.plan.criu)
         return path
 
     def go(self) -> None:
