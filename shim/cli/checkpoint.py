@@ -17,36 +17,34 @@ def submit(spec: JobSpec, wanted: Wanted, *, quiet: bool) -> int:
     job = submission.create(spec, wanted)
     if wanted.detach:
         mine = 0 in spec.stdio and not spec.tty and not os.isatty(0)
-        return _detach(job, quiet=quiet, stdin=0 if mine else None)
+        detached.start(job, stdin=0 if mine else None)
+        return _in_background(job, quiet=quiet)
     return _supervise(job, quiet=quiet)
 
 
 def restart(job: Job, number: int | None, on: str | None, *, detach: bool | None, force: bool, quiet: bool) -> int:
     """Go on from an image, in the foreground or detached. Raises RexecError, CheckpointError."""
+    from shim.submit.api import job_handle  # only here: who submits a job in the background needs none of it
+
+    if job.read().detached if detach is None else detach:
+        kept = job_handle.Job(job).restart(number, hosts=on, force=force)
+        for sentence in () if quiet else kept:  # the supervisor, which does it, has nobody to tell
+            tell(sentence)
+        return _in_background(job, quiet=quiet)
     hosts = None if on is None else submission.host_names(on)
-    resumed = submission.resume(job, number, hosts, detach=detach, force=force)
-    if not job.read().detached:
-        return _supervise(job, quiet=quiet, resumed=resumed, force=force)
-    if not quiet:
-        for named in resumed.unsure:  # the supervisor, which does it, has nobody to tell
-            since = f"since image {resumed.image.number} was made"
-            tell(f"{named.clause} {since}: see `rexec log {job.id}` for what is kept")
-    return _detach(job, quiet=quiet, resumed=resumed, force=force)
+    resumed = submission.resume(job, number, hosts, detach=False, force=force)
+    return _supervise(job, quiet=quiet, resumed=resumed, force=force)
 
 
 def _supervise(job: Job, *, quiet: bool, resumed: Resumed | None = None, force: bool = False) -> int:
-    from shim.cli.supervise import (
-        supervise,
-    )  # only here: a detached job is supervised elsewhere, and that takes 0.1 s to import
+    # Only here: a detached job is supervised elsewhere, and that takes 0.1 s to import.
+    from shim.cli.supervise import supervise
 
     return supervise(job, quiet=quiet, resumed=resumed, force=force)
 
 
-def _detach(
-    job: Job, *, quiet: bool, stdin: int | None = None, resumed: Resumed | None = None, force: bool = False
-) -> int:
-    """Start the supervisor as a process of its own and say the job's id."""
-    detached.start(job, stdin=stdin, resumed=resumed, force=force)
+def _in_background(job: Job, *, quiet: bool) -> int:
+    """Say the id of a job whose supervisor is a process of its own, and what may end that."""
     print(job.id, flush=True)
     warning = killed_at_logout(os.environ.get("USER", ""))
     if warning and not quiet:

@@ -18,20 +18,21 @@ import click
 from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import last_line
+from shim.cli.hosts import ask_in_person
 from shim.cli.parameters import host_names
+from shim.submit.api.host_reports import HostReport, hosts
 from shim.submit.foreground.progress import Waiting
-from shim.submit.hosts import config, survey
-from shim.submit.hosts.checks import BAD, NOTE, OK, checks, usable
-from shim.submit.hosts.survey import Report
+from shim.submit.hosts import config
+from shim.submit.hosts.checks import BAD, NOTE, OK
 
 if TYPE_CHECKING:
     from checkpoint.submit.obtain_criu import Bundle
 
 
-def advice(report: Report) -> str:
+def advice(report: HostReport) -> str:
     """Write the doctor's lines for one host, each ok, or what is wrong and how to mend it."""
-    lines = [report.host.name]
-    for check in checks(report):
+    lines = [report.name]
+    for check in report.checks:
         lines.append(f"  {check.state:<5} {check.what}: {check.text}")
         if check.mend:
             lines.append(f"        {check.mend}")
@@ -69,13 +70,11 @@ def doctor_command(
         click.echo(done)
     if host is None:
         with Waiting("asking the hosts"):
-            reports = survey.ask_all(config.known())
+            reports = hosts()
     else:
-        # A person asks about one host: ssh may ask for a password, and gets the time to.
-        with Waiting(f"connecting to {host}"):
-            reports = [survey.ask(config.resolve(host, config.load()), batch=False, deadline=150.0)]
+        reports = [ask_in_person(host)]
     click.echo("\n".join([*map(advice, reports), _here()]))
-    context.exit(0 if all(map(usable, reports)) else 1)
+    context.exit(0 if all(report.usable for report in reports) else 1)
 
 
 def _explain(path: str, hosts: Sequence[config.Host], as_json: bool) -> None:

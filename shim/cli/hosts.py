@@ -9,13 +9,10 @@ from typing import Any
 import click
 
 from shim.cli.parameters import Alone, host_names
-from shim.submit.api.host_reports import HostReport, hosts
+from shim.submit.api.host_reports import HostReport, hosts, report_of
 from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.checks import known_size, latency
-from shim.submit.hosts.config import Hosts
-from shim.submit.hosts.survey import Report
-from shim.submit.job import next_host
 
 
 def as_data(report: HostReport) -> dict[str, Any]:
@@ -66,22 +63,32 @@ def table(reports: Sequence[HostReport]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def why(report: Report, known: Hosts) -> str:
+def why(report: HostReport) -> str:
     """Say what tells of a host's owner, a line a source: what it saw last, or why it sees nothing. Pure.
 
-    And last, which condition of the host's policy, one of `known`, keeps a job off. Raises PolicyError.
+    And last, what keeps a job off: a condition of the host's policy, or what the host lacks.
     """
-    if report.error:
-        return f"{report.host.name}: {report.error}"
+    if report.python is None:
+        return f"{report.name}: {report.why}"
     seen = report.facts["owner"]
     told = f"its owner has been idle for {_idle(seen['idle'])}" if seen["unknown"] is None else seen["unknown"]
-    lines = [f"{report.host.name}: {told} (policy: {report.host.owner})"]
+    lines = [f"{report.name}: {told} (policy: {report.owner})"]
     for source in seen["sources"]:
         text = f"idle for {_idle(source['idle'])}" if source["present"] else f"not there: {source['why']}"
         lines.append(f"  {source['source']:<10} {text}")
-    reason = next_host.left_out(report, known)
+    reason = report.why or report.left_out
     lines.append(f"  `--on any` leaves it out: {reason}" if reason else "  `--on any` may choose it")
     return "\n".join(lines)
+
+
+def ask_in_person(name: str) -> HostReport:
+    """Ask one host as `hosts` of the Python door does, but that ssh may ask the person in front for a password.
+
+    So it is given more time. Raises HostsError.
+    """
+    with Waiting(f"connecting to {name}"):
+        known = config.load()
+        return report_of(survey.ask(config.resolve(name, known), batch=False, deadline=150.0), known)
 
 
 @click.command("hosts", cls=Alone, instead="`rexec doctor {}` shows one host")
@@ -99,10 +106,7 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
     OWNER is the policy by which a job started with --checkpoint leaves it (docs/owner.md).
     """
     if asked is not None:
-        with Waiting(f"connecting to {asked}"):
-            known = config.load()
-            report = survey.ask(config.resolve(asked, known), batch=False, deadline=150.0)
-        click.echo(why(report, known))
+        click.echo(why(ask_in_person(asked)))
         return
     with Waiting("asking the hosts"):
         reports = hosts()

@@ -1,4 +1,8 @@
-"""``rexec CMD``: from the command line to the job's end."""
+"""``rexec CMD``: from the command line to the job's end.
+
+It runs the job as shim.run does (connect_first, PlainRun, to_the_end) and does not call that, which changes nothing of
+the process that it is called in, where this gives all of it to the job: docs/decisions/python-door.md.
+"""
 
 from __future__ import annotations
 

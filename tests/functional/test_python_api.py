@@ -245,7 +245,7 @@ try:
     made.wait()
 except JobStopped as error:
     print(error)
-made.restart()
+assert made.restart() == ()
 while made.state != "running":
     time.sleep(0.1)
 made.kill()

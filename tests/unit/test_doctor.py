@@ -13,10 +13,10 @@ import pytest
 from shim.cli.doctor import advice, open_to_others
 from shim.cli.hosts import as_data, table, why
 from shim.execute import probe
-from shim.submit.api.host_reports import report_of
+from shim.submit.api.host_reports import HostReport, report_of
 from shim.submit.hosts import survey
 from shim.submit.hosts.bootstrap import Facts
-from shim.submit.hosts.checks import BAD, NOTE, OK, Check, checks, usable
+from shim.submit.hosts.checks import BAD, NOTE, OK, Check, checks
 from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.survey import Report
 
@@ -52,6 +52,10 @@ def report(started: Facts = STARTED, clock: float = 0.1, **changed: Any) -> Repo
     return Report(Host("box", "alice@box"), "", started, 0.35, 0.0002, clock, {**GOOD, **changed})
 
 
+def judged(seen: Report) -> HostReport:
+    return report_of(seen, Hosts())
+
+
 def found(what: str, seen: Report) -> Check:
     (check,) = [check for check in checks(seen) if check.what == what]
     return check
@@ -59,18 +63,16 @@ def found(what: str, seen: Report) -> Check:
 
 def test_a_good_host_is_ok_in_every_line() -> None:
     assert {check.state for check in checks(report())} == {OK}
-    assert usable(report())
-    assert "reach: as alice in 0.35 s, round trip 0.2 ms" in advice(report())
+    assert judged(report()).usable
+    assert "reach: as alice in 0.35 s, round trip 0.2 ms" in advice(judged(report()))
 
 
 def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
     gone = Report(Host("gone", "gone"), error="cannot reach gone: it is off; switch it on")
     assert [(check.state, check.text) for check in checks(gone)] == [(BAD, gone.error)]
-    assert not usable(gone)
-    assert table([report_of(gone, Hosts()), report_of(report(), Hosts())]).splitlines()[1].endswith(gone.error)
-    assert (
-        as_data(report_of(gone, Hosts()))["error"] == gone.error and as_data(report_of(gone, Hosts()))["python"] is None
-    )
+    assert not judged(gone).usable
+    assert table([judged(gone), judged(report())]).splitlines()[1].endswith(gone.error)
+    assert as_data(judged(gone))["error"] == gone.error and as_data(judged(gone))["python"] is None
 
 
 def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
@@ -82,10 +84,12 @@ def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
             {"source": "x11", "present": False, "why": "no display", "idle": None},
         ],
     }
-    said = why(report(owner=seen), Hosts()).splitlines()
+    said = why(report_of(report(owner=seen), Hosts())).splitlines()
     assert said[0] == "box: its owner has been idle for 1 min (policy: keyboard)"
     assert said[1:3] == ["  terminals  idle for 1 min", "  x11        not there: no display"]
-    assert "cannot tell" in why(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}), Hosts())
+    assert "cannot tell" in why(report_of(report(owner={**seen, "idle": None, "unknown": "it cannot tell"}), Hosts()))
+    lacking = judged(report(fuse={"error": "No such file or directory", "mode": ""}))
+    assert lacking.why and why(lacking).splitlines()[-1] == f"  `--on any` leaves it out: {lacking.why}"
     row = table([report_of(report(owner=seen), Hosts())]).splitlines()[1]
     assert "keyboard" in row and "1 min" in row
 
@@ -110,7 +114,7 @@ def test_the_condition_that_keeps_a_job_off_is_said(owner: str, changed: dict[st
     known = Hosts((host,), {"night": night})
     left = f"`--on any` leaves it out: {reason}"
     assert table([report_of(seen, known)]).endswith(left if reason else "  ok")
-    assert why(seen, known).splitlines()[-1] == ("  " + left if reason else "  `--on any` may choose it")
+    assert why(report_of(seen, known)).splitlines()[-1] == ("  " + left if reason else "  `--on any` may choose it")
     assert as_data(report_of(seen, known))["left_out"] == (reason or None)
 
 
@@ -152,7 +156,7 @@ def test_each_thing_missing_has_its_line_and_its_mend(what: str, changed: Any, s
     seen = report(**changed)
     check = found(what, seen)
     assert check.state == state and mend in check.mend
-    assert usable(seen) is (state != BAD)
+    assert judged(seen).usable is (state != BAD)
 
 
 def test_root_needs_no_subordinate_ids() -> None:
@@ -160,7 +164,7 @@ def test_root_needs_no_subordinate_ids() -> None:
 
 
 def test_all_is_plain_data() -> None:
-    data = json.loads(json.dumps(as_data(report_of(report(), Hosts()))))
+    data = json.loads(json.dumps(as_data(judged(report()))))
     assert data["usable"] is True and data["facts"]["cores"] == 8 and data["latency"] == 0.0002
 
 

@@ -85,8 +85,8 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     assert bad.error.startswith("bad misbehaves: its ")
     assert good.error == ""
     assert "bad misbehaves" in hosts.table([report_of(bad, Hosts()), report_of(good, Hosts())])
-    assert "bad misbehaves" in doctor.advice(bad) and not checks.usable(bad)
-    assert "bad misbehaves" in hosts.why(bad, Hosts())
+    assert "bad misbehaves" in doctor.advice(report_of(bad, Hosts())) and not report_of(bad, Hosts()).usable
+    assert "bad misbehaves" in hosts.why(report_of(bad, Hosts()))
     json.dumps(hosts.as_data(report_of(bad, Hosts())))
     choose = Choose(turn=1, image=0, wanted="", avoid=(), driven=frozenset())
     known = Hosts(hosts=(Host("bad", "bad", owner="none"), Host("good", "good", owner="none")))

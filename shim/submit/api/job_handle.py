@@ -190,11 +190,13 @@ class Job:
 
     def restart(
         self, image: int | None = None, *, hosts: str | Sequence[str] | None = None, force: bool = False
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Go on from its last image, or that one, in the background; for a job that has ended or lost its supervisor.
 
-        `hosts`: where it may run from now on; None: as before. `force`: as for `release`. Raises SubmitError where it
-        has a supervisor, or no image at all, or its files forbid it; ImageError where there is no such image.
+        Returns a sentence for each file that stays as it is, with a copy kept, since the job's changes to it after the
+        image could not be told from others'. `hosts`: where it may run from now on; None: as before. `force`: as for
+        `release`. Raises SubmitError where it has a supervisor, or no image at all, or its files forbid it; ImageError
+        where there is no such image.
         """
         number = None if image is None else arguments.whole(image, "image", 1)
         on = arguments.hosts(hosts)
@@ -204,6 +206,8 @@ class Job:
         except CheckpointError as error:
             raise errors.ImageError(str(error)) from error
         detached.start(self._directory, resumed=resumed, force=force)
+        since = f"since image {resumed.image.number} was made: see `rexec log {self.id}` for what is kept"
+        return tuple(f"{named.clause} {since}" for named in resumed.unsure)
 
     # its end, and what happened before
 

@@ -50,11 +50,6 @@ def checks(report: Report) -> list[Check]:
     return [*found, _memory(facts), _clock(report.clock)]
 
 
-def usable(report: Report) -> bool:
-    """Tell whether a job can run there."""
-    return all(check.state != BAD for check in checks(report))
-
-
 def _runtime(report: Report) -> Check:
     started, free = report.started, report.facts["cache_free"]
     if started is not None and started.runtime == "memory":
