@@ -158,8 +158,8 @@ def _images() -> dict[str, list[bytes]]:
         wire.chunks_head(lines) + chunk, wire.digest_message(wire.END, bytes(32)),
     ]  # fmt: skip
     answers = [
-        b"", b"", b"", wire.batch_message(wire.ANSWER, 0, bytes([1, 2, 0, 1, 1])), b"", b"",
-        wire.batch_message(wire.MASKS, 0, b"\1\0"), b"", wire.STORED, wire.digest_message(wire.COMMITTED, bytes(32)),
+        b"", b"", b"", wire.batch_message(wire.ANSWER, 0, bytes([1, 2, 1])), b"", b"",
+        wire.batch_message(wire.MASKS, 0, b"\1\0"), b"", b"", b"", wire.STORED, wire.digest_message(wire.COMMITTED, bytes(32)),
     ]  # fmt: skip
     run = image_manifest.Run("1", 1, 1, "far", host.SPEC)
     made = image_manifest.manifest(run, json.dumps({**HEAD, "facts": {**FACTS, "flags": ["fpu"]}}).encode(), (), _SEEN)
@@ -298,7 +298,7 @@ def _owner() -> dict[str, list[bytes]]:
     return {
         "dbus_messages": [b"".join([*said, rule])],
         "bus_address": [b"unix:abstract=/tmp/x,guid=1", b"tcp:host=a;unix:path=/run/bus,guid=2"],
-        "bus": [joined([b"OK 1234deadbeef\r\n", *said]), joined([b"REJECTED EXTERNAL\r\n"])],
+        "bus": [joined([b"OK 1234deadbeef\r\n", said[0], said[1] + said[2]]), joined([b"REJECTED EXTERNAL\r\n"])],
         "x11_cookies": [b"\1\0" + cookie + b"\xff\xff" + cookie],
         "x11_answers": [setup, idle, extension],
         "x11_display": [display + extension + none + idle, struct.pack("<BBHHH", 0, 4, 11, 0, 1) + b"No!\n"],
@@ -308,8 +308,8 @@ def _owner() -> dict[str, list[bytes]]:
 
 def _records() -> dict[str, list[bytes]]:
     toml = (
-        b'[host.far]\nssh = "me@far"\noptions = ["-p", "22"]\nowner = "lazy"\n'
-        b'[owner.lazy]\nstart_idle = "15min"\nhours = "22:00-07:00"\nmin_free_memory = "2 GiB"\nmax_load = 0.5\n'
+        b'[host.far]\nssh = "me@far"\noptions = ["-p", "22"]\nowner = "lazy"\ntrust = "project"\n'
+        b'[owner.lazy]\nstart_idle = "15m"\nhours = "22:00-07:00"\nmin_free_memory = "2G"\nmax_load = 0.5\n'
     )
     kept = record.Record(
         1, ("true",), "/", 1.5, ("any",), "", 600.0, 2, True, False, record.packed(host.SPEC),

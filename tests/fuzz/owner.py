@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -12,6 +13,8 @@ from shim.execute.agent import owner_guard
 from shim.execute.owner import x11, x11_wire
 from shim.wire import dbus, owner_policy
 from tests.fuzz.target import pieces, scratch, target
+
+_PATIENCE = 0.02  # seconds
 
 
 @target(dbus.DBusError)
@@ -86,10 +89,10 @@ def policy(data: bytes) -> None:
 
 
 class _Server:
-    """Listens on a unix socket; to whoever connects it says all of `words`, and that it has no more to say."""
+    """Listens on a unix socket; to whoever connects it says a word for each that it hears, and then no more."""
 
     def __init__(self, path: str, words: list[bytes]) -> None:
-        self._words = b"".join(words)
+        self._words = words
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
         self._socket.listen(8)
@@ -113,7 +116,10 @@ class _Server:
                 return  # it is over
             self._kept.append(client)
             try:
-                client.sendall(self._words)
+                for word in self._words:
+                    if select.select([client], [], [], _PATIENCE)[0]:
+                        client.recv(4096)
+                    client.sendall(word)
                 client.shutdown(socket.SHUT_WR)
             except OSError:
                 continue  # it has gone
