@@ -159,7 +159,8 @@ def _images() -> dict[str, list[bytes]]:
     ]  # fmt: skip
     answers = [
         b"", b"", b"", wire.batch_message(wire.ANSWER, 0, bytes([1, 2, 1])), b"", b"",
-        wire.batch_message(wire.MASKS, 0, b"\1\0"), b"", b"", b"", wire.STORED, wire.digest_message(wire.COMMITTED, bytes(32)),
+        wire.batch_message(wire.MASKS, 0, b"\1\0"), b"", b"", b"", wire.STORED,
+        wire.digest_message(wire.COMMITTED, bytes(32)),
     ]  # fmt: skip
     run = image_manifest.Run("1", 1, 1, "far", host.SPEC)
     made = image_manifest.manifest(run, json.dumps({**HEAD, "facts": {**FACTS, "flags": ["fpu"]}}).encode(), (), _SEEN)
