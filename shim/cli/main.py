@@ -139,8 +139,9 @@ def run_command(
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
     asked = scope.asked(only, read, write, hide)
-    spec = run.describe(command, directory, env, tty, scope.with_tmp(asked, scratch, directory), fds, checkpoint)
+    spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
+        spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
         from shim.cli import checkpoint as with_images
         from shim.submit.job import submission
 

@@ -23,7 +23,7 @@ from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_
 from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import in_foreground
 from shim.submit.hosts.connect import connect_first
-from shim.submit.scope import JobRights, Scope
+from shim.submit.scope import JobRights, Scope, with_tmp
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
@@ -67,10 +67,11 @@ def _run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: b
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.plain_run import to_the_end
 
-    spec.host = os.fsencode(host.name)
+    spec.host, granted = os.fsencode(host.name), asked.on(host.trust)
+    spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
     began = time.monotonic()
     link = Link(stream.read_fd, stream.write_fd)
-    job = ForegroundRun(link, spec, say, log, JobRights(asked.on(host.trust)))
+    job = ForegroundRun(link, spec, say, log, JobRights(granted))
     ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
     seconds = time.monotonic() - began
     counted = job.refused()

@@ -14,7 +14,7 @@ HOME = "home"  # nor credentials, and what programs here run by themselves is no
 PROJECT = "project"  # the system's files, to be read; the directory it works in, and what is named
 TRUSTS = (FULL, HOME, PROJECT)
 
-_TMP = "/tmp"
+_TMP = b"/tmp"
 _PATHS = listed(string, 10_000)
 SHAPE = table({}, {"trust": one_of(*TRUSTS), "read": _PATHS, "write": _PATHS, "hide": _PATHS})
 
@@ -62,11 +62,11 @@ def of_row(row: object) -> Scope:
     return Scope(values.get("trust", HOME), *paths)
 
 
-def with_tmp(scope: Scope, scratch: Sequence[str], directory: str | None) -> tuple[str, ...]:
+def with_tmp(scope: Scope, scratch: Sequence[bytes], directory: bytes) -> list[bytes]:
     """Add a /tmp of its own to the private space of a job that is shown none of ours, unless it works there."""
-    named = (os.path.abspath(directory or os.getcwd()), *scope.read, *scope.write, *map(os.path.abspath, scratch))
-    there = any(path == _TMP or path.startswith(_TMP + "/") for path in named)
-    return (*scratch, _TMP) if scope.trust == PROJECT and not there and os.path.isdir(_TMP) else tuple(scratch)
+    named = (directory, *map(os.fsencode, (*scope.read, *scope.write)), *scratch)
+    there = any(path == _TMP or path.startswith(_TMP + b"/") for path in named)
+    return [*scratch, _TMP] if scope.trust == PROJECT and not there and os.path.isdir(_TMP) else [*scratch]
 
 
 def asked(only: bool, read: Sequence[str], write: Sequence[str], hide: Sequence[str]) -> Scope:

@@ -150,9 +150,10 @@ def test_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scope.of_row({}) == Scope("home")
     with pytest.raises(ShapeError):
         scope.of_row({"trust": "much"})
-    assert scope.with_tmp(Scope("project"), ["/s"], "/") == ("/s", "/tmp")
-    assert scope.with_tmp(Scope("home"), ["/s"], "/") == ("/s",)
-    assert scope.with_tmp(Scope("project", read=("/tmp/x",)), [], "/") == ()
+    assert scope.with_tmp(Scope("project"), [b"/s"], b"/") == [b"/s", b"/tmp"]
+    assert scope.with_tmp(Scope("project"), [b"/tmp"], b"/") == [b"/tmp"]
+    assert scope.with_tmp(Scope("home"), [b"/s"], b"/") == [b"/s"]
+    assert scope.with_tmp(Scope("project", read=("/tmp/x",)), [], b"/") == []
     assert asked.on("full") == asked.on("home") == asked.on(None) == asked, "who asks for less has less everywhere"
     assert Scope().on("full").trust == "full"
     assert Scope(read=("/a",)).on("project") == Scope("project", ("/a",))

@@ -16,7 +16,7 @@ from shim.submit.api.streams import File, given_input, output, written
 from shim.submit.foreground.description import describe
 from shim.submit.hosts.connect import connect_first
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd, to_the_end
-from shim.submit.scope import JobRights, Scope
+from shim.submit.scope import JobRights, Scope, with_tmp
 from shim.wire.job_spec import JobSpec
 
 
@@ -95,6 +95,7 @@ def run(
         found, stream, _ = connect_first(host, batch=True)
         spec.host = os.fsencode(found.name)
         rights = JobRights(Scope().on(found.trust))
+        spec.scratch = with_tmp(rights.scope, spec.scratch, spec.cwd)
         link = Link(stream.read_fd, stream.write_fd)
         ended = to_the_end(lambda: _run(link, spec, outputs, given, rights), found, stream)
         if ended.status is None:
