@@ -17,6 +17,7 @@ import click
 
 from checkpoint.submit import xdg
 from remoteio.errors import RexecError
+from remoteio.submit.sandbox import threads
 from remoteio.submit.transport.stream import last_line
 from shim.cli.hosts import ask_in_person
 from shim.cli.parameters import host_names
@@ -94,6 +95,7 @@ def _here() -> str:
     else:
         why = "none is kept for hosts that have none that works, which rexec --checkpoint needs"
         lines = ["here", f"  {NOTE:<5} criu: {why}", "        rexec doctor --fix"]
+    lines.append(_serving())
     wide = open_to_others()
     if wide:
         lines.append(
@@ -101,6 +103,14 @@ def _here() -> str:
         )
         lines.append(f"        chmod go-w {' '.join(map(shlex.quote, wide))}")
     return "\n".join(lines)
+
+
+def _serving() -> str:
+    """Tell how far the kernel here holds the threads that serve files, in advice's form."""
+    lacking = threads.what_lacks()
+    if not lacking:
+        return f"  {OK:<5} serving files: by threads that can start no program, open no socket and look into no process"
+    return f"  {NOTE:<5} serving files: by threads that this kernel does not hold to that: {'; '.join(lacking)}"
 
 
 def open_to_others() -> list[str]:

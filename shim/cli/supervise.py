@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
+from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
 from shim.cli.say import tell
 from shim.submit.foreground.console import Console, Interrupted
@@ -21,6 +22,7 @@ def supervise(job: Job, *, quiet: bool, resumed: Resumed | None = None, force: b
     """Run a job that this process has locked, to its end; the exit status. Raises RexecError."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
+    dumps.forbid()
     record = job.read()
     say = (lambda text: None) if quiet else tell
     console = Console(record.tty, say, quiet=quiet)

@@ -20,6 +20,8 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import LeaderFollowers
+from remoteio.submit.sandbox import landlock
+from remoteio.submit.sandbox.threads import Outside, restrict
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, names, protect
@@ -92,11 +94,37 @@ class _SignsOfLife:
         self.give()
 
 
+class _Files:
+    """Knows what an export for `spec`'s user is made of."""
+
+    def __init__(self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None) -> None:
+        self._spec, self._record, self._rights = spec, record, rights
+
+    def look(self) -> None:
+        """Find what has to be asked for by a socket, and all else that is known before the host has greeted."""
+        spec = self._spec
+        self._users = names.of_users(spec)
+        self._confinement = protect.confinement(self._rights, spec.cwd, spec.scratch)
+
+    def export(self, hello: host_frames.Hello, outside: Outside) -> Export:
+        """Make one for the host that has greeted; after `look`."""
+        spec = self._spec
+        return Export(
+            ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
+            record=self._record,
+            confinement=self._confinement,
+            instead={**self._users, **names.of_network(spec, hello.network, hello.resolver)},
+            directory=spec.cwd,
+            outside=outside,
+        )
+
+
 class HostSession:
     """Serves the files of `spec`'s user at this end of `link`, from HELLO to the link's end.
 
-    Threads: `serve` blocks the one that calls it, and has its own for requests, for the pulse and for the lease; all
-    other methods may be called by any thread. `export` and `host` are set once, by the thread that receives HELLO,
+    Threads: `serve` blocks the one that calls it, and has its own for requests, for the pulse and for the lease; these
+    are restricted (remoteio/submit/sandbox), and so is what the handler starts in them, unless it has `outside` do it.
+    All other methods may be called by any thread. `export` and `host` are set once, by the thread that receives HELLO,
     before the first request for files is let in. `_heard` is a single number, written by whoever receives and read by
     the lease: a stale one costs a second. `_closed` is read and set under `_gate`: no descriptor is shut down that may
     be another's by now.
@@ -113,8 +141,8 @@ class HostSession:
         """`record`: what is written to files here is noted there. `rights`: what the job has of them; None: as any."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
-        self._link, self._spec, self._handler = link, spec, handler
-        self._files = record, rights
+        self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
+        self._link, self._handler, self._files = link, handler, _Files(spec, record, rights)
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(self._receive, self._answer, self._slow)
         self._heard = time.monotonic()
         self._signs = _SignsOfLife(lambda: self.send(frames.PING))
@@ -124,6 +152,26 @@ class HostSession:
 
     def serve(self) -> None:
         """Serve until the link ends. Raises what ended it: LinkClosed, ProtocolError, or an error of our own."""
+        failed: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                restrict(landlock.everywhere())  # this thread, and so all that serve; what lacks, the doctor tells
+                self._serve()
+            except BaseException as e:  # it is raised where it is waited for
+                failed.append(e)
+
+        self.outside = Outside()
+        try:
+            self._files.look()
+            serving = threading.Thread(target=serve, name="session", daemon=True)
+            serving.start()
+            serving.join()
+        finally:
+            self.outside.close()
+        raise failed.pop()
+
+    def _serve(self) -> None:
         self._heard = time.monotonic()
         try:
             for name, target in (("pulse", self._pulse), ("lease", self._watch)):
@@ -221,15 +269,8 @@ class HostSession:
         return requests
 
     def _greet(self, hello: host_frames.Hello) -> None:
-        spec, (record, rights) = self._spec, self._files
         self.host = hello.host
-        self.export = Export(
-            ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
-            record=record,
-            confinement=protect.confinement(rights, spec.cwd, spec.scratch),
-            instead={**names.of_users(spec), **names.of_network(spec, hello.network, hello.resolver)},
-            directory=spec.cwd,
-        )
+        self.export = self._files.export(hello, self.outside)
         self._handler.greeted(hello)
 
     def _slow(self, payload: bytes | memoryview) -> bool:

@@ -20,6 +20,7 @@ from remoteio.submit.export.numbers import KEPT
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
+from remoteio.submit.sandbox.threads import Call
 from remoteio.submit.umask import own_umask
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
@@ -46,6 +47,7 @@ class ExportBase:
         confinement: Confinement | None,
         instead: Mapping[bytes, bytes],
         device: int,
+        outside: Call,
     ) -> None:
         self.ids, self._plain = ids, ids.plain
         self.instead = Instead(instead)
@@ -55,7 +57,8 @@ class ExportBase:
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
         self.listings = Listings(self.inodes, self.instead, self._entry)
-        self._fifos = channels.Fifos()
+        self._outside = outside
+        self._fifos = channels.Fifos(outside)
         self._root_user = os.geteuid() == 0
 
     def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:
@@ -101,7 +104,7 @@ class ExportBase:
             fd = self.inodes.descriptors.reopen(node, os.O_PATH)
         except OSError:
             return False  # it has gone: whoever uses it is told so
-        return channels.bound(fd)
+        return self._outside(lambda: channels.bound(fd))
 
     def _leave_bound(self, at: int, name: bytes, st: os.stat_result | None) -> None:
         """Raise EBUSY if `name` is that of a socket which a process of this machine has bound.
@@ -110,7 +113,8 @@ class ExportBase:
         """
         if st is None or not stat.S_ISSOCK(st.st_mode):
             return
-        if channels.bound(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)):
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+        if self._outside(lambda: channels.bound(fd)):
             raise OSError(errno.EBUSY, "a process of this machine has bound it")
 
     def _shown(self, st: os.stat_result, taken: bool) -> tuple[int, int, int]:

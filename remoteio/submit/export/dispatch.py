@@ -31,6 +31,7 @@ from remoteio.submit.export.names import Names
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
+from remoteio.submit.sandbox.threads import Call, here
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE
 
@@ -51,14 +52,16 @@ class Export(Names, Attributes, OpenFiles):
         confinement: Confinement | None = None,
         instead: Mapping[bytes, bytes] | None = None,
         directory: bytes = b"",
+        outside: Call = here,
     ) -> None:
         """`record`, if given, is told of every file that is opened for writing, or truncated.
 
         `confinement`: what is not shown, or not to be changed; default: the kernel's own filesystems alone.
         `instead`: by name, the contents that files of /etc are shown with.
         `directory`: where the job works: inode numbers of that filesystem are shown as they are; default: of `root`'s.
+        `outside`: calls what the threads that serve may not do themselves.
         """
-        super().__init__(ids, root, record, confinement, instead or {}, _device(directory))
+        super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside)
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
             abi.MAY_CHANGE: self._open,

@@ -15,6 +15,7 @@ import sys
 
 from remoteio.submit.export.descriptors import Descriptors
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.sandbox.threads import Call
 
 EXECUTE = 0x20  # of the flags of an OPEN: __FMODE_EXEC in linux/fs.h, by execve(2) alone
 
@@ -32,8 +33,11 @@ socket.send_fds(socket.socket(fileno=0), [b"x"], [fd])
 """
 
 
-def reopen(descriptors: Descriptors, node: Node, flags: int) -> int:
-    """Open a file as ``Descriptors.reopen`` does; with EXECUTE among the flags, also a program that may not be read."""
+def reopen(descriptors: Descriptors, node: Node, flags: int, outside: Call) -> int:
+    """Open a file as ``Descriptors.reopen`` does; with EXECUTE among the flags, also a program that may not be read.
+
+    `outside` calls what starts a process for that.
+    """
     try:
         return descriptors.reopen(node, flags & ~EXECUTE)
     except PermissionError:
@@ -41,7 +45,7 @@ def reopen(descriptors: Descriptors, node: Node, flags: int) -> int:
             raise
     found = descriptors.open_by_name(node)
     try:
-        return _open_to_execute(found)
+        return outside(lambda: _open_to_execute(found))
     finally:
         os.close(found)
 

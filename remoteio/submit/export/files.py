@@ -32,7 +32,9 @@ class OpenFiles(ExportBase):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
-        fd = _open_file(lambda f: reopen(self.inodes.descriptors, node, f), flags & (_OPEN_FLAGS | EXECUTE))
+        fd = _open_file(
+            lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
+        )
         if kill & abi.OPEN_KILL_SUIDGID and self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC):
             drop_suid("/proc/self/fd/%d" % fd)
         st = os.fstat(fd)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from remoteio.submit.export.refusals import Refusal
+from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames
@@ -55,6 +56,7 @@ class ForegroundRun:
 
     def run(self) -> RunResult:
         """Run the job until it has ended. Raises RexecError when the link is lost or the host misbehaves."""
+        dumps.forbid()  # this process is the person's run and nothing else's
         self._catch_signals()
         try:
             ended = self._run.run()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from remoteio.errors import RexecError
+from remoteio.submit.sandbox import dumps
 from remoteio.submit.transport.ssh import open_host, open_local
 from remoteio.submit.transport.stream import Dropped, OptionUnknown, Stream
 from shim.submit.hosts import bootstrap, config, turns
@@ -60,18 +61,19 @@ def _pauses(most: float) -> Iterator[float]:
 def _connect_once(
     host: Host, entry: str, batch: bool, until: float, meanwhile: Callable[[], object]
 ) -> tuple[Stream, bootstrap.Facts]:
-    if host.ssh is None:
-        stream = open_local(bootstrap.local_argv(host.python))
-    else:
-        stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
-    try:
-        meanwhile()
-        facts = bootstrap.start(stream, entry, deadline=until - time.monotonic())
-        stream.settle()
-    except BaseException:
-        stream.close(done=True)
-        raise
-    return stream, facts
+    with dumps.allowed():
+        if host.ssh is None:
+            stream = open_local(bootstrap.local_argv(host.python))
+        else:
+            stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
+        try:
+            meanwhile()
+            facts = bootstrap.start(stream, entry, deadline=until - time.monotonic())
+            stream.settle()
+        except BaseException:
+            stream.close(done=True)
+            raise
+        return stream, facts
 
 
 def connect_first(

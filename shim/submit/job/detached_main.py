@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
+from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
 from shim.submit import faults, protect
 from shim.submit.job import record as jobs
@@ -63,6 +64,7 @@ def _supervise(job: Job, orders: Orders) -> None:
     os.close(null)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
+    dumps.forbid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread of the program that started us may have blocked some
     for number in _TERMINALS:
         signal.signal(number, signal.SIG_IGN)

@@ -190,7 +190,7 @@ class Generation:
                     self._home.tell(placement_events.Failed(self.number, 125, self.unfit))
                 self.cut()
 
-        threading.Thread(target=guarded, name=name, daemon=True).start()
+        self._session.outside(threading.Thread(target=guarded, name=name, daemon=True).start)
 
     # what comes over the link: HostSession's handler
 
