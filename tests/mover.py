@@ -24,6 +24,7 @@ from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest, Streams
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import opened
 from remoteio.submit.leader_followers import LeaderFollowers
 from remoteio.submit.transport.ssh import open_local
 from remoteio.submit.transport.stream import Stream
@@ -129,6 +130,7 @@ class Placement:
         self.incoming: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.base: Manifest | None = None
         self.leaves = self.full = False
+        self.called: list[list[str]] = []  # by what other names the image has files, see OpenFiles
         restore = b""
         out = err = 0
         if image:
@@ -203,6 +205,9 @@ class Placement:
         elif kind == frames.NEWS:
             news: dict[str, Any] = json.loads(bytes(payload))
             if news["news"] == job_messages.DUMPED:
+                assert self.export is not None
+                called = opened(self.export.inodes).called
+                self.called = [[os.fsdecode(path) for path in names] for names in called]
                 self.incoming = queue.SimpleQueue()
                 threading.Thread(target=self._take_in, args=(int(str(news["serial"])),), daemon=True).start()
             elif news["news"] == job_messages.CRIU:
@@ -248,6 +253,7 @@ class Placement:
             head = json.loads(receiver.head)
             facts, streams = head.pop("facts"), head.pop("streams")
             head["locks"] = head["replaced"] = []
+            head["called"] = self.called
             streams["stdin_unread"] = bytes.fromhex(streams["stdin_unread"])
             image = Manifest(
                 job=mover.job, number=transaction.number, generation=mover.generation, time_ns=time.time_ns(),

@@ -13,11 +13,12 @@ from checkpoint.wire import protobuf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _FL_POSIX, _FL_FLOCK = 1, 2
 _FILE_ID, _FILE_REG, _REG_NAME, _REG_SIZE = 2, 3, 6, 8  # the numbers of their fields
 _REMAP_ORIGINAL = 1
+_REMOVED = b" (deleted)"  # how the kernel ends a name that is gone
 _FILE_TIMER, _TIMER_FLAGS = 12, 6
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 _CORE_THREAD, _THREAD_CREDS, _CREDS_GROUPS = 5, 10, 14
@@ -73,9 +74,11 @@ def put_locks(spool: str, rows: object) -> None:
             f.write(criu_images.entry(entry))
 
 
-def loosen_files(spool: str, checked: frozenset[str]) -> None:
+def loosen_files(spool: str, checked: frozenset[str], called: Mapping[str, str]) -> None:
     """Have criu restore regular files whatever their size is now, but for those of these names, unix sockets whose
     file it has not seen without giving that to uid 0, and timers for what remains of their time. Raises RestartError.
+
+    `called`: for names that are gone, one that the file still has.
 
     Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
     """
@@ -83,7 +86,7 @@ def loosen_files(spool: str, checked: frozenset[str]) -> None:
     try:
         with open(path, "rb") as f:
             raw = f.read()
-        raw = loosened(raw, checked)
+        raw = loosened(raw, checked, called)
         with open(path, "wb") as f:
             f.write(raw)
     except (criu.CriuError, OSError) as e:
@@ -177,9 +180,10 @@ def clocks_shown(spool: str) -> tuple[int, int] | None:
         raise RestartError(f"the restart failed: the image's clocks cannot be read: {e}") from e
 
 
-def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
+def loosened(raw: bytes, checked: frozenset[str], called: Mapping[str, str]) -> bytes:
     """Rewrite files.img without the sizes of regular files, but for those of the names `checked`, without the
-    permissions of sockets' files that have none, and without the flags with which timers were set. Raises CriuError.
+    permissions of sockets' files that have none, and without the flags with which timers were set; with the names
+    that files still have in place of those that are gone. Raises CriuError.
 
     Format: criu/include/magic.h, images/fdinfo.proto, images/regfile.proto, images/sk-unix.proto and
     images/timerfd.proto of CRIU.
@@ -188,7 +192,7 @@ def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
     for entry in criu_images.entries(raw, criu_images.FILES):
         try:
             new = b"".join(
-                protobuf.encode([(_FILE_REG, _without_size(value, checked))]) if number == _FILE_REG
+                protobuf.encode([(_FILE_REG, _regular(value, checked, called))]) if number == _FILE_REG
                 else protobuf.encode([(_FILE_UNIX, _without_owner(value))]) if number == _FILE_UNIX
                 else protobuf.encode([(_FILE_TIMER, _from_now(value))]) if number == _FILE_TIMER
                 else whole
@@ -200,9 +204,20 @@ def loosened(raw: bytes, checked: frozenset[str]) -> bytes:
     return b"".join(out)
 
 
-def _without_size(reg: int | bytes, checked: frozenset[str]) -> bytes:
+def _regular(reg: int | bytes, checked: frozenset[str], called: Mapping[str, str]) -> bytes:
+    """A reg_file_entry. Raises ProtobufError."""
+    out = b""
+    for number, name, whole in protobuf.records(reg if isinstance(reg, bytes) else b""):
+        if number == _REG_NAME and isinstance(name, bytes) and name.endswith(_REMOVED):
+            now = called.get(name[: -len(_REMOVED)].decode("utf-8", "surrogateescape"))
+            whole = protobuf.encode([(_REG_NAME, now.encode("utf-8", "surrogateescape"))]) if now else whole
+        out += whole
+    return _without_size(out, checked)
+
+
+def _without_size(reg: bytes, checked: frozenset[str]) -> bytes:
     """A reg_file_entry. Its name may have the ending of remoteio/execute/false_deleted.py. Raises ProtobufError."""
-    fields = list(protobuf.records(reg if isinstance(reg, bytes) else b""))
+    fields = list(protobuf.records(reg))
     for number, name, _ in fields:
         if number == _REG_NAME and isinstance(name, bytes):
             text = name.decode("utf-8", "surrogateescape")

@@ -98,6 +98,7 @@ HANDLE = S("=Q")
 ASK_HANDLE = 2 << 30 | HANDLE.size << 16 | 0x7278  # an _IOR of our own: a descriptor's handle on the wire
 DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE = 38, 42, 43, 44, 45, 46, 47
 SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
+REMOVED = 0x7278  # an operation of our own, of the relay's: LOOKUP of a name that what is open had, and has no more
 
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 
@@ -159,6 +160,7 @@ OPERATIONS: dict[int, tuple[str, int, int, str]] = {
     TMPFILE: ("tmpfile", CREATE_IN.size, 1, MAKES_NAME),
     STATX_OP: ("statx", STATX_IN.size, 0, READS),
     COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0, CHANGES_OPEN),
+    REMOVED: ("removed", 0, 1, READS),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself

@@ -266,3 +266,33 @@ def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_agai
     (mover.dir / "end").touch()
     mover.ended(job)
     assert [copy.read_text() for copy in kept(mover, job)] == ["new"] * 3
+
+
+LINKED = """
+import os, time
+os.mkdir("new")
+mail = open("mail", "w")
+mail.write("first\\n")
+mail.flush()
+os.link("mail", "new/mail")
+os.unlink("mail")
+print("open", flush=True)
+while not os.path.exists("go"):
+    time.sleep(.05)
+mail.write("last\\n")
+"""
+
+
+@pytest.mark.long(lambda **_: True)
+def test_a_file_whose_name_was_removed_while_it_has_another(mover: Mover) -> None:
+    """Each host is told by what name the file is to be had; what is its old name by now is another file."""
+    job = mover.submit(PYTHON, "-c", LINKED)
+    said(mover, job, "open\n")
+    mover.verb("hold", job)
+    (mover.dir / "mail").write_text("another\n")
+    mover.verb("release", job)
+    mover.running(job)
+    mover.verb("vacate", job)
+    (mover.dir / "go").touch()
+    assert well(mover, job) == "open\n"
+    assert [(mover.dir / name).read_text() for name in ("mail", "new/mail")] == ["another\n", "first\nlast\n"]

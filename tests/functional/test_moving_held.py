@@ -70,6 +70,53 @@ def test_removed_directories_with_removed_files_that_are_used(run: Run) -> None:
     run(body)
 
 
+LINKED = """
+import mmap
+for name in ("tmp", "new", "bin"):
+    os.mkdir(name)
+def delivered(name):
+    os.link(f"tmp/{name}", f"new/{name}")
+    os.unlink(f"tmp/{name}")
+mail = os.open("tmp/mail", os.O_RDWR | os.O_CREAT)
+os.write(mail, b"mail")
+with open("tmp/mapped", "w+b") as f:
+    f.write(b"mapped")
+    f.flush()
+    mapped = mmap.mmap(f.fileno(), 6)
+shutil.copy("/bin/sleep", "tmp/program")
+program = subprocess.Popen(["tmp/program", "1000"])
+while not os.readlink(f"/proc/{program.pid}/exe").endswith("/program"):
+    time.sleep(.01)
+for name in ("mail", "mapped", "program"):
+    delivered(name)
+wait("go")
+os.write(mail, b" more")
+mapped[0:1] = b"M"
+mapped.flush()
+print(os.path.relpath(os.readlink(f"/proc/self/fd/{mail}"), home), program.poll(), os.listdir("tmp"))
+program.kill()
+"""
+
+
+@pytest.mark.long(lambda uid: not uid)
+def test_files_whose_name_was_removed_while_they_have_another(run: Run) -> None:
+    """As of a mail that is delivered, or a lock file that is made by link(2): CRIU asks for the name that is gone."""
+
+    def body(make: Make, home: Path) -> None:
+        mover = make(PYTHON, "-c", START + LINKED)
+        at = mover.place("local")
+        said(mover, SETTLED)
+        assert at.checkpoint(1)["what"] == "committed"
+        for _ in range(2):
+            at = at.move("local")
+        (home / "go").touch()
+        assert at.end() == 0, mover.err.decode()
+        assert mover.out.decode() == SETTLED + "new/mail None []\n"
+        assert [(home / "new" / name).read_text() for name in ("mail", "mapped")] == ["mail more", "Mapped"]
+
+    run(body)
+
+
 TERMINAL = """
 outer = os.open("/dev/tty", os.O_RDWR)
 child, master = pty.fork()

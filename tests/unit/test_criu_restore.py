@@ -35,8 +35,16 @@ def test_sizes_are_not_compared_but_for_files_that_were_replaced() -> None:
     before = HEAD + pipe + b"".join(regular(name, 300 + n) for n, name in enumerate(names))
     sizes = [-1, 301, 302, 303, -1]
     after = HEAD + pipe + b"".join(regular(name, size) for name, size in zip(names, sizes))
-    assert restore.loosened(before, checked) == after
-    assert restore.loosened(after, checked) == after
+    assert restore.loosened(before, checked, {}) == after
+    assert restore.loosened(after, checked, {}) == after
+
+
+def test_a_file_whose_name_was_removed_is_opened_by_another() -> None:
+    names = [b"/gone (deleted)", b"/gone", b"/other (deleted)", "/\udc80 (deleted)".encode("utf-8", "surrogateescape")]
+    now = [b"/there", b"/gone", b"/other (deleted)", b"/is"]
+    before, after = (HEAD + b"".join(regular(name, 7) for name in each) for each in (names, now))
+    called = {"/gone": "/there", "/\udc80": "/is"}
+    assert restore.loosened(before, frozenset(("/there", "/gone", "/other", "/is")), called) == after
 
 
 def test_a_sockets_file_that_criu_has_not_seen_is_given_to_nobody() -> None:
@@ -46,7 +54,7 @@ def test_a_sockets_file_that_criu_has_not_seen_is_given_to_nobody() -> None:
 
     known = bound((13, encode([(1, 0o140755), (2, 1600), (3, 1600)])))
     unknown = bound((13, encode([(1, 0), (2, 0), (3, 0)])))
-    assert restore.loosened(HEAD + known + unknown, frozenset()) == HEAD + known + bound()
+    assert restore.loosened(HEAD + known + unknown, frozenset(), {}) == HEAD + known + bound()
 
 
 def test_a_timer_fires_when_what_remained_of_its_time_is_over() -> None:
@@ -56,7 +64,7 @@ def test_a_timer_fires_when_what_remained_of_its_time_is_over() -> None:
         return entry((1, TIMER), (2, 7), (12, encode(fields)))
 
     # criu would add them to the whole seconds of its clock
-    assert restore.loosened(HEAD + timer(1), frozenset()) == HEAD + timer(0)
+    assert restore.loosened(HEAD + timer(1), frozenset(), {}) == HEAD + timer(0)
 
 
 def test_the_clocks_of_an_image(tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_the_clocks_of_an_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("raw", [b"", HEAD[:4], b"x" * 8, HEAD + b"\x09\0\0\0abc", HEAD + b"\x02\0\0\0\x1a\x7f"])
 def test_what_is_no_list_of_files_is_named(raw: bytes) -> None:
     with pytest.raises(criu.CriuError):
-        restore.loosened(raw, frozenset())
+        restore.loosened(raw, frozenset(), {})
 
 
 def test_threads_have_the_groups_that_the_login_has_there(tmp_path: Path) -> None:

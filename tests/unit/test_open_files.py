@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from remoteio.submit.export.written_files import OpenFiles, opened
 from remoteio.wire import fuse_abi as abi
 from tests.export_tree import Tree
+from tests.hostile import Refused
 
 Made = Callable[..., Tree]
 
@@ -78,7 +80,7 @@ def test_a_file_of_several_names(tree: Made, tmp_path: Path) -> None:
     made.host.ask(abi.LINK, abi.ROOT_ID, abi.LINK_IN.pack(made.node) + b"other\0")
     made.host.ask(abi.UNLINK, abi.ROOT_ID, b"other\0")
     row = (b"/file", path.stat().st_ino, True)
-    assert seen(made) == OpenFiles([row], []), "it is still the name that it was opened by"
+    assert seen(made).rows == [row], "it is still the name that it was opened by"
     made.host.ask(abi.LINK, abi.ROOT_ID, abi.LINK_IN.pack(made.node) + b"other\0")
     path.rename(tmp_path / "aside")
     path.write_bytes(bytes(100))
@@ -92,3 +94,42 @@ def test_a_file_that_was_renamed_here_and_seen_by_its_new_name(tree: Made, tmp_p
     path.write_bytes(bytes(100))
     assert made.host.lookup(abi.ROOT_ID, b"aside") == made.node
     assert seen(made) == OpenFiles([], [(b"/file", False)])
+
+
+def removed(made: Tree, name: bytes) -> int:
+    """The node that the relay is told of for criu; 0: none."""
+    try:
+        return int(abi.ENTRY.unpack_from(made.host.ask(abi.REMOVED, abi.ROOT_ID, name + b"\0"))[0])
+    except Refused as e:
+        assert e.errno == errno.ENOENT
+        return 0
+
+
+def test_a_file_whose_name_was_removed_while_it_has_another(tree: Made, tmp_path: Path) -> None:
+    """criu finds it by the name that is gone, and the image is given the other."""
+    made = tree()
+    made.host.open(made.node, os.O_RDWR)
+    made.host.ask(abi.LINK, made.empty, abi.LINK_IN.pack(made.node) + b"other\0")
+    row = (b"/empty/other", (tmp_path / "file").stat().st_ino, True)
+    assert removed(made, b"file") == made.node, "it has it still"
+    made.host.ask(abi.UNLINK, abi.ROOT_ID, b"file\0")
+    assert seen(made) == OpenFiles([row], [], [(b"/file", b"/empty/other")])
+    assert removed(made, b"file") == made.node
+    assert not removed(made, b"other") and not removed(made, b"none")
+    (tmp_path / "file (deleted)").touch()
+    assert seen(made) == OpenFiles([row], []), "the image may mean that one"
+    (tmp_path / "file (deleted)").unlink()
+    (tmp_path / "empty/other").rename(tmp_path / "empty/away")
+    assert not removed(made, b"file"), "nobody knows where it is"
+
+
+def test_two_files_that_had_one_name(tree: Made, tmp_path: Path) -> None:
+    made = tree()
+    made.host.open(made.node, os.O_RDONLY)
+    for name in (b"other", b"another"):
+        node = made.host.lookup(abi.ROOT_ID, b"file")
+        made.host.ask(abi.LINK, made.empty, abi.LINK_IN.pack(node) + name + b"\0")
+        made.host.ask(abi.UNLINK, abi.ROOT_ID, b"file\0")
+        (tmp_path / "file").touch()
+        made.host.open(made.host.lookup(abi.ROOT_ID, b"file"), os.O_RDONLY)
+    assert not removed(made, b"file")

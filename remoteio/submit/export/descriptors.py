@@ -141,14 +141,10 @@ class Descriptors:
         at = self.directory(parent)
         return self.with_room(lambda: os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at))
 
-    def _names(self, node: Node) -> tuple[tuple[Node, bytes], ...]:
-        assert node.parent is not None  # only the root has none, and the root has its descriptor
-        return ((node.parent, node.name), *node.links)
-
     def _open(self, node: Node) -> int:
         """An O_PATH descriptor of `node`, by a name it was seen by. Raises ESTALE when none is its own any more."""
         # What has the name now may be another file, which is not to be opened: a device would notice, a fifo wait.
-        for parent, name in self._names(node):
+        for parent, name in node.names():
             try:
                 fd = self.open_beneath(parent, name)
             except FileNotFoundError:
@@ -193,7 +189,7 @@ class Descriptors:
             st = os.fstat(own)
             if _same(st, node):
                 return st
-        for parent, name in self._names(node):
+        for parent, name in node.names():
             try:
                 st = os.stat(name, dir_fd=self.directory(parent), follow_symlinks=False)
             except FileNotFoundError:

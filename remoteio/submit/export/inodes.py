@@ -170,6 +170,12 @@ class Inodes:
 
     # handles
 
+    def opened_as(self, parent: Node, name: bytes) -> list[Node]:
+        """List the nodes that are open and have been seen by that name."""
+        with self.lock:
+            nodes = {handle.node.id: handle.node for handle in self.handles.values()}
+        return [node for node in nodes.values() if (parent, name) in node.names()]
+
     def may_open(self) -> None:
         """Raise EMFILE if one more open file would leave no descriptors to find files with."""
         if len(self.handles) >= self._most_handles:

@@ -48,6 +48,19 @@ class Names(ExportBase):
         entries = self.listings.whole(parent)
         return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
 
+    def do_removed(self, r: abi.Request) -> Reply:
+        """Look up the file that is open and had that name, by one that it has still; ENOENT: there is none, or two."""
+        parent, name = self.inodes.get(r.nodeid), r.name(abi.ARGS)
+        opened = self.inodes.opened_as(parent, name)
+        for at, other in opened[0].names() if len(opened) == 1 else ():
+            try:
+                st = os.stat(other, dir_fd=self.inodes.descriptors.directory(at), follow_symlinks=False)
+            except OSError:
+                continue  # not by that one
+            if (st.st_dev, st.st_ino) == (opened[0].dev, opened[0].ino):
+                return Reply(self._entry(at, other, st))
+        raise OSError(errno.ENOENT, "nothing that is open had that name")
+
     def _worth_listing(self, parent: Node) -> bool:
         """Several names of one directory in a row: then the kernel will ask for more of them."""
         parent.asked += 1

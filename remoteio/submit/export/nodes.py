@@ -60,6 +60,10 @@ class Node:
         """Take note that what the job's kernel has of its pages stands for nothing any more."""
         self.seen = self.twins = None
 
+    def names(self) -> tuple[tuple[Node, bytes], ...]:
+        """List the names that it was seen by, directory and name, the latest first; () of the root."""
+        return () if self.parent is None else ((self.parent, self.name), *self.links)
+
 
 class LockOwner:
     """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from remoteio.submit.export import nodes
 from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
 
+_REMOVED = b" (deleted)"  # how the kernel ends a name that is gone
 # (path, size in bytes, mtime in ns, inode number)
 Row = tuple[bytes, int, int, int]
 
@@ -61,10 +62,12 @@ class OpenFiles:
 
     rows    (path, inode number, for writing?) of each that has a name
     moved   (path, removed altogether?) of each that the image has by a name, which leads to another file or to none
+    called  (path, path): a name that is nobody's any more, by which the image may have the file; one that it still has
     """
 
     rows: list[tuple[bytes, int, bool]]
     moved: list[tuple[bytes, bool]]
+    called: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 def opened(inodes: Inodes) -> OpenFiles:
@@ -75,6 +78,7 @@ def opened(inodes: Inodes) -> OpenFiles:
     """
     found: dict[int, tuple[bytes, int, bool]] = {}
     moved: set[tuple[bytes, bool]] = set()
+    called: dict[bytes, bytes] = {}
     for handle in tuple(inodes.handles.values()):
         node = handle.node
         if node.kind != stat.S_IFREG or node.fd >= 0:
@@ -92,14 +96,17 @@ def opened(inodes: Inodes) -> OpenFiles:
         if not right or (handle.writable and False in leads.values()):
             moved.add((next(path for path, there in leads.items() if not there), not st.st_nlink))
             continue
+        for path, there in leads.items():
+            if there is None and _leads(inodes, path + _REMOVED, node) is None:
+                called[path] = right[0]
         before = found.get(node.id)
         found[node.id] = right[0], node.ino, handle.writable or (before is not None and before[2])
-    return OpenFiles(sorted(found.values()), sorted(moved))
+    return OpenFiles(sorted(found.values()), sorted(moved), sorted(called.items()))
 
 
 def _paths(node: Node) -> list[bytes]:
     """By which names it is known, the latest first."""
-    return [nodes.path(parent, name) for parent, name in ((node.parent, node.name), *node.links) if name]
+    return [nodes.path(parent, name) for parent, name in node.names() if name]
 
 
 def _leads(inodes: Inodes, path: bytes, node: Node) -> bool | None:

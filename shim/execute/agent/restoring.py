@@ -120,7 +120,7 @@ class Restorer:
         checked = stats["replaced"]
         assert isinstance(checked, list)
         restore.order_removed(self._spool)
-        restore.loosen_files(self._spool, frozenset(map(str, checked)))
+        restore.loosen_files(self._spool, frozenset(map(str, checked)), _called(stats))
         if self._groups is not None:
             restore.set_groups(self._spool, self._groups)
         keep_tcp = stats["keep_tcp"] is True
@@ -181,6 +181,12 @@ def _controlling(stats: dict[str, object]) -> list[tuple[int, int]]:
     """st_rdev and st_dev of what the job had open as /dev/tty: its terminal by another name, if it has one."""
     rows = stats.get("controlling", [])
     return [(int(rdev), int(dev)) for rdev, dev in rows] if isinstance(rows, list) else []
+
+
+def _called(stats: dict[str, object]) -> dict[str, str]:
+    """For names that are gone, one that the file still has: what home has put down (image_manifest.py)."""
+    rows = stats.get("called", [])
+    return {str(path): str(now) for path, now in rows} if isinstance(rows, list) else {}
 
 
 def _table(value: object) -> dict[str, object]:

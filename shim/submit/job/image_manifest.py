@@ -54,6 +54,9 @@ def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) ->
     counted, facts = Streams(**said.pop("streams")), said.pop("facts")
     said["locks"] = image_locks.rows(seen.held, said.pop("handles", []), said.pop("numbers", {}))
     said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened.rows]
+    called = {os.fsdecode(path): os.fsdecode(now) for path, now in seen.opened.called}
+    said["called"] = list(called.items())
+    said["mapped"] = [called.get(path.removesuffix(" (deleted)"), path) for path in said.get("mapped", [])]
     spec = run.spec
     environment = [os.fsdecode(item).partition("=") for item in spec.env]
     return Manifest(
