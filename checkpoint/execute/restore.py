@@ -22,6 +22,7 @@ _REMOVED = b" (deleted)"  # how the kernel ends a name that is gone
 _FILE_TIMER, _TIMER_FLAGS = 12, 6
 _FILE_UNIX, _UNIX_PERMS, _PERMS_MODE = 16, 13, 1
 _CORE_THREAD, _THREAD_CREDS, _CREDS_GROUPS = 5, 10, 14
+MOST_ABOVE = 500  # of them fit into what init is asked
 CONVERSE_S = 600  # for a hung criu, and for the permission to go on
 
 
@@ -93,27 +94,37 @@ def loosen_files(spool: str, checked: frozenset[str], called: Mapping[str, str])
         raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
 
 
-def order_removed(spool: str) -> None:
+def order_removed(spool: str) -> list[str]:
     """Have criu take away again what it makes of removed files before the removed directories they were in.
 
     It does so in the order of the image, where a directory comes first if it is, say, who ran there that is dumped
-    first. Raises RestartError.
+    first. Returns the directories above them, the deepest first, MOST_ABOVE at most. Raises RestartError.
     """
     path = os.path.join(spool, "remap-fpath.img")
     if not os.path.exists(path):
-        return
+        return []
     try:
         with open(os.path.join(spool, "files.img"), "rb") as f:
             names = dict(map(_named, criu_images.entries(f.read(), criu_images.FILES)))
         with open(path, "rb") as f:
             remaps = criu_images.entries(f.read(), criu_images.REMAPS)
-        remaps.sort(
-            key=lambda raw: -names.get(protobuf.integer(protobuf.decode(raw), _REMAP_ORIGINAL) or 0, b"").count(b"/")
-        )
+        found = [(names.get(protobuf.integer(protobuf.decode(raw), _REMAP_ORIGINAL) or 0, b""), raw) for raw in remaps]
+        found.sort(key=lambda pair: -pair[0].count(b"/"))
         with open(path, "wb") as f:
-            f.write(criu_images.head(criu_images.REMAPS) + b"".join(map(criu_images.entry, remaps)))
+            f.write(criu_images.head(criu_images.REMAPS) + b"".join(criu_images.entry(raw) for _, raw in found))
     except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of removed files cannot be used: {e}") from e
+    return above([name for name, _ in found if name.startswith(b"/") and b"\0" not in name])[:MOST_ABOVE]
+
+
+def above(removed: list[bytes]) -> list[str]:
+    """List the directories above these absolute paths, the deepest first, without these themselves."""
+    out = set()
+    for path in removed:
+        while (path := os.path.dirname(path)).strip(b"/"):
+            out.add(path)
+    deepest = sorted(out - set(removed), key=lambda path: (-path.count(b"/"), path))
+    return [path.decode("utf-8", "surrogateescape") for path in deepest]
 
 
 def _named(file: bytes) -> tuple[int, bytes]:
@@ -253,14 +264,19 @@ def _mode(perms: int | bytes) -> bool:
     return isinstance(perms, bytes) and protobuf.decode(perms).get(_PERMS_MODE, [0])[-1] != 0
 
 
-def restore(sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool]) -> int:
-    """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs.
+def restore(
+    sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool], tidy: Callable[[], None]
+) -> int:
+    """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs; `tidy` comes
+    after it, when criu has removed what it had made for itself, and nothing runs yet.
 
     `kept`: where criu's log goes if it fails. Raises RestartError.
     """
     open_gate: list[bool] = []
 
     def notified(told: criu.Answer) -> bool:
+        if told.script == "pre-resume":
+            tidy()
         if told.script != "post-restore":
             return True
         open_gate.append(gate())

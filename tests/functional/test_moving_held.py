@@ -43,9 +43,14 @@ if os.getuid() == 0:  # CRIU finds what is mapped of a file without a name only 
         assert time.monotonic() < until
         time.sleep(.01)
 shutil.rmtree(f"{home}/above")
+os.makedirs(f"{home}/outer/inner")
+within = subprocess.Popen(["/bin/sleep", "1000"], cwd=f"{home}/outer/inner")
+shutil.rmtree(f"{home}/outer")
 wait("go")
 print(os.pread(kept, 9, 0), os.pread(target, 9, 0), os.stat(".").st_nlink, os.listdir(above), sorted(os.listdir(home)))
 print(*(os.path.relpath(os.readlink(f"/proc/self/{which}"), home) for which in ("cwd", f"fd/{above}", f"fd/{kept}")))
+assert os.readlink(f"/proc/{within.pid}/cwd") == f"{home}/outer/inner (deleted)"
+within.kill()
 if os.getuid() == 0:
     assert program.poll() is None and os.readlink(f"/proc/{program.pid}/exe") == f"{home}/above/below/program (deleted)"
     program.kill()
@@ -53,7 +58,7 @@ if os.getuid() == 0:
 
 
 def test_removed_directories_with_removed_files_that_are_used(run: Run) -> None:
-    """CRIU makes them all again at a restore, and took a directory away before what it had made in it."""
+    """CRIU makes them all again at a restore, took a directory away before what it had made in it, and left others."""
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", START + REMOVED)

@@ -60,8 +60,8 @@ def image_files(data: bytes) -> None:
             if text:
                 Path(spool, name).write_bytes(text)
         for step in (
-            restore.order_removed, lambda at: restore.loosen_files(at, frozenset({"/a"})), restore.clocks_shown,
-            _sockets,
+            restore.order_removed, lambda at: restore.loosen_files(at, frozenset({"/a"}), {"/a": "/b"}),
+            restore.clocks_shown, _sockets,
         ):  # fmt: skip
             try:
                 step(spool)

@@ -104,3 +104,8 @@ def test_threads_have_the_groups_that_the_login_has_there(tmp_path: Path) -> Non
     (tmp_path / "core-1000.img").write_bytes(CORE + b"\xff")
     with pytest.raises(restore.RestartError, match=r"core-1000\.img of the image cannot be used"):
         restore.set_groups(str(tmp_path), [])
+
+
+def test_the_directories_above_what_was_removed() -> None:
+    removed = [b"/a/b/c/file", b"/a/b/c", b"/x/y", b"/top"]
+    assert restore.above(removed) == ["/a/b", "/a", "/x"]

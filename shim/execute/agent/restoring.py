@@ -119,7 +119,7 @@ class Restorer:
         restore.put_locks(self._spool, stats["locks"])
         checked = stats["replaced"]
         assert isinstance(checked, list)
-        restore.order_removed(self._spool)
+        directories = restore.order_removed(self._spool)
         restore.loosen_files(self._spool, frozenset(map(str, checked)), _called(stats))
         if self._groups is not None:
             restore.set_groups(self._spool, self._groups)
@@ -129,18 +129,22 @@ class Restorer:
             "ends": {str(n): k for n, k in numbers.items()},
             "clocks": restore.clocks_shown(self._spool) if parts.sandbox.plan.apart else None,
             "rootless": not parts.sandbox.plan.root,
+            "above": directories,
         }
         sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
         try:
-            tree.ask(messages.RESTORE, json.dumps(asked).encode(), fds, limit=None)
+            above = tree.ask(messages.RESTORE, json.dumps(asked).encode(), fds, limit=None)
         finally:
             for fd in fds:
                 os.close(fd)
 
+        def tidy() -> None:
+            tree.ask(messages.TIDY, above)
+
         def gate() -> bool:
             fault_points.reached("post-restore")
             parts.relay.criu(False)
-            tree.ask(messages.TIDY)
+            tidy()
             threads[:] = thread_scheduling.put_back(tree.init(), threads)
             if tty is not None:  # criu has made its settings those of the old one
                 parts.streams.type_ahead(self._manifest.streams.stdin_unread)
@@ -158,7 +162,7 @@ class Restorer:
         )
         parts.relay.criu(True)
         try:
-            pid = restore.restore(sock, request, self._spool, parts.log, gate)
+            pid = restore.restore(sock, request, self._spool, parts.log, gate, tidy)
             fault_points.reached("runs")
             thread_scheduling.put_back(tree.init(), threads)
             # from here on init knows whose end is the job's

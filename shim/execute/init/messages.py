@@ -75,7 +75,7 @@ OWN_FILES = Message("OWN_FILES", b"o", INIT, AGENT, "empty, or a sentence: why t
 TIDIED = Message("TIDIED", b"n", INIT, AGENT, "")
 OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
 DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
-RESTORING = Message("RESTORING", b"r", INIT, AGENT, "")
+RESTORING = Message("RESTORING", b"r", INIT, AGENT, "JSON: those of the directories that there are not")
 
 # What init is told.
 SIGNAL = Message("SIGNAL", b"K", AGENT, INIT, "number of the signal, for the job's process group")
@@ -86,10 +86,11 @@ CONTINUE_TREE = Message("CONTINUE_TREE", b"W", AGENT, INIT, "pids that are to st
 WRITE_BACK = Message("WRITE_BACK", b"Y", AGENT, INIT, "", answer=WRITTEN)  # mappings, to home; own files, to the image
 ASK_IPC = Message("ASK_IPC", b"I", AGENT, INIT, "", answer=IPC)
 ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root", answer=OWN_FILES)  # private_files.py
-TIDY = Message("TIDY", b"N", AGENT, INIT, "", answer=TIDIED)  # restored, and not yet running: RemovedNames.take_back
+# restored, and not yet running: RemovedNames.take_back, removed_above.remove
+TIDY = Message("TIDY", b"N", AGENT, INIT, "JSON: what RESTORING said", answer=TIDIED)
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
 DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
-RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: criu's numbers, each with the end; its clocks", 4, RESTORING)
+RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: ends by criu's numbers; clocks; directories", 4, RESTORING)
 # fmt: on
 
 TABLE = (

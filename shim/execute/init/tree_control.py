@@ -34,7 +34,7 @@ from checkpoint.execute import criu
 from checkpoint.wire import criu_bundle
 from remoteio.errors import RexecError
 from remoteio.syscalls import fork_as, mount_nowhere, setns, syncfs
-from shim.execute.init import clocks, ipc_limits, messages, renamed_sockets
+from shim.execute.init import clocks, ipc_limits, messages, removed_above, renamed_sockets
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
 from shim.execute.init.open_handles import handles
@@ -122,6 +122,7 @@ class TreeControl:
     def _tidy(self, rest: bytes, fds: list[int]) -> bytes:
         self._own_files.criu_has_them()
         ipc_limits.uncover()
+        removed_above.remove(json.loads(rest))
         return b""
 
     def _list_open_files(self, rest: bytes, fds: list[int]) -> bytes:
@@ -147,10 +148,11 @@ class TreeControl:
         self._own_files.restore(images)
         if asked["rootless"]:
             ipc_limits.cover(images)
+        above = removed_above.missing(asked["above"])
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
         self._start(fds, {int(there): self._ends[int(k)] for there, k in asked["ends"].items()}, os.fork)
-        return b""
+        return json.dumps(above).encode()
 
     def _goes_on(self, rest: bytes, fds: list[int]) -> bytes:
         pid, last = rest.split()
