@@ -90,6 +90,7 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
             text = name + b"\0"
             found += {
                 abi.LOOKUP: [(node, text)],
+                abi.REMOVED: [(node, text)],
                 abi.CREATE: [
                     (node, abi.CREATE_IN.pack(flags, 0o644, 0, 0) + text)
                     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC)
