@@ -19,8 +19,8 @@ class ShownIds:
 
     `uids`, `gids`: the (first, count) ranges that its user namespace maps; None: all.
 
-    `shown`: the (uid, gid) under which the job sees its user's own, if they are others: a job that can be checkpointed
-    without root is uid 0 in name. No other id is mapped then.
+    `shown`: the (uid, gid) under which the job sees its user's own, if they are others: one that goes on from an image
+    of a rexec that made it uid 0 in name. No other id is mapped then.
     """
 
     __slots__ = ("_gids", "_groups", "_shown", "_uids", "gid", "uid")

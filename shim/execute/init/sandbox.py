@@ -39,7 +39,7 @@ class Sandbox:
         self.plan = plan
         self.shown: tuple[int, ...] = ()
         if spec.checkpoint is not None and plan.ids == idmap.ZERO:
-            spec.uid = spec.gid = 0  # in name: see Plan
+            spec.uid = spec.gid = 0  # in name: its image has that
             self.shown = (0, 0)
         self._make_directories(spec)
         places = [self.scratch.make() for _ in spec.scratch]
