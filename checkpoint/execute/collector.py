@@ -31,6 +31,7 @@ class Collector:
         kind = bytes(payload[:1])
         if kind == wire.FILES and self._current < 0:
             self._files += wire.parse_files(bytes(payload))
+            self._digest.update(payload)
         elif kind == wire.CHUNKS and not self.complete:
             self._receive_chunks(payload)
         elif kind == wire.END and not self.complete:

@@ -15,9 +15,10 @@ def deliver(image: Image) -> Iterator[list[bytes]]:
     Zeros are named, not sent. Raises StoreError.
     """
     files = image.manifest.files
-    for message in wire.files_messages([(file.name, file.origin, file.size) for file in files]):
-        yield [message]
     digest = HASH()
+    for message in wire.files_messages([(file.name, file.origin, file.size) for file in files]):
+        digest.update(message)
+        yield [message]
     lines: list[bytes] = []
     data: list[bytes] = []
     size = 0
