@@ -249,11 +249,6 @@ _WORDS = tuple(
 )  # fmt: skip
 
 
-def first_error(log: str) -> str:
-    """Find the first `Error (` line of criu's log that matters, without time stamp and source position, or ""."""
-    return _first_error(log)[0]
-
-
 _TASK = re.compile(r"Dumping task \(pid: (\d+) comm: (.*)\)$")
 _TASKS_DONE = re.compile(r"\) Dumping (?:file-locks|pstree)")
 _DESCRIPTOR = re.compile(r"\) \d+ fdinfo (\d+): pos:")
@@ -261,7 +256,10 @@ _RESTORED = re.compile(r"^\([\d.]+\) +(\d+): Error \(")
 
 
 def _first_error(log: str) -> tuple[str, str]:
-    """Find that line, and what criu was at: "process 12 (sh), descriptor 3", or as much of it as it says."""
+    """Find the first `Error (` line of criu's log that matters, without time stamp and source position, and its place.
+
+    That is what criu was at: "process 12 (sh), descriptor 3", or as much of it as it says. Both are "" where none is.
+    """
     task = descriptor = ""
     for line in log.splitlines():
         if "Error (" in line and not _HARMLESS.search(line):

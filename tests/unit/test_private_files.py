@@ -11,7 +11,8 @@ import pytest
 from checkpoint.execute.preflight import ipc
 from remoteio.errors import RexecError
 from shim.execute.init import private_files
-from shim.execute.init.private_files import INDEX, MOST_BYTES, Place, obstacle, restore, save
+from shim.execute.init.private_files import INDEX, MOST_BYTES, Place, Row, obstacle, restore, save
+from shim.execute.init.removed_names import RemovedNames
 
 
 def place(path: Path) -> Place:
@@ -75,6 +76,17 @@ def test_a_list_leads_nowhere_else(name: str, tmp_path: Path, images: Path) -> N
         restore([other], fd)
     assert not (tmp_path / "out").exists()
     os.close(fd)
+
+
+def test_a_list_of_another_shape_is_damaged(tmp_path: Path) -> None:
+    """Where these run there are no asserts: shim/execute/stage.py compiles without them."""
+    row = ["f", 0o100600, 0, 0, 0, 0, 4, "", False, [[0, 0, 4]], []]
+    assert Row.of(list(row)).plain()[-2] == [(0, 0, 4)]
+    for number in (9, 10):
+        with pytest.raises(RexecError, match="the list of its own files is damaged"):
+            Row.of([*row[:number], "text", *row[number + 1 :]])
+    with pytest.raises(RexecError, match="the image's list of names is damaged"):
+        RemovedNames([place(tmp_path / "own")], str(tmp_path)).adopt("text")
 
 
 def test_a_device_is_named(tmp_path: Path) -> None:

@@ -110,6 +110,9 @@ class Restorer:
         old, stopped, threads = stats["terminal"], stats["stopped"], _rows(stats.get("threads"))
         if not isinstance(stopped, list):
             raise RestartError("the image does not say which of its processes had been stopped")
+        checked = stats["replaced"]
+        if not isinstance(checked, list):
+            raise RestartError("the image does not say which of its files had been replaced")
         tty = (int(old[0]), int(old[1])) if isinstance(old, list) else None
         ends = sorted(restore.keys(pipes, tty).items())
         if tty is not None:
@@ -117,8 +120,6 @@ class Restorer:
         numbers = {criu.FIRST_INHERITED_FD + at: k for at, (k, _) in enumerate(ends)}  # criu's -> the job's
         inherited = [(number, key) for number, (_, key) in zip(numbers, ends)]
         restore.put_locks(self._spool, stats["locks"])
-        checked = stats["replaced"]
-        assert isinstance(checked, list)
         directories = restore.order_removed(self._spool)
         restore.loosen_files(self._spool, frozenset(map(str, checked)), _called(stats))
         if self._groups is not None:

@@ -102,10 +102,11 @@ class Row(Value):
         numbers = (mode, uid, gid, atime, mtime, size)
         if not isinstance(path, str) or not isinstance(target, str) or not all(type(n) is int for n in numbers):
             raise RexecError("the list of its own files is damaged")
+        if not isinstance(extents, list) or not isinstance(xattrs, list):
+            raise RexecError("the list of its own files is damaged")
         for name in (path, target) if linked else (path,):
             if name != "." and any(part in ("", ".", "..") for part in name.split("/")):
                 raise RexecError("the list of its own files names %r" % name)
-        assert isinstance(extents, list) and isinstance(xattrs, list)
         mode, uid, gid, atime, mtime, size = (int(str(n)) for n in numbers)
         return cls(
             path, mode, (uid, gid), (atime, mtime), size, target, bool(linked),

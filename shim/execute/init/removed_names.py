@@ -70,7 +70,8 @@ class RemovedNames:
 
     def adopt(self, given: object) -> None:
         """Have ``take_back`` remove those that an image has. Raises RexecError, ValueError."""
-        assert isinstance(given, list)
+        if not isinstance(given, list):
+            raise RexecError("the image's list of names is damaged")
         for number, name in given:
             if not 0 <= number < len(self._places) or ".." in name.split("/") or name.startswith("/"):
                 raise RexecError("the image's list of names is damaged")

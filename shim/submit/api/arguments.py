@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from shim.submit.api.errors import ArgumentError
 
 Text = str | bytes | os.PathLike[str]
-NOTHING = -1  # as a descriptor
 
 
 def command_words(command: object) -> list[bytes]:

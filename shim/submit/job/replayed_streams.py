@@ -26,7 +26,7 @@ from remoteio import syscalls
 from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, STDIN
 from remoteio.wire.link import Link, LinkClosed, Window, credit
-from shim.wire.stream_pumps import CHUNK
+from shim.wire.stream_pumps import CHUNK, guarded
 
 Fail = Callable[[BaseException], None]
 
@@ -354,13 +354,7 @@ class ReplayedInput:
 
 
 def _thread(run: Callable[[], None], fail: Fail) -> None:
-    def guarded() -> None:
-        try:
-            run()
-        except BaseException as error:  # whatever ends a thread of ours ends the run, and is raised there
-            fail(error)
-
-    threading.Thread(target=guarded, daemon=True).start()
+    threading.Thread(target=guarded, args=(run, fail), daemon=True).start()
 
 
 def _punch(fd: int, offset: int, length: int) -> None:
