@@ -15,9 +15,9 @@ class ThreadPool:
     Threads: any may call it. All that it has is guarded by one lock, which the two conditions share.
     """
 
-    def __init__(self, fail: Callable[[BaseException], None]) -> None:
-        """`fail` is told what a job raises."""
-        self._fail = fail
+    def __init__(self, fail: Callable[[BaseException], None], most: int = MOST_WORKERS) -> None:
+        """`fail` is told what a job raises; `most`: threads."""
+        self._fail, self._most = fail, most
         self._work: deque[Callable[[], None]] = deque()
         lock = threading.Lock()
         self._more, self._rest = threading.Condition(lock), threading.Condition(lock)
@@ -28,7 +28,7 @@ class ThreadPool:
         """Have `job` done by a worker. False: there is none, and no thread for one can be had: it is the caller's."""
         with self._more:
             self._work.append(job)
-            if len(self._work) <= self._free or self._made >= MOST_WORKERS:
+            if len(self._work) <= self._free or self._made >= self._most:
                 self._more.notify()
                 return True
             self._made += 1
@@ -42,8 +42,13 @@ class ThreadPool:
                 self._more.notify()  # it waits for one that is busy
             return True
 
-    def rest(self, timeout: float) -> bool:
-        """Wait until nothing is being done, or waits to be. False: something still is."""
+    @property
+    def under_way(self) -> int:
+        """How many jobs are being done, or wait to be; by and by, for no lock is taken."""
+        return len(self._work) + self._made - self._free
+
+    def rest(self, timeout: float | None) -> bool:
+        """Wait until nothing is being done, or waits to be. False: after `timeout` seconds something still is."""
         with self._rest:
             return self._rest.wait_for(lambda: not self._work and self._free == self._made, timeout)
 

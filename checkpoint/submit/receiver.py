@@ -98,7 +98,8 @@ class _OfferedFiles:
             raise wire.ImageWireError("more is offered than the files hold")
         self._filled += length
         self.offered += length
-        if not 0 < length <= WINDOW or self._filled > self._named[self._current][2]:
+        left = self._named[self._current][2] - self._filled
+        if not 0 < length <= WINDOW or left < 0 or (left and length % PAGE):
             raise wire.ImageWireError(f"a chunk of {length} bytes is offered where it does not fit")
         self._tables[self._current] += entry
         return self._named[self._current][1]

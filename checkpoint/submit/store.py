@@ -248,13 +248,13 @@ class Store:
         finally:
             directory.close()
 
-    def prune(self, job: str, keep: int = 2) -> Pruned:
-        """Keep the last `keep` images (at least one) and remove the chunks that only the others needed."""
+    def prune(self, job: str, keep: int = 2, besides: int = 0) -> Pruned:
+        """Keep the last `keep` images (at least one), and the image `besides`; remove the chunks that others needed."""
         directory = self._directory(job)
         try:
             with directory.writing():
                 numbers = directory.numbers()
-                return self._remove(directory, numbers[: -max(keep, 1)])
+                return self._remove(directory, [n for n in numbers[: -max(keep, 1)] if n != besides])
         except OSError as error:
             raise self._failed(job, error) from error
         finally:

@@ -36,6 +36,8 @@ from remoteio.thread_pool import ThreadPool
 T = TypeVar("T")
 TICK = 0.01  # seconds
 AGAIN = 0.2  # seconds between tries to have a thread where there is none to have
+QUICK, SLOW, WAITS = 0, 1, 2  # how long an item takes: it is not known, long, or until another is handled
+MOST_WAITING = 4096  # items that wait for others
 
 
 class LeaderFollowers(Generic[T]):
@@ -43,12 +45,13 @@ class LeaderFollowers(Generic[T]):
 
     receive   blocks, and returns some items; called by one thread at a time
     handle    does one item; called by many threads at once
-    slow      says whether an item goes to the pool at once; called by the leader, so it must cost nothing
+    slow      says how long an item takes: unless QUICK it goes to a pool at once, and what WAITS for another to one of
+              its own, where it keeps none from being handled; called by the leader, so it must cost nothing
 
     Threads: ``run`` and ``rest`` are for the one that made it; all else is for its own.
     """
 
-    def __init__(self, receive: Callable[[], list[T]], handle: Callable[[T], None], slow: Callable[[T], bool]) -> None:
+    def __init__(self, receive: Callable[[], list[T]], handle: Callable[[T], None], slow: Callable[[T], int]) -> None:
         self._receive, self._handle, self._slow = receive, handle, slow
         self._lock = threading.Lock()
         self._pending: deque[T] = deque()  # received, and not begun
@@ -60,6 +63,7 @@ class LeaderFollowers(Generic[T]):
         self._alive = 0  # threads that lead, wait to, or are late
         self._vacancy = False
         self._pool = ThreadPool(self._fail)
+        self._pools = (self._pool, self._pool, ThreadPool(self._fail, MOST_WAITING))  # by how long it takes
         self._failure: BaseException | None = None
         self._over = threading.Event()
 
@@ -72,7 +76,8 @@ class LeaderFollowers(Generic[T]):
         self._over.wait()
         with self._lock:
             self._followers.notify_all()
-        self._pool.end()
+        for pool in self._pools[SLOW:]:
+            pool.end()
         assert self._failure is not None
         raise self._failure
 
@@ -81,12 +86,24 @@ class LeaderFollowers(Generic[T]):
         self._over.set()
         self._watch.set()  # for the watchdog, which looks whether it is over between a clear and a wait
 
-    def rest(self, timeout: float) -> bool:
-        """Wait, after `run`, until nothing is being received or handled any more. False: something still is."""
-        until = time.monotonic() + timeout
+    @property
+    def under_way(self) -> int:
+        """How many items that are known to take long are being handled, or wait to be."""
+        return self._pool.under_way
+
+    def rest(self, timeout: float | None) -> bool:
+        """Wait, after `run`, until nothing is being received or handled any more.
+
+        False: after `timeout` seconds something still is.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            return None if until is None else max(until - time.monotonic(), 0)
+
         with self._lock:
             gone = self._followers.wait_for(lambda: not self._alive, timeout)
-        return gone and self._pool.rest(max(until - time.monotonic(), 0))
+        return gone and all(pool.rest(left()) for pool in self._pools[SLOW:])
 
     def _join(self) -> None:
         threading.Thread(target=self._member, name="follower", daemon=True).start()
@@ -112,6 +129,7 @@ class LeaderFollowers(Generic[T]):
 
     def _lead(self, term: int) -> None:
         pending, slow, handle, lock, watch = self._pending, self._slow, self._handle, self._lock, self._watch
+        pools = self._pools
         while True:
             if not pending:
                 pending.extend(self._receive())
@@ -121,7 +139,8 @@ class LeaderFollowers(Generic[T]):
                     return
                 item = pending.popleft()
                 self._step += 1
-            if not (slow(item) and self._pool.give(partial(handle, item))):
+            long = slow(item)
+            if not (long and pools[long].give(partial(handle, item))):
                 if not watch.is_set():
                     watch.set()
                 handle(item)

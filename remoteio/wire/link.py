@@ -14,7 +14,7 @@ import struct
 import threading
 from collections import deque
 
-from remoteio.errors import RexecError
+from remoteio.errors import ProtocolError, RexecError
 from remoteio.syscalls import fill
 from remoteio.wire.frames import BULK, CREDIT, HEADER, LARGE, FrameReader
 
@@ -23,6 +23,38 @@ SLOW = 1  # seconds after which what came of a large frame is taken by itself: i
 
 class LinkClosed(RexecError):
     """The other end is gone: end of file, or an error of the stream."""
+
+
+class _Queue:
+    """Frames that wait to be sent, small ones first; `size` is their bytes."""
+
+    __slots__ = ("_large", "_small", "size")
+
+    def __init__(self) -> None:
+        self._small: deque[list[bytes | memoryview]] = deque()
+        self._large: deque[list[bytes | memoryview]] = deque()
+        self.size = 0
+
+    def put(self, parts: list[bytes | memoryview], large: bool) -> None:
+        (self._large if large else self._small).append(parts)
+        self.size += sum(map(len, parts))
+
+    def take(self) -> list[bytes | memoryview]:
+        """Return all that are small, as one, or else one large; nothing if none waits."""
+        if self._small:
+            parts: list[bytes | memoryview] = [b"".join(p[0] for p in self._small)]
+            self._small.clear()
+        elif self._large:
+            parts = self._large.popleft()
+        else:
+            return []
+        self.size -= sum(map(len, parts))
+        return parts
+
+    def clear(self) -> None:
+        self._small.clear()
+        self._large.clear()
+        self.size = 0
 
 
 class Link:
@@ -36,8 +68,7 @@ class Link:
         self.read_fd, self.write_fd = read_fd, write_fd
         self._reader = FrameReader()
         self._lock = threading.Lock()
-        self._small: deque[list[bytes | memoryview]] = deque()
-        self._large: deque[list[bytes | memoryview]] = deque()
+        self._queue = _Queue()
         self._writing = False
         self._idle = threading.Condition(self._lock)
         self._broken: OSError | None = None
@@ -59,7 +90,7 @@ class Link:
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
             if self._writing:
-                (self._large if large else self._small).append(parts)
+                self._queue.put(parts, large)
                 return
             self._writing = True
         self._drain(parts)
@@ -73,26 +104,27 @@ class Link:
                     self._broken = e
                     self._writing = False
                     self._idle.notify_all()
-                    self._small.clear()
-                    self._large.clear()
+                    self._queue.clear()
                 raise LinkClosed("the link is closed (%s)" % e.strerror) from e
             with self._lock:
-                if self._small:
-                    parts = [b"".join(p[0] for p in self._small)]
-                    self._small.clear()
-                elif self._large:
-                    parts = self._large.popleft()
-                else:
+                parts = self._queue.take()
+                if not parts:
                     self._writing = False
                     self._idle.notify_all()
                     return
 
-    def flush(self) -> None:
-        """Wait until all that was sent has been written. Raises LinkClosed."""
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._queue.size
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was sent has been written. False: in `timeout` seconds it was not. Raises LinkClosed."""
         with self._idle:
-            self._idle.wait_for(lambda: not self._writing)
+            idle = self._idle.wait_for(lambda: not self._writing, timeout)
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
+            return idle
 
     def close(self) -> None:
         """Refuse all that is sent from now on; then the descriptors may be closed, and their numbers be another's.
@@ -102,8 +134,7 @@ class Link:
         with self._idle:
             if self._broken is None:
                 self._broken = OSError(errno.EPIPE, "it is over here")
-            self._small.clear()
-            self._large.clear()
+            self._queue.clear()
             self._idle.wait_for(lambda: not self._writing)
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
@@ -175,6 +206,14 @@ class Window:
             self._left += n
             self._change.notify()
 
+    def credited(self, n: int) -> None:
+        """Take the other end's CREDIT for `n` bytes. Raises ProtocolError if they were never under way."""
+        with self._change:
+            if self._left + n > self._size:
+                raise ProtocolError("it gives credit for %d bytes, which is more than was under way" % n)
+            self._left += n
+            self._change.notify()
+
     def _check(self) -> None:
         """Assert that what is under way is not less than nothing, and no more than the window: for tests."""
         with self._change:
@@ -185,6 +224,37 @@ class Window:
         with self._change:
             self.closed = True
             self._change.notify_all()
+
+
+class Arrivals:
+    """Bounds what has come of one stream and has not been dealt with, whatever its sender makes of the window.
+
+    Threads: the link's receiver tells what came, any what was dealt with; under a lock that nobody holds for long.
+    """
+
+    SLACK = 4  # windows: what is left of a dump that was given up comes beyond the next one's
+
+    def __init__(self, window: int = Window.SIZE) -> None:
+        self._most, self._utmost = self.SLACK * window, 256 * window
+        self._lock = threading.Lock()
+        self._here = 0
+
+    def came(self, n: int) -> None:
+        """Take note of `n` bytes more. Raises ProtocolError if it was not to send so much."""
+        with self._lock:
+            self._here += n
+            if self._here > self._most:
+                raise ProtocolError("it sends %d bytes of a stream for which it has no credit" % self._here)
+
+    def allow(self, n: int) -> None:
+        """Let `n` bytes more be here: a job that is dumped sends what its pipe holds, whatever the window says."""
+        with self._lock:
+            self._most = min(self._most + n, self._utmost)
+
+    def done(self, n: int) -> None:
+        """Take note that `n` bytes were dealt with; before CREDIT is given for them."""
+        with self._lock:
+            self._here -= n
 
 
 def credit(stream: int, n: int) -> tuple[int, bytes]:

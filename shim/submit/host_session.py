@@ -19,12 +19,14 @@ from typing import Protocol
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
-from remoteio.submit.leader_followers import LeaderFollowers
+from remoteio.submit.leader_followers import MOST_WAITING, QUICK, WAITS, LeaderFollowers
+from remoteio.submit.leader_followers import SLOW as TAKES_LONG
 from remoteio.submit.sandbox import landlock
 from remoteio.submit.sandbox.threads import Outside, restrict
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, names, protect
+from shim.submit.limited_requests import LimitedRequests
 from shim.submit.scope import JobRights
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -143,7 +145,8 @@ class HostSession:
         self.host = "the host"  # by its own name, once it has greeted
         self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
         self._link, self._handler, self._files = link, handler, _Files(spec, record, rights)
-        self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(self._receive, self._answer, self._slow)
+        limited = LimitedRequests(self._receive, lambda: link.queued, lambda: self._threads.under_way)
+        self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(limited.receive, self._answer, self._slow)
         self._heard = time.monotonic()
         self._signs = _SignsOfLife(lambda: self.send(frames.PING))
         self._over = threading.Event()
@@ -188,14 +191,16 @@ class HostSession:
             return
 
     def pause(self) -> bool:
-        """Tell the host that this process is about to be stopped: no sign of life is due. False: the link is gone."""
+        """Tell the host that this process is about to be stopped: no sign of life is due. False: it hears nothing."""
         self._signs.pause()
         try:
             self._link.send(frames.PAUSE)
-            self._link.flush()
+            if self._link.flush(lease.RELEASE):
+                return True
         except LinkClosed:
             return False
-        return True
+        self.resume()  # a host that takes nothing keeps nobody waiting
+        return False
 
     def resume(self) -> None:
         """Give signs of life again."""
@@ -222,16 +227,21 @@ class HostSession:
         with self._gate:
             self._closed = True
 
-    def release(self) -> None:
+    def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
 
-        A request that is still inside a system call after lease.RELEASE seconds keeps them open.
+        What had come and was not begun is not done any more. A request that is still inside a system call after
+        lease.RELEASE seconds keeps them open, or else is waited for, however long it takes: `held_up` is told.
         """
         if self.export is not None:
             self.export.locks.end()
-            if self._threads.rest(lease.RELEASE):
-                self.export.inodes.close_all()
-                self.export.instead.close()
+            if not self._threads.rest(lease.RELEASE):
+                if held_up is None:
+                    return
+                held_up()
+                self._threads.rest(None)
+            self.export.inodes.close_all()
+            self.export.instead.close()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
 
@@ -254,13 +264,15 @@ class HostSession:
 
     def _receive(self) -> list[bytes | memoryview]:
         """The requests for files that came. All else is dealt with here, where nothing can overtake it."""
-        requests = []
+        requests: list[bytes | memoryview] = []
         received = self._link.receive()
         self._heard = time.monotonic()
         for kind, payload in received:
             if kind != frames.FUSE or self.export is None:
                 host_frames.due(kind, len(payload), self.export is not None)
             if kind == frames.FUSE:
+                if len(payload) > fuse_abi.MAX_REQUEST:
+                    raise fuse_abi.FuseError("a request of %d bytes is longer than was agreed" % len(payload))
                 requests.append(payload)
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
@@ -273,22 +285,23 @@ class HostSession:
         self.export = self._files.export(hello, self.outside)
         self._handler.greeted(hello)
 
-    def _slow(self, payload: bytes | memoryview) -> bool:
-        """Is it known to take long? Looked at by the leader, so it must cost nothing."""
+    def _slow(self, payload: bytes | memoryview) -> int:
+        """How long is it known to take? Looked at by the leader, so it must cost nothing."""
         if len(payload) >= frames.LARGE:
-            return True
+            return TAKES_LONG
         if len(payload) < fuse_abi.ARGS:
-            return False
+            return QUICK
         _, op, unique, *_ = fuse_abi.IN_HEADER.unpack_from(payload)
         if op == fuse_abi.READ and len(payload) >= fuse_abi.ARGS + fuse_abi.READ_IN.size:
-            return bool(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
+            return int(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
         if op == fuse_abi.SETLKW:
             assert self.export is not None
-            self.export.locks.expect(unique)
-            return True
-        return op in _SLOW
+            return WAITS if self.export.locks.expect(unique, MOST_WAITING) else QUICK
+        return int(op in _SLOW)
 
     def _answer(self, payload: bytes | memoryview) -> None:
+        if self._over.is_set():
+            return  # it came before the link ended, and the job may be going on elsewhere by now
         assert self.export is not None
         answer = self.export.answer(fuse_abi.Request(payload))
         if answer is not None:

@@ -208,7 +208,7 @@ class PlainRun:
         elif kind == frames.CREDIT:
             of, count = host_frames.credit(payload)
             if of in self._sources:
-                self._sources[of].window.give(count)
+                self._sources[of].window.credited(count)
         elif kind == frames.CLOSED and payload[0] in self._sources:
             self._sources[payload[0]].stop()
         elif kind == frames.STARTED:

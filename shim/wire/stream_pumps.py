@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, LARGE
-from remoteio.wire.link import Link, LinkClosed, Window, credit
+from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
 from shim.wire.wakeup import Wakeup
 
 CHUNK = LARGE - 4096  # below LARGE: the frames of a stream, and its end, stay in order
@@ -103,6 +103,7 @@ class Sink:
     def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
         self._queue: deque[bytes | memoryview] = deque()
+        self._arrivals = Arrivals()
         self._wakeup = Wakeup()
         self.done = threading.Event()
 
@@ -111,7 +112,8 @@ class Sink:
         threading.Thread(target=guarded, args=(self._run, fail), name="sink-%d" % self.kind, daemon=True).start()
 
     def put(self, data: bytes | memoryview) -> None:
-        """Have `data` written; empty: the end. Never blocks: the window bounds what can be waiting."""
+        """Have `data` written; empty: the end. Never blocks. Raises ProtocolError if more waits than was to be sent."""
+        self._arrivals.came(len(data))
         self._queue.append(data)
         self._wakeup.set()
 
@@ -132,6 +134,7 @@ class Sink:
                     if not self._write(data):
                         self._tell(CLOSED, bytes((self.kind,)))
                         return
+                    self._arrivals.done(len(data))
                     self._tell(*credit(self.kind, len(data)))
         finally:
             self._close(self._fd)

@@ -63,7 +63,7 @@ def opened(export: Export) -> tuple[int, int]:
 def test_locks_that_no_kernel_asks_for(export: Export, op: int, start: int, end: int, kind: int) -> None:
     node, fh = opened(export)
     if op == abi.SETLKW:
-        export.locks.expect(1)
+        assert export.locks.expect(1, 10)
     assert ask(export, op, node, abi.LK_IN.pack(fh, 7, start, end, kind, 1, 0, 0))[0] == errno.EINVAL
 
 

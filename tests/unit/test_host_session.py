@@ -26,8 +26,9 @@ class SlowLink:
             self.go.wait(10)
         self.sent.append(kind)
 
-    def flush(self) -> None:
+    def flush(self, timeout: float) -> bool:
         """All has been sent."""
+        return True
 
 
 def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,17 @@ def small_disk(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_the_image_that_a_job_went_on_from_is_kept_whatever_its_host_makes(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for k in range(4):
+        write_process(tmp_path / str(k), fresh(4))
+        save(store, "job", tmp_path / str(k))
+        store.prune("job", 2, besides=1)
+    assert [each.number for each in store.images("job")] == [1, 3, 4]
+    restore(store, "job", 1, tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(tmp_path / "0")
+
+
 @pytest.mark.parametrize("spare", [0, 1 << 20, 1200 << 10])
 def test_a_full_disk_leaves_the_previous_image_the_latest(tmp_path: Path, small_disk: Path, spare: int) -> None:
     store = Store(small_disk / "store")

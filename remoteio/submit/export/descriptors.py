@@ -49,6 +49,7 @@ class Descriptors:
         """At most `most` directory descriptors stay open beyond those needed at the moment."""
         self._most, self._filesystems = most, filesystems
         self._opening, self._table = threading.RLock(), threading.Lock()
+        self.owners: set[int] = set()  # descriptors of LockOwners, which count with the open files
         self._open_dirs: OrderedDict[int, Node] = OrderedDict()  # by node id, those to be closed first are first
 
     # directories

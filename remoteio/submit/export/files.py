@@ -35,9 +35,8 @@ class OpenFiles(ExportBase):
         fd = _open_file(
             lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
         )
-        if kill & abi.OPEN_KILL_SUIDGID and self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC):
-            drop_suid("/proc/self/fd/%d" % fd)
-        st = os.fstat(fd)
+        kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
+        st = _begun(fd, kill)
         out = self._opened(fd, node, flags, st)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
             # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
@@ -46,9 +45,7 @@ class OpenFiles(ExportBase):
             return Reply(out)
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
-            ahead = os.pread(fd, AHEAD, 0)
-            if len(ahead) != st.st_size:
-                ahead = b""  # it is changing as we look
+            ahead = _ahead(fd, st.st_size)
         return Reply(out, Piggyback(self.attr(st), ahead))
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
@@ -124,6 +121,7 @@ class OpenFiles(ExportBase):
         if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
             twins = handle.node.twins = handle.node.twins or PageTwins()
             twins.read(offset, data)
+            self._all_twins.used(handle.node, twins.size)
         return Reply(data)
 
     def do_write(self, r: abi.Request, handle: Handle) -> Reply:
@@ -260,7 +258,10 @@ class OpenFiles(ExportBase):
         return self._lock(r, wait=False)
 
     def do_setlkw(self, r: abi.Request) -> Reply:
-        return self._lock(r, wait=True)
+        try:
+            return self._lock(r, wait=True)
+        finally:
+            self.locks.over(r.unique)
 
     def _lock(self, r: abi.Request, wait: bool) -> Reply:
         parent = self.inodes.get(r.nodeid).parent
@@ -282,6 +283,26 @@ def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
         except OSError:
             break
     return done
+
+
+def _begun(fd: int, kill: int) -> os.stat_result:
+    """What was just opened, without set-user-id bits if these are to go; closed again if that fails."""
+    try:
+        if kill:
+            drop_suid("/proc/self/fd/%d" % fd)
+        return os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def _ahead(fd: int, size: int) -> bytes:
+    """All of a small file that was opened; nothing if it is changing, or cannot be read: who reads it is told so."""
+    try:
+        data = os.pread(fd, AHEAD, 0)
+    except OSError:
+        return b""
+    return data if len(data) == size else b""
 
 
 def _failed(changes: File, before: State, after: State, start: int) -> None:

@@ -178,7 +178,7 @@ class Inodes:
 
     def may_open(self) -> None:
         """Raise EMFILE if one more open file would leave no descriptors to find files with."""
-        if len(self.handles) >= self._most_handles:
+        if len(self.handles) + len(self.descriptors.owners) >= self._most_handles:
             raise OSError(errno.EMFILE, "the files of the job's that are open are as many as rexec may have open here")
 
     def opened(self, fd: int, node: Node, flags: int) -> Handle:
@@ -207,7 +207,9 @@ class Inodes:
             os.close(fh)
             # Locks of an open file description end with it; of a process's, its closing the file has been told before.
             for key in [key for key, owner in node.locks.items() if owner.fh == fh or not node.handles]:
-                os.close(node.locks.pop(key).fd)
+                fd = node.locks.pop(key).fd
+                self.descriptors.owners.discard(fd)
+                os.close(fd)
             if not node.handles and node.lookups <= 0 and node.id in self.nodes and node is not self.top:
                 self._drop(node)
 

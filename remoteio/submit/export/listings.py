@@ -10,6 +10,7 @@ from remoteio.submit.export import positions
 from remoteio.submit.export.confine import HIDDEN
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
+from remoteio.submit.export.least_used import LeastUsed
 from remoteio.submit.export.nodes import Found, Handle, Node
 from remoteio.submit.export.numbers import KEPT
 from remoteio.wire import fuse_abi as abi
@@ -21,6 +22,8 @@ _UNKNOWN = bytes(
 _PLUS = len(_UNKNOWN) + abi.DIRENT.size
 _OURS = (b".", b"..")
 
+MOST_ENTRIES = 1 << 20  # of directories that are open, kept in memory
+
 
 class Listings:
     """Lists the directories of `inodes`, with what is shown `instead` of files.
@@ -30,6 +33,7 @@ class Listings:
 
     def __init__(self, inodes: Inodes, instead: Instead, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
         self._inodes, self._instead, self._entry = inodes, instead, entry
+        self._all: LeastUsed[Handle] = LeastUsed(MOST_ENTRIES, Handle.unlist)
 
     def _found(self, node: Node, fd: int, start: int = 0) -> list[Found]:
         """List the directory, from a position that the job was given on."""
@@ -74,13 +78,16 @@ class Listings:
         """The entries of `handle`, and which of them is the first at `offset`."""
         # Read whole at the start and at a rewind: what comes after an offset then stays what it was, whatever changes
         # meanwhile. An offset that was not given with what was read is of another time, before the job moved.
+        entries = handle.entries  # it may be given up for another's at any moment
         first = handle.after(offset) if offset else None
-        if handle.entries is None or first is None:
+        if entries is None or first is None:
             found = self._found(handle.node, handle.fd, offset)
             if len({position for _, _, _, position in found}) != len(found):  # a filesystem without positions
                 found = [(*entry[:3], k) for k, entry in enumerate(found, offset + 1)]
-            handle.entries, handle.where, first = found, None, 0
-        return handle.entries, first
+            handle.entries, handle.where = found, None
+            self._all.used(handle, len(found))
+            return found, 0
+        return entries, first
 
     def plain(self, handle: Handle, offset: int, size: int) -> bytes:
         """Answer READDIR: struct fuse_dirent each, from `offset` on, at most `size` bytes."""

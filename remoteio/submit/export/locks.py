@@ -40,9 +40,21 @@ class Locks:
         self._waiting: dict[int, Wait] = {}
         self._guard = threading.Lock()
 
-    def expect(self, unique: int) -> None:
-        """Let a request that may wait be interrupted from now on: it is about to be handed to a worker."""
+    def expect(self, unique: int, most: int) -> bool:
+        """Let a request that may wait be interrupted from now on: it is about to be handed to a worker.
+
+        False: `most` wait already, and it may not. Raises FuseError for one that waits already.
+        """
+        if unique in self._waiting:
+            raise abi.FuseError("two requests that wait for a lock have the number %d" % unique)
+        if len(self._waiting) >= most:
+            return False
         self._waiting[unique] = Wait()
+        return True
+
+    def over(self, unique: int) -> None:
+        """Take note that the request has been dealt with."""
+        self._waiting.pop(unique, None)
 
     def interrupt(self, unique: int) -> None:
         """Wake the request `unique`, whose answer the kernel does not want any more."""
@@ -85,12 +97,14 @@ class Locks:
                 if fd >= 0:
                     held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
             if held is None:
+                self._inodes.may_open()
                 try:
                     self._inodes.allowed.may_change(node)
                     fd = self._inodes.descriptors.reopen(node, os.O_RDWR)
                 except OSError:
                     fd = self._inodes.descriptors.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
                 held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
+            self._inodes.descriptors.owners.add(held.fd)
             return held
 
     def _try(
@@ -99,26 +113,25 @@ class Locks:
     ) -> None:  # fmt: skip
         """Take a lock on `fd`: `at_once`, which raises EAGAIN; or `in_turn`, which waits, and raises EINTR."""
         waiting = self._waiting.get(unique)
-        try:
-            while True:
-                try:
-                    at_once(fd)
-                    return
-                except OSError as e:
-                    if e.errno not in (errno.EAGAIN, errno.EACCES):
-                        raise
-                if self.claims is None or not self.claims.drop(handle):
-                    break
-            # whoever has it by the time of a restore would hold that up: it fails, and says why
-            if not wait or waiting is None or self.claims is not None:
-                raise OSError(errno.EAGAIN, "another holds the lock")
-            own = os.dup(fd)  # of the same open file, and its number is nobody else's before this is over
+        while True:
             try:
-                waiting.run(lambda: in_turn(own))
-            finally:
-                os.close(own)
+                at_once(fd)
+                return
+            except OSError as e:
+                if e.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if self.claims is None or not self.claims.drop(handle):
+                break
+        # whoever has it by the time of a restore would hold that up: it fails, and says why
+        if not wait or self.claims is not None:
+            raise OSError(errno.EAGAIN, "another holds the lock")
+        if waiting is None:
+            raise OSError(errno.ENOLCK, "as many wait for a lock as may")
+        own = os.dup(fd)  # of the same open file, and its number is nobody else's before this is over
+        try:
+            waiting.run(lambda: in_turn(own))
         finally:
-            self._waiting.pop(unique, None)
+            os.close(own)
 
     def end(self) -> None:
         """Wake all that wait for a lock: they do so in vain from now on."""
@@ -143,6 +156,7 @@ class Locks:
         with self._guard:
             held = node.locks.pop(owner, None)
         if held is not None:
+            self._inodes.descriptors.owners.discard(held.fd)
             os.close(held.fd)
 
     def stale_pages(self, r: abi.Request) -> bool:

@@ -87,14 +87,19 @@ class Handle:
         self.entries: list[Found] | None = None  # directory: as last read, from its start or a position on
         self.where: dict[int, int] | None = None  # which of these is next, by position; None: nobody has asked
 
+    def unlist(self) -> None:
+        """Let go of the entries: who asks for more is told them from that position on."""
+        self.entries = self.where = None
+
     def after(self, position: int) -> int | None:
         """Return which entry is the next at that position; None: it was not given with any of them."""
         entries = self.entries or []
         if entries and entries[-1][3] == position:
             return len(entries)  # as everybody asks in the end
-        if self.where is None:
-            self.where = {position: k for k, (_, _, _, position) in enumerate(entries, 1)}
-        return self.where.get(position)
+        where = self.where
+        if where is None:
+            where = self.where = {position: k for k, (_, _, _, position) in enumerate(entries, 1)}
+        return where.get(position)
 
 
 def path(parent: Node | None, name: bytes) -> bytes:

@@ -23,6 +23,11 @@ class PageTwins:
     def __init__(self) -> None:
         self._pages: dict[int, bytes] = {}  # by offset; shorter than PAGE: the file ended there
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        return (len(self._pages) + 1) * (PAGE + 128)
+
     def read(self, offset: int, data: bytes | memoryview) -> None:
         """Keep what the job's kernel gets for pages of its own."""
         for page, start, piece in _pieces(offset, data):

@@ -19,7 +19,7 @@ from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import held
 from remoteio.submit.export.written_files import OpenFiles, WrittenFiles, opened
 from remoteio.wire import frames
-from remoteio.wire.link import Link, LinkClosed, Window, credit
+from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
 from shim.submit import host_frames, refused
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
@@ -75,8 +75,10 @@ class Generation:
         self._image: Manifest | None = None
         self._window: Window | None = None
         self._out = Window(Window.IMAGE)
+        self._arrivals = Arrivals(Window.IMAGE)
         self._intake: Intake | None = None
         self._dumping = -1
+        self._ordered: list[int] = []  # dumps, by serial number, that have not begun
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self.left = False  # with its image committed
@@ -107,8 +109,9 @@ class Generation:
             self._home.carried.release()
             self._attach_outputs()
             self._attach_input()
-        elif what == job_messages.VACATE:
-            self._vacating = True
+        elif what in (job_messages.CHECKPOINT, job_messages.VACATE):
+            self._vacating = self._vacating or what == job_messages.VACATE
+            self._ordered.append(serial)
         self._session.send(frames.ORDER, job_messages.order(what, serial, **more))
 
     def signal(self, number: int) -> None:
@@ -154,7 +157,7 @@ class Generation:
         self._tell_refused()
         if not (self.told or self.left):
             self._keep_locks()  # it is lost: the job may go on from its last image
-        self._session.release()
+        self._session.release(self._held_up)
         return why
 
     def _sentence(self, doing: str, error: Exception) -> str:
@@ -166,6 +169,9 @@ class Generation:
         if self._session.export is not None:
             for sentence in refused.sentences(self._session.export.inodes.allowed.refusals.counted()):
                 self._home.tell(placement_events.Fault(sentence))
+
+    def _held_up(self) -> None:
+        self._home.say(f"a disk here does not answer what was asked for on {self.host}; the job goes on when it does")
 
     def _keep_locks(self) -> None:
         """Hold the job's file locks while no host runs it."""
@@ -220,7 +226,7 @@ class Generation:
             stream, count = host_frames.credit(payload)
             window = self._out if stream == frames.IMAGE else self._window
             if window is not None:
-                window.give(count)
+                window.credited(count)
             if window is self._out:
                 self._stir()
         elif kind == frames.CLOSED:
@@ -241,6 +247,7 @@ class Generation:
             self.told = True
             tell(placement_events.Failed(self.number, code, text))
         elif kind == frames.IMAGE:
+            self._arrivals.came(len(payload))
             if self._intake is not None and self._dumping >= 0:
                 self._stir()
                 self._intake.put(payload)
@@ -274,9 +281,8 @@ class Generation:
 
     def _news(self, news: host_frames.News) -> None:
         what, serial, why = news.what, news.serial, news.why
-        if what == job_messages.LEAVING:
-            self._vacating = True
-        if what in (job_messages.LEAVING, job_messages.DUMPING) and serial != self._dumping:
+        if what in (job_messages.LEAVING, job_messages.DUMPING):
+            self._due(serial, what == job_messages.DUMPING)
             self._begin_intake(serial)
         elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
@@ -311,10 +317,24 @@ class Generation:
             self._aside("bringing criu", self._bring_criu)
         self._home.tell(placement_events.News(self.number, what, serial, why))
 
+    def _due(self, serial: int, begins: bool) -> None:
+        """`begins`: the dump itself does, which was ordered; else it leaves by itself."""
+        if serial not in self._ordered if begins else self.left:
+            raise ShapeError("it makes an image that nobody has ordered")
+        if begins:
+            self._ordered.remove(serial)
+        else:
+            self._vacating = True
+            self._ordered.append(serial)
+
     def _begin_intake(self, serial: int) -> None:
+        if serial == self._dumping:
+            return
         self._give_up()
         self._dumping = serial
         home = self._home
+        for output in home.outputs.values():
+            output.dumping()
         if home.input is not None:
             home.input.keep()
 
@@ -334,11 +354,11 @@ class Generation:
         def fails(error: Exception) -> None:
             self.order(job_messages.THAW, serial, why=self._sentence("taking in an image from", error))
 
+        source = self._image.number if self._image is not None else 0
         try:
             self._intake = Intake(
                 home.store, home.name, careful=self._vacating, describe=describe, took=self._took, commits=commits,
-                send=lambda payload: self._session.send(frames.IMAGE, payload), fails=fails, keep=home.record.keep,
-                before=self._intake,
+                send=self._tell_sender, fails=fails, keep=home.record.keep, besides=source, before=self._intake,
             )  # fmt: skip
         except RuntimeError as error:  # no thread can be had for it
             fails(error)
@@ -349,7 +369,12 @@ class Generation:
         if self._intake is not None:
             self._intake.abort()
 
+    def _tell_sender(self, payload: bytes) -> None:
+        self._out.give(-len(payload))  # it gives credit for these too, though none is waited for
+        self._session.send(frames.IMAGE, payload)
+
     def _took(self, size: int) -> None:
+        self._arrivals.done(size)
         self._session.send(*credit(frames.IMAGE, size))
 
     # what goes there in bulk

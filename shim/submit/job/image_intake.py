@@ -36,14 +36,15 @@ class Intake:
         commits: Callable[[Manifest, int], None],
         fails: Callable[[Exception], None],
         keep: int,
+        besides: int,
         before: Intake | None,
     ) -> None:
         """`careful`: read back what the image takes from earlier ones, since nothing else of the job will be left; what
         is damaged on the disk is sent again.
 
-        `keep`: images kept, once this is one of them. `before`: the intake whose end is waited for.
+        `keep`: images kept, once this is one of them, and the image `besides`. `before`: the intake that is waited for.
         """
-        self._keep, self._before = keep, before
+        self._keep, self._besides, self._before = keep, besides, before
         self._store, self._job, self._careful = store, job, careful
         self._describe, self._send, self._took, self._commits, self._fails = describe, send, took, commits, fails
         self._queue: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
@@ -80,7 +81,7 @@ class Intake:
             return
         if done:
             try:
-                self._store.prune(self._job, self._keep)
+                self._store.prune(self._job, self._keep, self._besides)
             except (StoreError, OSError):
                 return  # the next one prunes, or `rexec images prune` says what is wrong
 

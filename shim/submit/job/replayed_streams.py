@@ -25,7 +25,7 @@ from pathlib import Path
 from remoteio import syscalls
 from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, STDIN
-from remoteio.wire.link import Link, LinkClosed, Window, credit
+from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
 from shim.wire.stream_pumps import CHUNK, guarded
 
 Fail = Callable[[BaseException], None]
@@ -65,6 +65,7 @@ class OutputOnce:
         self.kind, self.taken, self.said = kind, taken, 0
         self._fd, self._shut_fd, self._say = fd, close, say
         self._link: Link | None = None
+        self._arrivals = Arrivals()
         self._change = threading.Condition()
         self._queue: deque[tuple[Link, bytes | memoryview, int]] = deque()
         self._busy = self._closed = self._over = False
@@ -87,22 +88,28 @@ class OutputOnce:
         """Go on with the job at the other end of `link`, which has said `offset` bytes by the image's count."""
         with self._change:
             self._link, self.said = link, offset
+            self._arrivals = Arrivals()
             self.taken = max(self.taken, offset)  # less, if somebody has cut the file that it goes to
             self._check()
         if self._closed:
             link.send(CLOSED, bytes((self.kind,)))
 
     def put(self, link: Link, data: bytes | memoryview) -> None:
-        """Take bytes that came. Never blocks: the stream's window bounds what can be waiting."""
+        """Take bytes that came. Never blocks. Raises ProtocolError if more wait than were to be sent."""
         with self._change:
             if link is not self._link:
                 return  # the last words of a generation that is over
+            self._arrivals.came(len(data))
             drop = min(self.taken - self.said, len(data))
             self.said += len(data)
             self.taken += len(data) - drop
             self._check()
             self._queue.append((link, data[drop:], len(data)))
             self._change.notify_all()
+
+    def dumping(self) -> None:
+        """Take note that the job is being dumped: it says all that its pipe holds."""
+        self._arrivals.allow(Window.SIZE)
 
     def end(self) -> None:
         """Close it as the job has: who reads it here is to see that, once all is written."""
@@ -134,6 +141,7 @@ class OutputOnce:
                 if not self._queue:
                     break
                 link, data, size = self._queue.popleft()
+                arrivals = self._arrivals if link is self._link else None
                 self._busy = True
                 readers = self._readers
             for reader in readers:
@@ -143,6 +151,8 @@ class OutputOnce:
                 continue
             if not self._closed and not self._write(data):
                 self._shut()
+            if arrivals is not None:
+                arrivals.done(size)
             try:
                 link.send(*((CLOSED, bytes((self.kind,))) if self._closed else credit(self.kind, size)))
             except LinkClosed:
