@@ -207,8 +207,9 @@ class PlainRun:
             self._sinks[kind].put(payload)
         elif kind == frames.CREDIT:
             of, count = host_frames.credit(payload)
-            if of in self._sources:
-                self._sources[of].window.credited(count)
+            if of not in self._sources:
+                raise ProtocolError("it gives credit for a stream of which it was sent nothing")
+            self._sources[of].window.credited(count)
         elif kind == frames.CLOSED and payload[0] in self._sources:
             self._sources[payload[0]].stop()
         elif kind == frames.STARTED:
