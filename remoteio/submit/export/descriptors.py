@@ -6,8 +6,9 @@ number of descriptors follows the directories in use and the open files, not the
 cache: where there is no room for more, those that were not used of late are closed, and opened again by name when they
 are needed; but not one whose name leads to it no more, since others at home have renamed or removed it.
 
-A number of a descriptor that is closed may be another file's at the next open(2). So one of a directory is an object
-that closes itself when nobody refers to it any more: whoever uses it keeps the object as long as he uses the number.
+A number of a descriptor that is closed may be another file's at the next open(2), of the job's or of rexec's own. So it
+is an object, be it of a directory, an open file or a lock's owner, that closes itself when nobody refers to it any
+more: whoever uses it keeps the object as long as he uses the number.
 Counting its users by hand was tried, and made a lookup a fifth slower; closing it only later, when it "must" be out of
 use, is no answer: an operation may use the number several times, and wait for a disk between two of them.
 """
@@ -34,7 +35,10 @@ class Descriptor(int):
     __slots__ = ()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # `os` may be gone when the program ends
-        close(self)
+        try:
+            close(self)
+        except OSError:
+            pass  # the file server may say here what it could not write: nobody waits for a RELEASE's answer
 
 
 class Descriptors:

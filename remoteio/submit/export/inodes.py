@@ -183,7 +183,7 @@ class Inodes:
 
     def opened(self, fd: int, node: Node, flags: int) -> Handle:
         """Make a handle of `fd`, which is open on `node`."""
-        handle = Handle(fd, node, flags)
+        handle = Handle(Descriptor(fd), node, flags)
         with self.lock:
             self.handles[fd] = handle
             node.handles.add(fd)
@@ -204,12 +204,10 @@ class Inodes:
                 raise OSError(errno.EBADF, "no such handle")
             node = handle.node
             node.handles.discard(fh)
-            os.close(fh)
+            handle.fd = -1  # whoever is using the descriptor closes it, and its number is nobody else's until then
             # Locks of an open file description end with it; of a process's, its closing the file has been told before.
             for key in [key for key, owner in node.locks.items() if owner.fh == fh or not node.handles]:
-                fd = node.locks.pop(key).fd
-                self.descriptors.owners.discard(fd)
-                os.close(fd)
+                self.descriptors.owners.discard(int(node.locks.pop(key).fd))
             if not node.handles and node.lookups <= 0 and node.id in self.nodes and node is not self.top:
                 self._drop(node)
 

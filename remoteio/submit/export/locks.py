@@ -19,6 +19,7 @@ from collections.abc import Callable
 from remoteio import syscalls
 from remoteio.kernel_structs import FLOCK
 from remoteio.submit.export.carried_locks import Claims, Range
+from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.inodes import Inodes, version
 from remoteio.submit.export.nodes import Handle, LockOwner, Node
 from remoteio.submit.interruptible import Wait
@@ -92,10 +93,11 @@ class Locks:
         node = handle.node
         with self._guard:
             held = node.locks.get(owner)
+            fh = int(handle.fd)
             if held is None and asked is not None and self.claims is not None:
                 fd = self.claims.owner(handle, asked)
                 if fd >= 0:
-                    held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
+                    held = node.locks[owner] = LockOwner(Descriptor(fd), pid, fh)
             if held is None:
                 self._inodes.may_open()
                 try:
@@ -103,8 +105,8 @@ class Locks:
                     fd = self._inodes.descriptors.reopen(node, os.O_RDWR)
                 except OSError:
                     fd = self._inodes.descriptors.reopen(node, os.O_WRONLY if handle.writable else os.O_RDONLY)
-                held = node.locks[owner] = LockOwner(fd, pid, handle.fd)
-            self._inodes.descriptors.owners.add(held.fd)
+                held = node.locks[owner] = LockOwner(Descriptor(fd), pid, fh)
+            self._inodes.descriptors.owners.add(int(held.fd))
             return held
 
     def _try(
@@ -156,8 +158,7 @@ class Locks:
         with self._guard:
             held = node.locks.pop(owner, None)
         if held is not None:
-            self._inodes.descriptors.owners.discard(held.fd)
-            os.close(held.fd)
+            self._inodes.descriptors.owners.discard(int(held.fd))
 
     def stale_pages(self, r: abi.Request) -> bool:
         """Say whether the job's kernel must drop its pages of that file, now that `r` was granted."""

@@ -66,7 +66,7 @@ class Node:
 
 
 class LockOwner:
-    """The descriptor that holds one owner's record locks on one file; `fh`: the handle first asked through."""
+    """What holds one owner's record locks on a file: `fd`, a Descriptor; `fh`: the handle first asked through."""
 
     __slots__ = ("fd", "fh", "pid")
 
@@ -75,7 +75,7 @@ class LockOwner:
 
 
 class Handle:
-    """One open file or directory of the job. ``fd`` is also its number on the wire."""
+    """One open file or directory of the job. ``fd``, a Descriptor, is also its number on the wire; -1: it is closed."""
 
     __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "where", "writable")
 
