@@ -20,6 +20,7 @@ from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.written_files import path_of
 from remoteio.wire import fuse_abi as abi
 
 BIG = (1 << 64) - 1
@@ -120,6 +121,21 @@ def test_directories_that_were_moved_into_each_other_are_stale(tmp_path: Path) -
         inodes.descriptors.directory(b)
     assert raised.value.errno == errno.ESTALE
     inodes.close_all()
+
+
+def test_a_directory_beneath_itself_has_a_path_that_leads_nowhere() -> None:
+    class Beneath:
+        name, steps = b"d", 0
+
+        @property
+        def parent(self) -> Beneath:
+            self.steps += 1
+            assert self.steps < 100_000, "it never ends"
+            return self
+
+    around: Any = Beneath()
+    with pytest.raises(OSError, match="name too long"):
+        os.stat(path_of(around, b"file"))
 
 
 def test_a_directory_in_use_is_not_closed_under_its_user(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from remoteio.submit.export.changes import File
 from remoteio.submit.export.confine import Rights
 from remoteio.submit.export.page_twins import PageTwins
 
+_PATH_MAX = 4096  # bytes: linux/limits.h
 Stat = os.stat_result
 Found = tuple[
     bytes, int, int, int
@@ -105,7 +106,8 @@ class Handle:
 def path(parent: Node | None, name: bytes) -> bytes:
     """Name what has that name in that directory."""
     names = [name]
-    while parent is not None and parent.parent is not None:
+    # What was seen at several times may be beneath itself; a path of so many names is too long to lead anywhere.
+    while parent is not None and parent.parent is not None and len(names) <= _PATH_MAX:
         names.append(parent.name)
         parent = parent.parent
     return b"/" + b"/".join(reversed([each for each in names if each]))
