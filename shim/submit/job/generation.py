@@ -24,6 +24,7 @@ from shim.submit import host_frames, refused
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
 from shim.submit.job import image_manifest, placement_events
+from shim.submit.job.dumps_due import DumpsDue
 from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
 from shim.submit.job.image_manifest import Run, Seen
@@ -78,7 +79,7 @@ class Generation:
         self._arrivals = Arrivals(Window.IMAGE)
         self._intake: Intake | None = None
         self._dumping = -1
-        self._ordered: list[int] = []  # dumps, by serial number, that have not begun
+        self._due = DumpsDue()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = False
         self.left = False  # with its image committed
@@ -111,7 +112,7 @@ class Generation:
             self._attach_input()
         elif what in (job_messages.CHECKPOINT, job_messages.VACATE):
             self._vacating = self._vacating or what == job_messages.VACATE
-            self._ordered.append(serial)
+            self._due.order(serial)
         self._session.send(frames.ORDER, job_messages.order(what, serial, **more))
 
     def signal(self, number: int) -> None:
@@ -282,7 +283,7 @@ class Generation:
     def _news(self, news: host_frames.News) -> None:
         what, serial, why = news.what, news.serial, news.why
         if what in (job_messages.LEAVING, job_messages.DUMPING):
-            self._due(serial, what == job_messages.DUMPING)
+            self._vacating = self._due.leaves(what, serial, self.left) or self._vacating
             self._begin_intake(serial)
         elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
@@ -316,16 +317,6 @@ class Generation:
             self._brought = True
             self._aside("bringing criu", self._bring_criu)
         self._home.tell(placement_events.News(self.number, what, serial, why))
-
-    def _due(self, serial: int, begins: bool) -> None:
-        """`begins`: the dump itself does, which was ordered; else it leaves by itself."""
-        if serial not in self._ordered if begins else self.left:
-            raise ShapeError("it makes an image that nobody has ordered")
-        if begins:
-            self._ordered.remove(serial)
-        else:
-            self._vacating = True
-            self._ordered.append(serial)
 
     def _begin_intake(self, serial: int) -> None:
         if serial == self._dumping:
