@@ -314,7 +314,7 @@ def test_what_was_not_used_for_longest_is_given_up() -> None:
 def test_pages_that_locks_may_guard_are_kept_of_the_files_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remoteio.submit.export.base.MOST_TWINS", 20 * PAGE)
+    monkeypatch.setattr("remoteio.submit.export.locks.MOST_TWINS", 20 * PAGE)
     for k in range(40):
         (tmp_path / str(k)).write_bytes(os.urandom(PAGE))
     host = Host.of(tmp_path)

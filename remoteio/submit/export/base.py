@@ -12,7 +12,6 @@ from remoteio.submit.export import channels
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
-from remoteio.submit.export.least_used import LeastUsed
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
 from remoteio.submit.export.nodes import Node
@@ -26,8 +25,6 @@ from remoteio.submit.umask import own_umask
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Piggyback
-
-MOST_TWINS = 64 << 20  # bytes of memory for the pages that a lock may guard
 
 
 class Place:
@@ -62,8 +59,6 @@ class ExportBase:
         self.listings = Listings(self.inodes, self.instead, self._entry)
         self._outside = outside
         self._fifos = channels.Fifos(outside)
-        # Of a file that is open the kernel may have pages to write back; of any other it reads them anew.
-        self._all_twins: LeastUsed[Node] = LeastUsed(MOST_TWINS, Node.altered, lambda node: bool(node.handles))
         self._root_user = os.geteuid() == 0
 
     def _opening(self, node: Node, flags: int) -> AbstractContextManager[None]:

@@ -121,7 +121,7 @@ class OpenFiles(ExportBase):
         if _guarded(handle.node) and not (handle.direct or flags & os.O_DIRECT):
             twins = handle.node.twins = handle.node.twins or PageTwins()
             twins.read(offset, data)
-            self._all_twins.used(handle.node, twins.size)
+            self.locks.twins.used(handle.node, twins.size)
         return Reply(data)
 
     def do_write(self, r: abi.Request, handle: Handle) -> Reply:

@@ -21,11 +21,13 @@ from remoteio.kernel_structs import FLOCK
 from remoteio.submit.export.carried_locks import Claims, Range
 from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.inodes import Inodes, version
+from remoteio.submit.export.least_used import LeastUsed
 from remoteio.submit.export.nodes import Handle, LockOwner, Node
 from remoteio.submit.interruptible import Wait
 from remoteio.wire import fuse_abi as abi
 
 _END = (1 << 63) - 1
+MOST_TWINS = 64 << 20  # bytes of memory for the pages that a lock may guard
 
 
 class Locks:
@@ -37,6 +39,8 @@ class Locks:
 
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
+        # Of a file that is open the kernel may have pages to write back; of any other it reads them anew.
+        self.twins: LeastUsed[Node] = LeastUsed(MOST_TWINS, Node.altered, lambda node: bool(node.handles))
         self.claims: Claims | None = None  # of a job that is being restored
         self._waiting: dict[int, Wait] = {}
         self._guard = threading.Lock()
