@@ -52,6 +52,8 @@ class Attributes(ExportBase):
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
                 uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
                 os.chown(path, uid, gid)
+            elif not valid:
+                os.chown(path, -1, -1)  # as the job has: it takes suid and sgid (fuse_setattr in fs/fuse/dir.c)
             if valid & abi.FATTR_MODE:
                 os.chmod(path, mode & 0o7777)
             if valid & abi.FATTR_SIZE:
