@@ -21,6 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from shim.submit.hosts import bootstrap
 from tests.desk_boot import libc
 from tests.desk_hosts import SUBMIT_USER
 from tests.desk_root import DeskError, call
@@ -69,6 +70,7 @@ class Copy:
                 spec.origin = module.__file__ = self.of(spec.origin)
                 if spec.submodule_search_locations is not None:
                     module.__path__ = spec.submodule_search_locations = [*map(self.of, module.__path__)]
+        bootstrap._folder.cache_clear()
 
     def as_user(self, uid: int, body: Callable[[], None]) -> None:
         """Run body in a fork of the tests as that user (0: root), importing from the copy; its failure is ours."""

@@ -46,6 +46,7 @@ def make(path):
 
 listening = socket.create_server(("127.0.0.1", 0))
 terminal, _ = os.openpty()
+shared = "/dev/shm/rexec-attempt-%d" % os.getpid()
 ATTEMPTS = {
     "tcp socket": lambda: socket.socket().close(),
     "unix socket": lambda: socket.socket(socket.AF_UNIX).close(),
@@ -64,7 +65,7 @@ ATTEMPTS = {
     "own memory": lambda: write("/proc/self/mem"),
     "its name, in /proc": lambda: write("/proc/self/comm"),
     "a device": lambda: write("/dev/null"),
-    "shared memory": lambda: make("/dev/shm/rexec-attempt-%d" % os.getpid()),
+    "shared memory": lambda: make(shared) or os.unlink(shared),
     "a file in the user's directories": lambda: make(place + "/made"),
     "moved from one to another": lambda: os.mkdir(place + "/d") or os.rename(place + "/made", place + "/d/made"),
 }

@@ -74,10 +74,12 @@ def another_sshd(desk: ModuleType, *settings: str) -> Iterator[str]:
     kept = [line for line in desk.SSHD_CONFIG.splitlines() if not line.startswith(("MaxSt", "PerSource", "PidFile"))]
     desk.run("beta", ["sh", "-c", f"cat > {config}"], stdin="\n".join([*settings, *kept]) + "\n")
     desk.run("beta", ["/usr/sbin/sshd", "-f", config, "-E", log, "-o", f"Port={CROWDED}", "-o", f"PidFile={pid}"])
+    # it is there as long as sshd listens, who has gone into the background before that
+    desk.run("beta", ["sh", "-c", f"until [ -e {pid} ]; do sleep .01; done"])
     try:
         yield log
     finally:
-        desk.run("beta", ["sh", "-c", f"kill $(cat {pid}); rm {config} {log}"])
+        desk.run("beta", ["sh", "-c", f"kill $(cat {pid}); while [ -e {pid} ]; do sleep .01; done; rm {config} {log}"])
 
 
 def test_a_host_that_has_too_many_at_its_door_is_tried_again(

@@ -162,7 +162,7 @@ def expected(rules: list[Rule], names: tuple[bytes, ...], within: int) -> int:
             if rule.level == FIXED:
                 fixed = True
             elif rule.kind == GRANT:
-                level = level if locked else rule.level
+                level, fixed = (level, fixed) if locked else (rule.level, False)
             elif rule.level < level:
                 level, locked = rule.level, locked or rule.kind == ALWAYS
     ways = [rule for rule in rules if rule.words[: len(names)] == names and len(rule.words) > len(names)]

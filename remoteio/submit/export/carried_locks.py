@@ -116,6 +116,18 @@ class Claims:
         fd = self._take(handle, False, asked)
         return os.dup(fd) if fd >= 0 else -1
 
+    def of_mapped(self, inodes: Inodes) -> None:
+        """Leave each flock(2) that nobody has asked for to what the job has of that file: it was mapped, and closed.
+
+        Such a lock is the mapping's, and ends with it (__fput in fs/file_table.c). Which of the handles is the
+        mapping's is not known here: all have it.
+        """
+        for kept in [kept for kept in self._left if kept.flock]:
+            for handle in tuple(inodes.handles.values()):
+                if (handle.node.dev, handle.node.ino) == kept.key and not handle.flocked:
+                    os.dup2(kept.fd, handle.fd, inheritable=False)
+                    handle.flocked = True
+
     def drop(self, handle: Handle) -> bool:
         """Let go of what is carried of a file, as it is in the way: a lost host left other locks than the image has."""
         key = (handle.node.dev, handle.node.ino)

@@ -139,6 +139,12 @@ class Locks:
         finally:
             os.close(own)
 
+    def claimed(self) -> None:
+        """Take note that a job which was being restored has asked for all that it will."""
+        if self.claims is not None:
+            self.claims.of_mapped(self._inodes)
+        self.claims = None
+
     def end(self) -> None:
         """Wake all that wait for a lock: they do so in vain from now on."""
         for waiting in tuple(self._waiting.values()):

@@ -106,7 +106,7 @@ class Generation:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == job_messages.GO:
             if self._session.export is not None:
-                self._session.export.locks.claims = None
+                self._session.export.locks.claimed()
             self._home.carried.release()
             self._attach_outputs()
             self._attach_input()
