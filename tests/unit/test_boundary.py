@@ -76,7 +76,7 @@ DEEDS: dict[str, Deed] = {
     "no frame": lambda agent: os.write(agent.link.write_fd, b"\xff" * 64) and None,
     "short request": says(frames.FUSE, b"\0" * 8),
     "long request": says(frames.FUSE, bytes(fuse_abi.MAX_REQUEST + 1)),
-    "an image unordered": lambda agent: agent.dump(77, leaves=False),
+    "an image unordered": lambda agent: agent.news(job_messages.DUMPING, serial=77),
     "credit for nothing": says(frames.CREDIT, b"\x15\1\0\0\0"),
     "lying request": says(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(15))),
     "criu, twice": twice,
