@@ -64,19 +64,25 @@ def test_as_its_owner_comes_back(run: Run) -> None:
     run(body)
 
 
+def goes_on(mover: Mover, strike: str) -> Placement:
+    """It has begun and left, and is told to go on elsewhere, where it is struck."""
+    at = mover.place("local")
+    until(lambda: mover.out == b"begun\n", "it has not begun")
+    at.order("vacate", 1)
+    at.wait("moved")
+    at.wait("closed")
+    at.close()
+    mover.strike = strike
+    at = mover.place("local", mover.image)
+    at.go()
+    return at
+
+
 @pytest.mark.parametrize(("point", "who"), [("runs", "root"), ("restored", "job")])
 def test_as_soon_as_it_goes_on(run: Run, point: str, who: str) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", ENDS)
-        at = mover.place("local")
-        until(lambda: mover.out == b"begun\n", "it has not begun")
-        at.order("vacate", 1)
-        at.wait("moved")
-        at.wait("closed")
-        at.close()
-        mover.strike = f"{point}:{who}:1"
-        at = mover.place("local", mover.image)
-        at.go()
+        at = goes_on(mover, f"{point}:{who}:1")
         ended(mover, at)
 
     run(body)
@@ -86,16 +92,7 @@ def test_killed_between_its_restore_and_its_going_on(run: Run) -> None:
     """Home knows it to run before init knows whom a signal is for."""
 
     def body(make: Make, home: Path) -> None:
-        mover = make("/bin/sh", "-c", ENDS)
-        at = mover.place("local")
-        until(lambda: mover.out == b"begun\n", "it has not begun")
-        at.order("vacate", 1)
-        at.wait("moved")
-        at.wait("closed")
-        at.close()
-        mover.strike = "runs:signal:1"
-        at = mover.place("local", mover.image)
-        at.go()
+        at = goes_on(make("/bin/sh", "-c", ENDS), "runs:signal:1")
         at.order("kill", 0)
         assert at.end() == 9
 
