@@ -76,7 +76,11 @@ def make_private() -> None:
 
 def read_further_ahead(where: str) -> None:
     """Let the kernel read, as root, READ_AHEAD bytes ahead on the mount at `where`; its own limit is 128 KiB."""
-    with open("/proc/self/mountinfo", errors="surrogateescape") as f:  # stat(2) would ask for the root, with our ids
+    try:
+        os.stat(where)  # waits for the reply to INIT, with which the kernel sets its own limit: fs/fuse/inode.c
+    except OSError:
+        pass  # and fails then where the mount does not know our ids
+    with open("/proc/self/mountinfo", errors="surrogateescape") as f:
         device = [fields[2] for fields in map(str.split, f) if fields[4] == where][-1]
     with open("/sys/class/bdi/%s/read_ahead_kb" % device, "w") as f:
         f.write(str(READ_AHEAD >> 10))

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from remoteio.execute.mount import READ_AHEAD
 from tests.desk_boot import mount
 from tests.program import Combo, as_login
 from tests.reachable import Copy
@@ -202,3 +203,11 @@ def test_jobs_at_once_have_pids_of_their_own(combo: Combo) -> None:
     """They share /tmp at home, where many a program names its files by its pid."""
     pids = {int(combo.run(["sh", "-c", "echo $$"]).stdout) for _ in range(3)}
     assert len(pids) == 3 and min(pids) > 1000
+
+
+@pytest.mark.where(lambda combo: combo in ("user-root", "user-alice"))
+def test_where_the_login_is_root_the_kernel_reads_a_whole_request_ahead(combo: Combo) -> None:
+    """As root alone may ask of it: a large file is then read as fast as two requests under way at a time go."""
+    number = "import os; d = os.stat('/').st_dev; n = '%d:%d' % (os.major(d), os.minor(d))"
+    done = combo.run(["python3", "-c", f"{number}; print(open('/sys/class/bdi/' + n + '/read_ahead_kb').read())"])
+    assert int(done.stdout) == (128 if "alice" in combo.on else READ_AHEAD >> 10), done.stderr
