@@ -19,9 +19,7 @@ APPEND = "exec 5>>log; i=0; while [ ! -e {name}-end ]; do i=$((i+1)); echo {name
 
 
 def append(mover: Mover, name: str = "job") -> str:
-    job = mover.submit("sh", "-c", APPEND.format(name=name))
-    until(lambda: (mover.dir / "log").exists(), "it begins", within=30)
-    return job
+    return mover.submit("sh", "-c", APPEND.format(name=name))
 
 
 def others(mover: Mover, *lines: str) -> list[str]:
@@ -44,6 +42,7 @@ def of(name: str, lines: list[str]) -> list[int]:
 
 def more(mover: Mover, name: str = "job", n: int = 10) -> None:
     """It appends that many lines more."""
+    until(lambda: (mover.dir / "log").exists(), "it begins", within=30)
     now = len(of(name, log_lines(mover)))
     until(lambda: len(of(name, log_lines(mover))) >= now + n, f"{name} goes on", within=30)
 
