@@ -124,8 +124,9 @@ class Claims:
         """
         for kept in [kept for kept in self._left if kept.flock]:
             for handle in tuple(inodes.handles.values()):
-                if (handle.node.dev, handle.node.ino) == kept.key and not handle.flocked:
-                    os.dup2(kept.fd, handle.fd, inheritable=False)
+                fd = handle.fd  # -1: what criu had open is being closed just now
+                if fd >= 0 and (handle.node.dev, handle.node.ino) == kept.key and not handle.flocked:
+                    os.dup2(kept.fd, fd, inheritable=False)
                     handle.flocked = True
 
     def drop(self, handle: Handle) -> bool:
