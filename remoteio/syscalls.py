@@ -16,7 +16,8 @@ AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 MSG_WAITALL = 0x100
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
-_FSOPEN_CLOEXEC, _FSCONFIG_CMD_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1  # linux/mount.h
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1  # linux/mount.h
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _CLONE3 = 435  # the same on every architecture
 # asm/unistd.h; 272 in those that have the generic table
 _KCMP = {"x86_64": 312, "i686": 349, "armv7l": 378, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
@@ -24,6 +25,7 @@ _KCMP_VM = 1
 
 _DIRENT = struct.Struct("=QQHB")  # 19 bytes: d_ino d_off d_reclen d_type of struct linux_dirent64, see getdents(2)
 _DIRENTS = 1 << 15  # bytes of them that are asked for at once, as by readdir(3)
+_DirentsBuffer, _StatfsBuffer = ctypes.c_char * _DIRENTS, ctypes.c_char * 256
 _STATFS = struct.Struct("=IIQ" if os.uname().machine == "s390x" else "=QQQ")  # f_type f_bsize f_blocks; 64-bit Linux
 
 
@@ -66,21 +68,21 @@ def same_memory(one: int, other: int) -> bool:
         return False
 
 
-def mount_nowhere(kind: bytes) -> int:
-    """Mount a filesystem that has no source where nobody else finds it; its root, open to be read. Linux 5.2.
+def mount_nowhere(kind: bytes, options: dict[bytes, bytes | None]) -> int:
+    """Mount a filesystem that has no source where nobody else finds it; its root, open as by O_PATH. Linux 5.2.
 
-    fsopen(2), fsconfig(2), fsmount(2), whose numbers are the same on every architecture.
+    `options`: by name; None: one without a value. Source: fsopen(2), fsconfig(2), fsmount(2), whose numbers are the
+    same on every architecture.
     """
     context = check(libc.syscall(_FSOPEN, kind, _FSOPEN_CLOEXEC), "fsopen")
     try:
+        for name, value in options.items():
+            how = _FSCONFIG_SET_FLAG if value is None else _FSCONFIG_SET_STRING
+            check(libc.syscall(_FSCONFIG, context, how, name, value, 0), "fsconfig")
         check(libc.syscall(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0), "fsconfig")
-        mounted = check(libc.syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0), "fsmount")  # as by O_PATH
+        return check(libc.syscall(_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0), "fsmount")
     finally:
         os.close(context)
-    try:
-        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mounted)
-    finally:
-        os.close(mounted)
 
 
 def setns(fd: int, kind: int) -> None:
@@ -112,15 +114,15 @@ def statx(fd: int, mask: int) -> tuple[int, ...]:
 
 def fstatfs(fd: int) -> tuple[int, int]:
     """Return by fstatfs(2) f_type, whose values are in linux/magic.h, and f_blocks."""
-    buffer = ctypes.create_string_buffer(256)
+    buffer = _StatfsBuffer()
     check(libc.fstatfs(fd, buffer), "fstatfs")
-    kind, _, blocks = _STATFS.unpack_from(buffer.raw)
+    kind, _, blocks = _STATFS.unpack_from(buffer)
     return kind, blocks
 
 
 def getdents64(fd: int) -> list[tuple[int, int, int, bytes]]:
     """Read the rest of an open directory by getdents64(2): (d_ino, d_off, d_type, d_name) of each entry."""
-    buffer = ctypes.create_string_buffer(_DIRENTS)
+    buffer = _DirentsBuffer()
     found, fields = [], _DIRENT.unpack_from
     while size := check(libc.getdents64(fd, buffer, _DIRENTS), "getdents64"):
         data, at = ctypes.string_at(buffer, size), 0

@@ -7,6 +7,7 @@ else is trusted, and with what, each folder says.
 """
 
 _MODULES = {
+    "shim.submit.api.arguments": ("ScopeOptions",),
     "shim.submit.api.errors": (
         "ArgumentError", "CannotStart", "CommandFailed", "ImageError", "JobFailed", "JobStopped", "RequestRefused",
         "RexecError", "WaitTimeout",

@@ -1,5 +1,6 @@
 """What `from shim import …` gives; shim/__init__.py imports it when it is asked for. docs/python.md is its manual."""
 
+from shim.submit.api.arguments import ScopeOptions as ScopeOptions
 from shim.submit.api.errors import ArgumentError as ArgumentError
 from shim.submit.api.errors import CannotStart as CannotStart
 from shim.submit.api.errors import CommandFailed as CommandFailed

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.sender import Sender
+from checkpoint.execute.spool import Spool
 from checkpoint.wire import compat
 from checkpoint.wire.manifest import Manifest
 from remoteio.submit.transport.stream import Stream, TransportError
@@ -47,11 +48,12 @@ class Wire(Stream):
 class Agent:
     """One generation of a job that counts: it writes `count` and a newline to stdout whenever `say` is called.
 
-    Its image is the file `memory`, which holds the count. What it is told is in `heard`, in order.
+    Its image, beneath the directory `beneath`, is the file `memory`, which holds the count. What it is told is in
+    `heard`, in order.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.name, self.directory = name, directory
+    def __init__(self, name: str, beneath: Path) -> None:
+        self.name, self._beneath = name, beneath
         ours, self._end = socket.socketpair()
         self.wire = Wire(name, ours)
         self.link = Link(self._end.fileno(), self._end.fileno())
@@ -69,9 +71,11 @@ class Agent:
         self.refuse = ""
         self.hasty = False  # its job says something before STARTED is sent
         self.pages = b""  # of its memory, if they are to be the same in each dump
+        self.memory = b""  # those of the image that it goes on from
         self.offers_again = 0
         self.deaf = False  # does nothing that it is ordered to do
-        self.mute = False  # dies before it says that it has moved
+        self.mute = False  # dies before it says that it stands still
+        self.held = False  # it stands still, its image committed
         self.greets: Callable[[Agent], None] | None = None  # what it does instead of saying HELLO
         self.describes: Callable[[dict[str, object]], bytes] = lambda head: json.dumps(head).encode()
         self.broken = threading.Event()
@@ -168,8 +172,7 @@ class Agent:
             return
         image = Manifest.from_bytes(spec.checkpoint.restore)
         self.sent = [image.streams.stdout, image.streams.stderr]
-        self.directory.mkdir()
-        self._spool = os.open(self.directory, os.O_RDONLY)
+        self._spool = Spool(str(self._beneath), None)
         self._collector: Collector | None = Collector(self._spool)
 
     def _image(self, payload: bytes) -> None:
@@ -182,9 +185,9 @@ class Agent:
         assert collector is not None
         collector.receive(payload)
         if collector.complete:
-            collector.close()
-            os.close(self._spool)
-            self.count = int((self.directory / "memory").read_text())
+            self.count = int(self._spool.read("memory"))
+            self.memory = self._spool.read("pages")
+            self._spool.close()
             if self.refuse:
                 self.link.send(frames.FAIL, (125).to_bytes(4, "little"), self.refuse.encode())
                 self.die()
@@ -210,8 +213,16 @@ class Agent:
             self.running.set()
         elif what == job_messages.KILL:
             self.end(9)
+        elif what == job_messages.END:
+            assert self.held
+            self.link.send(frames.STDOUT, b"")  # the tree is killed
+            self.news(job_messages.MOVED, serial=serial)
+            self.die()
         elif what == job_messages.THAW:
             self._close_sender()
+            if self.held:
+                self.held = False
+                self.running.set()
             self.news(job_messages.REFUSED, serial=serial, why=order["why"])
 
     def dump(self, serial: int, leaves: bool) -> None:
@@ -220,11 +231,9 @@ class Agent:
             return
         self.serial, self.leaves = serial, leaves
         self.news(job_messages.DUMPING, serial=serial)
-        spool = self.directory.with_name(f"{self.directory.name}-{serial}")
-        spool.mkdir()
-        (spool / "memory").write_text(str(self.count))
-        (spool / "pages").write_bytes(self.pages or os.urandom(1 << 20))
-        self._out = os.open(spool, os.O_RDONLY)
+        self._out = Spool(str(self._beneath), None)
+        self._out.write("memory", b"%d" % self.count)
+        self._out.write("pages", self.pages or os.urandom(1 << 20))
         read = len(self.given) // 2
         streams = {"stdout": self.sent[0], "stderr": 0, "stdin": read, "stdin_unread": self.given[read:].hex()}
         if self.spec is not None and self.spec.checkpoint is not None and self.spec.checkpoint.restore:
@@ -259,9 +268,8 @@ class Agent:
                 self.die()
             elif self.leaves:
                 self.running.clear()
-                self.link.send(frames.STDOUT, b"")  # the tree is killed
-                self.news(job_messages.MOVED, serial=self.serial)
-                self.die()
+                self.held = True
+                self.news(job_messages.HELD, serial=self.serial)
             elif self._later:
                 self.dump(*self._later.pop(0))
 
@@ -269,7 +277,7 @@ class Agent:
         if self.sender is not None:
             self.sender.close()
             self.sender = None
-            os.close(self._out)
+            self._out.close()
 
 
 class Country:
@@ -287,7 +295,7 @@ class Country:
         if host.name in self.down:
             raise TransportError(f"cannot reach {host.name}: it is down")
         with self._change:
-            agent = Agent(host.name, self._directory / f"spool-{len(self.agents)}")
+            agent = Agent(host.name, self._directory)
             self.prepare(agent)
             self.agents.append(agent)
             self._change.notify_all()

@@ -9,20 +9,20 @@ from collections.abc import Callable
 
 def in_a_fork(body: Callable[[], None]) -> None:
     """Run body in a fork of this process. Raises AssertionError with its traceback where it raises or is killed."""
-    read, write = os.pipe()
+    said = os.memfd_create("traceback")  # no pipe: what the body started and left would hold that open
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.close(read)
             body()
             status = 0
         except BaseException:
-            os.write(write, traceback.format_exc().encode()[-60000:])
+            os.write(said, traceback.format_exc().encode()[-60000:])
         finally:
             os._exit(status)
-    os.close(write)
-    with open(read, "rb") as f:
-        said = f.read().decode()
-    if os.waitpid(child, 0)[1] != 0:
-        raise AssertionError(said or "the child was killed")
+    failed = os.waitpid(child, 0)[1] != 0
+    with open(said, "rb") as f:
+        f.seek(0)
+        text = f.read().decode()
+    if failed:
+        raise AssertionError(text or "the child was killed")

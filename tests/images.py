@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from checkpoint.execute.collector import Collector
@@ -15,6 +15,7 @@ from checkpoint.submit.store import Store
 from checkpoint.submit.transaction import Transaction
 from checkpoint.wire.manifest import PAGE, ImageFile, Manifest, Streams
 from checkpoint.wire.protobuf import encode
+from tests.spools import spool, spooled, unspool
 
 
 def pagemap_bytes(pages_id: int, runs: list[tuple[int, int, int]]) -> bytes:
@@ -39,7 +40,9 @@ def write_process(directory: Path, pages: dict[int, bytes], pid: int = 7, pages_
     (directory / "empty.img").write_bytes(b"")
 
 
-def manifest(job: str, number: int, files: tuple[ImageFile, ...] = (), generation: int = 1) -> Manifest:
+def manifest(
+    job: str, number: int, files: tuple[ImageFile, ...] = (), generation: int = 1, streams: Streams | None = None
+) -> Manifest:
     return Manifest(
         job=job,
         number=number,
@@ -52,7 +55,7 @@ def manifest(job: str, number: int, files: tuple[ImageFile, ...] = (), generatio
         uid=0,
         gid=0,
         tty=False,
-        streams=Streams(),
+        streams=streams or Streams(),
         files=files,
         facts={},
         stats={},
@@ -75,14 +78,9 @@ def converse(sender: Sender, receiver: Receiver, carry: Callable[[bytes], bytes]
 
 def transfer(transaction: Transaction, directory: Path) -> tuple[tuple[ImageFile, ...], int]:
     """Sends the image files in `directory`; the image's files and the bytes that it took."""
-    fd = os.open(directory, os.O_RDONLY)
-    sender = Sender(fd)
-    try:
+    with spooled(directory) as out, closing(Sender(out)) as sender:
         receiver = Receiver(transaction)
         return (receiver, converse(sender, receiver))[0].files(), sender.sent
-    finally:
-        sender.close()
-        os.close(fd)
 
 
 def save(store: Store, job: str, directory: Path, generation: int = 1) -> tuple[Manifest, int, int]:
@@ -97,16 +95,12 @@ def save(store: Store, job: str, directory: Path, generation: int = 1) -> tuple[
 def restore(store: Store, job: str, number: int | None, directory: Path) -> None:
     """Writes the files of an image to the new `directory`."""
     directory.mkdir()
-    fd = os.open(directory, os.O_RDONLY)
-    collector = Collector(fd)
-    try:
-        with store.open(job, number) as image:
-            for message in deliver(image):
-                collector.receive(b"".join(message))
+    with spool() as into, store.open(job, number) as image:
+        collector = Collector(into)
+        for message in deliver(image):
+            collector.receive(b"".join(message))
         assert collector.complete
-    finally:
-        collector.close()
-        os.close(fd)
+        unspool(into, directory)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

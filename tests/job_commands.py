@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -102,7 +102,8 @@ def mover(
     yield made
     for row in json.loads(made.verb("jobs", "--json")):
         if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):
-            made.verb_fails("kill", str(row["id"]))
+            made.verb_fails("kill", str(row["id"]))  # which answers before its supervisor, that writes there, has ended
+            until(lambda job=str(row["id"]): not supervisors(made, job), "its supervisor ends", within=30)
 
 
 def lines(n: int) -> str:
@@ -133,7 +134,8 @@ def kill_ssh(mover: Mover, job: str = "1") -> None:
             except OSError:
                 continue  # it has ended
             if words[0].endswith(b"ssh") and parent in supervisors(mover, job):
-                os.kill(int(name), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # a rehearsal's, which was over
+                    os.kill(int(name), signal.SIGKILL)
 
 
 def here(mover: Mover, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
@@ -182,5 +184,6 @@ def again(mover: Mover, job: str) -> None:
 
 def kept(mover: Mover, job: str) -> list[Path]:
     """The copies of what could not be told apart, each of which the log names."""
-    words = mover.verb("log", job)
-    return [Path(path) for path in re.findall(r"it stays as it is, a copy of it as it is now is (\S+),", words)]
+    copies, words = sorted(mover.path(job, "kept").glob("*")), mover.verb("log", job)
+    assert all(str(copy) in words for copy in copies), words
+    return copies

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from shim.submit.hosts.config import Hosts, load, resolve
 from shim.submit.hosts.connect import connect
 from shim.wire import job_messages
 from shim.wire.job_spec import CheckpointSpec, JobSpec
+from tests.until import until as _until
 
 WAIT = 15.0
 NOBODY = '["none", null]'
@@ -70,6 +72,15 @@ TERMINAL = [
 ] + [0] * 16
 
 
+def struck_stream(python: str, strike: str, struck: Path) -> tuple[Stream, bootstrap.Facts]:
+    """An agent here of which `strike` (tests/strike.py) says what becomes; it makes the file `struck` then."""
+    os.environ["STRIKE"], os.environ["STRUCK"] = strike, str(struck)
+    stream = open_local(bootstrap.local_argv(python))
+    # `tests` is no package, and what is shipped has one or none
+    with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
+        return stream, bootstrap.start(stream, "strike:main", modules=(*bootstrap.shipped(), "strike"))
+
+
 class Mover:
     """A job `argv` of this process's user. What it wrote, each byte once: `out`, `err` (a terminal: `out`)."""
 
@@ -88,6 +99,7 @@ class Mover:
         self.scratch: list[bytes] = []  # where it has private directories
         self.scheduling: list[int] = []  # see scheduling.own
         self.ended_input = False
+        self.holds = False  # a tree whose image is committed stands still until the test says more
 
     def spec(self, restore: bytes) -> JobSpec:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -106,11 +118,7 @@ class Mover:
         self.generation += 1
         chosen = resolve(host, Hosts() if host == "local" else load())
         if self.strike:
-            os.environ["STRIKE"], os.environ["STRUCK"] = self.strike, str(self.cwd / "struck")
-            stream = open_local(bootstrap.local_argv(chosen.python))
-            # `tests` is no package, and what is shipped has one or none
-            with patch.object(sys, "path", [str(Path(__file__).parent), *sys.path]):
-                bootstrap.start(stream, "strike:main", modules=(*bootstrap.shipped(), "strike"))
+            stream, _ = struck_stream(chosen.python, self.strike, self.cwd / "struck")
             self.strike = ""
         else:
             stream, _ = connect(chosen, "shim.execute.main:main")
@@ -210,6 +218,10 @@ class Placement:
                 self.called = [[os.fsdecode(path) for path in names] for names in called]
                 self.incoming = queue.SimpleQueue()
                 threading.Thread(target=self._take_in, args=(int(str(news["serial"])),), daemon=True).start()
+            elif news["news"] == job_messages.REFUSED:
+                self.incoming.put(None)
+            elif news["news"] == job_messages.HELD and not mover.holds:
+                self.order(job_messages.END, int(str(news["serial"])))
             elif news["news"] == job_messages.CRIU:
                 assert mover.kept is not None
                 archive = mover.kept.read()
@@ -347,9 +359,6 @@ def bare(manifest: Manifest) -> Manifest:
     )  # fmt: skip
 
 
-def until(done: Any, what: str, seconds: float = WAIT) -> None:
-    """Poll a condition."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
+def until(done: Callable[[], object], what: str) -> None:
+    """As tests/until.py's, with the patience of a Placement."""
+    _until(done, what, within=WAIT)

@@ -12,7 +12,7 @@ import pytest
 
 from checkpoint.submit import obtain_criu
 from tests.desk_hosts import SUBMIT_UID
-from tests.mover import Mover, until
+from tests.mover import Mover, Placement, until
 from tests.reachable import AsUser
 
 PYTHON = "/usr/bin/python3"
@@ -57,6 +57,20 @@ def run(uid: int, as_user: AsUser, kept: obtain_criu.Bundle, caches: Path) -> It
 
     yield started
     shutil.rmtree(home)
+
+
+def begun(mover: Mover) -> Placement:
+    """The job runs, here."""
+    at = mover.place("local")
+    at.wait("started")
+    return at
+
+
+def killed(mover: Mover, at: Placement) -> None:
+    """End the job, which has counted; each number has come once."""
+    at.order("kill", 0)
+    assert at.end() == 9
+    counted(mover)
 
 
 def more(mover: Mover, n: int = 20) -> None:

@@ -19,13 +19,14 @@ def _what_it_does(handler: placement.Handler) -> str:
 def tables() -> dict[str, str]:
     """The body of each generated part, by its name."""
     rows = list(dict.fromkeys(row for phase in placement.PHASES.values() for row in phase))
-    phases = list(Phase)
+    columns = {**placement.PHASES, "source": placement.SOURCE}
+    phases = [*Phase, "source"]
     grid = [f"| event | {' | '.join(phases)} |", "| --- " * (len(phases) + 1) + "|"]
     handlers: dict[str, placement.Handler] = {}
     for row in rows:
         cells = []
         for phase in phases:
-            handler = placement.PHASES[phase].get(row, "")
+            handler = columns[phase].get(row, "")
             if callable(handler):
                 handlers.setdefault(handler.__name__, handler)
             cells.append(handler.__name__ if callable(handler) else "-" if handler is None else "")

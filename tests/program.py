@@ -88,7 +88,10 @@ class Rexec:
         stderr: int | None = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
         """Start rexec with just these arguments: its verbs (`rexec hosts`), or a command line that is wrong."""
-        return as_login(as_user, [self.path, *arguments], env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+        environment = {"TMPDIR": str(TEMPORARY), **(env or {})}
+        return as_login(
+            as_user, [self.path, *arguments], env=environment, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr
+        )
 
 
 class _Process(subprocess.Popen[bytes]):

@@ -3,19 +3,28 @@
 $STRIKE is POINT:WHO:N, the Nth time that point (shim/execute/agent/fault_points.py) is reached; WHO: agent, keeper,
 init or criu. Or that which ends by itself as soon as it finds the file $STRUCK: root, the job itself, has ended before
 the agent goes on, or job, and its keeper has cleaned up; the agent then tells nobody before it is through with it.
+POINT:stands:N: nobody is killed, but the agent gets no further.
+POINT:error:N: nobody is killed, but an error that nobody has thought of is raised there.
 `spool:none:1` instead: there is no place for images. POINT:signal:N: nobody is killed, but the agent waits there until
-it has passed a signal on to init. `ids:zero:1`: a login without subordinate ids gives its jobs uid 0, as it did once.
+it has passed a signal on to init. `pages:REQUEST:1`: while the file $STRUCK is there, that request (in hexadecimal) of
+written_pages.py to the kernel fails. `ids:zero:1`: a login without subordinate ids gives its jobs uid 0, as it did
+once.
+POINT:wait:N: the agent waits there until somebody removes the file $STRUCK, which it makes. `cipher:none:1`: Python
+there has no libcrypto.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
+from checkpoint.execute import cipher, written_pages
 from shim.execute import main as agent
 from shim.execute.agent import fault_points, job_tree
 from shim.execute.init import namespaces, sandbox
@@ -68,6 +77,17 @@ def gone(pid: int) -> bool:
         return True
 
 
+def failing(request: int) -> SimpleNamespace:
+    """Stand in for fcntl: one request fails as long as the file $STRUCK is there."""
+
+    def ioctl(fd: int, asked: int, argument: bytearray) -> int:
+        if asked == request and os.path.exists(os.environ["STRUCK"]):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return fcntl.ioctl(fd, asked, argument)
+
+    return SimpleNamespace(ioctl=ioctl)
+
+
 def main(read_fd: int, write_fd: int) -> int:
     point, who, number = os.environ["STRIKE"].split(":")
     left = [int(number)]
@@ -77,6 +97,16 @@ def main(read_fd: int, write_fd: int) -> int:
             left[0] -= 1
             if left[0] == 0 and who == "signal":
                 told.wait()
+            elif left[0] == 0 and who == "stands":
+                open(os.environ["STRUCK"], "w").close()
+                threading.Event().wait()
+            elif left[0] == 0 and who == "error":
+                open(os.environ["STRUCK"], "w").close()
+                raise KeyError("on purpose")
+            elif left[0] == 0 and who == "wait":
+                open(os.environ["STRUCK"], "w").close()
+                while os.path.exists(os.environ["STRUCK"]):
+                    time.sleep(0.005)
             elif left[0] == 0:
                 pid = victim("keeper" if who == "job" else who)
                 open(os.environ["STRUCK"], "w").close()
@@ -104,8 +134,12 @@ def main(read_fd: int, write_fd: int) -> int:
 
     if point == "spool":
         sandbox.for_images = nowhere
+    if point == "cipher":
+        cipher.available = lambda: None
     if point == "ids":
         namespaces.login_ids = lambda: who
+    if point == "pages":
+        written_pages.fcntl = failing(int(who, 16))  # type: ignore[attr-defined]
     if who == "job":
         sandbox.Sandbox.end = end
     if who == "signal":

@@ -13,6 +13,7 @@ import pytest
 from remoteio.wire import frames
 from shim.submit.job import control_socket, events, placement_steps
 from shim.submit.job.events import Kind
+from shim.submit.job.output_file import OutputFile
 from shim.submit.job.placement_events import Result
 from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
@@ -34,6 +35,7 @@ class Run:
         prepare: Callable[[Agent], None] = lambda agent: None,
         make: bool = False,
         scope: Scope | None = None,
+        keep: int = 2,
     ) -> None:
         """`make`: the directory is not there yet."""
         if make:
@@ -45,7 +47,7 @@ class Run:
             hostname=b"here", limits=[], scratch=[], stdio=[0, 1], tty=[],
         )  # fmt: skip
         record = Record(
-            id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=2,
+            id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=keep,
             detached=True, tty=False, spec=packed(spec), scope=(scope or Scope()).row(),
         )  # fmt: skip
         self.job = create(record)
@@ -56,7 +58,7 @@ class Run:
 
     def begin(self, taken: int | None, force: bool = False) -> None:
         fd = os.open(self.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.output = OutputOnce(frames.STDOUT, fd, taken=taken or 0)
+        self.output = OutputOnce(frames.STDOUT, OutputFile(fd), taken=taken or 0)
         self.input = ReplayedInput(self.job.path, os.dup(self.typed_read))
         self.supervisor = JobSupervisor(
             self.job, {frames.STDOUT: self.output}, self.input, patient=True, force=force, say=lambda text: None,

@@ -10,9 +10,14 @@ Seen = TypeVar("Seen")
 
 
 def until(look: Callable[[], Seen], what: str, *, within: float = 10.0) -> Seen:
-    """Call `look` until it gives something true, and return that; AssertionError naming `what` after `within` s."""
+    """Call `look` until it gives something true, and return that; AssertionError naming `what` after `within` s.
+
+    The last look begins after that time: one that takes long, on a busy machine, may have begun before it was so.
+    """
     deadline = time.monotonic() + within
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"{what}: not within {within} s"
+    while True:
+        last = time.monotonic() >= deadline
+        if seen := look():
+            return seen
+        assert not last, f"{what}: not within {within} s"
         time.sleep(0.02)
-    return seen

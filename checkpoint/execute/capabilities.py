@@ -10,6 +10,8 @@ import errno
 import os
 import struct
 
+from checkpoint.execute.syscalls import check, libc
+
 _VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 _SETUID = 7
@@ -35,19 +37,12 @@ def take_along() -> None:
 
 
 def _keep_by_ambient_set() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     header = ctypes.create_string_buffer(_HEADER.pack(_VERSION_3, 0))
     sets = ctypes.create_string_buffer(_SETS.size)
-    _check(libc.capget(header, sets))
+    check(libc.capget(header, sets), "capget")
     _, low, _, _, high, _ = _SETS.unpack(sets.raw)
     low &= ~(1 << _SETUID)
-    _check(libc.capset(header, _SETS.pack(low, low, low, high, high, high)))
+    check(libc.capset(header, _SETS.pack(low, low, low, high, high, high)), "capset")
     for number in range(64):
         if (high << 32 | low) >> number & 1:
-            _check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0))
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+            check(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0), "prctl")

@@ -12,13 +12,16 @@ import os
 import struct
 import threading
 from collections import deque
+from io import BytesIO
 from queue import SimpleQueue
 
 from checkpoint.errors import CheckpointError
+from checkpoint.execute.page_ranges import Ranges, shared
+from checkpoint.execute.spool import Spool, SpooledFile
 from checkpoint.value import Value
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import PAGE, WINDOW, ZERO, check_name
-from checkpoint.wire.protobuf import ProtobufError, decode, integer
+from checkpoint.wire.protobuf import ProtobufError, decode, encode, integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,23 +39,52 @@ class ChunkerError(CheckpointError):
     """An image file cannot be read as it was planned; the text says which and why."""
 
 
+class Known:
+    """The chunks of a page image that are not in its file: the store has them, as the last image's.
+
+    chunks   by their keys: lengths and hashes
+    pages    their pages: ranges of addresses
+    size     bytes in all
+    """
+
+    __slots__ = ("_pid", "chunks", "pages", "size")
+
+    def __init__(self, chunks: dict[int, tuple[int, bytes]], pages: Ranges, pid: int) -> None:
+        """`pid`: the process whose pages they are, if it stands still; else 0."""
+        self.chunks, self.pages, self._pid = chunks, pages, pid
+        self.size = sum(end - start for start, end in pages)
+
+    def read(self, key: int, length: int) -> bytes:
+        """Read a chunk's bytes from the process. Raises OSError, ChunkerError."""
+        if not self._pid:
+            raise ChunkerError("the store has lost a part of the last image; the next image will be made of all memory")
+        window = [(key * WINDOW, (key + 1) * WINDOW)]
+        with open(f"/proc/{self._pid}/mem", "rb", 0) as memory:
+            data = b"".join(os.pread(memory.fileno(), end - at, at) for at, end in shared(window, self.pages))
+        if len(data) != length:
+            raise ChunkerError("a part of the job's memory cannot be read")
+        return data
+
+
 class Source(Value):
     """A file to be saved.
 
-    name      in the directory
+    name      in the spool
     origin    see manifest.ImageFile
     size      bytes
     pagemap   the file by whose addresses it is cut; None: it is cut by offset
+    known     those of its chunks that are not in the file; None: there are none
     """
 
-    __slots__ = ("name", "origin", "pagemap", "size")
+    __slots__ = ("known", "name", "origin", "pagemap", "size")
     name: str
     origin: str
     size: int
     pagemap: str | None
+    known: Known | None
 
-    def __init__(self, name: str, origin: str, size: int, pagemap: str | None) -> None:
-        self._set(name=name, origin=origin, size=size, pagemap=pagemap)
+    def __init__(self, name: str, origin: str, size: int, pagemap: str | None, known: Known | None = None) -> None:
+        self._set(name=name, origin=origin, size=size, pagemap=pagemap, known=known)
 
 
 def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
@@ -94,6 +126,43 @@ def pagemap(file: BufferedIOBase) -> Iterator[tuple[int, int]]:
         raise ChunkerError("a pagemap is empty")
 
 
+def with_pages(image: bytes, ranges: Ranges) -> bytes:
+    """Add pages to a pagemap of CRIU, in the order of their addresses.
+
+    Raises ChunkerError if it is none, or has them already.
+    """
+    head: list[bytes] = []
+    entries: list[tuple[int, bytes]] = []
+    at = 8
+    while at < len(image):
+        end = at + 4 + int.from_bytes(image[at : at + 4], "little")
+        try:
+            first = integer(decode(image[at + 4 : end]), 1)
+        except ProtobufError as error:
+            raise ChunkerError(f"an entry of a pagemap {error}") from error
+        if first is None or end > len(image):
+            raise ChunkerError("an entry of a pagemap is cut short")
+        if head:
+            entries.append((first, image[at:end]))
+        else:
+            head.append(image[:end])
+        at = end
+    for start, stop in ranges:
+        pages = (stop - start) // PAGE
+        message = encode([(1, start), (2, pages & 0xFFFFFFFF), (4, _PE_PRESENT), (5, pages)])
+        entries.append((start, struct.pack("<I", len(message)) + message))
+    entries.sort(key=lambda entry: entry[0])
+    whole = b"".join([*head, *(raw for _, raw in entries)])
+    runs = pagemap(BytesIO(whole))
+    next(runs)
+    last = 0
+    for address, count in runs:
+        if address < last:
+            raise ChunkerError("criu saved pages that it was not told of")
+        last = address + count * PAGE
+    return whole
+
+
 def by_address(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield (key, length) of the chunks of a page image whose pages are `runs` of (address, pages)."""
     key = -1
@@ -120,7 +189,7 @@ def by_offset(size: int) -> Iterator[tuple[int, int]]:
         yield offset // WINDOW, min(WINDOW, size - offset)
 
 
-def _page_images(directory: int, names: list[str]) -> dict[str, tuple[str, str, int]]:
+def _page_images(spool: Spool, names: list[str]) -> dict[str, tuple[str, str, int]]:
     """Page image → (its pagemap, origin, its size by that pagemap), for each pagemap that can be understood."""
     found = {}
     shared = [name for name in names if name.startswith("pagemap-shmem-")]
@@ -130,43 +199,48 @@ def _page_images(directory: int, names: list[str]) -> dict[str, tuple[str, str, 
         if name.startswith("pagemap-") and name.endswith(".img"):
             origin = f"pagemap-shmem-rank-{shared.index(name)}" if name in shared else name
             try:
-                with _opened(directory, name) as file:
-                    runs = pagemap(file)
-                    _, pages_id = next(runs)
-                    found[f"pages-{pages_id}.img"] = (name, origin, sum(pages for _, pages in runs) * PAGE)
+                runs = pagemap(BytesIO(spool.read(name)))
+                _, pages_id = next(runs)
+                found[f"pages-{pages_id}.img"] = (name, origin, sum(pages for _, pages in runs) * PAGE)
             except ChunkerError:
                 continue  # its page image is cut by offset: right, only worse deduplicated
     return found
 
 
-def _opened(directory: int, name: str) -> BufferedIOBase:
-    return open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb")
+def sources(spool: Spool, known: dict[str, Known] | None = None) -> list[Source]:
+    """List the files of the spool, sorted by name, and how each is cut.
 
+    `known`: by the names of their pagemaps, of page images that have not all of their chunks.
 
-def sources(directory: int) -> list[Source]:
-    """List the regular files of the directory open as `directory`, sorted by name, and how each is cut.
-
-    Raises OSError; ManifestError for a file name that no image may hold.
+    Raises OSError; ChunkerError if what is known does not go with the files; ManifestError for a file name that no
+    image may hold.
     """
-    names = sorted(entry.name for entry in os.scandir(directory) if entry.is_file(follow_symlinks=False))
-    maps = _page_images(directory, names)
+    names = spool.names()
+    maps = _page_images(spool, names)
     plan = []
+    known = dict(known or {})
     for name in names:
-        size = os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+        size = spool.file(name).size
         map_name, origin, mapped = maps.get(name, (None, name, size))
-        plan.append(Source(check_name(name), origin, size, map_name if mapped == size else None))
+        absent = known.pop(map_name or "", None)
+        if absent is not None:
+            size += absent.size
+            if mapped != size:
+                raise ChunkerError(f"{name} has {size} bytes with what is known of it, and {mapped} by its pagemap")
+        plan.append(Source(check_name(name), origin, size, map_name if mapped == size else None, absent))
+    if known:
+        raise ChunkerError(f"there is no page image for {', '.join(sorted(known))}")
     return plan
 
 
-def cuts(directory: int, source: Source) -> Iterator[tuple[int, int]]:
+def cuts(spool: Spool, source: Source) -> Iterator[tuple[int, int]]:
     """Yield (key, length) of each chunk of `source`, in order. Raises OSError, ChunkerError."""
     if source.pagemap is None:
         yield from by_offset(source.size)
         return
-    with _opened(directory, source.pagemap) as file:
-        runs = pagemap(file)
-        next(runs)
-        yield from by_address(runs)
+    runs = pagemap(BytesIO(spool.read(source.pagemap)))
+    next(runs)
+    yield from by_address(runs)
 
 
 def _blocks(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -183,15 +257,14 @@ def _blocks(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[
         yield offset, block
 
 
-def _hash_block(fd: int, offset: int, parts: list[tuple[int, int]], buffer: bytearray) -> list[tuple[int, int, bytes]]:
+def _hash_block(
+    spool: Spool, file: SpooledFile, offset: int, parts: list[tuple[int, int]], buffer: bytearray
+) -> list[tuple[int, int, bytes]]:
     size = sum(length for _, length in parts)
-    filled = 0
     with memoryview(buffer) as view:
-        while filled < size:
-            count = os.preadv(fd, [view[filled:size]], offset + filled)
-            if not count:
-                raise ChunkerError(f"an image file ends at {offset + filled} bytes, before its last chunk")
-            filled += count
+        filled = spool.fill(file, view[:size], offset)
+        if filled < size:
+            raise ChunkerError(f"an image file ends at {offset + filled} bytes, before its last chunk")
         hashed = []
         at = 0
         for key, length in parts:
@@ -207,29 +280,31 @@ class _Worker:
 
     __slots__ = ("done", "todo")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, spool: Spool, file: SpooledFile) -> None:
         self.todo: SimpleQueue[tuple[int, list[tuple[int, int]]] | None] = SimpleQueue()
         self.done: SimpleQueue[list[tuple[int, int, bytes]] | OSError | ChunkerError | None] = SimpleQueue()
-        threading.Thread(target=self._run, args=(fd,), daemon=True).start()
+        threading.Thread(target=self._run, args=(spool, file), daemon=True).start()
 
-    def _run(self, fd: int) -> None:
+    def _run(self, spool: Spool, file: SpooledFile) -> None:
         buffer = bytearray(_BLOCK)
         try:
             while (block := self.todo.get()) is not None:
-                self.done.put(_hash_block(fd, *block, buffer))
+                self.done.put(_hash_block(spool, file, *block, buffer))
         except (OSError, ChunkerError) as error:
             self.done.put(error)
         finally:
             self.done.put(None)
 
 
-def hashed(fd: int, parts: Iterable[tuple[int, int]], threads: int = 2) -> Generator[tuple[int, int, bytes]]:
-    """Yield (key, length, hash) of each chunk of the file open as `fd`, hashed by `threads` threads.
+def hashed(
+    spool: Spool, file: SpooledFile, parts: Iterable[tuple[int, int]], threads: int = 2
+) -> Generator[tuple[int, int, bytes]]:
+    """Yield (key, length, hash) of each chunk of a file of the spool, hashed by `threads` threads.
 
     hashlib lets them run at once. Memory: 1 MiB a thread. Raises OSError, ChunkerError. Close the generator before
-    `fd`.
+    the spool.
     """
-    workers = [_Worker(fd) for _ in range(threads)]
+    workers = [_Worker(spool, file) for _ in range(threads)]
     waiting: deque[_Worker] = deque()
     turn = 0
 

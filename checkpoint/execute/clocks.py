@@ -8,26 +8,23 @@ criu does not.
 
 from __future__ import annotations
 
-import os
-
 from checkpoint.execute import criu_images
 from checkpoint.execute.criu import CriuError
+from checkpoint.execute.spool import Spool
 from checkpoint.wire import protobuf
 
 _FILE = "timens-0.img"  # of a tree that has criu's own time namespace: images/timens.proto
 _MONOTONIC, _BOOTTIME, _SECONDS, _NANOSECONDS = 1, 2, 1, 2
 
 
-def shown(spool: str) -> tuple[int, int] | None:
+def shown(spool: Spool) -> tuple[int, int] | None:
     """Read what the image's clocks show, monotonic and since the boot, in nanoseconds; None: it does not say.
 
     Raises CriuError, OSError.
     """
-    path = os.path.join(spool, _FILE)
-    if not os.path.exists(path):
+    if _FILE not in spool.names():
         return None
-    with open(path, "rb") as f:
-        entry, _ = criu_images.first(f.read(), criu_images.TIME_NAMESPACE)
+    entry, _ = criu_images.first(spool.read(_FILE), criu_images.TIME_NAMESPACE)
     try:
         clocks = protobuf.decode(entry)
         return _time(clocks, _MONOTONIC), _time(clocks, _BOOTTIME)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
+from checkpoint.execute.spool import Spool, SpooledFile
 from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import HASH, WINDOW, ZERO
 
 
 class Collector:
-    """Writes an image's files, mode 0600, into the empty directory open as `directory`.
+    """Writes an image's files into the empty spool.
 
     Every chunk is checked against its hash; chunks of zeros become holes. Once `complete`, send `STORED` back.
     Raises ImageWireError for what the store may not say, OSError for what the disk refuses.
     """
 
-    def __init__(self, directory: int) -> None:
+    def __init__(self, spool: Spool) -> None:
         self.complete = False
-        self._directory = directory
+        self._spool = spool
         self._files: list[tuple[str, str, int]] = []
         self._current = -1
         self._at = 0  # bytes of the current file so far
-        self._fd = -1
+        self._file = SpooledFile()
+        self._buffer = memoryview(bytearray(wire.DATA_SIZE))
+        self._waiting = 0  # bytes of the current file that are in it, those before `_at`
         self._digest = HASH()
 
     def receive(self, payload: bytes | memoryview) -> None:
@@ -46,14 +50,20 @@ class Collector:
     def _advance(self) -> None:
         """Goes to the file that the next chunk belongs to; a file without bytes is made on the way."""
         while self._current < len(self._files) and (self._current < 0 or self._at == self._files[self._current][2]):
-            self.close()
+            self._write()
             self._current += 1
             self._at = 0
             if self._current < len(self._files):
                 name, _, size = self._files[self._current]
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._fd = os.open(name, flags, 0o600, dir_fd=self._directory)
-                os.ftruncate(self._fd, size)
+                if name in self._spool.files:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+                self._file = self._spool.make(name)
+                self._file.resize(size)
+
+    def _write(self) -> None:
+        """Write what waits: as much at once as there is, or encrypting each chunk costs more than its bytes."""
+        self._spool.put(self._file, self._buffer[: self._waiting], self._at - self._waiting)
+        self._waiting = 0
 
     def _receive_chunks(self, payload: bytes | memoryview) -> None:
         lines, at = wire.parse_chunks(payload)
@@ -68,16 +78,14 @@ class Collector:
                 if digest != ZERO:
                     if at + length > len(payload) or chunk_hash(view[at : at + length]) != digest:
                         raise wire.ImageWireError("a chunk came that does not match its hash")
-                    written = 0
-                    while written < length:
-                        written += os.pwrite(self._fd, view[at + written : at + length], self._at + written)
+                    if self._waiting + length > len(self._buffer):
+                        self._write()
+                    self._buffer[self._waiting : self._waiting + length] = view[at : at + length]
+                    self._waiting += length
                     at += length
+                else:
+                    self._write()
                 self._at += length
+        self._write()
         if at != len(payload):
             raise wire.ImageWireError("a message of chunks is too long")
-
-    def close(self) -> None:
-        """Close the file being written."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

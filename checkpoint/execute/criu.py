@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Descriptors of the criu process. It sees its own files only through them: the job's root has other files.
-SOCKET_FD, BUNDLE_FD, IMAGES_FD, FIRST_INHERITED_FD = 3, 4, 5, 10
-LOG_NAME, STDERR_NAME = "criu.log", "criu.stderr"
+SOCKET_FD, BUNDLE_FD, IMAGES_FD, WORK_FD, FIRST_INHERITED_FD = 3, 4, 5, 6, 10
+LOG_NAME, STDERR_NAME, STATISTICS = "criu.log", "criu.stderr", "stats-dump"
 CONFIG_NAME = "criu.conf"
-# "File validation by size" and the plug-in directory have no field in rpc.proto; the configuration file has them.
-CONFIG = f"file-validation filesize\nskip-file-rwx-check\nlibdir /proc/self/fd/{BUNDLE_FD}/{EMPTY_DIR}\n"
+# "File validation by size" and the plug-in directory have no field in rpc.proto; the configuration file has them. The
+# directory of the log has one, which criu would look up in /proc of the socket's owner: another pid namespace.
+CONFIG = (
+    "file-validation filesize\nskip-file-rwx-check\n"
+    f"libdir /proc/self/fd/{BUNDLE_FD}/{EMPTY_DIR}\nwork-dir /proc/self/fd/{WORK_FD}\n"
+)
 GHOST_LIMIT = (1 << 32) - 1
 DUMP, RESTORE, NOTIFY = 1, 2, 6
 CPU_CAP_NONE = 0
@@ -96,7 +100,7 @@ def _common(unprivileged: bool, timeout: int) -> list[tuple[int, int | bool | st
         (35, GHOST_LIMIT),
         (45, timeout),
         (46, True),  # tcp_skip_in_flight: who asks a listener from outside the job is not kept either way
-        (51, f"/proc/self/fd/{IMAGES_FD}/{CONFIG_NAME}"),
+        (51, f"/proc/self/fd/{WORK_FD}/{CONFIG_NAME}"),
         (67, unprivileged),
     ]
 
@@ -325,12 +329,13 @@ def parse_stats(raw: bytes) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------ one run
 
 
-def prepare(images: str) -> None:
-    """Write what criu reads besides the request into its images directory. Raises OSError."""
-    with open(os.path.join(images, CONFIG_NAME), "w") as f:
-        f.write(CONFIG)
-    with open(os.path.join(images, LOG_NAME), "w"):
-        pass  # it stays ours, whoever criu is: it must be readable before criu has ended
+def prepare(work: str) -> None:
+    """Write what criu reads besides the request into the directory of its log. Raises OSError."""
+    # all are ours, whoever criu is: its log must be readable before it has ended
+    for name, text in ((CONFIG_NAME, CONFIG), (LOG_NAME, ""), (STATISTICS, "")):
+        fd = os.open(os.path.join(work, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as f:
+            f.write(text)
 
 
 def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], bool]) -> Answer:
@@ -349,11 +354,11 @@ def converse(sock: socket.socket, request: bytes, notified: Callable[[Answer], b
         sock.send(notify_reply(notified(answer)))
 
 
-def failure(what: str, images: str) -> str:
-    """Tell the user in a sentence why the criu of that images directory failed, and where its log is."""
-    path = os.path.join(images, LOG_NAME)
+def failure(what: str, work: str) -> str:
+    """Tell the user in a sentence why the criu of that directory failed, and where its log is."""
+    path = os.path.join(work, LOG_NAME)
     if not os.path.getsize(path):
-        path = os.path.join(images, STDERR_NAME)
+        path = os.path.join(work, STDERR_NAME)
         with open(path, errors="replace") as f:
             said = f.read().strip().splitlines()
         return f"{what} failed: criu did not start ({said[-1] if said else 'it said nothing'})"

@@ -5,7 +5,6 @@ Source: criu/include/magic.h and criu/protobuf.c of CRIU 4.
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 
@@ -16,11 +15,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from checkpoint.execute.spool import Spool
+
 COMMON = 0x54564319
 FILES, IDS, FDINFO, CORE = 0x56303138, 0x54432030, 0x56213732, 0x55053847
 TCP_STREAM, FILE_LOCKS, TIME_NAMESPACE, REMAPS = 0x51465506, 0x54323616, 0x43114433, 0x59133954
 TERMINALS = 0x59453036
+FILES_NAME = "files.img"
 _IDS_FILES, _FD_FILE, _FD_NUMBER = 2, 1, 4  # images/core.proto, images/fdinfo.proto
+_FILE_TYPE, _FILE_REGULAR, _REGULAR_NAME = 1, 3, 6  # images/fdinfo.proto, images/regfile.proto
 
 
 def head(magic: int) -> bytes:
@@ -55,18 +58,35 @@ def entries(image: bytes, magic: int) -> list[bytes]:
     return out
 
 
-def holders(spool: str) -> Iterator[tuple[int, int, int]]:
+def kinds(names: list[str], files: bytes) -> list[str]:
+    """List what kinds of resources an image has: those of its files, and by their names those of its image files.
+
+    `files`: files.img; a kind of file is criu's number of it (fd_types, images/fdinfo.proto), with "removed" for a
+    regular file without a name. Raises CriuError.
+    """
+    found = {re.sub(r"(-[0-9a-f]+)+$", "", name[:-4]) for name in names if name.endswith(".img")}
+    for raw in entries(files, FILES):
+        try:
+            fields = protobuf.decode(raw)
+            found.add("file %d" % (protobuf.integer(fields, _FILE_TYPE) or 0))
+            regular = protobuf.decode(protobuf.content(fields, _FILE_REGULAR))
+            if protobuf.content(regular, _REGULAR_NAME).endswith(b" (deleted)"):
+                found.add("removed")
+        except protobuf.ProtobufError as e:
+            raise CriuError(f"an entry of it {e}") from e
+    return sorted(found)
+
+
+def holders(spool: Spool) -> Iterator[tuple[int, int, int]]:
     """Yield each file that a process has open: criu's id of it, pid and descriptor, as the job numbers them.
 
     The process with the lowest pid, as text, comes last. Raises CriuError, ProtobufError, OSError.
     """
-    for name in sorted(os.listdir(spool), reverse=True):
+    for name in reversed(spool.names()):
         found = re.match(r"ids-(\d+)\.img$", name)
         if not found:
             continue
-        with open(os.path.join(spool, name), "rb") as f:
-            files = protobuf.integer(protobuf.decode(first(f.read(), IDS)[0]), _IDS_FILES) or 0
-        with open(os.path.join(spool, f"fdinfo-{files}.img"), "rb") as f:
-            rows = entries(f.read(), FDINFO)
+        files = protobuf.integer(protobuf.decode(first(spool.read(name), IDS)[0]), _IDS_FILES) or 0
+        rows = entries(spool.read(f"fdinfo-{files}.img"), FDINFO)
         for fields in map(protobuf.decode, rows):
             yield protobuf.integer(fields, _FD_FILE) or 0, int(found[1]), protobuf.integer(fields, _FD_NUMBER) or 0

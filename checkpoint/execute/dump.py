@@ -5,7 +5,7 @@
     criu DUMP … post-dump: the tree is frozen, its image whole in the spool
                   still()                      the caller drains streams and says so
                   stays:   answer criu "yes", it goes on; then send the image
-                  leaves:  send the image; committed: the caller ends the tree, and criu is never answered
+                  leaves:  send the image; Left: the caller ends the tree, and criu is never answered
                            anything else: answer criu "no", the tree goes on
 """
 
@@ -16,43 +16,33 @@ import socket
 import time
 
 from checkpoint.errors import CheckpointError
-from checkpoint.execute import criu
+from checkpoint.execute import criu, criu_images
 from checkpoint.execute.sender import Sender
+from checkpoint.execute.spool import Spool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from checkpoint.execute.chunker import Known
+
 CONVERSE_S = 600  # for a hung criu; freezing has its own, shorter limit
-_SAVED = ".img"
 
 
 class DumpError(CheckpointError):
     """One sentence: why the tree could not be saved; it goes on."""
 
 
-def spool_size(spool: str) -> int:
-    """Count the bytes of the image in the spool."""
-    return sum(entry.stat().st_size for entry in os.scandir(spool) if entry.name.endswith(_SAVED))
+class Left(Exception):
+    """Say that the tree is to end, and not to be let go on before: passes through criu's conversation."""
 
 
-def select(spool: str, target: str) -> None:
-    """Make the directory `target`, with links to what of the spool makes up the image: not criu's log and the like."""
-    os.mkdir(target, 0o700)
-    for entry in os.scandir(spool):
-        if entry.name.endswith(_SAVED):
-            os.link(entry.path, os.path.join(target, entry.name))
-
-
-def wipe(spool: str) -> None:
-    """Remove the spool and all in it, which somebody else may be removing at the same time. Raises OSError."""
+def wipe(work: str) -> None:
+    """Remove criu's directory and its files, which somebody else may be removing at the same time. Raises OSError."""
     try:
-        for entry in list(os.scandir(spool)):
-            if entry.is_dir(follow_symlinks=False):
-                wipe(entry.path)
-            else:
-                _unlink(entry.path)
-        os.rmdir(spool)
+        for entry in list(os.scandir(work)):
+            _unlink(entry.path)
+        os.rmdir(work)
     except FileNotFoundError:
         return  # the job's keeper was faster: the job has ended
 
@@ -64,10 +54,10 @@ def _unlink(path: str) -> None:
         return  # as above; what else is in its directory may still be there
 
 
-def failure(what: str, spool: str, kept: str) -> str:
-    """Say in a sentence why the criu of that spool failed; keep its log as the file `kept`. Raises OSError."""
-    path = os.path.join(spool, criu.LOG_NAME)
-    why = criu.failure(what, spool)
+def failure(what: str, work: str, kept: str) -> str:
+    """Say in a sentence why the criu of that directory failed; keep its log as the file `kept`. Raises OSError."""
+    path = os.path.join(work, criu.LOG_NAME)
+    why = criu.failure(what, work)
     try:
         with open(path, "rb") as log, open(kept, "wb") as copy:
             copy.write(log.read())
@@ -77,20 +67,17 @@ def failure(what: str, spool: str, kept: str) -> str:
 
 
 def dump(
-    sock: socket.socket,
-    request: bytes,
-    spool: str,
-    kept: str,
-    still: Callable[[int], None],
+    sock: socket.socket, request: bytes, work: str, kept: str, still: Callable[[int], None],
     leave: Callable[[], None] | None,
-) -> None:
+) -> None:  # fmt: skip
     """Run criu's dump to its end. `still` is called with the tree frozen, with the microseconds since criu began;
-    then `leave`, if the tree is to leave: it returns only by raising DumpError.
+    then `leave`, if the tree is to leave: it returns only by raising something.
 
-    `kept`: where criu's log goes if it fails. Raises DumpError.
+    `work`: the directory of criu's log; `kept`: where that goes if it fails. Raises DumpError; what these two raise,
+    when criu has let the tree go on, but Left at once: criu is not answered.
     """
     began = time.monotonic()
-    why: list[DumpError] = []
+    why: list[Exception] = []
 
     def notified(told: criu.Answer) -> bool:
         if told.script != "post-dump":
@@ -99,11 +86,10 @@ def dump(
             still(int((time.monotonic() - began) * 1e6))
             if leave is not None:
                 leave()
-        except DumpError as e:
+        except Left:
+            raise
+        except Exception as e:  # whatever it is, the tree must not stay as it is
             why.append(e)
-            return False
-        except OSError as e:
-            why.append(DumpError(f"the checkpoint failed: {e}"))
             return False
         return True
 
@@ -111,46 +97,50 @@ def dump(
     try:
         answer = criu.converse(sock, request, notified)
     except (criu.CriuError, OSError) as e:
-        raise DumpError(failure("the checkpoint", spool, kept)) from e
+        if why:
+            raise why[0] from e
+        raise DumpError(failure("the checkpoint", work, kept)) from e
     if why:
         raise why[0]
     if not answer.success:
-        raise DumpError(failure("the checkpoint", spool, kept))
+        raise DumpError(failure("the checkpoint", work, kept))
 
 
-def times(spool: str) -> dict[str, int]:
+def times(work: str) -> dict[str, int]:
     """Read what criu measured, once it has ended; {} if it could not say."""
-    path = os.path.join(spool, "stats-dump")
-    if not os.path.exists(path):
-        return {}
+    path = os.path.join(work, criu.STATISTICS)
     with open(path, "rb") as f:
-        return criu.parse_stats(f.read())
+        raw = f.read()
+    return criu.parse_stats(raw) if raw else {}
+
+
+def kinds(spool: Spool) -> list[str]:
+    """List what kinds of resources the image in the spool has (criu_images.kinds). Raises DumpError."""
+    try:
+        return criu_images.kinds(spool.names(), spool.read(criu_images.FILES_NAME))
+    except (criu.CriuError, OSError) as e:
+        raise DumpError(f"the checkpoint failed: the image's list of files cannot be read: {e}") from e
 
 
 def send(
-    files: str, head: bytes, put: Callable[[list[bytes | memoryview]], None], get: Callable[[bool], bytes | None]
-) -> tuple[bytes, int]:
-    """Offer all files of the directory `files` to the store until it has committed them.
+    spool: Spool, head: bytes, put: Callable[[list[bytes | memoryview]], None],
+    get: Callable[[bool], bytes | None], known: dict[str, Known] | None = None,
+) -> dict[str, bytes]:  # fmt: skip
+    """Offer all files of the spool to the store until it has committed them. `known`: chunker.sources.
 
-    Returns the image's hash and the bytes sent.
+    Returns the tables of its page images, by the names of their pagemaps.
 
     `put` sends a payload, given in parts, as far as there is credit; `get(wait)` is the store's next payload, or None
     if there is none yet and `wait` is false. What they raise ends it.
     """
-    directory = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sent = 0
-        while True:
-            sender = Sender(directory, head)
-            try:
-                _converse(sender, put, get)
-            finally:
-                sender.close()
-            sent += sender.sent
-            if sender.committed is not None:
-                return sender.committed, sent
-    finally:
-        os.close(directory)
+    while True:
+        sender = Sender(spool, head, known=known)
+        try:
+            _converse(sender, put, get)
+        finally:
+            sender.close()
+        if sender.committed is not None:
+            return sender.tables()
 
 
 def _converse(

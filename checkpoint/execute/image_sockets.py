@@ -24,6 +24,7 @@ import struct
 
 from checkpoint.execute import criu_images as images
 from checkpoint.execute.criu import CriuError
+from checkpoint.execute.spool import Spool
 from checkpoint.value import Value
 from checkpoint.wire import protobuf
 
@@ -125,30 +126,31 @@ def text(address: bytes) -> str:
 # ------------------------------------------------------------------------------------------------ the image
 
 
-def fit(spool: str, keep_tcp: bool) -> list[str]:
+def fit(spool: Spool, keep_tcp: bool, alone: bool = False) -> list[str]:
     """Make the sockets of the image in the spool fit this host; say what the job loses, a sentence's rest each.
+
+    `alone`: they are made in a network that has a loopback and nothing else, not in the one that is seen here.
 
     Raises CriuError, PortError (a port is taken), OSError.
     """
-    path = os.path.join(spool, "files.img")
-    with open(path, "rb") as f:
-        files = images.entries(f.read(), images.FILES)
+    files = images.entries(spool.read(images.FILES_NAME), images.FILES)
     found = {s.id: s for s in map(parse, files) if s is not None}
     if not found:
         return []
-    names = Names(spool)
+    names = Names(spool, alone)
     changed = fitted(list(found.values()), keep_tcp, names)
-    with open(path, "wb") as f:
-        f.write(images.head(images.FILES))
-        for raw in files:
-            socket_ = parse(raw)
-            change = changed.get(socket_.id) if socket_ is not None else None
-            f.write(images.entry(rewritten(raw, change.socket) if change is not None else raw))
+    out = [images.head(images.FILES)]
+    for raw in files:
+        socket_ = parse(raw)
+        change = changed.get(socket_.id) if socket_ is not None else None
+        out.append(images.entry(rewritten(raw, change.socket) if change is not None else raw))
+    spool.write(images.FILES_NAME, b"".join(out))
+    names_there = spool.names()
     for s in found.values():
-        stream = os.path.join(spool, "tcp-stream-%x.img" % s.inode)
-        if os.path.exists(stream):
+        stream = "tcp-stream-%x.img" % s.inode
+        if stream in names_there:
             now = changed[s.id].socket.state if s.id in changed else s.state
-            _rewrite_stream(stream, s.state in _HAS_ITS_FIN and now != s.state)
+            _rewrite_stream(spool, stream, s.state in _HAS_ITS_FIN and now != s.state)
     return [change.words for change in changed.values() if change.words]
 
 
@@ -199,22 +201,20 @@ def rewritten(file: bytes, new: InetSocket) -> bytes:
     return out
 
 
-def _rewrite_stream(path: str, without_fin: bool) -> None:
+def _rewrite_stream(spool: Spool, name: str, without_fin: bool) -> None:
     """Have what a connection had not sent yet count as sent and lost: the kernel sends it again, later.
 
     criu would send it while it makes the socket; the other end may not be there yet, and the connection be reset.
     `without_fin`: the end of the other's data has not come yet, see _RESENDS.
     """
-    with open(path, "rb") as f:
-        raw = f.read()
+    raw = spool.read(name)
     stream, at = images.first(raw, images.TCP_STREAM)
     fields = b""
     for number, value, whole in protobuf.records(stream):
         if without_fin and number in _BY_FIN and isinstance(value, int):
             whole = protobuf.encode([(number, (value + _BY_FIN[number]) & 0xFFFFFFFF)])
         fields += whole if number != _UNSENT else b""
-    with open(path, "wb") as f:
-        f.write(raw[:8] + images.entry(fields + protobuf.encode([(_UNSENT, 0)])) + raw[at:])
+    spool.write(name, raw[:8] + images.entry(fields + protobuf.encode([(_UNSENT, 0)])) + raw[at:])
 
 
 # ------------------------------------------------------------------------------------------------ what fits
@@ -260,11 +260,11 @@ def _connection(s: InetSocket, keep_tcp: bool, within: bool, names: Names) -> Ch
 def _moved(s: InetSocket, names: Names) -> Changed:
     """Have a socket with addresses that this host has; its port must be free."""
     new = s
-    if not is_here(s.address):
+    if not names.has(s.address):
         new = new.but(address=_loopback(s.address))
-    if s.to_port and not is_here(s.to):
+    if s.to_port and not names.has(s.to):
         new = new.but(to=_loopback(s.to))
-    if s.port and s.type != socket.SOCK_RAW and s.protocol in (_TCP, _UDP, _UDPLITE):
+    if s.port and s.type != socket.SOCK_RAW and s.protocol in (_TCP, _UDP, _UDPLITE) and not names.alone:
         why = cannot_bind(new)
         if why == errno.EADDRINUSE:
             words = f"port {s.port}, which is {names.of(s.id)}, is taken on this host"
@@ -280,6 +280,9 @@ def _moved(s: InetSocket, names: Names) -> Changed:
 
 
 def _asks_outside(s: InetSocket, names: Names) -> Changed:
+    if names.alone:  # nobody outside is to be reached from there
+        size = len(s.address)
+        return Changed(s.but(state=CLOSED, address=_UNSPECIFIED[size], port=0, to=_UNSPECIFIED[size], to_port=0))
     new = s if is_here(s.address) else s.but(address=_unspecified(s.address))
     if new.port and cannot_bind(new):
         new = new.but(port=0)
@@ -347,11 +350,18 @@ def _like(s: InetSocket) -> socket.socket:
 
 
 class Names:
-    """Says who holds a file of the image, by criu's id."""
+    """Says who holds a file of the image, by criu's id, and knows which addresses there are; `alone`: see `fit`."""
 
-    def __init__(self, spool: str) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, alone: bool = False) -> None:
+        self._spool, self.alone = spool, alone
         self._holders: dict[int, tuple[int, int]] | None = None
+
+    def has(self, address: bytes) -> bool:
+        """Tell whether a socket can have that address."""
+        if not self.alone:
+            return is_here(address)
+        address = plain(address)
+        return not any(address[:-1]) or address[:1] == b"\x7f" or address[:1] == b"\xfe"
 
     def of(self, id: int) -> str:
         """Name the process and the descriptor of a file. Raises CriuError, ProtobufError, OSError."""
@@ -360,7 +370,6 @@ class Names:
         if id not in self._holders:
             return "a descriptor of the job"
         pid, number = self._holders[id]  # criu has the job's own numbers: it was in its namespace
-        with open(os.path.join(self._spool, f"core-{pid}.img"), "rb") as f:
-            core = protobuf.decode(images.first(f.read(), images.CORE)[0])
+        core = protobuf.decode(images.first(self._spool.read(f"core-{pid}.img"), images.CORE)[0])
         task = protobuf.decode(protobuf.content(core, 3))  # images/core.proto
         return f"descriptor {number} of process {pid} ({protobuf.content(task, 6).decode(errors='replace')})"

@@ -12,20 +12,12 @@ All of it must be done by one thread, as ptrace goes by thread.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import struct
 import time
 
-from checkpoint.execute import preflight, waits
+from checkpoint.execute import preflight, traced, waits
 
-_SEIZE, _INTERRUPT, _DETACH, _GETREGS, _SETREGS = 0x4206, 0x4207, 17, 12, 13  # linux/ptrace.h
-_EVENT_STOP = 128
-_WALL = 0x40000000
-_REGISTERS = struct.Struct("=27Q")  # user_regs_struct, in the order of waits.py's numbers, which begin at 1
-_SYSCALL, _TO_ITSELF = b"\x0f\x05", b"\xeb\xfe"
-_EINTR = (1 << 64) - 4
+_SYSCALL, _TO_ITSELF = traced.SYSCALL_INSTRUCTION, b"\xeb\xfe"
 
 Changes = dict[int, int]
 
@@ -69,8 +61,9 @@ class Standing:
         """Have them begin their calls, once criu has let go of the tree. Raises OSError."""
         late = int((time.monotonic() - self._since) * 1000)
         for pid, replaced in self._replaced.items():
-            stops = _stop(pid)
+            stops: dict[int, int] = {}
             try:
+                traced.stop(pid, stops)
                 if replaced:
                     _put_back(pid, replaced)
                 for thread, number in stops.items():
@@ -78,28 +71,24 @@ class Standing:
                         self._begin(thread, self._threads.get(pid, {}).get(thread), late)
             finally:
                 for thread, number in stops.items():
-                    _ptrace(_DETACH, thread, 0, number)
+                    traced.ptrace(traced.DETACH, thread, 0, number)
         self._replaced = {}
 
     def _begin(self, thread: int, changes: Changes | None, late: int) -> None:
-        buffer = ctypes.create_string_buffer(_REGISTERS.size)
-        if not _ptrace(_GETREGS, thread, 0, ctypes.addressof(buffer)):
+        registers = traced.registers(thread)
+        if registers is None:
             return
-        registers = [0, *_REGISTERS.unpack(buffer.raw)]
         if changes is not None and registers[waits.IP] == changes[waits.IP] + len(_SYSCALL):
             changes = dict(changes)
             for number in (waits.DX, waits.R10):
                 if number in changes and changes[waits.AX] != waits.CLOCK_NANOSLEEP:  # whose is an address
                     changes[number] = max(0, changes[number] - late)
-        elif registers[waits.ORIG_AX] in waits.ONCE_ONLY and registers[waits.AX] == _EINTR:  # by our own stop
-            changes = {waits.IP: registers[waits.IP] - len(_SYSCALL), waits.AX: registers[waits.ORIG_AX]}
-        else:
+            for number, value in changes.items():
+                registers[number] = value
+            traced.not_interrupted(registers)
+        elif not traced.put_before_its_call(registers):  # by our own stop
             return
-        for number, value in changes.items():
-            registers[number] = value
-        registers[waits.ORIG_AX] = (1 << 64) - 1  # or the kernel takes it for a call that was interrupted
-        _REGISTERS.pack_into(buffer, 0, *registers[1:])
-        _ptrace(_SETREGS, thread, 0, ctypes.addressof(buffer))
+        traced.set_registers(thread, registers)
 
 
 def _put_back(pid: int, replaced: dict[int, bytes]) -> None:
@@ -109,31 +98,3 @@ def _put_back(pid: int, replaced: dict[int, bytes]) -> None:
                 os.pwrite(memory.fileno(), code, at)
     except (FileNotFoundError, ProcessLookupError):
         return  # it has ended
-
-
-def _stop(pid: int) -> dict[int, int]:
-    """Stop all threads of a process; for each the signal that it was about to be given, or 0."""
-    stops: dict[int, int] = {}
-    tried: set[int] = set()
-    while new := [thread for at in waits.threads(pid) if (thread := int(at.rpartition("/")[2])) not in tried]:
-        tried.update(new)
-        seized = [thread for thread in new if _ptrace(_SEIZE, thread, 0, 0)]
-        for thread in seized:
-            _ptrace(_INTERRUPT, thread, 0, 0)
-        for thread in seized:
-            try:
-                _, status = os.waitpid(thread, _WALL)
-            except ChildProcessError:
-                continue  # its process has executed a program
-            if os.WIFSTOPPED(status):
-                stops[thread] = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status) or signal.SIGTRAP
-    return stops
-
-
-def _ptrace(request: int, thread: int, address: int, data: int) -> bool:
-    """ptrace(2); False: there is no such thread any more, or it may not be traced."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.ptrace.restype = ctypes.c_long
-    return bool(
-        libc.ptrace(ctypes.c_long(request), ctypes.c_int(thread), ctypes.c_void_p(address), ctypes.c_void_p(data)) == 0
-    )

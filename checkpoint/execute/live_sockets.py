@@ -15,8 +15,8 @@ import os
 import socket
 import struct
 
-from checkpoint.execute.descriptors import copied
 from checkpoint.execute.image_sockets import CLOSE_WAIT, CLOSED, LISTENS, plain
+from checkpoint.execute.syscalls import copied
 from checkpoint.value import Value
 
 TYPE_CHECKING = False

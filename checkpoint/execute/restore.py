@@ -9,6 +9,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.execute import clocks, criu, criu_images, image_sockets
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.dump import failure
+from checkpoint.execute.spool import Spool
 from checkpoint.wire import protobuf
 
 TYPE_CHECKING = False
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _FL_POSIX, _FL_FLOCK = 1, 2
+_LOCKS, _REMOVED_FILES = "filelocks.img", "remap-fpath.img"
 _FILE_ID, _FILE_REG, _REG_NAME, _REG_SIZE = 2, 3, 6, 8  # the numbers of their fields
 _REMAP_ORIGINAL = 1
 _REMOVED = b" (deleted)"  # how the kernel ends a name that is gone
@@ -33,17 +35,14 @@ class RestartError(CheckpointError):
 class SpooledImage:
     """The spool as the image's files come."""
 
-    def __init__(self, spool: str) -> None:
-        self._directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._collector = Collector(self._directory)
+    def __init__(self, spool: Spool) -> None:
+        self._collector = Collector(spool)
         self.complete = False
 
     def receive(self, payload: bytes | memoryview) -> None:
         """Take one payload of the store. Raises ImageWireError, OSError."""
         self._collector.receive(payload)
         if self._collector.complete:
-            self._collector.close()
-            os.close(self._directory)
             self.complete = True
 
 
@@ -58,24 +57,21 @@ def keys(pipes: dict[int, int], tty: tuple[int, int] | None) -> dict[int, str]:
     return found
 
 
-def put_locks(spool: str, rows: object) -> None:
+def put_locks(spool: Spool, rows: object) -> None:
     """Have criu ask for file locks that it could not see: [pid, descriptor, flock, kind, start, length] each.
 
     Format: criu/include/magic.h and images/file-lock.proto of CRIU. Raises OSError.
     """
     if not isinstance(rows, list) or not rows:
         return
-    path = os.path.join(spool, "filelocks.img")
-    with open(path, "ab") as f:
-        if not f.tell():
-            f.write(criu_images.head(criu_images.FILE_LOCKS))
-        for pid, number, flock, kind, start, length in rows:
-            fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
-            entry = protobuf.encode(fields)
-            f.write(criu_images.entry(entry))
+    image = spool.read(_LOCKS) if _LOCKS in spool.names() else criu_images.head(criu_images.FILE_LOCKS)
+    for pid, number, flock, kind, start, length in rows:
+        fields = [(1, _FL_FLOCK if flock else _FL_POSIX), (2, kind), (3, pid), (4, number), (5, start), (6, length)]
+        image += criu_images.entry(protobuf.encode(fields))
+    spool.write(_LOCKS, image)
 
 
-def loosen_files(spool: str, checked: frozenset[str], called: Mapping[str, str]) -> None:
+def loosen_files(spool: Spool, checked: frozenset[str], called: Mapping[str, str]) -> None:
     """Have criu restore regular files whatever their size is now, but for those of these names, unix sockets whose
     file it has not seen without giving that to uid 0, and timers for what remains of their time. Raises RestartError.
 
@@ -83,35 +79,27 @@ def loosen_files(spool: str, checked: frozenset[str], called: Mapping[str, str])
 
     Home has looked at the files: what others have done to them since is theirs, and the job goes on with it.
     """
-    path = os.path.join(spool, "files.img")
     try:
-        with open(path, "rb") as f:
-            raw = f.read()
-        raw = loosened(raw, checked, called)
-        with open(path, "wb") as f:
-            f.write(raw)
+        spool.write(criu_images.FILES_NAME, loosened(spool.read(criu_images.FILES_NAME), checked, called))
     except (criu.CriuError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of files cannot be used: {e}") from e
 
 
-def order_removed(spool: str) -> list[str]:
+def order_removed(spool: Spool) -> list[str]:
     """Have criu take away again what it makes of removed files before the removed directories they were in.
 
     It does so in the order of the image, where a directory comes first if it is, say, who ran there that is dumped
     first. Returns the directories above them, the deepest first, MOST_ABOVE at most. Raises RestartError.
     """
-    path = os.path.join(spool, "remap-fpath.img")
-    if not os.path.exists(path):
+    if _REMOVED_FILES not in spool.names():
         return []
     try:
-        with open(os.path.join(spool, "files.img"), "rb") as f:
-            names = dict(map(_named, criu_images.entries(f.read(), criu_images.FILES)))
-        with open(path, "rb") as f:
-            remaps = criu_images.entries(f.read(), criu_images.REMAPS)
+        names = dict(map(_named, criu_images.entries(spool.read(criu_images.FILES_NAME), criu_images.FILES)))
+        remaps = criu_images.entries(spool.read(_REMOVED_FILES), criu_images.REMAPS)
         found = [(names.get(protobuf.integer(protobuf.decode(raw), _REMAP_ORIGINAL) or 0, b""), raw) for raw in remaps]
         found.sort(key=lambda pair: -pair[0].count(b"/"))
-        with open(path, "wb") as f:
-            f.write(criu_images.head(criu_images.REMAPS) + b"".join(criu_images.entry(raw) for _, raw in found))
+        head = criu_images.head(criu_images.REMAPS)
+        spool.write(_REMOVED_FILES, head + b"".join(criu_images.entry(raw) for _, raw in found))
     except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of removed files cannot be used: {e}") from e
     return above([name for name, _ in found if name.startswith(b"/") and b"\0" not in name])[:MOST_ABOVE]
@@ -135,23 +123,20 @@ def _named(file: bytes) -> tuple[int, bytes]:
     )
 
 
-def set_groups(spool: str, groups: list[int]) -> None:
+def set_groups(spool: Spool, groups: list[int]) -> None:
     """Have criu restore every thread with these further groups, which it can have here. Raises RestartError.
 
     Where a login can map but its own id nobody may set groups, and each is a number that stands for any
     (user_namespaces(7)): how many there are is the login's own affair.
     """
-    for name in os.listdir(spool):
+    for name in spool.names():
         if not (name.startswith("core-") and name.endswith(".img")):
             continue
-        path = os.path.join(spool, name)
         try:
-            with open(path, "rb") as f:
-                raw = f.read()
+            raw = spool.read(name)
             entry, end = criu_images.first(raw, criu_images.CORE)
             new = _in(entry, _CORE_THREAD, lambda t: _in(t, _THREAD_CREDS, lambda c: _with_groups(c, groups)))
-            with open(path, "wb") as f:
-                f.write(criu_images.head(criu_images.CORE) + criu_images.entry(new) + raw[end:])
+            spool.write(name, criu_images.head(criu_images.CORE) + criu_images.entry(new) + raw[end:])
         except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
             raise RestartError(f"the restart failed: {name} of the image cannot be used: {e}") from e
 
@@ -170,20 +155,20 @@ def _with_groups(creds: bytes, groups: list[int]) -> bytes:
     return kept + protobuf.encode([(_CREDS_GROUPS, group) for group in groups])
 
 
-def fit_sockets(spool: str, keep_tcp: bool) -> list[str]:
-    """Have criu make only internet sockets that this host can have (image_sockets.py). Raises RestartError.
+def fit_sockets(spool: Spool, keep_tcp: bool, alone: bool = False) -> list[str]:
+    """Have criu make only internet sockets that this host can have (image_sockets.fit). Raises RestartError.
 
     Returns what the job loses, a sentence's rest each.
     """
     try:
-        return image_sockets.fit(spool, keep_tcp)
+        return image_sockets.fit(spool, keep_tcp, alone)
     except image_sockets.PortError as e:
         raise RestartError(f"the restart failed: {e}") from e
     except (criu.CriuError, protobuf.ProtobufError, OSError) as e:
         raise RestartError(f"the restart failed: the image's list of sockets cannot be used: {e}") from e
 
 
-def clocks_shown(spool: str) -> tuple[int, int] | None:
+def clocks_shown(spool: Spool) -> tuple[int, int] | None:
     """Read what the image's clocks show (clocks.py), for a tree whose criu cannot do so. Raises RestartError."""
     try:
         return clocks.shown(spool)
@@ -265,12 +250,12 @@ def _mode(perms: int | bytes) -> bool:
 
 
 def restore(
-    sock: socket.socket, request: bytes, spool: str, kept: str, gate: Callable[[], bool], tidy: Callable[[], None]
+    sock: socket.socket, request: bytes, work: str, kept: str, gate: Callable[[], bool], tidy: Callable[[], None]
 ) -> int:
     """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs; `tidy` comes
     after it, when criu has removed what it had made for itself, and nothing runs yet.
 
-    `kept`: where criu's log goes if it fails. Raises RestartError.
+    `work`: the directory of criu's log; `kept`: where that goes if it fails. Raises RestartError.
     """
     open_gate: list[bool] = []
 
@@ -286,9 +271,9 @@ def restore(
     try:
         answer = criu.converse(sock, request, notified)
     except (criu.CriuError, OSError) as e:
-        raise RestartError(failure("the restart", spool, kept)) from e
+        raise RestartError(failure("the restart", work, kept)) from e
     if open_gate == [False]:
         raise RestartError("the job may not go on here: it goes on elsewhere")
     if not answer.success:
-        raise RestartError(failure("the restart", spool, kept))
+        raise RestartError(failure("the restart", work, kept))
     return answer.pid

@@ -5,16 +5,19 @@ Shipped: runs on the execute host.
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import os
 import select
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
+import time
 
 from checkpoint.execute import criu
+from checkpoint.execute.syscalls import check, libc
 from checkpoint.wire import criu_bundle
 
 TYPE_CHECKING = False
@@ -24,18 +27,14 @@ if TYPE_CHECKING:
 NEWUSER, NEWNS, NEWPID, NEWTIME = 0x10000000, 0x20000, 0x20000000, 0x80
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 TIMEOUT_S = 60
+_PREFIX = "rexec-selftest-"
+KEPT_S = 3600.0  # a failed test's log is named to the user, who may want to read it
 # An internet socket: criu before 4.2 fails on one where the kernel (from 6.16 on) knows no SO_PASSCRED of it.
 # It is dumped once it has that: it closes the descriptor it is given the number of.
 _VICTIM = (
     "import os, signal, socket, sys; s = socket.create_server(('127.0.0.1', 0)); os.close(int(sys.argv[1])); "
     "signal.pause()"
 )
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
 def key(bundle: str, apart: bool) -> str:
@@ -65,7 +64,9 @@ def run(bundle: str, apart: bool, pulse: Callable[[], None] = lambda: None) -> s
     `apart`: in a user namespace, as ordinary users must.
     `pulse` is called once a second meanwhile.
     """
-    spool = tempfile.mkdtemp(prefix="rexec-selftest-")
+    sweep(tempfile.gettempdir())
+    spool = tempfile.mkdtemp(prefix=_PREFIX)
+    held = _lock(spool)  # by this process and the child
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -79,10 +80,39 @@ def run(bundle: str, apart: bool, pulse: Callable[[], None] = lambda: None) -> s
     with open(read, "rb") as f:
         said = f.read().decode(errors="replace")
     os.waitpid(child, 0)
+    os.close(held)
     if said == "works":
         shutil.rmtree(spool)  # else its log is named in what is returned
         return ""
     return said or "the self-test of criu was killed before it ended"
+
+
+def sweep(directory: str) -> None:
+    """Remove what tests that failed, or were killed, have left there: this user's own, old, and in use by none."""
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if not name.startswith(_PREFIX):
+            continue
+        try:
+            st = os.lstat(path)
+            if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.geteuid() or time.time() - st.st_mtime < KEPT_S:
+                continue
+            held = _lock(path)
+        except OSError:
+            continue  # it is in use, or has gone
+        shutil.rmtree(path, ignore_errors=True)  # what stays costs room alone, and is tried again
+        os.close(held)
+
+
+def _lock(directory: str) -> int:
+    """Lock a directory, by a descriptor that is returned. Raises OSError where another process has it locked."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _guarded(write: int, bundle: str, spool: str, apart: bool) -> None:
@@ -99,20 +129,19 @@ def _guarded(write: int, bundle: str, spool: str, apart: bool) -> None:
 
 
 def _in_namespaces(write: int, bundle: str, spool: str, apart: bool) -> str:
-    libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
-    _check(libc.unshare((NEWUSER if apart else 0) | NEWNS | NEWPID), "new namespaces are refused")
+    check(libc.unshare((NEWUSER if apart else 0) | NEWNS | NEWPID), "new namespaces are refused")
     if apart:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open("/proc/self/" + name, "w") as f:
                 f.write(text)
-        _check(libc.unshare(NEWTIME), "a time namespace is refused; it needs Linux 5.6 with CONFIG_TIME_NS")
-    _check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mounts cannot be made private")
+        check(libc.unshare(NEWTIME), "a time namespace is refused; it needs Linux 5.6 with CONFIG_TIME_NS")
+    check(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mounts cannot be made private")
     init = os.fork()
     if init:
         os.waitpid(init, 0)
         return ""
-    _check(libc.mount(b"proc", b"/proc", b"proc", 0, None), "/proc cannot be mounted")
+    check(libc.mount(b"proc", b"/proc", b"proc", 0, None), "/proc cannot be mounted")
     os.chdir("/")
     _last_pid(1000)
     ready, told = os.pipe()
@@ -153,7 +182,8 @@ def _criu(request: bytes, bundle: str, images: str, what: str) -> criu.Answer:
     null = os.open("/dev/null", os.O_RDWR)
     said = os.open(os.path.join(images, criu.STDERR_NAME), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
     fds = {0: null, 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
-    fds[criu.BUNDLE_FD], fds[criu.IMAGES_FD] = os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)
+    fds[criu.BUNDLE_FD] = os.open(bundle, os.O_PATH)
+    fds[criu.IMAGES_FD] = fds[criu.WORK_FD] = os.open(images, os.O_RDONLY)
     child = os.fork()
     if child == 0:
         try:

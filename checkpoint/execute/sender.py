@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections import deque
 
-from checkpoint.execute.chunker import ChunkerError, Source, cuts, hashed, sources
+from checkpoint.execute.chunker import ChunkerError, Known, Source, cuts, hashed, sources
+from checkpoint.execute.spool import Spool
 from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import page_hashes
-from checkpoint.wire.manifest import ENTRY, HASH, PAGE, WINDOW
+from checkpoint.wire.manifest import ENTRY, HASH, PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
 
 class _Batch:
@@ -35,63 +34,46 @@ class _Batch:
 
 
 class _Files:
-    """The image files in a directory, read at any place; the one read last stays open."""
+    """The image's files, read at any place."""
 
-    def __init__(self, directory: int) -> None:
-        self.sources = sources(directory)
-        self._directory = directory
-        self._open: tuple[int, int] | None = None  # the source read last and its descriptor
+    def __init__(self, spool: Spool, known: dict[str, Known] | None) -> None:
+        self.sources = sources(spool, known)
+        self._spool = spool
 
-    def _descriptor(self, number: int) -> int:
-        if self._open is None or self._open[0] != number:
-            self.close()
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._open = (number, os.open(self.sources[number].name, flags, dir_fd=self._directory))
-        return self._open[1]
-
-    def _cut_short(self, number: int) -> ChunkerError:
-        return ChunkerError(f"{self.sources[number].name} was cut short while it was being saved")
-
-    def read(self, place: tuple[int, int, int]) -> bytes:
+    def read(self, place: tuple[int, int, int]) -> bytes | memoryview:
         """Read the bytes at a place (source, offset, length). Raises OSError, ChunkerError."""
         number, offset, length = place
-        data = os.pread(self._descriptor(number), length, offset)
-        if len(data) != length:
-            raise self._cut_short(number)
+        known = self.sources[number].known
+        if known is not None and offset < 0:
+            return known.read(~offset, length)
+        name = self.sources[number].name
+        data = memoryview(bytearray(length))
+        if self._spool.fill(self._spool.file(name), data, offset) != length:
+            raise ChunkerError(f"{name} was cut short while it was being saved")
         return data
-
-    def view(self, place: tuple[int, int, int]) -> bytes | memoryview:
-        """Read the same; what is large is not copied on its way to the link. Raises OSError, ChunkerError."""
-        number, offset, length = place
-        if length < WINDOW:
-            return self.read(place)
-        fd = self._descriptor(number)
-        if os.fstat(fd).st_size < offset + length:
-            raise self._cut_short(number)
-        over = offset % mmap.ALLOCATIONGRANULARITY
-        return memoryview(mmap.mmap(fd, over + length, prot=mmap.PROT_READ, offset=offset - over))[over:]
-
-    def close(self) -> None:
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
 
 
 class _Offers:
     """All chunks of the files, hashed by two threads ahead of what is asked for, a batch at a time."""
 
-    def __init__(self, directory: int, files: list[Source], threads: int) -> None:
+    def __init__(self, spool: Spool, files: list[Source], threads: int) -> None:
         self.all_made = False
         self.count = 0  # offers made
         self.digest = HASH()  # of all that was offered
-        self._chunks = _hash_all(directory, files, threads)
+        self.rows: dict[int, bytearray] = {  # by source, of those that are cut by address
+            number: bytearray() for number, source in enumerate(files) if source.pagemap is not None
+        }
+        self._chunks = _hash_all(spool, files, threads)
 
     def make(self) -> tuple[int, bytes, list[tuple[int, int, int]]] | None:
         """Make the next offer: its number, its entries and the places of its chunks; None: there is none left."""
         body = bytearray()
         places = []
         for number, offset, key, length, digest in self._chunks:
-            body += ENTRY.pack(key, length, digest)
+            row = ENTRY.pack(key, length, digest)
+            body += row
+            if number in self.rows:
+                self.rows[number] += row
             places.append((number, offset, length))
             if len(places) == wire.BATCH:
                 break
@@ -108,23 +90,40 @@ class _Offers:
         self._chunks.close()
 
 
-def _hash_all(directory: int, files: list[Source], threads: int) -> Generator[tuple[int, int, int, int, bytes]]:
-    """Yield (source, offset, key, length, hash) of each chunk, in order."""
+def _hash_all(spool: Spool, files: list[Source], threads: int) -> Generator[tuple[int, int, int, int, bytes]]:
+    """Yield (source, offset, key, length, hash) of each chunk, in order; of one that is not in the file ~key for the
+    offset."""
     for number, source in enumerate(files):
-        fd = os.open(source.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
-        chunks = hashed(fd, cuts(directory, source), threads)
+        known = {} if source.known is None else source.known.chunks
+        parts = cuts(spool, source)
+        inside = ((key, length) for key, length in parts if key not in known) if known else parts
+        chunks = hashed(spool, spool.file(source.name), inside, threads)
         try:
             offset = 0
-            for key, length, digest in chunks:
-                yield number, offset, key, length, digest
-                offset += length
+            for key, length, digest in _merged(cuts(spool, source), known, chunks) if known else chunks:
+                there = key not in known
+                yield number, offset if there else ~key, key, length, digest
+                offset += length if there else 0
         finally:
             chunks.close()
-            os.close(fd)
+
+
+def _merged(
+    parts: Iterator[tuple[int, int]], known: dict[int, tuple[int, bytes]], chunks: Iterator[tuple[int, int, bytes]]
+) -> Iterator[tuple[int, int, bytes]]:
+    """All chunks of `parts`: those known by their hashes, and the others, hashed, as they come."""
+    for key, length in parts:
+        if key not in known:
+            yield next(chunks)
+            continue
+        before, digest = known[key]
+        if before != length:
+            raise ChunkerError("a part of the memory that has not changed is not as long as it was")
+        yield key, length, digest
 
 
 class Sender:
-    """Offers the image files in the directory open as `directory`, which must not change meanwhile.
+    """Offers the image's files in the spool, which must not change meanwhile.
 
     Carry each payload of `next_message` to the store's Receiver and give its payloads to `receive`. The hashes are
     computed in between, by two threads. Memory is bounded (some MiB), whatever the image's size.
@@ -137,17 +136,22 @@ class Sender:
     Threads: all methods are called by one thread; those that hash see the image files only.
     """
 
-    def __init__(self, directory: int, head: bytes = b"", threads: int = 2) -> None:
-        """`head`: bytes for the store's caller, at most 1 MiB. Raises OSError, ManifestError."""
+    def __init__(
+        self, spool: Spool, head: bytes = b"", threads: int = 2, known: dict[str, Known] | None = None
+    ) -> None:  # fmt: skip
+        """`head`: bytes for the store's caller, at most 1 MiB; `known`: as for chunker.sources.
+
+        Raises OSError, ChunkerError, ManifestError.
+        """
         self.stored = False
         self.again = False
         self.committed: bytes | None = None
         self.sent = 0
         self._head = head
-        self._files = _Files(directory)
+        self._files = _Files(spool, known)
         named = [(source.name, source.origin, source.size) for source in self._files.sources]
         self._ready: deque[bytes] = deque(wire.files_messages(named))
-        self._offers = _Offers(directory, self._files.sources, threads)
+        self._offers = _Offers(spool, self._files.sources, threads)
         self._batches: dict[int, _Batch] = {}
         self._wanted: deque[tuple[int, int, int]] = deque()  # (batch, index, mask)
         self._ended = False
@@ -185,7 +189,7 @@ class Sender:
         number = self._wanted[0][0]
         batch = self._batches[number]
         items: list[tuple[int, int]] = []
-        spans: list[tuple[int, int, int]] = []
+        spans: list[tuple[int, int, int] | bytes] = []
         size = 0
         while self._wanted and self._wanted[0][0] == number:
             _, index, mask = self._wanted[0]
@@ -194,11 +198,15 @@ class Sender:
                 break
             self._wanted.popleft()
             items.append((index, mask))
-            _add_spans(spans, batch.places[index], mask)
+            if batch.places[index][1] < 0:
+                spans.append(_pages(self._files.read(batch.places[index]), mask))
+            else:
+                _add_spans(spans, batch.places[index], mask)
             size += part
         batch.left -= len(items)
         self._drop_if_done(number)
-        return [wire.data_head(number, items), *(self._files.view(span) for span in spans)]
+        parts = (span if isinstance(span, bytes) else self._files.read(span) for span in spans)
+        return [wire.data_head(number, items), *parts]
 
     def _drop_if_done(self, number: int) -> None:
         batch = self._batches[number]
@@ -254,13 +262,24 @@ class Sender:
             batch.left += 1
         batch.compared = None
 
+    def tables(self) -> dict[str, bytes]:
+        """Return the tables of the page images that were offered, by the names of their pagemaps."""
+        files = self._files.sources
+        return {str(files[number].pagemap): bytes(rows) for number, rows in self._offers.rows.items()}
+
     def close(self) -> None:
-        """End the threads and close the files; the conversation cannot go on with data."""
+        """End the threads; the conversation cannot go on with data."""
         self._offers.close()
-        self._files.close()
 
 
-def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], mask: int) -> None:
+def _pages(data: bytes | memoryview, mask: int) -> bytes:
+    """Those pages of a chunk that are in `mask`."""
+    return b"".join(
+        data[page * PAGE : (page + 1) * PAGE] for page in range(wire.pages_of(len(data))) if mask >> page & 1
+    )
+
+
+def _add_spans(spans: list[tuple[int, int, int] | bytes], place: tuple[int, int, int], mask: int) -> None:
     """Adds the pages in `mask` of the chunk at `place` to what is to be read, joined where they touch."""
     number, offset, length = place
     if mask == wire.full_mask(length):
@@ -270,7 +289,8 @@ def _add_spans(spans: list[tuple[int, int, int]], place: tuple[int, int, int], m
         parts = [(page * PAGE, wire.page_size(length, page)) for page in pages]
     for start, size in parts:
         at = offset + start
-        if spans and spans[-1][0] == number and spans[-1][1] + spans[-1][2] == at:
-            spans[-1] = (number, spans[-1][1], spans[-1][2] + size)
+        last = spans[-1] if spans else b""
+        if not isinstance(last, bytes) and last[0] == number and last[1] + last[2] == at:
+            spans[-1] = (number, last[1], last[2] + size)
         else:
             spans.append((number, at, size))

@@ -14,7 +14,8 @@ import struct
 
 from checkpoint.execute import criu_images as images
 from checkpoint.execute.criu import CriuError
-from checkpoint.execute.descriptors import copied
+from checkpoint.execute.spool import Spool
+from checkpoint.execute.syscalls import copied
 from checkpoint.wire import protobuf
 
 CONTROLLING = (5, 0)  # st_rdev of /dev/tty, (major, minor)
@@ -40,18 +41,16 @@ def leads_to(pid: int, number: int) -> tuple[int, int] | None:
     return os.major(device), os.minor(device)
 
 
-def by_their_names(spool: str, numbers: dict[str, int], own: tuple[int, int] | None) -> None:
+def by_their_names(spool: Spool, numbers: dict[str, int], own: tuple[int, int] | None) -> None:
     """Write the image in the spool so that a terminal which the job has made is restored by its own name.
 
     The tree stands still. `numbers`: pid here, as text → as criu has it; `own`: the terminal that is handed in.
     Raises CriuError, OSError.
     """
-    path = os.path.join(spool, _FILE)
-    if not os.path.exists(path):
+    if _FILE not in spool.names():
         return
     try:
-        with open(path, "rb") as f:
-            infos = [protobuf.decode(raw) for raw in images.entries(f.read(), images.TERMINALS)]
+        infos = [protobuf.decode(raw) for raw in images.entries(spool.read(_FILE), images.TERMINALS)]
         devices = {protobuf.integer(info, _INFO_ID) or 0: protobuf.integer(info, _INFO_DEVICE) or 0 for info in infos}
         prompts = {info for info, device in devices.items() if device == os.makedev(*CONTROLLING)}
         if prompts:
@@ -61,13 +60,11 @@ def by_their_names(spool: str, numbers: dict[str, int], own: tuple[int, int] | N
 
 
 def _rewrite(
-    spool: str, numbers: dict[str, int], own: tuple[int, int] | None, devices: dict[int, int], prompts: set[int]
+    spool: Spool, numbers: dict[str, int], own: tuple[int, int] | None, devices: dict[int, int], prompts: set[int]
 ) -> None:
     here = {number: int(pid) for pid, number in numbers.items()}
     holders = {id: (here.get(pid, 0), pid, number) for id, pid, number in images.holders(spool)}
-    path = os.path.join(spool, "files.img")
-    with open(path, "rb") as f:
-        files = images.entries(f.read(), images.FILES)
+    files = images.entries(spool.read(images.FILES_NAME), images.FILES)
     terminals = [(raw, _terminal(raw)) for raw in files]
     names = {protobuf.integer(fields, _INFO): fields for _, fields in terminals if fields and _REGULAR in fields}
     kept, changed = [], []
@@ -88,9 +85,8 @@ def _rewrite(
                 "name: CRIU cannot save that" % (theirs, number)
             )
         changed.append(_by_name(raw, info, protobuf.integer(names[info], _REGULAR) or 0))
-    with open(path, "wb") as f:
-        # last: criu pairs the master with the slave that comes first, and gives that one what is under way
-        f.write(images.head(images.FILES) + b"".join(images.entry(raw) for raw in kept + changed))
+    # last: criu pairs the master with the slave that comes first, and gives that one what is under way
+    spool.write(images.FILES_NAME, images.head(images.FILES) + b"".join(images.entry(raw) for raw in kept + changed))
 
 
 def _terminal(file: bytes) -> protobuf.Fields:

@@ -24,6 +24,7 @@ import time
 
 from checkpoint.execute import criu_images, preflight
 from checkpoint.execute.criu import CriuError
+from checkpoint.execute.spool import Spool
 from checkpoint.value import Value
 from checkpoint.wire import protobuf
 
@@ -197,25 +198,22 @@ def _ran(at: str) -> float:
 # ------------------------------------------------------------------------------------------------ the image
 
 
-def anew(spool: str, waits: Waits, now: float) -> dict[int, dict[int, int]]:
+def anew(spool: Spool, waits: Waits, now: float) -> dict[int, dict[int, int]]:
     """Put each thread of criu's image that a stop took out of its call before it again; returns the registers changed,
     by the thread's number. `now`: CLOCK_MONOTONIC. Raises CriuError, OSError.
     """
     changed = {}
-    for name in sorted(os.listdir(spool)):
+    for name in spool.names():
         found = re.fullmatch(r"core-(\d+)\.img", name)
         if found is None:
             continue
-        number, path = int(found[1]), os.path.join(spool, name)
-        with open(path, "rb") as f:
-            image = f.read()
+        number, image = int(found[1]), spool.read(name)
         try:
             new, changes = thread_anew(image, waits.get(number), now)
         except protobuf.ProtobufError as e:
             raise CriuError("the image's registers of thread %d: an entry %s" % (number, e)) from e
         if changes:
-            with open(path, "wb") as f:
-                f.write(new)
+            spool.write(name, new)
             changed[number] = changes
     return changed
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from checkpoint.durable import sync_directory
 from checkpoint.errors import CheckpointError
 from checkpoint.submit.packs import salvage
 from checkpoint.wire.manifest import Manifest, ManifestError
@@ -42,14 +43,6 @@ def disk_error(path: Path, error: OSError) -> str:
     return f"{path} cannot be used: {error.strerror}"
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class JobDirectory:
     """The directory of one job's images, open. Close it."""
 
@@ -63,7 +56,7 @@ class JobDirectory:
                 for parent in (*reversed(path.parents), path):
                     if not parent.is_dir():
                         parent.mkdir(0o700, exist_ok=True)
-                        _sync_directory(parent.parent)
+                        sync_directory(parent.parent)
             self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise StoreError(f"job {job} has no image: see `rexec images`") from None

@@ -24,6 +24,11 @@ OLDEST = (4, 1)
 SUITES = ("forky", "trixie")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_TIMEOUT_S = 600
+_HOOKS = (
+    "APT::Update::Pre-Invoke", "APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success", "DPkg::Pre-Invoke",
+    "DPkg::Pre-Install-Pkgs", "DPkg::Post-Invoke", "APT::Default-Release",
+)  # fmt: skip
+_VALID_UNTIL = "Acquire::Check-Valid-Until"
 PIN = "pinned"
 
 
@@ -90,20 +95,20 @@ def _write(target: Path, data: bytes) -> None:
     os.replace(f.name, target)
 
 
-def apt_config(work: Path, sources: Path) -> str:
+def lets_expired_pass() -> bool:
+    """Tell whether this machine's own apt takes lists that have expired, as where its mirror is a snapshot."""
+    said = _run(["apt-config", "dump", _VALID_UNTIL], "read how apt is set up here")
+    found = re.search(rf'^{_VALID_UNTIL} "(.*)";$', said, re.MULTILINE)
+    return found is not None and found[1].lower() in ("no", "false", "without", "off", "disable", "0")
+
+
+def apt_config(work: Path, sources: Path, expired: bool = False) -> str:
     """Write a configuration for apt-get -c: all that apt writes is under work; only the named sources are used.
+
+    `expired`: lists that have expired will do, as for this machine's own apt.
 
     The dpkg status is an empty file, so that every library counts as missing and is fetched, libc included.
     """
-    hooks = (
-        "APT::Update::Pre-Invoke",
-        "APT::Update::Post-Invoke",
-        "APT::Update::Post-Invoke-Success",
-        "DPkg::Pre-Invoke",
-        "DPkg::Pre-Install-Pkgs",
-        "DPkg::Post-Invoke",
-        "APT::Default-Release",
-    )
     settings = {
         "Dir::Etc::sourcelist": sources,
         "Dir::Etc::sourceparts": "-",
@@ -118,14 +123,16 @@ def apt_config(work: Path, sources: Path) -> str:
         "APT::Install-Recommends": "false",
         "APT::Update::Error-Mode": "any",
         "Acquire::Languages": "none",
-        # Whatever this machine's apt lets pass: apt.conf(5), apt-secure(8). Not so what has expired: its mirror may be
-        # a snapshot, as whoever set it up knows; OLDEST is there against an old archive.
+        # Whatever this machine's apt lets pass: apt.conf(5), apt-secure(8). What has expired passes in one case alone,
+        # where this machine's own apt lets it: its mirror may be a snapshot, as whoever set it up knows; OLDEST is
+        # there against an old archive.
+        _VALID_UNTIL: "false" if expired else "true",
         "APT::Get::AllowUnauthenticated": "false",
         "Acquire::AllowInsecureRepositories": "false",
         "Acquire::AllowWeakRepositories": "false",
         "Acquire::AllowDowngradeToInsecureRepositories": "false",
     }
-    lines = [f"#clear {name};" for name in hooks]
+    lines = [f"#clear {name};" for name in _HOOKS]
     lines += [f'{name} "{value}";' for name, value in settings.items()]
     return "\n".join(lines) + "\n"
 
@@ -167,7 +174,7 @@ def download(archive: str, suite: str, work: Path) -> Path:
     sources = work / "debian.sources"
     sources.write_text(f"Types: deb\nURIs: {archive}\nSuites: {suite}\nComponents: main\nSigned-By: {KEYRING}\n")
     config = work / "apt.conf"
-    config.write_text(apt_config(work, sources))
+    config.write_text(apt_config(work, sources, lets_expired_pass()))
     apt = ["apt-get", "-c", str(config), "-qq", "-y"]
     try:
         _run([*apt, "update"], f"read Debian {suite}'s package list")

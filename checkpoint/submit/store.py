@@ -156,6 +156,14 @@ class Store:
         except FileNotFoundError:
             return []
 
+    def numbers(self, job: str) -> list[int]:
+        """List the numbers of a job's images, oldest first."""
+        directory = self._directory(job)
+        try:
+            return directory.numbers()
+        finally:
+            directory.close()
+
     def images(self, job: str) -> list[ListedImage]:
         """List the images of a job, oldest first."""
         directory = self._directory(job)

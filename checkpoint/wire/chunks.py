@@ -10,6 +10,6 @@ def chunk_hash(data: bytes | bytearray | memoryview) -> bytes:
     return HASH(data).digest()
 
 
-def page_hashes(data: bytes) -> list[bytes]:
+def page_hashes(data: bytes | memoryview) -> list[bytes]:
     """Name each page by 16 bytes of its hash: enough to find it again, and the chunk's hash guards the sum."""
     return [HASH(data[at : at + PAGE]).digest()[:16] for at in range(0, len(data), PAGE)]

@@ -17,6 +17,7 @@ import stat
 import tarfile
 import tempfile
 
+from checkpoint.durable import sync_directory
 from checkpoint.errors import CheckpointError
 from checkpoint.wire import elf
 
@@ -90,7 +91,7 @@ def unpack(archive: bytes, wanted: str, cache: str) -> str:
         for path in (work, os.path.join(work, "lib"), os.path.join(work, EMPTY_DIR)):
             os.chmod(path, 0o755)  # criu may be another user's, if its login is root
         for path in (os.path.join(work, "lib"), work):
-            _sync(path)  # the name says that it is whole, also after a power cut
+            sync_directory(path)  # the name says that it is whole, also after a power cut
         try:
             os.rename(work, target)
         except OSError:
@@ -120,14 +121,6 @@ def _extract(archive: bytes, work: str) -> None:
                 os.fchmod(f.fileno(), 0o755)
                 f.flush()
                 os.fsync(f.fileno())
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def gather(program: str, library_dirs: list[str], loader_root: str = "") -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import os
 
 from remoteio.errors import RexecError
 from remoteio.execute import machine
-from remoteio.syscalls import check, libc
+from remoteio.syscalls import check, libc, mount_nowhere
 from remoteio.wire.fuse_abi import MAX_WRITE
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -43,6 +43,16 @@ def mount_fuse(fd: int, target: str, uid: int, gid: int, flags: int, check: bool
     """Mount the connection `fd` on `target` for all users of the namespace; `check`: the kernel checks permissions."""
     options = "fd=%d,rootmode=40000,user_id=%d,group_id=%d,allow_other,max_read=%d" % (fd, uid, gid, MAX_WRITE)
     mount("rexec", target, "fuse.rexec", flags | MS_NODEV, options + (",default_permissions" if check else ""))
+
+
+def mount_fuse_nowhere(fd: int) -> int:
+    """Mount the connection `fd` for all users of the namespace where nobody else finds it; its root, open as by O_PATH.
+
+    Raises OSError.
+    """
+    ids = {b"user_id": b"%d" % os.geteuid(), b"group_id": b"%d" % os.getegid()}
+    options = {b"fd": b"%d" % fd, b"rootmode": b"40000", **ids, b"allow_other": None, b"max_read": b"%d" % MAX_WRITE}
+    return mount_nowhere(b"fuse", options)
 
 
 def bind(source: str, target: str, flags: int = 0) -> None:

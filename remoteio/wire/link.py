@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import stat
 import struct
@@ -61,7 +62,7 @@ class Link:
     """One end of a link. `read_fd` and `write_fd` are blocking and become the link's own.
 
     Threads: any may send; one at a time receives. `_lock` guards the queues and who writes, and is not held while
-    writing.
+    writing. `_closed` is read and set under it: no descriptor is shut down that may be another's by now.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
@@ -72,6 +73,7 @@ class Link:
         self._writing = False
         self._idle = threading.Condition(self._lock)
         self._broken: OSError | None = None
+        self._closed = False
         self._waits = stat.S_ISSOCK(os.fstat(read_fd).st_mode)
         if self._waits:
             with socket.socket(fileno=os.dup(read_fd)) as sock:
@@ -126,6 +128,35 @@ class Link:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
             return idle
 
+    def settled(self, timeout: float | None = None) -> bool:
+        """Wait until this process may end, and what it sent arrives all the same: see ``flush``."""
+        return self.flush(timeout)
+
+    def mark(self) -> int:
+        """Return what `acknowledged` reaches once the other end has all that was sent before; 0: it is not told."""
+        return 0
+
+    @property
+    def acknowledged(self) -> int:
+        """How many of the bytes that were sent the other end is known to have."""
+        return 0
+
+    def bye(self) -> None:
+        """Have the other end know that all is over, before ``shut``: here the end of the stream says it."""
+
+    def shut(self) -> None:
+        """Shut the stream down: whoever waits for it is woken, and gets LinkClosed. Does not wait."""
+        with self._lock:
+            if self._closed:
+                return  # the descriptor may be closed by now, and its number another's
+            end = socket.socket(fileno=self.read_fd)  # no copy: there may be no descriptor left for one
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # it has ended by itself
+            finally:
+                end.detach()
+
     def close(self) -> None:
         """Refuse all that is sent from now on; then the descriptors may be closed, and their numbers be another's.
 
@@ -136,6 +167,7 @@ class Link:
                 self._broken = OSError(errno.EPIPE, "it is over here")
             self._queue.clear()
             self._idle.wait_for(lambda: not self._writing)
+            self._closed = True
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
         total = sum(map(len, parts))
@@ -164,6 +196,12 @@ class Link:
             raise LinkClosed("the other end closed the link")
         self.received += n
         return self._reader.filled(n)
+
+    def readable(self, timeout: float) -> bool:
+        """Wait until ``receive`` need not wait, by the thread that calls that. False: not in `timeout` seconds."""
+        poll = select.poll()
+        poll.register(self.read_fd, select.POLLIN)
+        return bool(poll.poll(int(timeout * 1000)))
 
 
 class Window:

@@ -11,10 +11,13 @@ from click.shell_completion import CompletionItem
 
 from checkpoint.submit.store import ListedImage, Store
 from remoteio.errors import RexecError
+from remoteio.submit.undo.moments import Moments, since
 from shim.cli import completion
 from shim.cli.parameters import image_argument, jobs_argument
 from shim.cli.say import shown
-from shim.submit.job import record
+from shim.submit.job import record, undo_home
+from shim.submit.job.image_intake import images_left
+from shim.submit.job.placement_events import Phase
 from shim.submit.units import size
 
 
@@ -48,22 +51,28 @@ def images_command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 @jobs_argument
 def list_command(job: str | None, as_json: bool) -> None:
-    """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one."""
+    """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one.
+
+    FILES: whether what the job did to its files since that image can be undone, so that they go back with it.
+    """
     store = Store()
-    rows = [_as_data(kept) for name in _names(store, job) for kept in store.images(name)]
+    names = _names(store, job)
+    rows = [_as_data(kept, moments) for name in names for moments in [_moments(name)] for kept in store.images(name)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     elif not rows:
         click.echo("rexec: no images; `rexec checkpoint JOB` makes one", err=True)
     else:
-        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  COMMAND")
+        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  {'FILES':<7}  COMMAND")
         for row in rows:
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
             what = row["damage"] or shown(row["command"])
-            click.echo(f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {what}")
+            files = "go back" if row["files"] else "stay"
+            shape = f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {files:<7}"
+            click.echo(f"{shape}  {what}")
 
 
-def _as_data(kept: ListedImage) -> dict[str, Any]:
+def _as_data(kept: ListedImage, moments: Moments) -> dict[str, Any]:
     manifest = kept.manifest
     return {
         "image": f"{kept.job}/{kept.number}",
@@ -72,6 +81,7 @@ def _as_data(kept: ListedImage) -> dict[str, Any]:
         "at": None if manifest is None else manifest.time_ns / 1e9,
         "host": None if manifest is None else manifest.host,
         "generation": None if manifest is None else manifest.generation,
+        "files": since(moments, kept.number) is not None,
         "bytes": 0 if manifest is None else manifest.size,
         "command": [] if manifest is None else list(manifest.argv),
         "damage": kept.damage,
@@ -119,12 +129,28 @@ def rm_command(image: str) -> None:
 )
 @jobs_argument
 def prune_command(job: str | None, keep: int) -> None:
-    """Remove all but the last N images of JOB, or of every job, and what only they needed."""
+    """Remove all but the last N images of JOB, or of every job, and what only they needed.
+
+    Of a job that has not ended, the image that a host has restored last stays, too; if none was, the last two.
+    """
     store = Store()
     for name in _names(store, job):
-        pruned = store.prune(name, keep)
+        pruned = store.prune(name, *_left(name, keep))
         images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
         click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
+
+
+def _moments(job: str) -> Moments:
+    return undo_home.known(record.home() / job)
+
+
+def _left(name: str, keep: int) -> tuple[int, int]:
+    """How many of a job's newest images stay, and which one beside them."""
+    try:
+        job = record.find(name).read()
+    except record.JobError:
+        return keep, 0  # its images are all that is left of it
+    return (keep, 0) if job.phase == Phase.ENDED else (images_left(keep, job.restored), job.restored)
 
 
 def _names(store: Store, job: str | None) -> list[str]:

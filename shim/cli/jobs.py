@@ -42,6 +42,8 @@ def as_data(report: JobReport, now: float) -> dict[str, Any]:
         if image is None
         else {"image": image.number, "at": image.at, "age": round(now - image.at, 3), "bytes": image.size},
         "moves": report.moves,
+        "movable": report.movable,
+        "obstacle": report.obstacle or None,
         "generation": report.generation,
         "why": report.why or None,
         "detached": report.detached,
@@ -51,7 +53,7 @@ def as_data(report: JobReport, now: float) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Write the jobs as a table, a line each, and a further one for what a job waits for."""
-    heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVES", "COMMAND")
+    heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVABLE", "MOVES", "COMMAND")
     cells = [heads, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(heads) - 1)]
     out = []
@@ -60,13 +62,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         out.append(f"{fixed}  {line[-1]}".rstrip())
         if number and rows[number - 1]["why"]:
             out.append(f"      {printable(rows[number - 1]['why'], None)}")
+        if number and rows[number - 1]["obstacle"]:
+            out.append(f"      not movable: {printable(rows[number - 1]['obstacle'], None)}")
     return "\n".join(out)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     saved = row["checkpoint"]
     last = "none" if saved is None else f"{_span(saved['age'])} ago, {size(saved['bytes'])}"
-    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, row["moves"])
+    movable = {True: "yes", False: "no", None: "-"}[row["movable"]]
+    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, movable, row["moves"])
     return (*(str(word) for word in words), shown(row["command"]))
 
 
@@ -96,7 +101,8 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
       stopped              its supervisor is gone: `rexec restart` goes on from its last image
       done, exit N, signal N, failed    it has ended
 
-    RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image.
+    RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image. MOVABLE says whether such
+    an image was restored, as a test (--rehearse) or in a move: yes, no - the line below says why - or not known.
     """
     now = time.time()
     rows = []

@@ -14,7 +14,7 @@ from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
 from shim.cli import parameters, run, say
 from shim.cli.say import FAILED, tell
-from shim.submit import protect, scope
+from shim.submit import own_code, scope
 
 # verb -> (module, its click command); all else is a command to run
 VERBS: dict[str, tuple[str, str]] = {
@@ -28,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "release": ("shim.cli.jobs", "release_command"),
     "kill": ("shim.cli.jobs", "kill_command"),
     "restart": ("shim.cli.jobs", "restart_command"),
+    "resume": ("shim.cli.resume", "resume_command"),
+    "service": ("shim.cli.resume", "service_command"),
     "images": ("shim.cli.images", "images_command"),
     "log": ("shim.cli.jobs", "log_command"),
     "completion": ("shim.cli.completion", "completion_command"),
@@ -61,9 +63,19 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option("--write", metavar="PATH", multiple=True, help="Let it change PATH, whatever is kept from jobs.")
 @click.option("--hide", metavar="PATH", multiple=True, help="Do not show it PATH.")
 @click.option(
+    "--disk",
+    metavar="SIZE",
+    help="What it may add to the files here, such as 10G, or `all`; by default all but the last GiB or 5 % of a disk.",
+)
+@click.option(
     "--fds",
     metavar="N,N…",
     help="Descriptors from 3 on that it is to have, or `none`; by default those that it names and that do no harm.",
+)
+@click.option(
+    "--lease",
+    metavar="D",
+    help="How long it waits for rexec when the link is cut; 40m by default. Without --checkpoint.",
 )
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
 @click.option(
@@ -75,6 +87,21 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
 )
 @click.option("--keep", metavar="N", type=click.IntRange(1), help="With --checkpoint: images to keep; 2 by default.")
+@click.option(
+    "--files",
+    type=click.Choice(["rollback", "keep"]),
+    help="With --checkpoint: when it goes on from an image, what it did to files since is undone, or stays as it is.",
+)
+@click.option(
+    "--undo-limit",
+    metavar="SIZE",
+    help="With --checkpoint: how much is kept for that before it is saved anew; 1G by default.",
+)
+@click.option(
+    "--rehearse",
+    type=click.Choice(["never", "small", "always"]),
+    help="With --checkpoint: which images are tried out on their host, to know if it can leave; small: up to 256 MiB.",
+)
 @click.option("--detach", is_flag=True, help="With --checkpoint: in the background; prints the job's id.")
 @click.option("-v", "verbose", is_flag=True, help="Say what happens.")
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
@@ -91,11 +118,16 @@ def run_command(
     read: tuple[str, ...],
     write: tuple[str, ...],
     hide: tuple[str, ...],
+    disk: str | None,
     fds: str | None,
+    lease: str | None,
     checkpoint: bool,
     every: str | None,
     owner: str | None,
     keep: int | None,
+    files: str | None,
+    undo_limit: str | None,
+    rehearse: str | None,
     detach: bool,
     verbose: bool,
     quiet: bool,
@@ -113,6 +145,7 @@ def run_command(
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
                                 restart, images and log are about them: see the --help of each
+      rexec resume              go on with all jobs whose supervisor is gone; `rexec service` does it by itself
       rexec completion SHELL    have your shell complete all this at <TAB>
       rexec run CMD...          the same as rexec CMD...
       rexec -- hosts            run a program that is called like one of these
@@ -133,25 +166,29 @@ def run_command(
     if tty is None:
         tty = os.isatty(0) and os.isatty(1) and not detach
     if not checkpoint:
-        for option, given in (("--every", every), ("--owner", owner), ("--keep", keep), ("--detach", detach)):
+        moving = {"--every": every, "--owner": owner, "--keep": keep, "--files": files, "--undo-limit": undo_limit}
+        for option, given in {**moving, "--rehearse": rehearse, "--detach": detach}.items():
             if given:
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
-    asked = scope.asked(only, read, write, hide)
+    elif lease is not None:
+        raise RexecError("--lease is for jobs without --checkpoint: those whose host is lost go on from an image")
+    asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
         spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
         from shim.cli import checkpoint as with_images
-        from shim.submit.job import submission
+        from shim.submit.job import record, submission
 
         hosts = submission.host_names(on)
         wanted = submission.Wanted(
-            hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach, asked
-        )
+            hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach, asked,
+            files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
+        )  # fmt: skip
         status = with_images.submit(spec, wanted, quiet=quiet)
     else:
-        status = run.run(spec, on, asked, verbose=verbose, quiet=quiet, json_log=json_log)
+        status = run.run(spec, on, asked, parameters.lease(lease), verbose=verbose, quiet=quiet, json_log=json_log)
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 
@@ -171,7 +208,7 @@ def main() -> None:
         from shim.cli import completion
 
         sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
-    protect.import_only_ours()
+    own_code.import_only_ours()
     stdout = sys.__stdout__
     if stdout is not None and sys.stdout is stdout:  # it is None if 1 was closed when we were started
         sys.stdout = say.output(stdout)

@@ -35,6 +35,17 @@ def image_names(_: click.Context, __: click.Parameter, begun: str) -> list[Compl
     return completion.images(begun)
 
 
+def lease(text: str | None) -> int:
+    """Return the seconds of --lease; None: as many as there are unless somebody says otherwise. Raises PolicyError."""
+    from shim.wire import lease
+
+    if text is None:
+        return lease.LEASE
+    from shim.wire.owner_policy import parse_duration
+
+    return round(parse_duration(text, "--lease"))
+
+
 class _Listed(click.types.StringParamType):
     """Text that a command prints: whoever leaves it out is told which."""
 

@@ -6,7 +6,6 @@ the process that it is called in, where this gives all of it to the job: docs/de
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import time
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from remoteio.errors import RexecError
 from shim.cli.say import tell
-from shim.submit import personal
 from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.progress import Waiting
@@ -29,24 +27,29 @@ from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
     from remoteio.submit.export.refusals import Refusal
+    from shim.submit.hosts.bootstrap import Facts
     from shim.submit.plain_run import RunResult
 
 Log = Callable[..., None]
 
 
-def run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
-    """Run the job, wherever `on` says, with what is `asked` of the files here.
+def run(
+    spec: JobSpec, on: str | None, asked: Scope, lease: int, *, verbose: bool, quiet: bool, json_log: str | None
+) -> int:
+    """Run the job, wherever `on` says, with what is `asked` of the files here. `lease`: seconds.
 
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
     try:
-        return _run(spec, on, asked, verbose=verbose, quiet=quiet, json_log=json_log)
+        return _run(spec, on, asked, lease, verbose=verbose, quiet=quiet, json_log=json_log)
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
 
 
-def _run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: bool, json_log: str | None) -> int:
+def _run(
+    spec: JobSpec, on: str | None, asked: Scope, lease: int, *, verbose: bool, quiet: bool, json_log: str | None
+) -> int:
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
     host, stream, facts = connect_first(
@@ -55,23 +58,17 @@ def _run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: b
         meanwhile=_prepare,
         connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
     )
-    python = ".".join(map(str, facts.python))
-    log("reached", host=host.name, python=python, runtime=facts.runtime)
-    if facts.runtime == "memory":
-        from shim.submit.hosts.checks import KEEP_RUNTIME
-
-        say(f"{host.name} could not keep the runtime ({facts.note}), so each run sends it again: there, {KEEP_RUNTIME}")
-    elif verbose:
-        say(f"{host.name} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
-    from remoteio.wire.link import Link
+    _tell_reached(host.name, facts, verbose, say, log)
+    from remoteio.wire.session_link import SessionLink
     from shim.submit.foreground.run import ForegroundRun
+    from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import to_the_end
 
-    spec.host, granted = os.fsencode(host.name), asked.on(host.trust)
+    spec.host, granted = os.fsencode(host.name), asked.on(host.trust, host.disk)
     spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
     began = time.monotonic()
-    link = Link(stream.read_fd, stream.write_fd)
-    job = ForegroundRun(link, spec, say, log, JobRights(granted))
+    link = SessionLink(stream.read_fd, stream.write_fd)
+    job = ForegroundRun(link, spec, say, log, JobRights(granted), Dialler(host, link, lease))
     ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
     seconds = time.monotonic() - began
     counted = job.refused()
@@ -88,6 +85,17 @@ def _run(spec: JobSpec, on: str | None, asked: Scope, *, verbose: bool, quiet: b
     return die_like(ended.status, ended.keys)
 
 
+def _tell_reached(host: str, facts: Facts, verbose: bool, say: Callable[[str], None], log: Log) -> None:
+    python = ".".join(map(str, facts.python))
+    log("reached", host=host, python=python, runtime=facts.runtime)
+    if facts.runtime == "memory":
+        from shim.submit.hosts.checks import KEEP_RUNTIME
+
+        say(f"{host} could not keep the runtime ({facts.note}), so each run sends it again: there, {KEEP_RUNTIME}")
+    elif verbose:
+        say(f"{host} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
+
+
 def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], log: Log) -> None:
     from shim.submit import refused
 
@@ -100,6 +108,8 @@ def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], lo
 def _prepare() -> None:
     """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
     import_module("shim.submit.foreground.run")
+    from shim.submit import personal
+
     personal.prepare()
 
 
@@ -143,6 +153,8 @@ def _nothing(*_: object, **__: object) -> None:
 
 
 def _json_lines(path: str) -> Log:
+    import json
+
     try:
         file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     except OSError as e:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import resource
 
-from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
 from shim.cli.say import tell
+from shim.submit import own_process
 from shim.submit.foreground.console import Console, Interrupted
 from shim.submit.foreground.own_streams import die_like, let_go
+from shim.submit.job.output_file import OutputCount, OutputFile
 from shim.submit.job.placement_events import Result
 from shim.submit.job.record import Job
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
@@ -22,7 +23,7 @@ def supervise(job: Job, *, quiet: bool, resumed: Resumed | None = None, force: b
     """Run a job that this process has locked, to its end; the exit status. Raises RexecError."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
-    dumps.forbid()
+    own_process.settle()
     record = job.read()
     say = (lambda text: None) if quiet else tell
     console = Console(record.tty, say, quiet=quiet)
@@ -59,8 +60,11 @@ def _own_streams(
     for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
         if fd in spec.stdio or (fd == 1 and spec.tty):
             close = let_go(fd) if fd == 1 else os.close  # 2 stays: what we have to say goes there too
-            taken = 0 if resumed is None else resumed.said(kind)
-            outputs[kind] = OutputOnce(kind, os.dup(fd), taken=taken, close=close, say=tell)
+            count = OutputCount(job.path, kind)
+            taken = 0 if resumed is None else resumed.written(kind, count)
+            count.begin(taken)
+            file = OutputFile(os.dup(fd), close=close, say=tell, count=count)
+            outputs[kind] = OutputOnce(kind, file, taken=taken)
     if not spec.tty and 0 not in spec.stdio:
         return outputs, None
     given = ReplayedInput(job.path, os.dup(0), console.ours)

@@ -7,7 +7,8 @@ import os
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.execute import machine
 from remoteio.wire import frames
-from remoteio.wire.link import Link, LinkClosed
+from remoteio.wire.link import LinkClosed
+from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.agent import Agent
 from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
@@ -17,7 +18,7 @@ from shim.wire.job_spec import JobSpec
 
 def main(read_fd: int, write_fd: int) -> int:
     """Serve the job that the first frame describes. Returns this process's exit status."""
-    link = Link(read_fd, write_fd)
+    link = SessionLink(read_fd, write_fd)
     try:
         first: list[tuple[int, bytes | memoryview]] = []
         while not first:
@@ -27,7 +28,7 @@ def main(read_fd: int, write_fd: int) -> int:
         spec = JobSpec.unpack(first[0][1])
         machine.call(os.fsdecode(spec.host))
         if spec.checkpoint is None:
-            Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link)).run(first[1:])
+            Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec).run(first[1:])
         else:
             from shim.execute.agent.checkpoint_agent import CheckpointAgent
             from shim.execute.agent.criu_here import provide
@@ -37,6 +38,12 @@ def main(read_fd: int, write_fd: int) -> int:
             if means.unable and not (spec.checkpoint.restore or spec.checkpoint.anyway):
                 link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means.unable))
                 return 1  # perhaps another host can
+            if spec.checkpoint.rehearsal:
+                from shim.execute.agent.rehearsal_room import lacking
+
+                if why := lacking(spec.checkpoint.rehearsal):
+                    link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=why))
+                    return 1
             CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
     except LinkClosed:
         return 1

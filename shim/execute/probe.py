@@ -11,12 +11,13 @@ import pwd
 import time
 
 from checkpoint import procfs
+from checkpoint.execute import cipher
 from checkpoint.wire import compat
 from remoteio.errors import RexecError, named
 from remoteio.execute import mount
 from shim.execute.init import idmap, namespaces
 from shim.execute.owner import load, sources
-from shim.wire import sysctl
+from shim.wire import logout, sysctl
 
 _ANSWER_BYTES = 4096
 
@@ -52,13 +53,15 @@ def facts() -> dict[str, object]:
         "login": login,
         "fuse": _fuse(),
         "namespaces": _namespaces(),
-        "settings": {name: sysctl.value(name) for name, _, _ in sysctl.FORBIDDING},
+        "settings": {name: sysctl.value(name) for name in (*(row[0] for row in sysctl.FORBIDDING), *sysctl.FUSE_WAITS)},
+        "logout": logout.kills(login),
         "id_tools": all(_found(tool) for tool in ("newuidmap", "newgidmap")),
         "subuid": idmap.subordinate("/etc/subuid", (str(uid), login)),
         "subordinate_end": max(
             [100000] + [a + n for kind in ("uid", "gid") for a, n in idmap.subordinate("/etc/sub" + kind, None)]
         ),
         "subgid": idmap.subordinate("/etc/subgid", (str(uid), login)),
+        "encrypts": cipher.available() is not None,
         "owner": _owner(),
         "compat": compat.host_facts((), namespaces.login_ids()).plain(),
     }

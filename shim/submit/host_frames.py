@@ -12,8 +12,9 @@ from typing import Any
 from remoteio.printable import printable
 from remoteio.wire import frames
 from remoteio.wire.link import Window
-from shim.submit.shapes import NATURAL, ShapeError, decoded, number, one_of, table, text, whole
+from shim.submit.shapes import NATURAL, ShapeError, decoded, flag, number, one_of, table, text, whole
 from shim.wire import job_messages, network
+from shim.wire.rendezvous import Whereabouts
 
 _EXECUTE = frozenset(kind for kind, (_, sender, _) in frames.KINDS.items() if sender != "submit")
 _UNGREETED = frozenset((frames.HELLO, frames.FAIL, frames.PING, frames.NEWS))
@@ -39,13 +40,13 @@ _NEWS = table(
     {
         "news": one_of(
             job_messages.FROZEN, job_messages.THAWED, job_messages.LEAVING, job_messages.DUMPING, job_messages.DUMPED,
-            job_messages.REFUSED, job_messages.MOVED, job_messages.DEAD, job_messages.RESTORED, job_messages.CRIU,
-            job_messages.CLOSES, job_messages.UNABLE,
+            job_messages.REFUSED, job_messages.HELD, job_messages.MOVED, job_messages.DEAD, job_messages.RESTORED,
+            job_messages.CRIU, job_messages.CLOSES, job_messages.UNABLE,
         )
     },
     {
         "serial": _SERIAL, "why": text(), "source": text(100), "at": _SECONDS, "frozen_us": whole(), "bytes": whole(),
-        "seconds": _SECONDS, "need": text(100),
+        "seconds": _SECONDS, "need": text(100), "at_once": flag,
     },
 )  # fmt: skip
 
@@ -54,7 +55,8 @@ _NEWS = table(
 class Hello:
     """Who the host is: its own name, its clock (ns since 1970), the ids mapped there, and those that the job sees.
 
-    `network`, `resolver`: which network it is in, and its resolv.conf, if any, as shim/wire/network.py has them.
+    `network`, `resolver`: which network it is in, and its resolv.conf, if any, as shim/wire/network.py has them;
+    `door`: where another stream joins its agent, None: nowhere.
     """
 
     host: str
@@ -64,15 +66,17 @@ class Hello:
     shown: tuple[int, int] | None
     network: bytes = b""
     resolver: bytes | None = None
+    door: Whereabouts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One of shim/wire/job_messages.py, by its name there; `serial` 0 and `why` "" where it has none."""
+    """One of shim/wire/job_messages.py, by its name there; `serial` 0, `why` "", `at_once` False where it has none."""
 
     what: str
     serial: int
     why: str
+    at_once: bool = False
 
 
 def due(kind: int, size: int, greeted: bool) -> None:
@@ -106,6 +110,7 @@ def hello(payload: bytes | memoryview) -> Hello:
         (shown[0], shown[1]) if shown else None,
         b"".join(where),
         resolver[0] if resolver else None,
+        Whereabouts.unpack(fields["door"]) if fields.get("door") else None,
     )
 
 
@@ -156,4 +161,4 @@ def news(payload: bytes | memoryview, greeted: bool) -> News:
     said: dict[str, Any] = _NEWS(decoded(payload, "NEWS"), "NEWS")
     if not greeted and said["news"] not in (job_messages.CRIU, job_messages.UNABLE):
         raise ShapeError(f"it sends the news {said['news']} before HELLO")
-    return News(said["news"], said.get("serial", 0), said.get("why", ""))
+    return News(said["news"], said.get("serial", 0), said.get("why", ""), said.get("at_once", False))

@@ -10,7 +10,6 @@ request for files is given to the handler by that thread, before the next bytes 
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,11 +20,11 @@ from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import MOST_WAITING, QUICK, WAITS, LeaderFollowers
 from remoteio.submit.leader_followers import SLOW as TAKES_LONG
-from remoteio.submit.sandbox import landlock
 from remoteio.submit.sandbox.threads import Outside, restrict
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, names, protect
+from shim.submit.hosts.dialler import Dialler
 from shim.submit.limited_requests import LimitedRequests
 from shim.submit.scope import JobRights
 from shim.wire import lease
@@ -54,7 +53,8 @@ class Handler(Protocol):
         """Take a frame that the host may send now, but for FUSE, HELLO and PING. What is raised ends the session."""
 
     def silent(self) -> None:
-        """Take note that nothing has come for lease.HOME seconds, once. The link is still open: `cut` ends it."""
+        """Take note that nothing has come for lease.HOME seconds, once, from a host that cannot be dialled again. The
+        link is still open: `cut` ends it."""
 
 
 def clock_skew(hello: host_frames.Hello) -> float:
@@ -100,13 +100,15 @@ class _Files:
     """Knows what an export for `spec`'s user is made of."""
 
     def __init__(self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None) -> None:
-        self._spec, self._record, self._rights = spec, record, rights
+        self._spec, self._record, self._rights = spec, record, rights or JobRights()
 
     def look(self) -> None:
         """Find what has to be asked for by a socket, and all else that is known before the host has greeted."""
         spec = self._spec
+        self._room = self._rights.room()
         self._users = names.of_users(spec)
         self._confinement = protect.confinement(self._rights, spec.cwd, spec.scratch)
+        self.writable = protect.writable(self._rights.scope, spec.cwd)
 
     def export(self, hello: host_frames.Hello, outside: Outside) -> Export:
         """Make one for the host that has greeted; after `look`."""
@@ -118,6 +120,7 @@ class _Files:
             instead={**self._users, **names.of_network(spec, hello.network, hello.resolver)},
             directory=spec.cwd,
             outside=outside,
+            room=self._room,
         )
 
 
@@ -128,8 +131,7 @@ class HostSession:
     are restricted (remoteio/submit/sandbox), and so is what the handler starts in them, unless it has `outside` do it.
     All other methods may be called by any thread. `export` and `host` are set once, by the thread that receives HELLO,
     before the first request for files is let in. `_heard` is a single number, written by whoever receives and read by
-    the lease: a stale one costs a second. `_closed` is read and set under `_gate`: no descriptor is shut down that may
-    be another's by now.
+    the lease: a stale one costs a second.
     """
 
     def __init__(
@@ -139,19 +141,20 @@ class HostSession:
         handler: Handler,
         record: WrittenFiles | None = None,
         rights: JobRights | None = None,
+        dialler: Dialler | None = None,
     ) -> None:
-        """`record`: what is written to files here is noted there. `rights`: what the job has of them; None: as any."""
+        """`record`: what is written to files here is noted there. `rights`: what the job has of them; None: as any.
+        `dialler`: of this very link; None: its stream's end is its own."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
         self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
         self._link, self._handler, self._files = link, handler, _Files(spec, record, rights)
+        self._dialler = dialler
         limited = LimitedRequests(self._receive, lambda: link.queued, lambda: self._threads.under_way)
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(limited.receive, self._answer, self._slow)
         self._heard = time.monotonic()
         self._signs = _SignsOfLife(lambda: self.send(frames.PING))
         self._over = threading.Event()
-        self._gate = threading.Lock()
-        self._closed = False
 
     def serve(self) -> None:
         """Serve until the link ends. Raises what ended it: LinkClosed, ProtocolError, or an error of our own."""
@@ -159,7 +162,7 @@ class HostSession:
 
         def serve() -> None:
             try:
-                restrict(landlock.everywhere())  # this thread, and so all that serve; what lacks, the doctor tells
+                restrict(self._files.writable)  # this thread, and so all that serve; what lacks, the doctor tells
                 self._serve()
             except BaseException as e:  # it is raised where it is waited for
                 failed.append(e)
@@ -190,6 +193,24 @@ class HostSession:
         except LinkClosed:
             return
 
+    def mark(self) -> int:
+        """Return what to ask `lacks` of: all that was sent until now."""
+        return self._link.mark()
+
+    def lacks(self, mark: int) -> bool:
+        """Tell whether the host is not known to have what had been sent then."""
+        return self._link.acknowledged < mark
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the host was heard of."""
+        return time.monotonic() - self._heard
+
+    def dial_no_more(self) -> None:
+        """Take a cut for the end: all has been said."""
+        if self._dialler is not None:
+            self._dialler.end()
+
     def pause(self) -> bool:
         """Tell the host that this process is about to be stopped: no sign of life is due. False: it hears nothing."""
         self._signs.pause()
@@ -209,23 +230,14 @@ class HostSession:
 
     def cut(self) -> None:
         """Shut the link down: whoever waits for it is woken, and `serve` ends."""
-        with self._gate:
-            if self._closed:
-                return  # the descriptor may be closed by now, and its number another's
-            end = socket.socket(fileno=self._link.read_fd)  # no copy: there may be no descriptor left for one
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                return  # it has ended by itself
-            finally:
-                end.detach()
+        self.dial_no_more()
+        self._link.shut()
 
     def close(self) -> None:
         """Cut the link and let nothing more be sent: from now on its descriptors may be closed."""
+        self._link.bye()
         self.cut()
         self._link.close()
-        with self._gate:
-            self._closed = True
 
     def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
@@ -240,8 +252,7 @@ class HostSession:
                     return
                 held_up()
                 self._threads.rest(None)
-            self.export.inodes.close_all()
-            self.export.instead.close()
+            self.export.close()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
 
@@ -253,12 +264,27 @@ class HostSession:
         last = time.monotonic()
         while not self._over.wait(lease.PULSE):
             now = time.monotonic()
-            if now - last > 2 * lease.PULSE:
+            if now - last > 2 * lease.PULSE or self.away:
                 self._heard = now  # we were stopped ourselves, or the machine slept
             last = now
-            if now - self._heard > lease.HOME:
+            if now - self._heard > lease.HOME and not self._gives_up_stream():
                 self._handler.silent()
                 return
+
+    # where there is a dialler
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no stream to the host just now."""
+        return self._dialler is not None and self._dialler.away
+
+    def start_outside(self, run: Callable[[], None]) -> None:
+        """Run it in a thread of its own that may do what the session's may not."""
+        self.outside(threading.Thread(target=run, name="dialler", daemon=True).start)
+
+    def _gives_up_stream(self) -> bool:
+        """Have another dialled in place of one that is silent. False: there is none."""
+        return self._dialler is not None and self._dialler.drop(f"nothing came for {lease.HOME:.0f} s")
 
     # what comes over the link
 
@@ -267,6 +293,8 @@ class HostSession:
         requests: list[bytes | memoryview] = []
         received = self._link.receive()
         self._heard = time.monotonic()
+        if self.export is not None and self.export.fence.opened:
+            requests += self.export.fence.kept()
         for kind, payload in received:
             if kind != frames.FUSE or self.export is None:
                 host_frames.due(kind, len(payload), self.export is not None)
@@ -283,6 +311,8 @@ class HostSession:
     def _greet(self, hello: host_frames.Hello) -> None:
         self.host = hello.host
         self.export = self._files.export(hello, self.outside)
+        if self._dialler is not None:
+            self._dialler.know(hello.door)
         self._handler.greeted(hello)
 
     def _slow(self, payload: bytes | memoryview) -> int:

@@ -11,8 +11,8 @@ import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from remoteio.submit.export.confine import FREE, HIDDEN, READ, Key, Rights
 from remoteio.submit.export.rights import Rule, RuleSet
@@ -42,8 +42,7 @@ def prepare() -> None:
     _top(homes())
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What was found.
 
     places  directories by number, and the path whose rights they have

@@ -26,6 +26,8 @@ from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames
 from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
+from shim.submit.hosts.dialler import Dialler
+from shim.submit.hosts.redial import Lost
 from shim.submit.scope import JobRights
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -37,13 +39,20 @@ from shim.wire.wakeup import Wakeup
 class RunResult:
     """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
 
-    `keys`: the job had this process's terminal.
+    `keys`: the job had this process's terminal; `told`: the host said so; `away`: it is out of touch, and not to be
+    waited for.
     """
 
     status: int | None
     code: int = 0
     reason: str = ""
     keys: bool = False
+    told: bool = False
+    away: bool = False
+
+
+class LostTouch(RexecError):
+    """The host was out of touch, and the job is lost with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,37 @@ class Watcher(Protocol):
     def stopped(self) -> None:
         """Take note that the job has stopped, as a shell would see it."""
 
+    def away(self, why: str) -> None:
+        """Take note that the host has been out of touch for a while, and is being dialled: the job waits."""
+
+    def joined(self) -> None:
+        """Take note that it is in touch again, after `away`."""
+
+
+class _FirstWords:
+    """What an agent is told before it has said a word, where another may take its place: START, and which outputs
+    nobody reads."""
+
+    def __init__(self, spec: JobSpec, send: Callable[[int, bytes], None]) -> None:
+        self._spec, self._send, self._lock = spec, send, threading.Lock()
+        self._gone: set[int] = set()
+        self._anew = False
+
+    def gone(self, kind: int) -> None:
+        """Take note that the reader of this output has gone, as the agent has been told."""
+        with self._lock:
+            self._gone.add(kind)
+            if not self._anew:
+                return
+        self._send(frames.CLOSED, bytes((kind,)))  # it may have been told to an agent that is no more
+
+    def start_anew(self, begin: Callable[[bytes], None]) -> None:
+        """Give `begin` all that another agent is to be told first."""
+        with self._lock:
+            gone = b"".join(frames.frame(frames.CLOSED, bytes((kind,))) for kind in self._gone)
+            begin(frames.frame(frames.START, self._spec.pack()) + gone)
+            self._anew = True
+
 
 class PlainRun:
     """Runs `spec` at the far end of `link`.
@@ -87,13 +127,17 @@ class PlainRun:
         outputs: Mapping[int, StreamEnd],
         watcher: Watcher,
         rights: JobRights | None = None,
+        dialler: Dialler | None = None,
     ) -> None:
-        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them. `rights`: see HostSession."""
-        self.session = HostSession(link, spec, self, rights=rights)
+        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
+        self.session = HostSession(link, spec, self, rights=rights, dialler=dialler)
+        first_words = _FirstWords(spec, self.session.send)
+        if dialler is not None:
+            dialler.begin(spec, self, self.session.start_outside, first_words.start_anew)
         self._link, self._spec, self._watcher = link, spec, watcher
         self._events: deque[Callable[[], None]] = deque()  # for the thread in `run`, which the wakeup calls
         self.wakeup = Wakeup()  # a byte written to its write_fd has the thread in `run` look about
-        self._sinks = {kind: self._sink(kind, end) for kind, end in outputs.items()}
+        self._sinks = {kind: self._sink(kind, end, first_words) for kind, end in outputs.items()}
         self._open = set(self._sinks)  # those that have not ended
         self._sources: dict[int, Source] = {}
         self._server = threading.Thread(target=self._serve, name="serve", daemon=True)
@@ -110,12 +154,17 @@ class PlainRun:
         """Has the job ended?"""
         return self._ended is not None
 
+    @property
+    def out_of_touch(self) -> bool:
+        """Is there no way to the host just now?"""
+        return self.session.away
+
     def run(self) -> RunResult:
         """Run the job to its end, and its output's. Raises LinkClosed, ProtocolError or RexecError when it is lost."""
         try:
-            for sink in self._sinks.values():
-                sink.start(self._stream_fails)
             self._link.send(frames.START, self._spec.pack())
+            for sink in self._sinks.values():
+                sink.start(self._stream_fails)  # not before: one whose reader has gone says so at once
             self._server.start()
             wait = select.poll()
             wait.register(self.wakeup.fd, select.POLLIN)
@@ -125,6 +174,8 @@ class PlainRun:
                     self.wakeup.clear()
                 else:
                     self._events.popleft()()
+            if self._ended.told:
+                self._server.join(lease.PULSE)  # or the carrier is ended before it has told the host that this is known
             return self._ended
         finally:
             self.session.close()
@@ -166,12 +217,14 @@ class PlainRun:
         self.tell(lambda: self._failed(e))
 
     def _failed(self, e: BaseException) -> None:
-        if self._ended is None or not isinstance(e, LinkClosed):
+        if self._ended is None or not isinstance(e, (LinkClosed, LostTouch)):
             raise e
 
-    def _sink(self, kind: int, end: StreamEnd) -> Sink:
+    def _sink(self, kind: int, end: StreamEnd, first_words: _FirstWords) -> Sink:
         def close(fd: int) -> None:
             end.close(fd)
+            if not self.started:
+                first_words.gone(kind)
             self.tell(lambda: self._open.discard(kind))
 
         return Sink(self._link, kind, end.fd, close)
@@ -187,6 +240,8 @@ class PlainRun:
             self.fail(e)
 
     def _begun(self) -> None:
+        if self.started:
+            return
         self.started = True
         for kind, end in self._watcher.begun().items():
             source = Source(self._link, kind, end.fd, end.close, end.ours)
@@ -202,8 +257,19 @@ class PlainRun:
         text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
         self.fail(RexecError(text % (self.session.host, lease.HOME) + "see whether it and the network to it are up"))
 
+    def away(self, why: str) -> None:
+        self.tell(lambda: self._watcher.away(why))
+
+    def joined(self) -> None:
+        self.tell(self._watcher.joined)
+
+    def lost(self, lost: Lost) -> None:
+        self.fail(LostTouch(lost.why))
+
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks:
+            if not self.started and payload:
+                self.tell(self._begun)  # it may be quicker than its host with STARTED; who reads it may signal it
             self._sinks[kind].put(payload)
         elif kind == frames.CREDIT:
             of, count = host_frames.credit(payload)
@@ -218,10 +284,12 @@ class PlainRun:
             self.tell(self._watcher.stopped)
         elif kind == frames.EXIT:
             status = host_frames.exit_status(payload)
-            self.tell(lambda: self.end(RunResult(status)))
+            self.tell(lambda: self.end(RunResult(status, told=True)))
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
-            self.tell(lambda: self.end(RunResult(None, code, text)))
+            if self.session.export is None:
+                self.session.dial_no_more()  # it is no agent that was cut off before it has said a word
+            self.tell(lambda: self.end(RunResult(None, code, text, told=True)))
 
 
 def to_the_end(
@@ -233,8 +301,8 @@ def to_the_end(
     """
     try:
         ended = run()
-    except LinkClosed as e:
-        why = stream.failure() if host.ssh else e
+    except (LinkClosed, LostTouch) as e:
+        why = stream.failure() if host.ssh and isinstance(e, LinkClosed) else e
         stream.close(done=True)
         raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
     except ProtocolError as e:
@@ -254,5 +322,5 @@ def to_the_end(
     except BaseException:
         stream.close()
         raise
-    stream.close(done=True)
+    stream.close(done=ended.told or ended.away)  # else its carrier is to bring the host the news that it is over
     return ended

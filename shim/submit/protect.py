@@ -8,24 +8,23 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
-from glob import glob
-from importlib import import_module
 from pathlib import Path
 
 from checkpoint.submit import xdg
-from remoteio.submit import programs
+from remoteio import syscalls
 from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, READ, Confinement, Key, Mark
 from remoteio.submit.export.rights import ALWAYS, DENIAL, GRANT, RULE, Rule
-from shim.submit import personal
+from remoteio.submit.sandbox import landlock
+from shim.submit import own_code, personal
 from shim.submit.hosts import config
 from shim.submit.scope import FULL, PROJECT, JobRights, Scope
 
-_PACKAGES = ("remoteio", "checkpoint", "shim")
 OWN, PROGRAM, ONLY = "rexec's and ssh's own", "rexec's program", "--only"
 _LINKS = 40  # of one path: path_resolution(7)
+_OF_ITSELF = frozenset((0xEF53, 0x58465342, 0x01021994))  # f_type of ext2 to ext4, xfs, tmpfs: linux/magic.h
 
 
 def confinement(rights: JobRights | None = None, directory: bytes = b"", scratch: Iterable[bytes] = ()) -> Confinement:
@@ -36,7 +35,7 @@ def confinement(rights: JobRights | None = None, directory: bytes = b"", scratch
     """
     rights = rights or JobRights()
     scope = rights.scope
-    settings, code = tuple(_settings()), program()
+    settings, code = tuple(_settings()), own_code.program()
     marks = [Mark(b"/dev", EMPTY, None), *_own(settings, code), *_options(scope)]  # the job's kernel has its own /dev
     trees = [(str(path), HIDDEN) for path in settings] + [(str(path), READ) for path in code]
     rules: tuple[Rule, ...] = ()
@@ -53,8 +52,34 @@ def confinement(rights: JobRights | None = None, directory: bytes = b"", scratch
         for level, places in ((EMPTY, scratch), (READ, personal.SYSTEM), (FREE, (directory or b"/",))):
             for place in places:
                 marks += _granted(place, level, GRANT, ONLY)
-    linked = tuple(trees)
-    return Confinement(marks, lambda: _linked(linked), _devices(linked), rules, within, rights.made, found.places)
+
+    def linked(level: int) -> frozenset[Key]:
+        return _files(tuple(dict.fromkeys(path for path, each in trees if each == level)))
+
+    return Confinement(marks, linked, _devices(trees), rules, within, rights.made, found.places)
+
+
+def writable(scope: Scope, directory: bytes) -> list[bytes]:
+    """List directories beneath which all is that what serves a job may have to change, as they are now.
+
+    Of trust "project": where the job works and what it may write; of what is no directory, the one that it is in. Also
+    where rexec keeps images and the job's streams.
+    """
+    if scope.trust != PROJECT:
+        return landlock.everywhere()
+    found = {os.path.realpath(place) for place in (directory or b"/", *map(os.fsencode, scope.write))}
+    trees = {_directory(path) for path in found}
+    if b"/" in trees:
+        return landlock.everywhere()
+    own = _those_known(xdg.state, xdg.data, xdg.cache)
+    return sorted({*trees, *(os.path.realpath(os.fsencode(path)) for path in own)})
+
+
+def _directory(path: bytes) -> bytes:
+    """The path, or the first directory above it that there is."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _own(settings: Iterable[Path], code: Iterable[Path]) -> Iterator[Mark]:
@@ -89,68 +114,6 @@ def _those_known(*places: Callable[[], Path]) -> Iterator[Path]:
             yield place()
         except (KeyError, RuntimeError):
             continue  # this user has no entry in passwd(5), or no home
-
-
-@cache
-def program() -> tuple[Path, ...]:
-    """List the files and directories whose code runs here, or is sent to hosts, as they were when this process started.
-
-    The packages, and where they are installed: a virtual environment's programs and libraries, or the directory of
-    libraries; the Python beneath, and ssh, where they are the user's own.
-    """
-    found = [Path(directory) for name in _PACKAGES for directory in import_module(name).__path__]
-    found += [path for path in map(Path, _libraries()) if path.is_dir()]
-    script = Path(sys.argv[0])
-    if script.is_file():
-        found.append(script.absolute())
-    if sys.prefix != sys.base_prefix:
-        found += [Path(sys.prefix, "bin"), Path(sys.prefix, "pyvenv.cfg")]
-    standard = _standard()
-    tools = [programs.find("ssh") or "", programs.find("setpriv") or ""]
-    base = [sys.executable, *standard, *glob(sys.base_prefix + "/lib/libpython*"), *tools]
-    found += [path for path in map(Path, filter(None, base)) if _users_own(path)]
-    if _users_own(Path(standard[0])):  # Python looks there first, and it need not be there
-        found += [Path(path) for path in sys.path if path.endswith(".zip")]
-    return tuple(dict.fromkeys(found))
-
-
-def _libraries() -> list[str]:
-    """The directories that hold what rexec imports beside the standard library."""
-    import click
-
-    ours = {os.path.dirname(os.path.dirname(os.path.abspath(click.__file__)))}
-    named = (path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages"))
-    ours |= {path for path in named if _users_own(Path(path))}
-    return sorted(ours)
-
-
-def _standard() -> list[str]:
-    """The directories of the standard library: what is not to be had from `os` and `sys` takes 10 ms."""
-    base = os.path.dirname(os.path.abspath(os.__file__))
-    return [base, *(path for path in sys.path if os.path.basename(path) == "lib-dynload")]
-
-
-def _users_own(path: Path) -> bool:
-    """Is it an ordinary user's own? What is root's, no job of such a user changes; and root's jobs may change all."""
-    try:
-        return path.stat().st_uid == os.geteuid() != 0
-    except OSError:
-        return False  # it is not there
-
-
-def import_only_ours() -> None:
-    """Import nothing any more from a directory of PYTHONPATH that this user, and so a job, may write to.
-
-    One that is first imported later would be the host's.
-    """
-    for name in _PACKAGES:
-        import_module(name)
-    given = os.environ.get("PYTHONPATH")
-    if not given:
-        return
-    named = {os.path.abspath(path) for path in given.split(":")}
-    named = {path for path in named if os.access(path, os.W_OK)} - {*_libraries(), *_standard()}
-    sys.path[:] = [path for path in sys.path if os.path.abspath(path) not in named]
 
 
 def _led_to(directories: Iterable[Path]) -> Iterator[Path]:
@@ -201,17 +164,35 @@ def _devices(trees: Iterable[tuple[str, int]]) -> frozenset[int]:
 
 
 @cache
-def _linked(trees: tuple[tuple[str, int], ...]) -> Mapping[Key, int]:
-    """The regular files of `trees` that have further names, as an installer gives them which links from its cache."""
-    found: dict[Key, int] = {}
-    for top, level in trees:
-        alone: list[tuple[str, list[str], list[str]]] = [(os.path.dirname(top), [], [os.path.basename(top)])]
-        for above, _, names in os.walk(top) if os.path.isdir(top) else alone:
-            for name in names:
-                try:
-                    st = os.lstat(os.path.join(above, name))
-                except FileNotFoundError:
-                    continue  # it has just been removed
-                if st.st_nlink > 1 and stat.S_ISREG(st.st_mode):
-                    found[st.st_dev, st.st_ino] = min(level, found.get((st.st_dev, st.st_ino), FREE))
-    return found
+def _files(trees: tuple[str, ...]) -> frozenset[Key]:
+    """The regular files of `trees` that may have further names, as an installer gives them which links from its cache.
+
+    A listing has the very numbers that stat(2) tells where a filesystem is not made of others: each file is asked for
+    its own only there.
+    """
+    found, todo = set[Key](), list(trees)
+    while todo:
+        path = todo.pop()
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            continue  # there is none, or this user may not look: nor may the job
+        try:
+            st = os.fstat(fd)
+            if not stat.S_ISDIR(st.st_mode):
+                found.add((st.st_dev, st.st_ino))
+                continue
+            listed = syscalls.fstatfs(fd)[0] in _OF_ITSELF
+            with os.scandir(fd) as listing:
+                for entry in listing:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(f"{path}/{entry.name}")
+                    elif listed:
+                        found.add((st.st_dev, entry.inode()))
+                    else:
+                        with suppress(FileNotFoundError):  # it has just been removed
+                            each = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
+                            found.add((each.st_dev, each.st_ino))
+        finally:
+            os.close(fd)
+    return frozenset(found)

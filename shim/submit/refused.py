@@ -8,20 +8,38 @@ from collections.abc import Iterator, Mapping
 
 from remoteio.printable import printable
 from remoteio.submit.export.refusals import Refusal
-from remoteio.submit.export.rights import ALWAYS, FIXED, HIDDEN, KEPT, READ, Glob, Rule
+from remoteio.submit.export.rights import ALWAYS, FIXED, FREE, HIDDEN, KEPT, READ, Glob, Rule
+from remoteio.submit.export.room import FULL
 from shim.submit import kept_places
 
+DISK = "--disk SIZE"
 _NAMED = 3  # refusals that are named in a sentence
 
 
 def sentences(counted: Mapping[Refusal, int]) -> list[str]:
-    """Say in at most two sentences what was refused; [] where nothing was that anybody would want.
+    """Say in at most two sentences what was refused, and in one that there was no room; [] where nothing was.
 
     That a program looked for its history, and found none, is told by --json-log alone.
     """
-    wanted = [each for each in counted if each.rule.name != kept_places.HISTORIES]
-    if not wanted:
-        return []
+    full = [each for each in counted if _is_room(each.rule)]
+    wanted = [each for each in counted if not _is_room(each.rule) and each.rule.name != kept_places.HISTORIES]
+    return [*(_rules(wanted) if wanted else ()), *([_room(full)] if full else ())]
+
+
+def _is_room(rule: Rule) -> bool:
+    return rule.level == FREE and not rule.words
+
+
+def _room(full: list[Refusal]) -> str:
+    first = full[0]
+    more = f" and {len(full) - 1} more" if len(full) > 1 else ""
+    what = f"the job was kept from {first.rule.name} ({_shown(first.path)}{more}): "
+    if first.rule == FULL:
+        return what + f"make room, or say {DISK}, or `--disk all`, to let it have that too"
+    return what + f'a larger {DISK} lets it, and disk = "SIZE" of its host in hosts.toml, where that is less'
+
+
+def _rules(wanted: list[Refusal]) -> list[str]:
     named = [f"{_shown(each.path)} ({each.rule.name})" for each in wanted[:_NAMED]]
     more = f" and {len(wanted) - _NAMED} more" if len(wanted) > _NAMED else ""
     said = [f"kept from the job: {', '.join(named)}{more}"]
@@ -34,14 +52,17 @@ def sentences(counted: Mapping[Refusal, int]) -> list[str]:
 def rows(counted: Mapping[Refusal, int]) -> Iterator[dict[str, object]]:
     """What was refused, as --json-log has it: one object each."""
     for each, count in counted.items():
+        to = "add" if _is_room(each.rule) else "see" if each.reading else "change"
         yield {
-            "path": os.fsdecode(each.path), "rule": each.rule.name, "to": "see" if each.reading else "change",
+            "path": os.fsdecode(each.path), "rule": each.rule.name, "to": to,
             "option": option(each.rule, each.path, each.reading), "count": count,
         }  # fmt: skip
 
 
 def option(rule: Rule, path: bytes, reading: bool) -> str:
     """Name the option of a run by which that rule would have let a job read a path, or change it; "": none does."""
+    if _is_room(rule):
+        return DISK
     if rule.kind == ALWAYS or rule.level not in (HIDDEN, READ, KEPT, FIXED):
         return ""
     return f"{'--read' if reading else '--write'} {shlex.quote(_shown(_named_by(rule, path)))}"

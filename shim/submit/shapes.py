@@ -6,7 +6,6 @@ raises ShapeError. Shapes are made of shapes: ``table({"serial": whole(0, 9)}, {
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +26,8 @@ def _wrong(value: object, what: str, due: str) -> ShapeError:
 
 def decoded(data: bytes | bytearray | memoryview, what: str) -> object:
     """Return the value in a JSON text. Raises ShapeError, however deep it is or long its numbers are."""
+    import json  # a plain run has none
+
     try:
         return json.loads(bytes(data))
     except (ValueError, RecursionError) as error:

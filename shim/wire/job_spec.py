@@ -21,11 +21,14 @@ class JobSpec:
         "env",
         "gid",
         "groups",
+        "home",
         "host",
         "hostname",
+        "lease",
         "limits",
         "scheduling",
         "scratch",
+        "secret",
         "stdio",
         "tty",
         "uid",
@@ -50,11 +53,16 @@ class JobSpec:
         scheduling: Sequence[int] = (),
         host: bytes = b"",
         descriptors: list[Descriptor] | None = None,
+        secret: bytes = b"",
+        lease: int = 0,
+        home: int = 0,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
         ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`:
-        those from 3 on."""
+        those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
+        `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
+        parent, 0: it is on another machine."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
@@ -63,6 +71,7 @@ class JobSpec:
         self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
         self.descriptors = descriptors or []
+        self.secret, self.lease, self.home = secret, lease, home
 
     def pack(self) -> bytes:
         """Return the payload of a START frame."""
@@ -81,6 +90,7 @@ class JobSpec:
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
                 "descriptors": [each.pack() for each in self.descriptors],
+                "session": [self.secret, *_texts([self.lease, self.home])] if self.secret else [],
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
         )
@@ -96,6 +106,7 @@ class JobSpec:
     @classmethod
     def _of(cls, f: dict[str, list[bytes]]) -> JobSpec:
         ids, limits = _numbers(f["ids"]), _numbers(f["limits"])
+        secret, lease, home = f.get("session") or (b"", b"0", b"0")  # a record has none
         return cls(
             argv=f["argv"],
             env=f["env"],
@@ -113,6 +124,9 @@ class JobSpec:
             checkpoint=CheckpointSpec.of(f) if "checkpoint" in f else None,
             scheduling=_numbers(f.get("scheduling", [])),  # a job on record may have none
             descriptors=[Descriptor.unpack(item) for item in f.get("descriptors", [])],  # an older record has none
+            secret=secret,
+            lease=int(lease),
+            home=int(home),
         )
 
 
@@ -126,15 +140,17 @@ class CheckpointSpec:
     restore     the manifest of the image to go on from, without chunk tables; empty: a fresh start
     criu        hash, hex, of the criu that the submit side can send; empty: it has none
     anyway      no other host can make images of it: start it even where this one cannot
+    rehearsal   bytes of the image, which is restored up to GO only, beside the job that runs here; 0: it is to go on
     """
 
-    __slots__ = ("anyway", "criu", "generation", "job", "named", "owner", "restore")
+    __slots__ = ("anyway", "criu", "generation", "job", "named", "owner", "rehearsal", "restore")
 
     def __init__(
-        self, job: str, generation: int, owner: str, named: bool, restore: bytes, criu: str, anyway: bool = False
-    ) -> None:
+        self, job: str, generation: int, owner: str, named: bool, restore: bytes, criu: str, anyway: bool = False,
+        rehearsal: int = 0,
+    ) -> None:  # fmt: skip
         self.job, self.generation, self.owner, self.named = job, generation, owner, named
-        self.restore, self.criu, self.anyway = restore, criu, anyway
+        self.restore, self.criu, self.anyway, self.rehearsal = restore, criu, anyway, rehearsal
 
     def fields(self) -> dict[str, list[bytes]]:
         """Write it for a START frame."""
@@ -147,6 +163,7 @@ class CheckpointSpec:
             "restore": [self.restore] if self.restore else [],
             "criu": [self.criu.encode()] if self.criu else [],
             "anyway": [b"1"] if self.anyway else [],
+            "rehearsal": _texts([self.rehearsal]) if self.rehearsal else [],
         }
 
     @classmethod
@@ -160,6 +177,7 @@ class CheckpointSpec:
             restore=b"".join(f["restore"]),
             criu=b"".join(f["criu"]).decode(),
             anyway=bool(f["anyway"]),
+            rehearsal=sum(_numbers(f["rehearsal"])),
         )
 
 

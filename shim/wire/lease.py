@@ -1,19 +1,22 @@
-"""How long an end of a link waits for a sign of life, in seconds. Pure. Shipped.
+"""How long an end of a run waits: for a sign of life, and for a stream to take the place of one that was cut. Pure.
+Shipped.
 
-Both ends send PING every PULSE, and anything at all that comes is a sign of life. The figures rest on one another:
+Both ends send PING every PULSE, and anything at all that comes is a sign of life. A stream that is silent for too long
+is given up, the session goes on over the next (remoteio/wire/link.py), which home dials (shim/submit/hosts/dialler.py).
+The figures rest on one another:
 
-* a silence of the network of up to SILENCE is no end. The last sign may have come a PULSE before it. And TCP sends
-  again what was lost after a time that it doubles with each try (RFC 6298, 5.5; Linux begins with 0.2 s and the round
-  trip): a try that was lost just before the network came back is made again as long after it as the silence lasted.
-  Neither end can have that sooner: the socket is ssh's. So nothing may be heard for PULSE + 2 * SILENCE + FIRST_TRY;
-* the host gives up first: after AGENT of silence, more than that, the agent ends itself, and with it the job and its
-  mounts;
-* so when home gives up a silent host, after HOME, nothing runs there any more, if what is sent here does not arrive
-  there either. It is more than AGENT and a PULSE: the last sign that either had of the other may be a pulse apart;
-* a job that can be checkpointed may go on elsewhere only when it acts nowhere. The last that a host can have heard of
-  home was sent before the link ended here: LOST after that its agent has ended too, with a second for clocks and for
-  scheduling. Of a silent host the link is ended here only after HOME, so that the job goes on HOME + LOST after its
-  last sign of life, since there are networks that carry one direction only.
+* a silence of the network of up to SILENCE costs no stream. The last sign may have come a PULSE before it. And TCP
+  sends again what was lost after a time that it doubles with each try (RFC 6298, 5.5; Linux begins with 0.2 s and the
+  round trip): a try that was lost just before the network came back is made again as long after it as the silence
+  lasted. So nothing may be heard for PULSE + 2 * SILENCE + FIRST_TRY, and AGENT and HOME are more than that;
+* a dead peer is noticed within 15 s: HOME and two PULSE, one since the last sign and one between looks;
+* an agent that has had no stream for the run's lease, LEASE unless its user says otherwise, ends itself, and with it
+  the job and its mounts. It counts from the last that it heard of home, which home sent before it missed the agent;
+* so once home has had no stream for the lease and LOST more, nothing runs there any more, if clocks run alike: LOST is
+  for the looks, for scheduling, and for clocks that differ by a part in 240. Then a job that can be checkpointed may go
+  on elsewhere. Sooner it may only when the host has said that the agent is no more;
+* where an agent could have no socket there is no other stream: its end, or AGENT of silence, ends it, and HOME of
+  silence is the end here, which is later, so that nothing runs there when home says so.
 """
 
 from __future__ import annotations
@@ -22,19 +25,22 @@ PULSE = 1.0
 """Between two signs of life of one's own."""
 
 SILENCE = 3.6
-"""Of the network, after which a job goes on as if there had been none."""
+"""Of the network, after which the stream goes on as if there had been none."""
 
 FIRST_TRY = 0.5
 """Until TCP sends for the second time what was not acknowledged: 0.2 s, and a round trip of a far host."""
 
 AGENT = 9.0
-"""The agent on a host, without a sign of life from home."""
+"""The agent on a host, without a sign of life from home: it gives up the stream."""
 
 HOME = 11.0
-"""The submit side, without a sign of life from the host."""
+"""The submit side, without a sign of life from the host: it gives up the stream, and dials."""
+
+LEASE = 40 * 60
+"""Without any stream, by default, until the agent ends the job."""
 
 LOST = 10.0
-"""The supervisor of a job, after the end of the link to the host that ran it, before it runs the job elsewhere."""
+"""Beyond the lease, or after the end of the link to the host that ran it, before a job is run elsewhere."""
 
 RELEASE = 6.0
 """The end of a run, for a reader or a system call here that holds up what is left to do."""

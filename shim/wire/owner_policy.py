@@ -21,6 +21,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _HOURS = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
 DAY_MINUTES = 24 * 60
+AT_ONCE, LATER = "at once", "later"
 
 
 class PolicyError(RexecError):
@@ -102,9 +103,11 @@ class OwnerPolicy(Value):
     hours             spans of the day, as parse_hours gives; (): always
     battery           True: may also run on battery
     min_free_memory   bytes that must stay available (MemAvailable)
+    memory            when that of a job which leaves is free: AT_ONCE, with its image committed, or LATER, when it runs
+                      elsewhere
     """
 
-    __slots__ = ("battery", "hours", "linger", "max_load", "min_free_memory", "name", "start_idle", "watched")
+    __slots__ = ("battery", "hours", "linger", "max_load", "memory", "min_free_memory", "name", "start_idle", "watched")
     name: str
     watched: bool
     start_idle: float
@@ -113,6 +116,7 @@ class OwnerPolicy(Value):
     hours: tuple[tuple[int, int], ...]
     battery: bool
     min_free_memory: int
+    memory: str
 
     def __init__(
         self,
@@ -125,10 +129,11 @@ class OwnerPolicy(Value):
         hours: tuple[tuple[int, int], ...] = (),
         battery: bool = False,
         min_free_memory: int = 0,
+        memory: str = LATER,
     ) -> None:
         self._set(
             name=name, watched=watched, start_idle=start_idle, linger=linger, max_load=max_load, hours=hours,
-            battery=battery, min_free_memory=min_free_memory,
+            battery=battery, min_free_memory=min_free_memory, memory=memory,
         )  # fmt: skip
 
     def table(self) -> dict[str, object]:
@@ -138,6 +143,7 @@ class OwnerPolicy(Value):
             "linger": _duration_text(self.linger),
             "battery": self.battery,
             "min_free_memory": self.min_free_memory,
+            "memory": self.memory,
         }
         if self.max_load is not None:
             table["max_load"] = self.max_load
@@ -168,6 +174,12 @@ def _parse_bool(value: object, key: str) -> bool:
     raise PolicyError(f"{key} = {_shown(value)} is neither true nor false.")
 
 
+def _parse_memory(value: object, key: str) -> str:
+    if value in (AT_ONCE, LATER):
+        return str(value)
+    raise PolicyError(f'{key} = {_shown(value)} is neither "{AT_ONCE}" nor "{LATER}".')
+
+
 # key of the table, and field of OwnerPolicy -> what reads its value, given the key to name it
 KEYS: dict[str, Callable[[object, str], Any]] = {
     "start_idle": parse_duration,
@@ -176,6 +188,7 @@ KEYS: dict[str, Callable[[object, str], Any]] = {
     "hours": parse_hours,
     "battery": _parse_bool,
     "min_free_memory": parse_size,
+    "memory": _parse_memory,
 }
 
 

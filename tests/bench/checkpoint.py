@@ -57,15 +57,17 @@ class Figures:
 
     def __init__(self) -> None:
         self.frozen = Figure("frozen by a checkpoint / criu's frozen_us", "s", 1.3)
-        self.vacate = Figure("vacate / raw dump + cat", "s", 1.5)
+        self.vacate = Figure("vacate to the commit / raw dump + cat", "s", 1.5)
         self.restart = Figure("restart to first action / cat + raw restore", "s", 1.5)
+        self.whole = Figure("both, and its memory free / all of raw", "s", 1.5)
         self.link = Figure("1 % changed: bytes over the link / image", "MiB", 0.03)
         self.disk = Figure("1 % changed: bytes on disk / image", "MiB", 0.03)
         self.beside = Figure("resident beside the job", "MiB", 100)
         self.move = Figure("a shell loop moves alpha -> beta", "s", 2)
 
     def text(self) -> str:
-        all_ = (self.frozen, self.vacate, self.restart, self.link, self.disk, self.beside, self.move)
+        moves = (self.vacate, self.restart, self.whole)
+        all_ = (self.frozen, *moves, self.link, self.disk, self.beside, self.move)
         head = f"{'median (min-max)':44}{'measured':>26}{'raw':>24}{'ratio':>8}{'wanted':>9}"
         return "\n".join([head, *(figure.line() for figure in all_ if figure.ours)])
 
@@ -106,6 +108,7 @@ class Raw:
         restored = self._criu(second, "restore")
         figures.vacate.raw.append(float(str(dumped["seconds"])) + home.seconds)
         figures.restart.raw.append(there.seconds + float(str(restored["seconds"])))
+        figures.whole.raw.append(figures.vacate.raw[-1] + figures.restart.raw[-1])
         self.file.unlink()
         must(["ssh", first, f"rm {REMOTE}/all.tar"], f"rm on {first}")
 
@@ -195,11 +198,12 @@ class Ours:
             ordered = time.time()
             self.rexec("vacate", "--to", second, job)
             seen = json.loads(watcher.stdout.readline())
-        left = max(self.committed(job, ordered), float(seen["free"]))
+        committed = self.committed(job, ordered)
         self.heard(job, "changed")
-        gap = next(line for line in self.lines(job) if line[0] == "gap" and float(line[2]) > left)
-        figures.vacate.ours.append(left - ordered)
-        figures.restart.ours.append(float(gap[2]) - left)
+        acts = next(float(line[2]) for line in self.lines(job) if line[0] == "gap" and float(line[2]) > committed)
+        figures.vacate.ours.append(committed - ordered)
+        figures.restart.ours.append(acts - committed)
+        figures.whole.ours.append(max(acts, float(seen["free"])) - ordered)
         figures.beside.ours.append(seen["beside"] / (1 << 20))
         so_far = len(self.lines(job))
         carried, stored = self._carried(), self._stored()

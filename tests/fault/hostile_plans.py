@@ -13,6 +13,7 @@ from collections.abc import Callable
 from remoteio.wire import frames
 from remoteio.wire import fuse_abi as abi
 from tests.fault.hostile import Wire
+from tests.fault.hostile_quota import over_the_quota
 from tests.fault.hostile_requests import through_the_export
 
 Plan = Callable[[Wire], None]
@@ -318,5 +319,5 @@ PROBED: dict[str, Plan] = {
 }
 PLANS: dict[str, Plan] = {
     **MISBEHAVES, **ENDS, **LASTS, **WELL, **PROBED, **SAVED, "what it asked for and did not take": floods,
-    "the export": through_the_export,
+    "the export": through_the_export, "the quota": over_the_quota,
 }  # fmt: skip

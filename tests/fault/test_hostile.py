@@ -90,9 +90,9 @@ class Victim:
         assert {k: v for k, v in now.items() if k in self.before} == self.before
         return err.decode() + out.decode()
 
-    def run(self, plan: str) -> tuple[int, str]:
+    def run(self, plan: str, *options: str) -> tuple[int, str]:
         """Exit status, and what was said."""
-        process = self.start(plan, "--on", "evil", "--", "job")
+        process = self.start(plan, "--on", "evil", *options, "--", "job")
         said = self.said(process)
         return process.returncode, said
 
@@ -120,6 +120,21 @@ def test_no_attempt_through_the_export_succeeds(victim: Victim) -> None:
         print(f"{each['attempt']:70} -> {each['refusal'] or 'SUCCEEDED'}")
     assert [each for each in attempts if each["succeeded"]] == []
     assert len(attempts) > 900
+
+
+@pytest.mark.long(lambda victim: victim == "root")
+def test_no_attempt_adds_more_than_the_quota(victim: Victim) -> None:
+    """Each is refused; and the disk says so too, of what there is while the job has all its files open."""
+    status, said = victim.run("the quota", "--disk", "1M", "-v")
+    assert status == 0, said
+    attempts = [json.loads(line) for line in victim.report.read_text().splitlines()]
+    for each in attempts:
+        print(f"{each['attempt']:70} -> {each['refusal'] or 'SUCCEEDED'}")
+    assert {each["refusal"] for each in attempts} <= {"EDQUOT", "EINVAL", "EOPNOTSUPP"}, attempts
+    assert len(attempts) > 40 and len([each for each in attempts if each["refusal"] == "EDQUOT"]) > 35
+    found = [path.lstat() for path in (victim.home / "project").rglob("*")]
+    assert sum(st.st_blocks * 512 for st in found) < 2 << 20, "blocks of 4 KiB, and attributes"
+    assert "the job was kept from adding more than 1.0 MiB to the files here (" in said
 
 
 @pytest.mark.long(lambda victim, plan: victim == "root" or plan not in SAMPLE)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mover import Mover, Placement, until
-from tests.mover_as_user import Make, Run
+from tests.mover_as_user import Make, Run, begun
 from tests.owner_terminal import OWNER, terminal
 
 PYTHON = "/usr/bin/python3"
@@ -38,8 +38,7 @@ def ended(mover: Mover, at: Placement) -> None:
 def test_while_an_image_is_made(run: Run, order: str, point: str, before: int) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", ENDS, strike=f"{point}:job:{1 + before}")
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         for serial in range(before):
             assert at.checkpoint(1 + serial)["what"] == "committed"
         at.order(order, 9)
@@ -55,8 +54,7 @@ def test_as_its_owner_comes_back(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", ENDS, strike="freeze:job:1", owner=OWNER)
-            at = mover.place("local")
-            at.wait("started")
+            at = begun(mover)
             # until it is watched
             until(lambda: os.write(keyboard, b"x\n") and (home / "struck").exists(), "it is not stopped")
             ended(mover, at)
@@ -107,8 +105,7 @@ def test_at_any_moment(run: Run, order: str) -> None:
     def body(make: Make, home: Path) -> None:
         for step in range(25):
             mover = make("/bin/sh", "-c", f"echo begun; sleep {step / 100}; echo ended; exit 7")
-            at = mover.place("local")
-            at.wait("started")
+            at = begun(mover)
             at.order(order, 1)
             ended(mover, at)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mover import until
-from tests.mover_as_user import Make, Run, counted, more
+from tests.mover_as_user import Make, Run, begun, counted, killed, more
 
 # The ordinary user's way has all that root's has and more; the orders are the same.
 pytestmark = pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0 and order == "vacate")
@@ -53,8 +53,7 @@ def test_while_it_is_dumped(run: Run, order: str, point: str, who: str) -> None:
 
     def body(make: Make, home: Path) -> None:
         mover = make(*job(make, mark), strike=f"{point}:{who}:{1 if point == 'left' else 2}")
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         assert at.checkpoint(1)["what"] == "committed"
         more(mover)
@@ -86,8 +85,7 @@ def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) ->
     def body(make: Make, home: Path) -> None:
         script = "i=0; while :; do i=$((i+1)); echo $i >> file; echo $i; done"
         mover = make("/bin/sh", "-c", script, strike="sending:criu:1")
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover, 400)
         at.order("vacate", 1)
         at.wait("moved")
@@ -99,9 +97,7 @@ def test_a_tree_whose_criu_is_gone_does_not_go_on_before_the_commit(run: Run) ->
         at.go()
         at.wait("started")
         more(mover, 400)
-        at.order("kill", 0)
-        assert at.end() == 9
-        counted(mover)
+        killed(mover, at)
         said = [int(word) for word in (home / "file").read_bytes().split()]
         assert said == list(range(1, len(said) + 1))
 
@@ -114,8 +110,7 @@ def test_while_it_is_restored(run: Run, point: str, who: str) -> None:
 
     def body(make: Make, home: Path) -> None:
         mover = make(*job(make, mark))
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         at.order("vacate", 1)
         at.wait("moved")

@@ -219,7 +219,7 @@ class Box:
         said = os.open(images / criu.STDERR_NAME, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         opened = [os.open("/dev/null", os.O_RDWR), said, os.open(bundle, os.O_PATH), os.open(images, os.O_RDONLY)]
         fds = {0: opened[0], 1: said, 2: said, criu.SOCKET_FD: theirs.fileno()}
-        fds |= {criu.BUNDLE_FD: opened[2], criu.IMAGES_FD: opened[3], **(inherited or {})}
+        fds |= {criu.BUNDLE_FD: opened[2], criu.IMAGES_FD: opened[3], criu.WORK_FD: opened[3], **(inherited or {})}
         command = criu.argv(criu_bundle.LOADER, criu_bundle.LIBRARY_DIRS, criu_bundle.PROGRAM)
         pid = self.spawn(command, fds, caps=True, subreaper=False, env=criu.environment(), number=CRIU_PIDS + 1)
         for fd in [*opened, theirs.detach()]:

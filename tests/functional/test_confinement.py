@@ -21,7 +21,7 @@ from remoteio.submit import programs
 from remoteio.submit.export import confine
 from remoteio.submit.export.confine import HIDDEN, READ, Confinement, Mark
 from remoteio.wire import fuse_abi as abi
-from shim.submit import protect
+from shim.submit import own_code, protect
 from tests.hostile import Host, Refused, whatever
 from tests.program import Combo
 
@@ -108,7 +108,7 @@ def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Confinement:
     for name in ("CONFIG", "STATE", "CACHE", "DATA"):
         monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(protect, "program", lambda: (home / "venv",))
+    monkeypatch.setattr(own_code, "program", lambda: (home / "venv",))
     return protect.confinement()
 
 
@@ -286,8 +286,8 @@ def test_a_fifo_in_the_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_what_is_protected_of_this_program() -> None:
-    code = protect.program()
-    for module in (protect, confine, store):
+    code = own_code.program()
+    for module in (own_code, confine, store):
         assert any(Path(module.__file__ or "").is_relative_to(path) for path in code), module
     import click
 
@@ -298,7 +298,7 @@ def test_modules_do_not_come_from_where_a_job_may_write(tmp_path: Path) -> None:
     """By PYTHONPATH; rexec's own are found all the same, those of it too that are imported later."""
     (tmp_path / "zstandard.py").write_text("raise SystemExit('the host was here')")
     (tmp_path / "psutil.py").write_text("raise SystemExit('the host was here')")
-    see = "from shim.submit import protect; protect.import_only_ours()"
+    see = "from shim.submit import own_code; own_code.import_only_ours()"
     see += "; import zstandard, psutil, checkpoint.submit.store, json.tool"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:"}
     subprocess.run([sys.executable, "-c", see], env=env, check=True, cwd=tmp_path)

@@ -52,6 +52,12 @@ def test_what_is_opened_for_it_arrives(combo: Combo) -> None:
     assert (combo.dir / "added").read_text() == "added\nmore\n"
 
 
+@LOCAL
+def test_a_pipe_that_nobody_reads_any_more_ends_nothing(combo: Combo) -> None:
+    """As a shell leaves behind: it is told to the host, which by then knows what it is to run."""
+    assert bash(combo, "exec 9> >(:); wait $!; $rexec echo well") == (0, "well\n", "")
+
+
 @LONG_BY_SSH
 def test_a_lock_on_a_descriptor_holds_at_home(combo: Combo) -> None:
     script = """

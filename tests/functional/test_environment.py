@@ -14,7 +14,7 @@ import pytest
 
 from remoteio.execute.mount import READ_AHEAD
 from tests.desk_boot import mount
-from tests.program import Combo, as_login
+from tests.program import TEMPORARY, Combo, as_login
 from tests.reachable import Copy
 
 pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "user-root", "local-root"))
@@ -191,12 +191,19 @@ def test_a_large_environment(combo: Combo, kib: int) -> None:
 
 
 def test_a_job_in_a_job(combo: Combo) -> None:
-    done = combo.run([combo.rexec.path, "--on", "local", "sh", "-c", "echo deep; exit 5"])
-    if b"deep" in done.stdout:
-        assert done.returncode == 5
+    """It takes nothing away that the agent of the job around it has, which may be in the same directory."""
+    look = f"ls {TEMPORARY}/rexec-*"
+    within = f"{combo.rexec.path} --on local sh -c 'echo deep; exit 5'"
+    private = combo.dir / "private"
+    private.mkdir()
+    done = combo.run(["sh", "-c", f"{look}; {within}; s=$?; {look}; exit $s"], options=["--scratch", str(private)])
+    before, deep, after = done.stdout.partition(b"deep\n")
+    if deep:
+        assert done.returncode == 5, done
+        assert before == after and (before or combo.on != "local"), done
     else:  # an ordinary user's namespaces may not be nested with a mount of their own: it is said, and nothing runs
         assert done.returncode == 125
-        assert done.stderr.startswith(b"rexec: ")
+        assert b"rexec: " in done.stderr
 
 
 def test_jobs_at_once_have_pids_of_their_own(combo: Combo) -> None:

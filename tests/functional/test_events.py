@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.submit.job.events import Event, EventLog, EventLogError, Kind, condor_log, parse_event, read_events
+from shim.submit.job.events import (
+    MOST_TOLD,
+    Event,
+    EventLog,
+    EventLogError,
+    Kind,
+    condor_log,
+    parse_event,
+    read_events,
+)
 
 AT = 1_700_000_000.25
 HISTORY = [
@@ -159,3 +168,17 @@ def test_every_event_survives_its_line(event: Event) -> None:
     rendered.encode()
     assert rendered.endswith("...\n")
     assert rendered.split("\n")[:-1].count("...") == 1
+
+
+def test_a_host_that_tells_without_end_fills_no_disk(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    log = EventLog(path)
+    log.append(Event(1.0, Kind.NOTE, reason="before"))
+    os.truncate(path, MOST_TOLD)
+    for _ in range(3):
+        log.append(Event(2.0, Kind.NOTE, reason="again"))
+        log.append(Event(2.0, Kind.SUSPEND, host="alpha", reason="again"))
+    log.append(Event(3.0, Kind.EVICT, host="alpha"))
+    log.close()
+    said = path.read_bytes()[MOST_TOLD:].splitlines()
+    assert [parse_event(line.decode()).kind for line in said] == [Kind.NOTE, Kind.NOTE, Kind.EVICT]

@@ -12,8 +12,9 @@ import pytest
 
 from remoteio.wire import frames
 from remoteio.wire.link import Link
-from shim.submit.job import placement_steps, recorder, replayed_streams
+from shim.submit.job import output_file, placement_steps, recorder
 from shim.submit.job.events import Kind
+from shim.submit.job.output_file import OutputFile
 from shim.submit.job.placement_events import Result
 from shim.submit.job.replayed_streams import OutputOnce
 from shim.wire import lease
@@ -56,7 +57,7 @@ def run(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(lease, "LOST", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
     monkeypatch.setattr(recorder, "AGAIN", 0.2)
-    monkeypatch.setattr(replayed_streams, "AGAIN", 0.2)
+    monkeypatch.setattr(output_file, "AGAIN", 0.2)
     made = Run(tmp_path)
     yield made
     for agent in made.country.agents:
@@ -83,7 +84,8 @@ def test_a_job_that_runs_goes_on_and_ends_well(run: Run, disk: Disk) -> None:
     disk.empty()
     assert run.end() == Result(3 << 8)
     assert run.job.read().status == 3 << 8
-    assert run.kinds() == [Kind.SUBMIT, Kind.EXECUTE, Kind.SUSPEND, Kind.RESUME, Kind.END]
+    # the note: what the job changes cannot be kept to be undone
+    assert run.kinds() == [Kind.SUBMIT, Kind.EXECUTE, Kind.NOTE, Kind.SUSPEND, Kind.RESUME, Kind.END]
 
 
 def test_no_generation_is_begun_whose_number_would_be_forgotten(run: Run, disk: Disk) -> None:
@@ -106,12 +108,12 @@ def test_no_generation_is_begun_whose_number_would_be_forgotten(run: Run, disk: 
 
 
 def test_output_waits_for_room(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replayed_streams, "AGAIN", 0.1)
+    monkeypatch.setattr(output_file, "AGAIN", 0.1)
     failed: list[BaseException] = []
     said: list[str] = []
     disk.fill()
     path = disk.at / "stdout"
-    output = OutputOnce(frames.STDOUT, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), say=said.append)
+    output = OutputOnce(frames.STDOUT, OutputFile(os.open(path, os.O_WRONLY | os.O_CREAT), say=said.append))
     output.start(failed.append)
     written = b"x" * 100_000
     ours, theirs = socket.socketpair()

@@ -8,22 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.mover import Placement, until
-from tests.mover_as_user import COUNT, PYTHON, Make, Run, counted, more
+from tests.mover_as_user import COUNT, PYTHON, Make, Run, begun, killed, more
 
 
 @pytest.mark.long(lambda uid: not uid)
 def test_each_line_once_through_ten_moves(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         for _ in range(10):
             more(mover)
             at = at.move("local")
         more(mover)
-        at.order("kill", 0)
-        assert at.end() == 9
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -31,8 +28,7 @@ def test_each_line_once_through_ten_moves(run: Run) -> None:
 def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         for serial in (1, 2, 3):
             more(mover)
             assert at.checkpoint(serial)["what"] == "committed"
@@ -41,9 +37,7 @@ def test_checkpoints_while_it_runs_and_restart_from_the_last(run: Run) -> None:
         at = mover.place("local", mover.image)
         at.go()
         more(mover, 100)
-        at.order("kill", 0)
-        assert at.end() == 9
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -52,8 +46,7 @@ def test_unread_input_and_exit_status(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = "read a; echo got $a; while [ ! -e go ]; do sleep .05; done; cat; exit 7"
         mover = make("/bin/sh", "-c", script)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         at.type(b"first\nsecond\n" + b"x" * 50000 + b"\n")
         until(lambda: mover.out == b"got first\n", "no echo")
         at = at.move("local")
@@ -70,8 +63,7 @@ def test_a_pipeline_with_children(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         script = "i=0; while [ ! -e go ]; do i=$((i+1)); echo $i; sleep .01; done | cat | tee copy | (cat; echo end)"
         mover = make("/bin/sh", "-c", script)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         for _ in range(3):
             more(mover)
             at = at.move("local")
@@ -175,8 +167,7 @@ def test_connections_within_the_tree(run: Run, uid: int) -> None:
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", CONNECTED)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         done = at.checkpoint(1)
         assert done["what"] == "committed", done
@@ -193,9 +184,7 @@ def test_connections_within_the_tree(run: Run, uid: int) -> None:
         more(mover)
         at = at.move("local")
         more(mover)
-        at.order("kill", 0)
-        at.end()
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -203,8 +192,7 @@ def test_connections_within_the_tree(run: Run, uid: int) -> None:
 def test_a_terminal_job(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/bash", "--norc", "-i", tty=True)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
 
         def says(text: bytes) -> None:
             until(lambda: text in mover.out, f"no {text!r} in {bytes(mover.out[-300:])!r}")
@@ -256,8 +244,6 @@ def test_from_alpha_to_beta(run: Run, uid: int) -> None:
             more(mover)
             at = at.move(host + suffix)
         more(mover)
-        at.order("kill", 0)
-        at.end()
-        counted(mover)
+        killed(mover, at)
 
     run(body)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.mover import until
-from tests.mover_as_user import PYTHON, Make, Run
+from tests.mover_as_user import PYTHON, Make, Run, begun
 
 READ = """
 import ctypes, os, sys
@@ -49,8 +49,7 @@ def test_what_is_read_on_after_a_move_is_what_was_left_before(run: Run, uid: int
             for k in range(many):
                 os.close(os.open(home / name / f"file{k}", os.O_CREAT | os.O_WRONLY))
         mover = make(PYTHON, "-c", READ)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out == b"ready\n", "it is in the middle")
         at = at.move("local")
         at.type(b"\n")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from contextlib import closing
 
 import pytest
 
-from tests.job_commands import PYTHON, USER, Mover, again, give, here, kept, kill_ssh, said, well
+from tests.job_commands import PYTHON, USER, Mover, again, give, here, kept, said, well
 from tests.until import until
 
 pytestmark = USER
@@ -70,22 +69,19 @@ def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover
     assert here(mover, "sqlite3", "w.db", "pragma integrity_check; select count(*) from t") == "ok\n3002\n"
 
 
-def test_what_the_job_overwrote_itself_is_named_and_kept_if_it_is_forced_on(mover: Mover) -> None:
-    """And goes on with the file that somebody has put in the place of one that it holds open."""
+def test_what_the_job_overwrote_itself_is_put_back(mover: Mover) -> None:
+    """And with --force it goes on with the file that somebody has put in the place of one that it holds open."""
     script = "import os, time\nf = open('other', 'w+b', 0)\nf.write(bytes(100))\n"
-    script += "while not os.path.exists('end'):\n    f.seek(0)\n"
-    script += "    f.write(b'%d' % time.time_ns())\n    time.sleep(.05)"
+    script += "while not os.path.exists('go'):\n    time.sleep(.05)\n"
+    script += "f.seek(0)\nprint(f.read(5), flush=True)\nf.seek(0)\nf.write(b'%d' % time.time_ns())\n"
+    script += "while not os.path.exists('end'):\n    time.sleep(.05)\n"
     job = mover.submit(PYTHON, "-c", script)
     mover.verb("checkpoint", job)
-    was = (mover.dir / "other").read_bytes()
-    until(lambda: (mover.dir / "other").read_bytes() != was, "it writes on")
-    kill_ssh(mover, job)
-    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
-    assert str(mover.job(job)["why"]).startswith(f"{mover.dir}/other has been changed since image ")
-    was = (mover.dir / "other").read_bytes()
-    mover.verb("restart", job, "--force")
-    (copy,) = kept(mover, job)
-    assert copy.read_bytes() == was
+    (mover.dir / "go").touch()
+    until(lambda: (mover.dir / "other").read_bytes() != bytes(100), "it writes")
+    again(mover, job)
+    said(mover, job, f"{bytes(5)}\n")
+    assert not kept(mover, job)
     mover.verb("hold", job)
     (mover.dir / "new").write_bytes(bytes(200))
     give(mover, mover.dir / "new")
@@ -155,7 +151,7 @@ wait("end")
 
 
 def test_every_way_to_change_a_file(mover: Mover) -> None:
-    """Whatever only adds to a file is taken back, for the job does it again; what destroys something is named."""
+    """All of it is taken back, for the job does it again, be it that it adds to a file or destroys it."""
     job = mover.submit(PYTHON, "-c", WAYS)
     said(mover, job, "open\n")
     mover.verb("checkpoint", job)
@@ -168,10 +164,15 @@ def test_every_way_to_change_a_file(mover: Mover) -> None:
     added = {"append": b"ownmore", "offset": b"o!n", "copied": b"own", "allocated": bytes(50), "longer": bytes(50)}
     assert {name: (mover.dir / name).read_bytes()[100:] for name in added} == added
     (mover.dir / "destroy").touch()
-    said(mover, job, "destroyed\n")
-    kill_ssh(mover, job)
-    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
-    assert re.match(f"{mover.dir}/emptied has been .* image \\d+ was made and 4 more: ", str(mover.job(job)["why"]))
+    for _ in range(2):
+        said(mover, job, "destroyed\n")
+        until(lambda: not (mover.dir / "renamed").exists(), "it has done all again")
+        again(mover, job)
+    (mover.dir / "end").touch()
+    well(mover, job)
+    assert (mover.dir / "another").read_bytes() == bytes(100) and not (mover.dir / "removed").exists()
+    assert (mover.dir / "emptied").read_bytes() == b"" and (mover.dir / "shortened").read_bytes() == bytes(50)
+    assert (mover.dir / "mapped").read_bytes() == bytes(5) + b"\7" + bytes(94)
     assert not kept(mover, job)
 
 
@@ -247,8 +248,8 @@ wait("end")
 """
 
 
-def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_again(mover: Mover) -> None:
-    """It gave the file another name first, or renamed a directory: what the image saw is only there by now."""
+def test_what_the_job_put_in_another_place_is_back_before_it_does_that_again(mover: Mover) -> None:
+    """It gave the file another name first, or renamed a directory: what the image saw is only there by then."""
     job = mover.submit(PYTHON, "-c", AWAY)
     said(mover, job, "open\n")
     for _ in range(2):  # the second time none of the files is known to the generation that runs
@@ -256,16 +257,13 @@ def test_what_the_job_put_in_another_place_is_not_destroyed_by_its_doing_it_agai
         mover.running(job)
     (mover.dir / "go").touch()
     said(mover, job, "away\n")
-    kill_ssh(mover, job)
-    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
-    why = str(mover.job(job)["why"])
-    assert re.match(f"{mover.dir}/linked has been replaced by another file since image \\d+ was made and 2 more: ", why)
+    again(mover, job)
+    (mover.dir / "end").touch()
+    assert well(mover, job) == "open\naway\n", "it could do all that again"
     for name in ("linked.old", "replaced.old", "out.old/A", "stays", "back/A"):
         assert (mover.dir / name).read_text() == "precious"
-    mover.verb("restart", job, "--force")
-    (mover.dir / "end").touch()
-    mover.ended(job)
-    assert [copy.read_text() for copy in kept(mover, job)] == ["new"] * 3
+    assert [(mover.dir / name).read_text() for name in ("linked", "replaced", "out/A")] == ["new"] * 3
+    assert not kept(mover, job)
 
 
 LINKED = """

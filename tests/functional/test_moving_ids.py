@@ -10,7 +10,7 @@ import pytest
 
 from tests import apart
 from tests.job_commands import PYTHON, Mover, here
-from tests.mover_as_user import Make, Run
+from tests.mover_as_user import Make, Run, begun
 from tests.program import newuidmap
 from tests.until import until
 
@@ -94,8 +94,7 @@ def test_what_the_kernel_gives_to_uid_0_alone_where_there_is_none(run: Run, sing
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", WITHOUT_ROOT)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out, "it is ready")
         at = at.move("local")
         at.type(b"\n")
@@ -117,8 +116,7 @@ def test_a_job_that_has_begun_as_uid_0_in_name_stays_so(run: Run, uid: int, sing
 
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", "id -u; echo >first; read a; id -u; echo >second", strike="ids:zero:1")
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out, "it is ready")
         at = at.move("local").move("local")
         at.type(b"\n")

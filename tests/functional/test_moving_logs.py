@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 
 from tests.job_commands import PYTHON, USER, Mover, again, kept, kill_ssh, said, supervisors, well
@@ -96,14 +94,14 @@ def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType
     expected += others(mover, "on the other host")
     more(mover)
     lines = end(mover, job)
-    assert lines[: len(at_loss)] == at_loss
     assert [line for line in lines if line.startswith("others")] == expected
+    assert of("job", lines) == list(range(1, len(of("job", lines)) + 1))
     own = (mover.dir / "own").read_text().splitlines()
     assert own == [*(f"job {n}" for n in range(1, len(own))), "job end"]
     (copy,) = kept(mover, job)
     assert copy.parent == mover.path(job, "kept") and copy.name.startswith(f"log.job{job}-image")
-    assert copy.read_text().splitlines()[: len(at_loss)] == at_loss
-    assert f"both the job and others have changed {mover.dir}/log since image " in mover.verb("log", job)
+    assert [line for line in at_loss if line in copy.read_text().splitlines()], "what it was"
+    assert f"what the job has added to {mover.dir}/log since image " in mover.verb("log", job)
 
 
 def test_a_log_that_others_wrote_to_before_the_job_did_has_each_line_once(mover: Mover) -> None:
@@ -146,7 +144,7 @@ def test_two_jobs_that_append_to_one_log(mover: Mover) -> None:
     assert len(kept(mover, jobs[0])) == 1 and not kept(mover, jobs[1])
 
 
-def test_nothing_is_cut_where_the_supervisor_was_killed(mover: Mover) -> None:
+def test_what_the_job_had_added_is_known_where_the_supervisor_was_killed(mover: Mover) -> None:
     job = append(mover)
     more(mover)
     mover.verb("checkpoint", job)
@@ -156,15 +154,14 @@ def test_nothing_is_cut_where_the_supervisor_was_killed(mover: Mover) -> None:
     until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
     expected = others(mover, "after")
     before = (mover.dir / "log").read_text()
-    _, _, words = mover.verb_fails("restart", job)
-    assert f"it is not known who has added to {mover.dir}/log since image " in words
+    mover.verb("restart", job)
     mover.running(job)
     more(mover)
     lines = end(mover, job)
-    assert "\n".join(lines).startswith(before)
     assert [line for line in lines if line.startswith("others")] == expected
+    assert of("job", lines) == list(range(1, len(of("job", lines)) + 1))
     (copy,) = kept(mover, job)
-    assert copy.read_text() == before
+    assert before.endswith(copy.read_text())
 
 
 def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None:
@@ -183,7 +180,6 @@ def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None
 
 
 def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
-    """And what is cut then is kept until the job has added it again."""
     job = append(mover)
     more(mover)
     mover.verb("checkpoint", job)
@@ -201,15 +197,11 @@ def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     assert log_lines(mover) == before
     mover.verb("restart", job)
     mover.running(job)
-    taken = re.findall(r", (\d+) bytes, is taken back, for it adds that again: (\S+)", mover.verb("log", job))
-    ((size, copy),) = taken
-    assert Path(copy).stat().st_size == int(size)
-    assert "\n".join(before).endswith(Path(copy).read_text().rstrip("\n"))
     until(lambda: len(log_lines(mover)) > len(before), "it has added all of it again", within=30)
     lines = end(mover, job)
     assert lines[: len(before)] == before
     assert of("job", lines) == list(range(1, len(lines) + 1))
-    assert not kept(mover, job) and not Path(copy).exists()
+    assert not kept(mover, job)
 
 
 SENT = """

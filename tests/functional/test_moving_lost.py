@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import psutil
+import pytest
 
 from tests.job_commands import COUNT, USER, Mover, kill_ssh, lines, supervisors
 from tests.until import until
@@ -53,6 +54,53 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+def test_all_jobs_whose_supervisor_died_are_resumed_but_for_those_that_are_held(mover: Mover) -> None:
+    """As after this machine was switched off."""
+    runs, held = (mover.submit("sh", "-c", COUNT.format(n=100, pause=0.05)) for _ in range(2))
+    mover.verb("checkpoint", runs)
+    mover.verb("hold", held)
+    for job in (runs, held):
+        killed(mover, job)
+    assert mover.verb("resume") == f"job {runs} goes on from its last image\n"
+    assert mover.ended(runs) == "exit 3"
+    assert mover.path(runs, "stdout").read_text() == lines(100)
+    assert mover.job(held)["state"] == "stopped"
+    assert mover.verb("resume", held) == f"job {held} goes on from its last image\n"
+    assert mover.ended(held) == "exit 3"
+    assert mover.verb("resume") == ""
+
+
+@USER
+@pytest.mark.long(lambda **_: True)  # two leases are awaited; test_output_count.py has what is written where
+def test_what_was_written_when_its_supervisor_was_killed_is_not_written_elsewhere(mover: Mover) -> None:
+    """To a file of the job's, then to one who looks on, then to the file again."""
+    job = mover.submit("sh", "-c", COUNT.format(n=150, pause=0.05))
+    mover.verb("checkpoint", job)
+    seen = mover.path(job, "stdout").read_text()
+    until(lambda: len(mover.path(job, "stdout").read_text()) > len(seen) + 40, "it says more")
+    killed(mover, job)
+    with mover.rexec.start(["restart", "--no-detach", job], as_user=mover.user, env=mover.env, cwd=mover.dir) as look:
+        assert look.stdout is not None
+        out = look.stdout.readline()
+        mover.verb("checkpoint", job)
+        out += b"".join(look.stdout.readline() for _ in range(10))
+        killed(mover, job)
+        out += look.stdout.read()
+    before = mover.path(job, "stdout").read_text()
+    mover.verb("restart", "--detach", job)
+    assert mover.ended(job) == "exit 3"
+    after = mover.path(job, "stdout").read_text().removeprefix(before)
+    assert before + out.decode() + after == lines(150)
+
+
+def killed(mover: Mover, job: str) -> None:
+    """End its supervisor as the kernel does when memory runs out."""
+    for pid in supervisors(mover, job):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
+
+
+@USER
 def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, desk: ModuleType) -> None:
     """As when that host's memory runs out."""
     job = mover.submit("sh", "-c", COUNT.format(n=60, pause=0.05))
@@ -60,7 +108,8 @@ def test_killed_on_its_host_it_goes_on_from_its_image_elsewhere(mover: Mover, de
     seen = mover.path(job, "stdout").read_text()
     until(lambda: len(mover.path(job, "stdout").read_text()) > len(seen) + 40, "it says more")
     jobs = [pid for pid, line in desk.processes("alpha").items() if "line $i" in line]
-    (init,) = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in jobs}
+    parents = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in jobs}
+    (init,) = parents - set(jobs)  # the shell has another of it for as long as that has not become `sleep`
     os.kill(init, signal.SIGKILL)
     assert mover.ended(job) == "exit 3"
     assert mover.path(job, "stdout").read_text() == lines(60)

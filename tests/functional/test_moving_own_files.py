@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tests.mover import until
-from tests.mover_as_user import PYTHON, Make, Run, more
+from tests.mover_as_user import PYTHON, Make, Run, begun, more
 
 FILES = """
 import _multiprocessing, os, sys
@@ -97,8 +97,7 @@ def test_files_open_closed_and_mapped_come_along_twice(run: Run) -> None:
         (home / "scratch").mkdir()
         mover = make(PYTHON, "-c", FILES)
         mover.scratch = [os.fsencode(home / "scratch")]
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out == b"ready\n", "it is ready")
         for _ in range(2):
             at = at.move("local")
@@ -129,8 +128,7 @@ def test_a_semaphore_without_a_name_needs_root(run: Run, uid: int) -> None:
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", NAMELESS)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out.startswith(b"ready"), "it is ready")
         if uid:
             at.order("vacate", 1)
@@ -200,8 +198,7 @@ def test_system_v_ipc_comes_along_and_its_memory_needs_root(run: Run, uid: int) 
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", SYSTEM_V, str(uid))
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out, "it is ready")
         for _ in range(2):
             at = at.move("local")

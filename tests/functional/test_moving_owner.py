@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from tests.mover_as_user import COUNT, Make, Run, counted, more
+from tests.mover_as_user import COUNT, Make, Run, begun, killed, more
 from tests.owner_terminal import OWNER, terminal
 
 
@@ -14,8 +14,7 @@ def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT, owner=OWNER)
-            at = mover.place("local")
-            at.wait("started")
+            at = begun(mover)
             more(mover)
             for _ in range(2):
                 os.write(keyboard, b"x\n")
@@ -29,9 +28,7 @@ def test_a_key_freezes_and_no_more_keys_let_it_go_on_in_place(run: Run) -> None:
                 assert 1.9 < time.monotonic() - typed < 4
                 assert len(mover.out) - size < 40  # it had stood still
                 more(mover)
-            at.order("kill", 0)
-            at.end()
-            counted(mover)
+            killed(mover, at)
 
     run(body)
 
@@ -40,8 +37,7 @@ def test_further_keys_make_it_leave(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT + " | cat", owner=OWNER)
-            at = mover.place("local")
-            at.wait("started")
+            at = begun(mover)
             more(mover)
             os.write(keyboard, b"x\n")
             at.wait("frozen")
@@ -56,9 +52,7 @@ def test_further_keys_make_it_leave(run: Run) -> None:
             at.go()
             at.wait("started")
             more(mover, 100)
-            at.order("kill", 0)
-            at.end()
-            counted(mover)
+            killed(mover, at)
 
     run(body)
 
@@ -67,8 +61,7 @@ def test_a_job_that_cannot_leave_goes_on_until_the_next_key(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         with terminal() as keyboard:
             mover = make("/bin/sh", "-c", COUNT, owner=OWNER)
-            at = mover.place("local")
-            at.wait("started")
+            at = begun(mover)
             at.full = True
             more(mover)
             os.write(keyboard, b"x\n")
@@ -83,8 +76,6 @@ def test_a_job_that_cannot_leave_goes_on_until_the_next_key(run: Run) -> None:
             at.wait("frozen")
             at.wait("thawed")
             more(mover)
-            at.order("kill", 0)
-            at.end()
-            counted(mover)
+            killed(mover, at)
 
     run(body)

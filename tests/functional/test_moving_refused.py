@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim.execute.init.tree_control import CRIU_PIDS
-from tests.mover_as_user import COUNT, PYTHON, Make, Run, counted, more
+from tests.mover_as_user import COUNT, PYTHON, Make, Run, begun, killed, more
 
 
 def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
@@ -18,8 +18,7 @@ def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
             "while True: i += 1; print(i, flush=True); time.sleep(.01)"
         )
         mover = make(PYTHON, "-c", script)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         refused = at.checkpoint(1)
         assert "(/dev/fuse), a device that CRIU cannot save" in refused["why"]
@@ -27,9 +26,7 @@ def test_what_cannot_be_dumped_is_named_and_runs_on(run: Run) -> None:
         at.order("vacate", 2)
         assert "/dev/fuse" in at.wait("refused")["why"]
         more(mover)
-        at.order("kill", 0)
-        at.end()
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -53,8 +50,7 @@ def test_what_has_no_name_any_more_is_no_end(run: Run, uid: int, what: str) -> N
             "while True: i += 1; print(i, flush=True); time.sleep(.01)"
         )
         mover = make(PYTHON, "-c", script)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         for serial, order in enumerate(("checkpoint", "vacate"), 1):
             at.order(order, serial)
@@ -69,9 +65,7 @@ def test_what_has_no_name_any_more_is_no_end(run: Run, uid: int, what: str) -> N
             else:
                 assert "was removed, and CRIU cannot look at it" in heard["why"]
             more(mover)
-        at.order("kill", 0)
-        assert at.end() == 9
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -95,8 +89,7 @@ def test_a_great_many_obstacles_are_said_in_short(run: Run) -> None:
             "while True: i += 1; print(i, flush=True); time.sleep(.01)"
         )
         mover = make(PYTHON, "-c", script)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         why = at.checkpoint(1)["why"]
         assert why.count("(/dev/fuse), a device that CRIU cannot save") == 5
@@ -114,17 +107,14 @@ def test_what_init_cannot_do_is_no_end(run: Run) -> None:
 
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", TAKEN, str(Path(__file__).parents[2]), str(CRIU_PIDS + 1))
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
         for serial, order in enumerate(("checkpoint", "vacate"), 1):
             at.order(order, serial)
             why = at.wait("refused")["why"]
             assert why == "the job's first process cannot do its part: [Errno 17] clone3: File exists"
             more(mover)
-        at.order("kill", 0)
-        assert at.end() == 9
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -132,10 +122,9 @@ def test_what_init_cannot_do_is_no_end(run: Run) -> None:
 def test_a_full_store_leaves_it_running(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", COUNT)
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         more(mover)
-        for order, serial in (("vacate", 1), ("checkpoint", 2)):
+        for order, serial in (("vacate", 2), ("checkpoint", 3)):  # 1 is that of the move
             at.full = True
             at.order(order, serial)
             assert at.wait("refused")["why"] == "the store is full"
@@ -143,9 +132,7 @@ def test_a_full_store_leaves_it_running(run: Run) -> None:
         at.full = False
         at = at.move("local")
         more(mover)
-        at.order("kill", 0)
-        at.end()
-        counted(mover)
+        killed(mover, at)
 
     run(body)
 
@@ -191,8 +178,7 @@ def test_several_at_once_where_criu_was_never_tested(run: Run) -> None:
 def test_without_a_place_for_images_it_runs(run: Run) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make("/bin/sh", "-c", "read a; echo $a; exit 7", strike="spool:none:1")
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         assert "No space left on device" in at.checkpoint(1)["why"]
         at.type(b"word\n")
         assert os.waitstatus_to_exitcode(at.end()) == 7

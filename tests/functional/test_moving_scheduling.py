@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mover import until
-from tests.mover_as_user import PYTHON, Make, Run
+from tests.mover_as_user import PYTHON, Make, Run, begun
 from tests.program import Combo
 
 # Each thread another way; what the first has is what was asked for.
@@ -64,8 +64,7 @@ def test_as_asked_for_and_as_before_a_move(run: Run, uid: int) -> None:
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", THREADS)
         mover.scheduling = asked
-        at = mover.place("local")
-        at.wait("started")
+        at = begun(mover)
         until(lambda: mover.out == b"ready\n", "it is ready")
         at = at.move("local").move("local")
         at.type(b"\n")

@@ -125,19 +125,36 @@ def test_who_would_be_killed_at_logout_is_told(
         "KillExcludeUsers": ("as", excluded),
         "NAutoVTs": ("u", 6),
     }
-    say = killed_at_logout("ann", str(bus), booted=str(tmp_path), linger=str(tmp_path))
-    assert ("loginctl enable-linger" in say) == told
+    say = at_logout("ann", str(bus), tmp_path)
+    assert ("loginctl enable-linger" in say and "systemd-run --user --scope" in say) == told
 
 
-def test_who_lingers_or_has_no_logind_outlives_the_login(bus: Path, logind: Logind, tmp_path: Path) -> None:
-    logind.manager = {"KillUserProcesses": ("b", True)}
-    assert killed_at_logout("ann", str(bus), booted=str(tmp_path), linger=str(tmp_path)) != ""
+def at_logout(user: str, bus: str, directory: Path, cgroup: str = "0::/user.slice/user-7.slice/session-2.scope") -> str:
+    (directory / "cgroup").write_text(cgroup + "\n")
+    return killed_at_logout(user, bus, str(directory), str(directory), str(directory / "cgroup"))
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_who_lingers_keeps_what_the_users_own_manager_runs_and_nothing_else(
+    kills: bool, bus: Path, logind: Logind, tmp_path: Path
+) -> None:
+    """A login's own processes are ended by KillUserProcesses, lingering or not; a desktop's are the manager's."""
+    logind.manager = {"KillUserProcesses": ("b", kills)}
+    desktop = "0::/user.slice/user-7.slice/user@7.service/app.slice/vte.scope"
+    assert "run `loginctl enable-linger` to keep them" in at_logout("ann", str(bus), tmp_path, desktop)
     (tmp_path / "ann").touch()
-    assert killed_at_logout("ann", str(bus), booted=str(tmp_path), linger=str(tmp_path)) == ""
+    assert at_logout("ann", str(bus), tmp_path, desktop) == ""
+    say = at_logout("ann", str(bus), tmp_path)
+    assert "enable-linger" not in say and ("systemd-run --user --scope" in say) == kills
+
+
+def test_who_has_no_logind_outlives_the_login(bus: Path, logind: Logind, tmp_path: Path) -> None:
+    logind.manager = {"KillUserProcesses": ("b", True)}
+    assert at_logout("bob", str(bus), tmp_path) != ""
     assert killed_at_logout("bob", str(bus), booted=str(tmp_path / "none"), linger=str(tmp_path)) == ""
-    assert killed_at_logout("bob", str(tmp_path / "none"), booted=str(tmp_path), linger=str(tmp_path)) == ""
+    assert at_logout("bob", str(tmp_path / "none"), tmp_path) == ""
     logind.stop()
-    assert killed_at_logout("bob", str(bus), booted=str(tmp_path), linger=str(tmp_path)) == ""
+    assert at_logout("bob", str(bus), tmp_path) == ""
 
 
 def test_sessions_of_persons() -> None:

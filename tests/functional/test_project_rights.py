@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_scopes_of_the_command_line(combo: Combo) -> None:
     own = ["sh", "-c", f"ls -A {home}; echo x >/tmp/mine && ls /tmp; ls /var/tmp/.. >/dev/null"]
     done = combo.run(own, env=env, options=["--cd", str(home / "project"), "--only"])
     assert done.stdout.decode().split() == ["project", "mine"], done.stderr
+
+
+@HERE
+def test_how_much_a_job_may_add(combo: Combo) -> None:
+    """It is told as by its own disk quota; who runs it, by the option. A file is removed, and there is room again."""
+    job = "head -c 3M /dev/zero >big; rm big; head -c 1500k /dev/zero >fits && ls"
+    log = combo.dir / "log"
+    done = combo.run(["sh", "-c", job], options=["--disk", "2M", "-v", "--json-log", str(log)])
+    assert b"Disk quota exceeded" in done.stderr and done.stdout.split() == [b"fits", b"log"]
+    (said,) = [line for line in done.stderr.decode().splitlines() if "--disk" in line]
+    assert "the job was kept from adding more than 2.0 MiB to the files here (" in said and "/big" in said
+    rows = [row for row in map(json.loads, log.read_text().splitlines()) if row["event"] == "refused"]
+    assert [row["option"] for row in rows if row["to"] == "add"] == ["--disk SIZE"]
 
 
 @HERE

@@ -299,6 +299,14 @@ BAD = {
     "run(['true'], stdout=-3)": "stdout is -3, which is not open",
     "run(['true'], on='local', cwd='/no/such')": "/no/such is no directory; name one that exists",
     "run(['true'], on='local', scratch='/tmp')": "scratch is '/tmp': give a list",
+    "run(['true'], on='local', read='/tmp')": "read is '/tmp': give a list",
+    "run(['true'], on='local', only=1)": "only is 1: give True or False",
+    "run(['true'], on='local', trust='some')": "trust is 'some': give one of full, home, project, and with only=True "
+    "none",
+    "run(['true'], on='local', only=True, trust='full')": "trust is 'full': give one of full, home, project, and with "
+    "only=True none",
+    "start(['true'], disk='much')": "disk is 'much': give bytes, a size such as '10G', or 'all'",
+    "start(['true'], disk=1.5)": "disk is 1.5: give bytes, a size such as '10G', or 'all'",
     "start(['true'], hosts=[])": "hosts is []: give a list of names of hosts, or 'any'",
     "start(['true'], every=-1)": "every is -1: give seconds, 0 or more",
     "start(['true'], every='soon')": 'every = "soon" is not a duration; write for example "15m", "10s" or "1h30m".',

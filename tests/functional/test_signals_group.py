@@ -103,8 +103,10 @@ def environment(combo: Combo, *, without_ssh: bool = False) -> dict[str, str]:
     return {**found, "PATH": "/nowhere"} if without_ssh else found
 
 
-def start(combo: Combo, script: list[str], *, way: str = "plain", checkpoint: bool = False) -> subprocess.Popen[bytes]:
-    options = ["--checkpoint", "--owner", "none"] if checkpoint else []
+def start(
+    combo: Combo, script: list[str], *, way: str = "plain", checkpoint: bool = False, lease: str = "40m"
+) -> subprocess.Popen[bytes]:
+    options = ["--checkpoint", "--owner", "none"] if checkpoint else ["--lease", lease]
     return combo.popen(script, options=options, env=environment(combo, without_ssh=way == "paramiko"))
 
 
@@ -178,7 +180,7 @@ def test_stopped_with_its_group(combo: Combo, way: Way, by: str) -> None:
 @ONE
 @pytest.mark.parametrize("by", ["plain", "jump"])
 def test_nothing_is_left_of_a_killed_group(combo: Combo, way: Way, by: str) -> None:
-    with start(way(by), [PYTHON, "-c", LISTENER], way=by) as process:
+    with start(way(by), [PYTHON, "-c", LISTENER], way=by, lease="1s") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         os.killpg(process.pid, signal.SIGKILL)

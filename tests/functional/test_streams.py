@@ -92,7 +92,7 @@ def test_what_the_job_wrote_last_is_not_lost(combo: Combo) -> None:
 
 
 def test_a_slow_reader_costs_no_memory_at_either_end(combo: Combo) -> None:
-    with combo.popen(["cat", "/dev/zero"]) as process:
+    with combo.popen(["cat", "/dev/zero"], options=["--lease", "1s"]) as process:
         assert process.stdout is not None
         assert len(process.stdout.read(1 << 20)) == 1 << 20
         here = psutil.Process(process.pid)

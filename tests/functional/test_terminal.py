@@ -181,7 +181,7 @@ def test_a_shell_inside_has_job_control(screen: Screen, rx: str) -> None:
     screen.wait(r"^READY>$")
 
 
-@pytest.mark.parametrize("victim", ["job", "agent", "carrier", "rexec"])
+@pytest.mark.parametrize("victim", ["job", "agent", "rexec"])
 def test_the_terminal_is_restored_whatever_happens(
     combo: Combo, desk: ModuleType, screen: Screen, rx: str, victim: str
 ) -> None:
@@ -191,8 +191,6 @@ def test_the_terminal_is_restored_whatever_happens(
     here = rexec_here(combo)
     if victim == "rexec":
         here.send_signal(signal.SIGTERM)
-    elif victim == "carrier":
-        here.children()[0].kill()
     else:
         processes = desk.processes("alpha").items() if combo.on != "local" else [
             (p.pid, " ".join(p.cmdline())) for p in here.children(recursive=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from itertools import islice
-from pathlib import Path
 
 from checkpoint.execute import chunker, criu, criu_images, image_sockets, restore
+from checkpoint.execute.spool import Spool
 from checkpoint.wire import protobuf as codec
-from tests.fuzz.target import pieces, scratch, target
+from tests.fuzz.target import pieces, target
+from tests.spools import spool
 
 
 @target(codec.ProtobufError)
@@ -55,31 +56,28 @@ def image_files(data: bytes) -> None:
     """What a restore reads and writes anew: files.img, a TCP stream, remap-fpath.img, timens-0.img; entries each."""
     parts = [*pieces(data), b"", b"", b"", b""]
     names = ("files.img", "tcp-stream-1.img", "remap-fpath.img", "timens-0.img")
-    with scratch() as spool:
-        for name, text in zip(names, parts, strict=False):
-            if text:
-                Path(spool, name).write_bytes(text)
+    with spool({name: text for name, text in zip(names, parts, strict=False) if text}) as image:
         for step in (
             restore.order_removed, lambda at: restore.loosen_files(at, frozenset({"/a"}), {"/a": "/b"}),
             restore.clocks_shown, _sockets,
         ):  # fmt: skip
             try:
-                step(spool)
+                step(image)
             except restore.RestartError:
                 continue
 
 
-def _sockets(spool: str) -> None:
+def _sockets(image: Spool) -> None:
     """The sockets of files.img, which are rewritten; whether this machine could have them is another matter."""
     try:
-        for raw in criu_images.entries(Path(spool, "files.img").read_bytes(), criu_images.FILES):
+        for raw in criu_images.entries(image.read("files.img"), criu_images.FILES):
             found = image_sockets.parse(raw)
             if found is not None:
                 new = image_sockets.parse(image_sockets.rewritten(raw, found.but(port=1)))
                 assert new is not None and new.port == 1
     except (criu.CriuError, codec.ProtobufError, FileNotFoundError):
         return
-    restore.fit_sockets(spool, keep_tcp=True)
+    restore.fit_sockets(image, keep_tcp=True)
 
 
 TARGETS = (protobuf, criu_answer, criu_statistics, criu_version, criu_log, pagemap, image_files)

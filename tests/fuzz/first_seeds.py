@@ -31,6 +31,7 @@ from shim.wire.job_spec import CheckpointSpec, JobSpec
 from tests.fuzz import host
 from tests.fuzz.images import _SEEN
 from tests.fuzz.target import SEEDS, joined
+from tests.spools import spool
 
 ATTR = abi.ATTR.pack(9, 5, 8, 1, 2, 3, 0, 0, 0, 0o100644, 1, 0, 0, 0, 4096, 0)
 ENTRY_OUT = abi.ENTRY.pack(5, 0, 1, 1, 0, 0) + ATTR
@@ -195,12 +196,9 @@ _FIELDS = (
 
 def _saved() -> bytes:
     """What a sender says that has two small files, to a store that wants all of them."""
-    with tempfile.TemporaryDirectory() as spool:
-        Path(spool, "a.img").write_bytes(b"a" * 700)
-        Path(spool, "b.img").write_bytes(bytes(300))
-        fd = os.open(spool, os.O_RDONLY)
+    with spool({"a.img": b"a" * 700, "b.img": bytes(300)}) as out:
         sender = Sender(
-            fd, json.dumps({**HEAD, "facts": {**FACTS, "flags": ["fpu"]}, "handles": []}).encode(), threads=1
+            out, json.dumps({**HEAD, "facts": {**FACTS, "flags": ["fpu"]}, "handles": []}).encode(), threads=1
         )
         said: list[bytes] = []
         while (message := sender.next_message()) is not None:
@@ -208,7 +206,6 @@ def _saved() -> bytes:
             if said[-1][:1] == wire.OFFER:
                 sender.receive(wire.batch_message(wire.ANSWER, 0, bytes([wire.SEND, wire.HAVE])))
         sender.close()
-        os.close(fd)
     return joined(said)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from remoteio.submit.export.written_files import OpenFiles
 from shim.submit.job import image_manifest
 from tests.fuzz.host import SPEC
 from tests.fuzz.target import pieces, scratch, target
+from tests.spools import spool
 
 _LIMIT = 1 << 30  # bytes of an image
 _SEEN = image_manifest.Seen((), OpenFiles([], []), [])
@@ -76,40 +78,28 @@ def image_offered(data: bytes) -> None:
 @target(wire.ImageWireError, OSError)
 def image_delivered(data: bytes) -> None:
     """What home says of an image to be restored; the digest of its end is put right."""
-    with scratch() as spool:
-        directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
-        collector, digest = Collector(directory), HASH()
-        try:
-            for message in pieces(data):
-                if message[:1] == wire.CHUNKS and len(message) > 3:
-                    count = int.from_bytes(message[1:3], "little")
-                    digest.update(message[3 : 3 + 36 * count])
-                elif message[:1] == wire.END:
-                    message = wire.END + digest.digest()
-                collector.receive(message)
-        finally:
-            collector.close()
-            os.close(directory)
+    with spool() as into:
+        collector, digest = Collector(into), HASH()
+        for message in pieces(data):
+            if message[:1] == wire.CHUNKS and len(message) > 3:
+                count = int.from_bytes(message[1:3], "little")
+                digest.update(message[3 : 3 + 36 * count])
+            elif message[:1] == wire.END:
+                message = wire.END + digest.digest()
+            collector.receive(message)
 
 
 @target(wire.ImageWireError, ChunkerError)
 def image_answers(data: bytes) -> None:
     """What home answers to who saves an image. An empty message: the sender's turn."""
-    with scratch() as spool:
-        for name, text in (("core-1.img", b"x" * 5000), ("pages-1.img", bytes(range(256)) * 300), ("empty.img", b"")):
-            Path(spool, name).write_bytes(text)
-        directory = os.open(spool, os.O_RDONLY | os.O_DIRECTORY)
-        sender = Sender(directory, b"head", threads=1)
-        try:
-            for message in pieces(data):
-                if message:
-                    sender.receive(message)
-                else:
-                    for part in sender.next_message() or ():
-                        assert len(part) <= wire.MAX_MESSAGE
-        finally:
-            sender.close()
-            os.close(directory)
+    files = {"core-1.img": b"x" * 5000, "pages-1.img": bytes(range(256)) * 300, "empty.img": b""}
+    with spool(files) as out, closing(Sender(out, b"head", threads=1)) as sender:
+        for message in pieces(data):
+            if message:
+                sender.receive(message)
+            else:
+                for part in sender.next_message() or ():
+                    assert len(part) <= wire.MAX_MESSAGE
 
 
 @target(ManifestError)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from checkpoint.submit.store import Store
 from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import PAGE, ZERO
 from tests.images import contents, converse, manifest, restore, save, write_process
+from tests.spools import spool, spooled
 
 page_number = st.integers(0, 80)
 page_bytes = st.integers(0, 5).map(lambda n: bytes([n]) * PAGE)
@@ -57,10 +59,8 @@ def conversation(root: Path) -> tuple[Store, list[bytes]]:
         said.append(payload)
         return payload
 
-    fd = os.open(root / "b", os.O_RDONLY)
-    with store.begin("job") as transaction:
-        converse(Sender(fd, b"head"), Receiver(transaction), note)
-    os.close(fd)
+    with spooled(root / "b") as spool, store.begin("job") as transaction:
+        converse(Sender(spool, b"head"), Receiver(transaction), note)
     store.prune("job")
     return store, said
 
@@ -112,25 +112,22 @@ def test_cut_doubled_lost_swapped_and_flipped_messages_never_make_a_wrong_image(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.binary(max_size=100) | st.binary(max_size=100).map(lambda b: b"FOHDEAMSCK"[:1] + b), max_size=4))
 def test_garbage_is_a_conversation_error(messages: list[bytes]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        fd = os.open(name, os.O_RDONLY)
-        with Store(Path(name) / "store").begin("job") as transaction:
-            receiver, sender, collector = Receiver(transaction), Sender(fd), Collector(fd)
-            for end in (receiver.receive, sender.receive, collector.receive):
-                for message in messages:
-                    try:
-                        end(message)
-                    except ImageWireError as error:
-                        assert str(error)
-        sender.close()
-        collector.close()
-        os.close(fd)
+    with (
+        tempfile.TemporaryDirectory() as name, spool() as out, spool() as into,
+        Store(Path(name) / "store").begin("job") as transaction, closing(Sender(out)) as sender,
+    ):  # fmt: skip
+        receiver, collector = Receiver(transaction), Collector(into)
+        for end in (receiver.receive, sender.receive, collector.receive):
+            for message in messages:
+                try:
+                    end(message)
+                except ImageWireError as error:
+                    assert str(error)
 
 
 def test_what_arrived_before_a_cut_is_not_sent_again(tmp_path: Path) -> None:
     write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(2000)})
     store = Store(tmp_path / "store")
-    fd = os.open(tmp_path / "a", os.O_RDONLY)
     left = [6]
 
     def cut(payload: bytes) -> bytes:
@@ -139,9 +136,8 @@ def test_what_arrived_before_a_cut_is_not_sent_again(tmp_path: Path) -> None:
             raise ConnectionResetError
         return payload
 
-    with pytest.raises(ConnectionResetError), store.begin("job") as transaction:
-        converse(Sender(fd), Receiver(transaction), cut)
-    os.close(fd)
+    with spooled(tmp_path / "a") as spool, pytest.raises(ConnectionResetError), store.begin("job") as transaction:
+        converse(Sender(spool), Receiver(transaction), cut)
     assert store.latest("job") is None
     image, sent, _ = save(store, "job", tmp_path / "a")
     assert sent < image.size * 0.8
@@ -152,24 +148,23 @@ def test_what_arrived_before_a_cut_is_not_sent_again(tmp_path: Path) -> None:
 def test_a_chunk_that_does_not_match_its_hash_is_refused(tmp_path: Path) -> None:
     write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(16)})
     store = Store(tmp_path / "store")
-    fd = os.open(tmp_path / "a", os.O_RDONLY)
 
     def spoil(payload: bytes) -> bytes:
         return payload[:-1] + bytes([payload[-1] ^ 1]) if payload[:1] == b"D" else payload
 
-    with pytest.raises(StoreError, match="does not match its hash"), store.begin("job") as transaction:
-        converse(Sender(fd), Receiver(transaction), spoil)
-    os.close(fd)
+    refused = pytest.raises(StoreError, match="does not match its hash")
+    with spooled(tmp_path / "a") as spool, refused, store.begin("job") as transaction:
+        converse(Sender(spool), Receiver(transaction), spoil)
 
 
 def test_an_image_over_the_limit_is_refused(tmp_path: Path) -> None:
     write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(16)})
-    fd = os.open(tmp_path / "a", os.O_RDONLY)
-    sender = Sender(fd)
-    with Store(tmp_path / "store").begin("job") as transaction, pytest.raises(ImageWireError, match="over 65536"):
+    refused = pytest.raises(ImageWireError, match="over 65536")
+    with (
+        spooled(tmp_path / "a") as spool, closing(Sender(spool)) as sender,
+        Store(tmp_path / "store").begin("job") as transaction, refused,
+    ):  # fmt: skip
         converse(sender, Receiver(transaction, limit=65536))
-    sender.close()
-    os.close(fd)
 
 
 def test_zeros_are_not_sent_and_come_back_as_holes(tmp_path: Path) -> None:

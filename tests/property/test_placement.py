@@ -29,11 +29,14 @@ from shim.submit.job.placement_events import (  # fmt: skip
     Failed,
     Finish,
     Leave,
+    Log,
     News,
     NoHost,
     Order,
     Phase,
     Quit,
+    Rehearse,
+    Rehearsed,
     Reply,
     Start,
     State,
@@ -42,25 +45,11 @@ from shim.submit.job.placement_events import (  # fmt: skip
     Wants,
 )
 from shim.wire import job_messages, lease
+from tests.placement_agent import Agent
 
 # What ends the job is rare, or the rest would seldom be met.
 ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
 WHAT = ["began", "restored", "own", "step", "no", "fail", "unable"] * 4 + ["exit", "dead"]
-
-
-class Agent:
-    """One generation on a host, as it really is. `silent`: since when it hears nothing more."""
-
-    def __init__(self, generation: int, image: int, anyway: bool) -> None:
-        self.generation, self.image, self.anyway = generation, image, anyway
-        self.begun = False
-        self.acting = image == 0
-        self.ready = False  # restored, and awaiting GO
-        self.over = False
-        self.dumping: tuple[int, bool] | None = None
-        self.committed = False
-        self.silent: float | None = None
-        self.deaf = False  # to orders; it gives signs of life
 
 
 class World(RuleBasedStateMachine):
@@ -73,6 +62,7 @@ class World(RuleBasedStateMachine):
         self.to_choose: list[Choose] = []
         self.to_connect: list[int] = []
         self.connected: set[int] = set()
+        self.rehearsing: list[Rehearse] = []
         self.images = 0
         self.asked: set[int] = set()
         self.replied: list[int] = []
@@ -80,9 +70,10 @@ class World(RuleBasedStateMachine):
         self.own_serial = 1000
         self.left = False  # the supervisor
 
-    @initialize(every=st.sampled_from([0.0, 3.0, placement_steps.NEVER]), patient=st.booleans())
-    def begin(self, every: float, patient: bool) -> None:
-        self.take(placement.begin(replace(self.state, wants=Wants(every=every, patient=patient)), self.now))
+    @initialize(every=st.sampled_from([0.0, 3.0, placement_steps.NEVER]), patient=st.booleans(), rehearse=st.booleans())
+    def begin(self, every: float, patient: bool, rehearse: bool) -> None:
+        wants = Wants(every=every, patient=patient, rehearse=rehearse)
+        self.take(placement.begin(replace(self.state, wants=wants), self.now))
 
     def take(self, steps: tuple[State, list[Action]]) -> None:
         self.state, actions = steps
@@ -100,6 +91,9 @@ class World(RuleBasedStateMachine):
             self.agents[action.generation] = Agent(action.generation, action.image, self.state.place.anyway)
         elif isinstance(action, Order):
             self.ordered(self.agents[action.generation], action)
+        elif isinstance(action, Rehearse):
+            assert 0 < action.image <= self.images and self.state.wants.rehearse
+            self.rehearsing.append(action)
         elif isinstance(action, Close):
             if action.generation in self.agents:
                 self.hush(self.agents[action.generation])
@@ -127,6 +121,18 @@ class World(RuleBasedStateMachine):
         if order.what == job_messages.GO:
             assert agent.ready
             agent.acting, agent.ready = True, False
+            assert not any(
+                other.held and not other.over and other.silent is None and not other.deaf
+                for other in self.agents.values()
+            ), "what it left is not told before"
+        elif order.what == job_messages.END:
+            if agent.held:
+                self.die(agent)
+                self.coming.append(News(agent.generation, job_messages.MOVED, order.serial))
+        elif order.what == job_messages.THAW:
+            assert agent.held and agent.dumping is not None and agent.dumping[0] == order.serial
+            agent.acting, agent.held, agent.dumping = True, False, None
+            self.coming.append(News(agent.generation, job_messages.REFUSED, order.serial, order.why))
         elif order.what == job_messages.KILL:
             self.die(agent)
             self.coming.append(Exited(agent.generation, 9))
@@ -136,7 +142,7 @@ class World(RuleBasedStateMachine):
             self.coming.append(News(agent.generation, job_messages.REFUSED, order.serial, "busy"))
 
     def die(self, agent: Agent) -> None:
-        agent.acting = agent.ready = False
+        agent.acting = agent.ready = agent.held = False
         agent.over = True
         agent.dumping = None
 
@@ -192,7 +198,7 @@ class World(RuleBasedStateMachine):
                     self.coming += self.dump(agent, agent.dumping, "step")
                 elif agent.acting and not agent.image:
                     self.coming.append(Began(agent.generation))
-                elif agent.image and not agent.acting:
+                elif agent.image and not agent.acting and not agent.held:
                     agent.ready = True
                     self.coming.append(News(agent.generation, job_messages.RESTORED))
             while self.coming:
@@ -229,6 +235,8 @@ class World(RuleBasedStateMachine):
             return
         agent = alive[which % len(alive)]
         said: list[Event] = []
+        if agent.held and what in ("restored", "fail"):
+            return
         if what == "began" and agent.acting and not agent.image:
             agent.begun = True
             said.append(Began(agent.generation))
@@ -241,7 +249,7 @@ class World(RuleBasedStateMachine):
         elif what == "unable" and agent.acting and not agent.begun and not agent.anyway:
             self.die(agent)
             said.append(News(agent.generation, job_messages.UNABLE, 0, "it has no criu"))
-        elif what == "dead" and agent.dumping is None:
+        elif what == "dead" and (agent.dumping is None or agent.held):
             self.die(agent)
             said.append(News(agent.generation, job_messages.DEAD, 0, "its memory ran out"))
         elif what == "exit" and agent.acting and agent.dumping is None:
@@ -258,6 +266,8 @@ class World(RuleBasedStateMachine):
 
     def dump(self, agent: Agent, dumping: tuple[int, bool], what: str) -> list[Event]:
         serial, leaves = dumping
+        if agent.held:
+            return []  # until it is told
         if what == "no":
             agent.dumping = None
             return [News(agent.generation, job_messages.REFUSED, serial, "no")]
@@ -266,12 +276,30 @@ class World(RuleBasedStateMachine):
         if not agent.committed:
             self.images += 1
             agent.committed = True
-            committed: list[Event] = [Committed(agent.generation, serial, self.images)]
+            kinds = frozenset({str(self.images // 2)})
+            committed: list[Event] = [Committed(agent.generation, serial, self.images, 0, kinds)]
             if not leaves:
                 agent.dumping = None
             return committed
-        self.die(agent)
-        return [News(agent.generation, job_messages.MOVED, serial)]
+        agent.held, agent.acting = True, False
+        return [News(agent.generation, job_messages.HELD, serial)]
+
+    @rule(movable=st.sampled_from([True, False, None]), again=st.booleans())
+    def rehearsed(self, movable: bool | None, again: bool) -> None:
+        """What a rehearsal shows changes what is known of the images, and nothing of where the job is."""
+        if not self.rehearsing or self.left:
+            return
+        begun = self.rehearsing[0] if again else self.rehearsing.pop(0)
+        before = self.state
+        event = Rehearsed(begun.generation, begun.image, movable, "" if movable else "it cannot be restored")
+        after, actions = placement.step(before, event, self.now)
+        placement.check(after)
+        assert replace(after, images=before.images) == before
+        assert not actions or [type(action) for action in actions] == [Log]
+        assert (after.images.newest, after.images.dump, after.images.due) == (
+            before.images.newest, before.images.dump, before.images.due,
+        )  # fmt: skip
+        self.state = after
 
     # the person
 
@@ -311,6 +339,44 @@ class World(RuleBasedStateMachine):
         )
         if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.wants.held):
             assert placement.deadline(state) is not None
+
+    @invariant()
+    def what_stands_still_is_not_forgotten(self) -> None:
+        """It is kept until another goes on, or it has been told what becomes of it."""
+        if self.left or self.finished:
+            return
+        source = self.state.source.generation if self.state.source is not None else 0
+        saying = [event.generation for event in self.coming if isinstance(event, News) and event.what == "held"]
+        for agent in self.agents.values():
+            if agent.held and agent.silent is None and not agent.deaf:
+                assert agent.generation == source or agent.generation in saying
+
+    @rule()
+    def vacated(self) -> None:
+        """So that this is met often: what runs leaves, and stands still."""
+        self.ask("vacate", "")
+        for agent in self.agents.values():
+            for _ in range(2):
+                if agent.dumping is not None and agent.silent is None:
+                    self.coming += self.dump(agent, agent.dumping, "step")
+        while self.coming:
+            self.arrive(0)
+
+    @rule()
+    def no_host_can_go_on_with_it(self) -> None:
+        """So that this is met, too: a vacate, and whoever is given the image fails, until there is no host left."""
+        self.vacated()
+        while self.to_choose or self.to_connect:
+            barred = dict(self.to_choose[0].avoid) if self.to_choose else {}
+            left = [host for host in ("alpha", "beta") if host not in barred]
+            self.choose(left[0] if left else "", bool(left))
+            self.connect(True)
+            for agent in self.agents.values():
+                if agent.image and not (agent.acting or agent.over or agent.held) and agent.silent is None:
+                    self.die(agent)
+                    self.coming.append(Failed(agent.generation, 125, "it cannot be restored"))
+            while self.coming:
+                self.arrive(0)
 
     @invariant()
     def every_question_is_answered_in_the_end(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from remoteio.wire import frames
 from remoteio.wire.link import Link
+from shim.submit.job.output_file import OutputFile
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from tests.until import until
 
@@ -29,7 +30,7 @@ def test_each_byte_of_output_is_written_once(lives: list[tuple[int, float]]) -> 
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryFile() as file:
         link = Link(ours.fileno(), ours.fileno())
-        output = OutputOnce(frames.STDOUT, os.dup(file.fileno()))
+        output = OutputOnce(frames.STDOUT, OutputFile(os.dup(file.fileno())))
         output.start(pytest.fail)
         image = most = 0
         for length, part in lives:
@@ -77,7 +78,7 @@ def test_a_job_that_has_said_more_than_is_left_of_its_output_goes_on_where_it_is
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryFile() as file:
         link = Link(ours.fileno(), ours.fileno())
-        output = OutputOnce(frames.STDOUT, os.dup(file.fileno()), taken=0)
+        output = OutputOnce(frames.STDOUT, OutputFile(os.dup(file.fileno())))
         output.start(pytest.fail)
         output.begin(link, 100)
         output.put(link, WORDS[100:150])

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 
 from remoteio.submit.export.refusals import MOST, Refusal, Refusals
 from remoteio.submit.export.rights import ALWAYS, HIDDEN, READ, RULE, Rule, pattern
+from remoteio.submit.sandbox import landlock
 from shim.cli import run
 from shim.cli.doctor import doctor_command
-from shim.submit import access, protect, refused, scope
+from shim.submit import access, own_code, protect, refused, scope
 from shim.submit.kept_places import HISTORIES
-from shim.submit.scope import Scope
+from shim.submit.scope import FULL, PROJECT, Scope
 from shim.submit.shapes import ShapeError
 
 KEYS = Rule((b"h", *pattern(".aws")), HIDDEN, "credentials", RULE)
@@ -28,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CONFIG", "STATE", "CACHE", "DATA"):
         monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(protect, "program", lambda: ())
+    monkeypatch.setattr(own_code, "program", lambda: ())
     (tmp_path / ".config/rexec").mkdir(parents=True)
     (tmp_path / ".config/rexec/hosts.toml").write_text(
         '[host.own]\ntrust = "full"\n[host.other]\n[host.strange]\ntrust = "project"\n'
@@ -157,6 +158,27 @@ def test_scopes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.on("full") == asked.on("home") == asked.on(None) == asked, "who asks for less has less everywhere"
     assert Scope().on("full").trust == "full"
     assert Scope(read=("/a",)).on("project") == Scope("project", ("/a",))
+
+
+def test_where_threads_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories as they are; of what is none, the one that it is in; everywhere but where --only is said."""
+    for name in ("STATE", "DATA", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / "own"))
+    for name in ("project", "named", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other/file").touch()
+    (tmp_path / "link").symlink_to("project")
+    where = os.fsencode(tmp_path / "link")
+
+    def of(*write: str, trust: str = PROJECT) -> set[str]:
+        scope = Scope(trust, write=tuple(str(tmp_path / each) for each in write))
+        found = {os.fsdecode(each) for each in protect.writable(scope, where)}
+        return {os.path.relpath(each, tmp_path) for each in found if not each.startswith(str(tmp_path / "own"))}
+
+    assert of() == {"project"}
+    assert of("named", "other/file", "named/new/file") == {"project", "named", "other"}
+    assert protect.writable(Scope(PROJECT), b"/") == landlock.everywhere() == protect.writable(Scope(), where)
+    assert not of("named", trust=FULL) & {"project", "named"}
 
 
 def test_a_path_that_leads_through_links(home: Path) -> None:

@@ -9,21 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint.execute.chunker import ChunkerError, by_address, chunk_hash, cuts, hashed, pagemap, sources
+from checkpoint.execute.chunker import ChunkerError, Known, by_address, chunk_hash, cuts, hashed, pagemap, sources
 from checkpoint.execute.sender import Sender
+from checkpoint.execute.spool import Spool
 from checkpoint.wire.image_wire import ANSWER, END, OFFER, SEND, STORED, batch_message, parse_batch, parse_entries
 from checkpoint.wire.manifest import PAGE, WINDOW, ZERO
 from tests.images import pagemap_bytes, write_process
+from tests.spools import spool, spooled
 
 
 def chunks(directory: Path) -> dict[str, list[tuple[int, int, bytes]]]:
-    fd = os.open(directory, os.O_RDONLY)
-    found = {}
-    for source in sources(fd):
-        with open(directory / source.name, "rb") as file:
-            found[source.name] = list(hashed(file.fileno(), cuts(fd, source)))
-    os.close(fd)
-    return found
+    with spooled(directory) as at:
+        return {source.name: list(hashed(at, at.file(source.name), cuts(at, source))) for source in sources(at)}
 
 
 def test_a_pagemap_gives_the_runs_that_are_in_the_image() -> None:
@@ -71,6 +68,13 @@ def test_the_chunks_are_the_file(tmp_path: Path) -> None:
     assert zeros == 3
 
 
+def test_pages_that_are_in_no_file_and_belong_to_none_are_an_error(tmp_path: Path) -> None:
+    write_process(tmp_path / "a", {1: os.urandom(PAGE)})
+    (tmp_path / "a" / "pages-1.img").unlink()
+    with spooled(tmp_path / "a") as at, pytest.raises(ChunkerError, match=r"no page image for pagemap-7\.img"):
+        sources(at, {"pagemap-7.img": Known({}, [(0, PAGE)], 0)})
+
+
 def test_a_pagemap_that_does_not_fit_leaves_the_file_cut_by_offset(tmp_path: Path) -> None:
     write_process(tmp_path / "a", {page: os.urandom(PAGE) for page in range(40)})
     with open(tmp_path / "a" / "pages-1.img", "ab") as file:
@@ -85,25 +89,27 @@ def test_shared_memory_keeps_its_origin_when_its_number_changes(tmp_path: Path) 
         directory.mkdir()
         (directory / f"pagemap-shmem-{number}.img").write_bytes(pagemap_bytes(1, [(0, 1, 4)]))
         (directory / "pages-1.img").write_bytes(bytes(PAGE))
-        fd = os.open(directory, os.O_RDONLY)
-        origins.append([source.origin for source in sources(fd) if source.pagemap])
-        os.close(fd)
+        with spooled(directory) as at:
+            origins.append([source.origin for source in sources(at) if source.pagemap])
     assert origins[0] == origins[1] == ["pagemap-shmem-rank-0"]
 
 
-def test_a_file_that_ends_too_soon_is_said(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"x" * 10)
-    with open(tmp_path / "f", "rb") as file, pytest.raises(ChunkerError, match="ends at 10 bytes"):
-        list(hashed(file.fileno(), [(0, 11)]))
+def test_a_file_that_ends_too_soon_is_said() -> None:
+    with spool({"f": b"x" * 10}) as at, pytest.raises(ChunkerError, match="ends at 10 bytes"):
+        list(hashed(at, at.file("f"), [(0, 11)]))
 
 
-def test_sending_takes_little_memory_whatever_the_size(tmp_path: Path) -> None:
-    with open(tmp_path / "f", "wb") as file:
-        for _ in range(64):
-            file.write(os.urandom(1 << 20))
-    fd = os.open(tmp_path, os.O_RDONLY)
+def test_sending_takes_little_memory_whatever_the_size() -> None:
+    with spool() as at:
+        file = at.make("f")
+        for number in range(64):
+            at.put(file, memoryview(bytearray(os.urandom(1 << 20))), number << 20)
+        _send_all(at)
+
+
+def _send_all(at: Spool) -> None:
     tracemalloc.start()
-    sender = Sender(fd)
+    sender = Sender(at)
     while not sender.stored:
         parts = sender.next_message()
         assert parts is not None
@@ -115,6 +121,5 @@ def test_sending_takes_little_memory_whatever_the_size(tmp_path: Path) -> None:
             sender.receive(STORED)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    os.close(fd)
     assert sender.sent > 64 << 20
     assert peak < 16 << 20

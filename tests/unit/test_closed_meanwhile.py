@@ -35,12 +35,12 @@ class Between:
         self.fds: list[int] = []
         patched.setattr(module, name, self)
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         if not self.fds:
             self.fds.append(-1)
             self._close()
             self.fds.append(os.open(self._own, os.O_RDWR | os.O_CREAT))
-        return self._call(*arguments)
+        return self._call(*arguments, **named)
 
 
 @pytest.mark.parametrize("call", ["pwrite", "pread"])
@@ -66,6 +66,23 @@ def test_a_file_that_is_released_meanwhile(
     os.close(between.fds[1])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(handle)  # it was closed when that was over
+
+
+def test_a_directory_that_is_closed_to_make_room_while_a_file_is_made_in_it(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dir").mkdir()
+    node = host.lookup(1, b"dir")
+    descriptors = host.export.inodes.descriptors
+    number = int(descriptors.directory(host.export.inodes.get(node)))
+
+    with monkeypatch.context() as patched:
+        between = Between(patched, os, "open", lambda: descriptors.drop(host.export.inodes.get(node)), tmp_path / "own")
+        host.ask(abi.CREATE, node, abi.CREATE_IN.pack(os.O_RDWR, 0o644, 0, 0) + b"new\0")
+    assert (tmp_path / "dir" / "new").is_file()
+    os.close(between.fds[1])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 def test_the_owner_of_a_lock_that_closes_its_file_meanwhile(

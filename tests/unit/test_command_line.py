@@ -22,6 +22,14 @@ from shim.submit.job import record
         (["images", "rm", "7"], "job 7 has no image: see `rexec images`"),
         (["images", "verify", "../7"], "there is no job '../7': '../7' is not a plain file name"),
         (["kill", "7"], "there is no job 7: see `rexec jobs`"),
+        (
+            ["--checkpoint", "--lease", "1h", "true"],
+            "--lease is for jobs without --checkpoint: those whose host is lost go on from an image",
+        ),
+        (
+            ["--lease", "long", "true"],
+            '--lease = "long" is not a duration; write for example "15m", "10s" or "1h30m".',
+        ),
     ],
 )
 def test_a_failure_is_one_sentence_whichever_package_it_comes_of(
@@ -29,7 +37,7 @@ def test_a_failure_is_one_sentence_whichever_package_it_comes_of(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["rexec", *words])
-    monkeypatch.setattr("shim.submit.protect.import_only_ours", lambda: None)  # this process is the tests'
+    monkeypatch.setattr("shim.submit.own_code.import_only_ours", lambda: None)  # this process is the tests'
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         main.main()

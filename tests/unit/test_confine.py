@@ -13,7 +13,8 @@ from remoteio.submit.export.confine import EMPTY, FIXED, FREE, HIDDEN, KEPT, REA
 
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: b"/" + b"/".join(names))
-MARKS = st.lists(st.builds(Mark, PATHS, st.sampled_from([HIDDEN, EMPTY, READ, FIXED]), st.none()), max_size=5)
+LEVELS = st.sampled_from([HIDDEN, EMPTY, READ, FIXED])
+MARKS = st.lists(st.builds(lambda path, level: Mark(path, level, None), PATHS, LEVELS), max_size=5)
 
 
 def expected(marks: list[Mark], path: bytes) -> int:
@@ -67,3 +68,21 @@ def test_what_may_be_done_with_a_file() -> None:
     levels = (HIDDEN, EMPTY, READ, FIXED, KEPT, FREE)
     assert [confine.refused_change(level) for level in levels] == [errno.EROFS] * 3 + [0] * 3
     assert [confine.refused_link(level) for level in levels] == [errno.EROFS] * 4 + [0] * 2
+
+
+def test_a_file_with_several_names_that_nobody_could_change_is_no_reason_to_look_through_what_is_kept() -> None:
+    asked: list[int] = []
+
+    def linked(level: int) -> list[tuple[int, int]]:
+        asked.append(level)
+        return [(7, 1 + level)]
+
+    confinement = Confinement(linked=linked)
+    assert confinement.of_linked((7, 1 + READ), changeable=False) is confine.ALL
+    assert confinement.of_linked((7, 1 + HIDDEN), changeable=False) is confine.NOT_THERE
+    assert asked == [HIDDEN]
+    assert [confinement.of_linked((7, number), changeable=True) for number in (1 + READ, 9)] == [
+        confine.UNCHANGED,
+        confine.ALL,
+    ]
+    assert asked == [HIDDEN, READ], "each once"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 import pytest
 
 from checkpoint.execute import criu, restore
+from checkpoint.execute.spool import Spool
 from checkpoint.wire.protobuf import encode
 
 HEAD = struct.pack("<II", 0x54564319, 0x56303138)  # criu/include/magic.h: IMG_COMMON_MAGIC, FILES_MAGIC
@@ -67,15 +67,15 @@ def test_a_timer_fires_when_what_remained_of_its_time_is_over() -> None:
     assert restore.loosened(HEAD + timer(1), frozenset(), {}) == HEAD + timer(0)
 
 
-def test_the_clocks_of_an_image(tmp_path: Path) -> None:
-    assert restore.clocks_shown(str(tmp_path)) is None
-    image = tmp_path / "timens-0.img"
+def test_the_clocks_of_an_image(image: Spool) -> None:
+    assert restore.clocks_shown(image) is None
     magic = struct.pack("<II", 0x54564319, 0x43114433)  # criu/include/magic.h: TIMENS_MAGIC
-    image.write_bytes(magic + entry((1, encode([(1, 29_000), (2, 5)])), (2, encode([(1, 30_000), (2, 999_999_999)]))))
-    assert restore.clocks_shown(str(tmp_path)) == (29_000_000_000_005, 30_000_999_999_999)
-    image.write_bytes(magic[:6])
+    shown = entry((1, encode([(1, 29_000), (2, 5)])), (2, encode([(1, 30_000), (2, 999_999_999)])))
+    image.write("timens-0.img", magic + shown)
+    assert restore.clocks_shown(image) == (29_000_000_000_005, 30_000_999_999_999)
+    image.write("timens-0.img", magic[:6])
     with pytest.raises(restore.RestartError, match="clocks"):
-        restore.clocks_shown(str(tmp_path))
+        restore.clocks_shown(image)
 
 
 @pytest.mark.parametrize("raw", [b"", HEAD[:4], b"x" * 8, HEAD + b"\x09\0\0\0abc", HEAD + b"\x02\0\0\0\x1a\x7f"])
@@ -84,7 +84,7 @@ def test_what_is_no_list_of_files_is_named(raw: bytes) -> None:
         restore.loosened(raw, frozenset(), {})
 
 
-def test_threads_have_the_groups_that_the_login_has_there(tmp_path: Path) -> None:
+def test_threads_have_the_groups_that_the_login_has_there(image: Spool) -> None:
     """Whatever they had: without subordinate ids nobody may set them, and criu fails where they are others."""
 
     def core(*groups: int) -> bytes:
@@ -93,17 +93,17 @@ def test_threads_have_the_groups_that_the_login_has_there(tmp_path: Path) -> Non
         return CORE + entry((1, 1), (5, encode([(1, 7), (10, creds), (13, b"name")]))) + b"more"
 
     for name, groups in (("core-1000.img", (1600, 65534)), ("core-1001.img", ())):
-        (tmp_path / name).write_bytes(core(*groups))
-    (tmp_path / "pages-1.img").write_bytes(b"pages")
-    restore.set_groups(str(tmp_path), [65534, 1600, 65534])
+        image.write(name, core(*groups))
+    image.write("pages-1.img", b"pages")
+    restore.set_groups(image, [65534, 1600, 65534])
     for name in ("core-1000.img", "core-1001.img"):
         creds = encode([(1, 1600), (2, 1600), (13, 0), (18, 0), (14, 65534), (14, 1600), (14, 65534)])
         expected = CORE + entry((1, 1), (5, encode([(1, 7), (10, creds), (13, b"name")]))) + b"more"
-        assert (tmp_path / name).read_bytes() == expected
-    assert (tmp_path / "pages-1.img").read_bytes() == b"pages"
-    (tmp_path / "core-1000.img").write_bytes(CORE + b"\xff")
+        assert image.read(name) == expected
+    assert image.read("pages-1.img") == b"pages"
+    image.write("core-1000.img", CORE + b"\xff")
     with pytest.raises(restore.RestartError, match=r"core-1000\.img of the image cannot be used"):
-        restore.set_groups(str(tmp_path), [])
+        restore.set_groups(image, [])
 
 
 def test_the_directories_above_what_was_removed() -> None:

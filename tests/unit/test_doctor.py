@@ -36,9 +36,11 @@ GOOD: dict[str, Any] = {
     "fuse": {"error": "", "mode": "0o666"},
     "namespaces": {"step": "", "error": ""},
     "settings": {"user.max_user_namespaces": "96365"},
+    "logout": False,
     "id_tools": True,
     "subuid": [[100000, 65536]],
     "subordinate_end": 165536,
+    "encrypts": True,
     "subgid": [[100000, 65536]],
     "owner": {"idle": 5.0, "unknown": None, "sources": [], "around": [0.5, 600, False, 8 << 30]},
     "compat": {},
@@ -65,6 +67,12 @@ def test_a_good_host_is_ok_in_every_line() -> None:
     assert {check.state for check in checks(report())} == {OK}
     assert judged(report()).usable
     assert "reach: as alice in 0.35 s, round trip 0.2 ms" in advice(judged(report()))
+
+
+def test_a_host_whose_images_would_not_be_encrypted_is_told() -> None:
+    check = found("images", report(encrypts=False))
+    assert check.state == NOTE and "lies on the disk as it is" in check.text and "libssl" in check.mend
+    assert judged(report(encrypts=False)).usable
 
 
 def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
@@ -116,6 +124,17 @@ def test_the_condition_that_keeps_a_job_off_is_said(owner: str, changed: dict[st
     assert table([report_of(seen, known)]).endswith(left if reason else "  ok")
     assert why(report_of(seen, known)).splitlines()[-1] == ("  " + left if reason else "  `--on any` may choose it")
     assert as_data(report_of(seen, known))["left_out"] == (reason or None)
+
+
+def test_what_ends_a_job_that_is_out_of_touch_is_said() -> None:
+    assert not [check for check in checks(report()) if check.what == "staying"]
+    killed = found("staying", report(logout=True))
+    assert killed.state == NOTE and "KillExcludeUsers=root alice" in killed.mend
+    waits = {"fs.fuse.default_request_timeout": "0", "fs.fuse.max_request_timeout": "300"}
+    ended = found("staying", report(settings=waits))
+    assert ended.state == NOTE and "has waited 300 s" in ended.text and "fs.fuse.max_request_timeout=0" in ended.mend
+    assert not [check for check in checks(report(settings=dict.fromkeys(waits, "0"))) if check.what == "staying"]
+    assert judged(report(logout=True)).usable
 
 
 @pytest.mark.parametrize(

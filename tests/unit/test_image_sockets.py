@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from checkpoint.execute import criu, image_sockets
 from checkpoint.execute import criu_images as images
 from checkpoint.execute.image_sockets import InetSocket
+from checkpoint.execute.spool import Spool
 from checkpoint.wire.protobuf import decode, encode
 
 LOOPBACK = b"\x7f\0\0\1"
@@ -43,20 +43,20 @@ def entry(s: InetSocket) -> bytes:
     ],
 )
 def test_the_end_of_half_a_connection_is_sent_again(
-    tmp_path: Path, left: int, right: int, as_left: int, as_right: int, fin_left: int, fin_right: int
+    image: Spool, left: int, right: int, as_left: int, as_right: int, fin_left: int, fin_right: int
 ) -> None:
     """criu pretends that it came: its answer finds nobody where the other end is not made yet, and ends all of it."""
     ends = (tcp(1, left, 4, 5), tcp(2, right, 5, 4))
     raw = images.head(images.FILES) + b"".join(images.entry(entry(s)) for s in ends)
-    (tmp_path / "files.img").write_bytes(raw)
+    image.write("files.img", raw)
     for s in ends:  # inq_seq, outq_len, unsq_len, rcv_wnd, rcv_wup: images/tcp-stream.proto
         stream = images.entry(encode([(2, 0), (3, 3), (12, 2), (16, 900), (17, 0)]))
-        (tmp_path / f"tcp-stream-{s.inode}.img").write_bytes(images.head(images.TCP_STREAM) + stream + b"abc")
-    assert image_sockets.fit(str(tmp_path), keep_tcp=True) == []
-    found = [image_sockets.parse(e) for e in images.entries((tmp_path / "files.img").read_bytes(), images.FILES)]
+        image.write(f"tcp-stream-{s.inode}.img", images.head(images.TCP_STREAM) + stream + b"abc")
+    assert image_sockets.fit(image, keep_tcp=True) == []
+    found = [image_sockets.parse(e) for e in images.entries(image.read("files.img"), images.FILES)]
     assert found == [ends[0].but(state=as_left), ends[1].but(state=as_right)]
     for s, fin in zip(ends, (fin_left, fin_right)):
-        raw = (tmp_path / f"tcp-stream-{s.inode}.img").read_bytes()
+        raw = image.read(f"tcp-stream-{s.inode}.img")
         fields, at = images.first(raw, images.TCP_STREAM)
         before = -fin & 0xFFFFFFFF
         assert decode(fields) == {2: [before], 3: [3], 12: [0], 16: [900 + fin], 17: [before]}

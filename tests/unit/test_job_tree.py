@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from remoteio.errors import RexecError
+from shim.execute.agent import job_tree
 from shim.execute.agent.job_tree import Gone, JobTree
 from shim.execute.init import messages
 
@@ -49,3 +50,17 @@ def test_the_end_is_heard_by_all_who_ask(ends: tuple[JobTree, socket.socket]) ->
     theirs.close()
     with pytest.raises(Gone):
         tree.ask(messages.DUMP)
+
+
+def test_a_tree_is_stopped_whatever_a_look_at_it_meets(
+    tree: JobTree, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(root: int, before: object) -> None:
+        raise KeyError("on purpose")
+
+    monkeypatch.setattr(tree, "root", lambda: 1)
+    monkeypatch.setattr(job_tree.waits, "look", fails)
+    tree.answered(messages.STOP_TREE.answer or messages.FAULT, b"7")
+    tree.freeze()
+    assert (tree.frozen, tree.stood, tree.waits) == (True, [7], {})
+    assert "it is not known in which calls the job waits: KeyError('on purpose'), at " in capfd.readouterr().err

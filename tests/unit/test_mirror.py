@@ -91,6 +91,7 @@ def test_an_archive_that_cannot_be_read_names_what_names_another(
         raise BundleError(f"cannot {what}: it is not there")
 
     monkeypatch.setattr(obtain_criu, "_run", closed)
+    monkeypatch.setattr(obtain_criu, "lets_expired_pass", lambda: False)
     monkeypatch.setattr(obtain_criu, "KEYRING", tmp_path)
     monkeypatch.setattr(obtain_criu.shutil, "which", lambda tool: tool)
     with pytest.raises(BundleError) as caught:

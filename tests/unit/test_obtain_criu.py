@@ -36,6 +36,25 @@ def test_what_this_machine_s_apt_lets_pass_is_not_let_pass(tmp_path: Path) -> No
     assert "touch /seen" not in said
 
 
+@pytest.mark.parametrize(("set_up", "expired"), [("", False), ("true", False), ("false", True), ("no", True)])
+def test_what_has_expired_passes_where_this_machine_s_apt_lets_it_alone(
+    set_up: str, expired: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said to apt in each case, so that nothing else says it."""
+    (tmp_path / "empty").mkdir()
+    own = f'Acquire::Check-Valid-Until "{set_up}";\n' if set_up else ""
+    (tmp_path / "machine").write_text(f'Dir::Etc::parts "{tmp_path}/empty"; Dir::Etc::main "none";\n{own}')
+
+    def run(command: list[str], what: str) -> str:
+        env = {**os.environ, "APT_CONFIG": str(tmp_path / "machine")}
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=env).stdout
+
+    monkeypatch.setattr(obtain_criu, "_run", run)
+    assert obtain_criu.lets_expired_pass() is expired
+    config = obtain_criu.apt_config(tmp_path, tmp_path / "sources", expired)
+    assert f'Acquire::Check-Valid-Until "{str(not expired).lower()}";' in config.splitlines()
+
+
 @pytest.mark.parametrize("version", ["3.17.1-3", "4.0-3", "1:4.0.9", "unknown", ""])
 def test_an_old_criu_that_somebody_plays_again_is_refused(version: str) -> None:
     with pytest.raises(ArchiveError, match=r"older than 4\.1: it is not Debian's present one"):

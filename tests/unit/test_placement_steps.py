@@ -210,7 +210,9 @@ def test_a_parked_job_may_go_back_to_a_host_that_the_user_names() -> None:
 
 
 def test_what_a_killed_supervisor_left_is_over_before_the_next_generation_begins() -> None:
-    play = Play(State(phase=Phase.LOST, began=True, images=Images(newest=1), place=Place(generation=3, host="alpha")))
+    play = Play(
+        State(phase=Phase.LOST, began=True, images=Images(newest=1), place=Place(generation=3, host="alpha"), last=3)
+    )
     assert play.state.place.live
     play.tick()
     assert play.now == lease.LOST

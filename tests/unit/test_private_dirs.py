@@ -23,12 +23,16 @@ def place(tmp_path: Path) -> Path:
     return open_to_all
 
 
-def scratch(place: Path, kind: str = "") -> Scratch:
+def scratch(place: Path, kind: str = "scratch") -> Scratch:
     return Scratch(os.geteuid(), os.getegid(), kind, str(place))
 
 
 def named(place: Path) -> Path:
     return place / f"rexec-{os.geteuid()}"
+
+
+def lock_of(made: Path) -> Path:
+    return made.with_name(made.name + ".lock")
 
 
 def test_made_private_and_removed(place: Path) -> None:
@@ -41,36 +45,42 @@ def test_made_private_and_removed(place: Path) -> None:
     (made[0] / "a").chmod(0)
     (made[0] / "out").symlink_to(place)
     one.remove()
-    assert list(named(place).iterdir()) == [made[2]]
+    assert set(named(place).iterdir()) == {made[2], lock_of(made[2])}
     other.remove()
     assert list(place.iterdir()) == []
 
 
 def test_what_is_not_ours_is_not_removed(place: Path) -> None:
     named(place).mkdir(0o700)
-    for name in ("Documents", "1-2-3", "12-spool", "7-0x"):
+    number = "0123456789abcdef"
+    others = ("Documents", f"spool-{number[1:]}", f"other-{number}")
+    for name in others:
         (named(place) / name / "work").mkdir(parents=True)
-    left = named(place) / "99-spool0"
-    left.mkdir()
-    (left / "out").symlink_to(named(place) / "Documents")
-    (named(place) / "98-0").symlink_to(named(place) / "Documents")
-    held = named(place) / "97-1"
-    held.mkdir()
-    fd = os.open(held, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    mine = scratch(place)
-    mine.make()
-    mine.remove()
-    os.close(fd)
-    assert not left.exists() and held.exists()
-    assert (named(place) / "Documents/work").is_dir() and (named(place) / "1-2-3/work").is_dir()
+        lock_of(named(place) / name).touch()
+    left, held, file = (named(place) / f"{kind}-{number}" for kind in ("spool", "scratch", "door"))
+    for made in (left, held):
+        made.mkdir()
+        lock_of(made).touch()
+        (made / "out").symlink_to(named(place) / "Documents")
+    file.symlink_to(named(place) / "Documents")
+    lock_of(file).symlink_to(lock_of(left))
+    with lock_of(held).open("r+") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        mine = scratch(place)
+        mine.make()
+        mine.remove()
+    assert not left.exists() and not lock_of(left).exists()
+    assert held.exists() and lock_of(held).exists() and file.is_symlink()
+    assert all((named(place) / name / "work").is_dir() for name in others)
 
 
 @pytest.mark.parametrize("how", ["link", "file", "open to all", "dangling", "another's"])
 def test_a_name_that_is_taken_is_left_alone(place: Path, tmp_path: Path, how: str) -> None:
     """A link there led to a directory of the victim's, and all in it that nobody had locked was removed."""
     victim = tmp_path / "victim"
-    (victim / "1-0").mkdir(parents=True)
+    ours = "door-0123456789abcdef"
+    (victim / ours).mkdir(parents=True)
+    (victim / f"{ours}.lock").touch()
     (victim / "Documents").mkdir()
     if how == "link":
         named(place).symlink_to(victim)
@@ -91,7 +101,7 @@ def test_a_name_that_is_taken_is_left_alone(place: Path, tmp_path: Path, how: st
     mine.remove()
     assert list(place.iterdir()) == [named(place)]
     assert named(place).lstat() == before
-    assert sorted(path.name for path in victim.iterdir()) == ["1-0", "Documents"]
+    assert sorted(path.name for path in victim.iterdir()) == ["Documents", ours, f"{ours}.lock"]
 
 
 def test_many_at_once(place: Path) -> None:
@@ -101,7 +111,7 @@ def test_many_at_once(place: Path) -> None:
     def work(number: int) -> None:
         try:
             for _ in range(60):
-                mine = scratch(place, f"spool{number}" if number else "")
+                mine = scratch(place, "spool" if number else "scratch")
                 assert os.path.isdir(mine.make())
                 mine.remove()
         except BaseException as error:
@@ -118,25 +128,20 @@ def test_many_at_once(place: Path) -> None:
 
 def test_what_cannot_be_made_is_said(place: Path) -> None:
     (place / "file").touch()
-    for kind, words in (("", "no room for --scratch in"), ("spool", "no room for the job's image in")):
+    for kind, words in (("scratch", "no room for --scratch in"), ("spool", "no room for the job's image in")):
         with pytest.raises(RexecError, match=words):
             scratch(place / "file", kind).make()
 
 
-def test_a_name_that_was_swept_and_made_anew_meanwhile_is_left_alone(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = named(place) / "99-0"
-    old.mkdir(parents=True)
-    named(place).chmod(0o700)
-    taken = fcntl.flock
+def test_who_was_swept_before_it_had_locked_its_own_makes_another(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, swept = fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
-        if how & fcntl.LOCK_NB:
-            old.rmdir()  # another swept it
-            old.mkdir()  # and its maker, which had not locked it yet, made it again
+        if not swept:
+            swept.extend(named(place).iterdir())
+            swept[0].unlink()
         taken(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    scratch(place).make()
-    assert old.is_dir()
+    made = Path(scratch(place).make())
+    assert made.is_dir() and lock_of(made).exists() and lock_of(made) != swept[0]

@@ -8,12 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from tests import images_doc, placement_doc, protocol_doc
+from tests import images_doc, limits_doc, placement_doc, protocol_doc
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize("doc", [protocol_doc, placement_doc, images_doc], ids=lambda doc: doc.__name__)
+@pytest.mark.parametrize("doc", [protocol_doc, placement_doc, images_doc, limits_doc], ids=lambda doc: doc.__name__)
 def test_the_tables_are_those_of_the_code(doc: ModuleType) -> None:
     text = doc.FILE.read_text()
     assert doc.render(text) == text, f"run: python -m {doc.__name__}"

@@ -12,7 +12,7 @@ import pytest
 
 from remoteio.submit.export import allowed
 from remoteio.wire import fuse_abi as abi
-from shim.submit import protect
+from shim.submit import own_code, protect
 from shim.submit.scope import FULL, PROJECT, JobRights, Scope
 from tests.hostile import Host, Refused
 
@@ -75,7 +75,7 @@ def of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Of:
     for name in ("CONFIG", "STATE", "CACHE", "DATA"):
         monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(protect, "program", lambda: ())
+    monkeypatch.setattr(own_code, "program", lambda: ())
 
     def made(scope: Scope = Scope(), made: dict[tuple[int, int], int] | None = None) -> Person:  # noqa: B008
         rights = JobRights(scope, {} if made is None else made)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 import struct
 import subprocess
 import threading
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from remoteio.submit.sandbox import seccomp, threads
+from remoteio.submit.sandbox import landlock, seccomp, threads
 from remoteio.submit.sandbox.threads import Outside
+from remoteio.syscalls import check, libc
 
 ALLOW, REFUSED, ABSENT = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 PID, X86, ARM = 4711, 0xC000003E, 0xC00000B7
@@ -95,6 +98,47 @@ def test_a_thread_writes_where_it_may_and_nowhere_else(tmp_path: Path) -> None:
 
     in_a_thread(run)
     (others / "file").write_text("2")
+
+
+@pytest.mark.parametrize("version", range(1, 8))
+def test_what_each_version_of_landlock_holds(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for no more than a kernel of that version knows: then it holds just that."""
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    mine.mkdir()
+    others.write_text("1")
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    tcp, abstract = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
+    abstract.bind("\0rexec-test-%d" % os.getpid())
+    abstract.listen()
+    attempts: dict[str, Callable[[], object]] = {
+        "write": lambda: others.open("r+b").close(),
+        "execute": lambda: os.execv("/bin/true", ["true"]),
+        "truncate": lambda: os.truncate(others, 0),
+        "tcp": lambda: socket.create_connection(tcp.getsockname()).close(),
+        "abstract": lambda: _connected(abstract.getsockname()),
+    }
+    refused = set()
+
+    def run() -> None:
+        check(libc.prctl(38, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+        assert landlock.restrict([bytes(mine)]) is (version >= landlock.OLDEST)
+        for name, attempt in attempts.items():
+            if version >= landlock.OLDEST or name != "execute":
+                try:
+                    attempt()
+                except PermissionError:
+                    refused.add(name)
+
+    in_a_thread(run)
+    tcp.close()
+    abstract.close()
+    since = {"write": 2, "execute": 2, "truncate": 3, "tcp": 4, "abstract": 6}
+    assert refused == {name for name, first in since.items() if version >= first}
+
+
+def _connected(address: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        end.connect(address)
 
 
 def test_what_a_restricted_thread_may_not_another_does_for_it() -> None:

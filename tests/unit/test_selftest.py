@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
+
 from checkpoint.execute import selftest
 from checkpoint.wire import criu_bundle
 
@@ -36,6 +38,47 @@ def test_a_record_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> 
         assert os.listdir(tmp_path) == ["taken"]
     else:
         raise AssertionError("a directory was replaced")
+
+
+def test_what_a_failed_test_leaves_is_removed_by_a_later_one(tmp_path: Path) -> None:
+    """Not what is in use, of another user, young, or no directory of ours."""
+    for name in ("old", "young", "used", "others", "link"):
+        (tmp_path / f"rexec-selftest-{name}").mkdir()
+        (tmp_path / f"rexec-selftest-{name}" / "criu.log").touch()
+    (tmp_path / "rexec-selftest-link").rename(tmp_path / "kept")
+    (tmp_path / "rexec-selftest-link").symlink_to(tmp_path / "kept")
+    (tmp_path / "rexec-selftest-file").touch()
+    old = time.time() - selftest.KEPT_S - 60
+    for path in tmp_path.iterdir():
+        if path.name != "rexec-selftest-young":
+            os.utime(path, (old, old), follow_symlinks=False)
+    os.chown(tmp_path / "rexec-selftest-others", 1, 1)
+    held = selftest._lock(str(tmp_path / "rexec-selftest-used"))
+    selftest.sweep(str(tmp_path))
+    assert {path.name.rpartition("-")[2] for path in tmp_path.iterdir()} == {
+        "young", "used", "others", "link", "kept", "file",
+    }  # fmt: skip
+    assert list((tmp_path / "kept").iterdir())
+    os.close(held)
+    selftest.sweep(str(tmp_path))
+    assert not (tmp_path / "rexec-selftest-used").exists()
+
+
+def test_a_test_that_is_under_way_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the process that began it was killed, as long as its child lives; a failed one leaves its log."""
+    monkeypatch.setattr(selftest.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(selftest, "KEPT_S", -1.0)
+
+    def under_way(write: int, _: str, spool: str, apart: bool) -> None:
+        selftest.sweep(str(tmp_path))
+        os.write(write, b"kept" if os.path.isdir(spool) else b"gone")
+        os._exit(0)
+
+    with patch.object(selftest, "_guarded", under_way):
+        assert selftest.run("/bundle", True) == "kept"
+        assert len(list(tmp_path.iterdir())) == 1
+        assert selftest.run("/bundle", True) == "kept"
+    assert len(list(tmp_path.iterdir())) == 1, "the first one's is removed by the second"
 
 
 def test_signs_of_life_while_the_test_takes_long(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from checkpoint.submit.store import Store
 from remoteio.wire import frames
 from shim.submit.job import control_socket, events, placement
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_events import Began, Event, Result, State, Steps
 from tests.agents import Agent
 from tests.supervised import Run
 from tests.until import until
@@ -52,6 +53,32 @@ def test_a_fresh_job_that_speaks_before_its_host_says_that_it_runs(tmp_path: Pat
     run.country.running(0).end(0)
     assert run.end() == Result(0)
     assert run.out.read_text() == "1\n"
+
+
+def test_who_has_read_what_a_job_says_can_signal_it(
+    tmp_path: Path, job_place: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the supervisor has not yet come to what its host says: the signal ended rexec instead of the job."""
+    whole, goes_on = placement.step, threading.Event()
+
+    def slow(state: State, event: Event, now: float) -> Steps:
+        assert not isinstance(event, Began) or goes_on.wait(10)
+        return whole(state, event, now)
+
+    def prepare(agent: Agent) -> None:
+        agent.hasty = True
+
+    monkeypatch.setattr(placement, "step", slow)
+    run = Run(tmp_path, prepare=prepare)
+    try:
+        until(lambda: run.out.read_text() == "1\n", "it has said something", within=10)
+        assert run.supervisor.send_signal(15)
+    finally:
+        goes_on.set()
+    agent = run.country.running(0)
+    agent.wait(lambda: (frames.SIGNAL, b"\x0f") in agent.heard)
+    agent.end(0)
+    assert run.end() == Result(0)
 
 
 def test_a_restored_job_that_speaks_before_its_host_says_that_it_runs(run: Run) -> None:
@@ -192,7 +219,7 @@ def test_a_vacate_mends_what_is_damaged_on_the_disk(run: Run) -> None:
     assert run.ask("vacate") == "True: the job goes on on beta"
     assert alpha.offers_again == 1
     again = run.country.running(1)
-    assert (again.count, (again.directory / "pages").read_bytes()) == (1, alpha.pages)
+    assert (again.count, again.memory) == (1, alpha.pages)
     again.end(0)
     assert run.end() == Result(0)
     with Store().open(name, 1) as image:

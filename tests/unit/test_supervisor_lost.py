@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,11 @@ import pytest
 from checkpoint.submit.store import Store
 from shim.submit.api.errors import RequestRefused
 from shim.submit.api.job_handle import job as api_job
-from shim.submit.job import events, placement_steps
+from shim.submit.job import events, placement_steps, supervisor
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Phase, Result
 from shim.submit.job.submission import SubmitError
 from shim.wire import lease
-from tests.agents import Agent
 from tests.supervised import Run
 from tests.until import until
 
@@ -66,21 +66,6 @@ def test_lost_without_an_image(run: Run) -> None:
     run.country.running(0).die()
     result = run.end()
     assert result.code == 125 and "no checkpoint yet" in result.reason
-
-
-def test_a_restore_that_fails_goes_to_the_next_host(run: Run) -> None:
-    alpha = run.country.running(0)
-    alpha.say()
-
-    def prepare(agent: Agent) -> None:
-        agent.refuse = "criu restore failed there" if agent.name == "beta" else ""
-
-    run.country.prepare = prepare
-    assert run.ask("vacate").startswith("True: the job is parked")
-    assert "beta: criu restore failed there" in run.job.read().why
-    run.country.prepare = lambda agent: None
-    run.country.running(2).end(0)
-    run.end()
 
 
 def test_a_host_lost_before_anybody_asked_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +146,31 @@ def test_sent_to_a_host_that_nobody_knows_and_that_is_not_there(run: Run) -> Non
     assert api_job(1).vacate(to="beta") == "the job goes on on beta"  # its own list has it: it is not asked
     run.country.running(1).end(0)
     run.end()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_told_to_end_it_writes_what_the_job_has_said(run: Run, monkeypatch: pytest.MonkeyPatch, taken: bool) -> None:
+    """The image counts it: what is not written by then will never be."""
+    monkeypatch.setattr(supervisor, "_LAST_WORDS", 30.0 if taken else 0.1)
+    reads, write = threading.Event(), run.output._file.write
+
+    def once_it_is_read(data: bytes | memoryview, end: int) -> None:
+        assert reads.wait(30)
+        write(data, end)
+
+    monkeypatch.setattr(run.output._file, "write", once_it_is_read)
+    run.country.running(0).say()
+    run.supervisor.quit()
+    until(lambda: run.job.read().phase == "parked", "it is parked")
+    if taken:
+        run.thread.join(0.3)
+        assert run.thread.is_alive(), "it has ended with its job's words"
+        reads.set()
+    assert run.end().status is None
+    said = [event.reason for event in events.read_events(run.job.log)[0]]
+    assert ("what it has said last is lost: its output could not be written" in said) != taken
+    assert run.out.read_text() == ("1\n" if taken else "")
+    reads.set()
 
 
 @pytest.mark.parametrize("ran", [False, True])

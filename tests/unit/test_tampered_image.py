@@ -18,6 +18,7 @@ from checkpoint.submit.packs import RAW, ZSTD, Record
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import PAGE
 from tests.images import contents, save, write_process
+from tests.spools import spool, unspool
 
 TRIES = 60  # of each file; and all of its ends
 
@@ -35,18 +36,17 @@ def saved(tmp_path: Path) -> Store:
 def arrives(messages: Iterator[bytes], at: Path) -> bool:
     """Whether the host takes these for an image, whose files are in the new directory `at` then."""
     at.mkdir()
-    fd = os.open(at, os.O_RDONLY)
-    collector = Collector(fd)
-    try:
-        for message in messages:
-            collector.receive(message)
+    with spool() as into:
+        collector = Collector(into)
+        try:
+            for message in messages:
+                collector.receive(message)
+        except (CheckpointError, OSError) as error:
+            assert str(error)
+            return False
+        if collector.complete:
+            unspool(into, at)
         return collector.complete
-    except (CheckpointError, OSError) as error:
-        assert str(error)
-        return False
-    finally:
-        collector.close()
-        os.close(fd)
 
 
 def delivered(store: Store) -> Iterator[bytes]:

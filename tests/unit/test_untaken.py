@@ -31,6 +31,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.link import Arrivals, Link, LinkClosed, Window
 from shim.submit import host_session, limited_requests
 from shim.submit.host_session import HostSession
+from shim.submit.job.output_file import OutputFile
 from shim.submit.job.replayed_streams import OutputOnce
 from shim.submit.limited_requests import AT_ONCE, MOST_UNTAKEN, LimitedRequests
 from shim.wire.stream_pumps import Sink
@@ -177,7 +178,7 @@ def test_more_than_a_stream_may_send_is_not_kept(pair: tuple[Link, socket.socket
     """Of a Sink whose reader stands still, and of an output that nobody begins to write."""
     link, _ = pair
     read, write = os.pipe()
-    sink, output = Sink(link, frames.STDOUT, write), OutputOnce(frames.STDOUT, write)
+    sink, output = Sink(link, frames.STDOUT, write), OutputOnce(frames.STDOUT, OutputFile(write))
     output.begin(link, 0)
 
     def put(data: bytes) -> None:

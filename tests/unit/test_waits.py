@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.execute import criu, waits
+from checkpoint.execute.spool import Spool
 from checkpoint.execute.waits import AX, DI, DX, IP, ORIG_AX, R8, R9, R10, SI, SP, Wait
 from checkpoint.wire.protobuf import encode
 from tests.mover import until
@@ -85,14 +86,14 @@ def test_what_was_not_interrupted_by_the_stop_is_left_alone() -> None:
     assert waits.thread_anew(core(waits.POLL, PLAIN, signal=usr1, blocked=1 << 9), None, NOW)[1]
 
 
-def test_a_directory_of_images(tmp_path: Path) -> None:
-    (tmp_path / "core-1001.img").write_bytes(core(waits.POLL, PLAIN))
-    (tmp_path / "core-1002.img").write_bytes(core(0, PLAIN))
-    assert waits.anew(str(tmp_path), {}, NOW) == {1001: {AX: waits.POLL, IP: CODE - 2}}
-    assert (tmp_path / "core-1001.img").read_bytes() == core(waits.POLL, PLAIN | {AX: waits.POLL, IP: CODE - 2})
-    (tmp_path / "core-1003.img").write_bytes(b"else")
+def test_all_threads_of_an_image(image: Spool) -> None:
+    image.write("core-1001.img", core(waits.POLL, PLAIN))
+    image.write("core-1002.img", core(0, PLAIN))
+    assert waits.anew(image, {}, NOW) == {1001: {AX: waits.POLL, IP: CODE - 2}}
+    assert image.read("core-1001.img") == core(waits.POLL, PLAIN | {AX: waits.POLL, IP: CODE - 2})
+    image.write("core-1003.img", b"else")
     with pytest.raises(criu.CriuError):
-        waits.anew(str(tmp_path), {}, NOW)
+        waits.anew(image, {}, NOW)
 
 
 def test_since_when_a_thread_sleeps() -> None:

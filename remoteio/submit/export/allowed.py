@@ -45,7 +45,7 @@ class Allowed:
             rights = rights.owned
         rights = confine.least(rights, confinement.known.get(key, confine.ALL))
         if not directory and st.st_dev in confinement.devices and stat.S_ISREG(st.st_mode):
-            rights = confine.least(rights, confinement.of_linked(key))
+            rights = confine.least(rights, confinement.of_linked(key, _changeable(st)))
         return rights
 
     def _keeps_data(self, parent: Node, name: bytes, dev: int) -> bool:
@@ -176,3 +176,8 @@ def _born(fd: int) -> int:
     """When the file was made, in ns, with which a number that was used again is told; 0: the filesystem keeps none."""
     fields = syscalls.statx(fd, _BTIME)
     return fields[13] * 1_000_000_000 + fields[14] if fields[0] & _BTIME else 0
+
+
+def _changeable(st: Stat) -> bool:
+    """Could this process's user change that file, or have it changed?"""
+    return os.geteuid() in (0, st.st_uid) or bool(st.st_mode & (stat.S_IWGRP | stat.S_IWOTH))

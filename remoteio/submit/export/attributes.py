@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, drop_suid
@@ -48,6 +50,8 @@ class Attributes(ExportBase):
             r.raw, abi.ARGS
         )
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
+        if valid & abi.FATTR_SIZE:
+            self._counted(node)
         with self.inodes.descriptors.path(node) as path:
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
                 uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
@@ -71,6 +75,8 @@ class Attributes(ExportBase):
                     _time(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mt, mtn),
                 )
             st = os.stat(path)
+        if valid & abi.FATTR_SIZE and node.grown is not None:
+            self.room.changed(node.grown, st)
         return Reply(self._attr_out(node, st))
 
     def do_access(self, r: abi.Request) -> Reply:
@@ -108,14 +114,40 @@ class Attributes(ExportBase):
         name, _, value = bytes(r.raw[abi.ARGS + abi.SETXATTR_IN.size :]).partition(b"\0")
         if not name or len(value) != size:
             raise abi.FuseError("setxattr's value is not as long as it says")
-        with self.inodes.descriptors.path(node) as path:
+        with self.inodes.descriptors.path(node) as path, self._more(node, path, name, len(value)):
             os.setxattr(path, name, value, flags)
         return DONE
 
+    def attribute_to_set(self, r: abi.Request) -> bytes:
+        """Read the name of the extended attribute that a request sets or removes."""
+        size = abi.SETXATTR_IN.size if r.op == abi.SETXATTR else 0
+        return bytes(r.raw[abi.ARGS + size :]).partition(b"\0")[0]
+
     def do_removexattr(self, r: abi.Request, node: Node) -> Reply:
-        with self.inodes.descriptors.path(node) as path:
-            os.removexattr(path, r.name(abi.ARGS))
+        name = r.name(abi.ARGS)
+        with self.inodes.descriptors.path(node) as path, self._more(node, path, name, None):
+            os.removexattr(path, name)
         return DONE
+
+    @contextmanager
+    def _more(self, node: Node, path: str, name: bytes, length: int | None) -> Iterator[None]:
+        """Count what an extended attribute of that length takes instead of what there is; None: it is removed."""
+        if not self.room.counts:
+            yield
+            return
+        try:
+            before = len(name) + len(os.getxattr(path, name))
+        except OSError:
+            before = 0  # there is none; or it may not be read, and then counts whole
+        more = (0 if length is None else len(name) + length) - before
+        ahead = self.room.enter_more(node, more)
+        try:
+            self._counted(node)
+            yield
+            assert node.grown is not None
+            self.room.attributes(node.grown, more, os.stat(path))
+        finally:
+            self.room.leave(ahead)
 
 
 def _time(given: int, now: int, seconds: int, nanoseconds: int) -> tuple[int, int]:

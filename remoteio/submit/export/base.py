@@ -14,10 +14,11 @@ from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
-from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.nodes import FORMAT, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED, ChangeNotes
 from remoteio.submit.export.numbers import KEPT
 from remoteio.submit.export.reply import Reply
+from remoteio.submit.export.room import Room
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.sandbox.threads import Call
@@ -25,15 +26,6 @@ from remoteio.submit.umask import own_umask
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Piggyback
-
-
-class Place:
-    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory."""
-
-    __slots__ = ("at", "name", "parent")
-
-    def __init__(self, parent: Node, name: bytes, at: int) -> None:
-        self.parent, self.name, self.at = parent, name, at
 
 
 class ExportBase:
@@ -48,14 +40,17 @@ class ExportBase:
         instead: Mapping[bytes, bytes],
         device: int,
         outside: Call,
+        room: Room | None,
     ) -> None:
-        self.ids, self._plain = ids, ids.plain
+        self.ids = ids
         self.instead = Instead(instead)
         self._umask = own_umask()
         self.inodes = Inodes(root, confinement=confinement, device=device)
         self._dev = self.inodes.numbers.device
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
+        self.room = room or Room()
+        self.room.refusals = self.inodes.allowed.refusals
         self.listings = Listings(self.inodes, self.instead, self._entry)
         self._outside = outside
         self._fifos = channels.Fifos(outside)
@@ -65,20 +60,26 @@ class ExportBase:
         """Asks whether `node` may be opened with these flags; in a ``with``, notes what that does. Raises EROFS."""
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self.inodes.allowed.may_change(node)
+        if flags & os.O_TRUNC:
+            self._counted(node)
         return self._notes.changing(node, 0) if flags & os.O_TRUNC else UNLOCKED
+
+    def _counted(self, node: Node, st: os.stat_result | None = None) -> None:
+        """Count what `node` gets from the job from now on, if that is asked for; `st`: as it is."""
+        if self.room.counts and node.grown is None:
+            node.grown = self.room.of(st or self.inodes.descriptors.stat(node))
 
     def attr(self, st: os.stat_result, taken: bool = False) -> bytes:
         """Pack `st` as struct fuse_attr. `taken`: it is a channel to a process of this machine."""
-        plain = self._plain and not taken
+        plain = self.ids.plain and not taken
         uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
         if dev != self._dev or ino >= KEPT:
             ino = self.inodes.number(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
-        return abi.ATTR.pack(
-            ino, st.st_size, st.st_blocks,
-            a // 1000000000 & _U64, m // 1000000000 & _U64, c // 1000000000 & _U64, a % 1000000000, m % 1000000000,
-            c % 1000000000, mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
+        return _ATTR(
+            ino, st.st_size, st.st_blocks, a // _NS & _U64, m // _NS & _U64, c // _NS & _U64, a % _NS, m % _NS, c % _NS,
+            mode, st.st_nlink or int(not self._nameless(st)), uid, gid, st.st_rdev & 0xFFFFFFFF,
             st.st_blksize & 0xFFFFFFFF, 0,
         )  # fmt: skip
 
@@ -88,13 +89,13 @@ class ExportBase:
 
     def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
         taken = False
-        if stat.S_IFMT(st.st_mode) in _CHANNELS:
+        if st.st_mode & FORMAT in _CHANNELS:
             node = self.inodes.found(parent, name, st, stat.S_ISFIFO(st.st_mode) and self._fifos.held(st))
             taken = self._taken(node)
         else:
             node = self.inodes.found(parent, name, st)
         ttl = 0 if parent.shared else TTL
-        return abi.ENTRY.pack(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
+        return _ENTRY(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
 
     def _taken(self, node: Node) -> bool:
         """Is `node` a channel to a process of this machine?"""
@@ -142,6 +143,7 @@ class ExportBase:
         if lacking:
             _widen(name, at, fd, lacking)
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
+        self.room.named(st, new=True)
         return self._entry(new.parent, name, st)
 
     def _with_parent(self, body: bytes, place: Place) -> Reply:
@@ -164,6 +166,8 @@ class ExportBase:
 
 
 _U64 = (1 << 64) - 1
+_NS = 1000000000
+_ATTR, _ENTRY = abi.ATTR.pack, abi.ENTRY.pack
 _CHANNELS = (stat.S_IFIFO, stat.S_IFSOCK)
 
 

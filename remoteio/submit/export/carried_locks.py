@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from typing import NamedTuple
 
 from remoteio.submit.export.inodes import Inodes
@@ -69,10 +70,14 @@ def _ranges(fd: int, what: bytes) -> list[Range]:
 
 
 class CarriedLocks:
-    """Holds the locks of one job while no host runs it."""
+    """Holds the locks of one job while no host runs it.
+
+    Threads: any. Under `_guard` a descriptor is closed, or used to claim a lock: its number may be another file's next.
+    """
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
+        self._guard = threading.Lock()
 
     def keep(self, inodes: Inodes) -> None:
         """Hold the locks on the files of `inodes` from now on, whatever is closed there. Raises OSError: not all."""
@@ -86,17 +91,26 @@ class CarriedLocks:
 
     def drop(self, key: tuple[int, int]) -> bool:
         """Hold nothing on that file any more. False: nothing was held."""
-        dropped = [kept for kept in self._kept if kept.key == key]
-        self._kept = [kept for kept in self._kept if kept.key != key]
-        for kept in dropped:
-            os.close(kept.fd)
+        with self._guard:
+            dropped = [kept for kept in self._kept if kept.key == key]
+            self._kept = [kept for kept in self._kept if kept.key != key]
+            for kept in dropped:
+                os.close(kept.fd)
         return bool(dropped)
 
     def release(self) -> None:
         """Let go of all: whoever claimed a lock has it, the others are free."""
-        for kept in self._kept:
-            os.close(kept.fd)
-        self._kept = []
+        with self._guard:
+            for kept in self._kept:
+                os.close(kept.fd)
+            self._kept = []
+
+    def give(self, kept: _Kept, to: int = -1) -> int:
+        """Return a copy of a descriptor that is held, made as the number `to` if given; -1: it is held no more."""
+        with self._guard:
+            if not any(each is kept for each in self._kept):
+                return -1
+            return os.dup(kept.fd) if to < 0 else os.dup2(kept.fd, to, inheritable=False)
 
 
 class Claims:
@@ -107,14 +121,14 @@ class Claims:
 
     def flock(self, handle: Handle, kind: int) -> None:
         """Make `handle`, which asks for such a lock, the description that holds it, if one carried does."""
-        fd = self._take(handle, True, (kind, 0, 0))
-        if fd >= 0:
-            os.dup2(fd, handle.fd, inheritable=False)
+        kept = self._take(handle, True, (kind, 0, 0))
+        if kept is not None:
+            self._carried.give(kept, handle.fd)
 
     def owner(self, handle: Handle, asked: Range) -> int:
         """Return a descriptor that holds such a record lock for a process that is asking for it, or -1."""
-        fd = self._take(handle, False, asked)
-        return os.dup(fd) if fd >= 0 else -1
+        kept = self._take(handle, False, asked)
+        return self._carried.give(kept) if kept is not None else -1
 
     def of_mapped(self, inodes: Inodes) -> None:
         """Leave each flock(2) that nobody has asked for to what the job has of that file: it was mapped, and closed.
@@ -126,8 +140,7 @@ class Claims:
             for handle in tuple(inodes.handles.values()):
                 fd = handle.fd  # -1: what criu had open is being closed just now
                 if fd >= 0 and (handle.node.dev, handle.node.ino) == kept.key and not handle.flocked:
-                    os.dup2(kept.fd, fd, inheritable=False)
-                    handle.flocked = True
+                    handle.flocked = self._carried.give(kept, fd) >= 0
 
     def drop(self, handle: Handle) -> bool:
         """Let go of what is carried of a file, as it is in the way: a lost host left other locks than the image has."""
@@ -135,10 +148,10 @@ class Claims:
         self._left = [kept for kept in self._left if kept.key != key]
         return self._carried.drop(key)
 
-    def _take(self, handle: Handle, flock: bool, asked: Range) -> int:
+    def _take(self, handle: Handle, flock: bool, asked: Range) -> _Kept | None:
         key = (handle.node.dev, handle.node.ino)
         for kept in self._left:
             if kept.flock == flock and kept.key == key and asked in kept.ranges:
                 self._left.remove(kept)
-                return kept.fd
-        return -1
+                return kept
+        return None

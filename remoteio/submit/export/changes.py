@@ -11,6 +11,10 @@ import os
 import threading
 from typing import Any
 
+TYPE_CHECKING = False  # only a job of which images are made has a journal, and each run would wait for its modules
+if TYPE_CHECKING:
+    from remoteio.submit.undo.watch import FileWatch
+
 State = tuple[int, int, int]  # size in bytes, mtime and ctime in ns
 Key = tuple[int, int]  # device, inode number
 NEVER = (1 << 63) - 1
@@ -55,10 +59,11 @@ class File:
 
     Threads: any. Whoever changes it for the job holds `lock` from the look before to the look after."""
 
-    __slots__ = ("_fresh", "_marked", "_since", "lock")
+    __slots__ = ("_fresh", "_marked", "_since", "lock", "watch")
 
     def __init__(self, marked: bool) -> None:
         self.lock = threading.Lock()
+        self.watch: FileWatch | None = None  # keeps what of it must be kept before it is changed
         self._since: Change | None = None  # the latest image
         self._fresh: Change | None = None  # the mark of a dump that may become the next
         self._marked = marked

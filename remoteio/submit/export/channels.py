@@ -26,7 +26,7 @@ from remoteio.submit.sandbox.threads import Call
 
 NO_ID = (1 << 32) - 1  # no user namespace maps it: user_namespaces(7)
 _O_PATH = 0o10000000  # in fdinfo
-_SHARE = 20  # of all time, one in so many goes into looking for open fifos at most
+_SHARE = 20  # of one processor's time, one in so many goes into looking for open fifos at most
 
 
 def bound(fd: int) -> bool:
@@ -59,12 +59,16 @@ class Fifos:
 
     def held(self, st: os.stat_result) -> bool:
         """Tell whether the fifo that `st` describes is open."""
-        began = time.monotonic()
-        if began >= self._until:
-            self._held = frozenset(self._outside(_open_fifos))
-            now = time.monotonic()
-            self._until = now + _SHARE * (now - began)
+        if time.monotonic() >= self._until:
+            self._held, took = self._outside(_looked)
+            self._until = time.monotonic() + _SHARE * took
         return (st.st_dev, st.st_ino) in self._held
+
+
+def _looked() -> tuple[frozenset[tuple[int, int]], float]:
+    """Look for open fifos; them, and the processor time that it took: on a busy machine it may have waited for long."""
+    began = time.thread_time()
+    return frozenset(_open_fifos()), time.thread_time() - began
 
 
 def _open_fifos() -> set[tuple[int, int]]:

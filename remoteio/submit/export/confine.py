@@ -9,7 +9,7 @@ and inode number too; and so are the directories that the job has made. The expo
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from remoteio.submit.export.rights import (
@@ -55,19 +55,19 @@ class Mark(NamedTuple):
 class Confinement:
     """Holds the rights of the root, and of what is known by (device, inode number) wherever it is met.
 
-    `linked`: the same for regular files that have more than one name, asked for when the first such file is met on one
-    of `devices`.
+    `linked`: the regular files of a level, HIDDEN or READ, that have more than one name, on `devices`: asked for when
+    the first such file is met, for which it matters.
     `rules`: further ones. `places`: where the directories are that are to be known by number too, and have the rights
     of that path. `within`: the level of what no rule speaks of, and the rule that this is.
     `made`: the directories that the job has made, as far as their own names make them its own, and when.
     """
 
-    __slots__ = ("_levels", "_linked", "devices", "hidden", "known", "made", "top")
+    __slots__ = ("_linked", "_of_level", "devices", "hidden", "known", "made", "top")
 
     def __init__(
         self,
         marks: Iterable[Mark] = (),
-        linked: Callable[[], Mapping[Key, int]] = dict,
+        linked: Callable[[int], Collection[Key]] = lambda level: (),
         devices: frozenset[int] = frozenset(),
         rules: Iterable[Rule] = (),
         within: tuple[int, Rule | None] = (FREE, None),
@@ -83,7 +83,7 @@ class Confinement:
                 self.known[key] = least(self.known.get(key, ALL), self.at(path))
         self.hidden = frozenset(key for key, rights in self.known.items() if rights.level == HIDDEN)
         self._linked = linked
-        self._levels: Mapping[Key, int] | None = None
+        self._of_level: dict[int, Collection[Key]] = {}
         self.devices = devices
         self.made: dict[Key, int] = {} if made is None else made
 
@@ -94,12 +94,20 @@ class Confinement:
             rights = rights.child(word)
         return rights
 
-    def of_linked(self, key: Key) -> Rights:
-        """Return the rights of a regular file with several names, whichever of them it was met by."""
-        if self._levels is None:
-            self._levels = self._linked()
-        level = self._levels.get(key, FREE)
-        return ALL if level == FREE else UNCHANGED if level == READ else NOT_THERE
+    def of_linked(self, key: Key, changeable: bool) -> Rights:
+        """Return the rights of a regular file with several names, whichever of them it was met by.
+
+        `changeable`: the user may change it; else it does not matter which of the files to be kept so it is: many have
+        the system's, and to look through them takes longer than all else of a start.
+        """
+        if key in self._those_of(HIDDEN):
+            return NOT_THERE
+        return UNCHANGED if changeable and key in self._those_of(READ) else ALL
+
+    def _those_of(self, level: int) -> Collection[Key]:
+        if level not in self._of_level:
+            self._of_level[level] = self._linked(level)
+        return self._of_level[level]
 
 
 def words_of(path: bytes) -> tuple[bytes, ...]:

@@ -233,10 +233,11 @@ def _own(node: Node) -> int:
 def _is_found(node: Node) -> bool:
     """Does the open directory still have the name by which it would be opened again?"""
     assert node.parent is not None
+    fd = node.fd  # one object: the kernel may forget the node meanwhile
     try:
-        path = os.readlink(b"/proc/self/fd/%d" % node.fd)
+        path = os.readlink(b"/proc/self/fd/%d" % fd)
         # its name, which a removed one has not (proc_pid_fd(5)); and what is above it
-        return path.endswith(b"/" + node.name) and _same(os.stat("..", dir_fd=node.fd), node.parent)
+        return path.endswith(b"/" + node.name) and _same(os.stat("..", dir_fd=fd), node.parent)
     except OSError:
         return True  # too long a path, or it may not be searched: it is as likely found as not
 

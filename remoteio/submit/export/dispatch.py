@@ -19,17 +19,25 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 
 from remoteio.submit.export.allowed import is_leading
 from remoteio.submit.export.attributes import Attributes
-from remoteio.submit.export.base import Place, lstat
+from remoteio.submit.export.base import lstat
 from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.fence import KEPT, Fence
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
+from remoteio.submit.export.nodes import Node, Place
+from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.reply import DONE, Reply
+from remoteio.submit.export.room import Room
+from remoteio.submit.export.room_asked import adding
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.space import Space
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.sandbox.threads import Call, here
 from remoteio.wire import fuse_abi as abi
@@ -41,7 +49,7 @@ _RENAME_EXCHANGE = 2
 _TARGET = {abi.COPY_FILE_RANGE: 24, abi.COPY_FILE_RANGE_64: 24}
 
 
-class Export(Names, Attributes, OpenFiles):
+class Export(Names, Attributes, OpenFiles, Space):
     """Serves the tree at `root` with the rights of this process."""
 
     def __init__(
@@ -53,6 +61,7 @@ class Export(Names, Attributes, OpenFiles):
         instead: Mapping[bytes, bytes] | None = None,
         directory: bytes = b"",
         outside: Call = here,
+        room: Room | None = None,
     ) -> None:
         """`record`, if given, is told of every file that is opened for writing, or truncated.
 
@@ -60,8 +69,10 @@ class Export(Names, Attributes, OpenFiles):
         `instead`: by name, the contents that files of /etc are shown with.
         `directory`: where the job works: inode numbers of that filesystem are shown as they are; default: of `root`'s.
         `outside`: calls what the threads that serve may not do themselves.
+        `room`: how much may be added to the files; default: all that the disk has.
         """
-        super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside)
+        super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside, room)
+        self.fence = Fence()
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
             abi.MAY_CHANGE: self._open,
@@ -77,16 +88,23 @@ class Export(Names, Attributes, OpenFiles):
                 if changes == abi.READS:
                     self.methods[op] = do
                 elif changes == abi.CHANGES_OPEN:
-                    self.methods[op] = self._change_open(do, abi.ARGS + _TARGET.get(op, 0))
+                    change = do if room is None else adding(room, op, do, self.inodes)
+                    self.methods[op] = self._change_open(change, abi.ARGS + _TARGET.get(op, 0))
                 else:
                     self.methods[op] = partial(around[changes], do)
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
-        """Do what `request` asks, and return the frame (kind, payload) that answers it; None: the ABI has no reply."""
+        """Do what `request` asks, and return the frame (kind, payload) that answers it.
+
+        None: the ABI has no reply, or the job stands still and the request waits (Fence). Raises FuseError.
+        """
         op = request.op
         if op == abi.INTERRUPT:
             self.locks.interrupt(abi.INTERRUPT_IN.unpack_from(request.raw, abi.ARGS)[0])
             return None
+        if self.fence.up and (refused := self.fence.passes(request)):
+            self.locks.over(request.unique)
+            return None if refused == KEPT else (FUSE, abi.failure(request.unique, max(refused, 0)))
         method = self.methods.get(op)
         if method is None:
             return FUSE, abi.failure(request.unique, errno.ENOSYS)
@@ -98,13 +116,26 @@ class Export(Names, Attributes, OpenFiles):
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
         return None if op in abi.UNANSWERED else reply.frame(request.unique)
 
+    def close(self) -> None:
+        """Close everything: nobody asks for anything any more."""
+        self.inodes.close_all()
+        self.instead.close()
+        self.room.end()
+
     # around what changes something: may it, and what has been changed
 
     def _change_node(self, do: Do, r: abi.Request) -> Reply:
         node = self.inodes.get(r.nodeid)
         self.inodes.allowed.may_change(node)
-        with self._notes.changing(node, self.size_to_set(r) if r.op == abi.SETATTR else None):
+        size = self.size_to_set(r) if r.op == abi.SETATTR else None
+        with self._beside(r, node), self._notes.changing(node, size):
             return do(r, node)
+
+    def _beside(self, r: abi.Request, node: Node) -> AbstractContextManager[None]:
+        """Around what changes what is known of a file beside its contents."""
+        if self._notes.watch is None:
+            return UNLOCKED
+        return self._notes.attributes(node, self.attribute_to_set(r) if r.op != abi.SETATTR else None)
 
     def _change_open(self, do: Do, at: int) -> Callable[[abi.Request], Reply]:
         """Around what changes an open file, whose handle stands at `at`: made once, since each write passes it."""
@@ -129,7 +160,15 @@ class Export(Names, Attributes, OpenFiles):
         parent, name = self.inodes.get(r.nodeid), _new_name(r)
         directory = r.op == abi.MKDIR
         self.inodes.allowed.may_name(parent, name, None, directory, leads=directory or r.op == abi.SYMLINK)
-        return do(r, Place(parent, name, self.inodes.descriptors.directory(parent)))
+        place = Place(parent, name, self.inodes.descriptors.directory(parent))
+        ahead = self.room.enter_name(parent, name, place.at)
+        try:
+            if self._notes.watch is None:
+                return do(r, place)
+            with self._notes.making(place, r.op != abi.LINK):
+                return do(r, place)
+        finally:
+            self.room.leave(ahead)
 
     def _link(self, do: Do, r: abi.Request) -> Reply:
         node = self.inodes.get(abi.LINK_IN.unpack_from(r.raw, abi.ARGS)[0])
@@ -143,9 +182,9 @@ class Export(Names, Attributes, OpenFiles):
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.allowed.may_name(parent, name, st)
         self._leave_bound(at, name, st)
-        with self._notes.losing(at, name, st):
+        with self._notes.removing(at, name, st), self._notes.losing(at, name, st):
             reply = do(r, Place(parent, name, at))
-        self._notes.removed(st)
+        self._removed(st)
         if r.op == abi.RMDIR:
             self.inodes.allowed.removed(st)
         return reply
@@ -171,7 +210,8 @@ class Export(Names, Attributes, OpenFiles):
         allowed.may_move(target, new, exchange, parent)
         self._leave_bound(a, old, moved)
         self._leave_bound(b, new, replaced)
-        with self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
+        renaming = self._notes.renaming(source, to, moved, replaced, exchange is not None)
+        with renaming, self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
             reply = do(r, source, to, flags)
         self.inodes.moved(target, new, moved)
         allowed.moved(parent, target, new, moved)
@@ -183,8 +223,16 @@ class Export(Names, Attributes, OpenFiles):
             self.inodes.moved(parent, old, replaced)
             self._notes.unnamed(replaced)
         elif moved is None or replaced is None or moved.st_ino != replaced.st_ino:
-            self._notes.removed(replaced)
+            self._removed(replaced)
         return reply
+
+    def _removed(self, st: os.stat_result | None) -> None:
+        """Note that a name of what `st` describes is gone; None: nothing had it."""
+        if self.room.counts and st is not None:
+            node = self.inodes.known(st)
+            last = st.st_nlink == 1 or stat.S_ISDIR(st.st_mode)
+            self.room.unnamed(st, last, is_open=node is not None and bool(node.handles))
+        self._notes.removed(st)
 
     # of the connection itself
 

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Callable
 
 from remoteio import syscalls
-from remoteio.submit.export.base import ExportBase, Place, drop_suid
+from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.executing import EXECUTE, reopen
 from remoteio.submit.export.inodes import version
-from remoteio.submit.export.nodes import Handle, Node
+from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
@@ -20,12 +20,11 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 
-_KEEP_SIZE = 1  # fallocate(2)
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 
 class OpenFiles(ExportBase):
-    """Opens and creates, reads and writes, syncs, allocates, copies, locks, closes."""
+    """Opens and creates, reads and writes, syncs, locks, closes."""
 
     def do_open(self, r: abi.Request, node: Node) -> Reply:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
@@ -53,6 +52,9 @@ class OpenFiles(ExportBase):
         handle = self.inodes.opened(fd, node, flags)
         if handle.writable:
             self._notes.may_write(node)
+            self._counted(node, st)
+        if node.grown is not None:
+            self.room.changed(node.grown, st)
         now = version(st)
         out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
         node.seen = now
@@ -132,27 +134,29 @@ class OpenFiles(ExportBase):
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
             self._set_append(handle, not handle.append)
-        twins, changes = node.twins, node.changes
+        changes = node.changes
         with changes.lock if changes is not None else UNLOCKED:
             before = os.fstat(fd) if changes is not None or node.seen is not None else None
             kept = before is not None and node.seen is not None and node.seen == version(before)
             start = -1 if handle.append else offset
+            watch = changes.watch if changes is not None else None
+            if watch is not None and before is not None:
+                watch.writes(fd, before, start, size)
             try:
-                if twins is not None and how & abi.WRITE_CACHE:
-                    done = self._write_back(node, twins, fd, data, offset)
-                else:
-                    done = _pwrite(fd, data, offset)
-                    if twins is not None:
-                        twins.written(offset, data[:done])
+                done = self._put(node, bool(how & abi.WRITE_CACHE), fd, data, offset)
             except OSError:
                 if changes is not None and before is not None:
-                    _failed(changes, state(before), state(os.fstat(fd)), start)
+                    _failed(changes, state(before), os.fstat(fd), start)
                 raise
             if how & abi.WRITE_KILL_SUIDGID and self._root_user:
                 drop_suid("/proc/self/fd/%d" % fd)
             st = os.fstat(fd)
             if changes is not None and before is not None:
                 changes.wrote(state(before), state(st), start, done)
+                if watch is not None:
+                    watch.after(st)
+            if node.grown is not None:
+                self.room.wrote(node.grown, st, done)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
         if kept:
             node.seen, node.ctime = version(st), st.st_ctime_ns
@@ -160,6 +164,16 @@ class OpenFiles(ExportBase):
             node.seen = None
         out = abi.WRITE_OUT.pack(done, 0)
         return Reply(out, None if handle.append or _guarded(node) else Piggyback(self.attr(st)))
+
+    def _put(self, node: Node, back: bool, fd: int, data: memoryview, offset: int) -> int:
+        """Write the data; `back`: pages that the job's kernel writes back. How much was done."""
+        twins = node.twins
+        if twins is not None and back:
+            return self._write_back(node, twins, fd, data, offset)
+        done = _pwrite(fd, data, offset)
+        if twins is not None:
+            twins.written(offset, data[:done])
+        return done
 
     def _write_back(self, node: Node, twins: PageTwins, fd: int, data: memoryview, offset: int) -> int:
         done = 0
@@ -191,7 +205,10 @@ class OpenFiles(ExportBase):
 
     def do_release(self, r: abi.Request) -> Reply:
         fh, *_ = abi.RELEASE_IN.unpack_from(r.raw, abi.ARGS)
+        node = self.inodes.handle(fh).node
         self.inodes.close(fh)
+        if node.grown is not None and not node.handles:
+            self.room.closed(node.grown)
         return DONE
 
     do_releasedir = do_release
@@ -199,6 +216,8 @@ class OpenFiles(ExportBase):
     def do_fsync(self, r: abi.Request) -> Reply:
         fh, flags, _ = abi.FSYNC_IN.unpack_from(r.raw, abi.ARGS)
         fd = self.inodes.handle(fh).fd
+        if self._notes.watch is not None:
+            self._notes.watch.journal.sync()
         if flags & abi.FSYNC_DATASYNC:
             os.fdatasync(fd)
         else:
@@ -215,41 +234,9 @@ class OpenFiles(ExportBase):
             os.close(fd)
         return DONE
 
-    def do_fallocate(self, r: abi.Request, handle: Handle) -> Reply:
-        _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(r.raw, abi.ARGS)
-        fd, changes = handle.fd, handle.node.changes
-        with changes.lock if changes is not None else UNLOCKED:
-            before = state(os.fstat(fd))
-            syscalls.fallocate(fd, mode, offset, length)
-            if changes is not None:
-                size = before[0] if mode & _KEEP_SIZE else max(before[0], offset + length)
-                changes.changed(before, state(os.fstat(fd)), NEVER if mode & ~_KEEP_SIZE == 0 else offset, size)
-        handle.node.altered()
-        return DONE
-
     def do_lseek(self, r: abi.Request) -> Reply:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
         return Reply(abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence)))
-
-    def _copy(self, r: abi.Request, target: Handle) -> int:
-        fh_in, off_in, _, _, off_out, length, flags = abi.COPY_IN.unpack_from(r.raw, abi.ARGS)
-        if flags:
-            raise OSError(errno.EINVAL, "copy_file_range has no flags")
-        source = self.inodes.handle(fh_in)
-        target.node.altered()
-        fd, changes = target.fd, target.node.changes
-        with changes.lock if changes is not None else UNLOCKED:
-            before = state(os.fstat(fd))
-            done = os.copy_file_range(source.fd, fd, min(length, 1 << 30), off_in, off_out)
-            if changes is not None:
-                changes.wrote(before, state(os.fstat(fd)), off_out, done)
-        return done
-
-    def do_copy_file_range(self, r: abi.Request, target: Handle) -> Reply:
-        return Reply(abi.WRITE_OUT.pack(self._copy(r, target), 0))
-
-    def do_copy_file_range_64(self, r: abi.Request, target: Handle) -> Reply:
-        return Reply(abi.COPY64_OUT.pack(self._copy(r, target)))
 
     def do_getlk(self, r: abi.Request) -> Reply:
         return Reply(self.locks.test(r))
@@ -305,10 +292,13 @@ def _ahead(fd: int, size: int) -> bytes:
     return data if len(data) == size else b""
 
 
-def _failed(changes: File, before: State, after: State, start: int) -> None:
+def _failed(changes: File, before: State, st: os.stat_result, start: int) -> None:
     """A write that failed may have put a part of it there."""
+    after = state(st)
     if after != before:
         changes.changed(before, after, NEVER if start < 0 else start, after[0])
+    if changes.watch is not None:
+        changes.watch.after(st)
 
 
 def _guarded(node: Node) -> bool:

@@ -17,13 +17,14 @@ import time
 
 from remoteio.submit.export import confine
 from remoteio.submit.export.allowed import Allowed
-from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.confine import FREE, Confinement
 from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
-from remoteio.submit.export.nodes import Handle, Node, Stat
+from remoteio.submit.export.nodes import FORMAT, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
 from remoteio.wire.fuse_abi import ROOT_ID
 
+MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
 MOST_LINKS = 64  # names of one file that are remembered
 MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
 _OTHERS = 128  # descriptors of this process that are neither open files of the job nor directories kept open
@@ -85,24 +86,27 @@ class Inodes:
 
         Raises ENOENT for what is not to be seen.
         """
-        kind, rights = stat.S_IFMT(st.st_mode), parent.rights.child(name)
+        kind, rights, dev = st.st_mode & FORMAT, parent.rights.child(name), st.st_dev
         # of what has one name, in the same filesystem, and of which no rule speaks, there is nothing more to ask
-        if rights.level != confine.FREE or st.st_nlink != 1 or kind == stat.S_IFDIR or st.st_dev != parent.dev:
+        if rights.level != FREE or st.st_nlink != 1 or kind == stat.S_IFDIR or dev != parent.dev:
             rights = self.allowed.rights(parent, name, st)
             if rights.level == confine.HIDDEN:
                 self.allowed.hides(parent, name, rights)
         with self.lock:
-            node = self._by_key.get((st.st_dev, st.st_ino))
+            key = dev, st.st_ino
+            node = self._by_key.get(key)
             if node is not None and (node.kind != kind or (kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)):
                 node = None  # the inode number was used again: the kernel's cached target or type is another file's
             if node is not None and node.held != held:
                 node = None
             if node is None:
+                if len(self.nodes) >= MOST_NODES:
+                    raise OSError(errno.ENFILE, "the job's kernel knows as many files as may be")
                 node = Node(self._next, st, parent, name, rights)
                 node.held = held
                 node.nameless = not st.st_nlink  # O_TMPFILE
                 self._next += 1
-                self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
+                self.nodes[node.id] = self._by_key[key] = node
             elif node is not self.top:
                 if node.parent is not parent or node.name != name:
                     self._renamed(node, parent, name, st)

@@ -21,6 +21,7 @@ _UNKNOWN = bytes(
 )  # nodeid 0: the name alone, the kernel asks for the rest when it needs it
 _PLUS = len(_UNKNOWN) + abi.DIRENT.size
 _OURS = (b".", b"..")
+_OWN = positions.OWN
 
 MOST_ENTRIES = 1 << 20  # of directories that are open, kept in memory
 
@@ -106,17 +107,16 @@ class Listings:
 
     def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
-        used, kept = 0, self._inodes.numbers.device
-        for k in range(first, len(found)):
-            name, ino, kind, position = found[k]
+        used, kept, stat, entry_of, pack = 0, self._inodes.numbers.device, os.stat, self._entry, abi.DIRENT.pack
+        for name, ino, kind, position in found[first:] if first else found:
             need = _PLUS + len(name) + 7 & ~7
             if used + need > size:
                 return b"".join(out), False
             entry = _UNKNOWN
-            if position > positions.OWN:
+            if position > _OWN:
                 try:
-                    st = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    entry, ino = self._entry(node, name, st), st.st_ino
+                    st = stat(name, dir_fd=fd, follow_symlinks=False)
+                    entry, ino = entry_of(node, name, st), st.st_ino
                     if st.st_dev != kept or ino >= KEPT:
                         ino = self._inodes.number(st.st_dev, ino)
                 except FileNotFoundError:
@@ -124,7 +124,7 @@ class Listings:
                 except OSError:
                     pass  # of a directory that may be read only, or of a bad disk: its name is there, and whoever asks
                     # for more is told so by the lookup, as on a local disk
-            out.append((entry + abi.DIRENT.pack(ino, position, len(name), kind) + name).ljust(need, b"\0"))
+            out.append((entry + pack(ino, position, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out), True
 

@@ -8,8 +8,8 @@ import stat
 import time
 
 from remoteio import syscalls
-from remoteio.submit.export.base import ExportBase, Place
-from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.base import ExportBase
+from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_AFTER, TTL
@@ -110,6 +110,7 @@ class Names(ExportBase):
         with self.inodes.descriptors.path(node) as path:
             os.link(path, new.name, dst_dir_fd=new.at, follow_symlinks=True)
         st = os.stat(new.name, dir_fd=new.at, follow_symlinks=False)
+        self.room.named(st, new=False)
         return Reply(self._entry(new.parent, new.name, st))
 
     def do_unlink(self, r: abi.Request, old: Place) -> Reply:

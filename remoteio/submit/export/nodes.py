@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 
+from remoteio.submit.export.added import Grown
 from remoteio.submit.export.changes import File
 from remoteio.submit.export.confine import Rights
 from remoteio.submit.export.page_twins import PageTwins
 
+FORMAT = stat.S_IFMT(0xFFFF)  # of st_mode
 _PATH_MAX = 4096  # bytes: linux/limits.h
 Stat = os.stat_result
 Found = tuple[
@@ -25,7 +27,7 @@ class Node:
     Cache policy: ctime, seen and twins, what the kernel's copies stand for; of a directory asked, listed and shared,
     what of it is told ahead, or not at all.
 
-    What the job does to it: locks, changes.
+    What the job does to it: locks, changes, grown.
 
     Threads: any. lookups, handles and where it was seen change under ``Inodes.lock``, fd under a lock of
     ``Descriptors``, locks under one of ``Locks``, contents under ``changes.lock``. Cache policy is written without a
@@ -33,7 +35,7 @@ class Node:
     """
 
     __slots__ = (
-        "asked", "changes", "ctime", "dev", "fd", "handles", "held", "id", "ino", "kind", "links", "listed",
+        "asked", "changes", "ctime", "dev", "fd", "grown", "handles", "held", "id", "ino", "kind", "links", "listed",
         "locks", "lookups", "name", "nameless", "parent", "rights", "seen", "shared", "twins", "used",
     )  # fmt: skip
 
@@ -56,6 +58,7 @@ class Node:
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
         self.twins: PageTwins | None = None  # of its pages, once a lock may guard them
         self.changes: File | None = None  # what the job does to it, if that is to be known
+        self.grown: Grown | None = None  # what it has got from the job, if that is counted
 
     def altered(self) -> None:
         """Take note that what the job's kernel has of its pages stands for nothing any more."""
@@ -101,6 +104,15 @@ class Handle:
         if where is None:
             where = self.where = {position: k for k, (_, _, _, position) in enumerate(entries, 1)}
         return where.get(position)
+
+
+class Place:
+    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory."""
+
+    __slots__ = ("at", "name", "parent")
+
+    def __init__(self, parent: Node, name: bytes, at: int) -> None:
+        self.parent, self.name, self.at = parent, name, at
 
 
 def path(parent: Node | None, name: bytes) -> bytes:

@@ -11,6 +11,10 @@ from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
 
+TYPE_CHECKING = False  # only a job of which images are made has a journal, and each run would wait for its modules
+if TYPE_CHECKING:
+    from remoteio.submit.undo.watch import Watch
+
 _REMOVED = b" (deleted)"  # how the kernel ends a name that is gone
 # (path, size in bytes, mtime in ns, inode number)
 Row = tuple[bytes, int, int, int]
@@ -19,10 +23,11 @@ Row = tuple[bytes, int, int, int]
 class WrittenFiles:
     """Keeps each file that was opened for writing; asked at a checkpoint, when the job stands still."""
 
-    __slots__ = ("_changes", "_nodes")
+    __slots__ = ("_changes", "_nodes", "watch")
 
-    def __init__(self, changes: Changes) -> None:
-        self._changes = changes
+    def __init__(self, changes: Changes, watch: Watch | None = None) -> None:
+        """`watch`: keeps what must be kept of any file before it is changed; None: nothing is to be undone."""
+        self._changes, self.watch = changes, watch
         self._nodes: dict[int, Node] = {}
 
     def add(self, node: Node) -> File:
@@ -31,6 +36,8 @@ class WrittenFiles:
             node.lookups += 1  # what nobody refers to would be dropped, and its next name not be known
             self._nodes[node.id] = node
             node.changes = self._changes.file((node.dev, node.ino))
+            if self.watch is not None:
+                node.changes.watch = self.watch.file((node.dev, node.ino))
         return node.changes
 
     def known(self, st: os.stat_result) -> File | None:

@@ -161,10 +161,18 @@ class ParamikoStream(Stream):
     def _down(self) -> None:
         try:
             while data := self._channel.recv(_CHUNK_BYTES):
-                self._theirs.sendall(data)
+                if not self._deliver(data):
+                    return  # nobody reads it any more, and what was written last is still to go: see _up
             self._theirs.shutdown(socket.SHUT_WR)
         except (OSError, SSHException, EOFError) as error:
             self._ended(error)
+
+    def _deliver(self, data: bytes) -> bool:
+        try:
+            self._theirs.sendall(data)
+        except OSError:
+            return False
+        return True
 
     def _stderr(self) -> None:
         while data := self._channel.recv_stderr(4096):

@@ -1,6 +1,7 @@
 """The execute side's main loop: serves one job, from START to EXIT. Shipped.
 
-If the link ends, or nothing at all comes over it for lease.AGENT seconds, the agent ends, and the keeper ends the job.
+If its stream is cut, or nothing at all comes over it for lease.AGENT seconds, the link waits for another, which comes
+by the agent's door (door.py). When none has come for the job's lease, the agent ends, and the keeper ends the job.
 
 One `Agent` serves both kinds of job. What is particular to one of which images are made is entered in its tables by
 checkpoint_agent.py, which has an agent and is none; what differs in how streams are passed on is a `JobStreams`.
@@ -9,6 +10,7 @@ checkpoint_agent.py, which has an agent and is none; what differs in how streams
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -16,13 +18,16 @@ from collections.abc import Callable
 from remoteio.execute import machine
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames
-from remoteio.wire.link import Link
+from remoteio.wire.link import LinkClosed
+from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.diagnostics import fail, start_thread
 from shim.execute.agent.job_streams import JobStreams
+from shim.execute.agent.stay import Stay
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
 from shim.wire import lease, network
+from shim.wire.job_spec import JobSpec
 
 
 def next_word(init: socket.socket) -> tuple[Message | None, bytes, list[int]]:
@@ -60,13 +65,12 @@ class Agent:
     first only, `on_message` and `closing` by the second only. All tables are filled before ``run``.
     """
 
-    def __init__(self, link: Link, sandbox: Sandbox, streams: JobStreams) -> None:
+    def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
-        self._heard = time.monotonic()
-        self._paused = False
+        self._stay = Stay(link, spec, sandbox.door)
         self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
-            frames.FUSE: self.relay.from_link,
+            frames.FUSE: self._first_answer,
             frames.KNOWN: self.relay.known,
             frames.ORDERED: self.relay.ordered,
             frames.STDIN: streams.put,
@@ -76,6 +80,7 @@ class Agent:
             frames.SIGNAL: self._signal,
             frames.PAUSE: lambda _: self._pause(True),
             frames.PING: lambda _: self._pause(False),
+            frames.BYE: lambda _: link.shut(),  # it came with START, before the link outlived anything
         }
         self.on_message: dict[Message, Callable[[bytes, list[int]], None]] = {
             messages.TERMINAL: streams.open_terminal,
@@ -87,7 +92,8 @@ class Agent:
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
-        sandbox, link, resolver = self.sandbox, self.link, network.resolver()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        sandbox, link, resolver, door = self.sandbox, self.link, network.resolver(), self._stay.begin()
         link.send(
             frames.HELLO,
             frames.pack_fields(
@@ -99,6 +105,7 @@ class Agent:
                     "shown": [b"%d" % n for n in sandbox.shown],
                     "network": [network.name()],
                     "resolver": [] if resolver is None else [resolver],
+                    "door": door,
                 }
             ),
         )
@@ -106,7 +113,7 @@ class Agent:
         self.streams.open_pipes(sandbox.stdio)
         self.on_frame.update(self.streams.open_extra(sandbox.extra))
         sandbox.go()
-        for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self._watch)):
+        for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self._stay.watch)):
             start_thread(name, work)
         while True:
             for kind, payload in frames_left:
@@ -114,13 +121,19 @@ class Agent:
                 if take is not None:
                     take(payload)
             frames_left = link.receive()
-            self._heard = time.monotonic()
+            self._stay.heard()
+
+    def _first_answer(self, payload: bytes | memoryview) -> None:
+        """Take note that home has heard HELLO, or it would answer nothing: from here on the job outlives its stream."""
+        self._stay.known = True
+        self.on_frame[frames.FUSE] = self.relay.from_link
+        self.relay.from_link(payload)
 
     def _signal(self, payload: bytes | memoryview) -> None:
         tell_init(self.sandbox.init, messages.SIGNAL, b"%d" % payload[0])
 
     def _pause(self, paused: bool) -> None:
-        self._paused = paused
+        self._stay.paused = paused
 
     def _hear_init(self) -> None:
         """Do what init says, to its end; then tell everything, and end this process."""
@@ -132,7 +145,16 @@ class Agent:
         last = self._last_word(said, rest)
         self.sandbox.end()  # before it is told: who hears it may hang up at once
         self.link.send(*last)
-        self.link.flush()
+        self.leave()
+
+    def leave(self) -> None:
+        """End this process once home has heard all that was said; by the lease, if nobody comes to hear it."""
+        try:
+            self.link.settled()
+        except LinkClosed:
+            pass  # home has heard the last word, and hung up
+        self.sandbox.shut_door()
+        self.link.shut()
         os._exit(0)
 
     def _last_word(self, said: Message | None, rest: bytes) -> tuple[int, bytes]:
@@ -151,10 +173,3 @@ class Agent:
         while True:
             time.sleep(lease.PULSE)
             self.link.send(frames.PING)
-
-    def _watch(self) -> None:
-        while True:
-            left = lease.PULSE if self._paused else self._heard + lease.AGENT - time.monotonic()
-            if left <= 0:
-                os._exit(1)
-            time.sleep(left)

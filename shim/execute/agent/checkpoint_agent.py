@@ -15,7 +15,7 @@ from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.execute import machine
 from remoteio.wire import frames
-from remoteio.wire.link import Link
+from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.agent import Agent
 from shim.execute.agent.checkpoint_parts import CheckpointParts
 from shim.execute.agent.checkpoint_streams import CheckpointStreams
@@ -43,7 +43,7 @@ class CheckpointAgent:
     the owner's guard.
     """
 
-    def __init__(self, link: Link, spec: JobSpec, checkpoint: CheckpointSpec, means: Means) -> None:
+    def __init__(self, link: SessionLink, spec: JobSpec, checkpoint: CheckpointSpec, means: Means) -> None:
         """Raises RexecError: the job cannot run, or not go on, here."""
         manifest = Manifest.from_bytes(checkpoint.restore) if checkpoint.restore else None
         before = _ids_of_image(manifest, means)
@@ -53,7 +53,7 @@ class CheckpointAgent:
         self._spec = spec
         self._tree = JobTree(sandbox)
         self._streams = CheckpointStreams(link, self._tree, sandbox.stdio, manifest)
-        self._agent = Agent(link, sandbox, self._streams)
+        self._agent = Agent(link, sandbox, self._streams, spec)
         log = os.path.join(cache(), "criu-failed.log")
         self._parts = CheckpointParts(
             link, sandbox, self._agent.relay, self._tree, self._streams, means, checkpoint, log, spec.scheduling[4:]
@@ -106,6 +106,8 @@ class CheckpointAgent:
             self._dumper.ask(serial, what == job_messages.VACATE)
         elif what == job_messages.THAW:
             self._dumper.give_up(serial, why or "the image could not be kept")
+        elif what == job_messages.END:
+            self._dumper.leave(serial)
         elif what == job_messages.GO:
             self._go(serial == self._parts.checkpoint.generation)
         elif what == job_messages.KILL:
@@ -127,7 +129,7 @@ class CheckpointAgent:
             self._parts.news(job_messages.UNABLE, why=self._parts.means.unable)
         self._streams.begin(self._spec.tty)
         self._guard.start(self._dumper.vacate)
-        self._parts.link.send(frames.STARTED)
+        self._agent.link.send(frames.STARTED)
 
     def _closing(self, last: Message | None) -> None:
         """The job has ended: whoever dumps or restores it lets go, before its spool is removed under their hands."""

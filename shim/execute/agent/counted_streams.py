@@ -158,9 +158,12 @@ class CountedSink:
                         if e.errno not in (errno.EPIPE, errno.EIO):
                             raise
                         self.ended = True
-                        self._link.send(CLOSED, bytes((self._kind,)))
-                        return
-                    self._wrote(bytes(left[:n]))
+                    else:
+                        self._wrote(bytes(left[:n]))
+                if self.ended:
+                    # Not in its turn: who receives from the link takes that too, and what is sent may have to wait.
+                    self._link.send(CLOSED, bytes((self._kind,)))
+                    return
                 if self.terminal and _suspends(self._fd, bytes(left[:n])):
                     self.suspend()
                 left = left[n:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 from checkpoint.execute import find_criu
 from checkpoint.wire import compat, criu_bundle
@@ -104,11 +103,9 @@ def _find(
 
 def _archive(link: Link, left: Frames) -> bytes:
     """Receive the bundle that is being sent; other frames are put aside in `left`."""
-    poll = select.poll()
-    poll.register(link.read_fd, select.POLLIN)
     archive = bytearray()
     while True:
-        while not poll.poll(int(lease.PULSE * 1000)):
+        while not link.readable(lease.PULSE):
             link.send(frames.PING)
         for kind, payload in link.receive():
             if kind != frames.BUNDLE:

@@ -8,6 +8,10 @@ from collections.abc import Callable
 
 from remoteio.wire.link import LinkClosed
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 def where(e: BaseException) -> str:
     """Return FILE:LINE at which it was raised."""
@@ -19,10 +23,13 @@ def where(e: BaseException) -> str:
 
 def aside(text: str) -> None:
     """Write a sentence to standard error: ssh takes it along, and it is shown if the link breaks."""
-    os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
+    try:
+        os.write(2, ("rexec: %s\n" % text).encode("utf-8", "replace"))
+    except OSError:
+        return  # the ssh that took it along is gone
 
 
-def fail(e: BaseException) -> None:
+def fail(e: BaseException) -> NoReturn:
     """End this process: the link or the connection to the kernel is gone, and with it all there is to do."""
     if not isinstance(e, LinkClosed):
         aside("the agent failed at %s: %r" % (where(e), e))

@@ -25,6 +25,7 @@ from checkpoint.execute import waits
 from remoteio.errors import RexecError
 from shim.execute.agent import fault_points
 from shim.execute.agent.agent import tell_init
+from shim.execute.agent.diagnostics import aside, where
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
@@ -119,7 +120,7 @@ class JobTree:
             self._owed -= 1
 
     def await_criu(self, seconds: float) -> None:
-        """Wait until criu has ended. Raises RexecError if it does not, or has left what cannot be read."""
+        """Wait until criu has ended. Raises RexecError if it does not, or something of its is left."""
         try:
             why = self._criu_ended.get(timeout=seconds)
         except queue.Empty as e:
@@ -137,8 +138,16 @@ class JobTree:
                 self.frozen = True
 
     def look(self) -> None:
-        """Look for who waits in which call: to be done before anything stops the tree. Raises Gone."""
-        self.waits = waits.look(self.root(), self.waits)
+        """Look for who waits in which call: to be done before anything stops the tree. Raises Gone.
+
+        Whatever else goes wrong with it is no reason not to stop the tree: calls that wait begin anew then.
+        """
+        root = self.root()
+        try:
+            self.waits = waits.look(root, self.waits)
+        except Exception as e:  # a boundary: the owner waits, and so does the dump
+            self.waits = {}
+            aside("it is not known in which calls the job waits: %r, at %s" % (e, where(e)))
 
     def thaw(self) -> None:
         """Continue what ``freeze`` stopped. Raises Gone, RexecError."""

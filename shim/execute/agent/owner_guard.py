@@ -16,7 +16,7 @@ from shim.execute.agent.job_tree import Gone
 from shim.execute.owner import load, step
 from shim.wire import job_messages
 from shim.wire.conditions import broken_condition
-from shim.wire.owner_policy import NOBODY, OwnerPolicy, parse_owner_policy
+from shim.wire.owner_policy import AT_ONCE, NOBODY, OwnerPolicy, parse_owner_policy
 
 LOOK = 5.0  # seconds between looks at the conditions
 
@@ -47,6 +47,7 @@ class OwnerGuard:
         self._state = step.start(time.monotonic(), parts.checkpoint.named)
         self._lock = threading.Lock()
         self._load = load.OthersLoad()
+        self._short = False  # of memory
         self._vacate: Callable[[str], None] = lambda why: None
 
     def start(self, vacate: Callable[[str], None]) -> None:
@@ -55,13 +56,26 @@ class OwnerGuard:
         self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
         start_thread("owner", self.run)
 
-    def stays(self) -> None:
-        """Let the job go on, which could not leave, until the next input. Raises Gone."""
+    @property
+    def at_once(self) -> bool:
+        """Tell whether a job that leaves is to be gone as soon as it is saved: the owner wants the memory."""
+        return self._policy.memory == AT_ONCE or self._short
+
+    def stays(self, again: bool) -> None:
+        """Let the job go on, which could not leave, until the next input. Raises Gone.
+
+        `again`: it may be saved another time. Else no host could go on with it: it stands still until the owner is
+        away, and is not sent away again at once.
+        """
         with self._lock:
-            if self._state.phase == step.LEAVING:
+            if self._state.phase != step.LEAVING:
+                return
+            if again:
                 self._parts.tree.thaw()
                 self._parts.news(job_messages.THAWED, why="it could not be checkpointed")
                 self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
+            else:
+                self._state = step.nowhere(time.monotonic(), self._parts.tree.frozen)
 
     def run(self) -> None:
         """Watch until the job has ended."""
@@ -97,6 +111,7 @@ class OwnerGuard:
             if now >= look:
                 around = load.surroundings(self._load.add(load.sample([os.getpid()])))
                 events.append(step.Conditions(broken_condition(self._policy, around)))
+                self._short = around.free_memory < self._policy.min_free_memory
                 look = now + LOOK
             for event in [*events, step.Tick()]:
                 with self._lock:

@@ -23,8 +23,9 @@ from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed, credit
-from shim.execute.agent import criu_process, fault_points, thread_scheduling
+from shim.execute.agent import fault_points, thread_scheduling
 from shim.execute.agent.checkpoint_parts import CheckpointParts
+from shim.execute.agent.criu_process import Place
 from shim.execute.agent.diagnostics import aside
 from shim.execute.agent.job_tree import ASK_S, Gone
 from shim.execute.init import messages
@@ -48,7 +49,8 @@ class Restorer:
         Raises RexecError, OSError: there is no place for the image.
         """
         self._parts, self._manifest, self._groups = parts, manifest, groups
-        self._spool = parts.sandbox.make_image_directory("restore")
+        self._place = Place(parts.sandbox, "restore")
+        self._spool = self._place.spool
         self._arriving = restore.SpooledImage(self._spool)
         self._payloads: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._gate: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -102,7 +104,7 @@ class Restorer:
             parts.link.flush()
             tree.leave()
             os._exit(0)
-        criu_process.tidy(self._spool)
+        self._place.tidy()
 
     def _restore(self, began: float) -> None:
         parts, tree, stats = self._parts, self._parts.tree, self._manifest.stats
@@ -125,14 +127,14 @@ class Restorer:
         if self._groups is not None:
             restore.set_groups(self._spool, self._groups)
         keep_tcp = stats["keep_tcp"] is True
-        lost = restore.fit_sockets(self._spool, keep_tcp)
+        lost = restore.fit_sockets(self._spool, keep_tcp, parts.sandbox.plan.alone)
         asked = {
             "ends": {str(n): k for n, k in numbers.items()},
             "clocks": restore.clocks_shown(self._spool) if parts.sandbox.plan.apart else None,
             "rootless": not parts.sandbox.plan.root,
             "above": directories,
         }
-        sock, fds = criu_process.start(parts.means.criu().bundle, self._spool)
+        sock, fds = self._place.start(parts.means.criu().bundle, tree)
         try:
             above = tree.ask(messages.RESTORE, json.dumps(asked).encode(), fds, limit=None)
         finally:
@@ -163,7 +165,7 @@ class Restorer:
         )
         parts.relay.criu(True)
         try:
-            pid = restore.restore(sock, request, self._spool, parts.log, gate, tidy)
+            pid = restore.restore(sock, request, self._place.work, parts.log, gate, tidy)
             fault_points.reached("runs")
             thread_scheduling.put_back(tree.init(), threads)
             # from here on init knows whose end is the job's

@@ -38,14 +38,14 @@ def keep(
     spec: JobSpec,
     stdio: dict[int, int],
     places: list[str],
-    private: tuple[Scratch, Scratch],
+    private: tuple[Scratch, Scratch, Scratch],
 ) -> None:
     """Be the keeper, in the process just forked; returns when the job has ended, for the caller to end the process.
 
     `stdio`: the job's end of each pipe, by number; `places`: the directories of --scratch; `private`: all directories
-    that it removes.
+    that it removes, the agent's own last.
     """
-    keep = {agent.fileno(), inits.fileno(), *stdio.values(), *private[0].fds, *private[1].fds, 0, 1, 2}
+    keep = {agent.fileno(), inits.fileno(), *stdio.values(), *(fd for held in private for fd in held.fds), 0, 1, 2}
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
             descriptors.close_quietly(int(name))
@@ -62,8 +62,14 @@ def keep(
         why = b"an error of rexec's own in the job's keeper: " + named(e).encode()
         messages.send(agent, messages.KEEPER_FAILED, why)
     finally:
-        for held in private:
+        for held in private[: 2 if _agent_stays(agent) else 3]:
             held.remove()
+
+
+def _agent_stays(agent: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(agent, select.POLLIN)
+    return bool(poll.poll(0)) and messages.receive(agent, messages.AGENT, messages.KEEPER)[0] is messages.STAYS
 
 
 def _serve(

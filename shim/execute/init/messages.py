@@ -56,6 +56,7 @@ class Message:
 MOUNTED = Message("MOUNTED", b"M", KEEPER, AGENT, "", 1)  # the connection to the kernel, which is to be served
 KEEPER_FAILED = Message("KEEPER_FAILED", b"F", KEEPER, AGENT, "a sentence")
 BUILD = Message("BUILD", b"G", AGENT, KEEPER, "")  # the connection is served: make init, the root and the job
+STAYS = Message("STAYS", b"S", AGENT, KEEPER, "")  # the agent outlives the job, and has its own directory till then
 
 # What init says by itself.
 TERMINAL = Message("TERMINAL", b"P", INIT, AGENT, "st_rdev and st_dev of its slave, of a job to checkpoint", 2)
@@ -63,7 +64,7 @@ STARTED = Message("STARTED", b"S", INIT, AGENT, "")
 STOPPED = Message("STOPPED", b"T", INIT, AGENT, "number of the signal")
 ENDED = Message("ENDED", b"E", INIT, AGENT, "wait status of the job; nothing of it is left")
 FAILED = Message("FAILED", b"F", INIT, AGENT, "exit code, space, a sentence: the job did not start")
-CRIU_ENDED = Message("CRIU_ENDED", b"c", INIT, AGENT, "empty, or why what it left cannot be read")
+CRIU_ENDED = Message("CRIU_ENDED", b"c", INIT, AGENT, "empty, or what of its is left")
 
 # What init answers.
 FAULT = Message("FAULT", b"x", INIT, AGENT, "a sentence: why it could not be done")
@@ -74,6 +75,8 @@ IPC = Message("IPC", b"i", INIT, AGENT, "which of shm, sem, msg, mq there are, a
 OWN_FILES = Message("OWN_FILES", b"o", INIT, AGENT, "empty, or a sentence: why they cannot be saved")
 TIDIED = Message("TIDIED", b"n", INIT, AGENT, "")
 OPEN_FILES = Message("OPEN_FILES", b"h", INIT, AGENT, "")
+SPOOLED = Message("SPOOLED", b"l", INIT, AGENT, "")
+CONNECTION = Message("CONNECTION", b"u", INIT, AGENT, "", 1)  # over the socket of SPOOL: /dev/fuse, to be served
 DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its namespace")
 RESTORING = Message("RESTORING", b"r", INIT, AGENT, "JSON: those of the directories that there are not")
 
@@ -89,16 +92,18 @@ ASK_OWN_FILES = Message("ASK_OWN_FILES", b"O", AGENT, INIT, "1: criu is not root
 # restored, and not yet running: RemovedNames.take_back, removed_above.remove
 TIDY = Message("TIDY", b"N", AGENT, INIT, "JSON: what RESTORING said", answer=TIDIED)
 LIST_OPEN_FILES = Message("LIST_OPEN_FILES", b"H", AGENT, INIT, "", 1, OPEN_FILES)  # as JSON to the descriptor
-DUMP = Message("DUMP", b"D", AGENT, INIT, "", 4, DUMPING)  # the descriptors: tree_control.DESCRIPTORS
+SPOOL = Message("SPOOL", b"L", AGENT, INIT, "", 1, SPOOLED)  # a socket, over which CONNECTION comes before
+DUMP = Message("DUMP", b"D", AGENT, INIT, "1: we answer which pages there are", 4, DUMPING)  # page_scans.py
 RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: ends by criu's numbers; clocks; directories", 4, RESTORING)
 # fmt: on
 
 TABLE = (
-    MOUNTED, KEEPER_FAILED, BUILD,
+    MOUNTED, KEEPER_FAILED, BUILD, STAYS,
     TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
-    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, TIDIED, OPEN_FILES, DUMPING, RESTORING,
+    FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, TIDIED, OPEN_FILES, SPOOLED, CONNECTION, DUMPING,
+    RESTORING,
     SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, TIDY, LIST_OPEN_FILES,
-    DUMP, RESTORE,
+    SPOOL, DUMP, RESTORE,
 )  # fmt: skip
 ANSWERS = (*(message.answer for message in TABLE if message.answer is not None), FAULT)
 _KNOWN = {(message.sender, message.receiver, message.letter): message for message in TABLE}

@@ -26,13 +26,15 @@ from shim.execute.init import idmap
 from shim.wire import sysctl
 from shim.wire.job_spec import JobSpec
 
-CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = (
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x20000,
     0x4000000,
     0x8000000,
     0x10000000,
     0x20000000,
+    0x40000000,
 )
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # netdevice(7)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 JOB_PIDS = 1000  # the job's are higher
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "fuse")
@@ -113,14 +115,16 @@ class Plan:
     helper  newuidmap and newgidmap map its ids
     single  they map but one id, the login's
     root    they have a uid 0
+    alone   they have a network of their own: a rehearsal's names and ports are held by the job itself
     """
 
-    __slots__ = ("apart", "gids", "helper", "ids", "root", "single", "uids", "user")
+    __slots__ = ("alone", "apart", "gids", "helper", "ids", "root", "single", "uids", "user")
 
     def __init__(self, spec: JobSpec, image: str = "") -> None:
         """`image`: the `ids` of the image that the job goes on from, one that can go on here (compat.ids_differ)."""
         uid, gid = os.geteuid(), os.getegid()
         self.user = uid != 0
+        self.alone = spec.checkpoint is not None and spec.checkpoint.rehearsal > 0
         self.ids = image if image in (idmap.ROOT, idmap.ZERO) else login_ids()
         if self.ids == idmap.ROOT and image != idmap.ROOT and (image or (spec.checkpoint is not None and spec.uid)):
             # criu needs CAP_SYS_RESOURCE over the job: a container's root lacks it, but not in a namespace of its own
@@ -197,7 +201,17 @@ def _tool(name: str) -> str:
 
 def make(plan: Plan) -> None:
     """Make, in the keeper, the namespaces, their ids mapped. Raises RexecError."""
-    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    _make(plan)
+    if plan.alone:
+        import fcntl
+        import struct
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_:
+            fcntl.ioctl(any_, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+
+
+def _make(plan: Plan) -> None:
+    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | (CLONE_NEWNET if plan.alone else 0)
     if not plan.apart:
         unshare(flags)
         return

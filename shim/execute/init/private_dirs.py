@@ -12,20 +12,24 @@ from remoteio.errors import RexecError
 from remoteio.execute import machine
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OURS = re.compile(r"[0-9]+-(spool)?[0-9]+")
+_OPEN_LOCK = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCK = ".lock"
+_OURS = re.compile(r"(scratch|spool|door)-[0-9a-f]{16}" + re.escape(_LOCK))
 
 
 class Scratch:
-    """Directories beneath $TMPDIR, each locked while its job lives.
+    """Directories beneath $TMPDIR, each with a file beside it that is locked while its job lives.
 
     Agent and keeper both hold them, and whichever outlives the other removes them; what is left where both were killed
-    at once is removed by the next who asks for one.
+    at once is removed by the next who asks for one. The lock is a file's, since FUSE keeps a directory's for itself:
+    an agent in a job has its directories at home, by FUSE, where it and the agents there must see each other's locks.
+    For its sake names are by chance, and not of the process's number, which is another in there.
 
     $TMPDIR is open to all users. So the directory that they are in is used by its descriptor, once that has shown that
     it is ours alone; where somebody else has taken its name it gets one that nobody could foresee.
     """
 
-    def __init__(self, owner: int, group: int, kind: str = "", beneath: str = "") -> None:
+    def __init__(self, owner: int, group: int, kind: str = "scratch", beneath: str = "") -> None:
         """`owner`, `group`: whom the directories are given to where this process is root; `kind`: part of their name;
         `beneath`: where they are, instead of $TMPDIR or /var/tmp."""
         self._owner, self._group, self._kind = owner, group, kind
@@ -41,7 +45,7 @@ class Scratch:
             raise RexecError(
                 "%s has no room for %s in %s: %s; set TMPDIR there"
                 % (
-                    machine.name(), "the job's image" if self._kind else "--scratch",
+                    machine.name(), "--scratch" if self._kind == "scratch" else "the job's image",
                     self._base or self._beneath, e.strerror,
                 )
             ) from e  # fmt: skip
@@ -53,22 +57,26 @@ class Scratch:
             if self._at < 0:
                 self._base, self._at = _private(self._beneath)
                 self._sweep()
-            name = "%d-%s%d" % (os.getpid(), self._kind, len(self._held))
+            name = "%s-%s" % (self._kind, os.urandom(8).hex())
             try:
-                os.mkdir(name, 0o700, dir_fd=self._at)
-                fd = os.open(name, _OPEN, dir_fd=self._at)
+                fd = os.open(name + _LOCK, _OPEN_LOCK | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._at)
             except FileNotFoundError:
-                # another's last directory went, and the one above with it, or this one before it was locked
-                if os.fstat(self._at).st_nlink == 0:
-                    os.close(self._at)
-                    self._at = -1
+                # another's last directory went, and the one above with it
+                os.close(self._at)
+                self._at = -1
                 continue
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink == 0:  # whoever swept was quicker
                 os.close(fd)
                 continue
-            if os.geteuid() == 0:
-                os.fchown(fd, self._owner, self._group)
+            try:
+                os.mkdir(name, 0o700, dir_fd=self._at)
+                if os.geteuid() == 0:
+                    os.chown(name, self._owner, self._group, dir_fd=self._at, follow_symlinks=False)
+            except OSError:
+                _unlink(name + _LOCK, self._at)
+                os.close(fd)
+                raise
             return name, fd
 
     @property
@@ -77,29 +85,30 @@ class Scratch:
         return [fd for fd, _ in self._held] + ([self._at] if self._at >= 0 else [])
 
     def _sweep(self) -> None:
-        for name in os.listdir(self._at):
-            if not _OURS.fullmatch(name):
+        for lock in os.listdir(self._at):
+            if not _OURS.fullmatch(lock):
                 continue
             try:
-                fd = os.open(name, _OPEN, dir_fd=self._at)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # its job has just ended, or it is a file or a link and none of ours
+                fd = os.open(lock, _OPEN_LOCK, dir_fd=self._at)
+            except OSError as e:
+                if e.errno not in (errno.ENOENT, errno.EISDIR, errno.ELOOP):
+                    raise
+                continue  # its job has just ended, or it is a directory or a link and none of ours
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue  # its job lives
             else:
-                if os.fstat(fd).st_nlink:  # else another has swept it, and its name may be a new one's by now
-                    _empty(fd)
-                    _rmdir(name, self._at)
+                _remove(lock[: -len(_LOCK)], self._at)
+                _unlink(lock, self._at)
             finally:
                 os.close(fd)
 
     def remove(self) -> None:
         """Remove all of them, whatever is in them."""
         for fd, name in self._held:
-            _empty(fd)
-            _rmdir(name, self._at)
+            _remove(name, self._at)
+            _unlink(name + _LOCK, self._at)
             os.close(fd)
         self._held = []
         if self._at >= 0:
@@ -156,38 +165,34 @@ def for_images() -> str:
     return usable[0] if usable else places[0]
 
 
-def _empty(fd: int) -> None:
-    """Remove all that is in the directory `fd`, and follow no link."""
-    for name in os.listdir(fd):
-        try:
-            within = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        except NotADirectoryError:
-            _unlink(name, fd)
-            continue
-        except FileNotFoundError:
-            continue  # the other has removed it
-        own = "/proc/self/fd/%d" % within
-        try:
-            os.chmod(own, 0o700)
-            again = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.close(within)
-        try:
-            _empty(again)
-        finally:
-            os.close(again)
-        _rmdir(name, fd)
+def _remove(name: str, at: int) -> None:
+    """Remove it with all that is in it, and follow no link."""
+    try:
+        within = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    except NotADirectoryError:
+        _unlink(name, at)
+        return
+    except FileNotFoundError:
+        return  # the other has removed it
+    own = "/proc/self/fd/%d" % within
+    try:
+        os.chmod(own, 0o700)
+        again = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(within)
+    try:
+        for each in os.listdir(again):
+            _remove(each, again)
+    finally:
+        os.close(again)
+    try:
+        os.rmdir(name, dir_fd=at)
+    except FileNotFoundError:
+        return  # as above
 
 
 def _unlink(name: str, at: int) -> None:
     try:
         os.unlink(name, dir_fd=at)
-    except FileNotFoundError:
-        return  # the other has removed it
-
-
-def _rmdir(name: str, at: int) -> None:
-    try:
-        os.rmdir(name, dir_fd=at)
     except FileNotFoundError:
         return  # the other has removed it

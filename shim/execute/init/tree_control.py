@@ -30,11 +30,12 @@ import os
 import signal
 import socket
 
-from checkpoint.execute import criu
+from checkpoint.execute import criu, page_scans
 from checkpoint.wire import criu_bundle
 from remoteio.errors import RexecError
 from remoteio.syscalls import fork_as, mount_nowhere, setns, syncfs
 from shim.execute.init import clocks, ipc_limits, messages, removed_above, renamed_sockets
+from shim.execute.init.images import Images
 from shim.execute.init.messages import Message
 from shim.execute.init.namespaces import CLONE_NEWIPC, JOB_PIDS, some_pid, unshare
 from shim.execute.init.open_handles import handles
@@ -45,7 +46,7 @@ from shim.execute.init.process_tree import ProcessTree
 # begins anew (RESERVED_PIDS of kernel/pid.c).
 CRIU_PIDS = 200
 # which descriptors come along, in this order
-DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.IMAGES_FD, 2)
+DESCRIPTORS = (criu.SOCKET_FD, criu.BUNDLE_FD, criu.WORK_FD, 2)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TreeControl:
         self._proc = self._root = -1
         self._tree = ProcessTree(-1)
         self._stood: list[int] = []  # before criu came, to which all are stopped
-        self._images = -1  # criu's directory, while it runs
+        self._images = Images()  # until criu has ended
         self._ends: dict[int, int] = {}
         self._ended: dict[int, int] = {}  # wait status of what ended while the tree was being restored
 
@@ -106,11 +107,10 @@ class TreeControl:
 
     def _write_back(self, rest: bytes, fds: list[int]) -> bytes:
         syncfs(self._root)
-        if self._images >= 0:  # or criu has been killed: that was when they were handed over
-            self._own_files.save(self._images)
-            renamed_sockets.follow(self._images)
+        if self._images.fd >= 0:  # or criu has been killed: that was when they were handed over
+            self._own_files.save(self._images.fd)
+            renamed_sockets.follow(self._images.fd)
             self._own_files.criu_has_them()
-            self._hand_over()
         return b""
 
     def _ask_ipc(self, rest: bytes, fds: list[int]) -> bytes:
@@ -133,21 +133,24 @@ class TreeControl:
         self.suspend()
         return b""
 
+    def _spool(self, rest: bytes, fds: list[int]) -> bytes:
+        self._images.mount(self._proc, fds[0])
+        return b""
+
     def _dump(self, rest: bytes, fds: list[int]) -> bytes:
         self._stood = self._tree.standing()
         self._own_files.criu_begins(self._tree.living())
         # the job is counting pids on meanwhile
-        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1), apart=bool(_system_v(self._proc)))
+        self._start(fds, {}, lambda: fork_as(CRIU_PIDS + 1), apart=bool(_system_v(self._proc)), answered=rest == b"1")
         return b"%d" % self.job
 
     def _restore(self, rest: bytes, fds: list[int]) -> bytes:
         asked = json.loads(rest)
         if asked["clocks"] is not None:
             clocks.go_on(self._proc, *asked["clocks"])
-        images = fds[DESCRIPTORS.index(criu.IMAGES_FD)]
-        self._own_files.restore(images)
+        self._own_files.restore(self._images.fd)
         if asked["rootless"]:
-            ipc_limits.cover(images)
+            ipc_limits.cover(self._images.fd)
         above = removed_above.missing(asked["above"])
         self._number(CRIU_PIDS)
         # number of criu's descriptor -> ours, by the number the job knows it under
@@ -173,20 +176,22 @@ class TreeControl:
             why = b""
             try:
                 self._own_files.criu_has_them()
-                self._hand_over()
             except OSError as e:
-                why = b"what criu wrote cannot be handed over: " + os.strerror(e.errno or errno.EIO).encode()
-            os.close(self._images)
-            self._images = -1
+                why = b"what was made for criu cannot be removed: " + os.strerror(e.errno or errno.EIO).encode()
+            self._images.close()
             messages.send(self._sock, messages.CRIU_ENDED, why)
         elif not self.job:
             self._ended[pid] = status
 
-    def _start(self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int], apart: bool = False) -> None:
-        """Start criu. `apart`: where the job has IPC: CRIU saves no namespace that is its own."""
+    def _start(
+        self, fds: list[int], inherited: dict[int, int], fork: Callable[[], int], apart: bool = False,
+        answered: bool = False,
+    ) -> None:  # fmt: skip
+        """Start criu. `apart`: where the job has IPC: CRIU saves no namespace that is its own. `answered`: by the agent
+        when it asks for pages, page_scans.py."""
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         given = dict(zip(DESCRIPTORS, fds))
-        given[0], given[1] = null, given[2]
+        given[0], given[1], given[criu.IMAGES_FD] = null, given[2], self._images.fd
         try:
             pid = fork()
         except OSError:
@@ -199,22 +204,15 @@ class TreeControl:
                     unshare(CLONE_NEWIPC)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                if answered:
+                    page_scans.offer(given[criu.SOCKET_FD])
                 criu.become(criu_bundle.LOADER, criu_bundle.LIBRARY_DIRS, criu_bundle.PROGRAM, {**given, **inherited})
             except (OSError, RexecError) as e:
                 os.write(fds[-1], str(e).encode("utf-8", "backslashreplace"))
             finally:
                 os._exit(127)
         os.close(null)
-        self._tree.criu, self._images = pid, os.dup(given[criu.IMAGES_FD])
-
-    def _hand_over(self) -> None:
-        """What criu wrote as uid 0 of this namespace is the agent's from here on, as the directory is."""
-        owner = os.fstat(self._images)
-        for name in os.listdir(self._images):
-            try:
-                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self._images, follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # the agent gave it up, and removes it
+        self._tree.criu = pid
 
     # the tree
 
@@ -259,11 +257,15 @@ def _system_v(proc: int) -> list[bytes]:
 def _queues() -> list[str]:
     """The names of POSIX message queues in this process's namespace: mq_overview(7). Raises OSError."""
     try:
-        fd = mount_nowhere(b"mqueue")
+        root = mount_nowhere(b"mqueue", {})
     except OSError as e:
         if e.errno not in (errno.ENODEV, errno.ENOSYS, errno.EPERM):
             raise
         return []  # a kernel without them, or before Linux 5.2, or a container that forbids the look
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    finally:
+        os.close(root)
     try:
         return os.listdir(fd)
     finally:
@@ -280,6 +282,7 @@ _ACTIONS = {
     messages.TIDY: TreeControl._tidy,
     messages.LIST_OPEN_FILES: TreeControl._list_open_files,
     messages.SUSPEND: TreeControl._suspend,
+    messages.SPOOL: TreeControl._spool,
     messages.DUMP: TreeControl._dump,
     messages.RESTORE: TreeControl._restore,
     messages.GOES_ON: TreeControl._goes_on,

@@ -7,6 +7,7 @@ The rules, design of the owner policy:
     further input within `linger`      → VACATE
     no further input for `linger`      → THAW, in place
     a condition broken for `linger`    → VACATE (load, hours, battery, memory: nobody waits at the keyboard)
+    it left, but could go on nowhere   → it stands still until there was no input for `linger`; no VACATE for AGAIN
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ LEAVING = "leaving"
 # One touch is many events: a bumped mouse reports for some tenths of a second, a key repeats. What comes this long
 # (seconds) after the first event is the same touch, not "further input".
 TOUCH = 0.5
+AGAIN = 300.0  # seconds until a job is sent away again that no host could go on with: each time costs a whole dump
 
 
 class Action:
@@ -77,9 +79,10 @@ class State:
     broken_since  since when a condition has not held, or None
     broken        that condition
     excused       the user chose this host as it was: a condition counts only after it has held here once
+    stays         until then it is not sent away: no host could go on with it
     """
 
-    __slots__ = ("broken", "broken_since", "clock", "excused", "phase", "seen", "touched")
+    __slots__ = ("broken", "broken_since", "clock", "excused", "phase", "seen", "stays", "touched")
 
     def __init__(
         self,
@@ -90,7 +93,9 @@ class State:
         broken_since: float | None = None,
         broken: str | None = None,
         excused: bool = False,
+        stays: float = 0.0,
     ) -> None:
+        self.stays = stays
         self.excused = excused
         self.phase = phase
         self.clock = clock
@@ -108,12 +113,19 @@ def start(now: float, named: bool = False) -> State:
     return State(RUNNING, now, now, excused=named)
 
 
+def nowhere(now: float, frozen: bool) -> State:
+    """Return a job that was to leave, and could go on nowhere else; `frozen`: it stands still for the owner."""
+    return State(FROZEN if frozen else RUNNING, now, now, now, stays=now + AGAIN)
+
+
 def step(
     policy: OwnerPolicy, state: State, event: Input | Conditions | Tick, now: float
 ) -> tuple[State, tuple[Action, ...]]:
     """Return the next state and what to do, in order. `now`: monotonic seconds; one that jumps back stands still."""
     now = max(now, state.clock)
-    following = State(state.phase, now, state.seen, state.touched, state.broken_since, state.broken, state.excused)
+    following = State(
+        state.phase, now, state.seen, state.touched, state.broken_since, state.broken, state.excused, state.stays
+    )
     if state.phase == LEAVING:
         return following, ()
     if isinstance(event, Input):
@@ -136,18 +148,18 @@ def _on_input(policy: OwnerPolicy, state: State, event: Input) -> tuple[State, t
     if state.phase == RUNNING:
         state.phase, state.touched = FROZEN, at
         freeze = Action(FREEZE, f"input seen by {event.source}")
-        if policy.linger > 0:
+        if policy.linger > 0 or at < state.stays:
             return state, (freeze,)
         state.phase = LEAVING
         return state, (freeze, Action(VACATE, f"input seen by {event.source}"))
-    if at - state.touched > TOUCH:
+    if at - state.touched > TOUCH and at >= state.stays:
         state.phase = LEAVING
         return state, (Action(VACATE, f"further input seen by {event.source}"),)
     return state, ()
 
 
 def _on_time(policy: OwnerPolicy, state: State) -> tuple[State, tuple[Action, ...]]:
-    if state.broken_since is not None and state.clock - state.broken_since >= policy.linger:
+    if state.broken_since is not None and state.clock >= max(state.broken_since + policy.linger, state.stays):
         state.phase = LEAVING
         return state, (Action(VACATE, str(state.broken)),)
     if state.phase == FROZEN and state.clock - state.seen >= policy.linger:
@@ -162,5 +174,5 @@ def deadline(policy: OwnerPolicy, state: State) -> float | None:
     if state.phase == FROZEN:
         due.append(state.seen + policy.linger)
     if state.phase != LEAVING and state.broken_since is not None:
-        due.append(state.broken_since + policy.linger)
+        due.append(max(state.broken_since + policy.linger, state.stays))
     return min(due, default=None)

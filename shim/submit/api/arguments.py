@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypedDict
 
 from shim.submit.api.errors import ArgumentError
+from shim.submit.scope import HOME, PROJECT, TRUSTS, Scope, asked
+from shim.wire.owner_policy import PolicyError
 
 Text = str | bytes | os.PathLike[str]
 
@@ -69,6 +73,51 @@ def hosts(given: object) -> str | None:
     if isinstance(given, Sequence) and given and all(isinstance(name, str) and name for name in given):
         return ",".join(given)
     raise ArgumentError(f"hosts is {given!r:.80}: give a list of names of hosts, or 'any'")
+
+
+class ScopeOptions(TypedDict, total=False):
+    """What a command or job is given of the files here, and how much it may add to them: docs/security.md.
+
+    only   nothing but the system's files, the directory it works in, and what is named
+    read   paths that it may read, whatever is kept from jobs, and not change
+    write  paths that it may change, whatever is kept from jobs
+    hide   paths that it does not see
+    trust  how much a host is trusted of which hosts.toml says nothing: "full", "home" or "project", which is `only`
+    disk   what it may add: bytes, a size such as "10G", or "all"
+    """
+
+    only: bool
+    read: Sequence[Text]
+    write: Sequence[Text]
+    hide: Sequence[Text]
+    trust: str
+    disk: str | int
+
+
+def scope(options: Mapping[str, object]) -> Scope:
+    """Read ScopeOptions, of paths as from this process's directory. Raises TypeError for an option that is none."""
+    for name in options.keys() - ScopeOptions.__annotations__.keys():
+        raise TypeError(f"{name!r} is no keyword argument here")
+    only, trust, disk = options.get("only", False), options.get("trust", HOME), options.get("disk")
+    if not isinstance(only, bool):
+        raise ArgumentError(f"only is {only!r:.80}: give True or False")
+    if trust not in TRUSTS or (only and "trust" in options and trust != PROJECT):
+        raise ArgumentError(f"trust is {trust!r:.80}: give one of {', '.join(TRUSTS)}, and with only=True none")
+    named = [list(map(os.fsdecode, texts(options.get(name, ()), name))) for name in ("read", "write", "hide")]
+    try:
+        found = asked(only, named[0], named[1], named[2], disk if isinstance(disk, (str, int)) else None)
+    except PolicyError as error:
+        raise ArgumentError(f"disk is {disk!r:.80}: give bytes, a size such as '10G', or 'all'") from error
+    if disk is not None and found.disk is None:
+        raise ArgumentError(f"disk is {disk!r:.80}: give bytes, a size such as '10G', or 'all'")
+    return found if only else replace(found, trust=trust)
+
+
+def policy(given: object) -> str:
+    """Read the name of an owner's policy."""
+    if not isinstance(given, str):
+        raise ArgumentError(f"owner is {given!r:.80}: give the name of a policy")
+    return given
 
 
 def whole(given: object, what: str, least: int) -> int:

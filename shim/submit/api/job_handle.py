@@ -53,6 +53,8 @@ class JobReport:
     run_time    seconds that it has run on hosts
     image       its last image; None: it has none
     moves       how often it went on from an image
+    movable     an image with its kinds of resources was restored; False: one could not be; None: that is not known
+    obstacle    why one could not be; else empty
     generation  how often it was placed on a host
     detached    its supervisor is a process of its own
     terminal    it has a terminal
@@ -73,6 +75,8 @@ class JobReport:
     run_time: float
     image: SavedImage | None
     moves: int
+    movable: bool | None
+    obstacle: str
     generation: int
     detached: bool
     terminal: bool
@@ -318,6 +322,8 @@ def report_of(found: Record, supervised: bool, now: float, ended: float | None) 
         run_time=found.ran + running,
         image=SavedImage(found.image, found.saved, found.saved_size) if found.saved else None,
         moves=found.moves,
+        movable=True if found.movable else False if found.obstacle else None,
+        obstacle=found.obstacle,
         generation=found.generation,
         detached=found.detached,
         terminal=found.tty,

@@ -6,17 +6,20 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Unpack
 
 from remoteio.wire import frames
 from remoteio.wire.link import Link
-from shim.submit import host_frames
+from remoteio.wire.session_link import SessionLink
+from shim.submit import host_frames, refused
 from shim.submit.api import arguments, errors
-from shim.submit.api.arguments import Text
+from shim.submit.api.arguments import ScopeOptions, Text
 from shim.submit.api.streams import File, given_input, output, written
 from shim.submit.foreground.description import describe
 from shim.submit.hosts.connect import connect_first
+from shim.submit.hosts.dialler import Dialler
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd, to_the_end
-from shim.submit.scope import JobRights, Scope, with_tmp
+from shim.submit.scope import JobRights, with_tmp
 from shim.wire.job_spec import JobSpec
 
 
@@ -28,6 +31,7 @@ class Result:
     host            the host it ran on
     returncode      its exit status, or -N where signal N ended it
     stdout, stderr  what it wrote; None where that went to a file
+    refused         sentences: what it was kept from of the files here, and which option would have let it
     """
 
     args: tuple[str, ...]
@@ -35,6 +39,7 @@ class Result:
     returncode: int
     stdout: bytes | None
     stderr: bytes | None
+    refused: tuple[str, ...] = ()
 
 
 class _Alone:
@@ -52,6 +57,12 @@ class _Alone:
     def stopped(self) -> None:
         """It goes on when somebody sends it a SIGCONT, as a stopped child of subprocess.run does."""
 
+    def away(self, why: str) -> None:
+        """Nobody is there to be told: the call takes longer."""
+
+    def joined(self) -> None:
+        """Nor of this."""
+
 
 def run(
     command: Sequence[Text],
@@ -64,6 +75,7 @@ def run(
     stdout: File | None = None,
     stderr: File | None = None,
     check: bool = False,
+    **scope: Unpack[ScopeOptions],
 ) -> Result:
     """Run a command on a host, with this machine's files and as this user, and wait for its end.
 
@@ -77,6 +89,7 @@ def run(
     stdin           what it reads: bytes, or an open file (its descriptor is read); None: nothing
     stdout, stderr  where what it writes goes: an open file (to its descriptor); None: into the Result
     check           raise CommandFailed where its status is not 0
+    scope           what it has of the files here: only, read, write, hide, trust, disk (ScopeOptions)
 
     Nothing is asked for on a terminal: ssh needs a key or an agent. An exception raised meanwhile in this thread, such
     as KeyboardInterrupt, ends the command on the host too.
@@ -84,7 +97,7 @@ def run(
     Raises ArgumentError at once for what cannot be meant, CannotStart where the host could not start the command, and
     another RexecError where the host cannot be reached, or is lost with the command.
     """
-    words = arguments.command_words(command)
+    words, asked = arguments.command_words(command), arguments.scope(scope)
     host = arguments.host(on, "on")
     directory = None if cwd is None else arguments.text(cwd, "cwd")
     variables, places = arguments.variables(env), arguments.texts(scratch, "scratch")
@@ -94,31 +107,40 @@ def run(
         spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
         found, stream, _ = connect_first(host, batch=True)
         spec.host = os.fsencode(found.name)
-        rights = JobRights(Scope().on(found.trust))
+        rights = JobRights(asked.on(found.trust, found.disk))
         spec.scratch = with_tmp(rights.scope, spec.scratch, spec.cwd)
-        link = Link(stream.read_fd, stream.write_fd)
-        ended = to_the_end(lambda: _run(link, spec, outputs, given, rights), found, stream)
+        link = SessionLink(stream.read_fd, stream.write_fd)
+        dialler = Dialler(found, link)
+        kept: list[str] = []
+        ended = to_the_end(lambda: _run(link, spec, outputs, given, rights, dialler, kept), found, stream)
         if ended.status is None:
             raise errors.CannotStart(ended.reason, ended.code)
-        result = Result(
-            tuple(map(os.fsdecode, words)),
-            found.name,
-            os.waitstatus_to_exitcode(ended.status),
-            *(
-                None if file is not None else written(outputs[kind])
-                for kind, file in ((frames.STDOUT, stdout), (frames.STDERR, stderr))
-            ),
+        out, err = (
+            None if file is not None else written(outputs[kind])
+            for kind, file in ((frames.STDOUT, stdout), (frames.STDERR, stderr))
         )
+        code = os.waitstatus_to_exitcode(ended.status)
+        result = Result(tuple(map(os.fsdecode, words)), found.name, code, out, err, tuple(kept))
     if check and result.returncode:
         what = f"{result.args[0]} on {result.host}"
         raise errors.CommandFailed(what, result.returncode, result.stdout, result.stderr)
     return result
 
 
-def _run(link: Link, spec: JobSpec, outputs: Mapping[int, int], given: int, rights: JobRights) -> RunResult:
+def _run(
+    link: Link,
+    spec: JobSpec,
+    outputs: Mapping[int, int],
+    given: int,
+    rights: JobRights,
+    dialler: Dialler,
+    kept: list[str],
+) -> RunResult:
+    """`kept`: gets what the job was refused."""
     ends = {kind: StreamEnd(os.dup(fd)) for kind, fd in outputs.items()}
-    plain = PlainRun(link, spec, ends, _Alone(given), rights)
+    plain = PlainRun(link, spec, ends, _Alone(given), rights, dialler)
     try:
         return plain.run()
     finally:
+        kept += refused.sentences(plain.refused())
         plain.release()

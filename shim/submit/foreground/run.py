@@ -11,20 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from remoteio.submit.export.refusals import Refusal
-from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
 from remoteio.wire.link import Link
-from shim.submit import host_frames
+from shim.submit import host_frames, own_process
 from shim.submit.foreground.own_streams import FATAL, let_go
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.host_session import clock_skew, skew_told
+from shim.submit.hosts.dialler import Dialler
+from shim.submit.hosts.redial import told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.submit.scope import JobRights
-from shim.wire import terminal_state
+from shim.wire import lease, terminal_state
 from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
 
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
+
+
+_DOUBTFUL = 2 * lease.PULSE  # seconds of silence after which who asks for an end again is not to wait for the host
 
 
 class ForegroundRun:
@@ -37,10 +41,12 @@ class ForegroundRun:
         say: Callable[[str], None],
         log: Callable[..., None],
         rights: JobRights | None = None,
+        dialler: Dialler | None = None,
     ) -> None:
-        """`rights`: what the job has of the files here; None: as any."""
+        """`rights`, `dialler`: see HostSession."""
         self._spec, self._say, self._log = spec, say, log
         self._terminal = Terminal(0) if spec.tty else None
+        self._asked: tuple[int, int] | None = None  # the last signal that ends most programs, and where it was sent
         outputs: dict[int, StreamEnd] = {}
         self._inputs: dict[int, int] = {}
         for kind, each in stream_kinds(spec.descriptors).items():
@@ -52,11 +58,11 @@ class ForegroundRun:
             if fd in spec.stdio or (fd == 1 and spec.tty):
                 # 2 stays: what we have to say goes there too
                 outputs[kind] = StreamEnd(os.dup(fd), let_go(fd) if fd == 1 else os.close)
-        self._run = PlainRun(link, spec, outputs, self, rights)
+        self._run = PlainRun(link, spec, outputs, self, rights, dialler)
 
     def run(self) -> RunResult:
         """Run the job until it has ended. Raises RexecError when the link is lost or the host misbehaves."""
-        dumps.forbid()  # this process is the person's run and nothing else's
+        own_process.settle()  # it is the person's run and nothing else's
         self._catch_signals()
         try:
             ended = self._run.run()
@@ -106,6 +112,22 @@ class ForegroundRun:
             signal.signal(signal.SIGTSTP, self._caught)
         os.kill(os.getpid(), signal.SIGSTOP)
 
+    def away(self, why: str) -> None:
+        """Tell the person, who may wonder why nothing goes on."""
+        self._log("away", why=why)
+        if self._asked is not None and self._unheard():
+            self._end_out_of_touch(self._asked[0])
+            return
+        if os.isatty(2):
+            wait = f"the job waits for it, up to {told(self._spec.lease)}"
+            self._say(f"out of touch with {self._run.session.host}{f' ({why})' if why else ''}; {wait}")
+
+    def joined(self) -> None:
+        """Tell the person that all goes on."""
+        self._log("joined")
+        if os.isatty(2):
+            self._say(f"in touch with {self._run.session.host} again: the job goes on")
+
     # what happens to this process
 
     def _catch_signals(self) -> None:
@@ -125,10 +147,25 @@ class ForegroundRun:
         self._run.tell(lambda: self._signalled(number))
 
     def _signalled(self, number: int) -> None:
-        if number in FATAL and (not self._run.started or self._run.ended):
+        session = self._run.session
+        if number not in FATAL:
+            session.send(frames.SIGNAL, bytes((number,)))
+        elif not self._run.started or self._run.ended:
             self._run.give_up(RunResult(number))
+        elif self._run.out_of_touch or (self._unheard() and session.silent > _DOUBTFUL):
+            self._end_out_of_touch(number)
         else:
-            self._run.session.send(frames.SIGNAL, bytes((number,)))
+            session.send(frames.SIGNAL, bytes((number,)))
+            self._asked = number, session.mark()
+
+    def _unheard(self) -> bool:
+        """Tell whether the person has asked for an end and the host has not heard so, as far as is known."""
+        return self._asked is not None and self._run.session.lacks(self._asked[1])
+
+    def _end_out_of_touch(self, number: int) -> None:
+        there = f"nobody can tell {self._run.session.host}, which ends the job itself within"
+        self._say(f"the job has ended here; {there} {told(max(self._spec.lease, lease.AGENT))}")
+        self._run.give_up(RunResult(number, away=True))
 
     def _resize(self) -> None:
         self._run.session.send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0)))

@@ -13,15 +13,20 @@ import shlex
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from hashlib import blake2b
 from importlib.util import find_spec
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from remoteio.submit.transport.stream import Stream, last_line
+
+try:
+    from _blake2 import blake2b  # hashlib would import OpenSSL, which takes 2 ms
+except ImportError:
+    from hashlib import blake2b
 
 # What runs on an execute host lies in folders of its own, with what both ends use; all of them go over. So does what is
 # used of jeepney, D-Bus for who watches an owner: a tenth of the payload, which goes over once, and so cheaper than a
@@ -106,11 +111,17 @@ def local_argv(python: str | None = None) -> list[str]:
 
 
 def start(
-    stream: Stream, entry: str, *, modules: tuple[str, ...] | None = None, deadline: float = _DEADLINE_SECONDS
+    stream: Stream,
+    entry: str,
+    *,
+    modules: tuple[str, ...] | None = None,
+    deadline: float = _DEADLINE_SECONDS,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Facts:
     """Start ``entry`` ("module:function") at the far end of a stream on which ``command`` was run.
 
-    `modules`: what the runtime is made of; ``shipped()`` unless a test has more to send.
+    `modules`: what the runtime is made of; ``shipped()`` unless a test has more to send. `meanwhile` is called while
+    the far end is waited for, which has by then been told all that it needs to find the runtime there.
 
     There it is called as ``function(read_fd, write_fd)``; the process ends with what it returns (sys.exit). When this
     returns, not one byte beyond the stage's answer has been read from the stream, nor sent.
@@ -123,6 +134,7 @@ def start(
     runtime = collect(modules or shipped())
     try:
         _write(stream, first_bytes(stage_source(), nonce, runtime.hash, entry))
+        meanwhile()
         answer = _answer(stream, nonce, until)
         if answer.word == "old":
             wanted, found = (".".join(map(str, version)) for version in (_OLDEST, answer.python))

@@ -9,7 +9,7 @@ from typing import Any
 
 from shim.submit.hosts.survey import Report
 from shim.submit.units import size
-from shim.wire.sysctl import forbidden_by
+from shim.wire.sysctl import FUSE_WAITS, forbidden_by, fuse_waits
 
 OK, NOTE, BAD = "ok", "note", "bad"
 # FUSE 7.31, the oldest that the export speaks, came with it.
@@ -47,7 +47,10 @@ def checks(report: Report) -> list[Check]:
     ]
     if user:
         found.append(_ids(facts))
-    return [*found, _memory(facts), _clock(report.clock)]
+    if not facts["encrypts"]:
+        text = "Python there has no libcrypto: while a job is saved or restored, its memory lies on the disk as it is"
+        found.append(Check(NOTE, "images", text, "there: apt-get install libssl3, or set TMPDIR=/dev/shm"))
+    return [*found, *_staying(facts), _memory(facts), _clock(report.clock)]
 
 
 def _runtime(report: Report) -> Check:
@@ -108,6 +111,22 @@ def _ids(facts: Mapping[str, Any]) -> Check:
         mends.append(f"usermod --add-subuids {free} --add-subgids {free} {shlex.quote(login)}")
     text = "one user id is mapped there: files of others look like nobody's, root's like yours"
     return Check(NOTE, "ids", text, f"there, as root: {' && '.join(mends)}")
+
+
+def _staying(facts: Mapping[str, Any]) -> list[Check]:
+    """Check what keeps a job from outliving its connection; nothing to say where nothing does."""
+    found = []
+    if facts["logout"]:
+        text = "its system ends your processes when a connection ends, so a job ends with its connection"
+        setting = f"KillExcludeUsers=root {shlex.quote(facts['login'])}"
+        mend = f"there, as root: a line {setting} in /etc/systemd/logind.conf, and restart systemd-logind"
+        found.append(Check(NOTE, "staying", text, mend))
+    seconds = fuse_waits(facts["settings"].get)
+    if seconds:
+        text = f"its kernel ends what has waited {seconds} s for a file, so a job is out of touch no longer than that"
+        mend = " ".join(f"{name}=0" for name in FUSE_WAITS)
+        found.append(Check(NOTE, "staying", text, f"there, as root: sysctl -w {mend}"))
+    return found
 
 
 def _memory(facts: Mapping[str, Any]) -> Check:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from remoteio.errors import RexecError
-from shim.submit.scope import TRUSTS
+from shim.submit.scope import TRUSTS, parse_disk
 
 LOCAL = "local"
 
@@ -21,6 +20,7 @@ _HOST_KEYS: dict[str, tuple[type, str]] = {
     "python": (str, 'a python >= 3.9 there, such as "/usr/bin/python3.11"'),
     "owner": (str, '"keyboard", "none", or the NAME of an [owner.NAME] table'),
     "trust": (str, '"full", "home" or "project"'),
+    "disk": (str, 'a size, such as "10G", or "all"'),
 }
 
 
@@ -34,6 +34,7 @@ class Host:
 
     ``owner`` names the policy that says when its owner comes first: "keyboard", "none" or a table of hosts.toml.
     ``trust`` says how much of the files here its jobs may have: one of scope.TRUSTS; None: as the job asks.
+    ``disk`` is how many bytes each of them may add to those; None: as the job asks.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Host:
     python: str | None = None
     owner: str = "keyboard"
     trust: str | None = None
+    disk: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ def known() -> list[Host]:
 
 def parse(data: bytes, file: str) -> Hosts:
     """Read the hosts and owner tables in the bytes of ``file``. Raises HostsError, which names file and key."""
+    import tomllib  # takes 3 ms, and a run without hosts.toml needs none
+
     try:
         document = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -142,7 +146,19 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
         None if python is None else str(python),
         "keyboard" if owner is None else str(owner),
         None if trust is None else str(trust),
+        _disk(table.get("disk"), f"{file}: {where}disk"),
     )
+
+
+def _disk(text: object, key: str) -> int | None:
+    if text is None:
+        return None
+    from shim.wire.owner_policy import PolicyError  # see _check_owners
+
+    try:
+        return parse_disk(text, key)
+    except PolicyError as error:
+        raise HostsError(str(error).rstrip(".")) from None
 
 
 def _tables(document: Mapping[str, object], key: str, file: str) -> dict[str, Mapping[str, object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -52,6 +51,8 @@ def connect(
 
 def _pauses(most: float) -> Iterator[float]:
     """Yield how long to wait before each further try, in seconds; by chance, for those dropped at once come at once."""
+    import random  # hardly ever
+
     last, longest = time.monotonic() + most, 0.25
     while (pause := random.uniform(0.4, 1.0) * longest) < last - time.monotonic():
         yield pause
@@ -67,8 +68,7 @@ def _connect_once(
         else:
             stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
         try:
-            meanwhile()
-            facts = bootstrap.start(stream, entry, deadline=until - time.monotonic())
+            facts = bootstrap.start(stream, entry, deadline=until - time.monotonic(), meanwhile=meanwhile)
             stream.settle()
         except BaseException:
             stream.close(done=True)

@@ -33,8 +33,9 @@ _FACTS = table(
         "cache_free": maybe(_SIZE), "page_size": _SIZE, "cpu_flags": text(1 << 14), "uid": _ID, "login": text(64),
         "fuse": table({"error": text(200), "mode": text(16)}),
         "namespaces": table({"step": text(64), "error": text(300)}),
-        "settings": mapping(text(64), maybe(text(64)), 16), "id_tools": flag, "subuid": _RANGES, "subgid": _RANGES,
-        "subordinate_end": whole(0, 1 << 33), "owner": _OWNER, "compat": table(COMPAT),
+        "settings": mapping(text(64), maybe(text(64)), 16), "logout": flag, "id_tools": flag,
+        "subuid": _RANGES, "subgid": _RANGES, "subordinate_end": whole(0, 1 << 33), "encrypts": flag, "owner": _OWNER,
+        "compat": table(COMPAT),
     }
 )  # fmt: skip
 _TIME = number(-1e12, 1e12)

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
-import struct
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from checkpoint.submit import xdg
+from remoteio.kernel_structs import FLOCK
 
 AT_ONCE = 8  # fewer than sshd's ten: other people connect too
 _LONGEST_WAIT = 60.0
-_LOCK = struct.Struct("hhqqi4x")  # struct flock: l_type, l_whence, l_start, l_len, l_pid
 
 
 @contextmanager
@@ -35,6 +33,8 @@ def turn(destination: str, patience: float) -> Iterator[None]:
         first = zlib.crc32(destination.encode()) * AT_ONCE
         until = time.monotonic() + min(patience, _LONGEST_WAIT)
         while not _take(fd, first) and time.monotonic() < until:
+            import random  # hardly ever: few connect to one host at once
+
             time.sleep(random.uniform(0.02, 0.08))
         yield
     finally:
@@ -53,11 +53,10 @@ def _open() -> int:
 
 def _take(fd: int, first: int) -> bool:
     """Take one of the places that begin at byte `first`, whichever is free. False: none is."""
-    chance = random.randrange(AT_ONCE)
     for k in range(AT_ONCE):
-        place = first + (chance + k) % AT_ONCE
+        place = first + (os.getpid() + k) % AT_ONCE  # where others begin elsewhere
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
         except BlockingIOError:
             continue
         except OSError:

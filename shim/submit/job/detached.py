@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from shim.submit import protect
+from shim.submit import own_code
 from shim.submit.job.record import Job
 from shim.submit.job.submission import Resumed, SubmitError
 
@@ -43,7 +43,7 @@ class Orders(NamedTuple):
     input       its standard input is the job's
     force       go on though files were changed since the image
     image       the image to go on from; 0: a new job
-    from_files  of an image: see Resumed
+    from_files, goes_on    of an image: see Resumed
     """
 
     job: int
@@ -53,6 +53,7 @@ class Orders(NamedTuple):
     force: bool
     image: int
     from_files: bool
+    goes_on: bool
 
 
 def start(job: Job, *, stdin: int | None = None, resumed: Resumed | None = None, force: bool = False) -> None:
@@ -78,9 +79,11 @@ def start(job: Job, *, stdin: int | None = None, resumed: Resumed | None = None,
 
 
 def _spawn(job: Job, stdin: int | None, ready: int, resumed: Resumed | None, force: bool) -> None:
-    image, from_files = (0, True) if resumed is None else (resumed.image.number, resumed.from_files)
-    orders = Orders(job.id, job.lock_fd, ready, stdin is not None, force, image, from_files)
-    packages = str(Path(protect.__file__).absolute().parents[2])
+    image, how = (
+        (0, (True, False)) if resumed is None else (resumed.image.number, (resumed.from_files, resumed.goes_on))
+    )
+    orders = Orders(job.id, job.lock_fd, ready, stdin is not None, force, image, *how)
+    packages = str(Path(own_code.__file__).absolute().parents[2])
     with open(job.path / "errors", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as errors:
         subprocess.run(
             [

@@ -15,11 +15,11 @@ from dataclasses import replace
 
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
-from remoteio.submit.sandbox import dumps
 from remoteio.wire import frames
-from shim.submit import faults, protect
+from shim.submit import faults, own_code, own_process
 from shim.submit.job import record as jobs
 from shim.submit.job.detached import Orders
+from shim.submit.job.output_file import OutputCount, OutputFile
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.submission import Resumed
@@ -31,7 +31,7 @@ _TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, sign
 
 def main() -> None:
     """Be what `start` starts, in the background, until the job has ended."""
-    protect.import_only_ours()
+    own_code.import_only_ours()
     orders = Orders(*json.loads(sys.argv.pop()))
     for fd in (orders.lock, orders.ready):
         os.set_inheritable(fd, False)
@@ -57,14 +57,14 @@ def _supervise(job: Job, orders: Orders) -> None:
     resumed = None
     if orders.image:
         with Store().open(str(job.id), orders.image) as opened:
-            resumed = Resumed(opened.manifest, orders.from_files, ())
+            resumed = Resumed(opened.manifest, orders.from_files, orders.goes_on, ())
     standard_input = os.dup(0) if orders.input else -1
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
-    dumps.forbid()
+    own_process.settle()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread of the program that started us may have blocked some
     for number in _TERMINALS:
         signal.signal(number, signal.SIG_IGN)
@@ -97,8 +97,11 @@ def _outputs(job: Job, record: Record, resumed: Resumed | None) -> dict[int, Out
     outputs = {}
     for kind, name in ({frames.STDOUT: "terminal"} if record.tty else found).items():
         fd = os.open(job.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        taken = os.fstat(fd).st_size if resumed is None or resumed.from_files else resumed.said(kind)
-        outputs[kind] = OutputOnce(kind, fd, taken=taken, say=_say)
+        size, count = os.fstat(fd).st_size, OutputCount(job.path, kind)
+        # Part of the stream may have gone elsewhere: then the file does not begin where that does.
+        taken = count.begins + size if resumed is None or resumed.from_files else resumed.written(kind, count)
+        count.begin(taken, taken - size)
+        outputs[kind] = OutputOnce(kind, OutputFile(fd, say=_say, count=count), taken=taken)
     return outputs
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from remoteio.errors import RexecError
 
+MOST_TOLD = 64 << 20  # bytes of a log; further events of _TOLD, which a host makes at will, are left out
+
 
 class EventLogError(RexecError):
     """The log of a job cannot be written or read; the text is a sentence that says which, why and what to do."""
@@ -119,13 +121,17 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     return events, offset
 
 
+_TOLD = frozenset((Kind.NOTE, Kind.SUSPEND, Kind.RESUME))
+_FULL = f"no more of what happens to it is written here, but for changes of its place: this is {MOST_TOLD >> 20} MiB"
+
+
 class EventLog:
     """Appends to a job's log. One writer at a time: the job's supervisor. EventLogError if it cannot be written."""
 
-    __slots__ = ("_fd", "_path")
+    __slots__ = ("_fd", "_full", "_path")
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._full = path, False
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._drop_torn_line()
@@ -158,10 +164,14 @@ class EventLog:
 
     def append(self, event: Event) -> None:
         """Adds an event; when this returns, a change of state is on the disk."""
-        data = event.to_json().encode()
         size = -1
         try:
             size = os.fstat(self._fd).st_size
+            if event.kind in _TOLD and size > MOST_TOLD:
+                if self._full:
+                    return
+                self._full, event = True, Event(event.at, Kind.NOTE, reason=_FULL)
+            data = event.to_json().encode()
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]

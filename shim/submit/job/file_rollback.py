@@ -149,7 +149,7 @@ def cut_back(cut: Cut, directory: Path, mark: str) -> Tail | None:
     if state(os.stat(cut.path, follow_symlinks=False)) != cut.last:
         return None  # as is looked at again below, but without a copy of it all
     tail = Tail(cut.path, cut.key[1], cut.size, keep(cut.path, directory, f"{mark}.from-{cut.size}", cut.size))
-    if not _written(cut) and _shorten(cut, tail):
+    if not is_written(cut.path, cut.key) and _shorten(cut, tail):
         return tail
     tail.copy.unlink()  # after an error it stays: the file may have been cut by then
     return None
@@ -177,14 +177,14 @@ def _shorten(cut: Cut, tail: Tail) -> bool:
     return True
 
 
-def _written(cut: Cut) -> bool:
-    """Has another process it open, or mapped, for writing? Asked by a lease for reading, which is refused then."""
-    fd = os.open(cut.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def is_written(path: str, key: Key) -> bool:
+    """Has another process the file open, or mapped, for writing? Asked by a lease, which is refused then."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         refused = _lease(fd, fcntl.F_RDLCK) == errno.EAGAIN
     finally:
         os.close(fd)
-    return refused and not _held_here(cut.key)
+    return refused and not _held_here(key)
 
 
 def _lease(fd: int, kind: int) -> int:

@@ -38,8 +38,7 @@ _AGAINST = (ProtocolError, ImageWireError)  # what is agreed with a host
 
 
 class Generation:
-    """Runs one generation on the host at the other end of `link`. What happens is told as events of
-    shim/submit/job/placement_events.py.
+    """Runs one generation on the host at the other end of `link`; tells what happens, as a placement_events.Event.
 
     Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
 
@@ -47,29 +46,23 @@ class Generation:
     - `serve` blocks the visit's, which reads what the others have left behind once the link has ended
     - the session's leader calls `take` and `greeted`, one frame after the other; what the host is known to have done
       (told, moved, _dumping, _seen, _ends, _vacating from its news) is its to write, and `unheard` the lease's
-    - the supervisor's calls `start` and `order`; an order to VACATE sets _vacating too, which only REFUSED takes back
+    - the supervisor's calls `start` and `order`, which write `runs`; an order to VACATE sets _vacating too, which only
+      REFUSED takes back
     - the intake's writes `left`, before the host can hear of it and say anything more; REFUSED takes it back
     - those of `_aside` write `unfit`, `_unbrought`, and end it
     - any may call signal, resize, pause, resume, cut, progress
     """
 
     def __init__(
-        self,
-        home: JobHome,
-        number: int,
-        host: str,
-        link: Link,
-        spec: JobSpec,
-        stopped: Callable[[Generation], None],
-        rights: JobRights,
-    ) -> None:
-        """`host`: its name here; `stopped` is called when the job has stopped, in a thread that may wait; `rights`:
-        what the job has of the files here."""
+        self, home: JobHome, number: int, host: str, link: Link, spec: JobSpec,
+        stopped: Callable[[Generation], None], rights: JobRights,
+    ) -> None:  # fmt: skip
+        """`stopped`: called when the job has stopped, in a thread that may wait; `rights`: what it has of the files."""
         self.number = number
         self.host = host
         self._stopped = stopped
         self._home, self._spec, self._link = home, spec, link
-        self._files = WrittenFiles(home.changes)
+        self._files = WrittenFiles(home.changes, home.undo.watch)
         self._session = HostSession(link, spec, self, record=self._files, rights=rights)
         self._seen = Seen((), OpenFiles([], []), [])
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
@@ -81,7 +74,8 @@ class Generation:
         self._dumping = -1
         self._due = DumpsDue()
         self.told = False  # the host has said that nothing of the job is left there
-        self.moved = False
+        self.moved = self.heard = False  # heard: its host has said that it has begun here, or it has, by its output
+        self.runs = False  # the job has run here, or may have: its locks are those that were asked for here
         self.left = False  # with its image committed
         self.unheard = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
@@ -99,17 +93,25 @@ class Generation:
         if image is not None:
             self._before = image.written
         else:
+            self.runs = True
             self._attach_outputs()  # a job may say something before its host has said that it runs
         self._session.send(frames.START, self._spec.pack())
 
     def order(self, what: str, serial: int, **more: object) -> None:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == job_messages.GO:
+            self.runs = True
             if self._session.export is not None:
                 self._session.export.locks.claimed()
             self._home.carried.release()
             self._attach_outputs()
             self._attach_input()
+        elif what == job_messages.END and self._session.export is not None:
+            self._session.export.fence.end()
+        elif what == job_messages.THAW and self.left and self._session.export is not None:
+            self._home.carried.release()  # the job's own descriptors here have held them all the time
+            self._session.export.fence.open()
+            self.left = False
         elif what in (job_messages.CHECKPOINT, job_messages.VACATE):
             self._vacating = self._vacating or what == job_messages.VACATE
             self._due.order(serial)
@@ -136,8 +138,7 @@ class Generation:
 
     def progress(self) -> tuple[int, int, int]:
         """See Intake.progress."""
-        intake = self._intake
-        return (0, 0, 0) if intake is None else intake.progress()
+        return (0, 0, 0) if self._intake is None else self._intake.progress()
 
     def serve(self) -> str:
         """Serve until the link ends; return why. Then no image of this generation is being committed any more."""
@@ -156,7 +157,7 @@ class Generation:
             self._intake.abort()
             self._intake.join()
         self._tell_refused()
-        if not (self.told or self.left):
+        if self.runs and not (self.told or self.left):
             self._keep_locks()  # it is lost: the job may go on from its last image
         self._session.release(self._held_up)
         return why
@@ -206,8 +207,7 @@ class Generation:
         self.cut()
 
     def greeted(self, hello: host_frames.Hello) -> None:
-        warning = skew_told(hello)
-        if warning:
+        if warning := skew_told(hello):
             self._home.say(warning)
         image = self._image
         if image is not None and self._session.export is not None:
@@ -218,11 +218,12 @@ class Generation:
         home, tell = self._home, self._home.tell
         if kind in home.outputs:
             if payload:
+                self.heard = self.runs
                 home.outputs[kind].put(self._link, payload)
             elif self._vacating:
                 self._ends.add(kind)
             else:
-                home.outputs[kind].end()
+                home.outputs[kind].end(self._link)
         elif kind == frames.CREDIT:
             stream, count = host_frames.credit(payload)
             window = self._out if stream == frames.IMAGE else self._window
@@ -230,11 +231,11 @@ class Generation:
                 window.credited(count)
             if window is self._out:
                 self._stir()
-        elif kind == frames.CLOSED:
-            if self._window is not None:
-                self._window.close()
+        elif kind == frames.CLOSED and self._window is not None:
+            self._window.close()
         elif kind == frames.STARTED:
             if self._image is None:  # else its streams have been its own since GO
+                self.heard = True
                 self._attach_input()
             tell(placement_events.Began(self.number))
         elif kind == frames.STOPPED:
@@ -288,11 +289,10 @@ class Generation:
         elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
             inodes = self._session.export.inodes
-            self._home.changes.mark(serial)
+            self._home.mark(serial)
             written = image_manifest.written(self._files.rows(), self._before)
             self._seen = Seen(written, opened(inodes), held(inodes))
-            unfit = self._seen.unfit()
-            if unfit and self._intake is not None:
+            if (unfit := self._seen.unfit()) and self._intake is not None:
                 self._intake.abort()
                 self.order(job_messages.THAW, serial, why=unfit)
         elif what == job_messages.REFUSED and serial == self._dumping:
@@ -301,7 +301,7 @@ class Generation:
                 self._home.input.unkeep()
             self._vacating = self.left = False
             for kind in self._ends:
-                self._home.outputs[kind].end()
+                self._home.outputs[kind].end(self._link)
             self._ends.clear()
         elif what in (job_messages.MOVED, job_messages.DEAD):
             self.told, self.moved = True, what == job_messages.MOVED
@@ -316,7 +316,7 @@ class Generation:
                 raise ShapeError("it asks for criu a second time")
             self._brought = True
             self._aside("bringing criu", self._bring_criu)
-        self._home.tell(placement_events.News(self.number, what, serial, why))
+        self._home.tell(placement_events.News(self.number, what, serial, why, news.at_once))
 
     def _begin_intake(self, serial: int) -> None:
         if serial == self._dumping:
@@ -324,6 +324,7 @@ class Generation:
         self._give_up()
         self._dumping = serial
         home = self._home
+        source = max(self._image.number if self._image is not None else 0, home.restored)
         for output in home.outputs.values():
             output.dumping()
         if home.input is not None:
@@ -331,32 +332,32 @@ class Generation:
 
         def describe(number: int, head: bytes, files: tuple[ImageFile, ...]) -> Manifest:
             run = Run(home.name, number, self.number, self.host, self._spec)
-            return home.describe(run, head, files, self._seen)
+            return home.describe(serial, run, head, files, self._seen)
 
         def commits(manifest: Manifest, added: int) -> None:
-            home.changes.commit(serial, manifest.number, {file.inode: file.path for file in manifest.written})
-            home.committed(manifest)
+            home.committed(serial, manifest, source)
             self._before = manifest.written
-            if self._vacating:
+            if self._vacating and self._session.export is not None:
                 self._keep_locks()  # before the host is told, and kills what holds them
+                self._session.export.fence.keep()
+                home.settle()  # what its mount wrote back after the dump, the image has seen
                 self.left = True
-            home.tell(placement_events.Committed(self.number, serial, manifest.number, added))
+            home.tell(image_manifest.committed(self.number, serial, manifest, added))
 
         def fails(error: Exception) -> None:
             self.order(job_messages.THAW, serial, why=self._sentence("taking in an image from", error))
 
-        source = self._image.number if self._image is not None else 0
         try:
             self._intake = Intake(
                 home.store, home.name, careful=self._vacating, describe=describe, took=self._took, commits=commits,
-                send=self._tell_sender, fails=fails, keep=home.record.keep, besides=source, before=self._intake,
+                send=self._tell_sender, fails=fails, keep=home.record.keep, restored=source, before=self._intake,
             )  # fmt: skip
         except RuntimeError as error:  # no thread can be had for it
             fails(error)
 
     def _give_up(self) -> None:
         self._dumping = -1
-        self._home.changes.unmark()
+        self._home.unmark()
         if self._intake is not None:
             self._intake.abort()
 

@@ -6,6 +6,7 @@ here, and only here. So nothing of a generation has to outlive it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,18 @@ from checkpoint.submit.job_images import StoreError
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import ImageFile, Manifest
 from remoteio.errors import RexecError
+from remoteio.submit.export.added import Added
 from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
 from shim.submit import faults, threads
 from shim.submit.job import file_rollback, image_manifest, kept_copies, placement_events
+from shim.submit.job.image_intake import images_left
 from shim.submit.job.image_manifest import Run, Seen
 from shim.submit.job.kept_copies import KeepError, Tail
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.undo_home import KEEP, JobUndo
+from shim.submit.job.undo_plan import Plan
 from shim.submit.scope import JobRights
 from shim.submit.shapes import ShapeError
 from shim.wire.job_spec import CheckpointSpec, JobSpec
@@ -46,8 +51,11 @@ class JobHome:
     store     its images
     carried   its file locks while no host runs it
     changes   what it has done to its files since its images
+    undo      what is kept to undo what it has done to its files since its images
     made      the directories that it has made, which are its own (JobRights.made)
+    added     what it has added to the files here
     newest    the number of its last image; 0: there is none
+    restored  the number of the newest image that a host has restored; 0: none was
     saved     when that was made, in seconds since 1970, and how large it is
     forced    the image that it goes on from though its files were changed since
     tell      is given what happens, as an event, by any thread
@@ -75,15 +83,20 @@ class JobHome:
         self.carried = CarriedLocks()
         self.changes = Changes.of(record.after, record.image)
         self.made = {(device, inode): born for device, inode, born in record.made}
-        self.newest = record.image
+        self.added = Added(record.added)
+        self.newest, self.restored = record.image, record.restored
         self.saved = record.saved, record.saved_size
+        self.undo = JobUndo(
+            job.path, record.files != KEEP, record.undo_limit, lambda: tell(placement_events.Heavy()), self._unkept
+        )
         self.forced = 0
         self._tails: list[Tail] = []
         self._rewinding = threading.Lock()
         self._rewound = 0
 
     def close(self) -> None:
-        """Close the streams: the job is over."""
+        """Close the streams and the undo journal: the job is over."""
+        self.undo.close()
         for output in self.outputs.values():
             output.close()
         if self.input is not None:
@@ -109,9 +122,9 @@ class JobHome:
         if not threads.begin(guarded):
             self.tell(failed(f"this machine gives job {self.name} no more threads; raise `ulimit -u`"))
 
-    def rights(self, trust: str | None) -> JobRights:
+    def rights(self, trust: str | None, disk: int | None = None) -> JobRights:
         """What it has of the files here, on a host that hosts.toml says so of: the same on each that says the same."""
-        return JobRights(self.record.job_scope().on(trust), self.made)
+        return JobRights(self.record.job_scope().on(trust, disk), self.made, self.added)
 
     def remembered(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         """The directories that it has made, as Record.made has them; `rows`: as they were."""
@@ -134,7 +147,7 @@ class JobHome:
         found = self._bundle()
         restore = b""
         if image is not None:
-            replaced = file_rollback.replaced(image, self.forced == image.number)
+            replaced = file_rollback.replaced(self.undo.as_now(image), self.goes_on_anyway(image))
             restore = image_manifest.bare(image, replaced).to_bytes()
         spec = self.record.job_spec()
         spec.checkpoint = CheckpointSpec(
@@ -170,8 +183,20 @@ class JobHome:
 
         Raises MoveError: it cannot go on with them as they are, unless it is forced.
         """
-        found = file_rollback.look(image, self.changes.since(image.number))
-        if found.changed and self.forced != image.number:
+        return self._check(image, self._plan(image))
+
+    def _plan(self, image: Manifest) -> Plan | None:
+        try:
+            return self.undo.plan(image.number)
+        except OSError as error:
+            raise MoveError(f"the undo journal of job {self.name} cannot be read: {error.strerror}") from error
+
+    def _check(self, image: Manifest, plan: Plan | None) -> file_rollback.Look:
+        if plan is None:
+            found = file_rollback.look(image, self.changes.since(image.number))
+        else:
+            found = self.undo.look(image, plan)
+        if found.changed and not self.goes_on_anyway(image):
             more = f" and {len(found.changed) - 1} more" if len(found.changed) > 1 else ""
             raise MoveError(
                 f"{found.changed[0].clause} since image {image.number} was made{more}: "
@@ -191,7 +216,15 @@ class JobHome:
             self._rewound = generation
             self._rewind(image)
 
+    def goes_on_anyway(self, image: Manifest) -> bool:
+        """Is the job to go on from that image whatever has become of its files?"""
+        return self.forced == image.number or self.record.files == KEEP
+
     def _rewind(self, image: Manifest) -> None:
+        plan = self._plan(image)
+        if plan is not None:
+            self._undo(image, plan)
+            return
         found = self.check(image)
         self._drop_tails()
         both = [*found.both, *(named for named in found.changed if file_rollback.is_file(named.path))]
@@ -213,6 +246,25 @@ class JobHome:
         for named in both:
             self._keep(named, image.number)
         self.changes.begin(image.number, found.paths)
+        self.undo.begin(image.number)
+
+    def _undo(self, image: Manifest, plan: Plan) -> None:
+        """Put back all that the job has changed since the image, by its journal."""
+        self._check(image, plan)
+        try:
+            said = self.undo.undo(plan, image.number, self._mark(image.number), self._kept)
+        except (OSError, KeepError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            what = f"{os.fsdecode(error.filename)}: " if isinstance(error, OSError) and error.filename else ""
+            raise MoveError(
+                f"what the job has done to its files since image {image.number} cannot be put back ({what}{why}); mend "
+                "that, and the job goes on"
+            ) from error
+        for sentence in said:
+            self._note(sentence)
+            self.say(sentence)
+        found = self._check(image, Plan())
+        self.changes.begin(image.number, found.paths)
 
     def _keep(self, named: file_rollback.Named, number: int) -> None:
         """Keep what cannot be told apart as it is now, whatever the job makes of the file that stays."""
@@ -224,6 +276,12 @@ class JobHome:
         text = f"{since}: it stays as it is, a copy of it as it is now is {copy}, and the image saw {named.seen} bytes"
         self._note(text)
         self.say(text)
+
+    def _unkept(self, why: str) -> None:
+        self._note(
+            f"what the job changes cannot be kept to be undone any more ({why}): until its next image, files stay as "
+            "they are when it goes on from one"
+        )
 
     def _note(self, text: str) -> None:
         self.tell(placement_events.Fault(text))
@@ -251,16 +309,41 @@ class JobHome:
 
     # its images
 
-    def describe(self, run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
-        """Make the manifest of a dump that has arrived; see shim/submit/job/image_manifest.py for what is raised."""
+    def mark(self, serial: int) -> None:
+        """Take note that the dump of that number sees the job's files as they are: the job stands still."""
+        self.changes.mark(serial)
+        self.undo.mark(serial)
+
+    def unmark(self) -> None:
+        """Take note that the dump under way will be no image."""
+        self.changes.unmark()
+        self.undo.unmark()
+
+    def settle(self) -> None:
+        """Take note that what was done since the latest image, with which the job has left, the image has seen."""
+        self.changes.settle()
+        self.undo.settle()
+
+    def describe(self, serial: int, run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) -> Manifest:
+        """Make the manifest of the dump of that number, which has arrived.
+
+        See shim/submit/job/image_manifest.py for what is raised.
+        """
         manifest = image_manifest.manifest(run, head, files, seen)
         counted, given = manifest.streams.stdin + len(manifest.streams.stdin_unread), self.input
         if given is not None and counted > given.given:
             raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.given} that it was given")
+        self.undo.bind(serial, run.number)  # before there is such an image: it never is without
         return manifest
 
-    def committed(self, manifest: Manifest) -> None:
-        """Take note that the image is durable; called before its sender is told."""
+    def committed(self, serial: int, manifest: Manifest, source: int) -> None:
+        """Take note that the image of that dump is durable; called before its sender is told.
+
+        `source`: the image that the job has gone on from, which stays.
+        """
+        self.changes.commit(serial, manifest.number, {file.inode: file.path for file in manifest.written})
+        left = images_left(self.record.keep, source)
+        self.undo.retain((*self.store.numbers(self.name)[-left:], source))
         if self.input is not None:
             self.input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
         self.newest, self.saved = manifest.number, (manifest.time_ns / 1e9, manifest.size)
@@ -270,3 +353,4 @@ class JobHome:
         if self.name in self.store.jobs():
             self.store.rm(self.name)
         self.saved = 0.0, 0
+        self.undo.forget()

@@ -21,7 +21,7 @@ _HEAD = table(
     },
     {
         "mapped": listed(text(4096), _MOST), "controlling": listed(tuple_of(_COUNT, _COUNT), 64),
-        "criu": mapping(text(64), _COUNT, 64),
+        "criu": mapping(text(64), _COUNT, 64), "kinds": listed(text(64), 256),
         "handles": listed(tuple_of(_PID, _FD, _COUNT), _MOST),
         "threads": listed(tuple_of(_PID, whole(0, (1 << 16) - 1), listed(whole(0, _CPUS), _CPUS)), _MOST),
         "numbers": mapping(digits(1 << 22), _PID, _MOST),

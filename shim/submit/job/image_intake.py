@@ -12,8 +12,20 @@ from checkpoint.submit.store import Store
 from checkpoint.submit.transaction import Transaction
 from checkpoint.wire.image_wire import AGAIN, FILES
 from checkpoint.wire.manifest import ImageFile, Manifest
+from remoteio.submit.export.room import left_free
+
+_FULL = "it would take the last free space (1 GiB, or 5 %): free some, or remove images with `rexec images prune`, in"
+UNTRIED = 2  # images left at least while nobody has seen one of them restored
 
 Describe = Callable[[int, bytes, tuple[ImageFile, ...]], Manifest]
+
+
+def images_left(keep: int, restored: int) -> int:
+    """Tell how many of the newest images stay beside the one that was `restored` last; 0: none was.
+
+    An image stays until a newer one has been restored: beside what is only known to be written there is another.
+    """
+    return keep if restored else max(keep, UNTRIED)
 
 
 class Intake:
@@ -36,15 +48,16 @@ class Intake:
         commits: Callable[[Manifest, int], None],
         fails: Callable[[Exception], None],
         keep: int,
-        besides: int,
+        restored: int,
         before: Intake | None,
     ) -> None:
         """`careful`: read back what the image takes from earlier ones, since nothing else of the job will be left; what
         is damaged on the disk is sent again.
 
-        `keep`: images kept, once this is one of them, and the image `besides`. `before`: the intake that is waited for.
+        `keep`: images kept, once this is one of them, and the one that was `restored` last (images_left). `before`: the
+        intake that is waited for.
         """
-        self._keep, self._besides, self._before = keep, besides, before
+        self._left, self._before = (images_left(keep, restored), restored), before
         self._store, self._job, self._careful = store, job, careful
         self._describe, self._send, self._took, self._commits, self._fails = describe, send, took, commits, fails
         self._queue: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
@@ -81,7 +94,7 @@ class Intake:
             return
         if done:
             try:
-                self._store.prune(self._job, self._keep, self._besides)
+                self._store.prune(self._job, *self._left)
             except (StoreError, OSError):
                 return  # the next one prunes, or `rexec images prune` says what is wrong
 
@@ -102,6 +115,7 @@ class Intake:
     def _take_in(self, transaction: Transaction) -> Receiver | None:
         """All that is offered, or None: it is given up."""
         receiver = None
+        room = left_free(transaction.directory.fd)
         while receiver is None or not receiver.complete:
             payload = self._queue.get()
             if payload is None:
@@ -111,6 +125,9 @@ class Intake:
                     self._took(len(payload))
                     continue  # what was left of a dump that was given up
                 receiver = self._receiver = Receiver(transaction)
+            if receiver.received + len(payload) > room:
+                job = transaction.directory.job
+                raise StoreError(f"the image of job {job} was not saved, because {_FULL} {transaction.directory.path}")
             answers = receiver.receive(payload)
             self._took(len(payload))
             for answer in answers:

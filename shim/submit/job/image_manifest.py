@@ -10,6 +10,7 @@ from checkpoint.wire.manifest import ImageFile, Manifest, Streams, WrittenFile
 from remoteio.submit.export.carried_locks import Held
 from remoteio.submit.export.written_files import OpenFiles, Row
 from shim.submit.job import image_head, image_locks
+from shim.submit.job.placement_events import Committed
 from shim.wire.job_spec import JobSpec
 
 
@@ -77,6 +78,12 @@ def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) ->
         facts=facts,
         stats=said,
     )
+
+
+def committed(generation: int, serial: int, image: Manifest, added: int) -> Committed:
+    """Make the event that tells of it."""
+    kinds = image.stats.get("kinds")
+    return Committed(generation, serial, image.number, added, frozenset(kinds if isinstance(kinds, list) else ()))
 
 
 def bare(image: Manifest, replaced: list[str]) -> Manifest:

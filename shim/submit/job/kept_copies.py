@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint.durable import sync_directory
 from remoteio.errors import RexecError
 
 _BLOCK = 1 << 20
@@ -105,7 +106,7 @@ def _keep(source: int, name: str, directory: Path, mark: str, start: int) -> Pat
     except OSError:
         part.unlink()
         raise
-    _sync(directory)
+    sync_directory(directory)
     return copy
 
 
@@ -131,11 +132,3 @@ def _copy(source: int, target: int, start: int, size: int) -> None:
                 view, at = view[done:], at + done
         at = max(at, hole)
     os.ftruncate(target, max(size - start, os.fstat(target).st_size, 0))
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,42 +1,34 @@
-"""Whether a process outlives its user's login here, as logind has it. At home; read for `--detach` only."""
+"""What to say to a user whose detached jobs would be ended at logout. At home; read for `--detach` only.
+
+logind ends two things, each by a rule of its own (logind.conf(5), KillUserProcesses; loginctl(1), enable-linger): a
+login's scope where KillUserProcesses says so, whoever lingers, and after a user's last login their own service manager
+(user@.service) with all that runs beneath it, unless that user lingers, whatever KillUserProcesses says.
+"""
 
 from __future__ import annotations
 
 import os
 
-# No logind without systemd: sd_booted(3).
-_BOOTED = "/run/systemd/system"
-_LINGER = "/var/lib/systemd/linger"
-# Of the interface org.freedesktop.login1.Manager, org.freedesktop.login1(5); what they do is in logind.conf(5).
-_KINDS = {"KillUserProcesses": "b", "KillOnlyUsers": "as", "KillExcludeUsers": "as"}
+from shim.wire.logout import BOOTED, kills
+
+LINGER = "/var/lib/systemd/linger"
+_ENDS = "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to "
 
 
-def killed_at_logout(user: str, bus: str | None = None, booted: str = _BOOTED, linger: str = _LINGER) -> str:
-    """Say something if logind ends this user's processes at logout; else "".
-
-    Without a logind that answers nobody ends them, so that is "" too. `bus`: the socket of the system's bus.
-    """
-    if not os.path.isdir(booted) or os.path.exists(f"{linger}/{user}"):
+def killed_at_logout(
+    user: str, bus: str | None = None, booted: str = BOOTED, linger: str = LINGER, cgroup: str = "/proc/self/cgroup"
+) -> str:
+    """Say something if logind ends this user's processes at logout; else "". The others: as for ``kills``."""
+    if not os.path.isdir(booted):
         return ""
-    from shim.wire.dbus import LOGIND, LOGIND_OBJECT, PROPERTIES, SYSTEM_BUS, Bus, DBusError, bus_path
-
-    try:
-        connection = Bus(bus or bus_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS"), SYSTEM_BUS))
-    except DBusError:
-        return ""  # without a bus there is no logind
-    try:
-        (properties,) = connection.call(
-            LOGIND, LOGIND_OBJECT, PROPERTIES, "GetAll", "s", (LOGIND + ".Manager",), answer="a{sv}"
-        )
-    except DBusError:
+    lingers = os.path.exists(f"{linger}/{user}")
+    with open(cgroup) as file:
+        managed = "/user@" in file.read()
+    if managed:
+        return "" if lingers else _ENDS + "keep them"
+    if not kills(user, bus, booted):
         return ""
-    finally:
-        connection.close()
-    said = {name: value for name, (kind, value) in properties.items() if _KINDS.get(name) == kind}
-    only, excluded = said.get("KillOnlyUsers"), said.get("KillExcludeUsers", [])
-    if not said.get("KillUserProcesses") or user in excluded or (only and user not in only):
-        return ""
-    return (
-        "this system ends your processes when you log out, the job's supervisor too: run `loginctl enable-linger` to "
-        "keep them"
-    )
+    again = "start jobs by `systemd-run --user --scope rexec`, and `rexec resume` has this one go on afterwards"
+    if lingers:
+        return f"this system ends what a login started when you log out, the job's supervisor too: {again}"
+    return f"{_ENDS}keep what your service manager runs, {again}"

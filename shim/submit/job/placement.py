@@ -11,7 +11,10 @@ A job is placed on one host after the other, each time as a new *generation*. Th
    (`deadline`), or the user has the job held. A host that is told something must show within a time that it does it
    (`Place.by`); it is given a little more once (`DOUBT`), because what stood still may have been this process.
 3. **Nothing committed is lost.** From the commit of an image with which the job leaves (`Dump.committed`) the old copy
-   counts as frozen: whatever becomes of it, the job goes on from the image, never beside it.
+   counts as frozen: whatever becomes of it, the job goes on from the image, never beside it. When its host has said
+   that it stands still until it is told otherwise (HELD), it is kept as `State.source` while the next host is looked
+   for, given the image and heard to have restored it; it is told END before that one is told GO. Only if none can go on
+   with the job is it told THAW, and is the newest generation again, when no other is there any more.
 4. **Every question is answered once.** Who asks for something gives a token. It is kept where its answer will be known:
    in the dump (`Dump.tokens`), in what waits for the job to run again (`Wants.waiting`), or in what could not be done
    yet (`Wants.later`).
@@ -55,6 +58,7 @@ from shim.submit.job.placement_events import (
     NoHost,
     Phase,
     Quit,
+    Rehearsed,
     State,
     Steps,
     Stirs,
@@ -65,6 +69,7 @@ from shim.wire import job_messages, lease
 
 Key = tuple[type[Event], str]  # of the table: the event's class; of Ask and News also their word
 Handler = Callable[[State, Any, float], Steps]  # (state, event, now) -> next state, what to do
+Phases = dict[Key, Handler | None]  # what handles each event
 
 _WATCHED = (Phase.STARTING, Phase.RUNNING, Phase.FROZEN)  # a host has something of the job, and by may be due
 
@@ -86,7 +91,9 @@ def step(state: State, event: Event, now: float) -> Steps:
     Raises UnexpectedEvent for an event that PHASES does not have in this phase; the state is as if it had not happened.
     """
     actions: list[Action] = []
-    if not _late(state, event):
+    if state.source is not None and getattr(event, "generation", 0) == state.source.generation:
+        state, actions = _handle(state, event, now, SOURCE)
+    elif not _late(state, event):
         state, actions = _handle(state, event, now)
         if _can_ask(state):
             asked, state = state.wants.later, replace(state, wants=replace(state.wants, later=()))
@@ -99,8 +106,8 @@ def step(state: State, event: Event, now: float) -> Steps:
     return state, actions + more
 
 
-def _handle(state: State, event: Event, now: float) -> Steps:
-    phase = PHASES[state.phase]
+def _handle(state: State, event: Event, now: float, phase: Phases | None = None) -> Steps:
+    phase = phase if phase is not None else PHASES[state.phase]
     if key(event) not in phase:
         raise UnexpectedEvent(f"{name(key(event))} while the job is {state.phase}")
     handler = phase[key(event)]
@@ -159,6 +166,9 @@ def check(state: State) -> None:
     assert not wants.killing or phase not in (Phase.CHOOSING, Phase.PARKED), "it is dead there already"
     assert not wants.waiting or phase not in (Phase.PARKED, Phase.ENDED), "those who wait for it have their answer"
     assert not wants.later or phase not in (Phase.PARKED, Phase.ENDED), "what was put off is done"
+    assert state.source is None or phase in (Phase.CHOOSING, Phase.STARTING), "it stands still for no longer"
+    assert state.source is None or not place.live, "of two one stands still"
+    assert state.last >= place.generation, "a number is given once"
     tokens = [*wants.waiting, *(ask.token for ask in wants.later), *(images.dump.tokens if images.dump else ())]
     assert len(tokens) == len(set(tokens)), "a question waits in one place"
 
@@ -180,20 +190,30 @@ _SEARCHED: list[Key] = [(Chosen, ""), (NoHost, "")]
 _NEWS = _news(
     job_messages.FROZEN, job_messages.THAWED, job_messages.LEAVING, job_messages.DUMPING, job_messages.DUMPED,
     job_messages.CLOSES, job_messages.REFUSED, job_messages.MOVED, job_messages.DEAD, job_messages.RESTORED,
-    job_messages.CRIU, job_messages.UNABLE,
+    job_messages.CRIU, job_messages.UNABLE, job_messages.HELD,
 )  # fmt: skip
 _FROM_HOST: list[Key] = [
-    *[(kind, "") for kind in (Connected, Unreached, Began, Exited, Failed, Closed, Committed, Stirs)],
+    *[(kind, "") for kind in (Connected, Unreached, Began, Exited, Failed, Closed, Committed, Stirs, Rehearsed)],
     *_NEWS,
 ]  # fmt: skip
 # Where the newest generation is over, what it said before comes late.
 _OVER = _all(_FROM_HOST)
+# Of the generation that the job leaves, while it stands still.
+SOURCE: Phases = {
+    **_OVER,
+    (Closed, ""): host.source_gone,
+    (Exited, ""): host.source_gone,
+    (Failed, ""): host.source_gone,
+    **_all(_news(job_messages.DEAD, job_messages.MOVED), host.source_gone),
+}
 # What is said of a dump, and of what becomes of the job there, whatever it is just doing.
 _PLACED: dict[Key, Handler | None] = {
     (Stirs, ""): host.stirs,
     (Committed, ""): host.committed,
+    (Rehearsed, ""): host.rehearsed,
     **_all(_news(job_messages.DUMPING, job_messages.DUMPED), host.dumping),
     **_all(_news(job_messages.REFUSED), host.refused),
+    **_all(_news(job_messages.HELD), host.held),
     **_all(_news(job_messages.CLOSES), host.closes),
     **_all(_news(job_messages.CRIU)),  # the generation's own affair
     _HEAVY: user.heavy,

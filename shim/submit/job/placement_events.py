@@ -12,8 +12,8 @@ from shim.submit.job.events import Kind
 class Phase(StrEnum):
     """The comment says what may be running."""
 
-    CHOOSING = "choosing"  # nothing; a host is being looked for
-    STARTING = "starting"  # nothing, or a fresh job
+    CHOOSING = "choosing"  # nothing, but State.source; a host is being looked for
+    STARTING = "starting"  # nothing, but State.source, or a fresh job
     RUNNING = "running"
     FROZEN = "frozen"  # the job stands still for its host's owner
     LEFT = "left"  # nothing; the last words of the old host are awaited
@@ -34,6 +34,8 @@ class Dump:
     tokens     who asked for it
     committed  its image is durable; where the job leaves, nothing of it goes on there any more
     owner      the owner of the host drives the job away, and how that showed; empty: nobody does
+    at_once    that owner wants its memory back at once
+    returns    the job goes on where it was though its image is durable, and why; empty: it does not
     """
 
     serial: int
@@ -41,6 +43,8 @@ class Dump:
     tokens: tuple[int, ...] = ()
     committed: bool = False
     owner: str = ""
+    at_once: bool = False
+    returns: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Wants:
     every     seconds between images; 0: the first one only; NEVER: none by the clock
     patient   the job waits for a host even before it has ever run
     images    the images are wanted: they outlive a job that ends well
+    rehearse  an image is restored beside the job, to know whether that can be moved
     host      where the user sent it, until it is there
     held      it is to be parked, and to stay so
     killing   it is to die
@@ -70,6 +75,7 @@ class Wants:
     every: float = 0.0
     patient: bool = False
     images: bool = False
+    rehearse: bool = False
     host: str = ""
     held: bool = False
     killing: bool = False
@@ -99,6 +105,24 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """The generation that the job leaves: its tree stands still there, and goes on or is killed only when told to.
+
+    generation  its number
+    host        its host
+    dump        with which it leaves, committed
+    frozen      it stood still for its host's owner already
+    tried       a host was given the image since, and could not go on from it
+    """
+
+    generation: int
+    host: str
+    dump: Dump
+    frozen: bool = False
+    tried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """What is saved of the job, and what is being saved.
 
@@ -107,9 +131,16 @@ class Images:
     dump      the one under way
     due       when the clock wants the next one (monotonic seconds)
     failures  how often one could not be made
+    restored  number of the newest image that a host has restored, to go on or in a rehearsal; 0: none was
+    kinds     of resources in the newest image; `tried`: one with these that is or was rehearsed (`movable`, `obstacle`)
     """
 
     newest: int = 0
+    restored: int = 0
+    kinds: frozenset[str] = frozenset()
+    tried: int = 0
+    movable: bool = False
+    obstacle: str = ""
     serial: int = 0
     dump: Dump | None = None
     due: float = inf
@@ -143,6 +174,8 @@ class State:
     why     what it waits for, or why it stands still, left or was lost
     until   LOST, LEFT, PARKED: when a Tick changes the phase (monotonic seconds)
     began   it has run
+    last    the highest number that a generation was given
+    source  CHOOSING, STARTING: what the job leaves, until it goes on elsewhere; None: nothing is left of it anywhere
     result  ENDED: how
     """
 
@@ -150,8 +183,10 @@ class State:
     why: str = ""
     until: float = 0.0
     began: bool = False
+    last: int = 0
     wants: Wants = Wants()
     place: Place = Place()
+    source: Source | None = None
     images: Images = Images()
     search: Search = Search()
     result: Result | None = None
@@ -168,11 +203,12 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class NoHost:
-    """`hopeless`: waiting will not help."""
+    """`hopeless`: waiting will not help. `nowhere`: the job cannot go on from its image, on whichever host."""
 
     turn: int
     why: str
     hopeless: bool = False
+    nowhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +257,7 @@ class News:
     what: str
     serial: int = 0
     why: str = ""
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +266,17 @@ class Committed:
     serial: int
     image: int
     size: int = 0
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """`movable`: None: that was not shown, and `why` not; empty: it was dropped."""
+
+    generation: int
+    image: int
+    movable: bool | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +319,7 @@ class Quit:
 
 Event = (
     Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
-    | Fault | Quit | Tick
+    | Fault | Quit | Tick | Rehearsed
 )  # fmt: skip
 
 # what is to be done
@@ -305,6 +353,14 @@ class Order:
     generation: int
     what: str
     serial: int
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearse:
+    generation: int
+    host: str
+    image: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,5 +396,5 @@ class Leave:
     why: str
 
 
-Action = Choose | Connect | Start | Order | Close | Reply | Log | Finish | Leave
+Action = Choose | Connect | Start | Order | Rehearse | Close | Reply | Log | Finish | Leave
 Steps = tuple[State, list[Action]]

@@ -20,6 +20,7 @@ from shim.submit.job.placement_events import (
     Connect,
     Connected,
     Dump,
+    Event,
     Exited,
     Failed,
     Fault,
@@ -29,8 +30,11 @@ from shim.submit.job.placement_events import (
     Order,
     Phase,
     Place,
+    Rehearse,
+    Rehearsed,
     Reply,
     Result,
+    Source,
     Start,
     State,
     Steps,
@@ -43,15 +47,19 @@ from shim.wire import job_messages
 
 def chosen(state: State, event: Chosen, now: float) -> Steps:
     """Connect to it, as a new generation."""
-    place = Place(generation=state.place.generation + 1, host=event.host)
-    return replace(state, phase=Phase.STARTING, place=place), [Connect(place.generation, place.host)]
+    place = Place(generation=state.last + 1, host=event.host)
+    state = replace(state, phase=Phase.STARTING, place=place, last=place.generation)
+    return state, [Connect(place.generation, place.host)]
 
 
 def no_host(state: State, event: NoHost, now: float) -> Steps:
     """Park the job; one that has never run goes where no images can be made, if anywhere, or ends.
 
-    It ends where waiting will not help and nobody asked it to wait.
+    It ends where waiting will not help and nobody asked it to wait. What stands still where it left is killed first if
+    there is no host; if there was one, and it could not go on with it, that goes on.
     """
+    if state.source is not None:
+        return no_host_left(state, state.source, event, now)
     unable = state.search.unable
     if event.hopeless and not state.began and unable:
         state = replace(state, search=replace(state.search, unable=""))
@@ -60,6 +68,41 @@ def no_host(state: State, event: NoHost, now: float) -> Steps:
     if event.hopeless and not state.began and not state.wants.patient:
         return steps.finish(state, Result(None, 125, event.why))
     return steps.park(state, event.why, now)
+
+
+def no_host_left(state: State, source: Source, event: NoHost, now: float) -> Steps:
+    """Have what stands still killed, if no host was there; if none could go on with the job, have it go on itself."""
+    obstacle = state.images.obstacle
+    if not source.tried and not event.nowhere and not obstacle:
+        told = steps.back(state, source, now)
+        return told, [Order(source.generation, job_messages.END, source.dump.serial)]
+    each = [f"{host}: {why}" for host, why in state.search.avoid if why != steps.LEFT_WHY]
+    failed = "; ".join([*each, event.why] if event.nowhere or not source.tried else each)
+    failed = f"{failed}; as rehearsed: {obstacle}" if obstacle else failed
+    where = f"it stands still on {source.host}" if source.frozen else f"it goes on on {source.host}"
+    returns = f"no host could go on with the job ({failed}): {where}"
+    told = steps.back(state, source, now, returns)
+    return told, [Order(source.generation, job_messages.THAW, source.dump.serial, returns)]
+
+
+def source_gone(state: State, event: Event, now: float) -> Steps:
+    """Log that what stood still is gone: the job goes on from its image all the same."""
+    assert state.source is not None
+    reason = "what stood still there until another host went on with the job is gone; its image is there"
+    return replace(state, source=None), [Log(Kind.NOTE, {"host": state.source.host, "reason": reason})]
+
+
+def held(state: State, event: News, now: float) -> Steps:
+    """Its image is committed, and it stands still: look for the next host, unless there is to be none; then kill it."""
+    dump = steps.of_dump(state, event.serial)
+    wants = state.wants
+    stays = wants.held or wants.leave_by < inf
+    mine = dump is not None and dump.leaves and dump.committed and not wants.killing
+    if dump is not None and mine and wants.held and wants.leave_by == inf and state.images.obstacle:
+        return steps.keeps(state, dump, now)
+    if dump is None or not mine or stays or (dump.at_once and not state.images.obstacle):
+        return steps.awaits(state, now, steps.ANSWER), [Order(event.generation, job_messages.END, event.serial)]
+    return steps.hand_over(state, dump)
 
 
 def look_again(state: State, event: Tick, now: float) -> Steps:
@@ -71,6 +114,11 @@ def connected(state: State, event: Connected, now: float) -> Steps:
     """Send START: from now on a fresh job may act."""
     state = replace(state, place=replace(state.place, live=not state.images.newest))
     return steps.awaits(state, now, steps.STALL), [Start(state.place.generation, state.images.newest)]
+
+
+def tried(state: State) -> State:
+    """A host was given the image, and could not go on from it."""
+    return replace(state, source=replace(state.source, tried=True)) if state.source is not None else state
 
 
 def unreached(state: State, event: Unreached, now: float) -> Steps:
@@ -90,20 +138,23 @@ def restored(state: State, event: News, now: float) -> Steps:
     if state.wants.killing or state.wants.held:
         state, actions = steps.pass_over(state, "", now)
         return state, [Close(event.generation), *actions]
+    state, over = steps.end_source(state)
+    images = replace(state.images, restored=state.images.newest, tried=state.images.newest, movable=True, obstacle="")
+    state = replace(state, images=images)
     state, actions = steps.runs(steps.awaits(state, now, steps.ANSWER), now)
-    return state, [Order(event.generation, job_messages.GO, event.generation), *actions]
+    return state, [*over, Order(event.generation, job_messages.GO, event.generation), *actions]
 
 
 def exited_starting(state: State, event: Exited, now: float) -> Steps:
     """A fresh job has ended before it was said to run; a restored one never ran, so another host is tried."""
     if not state.place.live:
-        return steps.pass_over(state, "the job ended there before it was let go on", now)
+        return steps.pass_over(tried(state), "the job ended there before it was let go on", now)
     return exited(state, event, now)
 
 
 def failed_starting(state: State, event: Failed, now: float) -> Steps:
     """Pass over a host on which rexec failed; what the job's own command failed with is its end."""
-    return steps.pass_over(state, event.text, now) if event.code == 125 else failed(state, event, now)
+    return steps.pass_over(tried(state), event.text, now) if event.code == 125 else failed(state, event, now)
 
 
 def unable_starting(state: State, event: News, now: float) -> Steps:
@@ -111,7 +162,7 @@ def unable_starting(state: State, event: News, now: float) -> Steps:
     if state.place.anyway:
         return unable(state, event, now)
     search = replace(state.search, unable=state.search.unable or state.place.host)
-    return steps.pass_over(replace(state, search=search), event.why, now)
+    return steps.pass_over(tried(replace(state, search=search)), event.why, now)
 
 
 def unable(state: State, event: News, now: float) -> Steps:
@@ -123,12 +174,12 @@ def unable(state: State, event: News, now: float) -> Steps:
 
 def dead_starting(state: State, event: News, now: float) -> Steps:
     """Pass over a host on which the job was killed before it went on."""
-    return steps.pass_over(state, event.why, now) if not state.place.live else dead(state, event, now)
+    return steps.pass_over(tried(state), event.why, now) if not state.place.live else dead(state, event, now)
 
 
 def closed_starting(state: State, event: Closed, now: float) -> Steps:
     """Pass over a host that is lost: without GO the job cannot go on there."""
-    return steps.pass_over(state, event.why, now) if not state.place.live else steps.closed(state, event, now)
+    return steps.pass_over(tried(state), event.why, now) if not state.place.live else steps.closed(state, event, now)
 
 
 def began(state: State, event: Began, now: float) -> Steps:
@@ -221,7 +272,7 @@ def overdue(state: State, now: float) -> Steps:
     if dump is not None and not state.wants.killing and (not dump.leaves or not state.images.newest):
         return steps.give_up(state, dump, why, now)  # there is more to lose than to win
     if not state.place.live:
-        cut, actions = steps.pass_over(state, why, now)
+        cut, actions = steps.pass_over(tried(state), why, now)
     else:
         cut, actions = steps.closed(state, Closed(state.place.generation, why), now)
     return cut, [Close(state.place.generation), *actions]
@@ -230,7 +281,7 @@ def overdue(state: State, now: float) -> Steps:
 def leaving(state: State, event: News, now: float) -> Steps:
     """The owner drives the job away: a dump has begun by itself, in place of one that was ordered."""
     tokens = state.images.dump.tokens if state.images.dump is not None else ()
-    dump = Dump(event.serial, True, tokens, owner=event.why)
+    dump = Dump(event.serial, True, tokens, owner=event.why, at_once=event.at_once)
     return steps.awaits(replace(state, images=replace(state.images, dump=dump)), now, steps.STALL), []
 
 
@@ -247,12 +298,16 @@ def committed(state: State, event: Committed, now: float) -> Steps:
     by_user = under_way is None or under_way.leaves or under_way.tokens != () or state.wants.every > 0
     state = replace(
         state,
-        images=replace(state.images, newest=event.image),
+        images=steps.of_kinds(replace(state.images, newest=event.image), event.kinds),
         wants=replace(state.wants, images=state.wants.images or by_user),
         search=replace(state.search, misses=0),
         began=True,
     )
     state = replace(state, images=replace(state.images, due=steps.next_image(state, now)))
+    leaves = under_way is not None and under_way.leaves
+    if state.wants.rehearse and not leaves and not state.images.tried:
+        state = replace(state, images=replace(state.images, tried=event.image))
+        logged.append(Rehearse(event.generation, state.place.host, event.image))
     if dump is None:
         return state, logged
     if dump.leaves:
@@ -262,9 +317,29 @@ def committed(state: State, event: Committed, now: float) -> Steps:
     return steps.settled(replace(state, images=replace(state.images, dump=None))), logged
 
 
+def rehearsed(state: State, event: Rehearsed, now: float) -> Steps:
+    """Take note whether the job is movable, as an image of it was restored beside it, or could not be: nothing else."""
+    images = state.images
+    if event.image != images.tried:
+        return state, []  # what it has shown is of other kinds of resources
+    if event.movable is None and not event.why:
+        return replace(state, images=replace(images, tried=0)), []
+    if event.movable is None:
+        reason = f"image {event.image} was not restored here to see whether the job is movable: {event.why}"
+    elif event.movable:
+        reason = f"the job is movable: image {event.image} was restored here up to the point at which it would go on"
+        images = replace(images, restored=max(event.image, images.restored), movable=True)
+    else:
+        reason = f"the job is not movable: {event.why}"
+        images = replace(images, obstacle=event.why)
+    return replace(state, images=images), [Log(Kind.NOTE, {"host": state.place.host, "reason": reason})]
+
+
 def refused(state: State, event: News, now: float) -> Steps:
-    """No image could be made: the job goes on where it is."""
+    """No image could be made, or no host could go on from it: the job goes on where it is."""
     dump = steps.of_dump(state, event.serial)
+    if dump is not None and dump.returns:
+        return steps.returned(state, dump, now)
     return (state, []) if dump is None else steps.give_up(state, dump, event.why, now)
 
 

@@ -13,6 +13,7 @@ from shim.submit.job.placement_events import (
     Dump,
     Exited,
     Finish,
+    Images,
     Log,
     News,
     Order,
@@ -20,6 +21,7 @@ from shim.submit.job.placement_events import (
     Place,
     Reply,
     Result,
+    Source,
     State,
     Steps,
 )
@@ -44,7 +46,7 @@ QUIT_WHY = "its supervisor was told to end"
 
 
 def choose(state: State) -> Steps:
-    """Look for a host: nothing of the job acts anywhere."""
+    """Look for a host: nothing of the job acts anywhere; what it leaves may stand still there."""
     search = replace(state.search, turn=state.search.turn + 1)
     state = replace(state, phase=Phase.CHOOSING, search=search, place=nowhere(state))
     return state, [Choose(search.turn, state.images.newest, state.wants.host, search.avoid, search.driven)]
@@ -56,7 +58,9 @@ def nowhere(state: State) -> Place:
 
 def park(state: State, why: str, now: float) -> Steps:
     """Wait until `until`, longer each time where hosts were tried in vain."""
-    said: list[Action] = [Reply(token, True, f"the job is parked: {why}") for token in state.wants.waiting]
+    state, over = end_source(state)
+    said: list[Action] = [*over]
+    said += [Reply(token, True, f"the job is parked: {why}") for token in state.wants.waiting]
     if why not in (state.why, HELD_WHY, QUIT_WHY):
         said.append(Log(Kind.NOTE, {"reason": f"parked: {why}"}))
     tried = any(reason != LEFT_WHY for _, reason in state.search.avoid)
@@ -82,6 +86,79 @@ def pass_over(state: State, why: str, now: float) -> Steps:
         return park(state, QUIT_WHY if state.wants.leave_by < inf else HELD_WHY, now)
     avoid = (*state.search.avoid, (state.place.host, why))
     return choose(replace(state, search=replace(state.search, avoid=avoid)))
+
+
+def hand_over(state: State, dump: Dump) -> Steps:
+    """Look for the next host, while what the job leaves stands still."""
+    place, search = state.place, state.search
+    source = Source(place.generation, place.host, dump, state.phase == Phase.FROZEN)
+    if not dump.owner:  # where an owner drove it out, the owner's idle time says when it may come back
+        search = replace(search, avoid=(*search.avoid, (place.host, LEFT_WHY)))
+    else:
+        search = replace(search, driven=search.driven | {place.host})
+    return choose(
+        replace(
+            state,
+            why=f"it leaves {place.host}, and stands still there until another host goes on with it",
+            source=source,
+            images=replace(state.images, dump=None),
+            wants=replace(state.wants, waiting=(*state.wants.waiting, *dump.tokens)),
+            search=search,
+        )
+    )
+
+
+def end_source(state: State) -> Steps:
+    """Have what the job leaves killed: it goes on elsewhere, or from its image another time."""
+    source = state.source
+    if source is None:
+        return state, []
+    told = replace(state, source=None)
+    reason, image = _left(told, source.dump), str(state.images.newest)
+    evicted = Log(Kind.EVICT, {"host": source.host, "reason": reason, "image": image})
+    return told, [Order(source.generation, job_messages.END, source.dump.serial), evicted]
+
+
+def back(state: State, source: Source, now: float, returns: str = "") -> State:
+    """Where the job was, as it was when its image was committed: to be killed, or with `returns` to go on there."""
+    dump = replace(source.dump, tokens=state.wants.waiting, committed=not returns, returns=returns)
+    placed = replace(
+        state,
+        phase=Phase.FROZEN if source.frozen else Phase.RUNNING,
+        why=source.dump.owner,
+        place=Place(generation=source.generation, host=source.host, live=True),
+        source=None,
+        images=replace(state.images, dump=dump),
+        wants=replace(state.wants, waiting=()),
+        search=replace(state.search, avoid=() if returns else state.search.avoid),
+    )
+    return awaits(placed, now, ANSWER)
+
+
+def returned(state: State, dump: Dump, now: float) -> Steps:
+    """It goes on where it was, or stands still there for its host's owner: say why."""
+    actions: list[Action] = [Reply(token, False, dump.returns) for token in dump.tokens]
+    actions.append(Log(Kind.NOTE, {"host": state.place.host, "reason": dump.returns}))
+    state = replace(
+        state,
+        why=dump.returns if state.phase == Phase.FROZEN else "",
+        images=replace(state.images, dump=None, due=next_image(state, now)),
+        wants=replace(state.wants, host=""),
+    )
+    return settled(state), actions
+
+
+def keeps(state: State, dump: Dump, now: float) -> Steps:
+    """Have the job go on where it stands: nothing could go on from the image with which it was to be parked."""
+    why = f"the job is not movable ({state.images.obstacle}): it goes on on {state.place.host}"
+    images = replace(state.images, dump=replace(dump, committed=False, returns=why))
+    told = awaits(replace(state, images=images, wants=replace(state.wants, held=False)), now, ANSWER)
+    return told, [Order(state.place.generation, job_messages.THAW, dump.serial, why)]
+
+
+def of_kinds(images: Images, kinds: frozenset[str]) -> Images:
+    """The newest image has resources of these kinds: what was shown of others tells nothing of it."""
+    return images if kinds == images.kinds else replace(images, kinds=kinds, tried=0, movable=False, obstacle="")
 
 
 def awaits(state: State, now: float, seconds: float) -> State:
@@ -186,16 +263,22 @@ def leaves(state: State, why: str, waiting: tuple[int, ...], avoid: tuple[tuple[
     )
 
 
+def _left(state: State, dump: Dump | None) -> str:
+    """Why the job leaves its host."""
+    told = QUIT_WHY if state.wants.leave_by < inf else "it was held" if state.wants.held else "it was told to leave"
+    return (dump.owner if dump is not None else "") or told
+
+
 def moved(state: State, event: News | Exited, now: float) -> Steps:
     """Nothing of the job is left there but what its mount may still write; the link's end says that this is done."""
     dump, host = state.images.dump, state.place.host
     owner = dump.owner if dump is not None else ""
-    told = QUIT_WHY if state.wants.leave_by < inf else "it was held" if state.wants.held else "it was told to leave"
-    reason = owner or told
+    reason = _left(state, dump)
     image = str(state.images.newest) if dump is not None and dump.committed else ""
     waiting = (*state.wants.waiting, *(dump.tokens if dump is not None else ()))
     # Where an owner drove it out, the owner's idle time says when it may come back.
-    avoid = state.search.avoid if owner else (*state.search.avoid, (host, LEFT_WHY))
+    told = owner or (host, LEFT_WHY) in state.search.avoid
+    avoid = state.search.avoid if told else (*state.search.avoid, (host, LEFT_WHY))
     state = leaves(state, reason, waiting, avoid, now)
     if owner:
         state = replace(state, search=replace(state.search, driven=state.search.driven | {host}))
@@ -244,6 +327,7 @@ def finish(state: State, result: Result) -> Steps:
     wants, dump = state.wants, state.images.dump
     asked = (*wants.waiting, *(dump.tokens if dump else ()), *(event.token for event in wants.later))
     forget = result.status is not None and not wants.killing and not wants.images
+    state, over = end_source(state)
     ended = replace(
         state,
         phase=Phase.ENDED,
@@ -253,7 +337,7 @@ def finish(state: State, result: Result) -> Steps:
         wants=replace(wants, waiting=(), later=()),
     )
     said = [Reply(token, False, "the job has ended") for token in asked]
-    return ended, [*said, ending(state, result), Finish(result, forget)]
+    return ended, [*over, *said, ending(state, result), Finish(result, forget)]
 
 
 def ending(state: State, result: Result) -> Log:

@@ -1,12 +1,13 @@
 """The jobs that can be checkpointed, each in a directory of its own on the submit machine.
 
-`$XDG_STATE_HOME/rexec/jobs/ID/` (mode 0700), ID a whole number:
+`$XDG_STATE_HOME/rexec/jobs/ID/` (mode 0700), ID a whole number; `jobs/last` has the newest that was ever given:
 
     job.json       Record: what was asked for and where it stands; replaced atomically
     events.jsonl   its log (shim/submit/job/events.py)
     control        unix socket of its supervisor (shim/submit/job/control_socket.py)
     lock           locked by its supervisor as long as it lives (F_OFD_SETLK, fcntl(2): to ask disturbs nobody)
     stdout stderr terminal    what a detached job said
+    stdout.count stderr.count    how much of its output was written, there or elsewhere (shim/submit/job/output_file.py)
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from checkpoint.durable import sync_directory
 from checkpoint.submit import store, xdg
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.kernel_structs import FLOCK
+from remoteio.submit.export.added import MOST_ROWS
 from remoteio.submit.export.confine import MOST_MADE
+from remoteio.submit.undo.journal import LIMIT
 from shim.submit import scope
 from shim.submit.job.placement_events import Phase
 from shim.submit.scope import Scope
@@ -46,6 +50,7 @@ from shim.submit.shapes import (
 from shim.wire.job_spec import JobSpec
 
 ANY = "any"
+REHEARSE = NEVER, SMALL, ALWAYS = "never", "small", "always"
 
 
 class JobError(RexecError):
@@ -64,9 +69,16 @@ class Record:
     phase, why, host, generation, image, held    of shim/submit/job/placement_events.py, as last known
     ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
     moves       how often it went on from an image
+    restored    number of the newest image that a host has restored; 0: none was
+    rehearse    which images are restored on the host where they were made, as a test: NEVER, SMALL or ALWAYS
+    movable     its newest image, or one with the same kinds of resources, was restored
+    obstacle    why such an image cannot be restored; empty: that is not known
     saved       when its last image was committed, seconds since 1970, and that image's size in bytes
     scope       what it has of the files here: Scope.row
     made        the directories that it has made: st_dev, st_ino and when each
+    added       what it has added to the files here (Added.rows)
+    files       what becomes of its files when it goes on from an image: "rollback", or "keep": they stay
+    undo_limit  bytes of its undo journal from which on an image is made
     after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
@@ -91,10 +103,17 @@ class Record:
     ran: float = 0.0
     since: float = 0.0
     moves: int = 0
+    restored: int = 0
+    rehearse: str = NEVER
+    movable: bool = False
+    obstacle: str = ""
     saved: float = 0.0
     saved_size: int = 0
     scope: Mapping[str, object] = field(default_factory=dict)
     made: tuple[Any, ...] = ()
+    added: tuple[Any, ...] = ()
+    files: str = "rollback"
+    undo_limit: int = LIMIT
     after: tuple[Any, ...] = ()
     status: int | None = None
     code: int = 0
@@ -121,7 +140,7 @@ def packed(spec: JobSpec) -> str:
     return base64.b64encode(spec.pack()).decode()
 
 
-_TUPLES = ("command", "hosts", "after", "made")
+_TUPLES = ("command", "hosts", "after", "made", "added")
 _WORDS, _SECONDS = listed(string, 1 << 21), number(-1e12, 1e12)
 _STATE = (whole(), whole(-NATURAL), whole(-NATURAL))
 _CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag, flag)
@@ -129,6 +148,8 @@ _OLD_AFTER = tuple_of(string, whole(), whole(-NATURAL), whole())  # of an older 
 _OLD_CHANGE = tuple_of(whole(), whole(), whole(), whole(), *_STATE, flag, flag)  # nor of this
 _AFTER = listed(any_of(whole(), _OLD_AFTER, _OLD_CHANGE, _CHANGE), 1 << 24)
 _MADE = listed(tuple_of(whole(), whole(), whole(-NATURAL)), MOST_MADE)
+_NUMBER = whole(-NATURAL)
+_ADDED = listed(any_of(_NUMBER, tuple_of(whole(), whole(), *[_NUMBER] * 8)), MOST_ROWS + 1)
 _RECORD = table(
     {
         "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,
@@ -136,8 +157,11 @@ _RECORD = table(
     },
     {
         "phase": one_of(*Phase), "why": string, "host": string, "generation": whole(), "image": whole(), "held": flag,
-        "ran": _SECONDS, "since": _SECONDS, "moves": whole(), "saved": _SECONDS, "saved_size": whole(),
-        "scope": scope.SHAPE, "made": _MADE, "after": _AFTER,
+        "ran": _SECONDS, "since": _SECONDS, "moves": whole(), "restored": whole(),
+        "rehearse": one_of(*REHEARSE), "movable": flag, "obstacle": string,
+        "saved": _SECONDS, "saved_size": whole(),
+        "scope": scope.SHAPE, "made": _MADE, "added": _ADDED, "after": _AFTER,
+        "files": one_of("rollback", "keep"), "undo_limit": whole(),
         "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
     },
 )  # fmt: skip
@@ -192,7 +216,7 @@ class Job:
                 file.flush()
                 os.fsync(fd)
             os.rename(new, self.path / "job.json")
-            _sync(self.path)
+            sync_directory(self.path)
         except OSError as error:
             raise JobError(
                 f"the job's record in {self.path} cannot be written: {error.strerror}; make room there"
@@ -240,28 +264,19 @@ class Job:
         shutil.rmtree(self.path)
 
 
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def create(record: Record) -> Job:
-    """Return a directory for a new job; `record.id` is set anew: the number after the highest of jobs and images."""
+    """Return a directory for a new job; `record.id` is set anew, to a number that no job here has ever had."""
     top = home()
     try:
         xdg.make(top)
         while True:
-            taken = [int(name) for name in (*os.listdir(top), *store.Store().jobs()) if name.isdigit()]
-            job = Job(top / str(max(taken, default=0) + 1))
+            job = Job(top / str(_next(top)))
             try:
                 job.path.mkdir(mode=0o700)
             except FileExistsError:
-                continue  # another rexec took the number
+                continue  # an older rexec, which keeps no count, took the number
             try:
-                _sync(top)  # the name of the new directory
+                sync_directory(top)  # the name of the new directory
                 job.write(replace(record, id=job.id))
             except (OSError, JobError):
                 job.remove()  # or it would be listed as a damaged job for ever
@@ -271,6 +286,27 @@ def create(record: Record) -> Job:
         raise JobError(
             f"no job can be kept below {top}: {error.strerror}; set XDG_STATE_HOME to a place for it"
         ) from error
+
+
+_COUNT = 20  # digits, more than any number here has: written in one piece over the last one
+
+
+def _next(top: Path) -> int:
+    """Count one further than ever before, durably. Raises OSError, JobError.
+
+    What is there does not tell: of the newest job, directory and images may have been removed, and its number stands
+    in logs and scripts.
+    """
+    with open(os.open(top / "last", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+        text = file.read(_COUNT + 1).strip()
+        if not (text.isdigit() or not text):
+            raise JobError(f"{top}/last, the number of the newest job, is damaged: remove it")
+        taken = [int(name) for name in (*os.listdir(top), *store.Store().jobs()) if name.isdigit()]
+        number = max(*taken, int(text or 0), 0) + 1
+        os.pwrite(file.fileno(), b"%0*d\n" % (_COUNT, number), 0)
+        os.fsync(file.fileno())
+        return number
 
 
 def find(word: str) -> Job:

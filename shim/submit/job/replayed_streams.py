@@ -26,6 +26,8 @@ from remoteio import syscalls
 from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, STDIN
 from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
+from shim.submit.job import output_file
+from shim.submit.job.output_file import FULL, GONE, OutputFile
 from shim.wire.stream_pumps import CHUNK, guarded
 
 Fail = Callable[[BaseException], None]
@@ -35,14 +37,11 @@ KEPT = 4 << 20
 HEAVY = 1 << 30  # bytes kept since the last image, at which a new one would be welcome
 _HOLE = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, linux/falloc.h
 _AWAY = 0.2  # seconds between looks whether a terminal is ours
-_GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-AGAIN = 2.0  # seconds between tries to write to a disk that is full: there is no event for its getting room
 Reader = Callable[[bytes], None]
 
 
 class OutputOnce:
-    """One output stream: what comes from the job goes to `fd` and to those who are attached, each byte once.
+    """One output stream: what comes from the job goes to a file and to those who are attached, each byte once.
 
     taken   bytes of the stream that have come here, ever
     said    bytes of it that the present generation has said, by its own count, which begins with its image's
@@ -53,22 +52,16 @@ class OutputOnce:
     for the writing itself.
     """
 
-    def __init__(
-        self, kind: int, fd: int, *, taken: int = 0, close: Callable[[int], None] = os.close,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:  # fmt: skip
-        """`taken`: bytes that went to `fd` before; `close` is called with `fd` when the job closes the stream.
-
-        A full disk ends nothing: the job waits for room there, as soon as the stream's window is used up, and `say` is
-        told so.
-        """
+    def __init__(self, kind: int, file: OutputFile, *, taken: int = 0) -> None:
+        """`file` is shut when the job closes the stream, or is over; `taken`: bytes that were written before."""
         self.kind, self.taken, self.said = kind, taken, 0
-        self._fd, self._shut_fd, self._say = fd, close, say
+        self._file = file
         self._link: Link | None = None
         self._arrivals = Arrivals()
         self._change = threading.Condition()
-        self._queue: deque[tuple[Link, bytes | memoryview, int]] = deque()
-        self._busy = self._closed = self._over = False
+        # what came and is not written: where from, what of it is new, where in the stream that ends, how much it was
+        self._queue: deque[tuple[Link, bytes | memoryview, int, int]] = deque()
+        self._busy = self._over = False
         self._readers: list[Reader] = []
 
     def start(self, fail: Fail) -> None:
@@ -76,7 +69,7 @@ class OutputOnce:
         _thread(self._run, fail)
 
     def close(self) -> None:
-        """Write what is left, then close `fd` and end: the job is over."""
+        """Write what is left, then shut the file and end: the job is over."""
         with self._change:
             self._over = True
             self._change.notify_all()
@@ -91,7 +84,7 @@ class OutputOnce:
             self._arrivals = Arrivals()
             self.taken = max(self.taken, offset)  # less, if somebody has cut the file that it goes to
             self._check()
-        if self._closed:
+        if self._file.closed:
             link.send(CLOSED, bytes((self.kind,)))
 
     def put(self, link: Link, data: bytes | memoryview) -> None:
@@ -104,18 +97,21 @@ class OutputOnce:
             self.said += len(data)
             self.taken += len(data) - drop
             self._check()
-            self._queue.append((link, data[drop:], len(data)))
+            self._queue.append((link, data[drop:], self.taken, len(data)))
             self._change.notify_all()
 
     def dumping(self) -> None:
         """Take note that the job is being dumped: it says all that its pipe holds."""
         self._arrivals.allow(Window.SIZE)
 
-    def end(self) -> None:
-        """Close it as the job has: who reads it here is to see that, once all is written."""
+    def end(self, link: Link) -> None:
+        """Close it as the job has: who reads it here is to see that, once all is written.
+
+        Nothing where the job is not at the other end of `link`: a tree that could not be restored ends there too.
+        """
         with self._change:
-            if not self._closed and self._link is not None:
-                self._queue.append((self._link, b"", 0))
+            if not self._file.closed and link is self._link:
+                self._queue.append((link, b"", self.taken, 0))
                 self._change.notify_all()
 
     def drain(self, timeout: float) -> bool:
@@ -140,46 +136,24 @@ class OutputOnce:
                 self._change.wait_for(lambda: self._queue or self._over)
                 if not self._queue:
                     break
-                link, data, size = self._queue.popleft()
+                link, data, end, size = self._queue.popleft()
                 arrivals = self._arrivals if link is self._link else None
                 self._busy = True
                 readers = self._readers
             for reader in readers:
                 reader(bytes(data))
             if not size:
-                self._shut()
+                self._file.shut()
                 continue
-            if not self._closed and not self._write(data):
-                self._shut()
+            if not self._file.closed:
+                self._file.write(data, end)
             if arrivals is not None:
                 arrivals.done(size)
             try:
-                link.send(*((CLOSED, bytes((self.kind,))) if self._closed else credit(self.kind, size)))
+                link.send(*((CLOSED, bytes((self.kind,))) if self._file.closed else credit(self.kind, size)))
             except LinkClosed:
                 continue  # whoever receives from it says so
-        self._shut()
-
-    def _shut(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._shut_fd(self._fd)
-
-    def _write(self, data: bytes | memoryview) -> bool:
-        """False: nobody reads it any more."""
-        left, said = memoryview(data), False
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except OSError as error:
-                if error.errno in _GONE:
-                    return False
-                if error.errno not in _FULL:
-                    raise RexecError(f"the job's output cannot be written: {error.strerror}") from error
-                if not said:
-                    self._say(f"the job's output cannot be written: {error.strerror}; make room there: it waits")
-                said = True
-                time.sleep(AGAIN)
-        return True
+        self._file.shut()
 
 
 class ReplayedInput:
@@ -273,9 +247,9 @@ class ReplayedInput:
                     at, view = at + n, view[n:]
                 break
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise RexecError(f"the job's input cannot be kept: {error.strerror}") from error
-                self._change.wait(AGAIN)
+                self._change.wait(output_file.AGAIN)
         else:
             return
         self.size = at
@@ -352,7 +326,7 @@ class ReplayedInput:
             except OSError as error:
                 if not self._ours():
                     continue  # a terminal that was taken from us between the look and the read
-                if error.errno not in _GONE:
+                if error.errno not in GONE:
                     raise RexecError(f"standard input cannot be read: {error.strerror}") from error
                 data = b""  # a terminal whose other side has closed
             with self._change:
@@ -372,5 +346,5 @@ def _punch(fd: int, offset: int, length: int) -> None:
     try:
         syscalls.fallocate(fd, _HOLE, offset, length)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, *_FULL):
+        if error.errno not in (errno.EOPNOTSUPP, *FULL):
             raise

@@ -14,16 +14,20 @@ from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from remoteio.submit.export.changes import Changes
+from remoteio.submit.undo.journal import LIMIT
 from remoteio.wire import frames
 from shim.submit.hosts import config
-from shim.submit.job import file_rollback, placement_events, placement_steps
+from shim.submit.job import file_rollback, placement_events, placement_steps, undo_home, undo_plan
 from shim.submit.job import record as jobs
-from shim.submit.job.record import ANY, Job, JobError, Record
+from shim.submit.job.output_file import OutputCount
+from shim.submit.job.record import ANY, SMALL, Job, JobError, Record
 from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
-from shim.wire.owner_policy import named_policy, parse_duration
+from shim.wire.owner_policy import named_policy, parse_duration, parse_size
 
 KEEP = 2  # images
+ROLLBACK = undo_home.ROLLBACK
+_ALL = 1 << 60  # bytes: more than any disk has
 
 
 class SubmitError(RexecError):
@@ -39,7 +43,10 @@ class Wanted:
     every   seconds between checkpoints, as State.every of shim/submit/job/placement_events.py has them
     keep    how many images are kept
     scope   what it has of the files here
+    files   what becomes of its files when it goes on from an image: undo_home.ROLLBACK or KEEP
+    undo    bytes of its undo journal from which on an image is made
     detach  its supervisor is a process of its own, and its output goes to files
+    rehearse  which images are restored where they were made, as a test
     """
 
     hosts: tuple[str, ...]
@@ -48,6 +55,9 @@ class Wanted:
     keep: int
     detach: bool
     scope: Scope = field(default_factory=Scope)
+    files: str = undo_home.ROLLBACK
+    undo: int = LIMIT
+    rehearse: str = SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +65,21 @@ class Resumed:
     """What a job goes on from.
 
     image        the image
-    from_files   its output went to files all the time: they, and not the image, say how much of it is there already
+    from_files   its output went to files of the job's: they, and not the image, say how much of it is there already
+    goes_on      it had not ended, and this is its newest image: what was written of its output since, before its
+                 supervisor was killed, is dropped when it says that again. Else the user goes back, and sees it again
     unsure       files of which the job's own changes cannot be told from others': they stay, and a copy is kept
     """
 
     image: Manifest
     from_files: bool
+    goes_on: bool
     unsure: tuple[file_rollback.Named, ...]
 
-    def said(self, kind: int) -> int:
-        """Tell how many bytes of a stream the job had written by then: frames.STDOUT or STDERR."""
-        return self.image.streams.stdout if kind == frames.STDOUT else self.image.streams.stderr
+    def written(self, kind: int, count: OutputCount) -> int:
+        """Tell how many bytes of a stream were written, when it does not go on in a file: frames.STDOUT or STDERR."""
+        said = self.image.streams.stdout if kind == frames.STDOUT else self.image.streams.stderr
+        return said if count.written is None or not self.goes_on else max(said, count.written)
 
     @property
     def given(self) -> int:
@@ -78,6 +92,11 @@ def parse_every(text: str | None, key: str = "--every") -> float:
     if text is None:
         return 0.0
     return placement_steps.NEVER if text == "never" else parse_duration(text, key)
+
+
+def parse_undo(text: str | int | None, key: str = "--undo-limit") -> int:
+    """Return the bytes of "1G", as Wanted.undo has them. Raises PolicyError, which names `key`."""
+    return LIMIT if text is None else min(parse_size(text, key), _ALL)
 
 
 def host_names(on: str | None) -> tuple[str, ...]:
@@ -109,6 +128,9 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
                 tty=bool(spec.tty),
                 spec=jobs.packed(spec),
                 scope=wanted.scope.row(),
+                files=wanted.files,
+                undo_limit=wanted.undo,
+                rehearse=wanted.rehearse,
             )
         )
     )
@@ -130,10 +152,10 @@ def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detac
         raise SubmitError(f"job {job.id} has no image to go on from: {record.without_image()}")
     with store.open(str(job.id), number) as opened:
         image = opened.manifest
-    found = file_rollback.look(image, Changes.of(record.after, image.number).since(image.number))
-    if found.changed and not force:
+    unsure, changed = _since(job, record, image)
+    if changed and not force and record.files != undo_home.KEEP:
         raise SubmitError(
-            f"{found.changed[0].clause} since image {image.number} was made: put it back, or say --force to go on all "
+            f"{changed[0].clause} since image {image.number} was made: put it back, or say --force to go on all "
             "the same"
         )
     new = replace(
@@ -144,7 +166,20 @@ def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detac
     if new.tty and not new.detached and not os.isatty(0):
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
     _locked(job).write(new)
-    return Resumed(image, record.detached, tuple(found.both))
+    goes_on = record.phase != placement_events.Phase.ENDED and image.number >= record.image
+    return Resumed(image, record.detached, goes_on, tuple(unsure))
+
+
+def _since(job: Job, record: Record, image: Manifest) -> tuple[list[file_rollback.Named], list[file_rollback.Named]]:
+    """The files of which both have changed something since the image, and those that it cannot go on with."""
+    try:
+        plan = None if record.files == undo_home.KEEP else undo_plan.plan(undo_home.journal_of(job.path), image.number)
+    except OSError as error:
+        raise SubmitError(f"the undo journal of job {job.id} cannot be read: {error.strerror}") from error
+    if plan is None:
+        found = file_rollback.look(image, Changes.of(record.after, image.number).since(image.number))
+        return found.both, found.changed
+    return [file_rollback.mixed(path, 0) for path in plan.both()], undo_home.look(job.path, image, plan).changed
 
 
 def _locked(job: Job) -> Job:

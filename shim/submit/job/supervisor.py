@@ -35,8 +35,9 @@ from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome, MoveError
 from shim.submit.job.next_host import AllowedHosts
 from shim.submit.job.placement_events import Images, Phase, Place, Result, State, Wants
-from shim.submit.job.record import Job
+from shim.submit.job.record import NEVER, Job, Record
 from shim.submit.job.recorder import Records
+from shim.submit.job.rehearsal import Rehearsal
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.visits import Reach, Terms, Visits
 
@@ -76,7 +77,8 @@ class JobSupervisor:
         self.home = JobHome(job, self.record, outputs, input, self.tell, say)
         if force:
             self.home.forced = self.record.image
-        self._visits = Visits(self.home, reach, stopped)
+        self._visits, self._reach = Visits(self.home, reach, stopped), reach
+        self._rehearsal: Rehearsal | None = None
         self._allowed = AllowedHosts(self.record.hosts, self.record.owner)
         self._say, self._watch, self._ready = say, watch, ready
         self._records = Records(job, say)
@@ -84,17 +86,7 @@ class JobSupervisor:
         self._forget = False
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
-        left = (
-            self.record.phase in placement_events.ACTING
-        )  # by a supervisor that was killed; it may have been just now
-        self.state = State(
-            phase=Phase.LOST if left else Phase.CHOOSING,
-            why="its supervisor ended" if left else "",
-            began=self.record.image > 0,
-            wants=Wants(every=self.record.every, patient=patient, images=self.record.image > 0),
-            place=Place(generation=self.record.generation, host=self.record.host if left else ""),
-            images=Images(newest=self.record.image),
-        )
+        self.state = _where(self.record, patient)
         self._callers = Callers(self)
         if input is not None:
             input.heavy = lambda: self.tell(placement_events.Heavy())
@@ -119,6 +111,7 @@ class JobSupervisor:
             self._dies(text)
             raise MoveError(text) from error
         finally:
+            self._drop_rehearsal()
             self._visits.end_all()
             control.close()
             self._records.close()
@@ -183,8 +176,11 @@ class JobSupervisor:
 
     def generation(self) -> Generation | None:
         """Return the generation that runs, if one does. From any thread."""
-        running = self.state.phase in (Phase.RUNNING, Phase.FROZEN)
-        return self._visits.get(self.state.place.generation) if running else None
+        phase, found = self.state.phase, self._visits.get(self.state.place.generation)
+        if phase == Phase.STARTING:
+            # Who has read what the job says must not find that it does not run, though Began is still on its way.
+            return found if found is not None and found.heard else None
+        return found if phase in (Phase.RUNNING, Phase.FROZEN) else None
 
     def progress(self) -> tuple[int, int, int] | None:
         """Tell how far the image that comes is, as Intake.progress has it. From any thread."""
@@ -206,6 +202,7 @@ class JobSupervisor:
         self.state, actions = steps
         after = self.state
         self._account(before, after)
+        self._look_after_rehearsal(before, after)
         for action in actions:
             if isinstance(action, placement_events.Connect) and not self._records.recorded:
                 # Its number must outlive this process: else a later one would give it again.
@@ -221,9 +218,11 @@ class JobSupervisor:
         record, now = self.record, time.time()
         new = replace(
             record, phase=str(after.phase), why=after.why, host=after.place.host,
-            generation=after.place.generation, image=after.images.newest, held=after.wants.held,
+            generation=after.last, image=after.images.newest,
+            restored=after.images.restored, held=after.wants.held,
+            movable=after.images.movable, obstacle=after.images.obstacle,
             saved=self.home.saved[0], saved_size=self.home.saved[1],
-            made=self.home.remembered(record.made),
+            made=self.home.remembered(record.made), added=self.home.added.rows(),
             after=() if after.phase in placement_events.ACTING else self.home.changes.rows(),
         )  # fmt: skip
         if after.phase in running and not record.since:
@@ -249,6 +248,8 @@ class JobSupervisor:
             self._visits.start(action.generation, Terms(action.image, named, state.place.anyway))
         elif isinstance(action, placement_events.Order):
             self._order(action)
+        elif isinstance(action, placement_events.Rehearse):
+            self._rehearse(action)
         elif isinstance(action, placement_events.Close):
             self._visits.end(action.generation)
         elif isinstance(action, placement_events.Reply):
@@ -266,19 +267,47 @@ class JobSupervisor:
         if generation is None:
             return  # it has ended: its event is on its way
         try:
-            generation.order(order.what, order.serial)
+            generation.order(order.what, order.serial, **({"why": order.why} if order.why else {}))
         except Exception as error:  # as in Generation.serve: it is this generation's end
             generation.unfit = self.home.fault(f"ordering {order.what} on {generation.host}", error)
             generation.cut()
+
+    def _rehearse(self, action: placement_events.Rehearse) -> None:
+        self._drop_rehearsal()
+        begun = self._rehearsal = Rehearsal(self.home, action.generation, action.host, action.image)
+        self.home.in_thread(
+            lambda: self.tell(begun.run(self._reach)),
+            lambda why: placement_events.Rehearsed(action.generation, action.image, None, why),
+        )
+
+    def _look_after_rehearsal(self, before: State, after: State) -> None:
+        """Drop one whose job no longer runs beside it, or is leaving; and tell its user what has come of it."""
+        self.home.restored = after.images.restored
+        dump, begun = after.images.dump, self._rehearsal
+        leaves = after.phase != Phase.RUNNING or (dump is not None and dump.leaves)
+        if begun is not None and (leaves or begun.generation != after.place.generation):
+            self._drop_rehearsal()
+        if after.images.obstacle and after.images.obstacle != before.images.obstacle:
+            self._say(f"job {self.home.name} cannot leave its host: {after.images.obstacle}")
+
+    def _drop_rehearsal(self) -> None:
+        if self._rehearsal is not None:
+            self._rehearsal.cut()
+            self._rehearsal = None
 
     def _note(self, event: Event) -> None:
         self._records.append(event)
 
     def _end(self, result: Result) -> Result:
-        if result.status is not None:
-            for output in self.home.outputs.values():
-                while not output.drain(_LAST_WORDS) and not self._dismissed():
-                    continue
+        for output in self.home.outputs.values():
+            # The image of a job that is parked counts what is not written yet as said: it will not say that again.
+            while not output.drain(_LAST_WORDS):
+                if result.status is None:
+                    lost = "what it has said last is lost: its output could not be written"
+                    self._note(Event(time.time(), Kind.NOTE, reason=lost))
+                    break
+                if self._dismissed():
+                    break
         payload = (result.status if result.status is not None else result.code).to_bytes(4, "little")
         kind = frames.EXIT if result.status is not None else frames.FAIL
         self._callers.end(kind, payload + (result.reason.encode() if kind == frames.FAIL else b""))
@@ -322,10 +351,24 @@ class JobSupervisor:
                 image = self.home.image(choose.image)
                 self.home.check(image)
             except faults.SAID as error:
-                self.tell(placement_events.NoHost(choose.turn, str(error)))
+                self.tell(placement_events.NoHost(choose.turn, str(error), nowhere=True))
                 return
         # What is wrong in hosts.toml may be put right at any time: that is waited for.
         self.tell(next_host.choose_host(choose, self._allowed, config.load(), image))
+
+
+def _where(record: Record, patient: bool) -> State:
+    """Where a job stands whose supervisor begins: after one that was killed, it may be running this moment."""
+    left = record.phase in placement_events.ACTING
+    return State(
+        phase=Phase.LOST if left else Phase.CHOOSING,
+        why="its supervisor ended" if left else "",
+        began=record.image > 0,
+        last=record.generation,
+        wants=Wants(every=record.every, patient=patient, images=record.image > 0, rehearse=record.rehearse != NEVER),
+        place=Place(generation=record.generation, host=record.host if left else ""),
+        images=Images(newest=record.image, restored=record.restored),
+    )
 
 
 def _words(command: tuple[str, ...]) -> str:

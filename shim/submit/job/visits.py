@@ -113,7 +113,7 @@ class Visits:
             spec = home.start_spec(number, owner, terms.named, terms.anyway, image)
             spec.host = os.fsencode(name)
             link = Link(stream.read_fd, stream.write_fd)
-            rights = home.rights(host.trust)
+            rights = home.rights(host.trust, host.disk)
             generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped, rights)
             generation.start(image)
             why = generation.serve()
@@ -121,8 +121,6 @@ class Visits:
                 why = f"it has not been heard of for {lease.HOME:.0f} s"
             elif not (generation.told or generation.unfit) and host.ssh is not None:
                 why = str(stream.failure())
-            if generation.moved or generation.left:
-                home.changes.settle()  # what its mount wrote back after the dump, the image has seen
             home.tell(Closed(number, why, unfit=bool(generation.unfit)))
         except Exception as error:  # see Generation.serve
             why = home.why(f"going on on {name}", error)

@@ -1,0 +1,298 @@
+"""What the export tells an undo journal before and after it changes something for the job.
+
+Of a file's contents each thread tells under that file's own lock (``changes.File``); of names and of what else is known
+of a file, the job's kernel lets no two requests be under way that depend on one another.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+
+from remoteio.submit.undo.cover import Cover
+from remoteio.submit.undo.journal import Journal
+from remoteio.submit.undo.records import (
+    DIRECTORY,
+    LOST,
+    NAME,
+    NODE,
+    SYMLINK,
+    Attribute,
+    First,
+    Gone,
+    Known,
+    Lost,
+    Made,
+    Moved,
+    Run,
+    Void,
+)
+from remoteio.submit.undo.segment import Unkept
+from remoteio.submit.undo.slots import END, END_AT, LEFT, LEFT_AT, Key
+
+Stat = os.stat_result
+_CLOSED = (TypeError, ValueError)  # what is raised for a map that is closed, as by struct and by mmap
+
+
+class Watch:
+    """Watches over a job's files for its `journal`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._epoch = 0
+        self._files: dict[Key, FileWatch] = {}
+        self._fresh: dict[Key, tuple[int, tuple[int, int]]] = {}  # what the job has made since: its slot, as it was
+        self._first: dict[Key, int] = {}  # what has been noted of, beside contents: its slot
+        self._covered: set[Key] = set()  # what the contents are watched of
+
+    def file(self, key: Key) -> FileWatch:
+        """Make what watches over the contents of that file."""
+        return self._files.setdefault(key, FileWatch(self, key))
+
+    def _on(self) -> bool:
+        """Is anything written down? Then all that is known here is of this moment."""
+        epoch = self.journal.epoch
+        if epoch != self._epoch:
+            self._fresh, self._first, self._covered, self._epoch = {}, {}, set(), epoch
+        return bool(epoch)
+
+    def put(self, slot: int, key: Key, cover: Cover, end: int = 0) -> None:
+        """Note how the job has left a file; ``Slots.put``."""
+        slots = self.journal.slots
+        if slots is not None and slot >= 0:
+            try:
+                slots.put(slot, key, cover, end)
+            except _CLOSED:
+                return  # the journal was lost in this moment
+
+    def begin(self, fd: int, st: Stat, key: Key) -> tuple[int, Cover] | None:
+        """Note how a file is before the job changes its contents for the first time: its slot, what to save of it.
+
+        None: nothing is written down, or of what has no name no image needs anything but its own.
+        """
+        if not self._on() or not st.st_nlink:
+            return None
+        last = st.st_size, st.st_mtime_ns
+        self._covered.add(key)
+        self._first.pop(key, None)
+        slot, made = self._fresh.get(key, (-1, None))
+        if made == last:
+            return slot, Cover(0, last)
+        slot = self.journal.slot()
+        cover = Cover(st.st_size, last)
+        self.put(slot, (st.st_dev, st.st_ino), cover)
+        self.journal.append(First(slot, _path(fd), Known.of(st)), sync=True)
+        return slot, cover
+
+    # beside contents
+
+    def attributes(self, fd: int, name: bytes | None) -> None:
+        """Note how what is open as `fd` (O_PATH) is, before the job changes what is known of it, or the extended
+        attribute `name`."""
+        if not self._on():
+            return
+        st = os.fstat(fd)
+        key = st.st_dev, st.st_ino
+        if not st.st_nlink or key in self._fresh:
+            return  # what is undone to it is its making
+        if name is not None:
+            try:
+                self.journal.append(Attribute(_path(fd), *key, name, True, os.getxattr(_proc(fd), name)))
+            except OSError:
+                self.journal.append(Attribute(_path(fd), *key, name, False))
+        elif key not in self._first and key not in self._covered:
+            self._first[key] = slot = self.journal.slot()
+            self.put(slot, (st.st_dev, st.st_ino), Cover(st.st_size, (st.st_size, st.st_mtime_ns)))
+            self.journal.append(First(slot, _path(fd), Known.of(st)))
+
+    def changed(self, st: Stat) -> None:
+        """Note how it is after that."""
+        key = st.st_dev, st.st_ino
+        cover = Cover(st.st_size, (st.st_size, st.st_mtime_ns))
+        if not self._on():
+            return
+        if key in self._first:
+            self.put(self._first[key], key, cover)
+        elif key in self._fresh and key not in self._covered:
+            slot, _ = self._fresh[key]
+            self._fresh[key] = slot, cover.last
+            self.put(slot, (st.st_dev, st.st_ino), Cover(0, cover.last))
+
+    # names
+
+    def makes(self, at: int, name: bytes, new: bool) -> int:
+        """Note that the job is giving that name in the directory `at`, which nothing has, to something: its slot.
+
+        `new`: it is made with it. -1: something has the name.
+        """
+        if not name or not self._on() or _lstat(at, name) is not None:
+            return -1
+        slot = self.journal.slot()
+        self.journal.append(Made(slot, path_in(at, name), new))
+        return slot
+
+    def made(self, slot: int, at: int, name: bytes, new: bool) -> None:
+        """Note what has that name now; `new`: it was made with it."""
+        st = _lstat(at, name) if slot >= 0 else None
+        if st is not None:
+            last = st.st_size, st.st_mtime_ns
+            self.put(slot, (st.st_dev, st.st_ino), Cover(0, last))
+            if new:
+                key = st.st_dev, st.st_ino
+                self._fresh[key] = slot, last
+                if key in self._files:
+                    self._files[key].forget()  # of another file, which had the number
+
+    def removes(self, at: int, name: bytes, st: Stat | None, opened: bool, also: bytes) -> int:
+        """Note that the job is taking that name, in the directory `at`, away from what `st` describes; None: nothing.
+
+        `opened`: it has that open: then a name of ours would be one that the job can count. `also`: another name that
+        it has, b"" if none is known.
+        Returns the record's number, 0: there is none.
+        """
+        if st is None or not self._on() or (st.st_dev, st.st_ino) in self._fresh:
+            return 0
+        path = path_in(at, name)
+        how, what = NODE, b""
+        if also and opened:
+            how, what = NAME, also
+        elif stat.S_ISREG(st.st_mode):
+            try:
+                how, what = self.journal.keep(at, name, st, opened)
+            except Unkept as error:
+                how, what = LOST, str(error).encode()
+        elif stat.S_ISLNK(st.st_mode):
+            how, what = SYMLINK, os.readlink(name, dir_fd=at)
+        elif stat.S_ISDIR(st.st_mode):
+            how = DIRECTORY
+        number = self.journal.number()
+        self.journal.append(Gone(path, Known.of(st), how, what, st.st_rdev, number))
+        return number
+
+    def void(self, *numbers: int) -> None:
+        """Note that what those records say has failed."""
+        if any(numbers) and self._on():
+            self.journal.append(Void([number for number in numbers if number]))
+
+    def removed(self, st: Stat | None) -> None:
+        """Note that it is done."""
+        if st is not None and (st.st_nlink == 1 or stat.S_ISDIR(st.st_mode)):
+            self._fresh.pop((st.st_dev, st.st_ino), None)
+            self._first.pop((st.st_dev, st.st_ino), None)
+            self._covered.discard((st.st_dev, st.st_ino))
+
+    def moves(self, old: tuple[int, bytes], new: tuple[int, bytes], st: Stat, other: int) -> int:
+        """Note that the job is renaming what `st` describes from one name to another, each in a directory.
+
+        `other`: the inode number of what it is exchanged with; 0: it is not.
+
+        Returns the record's number, 0: there is none.
+        """
+        if not self._on():
+            return 0
+        here, there = (path_in(at, name) for at, name in (old, new))
+        number = self.journal.number()
+        directory = bool(other) or stat.S_ISDIR(st.st_mode)
+        self.journal.append(Moved(here, there, st.st_dev, st.st_ino, other, directory, number))
+        return number
+
+
+class FileWatch:
+    """Watches over the contents of one file. Whoever tells it anything holds the file's lock."""
+
+    __slots__ = ("_at", "_cover", "_epoch", "_key", "_map", "_slot", "_watch")
+
+    def __init__(self, watch: Watch, key: Key) -> None:
+        self._watch, self._key = watch, key
+        self._epoch = self._slot = -1
+        self._cover: Cover | None = None
+        self._map: mmap.mmap | bytearray = bytearray()  # where its row is, and there from `_at` on
+        self._at = 0
+
+    def forget(self) -> None:
+        """Begin anew: nothing of it has been kept."""
+        self._epoch = -1
+
+    def writes(self, fd: int, st: Stat, start: int, size: int) -> None:
+        """The same, where so many bytes are about to be written at `start`; negative: at the file's end."""
+        at = st.st_size if start < 0 else start
+        self.before(fd, st, at, at + size)
+
+    def before(self, fd: int, st: Stat, start: int, end: int, grows: int = 0) -> None:
+        """Keep what is about to be changed of the file that is open as `fd`, and is `st`: [start, end).
+
+        `grows`: how long it will be at most, if that is more than its size.
+        """
+        watch = self._watch
+        if watch.journal.epoch != self._epoch:
+            self._begin(fd, st)
+        cover = self._cover
+        if cover is None:
+            return
+        now = st.st_size, st.st_mtime_ns
+        if now != cover.last:
+            first, last = cover.foreign(now)
+            if first < last:
+                watch.journal.append(Run(self._slot, first, last), sync=True)
+            watch.put(self._slot, self._key, cover)
+        if start < cover.upto:
+            needs = cover.needs(start, end)
+            if needs:
+                self._save(fd, needs)
+        try:
+            END.pack_into(self._map, self._at + END_AT, max(grows, end, now[0]))
+        except _CLOSED:
+            self._cover = None  # the journal was lost in this moment
+
+    def after(self, st: Stat) -> None:
+        """Note how the job has left it."""
+        cover = self._cover
+        if cover is not None and self._epoch == self._watch.journal.epoch:
+            cover.last = now = st.st_size, st.st_mtime_ns
+            try:
+                LEFT.pack_into(self._map, self._at + LEFT_AT, *now, cover.run, 0)
+            except _CLOSED:
+                self._cover = None  # as in `before`
+
+    def _begin(self, fd: int, st: Stat) -> None:
+        journal = self._watch.journal
+        self._epoch, self._cover = journal.epoch, None
+        begun, slots = self._watch.begin(fd, st, self._key), journal.slots
+        if begun is not None and begun[0] >= 0 and slots is not None:
+            self._slot, self._cover = begun
+            self._map, self._at = slots.place(self._slot)
+
+    def _save(self, fd: int, needs: list[tuple[int, int]]) -> None:
+        journal = self._watch.journal
+        try:
+            source = os.open(_proc(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            journal.append(Lost(_path(fd), f"it cannot be read ({error.strerror})"), sync=True)
+            return
+        try:
+            journal.save(self._slot, source, needs)
+        finally:
+            os.close(source)
+
+
+def _proc(fd: int) -> str:
+    return "/proc/self/fd/%d" % fd
+
+
+def _path(fd: int) -> bytes:
+    """The name of what is open, as it is now; with " (deleted)" at its end if that has been removed."""
+    path = os.readlink(os.fsencode(_proc(fd)))
+    return b"" if path == b"/" else path
+
+
+def path_in(at: int, name: bytes) -> bytes:
+    """The path of that name in the directory `at`."""
+    return _path(at) + b"/" + name
+
+
+def _lstat(at: int, name: bytes) -> Stat | None:
+    try:
+        return os.stat(name, dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,94 @@
+"""How long an agent stays: while its job runs and home is heard of, or may come back. Shipped.
+
+Where there is no door, the end of the stream is the end. Else a stream that was cut, or is silent, is given up, and
+another may join by the door (door.py) until the lease is over. Until home has answered the kernel for the first time it
+may know of no door, and has another agent started then: the job has not begun, as all its files are home's, and none
+comes that has not come within lease.AGENT seconds. The lease counts
+from the last that was heard of home, in seconds that include those that the machine slept. An agent that was itself
+stopped for longer than the lease has a moment more: home may be at the door.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from remoteio.wire.session_link import SessionLink
+from shim.execute.agent.diagnostics import aside
+from shim.execute.agent.door import Door
+from shim.wire import lease, sysctl
+from shim.wire.job_spec import JobSpec
+
+
+class Stay:
+    """Decides when the agent of the job `spec` gives its stream up, and when it ends.
+
+    known   home knows of the door; the job acts, or may soon
+    paused  home has said that it will not speak for a while
+
+    Threads: the agent's main one calls ``begin`` and ``heard`` and sets `paused`; ``watch`` is for one of its own; the
+    link's threads call `_cut`. Each attribute is one value, written in one step: a stale one costs a second.
+    """
+
+    __slots__ = ("_awake", "_door", "_heard", "_home", "_lease", "_link", "known", "paused")
+
+    def __init__(self, link: SessionLink, spec: JobSpec, directory: str) -> None:
+        """`directory`: of the door; empty: there is none."""
+        self._link, self._lease, self._home = link, spec.lease, spec.home
+        self._heard = _now()
+        self._awake = 0.0  # since when this process has not been stopped
+        self.known = self.paused = False
+        self._door: Door | None = None
+        if directory:
+            try:
+                self._door = Door(directory, spec.secret, link)
+            except OSError as e:
+                aside("the job lives as long as its first connection, as there is no socket for another: %s" % e)
+
+    def begin(self) -> list[bytes]:
+        """Have the link outlive its stream, before HELLO is sent; returns what HELLO says of the door."""
+        if self._door is None:
+            return []
+        self._link.last(self._cut)
+        for fd in {self._link.read_fd, self._link.write_fd}:
+            os.close(fd)  # it has its own by now, and sshd is to see it close them
+        return self._door.open()
+
+    def heard(self) -> None:
+        """Take note of a sign of life."""
+        self._heard = _now()
+
+    def _cut(self, why: str) -> None:
+        waits = sysctl.fuse_waits(sysctl.value)
+        if waits:
+            self._lease = min(self._lease, waits)
+        if self.paused:
+            self._heard = _now()  # it had said that it would be silent
+        if self._door is not None:
+            self._door.cut()
+
+    def watch(self) -> None:
+        """Give up a stream that is silent, and end this process when its time is over."""
+        last = _now()
+        while True:
+            time.sleep(lease.PULSE)
+            now = _now()
+            if now - last > 2 * lease.PULSE:
+                self._awake = now
+            last = now
+            self._look(now - self._heard, now - self._awake)
+
+    def _look(self, silent: float, awake: float) -> None:
+        if self._home and os.getppid() != self._home:
+            os._exit(1)  # on this very machine, where no network is to blame
+        if self._link.cut:
+            if silent > (self._lease if self.known else min(self._lease, lease.AGENT)) and awake > lease.AGENT:
+                os._exit(1)
+        elif min(silent, awake) > lease.AGENT and not self.paused:
+            if self._door is None:
+                os._exit(1)
+            self._link.drop("home is silent")
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,250 @@
+"""Puts the contents of a job's files back, and what else is known of them; see undo_files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from remoteio.submit.undo import records
+from remoteio.submit.undo.journal import Journal, synced
+from remoteio.submit.undo.records import Data, First, Known
+from remoteio.submit.undo.segment import copied
+from shim.submit.job.kept_copies import keep
+from shim.submit.job.undo_plan import AWAY, CLEAN, MIXED, Plan
+
+_AT_ONCE = 64  # files open
+_WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Contents:
+    """Writes to the files of `plan`.
+
+    at        where each is, at the step that is being undone: by its story's number
+    renewed   the inode numbers of those that had to be made anew
+    busy      those that others have open for writing, and have added to: they stay
+    """
+
+    def __init__(
+        self, journal: Journal, plan: Plan, image: int, mark: str, kept: Path, say: Callable[[str], None]
+    ) -> None:
+        self._journal, self._plan, self._image, self._mark, self._kept = journal, plan, image, mark, kept
+        self._say = say
+        self.at = {number: story.path for number, story in enumerate(plan.stories)}
+        self.renewed: dict[int, int] = {}
+        self.busy: set[int] = set()
+        self._fds: dict[int, int] = {}
+        self._directories: set[bytes] = set()
+
+    def named(self, *paths: bytes) -> None:
+        """Take note that these names may have been given, or taken away."""
+        self._directories.update(map(os.path.dirname, paths))
+
+    def sync(self) -> None:
+        """Have all that was done on the disk."""
+        for fd in self._fds.values():
+            os.fsync(fd)
+        self.close()
+        directories, self._directories = self._directories, set()
+        for directory in directories:
+            try:
+                synced(os.fsdecode(directory))
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                continue  # it was removed, or is one that may not be read, and so cannot be opened to be synced
+
+    def close(self) -> None:
+        """Close the files."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds = {}
+
+    def ino(self, number: int) -> int:
+        """The inode number that the file of that story has."""
+        return self.renewed.get(number, self._plan.stories[number].key[1])
+
+    def _file(self, number: int) -> int:
+        """Open the file for writing; -1: nothing leads to it any more."""
+        fd = self._fds.get(number, -1)
+        if fd >= 0:
+            return fd
+        path = self.where(number)
+        if not path:
+            return -1
+        if len(self._fds) >= _AT_ONCE:
+            self.sync()
+        self._fds[number] = _open(path)
+        return self._fds[number]
+
+    def where(self, number: int) -> bytes:
+        """A name that the file has now; b"": none is known."""
+        paths = (self.at[number], *self._plan.stories[number].names)
+        return next((path for path in paths if ino(path) == self.ino(number)), b"")
+
+    def seen(self, number: int, path: bytes) -> bytes:
+        """Where the file is, which was seen at `path` when what is being undone was done."""
+        if ino(path) == self.ino(number):
+            self.at[number] = path
+        return self.at[number]
+
+    def put_back(self, segment: int, record: Data, number: int) -> None:
+        """Put back what was overwritten."""
+        story = self._plan.stories[number]
+        fd = self._file(number) if story.verdict != AWAY else -1
+        if fd < 0:
+            return  # the file's first record says so
+        length = record.length
+        if story.verdict == MIXED:
+            length = min(length, max(os.fstat(fd).st_size - record.at, 0))  # others have cut it
+        part, place = ("undo", -1 - record.place) if record.place < 0 else ("data", record.place)
+        source = os.open(f"{self._journal.directory}/{segment:08d}.{part}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            copied(source, fd, place, place + length, record.at)
+        finally:
+            os.close(source)
+
+    def as_first(self, segment: int, record: First, number: int) -> None:
+        """Give the file its size, and what else was known of it."""
+        known, story = record.known, self._plan.stories[number]
+        if not stat.S_ISREG(known.mode):
+            if ino(self.seen(number, record.path)) == self.ino(number):
+                give(self.at[number], known)
+            return
+        self.seen(number, record.path)
+        fd = self._file(number) if story.verdict != AWAY else -1
+        if fd < 0:
+            self._say(
+                f"{os.fsdecode(record.path)}, which the job has changed since image {self._image}, has been removed or "
+                "replaced by others, and is left so"
+            )
+        elif story.verdict == CLEAN:
+            if os.fstat(fd).st_size != known.size:
+                os.ftruncate(fd, known.size)
+            give(fd, known)
+        elif number not in self.busy:
+            self._take_out(segment, record, number, fd)
+
+    def beside(self, path: bytes) -> bytes:
+        """A name beside it that nothing has."""
+        for number in range(1, 1 << 20):
+            found = b"%s.%s%s" % (path, self._mark.encode(), b".%d" % number if number > 1 else b"")
+            if not os.path.lexists(found):
+                return found
+        raise FileExistsError(17, os.strerror(17), os.fsdecode(path))
+
+    def _take_out(self, segment: int, record: First, number: int, fd: int) -> None:
+        """Take what the job has added out of a file to which others have added, too."""
+        row = self._plan.row(segment, record.slot)
+        runs = [
+            (each.start, each.end)
+            for where, each, *_ in self._plan.entries
+            if isinstance(each, records.Run) and (where, each.slot) == (segment, record.slot)
+        ]
+        if row is not None and row.run < row.last[0]:
+            runs.append((row.run, row.last[0]))
+        if not runs:
+            return
+        path = os.fsdecode(self.at[number])
+        start = min(first for first, _ in runs)
+        tail = Path(f"{self._journal.directory}/{segment:08d}.{record.slot}.tail")
+        if not tail.exists():
+            size = os.fstat(fd).st_size
+            copy = keep(path, self._kept, f"{self._mark}.from-{start}", start) if start < size else None
+            _without(fd, start, size, sorted(runs), tail)
+            if copy is not None:
+                self._say(
+                    f"what the job has added to {path} since image {self._image} is taken out of it, what others have "
+                    f"added stays: what it was from byte {start} on is {copy}"
+                )
+        source = os.open(tail, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, start + copied(source, fd, 0, os.fstat(source).st_size, start))
+        finally:
+            os.close(source)
+
+
+def _without(fd: int, start: int, size: int, runs: list[tuple[int, int]], tail: Path) -> None:
+    """Copy [start, size) of what is open as `fd` to `tail`, but for `runs`; on the disk when it has that name."""
+    part = tail.with_suffix(".part")
+    new = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        at, done = start, 0
+        for first, last in (*runs, (size, size)):
+            done += copied(fd, new, at, min(first, size), done)
+            at = max(at, min(last, size))
+        os.fsync(new)
+    finally:
+        os.close(new)
+    os.rename(part, tail)
+    synced(os.fspath(tail.parent))
+
+
+def copy(source: bytes, target: bytes, known: Known | None = None) -> None:
+    """Copy a regular file with what is known of it, or `known`: whole under its name or not at all."""
+    part = target + b".part"
+    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        st = os.fstat(fd)
+        new = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            copied(fd, new, 0, st.st_size, 0)
+            for name in os.listxattr(fd):
+                if name.startswith("user."):
+                    os.setxattr(new, name, os.getxattr(fd, name))
+            give(new, known or Known.of(st))
+            os.fsync(new)
+        finally:
+            os.close(new)
+    finally:
+        os.close(fd)
+    os.rename(part, target)
+
+
+def give(where: int | bytes, known: Known) -> None:
+    """Give a file its owner, mode and times; what this user may not give stays."""
+    link = stat.S_ISLNK(known.mode)
+    now = os.fstat(where) if isinstance(where, int) else os.lstat(where)
+    if (now.st_uid, now.st_gid) != (known.uid, known.gid):
+        try:
+            if isinstance(where, int):
+                os.fchown(where, known.uid, known.gid)
+            else:
+                os.chown(where, known.uid, known.gid, follow_symlinks=False)
+        except PermissionError:
+            pass  # it was given away by one who may
+        now = os.fstat(where) if isinstance(where, int) else os.lstat(where)
+    if not link and stat.S_IMODE(now.st_mode) != stat.S_IMODE(known.mode):
+        try:
+            os.chmod(where, stat.S_IMODE(known.mode))
+        except PermissionError:
+            pass
+    if not stat.S_ISDIR(known.mode):
+        times = (known.atime_ns, known.mtime_ns)
+        try:
+            if isinstance(where, int):
+                os.utime(where, ns=times)
+            else:
+                os.utime(where, ns=times, follow_symlinks=False)
+        except PermissionError:
+            pass
+
+
+def _open(path: bytes) -> int:
+    """Open a file for writing, whatever its mode says, if it is ours."""
+    try:
+        return os.open(path, _WRITE)
+    except PermissionError:
+        mode = os.lstat(path).st_mode
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            return os.open(path, _WRITE)
+        finally:
+            os.chmod(path, stat.S_IMODE(mode))
+
+
+def ino(path: bytes) -> int:
+    """The inode number of what has that name; 0: nothing has it."""
+    try:
+        return os.lstat(path).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return 0

@@ -1,0 +1,275 @@
+"""What an undo journal tells of a job's files since an image, and which of them others have changed too.
+
+Reads, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from remoteio.submit.undo import records, slots
+from remoteio.submit.undo.journal import Journal
+from remoteio.submit.undo.records import (
+    COPY,
+    LINK,
+    Attribute,
+    Data,
+    First,
+    Gone,
+    Known,
+    Lost,
+    Made,
+    Moved,
+    Record,
+    Run,
+    Void,
+)
+from remoteio.submit.undo.slots import Key, Slot
+
+# Of a file's contents, since the image: the job alone has changed it; others have too; nothing leads to it any more.
+CLEAN, MIXED, AWAY = "clean", "mixed", "away"
+_DELETED = b" (deleted)"
+
+
+class Entry(NamedTuple):
+    """One record, of that segment.
+
+    story     of which file, -1: of none that matters
+    partner   what that was exchanged with, if it was
+    """
+
+    segment: int
+    record: Record
+    story: int
+    partner: int = -1
+
+
+@dataclass(slots=True)
+class Story:
+    """What the job has done to one file.
+
+    key       device and inode number, as it is known by in the journal
+    path      where it is now: a kept one's place among the kept
+    names     where it was
+    parts     of its contents: (segment, slot, as it was before; None: it was not there)
+    saved     is there anything to be put back but its size?
+    verdict   CLEAN, MIXED or AWAY
+    copied    what is at `path` is a copy, as the job has left it
+    """
+
+    key: Key
+    path: bytes
+    names: list[bytes] = field(default_factory=list)
+    parts: list[tuple[int, int, Known | None]] = field(default_factory=list)
+    saved: bool = False
+    verdict: str = CLEAN
+    copied: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """All that is known since an image, oldest first.
+
+    entries   the records
+    rows      the slots of each segment
+    stories   of files
+    lost      what cannot be undone: (path, why)
+    last      the newest segment
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    rows: dict[int, list[Slot]] = field(default_factory=dict)
+    stories: list[Story] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    last: int = 0
+
+    def row(self, segment: int, slot: int) -> Slot | None:
+        """How the job has left the file of that slot; None: it is not known."""
+        rows = self.rows.get(segment, [])
+        return rows[slot] if 0 <= slot < len(rows) and rows[slot].known else None
+
+    def both(self) -> list[str]:
+        """List the files that both the job and others have changed in place."""
+        return [os.fsdecode(story.path) for story in self.stories if story.verdict == MIXED and story.saved]
+
+
+def plan(journal: Journal, image: int) -> Plan | None:
+    """Read what was done since that image; None: it is not known. Raises OSError."""
+    found = journal.since(image)
+    if found is None:
+        return None
+    made = Plan(last=found[-1].segment)
+    follow = _Follow(made, os.fsencode(journal.directory))
+    done: list[tuple[int, Record]] = []
+    for moment in found:
+        base = f"{journal.directory}/{moment.segment:08d}"
+        made.rows[moment.segment] = slots.read(f"{base}.slots")
+        with open(f"{base}.undo", "rb") as file:
+            found_here = list(records.unpacked(file, os.fstat(file.fileno()).st_size))
+        void = {number for each in found_here if isinstance(each, Void) for number in each.numbers}
+        for record in found_here:
+            if isinstance(record, Void) or (isinstance(record, (Gone, Moved)) and record.number in void):
+                continue
+            done.append((moment.segment, record))
+    begun = steps_noted(journal.directory, made.last)
+    if begun is None:
+        while done and not _is_done(done[-1][1]):
+            done.pop()
+    made.entries += [follow.entry(number, record) for number, record in done[:begun]]
+    for story in made.stories:
+        story.verdict = _verdict(made, story)
+    return made
+
+
+def steps_noted(directory: str, last: int) -> int | None:
+    """How many steps an undoing has which was begun when that was the newest segment; None: none was."""
+    try:
+        with open(f"{directory}/undoing", "rb") as file:
+            noted = json.loads(file.read())
+    except FileNotFoundError:
+        return None
+    return int(noted["entries"]) if noted["last"] == last else None
+
+
+def _is_done(record: Record) -> bool:
+    """Was it done? Asked of the last ones: this process may have been killed between the record and the change."""
+    if isinstance(record, Moved):
+        return _ino(record.new) == record.ino
+    return not isinstance(record, Gone) or _ino(record.path) != record.known.ino
+
+
+def _ino(path: bytes) -> int:
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return 0
+
+
+def kept_path(directory: bytes, segment: int, name: bytes) -> bytes:
+    """Where a kept file is."""
+    return b"%s/%08d.kept/%s" % (directory, segment, name)
+
+
+def moved(path: bytes, old: bytes, new: bytes, exchange: bool) -> bytes:
+    """`path`, once what was at `old` is at `new`, and with `exchange` the other way round too."""
+    for here, there in ((old, new), (new, old)) if exchange else ((old, new),):
+        if path == here or path.startswith(here + b"/"):
+            return there + path[len(here) :]
+    return path
+
+
+class _Follow:
+    """Finds out, record by record, which file each is about, and where that is by now."""
+
+    def __init__(self, made: Plan, directory: bytes) -> None:
+        self._made, self._directory = made, directory
+        self._known: dict[Key, int] = {}
+        self._slots: dict[tuple[int, int], int] = {}
+
+    def entry(self, segment: int, record: Record) -> Entry:
+        """Take the next record."""
+        number = self._take(segment, record)
+        if isinstance(record, Moved) and record.other:
+            return Entry(segment, record, number, self._known[record.dev, record.other])
+        return Entry(segment, record, number)
+
+    def _take(self, segment: int, record: Record) -> int:
+        stories = self._made.stories
+        if isinstance(record, Made):
+            return self._make(segment, record)
+        if isinstance(record, First):
+            number = self._story((record.known.dev, record.known.ino), record.path)
+            self._slots[segment, record.slot] = number
+            stories[number].parts.append((segment, record.slot, record.known))
+            stories[number].names.append(record.path)
+            return number
+        if isinstance(record, (Data, Run)):
+            number = self._slots.get((segment, record.slot), -1)
+            if number >= 0 and isinstance(record, Data):
+                stories[number].saved = True
+            return number
+        if isinstance(record, Gone):
+            return self._remove(segment, record)
+        if isinstance(record, Moved):
+            number = self._story((record.dev, record.ino), record.old)
+            if record.other:
+                self._story((record.dev, record.other), record.new)
+            for story in stories if record.directory else [stories[number]]:
+                path = moved(story.path, record.old, record.new, bool(record.other))
+                if path != story.path and story.path not in story.names:
+                    story.names.append(story.path)
+                story.path = path
+            return number
+        if isinstance(record, Attribute):
+            return self._story((record.dev, record.ino), record.path)
+        if isinstance(record, Lost):
+            self._made.lost.append((os.fsdecode(record.path), record.why))
+        return -1
+
+    def _make(self, segment: int, record: Made) -> int:
+        row = self._made.row(segment, record.slot)
+        if row is None or not record.fresh:
+            if row is None:
+                return -1
+            return self._known[row.key] if row.key in self._known else self._story(row.key, record.path)
+        self._known.pop(row.key, None)  # its number was another's, which is gone
+        number = self._story(row.key, record.path)
+        self._slots[segment, record.slot] = number
+        self._made.stories[number].parts.append((segment, record.slot, None))
+        return number
+
+    def _remove(self, segment: int, record: Gone) -> int:
+        number = self._story((record.known.dev, record.known.ino), record.path)
+        story = self._made.stories[number]
+        if record.how in (LINK, COPY) and story.path == record.path:
+            story.path, story.copied = kept_path(self._directory, segment, record.what), record.how == COPY
+            if story.copied:
+                self._known.pop(story.key)
+        elif record.how == records.NAME:
+            story.names.append(record.what)
+            story.path = record.what if story.path == record.path else story.path
+        elif record.how == records.LOST:
+            self._made.lost.append((os.fsdecode(record.path), os.fsdecode(record.what)))
+        return number
+
+    def _story(self, key: Key, path: bytes) -> int:
+        number = self._known.get(key)
+        if number is None:
+            number = self._known[key] = len(self._made.stories)
+            self._made.stories.append(Story(key, path))
+        elif path and not path.endswith(_DELETED) and not self._made.stories[number].path.startswith(self._directory):
+            self._made.stories[number].path = path
+        return number
+
+
+def _verdict(made: Plan, story: Story) -> str:
+    parts = list(_parts(made, story))
+    if not parts or not all(known is None or stat.S_ISREG(known.mode) for _, known in parts):
+        return CLEAN
+    try:
+        now = os.lstat(story.path)
+    except OSError:
+        return AWAY
+    if now.st_ino != story.key[1] and not story.copied:
+        return AWAY
+    if any(row is None or row.others for row, _ in parts):
+        return MIXED
+    lasts = [row.last for row, _ in parts if row is not None]
+    if lasts[:-1] != [(known.size, known.mtime_ns) for _, known in parts[1:] if known is not None]:
+        return MIXED
+    last = parts[-1][0]
+    assert last is not None
+    if story.copied or (now.st_size, now.st_mtime_ns) == last.last:
+        return CLEAN
+    # A write was under way when we were killed: what it has put there is the job's.
+    return CLEAN if last.end and last.last[0] <= now.st_size <= last.end else MIXED
+
+
+def _parts(made: Plan, story: Story) -> Iterator[tuple[Slot | None, Known | None]]:
+    for segment, slot, known in story.parts:
+        yield made.row(segment, slot), known

@@ -1,0 +1,247 @@
+"""Declares all limits of what a job, or its host, may have of this machine: one row each.
+
+A limit's number stands where it is kept to; here is what it is of, what happens when it is reached, and which test
+shows that. docs/limits.md has the table, and a test finds each limit that is not in it. Nothing imports this to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+
+from remoteio.wire.link import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit.
+
+    what    it is of
+    where   module and name of its number; or the number in words, where the kernel or the user sets it
+    unit    BYTES, or what is counted; "": it is clear
+    full    what happens when it is reached
+    by      the module that sees to it
+    test    file::function
+    """
+
+    what: str
+    where: str
+    unit: str
+    full: str
+    by: str
+    test: str
+
+    def value(self) -> str:
+        """Write its number as the docs have it."""
+        module, _, name = self.where.partition(":")
+        if not name:
+            return self.where
+        number = getattr(import_module(module), name)
+        return _bytes(number) if self.unit == BYTES else f"{number:,} {self.unit}".rstrip()
+
+
+BYTES = "bytes"
+_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def _bytes(number: int) -> str:
+    return next((f"{number / size:.4g} {unit}" for size, unit in _UNITS if number >= size), f"{number} bytes")
+
+
+_EXPORT, _UNIT = "remoteio/submit/export", "tests/unit/test"
+_UNTAKEN, _ROOM = f"{_UNIT}_untaken.py", f"{_UNIT}_room.py"
+_MISBEHAVES = "the host misbehaves: what it runs ends"
+_NO_IMAGE = "the image is refused, and the job goes on"
+
+FILES = (
+    Limit(
+        "what it adds to the files here", "what `--disk` says", "", "EDQUOT", f"{_EXPORT}/room.py",
+        f"{_ROOM}::test_each_way_to_add_is_refused",
+    ),
+    Limit(
+        "space that is left free where nothing is said, at most", "remoteio.submit.export.room:KEPT_FREE", BYTES,
+        "ENOSPC", f"{_EXPORT}/room.py", f"{_ROOM}::test_the_last_free_space_is_left",
+    ),
+    Limit(
+        "files whose additions are given back", "remoteio.submit.export.added:MOST_COUNTED", "",
+        "those of further ones count for good", f"{_EXPORT}/added.py",
+        f"{_ROOM}::test_no_more_files_are_told_apart_than_memory_is_for",
+    ),
+    Limit(
+        "of these, on record for `rexec restart`", "remoteio.submit.export.added:MOST_ROWS", "",
+        "the largest are", f"{_EXPORT}/added.py", f"{_ROOM}::test_no_more_files_are_told_apart_than_memory_is_for",
+    ),
+    Limit(
+        "an extended attribute", "64 KiB, the kernel's own", "", "E2BIG; all of them count for `--disk`",
+        f"{_EXPORT}/attributes.py", f"{_ROOM}::test_each_way_to_add_is_refused",
+    ),
+    Limit(
+        "files and directories open, and owners of locks", "`ulimit -Hn` here, less 128", "", "EMFILE",
+        f"{_EXPORT}/inodes.py", f"{_UNTAKEN}::test_owners_of_locks_count_with_the_open_files",
+    ),
+    Limit(
+        "files that its kernel knows, those with inotify watches among them",
+        "remoteio.submit.export.inodes:MOST_NODES",
+        "", "ENFILE for others, until it forgets some", f"{_EXPORT}/inodes.py",
+        f"{_UNIT}_limits.py::test_files_that_a_kernel_knows",
+    ),
+    Limit(
+        "names of one file that are remembered", "remoteio.submit.export.inodes:MOST_LINKS", "",
+        "those seen first are forgotten", f"{_EXPORT}/inodes.py", f"{_UNIT}_limits.py::test_names_of_one_file",
+    ),
+    Limit(
+        "directories kept open to find names in", "remoteio.submit.export.inodes:MOST_DIRECTORIES", "",
+        "those not used of late are closed", f"{_EXPORT}/descriptors.py",
+        f"{_UNIT}_export_bounds.py::test_as_many_directories_are_used_as_there_are_whatever_may_be_open",
+    ),
+    Limit(
+        "entries of open directories kept in memory", "remoteio.submit.export.listings:MOST_ENTRIES", "",
+        "they are read again, from where they were", f"{_EXPORT}/least_used.py",
+        f"{_UNTAKEN}::test_a_listing_that_was_given_up_is_read_on_from_where_it_was",
+    ),
+    Limit(
+        "pages that locks may guard, kept in memory", "remoteio.submit.export.locks:MOST_TWINS", BYTES,
+        "those of files not open, and not used of late, are read again", f"{_EXPORT}/least_used.py",
+        f"{_UNTAKEN}::test_pages_that_locks_may_guard_are_kept_of_the_files_in_use",
+    ),
+    Limit(
+        "of these, from the beginning of one file", "remoteio.submit.export.page_twins:MOST", BYTES,
+        "what is beyond is written whole", f"{_EXPORT}/page_twins.py",
+        "tests/property/test_page_twins.py::test_what_has_no_twin_is_written_whole",
+    ),
+    Limit(
+        "directories remembered as the job's own", "remoteio.submit.export.confine:MOST_MADE", "",
+        "further ones are as if they had been there", f"{_EXPORT}/allowed.py",
+        f"{_UNIT}_limits.py::test_directories_of_the_job_s_own",
+    ),
+    Limit(
+        "refusals told apart", "remoteio.submit.export.refusals:MOST", "", "further ones are refused all the same",
+        f"{_EXPORT}/refusals.py", f"{_UNIT}_access.py::test_a_host_that_asks_for_ever_fills_no_memory",
+    ),
+    Limit(
+        "bytes that one request copies", "remoteio.submit.export.room_asked:MOST_COPIED", BYTES,
+        "the job's kernel asks again", f"{_EXPORT}/space.py", f"{_ROOM}::test_each_way_to_add_is_refused",
+    ),
+)  # fmt: skip
+
+REQUESTS = (
+    Limit(
+        "a read or write", "remoteio.wire.fuse_abi:MAX_WRITE", BYTES, "EINVAL", f"{_EXPORT}/files.py",
+        "tests/property/test_fuse_abi.py::test_the_export_answers_or_ignores_and_never_breaks",
+    ),
+    Limit(
+        "a request", "remoteio.wire.fuse_abi:MAX_REQUEST", BYTES, _MISBEHAVES, "shim/submit/host_session.py",
+        "tests/fault/test_hostile.py::test_a_link_that_breaks_the_rules_ends_the_run_by_a_sentence",
+    ),
+    Limit(
+        "requests let in together", "shim.submit.limited_requests:AT_ONCE", "", "others wait",
+        "shim/submit/limited_requests.py",
+        f"{_UNTAKEN}::test_requests_are_let_in_as_answers_are_taken_and_none_is_lost",
+    ),
+    Limit(
+        "answers that it has not taken, and large requests under way", "shim.submit.limited_requests:MOST_UNTAKEN",
+        BYTES, "its requests wait", "shim/submit/limited_requests.py",
+        f"{_UNTAKEN}::test_requests_are_let_in_as_answers_are_taken_and_none_is_lost",
+    ),
+    Limit(
+        "what was sent and not acknowledged, each way of a link", "remoteio.wire.session_sender:MOST", BYTES,
+        "what is large waits", "remoteio/wire/session_sender.py",
+        f"{_UNIT}_session_link.py::test_who_sends_waits_when_too_much_is_kept_and_an_order_does_not",
+    ),
+    Limit(
+        "requests that wait for it", "shim.submit.limited_requests:MOST_ASIDE", BYTES, _MISBEHAVES,
+        "shim/submit/limited_requests.py", f"{_UNTAKEN}::test_who_asks_for_ever_and_takes_nothing_is_no_kernel",
+    ),
+    Limit(
+        "threads that serve it", "remoteio.thread_pool:MOST_WORKERS", "", "requests wait", "remoteio/thread_pool.py",
+        f"{_UNTAKEN}::test_those_that_wait_keep_none_from_being_done",
+    ),
+    Limit(
+        "changes asked for while the job stands still, and kept", "remoteio.submit.export.fence:MOST", "", _MISBEHAVES,
+        f"{_EXPORT}/fence.py", f"{_UNIT}_limits.py::test_changes_of_a_job_that_stands_still",
+    ),
+    Limit(
+        "of these, in all", "remoteio.submit.export.fence:MOST_BYTES", BYTES, _MISBEHAVES, f"{_EXPORT}/fence.py",
+        f"{_UNIT}_limits.py::test_changes_of_a_job_that_stands_still",
+    ),
+    Limit(
+        "requests that wait for a lock", "remoteio.submit.leader_followers:MOST_WAITING", "", "ENOLCK",
+        f"{_EXPORT}/locks.py", f"{_UNTAKEN}::test_who_waits_is_counted_and_has_a_number_of_its_own",
+    ),
+)  # fmt: skip
+
+LINK = (
+    Limit(
+        "a frame", "remoteio.wire.frames:MAX_PAYLOAD", BYTES, _MISBEHAVES, "remoteio/wire/frames.py",
+        "tests/property/test_frames.py::test_a_head_is_refused_before_its_payload",
+    ),
+    Limit(
+        "of a stream, under way", _bytes(Window.SIZE), "", _MISBEHAVES, "remoteio/wire/link.py",
+        f"{_UNTAKEN}::test_more_than_a_stream_may_send_is_not_kept",
+    ),
+    Limit(
+        "of an image, under way", _bytes(Window.IMAGE), "", _MISBEHAVES, "remoteio/wire/link.py",
+        f"{_UNTAKEN}::test_more_than_a_stream_may_send_is_not_kept",
+    ),
+    Limit(
+        "a piece of news", "shim.submit.host_frames:_MOST_NEWS", BYTES, _MISBEHAVES, "shim/submit/host_frames.py",
+        f"{_UNIT}_limits.py::test_news",
+    ),
+    Limit(
+        "the log of a job, to which news may add", "shim.submit.job.events:MOST_TOLD", BYTES,
+        "only changes of the job's place are written any more", "shim/submit/job/events.py",
+        "tests/functional/test_events.py::test_a_host_that_tells_without_end_fills_no_disk",
+    ),
+    Limit(
+        "ranges of ids that it tells", "shim.submit.host_frames:_MOST_RANGES", "", _MISBEHAVES,
+        "shim/submit/host_frames.py", f"{_UNIT}_host_shapes.py::test_a_hello_that_no_host_says",
+    ),
+    Limit(
+        "text of its own that is shown", "remoteio.printable:MOST", "characters", "the rest is left out",
+        "remoteio/printable.py", f"{_UNIT}_host_shapes.py::test_text_of_others_moves_no_cursor_and_forges_no_line",
+    ),
+    Limit(
+        "what its login prints before rexec answers", "shim.submit.hosts.bootstrap:_NOISE_BYTES", BYTES,
+        "it cannot be used", "shim/submit/hosts/bootstrap.py",
+        f"{_UNIT}_bootstrap.py::test_endless_noise_is_an_end",
+    ),
+    Limit(
+        "what waits for one `rexec attach` that reads slowly", "shim.submit.job.attached_client:MOST", BYTES,
+        "it loses its connection, and the job nothing", "shim/submit/job/attached_client.py",
+        f"{_UNIT}_limits.py::test_one_that_is_attached_and_reads_nothing",
+    ),
+)  # fmt: skip
+
+IMAGES = (
+    Limit(
+        "an image", "checkpoint.submit.receiver:DEFAULT_LIMIT", BYTES, _NO_IMAGE, "checkpoint/submit/receiver.py",
+        "tests/property/test_image_transfer.py::test_an_image_over_the_limit_is_refused",
+    ),
+    Limit(
+        "what an image takes of the disk", "all but the last GiB, or 5 %", "", _NO_IMAGE,
+        "shim/submit/job/image_intake.py", f"{_UNIT}_limits.py::test_an_image_leaves_the_last_free_space",
+    ),
+    Limit(
+        "files of an image", "checkpoint.wire.image_wire:MAX_FILES", "", _NO_IMAGE, "checkpoint/submit/receiver.py",
+        f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+    Limit(
+        "a message of an image", "checkpoint.wire.image_wire:MAX_MESSAGE", BYTES, _NO_IMAGE,
+        "checkpoint/wire/image_wire.py", f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+    Limit(
+        "what is told of an image beside its files", "checkpoint.wire.image_wire:MAX_HEAD", BYTES, _NO_IMAGE,
+        "checkpoint/submit/receiver.py", f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+    Limit(
+        "chunks that are offered and not answered", "checkpoint.wire.image_wire:MAX_BATCHES",
+        "batches of 512", _NO_IMAGE,
+        "checkpoint/submit/receiver.py", f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+    Limit(
+        "processes, descriptors, threads or mappings of an image", "shim.submit.job.image_head:_MOST", "", _NO_IMAGE,
+        "shim/submit/job/image_head.py", f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+)  # fmt: skip
+
+TABLES = {"files": FILES, "requests": REQUESTS, "link": LINK, "images": IMAGES}
