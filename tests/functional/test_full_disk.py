@@ -69,6 +69,7 @@ def run(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def test_a_job_that_runs_goes_on_and_ends_well(run: Run, disk: Disk) -> None:
     alpha = run.country.running(0)
+    until(lambda: Kind.EXECUTE in run.kinds(), "it is on the disk that the job runs")  # a rename then makes room
     disk.fill()
     assert run.ask("checkpoint").startswith("False: the image of job 1 was not saved, because ")
     alpha.news("frozen", why="input seen", source="terminals", at=1.0)
