@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -53,6 +54,16 @@ def test_what_is_soon_done_is_not_said(terminal: tuple[int, TextIO], monkeypatch
     with Waiting("connecting to alpha", file):
         pass
     assert shown(ours, 0.05) == ""
+
+
+def test_nothing_is_said_behind_a_question_for_a_password(terminal: tuple[int, TextIO]) -> None:
+    ours, file = terminal
+    attributes = termios.tcgetattr(ours)
+    attributes[3] &= ~termios.ECHO  # as getpass(3) does
+    termios.tcsetattr(ours, termios.TCSANOW, attributes)
+    with Waiting("connecting to alpha", file) as waiting:
+        waiting._timer.join()
+    assert shown(ours, 0.0) == ""
 
 
 def test_nothing_is_said_to_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import termios
 import threading
 import time
 from typing import TextIO
@@ -78,7 +79,7 @@ class Waiting:
 
     def _show(self) -> None:
         with self._lock:
-            if not self._over and not _lent(self._file.fileno()):
+            if not self._over and not _used(self._file.fileno()):
                 self._write(f"rexec: {self._what} …")
                 self._shown = True
 
@@ -87,9 +88,10 @@ class Waiting:
         self._file.flush()
 
 
-def _lent(terminal: int) -> bool:
-    """Is it another's now: a shell's, or that of an ssh which asks for a password (job_control.py)?"""
+def _used(terminal: int) -> bool:
+    """Is it another's now, a shell's, or that of an ssh which asks for a password (job_control.py), or does our own
+    getpass(3) ask for one there: without echo?"""
     try:
-        return os.tcgetpgrp(terminal) != os.getpgrp()
-    except OSError:
-        return False  # it controls no session of ours
+        return not termios.tcgetattr(terminal)[3] & termios.ECHO or os.tcgetpgrp(terminal) != os.getpgrp()
+    except (OSError, termios.error):
+        return False  # it controls no session of ours, or is gone
