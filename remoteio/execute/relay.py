@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
+from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.known import ANSWERED, Known
 from remoteio.thread_pool import ThreadPool
@@ -55,9 +56,10 @@ class Relay:
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         self.fd, self._link, self._fail = fd, link, fail
-        # unique -> (op, nodeid, pid, stamp) until it is answered
-        self._asked: dict[int, tuple[int, int, int, int]] = {}
+        # unique -> (op, nodeid, pid, stamp, when it was asked) until it is answered
+        self._asked: dict[int, tuple[int, int, int, int, float]] = {}
         self._known = Known()
+        self.counts = Counts()
         self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._locked: set[int] = set()  # nodes on which a lock was ever asked
@@ -84,6 +86,7 @@ class Relay:
         view = memoryview(buffer)
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
         facts, order, deleted = self._known, self._order, self._false_deleted
+        clock, here = time.monotonic, self.counts.here
         try:
             while True:
                 try:
@@ -97,7 +100,9 @@ class Relay:
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
                 if op in ANSWERED and not (op == abi.LOOKUP and deleted.asked(unique, view[:n])):
                     with order:
-                        answer = facts.answer(op, unique, nodeid, view[:n], time.monotonic())
+                        answer = facts.answer(op, unique, nodeid, view[:n], clock())
+                        if answer is not None:
+                            here(op)
                     if answer is not None:
                         self._to_kernel(answer)
                         continue
@@ -105,7 +110,7 @@ class Relay:
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid))
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock())
                 send(FUSE, view[:n])
                 if facts.listings.unused:
                     self._give_back()
@@ -139,7 +144,7 @@ class Relay:
         self._locked.add(nodeid)
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
             with self._order:
-                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid))
+                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic())
             self._beside(lambda: self._write_out(nodeid, raw))
             return True
         return False
@@ -153,7 +158,7 @@ class Relay:
         asked = self._asked.get(unique)
         if asked is None:
             return True  # its reply has crossed the interrupt
-        op, _, pid, _ = asked
+        op, _, pid, _, _ = asked
         if op not in abi.NO_REPLY and _dying(pid):
             self._abandoned[unique] = op  # first: the reply may come this moment, and is to find one or the other
             if self._asked.pop(unique, None) is None:
@@ -175,7 +180,7 @@ class Relay:
                 if op is not None:
                     self._undo(op, payload)
                 return
-            op, nodeid, _, stamp = asked
+            op, nodeid, _, stamp, at = asked
             if op == abi.LOOKUP:
                 payload, again = self._false_deleted.answered(unique, payload)
                 if again:
@@ -183,11 +188,13 @@ class Relay:
                     self._link.send(FUSE, again)
                     return
             with self._order:
+                now = time.monotonic()
+                self.counts.home(op, now - at)
                 holds = self._known.answered(op, nodeid, stamp)
                 if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-                    self._known.no_capability(nodeid, time.monotonic())
+                    self._known.no_capability(nodeid, now)
                 elif op == abi.CREATE and not error:
-                    self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], time.monotonic())
+                    self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
         except struct.error as e:
@@ -198,7 +205,7 @@ class Relay:
         reply, rest = wire.split(payload)
         asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
         if asked is not None:
-            op, nodeid, _, stamp = asked
+            op, nodeid, _, stamp, _ = asked
             known, now = wire.parse(op, rest), time.monotonic()
             with self._order:
                 if known.listing is not None:

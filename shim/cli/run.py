@@ -60,9 +60,11 @@ def _run(
     )
     _tell_reached(host.name, facts, verbose, say, log)
     from remoteio.wire.session_link import SessionLink
+    from shim.submit.foreground import cost
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import to_the_end
+    from shim.submit.units import size
 
     spec.host, granted = os.fsencode(host.name), asked.on(host.trust, host.disk)
     spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
@@ -74,11 +76,13 @@ def _run(
     counted = job.refused()
     if counted:
         _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
-    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent)
+    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **cost.row(job.cost))
     if verbose:
-        from shim.submit.units import size
-
-        say(f"the job took {seconds:.1f} s; {size(link.received)} came from {host.name}, {size(link.sent)} went there")
+        say(f"{size(link.received)} came from {host.name}, {size(link.sent)} went there")
+    if job.cost is not None and (verbose or os.isatty(2)):
+        told = cost.sentence(job.cost, seconds) if verbose else cost.mostly_waited(job.cost, seconds)
+        if told:
+            say(told)
     if ended.status is None:
         tell(ended.reason)
         return ended.code

@@ -188,6 +188,10 @@ LINK = (
         f"{_UNIT}_limits.py::test_news",
     ),
     Limit(
+        "what its job has cost", "shim.submit.spent:_MOST_BYTES", BYTES, _MISBEHAVES, "shim/submit/spent.py",
+        f"{_UNIT}_cost.py::test_a_host_that_counts_nonsense_is_told",
+    ),
+    Limit(
         "the log of a job, to which news may add", "shim.submit.job.events:MOST_TOLD", BYTES,
         "only changes of the job's place are written any more", "shim/submit/job/events.py",
         "tests/functional/test_events.py::test_a_host_that_tells_without_end_fills_no_disk",

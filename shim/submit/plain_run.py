@@ -23,7 +23,7 @@ from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
-from shim.submit import host_frames
+from shim.submit import host_frames, spent
 from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Dialler
@@ -86,6 +86,9 @@ class Watcher(Protocol):
 
     def joined(self) -> None:
         """Take note that it is in touch again, after `away`."""
+
+    def spent(self, cost: spent.Spent) -> None:
+        """Take note of what the job has cost; before it has ended."""
 
 
 class _FirstWords:
@@ -282,6 +285,9 @@ class PlainRun:
             self.tell(self._begun)
         elif kind == frames.STOPPED:
             self.tell(self._watcher.stopped)
+        elif kind == frames.SPENT:
+            cost = spent.spent(payload)
+            self.tell(lambda: self._watcher.spent(cost))
         elif kind == frames.EXIT:
             status = host_frames.exit_status(payload)
             self.tell(lambda: self.end(RunResult(status, told=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -139,3 +140,18 @@ def test_a_tree_of_thousands_of_files_is_copied(combo: Combo, job: str, files: i
     assert after.keys() == before.keys()
     differ = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
     assert not differ, list(differ.items())[:5]
+
+
+def test_what_a_job_cost_is_counted(combo: Combo) -> None:
+    """Each file is one that nobody has asked for before; the clock's seconds are not a processor's."""
+    for number in range(40):
+        (combo.dir / f"file{number}").write_text("x")
+    job = "for each in file*; do read -r x <$each; done; while [ $((i += 1)) -lt 30000 ]; do :; done; sleep 0.3"
+    log = combo.dir / "log"
+    done = combo.run(["sh", "-c", job], options=["-v", "--json-log", str(log)])
+    assert done.returncode == 0, done.stderr
+    said = json.loads(log.read_text().splitlines()[-1])
+    assert 0 < said["cpu"] < said["seconds"] - 0.3
+    assert said["waits"]["contents"]["trips"] >= 40 and said["trips"] == sum(w["trips"] for w in said["waits"].values())
+    assert 0 < said["waits"]["names"]["seconds"] < said["waited"] < said["seconds"] and said["saved"] > 0
+    assert b" of processor time; for files it waited " in done.stderr

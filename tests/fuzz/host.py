@@ -8,7 +8,8 @@ from remoteio.errors import ProtocolError
 from remoteio.printable import printable
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import frames
-from shim.submit import host_frames, names
+from shim.submit import host_frames, names, spent
+from shim.submit.foreground import cost
 from shim.submit.hosts import bootstrap, checks, config, survey
 from shim.submit.hosts import facts as host_facts
 from shim.submit.job import image_head, next_host, placement
@@ -44,6 +45,8 @@ def host_frame(data: bytes) -> None:
         os.waitstatus_to_exitcode(host_frames.exit_status(payload))
     elif kind == frames.FAIL:
         assert host_frames.failure(payload)[1].isprintable()
+    elif kind == frames.SPENT:
+        cost.sentence(spent.spent(payload), 1.0)
     elif kind == frames.CREDIT:
         host_frames.credit(payload)
     elif kind == frames.NEWS:

@@ -161,7 +161,9 @@ class Agent:
         """Return the frame that tells home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()
-            return frames.EXIT, int(rest).to_bytes(4, "little")
+            status, cpu = rest.split()
+            self.link.send(frames.SPENT, frames.pack_fields({"asked": self.relay.counts.rows(), "cpu": [cpu]}))
+            return frames.EXIT, int(status).to_bytes(4, "little")
         if said is messages.FAILED:
             code, _, text = rest.partition(b" ")
             return frames.FAIL, int(code).to_bytes(4, "little") + text

@@ -105,7 +105,8 @@ def run(
     except Exception as e:  # else nobody would hear what it was
         _fail(sock, 125, b"an error of rexec's own in the job's first process: " + named(e).encode())
     else:
-        messages.send(sock, messages.ENDED, b"%d" % status)
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # all of the job's: orphans are ours
+        messages.send(sock, messages.ENDED, b"%d %d" % (status, (spent.ru_utime + spent.ru_stime) * 1e6))
     os._exit(0)
 
 

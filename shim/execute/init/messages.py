@@ -62,7 +62,7 @@ STAYS = Message("STAYS", b"S", AGENT, KEEPER, "")  # the agent outlives the job,
 TERMINAL = Message("TERMINAL", b"P", INIT, AGENT, "st_rdev and st_dev of its slave, of a job to checkpoint", 2)
 STARTED = Message("STARTED", b"S", INIT, AGENT, "")
 STOPPED = Message("STOPPED", b"T", INIT, AGENT, "number of the signal")
-ENDED = Message("ENDED", b"E", INIT, AGENT, "wait status of the job; nothing of it is left")
+ENDED = Message("ENDED", b"E", INIT, AGENT, "wait status of the job, and µs of processor time; nothing of it is left")
 FAILED = Message("FAILED", b"F", INIT, AGENT, "exit code, space, a sentence: the job did not start")
 CRIU_ENDED = Message("CRIU_ENDED", b"c", INIT, AGENT, "empty, or what of its is left")
 

@@ -20,6 +20,7 @@ from shim.submit.hosts.connect import connect_first
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd, to_the_end
 from shim.submit.scope import JobRights, with_tmp
+from shim.submit.spent import Spent
 from shim.wire.job_spec import JobSpec
 
 
@@ -61,6 +62,9 @@ class _Alone:
         """Nobody is there to be told: the call takes longer."""
 
     def joined(self) -> None:
+        """Nor of this."""
+
+    def spent(self, cost: Spent) -> None:
         """Nor of this."""
 
 

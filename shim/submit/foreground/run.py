@@ -21,6 +21,7 @@ from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.submit.scope import JobRights
+from shim.submit.spent import Spent
 from shim.wire import lease, terminal_state
 from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
@@ -45,6 +46,7 @@ class ForegroundRun:
     ) -> None:
         """`rights`, `dialler`: see HostSession."""
         self._spec, self._say, self._log = spec, say, log
+        self.cost: Spent | None = None  # once its host has said so
         self._terminal = Terminal(0) if spec.tty else None
         self._asked: tuple[int, int] | None = None  # the last signal that ends most programs, and where it was sent
         outputs: dict[int, StreamEnd] = {}
@@ -127,6 +129,10 @@ class ForegroundRun:
         self._log("joined")
         if os.isatty(2):
             self._say(f"in touch with {self._run.session.host} again: the job goes on")
+
+    def spent(self, cost: Spent) -> None:
+        """Keep what the job has cost."""
+        self.cost = cost
 
     # what happens to this process
 

@@ -1,0 +1,90 @@
+"""Submit side: what a job has cost, as its agent tells it with the job's end (remoteio/execute/counts.py). Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from remoteio.wire import frames
+from remoteio.wire import fuse_abi as abi
+from shim.submit.shapes import ShapeError
+
+_NAMES = frozenset((abi.LOOKUP, abi.OPENDIR, abi.READDIR, abi.READDIRPLUS, abi.READLINK))
+_FACTS = frozenset((abi.GETATTR, abi.GETXATTR, abi.LISTXATTR, abi.ACCESS, abi.STATFS, abi.STATX_OP))
+_CONTENTS = frozenset((abi.OPEN, abi.READ, abi.LSEEK))
+_LOCKS = frozenset((abi.GETLK, abi.SETLK, abi.SETLKW))
+_MOST_BYTES = 1 << 14  # a row has some 20, and linux/fuse.h 53 operations
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one kind of question cost: round trips, and seconds that were waited for them."""
+
+    trips: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """What a job's files cost it.
+
+    shares   by what was asked for: "names", "attributes", "contents", "changes", "locks"
+    saved    questions of the job's kernel that the host answered by itself
+    """
+
+    shares: dict[str, Share]
+    saved: int
+
+    @property
+    def trips(self) -> int:
+        """How often home was asked."""
+        return sum(share.trips for share in self.shares.values())
+
+    @property
+    def seconds(self) -> float:
+        """How long files were waited for; for a lock as long as another had it."""
+        return sum(share.seconds for share in self.shares.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a job cost: its files, and seconds of processor time."""
+
+    files: RoundTrips
+    cpu: float
+
+
+def spent(payload: bytes | memoryview) -> Spent:
+    """Read the payload of a SPENT frame. Raises ProtocolError for what no host of ours tells."""
+    if len(payload) > _MOST_BYTES:
+        raise ShapeError(f"SPENT has {len(payload)} bytes, more than {_MOST_BYTES}")
+    fields = frames.unpack_fields(payload)
+    if fields.keys() != {"asked", "cpu"} or len(fields["cpu"]) != 1:
+        raise ShapeError("SPENT has other fields than asked and cpu")
+    return Spent(_files(fields["asked"]), _numbers(fields["cpu"][0], 1)[0] / 1e6)
+
+
+def _files(rows: list[bytes]) -> RoundTrips:
+    found = dict.fromkeys(("names", "attributes", "contents", "changes", "locks"), Share(0, 0.0))
+    saved, before = 0, -1
+    for row in rows:
+        op, asked, here, waited = _numbers(row, 4)
+        if op <= before:
+            raise ShapeError(f"SPENT is out of order at operation {op}")
+        before, kind = op, _kind(op)
+        found[kind] = Share(found[kind].trips + asked, found[kind].seconds + waited / 1e6)
+        saved += here
+    return RoundTrips({kind: share for kind, share in found.items() if share.trips}, saved)
+
+
+def _kind(op: int) -> str:
+    for kind, ops in (("names", _NAMES), ("attributes", _FACTS), ("contents", _CONTENTS), ("locks", _LOCKS)):
+        if op in ops:
+            return kind
+    return "changes"
+
+
+def _numbers(text: bytes, count: int) -> list[int]:
+    words = text.split(b" ")
+    if len(words) != count or not all(word.isdigit() and len(word) <= 19 for word in words):
+        raise ShapeError(f"SPENT has {text[:40]!r} in the place of {count} numbers")
+    return [int(word) for word in words]
