@@ -27,14 +27,16 @@ class SpooledFile:
     starts    offsets of its parts, in order; no two overlap
     parts     (place in the spool, length) of each
     size      bytes
+    by_pages  it is read a page at a time
     """
 
-    __slots__ = ("parts", "size", "starts")
+    __slots__ = ("by_pages", "parts", "size", "starts")
 
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.parts: list[tuple[int, int]] = []
         self.size = 0
+        self.by_pages = False
 
     def put(self, offset: int, place: int, length: int) -> None:
         """Have the bytes from `offset` on lie at `place`, whatever was there."""

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint.execute import forked
+from checkpoint.execute.collector import Collector
+from checkpoint.submit.delivery import deliver
 from tests.mover import Mover, Placement, until
 from tests.mover_as_user import PYTHON, Make, Run
+from tests.spools import spool
 
 API, REGISTER, SCAN = 0xC018AA3F, 0xC020AA00, 0xC0606610  # linux/userfaultfd.h, linux/fs.h
 JOB = Path(__file__).parent.parent.joinpath("changing_job.py").read_bytes()  # here: who runs the job may not read it
@@ -46,6 +50,16 @@ def saved(mover: Mover) -> float:
     return int(image.stats["criu"]["pages_written"]) * 4096 / pages
 
 
+def by_pages(mover: Mover) -> int:
+    """How many page images of the last image are said to be read page by page."""
+    with spool() as into, mover.store.open(mover.job, mover.image) as opened:
+        collector = Collector(into)
+        for message in deliver(opened):
+            collector.receive(b"".join(message))
+        forked.mark(into)
+        return sum(into.file(name).by_pages for name in into.names())
+
+
 def right(mover: Mover, talk: Talk, image: int, said: str, given: int) -> None:
     """Check that the image, restored, has the memory of which `said` is the hash; it had read so much input."""
     orders = mover.given
@@ -70,6 +84,7 @@ def test_each_image_has_the_memory_of_its_moment(run: Run, seed: int) -> None:
             assert heard["what"] == "committed", heard
             memories[mover.image] = said, len(mover.given)
         assert saved(mover) < 0.7, "criu was told of all pages, so this test shows nothing"
+        assert by_pages(mover) == 1  # the child's, which has most of its memory from the job
         said = talk.ask(at, f"change {seed * 100 + 50}")
         at = at.move("local")
         assert talk.ask(at, "hash") == said

@@ -88,6 +88,16 @@ def test_a_long_file_is_read_ahead_of_and_stays_right_when_it_is_changed(image: 
         assert kernel.read(node, 2 * MIB, MIB) == data[2 * MIB : 3 * MIB]
 
 
+def test_the_kernel_keeps_only_what_is_read_page_by_page(image: Spool) -> None:
+    image.write("pages-1.img", b"x")
+    with served(image) as (kernel, _):
+        node = abi.ENTRY.unpack_from(kernel.ask(abi.LOOKUP, abi.ROOT_ID, b"pages-1.img\0")[1])[0]
+        for by_pages in (False, True):
+            image.file("pages-1.img").by_pages = by_pages
+            error, body = kernel.ask(abi.OPEN, node, bytes(8))
+            assert not error and (abi.OPEN_OUT.unpack(body)[1] == 0) == by_pages
+
+
 def test_a_full_disk_is_told_to_who_writes_on_and_to_who_waits(image: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = threading.Event()
 

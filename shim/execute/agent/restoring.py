@@ -16,7 +16,7 @@ import os
 import queue
 import time
 
-from checkpoint.execute import criu, restore
+from checkpoint.execute import criu, forked, restore
 from checkpoint.execute.restore import RestartError
 from checkpoint.wire import image_wire
 from checkpoint.wire.manifest import Manifest
@@ -124,6 +124,7 @@ class Restorer:
         restore.put_locks(self._spool, stats["locks"])
         directories = restore.order_removed(self._spool)
         restore.loosen_files(self._spool, frozenset(map(str, checked)), _called(stats))
+        forked.mark(self._spool)
         if self._groups is not None:
             restore.set_groups(self._spool, self._groups)
         keep_tcp = stats["keep_tcp"] is True

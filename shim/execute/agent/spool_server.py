@@ -2,7 +2,8 @@
 
 Only whoever is handed its root finds it (init, which mounts it, and criu), and when they have closed that the kernel
 ends the connection. criu reads and writes by whole requests, past the page cache: nothing of the image is in memory
-twice. Source: linux/fuse.h, by remoteio/wire/fuse_abi.py.
+twice. But what it reads a page at a time the kernel reads ahead of, into its page cache: each request is two changes
+from one process to another. Source: linux/fuse.h, by remoteio/wire/fuse_abi.py.
 """
 
 from __future__ import annotations
@@ -187,7 +188,9 @@ class SpoolServer:
                 if valid & abi.FATTR_SIZE:
                     self._spool.file(self._name(node)).resize(length)
             return abi.ATTR_OUT.pack(0, 0, 0) + self._attributes(node, who)
-        if op in (abi.OPEN, abi.OPENDIR):
+        if op == abi.OPEN:
+            return _opened(abi.FOPEN_DIRECT_IO if not self._spool.file(self._name(node)).by_pages else 0)
+        if op == abi.OPENDIR:
             return _opened()
         if op == abi.READDIR:
             _, offset, length, *_ = abi.READ_IN.unpack_from(args)
@@ -244,5 +247,5 @@ def _reply(fd: int, *parts: bytes | memoryview) -> None:
         return  # whoever asked was killed
 
 
-def _opened() -> bytes:
-    return abi.OPEN_OUT.pack(0, abi.FOPEN_DIRECT_IO, 0)
+def _opened(flags: int = abi.FOPEN_DIRECT_IO) -> bytes:
+    return abi.OPEN_OUT.pack(0, flags, 0)
