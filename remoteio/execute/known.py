@@ -6,6 +6,7 @@ For coherence.TTL seconds, the time for which the kernel itself would use attrib
   after each read and each change;
 * the contents of a small file (with OPEN);
 * directories' entries (``known_listings``);
+* where a symbolic link points (with LOOKUP): who looks it up by a path reads it next;
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
 What others change may go unseen for that long (docs/consistency.md); what the job itself changes may not go unseen at
@@ -32,7 +33,7 @@ from collections import OrderedDict
 
 from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_NODES, TTL
+from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing
 
 _CAPABILITY = b"security.capability\0"
@@ -68,6 +69,7 @@ class Known:
             OrderedDict()
         )  # nodeid -> until, attributes, contents
         self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
+        self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
         self._sweep = 0
         self._latest = 0  # change of anything
@@ -90,6 +92,7 @@ class Known:
 
     def _swept(self) -> None:
         self._sweep = self._latest = self._count
+        self._links.clear()
         self.listings.sweep()
 
     def _changed(self, nodeid: int) -> None:
@@ -123,6 +126,13 @@ class Known:
         else:
             self.listings.learn(nodeid, listing.entries, now)
 
+    def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float) -> None:
+        """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""
+        if self._sweep <= stamp:
+            self._links[nodeid] = (now + TTL, link)
+            if len(self._links) > KNOWN_LINKS:
+                self._links.popitem(last=False)
+
     def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
         """Keep the attributes (struct fuse_attr) of a node, and all its contents if there are any."""
         self._attr[nodeid] = (now + TTL, attr, contents)
@@ -142,6 +152,9 @@ class Known:
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             return self.listings.read(unique, fh, offset, size, now)
+        if op == abi.READLINK:
+            until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
+            return abi.reply(unique, link) if link and until >= now else None
         if op == abi.GETXATTR:
             if self._bare.get(nodeid, 0.0) < now or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
                 return None
@@ -158,4 +171,4 @@ class Known:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS))
+ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS))

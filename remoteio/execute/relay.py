@@ -208,6 +208,8 @@ class Relay:
             op, nodeid, _, stamp, _ = asked
             known, now = wire.parse(op, rest), time.monotonic()
             with self._order:
+                if known.link:
+                    self._known.learn_link(_node(reply), stamp, known.link, now)
                 if known.listing is not None:
                     fh = _handle(reply)
                     self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
@@ -272,6 +274,14 @@ class Relay:
         if op in (abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE):
             fh = abi.OPEN_OUT.unpack_from(body)[0]
             self._link.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+
+
+def _node(reply: bytes | memoryview) -> int:
+    """The node in the reply to a LOOKUP."""
+    try:
+        return int(abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0])
+    except struct.error as e:
+        raise _cut_short(e) from None
 
 
 def _handle(reply: bytes | memoryview) -> int:

@@ -45,6 +45,9 @@ KNOWN_NODES = 512
 KNOWN_DIRECTORIES = 64
 """Directories whose entries the relay keeps: with AHEAD bytes each 3.5 MiB at the most."""
 
+KNOWN_LINKS = KNOWN_NODES
+"""Symbolic links whose target the relay keeps until the kernel asks for it: of up to 4 KiB each, 2 MiB at the most."""
+
 KNOWN_BARE = 8 * KNOWN_NODES
 """Nodes that the relay knows to have no capabilities: two numbers each, and asked for at every write and chown."""
 

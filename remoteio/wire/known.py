@@ -9,7 +9,8 @@ which a name was looked up, made or removed (as NFS version 3 has it in ``post_o
 rest depends on the request's operation:
 
 ==================  ====================================================================================
-LOOKUP, OPENDIR     u8 (1: the directory ends with it; 0: it goes on), then struct fuse_direntplus each
+LOOKUP, OPENDIR     u8 (1: the directory ends with it; 0: it goes on), then struct fuse_direntplus each;
+                    or u8 2, then where the symbolic link points that was looked up
 any other           all contents of the file, or nothing
 ==================  ====================================================================================
 
@@ -23,6 +24,7 @@ from remoteio.wire import fuse_abi as abi
 
 WITH_LISTING = frozenset((abi.LOOKUP, abi.OPENDIR))
 _ATTR = abi.ATTR.size
+_LINK = 2
 
 
 class Listing:
@@ -44,17 +46,20 @@ class Piggyback:
     attr       struct fuse_attr of the request's node (fuse.h)
     contents   all that the file holds; empty: it is not told
     listing    with the reply to one of WITH_LISTING, and with no other
+    link       in place of a listing: where the symbolic link points that was looked up; empty: it is not told
     """
 
-    __slots__ = ("attr", "contents", "listing")
+    __slots__ = ("attr", "contents", "link", "listing")
 
-    def __init__(self, attr: bytes, contents: bytes = b"", listing: Listing | None = None) -> None:
-        self.attr, self.contents, self.listing = attr, contents, listing
+    def __init__(self, attr: bytes, contents: bytes = b"", listing: Listing | None = None, link: bytes = b"") -> None:
+        self.attr, self.contents, self.listing, self.link = attr, contents, listing, link
 
 
 def pack(reply: bytes, known: Piggyback) -> bytes:
     """Make the payload of a KNOWN frame of a FUSE reply, header included, and what goes along with it."""
     listing = known.listing
+    if known.link:
+        return reply + known.attr + bytes((_LINK,)) + known.link
     if listing is None:
         return reply + known.attr + known.contents
     return reply + known.attr + (b"\1" if listing.complete else b"\0") + listing.entries
@@ -74,6 +79,8 @@ def parse(op: int, rest: bytes | memoryview) -> Piggyback:
     attr, told = bytes(rest[:_ATTR]), bytes(rest[_ATTR:])
     if op not in WITH_LISTING:
         return Piggyback(attr, told)
+    if len(told) > 1 and told[0] == _LINK:
+        return Piggyback(attr, link=told[1:])
     if not told or told[0] > 1:
         raise ProtocolError("a listing came without saying whether it is the whole directory")
     return Piggyback(attr, b"", Listing(told[1:], told[0] == 1))

@@ -35,6 +35,33 @@ def getattr_size(facts: Known, nodeid: int, now: float) -> int | None:
     return None if known is None else abi.ATTR.unpack_from(known, 16 + abi.ATTR_OUT.size)[1]
 
 
+@given(st.lists(st.sampled_from(["ask", "answer", "replace", "replaced", "read", "wait"]), max_size=60))
+def test_a_link_that_is_read_points_where_it_did_when_it_was_looked_up(steps: list[str]) -> None:
+    """Or it is asked for: after the job has replaced one, and after a while; and once it is read the kernel knows it."""
+    facts, now, truth = Known(), 0.0, 0
+    lookups: list[tuple[int, int]] = []
+    renames: list[int] = []
+    told, until = -1, 0.0
+    for what in steps:
+        if what == "ask":
+            lookups.append((facts.asked(abi.LOOKUP, 2), truth))
+        elif what == "answer" and lookups:
+            stamp, target = lookups.pop()
+            facts.learn_link(5, stamp, b"%d" % target, now)
+            told, until = target, now + TTL
+        elif what == "replace":
+            renames.append(facts.asked(abi.RENAME, 2))
+            truth += 1
+        elif what == "replaced" and renames:
+            facts.answered(abi.RENAME, 2, renames.pop())
+        elif what == "wait":
+            now += TTL * 0.6
+        elif what == "read":
+            reply = facts.answer(abi.READLINK, 1, 5, memoryview(b""), now)
+            assert reply is None or (reply[16:] == b"%d" % truth and told == truth and now <= until)
+            assert facts.answer(abi.READLINK, 1, 5, memoryview(b""), now) is None
+
+
 @given(st.lists(st.tuples(st.sampled_from(["ask", "answer", "change", "changed"]), NODES), max_size=60))
 def test_attributes_are_never_older_than_the_last_change(steps: list[tuple[str, int]]) -> None:
     """Opens and writes under way at once, answered in any order: what is known is what the last write left."""

@@ -43,6 +43,14 @@ def test_what_is_packed_is_read(op: int, body: bytes, told: bytes, complete: boo
         assert got.listing is not None and (got.listing.entries, got.listing.complete) == (told, complete)
 
 
+@given(st.binary(max_size=200), st.binary(min_size=1, max_size=300))
+def test_where_a_link_points_is_packed_and_read(body: bytes, link: bytes) -> None:
+    reply = abi.reply(9, body)
+    first, rest = known.split(known.pack(reply, Piggyback(ATTR, link=link)))
+    got = known.parse(abi.LOOKUP, rest)
+    assert (first, got.attr, got.contents, got.listing, got.link) == (reply, ATTR, b"", None, link)
+
+
 @given(st.sampled_from(sorted(abi.OPERATIONS)), st.binary(max_size=200))
 def test_whatever_comes_is_read_or_refused(op: int, payload: bytes) -> None:
     try:
@@ -116,3 +124,6 @@ def test_the_bytes_are_those_they_were(export: Export, tmp_path: Path, monkeypat
     assert ask(abi.MKDIR, 1, abi.MKDIR_IN.pack(0o755, 0o22) + b"new\0") == (KNOWN, head + _NEW + ATTR + ATTR)
     removed = bytes.fromhex("10000000 00000000 0900000000000000")
     assert ask(abi.RMDIR, 1, b"new\0") == (KNOWN, removed + ATTR)
+    os.symlink("file", tmp_path / "dir/link")
+    kind, payload = ask(abi.LOOKUP, 2, b"link\0")
+    assert (kind, payload[len(head) + abi.ENTRY.size :]) == (KNOWN, ATTR + ATTR + b"\2file")

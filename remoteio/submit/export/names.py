@@ -29,7 +29,7 @@ class Names(ExportBase):
             fd = self.instead.files[name]
             node = self.inodes.shown_instead(parent, name, fd)
             return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
-        at = self.inodes.descriptors.directory(parent)
+        at, link = self.inodes.descriptors.directory(parent), False
         try:
             if name == _KERNEL_FACTS and parent.name == b"run":
                 raise FileNotFoundError
@@ -40,13 +40,22 @@ class Names(ExportBase):
                 raise
             entry = _NEGATIVE
         else:
+            link = stat.S_ISLNK(st.st_mode) and not parent.shared
             if stat.S_ISDIR(st.st_mode):
                 # kept open, it is found as the job's working directory wherever it is moved to
                 self.inodes.descriptors.pin(self.inodes.known(st))
         if not self._worth_listing(parent):
-            return Reply(entry)
+            return self._with_target(entry, name, at) if link else Reply(entry)
         entries = self.listings.whole(parent)
         return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
+
+    def _with_target(self, entry: bytes, name: bytes, at: int) -> Reply:
+        """`entry` of a symbolic link, and where it points: who looks it up reads that next."""
+        try:
+            target = os.fsencode(os.readlink(name, dir_fd=at))
+        except OSError:
+            return Reply(entry)  # it has just been replaced: the kernel finds out when it reads it
+        return Reply(entry, Piggyback(self.attr(os.fstat(at)), link=target))
 
     def do_removed(self, r: abi.Request) -> Reply:
         """Look up the file that is open and had that name, by one that it has still; ENOENT: there is none, or two."""
