@@ -37,7 +37,7 @@ def getattr_size(facts: Known, nodeid: int, now: float) -> int | None:
 
 @given(st.lists(st.sampled_from(["ask", "answer", "replace", "replaced", "read", "wait"]), max_size=60))
 def test_a_link_that_is_read_points_where_it_did_when_it_was_looked_up(steps: list[str]) -> None:
-    """Or it is asked for: after the job has replaced one, and after a while; and once it is read the kernel knows it."""
+    """Or it is asked for: after the job has replaced one, and after a while. Once read, it is the kernel's to know."""
     facts, now, truth = Known(), 0.0, 0
     lookups: list[tuple[int, int]] = []
     renames: list[int] = []
