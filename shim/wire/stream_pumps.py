@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Source:
                 try:
                     data = os.read(self._fd, room)
                 except OSError as e:
-                    if e.errno not in (errno.EIO, errno.ECONNRESET):
+                    if not is_gone(self._fd, e):
                         raise RexecError("standard input cannot be read: %s" % e.strerror) from e
                     if not self._ours():
                         self.window.give(room)
@@ -154,10 +155,21 @@ class Sink:
             while left:
                 left = left[os.write(self._fd, left) :]
         except OSError as e:
-            if e.errno not in _GONE:
+            if not is_gone(self._fd, e):
                 raise RexecError("the job's output cannot be written: %s" % e.strerror) from e
             return False
         return True
+
+
+def is_gone(fd: int, error: OSError) -> bool:
+    """Tell whether the other side of what is open as `fd` has gone: EIO says so of a terminal, but not of a disk."""
+    return error.errno in _GONE and (error.errno != errno.EIO or not on_disk(fd))
+
+
+def on_disk(fd: int) -> bool:
+    """Tell whether what is open as `fd` is a file's contents, or a disk's."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def guarded(run: Callable[[], None], fail: Callable[[BaseException], None]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import pty
+import queue
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +19,10 @@ from remoteio.wire.link import Link
 from shim.submit.job import detached_main, output_file
 from shim.submit.job.output_file import OutputCount, OutputFile
 from shim.submit.job.record import Job, JobError, create, packed
-from shim.submit.job.replayed_streams import OutputOnce
+from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.submission import Resumed
 from shim.wire.job_spec import JobSpec
+from shim.wire.stream_pumps import Sink, Source
 from tests.images import manifest
 from tests.unit.test_job_record import empty_record
 
@@ -121,3 +125,59 @@ def test_a_stream_ends_only_where_the_job_is(link: Link, tmp_path: Path) -> None
         assert output.drain(10) and file.closed
         output.close()
         elsewhere.close()
+
+
+@pytest.fixture
+def faulty() -> Iterator[tuple[int, ctypes.Array[ctypes.c_char]]]:
+    """A file that gives EIO where it is now, and, once "mended" by a seek, is the memory beside it."""
+    fd = os.open("/proc/self/mem", os.O_RDWR)
+    yield fd, ctypes.create_string_buffer(len(WORDS))
+    os.close(fd)
+
+
+def test_a_disk_that_fails_ends_no_stream(
+    faulty: tuple[int, ctypes.Array[ctypes.c_char]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_file, "AGAIN", 0.01)
+    fd, memory = faulty
+    said: list[str] = []
+
+    def mended(text: str) -> None:
+        said.append(text)
+        os.lseek(fd, ctypes.addressof(memory), os.SEEK_SET)
+
+    OutputFile(fd, close=pytest.fail, say=mended).write(WORDS, len(WORDS))
+    assert memory.raw == WORDS
+    assert said == ["the job's output cannot be written: Input/output error; mend that: it waits"]
+
+
+def test_a_terminal_that_is_gone_ends_its_stream() -> None:
+    """It says the same as a disk that fails."""
+    theirs, ours = pty.openpty()
+    os.close(theirs)
+    file = OutputFile(ours, say=pytest.fail)
+    file.write(WORDS, len(WORDS))
+    assert file.closed
+
+
+def test_input_from_a_disk_that_fails_is_not_taken_for_its_end(
+    link: Link, faulty: tuple[int, ctypes.Array[ctypes.c_char]], tmp_path: Path
+) -> None:
+    failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    given = ReplayedInput(tmp_path, os.dup(faulty[0]))
+    given.start(failed.put)
+    given.begin(link, 0)
+    assert str(failed.get(timeout=10)) == "standard input cannot be read: Input/output error"
+    given.close()
+
+
+@pytest.mark.parametrize("end", [Source, Sink])
+def test_a_plain_job_is_told_of_a_disk_that_fails(
+    link: Link, faulty: tuple[int, ctypes.Array[ctypes.c_char]], end: type[Source] | type[Sink]
+) -> None:
+    failed: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+    pump = end(link, frames.STDOUT, os.dup(faulty[0]))
+    pump.start(failed.put)
+    if isinstance(pump, Sink):
+        pump.put(WORDS)
+    assert str(failed.get(timeout=10)).endswith(": Input/output error")

@@ -19,10 +19,11 @@ from pathlib import Path
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from shim.submit.job.record import JobError
+from shim.wire.stream_pumps import is_gone, on_disk
 
-GONE = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 FULL = (errno.ENOSPC, errno.EDQUOT)
-AGAIN = 2.0  # seconds between tries to write to a disk that is full: there is no event for its getting room
+_FAULTY = (errno.EIO, errno.EROFS)  # a disk that fails, and what the kernel makes of its filesystem then
+AGAIN = 2.0  # seconds between tries to write to a disk that does not take it: there is no event for its getting well
 _ROW = struct.Struct("=36sqq")  # boot_id of random(4), bytes of the stream that are written, and where its file begins
 _WRITTEN = struct.Struct("=q")
 _NAMES = {frames.STDOUT: "stdout.count", frames.STDERR: "stderr.count"}
@@ -97,8 +98,8 @@ class OutputFile:
     ) -> None:  # fmt: skip
         """`close` is called with `fd` when the job closes the stream; `count` is told of each write.
 
-        A full disk ends nothing: the job waits for room there, as soon as the stream's window is used up, and `say` is
-        told so.
+        A disk that is full or fails ends nothing: the job waits for it, as soon as the stream's window is used up, and
+        `say` is told so.
         """
         self._fd, self._close, self._say, self._count = fd, close, say, count
         self.closed = False
@@ -110,13 +111,14 @@ class OutputFile:
             try:
                 left = left[os.write(self._fd, left) :]
             except OSError as error:
-                if error.errno in GONE:
+                if is_gone(self._fd, error):
                     self.shut()
                     return
-                if error.errno not in FULL:
-                    raise RexecError(f"the job's output cannot be written: {error.strerror}") from error
+                what = f"the job's output cannot be written: {error.strerror}"
+                if error.errno not in FULL and not (error.errno in _FAULTY and on_disk(self._fd)):
+                    raise RexecError(what) from error
                 if not said:
-                    self._say(f"the job's output cannot be written: {error.strerror}; make room there: it waits")
+                    self._say(f"{what}; {'make room there' if error.errno in FULL else 'mend that'}: it waits")
                 said = True
                 time.sleep(AGAIN)
             else:

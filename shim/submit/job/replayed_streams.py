@@ -27,8 +27,8 @@ from remoteio.errors import RexecError
 from remoteio.wire.frames import CLOSED, STDIN
 from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
 from shim.submit.job import output_file
-from shim.submit.job.output_file import FULL, GONE, OutputFile
-from shim.wire.stream_pumps import CHUNK, guarded
+from shim.submit.job.output_file import FULL, OutputFile
+from shim.wire.stream_pumps import CHUNK, guarded, is_gone
 
 Fail = Callable[[BaseException], None]
 
@@ -326,7 +326,7 @@ class ReplayedInput:
             except OSError as error:
                 if not self._ours():
                     continue  # a terminal that was taken from us between the look and the read
-                if error.errno not in GONE:
+                if not is_gone(self._fd, error):
                     raise RexecError(f"standard input cannot be read: {error.strerror}") from error
                 data = b""  # a terminal whose other side has closed
             with self._change:
