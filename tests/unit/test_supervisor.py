@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from checkpoint.submit.store import Store
 from remoteio.wire import frames
+from shim.submit.api.job_handle import Job
 from shim.submit.job import control_socket, events, placement
 from shim.submit.job.events import Kind
 from shim.submit.job.placement_events import Began, Event, Result, State, Steps
@@ -236,3 +238,15 @@ def test_parked_is_logged_once(run: Run) -> None:
     assert len(notes) == 1 and notes[0].startswith("parked: no host will do (")
     run.ask("kill")
     run.end()
+
+
+def test_the_clock_may_be_set_while_it_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = run.country.running(0)
+    before = time.monotonic()
+    right = time.time
+    for jump in (-86400.0, 86400.0):
+        monkeypatch.setattr(time, "time", lambda jump=jump: right() + jump)
+        assert 0 <= Job(run.job).report().run_time <= time.monotonic() - before + 10
+    agent.end(0)
+    assert run.end() == Result(0)
+    assert 0 < run.job.read().ran <= time.monotonic() - before + 10

@@ -147,7 +147,7 @@ class Job:
         directory = self._directory
         found = directory.read()
         ended = (self.path / "job.json").stat().st_mtime if found.phase == Phase.ENDED else None
-        return report_of(found, directory.supervised(), time.time(), ended)
+        return report_of(found, directory.supervised(), time.monotonic(), ended)
 
     # what it can be told
 
@@ -305,9 +305,9 @@ def state(found: Record, supervised: bool) -> str:
 
 
 def report_of(found: Record, supervised: bool, now: float, ended: float | None) -> JobReport:
-    """Make the report of a record. Pure."""
+    """Make the report of a record. Pure. `now`: monotonic seconds."""
     word = state(found, supervised)
-    running = now - found.since if found.since and word != "stopped" else 0.0
+    running = max(now - found.since, 0.0) if found.since and word != "stopped" else 0.0
     return JobReport(
         id=found.id,
         state=word,

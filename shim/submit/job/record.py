@@ -67,7 +67,8 @@ class Record:
     keep        images kept
     spec        JobSpec.pack(), base64
     phase, why, host, generation, image, held    of shim/submit/job/placement_events.py, as last known
-    ran         seconds that it has run, up to `since`; `since`: since when it has been running, 0: it is not
+    ran         seconds that it has run, up to `since`; `since`: since when it has been running, by the clock
+                that nobody sets (time.monotonic), 0: it is not
     moves       how often it went on from an image
     restored    number of the newest image that a host has restored; 0: none was
     rehearse    which images are restored on the host where they were made, as a test: NEVER, SMALL or ALWAYS

@@ -215,7 +215,7 @@ class JobSupervisor:
     def _account(self, before: State, after: State) -> None:
         """Keep the record abreast; on the disk before anything is done, so that no generation is ever used twice."""
         running = (Phase.RUNNING, Phase.FROZEN)
-        record, now = self.record, time.time()
+        record, now = self.record, time.monotonic()
         new = replace(
             record, phase=str(after.phase), why=after.why, host=after.place.host,
             generation=after.last, image=after.images.newest,
