@@ -68,6 +68,8 @@ def test_what_there_is_no_room_for_is_not_copied_first(tmp_path: Path, monkeypat
             journal = Journal(str(tmp_path / kept), LARGE // 4, lost=why.append)
             journal.mark(1)
             if kept == "overwritten":
+                file.write(bytes(LARGE))
+                file.flush()
                 journal.save(journal.slot(), file.fileno(), [(0, LARGE)])
             else:
                 os.posix_fallocate(file.fileno(), 0, LARGE)

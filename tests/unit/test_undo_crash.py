@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from remoteio.submit.undo import records
 from remoteio.submit.undo.journal import Journal
 from remoteio.submit.undo.records import Made, Run
 from shim.submit.job import undo_plan
-from shim.submit.job.undo_files import Undoing
+from shim.submit.job.undo_files import Undoing, Undone
 from tests.undo_play import Play, Step, tree
 
 
@@ -46,7 +47,7 @@ def read(data: bytes) -> list[records.Record]:
 
 
 def test_what_is_torn_at_the_end_is_not_read() -> None:
-    whole = [Run(1, 2, 3), Made(4, b"/a\xff/b", True), records.Attribute(b"/a", 1, 2, b"user.a", True, b"abc")]
+    whole = [Run(1, 2, 3), Made(4, b"/a\xff/b", True), records.Attribute(b"/a", 1, 2, b"user.a", True, 5, b"abc")]
     data = b"".join(records.packed(each) for each in whole)
     assert read(data) == whole
     for cut in range(len(data)):
@@ -128,3 +129,74 @@ def test_killed_in_the_middle_of_undoing_it_is_begun_again_and_does_the_rest(
     if (tmp_path / "undo" / "undoing").exists():
         play.undo(image)
     assert tree(play.top) == tree(play.models / str(image))
+
+
+CALLS = (
+    "chmod", "copy_file_range", "fsync", "ftruncate", "link", "mkdir", "open", "pread", "pwrite", "removexattr",
+    "rename", "rmdir", "setxattr", "symlink", "unlink", "utime", "write",
+)  # fmt: skip
+
+
+# Each of these seeds has found something wrong.
+@pytest.mark.parametrize("seed", (10, 11, 20, 24, 178, 264))
+def test_killed_at_any_system_call_of_undoing_and_begun_again(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    play = Play(tmp_path)
+    play.moment()
+    for _ in range(chance.randrange(5, 60)):
+        step: Step = (chance.randrange(41), chance.randrange(13), chance.randrange(13), chance.randrange(100))
+        who = chance.random()
+        if who < 0.9:
+            play.job.do(step)
+        elif who < 0.95:
+            play.other(step)
+        else:
+            play.moment()
+    image = 1 + chance.randrange(play.moments)
+    play.journal.close()
+    undoing = Undoing.run
+
+    def dies(call: Callable[..., object], left: list[int], after: bool) -> Callable[..., object]:
+        def counted(*args: object, **more: object) -> object:
+            left[0] -= 1
+            if not left[0] and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done = call(*args, **more)
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+        return counted
+
+    for _ in range(chance.randrange(1, 5)):
+        left = [chance.randrange(1, 60)]
+        chance.random()
+
+        def run(left: list[int] = left) -> None:
+            def armed(self: Undoing) -> Undone:
+                for name in CALLS:
+                    setattr(os, name, dies(getattr(os, name), left, left[0] % 2 == 0))
+                return undoing(self)
+
+            Undoing.run = armed  # type: ignore[method-assign]
+            play.undo(image)
+            os._exit(0)
+
+        if not ends(run):
+            break
+    else:
+        play.undo(image)
+    assert tree(play.top) == tree(play.models / str(image))
+
+
+def ends(run: Callable[[], None]) -> bool:
+    """Run it in a process of its own: was it killed?"""
+    pid = os.fork()
+    if not pid:
+        try:
+            run()
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL), code
+    return code != 0

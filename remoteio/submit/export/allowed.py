@@ -19,8 +19,6 @@ from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import Node, Stat
 from remoteio.submit.export.refusals import Refusals
 
-_BTIME = 0x800  # STATX_BTIME of linux/stat.h
-
 
 class Allowed:
     """Knows what `confinement` allows. `refusals`: what was refused so far.
@@ -150,7 +148,7 @@ class Allowed:
     def _remember(self, st: Stat, fd: int) -> None:
         made = self.confinement.made
         if len(made) < confine.MOST_MADE:
-            made[st.st_dev, st.st_ino] = _born(fd)
+            made[st.st_dev, st.st_ino] = syscalls.born(fd)
 
     def removed(self, st: Stat) -> None:
         """Take note that a directory is gone, and its number may be another's."""
@@ -159,7 +157,7 @@ class Allowed:
     def _made_at(self, parent: Node, name: bytes) -> int:
         fd = self._descriptors.open_beneath(parent, name)
         try:
-            return _born(fd)
+            return syscalls.born(fd)
         finally:
             os.close(fd)
 
@@ -170,12 +168,6 @@ _LEADING = (stat.S_IFDIR, stat.S_IFLNK)
 def is_leading(st: Stat | None) -> bool:
     """Is it a directory, or a symbolic link, which may lead to one?"""
     return st is not None and stat.S_IFMT(st.st_mode) in _LEADING
-
-
-def _born(fd: int) -> int:
-    """When the file was made, in ns, with which a number that was used again is told; 0: the filesystem keeps none."""
-    fields = syscalls.statx(fd, _BTIME)
-    return fields[13] * 1_000_000_000 + fields[14] if fields[0] & _BTIME else 0
 
 
 def _changeable(st: Stat) -> bool:

@@ -29,6 +29,8 @@ class ChangeNotes:
     def __init__(self, inodes: Inodes, record: WrittenFiles | None) -> None:
         self._inodes, self._record = inodes, record
         self.watch = record.watch if record is not None else None
+        if self.watch is not None:
+            self.watch.namers.add(self)
 
     def may_write(self, node: Node) -> None:
         """Note the changes of `node` from now on: its contents will change."""
@@ -120,18 +122,23 @@ class ChangeNotes:
         node = self._inodes.known(st)
         if node is None or not node.handles:
             return watch.removes(at, name, st, False, b"")
+        return watch.removes(at, name, st, True, self.named(st, (at, name)) if st.st_nlink > 1 else b"")
+
+    def named(self, st: os.stat_result, but: tuple[int, bytes] | None = None) -> bytes:
+        """Find a path that leads to what `st` describes, `but` that name in that directory; b"": none is known."""
         from remoteio.submit.undo.watch import path_in
 
-        for parent, each in node.names() if st.st_nlink > 1 else ():
+        node = self._inodes.known(st)
+        for parent, name in node.names() if node is not None else ():
             try:
                 directory = self._inodes.descriptors.directory(parent)
-                there = os.stat(each, dir_fd=directory, follow_symlinks=False)
+                there = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                own = but is not None and name == but[1] and os.path.samestat(os.fstat(directory), os.fstat(but[0]))
             except OSError:
                 continue
-            own = each == name and os.path.samestat(os.fstat(directory), os.fstat(at))
             if os.path.samestat(there, st) and not own:
-                return watch.removes(at, name, st, True, path_in(directory, each))
-        return watch.removes(at, name, st, True, b"")
+                return path_in(directory, name)
+        return b""
 
     @contextmanager
     def renaming(

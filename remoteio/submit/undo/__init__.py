@@ -3,6 +3,7 @@
 records   what is written down, and how it is read again
 ranges    sets of bytes of a file; pure
 cover     which bytes of one file must be saved before they are changed; pure
+births    which file an inode number means
 slots     how the job has left each file, in a file that is mapped
 segment   the files in which all this is, since one moment
 moments   which of these each image needs; pure

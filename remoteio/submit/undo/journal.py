@@ -60,7 +60,7 @@ class Journal:
         """Begin a segment: the dump of that number sees the files as they are."""
         with self._lock:
             try:
-                self._begin(0)
+                self._begin(0, self.moments)
             except OSError as error:
                 self._lose(error)
             self._serial = (serial, self.moments[-1].segment if self.epoch else 0)
@@ -94,11 +94,8 @@ class Journal:
     def begin(self, image: int) -> None:
         """Begin with nothing done since that image, with which the files are: nothing of the job runs."""
         with self._lock:
-            self.close()
-            last = self._last()  # no segment's number is given twice: of an undoing one knows which it was of
             try:
-                self._drop(moments.before(self.moments, image))
-                self._begin(image, last)
+                self._begin(image, moments.before(self.moments, image))
             except OSError as error:
                 self._lose(error)
 
@@ -158,7 +155,8 @@ class Journal:
         """Keep these bytes of the file that is open as `fd`, for reading: on the disk when this returns."""
 
         def save(current: Segment) -> None:
-            self._grown(sum(end - start for start, end in ranges))  # first: they may be more than there is room for
+            # First: they may be more than there is room for.
+            self._grown(sum(end - start for each in ranges for start, end in segment.extents(fd, *each)))
             current.save(slot, fd, ranges)
 
         self._do(save, None)
@@ -174,6 +172,10 @@ class Journal:
             return current.keep(at, name, copy)
 
         return self._do(keep, (records.LOST, b""))
+
+    def link(self, at: int, name: bytes) -> bytes:
+        """Keep what is no regular file, of that name in the directory `at`: its name among the kept; b"": cannot be."""
+        return self._do(lambda current: current.link(at, name), b"")
 
     def _do(self, what: Callable[[Segment], T], otherwise: T) -> T:
         with self._lock:
@@ -199,27 +201,30 @@ class Journal:
         synced(self.directory)
         self.moments = new
 
-    def _last(self) -> int:
-        return max((moment.segment for moment in self.moments), default=0)
-
-    def _begin(self, image: int, last: int = 0) -> None:
+    def _begin(self, image: int, staying: Moments) -> None:
+        """Begin a segment after those that stay."""
         self.close()
-        number = max(self._last(), last) + 1
+        # No segment's number is given twice: of an undoing one knows which it was of.
+        number = max((moment.segment for moment in self.moments), default=0) + 1
         os.makedirs(self.directory, 0o700, exist_ok=True)
         self._segment = Segment(self.directory, number)
-        self._write((*self.moments, Moment(number, image)))  # last: its files are on the disk with it, or it is not
+        # Last, as its files are on the disk with it, or it is not; at once, as who is killed here is to know the image.
+        self._replace((*staying, Moment(number, image)))
         self._told = False
         self._begun += 1
         self.epoch = self._begun
 
     def _drop(self, staying: Moments) -> None:
-        if staying == self.moments:
-            return
+        if staying != self.moments:
+            self._replace(staying)
+
+    def _replace(self, staying: Moments) -> None:
         going = [moment.segment for moment in self.moments if moment not in staying]
         self._write(staying)
         for number in going:
             segment.remove(self.directory, number)
-        self._size = sum(segment.size(self.directory, each.segment) for each in staying)
+        if going:
+            self._size = sum(segment.size(self.directory, each.segment) for each in staying)
 
     def _grown(self, size: int) -> None:
         self._size += size

@@ -30,11 +30,13 @@ class Known(NamedTuple):
     atime_ns: int
     mtime_ns: int
     size: int
+    born: int = 0
 
     @classmethod
-    def of(cls, st: os.stat_result) -> Known:
-        """Take it from `st`."""
-        return cls(st.st_dev, st.st_ino, st.st_mode, st.st_uid, st.st_gid, st.st_atime_ns, st.st_mtime_ns, st.st_size)
+    def of(cls, st: os.stat_result, born: int = 0) -> Known:
+        """Take it from `st`; `born`: see births.py."""
+        own = st.st_dev, st.st_ino, st.st_mode, st.st_uid, st.st_gid
+        return cls(*own, st.st_atime_ns, st.st_mtime_ns, st.st_size, born)
 
 
 class First(NamedTuple):
@@ -58,6 +60,14 @@ class Data(NamedTuple):
     raw: bytes = b""
 
 
+class Hole(NamedTuple):
+    """`length` bytes at `at` of the file of `slot` were a hole."""
+
+    slot: int
+    at: int
+    length: int
+
+
 class Run(NamedTuple):
     """[start, end) of the file of `slot` was added by the job; what comes after it is others'."""
 
@@ -74,6 +84,7 @@ class Attribute(NamedTuple):
     ino: int
     name: bytes
     there: bool
+    born: int = 0
     raw: bytes = b""
 
 
@@ -108,6 +119,7 @@ class Moved(NamedTuple):
 
     other        the inode number of what is there, on the same device, if the two are exchanged; 0: they are not
     directory    it is one, or what it is exchanged with may be: what is below has another path, too
+    born, other_born    of the two: see births.py
     """
 
     old: bytes
@@ -117,6 +129,8 @@ class Moved(NamedTuple):
     other: int
     directory: bool
     number: int
+    born: int = 0
+    other_born: int = 0
 
 
 class Void(NamedTuple):
@@ -133,8 +147,8 @@ class Lost(NamedTuple):
 
 
 LINK, COPY, NAME, SYMLINK, NODE, DIRECTORY, LOST = "link", "copy", "name", "symlink", "node", "directory", "lost"
-Record = Union[First, Data, Run, Attribute, Made, Gone, Moved, Lost, Void]
-_KINDS: tuple[type[Record], ...] = (First, Data, Run, Attribute, Made, Gone, Moved, Lost, Void)
+Record = Union[First, Data, Run, Attribute, Made, Gone, Moved, Lost, Void, Hole]
+_KINDS: tuple[type[Record], ...] = (First, Data, Run, Attribute, Made, Gone, Moved, Lost, Void, Hole)
 
 
 def packed(record: Record) -> bytes:

@@ -15,10 +15,11 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 
 from remoteio.submit.undo import records
 from remoteio.submit.undo.cover import BLOCK
-from remoteio.submit.undo.records import Data
+from remoteio.submit.undo.records import Data, Hole
 from remoteio.submit.undo.slots import Slots
 
 _PARTS = ("undo", "data", "slots", "kept")
@@ -78,15 +79,20 @@ class Segment:
 
     def save(self, slot: int, fd: int, ranges: list[tuple[int, int]]) -> None:
         """Keep these bytes of the file that is open as `fd`, for reading."""
-        found = []
+        found: list[Data | Hole] = []
         for start, end in ranges:
-            if end - start <= _INLINE:
-                raw = os.pread(fd, end - start, start)
-                found.append(Data(slot, start, len(raw), -1, raw))
-            else:
-                place, length = self._save(fd, start, end)
-                found.append(Data(slot, start, length, place))
-        if any(each.place >= 0 for each in found):
+            at, end = start, min(end, os.fstat(fd).st_size)
+            for first, last in (*extents(fd, start, end), (end, end)):
+                if at < first:
+                    found.append(Hole(slot, at, first - at))
+                if 0 < last - first <= _INLINE:
+                    raw = os.pread(fd, last - first, first)
+                    found.append(Data(slot, first, len(raw), -1, raw))
+                elif first < last:
+                    place, length = self._save(fd, first, last)
+                    found.append(Data(slot, first, length, place))
+                at = last
+        if any(isinstance(each, Data) and each.place >= 0 for each in found):
             os.fdatasync(self._data)
         self.write(b"".join(records.packed(each) for each in found if each.length), True)
 
@@ -98,15 +104,23 @@ class Segment:
 
     def keep(self, at: int, name: bytes, copy: bool) -> tuple[str, bytes]:
         """Keep what has that name in the directory `at`; see Journal.keep. Raises Unkept too."""
-        kept = b"%d" % self.number()
-        directory = os.fsencode(f"{self._base}.kept")
-        if not os.path.isdir(directory):
-            os.mkdir(directory, 0o700)
-        target = directory + b"/" + kept
+        kept, target = self._place_to_keep()
         if not copy and _linked(name, target, at):
             return records.LINK, kept
         _copy(at, name, target)
         return records.COPY, kept
+
+    def link(self, at: int, name: bytes) -> bytes:
+        """Keep what has that name by a link; see Journal.link."""
+        kept, target = self._place_to_keep()
+        return kept if _linked(name, target, at) else b""
+
+    def _place_to_keep(self) -> tuple[bytes, bytes]:
+        kept = b"%d" % self.number()
+        directory = os.fsencode(f"{self._base}.kept")
+        if not os.path.isdir(directory):
+            os.mkdir(directory, 0o700)
+        return kept, directory + b"/" + kept
 
 
 def remove(directory: str, number: int) -> None:
@@ -132,6 +146,29 @@ def _size(path: str) -> int:
     except FileNotFoundError:
         return 0
     return sum(_size(each.path) for each in os.scandir(path)) if stat.S_ISDIR(st.st_mode) else st.st_size
+
+
+def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """List where in [start, end) of a file there are bytes; elsewhere it has holes. Its position is moved."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+            last = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # all the rest is a hole, or is gone by now
+        if start < last:
+            yield start, last
+        start = last
+
+
+def copied_with_holes(source: int, target: int) -> None:
+    """Copy a file to one that is empty."""
+    size = os.fstat(source).st_size
+    for start, end in extents(source, 0, size):
+        copied(source, target, start, end, start)
+    os.ftruncate(target, size)
 
 
 def copied(source: int, target: int, start: int, end: int, place: int) -> int:
@@ -178,7 +215,7 @@ def _copy(at: int, name: bytes, target: bytes) -> None:
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            copied(source, fd, 0, os.fstat(source).st_size, 0)
+            copied_with_holes(source, fd)
             for attribute in os.listxattr(source):
                 if attribute.startswith("user."):
                     os.setxattr(fd, attribute, os.getxattr(source, attribute))

@@ -16,7 +16,8 @@ LEFT = struct.Struct("<QqQQ")  # of a row, what each change of the file changes,
 END = struct.Struct("<Q")  # the last of that
 LEFT_AT, END_AT = 16, 40
 _ROW = struct.Struct("<QQQqQQQ")  # device, inode number, size, mtime_ns, run, end of the write under way, flags
-_SIZE = 64
+_BORN = struct.Struct("<Q")  # when the file was made; behind that
+_SIZE = _ROW.size + _BORN.size
 _ROWS = 4096  # in one mapping
 _KNOWN, _OTHERS = 1, 2
 Key = tuple[int, int]  # device, inode number
@@ -26,6 +27,7 @@ class Slot:
     """Reads one row.
 
     key     the file: device, inode number
+    born    when it was made: see births.py
     last    how the job has left it
     run     where what the job added last begins
     end     how long the file is at most, once the write that is under way is done
@@ -33,11 +35,12 @@ class Slot:
     others  have they changed it since the job's first change?
     """
 
-    __slots__ = ("end", "key", "known", "last", "others", "run")
+    __slots__ = ("born", "end", "key", "known", "last", "others", "run")
 
     def __init__(self, row: bytes) -> None:
         dev, ino, size, mtime_ns, self.run, self.end, flags = _ROW.unpack_from(row)
         self.key, self.last = (dev, ino), (size, mtime_ns)
+        (self.born,) = _BORN.unpack_from(row, _ROW.size)
         self.known, self.others = bool(flags & _KNOWN), bool(flags & _OTHERS)
 
 
@@ -65,6 +68,10 @@ class Slots:
         size, mtime_ns = cover.last
         at = self._maps[slot // _ROWS], slot % _ROWS * _SIZE
         _ROW.pack_into(*at, *key, size, mtime_ns, cover.run, end, flags)
+
+    def mark(self, slot: int, born: int) -> None:
+        """Write down when the file of a row was made."""
+        _BORN.pack_into(self._maps[slot // _ROWS], slot % _ROWS * _SIZE + _ROW.size, born)
 
     def place(self, slot: int) -> tuple[mmap.mmap, int]:
         """Say where a row is: for who writes it often."""

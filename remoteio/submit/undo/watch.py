@@ -9,11 +9,16 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from typing import Protocol
+from weakref import WeakSet
 
+from remoteio import syscalls
+from remoteio.submit.undo.births import born_at, is_same
 from remoteio.submit.undo.cover import Cover
 from remoteio.submit.undo.journal import Journal
 from remoteio.submit.undo.records import (
     DIRECTORY,
+    LINK,
     LOST,
     NAME,
     NODE,
@@ -35,14 +40,23 @@ Stat = os.stat_result
 _CLOSED = (TypeError, ValueError)  # what is raised for a map that is closed, as by struct and by mmap
 
 
+class Namer(Protocol):
+    """Knows names of the job's files."""
+
+    def named(self, st: Stat) -> bytes:
+        """Find a path that leads to what `st` describes; b"": none is known."""
+
+
 class Watch:
-    """Watches over a job's files for its `journal`."""
+    """Watches over a job's files for its `journal`; `namers`: of the generations that are there."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self.namers: WeakSet[Namer] = WeakSet()
         self._epoch = 0
         self._files: dict[Key, FileWatch] = {}
-        self._fresh: dict[Key, tuple[int, tuple[int, int]]] = {}  # what the job has made since: its slot, as it was
+        # What the job has made since: its slot, how it was, and when it was made.
+        self._fresh: dict[Key, tuple[int, tuple[int, int], int]] = {}
         self._first: dict[Key, int] = {}  # what has been noted of, beside contents: its slot
         self._covered: set[Key] = set()  # what the contents are watched of
 
@@ -57,12 +71,14 @@ class Watch:
             self._fresh, self._first, self._covered, self._epoch = {}, {}, set(), epoch
         return bool(epoch)
 
-    def put(self, slot: int, key: Key, cover: Cover, end: int = 0) -> None:
-        """Note how the job has left a file; ``Slots.put``."""
+    def put(self, slot: int, key: Key, cover: Cover, born: int | None = None) -> None:
+        """Note how the job has left a file; ``Slots.put``. `born`: and when it was made."""
         slots = self.journal.slots
         if slots is not None and slot >= 0:
             try:
-                slots.put(slot, key, cover, end)
+                if born is not None:
+                    slots.mark(slot, born)
+                slots.put(slot, key, cover)
             except _CLOSED:
                 return  # the journal was lost in this moment
 
@@ -76,14 +92,21 @@ class Watch:
         last = st.st_size, st.st_mtime_ns
         self._covered.add(key)
         self._first.pop(key, None)
-        slot, made = self._fresh.get(key, (-1, None))
+        slot, made, _ = self._fresh.get(key, (-1, None, 0))
         if made == last:
             return slot, Cover(0, last)
-        slot = self.journal.slot()
+        slot, born = self.journal.slot(), syscalls.born(fd)
         cover = Cover(st.st_size, last)
-        self.put(slot, (st.st_dev, st.st_ino), cover)
-        self.journal.append(First(slot, _path(fd), Known.of(st)), sync=True)
+        self.put(slot, (st.st_dev, st.st_ino), cover, born)
+        self.journal.append(First(slot, self._path(fd, st), Known.of(st, born)), sync=True)
         return slot, cover
+
+    def _path(self, fd: int, st: Stat) -> bytes:
+        """A name of what is open as `fd`: that by which it was opened may be gone while it has another."""
+        path = _path(fd)
+        if not _leads(path, st):
+            path = next((name for each in tuple(self.namers) if (name := each.named(st))), path)
+        return path
 
     # beside contents
 
@@ -93,18 +116,19 @@ class Watch:
         if not self._on():
             return
         st = os.fstat(fd)
-        key = st.st_dev, st.st_ino
-        if not st.st_nlink or key in self._fresh:
+        key, born = (st.st_dev, st.st_ino), syscalls.born(fd)
+        if not st.st_nlink or self._is_fresh(key, born):
             return  # what is undone to it is its making
         if name is not None:
+            path = self._path(fd, st)
             try:
-                self.journal.append(Attribute(_path(fd), *key, name, True, os.getxattr(_proc(fd), name)))
+                self.journal.append(Attribute(path, *key, name, True, born, os.getxattr(_proc(fd), name)))
             except OSError:
-                self.journal.append(Attribute(_path(fd), *key, name, False))
+                self.journal.append(Attribute(path, *key, name, False, born))
         elif key not in self._first and key not in self._covered:
             self._first[key] = slot = self.journal.slot()
-            self.put(slot, (st.st_dev, st.st_ino), Cover(st.st_size, (st.st_size, st.st_mtime_ns)))
-            self.journal.append(First(slot, _path(fd), Known.of(st)))
+            self.put(slot, (st.st_dev, st.st_ino), Cover(st.st_size, (st.st_size, st.st_mtime_ns)), born)
+            self.journal.append(First(slot, self._path(fd, st), Known.of(st, born)))
 
     def changed(self, st: Stat) -> None:
         """Note how it is after that."""
@@ -115,8 +139,8 @@ class Watch:
         if key in self._first:
             self.put(self._first[key], key, cover)
         elif key in self._fresh and key not in self._covered:
-            slot, _ = self._fresh[key]
-            self._fresh[key] = slot, cover.last
+            slot, _, born = self._fresh[key]
+            self._fresh[key] = slot, cover.last, born
             self.put(slot, (st.st_dev, st.st_ino), Cover(0, cover.last))
 
     # names
@@ -136,22 +160,30 @@ class Watch:
         """Note what has that name now; `new`: it was made with it."""
         st = _lstat(at, name) if slot >= 0 else None
         if st is not None:
-            last = st.st_size, st.st_mtime_ns
-            self.put(slot, (st.st_dev, st.st_ino), Cover(0, last))
+            last, born = (st.st_size, st.st_mtime_ns), born_at(name, at)
+            self.put(slot, (st.st_dev, st.st_ino), Cover(0, last), born)
             if new:
                 key = st.st_dev, st.st_ino
-                self._fresh[key] = slot, last
+                self._fresh[key] = slot, last, born
                 if key in self._files:
                     self._files[key].forget()  # of another file, which had the number
+
+    def _is_fresh(self, key: Key, born: int) -> bool:
+        """Has the job made it since? Another may have its number by now."""
+        found = self._fresh.get(key)
+        return found is not None and is_same(found[2], born)
 
     def removes(self, at: int, name: bytes, st: Stat | None, opened: bool, also: bytes) -> int:
         """Note that the job is taking that name, in the directory `at`, away from what `st` describes; None: nothing.
 
-        `opened`: it has that open: then a name of ours would be one that the job can count. `also`: another name that
-        it has, b"" if none is known.
+        `opened`: it has that open: then a name of ours would be the only one, which the job can count. `also`: another
+        name that it has, b"" if none is known.
         Returns the record's number, 0: there is none.
         """
-        if st is None or not self._on() or (st.st_dev, st.st_ino) in self._fresh:
+        if st is None or not self._on():
+            return 0
+        born = born_at(name, at)
+        if self._is_fresh((st.st_dev, st.st_ino), born):
             return 0
         path = path_in(at, name)
         how, what = NODE, b""
@@ -159,15 +191,17 @@ class Watch:
             how, what = NAME, also
         elif stat.S_ISREG(st.st_mode):
             try:
-                how, what = self.journal.keep(at, name, st, opened)
+                how, what = self.journal.keep(at, name, st, opened and st.st_nlink == 1)
             except Unkept as error:
                 how, what = LOST, str(error).encode()
-        elif stat.S_ISLNK(st.st_mode):
-            how, what = SYMLINK, os.readlink(name, dir_fd=at)
         elif stat.S_ISDIR(st.st_mode):
             how = DIRECTORY
+        elif not opened and (kept := self.journal.link(at, name)):
+            how, what = LINK, kept  # what is made anew would not be its other names' file
+        elif stat.S_ISLNK(st.st_mode):
+            how, what = SYMLINK, os.readlink(name, dir_fd=at)
         number = self.journal.number()
-        self.journal.append(Gone(path, Known.of(st), how, what, st.st_rdev, number))
+        self.journal.append(Gone(path, Known.of(st, born), how, what, st.st_rdev, number))
         return number
 
     def void(self, *numbers: int) -> None:
@@ -178,9 +212,10 @@ class Watch:
     def removed(self, st: Stat | None) -> None:
         """Note that it is done."""
         if st is not None and (st.st_nlink == 1 or stat.S_ISDIR(st.st_mode)):
-            self._fresh.pop((st.st_dev, st.st_ino), None)
-            self._first.pop((st.st_dev, st.st_ino), None)
-            self._covered.discard((st.st_dev, st.st_ino))
+            key = st.st_dev, st.st_ino
+            self._fresh.pop(key, None)
+            self._first.pop(key, None)
+            self._covered.discard(key)
 
     def moves(self, old: tuple[int, bytes], new: tuple[int, bytes], st: Stat, other: int) -> int:
         """Note that the job is renaming what `st` describes from one name to another, each in a directory.
@@ -194,18 +229,20 @@ class Watch:
         here, there = (path_in(at, name) for at, name in (old, new))
         number = self.journal.number()
         directory = bool(other) or stat.S_ISDIR(st.st_mode)
-        self.journal.append(Moved(here, there, st.st_dev, st.st_ino, other, directory, number))
+        births = born_at(old[1], old[0]), born_at(new[1], new[0]) if other else 0
+        self.journal.append(Moved(here, there, st.st_dev, st.st_ino, other, directory, number, *births))
         return number
 
 
 class FileWatch:
     """Watches over the contents of one file. Whoever tells it anything holds the file's lock."""
 
-    __slots__ = ("_at", "_cover", "_epoch", "_key", "_map", "_slot", "_watch")
+    __slots__ = ("_at", "_born", "_cover", "_epoch", "_key", "_map", "_slot", "_watch")
 
     def __init__(self, watch: Watch, key: Key) -> None:
         self._watch, self._key = watch, key
         self._epoch = self._slot = -1
+        self._born = 0
         self._cover: Cover | None = None
         self._map: mmap.mmap | bytearray = bytearray()  # where its row is, and there from `_at` on
         self._at = 0
@@ -224,13 +261,15 @@ class FileWatch:
 
         `grows`: how long it will be at most, if that is more than its size.
         """
-        watch = self._watch
-        if watch.journal.epoch != self._epoch:
-            self._begin(fd, st)
+        watch, now = self._watch, (st.st_size, st.st_mtime_ns)
         cover = self._cover
+        if watch.journal.epoch != self._epoch or (
+            cover is not None and now != cover.last and not is_same(self._born, syscalls.born(fd))
+        ):
+            self._begin(fd, st)
+            cover = self._cover
         if cover is None:
             return
-        now = st.st_size, st.st_mtime_ns
         if now != cover.last:
             first, last = cover.foreign(now)
             if first < last:
@@ -257,7 +296,7 @@ class FileWatch:
 
     def _begin(self, fd: int, st: Stat) -> None:
         journal = self._watch.journal
-        self._epoch, self._cover = journal.epoch, None
+        self._epoch, self._cover, self._born = journal.epoch, None, syscalls.born(fd)
         begun, slots = self._watch.begin(fd, st, self._key), journal.slots
         if begun is not None and begun[0] >= 0 and slots is not None:
             self._slot, self._cover = begun
@@ -289,6 +328,14 @@ def _path(fd: int) -> bytes:
 def path_in(at: int, name: bytes) -> bytes:
     """The path of that name in the directory `at`."""
     return _path(at) + b"/" + name
+
+
+def _leads(path: bytes, st: Stat) -> bool:
+    """Does that path lead to what `st` describes?"""
+    try:
+        return os.path.samestat(os.lstat(path), st)
+    except OSError:
+        return False
 
 
 def _lstat(at: int, name: bytes) -> Stat | None:

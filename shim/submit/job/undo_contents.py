@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from remoteio import syscalls
 from remoteio.submit.undo import records
+from remoteio.submit.undo.births import NOTHING, Which, which
 from remoteio.submit.undo.journal import Journal, synced
-from remoteio.submit.undo.records import Data, First, Known
-from remoteio.submit.undo.segment import copied
+from remoteio.submit.undo.records import Data, First, Hole, Known
+from remoteio.submit.undo.segment import copied, copied_with_holes
 from shim.submit.job.kept_copies import keep
 from shim.submit.job.undo_plan import AWAY, CLEAN, MIXED, Plan
 
 _AT_ONCE = 64  # files open
+_PUNCH = 0x01 | 0x02  # fallocate(2): KEEP_SIZE, PUNCH_HOLE
+_ZEROS = 1 << 20
 _WRITE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -22,7 +27,8 @@ class Contents:
     """Writes to the files of `plan`.
 
     at        where each is, at the step that is being undone: by its story's number
-    renewed   the inode numbers of those that had to be made anew
+    also      by what other names, then
+    renewed   which those are now that had to be made anew
     busy      those that others have open for writing, and have added to: they stay
     """
 
@@ -32,7 +38,8 @@ class Contents:
         self._journal, self._plan, self._image, self._mark, self._kept = journal, plan, image, mark, kept
         self._say = say
         self.at = {number: story.path for number, story in enumerate(plan.stories)}
-        self.renewed: dict[int, int] = {}
+        self.also = {number: story.names for number, story in enumerate(plan.stories)}
+        self.renewed: dict[int, Which] = {}
         self.busy: set[int] = set()
         self._fds: dict[int, int] = {}
         self._directories: set[bytes] = set()
@@ -59,9 +66,13 @@ class Contents:
             os.close(fd)
         self._fds = {}
 
-    def ino(self, number: int) -> int:
-        """The inode number that the file of that story has."""
-        return self.renewed.get(number, self._plan.stories[number].key[1])
+    def which(self, number: int) -> Which:
+        """Which file is that of that story."""
+        return self.renewed.get(number, self._plan.stories[number].which)
+
+    def is_at(self, number: int, path: bytes) -> bool:
+        """Does that path lead to the file of that story?"""
+        return which(path).is_it(self.which(number))
 
     def _file(self, number: int) -> int:
         """Open the file for writing; -1: nothing leads to it any more."""
@@ -78,12 +89,12 @@ class Contents:
 
     def where(self, number: int) -> bytes:
         """A name that the file has now; b"": none is known."""
-        paths = (self.at[number], *self._plan.stories[number].names)
-        return next((path for path in paths if ino(path) == self.ino(number)), b"")
+        paths = (self.at[number], *self.also[number])
+        return next((path for path in paths if self.is_at(number, path)), b"")
 
     def seen(self, number: int, path: bytes) -> bytes:
         """Where the file is, which was seen at `path` when what is being undone was done."""
-        if ino(path) == self.ino(number):
+        if self.is_at(number, path):
             self.at[number] = path
         return self.at[number]
 
@@ -103,11 +114,21 @@ class Contents:
         finally:
             os.close(source)
 
+    def empty(self, record: Hole, number: int) -> None:
+        """Have a hole again where there was one."""
+        story = self._plan.stories[number]
+        fd = self._file(number) if story.verdict != AWAY else -1
+        if fd < 0:
+            return  # as above
+        end = min(record.at + record.length, os.fstat(fd).st_size)
+        if record.at < end:
+            _empty(fd, record.at, end)
+
     def as_first(self, segment: int, record: First, number: int) -> None:
         """Give the file its size, and what else was known of it."""
         known, story = record.known, self._plan.stories[number]
         if not stat.S_ISREG(known.mode):
-            if ino(self.seen(number, record.path)) == self.ino(number):
+            if self.is_at(number, self.seen(number, record.path)):
                 give(self.at[number], known)
             return
         self.seen(number, record.path)
@@ -124,11 +145,11 @@ class Contents:
         elif number not in self.busy:
             self._take_out(segment, record, number, fd)
 
-    def beside(self, path: bytes) -> bytes:
-        """A name beside it that nothing has."""
+    def beside(self, path: bytes, own: Which = NOTHING) -> bytes:
+        """A name beside it that nothing has, or, from a try before, `own`."""
         for number in range(1, 1 << 20):
             found = b"%s.%s%s" % (path, self._mark.encode(), b".%d" % number if number > 1 else b"")
-            if not os.path.lexists(found):
+            if not os.path.lexists(found) or which(found).is_it(own):
                 return found
         raise FileExistsError(17, os.strerror(17), os.fsdecode(path))
 
@@ -179,15 +200,24 @@ def _without(fd: int, start: int, size: int, runs: list[tuple[int, int]], tail: 
     synced(os.fspath(tail.parent))
 
 
+def _empty(fd: int, start: int, end: int) -> None:
+    try:
+        syscalls.fallocate(fd, _PUNCH, start, end - start)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        for at in range(start, end, _ZEROS):
+            os.pwrite(fd, bytes(min(_ZEROS, end - at)), at)
+
+
 def copy(source: bytes, target: bytes, known: Known | None = None) -> None:
-    """Copy a regular file with what is known of it, or `known`: whole under its name or not at all."""
-    part = target + b".part"
+    """Copy a regular file with what is known of it, or `known`; on the disk when this returns."""
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         st = os.fstat(fd)
-        new = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            copied(fd, new, 0, st.st_size, 0)
+            copied_with_holes(fd, new)
             for name in os.listxattr(fd):
                 if name.startswith("user."):
                     os.setxattr(new, name, os.getxattr(fd, name))
@@ -197,7 +227,6 @@ def copy(source: bytes, target: bytes, known: Known | None = None) -> None:
             os.close(new)
     finally:
         os.close(fd)
-    os.rename(part, target)
 
 
 def give(where: int | bytes, known: Known) -> None:
@@ -240,11 +269,3 @@ def _open(path: bytes) -> int:
             return os.open(path, _WRITE)
         finally:
             os.chmod(path, stat.S_IMODE(mode))
-
-
-def ino(path: bytes) -> int:
-    """The inode number of what has that name; 0: nothing has it."""
-    try:
-        return os.lstat(path).st_ino
-    except (FileNotFoundError, NotADirectoryError):
-        return 0

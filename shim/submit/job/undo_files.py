@@ -12,8 +12,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from remoteio.submit.undo.births import Which
 from remoteio.submit.undo.journal import Journal, synced
-from remoteio.submit.undo.records import Attribute, Data, First, Gone, Made, Moved
+from remoteio.submit.undo.records import Attribute, Data, First, Gone, Hole, Made, Moved
 from shim.submit.job import undo_plan
 from shim.submit.job.file_rollback import is_written
 from shim.submit.job.kept_copies import keep
@@ -51,30 +52,38 @@ class Undoing:
         self._step = Path(journal.directory, "undoing.step")
         self._said: list[str] = []
         self._contents = Contents(journal, plan, image, mark, kept, self._say)
-        self._names = Names(self._contents, self._directory, plan, image, self._say)
+        self._names = Names(self._contents, self._directory, plan, image, mark, self._say, self._note)
+        self._steps = 0
 
     def run(self) -> Undone:
         """Do it, or the rest of it. Raises OSError, KeepError: begin again when what it says has been mended."""
-        steps = self._begin()
+        self._steps = self._begin()
         entries = self._plan.entries
         try:
-            for entry in reversed(entries[: len(entries) - steps]):
-                said = len(self._said), len(self._contents.renewed)
+            for entry in reversed(entries[: len(entries) - self._steps]):
+                said = len(self._said)
                 self._undo(entry)
                 self._back(entry)
-                steps += 1
-                if said != (len(self._said), len(self._contents.renewed)) or steps % _EVERY == 0:
-                    self._note(steps)
-                self._note_step(steps)
+                self._steps += 1
+                if said != len(self._said) or self._steps % _EVERY == 0:
+                    self._note()
+                self._note_step(self._steps)
             self._contents.sync()
         finally:
             self._contents.close()
-        renewed = {self._plan.stories[number].key[1]: new for number, new in self._contents.renewed.items()}
-        return Undone(self._said, renewed)
+        return Undone(self._said, self._renewed())
+
+    def _renewed(self) -> dict[int, int]:
+        """Those that the image has: each number's first."""
+        first: dict[int, int] = {}
+        for number, story in enumerate(self._plan.stories):
+            first.setdefault(story.key[1], -1 if story.made else number)
+        renewed = self._contents.renewed
+        return {ino: renewed[number].ino for ino, number in first.items() if number in renewed}
 
     def end(self) -> None:
         """Forget how far it had come: the journal has begun anew."""
-        for path in (self._notes, self._step):
+        for path in (self._notes, self._step, *self._notes.parent.glob("*.tail")):
             path.unlink(missing_ok=True)
 
     # how far it has come
@@ -94,10 +103,10 @@ class Undoing:
             for story, verdict in zip(stories, noted["verdicts"]):
                 story.verdict = verdict
             self._contents.busy, self._said[:] = set(noted["busy"]), noted["said"]
-            self._contents.renewed.update(dict(noted["renewed"]))
+            self._contents.renewed.update({number: Which(*new) for number, *new in noted["renewed"]})
             steps = int(noted["steps"])
             if noted["boot"] == os.fsdecode(boot_id()):
-                steps = max(steps, self._steps())
+                steps = max(steps, self._noted_step())
             for entry in reversed(entries[len(entries) - steps :]):
                 self._back(entry)
             return steps
@@ -105,18 +114,18 @@ class Undoing:
         for number, story in enumerate(stories):
             if story.verdict == MIXED:
                 self._keep_both(number, story)
-        self._note(0)
+        self._note()
         return 0
 
-    def _note(self, steps: int) -> None:
+    def _note(self) -> None:
         contents = self._contents
         contents.sync()
         noted = {
-            "boot": os.fsdecode(boot_id()), "steps": steps,
+            "boot": os.fsdecode(boot_id()), "steps": self._steps,
             "image": self._image, "last": self._plan.last, "entries": len(self._plan.entries),
             "busy": sorted(contents.busy),
             "said": self._said, "verdicts": [story.verdict for story in self._plan.stories],
-            "renewed": list(contents.renewed.items()),
+            "renewed": [[number, *new] for number, new in contents.renewed.items()],
         }  # fmt: skip
         new = f"{self._notes}.new"
         with open(os.open(new, _CREATE | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
@@ -126,7 +135,7 @@ class Undoing:
         os.rename(new, self._notes)
         synced(self._journal.directory)
 
-    def _steps(self) -> int:
+    def _noted_step(self) -> int:
         try:
             return int.from_bytes(self._step.read_bytes()[:8], "little")
         except FileNotFoundError:
@@ -151,7 +160,8 @@ class Undoing:
             return  # the job has made it: it gets another name
         if story.saved:
             beside = self._contents.beside(story.path)
-            copy(story.path, beside)
+            copy(story.path, beside + b".part")
+            os.rename(beside + b".part", beside)  # whole or not at all
             self._contents.named(beside)
             self._say(
                 f"both the job and others have changed {path} since image {self._image}: what the job changed is as it "
@@ -170,6 +180,8 @@ class Undoing:
         segment, record, number, partner = entry
         if isinstance(record, Data):
             self._contents.put_back(segment, record, number)
+        elif isinstance(record, Hole):
+            self._contents.empty(record, number)
         elif isinstance(record, First):
             self._contents.as_first(segment, record, number)
         elif isinstance(record, Attribute):
@@ -189,10 +201,13 @@ class Undoing:
     def _back(self, entry: Entry) -> None:
         """Where files are once that step is undone."""
         segment, record, number, _ = entry
-        at = self._contents.at
+        at, also = self._contents.at, self._contents.also
         if isinstance(record, Moved):
             for each in tuple(at) if record.directory else (number,):
-                at[each] = undo_plan.moved(at[each], record.new, record.old, bool(record.other))
+                at[each], *also[each] = (
+                    undo_plan.moved(path, record.new, record.old, bool(record.other))
+                    for path in (at[each], *also[each])
+                )
         elif isinstance(record, Gone) and at[number] == undo_plan.kept_path(self._directory, segment, record.what):
             at[number] = record.path
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from remoteio import syscalls
 from remoteio.submit.undo import records
+from remoteio.submit.undo.births import NOTHING, Which, which
 from remoteio.submit.undo.records import Attribute, Gone, Made, Moved
 from shim.submit.job import undo_plan
-from shim.submit.job.undo_contents import Contents, copy, give, ino
+from shim.submit.job.undo_contents import Contents, copy, give
 from shim.submit.job.undo_plan import MIXED, Plan
 
 _NOREPLACE, _EXCHANGE = 1, 2  # renameat2(2)
@@ -21,14 +22,17 @@ class Names:
     """Undoes what was done to names; `contents` knows where files are, `directory` is the journal's."""
 
     def __init__(
-        self, contents: Contents, directory: bytes, plan: Plan, image: int, say: Callable[[str], None]
-    ) -> None:
-        self._contents, self._directory, self._plan, self._image, self._say = contents, directory, plan, image, say
+        self, contents: Contents, directory: bytes, plan: Plan, image: int, mark: str,
+        say: Callable[[str], None], note: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """`note` has what `contents` knows on the disk."""
+        self._contents, self._directory, self._plan, self._image = contents, directory, plan, image
+        self._mark, self._say, self._note = mark, say, note
 
     def attribute(self, record: Attribute, number: int) -> None:
         """Give the file the extended attribute that it had."""
         path = self._contents.seen(number, record.path)
-        if ino(path) != self._contents.ino(number):
+        if not self._contents.is_at(number, path):
             return
         try:
             if record.there:
@@ -41,13 +45,13 @@ class Names:
 
     def unmake(self, segment: int, record: Made, number: int) -> None:
         """Take away the name that was made."""
-        row, now = self._plan.row(segment, record.slot), ino(record.path)
-        if not now:
+        row, now = self._plan.row(segment, record.slot), which(record.path)
+        if not now.ino:
             return
         path = os.fsdecode(record.path)
         if row is None:
             self._say(f"it is not known who has made {path} since image {self._image}: it stays")
-        elif now not in (row.key[1], self._contents.ino(number)):
+        elif not now.is_it(Which(row.key[1], row.born)) and not now.is_it(self._contents.which(number)):
             self._say(f"{path}, which the job has made since image {self._image}, is another's by now, and stays")
         elif stat.S_ISDIR(os.lstat(record.path).st_mode):
             try:
@@ -70,55 +74,66 @@ class Names:
 
     def restore(self, segment: int, record: Gone, number: int) -> None:
         """Give the name back that was taken away."""
-        path, known = record.path, record.known
-        now = ino(path)
-        if now and now == self._contents.ino(number):
+        path, own = record.path, self._contents.which(number)
+        now = which(path)
+        if now.is_it(own):
             return
-        if now:
+        if now.ino:
             theirs = (
                 f"{os.fsdecode(path)}, which the job has removed since image {self._image}, has been made by others:"
             )
             if record.how in (records.DIRECTORY, records.NODE):
                 self._say(f"{theirs} theirs stays")
                 return
-            path = self._contents.beside(path)
+            path = self._contents.beside(path, own)
             self._say(f"{theirs} theirs stays, and what it was is {os.fsdecode(path)}")
+            if which(path).ino:
+                return
         try:
-            self._have_back(segment, record, path, number)
+            if record.how in (records.LINK, records.NAME):
+                os.link(self._source(segment, record, number), path, follow_symlinks=False)
+            else:
+                self._make_anew(segment, record, path, number)
         except FileNotFoundError:
             self._say(f"{os.fsdecode(path)}, which the job has removed, cannot be put back: its directory is gone")
-            return
-        if record.how not in (records.LINK, records.NAME) and ino(path):
-            if record.how != records.COPY or not now:
-                self._contents.renewed[number] = ino(path)
-            if record.how != records.COPY:
-                give(path, known)
 
-    def _have_back(self, segment: int, record: Gone, path: bytes, number: int) -> None:
-        kept = undo_plan.kept_path(self._directory, segment, record.what)
+    def _source(self, segment: int, record: Gone, number: int) -> bytes:
+        if record.how == records.NAME:
+            return self._contents.where(number) or record.what
+        return undo_plan.kept_path(self._directory, segment, record.what)
+
+    def _make_anew(self, segment: int, record: Gone, path: bytes, number: int) -> None:
+        """Make it under another name: it gets its own once it is noted which it is, or it would look like others'."""
+        part = b"%s/.%s.part" % (os.path.dirname(path), self._mark.encode())
+        _remove(part)  # of a try before
         mode = record.known.mode
-        if record.how == records.LINK:
-            os.link(kept, path)
-        elif record.how == records.NAME:
-            os.link(self._contents.where(number) or record.what, path)
-        elif record.how == records.COPY:
-            copy(kept, path, record.known)
+        if record.how == records.COPY:
+            copy(self._source(segment, record, number), part, record.known)
         elif record.how == records.SYMLINK:
-            os.symlink(record.what, path)
+            os.symlink(record.what, part)
         elif record.how == records.DIRECTORY:
-            os.mkdir(path, 0o700)
+            os.mkdir(part, 0o700)
         elif stat.S_ISFIFO(mode) or (os.geteuid() == 0 and not stat.S_ISSOCK(mode)):
-            os.mknod(path, mode, record.rdev)
+            os.mknod(part, mode, record.rdev)
+        else:
+            return
+        give(part, record.known)
+        self._contents.renewed[number] = which(part)
+        self._note()
+        self._rename(part, path, _NOREPLACE)
 
     def move_back(self, record: Moved, number: int, partner: int) -> None:
         """Rename it back."""
-        now, old, own = ino(record.new), ino(record.old), self._contents.ino(number)
-        other = self._contents.ino(partner) if partner >= 0 else 0
-        if other and old == other and now in (0, own):
-            self._rename(record.old, record.new, _EXCHANGE if now else _NOREPLACE)  # one may have been removed since
-        elif old != own and now == own:  # else it is back; or it has been removed: what has another record says so
+        now, old, own = which(record.new), which(record.old), self._contents.which(number)
+        other = self._contents.which(partner) if partner >= 0 else NOTHING
+        if old.is_it(other) and (not now.ino or now.is_it(own)):
+            # One may have been removed since.
+            self._rename(record.old, record.new, _EXCHANGE if now.ino else _NOREPLACE)
+        elif not old.is_it(own) and now.is_it(
+            own
+        ):  # else it is back; or it has been removed: what has another record says so
             target = record.old
-            if old:
+            if old.ino:
                 target = self._contents.beside(record.old)
                 self._say(
                     f"{os.fsdecode(record.old)}, which the job has renamed since image {self._image}, has been made by "
@@ -134,3 +149,13 @@ class Names:
             self._say(f"{os.fsdecode(now)}, which the job has renamed, stays: the directory it was in is gone")
         finally:
             os.close(at)
+
+
+def _remove(path: bytes) -> None:
+    """Remove what may have that name."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        os.rmdir(path)

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from remoteio.submit.undo import records, slots
+from remoteio.submit.undo.births import Which, is_same, which
 from remoteio.submit.undo.journal import Journal
 from remoteio.submit.undo.records import (
     COPY,
+    DIRECTORY,
     LINK,
     Attribute,
     Data,
     First,
     Gone,
+    Hole,
     Known,
     Lost,
     Made,
@@ -54,8 +57,10 @@ class Story:
     """What the job has done to one file.
 
     key       device and inode number, as it is known by in the journal
+    born      when it was made: see births.py
+    made      since the image, by the job
     path      where it is now: a kept one's place among the kept
-    names     where it was
+    names     where else it is or was, as those names are by now
     parts     of its contents: (segment, slot, as it was before; None: it was not there)
     saved     is there anything to be put back but its size?
     verdict   CLEAN, MIXED or AWAY
@@ -64,11 +69,29 @@ class Story:
 
     key: Key
     path: bytes
+    born: int = 0
+    made: bool = False
     names: list[bytes] = field(default_factory=list)
     parts: list[tuple[int, int, Known | None]] = field(default_factory=list)
     saved: bool = False
     verdict: str = CLEAN
     copied: bool = False
+
+    def seen(self, path: bytes) -> None:
+        """Take note that it has that name, too."""
+        if path != self.path and path not in self.names:
+            self.names.append(path)
+
+    def now_at(self, path: bytes) -> None:
+        """Take note of the name that it is known by from now on."""
+        self.seen(path)
+        was, self.path = self.path, path
+        self.names = [was, *(each for each in self.names if each not in (was, path))]
+
+    @property
+    def which(self) -> Which:
+        """Which file it is, as it is known in the journal."""
+        return Which(self.key[1], self.born)
 
 
 @dataclass(slots=True)
@@ -139,15 +162,8 @@ def steps_noted(directory: str, last: int) -> int | None:
 def _is_done(record: Record) -> bool:
     """Was it done? Asked of the last ones: this process may have been killed between the record and the change."""
     if isinstance(record, Moved):
-        return _ino(record.new) == record.ino
-    return not isinstance(record, Gone) or _ino(record.path) != record.known.ino
-
-
-def _ino(path: bytes) -> int:
-    try:
-        return os.lstat(path).st_ino
-    except OSError:
-        return 0
+        return which(record.new).is_it(Which(record.ino, record.born))
+    return not isinstance(record, Gone) or not which(record.path).is_it(Which(record.known.ino, record.known.born))
 
 
 def kept_path(directory: bytes, segment: int, name: bytes) -> bytes:
@@ -183,30 +199,29 @@ class _Follow:
         if isinstance(record, Made):
             return self._make(segment, record)
         if isinstance(record, First):
-            number = self._story((record.known.dev, record.known.ino), record.path)
+            number = self._story((record.known.dev, record.known.ino), record.path, record.known.born)
             self._slots[segment, record.slot] = number
             stories[number].parts.append((segment, record.slot, record.known))
-            stories[number].names.append(record.path)
+            stories[number].seen(record.path)
             return number
-        if isinstance(record, (Data, Run)):
+        if isinstance(record, (Data, Hole, Run)):
             number = self._slots.get((segment, record.slot), -1)
-            if number >= 0 and isinstance(record, Data):
+            if number >= 0 and not isinstance(record, Run):
                 stories[number].saved = True
             return number
         if isinstance(record, Gone):
             return self._remove(segment, record)
         if isinstance(record, Moved):
-            number = self._story((record.dev, record.ino), record.old)
+            number = self._story((record.dev, record.ino), record.old, record.born)
             if record.other:
-                self._story((record.dev, record.other), record.new)
+                self._story((record.dev, record.other), record.new, record.other_born)
             for story in stories if record.directory else [stories[number]]:
-                path = moved(story.path, record.old, record.new, bool(record.other))
-                if path != story.path and story.path not in story.names:
-                    story.names.append(story.path)
-                story.path = path
+                story.path, *story.names = (
+                    moved(path, record.old, record.new, bool(record.other)) for path in (story.path, *story.names)
+                )
             return number
         if isinstance(record, Attribute):
-            return self._story((record.dev, record.ino), record.path)
+            return self._story((record.dev, record.ino), record.path, record.born)
         if isinstance(record, Lost):
             self._made.lost.append((os.fsdecode(record.path), record.why))
         return -1
@@ -216,34 +231,44 @@ class _Follow:
         if row is None or not record.fresh:
             if row is None:
                 return -1
-            return self._known[row.key] if row.key in self._known else self._story(row.key, record.path)
+            number = self._story(row.key, b"", row.born)
+            self._made.stories[number].seen(record.path)
+            return number
         self._known.pop(row.key, None)  # its number was another's, which is gone
-        number = self._story(row.key, record.path)
+        number = self._story(row.key, record.path, row.born)
+        self._made.stories[number].made = True
         self._slots[segment, record.slot] = number
         self._made.stories[number].parts.append((segment, record.slot, None))
         return number
 
     def _remove(self, segment: int, record: Gone) -> int:
-        number = self._story((record.known.dev, record.known.ino), record.path)
+        number = self._story((record.known.dev, record.known.ino), record.path, record.known.born)
         story = self._made.stories[number]
+        if record.how in (COPY, DIRECTORY):
+            self._known.pop(story.key, None)  # its number may be another's from now on
         if record.how in (LINK, COPY) and story.path == record.path:
-            story.path, story.copied = kept_path(self._directory, segment, record.what), record.how == COPY
-            if story.copied:
-                self._known.pop(story.key)
+            story.now_at(kept_path(self._directory, segment, record.what))
+            story.copied = record.how == COPY
         elif record.how == records.NAME:
-            story.names.append(record.what)
-            story.path = record.what if story.path == record.path else story.path
+            story.seen(record.what)
+            if story.path == record.path:
+                story.now_at(record.what)
         elif record.how == records.LOST:
             self._made.lost.append((os.fsdecode(record.path), os.fsdecode(record.what)))
         return number
 
-    def _story(self, key: Key, path: bytes) -> int:
+    def _find(self, key: Key, born: int) -> int | None:
+        """The file that has that number and was made then; None: that number was another's until then."""
         number = self._known.get(key)
+        return number if number is None or is_same(self._made.stories[number].born, born) else None
+
+    def _story(self, key: Key, path: bytes, born: int) -> int:
+        number = self._find(key, born)
         if number is None:
             number = self._known[key] = len(self._made.stories)
-            self._made.stories.append(Story(key, path))
+            self._made.stories.append(Story(key, path, born))
         elif path and not path.endswith(_DELETED) and not self._made.stories[number].path.startswith(self._directory):
-            self._made.stories[number].path = path
+            self._made.stories[number].now_at(path)
         return number
 
 
@@ -253,9 +278,9 @@ def _verdict(made: Plan, story: Story) -> str:
         return CLEAN
     try:
         now = os.lstat(story.path)
+        if not story.copied and not which(story.path).is_it(story.which):
+            return AWAY
     except OSError:
-        return AWAY
-    if now.st_ino != story.key[1] and not story.copied:
         return AWAY
     if any(row is None or row.others for row, _ in parts):
         return MIXED
