@@ -8,13 +8,14 @@ image names their chunk by that hash.
 
     look        before a dump, the tree runs: new processes get a userfaultfd
     left_out    criu asks, the tree stands still: what was written is found out, and all is protected again, before any
-                page is read. From then on the last image is none any more, until this one is committed
+                page is read
     whole       criu's pagemap, with the pages that it was not told of
-    committed   the store has the image: it is the last one
+    committed   the store has the image: it is the last one. Else, at the next look, the one before is that still, and
+                of what was not written up to here the kernel says whether it has been since
 
-**Never an old page.** A page is left out only if the kernel says that it is followed, and was not written, and it was
-in an image that was committed, which was made of the memory as it was when the page was protected. All else, and
-whatever fails here, is dumped as ever. Shipped.
+**Never an old page.** A page is left out only if the kernel says that it is followed, and was not written, each time
+since it was in an image that was committed, which was made of the memory as it was when the page was protected. All
+else, and whatever fails here, is dumped as ever. Shipped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import os
 from io import BytesIO
 
 from checkpoint.execute import preflight, waits, written_pages
-from checkpoint.execute.chunker import Known, pagemap, with_pages
+from checkpoint.execute.chunker import ChunkerError, Known, pagemap, with_pages
 from checkpoint.execute.page_ranges import Ranges, add, joined, shared, unchanged, windows, within, without
 from checkpoint.execute.spool import Spool
 from checkpoint.wire.manifest import ENTRY, PAGE, WINDOW
@@ -49,24 +50,32 @@ class Process:
     """
 
     def __init__(self) -> None:
+        self.before: _Last | None = None
         self._last: _Last | None = None
+        self._since: Ranges | None = None  # not written from it to the last dump; None: that made it
+        self._clean: Ranges | None = None  # not written from it to this dump; None: that is not known yet
         self.begin()
 
     def begin(self) -> None:
-        """Begin another dump."""
+        """Begin another dump; if the one before was not committed, from what was known in it."""
+        if self.before is not None and self._clean is not None:
+            self._last, self._since = self.before, self._clean
         self.asked = False
-        self.before: _Last | None = None
+        self.before = self._clean = None
         self.left_out: Ranges = []
-        self._clean: Ranges = []
         self._told: Ranges = []
 
     def ask(self) -> None:
-        """Take it down that criu asks: from now on the last image is none, until this one is committed."""
+        """Take it down that criu asks: from now on, until `not_written`, nothing is known of any image."""
         self.asked, self.before, self._last = True, self._last, None
 
     def not_written(self, clean: Ranges) -> None:
-        """Take it down which pages were not written since the last image."""
-        self._clean = clean
+        """Take it down which pages were not written since all were protected, which they are again."""
+        self._clean = clean if self._since is None else shared(clean, self._since)
+
+    def forget(self) -> None:
+        """Have the next image be of all memory, if this one is not committed."""
+        self.before = None
 
     def leave_out(self, present: Ranges, start: int, end: int) -> Ranges:
         """Decide about the pages that are there, from `start` to `end`: those of which criu is not told.
@@ -76,7 +85,7 @@ class Process:
         """
         if self.before is None:
             return []
-        found = unchanged(present, self._clean, self.before.present, start, end)
+        found = unchanged(present, self._clean or [], self.before.present, start, end)
         add(self.left_out, without(found, windows(within(self._told, start, end))))
         answer = shared(present, within(self.left_out, start, end))
         add(self._told, without(present, answer))
@@ -100,8 +109,9 @@ class Process:
         runs = pagemap(BytesIO(spool.read(name)))
         next(runs)
         spans = [(address, address + pages * PAGE) for address, pages in runs]
+        self.before = None
         if self.asked and spans == sorted(spans):
-            self._last = _Last(joined(spans), rows)
+            self._last, self._since = _Last(joined(spans), rows), None
 
 
 class _Followed:
@@ -181,14 +191,19 @@ class Followed:
                 out[name] = known
         return out
 
-    def committed(self, spool: Spool, rows: dict[str, bytes]) -> None:
-        """Take the image in the spool for the last one. `rows`: the tables of its page images, by their pagemaps.
+    def forget(self) -> None:
+        """Have the next image be of all memory, as the store has not what it was thought to have."""
+        for process in self._processes.values():
+            process.pages.forget()
 
-        Raises OSError, ChunkerError.
-        """
-        for number, process in self._processes.items():
-            if _pagemap(number) in rows:
-                process.pages.committed(spool, _pagemap(number), rows[_pagemap(number)])
+    def committed(self, spool: Spool, rows: dict[str, bytes]) -> None:
+        """Take the image in the spool for the last one. `rows`: the tables of its page images, by their pagemaps."""
+        try:
+            for number, process in self._processes.items():
+                if _pagemap(number) in rows:
+                    process.pages.committed(spool, _pagemap(number), rows[_pagemap(number)])
+        except (ChunkerError, OSError):
+            self.forget()  # it is committed all the same
 
 
 def _pagemap(number: int) -> str:

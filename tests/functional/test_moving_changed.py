@@ -9,6 +9,7 @@ import pytest
 from checkpoint.execute import forked
 from checkpoint.execute.collector import Collector
 from checkpoint.submit.delivery import deliver
+from shim.wire import job_messages
 from tests.mover import Mover, Placement, until
 from tests.mover_as_user import PYTHON, Make, Run
 from tests.spools import spool
@@ -91,6 +92,34 @@ def test_each_image_has_the_memory_of_its_moment(run: Run, seed: int) -> None:
         at.close()
         for image, (said, given) in list(memories.items())[2:]:
             right(mover, talk, image, said, given)
+
+    run(body)
+
+
+@pytest.mark.long(lambda committed, uid: not (committed and uid))
+@pytest.mark.parametrize("committed", [True, False], ids=["no host can go on", "the store is full"])
+def test_after_a_vacate_that_was_called_off_an_image_is_of_what_changed_too(run: Run, committed: bool) -> None:
+    why = "no host can go on with it" if committed else "the store is full"
+
+    def body(make: Make, home: Path) -> None:
+        mover, talk, at = started(make, home)
+        mover.holds = True
+        for serial in (1, 2, 3):
+            said = talk.ask(at, f"change {serial * 3 + 1}")  # and no other child
+            leaves = serial == 2
+            at.full = leaves and not committed
+            at.order(job_messages.VACATE if leaves else job_messages.CHECKPOINT, serial)
+            if leaves and committed:
+                at.wait("held")
+                at.order(job_messages.THAW, serial, why=why)
+            if leaves:
+                assert at.wait("refused")["why"] == why
+            else:
+                at.wait("committed")
+        assert mover.image == 2 + committed
+        assert saved(mover) < 0.7
+        at.close()
+        right(mover, talk, mover.image, said, len(mover.given))
 
     run(body)
 

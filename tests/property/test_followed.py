@@ -69,7 +69,8 @@ def test_every_image_comes_back_as_it_was(data: st.DataObject) -> None:
             process.begin()
             process.ask()
             doubtful = data.draw(st.sets(st.integers(0, END - 1), max_size=2))
-            process.not_written(spans(set(range(END)) - written - doubtful))
+            if data.draw(st.integers(0, 5)):  # else it failed in the middle: protected, and not known what was written
+                process.not_written(spans(set(range(END)) - written - doubtful))
             write_process(root / str(number), ask_as_criu(data.draw, process, memory), pages_id=number)
             committed = data.draw(st.booleans())
             with spooled(root / str(number)) as spool:
@@ -98,6 +99,26 @@ def test_what_is_unchanged_is_not_in_the_spool(tmp_path: Path) -> None:
         with spooled(tmp_path / str(number)) as spool:
             process.committed(spool, PAGEMAP, send(store, spool, process.whole(spool, PAGEMAP, 0)))
     assert store.verify("job") == []
+
+
+def test_an_image_that_was_not_committed_costs_the_next_no_more_than_what_was_written(tmp_path: Path) -> None:
+    """Unless what the store has turned out to be less than was thought."""
+    store, process = Store(tmp_path / "store"), Process()
+    memory = {page: bytes([page]) * PAGE for page in range(80)}
+    steps = [(True, set(), 80), (False, {20}, 16), (True, {40}, 32), (False, {60}, 16), (False, set(), 16)]
+    for number, (committed, written, expected) in enumerate([*steps, (False, set(), 80)], 1):
+        if number > len(steps):
+            process.forget()
+        process.begin()
+        process.ask()
+        process.not_written(spans({*range(80)} - written))
+        told = {*range(80)} - pages(process.leave_out(spans({*range(80)}), 0, 80 * PAGE))
+        assert len(told) == expected, number
+        write_process(tmp_path / str(number), {page: memory[page] for page in told}, pages_id=number)
+        with spooled(tmp_path / str(number)) as spool:
+            known = process.whole(spool, PAGEMAP, 0)
+            if committed:
+                process.committed(spool, PAGEMAP, send(store, spool, known))
 
 
 @pytest.mark.parametrize("stands_still", [True, False])

@@ -177,7 +177,7 @@ class Dumper:
                 raise DumpError("the job could not leave")
             self._at("sending", "sending the image")
             head["criu"] = dump.times(place.work)
-            self._send(place.spool, serial, head, leaves=False)
+            self._followed.committed(place.spool, self._send(place.spool, serial, head, leaves=False))
             fault_points.reached("committed")
         finally:
             place.tidy()
@@ -247,7 +247,7 @@ class Dumper:
         @_or_cut
         def send() -> None:
             self._at("sending", "sending the image")
-            self._send(spool, serial, head, leaves=True)
+            returned.callback(self._followed.committed, spool, self._send(spool, serial, head, leaves=True))
             self._hold(serial)
 
         def begin_calls() -> None:
@@ -255,6 +255,7 @@ class Dumper:
                 threads.go_on()
 
         with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
+            returned = after.enter_context(ExitStack())
             follows = self._followed.look(tree.root())
             sock, fds = place.start(parts.means.criu().bundle, tree)
             try:
@@ -312,19 +313,18 @@ class Dumper:
             "last_pid": preflight.highest(tree.root()), "frozen_us": frozen_us, "keep_tcp": self._found.keep_tcp,
         }  # fmt: skip
 
-    def _send(self, spool: Spool, serial: int, head: dict[str, object], leaves: bool) -> None:
-        """Send the image until the store has committed it. Raises DumpError, Gone, LinkClosed."""
+    def _send(self, spool: Spool, serial: int, head: dict[str, object], leaves: bool) -> dict[str, bytes]:
+        """Send the image until the store has committed it; its tables of pages. Raises DumpError, Gone, LinkClosed."""
         channel = self._parts.channel
         try:
             known = self._followed.whole(spool, leaves)
-            tables = dump.send(spool, _described(spool, head), channel.put, channel.get, known)
-            if not leaves:
-                self._followed.committed(spool, tables)
+            return dump.send(spool, _described(spool, head), channel.put, channel.get, known)
         except CutShort as e:
             if serial in self._given_up:
                 raise DumpError(self._given_up[serial]) from e
             raise Gone("the job has ended") from e
         except (ChunkerError, ImageWireError, ManifestError, OSError) as e:
+            self._followed.forget()
             raise DumpError("the image cannot be sent: %s" % e) from e
 
 
