@@ -148,3 +148,15 @@ def middle(path: Path) -> list[bytes]:
     """What is at its beginning and where it may have been written to."""
     with path.open("rb") as file:
         return [os.pread(file.fileno(), 65536, at) for at in (0, HOLE // 4, HOLE // 2)]
+
+
+def test_a_file_is_found_though_the_name_it_was_last_seen_by_goes_first(play: Play) -> None:
+    play.job.write("a", b"of the job", 7)
+    play.job.link("a", "n")
+    fd = os.open(play.top / "n", os.O_PATH)
+    play.job.watch.attributes(fd, b"user.k")
+    os.close(fd)
+    os.setxattr(play.top / "n", "user.k", b"of the job")
+    play.job.symlink("x", "e/a")
+    play.job.rename("e/a", "a", 2)
+    assert not as_at_the_moment(play)

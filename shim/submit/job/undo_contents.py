@@ -94,7 +94,9 @@ class Contents:
 
     def seen(self, number: int, path: bytes) -> bytes:
         """Where the file is, which was seen at `path` when what is being undone was done."""
-        if self.is_at(number, path):
+        if path != self.at[number] and self.is_at(number, path):
+            # It may lose this name before the other one.
+            self.also[number] = [self.at[number], *(each for each in self.also[number] if each != path)]
             self.at[number] = path
         return self.at[number]
 
