@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,21 @@ def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
         open_before = open_before or descriptors(run.country)
         run.ask("vacate")
     run.country.running(5)
-    until(lambda: descriptors(run.country) <= open_before + 2, "what each of five opened is closed")
+    # From the first image on there is a journal, which has three files open.
+    until(lambda: descriptors(run.country) <= open_before + 2 + 3, "what each of five opened is closed")
     run.country.agents[5].end(0)
     run.end()
 
 
-def test_a_generation_that_is_over_is_not_kept(run: Run) -> None:
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Garbage is not looked for by itself: as good as in a supervisor's own process."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def test_a_generation_that_is_over_is_not_kept(run: Run, no_collector: None) -> None:
     """Its export knows of every file that the job has used."""
     run.country.running(0)
     until(run.supervisor.generation, "it is known to run")
@@ -38,16 +48,10 @@ def test_a_generation_that_is_over_is_not_kept(run: Run) -> None:
     assert generation is not None and generation._session.export is not None
     before = weakref.ref(generation), weakref.ref(generation._session.export)
     del generation
-    for number in range(2):
+    for number in range(3):
         run.country.running(number)
         assert run.ask("vacate").startswith("True: ")
-    run.country.running(2)
-
-    def gone() -> bool:
-        gc.collect()
-        return before[0]() is None and before[1]() is None
-
-    until(gone, "nothing holds it")
+    until(lambda: before[0]() is None and before[1]() is None, "nothing holds it")
 
 
 def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, job_place: None) -> None:

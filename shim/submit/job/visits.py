@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -58,7 +59,7 @@ class Visits:
     def connect(self, number: int, name: str) -> None:
         """Begin a visit to the host: Connected or Unreached will tell of it."""
         self._starts[number] = queue.SimpleQueue()
-        self._home.in_thread(lambda: self._visit(number, name), lambda why: Unreached(number, why))
+        self._home.in_thread(lambda: self._visit_and_forget(number, name), lambda why: Unreached(number, why))
 
     def start(self, number: int, terms: Terms) -> None:
         """Have it send START, unless it has ended: then its event is on its way."""
@@ -90,6 +91,11 @@ class Visits:
             self._starts.pop(number, None)
             self._generations.pop(number, None)
             self._fewer.notify_all()
+
+    def _visit_and_forget(self, number: int, name: str) -> None:
+        """Have nothing left of a visit: what it held refers to itself, and is some MiB."""
+        self._visit(number, name)
+        gc.collect()  # by itself that comes seldom: see shim/submit/own_process.py
 
     def _visit(self, number: int, name: str) -> None:
         """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
