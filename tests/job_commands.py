@@ -182,6 +182,12 @@ def again(mover: Mover, job: str) -> None:
     mover.running(job)
 
 
+def pinned(mover: Mover, job: str) -> set[str]:
+    """The files of which the newest image of the job has the bytes."""
+    rows = sorted(mover.path(job, "pins").glob("*/rows"), key=lambda path: int(path.parent.name))
+    return {path for path, *_ in json.loads(rows[-1].read_text())} if rows else set()
+
+
 def kept(mover: Mover, job: str) -> list[Path]:
     """The copies of what could not be told apart, each of which the log names."""
     copies, words = sorted(mover.path(job, "kept").glob("*")), mover.verb("log", job)

@@ -95,12 +95,14 @@ class Task(Value):
     namespaces    name → which, as /proc/PID/ns links to it
     mapped        device files that it has mapped
     files         names of the files that it has mapped: its program, libraries
+    private       those of them that it has mapped for itself (MAP_PRIVATE)
     cwd           what /proc/PID/cwd links to
     ids           its real, effective and saved user and group ids
     """
 
     __slots__ = (
-        "cwd", "descriptors", "files", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "seccomp", "tracer",
+        "cwd", "descriptors", "files", "host_pid", "ids", "mapped", "name", "namespaces", "pid", "private", "seccomp",
+        "tracer",
     )  # fmt: skip
     pid: int
     host_pid: int
@@ -113,14 +115,16 @@ class Task(Value):
     files: frozenset[str]
     cwd: str
     ids: tuple[int, ...]
+    private: frozenset[str]
 
     def __init__(
         self, pid: int, host_pid: int, name: str, descriptors: list[Descriptor], tracer: int, seccomp: int,
         namespaces: dict[str, str], mapped: list[str], files: frozenset[str], cwd: str, ids: tuple[int, ...],
+        private: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self._set(
             pid=pid, host_pid=host_pid, name=name, descriptors=descriptors, tracer=tracer, seccomp=seccomp,
-            namespaces=namespaces, mapped=mapped, files=files, cwd=cwd, ids=ids,
+            namespaces=namespaces, mapped=mapped, files=files, cwd=cwd, ids=ids, private=private,
         )  # fmt: skip
 
 
@@ -370,7 +374,8 @@ def _task(at: str) -> Task:
         if os.path.lexists(f"{at}/ns/{name}"):
             namespaces[name] = os.readlink(f"{at}/ns/{name}")
     with open(at + "/maps", errors="surrogateescape") as f:
-        paths = {line.split(None, 5)[5].rstrip("\n") for line in f if "/" in line}
+        rows = [line.rstrip("\n").split(None, 5) for line in f if "/" in line]
+    paths = {row[5] for row in rows}
     mapped = sorted(p for p in paths if p.startswith("/dev/") and not p.startswith(("/dev/zero", "/dev/shm/")))
     files = frozenset(p for p in paths if p.startswith("/") and not p.startswith("/dev/"))
     pid = int(status.get("NSpid", status["Pid"]).split()[-1])
@@ -378,6 +383,7 @@ def _task(at: str) -> Task:
     return Task(
         pid, int(os.path.basename(at)), status["Name"].strip(), descriptors, int(status["TracerPid"]),
         int(status.get("Seccomp", "0")), namespaces, mapped, files, os.readlink(at + "/cwd"), ids,
+        files & {row[5] for row in rows if row[1].endswith("p")},
     )  # fmt: skip
 
 

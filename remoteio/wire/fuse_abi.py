@@ -69,8 +69,9 @@ STATX_IN = S("=IIQII")  # getattr_flags reserved fh sx_flags sx_mask
 STATX_OUT = S("=QII16x")  # attr_valid attr_valid_nsec flags; then struct fuse_statx
 STATX = kernel_structs.STATX
 NOTIFY_INVAL_INODE_OUT = S("=Qqq")  # nodeid off len
+NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent's nodeid namelen flags; then the name and a zero byte
 
-NOTIFY_INVAL_INODE = 2
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY = 2, 3
 
 # INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
 ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1, 1 << 3, 1 << 5, 1 << 6
@@ -227,6 +228,12 @@ def failure(unique: int, errno: int) -> bytes:
 def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
     """Make a notification: drop attributes, and pages from `offset` on (`length` bytes; 0: all; offset < 0: none)."""
     return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
+
+
+def inval_entry(parent: int, name: bytes) -> bytes:
+    """Make a notification: forget what has that name in the directory; what is open stays open."""
+    body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_INVAL_ENTRY, 0) + body
 
 
 def request(op: int, nodeid: int, args: bytes, unique: int = 0) -> bytes:

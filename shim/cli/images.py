@@ -15,7 +15,7 @@ from remoteio.submit.undo.moments import Moments, since
 from shim.cli import completion
 from shim.cli.parameters import image_argument, jobs_argument
 from shim.cli.say import shown
-from shim.submit.job import record, undo_home
+from shim.submit.job import pins, record, undo_home
 from shim.submit.job.image_intake import images_left
 from shim.submit.job.placement_events import Phase
 from shim.submit.units import size
@@ -54,6 +54,7 @@ def list_command(job: str | None, as_json: bool) -> None:
     """List the images of JOB, or of all jobs. `rexec restart JOB/IMAGE` goes on from one.
 
     FILES: whether what the job did to its files since that image can be undone, so that they go back with it.
+    PINNED: how much is kept of programs, libraries and data that it has open, should they be replaced.
     """
     store = Store()
     names = _names(store, job)
@@ -63,13 +64,13 @@ def list_command(job: str | None, as_json: bool) -> None:
     elif not rows:
         click.echo("rexec: no images; `rexec checkpoint JOB` makes one", err=True)
     else:
-        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  {'FILES':<7}  COMMAND")
+        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  {'FILES':<7}  {'PINNED':>10}  COMMAND")
         for row in rows:
             made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
             what = row["damage"] or shown(row["command"])
             files = "go back" if row["files"] else "stay"
-            shape = f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}  {files:<7}"
-            click.echo(f"{shape}  {what}")
+            shape = f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}"
+            click.echo(f"{shape}  {files:<7}  {size(row['pinned']):>10}  {what}")
 
 
 def _as_data(kept: ListedImage, moments: Moments) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def _as_data(kept: ListedImage, moments: Moments) -> dict[str, Any]:
         "host": None if manifest is None else manifest.host,
         "generation": None if manifest is None else manifest.generation,
         "files": since(moments, kept.number) is not None,
+        "pinned": sum(pin.size for pin in pins.rows(record.home() / kept.job, kept.number)),
         "bytes": 0 if manifest is None else manifest.size,
         "command": [] if manifest is None else list(manifest.argv),
         "damage": kept.damage,
@@ -121,6 +123,7 @@ def rm_command(image: str) -> None:
         store.rm(name, int(number) if number else None)
     if not number and known:
         known[0].remove()
+    pins.remove(record.home() / name, [int(number)] if number else [])
 
 
 @images_command.command("prune")
@@ -136,6 +139,7 @@ def prune_command(job: str | None, keep: int) -> None:
     store = Store()
     for name in _names(store, job):
         pruned = store.prune(name, *_left(name, keep))
+        pins.remove(record.home() / name, pruned.images)
         images = "1 image" if len(pruned.images) == 1 else f"{len(pruned.images)} images"
         click.echo(f"job {name}: {images} removed, {size(pruned.freed)} freed")
 

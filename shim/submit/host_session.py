@@ -206,6 +206,13 @@ class HostSession:
         """Seconds since the host was heard of."""
         return time.monotonic() - self._heard
 
+    def goes_on(self) -> None:
+        """Take note that a job that was restored is about to run: what was for criu alone is over."""
+        if self.export is not None:
+            self.export.locks.claimed()
+            if told := self.export.instead.pinned.goes_on():
+                self.send(frames.ORDERED, told)
+
     def dial_no_more(self) -> None:
         """Take a cut for the end: all has been said."""
         if self._dialler is not None:

@@ -51,6 +51,7 @@ def _bytes(number: int) -> str:
 _EXPORT, _UNIT = "remoteio/submit/export", "tests/unit/test"
 _UNTAKEN, _ROOM = f"{_UNIT}_untaken.py", f"{_UNIT}_room.py"
 _MISBEHAVES = "the host misbehaves: what it runs ends"
+_UNKEPT = "it is not kept, which the log says"
 _NO_IMAGE = "the image is refused, and the job goes on"
 
 FILES = (
@@ -245,6 +246,20 @@ IMAGES = (
     Limit(
         "processes, descriptors, threads or mappings of an image", "shim.submit.job.image_head:_MOST", "", _NO_IMAGE,
         "shim/submit/job/image_head.py", f"{_UNIT}_limits.py::test_an_image_of_too_much",
+    ),
+    Limit(
+        "a file that an image has mapped or open and that is kept (moving.md, Files)",
+        "shim.submit.job.pins:MOST_FILE", BYTES, _UNKEPT, "shim/submit/job/pins.py",
+        f"{_UNIT}_pins.py::test_no_more_is_kept_than_may_be",
+    ),
+    Limit(
+        "all these files of one job's images", "shim.submit.job.pins:MOST_BYTES", BYTES,
+        f"the largest of the newest image: {_UNKEPT}", "shim/submit/job/pins.py",
+        f"{_UNIT}_pins.py::test_no_more_is_kept_than_may_be",
+    ),
+    Limit(
+        "such files of one image", "shim.submit.job.pins:MOST_FILES", "", f"the largest: {_UNKEPT}",
+        "shim/submit/job/pins.py", f"{_UNIT}_pins.py::test_no_more_is_kept_than_may_be",
     ),
 )  # fmt: skip
 

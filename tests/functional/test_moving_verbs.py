@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.submit import obtain_criu
-from tests.job_commands import COUNT, PYTHON, Mover, lines, out, vacate
+from tests.job_commands import COUNT, PYTHON, Mover, lines, out, pinned, vacate
 from tests.until import until
 
 pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
@@ -89,7 +89,7 @@ def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: 
 
 
 def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:
-    """What of it the job has not written to is read anew: of another library as large, a job would get a mixture."""
+    """If it is not kept, what the job has not written to is read anew: of another as large, it would get a mixture."""
     library = mover.dir / "library.so"
     shutil.copy(next(Path("/usr/lib").rglob("libz.so.1")), library)
     shutil.chown(library, mover.user)
@@ -97,6 +97,8 @@ def test_a_library_that_is_replaced_while_the_job_is_held(mover: Mover) -> None:
     job = mover.submit(PYTHON, "-c", script + "while not os.path.exists('go'): time.sleep(.05)\nprint(f(100))")
     until(lambda: out(mover, job) == "ready\n", "it is ready")
     mover.verb("hold", job)
+    until(lambda: str(library) in pinned(mover, job), "it is kept")
+    shutil.rmtree(mover.path(job, "pins"))
     shutil.copy(library, mover.dir / "new")
     (mover.dir / "new").rename(library)
     said = mover.verb("release", job)

@@ -60,6 +60,12 @@ class Allowed:
         self.refusals.note(parent, name, rights.rule, reading=True)
         raise FileNotFoundError(errno.ENOENT, "not to be seen by a job")
 
+    def may_see(self, parent: Node, name: bytes, key: confine.Key) -> None:
+        """Raise ENOENT unless a file that had that name and number may be seen."""
+        rights = confine.least(parent.rights.child(name), self.confinement.known.get(key, confine.ALL))
+        if rights.level == confine.HIDDEN:
+            self.hides(parent, name, rights)
+
     # before something is done
 
     def may_name(

@@ -43,7 +43,7 @@ class ExportBase:
         room: Room | None,
     ) -> None:
         self.ids = ids
-        self.instead = Instead(instead)
+        self.instead = Instead(instead, None if record is None else record.pinned)
         self._umask = own_umask()
         self.inodes = Inodes(root, confinement=confinement, device=device)
         self._dev = self.inodes.numbers.device

@@ -22,6 +22,7 @@ from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import FORMAT, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
+from remoteio.submit.export.pinned import Pin
 from remoteio.wire.fuse_abi import ROOT_ID
 
 MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
@@ -132,6 +133,15 @@ class Inodes:
             node.lookups += 1
             return node
 
+    def shown_pinned(self, parent: Node, pin: Pin, fd: int) -> Node:
+        """Return the node of the kept bytes that are open as `fd`, seen as the pin says, and count one lookup.
+
+        Raises ENOENT for what is not to be seen.
+        """
+        name = os.path.basename(pin.path)
+        self.allowed.may_see(parent, name, (pin.device, pin.inode))
+        return self.shown_instead(parent, name, fd)
+
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
         # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
         # And what is open was opened by the name that it had then, which may be another file's by now.
@@ -175,9 +185,9 @@ class Inodes:
     # handles
 
     def opened_as(self, parent: Node, name: bytes) -> list[Node]:
-        """List the nodes that are open and have been seen by that name."""
+        """List the nodes that are open and have been seen by that name, but for what is shown instead of a file."""
         with self.lock:
-            nodes = {handle.node.id: handle.node for handle in self.handles.values()}
+            nodes = {handle.node.id: handle.node for handle in self.handles.values() if handle.node.fd < 0}
         return [node for node in nodes.values() if (parent, name) in node.names()]
 
     def may_open(self) -> None:

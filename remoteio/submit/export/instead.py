@@ -10,14 +10,19 @@ import os
 from collections.abc import Collection, Mapping
 
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.pinned import Pinned
 
 _DIRECTORY = b"etc"  # of the root
 
 
 class Instead:
-    """Holds `contents`, by the names in /etc that are to lead to them, each in a file of its own (memfd_create(2))."""
+    """Holds `contents`, by the names in /etc that are to lead to them, each in a file of its own (memfd_create(2)).
 
-    def __init__(self, contents: Mapping[bytes, bytes]) -> None:
+    pinned  what criu finds in place of other files
+    """
+
+    def __init__(self, contents: Mapping[bytes, bytes], pinned: Pinned | None = None) -> None:
+        self.pinned = pinned or Pinned()
         self.files: dict[bytes, int] = {}  # descriptors, by name
         self.device = -1  # st_dev of them all, and of nothing that has a name
         for name, content in contents.items():
@@ -38,3 +43,4 @@ class Instead:
         for fd in self.files.values():
             os.close(fd)
         self.files.clear()
+        self.pinned.close()

@@ -108,12 +108,13 @@ class Listings:
     def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
         used, kept, stat, entry_of, pack = 0, self._inodes.numbers.device, os.stat, self._entry, abi.DIRENT.pack
+        pinned = self._instead.pinned.names(node)  # which are looked up one by one
         for name, ino, kind, position in found[first:] if first else found:
             need = _PLUS + len(name) + 7 & ~7
             if used + need > size:
                 return b"".join(out), False
             entry = _UNKNOWN
-            if position > _OWN:
+            if position > _OWN and name not in pinned:
                 try:
                     st = stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = entry_of(node, name, st), st.st_ino

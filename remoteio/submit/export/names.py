@@ -8,8 +8,9 @@ import stat
 import time
 
 from remoteio import syscalls
-from remoteio.submit.export.base import ExportBase
+from remoteio.submit.export.base import ExportBase, lstat
 from remoteio.submit.export.nodes import Node, Place
+from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_AFTER, TTL
@@ -30,6 +31,11 @@ class Names(ExportBase):
             node = self.inodes.shown_instead(parent, name, fd)
             return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
         at, link = self.inodes.descriptors.directory(parent), False
+        pin = self.instead.pinned.find(parent, name)
+        if pin is not None and not (name.endswith(REMOVED) and lstat(name, at)):
+            node = self.inodes.shown_pinned(parent, *pin)
+            # Whoever asks again when the job runs is told of the file that has the name now.
+            return Reply(abi.ENTRY.pack(node.id, 0, 0, TTL, 0, 0) + self.attr(os.fstat(pin[1])))
         try:
             if name == _KERNEL_FACTS and parent.name == b"run":
                 raise FileNotFoundError

@@ -10,6 +10,7 @@ from remoteio.submit.export import nodes
 from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.pinned import Pin, Pinned
 
 TYPE_CHECKING = False  # only a job of which images are made has a journal, and each run would wait for its modules
 if TYPE_CHECKING:
@@ -21,13 +22,16 @@ Row = tuple[bytes, int, int, int]
 
 
 class WrittenFiles:
-    """Keeps each file that was opened for writing; asked at a checkpoint, when the job stands still."""
+    """Keeps each file that was opened for writing; asked at a checkpoint, when the job stands still.
 
-    __slots__ = ("_changes", "_nodes", "watch")
+    pinned  files that the job has still though their names are others' by now
+    """
+
+    __slots__ = ("_changes", "_nodes", "pinned", "watch")
 
     def __init__(self, changes: Changes, watch: Watch | None = None) -> None:
         """`watch`: keeps what must be kept of any file before it is changed; None: nothing is to be undone."""
-        self._changes, self.watch = changes, watch
+        self._changes, self.watch, self.pinned = changes, watch, Pinned()
         self._nodes: dict[int, Node] = {}
 
     def add(self, node: Node) -> File:
@@ -70,15 +74,19 @@ class OpenFiles:
     rows    (path, inode number, for writing?) of each that has a name
     moved   (path, removed altogether?) of each that the image has by a name, which leads to another file or to none
     called  (path, path): a name that is nobody's any more, by which the image may have the file; one that it still has
+    read    those of `rows` that are open to be read only, and not locked: path, and how they are
+    pinned  those of `rows` whose bytes are kept ones, and a descriptor of these
     """
 
     rows: list[tuple[bytes, int, bool]]
     moved: list[tuple[bytes, bool]]
     called: list[tuple[bytes, bytes]] = field(default_factory=list)
+    read: list[tuple[bytes, os.stat_result]] = field(default_factory=list, compare=False)
+    pinned: list[tuple[Pin, int]] = field(default_factory=list)
 
 
-def opened(inodes: Inodes) -> OpenFiles:
-    """List the files that are open or mapped; the job stands still.
+def opened(inodes: Inodes, shown: Pinned | None = None) -> OpenFiles:
+    """List the files that are open or mapped, those `shown` by kept bytes among them; the job stands still.
 
     A name is right if it leads to (device, inode number) of the open file. This compares two looks of the same moment:
     what is stored and compared later is the inode number alone, since device numbers change.
@@ -86,10 +94,14 @@ def opened(inodes: Inodes) -> OpenFiles:
     found: dict[int, tuple[bytes, int, bool]] = {}
     moved: set[tuple[bytes, bool]] = set()
     called: dict[bytes, bytes] = {}
+    pinned: dict[int, tuple[Pin, int]] = {}
+    looks: dict[int, tuple[bytes, os.stat_result]] = {}
     for handle in tuple(inodes.handles.values()):
         node = handle.node
-        if node.kind != stat.S_IFREG or node.fd >= 0:
-            continue  # one that has a descriptor of its own is shown instead of a file here, and looked for nowhere
+        if node.kind != stat.S_IFREG or node.fd >= 0:  # that is shown instead of a file here
+            if shown is not None and (pin := shown.of(node)) is not None:
+                found[node.id], pinned[node.id] = (pin[0].path, pin[0].inode, False), pin
+            continue
         st = os.fstat(handle.fd)
         # The job's kernel knows that it has no name: by the job's own doing, or since it was told of 0 links. Else criu
         # has taken the name that the kernel remembers, even if others removed the file meanwhile.
@@ -108,7 +120,16 @@ def opened(inodes: Inodes) -> OpenFiles:
                 called[path] = right[0]
         before = found.get(node.id)
         found[node.id] = right[0], node.ino, handle.writable or (before is not None and before[2])
-    return OpenFiles(sorted(found.values()), sorted(moved), sorted(called.items()))
+        looks[node.id] = right[0], st
+    rows = sorted(found.values()), sorted(moved), sorted(called.items())
+    return OpenFiles(*rows, _read(inodes, looks), list(pinned.values()))
+
+
+def _read(inodes: Inodes, looks: dict[int, tuple[bytes, os.stat_result]]) -> list[tuple[bytes, os.stat_result]]:
+    """Those that are open to be read only, and not locked; `looks`: all, by the number of the node."""
+    handles = tuple(inodes.handles.values())
+    others = {each.node.id for each in handles if each.writable or each.flocked or each.node.locks}
+    return [look for number, look in looks.items() if number not in others]
 
 
 def _paths(node: Node) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from checkpoint.execute import live_sockets, preflight
 from checkpoint.execute.dump import DumpError
@@ -18,15 +19,25 @@ class Found:
 
     keep_tcp     both ends of each of its connections are in the tree
     mapped       files
+    private      those of them that are mapped so that what others write there need not be seen
     controlling  what it has open as /dev/tty: st_rdev and st_dev
     """
 
-    __slots__ = ("controlling", "keep_tcp", "mapped")
+    __slots__ = ("controlling", "keep_tcp", "mapped", "private")
 
     def __init__(
-        self, keep_tcp: bool = False, mapped: tuple[str, ...] = (), controlling: tuple[tuple[int, int], ...] = ()
+        self,
+        keep_tcp: bool = False,
+        tasks: Sequence[preflight.Task] = (),
+        controlling: tuple[tuple[int, int], ...] = (),
     ) -> None:
-        self.keep_tcp, self.mapped, self.controlling = keep_tcp, list(mapped), list(controlling)
+        self.keep_tcp, self.controlling = keep_tcp, list(controlling)
+        self.mapped = sorted(frozenset().union(*(task.files for task in tasks)))
+        self.private = sorted(frozenset().union(*(task.private for task in tasks)))
+
+    def told(self) -> dict[str, object]:
+        """What of it goes into the head of the image."""
+        return {"controlling": self.controlling, "mapped": self.mapped, "private": self.private}
 
 
 def look(parts: CheckpointParts, leave: bool) -> Found:
@@ -56,11 +67,10 @@ def look(parts: CheckpointParts, leave: bool) -> Found:
         more = "; and %d more" % (len(found) - NAMED) if found[NAMED:] else ""
         raise DumpError("; ".join(found[:NAMED]) + more)
     controlling = preflight.by_controlling(tasks)
-    mapped = sorted(frozenset().union(*(task.files for task in tasks)))
     if leave and tcp and not keep_tcp:
         more = " and %d more" % (len(tcp) - 1) if tcp[1:] else ""
         parts.news(job_messages.CLOSES, why=tcp[0].words + more)
-    return Found(keep_tcp, tuple(mapped), tuple(controlling))
+    return Found(keep_tcp, tasks, tuple(controlling))
 
 
 def terminal(parts: CheckpointParts) -> tuple[int, int] | None:

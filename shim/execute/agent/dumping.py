@@ -306,7 +306,7 @@ class Dumper:
             locks = {"handles": tree.open_files(), "numbers": preflight.numbers(parts.sandbox.pid)}
         return {
             "facts": parts.means.criu().facts.plain(),
-            **streams, "controlling": self._found.controlling, "mapped": self._found.mapped,
+            **streams, **self._found.told(),
             "frozen": tree.frozen, "stopped": tree.stood if tree.frozen else [],
             **locks,
             "threads": thread_scheduling.look(tree.root(), parts.cpus),

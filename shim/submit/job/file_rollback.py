@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,8 +58,11 @@ class Look:
     paths: dict[Key, str] = field(default_factory=dict)
 
 
-def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
-    """Compare the files with `image` and with what the job did since (Changes.since; None: it is not known)."""
+def look(image: Manifest, changes: dict[Key, Change] | None, pinned: Collection[str] = ()) -> Look:
+    """Compare the files with `image` and with what the job did since (Changes.since; None: it is not known).
+
+    `pinned`: paths under which it can be shown what it had mapped or open, whatever is there now.
+    """
     held = {path for path, _, writable in opened(image) if writable}
     if "open" not in image.stats:
         held = {file.path for file in image.written}  # of a rexec that did not write it down
@@ -79,6 +83,8 @@ def look(image: Manifest, changes: dict[Key, Change] | None) -> Look:
     rows = image.stats.get("mapped", [])
     mapped = {str(path) for path in rows} if isinstance(rows, list) else set()
     for path, inode, writable in opened(image):
+        if path in pinned and not writable:
+            continue
         if path in mapped and path not in told and (now_inode := _inode(path)) != inode:
             # Of a program and its libraries the image has what the job has written there: the rest is read from them.
             how = "replaced by another file" if now_inode else "removed"

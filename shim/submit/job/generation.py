@@ -71,8 +71,7 @@ class Generation:
         self._out = Window(Window.IMAGE)
         self._arrivals = Arrivals(Window.IMAGE)
         self._intake: Intake | None = None
-        self._dumping = -1
-        self._due = DumpsDue()
+        self._dumping, self._due = -1, DumpsDue()
         self.told = False  # the host has said that nothing of the job is left there
         self.moved = self.heard = False  # heard: its host has said that it has begun here, or it has, by its output
         self.runs = False  # the job has run here, or may have: its locks are those that were asked for here
@@ -101,8 +100,7 @@ class Generation:
         """Send an ORDER, unless the link is gone: then its end is being told."""
         if what == job_messages.GO:
             self.runs = True
-            if self._session.export is not None:
-                self._session.export.locks.claimed()
+            self._session.goes_on()
             self._home.carried.release()
             self._attach_outputs()
             self._attach_input()
@@ -150,9 +148,8 @@ class Generation:
                 self.unfit = self.unfit or why
         why = self.unfit or why
         self._session.close()  # or an order that comes late goes to whoever has the descriptor's number next
-        for window in (self._window, self._out):
-            if window is not None:
-                window.close()
+        for window in filter(None, (self._window, self._out)):
+            window.close()
         if self._intake is not None:
             self._intake.abort()
             self._intake.join()
@@ -290,8 +287,9 @@ class Generation:
             # Here, before anything that the job may write from now on is done.
             inodes = self._session.export.inodes
             self._home.mark(serial)
+            self._files.pinned.saves(False)
             written = image_manifest.written(self._files.rows(), self._before)
-            self._seen = Seen(written, opened(inodes), held(inodes))
+            self._seen = Seen(written, opened(inodes, self._files.pinned), held(inodes))
             if (unfit := self._seen.unfit()) and self._intake is not None:
                 self._intake.abort()
                 self.order(job_messages.THAW, serial, why=unfit)
@@ -323,6 +321,7 @@ class Generation:
             return
         self._give_up()
         self._dumping = serial
+        self._files.pinned.saves(True)
         home = self._home
         source = max(self._image.number if self._image is not None else 0, home.restored)
         for output in home.outputs.values():
@@ -380,6 +379,7 @@ class Generation:
                 last = payload
         # Nothing of it is restored before its last payload has come, and from then on the job's files are read.
         self._home.rewind(manifest, self.number)
+        self._files.pinned.show(self._home.pinned(manifest))
         self._give(last)
 
     def _give(self, payload: list[bytes]) -> bool:

@@ -20,11 +20,13 @@ from remoteio.errors import RexecError
 from remoteio.submit.export.added import Added
 from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
+from remoteio.submit.export.pinned import Pin
 from shim.submit import faults, threads
-from shim.submit.job import file_rollback, image_manifest, kept_copies, placement_events
+from shim.submit.job import file_rollback, image_manifest, kept_copies, pins, placement_events
 from shim.submit.job.image_intake import images_left
 from shim.submit.job.image_manifest import Run, Seen
 from shim.submit.job.kept_copies import KeepError, Tail
+from shim.submit.job.pins import Pins
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.undo_home import KEEP, JobUndo
@@ -52,6 +54,7 @@ class JobHome:
     carried   its file locks while no host runs it
     changes   what it has done to its files since its images
     undo      what is kept to undo what it has done to its files since its images
+    pins      what is kept of the files that its images have open
     made      the directories that it has made, which are its own (JobRights.made)
     added     what it has added to the files here
     newest    the number of its last image; 0: there is none
@@ -89,6 +92,7 @@ class JobHome:
         self.undo = JobUndo(
             job.path, record.files != KEEP, record.undo_limit, lambda: tell(placement_events.Heavy()), self._unkept
         )
+        self.pins = Pins(job.path, self._note)
         self.forced = 0
         self._tails: list[Tail] = []
         self._rewinding = threading.Lock()
@@ -97,6 +101,7 @@ class JobHome:
     def close(self) -> None:
         """Close the streams and the undo journal: the job is over."""
         self.undo.close()
+        self.pins.close()
         for output in self.outputs.values():
             output.close()
         if self.input is not None:
@@ -193,7 +198,8 @@ class JobHome:
 
     def _check(self, image: Manifest, plan: Plan | None) -> file_rollback.Look:
         if plan is None:
-            found = file_rollback.look(image, self.changes.since(image.number))
+            covered = pins.covered(self.job.path, image.number)
+            found = file_rollback.look(image, self.changes.since(image.number), covered)
         else:
             found = self.undo.look(image, plan)
         if found.changed and not self.goes_on_anyway(image):
@@ -266,6 +272,10 @@ class JobHome:
         found = self._check(image, Plan())
         self.changes.begin(image.number, found.paths)
 
+    def pinned(self, image: Manifest) -> list[tuple[Pin, int]]:
+        """Open what is kept of files that the image has open and that are others by now. Raises OSError."""
+        return pins.opened(self.job.path, self.undo.as_now(image))
+
     def _keep(self, named: file_rollback.Named, number: int) -> None:
         """Keep what cannot be told apart as it is now, whatever the job makes of the file that stays."""
         since = f"{named.clause} since image {number} was made"
@@ -334,6 +344,7 @@ class JobHome:
         if given is not None and counted > given.given:
             raise ShapeError(f"its image counts {counted} bytes of standard input, of {given.given} that it was given")
         self.undo.bind(serial, run.number)  # before there is such an image: it never is without
+        self.pins.begin(run.number, seen.opened)
         return manifest
 
     def committed(self, serial: int, manifest: Manifest, source: int) -> None:
@@ -343,7 +354,9 @@ class JobHome:
         """
         self.changes.commit(serial, manifest.number, {file.inode: file.path for file in manifest.written})
         left = images_left(self.record.keep, source)
-        self.undo.retain((*self.store.numbers(self.name)[-left:], source))
+        images = (*self.store.numbers(self.name)[-left:], source)
+        self.undo.retain(images)
+        self.pins.keep(manifest.number, images)
         if self.input is not None:
             self.input.saved(manifest.streams.stdin + len(manifest.streams.stdin_unread))
         self.newest, self.saved = manifest.number, (manifest.time_ns / 1e9, manifest.size)
@@ -354,3 +367,4 @@ class JobHome:
             self.store.rm(self.name)
         self.saved = 0.0, 0
         self.undo.forget()
+        self.pins.forget()

@@ -20,9 +20,9 @@ _HEAD = table(
         "frozen_us": _COUNT, "keep_tcp": flag, "root": _PID,
     },
     {
-        "mapped": listed(text(4096), _MOST), "controlling": listed(tuple_of(_COUNT, _COUNT), 64),
-        "criu": mapping(text(64), _COUNT, 64), "kinds": listed(text(64), 256),
-        "handles": listed(tuple_of(_PID, _FD, _COUNT), _MOST),
+        "mapped": listed(text(4096), _MOST), "private": listed(text(4096), _MOST),
+        "controlling": listed(tuple_of(_COUNT, _COUNT), 64), "criu": mapping(text(64), _COUNT, 64),
+        "kinds": listed(text(64), 256), "handles": listed(tuple_of(_PID, _FD, _COUNT), _MOST),
         "threads": listed(tuple_of(_PID, whole(0, (1 << 16) - 1), listed(whole(0, _CPUS), _CPUS)), _MOST),
         "numbers": mapping(digits(1 << 22), _PID, _MOST),
     },

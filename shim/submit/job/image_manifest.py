@@ -57,7 +57,9 @@ def manifest(run: Run, head: bytes, files: tuple[ImageFile, ...], seen: Seen) ->
     said["open"] = [[os.fsdecode(path), inode, writable] for path, inode, writable in seen.opened.rows]
     called = {os.fsdecode(path): os.fsdecode(now) for path, now in seen.opened.called}
     said["called"] = list(called.items())
-    said["mapped"] = [called.get(path.removesuffix(" (deleted)"), path) for path in said.get("mapped", [])]
+    called |= {os.fsdecode(pin.path): os.fsdecode(pin.path) for pin, _ in seen.opened.pinned}
+    for mapped in ("mapped", "private"):
+        said[mapped] = [called.get(path.removesuffix(" (deleted)"), path) for path in said.get(mapped, [])]
     spec = run.spec
     environment = [os.fsdecode(item).partition("=") for item in spec.env]
     return Manifest(
@@ -102,7 +104,7 @@ def bare(image: Manifest, replaced: list[str]) -> Manifest:
         "streams",
         "facts",
     )
-    stats = {**image.stats, "open": [], "mapped": [], "replaced": replaced}
+    stats = {**image.stats, "open": [], "mapped": [], "private": [], "replaced": replaced}
     return Manifest(**{name: getattr(image, name) for name in fields}, env=(), files=(), written=(), stats=stats)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _keep(source: int, name: str, directory: Path, mark: str, start: int) -> Pat
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(fd, "wb", buffering=0):
-            _copy(source, fd, start, st.st_size)
+            copy_data(source, fd, start, st.st_size)
             os.utime(fd, ns=(st.st_mtime_ns, st.st_mtime_ns))
             os.fsync(fd)
         os.rename(part, copy)
@@ -110,10 +111,13 @@ def _keep(source: int, name: str, directory: Path, mark: str, start: int) -> Pat
     return copy
 
 
-def _copy(source: int, target: int, start: int, size: int) -> None:
-    """Copy what is in `source` from `start` to its end, as it is by then, but not the holes below `size`."""
+def copy_data(source: int, target: int, start: int, size: int, go_on: Callable[[], bool] = lambda: True) -> None:
+    """Copy what is in `source` from `start` to its end, as it is by then, but not the holes below `size`.
+
+    `go_on`: False: no more of it is wanted. Raises OSError.
+    """
     at = start
-    while at < size:
+    while at < size and go_on():
         try:
             data = os.lseek(source, at, os.SEEK_DATA)
         except OSError as error:
@@ -122,7 +126,7 @@ def _copy(source: int, target: int, start: int, size: int) -> None:
             break  # there is only a hole from there on
         hole = os.lseek(source, data, os.SEEK_HOLE)
         at = data
-        while at < hole:
+        while at < hole and go_on():
             block = os.pread(source, min(_BLOCK, hole - at), at)
             if not block:
                 break

@@ -149,8 +149,9 @@ class Rehearsal:
 
     def _deliver(self, image: Manifest) -> None:
         session = self._session
-        assert session is not None
+        assert session is not None and session.export is not None
         try:
+            session.export.instead.pinned.show(self._home.pinned(image))
             with self._home.store.open(image.job, image.number) as opened:
                 for payload in deliver(opened):
                     if not self._window.take_all(sum(map(len, payload))):

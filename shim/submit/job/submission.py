@@ -17,7 +17,7 @@ from remoteio.submit.export.changes import Changes
 from remoteio.submit.undo.journal import LIMIT
 from remoteio.wire import frames
 from shim.submit.hosts import config
-from shim.submit.job import file_rollback, placement_events, placement_steps, undo_home, undo_plan
+from shim.submit.job import file_rollback, pins, placement_events, placement_steps, undo_home, undo_plan
 from shim.submit.job import record as jobs
 from shim.submit.job.output_file import OutputCount
 from shim.submit.job.record import ANY, SMALL, Job, JobError, Record
@@ -177,7 +177,8 @@ def _since(job: Job, record: Record, image: Manifest) -> tuple[list[file_rollbac
     except OSError as error:
         raise SubmitError(f"the undo journal of job {job.id} cannot be read: {error.strerror}") from error
     if plan is None:
-        found = file_rollback.look(image, Changes.of(record.after, image.number).since(image.number))
+        changes = Changes.of(record.after, image.number).since(image.number)
+        found = file_rollback.look(image, changes, pins.covered(job.path, image.number))
         return found.both, found.changed
     return [file_rollback.mixed(path, 0) for path in plan.both()], undo_home.look(job.path, image, plan).changed
 

@@ -12,7 +12,7 @@ from checkpoint.wire.manifest import Manifest, WrittenFile
 from remoteio.submit.undo.journal import Journal
 from remoteio.submit.undo.moments import Moments
 from remoteio.submit.undo.watch import Watch
-from shim.submit.job import file_rollback, undo_plan
+from shim.submit.job import file_rollback, pins, undo_plan
 from shim.submit.job.undo_files import Undoing
 from shim.submit.job.undo_plan import Plan
 
@@ -108,16 +108,16 @@ class JobUndo:
 
     def look(self, image: Manifest, plan: Plan) -> file_rollback.Look:
         """Compare the files with the image, but for those that the plan gives back. Nothing is changed."""
-        return _look(image, plan, self._renewed)
+        return _look(self._directory.parent, image, plan, self._renewed)
 
 
 def look(job: Path, image: Manifest, plan: Plan) -> file_rollback.Look:
     """See JobUndo.look; of the job with this directory, which has no supervisor."""
-    return _look(image, plan, _renewed(job / "undo"))
+    return _look(job, image, plan, _renewed(job / "undo"))
 
 
-def _look(image: Manifest, plan: Plan, renewed: dict[int, int]) -> file_rollback.Look:
-    found = file_rollback.look(_as_now(image, renewed), {})
+def _look(job: Path, image: Manifest, plan: Plan, renewed: dict[int, int]) -> file_rollback.Look:
+    found = file_rollback.look(_as_now(image, renewed), {}, pins.covered(job, image.number))
     given_back = _touched(plan)
     found.changed[:] = [named for named in found.changed if not _among(named.path, given_back)]
     for path, why in plan.lost:
