@@ -6,7 +6,8 @@ image names their chunk by that hash.
 
 ::
 
-    look        before a dump, the tree runs: new processes get a userfaultfd
+    look        before a dump, the tree runs: new processes get a userfaultfd; of the others, what will be needed of
+                windows that have changed is read (ahead.py)
     left_out    criu asks, the tree stands still: what was written is found out, and all is protected again, before any
                 page is read
     whole       criu's pagemap, with the pages that it was not told of
@@ -23,7 +24,7 @@ from __future__ import annotations
 import os
 from io import BytesIO
 
-from checkpoint.execute import preflight, waits, written_pages
+from checkpoint.execute import ahead, preflight, waits, written_pages
 from checkpoint.execute.chunker import ChunkerError, Known, pagemap, with_pages
 from checkpoint.execute.page_ranges import Ranges, add, joined, shared, unchanged, windows, within, without
 from checkpoint.execute.spool import Spool
@@ -46,7 +47,10 @@ class Process:
 
     asked     in this dump criu has asked for them
     before    what was in the last image when this dump began; None: not known
-    left_out  those that criu was not told of in this dump
+    left_out  those of which criu was not told in this dump, as their windows are as they were
+    filled    those of which it was not told, as they are in `ahead` or `still`
+    ahead     pages that were read before the tree stood still
+    still     pages that were read since
     """
 
     def __init__(self) -> None:
@@ -63,7 +67,19 @@ class Process:
         self.asked = False
         self.before = self._clean = None
         self.left_out: Ranges = []
+        self.filled: Ranges = []
+        self.ahead, self.still = ahead.Ahead(), ahead.Ahead()
         self._told: Ranges = []
+
+    def beside(self, clean: Ranges) -> Ranges:
+        """List the pages that were not written, of windows in which others were; `clean`: as for `not_written`."""
+        if self._last is None:
+            return []
+        kept = shared(self._last.present, self._since_last(clean))
+        return shared(windows(without(self._last.present, kept)), kept)
+
+    def _since_last(self, clean: Ranges) -> Ranges:
+        return clean if self._since is None else shared(clean, self._since)
 
     def ask(self) -> None:
         """Take it down that criu asks: from now on, until `not_written`, nothing is known of any image."""
@@ -71,7 +87,14 @@ class Process:
 
     def not_written(self, clean: Ranges) -> None:
         """Take it down which pages were not written since all were protected, which they are again."""
-        self._clean = clean if self._since is None else shared(clean, self._since)
+        self._clean = self._since_last(clean)
+
+    def alone(self, followed: Ranges, clean: Ranges) -> Ranges:
+        """List the followed pages of the last image that were written, and are less than a window in a row."""
+        if self.before is None:
+            return []
+        written = without(shared(self.before.present, followed), self._since_last(clean))
+        return [(start, end) for start, end in written if end - start < WINDOW]
 
     def forget(self) -> None:
         """Have the next image be of all memory, if this one is not committed."""
@@ -85,9 +108,14 @@ class Process:
         """
         if self.before is None:
             return []
-        found = unchanged(present, self._clean or [], self.before.present, start, end)
-        add(self.left_out, without(found, windows(within(self._told, start, end))))
-        answer = shared(present, within(self.left_out, start, end))
+        clean = self._clean or []
+        held = shared(within(self.ahead.pages, start, end), within(clean, start, end))
+        read = shared(present, joined(held + within(self.still.pages, start, end)))
+        add(self.filled, without(without(read, within(self.left_out, start, end)), within(self._told, start, end)))
+        found = unchanged(present, clean, self.before.present, start, end)
+        mixed = joined(within(self._told, start, end) + within(self.filled, start, end))
+        add(self.left_out, without(found, windows(mixed)))
+        answer = shared(present, joined(within(self.left_out, start, end) + within(self.filled, start, end)))
         add(self._told, without(present, answer))
         return answer
 
@@ -96,9 +124,15 @@ class Process:
 
         `pid`: as for Known. Raises OSError, ChunkerError.
         """
-        if not self.left_out or self.before is None:
+        if self.before is None:
             return None
-        spool.write(name, with_pages(spool.read(name), self.left_out))
+        if self.filled:
+            still, others = shared(self.filled, self.still.pages), without(self.filled, self.still.pages)
+            ahead.fill_in(spool, name, [*self.still.pieces(still), *self.ahead.pieces(others)])
+        if self.left_out or self.filled:
+            spool.write(name, with_pages(spool.read(name), joined(self.left_out + self.filled)))
+        if not self.left_out:
+            return None
         return Known(_chunks(self.before.rows, self.left_out), self.left_out, pid)
 
     def committed(self, spool: Spool, name: str, rows: bytes) -> None:
@@ -122,6 +156,17 @@ class _Followed:
     def __init__(self, pid: int, uffd: int) -> None:
         self.pid, self.uffd, self.pages = pid, uffd, Process()
 
+    def begin(self, spool: Spool) -> None:
+        """Begin another dump, into that spool."""
+        self.pages.begin()
+        try:
+            with open("/proc/%d/pagemap" % self.pid, "rb", 0) as pages:
+                clean, _ = written_pages.clean(pages.fileno())
+            with open("/proc/%d/mem" % self.pid, "rb", 0) as memory:
+                self.pages.ahead.read(spool, ahead.of(memory.fileno()), self.pages.beside(clean))
+        except OSError:
+            self.pages.ahead = ahead.Ahead()  # it has ended, or the disk is full: criu reads what there is
+
 
 class Followed:
     """Those of one job, by their numbers in it.
@@ -132,12 +177,14 @@ class Followed:
     def __init__(self) -> None:
         self._processes: dict[int, _Followed] = {}
         self._supported: bool | None = None
+        self._spool: Spool | None = None  # of the dump that is under way
 
-    def look(self, root: int) -> bool:
+    def look(self, root: int, spool: Spool) -> bool:
         """Begin a dump of the tree of that process, which runs or stands; whether criu is to be answered in it.
 
         Raises OSError.
         """
+        self._spool = spool
         if self._supported is None:
             self._supported = written_pages.supported()
         numbers = {number: int(pid) for pid, number in preflight.numbers(root).items()} if self._supported else {}
@@ -145,7 +192,7 @@ class Followed:
             if numbers.get(number) != process.pid or not written_pages.lives(process.uffd):
                 os.close(self._processes.pop(number).uffd)
             else:
-                process.pages.begin()
+                process.begin(spool)
         for number, pid in numbers.items():
             anonymous, filtered = _status(pid)
             if filtered:
@@ -162,19 +209,25 @@ class Followed:
         `pagemap`: the process's, open. Raises OSError.
         """
         process = self._processes.get(number)
-        if process is None:
+        if process is None or self._spool is None:
             return []
         if not process.pages.asked:
             process.pages.ask()
             clean, marked = written_pages.clean(pagemap)
             areas = written_pages.areas(process.pid)
             written = written_pages.protect(process.uffd, pagemap, areas, marked)
-            process.pages.not_written(without(shared(clean, joined(areas)), written))
+            followed = joined(areas)
+            kept = without(shared(clean, followed), written)
+            with open("/proc/%d/mem" % process.pid, "rb", 0) as memory:
+                alone = process.pages.alone(followed, kept)
+                process.pages.still.read(self._spool, ahead.of(memory.fileno()), alone)
+            process.pages.not_written(kept)
         return process.pages.leave_out(present, start, end)
 
     def size(self) -> int:
-        """Count the bytes of the image that are not in the spool."""
-        return sum(end - start for process in self._processes.values() for start, end in process.pages.left_out)
+        """Count the bytes of the image that are in none of the spool's files until it is `whole`."""
+        pages = [process.pages for process in self._processes.values()]
+        return sum(end - start for each in pages for start, end in each.left_out + each.filled)
 
     def whole(self, spool: Spool, leaves: bool) -> dict[str, Known]:
         """Put what was left out into criu's pagemaps in the spool; by the names of those, the chunks it makes up.

@@ -125,8 +125,7 @@ class Spool:
     def make(self, name: str) -> SpooledFile:
         """Make an empty file, in place of one of that name."""
         file = SpooledFile()
-        with self._lock:
-            self.files[name] = file
+        self.take(name, file)
         return file
 
     def file(self, name: str) -> SpooledFile:
@@ -147,6 +146,10 @@ class Spool:
         """Write a file anew. Raises OSError."""
         file = SpooledFile()
         self.put(file, memoryview(bytearray(data)), 0)
+        self.take(name, file)
+
+    def take(self, name: str, file: SpooledFile) -> None:
+        """Have that file, whose parts lie here, be the one of that name."""
         with self._lock:
             self.files[name] = file
 

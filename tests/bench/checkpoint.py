@@ -20,6 +20,7 @@ import click
 import psutil
 
 from checkpoint.execute import criu
+from checkpoint.submit.store import Store
 from tests import apart, desk, desk_root
 from tests.bench.process import BenchError, execute, must
 from tests.desk_root import DeskError
@@ -62,12 +63,16 @@ class Figures:
         self.whole = Figure("both, and its memory free / all of raw", "s", 1.5)
         self.link = Figure("1 % changed: bytes over the link / image", "MiB", 0.03)
         self.disk = Figure("1 % changed: bytes on disk / image", "MiB", 0.03)
+        self.changed = Figure("1 % scattered changed: frozen / criu's of all", "s", 0.15)
+        self.every = Figure("--every 1m, 1 % written a second: speed lost", "%", 2)
+        self.ahead = Figure("vacate with an image before / without", "s", 0.5)
         self.beside = Figure("resident beside the job", "MiB", 100)
         self.move = Figure("a shell loop moves alpha -> beta", "s", 2)
 
     def text(self) -> str:
         moves = (self.vacate, self.restart, self.whole)
-        all_ = (self.frozen, *moves, self.link, self.disk, self.beside, self.move)
+        changed = (self.link, self.disk, self.changed, self.every, self.ahead)
+        all_ = (self.frozen, *moves, *changed, self.beside, self.move)
         head = f"{'median (min-max)':44}{'measured':>26}{'raw':>24}{'ratio':>8}{'wanted':>9}"
         return "\n".join([head, *(figure.line() for figure in all_ if figure.ours)])
 
@@ -96,6 +101,7 @@ class Raw:
         dumped = self._criu(first, "dump")
         times = criu.parse_stats(base64.b64decode(str(dumped["stats"])))
         figures.frozen.raw.append(times["frozen_us"] / 1e6)
+        figures.changed.raw.append(figures.frozen.raw[-1])
         # One file of all of them, so that it is `cat` alone that is timed.
         pack = f"cd {REMOTE} && tar cf all.tar img out && rm -r img && mkdir img"
         must(["ssh", first, pack], f"tar on {first}")
@@ -202,6 +208,7 @@ class Ours:
         self.heard(job, "changed")
         acts = next(float(line[2]) for line in self.lines(job) if line[0] == "gap" and float(line[2]) > committed)
         figures.vacate.ours.append(committed - ordered)
+        figures.ahead.raw.append(committed - ordered)
         figures.restart.ours.append(acts - committed)
         figures.whole.ours.append(max(acts, float(seen["free"])) - ordered)
         figures.beside.ours.append(seen["beside"] / (1 << 20))
@@ -213,6 +220,30 @@ class Ours:
         self.heard(job, "changed", 2)
         gaps = [float(line[1]) for line in self.lines(job)[so_far:] if line[0] == "gap"]
         figures.frozen.ours.append(max(gaps))
+        self.kill(job)
+        self.rexec("images", "rm", job)
+
+    def steady(self, figures: Figures) -> None:
+        """A job that writes the same scattered 1 % each second is saved again and again, and then leaves."""
+        job = self.submit(PYTHON, str(HERE / "checkpoint_job.py"), "steady")
+        self.heard(job, "ready")
+        before = 0
+        for number in range(4):
+            said = self.lines(job)
+            self.rexec("checkpoint", job)
+            with Store(self.state / "images").open(job) as image:
+                stats = image.manifest.stats["criu"]
+            assert isinstance(stats, dict)
+            frozen = int(stats["frozen_us"]) / 1e6
+            self.heard(job, "written", sum(line[0] == "written" for line in self.lines(job)) + 3)
+            if number:  # the first is of all memory
+                writes = [float(line[1]) for line in self.lines(job)[before:] if line[0] == "written"]
+                figures.changed.ours.append(frozen)
+                figures.every.ours.append(100 * (frozen + max(writes) - min(writes)) / 60)
+            before = len(said)
+        ordered = time.time()
+        self.rexec("vacate", "--to", self.hosts[1], job)
+        figures.ahead.ours.append(self.committed(job, ordered) - ordered)
         self.kill(job)
         self.rexec("images", "rm", job)
 
@@ -254,6 +285,7 @@ def main(rounds: int, hosts: str | None) -> None:
                 click.echo(f"bench: round {number + 1} of {rounds}", err=True)
                 raw.turn(figures)
                 ours.turn(figures)
+                ours.steady(figures)
             click.echo(f"kernel {os.uname().release}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
             click.echo(f"{rounds} rounds, {time.monotonic() - began:.0f} s")
             click.echo(figures.text())

@@ -1,7 +1,8 @@
 """What the checkpoint bench moves: 1 GiB of memory, half random and half the same, and a look at the clock every 2 ms.
 
 A clock that stood still for a moment makes it say `gap SECONDS TIME`, then check all its memory, then change one page
-in a hundred and say `changed`. Runs on the execute host's python3 as well.
+in a hundred and say `changed`. With the word `steady` it does none of that: each second it writes to the same pages,
+one in a hundred, and says `written SECONDS`, of processor time. Runs on the execute host's python3 as well.
 """
 
 import mmap
@@ -24,6 +25,12 @@ def main() -> None:
         memory[at : at + BLOCK] = b"".join(page((at + more) // PAGE) for more in range(0, BLOCK, PAGE))
     whole = zlib.crc32(memory)
     print("ready", flush=True)
+    while sys.argv[1:] == ["steady"]:
+        time.sleep(1)
+        began = time.thread_time()
+        for at in range(0, SIZE, 100 * PAGE):
+            memory[at] = (memory[at] + 1) % 256
+        print(f"written {time.thread_time() - began:.6f}", flush=True)
     last = time.monotonic()
     while True:
         time.sleep(0.002)

@@ -5,7 +5,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from checkpoint.submit.receiver import Receiver
 from checkpoint.submit.store import Store
 from checkpoint.wire.manifest import PAGE
 from tests.images import contents, converse, manifest, pagemap_bytes, restore, write_process
-from tests.spools import spooled
+from tests.spools import spool, spooled
 
 PAGEMAP = "pagemap-7.img"
 
@@ -59,31 +59,55 @@ def ask_as_criu(draw: Draw, process: Process, memory: Memory) -> Memory:
 @settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_every_image_comes_back_as_it_was(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        root = Path(directory)
         store, process = Store(root / "store"), Process()
         absent = data.draw(st.sets(st.integers(0, END - 1), max_size=5))
         memory = {page: bytes([page % 5]) * PAGE for page in range(END) if page not in absent}
         written = set(range(END))
         for number in range(1, data.draw(st.integers(2, 5)) + 1):
             process.begin()
+            into = stack.enter_context(spool())
+            process.ahead.read(into, reading(memory), process.beside(spans(set(range(END)) - written)))
+            memory = change(data, memory, written)
             process.ask()
             doubtful = data.draw(st.sets(st.integers(0, END - 1), max_size=2))
             if data.draw(st.integers(0, 5)):  # else it failed in the middle: protected, and not known what was written
-                process.not_written(spans(set(range(END)) - written - doubtful))
+                clean = spans(set(range(END)) - written - doubtful)
+                process.still.read(into, reading(memory), process.alone([(0, END * PAGE)], clean))
+                process.not_written(clean)
             write_process(root / str(number), ask_as_criu(data.draw, process, memory), pages_id=number)
             committed = data.draw(st.booleans())
-            with spooled(root / str(number)) as spool:
-                known = process.whole(spool, PAGEMAP, 0)
-                if committed:
-                    process.committed(spool, PAGEMAP, send(store, spool, known))
+            for name, content in contents(root / str(number)).items():
+                into.write(name, content)
+            known = process.whole(into, PAGEMAP, 0)
             if committed:
+                process.committed(into, PAGEMAP, send(store, into, known))
                 write_process(root / f"whole-{number}", memory, pages_id=number)
                 restore(store, "job", None, root / f"again-{number}")
                 assert image(root / f"again-{number}", number) == image(root / f"whole-{number}", number)
-            changes = data.draw(st.dictionaries(st.integers(0, END - 1), st.none() | page_bytes, max_size=5))
-            written = set(changes)
-            memory = {page: kept for page, kept in {**memory, **changes}.items() if kept is not None}
+            written = set()
+            memory = change(data, memory, written)
+
+
+def change(data: st.DataObject, memory: Memory, written: set[int]) -> Memory:
+    """The memory with some pages written or gone, which are added to `written`."""
+    changes = data.draw(st.dictionaries(st.integers(0, END - 1), st.none() | page_bytes, max_size=5))
+    written |= set(changes)
+    return {page: kept for page, kept in {**memory, **changes}.items() if kept is not None}
+
+
+def reading(memory: Memory) -> Callable[[memoryview, int], bool]:
+    """As ahead.of, from that memory."""
+
+    def read(room: memoryview, at: int) -> bool:
+        wanted = [memory.get(page) for page in range(at // PAGE, (at + len(room)) // PAGE)]
+        if None in wanted:
+            return False
+        room[:] = b"".join(page for page in wanted if page is not None)
+        return True
+
+    return read
 
 
 def test_what_is_unchanged_is_not_in_the_spool(tmp_path: Path) -> None:
@@ -96,8 +120,8 @@ def test_what_is_unchanged_is_not_in_the_spool(tmp_path: Path) -> None:
         told = {*range(64)} - pages(process.leave_out(spans({*range(64)}), 0, 64 * PAGE))
         assert len(told) == expected
         write_process(tmp_path / str(number), {page: memory[page] for page in told}, pages_id=number)
-        with spooled(tmp_path / str(number)) as spool:
-            process.committed(spool, PAGEMAP, send(store, spool, process.whole(spool, PAGEMAP, 0)))
+        with spooled(tmp_path / str(number)) as into:
+            process.committed(into, PAGEMAP, send(store, into, process.whole(into, PAGEMAP, 0)))
     assert store.verify("job") == []
 
 
@@ -115,10 +139,10 @@ def test_an_image_that_was_not_committed_costs_the_next_no_more_than_what_was_wr
         told = {*range(80)} - pages(process.leave_out(spans({*range(80)}), 0, 80 * PAGE))
         assert len(told) == expected, number
         write_process(tmp_path / str(number), {page: memory[page] for page in told}, pages_id=number)
-        with spooled(tmp_path / str(number)) as spool:
-            known = process.whole(spool, PAGEMAP, 0)
+        with spooled(tmp_path / str(number)) as into:
+            known = process.whole(into, PAGEMAP, 0)
             if committed:
-                process.committed(spool, PAGEMAP, send(store, spool, known))
+                process.committed(into, PAGEMAP, send(store, into, known))
 
 
 @pytest.mark.parametrize("stands_still", [True, False])
@@ -137,19 +161,19 @@ def test_what_the_store_has_lost_is_no_page_of_another_moment(tmp_path: Path, st
             told = set(memory) - pages(process.leave_out([where], *where))
             store = Store(tmp_path / f"store-{number}")
             write_process(tmp_path / str(number), {page: memory[page] for page in told}, pages_id=number)
-            with spooled(tmp_path / str(number)) as spool:
-                known = process.whole(spool, PAGEMAP, os.getpid() if stands_still else 0)
+            with spooled(tmp_path / str(number)) as into:
+                known = process.whole(into, PAGEMAP, os.getpid() if stands_still else 0)
                 if number == 1:
-                    process.committed(spool, PAGEMAP, send(store, spool, known))
+                    process.committed(into, PAGEMAP, send(store, into, known))
                 elif stands_still:
                     assert known is not None and known.size
-                    send(store, spool, known)
+                    send(store, into, known)
                     restore(store, "job", None, tmp_path / "again")
                     write_process(tmp_path / "whole", memory, pages_id=2)
                     assert image(tmp_path / "again", 2) == image(tmp_path / "whole", 2)
                 else:
                     with pytest.raises(ChunkerError, match="the store has lost a part of the last image"):
-                        send(store, spool, known)
+                        send(store, into, known)
 
 
 def test_a_page_that_criu_saved_without_being_told_of_it_is_an_error() -> None:
@@ -157,9 +181,9 @@ def test_a_page_that_criu_saved_without_being_told_of_it_is_an_error() -> None:
         with_pages(pagemap_bytes(1, [(0x10000, 16, 4)]), [(0x18000, 0x20000)])
 
 
-def send(store: Store, spool: Spool, known: Known | None) -> bytes:
+def send(store: Store, into: Spool, known: Known | None) -> bytes:
     """Save that spool, committed; the table of its page image."""
-    with closing(Sender(spool, known=None if known is None else {PAGEMAP: known})) as sender:
+    with closing(Sender(into, known=None if known is None else {PAGEMAP: known})) as sender:
         with store.begin("job") as transaction:
             receiver = Receiver(transaction)
             converse(sender, receiver)

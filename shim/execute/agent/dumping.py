@@ -256,7 +256,7 @@ class Dumper:
 
         with ExitStack() as after:  # all of it is done, whatever goes wrong with some of it
             returned = after.enter_context(ExitStack())
-            follows = self._followed.look(tree.root())
+            follows = self._followed.look(tree.root(), spool)
             sock, fds = place.start(parts.means.criu().bundle, tree)
             try:
                 self._at("criu", "saving its processes")
