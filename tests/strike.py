@@ -9,6 +9,7 @@ POINT:error:N: nobody is killed, but an error that nobody has thought of is rais
 it has passed a signal on to init. `pages:REQUEST:1`: while the file $STRUCK is there, that request (in hexadecimal) of
 written_pages.py to the kernel fails. `ids:zero:1`: a login without subordinate ids gives its jobs uid 0, as it did
 once.
+drawn:FILE:1: what that file says, POINT:WHO, is done by the agent that comes to the point first; the file is gone then.
 POINT:wait:N: the agent waits there until somebody removes the file $STRUCK, which it makes. `cipher:none:1`: Python
 there has no libcrypto.
 """
@@ -69,6 +70,19 @@ def victim(who: str) -> int:
     raise AssertionError("no %s is running" % who)
 
 
+def taken(path: str, at: str) -> str | None:
+    """Who is to be struck at that point, if that is drawn and nobody has taken it yet."""
+    try:
+        with open(path) as file:
+            point, who = file.read().split(":")
+        if point != at:
+            return None
+        os.unlink(path)
+    except FileNotFoundError:
+        return None
+    return who
+
+
 def gone(pid: int) -> bool:
     try:
         with open("/proc/%d/stat" % pid) as f:
@@ -90,11 +104,16 @@ def failing(request: int) -> SimpleNamespace:
 
 def main(read_fd: int, write_fd: int) -> int:
     point, who, number = os.environ["STRIKE"].split(":")
-    left = [int(number)]
+    left, path = [int(number)], who
 
     def reached(at: str) -> None:
-        if at == point:
-            left[0] -= 1
+        nonlocal who
+        if point == "drawn":
+            if (drawn := taken(path, at)) is None:
+                return
+            who = drawn
+        if at == point or point == "drawn":
+            left[0] = 0 if point == "drawn" else left[0] - 1
             if left[0] == 0 and who == "signal":
                 told.wait()
             elif left[0] == 0 and who == "stands":

@@ -57,6 +57,7 @@ class Supervised:
             keep=2, detached=True, tty=False, spec=packed(spec), scope=Scope().row(),
         ))  # fmt: skip
         self.pid = 0
+        self.otherwise = "nowhere:none:1"  # what becomes of agents of which nothing is said
 
     def begin(self, **strikes: str | list[str]) -> None:
         """Start a supervisor, in a process of its own: as `rexec restart` does, if the job has an image."""
@@ -79,7 +80,7 @@ class Supervised:
         def reach(host: Host, entry: str, **_: object) -> tuple[Stream, bootstrap.Facts]:
             left = strikes.get(host.name, [])
             strikes[host.name] = left = [left] if isinstance(left, str) else left
-            return struck_stream(host.python, left.pop(0) if left else "nowhere:none:1", self.home / "struck")
+            return struck_stream(host.python, left.pop(0) if left else self.otherwise, self.home / "struck")
 
         fd = os.open(self.home / "out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         output = OutputOnce(frames.STDOUT, OutputFile(fd), taken=os.fstat(fd).st_size)
