@@ -160,3 +160,11 @@ def test_a_file_is_found_though_the_name_it_was_last_seen_by_goes_first(play: Pl
     play.job.symlink("x", "e/a")
     play.job.rename("e/a", "a", 2)
     assert not as_at_the_moment(play)
+
+
+def test_a_renaming_was_done_though_what_was_renamed_is_gone(play: Play) -> None:
+    """What the job has made is not kept as it removes it, so nothing tells of that."""
+    play.job.create("n", b"of the job")
+    play.job.rename("n", "a", 2)
+    play.job.unlink("a")
+    assert not as_at_the_moment(play)

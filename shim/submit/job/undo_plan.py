@@ -162,7 +162,7 @@ def steps_noted(directory: str, last: int) -> int | None:
 def _is_done(record: Record) -> bool:
     """Was it done? Asked of the last ones: this process may have been killed between the record and the change."""
     if isinstance(record, Moved):
-        return which(record.new).is_it(Which(record.ino, record.born))
+        return not which(record.old).is_it(Which(record.ino, record.born))
     return not isinstance(record, Gone) or not which(record.path).is_it(Which(record.known.ino, record.known.born))
 
 
