@@ -10,9 +10,12 @@ from remoteio.errors import RexecError
 from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
+from remoteio.wire.session import COUNT
 from shim.execute.init import namespaces
 from shim.wire import job_messages, lease
 from shim.wire.job_spec import CheckpointSpec, JobSpec
+
+_ACKNOWLEDGED = 1 << 20  # bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,8 +105,11 @@ def _find(
 
 
 def _archive(link: Link, left: Frames) -> bytes:
-    """Receive the bundle that is being sent; other frames are put aside in `left`."""
-    archive = bytearray()
+    """Receive the bundle that is being sent; other frames are put aside in `left`.
+
+    Home keeps what it sends until it is acknowledged, which this end does not do by itself before it outlives a stream.
+    """
+    archive, told = bytearray(), link.received
     while True:
         while not link.readable(lease.PULSE):
             link.send(frames.PING)
@@ -114,3 +120,6 @@ def _archive(link: Link, left: Frames) -> bytes:
                 archive += payload
             else:
                 return bytes(archive)
+        if link.received - told >= _ACKNOWLEDGED:
+            told = link.received
+            link.send(frames.ACK, COUNT.pack(told))
