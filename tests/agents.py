@@ -52,11 +52,11 @@ class Agent:
     `heard`, in order.
     """
 
-    def __init__(self, name: str, beneath: Path) -> None:
+    def __init__(self, name: str, beneath: Path, link: type[Link] = Link) -> None:
         self.name, self._beneath = name, beneath
         ours, self._end = socket.socketpair()
         self.wire = Wire(name, ours)
-        self.link = Link(self._end.fileno(), self._end.fileno())
+        self.link = link(self._end.fileno(), self._end.fileno())
         self.heard: list[tuple[int, bytes]] = []
         self.spec: JobSpec | None = None
         self.count = 0
@@ -287,19 +287,25 @@ class Country:
         self._directory = directory
         self.agents: list[Agent] = []
         self.down: set[str] = set()
+        self.make: Callable[[str, Path], Agent] = Agent
         self.prepare: Callable[[Agent], None] = lambda agent: None
         self._change = threading.Condition()
 
     def reach(self, host: Host, entry: str, **_: object) -> tuple[Stream, Facts]:
-        assert entry == "shim.execute.main:main"
         if host.name in self.down:
             raise TransportError(f"cannot reach {host.name}: it is down")
+        if entry != "shim.execute.main:main":
+            return self.rejoin(host), Facts((3, 11), "have", "")
         with self._change:
-            agent = Agent(host.name, self._directory)
+            agent = self.make(host.name, self._directory)
             self.prepare(agent)
             self.agents.append(agent)
             self._change.notify_all()
         return agent.wire, Facts((3, 11), "have", "")
+
+    def rejoin(self, host: Host) -> Stream:
+        """A second connection to a host: to an agent that has no door."""
+        raise AssertionError(f"{host.name} has no agent that could be joined")
 
     def running(self, number: int, within: float = 10.0) -> Agent:
         """The agent of the `number`-th connection, once its job runs."""

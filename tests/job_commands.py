@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 
 from checkpoint.submit import obtain_criu
+from shim.submit.job import agent_file
+from shim.wire import rendezvous
 from tests.desk_root import give_criu
 from tests.program import Argument, Rexec, as_login
 from tests.until import until
@@ -138,6 +140,20 @@ def kill_ssh(mover: Mover, job: str = "1") -> None:
                     os.kill(int(name), signal.SIGKILL)
 
 
+def kill_agent(mover: Mover, job: str = "1") -> None:
+    """Have the job's host lose it: its agent is killed there, and with that all of it."""
+    noted = agent_file.noted(mover.path(job, "lock").parent)[-1]
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                began = rendezvous.started(Path(f"/proc/{name}/stat").read_bytes())[1]
+            except OSError:
+                continue  # it has ended
+            if began == noted.where.started and b"-ISc" in words:  # its number is another within its host
+                os.kill(int(name), signal.SIGKILL)
+
+
 def here(mover: Mover, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     """The same command here, without rexec, by the same user: its output."""
     with as_login(mover.user, list(argv), cwd=cwd or mover.dir, env=env) as process:
@@ -175,9 +191,9 @@ def well(mover: Mover, job: str) -> str:
 
 
 def again(mover: Mover, job: str) -> None:
-    """It is lost with its link, and goes on."""
+    """It is lost with its agent, and goes on."""
     generation = int(str(mover.job(job)["generation"]))
-    kill_ssh(mover, job)
+    kill_agent(mover, job)
     until(lambda: mover.job(job)["generation"] > generation, "another generation", within=30)
     mover.running(job)
 

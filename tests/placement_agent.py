@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from shim.submit.job.placement_actions import Order
+from shim.submit.job.placement_events import Event
+from shim.wire import job_messages
+
 
 class Agent:
-    """One generation on a host, as it really is. `silent`: since when it hears nothing more."""
+    """One generation on a host, as it really is.
+
+    silent  since when it hears nothing more, and for how long it `stays` then
+    away    its link has no stream: what it says is in `unsaid`, what it is told in `unheard`
+    """
 
     def __init__(self, generation: int, image: int, anyway: bool) -> None:
         self.generation, self.image, self.anyway = generation, image, anyway
@@ -16,4 +24,13 @@ class Agent:
         self.committed = False
         self.held = False  # it has said that it stands still
         self.silent: float | None = None
+        self.stays = 0.0
+        self.away = False
+        self.unsaid: list[Event] = []
+        self.unheard: list[Order] = []
         self.deaf = False  # to orders; it gives signs of life
+
+    @property
+    def told_to_end(self) -> bool:
+        """Is it to end as soon as it is in touch again, whatever else it hears?"""
+        return any(order.what == job_messages.END for order in self.unheard)

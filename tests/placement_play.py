@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shim.submit.job import placement
-from shim.submit.job.placement_events import (  # fmt: skip
-    Action,
+from shim.submit.job.placement_actions import Action
+from shim.submit.job.placement_events import (
     Began,
     Chosen,
     Committed,

@@ -14,7 +14,7 @@ from remoteio.wire import frames
 from shim.submit.job import control_socket, events, placement_steps
 from shim.submit.job.events import Kind
 from shim.submit.job.output_file import OutputFile
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.submit.job.record import Record, create, packed
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.supervisor import JobSupervisor
@@ -36,11 +36,13 @@ class Run:
         make: bool = False,
         scope: Scope | None = None,
         keep: int = 2,
+        country: Callable[[Path], Country] = Country,
+        lease: int = 300,
     ) -> None:
         """`make`: the directory is not there yet."""
         if make:
             directory.mkdir()
-        self.country = Country(directory)
+        self.country = country(directory)
         self.country.prepare = prepare
         spec = JobSpec(
             argv=[b"count"], env=[b"A=1"], cwd=b"/", uid=os.geteuid(), gid=os.getegid(), groups=[], umask=0o22,
@@ -48,7 +50,7 @@ class Run:
         )  # fmt: skip
         record = Record(
             id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=keep,
-            detached=True, tty=False, spec=packed(spec), scope=(scope or Scope()).row(),
+            detached=True, tty=False, spec=packed(spec), scope=(scope or Scope()).row(), lease=lease,
         )  # fmt: skip
         self.job = create(record)
         assert self.job.lock()

@@ -46,6 +46,7 @@ def as_data(report: JobReport, now: float) -> dict[str, Any]:
         "obstacle": report.obstacle or None,
         "generation": report.generation,
         "why": report.why or None,
+        "out_of_touch": report.away or None,
         "detached": report.detached,
         "terminal": report.terminal,
     }
@@ -93,7 +94,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     \b
     STATE is one of
       choosing, starting   a host is being looked for, or gone to
-      running              it runs on HOST
+      running              it runs on HOST; the line below says if HOST is out of touch, and since when
       frozen               HOST's owner is back: it stands still, and leaves if the owner stays
       left, lost           it is between two hosts
       parked               no host will do just now; the line below says why; tried again every 15 s

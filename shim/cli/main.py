@@ -75,7 +75,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--lease",
     metavar="D",
-    help="How long it waits for rexec when the link is cut; 40m by default. Without --checkpoint.",
+    help="How long it waits for rexec when the link is cut: 40m by default, 5m with --checkpoint.",
 )
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
 @click.option(
@@ -172,8 +172,6 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         if on is not None and (on == "any" or "," in on):
             raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
-    elif lease is not None:
-        raise RexecError("--lease is for jobs without --checkpoint: those whose host is lost go on from an image")
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
@@ -185,10 +183,13 @@ def run_command(
         wanted = submission.Wanted(
             hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach, asked,
             files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
+            parameters.lease(lease, True),
         )  # fmt: skip
         status = with_images.submit(spec, wanted, quiet=quiet)
     else:
-        status = run.run(spec, on, asked, parameters.lease(lease), verbose=verbose, quiet=quiet, json_log=json_log)
+        status = run.run(
+            spec, on, asked, parameters.lease(lease, False), verbose=verbose, quiet=quiet, json_log=json_log
+        )
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 

@@ -35,12 +35,12 @@ def image_names(_: click.Context, __: click.Parameter, begun: str) -> list[Compl
     return completion.images(begun)
 
 
-def lease(text: str | None) -> int:
+def lease(text: str | None, checkpoint: bool) -> int:
     """Return the seconds of --lease; None: as many as there are unless somebody says otherwise. Raises PolicyError."""
     from shim.wire import lease
 
     if text is None:
-        return lease.LEASE
+        return lease.IMAGES if checkpoint else lease.LEASE
     from shim.wire.owner_policy import parse_duration
 
     return round(parse_duration(text, "--lease"))

@@ -11,7 +11,7 @@ from shim.submit import own_process
 from shim.submit.foreground.console import Console, Interrupted
 from shim.submit.foreground.own_streams import die_like, let_go
 from shim.submit.job.output_file import OutputCount, OutputFile
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.submit.job.record import Job
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
 from shim.submit.job.submission import Resumed

@@ -240,11 +240,14 @@ class HostSession:
         self.dial_no_more()
         self._link.shut()
 
-    def close(self) -> None:
-        """Cut the link and let nothing more be sent: from now on its descriptors may be closed."""
+    def close(self, *, done: bool = False) -> None:
+        """Cut the link and let nothing more be sent: from now on its descriptors may be closed. `done`: the host has
+        said that it has nothing more to do with it."""
         self._link.bye()
         self.cut()
         self._link.close()
+        if self._dialler is not None:
+            self._dialler.close(done=done)
 
     def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
@@ -311,8 +314,11 @@ class HostSession:
                 requests.append(payload)
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
-            elif kind != frames.PING:
-                self._handler.take(kind, payload)
+            else:
+                if self._dialler is not None and self.export is None:
+                    self._dialler.heard()
+                if kind != frames.PING:
+                    self._handler.take(kind, payload)
         return requests
 
     def _greet(self, hello: host_frames.Hello) -> None:

@@ -181,7 +181,7 @@ class PlainRun:
                 self._server.join(lease.PULSE)  # or the carrier is ended before it has told the host that this is known
             return self._ended
         finally:
-            self.session.close()
+            self.session.close(done=self._ended is not None and (self._ended.told or self._ended.away))
 
     def release(self) -> None:
         """Give back what the run held: files, threads, descriptors. After `run`, however it ended.
@@ -293,8 +293,6 @@ class PlainRun:
             self.tell(lambda: self.end(RunResult(status, told=True)))
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
-            if self.session.export is None:
-                self.session.dial_no_more()  # it is no agent that was cut off before it has said a word
             self.tell(lambda: self.end(RunResult(None, code, text, told=True)))
 
 

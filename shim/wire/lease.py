@@ -39,8 +39,11 @@ HOME = 11.0
 LEASE = 40 * 60
 """Without any stream, by default, until the agent ends the job."""
 
+IMAGES = 5 * 60
+"""The same for a job that can be checkpointed: after it, another host may go on from the last image."""
+
 LOST = 10.0
-"""Beyond the lease, or after the end of the link to the host that ran it, before a job is run elsewhere."""
+"""Beyond the lease, before a job whose host has not been heard of is run elsewhere."""
 
 RELEASE = 6.0
 """The end of a run, for a reader or a system call here that holds up what is left to do."""

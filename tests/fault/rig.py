@@ -1,6 +1,7 @@
 """Breaks the link of a running job, again and again, and compares what came of it with an undisturbed run.
 
     python -m tests.fault.rig --seed 1 --cuts 200
+    python -m tests.fault.rig --seed 1 --cuts 200 --checkpoint 3s
 
 One seed gives the same faults, at the same bytes of the same connections; what goes over a connection until then is
 the kernel's and the scheduler's affair. The work is mixed_work.py, and the connection cut_ssh.py.
@@ -34,8 +35,11 @@ class Outcome:
     files: dict[str, object]
 
 
-def picture(directory: Path) -> dict[str, object]:
-    """What is in a directory: modes and contents; of a database its rows, of git's index nothing (it has inodes)."""
+def picture(directory: Path, links: bool) -> dict[str, object]:
+    """What is in a directory: modes and contents; of a database its rows, of git's index nothing (it has inodes).
+
+    `links`: how many names each file has, too. The journal of a job with images keeps one of what the job has removed.
+    """
     found: dict[str, object] = {}
     for above, names, files in os.walk(directory):
         for name in (*names, *files):
@@ -46,17 +50,19 @@ def picture(directory: Path) -> dict[str, object]:
                 db.close()
             elif path.name != "index":
                 said = b"" if path.is_dir() else path.read_bytes()
-                found[str(path.relative_to(directory))] = (path.stat().st_mode, path.stat().st_nlink, said)
+                found[str(path.relative_to(directory))] = (path.stat().st_mode, path.stat().st_nlink * links, said)
     return found
 
 
 class Rig:
     """Has one job done over a connection that is cut `cuts` times by the plan of `seed`; beneath `top`."""
 
-    def __init__(self, top: Path, rexec: str, seed: int, cuts: int) -> None:
-        self.top = top
+    def __init__(self, top: Path, rexec: str, seed: int, cuts: int, every: str = "") -> None:
+        """`every`: an image of it is made so often; empty: it is a job without images."""
+        self.top, self._links = top, not every
         self._count = top / "count"
-        self._words = [rexec, "--on", "rig", "--"]
+        images = ["--checkpoint", "--owner", "none", "--every", every] if every else []
+        self._words = [rexec, *images, "--on", "rig", "--"]
         self._environment = {
             **os.environ, "PATH": f"{top}/bin:{os.environ['PATH']}", "RIG_SEED": str(seed),
             "RIG_COUNT": str(self._count), "RIG_BEGUN": str(top / "begun"), "PYTHONDONTWRITEBYTECODE": "1",
@@ -115,7 +121,7 @@ class Rig:
             out += process.communicate(b"end\n")[0] if process.poll() is None else process.stdout.read()
             err.seek(0)
             said = err.read()
-        return Outcome(out, said, process.returncode, picture(directory)), done
+        return Outcome(out, said, process.returncode, picture(directory, self._links)), done
 
 
 def differences(one: Outcome, other: Outcome) -> list[str]:
@@ -133,11 +139,12 @@ def differences(one: Outcome, other: Outcome) -> list[str]:
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--cuts", type=click.IntRange(1), default=50, show_default=True, help="How often.")
 @click.option("--seconds", type=float, default=3600.0, show_default=True, help="End it after so long all the same.")
+@click.option("--checkpoint", "every", default="", metavar="D", help="Make it a job of which an image is made every D.")
 @click.option("--rexec", default=str(Path(sys.executable).with_name("rexec")), show_default=True)
-def main(seed: int, cuts: int, seconds: float, rexec: str) -> None:
+def main(seed: int, cuts: int, seconds: float, every: str, rexec: str) -> None:
     """Cut the link of a job that does mixed work, and compare with an undisturbed run."""
     top = Path(tempfile.mkdtemp(prefix="rexec-rig-"))
-    rig = Rig(top, rexec, seed, cuts)
+    rig = Rig(top, rexec, seed, cuts, every)
     began = time.monotonic()
     cut, rounds = rig.disturbed(seconds)
     took, left = time.monotonic() - began, rig.counted()[1]

@@ -12,10 +12,12 @@ from typing import Any
 
 from checkpoint.submit import obtain_criu
 from checkpoint.submit.store import Store
+from remoteio.submit.transport.ssh import open_local
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from shim.submit.hosts import bootstrap
 from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import AGENT
 from shim.submit.job import control_socket, placement_steps
 from shim.submit.job.home import JobHome
 from shim.submit.job.output_file import OutputFile
@@ -78,6 +80,9 @@ class Supervised:
         JobHome._bundle = lambda home: self.kept  # type: ignore[method-assign]
 
         def reach(host: Host, entry: str, **_: object) -> tuple[Stream, bootstrap.Facts]:
+            if entry != AGENT:  # another stream to an agent that is there
+                stream = open_local(bootstrap.local_argv(host.python))
+                return stream, bootstrap.start(stream, entry)
             left = strikes.get(host.name, [])
             strikes[host.name] = left = [left] if isinstance(left, str) else left
             return struck_stream(host.python, left.pop(0) if left else self.otherwise, self.home / "struck")

@@ -43,6 +43,7 @@ HISTORY = [
     Event(AT + 15, Kind.END, status=3),
     Event(AT + 16, Kind.END, signal=9),
     Event(AT + 17, Kind.ABORT, reason="by the user"),
+    Event(AT + 18, Kind.RECONNECT, host="alpha"),
 ]
 
 
@@ -53,7 +54,7 @@ def test_condors_reader_reads_every_kind(tmp_path: Path) -> None:
     read = [
         (event.type, event.cluster, event.proc, dict(event)) for event in htcondor2.JobEventLog(str(path)).events(0)
     ]
-    numbers = [0, 1, 3, 10, 11, 22, 8, 4, 12, 13, 1, 4, 24, 5, 5, 5, 9]
+    numbers = [0, 1, 3, 10, 11, 22, 8, 4, 12, 13, 1, 4, 24, 5, 5, 5, 9, 23]
     assert [int(kind) for kind, *_ in read] == numbers
     assert {(cluster, proc) for _, cluster, proc, _ in read} == {(42, 0)}
     values = [attributes for *_, attributes in read]
@@ -72,6 +73,7 @@ def test_condors_reader_reads_every_kind(tmp_path: Path) -> None:
     assert (values[13]["TerminatedNormally"], values[13]["ReturnValue"]) == (True, 0)
     assert values[14]["ReturnValue"] == 3
     assert (values[15]["TerminatedNormally"], values[15]["TerminatedBySignal"]) == (False, 9)
+    assert (values[17]["StartdName"], values[17]["StartdAddr"]) == ("alpha", "<alpha>")
 
 
 def test_what_is_appended_is_read_back_and_can_be_followed(tmp_path: Path) -> None:

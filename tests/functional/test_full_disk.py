@@ -15,7 +15,7 @@ from remoteio.wire.link import Link
 from shim.submit.job import output_file, placement_steps, recorder
 from shim.submit.job.events import Kind
 from shim.submit.job.output_file import OutputFile
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.submit.job.replayed_streams import OutputOnce
 from shim.wire import lease
 from tests.supervised import Run

@@ -7,7 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
-from tests.job_commands import PYTHON, USER, Mover, again, kept, kill_ssh, said, supervisors, well
+from tests.job_commands import PYTHON, USER, Mover, again, kept, kill_agent, said, supervisors, well
 from tests.until import until
 
 pytestmark = USER
@@ -78,7 +78,7 @@ def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> N
 def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType) -> None:
     """A log of the job's own has each line once; in one that others write to, too, nothing is lost, and it is named."""
     script = "exec 4>>own; exec 5>>log; i=0; while [ ! -e job-end ]; do i=$((i+1)); echo job $i >&4; echo job $i >&5; "
-    job = mover.submit("sh", "-c", script + "sleep .05; done; echo job end >&4")
+    job = mover.submit("sh", "-c", script + "sleep .05; done; echo job end >&4", options=("--lease", "20s"))
     more(mover)
     mover.verb("checkpoint", job)
     more(mover)
@@ -86,7 +86,7 @@ def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType
     more(mover)
     host = str(mover.job(job)["host"])
     desk_alone.power_off(host.partition("-")[0])
-    until(lambda: mover.job(job)["state"] != "running", "it is lost", within=30)
+    until(lambda: mover.job(job)["out_of_touch"], "it is missed", within=30)
     at_loss = log_lines(mover)
     expected += others(mover, "lost")
     until(lambda: mover.job(job)["generation"] >= 2, "another generation", within=60)
@@ -187,7 +187,7 @@ def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     hosts = mover.dir / "config" / "rexec" / "hosts.toml"
     hosts.parent.mkdir(parents=True, exist_ok=True)
     hosts.write_text("[hosts.alpha")
-    kill_ssh(mover, job)
+    kill_agent(mover, job)
     until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
     before = log_lines(mover)
     assert "hosts.toml" in str(mover.job(job)["why"])

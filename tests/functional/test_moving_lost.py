@@ -10,13 +10,13 @@ from types import ModuleType
 import psutil
 import pytest
 
-from tests.job_commands import COUNT, USER, Mover, kill_ssh, lines, supervisors
+from tests.job_commands import COUNT, USER, Mover, kill_agent, lines, supervisors
 from tests.until import until
 
 
 @USER
-def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
-    """ssh is killed; what the job says again is not said twice, and what it wrote to a file since is cut back."""
+def test_a_lost_host_goes_back_to_the_last_image(mover: Mover) -> None:
+    """What the job says again is not said twice, and what it wrote to a file since is cut back."""
     out = mover.dir / "numbers"
     job = mover.submit(
         "sh",
@@ -26,7 +26,7 @@ def test_a_lost_link_goes_back_to_the_last_image(mover: Mover) -> None:
     mover.verb("checkpoint", job)
     seen = out.read_text()
     until(lambda: len(out.read_text()) > len(seen) + 40, "it writes on")
-    kill_ssh(mover)
+    kill_agent(mover)
     until(lambda: mover.job(job)["generation"] >= 2, "another generation", within=30)
     assert mover.ended(job) == "exit 3"
     assert mover.path(job, "stdout").read_text() == lines(150)

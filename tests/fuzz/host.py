@@ -12,7 +12,7 @@ from shim.submit import host_frames, names, spent
 from shim.submit.foreground import cost
 from shim.submit.hosts import bootstrap, checks, config, survey
 from shim.submit.hosts import facts as host_facts
-from shim.submit.job import image_head, next_host, placement
+from shim.submit.job import image_head, next_host, placement, placement_actions
 from shim.submit.job import placement_events as events
 from shim.submit.shapes import decoded
 from shim.wire import job_messages
@@ -72,7 +72,7 @@ def facts_answer(data: bytes) -> None:
     for check in checks.checks(report):
         assert check.text.isprintable() and check.mend.isprintable()
     for owner in ("", "lazy", "none"):
-        choose = events.Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
+        choose = placement_actions.Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
         next_host.choose_host(choose, next_host.AllowedHosts(("any",), owner), _HOSTS, None, lambda hosts: [report])
 
 
@@ -103,8 +103,8 @@ class _Home:
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._choose: events.Choose | None = None
-        self._connect: events.Connect | None = None
+        self._choose: placement_actions.Choose | None = None
+        self._connect: placement_actions.Connect | None = None
         self._linked = -1  # generation
         self._announced: list[int] = []  # serials of dumps, by the host
         self._tokens = 0
@@ -118,11 +118,11 @@ class _Home:
         placement.deadline(self.state)
         self._act(actions)
 
-    def _act(self, actions: list[events.Action]) -> None:
+    def _act(self, actions: list[placement_actions.Action]) -> None:
         for action in actions:
-            if isinstance(action, events.Choose):
+            if isinstance(action, placement_actions.Choose):
                 self._choose = action
-            elif isinstance(action, events.Connect):
+            elif isinstance(action, placement_actions.Connect):
                 self._connect = action
 
     def event(self, letter: bytes, rest: bytes) -> events.Event | None:

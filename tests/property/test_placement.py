@@ -14,39 +14,44 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shim.submit.job import placement, placement_events, placement_steps
-from shim.submit.job.placement_events import (  # fmt: skip
+from shim.submit.job.placement_actions import (
     Action,
+    Choose,
+    Close,
+    Connect,
+    Finish,
+    Leave,
+    Log,
+    Order,
+    Rehearse,
+    Reply,
+    Start,
+)
+from shim.submit.job.placement_events import (
     Ask,
     Began,
-    Choose,
     Chosen,
-    Close,
+    Closed,
     Committed,
-    Connect,
     Connected,
     Event,
     Exited,
     Failed,
-    Finish,
-    Leave,
-    Log,
     News,
     NoHost,
-    Order,
     Phase,
     Quit,
-    Rehearse,
     Rehearsed,
-    Reply,
-    Start,
     State,
     Tick,
+    Touch,
     Unreached,
     Wants,
 )
 from shim.wire import job_messages, lease
 from tests.placement_agent import Agent
 
+_STAYS = 20.0  # seconds that a job goes on where its host is given up
 # What ends the job is rare, or the rest would seldom be met.
 ASKS = ["checkpoint", "vacate"] * 8 + ["hold", "release"] * 4 + ["kill"]
 WHAT = ["began", "restored", "own", "step", "no", "fail", "unable"] * 4 + ["exit", "dead"]
@@ -118,11 +123,14 @@ class World(RuleBasedStateMachine):
     def ordered(self, agent: Agent, order: Order) -> None:
         if agent.silent is not None or agent.over or agent.deaf:
             return  # it never arrives
+        if agent.away:
+            agent.unheard.append(order)
+            return
         if order.what == job_messages.GO:
             assert agent.ready
             agent.acting, agent.ready = True, False
             assert not any(
-                other.held and not other.over and other.silent is None and not other.deaf
+                other.held and not other.over and other.silent is None and not other.deaf and not other.told_to_end
                 for other in self.agents.values()
             ), "what it left is not told before"
         elif order.what == job_messages.END:
@@ -190,6 +198,8 @@ class World(RuleBasedStateMachine):
     def all_goes_well(self) -> None:
         """So that the rare cases are met far on, too: everything that is under way arrives, and succeeds."""
         for _ in range(4):
+            for _ in self.agents:
+                self.in_touch(0)
             self.choose("alpha", True)
             self.choose("beta", True)
             self.connect(True)
@@ -210,7 +220,49 @@ class World(RuleBasedStateMachine):
         if alive:
             agent = alive[which % len(alive)]
             self.hush(agent)
-            self.coming.append(placement_events.Closed(agent.generation, "cut"))
+            agent.stays = lease.AGENT
+            self.coming.append(Closed(agent.generation, "cut"))
+
+    @rule(which=st.integers(0, 9), after=st.integers(0, 2))
+    def out_of_touch(self, which: int, after: int) -> None:
+        """A stream ends that another may take the place of: at once, when it is missed, or when it was given up."""
+        alive = [agent for agent in self.agents.values() if agent.silent is None and not agent.away]
+        if alive:
+            agent = alive[which % len(alive)]
+            agent.away = True
+            if after:
+                self.coming.append(Touch(agent.generation, placement_events.AWAY, "it is cut"))
+            if after == 2:
+                self.give_up(0)
+
+    @rule(which=st.integers(0, 9))
+    def in_touch(self, which: int) -> None:
+        """Another stream joins: what was said and ordered meanwhile comes, in order."""
+        for agent in [agent for agent in self.agents.values() if agent.away and agent.silent is None][which:][:1]:
+            agent.away = False
+            if agent.over and not agent.unsaid:
+                self.hush(agent)
+                self.coming += [Closed(agent.generation, "gone"), Touch(agent.generation, placement_events.GONE)]
+                continue
+            self.coming += [Touch(agent.generation, placement_events.JOINED), *agent.unsaid]
+            orders, agent.unheard, agent.unsaid = agent.unheard, [], []
+            for order in orders:
+                self.ordered(agent, order)
+
+    @rule(which=st.integers(0, 9))
+    def give_up(self, which: int) -> None:
+        """No other stream is made any more, and the job may be there for its lease."""
+        for agent in [agent for agent in self.agents.values() if agent.away and agent.silent is None][which:][:1]:
+            self.hush(agent)
+            agent.stays = _STAYS
+            self.coming.append(Closed(agent.generation, "cut", stays=_STAYS))
+
+    @rule(which=st.integers(0, 9))
+    def found_gone(self, which: int) -> None:
+        """A host of a link that has ended has what is left of the job ended, and says so."""
+        for agent in [agent for agent in self.agents.values() if agent.silent is not None and agent.stays][which:][:1]:
+            self.die(agent)
+            self.coming.append(Touch(agent.generation, placement_events.GONE))
 
     @rule(which=st.integers(0, 19))
     def deafen(self, which: int) -> None:
@@ -221,7 +273,7 @@ class World(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
         for agent in self.agents.values():
-            if agent.silent is not None and self.now - agent.silent >= lease.AGENT:
+            if agent.silent is not None and self.now - agent.silent >= (agent.stays or lease.AGENT):
                 self.die(agent)
         due = placement.deadline(self.state)
         if due is not None and self.now >= due:
@@ -261,7 +313,9 @@ class World(RuleBasedStateMachine):
             said.append(News(agent.generation, job_messages.LEAVING, self.own_serial, "the owner is back"))
         elif agent.dumping is not None:
             said += self.dump(agent, agent.dumping, what)
-        if agent.silent is None:
+        if agent.away:
+            agent.unsaid += said
+        elif agent.silent is None:
             self.coming += said
 
     def dump(self, agent: Agent, dumping: tuple[int, bool], what: str) -> list[Event]:
@@ -271,7 +325,7 @@ class World(RuleBasedStateMachine):
         if what == "no":
             agent.dumping = None
             return [News(agent.generation, job_messages.REFUSED, serial, "no")]
-        if agent.silent is not None:
+        if agent.silent is not None or (agent.away and not agent.committed):
             return []
         if not agent.committed:
             self.images += 1
@@ -334,9 +388,9 @@ class World(RuleBasedStateMachine):
             assert any(asked.turn == state.search.turn for asked in self.to_choose)
         elif state.phase == Phase.STARTING:
             assert state.place.generation in self.to_connect or state.place.generation in self.agents
-        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and (
-            state.images.dump is not None or state.wants.killing
-        )
+        # What is out of touch is dialled, which ends by itself.
+        dumping = state.phase in (Phase.RUNNING, Phase.FROZEN) and state.place.away == inf
+        dumping = dumping and (state.images.dump is not None or state.wants.killing)
         if dumping or state.phase in (Phase.LOST, Phase.LEFT) or (state.phase == Phase.PARKED and not state.wants.held):
             assert placement.deadline(state) is not None
 
@@ -348,7 +402,7 @@ class World(RuleBasedStateMachine):
         source = self.state.source.generation if self.state.source is not None else 0
         saying = [event.generation for event in self.coming if isinstance(event, News) and event.what == "held"]
         for agent in self.agents.values():
-            if agent.held and agent.silent is None and not agent.deaf:
+            if agent.held and agent.silent is None and not (agent.deaf or agent.away):
                 assert agent.generation == source or agent.generation in saying
 
     @rule()
@@ -357,7 +411,7 @@ class World(RuleBasedStateMachine):
         self.ask("vacate", "")
         for agent in self.agents.values():
             for _ in range(2):
-                if agent.dumping is not None and agent.silent is None:
+                if agent.dumping is not None and agent.silent is None and not agent.away:
                     self.coming += self.dump(agent, agent.dumping, "step")
         while self.coming:
             self.arrive(0)
@@ -372,7 +426,11 @@ class World(RuleBasedStateMachine):
             self.choose(left[0] if left else "", bool(left))
             self.connect(True)
             for agent in self.agents.values():
-                if agent.image and not (agent.acting or agent.over or agent.held) and agent.silent is None:
+                if (
+                    agent.image
+                    and not (agent.acting or agent.over or agent.held or agent.away)
+                    and agent.silent is None
+                ):
                     self.die(agent)
                     self.coming.append(Failed(agent.generation, 125, "it cannot be restored"))
             while self.coming:

@@ -21,7 +21,7 @@ from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
 from shim.submit.job import events, placement, placement_steps
 from shim.submit.job.generation import Generation
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.wire import job_messages, lease
 from tests.agents import Agent
 from tests.supervised import Run
@@ -106,7 +106,7 @@ def test_what_a_host_said_last_is_heard_although_it_can_be_told_nothing_more(run
     assert generation is not None
     alpha.stop_reading()
     alpha.link.send(frames.FUSE, fuse_abi.request(fuse_abi.GETATTR, 1, bytes(16)))
-    until(lambda: generation._link._broken is not None, "the answer cannot be sent")
+    until(lambda: generation._link._writing, "the answer cannot be sent")
     alpha.end(3 << 8)
     assert run.end() == Result(3 << 8)
 

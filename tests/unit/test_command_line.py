@@ -23,10 +23,6 @@ from shim.submit.job import record
         (["images", "verify", "../7"], "there is no job '../7': '../7' is not a plain file name"),
         (["kill", "7"], "there is no job 7: see `rexec jobs`"),
         (
-            ["--checkpoint", "--lease", "1h", "true"],
-            "--lease is for jobs without --checkpoint: those whose host is lost go on from an image",
-        ),
-        (
             ["--lease", "long", "true"],
             '--lease = "long" is not a duration; write for example "15m", "10s" or "1h30m".',
         ),

@@ -102,8 +102,8 @@ class Run:
         self.lost_touch.set()
 
     def end(self) -> None:
-        self.dialler.end()
         self.link.close()
+        self.dialler.close()
         self.agent.close()
         for thread in self._threads:
             thread.join(SOON)

@@ -7,25 +7,18 @@ import math
 import pytest
 
 from shim.submit.job import placement, placement_steps
-from shim.submit.job.placement_events import (  # fmt: skip
-    Action,
+from shim.submit.job.placement_actions import Action, Choose, Close, Finish, Leave, Order, Reply, Result
+from shim.submit.job.placement_events import (
     Ask,
     Began,
-    Choose,
     Chosen,
-    Close,
     Closed,
     Committed,
     Connected,
     Event,
-    Finish,
-    Leave,
     News,
-    Order,
     Phase,
     Quit,
-    Reply,
-    Result,
     Stirs,
     Tick,
 )

@@ -6,29 +6,22 @@ import pytest
 
 from shim.submit.job import placement, placement_steps
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import (  # fmt: skip
+from shim.submit.job.placement_actions import Choose, Connect, Finish, Log, Order, Reply, Result, Start
+from shim.submit.job.placement_events import (
     Ask,
     Began,
-    Choose,
     Chosen,
     Closed,
     Committed,
-    Connect,
     Connected,
     Exited,
     Failed,
-    Finish,
     Heavy,
     Images,
-    Log,
     News,
     NoHost,
-    Order,
     Phase,
     Place,
-    Reply,
-    Result,
-    Start,
     State,
     Unreached,
 )

@@ -15,7 +15,8 @@ from remoteio.wire import frames
 from shim.submit.api.job_handle import Job
 from shim.submit.job import control_socket, events, placement
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import Began, Event, Result, State, Steps
+from shim.submit.job.placement_actions import Result
+from shim.submit.job.placement_events import Began, Event, State, Steps
 from tests.agents import Agent
 from tests.supervised import Run
 from tests.until import until

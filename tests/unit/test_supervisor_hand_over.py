@@ -19,7 +19,7 @@ from shim.submit.hosts import survey
 from shim.submit.job import events, placement_steps
 from shim.submit.job.events import Kind
 from shim.submit.job.home import JobHome, MoveError
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.wire import job_messages
 from tests.agents import Agent
 from tests.supervised import Run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shim.submit.job import replayed_streams
-from shim.submit.job.placement_events import Result
+from shim.submit.job.placement_actions import Result
 from shim.submit.job.replayed_streams import ReplayedInput
 from tests.supervised import Run, descriptors
 from tests.until import until

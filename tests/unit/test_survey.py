@@ -21,7 +21,8 @@ from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.survey import Report, ask
 from shim.submit.job import next_host
 from shim.submit.job.next_host import AllowedHosts
-from shim.submit.job.placement_events import Choose, Chosen, NoHost
+from shim.submit.job.placement_actions import Choose
+from shim.submit.job.placement_events import Chosen, NoHost
 from tests.agents import Wire
 from tests.until import until
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames
-from remoteio.wire.link import Link
+from remoteio.wire.link import LinkClosed
+from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.checkpoint_streams import CheckpointStreams
 from shim.execute.agent.criu_here import Means
 from shim.execute.agent.image_channel import ImageChannel
 from shim.execute.agent.job_tree import JobTree
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 from shim.wire.job_spec import CheckpointSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class CheckpointParts:
@@ -33,7 +40,7 @@ class CheckpointParts:
 
     def __init__(
         self,
-        link: Link,
+        link: SessionLink,
         sandbox: Sandbox,
         relay: Relay,
         tree: JobTree,
@@ -46,6 +53,16 @@ class CheckpointParts:
         self.link, self.sandbox, self.relay, self.tree, self.streams = link, sandbox, relay, tree, streams
         self.channel, self.means, self.checkpoint, self.log = ImageChannel(link), means, checkpoint, log
         self.cpus = cpus
+
+    def leave(self) -> NoReturn:
+        """End this process once home has heard all that was said, if it is there: nothing of the job is left here."""
+        try:
+            self.link.settled(lease.AGENT)
+        except LinkClosed:
+            pass  # home has heard enough, and hung up
+        self.sandbox.shut_door()
+        self.link.shut()
+        os._exit(0)
 
     def news(self, what: str, **more: object) -> None:
         """Tell home what has become of the job."""

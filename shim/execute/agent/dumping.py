@@ -189,8 +189,7 @@ class Dumper:
             self._parts.tree.leave()
             fault_points.reached("left")
             self._parts.news(job_messages.MOVED, serial=serial)
-            self._parts.link.flush()
-            os._exit(0)
+            self._parts.leave()
         except Exception as e:  # it may be going on elsewhere: its keeper ends it with this process
             fail(e)
 

@@ -6,9 +6,11 @@ import queue
 
 from checkpoint.execute.dump import DumpError
 from remoteio.wire import frames
-from remoteio.wire.link import Link, Window, credit
+from remoteio.wire.link import Window, credit
+from remoteio.wire.session_link import SessionLink
 
-STORE_S = 600.0  # without a word of the store
+STORE_S = 600.0  # without a word of the store, while there is a stream to it
+_LOOK_S = 1.0
 
 
 class CutShort(Exception):
@@ -22,7 +24,7 @@ class ImageChannel:
     and gets, and `cut` may be called by any.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SessionLink) -> None:
         self._link = link
         self._window = Window(Window.IMAGE)
         self._payloads: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: cut short
@@ -55,12 +57,18 @@ class ImageChannel:
 
     def get(self, wait: bool) -> bytes | None:
         """Return the store's next payload; without `wait` None if there is none yet. Raises CutShort, DumpError."""
-        try:
-            payload = self._payloads.get(wait, STORE_S)
-        except queue.Empty as e:
-            if not wait:
-                return None
-            raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
+        left = STORE_S
+        while True:
+            try:
+                payload = self._payloads.get(wait, _LOOK_S)
+                break
+            except queue.Empty as e:
+                if not wait:
+                    return None
+                # While the link is cut the store may commit, and say so when it is joined: to go on then is too early.
+                left = STORE_S if self._link.cut else left - _LOOK_S
+                if left <= 0:
+                    raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
         if payload is None:
             raise CutShort
         return payload

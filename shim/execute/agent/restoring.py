@@ -103,7 +103,7 @@ class Restorer:
                 parts.link.send(frames.FAIL, (125).to_bytes(4, "little"), why.encode("utf-8", "surrogateescape"))
             parts.link.flush()
             tree.leave()
-            os._exit(0)
+            parts.leave()
         self._place.tidy()
 
     def _restore(self, began: float) -> None:

@@ -18,6 +18,7 @@ from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, Inotify
 from shim.submit.api import arguments, errors, host_reports
 from shim.submit.hosts import config, survey
+from shim.submit.hosts.redial import told
 from shim.submit.job import control_socket, detached, record, submission
 from shim.submit.job.events import Event, Kind, read_events
 from shim.submit.job.placement_events import Phase
@@ -60,6 +61,7 @@ class JobReport:
     terminal    it has a terminal
     returncode  its exit status, or -N where signal N ended it; None: it has not ended, or has none (failed)
     code        of a job that failed: as in JobFailed; else 0
+    away        since when its host is out of touch; 0: it is not
     """
 
     id: int
@@ -82,6 +84,7 @@ class JobReport:
     terminal: bool
     returncode: int | None
     code: int
+    away: float
 
 
 _AGAIN = 0.5  # seconds
@@ -329,6 +332,7 @@ def report_of(found: Record, supervised: bool, now: float, ended: float | None) 
         terminal=found.tty,
         returncode=None if found.status is None else os.waitstatus_to_exitcode(found.status),
         code=found.code,
+        away=0.0 if word == "stopped" else found.away,
     )
 
 
@@ -338,6 +342,10 @@ def _why(word: str, found: Record) -> str:
     if word == "stopped":
         left = f"`rexec restart {found.id}` goes on from its last image" if found.image else found.without_image()
         return f"{found.reason}; {left}" if found.reason else left
+    if found.away:
+        at = time.strftime("%H:%M:%S", time.localtime(found.away))
+        wait = f"the job goes on there, and waits for what it needs of here up to {told(found.lease)}"
+        return f"out of touch with {found.host} since {at}: {wait}"
     return found.why
 
 

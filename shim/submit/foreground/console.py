@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from math import inf
 
 from remoteio.errors import RexecError
 from remoteio.submit.transport.job_control import end_questions
@@ -98,6 +99,9 @@ class Console:
 
     def watch(self, before: State, after: State) -> None:
         """The job's phase changed, or whether it may be acting: from then on the terminal may be full of its words."""
+        if before.phase == after.phase and (before.place.away < inf) != (after.place.away < inf):
+            self._touch(after)
+            return
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
@@ -132,6 +136,13 @@ class Console:
                 )
         elif after.phase == Phase.PARKED and after.why != before.why:
             self._tell(f"job {job} is parked: {after.why}")
+
+    def _touch(self, state: State) -> None:
+        """Tell the person at a terminal, who may wonder why nothing goes on."""
+        if os.isatty(2) and state.place.live:
+            host = state.place.host
+            away = f"out of touch with {host}: the job goes on there, and waits for what it needs of here"
+            self._mention(away if state.place.away < inf else f"in touch with {host} again: the job goes on")
 
     def _mention(self, text: str) -> None:
         if self._terminal is None:  # on a screen that the job draws it would only disturb

@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from remoteio.errors import ProtocolError, RexecError, named
@@ -29,7 +29,8 @@ from shim.wire.rendezvous import Whereabouts
 REJOIN = "shim.execute.rejoin:main"
 _SOON = 2.0  # seconds without a stream before anybody is told
 _MORE_STARTS = 2  # a host whose agent ends before it has said a word, again and again, is not cut off
-_DEADLINE = 60.0  # for a try, from the first packet on: sshd may ask others who comes
+_CLOSES = 5.0  # seconds that a carrier may take to end by itself, and to be ended
+DEADLINE = 60.0  # for a try, from the first packet on: sshd may ask others who comes
 
 Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
 Anew = Callable[[Callable[[bytes], None]], None]
@@ -48,6 +49,15 @@ class Told(Protocol):
         """Take note that there will be none any more."""
 
 
+@dataclass
+class Agent:
+    """How an agent is asked for: by its run's secret, where it is; and for how long it waits to be (seconds)."""
+
+    secret: bytes
+    lease: int
+    where: Whereabouts | None = None
+
+
 class Dialler:
     """Dials `host` for `link`, which is a run's session.
 
@@ -57,15 +67,16 @@ class Dialler:
 
     def __init__(self, host: Host, link: SessionLink, seconds: int = lease.LEASE, reach: Reach | None = None) -> None:
         """`seconds`: the run's lease."""
-        self._secret, self.lease = os.urandom(rendezvous.SECRET), seconds
+        self.agent = Agent(os.urandom(rendezvous.SECRET), seconds)
         self._host, self._link, self._reach = host, link, reach or connect.connect
-        self._where: Whereabouts | None = None
         self._told: Told
         self._anew: list[Anew] = []  # one for each start that may still be made
         self._unbegun: list[Callable[[Callable[[], None]], None]] = []  # what starts the thread, until it is
         self._event = threading.Event()  # the stream was cut, or it is over
         self._over = False
+        self._closed: bool | None = None  # not yet, or whether its carrier is done
         self._stream: Stream | None = None
+        self._let_go = threading.Event()  # of the last stream
 
     def begin(
         self,
@@ -79,17 +90,21 @@ class Dialler:
         `start` runs something in a thread that may start programs. `anew` gives what it is called with all that another
         agent is to be sent, where the first was cut off before it has said a word; None: that is the end.
         """
-        self._anew = [anew] * _MORE_STARTS if anew is not None and self._host.ssh and self.lease else []
-        if self.lease:
-            spec.secret, spec.lease = self._secret, self.lease
+        self._anew = [anew] * _MORE_STARTS if anew is not None and self._host.ssh and self.agent.lease else []
+        if self.agent.lease:
+            spec.secret, spec.lease = self.agent.secret, self.agent.lease
             spec.home = 0 if self._host.ssh else os.getpid()
         self._told = told
         self._unbegun.append(start)
         self._link.last(self._cut)
 
+    def heard(self) -> None:
+        """Take note that the agent has said a word: no other takes its place any more."""
+        self._anew = []
+
     def know(self, where: Whereabouts | None) -> None:
         """Take note of where the agent is to be joined; None: nowhere, so the stream's end is the link's."""
-        self._where = where
+        self.agent.where = where
         if where is None:
             self._link.forgo()
 
@@ -100,13 +115,13 @@ class Dialler:
 
     def drop(self, why: str) -> bool:
         """Give the stream up and dial. False: it is of no use."""
-        if self._where is None and not self._anew:
+        if self.agent.where is None and not self._anew:
             return False
         self._link.drop(why)
         return True
 
     def _cut(self, why: str) -> None:
-        if self._over or (self._where is None and not self._anew):
+        if self._over or (self.agent.where is None and not self._anew):
             self._link.shut(why)
             return
         self._event.set()
@@ -114,9 +129,16 @@ class Dialler:
             self._unbegun.pop()(self._run)
 
     def end(self) -> None:
-        """Dial no more."""
+        """Dial no more. The stream that is there stays until `close`: what is said last goes over it."""
         self._over = True
         self._event.set()
+
+    def close(self, *, done: bool = False) -> None:
+        """Let go of the last stream, as its carrier does where it is told `done` or not; after the link is closed."""
+        self._closed = done
+        self.end()
+        if self._stream is not None:
+            self._let_go.wait(_CLOSES)  # or this process may end before it, and with it what was said last
 
     def _run(self) -> None:
         try:
@@ -126,27 +148,32 @@ class Dialler:
         except BaseException as e:  # or nobody would dial, and all who use the link would wait for ever
             self._told.lost(Lost(f"it cannot be dialled again: {named(e)}", False))
         finally:
-            self._close()
+            self._close(self._closed is not False)
+            self._let_go.set()
 
     def _look_after(self) -> None:
-        while not self._over:
+        while self._closed is None:
             self._event.wait()
             self._event.clear()
-            self._close()
-            if not self._over and self._link.cut and not self._dial():
-                break
+            if self._closed is None and self._link.cut:
+                self._close(True)
+                if self._over or not self._dial():
+                    break
+        if self._over:
+            self._link.shut("it was cut, and is not dialled again")
 
-    def _close(self) -> None:
-        stream, self._stream = self._stream, None
+    def _close(self, done: bool) -> None:
+        stream = self._stream
         if stream is not None:
-            stream.close(done=True)
+            stream.close(done=done)
+            self._stream = None
 
     def _dial(self) -> bool:
         """Dial until another stream has joined. False: none will."""
         import random  # hardly ever: a run's start does without
 
         self._link.parked()  # so it is known whether HELLO has come
-        outage: Outage | Lost = Outage(time.monotonic(), self.lease)
+        outage: Outage | Lost = Outage(time.monotonic(), self.agent.lease)
         told: list[str] = []
 
         def tell() -> None:
@@ -193,13 +220,13 @@ class Dialler:
         if host.ssh and step.patience:  # ssh and paramiko take the first of several: the host's own goes before it
             host = replace(host, options=(*host.options, "-o", f"ConnectTimeout={step.patience}"))
         try:
-            entry = connect.AGENT if self._where is None else REJOIN
-            stream, _ = self._reach(host, entry, batch=True, deadline=_DEADLINE)
+            entry = connect.AGENT if self.agent.where is None else REJOIN
+            stream, _ = self._reach(host, entry, batch=True, deadline=DEADLINE)
         except (OSError, RexecError) as e:  # the first: this process has no descriptor left, or no memory, just now
             return redial.failed(outage, str(e))
         try:
             result: Outage | Lost | None = None
-            if self._where is None:  # the job has not begun, as its host has not been heard of
+            if self.agent.where is None:  # the job has not begun, as its host has not been heard of
                 self._anew.pop()(lambda first: self._link.renew(stream.read_fd, stream.write_fd, first))
             else:
                 result = self._join(outage, stream)
@@ -215,12 +242,11 @@ class Dialler:
         return result
 
     def _join(self, outage: Outage, stream: Stream) -> Outage | Lost | None:
-        assert self._where is not None
-        question = rendezvous.question(rendezvous.JOIN, self._secret, self._where, self._link.position)
-        while question:
-            question = question[os.write(stream.write_fd, question) :]
+        assert self.agent.where is not None
+        question = rendezvous.question(rendezvous.JOIN, self.agent.secret, self.agent.where, self._link.position)
         while True:
-            said, position, why = rendezvous.answer(_line(stream, lease.HOME))
+            said, position, why = asked(stream, question)
+            question = b""
             if said == rendezvous.JOINED:
                 self._link.join(stream.read_fd, stream.write_fd, position)
                 return None
@@ -228,6 +254,13 @@ class Dialler:
             if said != rendezvous.WAITS or isinstance(found, Lost) or self._over:
                 return found
             outage = found
+
+
+def asked(stream: Stream, question: bytes) -> tuple[str, int, str]:
+    """Ask the far end, if anything is asked, and read its next answer. Raises OSError, ProtocolError, RexecError."""
+    while question:
+        question = question[os.write(stream.write_fd, question) :]
+    return rendezvous.answer(_line(stream, lease.HOME))
 
 
 def _line(stream: Stream, patience: float) -> bytes:

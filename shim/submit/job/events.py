@@ -40,6 +40,7 @@ class Kind(StrEnum):
     HOLD = "hold"  # 012: reason
     RELEASE = "release"  # 013: reason
     DISCONNECT = "disconnect"  # 022: host, reason
+    RECONNECT = "reconnect"  # 023: host: it is in touch again, and the job has gone on there
     LOST = "lost"  # 024: host, reason: it will not come back, the job goes on elsewhere
 
 
@@ -259,6 +260,11 @@ def _disconnect(event: Event) -> str:
     )
 
 
+def _reconnect(event: Event) -> str:
+    host = _host(event)
+    return f"Job reconnected to {host}\n    startd address: <{host}>\n    starter address: <{host}>\n"
+
+
 def _lost(event: Event) -> str:
     reason = _one_line(event.reason) or "the host is lost"
     return f"Job reconnection failed\n    {reason}\n    Can not reconnect to {_host(event)}, rescheduling job\n"
@@ -277,6 +283,7 @@ _CONDOR = {
     Kind.HOLD: (12, _hold),
     Kind.RELEASE: (13, _release),
     Kind.DISCONNECT: (22, _disconnect),
+    Kind.RECONNECT: (23, _reconnect),
     Kind.LOST: (24, _lost),
 }
 

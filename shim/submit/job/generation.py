@@ -19,11 +19,12 @@ from remoteio.errors import HostMisbehaves, ProtocolError, RexecError
 from remoteio.submit.export.carried_locks import held
 from remoteio.submit.export.written_files import OpenFiles, WrittenFiles, opened
 from remoteio.wire import frames
-from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
+from remoteio.wire.link import Arrivals, LinkClosed, Window, credit
 from shim.submit import host_frames, refused
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
 from shim.submit.job import image_manifest, placement_events
+from shim.submit.job.contact import Contact
 from shim.submit.job.dumps_due import DumpsDue
 from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
@@ -38,7 +39,7 @@ _AGAINST = (ProtocolError, ImageWireError)  # what is agreed with a host
 
 
 class Generation:
-    """Runs one generation on the host at the other end of `link`; tells what happens, as a placement_events.Event.
+    """Runs one generation on the host at the other end of `contact`; tells what happens, as a placement_events.Event.
 
     Whatever goes wrong while it is served, by the host's fault or our own, ends this generation and nothing else.
 
@@ -54,16 +55,16 @@ class Generation:
     """
 
     def __init__(
-        self, home: JobHome, number: int, host: str, link: Link, spec: JobSpec,
+        self, home: JobHome, number: int, host: str, contact: Contact, spec: JobSpec,
         stopped: Callable[[Generation], None], rights: JobRights,
     ) -> None:  # fmt: skip
         """`stopped`: called when the job has stopped, in a thread that may wait; `rights`: what it has of the files."""
-        self.number = number
-        self.host = host
-        self._stopped = stopped
-        self._home, self._spec, self._link = home, spec, link
+        self.number, self.host, self._stopped = number, host, stopped
+        self._home, self._spec, self._link = home, spec, contact.link
         self._files = WrittenFiles(home.changes, home.undo.watch)
-        self._session = HostSession(link, spec, self, record=self._files, rights=rights)
+        self._session = HostSession(self._link, spec, self, self._files, rights, contact.dialler)
+        self._contact = contact
+        contact.begin(spec, self._session, self.cut)
         self._seen = Seen((), OpenFiles([], []), [])
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
         self._image: Manifest | None = None
@@ -204,6 +205,7 @@ class Generation:
         self.cut()
 
     def greeted(self, hello: host_frames.Hello) -> None:
+        self._session.outside(lambda: self._contact.greeted(hello.door))
         if warning := skew_told(hello):
             self._home.say(warning)
         image = self._image
@@ -391,10 +393,8 @@ class Generation:
 
     def _bring_criu(self) -> None:
         try:
-            data = memoryview(self._home.criu())
+            for part in self._home.criu():
+                self._link.send(frames.BUNDLE, part)
         except SAID as error:
-            self._unbrought = str(error)
-            data = memoryview(b"")  # it says what it can do without
-        for at in range(0, len(data), frames.MAX_PAYLOAD):
-            self._link.send(frames.BUNDLE, data[at : at + frames.MAX_PAYLOAD])
+            self._unbrought = str(error)  # it says what it can do without
         self._link.send(frames.BUNDLE, b"")

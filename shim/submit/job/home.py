@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from remoteio.submit.export.added import Added
 from remoteio.submit.export.carried_locks import CarriedLocks
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.pinned import Pin
+from remoteio.wire import frames
 from shim.submit import faults, threads
-from shim.submit.job import file_rollback, image_manifest, kept_copies, pins, placement_events
+from shim.submit.job import agent_file, file_rollback, image_manifest, kept_copies, pins, placement_events
 from shim.submit.job.image_intake import images_left
 from shim.submit.job.image_manifest import Run, Seen
 from shim.submit.job.kept_copies import KeepError, Tail
@@ -166,20 +167,29 @@ class JobHome:
         )
         return spec
 
-    def criu(self) -> bytes:
-        """Read the archive of criu that is kept here to be brought. Raises MoveError, CheckpointError."""
+    def criu(self) -> Iterator[memoryview]:
+        """Read the archive of criu that is kept here to be brought, in parts. Raises MoveError, CheckpointError."""
         found = self._bundle()
         if found is None:
             raise MoveError(
                 "the host has no criu that works, and there is none here to bring: run `rexec doctor --fix`"
             )
-        return found.read()
+        data = memoryview(found.read())
+        for at in range(0, len(data), frames.MAX_PAYLOAD):
+            yield data[at : at + frames.MAX_PAYLOAD]
 
     def _bundle(self) -> obtain_criu.Bundle | None:
         try:
             return obtain_criu.kept(obtain_criu.home())
         except OSError as error:
             raise MoveError(f"{error.filename} cannot be looked into: {error.strerror}; mend its mode") from error
+
+    def forget_agent(self, generation: int) -> None:
+        """Take note that nothing of that generation acts any more."""
+        try:
+            agent_file.forget(self.job.path, generation)
+        except OSError as error:
+            self._note(f"{error.filename} cannot be removed: {error.strerror}; a restart asks the host that it names")
 
     # its files
 

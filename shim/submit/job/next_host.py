@@ -15,7 +15,8 @@ from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.ranking import Candidate, refusal
 from shim.submit.hosts.ranking import choose as rank
 from shim.submit.hosts.survey import Report
-from shim.submit.job.placement_events import Choose, Chosen, NoHost
+from shim.submit.job.placement_actions import Choose
+from shim.submit.job.placement_events import Chosen, NoHost
 from shim.submit.job.record import ANY
 from shim.wire.conditions import Surroundings
 from shim.wire.owner_policy import OwnerPolicy, named_policy

@@ -4,9 +4,10 @@ A job is placed on one host after the other, each time as a new *generation*. Th
 
 1. **Never two.** A generation may act from the moment it is started (a fresh job: by START; one restored from an image:
    by GO) until it is known to be over: it ended, or moved and said so, or its link has been closed for longer than the
-   agent's lease. `Place.live` says that it may act. Only when it is over is the next one connected to (`_choose`), and
-   a generation's number is on the disk before it is used. tests/property/test_placement.py plays the hosts and the
-   network, whose truth this machine cannot see, and asserts that never two of them act.
+   agent's lease, or its host has said that it is no more. While the link is only cut it is joined again, and the
+   generation goes on (`Place.away`). `Place.live` says that it may act. Only when it is over is the next one connected
+   to (`_choose`), and a generation's number is on the disk before it is used. tests/property/test_placement.py plays
+   the hosts and the network, whose truth this machine cannot see, and asserts that never two of them act.
 2. **Never none.** In every phase either something is under way whose answer is an event, or a Tick is due
    (`deadline`), or the user has the job held. A host that is told something must show within a time that it does it
    (`Place.by`); it is given a little more once (`DOUBT`), because what stood still may have been this process.
@@ -23,8 +24,8 @@ How it is written: `PHASES` says for each phase and each event what handles it, 
 neither raises UnexpectedEvent. docs/placement.md is made from that table. What holds in every phase stands in `step`:
 an answer to an older look for a host, and an event of an older generation, are late and change nothing; what the user
 asked for while it could not be done is done as soon as it can; and where this process is to end, each step is followed
-by a look at whether it can (`placement_user.leave`). The handlers are in placement_host.py and placement_user.py, what
-several of them do in placement_steps.py.
+by a look at whether it can (`placement_user.leave`). The handlers are in placement_host.py, placement_touch.py and
+placement_user.py, what several of them do in placement_steps.py.
 
 It would be nicer if STARTING were two phases: a fresh job may act there, one from an image may not before GO. As it is
 `Place.live` tells them apart, and the handlers of STARTING ask it. But who looks at a job sees one phase there.
@@ -39,10 +40,14 @@ from typing import Any
 
 from shim.submit.job import placement_host as host
 from shim.submit.job import placement_steps as steps
+from shim.submit.job import placement_touch as touch
 from shim.submit.job import placement_user as user
+from shim.submit.job.placement_actions import Action
 from shim.submit.job.placement_events import (
     ACTING,
-    Action,
+    AWAY,
+    GONE,
+    JOINED,
     Ask,
     Began,
     Chosen,
@@ -63,11 +68,12 @@ from shim.submit.job.placement_events import (
     Steps,
     Stirs,
     Tick,
+    Touch,
     Unreached,
 )
 from shim.wire import job_messages, lease
 
-Key = tuple[type[Event], str]  # of the table: the event's class; of Ask and News also their word
+Key = tuple[type[Event], str]  # of the table: the event's class; of Ask, News and Touch also their word
 Handler = Callable[[State, Any, float], Steps]  # (state, event, now) -> next state, what to do
 Phases = dict[Key, Handler | None]  # what handles each event
 
@@ -78,10 +84,11 @@ class UnexpectedEvent(Exception):
     """An event that cannot happen in this phase: a defect here, or a host that says what no agent of ours says."""
 
 
-def begin(state: State, now: float) -> Steps:
-    """Take the first step. In phase LOST where another supervisor of the job may have left its generation acting."""
+def begin(state: State, now: float, stays: float = 0.0) -> Steps:
+    """Take the first step. In phase LOST where another supervisor of the job may have left its generation acting, for
+    `stays` seconds without any."""
     if state.phase == Phase.LOST:
-        return replace(state, place=replace(state.place, live=True), until=now + lease.LOST), []
+        return replace(state, place=replace(state.place, live=True), until=now + stays + lease.LOST), []
     return steps.choose(state)
 
 
@@ -131,12 +138,12 @@ def _due(state: State) -> float:
         return state.until
     if host.clock_wants(state):
         return min(state.images.due, state.place.by)
-    return state.place.by if state.phase in _WATCHED else inf
+    return steps.due_by(state.place) if state.phase in _WATCHED else inf
 
 
 def key(event: Event) -> Key:
     """Return the event's row in PHASES."""
-    return (type(event), event.what if isinstance(event, (Ask, News)) else "")
+    return (type(event), event.what if isinstance(event, (Ask, News, Touch)) else "")
 
 
 def name(row: Key) -> str:
@@ -159,6 +166,7 @@ def check(state: State) -> None:
     assert phase in ACTING or not place.live, "what may act is never forgotten"
     assert place.live or phase not in (Phase.RUNNING, Phase.FROZEN, Phase.LOST), "what runs may act"
     assert bool(place.host) == placed or phase == Phase.ENDED
+    assert place.away == inf or phase in _WATCHED, "who is missed is placed"
     assert place.by == inf or phase in _WATCHED, "a host is waited for where something of the job is"
     assert images.dump is None or phase in (Phase.RUNNING, Phase.FROZEN), "only what runs is dumped"
     assert not (images.dump is not None and images.dump.committed and not images.dump.leaves), "what stays is saved"
@@ -194,7 +202,7 @@ _NEWS = _news(
 )  # fmt: skip
 _FROM_HOST: list[Key] = [
     *[(kind, "") for kind in (Connected, Unreached, Began, Exited, Failed, Closed, Committed, Stirs, Rehearsed)],
-    *_NEWS,
+    *_NEWS, *[(Touch, what) for what in (AWAY, JOINED, GONE)],
 ]  # fmt: skip
 # Where the newest generation is over, what it said before comes late.
 _OVER = _all(_FROM_HOST)
@@ -205,12 +213,16 @@ SOURCE: Phases = {
     (Exited, ""): host.source_gone,
     (Failed, ""): host.source_gone,
     **_all(_news(job_messages.DEAD, job_messages.MOVED), host.source_gone),
+    (Touch, AWAY): touch.source_away,
+    (Touch, JOINED): touch.source_joined,
 }
 # What is said of a dump, and of what becomes of the job there, whatever it is just doing.
 _PLACED: dict[Key, Handler | None] = {
     (Stirs, ""): host.stirs,
     (Committed, ""): host.committed,
     (Rehearsed, ""): host.rehearsed,
+    (Touch, AWAY): touch.away,
+    (Touch, JOINED): touch.joined,
     **_all(_news(job_messages.DUMPING, job_messages.DUMPED), host.dumping),
     **_all(_news(job_messages.REFUSED), host.refused),
     **_all(_news(job_messages.HELD), host.held),
@@ -286,7 +298,13 @@ PHASES: dict[Phase, dict[Key, Handler | None]] = {
         _TICK: host.over_by,
     },
     Phase.LEFT: {**_OVER, **_ON_ITS_WAY, (Closed, ""): host.gone, _TICK: host.gone_by},
-    Phase.LOST: {**_OVER, **_ON_ITS_WAY, _TICK: host.lost_by},
+    Phase.LOST: {
+        **_OVER,
+        **_ON_ITS_WAY,
+        (Touch, GONE): touch.gone,
+        (Ask, "kill"): touch.kill,
+        _TICK: host.lost_by,
+    },
     Phase.PARKED: {
         **_OVER,
         **_all(_SEARCHED),  # this process was told to end while a host was looked for

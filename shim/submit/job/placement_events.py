@@ -1,12 +1,13 @@
-"""What placement.py decides about: where a job stands, what can happen to it, and what can be done about it."""
+"""What placement.py decides about: where a job stands, and what can happen to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 
-from shim.submit.job.events import Kind
+from shim.submit.job.placement_actions import Action, Result
+from shim.wire import job_messages
 
 
 class Phase(StrEnum):
@@ -48,15 +49,6 @@ class Dump:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """The job's end: `status` as waitpid(2) gives it, or None and rexec's own exit `code` and `reason`."""
-
-    status: int | None
-    code: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Wants:
     """What the user has said of the job.
 
@@ -94,6 +86,7 @@ class Place:
     by          when its host must have shown that it does what it was told (monotonic seconds); inf: told nothing
     doubted     the host has been given DOUBT seconds more
     anyway      the job is to run there though no images can be made of it
+    away        since when it is out of touch (monotonic seconds); inf: it is not
     """
 
     generation: int = 0
@@ -102,6 +95,7 @@ class Place:
     by: float = inf
     doubted: bool = False
     anyway: bool = False
+    away: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +107,7 @@ class Source:
     dump        with which it leaves, committed
     frozen      it stood still for its host's owner already
     tried       a host was given the image since, and could not go on from it
+    away        as of Place
     """
 
     generation: int
@@ -120,6 +115,7 @@ class Source:
     dump: Dump
     frozen: bool = False
     tried: bool = False
+    away: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +238,28 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """`unfit`: it would come to the same again: the next host is to be another."""
+    """Its link has ended. `unfit`: it would come to the same again: the next host is to be another.
+
+    `stays`: seconds for which the job may go on there all the same; 0: at most until it misses its link.
+    """
 
     generation: int
     why: str
     unfit: bool = False
+    stays: float = 0.0
+
+
+AWAY, JOINED, GONE = "away", "joined", "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Its link has no stream (AWAY), has one again (JOINED); or nothing of it is left on its host (GONE), though its
+    link did not say so, and may not have ended yet."""
+
+    generation: int
+    what: str
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,82 +332,14 @@ class Quit:
 
 Event = (
     Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
-    | Fault | Quit | Tick | Rehearsed
+    | Fault | Quit | Tick | Rehearsed | Touch
 )  # fmt: skip
 
-# what is to be done
-
-
-@dataclass(frozen=True, slots=True)
-class Choose:
-    turn: int
-    image: int
-    wanted: str
-    avoid: tuple[tuple[str, str], ...]
-    driven: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Connect:
-    generation: int
-    host: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """START, with the image or without."""
-
-    generation: int
-    image: int
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    generation: int
-    what: str
-    serial: int
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearse:
-    generation: int
-    host: str
-    image: int
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    token: int
-    done: bool
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    kind: Kind
-    fields: dict[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """`forget`: its images too; only the clock wanted them, in case a host is lost."""
-
-    result: Result
-    forget: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """End this process, but not the job; `why`: a sentence on what becomes of it."""
-
-    why: str
-
-
-Action = Choose | Connect | Start | Order | Rehearse | Close | Reply | Log | Finish | Leave
 Steps = tuple[State, list[Action]]
+
+
+def gone(event: Event) -> int | None:
+    """Tell of which generation nothing acts any more, if the event says so."""
+    if isinstance(event, (News, Touch)):
+        return event.generation if event.what in (job_messages.MOVED, job_messages.DEAD, GONE) else None
+    return event.generation if isinstance(event, (Exited, Failed)) else None

@@ -10,32 +10,24 @@ from math import inf
 
 from shim.submit.job import placement_steps as steps
 from shim.submit.job.events import Kind
+from shim.submit.job.placement_actions import Action, Close, Connect, Log, Order, Rehearse, Reply, Result, Start
 from shim.submit.job.placement_events import (
-    Action,
     Began,
     Chosen,
-    Close,
     Closed,
     Committed,
-    Connect,
     Connected,
     Dump,
     Event,
     Exited,
     Failed,
     Fault,
-    Log,
     News,
     NoHost,
-    Order,
     Phase,
     Place,
-    Rehearse,
     Rehearsed,
-    Reply,
-    Result,
     Source,
-    Start,
     State,
     Steps,
     Stirs,
@@ -74,6 +66,8 @@ def no_host_left(state: State, source: Source, event: NoHost, now: float) -> Ste
     """Have what stands still killed, if no host was there; if none could go on with the job, have it go on itself."""
     obstacle = state.images.obstacle
     if not source.tried and not event.nowhere and not obstacle:
+        if source.away < inf:  # it stands still for good: it is told END, and nothing else ever
+            return steps.park(state, event.why, now)
         told = steps.back(state, source, now)
         return told, [Order(source.generation, job_messages.END, source.dump.serial)]
     each = [f"{host}: {why}" for host, why in state.search.avoid if why != steps.LEFT_WHY]
@@ -247,12 +241,12 @@ def dead(state: State, event: News, now: float) -> Steps:
 
 def over_by(state: State, event: Tick, now: float) -> Steps:
     """Cut off a host that has not done what it was told."""
-    return overdue(state, now) if now >= state.place.by else (state, [])
+    return overdue(state, now) if now >= steps.due_by(state.place) else (state, [])
 
 
 def clock(state: State, event: Tick, now: float) -> Steps:
     """As while starting; and order the image that the clock wants."""
-    if now >= state.place.by:
+    if now >= steps.due_by(state.place):
         return overdue(state, now)
     if clock_wants(state) and now >= state.images.due:
         return steps.order(replace(state, images=replace(state.images, due=inf)), False, (), now)
@@ -260,7 +254,8 @@ def clock(state: State, event: Tick, now: float) -> Steps:
 
 
 def clock_wants(state: State) -> bool:
-    return state.phase == Phase.RUNNING and state.images.dump is None and not state.wants.killing
+    in_touch = state.place.away == inf
+    return state.phase == Phase.RUNNING and state.images.dump is None and not state.wants.killing and in_touch
 
 
 def overdue(state: State, now: float) -> Steps:
@@ -268,6 +263,8 @@ def overdue(state: State, now: float) -> Steps:
     if not state.place.doubted:
         return replace(state, place=replace(state.place, by=now + steps.DOUBT, doubted=True)), []
     why = f"{state.place.host} gives signs of life, but does not do what it was told"
+    if state.place.away < inf:
+        why = f"{state.place.host} went out of touch before the job could go on there"
     dump = state.images.dump
     if dump is not None and not state.wants.killing and (not dump.leaves or not state.images.newest):
         return steps.give_up(state, dump, why, now)  # there is more to lose than to win

@@ -6,25 +6,8 @@ from dataclasses import replace
 from math import inf
 
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import (
-    Action,
-    Choose,
-    Closed,
-    Dump,
-    Exited,
-    Finish,
-    Images,
-    Log,
-    News,
-    Order,
-    Phase,
-    Place,
-    Reply,
-    Result,
-    Source,
-    State,
-    Steps,
-)
+from shim.submit.job.placement_actions import Action, Choose, Finish, Log, Order, Reply, Result
+from shim.submit.job.placement_events import Closed, Dump, Exited, Images, News, Phase, Place, Source, State, Steps
 from shim.wire import job_messages, lease
 
 RETRY = 15.0  # seconds between looks for a host
@@ -126,7 +109,7 @@ def back(state: State, source: Source, now: float, returns: str = "") -> State:
         state,
         phase=Phase.FROZEN if source.frozen else Phase.RUNNING,
         why=source.dump.owner,
-        place=Place(generation=source.generation, host=source.host, live=True),
+        place=Place(generation=source.generation, host=source.host, live=True, away=source.away),
         source=None,
         images=replace(state.images, dump=dump),
         wants=replace(state.wants, waiting=()),
@@ -164,6 +147,11 @@ def of_kinds(images: Images, kinds: frozenset[str]) -> Images:
 def awaits(state: State, now: float, seconds: float) -> State:
     """The host must show within that time that it does what it was told."""
     return replace(state, place=replace(state.place, by=now + seconds, doubted=False))
+
+
+def due_by(place: Place) -> float:
+    """Return when its host must have shown that it does what it was told; inf while it is out of touch and acts."""
+    return inf if place.away < inf and place.live else place.by
 
 
 def settled(state: State) -> State:
@@ -229,9 +217,11 @@ def passed_over(state: State) -> list[tuple[str, str]]:
 
 
 def closed(state: State, event: Closed, now: float) -> Steps:
-    """The link is lost: the job may go on there until the agent's lease is over."""
+    """The link is lost: the job may go on there until the agent's lease is over, or is known to be gone."""
     dump, waiting = state.images.dump, state.wants.waiting
-    actions: list[Action] = [Log(Kind.DISCONNECT, {"host": state.place.host, "reason": event.why})]
+    actions: list[Action] = []
+    if state.place.away == inf:
+        actions.append(Log(Kind.DISCONNECT, {"host": state.place.host, "reason": event.why}))
     if dump is not None and dump.leaves and dump.committed:
         waiting = (*waiting, *dump.tokens)
     elif dump is not None:
@@ -241,8 +231,8 @@ def closed(state: State, event: Closed, now: float) -> Steps:
         state,
         phase=Phase.LOST,
         why=event.why,
-        until=now + lease.LOST,
-        place=replace(state.place, by=inf, doubted=False),
+        until=now + event.stays + lease.LOST,
+        place=replace(state.place, by=inf, doubted=False, away=inf),
         images=replace(state.images, dump=None),
         wants=replace(state.wants, waiting=waiting),
         search=replace(state.search, avoid=avoid),
@@ -256,7 +246,7 @@ def leaves(state: State, why: str, waiting: tuple[int, ...], avoid: tuple[tuple[
         phase=Phase.LEFT,
         why=why,
         until=now + lease.LOST,
-        place=replace(state.place, live=False, by=inf, doubted=False),
+        place=replace(state.place, live=False, by=inf, doubted=False, away=inf),
         images=replace(state.images, dump=None),
         wants=replace(state.wants, waiting=waiting),
         search=replace(state.search, avoid=avoid),
@@ -332,7 +322,7 @@ def finish(state: State, result: Result) -> Steps:
         state,
         phase=Phase.ENDED,
         result=result,
-        place=replace(state.place, live=False, by=inf, doubted=False),
+        place=replace(state.place, live=False, by=inf, doubted=False, away=inf),
         images=replace(state.images, dump=None, newest=0 if forget else state.images.newest),
         wants=replace(wants, waiting=(), later=()),
     )

@@ -6,24 +6,13 @@ Each is given the state, the event, and `now` in monotonic seconds, and returns 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from shim.submit.job import placement_steps as steps
+from shim.submit.job import placement_touch as touch
 from shim.submit.job.events import Kind
-from shim.submit.job.placement_events import (
-    Action,
-    Ask,
-    Close,
-    Dump,
-    Heavy,
-    Leave,
-    Log,
-    Phase,
-    Quit,
-    Reply,
-    Result,
-    State,
-    Steps,
-)
+from shim.submit.job.placement_actions import Action, Close, Leave, Log, Reply, Result
+from shim.submit.job.placement_events import Ask, Dump, Heavy, Phase, Quit, State, Steps
 
 
 def put_off(state: State, event: Ask, now: float) -> Steps:
@@ -33,12 +22,16 @@ def put_off(state: State, event: Ask, now: float) -> Steps:
 
 def ask_checkpoint(state: State, event: Ask, now: float) -> Steps:
     """Order an image, or wait with whoever waits for the one under way."""
+    if state.place.away < inf:
+        return touch.refuse(state, event)
     dump = state.images.dump
     return steps.order(state, False, (event.token,), now) if dump is None else join(state, dump, event)
 
 
 def ask_leave(state: State, event: Ask, now: float) -> Steps:
     """Order an image to leave with; if it is leaving already, wait with the others; if an image is made, for that."""
+    if state.place.away < inf:
+        return touch.refuse(state, event)
     dump = state.images.dump
     if dump is not None:
         return join(state, dump, event) if dump.leaves else put_off(state, event, now)
@@ -102,13 +95,15 @@ def kill_nowhere(state: State, event: Ask, now: float) -> Steps:
 def kill_starting(state: State, event: Ask, now: float) -> Steps:
     """As nowhere, if it cannot have begun; else kill it as soon as it has."""
     if state.place.live:
-        return kill_unseen(state, event, now)
+        return kill_unseen(state, event, now) if state.place.away == inf else touch.kill(state, event, now)
     ended, actions = kill_nowhere(state, event, now)
     return ended, [Close(state.place.generation), *actions]
 
 
 def kill_there(state: State, event: Ask, now: float) -> Steps:
     """Have it killed where it runs."""
+    if state.place.away < inf:
+        return touch.kill(state, event, now)
     state, said = kill_unseen(state, event, now)
     return steps.awaits(state, now, steps.ANSWER), [steps.order_kill(state), *said]
 

@@ -6,6 +6,7 @@
     events.jsonl   its log (shim/submit/job/events.py)
     control        unix socket of its supervisor (shim/submit/job/control_socket.py)
     lock           locked by its supervisor as long as it lives (F_OFD_SETLK, fcntl(2): to ask disturbs nobody)
+    agent-N        where the agent of generation N is, while there may be one (shim/submit/job/agent_file.py)
     stdout stderr terminal    what a detached job said
     stdout.count stderr.count    how much of its output was written, there or elsewhere (shim/submit/job/output_file.py)
 """
@@ -48,6 +49,7 @@ from shim.submit.shapes import (
     whole,
 )
 from shim.wire.job_spec import JobSpec
+from shim.wire.lease import IMAGES
 
 ANY = "any"
 REHEARSE = NEVER, SMALL, ALWAYS = "never", "small", "always"
@@ -80,6 +82,8 @@ class Record:
     added       what it has added to the files here (Added.rows)
     files       what becomes of its files when it goes on from an image: "rollback", or "keep": they stay
     undo_limit  bytes of its undo journal from which on an image is made
+    lease       seconds for which its host waits for home when the link is cut
+    away        since when its host is out of touch, seconds since 1970; 0: it is not
     after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
@@ -115,6 +119,8 @@ class Record:
     added: tuple[Any, ...] = ()
     files: str = "rollback"
     undo_limit: int = LIMIT
+    lease: int = IMAGES
+    away: float = 0.0
     after: tuple[Any, ...] = ()
     status: int | None = None
     code: int = 0
@@ -162,7 +168,7 @@ _RECORD = table(
         "rehearse": one_of(*REHEARSE), "movable": flag, "obstacle": string,
         "saved": _SECONDS, "saved_size": whole(),
         "scope": scope.SHAPE, "made": _MADE, "added": _ADDED, "after": _AFTER,
-        "files": one_of("rollback", "keep"), "undo_limit": whole(),
+        "files": one_of("rollback", "keep"), "undo_limit": whole(), "lease": whole(), "away": _SECONDS,
         "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
     },
 )  # fmt: skip

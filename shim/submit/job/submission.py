@@ -23,6 +23,7 @@ from shim.submit.job.output_file import OutputCount
 from shim.submit.job.record import ANY, SMALL, Job, JobError, Record
 from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
+from shim.wire.lease import IMAGES
 from shim.wire.owner_policy import named_policy, parse_duration, parse_size
 
 KEEP = 2  # images
@@ -47,6 +48,7 @@ class Wanted:
     undo    bytes of its undo journal from which on an image is made
     detach  its supervisor is a process of its own, and its output goes to files
     rehearse  which images are restored where they were made, as a test
+    lease   seconds for which its host waits for home when the link is cut
     """
 
     hosts: tuple[str, ...]
@@ -58,6 +60,7 @@ class Wanted:
     files: str = undo_home.ROLLBACK
     undo: int = LIMIT
     rehearse: str = SMALL
+    lease: int = IMAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
                 scope=wanted.scope.row(),
                 files=wanted.files,
                 undo_limit=wanted.undo,
+                lease=wanted.lease,
                 rehearse=wanted.rehearse,
             )
         )
@@ -159,7 +163,7 @@ def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detac
             "the same"
         )
     new = replace(
-        record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0,
+        record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0, away=0.0,
         phase=record.phase if record.phase in placement_events.ACTING else placement_events.Phase.CHOOSING,
         hosts=record.hosts if hosts is None else hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip

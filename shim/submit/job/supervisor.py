@@ -23,23 +23,28 @@ from shim.submit import faults, threads
 from shim.submit.hosts import config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
+    agent_file,
     control_socket,
     next_host,
     placement,
+    placement_actions,
     placement_events,
     recorder,
 )
+from shim.submit.job.agent_file import Noted
+from shim.submit.job.contact import Reach
 from shim.submit.job.control_server import Callers
 from shim.submit.job.events import Event, Kind
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome, MoveError
 from shim.submit.job.next_host import AllowedHosts
-from shim.submit.job.placement_events import Images, Phase, Place, Result, State, Wants
+from shim.submit.job.placement_actions import Result
+from shim.submit.job.placement_events import Images, Phase, Place, State, Wants
 from shim.submit.job.record import NEVER, Job, Record
 from shim.submit.job.recorder import Records
 from shim.submit.job.rehearsal import Rehearsal
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
-from shim.submit.job.visits import Reach, Terms, Visits
+from shim.submit.job.visits import Terms, Visits
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
 
@@ -86,7 +91,8 @@ class JobSupervisor:
         self._forget = False
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
-        self.state = _where(self.record, patient)
+        self._left = agent_file.noted(job.path)  # by supervisors before this one, and perhaps there still
+        self.state = _where(self.record, patient, self._left)
         self._callers = Callers(self)
         if input is not None:
             input.heavy = lambda: self.tell(placement_events.Heavy())
@@ -128,7 +134,9 @@ class JobSupervisor:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
         else:
             self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {self.record.image}"))
-        self._do(placement.begin(self.state, time.monotonic()))
+        self._do(placement.begin(self.state, time.monotonic(), self.record.lease if self._left else 0.0))
+        if self._left:
+            self._visits.settle(self.state.place.generation, self._left)
         while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
             wait = inf if due is None else max(due - time.monotonic(), 0.0)
@@ -142,6 +150,8 @@ class JobSupervisor:
                 raise event
             if self._records.behind:
                 self._records.retry()
+            if (gone := placement_events.gone(event)) is not None:
+                self.home.forget_agent(gone)
             try:
                 self._do(placement.step(self.state, event, time.monotonic()))
             except placement.UnexpectedEvent as error:
@@ -204,12 +214,12 @@ class JobSupervisor:
         self._account(before, after)
         self._look_after_rehearsal(before, after)
         for action in actions:
-            if isinstance(action, placement_events.Connect) and not self._records.recorded:
+            if isinstance(action, placement_actions.Connect) and not self._records.recorded:
                 # Its number must outlive this process: else a later one would give it again.
                 self.tell(placement_events.Unreached(action.generation, self._records.behind))
             else:
                 self._act(action)
-        if (before.phase, before.place.live) != (after.phase, after.place.live):
+        if _seen(before) != _seen(after):
             self._watch(before, after)
 
     def _account(self, before: State, after: State) -> None:
@@ -229,6 +239,8 @@ class JobSupervisor:
             new = replace(new, since=now)
         elif after.phase not in running and record.since:
             new = replace(new, since=0.0, ran=record.ran + max(now - record.since, 0.0))
+        if (after.place.away < inf) != (record.away > 0):
+            new = replace(new, away=0.0 if record.away else now)
         if before.phase == Phase.STARTING and after.phase == Phase.RUNNING and before.images.newest:
             new = replace(new, moves=record.moves + 1)
         if after.result is not None:
@@ -237,32 +249,32 @@ class JobSupervisor:
             self.record = new
             self._records.write(new)
 
-    def _act(self, action: placement_events.Action) -> None:
-        if isinstance(action, placement_events.Choose):
+    def _act(self, action: placement_actions.Action) -> None:
+        if isinstance(action, placement_actions.Choose):
             self.home.in_thread(lambda: self._choose(action), lambda why: placement_events.NoHost(action.turn, why))
-        elif isinstance(action, placement_events.Connect):
+        elif isinstance(action, placement_actions.Connect):
             self._visits.connect(action.generation, action.host)
-        elif isinstance(action, placement_events.Start):
+        elif isinstance(action, placement_actions.Start):
             state = self.state
             named = next_host.is_named(state.place.host, self._allowed, state.search.driven, state.wants.host)
             self._visits.start(action.generation, Terms(action.image, named, state.place.anyway))
-        elif isinstance(action, placement_events.Order):
+        elif isinstance(action, placement_actions.Order):
             self._order(action)
-        elif isinstance(action, placement_events.Rehearse):
+        elif isinstance(action, placement_actions.Rehearse):
             self._rehearse(action)
-        elif isinstance(action, placement_events.Close):
+        elif isinstance(action, placement_actions.Close):
             self._visits.end(action.generation)
-        elif isinstance(action, placement_events.Reply):
+        elif isinstance(action, placement_actions.Reply):
             self._callers.answer(action.token, action.done, action.text)
-        elif isinstance(action, placement_events.Finish):
+        elif isinstance(action, placement_actions.Finish):
             self._forget = action.forget
-        elif isinstance(action, placement_events.Leave):
+        elif isinstance(action, placement_actions.Leave):
             again = f"`rexec restart {self.home.name}` goes on from its last image"
             self._leave = f"{action.why}: {again if self.state.images.newest else self.record.without_image()}"
-        elif isinstance(action, placement_events.Log):
+        elif isinstance(action, placement_actions.Log):
             self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
 
-    def _order(self, order: placement_events.Order) -> None:
+    def _order(self, order: placement_actions.Order) -> None:
         generation = self._visits.get(order.generation)
         if generation is None:
             return  # it has ended: its event is on its way
@@ -272,7 +284,7 @@ class JobSupervisor:
             generation.unfit = self.home.fault(f"ordering {order.what} on {generation.host}", error)
             generation.cut()
 
-    def _rehearse(self, action: placement_events.Rehearse) -> None:
+    def _rehearse(self, action: placement_actions.Rehearse) -> None:
         self._drop_rehearsal()
         begun = self._rehearsal = Rehearsal(self.home, action.generation, action.host, action.image)
         self.home.in_thread(
@@ -344,7 +356,7 @@ class JobSupervisor:
 
     # in a thread of its own
 
-    def _choose(self, choose: placement_events.Choose) -> None:
+    def _choose(self, choose: placement_actions.Choose) -> None:
         image = None
         if choose.image:
             try:
@@ -357,16 +369,21 @@ class JobSupervisor:
         self.tell(next_host.choose_host(choose, self._allowed, config.load(), image))
 
 
-def _where(record: Record, patient: bool) -> State:
+def _seen(state: State) -> tuple[Phase, bool, bool]:
+    """What of a state is told to who watches."""
+    return state.phase, state.place.live, state.place.away < inf
+
+
+def _where(record: Record, patient: bool, agents: list[Noted]) -> State:
     """Where a job stands whose supervisor begins: after one that was killed, it may be running this moment."""
-    left = record.phase in placement_events.ACTING
+    left = record.phase in placement_events.ACTING or agents
     return State(
         phase=Phase.LOST if left else Phase.CHOOSING,
         why="its supervisor ended" if left else "",
         began=record.image > 0,
         last=record.generation,
         wants=Wants(every=record.every, patient=patient, images=record.image > 0, rehearse=record.rehearse != NEVER),
-        place=Place(generation=record.generation, host=record.host if left else ""),
+        place=Place(generation=record.generation, host=(record.host or agents[-1].host) if left else ""),
         images=Images(newest=record.image, restored=record.restored),
     )
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import Stream
-from remoteio.wire.link import Link
-from shim.submit.hosts import bootstrap, config
+from remoteio.wire.session_link import SessionLink
+from shim.submit.hosts import config
 from shim.submit.job import next_host
+from shim.submit.job.agent_file import Noted
+from shim.submit.job.contact import Contact, Reach, end_noted
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome
-from shim.submit.job.placement_events import Closed, Connected, Failed, Unreached
+from shim.submit.job.placement_events import Closed, Connected, Failed, Fault, Unreached
 from shim.wire import lease
-
-Reach = Callable[..., tuple[Stream, bootstrap.Facts]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Visits:
         self._home, self._reach, self._stopped = home, reach, stopped
         self._starts: dict[int, queue.SimpleQueue[Terms | None]] = {}
         self._generations: dict[int, Generation] = {}
+        self._over = threading.Event()
         self._fewer = threading.Condition()
 
     def get(self, number: int) -> Generation | None:
@@ -76,7 +77,8 @@ class Visits:
             generation.cut()
 
     def end_all(self) -> None:
-        """End every visit."""
+        """End every visit, and what is done after one."""
+        self._over.set()
         for number in tuple(self._starts):
             self.end(number)
 
@@ -84,6 +86,11 @@ class Visits:
         """Wait until all visits have ended. False: in `timeout` seconds they had not."""
         with self._fewer:
             return self._fewer.wait_for(lambda: not self._generations, timeout)
+
+    def settle(self, generation: int, agents: list[Noted]) -> None:
+        """Have the agents that an earlier supervisor has noted ended: Touch GONE of `generation` will tell of it."""
+        home = self._home
+        home.in_thread(lambda: end_noted(home, generation, agents, self._reach, self._over), Fault)
 
     def _ended(self, number: int) -> None:
         """Let go of the visit and all it holds: its export above all, which knows of every file the job has used."""
@@ -94,11 +101,16 @@ class Visits:
 
     def _visit_and_forget(self, number: int, name: str) -> None:
         """Have nothing left of a visit: what it held refers to itself, and is some MiB."""
-        self._visit(number, name)
+        settle = self._visit(number, name)
         gc.collect()  # by itself that comes seldom: see shim/submit/own_process.py
+        if settle is not None:
+            settle(self._over)
 
-    def _visit(self, number: int, name: str) -> None:
-        """One generation, from the connection to its end: ssh has to be started and ended by one thread."""
+    def _visit(self, number: int, name: str) -> Callable[[threading.Event], None] | None:
+        """One generation, from the connection to its end: ssh has to be started and ended by one thread.
+
+        Returns what is left to do after it.
+        """
         home = self._home
         try:
             known = config.load()
@@ -108,30 +120,41 @@ class Visits:
         except RexecError as error:
             self._ended(number)
             home.tell(Unreached(number, str(error)))
-            return
+            return None
+        owner = json.dumps([policy.name, policy.table() if policy.watched else None])
+        contact = Contact(home, number, host, SessionLink(stream.read_fd, stream.write_fd), self._reach)
         try:
-            owner = json.dumps([policy.name, policy.table() if policy.watched else None])
+            self._run(contact, owner, stream)
+        finally:
+            self._ended(number)  # before the descriptor is closed: nobody cuts it then
+            stream.close()
+        return contact.rest()
+
+    def _run(self, contact: Contact, owner: str, stream: Stream) -> None:
+        home, number, host = self._home, contact.number, contact.host
+        try:
             home.tell(Connected(number))
             terms = self._starts[number].get()
             if terms is None:
                 return
             image = home.image(terms.image) if terms.image else None
             spec = home.start_spec(number, owner, terms.named, terms.anyway, image)
-            spec.host = os.fsencode(name)
-            link = Link(stream.read_fd, stream.write_fd)
+            spec.host = os.fsencode(host.name)
             rights = home.rights(host.trust, host.disk)
-            generation = self._generations[number] = Generation(home, number, name, link, spec, self._stopped, rights)
+            generation = Generation(home, number, host.name, contact, spec, self._stopped, rights)
+            self._generations[number] = generation
             generation.start(image)
             why = generation.serve()
+            contact.told = generation.told
             if generation.unheard:
                 why = f"it has not been heard of for {lease.HOME:.0f} s"
+            elif contact.lost_by is not None:
+                why = contact.lost_by.why
             elif not (generation.told or generation.unfit) and host.ssh is not None:
                 why = str(stream.failure())
-            home.tell(Closed(number, why, unfit=bool(generation.unfit)))
+            home.tell(Closed(number, why, unfit=bool(generation.unfit), stays=contact.stays))
         except Exception as error:  # see Generation.serve
-            why = home.why(f"going on on {name}", error)
-            # Before START nothing can run there; later all that can ends with the link.
-            home.tell(Closed(number, why) if number in self._generations else Failed(number, 125, why))
-        finally:
-            self._ended(number)  # before the descriptor is closed: nobody cuts it then
-            stream.close()
+            why = home.why(f"going on on {host.name}", error)
+            # Before START nothing can run there.
+            begun = number in self._generations
+            home.tell(Closed(number, why, stays=contact.stays) if begun else Failed(number, 125, why))
