@@ -10,29 +10,27 @@ the processor time.
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 
 class Counts:
-    """Counts, by operation. Threads: one at a time (``relay.Relay._order``)."""
+    """Counts, by operation. Whoever counts adds to these by itself: a call each time costs what it is to measure.
 
-    __slots__ = ("_here", "_home")
+    home    answered by home
+    waited  seconds waited for that
+    here    answered on the host
+
+    Threads: one at a time (``relay.Relay._order``).
+    """
+
+    __slots__ = ("here", "home", "waited")
 
     def __init__(self) -> None:
-        self._home: dict[int, tuple[int, float]] = {}  # operation -> how many, and seconds
-        self._here: dict[int, int] = {}
-
-    def home(self, op: int, seconds: float) -> None:
-        """Count a request that home has answered after so long."""
-        count, waited = self._home.get(op, (0, 0.0))
-        self._home[op] = count + 1, waited + seconds
-
-    def here(self, op: int) -> None:
-        """Count a request that was answered on the host."""
-        self._here[op] = self._here.get(op, 0) + 1
+        self.home: defaultdict[int, int] = defaultdict(int)
+        self.waited: defaultdict[int, float] = defaultdict(float)
+        self.here: defaultdict[int, int] = defaultdict(int)
 
     def rows(self) -> list[bytes]:
         """Return what was counted, a row for each operation."""
-        rows = []
-        for op in sorted({*self._home, *self._here}):
-            count, waited = self._home.get(op, (0, 0.0))
-            rows.append(b"%d %d %d %d" % (op, count, self._here.get(op, 0), waited * 1e6))
-        return rows
+        ops = sorted({*self.home, *self.here})
+        return [b"%d %d %d %d" % (op, self.home[op], self.here[op], self.waited[op] * 1e6) for op in ops]

@@ -102,7 +102,7 @@ class Relay:
                     with order:
                         answer = facts.answer(op, unique, nodeid, view[:n], clock())
                         if answer is not None:
-                            here(op)
+                            here[op] += 1
                     if answer is not None:
                         self._to_kernel(answer)
                         continue
@@ -188,8 +188,9 @@ class Relay:
                     self._link.send(FUSE, again)
                     return
             with self._order:
-                now = time.monotonic()
-                self.counts.home(op, now - at)
+                now, counts = time.monotonic(), self.counts
+                counts.home[op] += 1
+                counts.waited[op] += now - at
                 holds = self._known.answered(op, nodeid, stamp)
                 if op == abi.GETXATTR and error == -errno.ENODATA and holds:
                     self._known.no_capability(nodeid, now)

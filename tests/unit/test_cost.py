@@ -17,11 +17,10 @@ def told(counts: Counts, cpu: bytes = b"1500000") -> Spent:
 
 def test_what_was_counted_arrives() -> None:
     counts = Counts()
-    counts.home(fuse_abi.LOOKUP, 0.25)
-    counts.home(fuse_abi.LOOKUP, 0.5)
-    counts.home(fuse_abi.READ, 2.0)
-    counts.here(fuse_abi.GETATTR)
-    counts.home(4096, 0.125)  # of a kernel to come
+    for op, seconds in ((fuse_abi.LOOKUP, 0.25), (fuse_abi.LOOKUP, 0.5), (fuse_abi.READ, 2.0), (4096, 0.125)):
+        counts.home[op] += 1  # the last is of a kernel to come
+        counts.waited[op] += seconds
+    counts.here[fuse_abi.GETATTR] += 1
     shares = {"names": Share(2, 0.75), "contents": Share(1, 2.0), "changes": Share(1, 0.125)}
     assert told(counts) == Spent(RoundTrips(shares, 1), 1.5)
     assert told(Counts(), b"0") == Spent(RoundTrips({}, 0), 0.0)
