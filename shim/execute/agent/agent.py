@@ -142,9 +142,13 @@ class Agent:
             self.on_message[said](rest, fds)
             said, rest, fds = next_word(self.sandbox.init)
         self.closing(said)
-        last = self._last_word(said, rest)
+        last = self._last_words(said, rest)
         self.sandbox.end()  # before it is told: who hears it may hang up at once
-        self.link.send(*last)
+        try:
+            for kind, payload in last:
+                self.link.send(kind, payload)
+        except LinkClosed:
+            pass  # home has hung up, perhaps as it heard the last: what is left of us here goes all the same
         self.leave()
 
     def leave(self) -> None:
@@ -157,19 +161,19 @@ class Agent:
         self.link.shut()
         os._exit(0)
 
-    def _last_word(self, said: Message | None, rest: bytes) -> tuple[int, bytes]:
-        """Return the frame that tells home of the job's end."""
+    def _last_words(self, said: Message | None, rest: bytes) -> list[tuple[int, bytes]]:
+        """Return the frames that tell home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()
             status, cpu = rest.split()
-            self.link.send(frames.SPENT, frames.pack_fields({"asked": self.relay.counts.rows(), "cpu": [cpu]}))
-            return frames.EXIT, int(status).to_bytes(4, "little")
+            spent = frames.pack_fields({"asked": self.relay.counts.rows(), "cpu": [cpu]})
+            return [(frames.SPENT, spent), (frames.EXIT, int(status).to_bytes(4, "little"))]
         if said is messages.FAILED:
             code, _, text = rest.partition(b" ")
-            return frames.FAIL, int(code).to_bytes(4, "little") + text
+            return [(frames.FAIL, int(code).to_bytes(4, "little") + text)]
         host = os.fsencode(machine.name())
         killed = b"the job's first process was killed on %s; its memory may have run out" % host
-        return self.killed(self.sandbox.last_word() or killed)
+        return [self.killed(self.sandbox.last_word() or killed)]
 
     def _pulse(self) -> None:
         while True:
