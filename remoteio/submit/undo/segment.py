@@ -163,12 +163,15 @@ def extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         start = last
 
 
-def copied_with_holes(source: int, target: int) -> None:
-    """Copy a file to one that is empty."""
+def copied_whole(source: int, target: int) -> None:
+    """Copy a file, its holes and its user's attributes (xattr(7)) to one that is empty."""
     size = os.fstat(source).st_size
     for start, end in extents(source, 0, size):
         copied(source, target, start, end, start)
     os.ftruncate(target, size)
+    for attribute in os.listxattr(source):
+        if attribute.startswith("user."):
+            os.setxattr(target, attribute, os.getxattr(source, attribute))
 
 
 def copied(source: int, target: int, start: int, end: int, place: int) -> int:
@@ -215,10 +218,7 @@ def _copy(at: int, name: bytes, target: bytes) -> None:
     try:
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            copied_with_holes(source, fd)
-            for attribute in os.listxattr(source):
-                if attribute.startswith("user."):
-                    os.setxattr(fd, attribute, os.getxattr(source, attribute))
+            copied_whole(source, fd)
             os.fsync(fd)
         finally:
             os.close(fd)

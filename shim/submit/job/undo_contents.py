@@ -13,7 +13,7 @@ from remoteio.submit.undo import records
 from remoteio.submit.undo.births import NOTHING, Which, which
 from remoteio.submit.undo.journal import Journal, synced
 from remoteio.submit.undo.records import Data, First, Hole, Known
-from remoteio.submit.undo.segment import copied, copied_with_holes
+from remoteio.submit.undo.segment import copied, copied_whole
 from shim.submit.job.kept_copies import keep
 from shim.submit.job.undo_plan import AWAY, CLEAN, MIXED, Plan
 
@@ -219,10 +219,7 @@ def copy(source: bytes, target: bytes, known: Known | None = None) -> None:
         st = os.fstat(fd)
         new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            copied_with_holes(fd, new)
-            for name in os.listxattr(fd):
-                if name.startswith("user."):
-                    os.setxattr(new, name, os.getxattr(fd, name))
+            copied_whole(fd, new)
             give(new, known or Known.of(st))
             os.fsync(new)
         finally:
