@@ -259,11 +259,16 @@ class MutterSource(_BusSource):
         return f"desktop of user {self._uid}"
 
     def _arm(self, bus: Bus) -> float:
-        """Sets the watch; when the newest input was."""
+        """Sets the watch; when the newest input was, at the earliest.
+
+        The monitor answered at some time after it was asked, and we read that later still, on a busy machine much
+        later: counted from then, a hand that rests would have moved.
+        """
         bus.call(*self._monitor, "AddUserActiveWatch", answer="u", timeout=PATIENCE)
+        asked = time.monotonic()
         (idle_ms,) = bus.call(*self._monitor, "GetIdletime", answer="t", timeout=PATIENCE)
         self._fired_at = None
-        last = time.monotonic() - int(idle_ms) / 1000
+        last = asked - int(idle_ms) / 1000
         self._last = last if self._last is None else max(self._last, last)
         return last
 
