@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from shim.execute.owner.x11 import X11Source
 from shim.execute.owner.x11_wire import cookies
+from tests.until import soon
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(tool) for tool in ("Xvfb", "xdotool", "xprintidle")),
@@ -84,15 +86,19 @@ def test_keys_and_movements_are_noticed_and_nothing_else(server: Server) -> None
         assert source.absent() is None
         assert source.displays() == {f":{server.number}"}
         assert wait_for(source, 0.5)[0] is None
-        late = []
-        for action in (["key", "a"], ["mousemove", "50", "60"], ["click", "1"]):
+        places = count(50)
+
+        def once(*action: str) -> float:
             server.run("xdotool", *action)
             # xdotool's own run time must not count: the server has the input before xdotool ends.
             ended = time.monotonic()
-            touched, noticed = wait_for(source, 2.0)
+            touched, noticed = wait_for(source, 10.0)
             assert touched == f"display :{server.number}"
-            late.append(noticed - ended)
-        assert sorted(late)[1] < 0.1  # this process may wait for a processor itself, now and then
+            return noticed - ended
+
+        soon(lambda: once("key", "a"), 0.1)
+        soon(lambda: once("mousemove", str(next(places)), "60"), 0.1)
+        soon(lambda: once("click", "1"), 0.1)
     finally:
         source.close()
 
@@ -102,10 +108,12 @@ def test_idle_time_is_what_xprintidle_says(server: Server) -> None:
     source = X11Source(time.monotonic(), str(server.sockets))
     try:
         assert wait_for(source, 1.0)[0] is None
+        before = time.monotonic()
         theirs = int(server.run("xprintidle")) / 1000
-        last = source.last_input(time.monotonic())
+        after = time.monotonic()
+        last = source.last_input(after)
         assert last is not None
-        assert time.monotonic() - last == pytest.approx(theirs, abs=0.3)
+        assert before - theirs - 0.3 < last < after - theirs + 0.3  # however long xprintidle took to start and end
         assert theirs > 0.9
     finally:
         source.close()
