@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tests.bench.process import BenchError
 from tests.desk_root import DeskError
 
 LIMIT = 640.0
-"""Seconds of the whole bench: no round begins that would end later, going by the longest so far."""
+"""Seconds of the whole bench: no round begins that would end later, going by the longest so far. Over a delay none."""
 
 Named = TypeVar("Named", Case, Contender)
 
@@ -43,6 +44,13 @@ def _chosen(named: Sequence[Named], wish: str | None, option: str) -> list[Named
         known = ", ".join(one.name for one in named)
         raise BenchError(f"{option}: {', '.join(unknown)} is not one of {known}")
     return [one for one in named if one.name in wanted]
+
+
+def _asked(cases: Sequence[Case], which: str | None, rtt: int | None) -> list[Case]:
+    """Choose the cases: those that are named, else what suits the way there, which bulk does not over a delay."""
+    if which:
+        return _chosen(cases, which, "--cases")
+    return [case for case in cases if (not case.bulk if rtt else not case.far)]
 
 
 def _turn(case: Case, contender: Contender, cell: report.Cell, warm_up: bool) -> None:
@@ -68,7 +76,7 @@ def measure(
     contenders: Sequence[Contender],
     absent: dict[str, str],
     rounds: int,
-    started: float,
+    until: float,
     say: Callable[[str], None],
 ) -> tuple[report.Cells, int]:
     """One round to warm up, then `rounds` that count: in each, every case by every contender, another one first."""
@@ -81,7 +89,7 @@ def measure(
     longest, done = 0.0, 0
     for number in range(rounds + 1):
         began = time.monotonic()
-        if began - started + longest > LIMIT:
+        if began + longest > until:
             say(f"stopped after {done} of {rounds} rounds: the next would end after {LIMIT:.0f} s")
             break
         say(f"round {number} of {rounds}" if number else "warm-up")
@@ -103,14 +111,19 @@ def _in_memory(work: Path, stack: ExitStack) -> None:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--rounds", default=4, show_default=True, help="measured rounds, after one to warm up")
+@click.option("--rounds", type=int, help="measured rounds, after one to warm up; 4, with --rtt 1")
 @click.option("--cases", "which", metavar="NAME,…", help="only these cases")
 @click.option("--only", metavar="NAME,…", help="only these contenders")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="write every sample to this file as well")
 @click.option("--host", help="a Debian machine of yours, an ssh name that logs in as root; default: the desk's alpha")
-def main(rounds: int, which: str | None, only: str | None, record: Path | None, host: str | None) -> None:
+@click.option("--rtt", metavar="MS", type=click.IntRange(1), help="let the desk's host be so many milliseconds away")
+def main(
+    rounds: int | None, which: str | None, only: str | None, record: Path | None, host: str | None, rtt: int | None
+) -> None:
     """Measure rexec beside its peers, in turns, and print medians and ratios."""
     started = time.monotonic()
+    if rtt and host:
+        raise click.UsageError("--rtt is for the desk's host alone, as its delay is made here: leave --host out")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cache = Path("/var/cache/rexec-tests/bench")
     cache.mkdir(parents=True, exist_ok=True)
@@ -122,12 +135,13 @@ def main(rounds: int, which: str | None, only: str | None, record: Path | None, 
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/var/tmp")))
             _in_memory(work, stack)
             furnish(work)
-            cases = _chosen(all_cases(work), which, "--cases")
-            ground = Ground(host or "alpha", work, cache, stack)
+            cases = _asked(all_cases(work), which, rtt)
+            ground = Ground(host or (f"alpha-far{rtt}" if rtt else "alpha"), work, cache, stack, rtt or 0)
             contenders = _chosen(all_contenders(ground), only, "--only")
             facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
             absent = prepare(contenders, _say)
-            cells, done = measure(cases, contenders, absent, rounds, started, _say)
+            until = math.inf if rtt else started + LIMIT
+            cells, done = measure(cases, contenders, absent, rounds or (1 if rtt else 4), until, _say)
             facts["rounds"] = f"{done}, {time.monotonic() - started:.0f} s"
             names = {one.name: one.what for one in contenders}
             click.echo(report.text(cells, cases, names, facts), nl=False)

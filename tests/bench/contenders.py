@@ -80,7 +80,8 @@ class Sshfs(Contender):
         mount, env = f"{REMOTE}/home", self.ground.env
         inside = ["env", "-C", str(self.ground.work), "-i", *(f"{name}={value}" for name, value in env.items())]
         script = (
-            f"set -e; mkdir -p {mount}; sshfs -o {self.options} root@{self.ground.home_address}:/ {mount}; "
+            f"set -e; mkdir -p {mount}; "
+            f"sshfs -o {shlex.quote(self.options)} root@{self.ground.home_address}:/ {mount}; "
             f"for d in dev proc sys; do mount --rbind /$d {mount}/$d; done; code=0; "
             f"chroot {mount} {shlex.join([*inside, *case.command()])} || code=$?; umount -l -R {mount}; exit $code"
         )

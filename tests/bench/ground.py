@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
+from tests import desk_delay
 from tests.bench.process import BenchError, Run, execute, must
 
 REMOTE = "/opt/bench-peers"
@@ -20,10 +21,13 @@ REMOTE = "/opt/bench-peers"
 
 
 class Ground:
-    """The execute host `host`, the work directory, the environment every contender gets; closed with `stack`."""
+    """The execute host `host`, the work directory, the environment every contender gets; closed with `stack`.
 
-    def __init__(self, host: str, work: Path, cache: Path, stack: ExitStack) -> None:
-        self.host, self.work, self.cache, self.stack = host, work, cache, stack
+    `rtt`: the milliseconds that the way to `host` takes there and back, and the way home is to take; 0: as it is.
+    """
+
+    def __init__(self, host: str, work: Path, cache: Path, stack: ExitStack, rtt: int = 0) -> None:
+        self.host, self.work, self.cache, self.stack, self.rtt = host, work, cache, stack, rtt
         self.tools = work / ".bench"
         self.tools.mkdir()
         self.env = {
@@ -108,6 +112,11 @@ class Ground:
         self.must_there(f"cat >{REMOTE}/known_hosts", "sshfs's known_hosts cannot be left", known.encode())
         options = f"port={port},IdentityFile={REMOTE}/key,UserKnownHostsFile={REMOTE}/known_hosts"
         options += ",IdentitiesOnly=yes,StrictHostKeyChecking=yes"
+        if self.rtt:
+            self.must_there(
+                f"cat >{REMOTE}/delay.py", "the delay cannot be left", Path(desk_delay.__file__).read_bytes()
+            )
+            options += f",ProxyCommand=python3 {REMOTE}/delay.py far{self.rtt} %h %p"
         come = ["ssh", *(f"-o{option}" for option in options.split(",")), f"root@{self.home_address}", "true"]
         wait = f"for try in $(seq 50); do {shlex.join(come)} && exit; sleep 0.1; done; exit 1"
         self.must_there(wait, "the way back to the sshd here does not open")
@@ -123,6 +132,7 @@ class Ground:
             "cpu": f"{os.cpu_count()} x {cpu.group(1) if cpu else os.uname().machine}",
             "python": f"{sys.version.split()[0]} here, {self.python} on {self.host}",
             "ssh": execute(["/usr/bin/ssh", "-V"]).err.decode().strip(),
+            "round trip": f"{self.rtt} ms more than there is (tests/desk_delay.py)" if self.rtt else "as it is",
             "first cipher offered": ciphers.group(1) if ciphers else "unknown",
             "load": " ".join(f"{value:.1f}" for value in os.getloadavg()),
         }

@@ -39,7 +39,7 @@ def execute(
     stdin: Path | None = None,
     stdout: Path | None = None,
     given: bytes | None = None,
-    timeout: float = 120.0,
+    timeout: float = 900.0,
 ) -> Run:
     """Run `argv`, feeding it the file `stdin` or the bytes `given`; `stdout` names a file to take its output.
 
