@@ -1,6 +1,6 @@
 """Vacates of a job that changes its files, in each of which something is killed, or a restore fails.
 
-    python -m tests.fault.vacates --seed 1 --count 100
+    python -m tests.fault.vacates --seed 1 --count 100 [--restores]
 
 The seed says what is struck, and at which point (tests/strike.py). Supervisor, agents and criu are real; the hosts are
 this machine. What came of it is compared with an undisturbed run: each line once, and the same files.
@@ -77,8 +77,8 @@ HOSTS = ("alpha", "beta", "gamma")
 # Where the job is killed before its image is committed it goes on from the one before.
 LEAVING = [(p, w) for p in ("preflight", "criu", "post-dump", "sending", "held") for w in ("agent", "keeper", "init")]
 LEAVING += [("post-dump", "criu"), ("sending", "criu"), ("held", "criu")]
-COMING = [(p, w) for p in ("arrived", "post-restore") for w in ("agent", "keeper", "init")]
-COMING += [("post-restore", "criu"), ("arrived", "error"), ("post-restore", "error")]
+FAILING = [("arrived", "error"), ("post-restore", "error"), ("post-restore", "criu")]  # restores, and no agent ends
+COMING = [*FAILING, *((p, w) for p in ("arrived", "post-restore") for w in ("agent", "keeper", "init"))]
 SUPERVISOR = [(p, "stands") for p in ("post-dump", "sending", "held", "arrived", "post-restore")]  # and it is killed
 
 
@@ -145,12 +145,13 @@ class Vacates:
 @click.command()
 @click.option("--seed", default=1)
 @click.option("--count", default=100, help="Vacates.")
-def main(seed: int, count: int) -> None:
+@click.option("--restores", is_flag=True, help="Only restores fail.")
+def main(seed: int, count: int, restores: bool) -> None:
     """Do so many vacates with faults drawn by that seed, and compare what came of it with an undisturbed run."""
     home = Path(tempfile.mkdtemp(prefix="vacates-", dir="/var/tmp"))
     began, struck = time.monotonic(), 0
-    vacates = Vacates(home, desk_root.criu())
-    for number, (point, who) in zip(range(count), plan(seed, [*LEAVING, *COMING, *SUPERVISOR])):
+    vacates, faults = Vacates(home, desk_root.criu()), FAILING if restores else [*LEAVING, *COMING, *SUPERVISOR]
+    for number, (point, who) in zip(range(count), plan(seed, faults)):
         at = time.monotonic()
         there = vacates.vacate(point, who)
         struck += there
