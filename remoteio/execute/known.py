@@ -5,7 +5,7 @@ For coherence.TTL seconds, the time for which the kernel itself would use attrib
 * attributes of a node (with OPEN and WRITE; of the directory, with what changes one): the kernel asks for them again
   after each read and each change;
 * the contents of a small file (with OPEN);
-* directories' entries (``known_listings``);
+* directories' entries (``known_listings``), and those of directories that are about to be opened (``ahead``);
 * where a symbolic link points (with LOOKUP): who looks it up by a path reads it next;
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
@@ -31,10 +31,12 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 
+from remoteio.execute.ahead import Ahead, Waiting
 from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing
+from remoteio.wire.listed import parse
 
 _CAPABILITY = b"security.capability\0"
 _CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
@@ -65,6 +67,7 @@ class Known:
 
     def __init__(self) -> None:
         self.listings = KnownListings()
+        self.ahead = Ahead(self.listings)
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
             OrderedDict()
         )  # nodeid -> until, attributes, contents
@@ -94,10 +97,12 @@ class Known:
         self._sweep = self._latest = self._count
         self._links.clear()
         self.listings.sweep()
+        self.ahead.sweep()
 
     def _changed(self, nodeid: int) -> None:
         self._change[nodeid] = self._latest = self._count
         self.listings.changed(nodeid)
+        self.ahead.changed(nodeid)
         if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
@@ -122,9 +127,32 @@ class Known:
         if self._latest > stamp:
             self.listings.refuse(listing.entries)
         elif op == abi.OPENDIR:
-            self.listings.opened(fh, listing.entries, listing.complete, now)
+            found = self.listings.opened(fh, listing.entries, listing.complete, now)
+            self.ahead.opened(nodeid, found, now)
         else:
             self.listings.learn(nodeid, listing.entries, now)
+
+    def list_ahead(self, now: float, asked: dict[int, tuple[int, int, int, int, float]]) -> list[bytes]:
+        """Return the requests that list ahead what the job may open next, each put into `asked` as the relay's are."""
+        found, below = self.ahead.next(now)
+        requests = []
+        for nodeid in found:
+            stamp = self.asked(abi.LIST, nodeid)
+            asked[abi.OWN + stamp] = (abi.LIST, nodeid, 0, stamp, now)
+            requests.append(abi.request(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), abi.OWN + stamp))
+        return requests
+
+    def listed_ahead(self, nodeid: int, stamp: int, body: bytes, now: float) -> list[Waiting]:
+        """Keep the body of the reply to a LIST; empty: it has failed. Return the OPENDIRs that waited for it.
+
+        Raises ProtocolError.
+        """
+        listed = parse(body)
+        for directory, attr, _ in listed:
+            if self.holds(directory, stamp):
+                self.learn(directory, attr, b"", now)
+        told = [(directory, entries) for directory, _, entries in listed]
+        return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
 
     def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float) -> None:
         """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""
@@ -149,6 +177,8 @@ class Known:
         """Return the reply to a request of one of ANSWERED, if it is known."""
         if op == abi.LOOKUP:
             return self.listings.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
+        if op == abi.OPENDIR:
+            return self.ahead.open(unique, nodeid, now)
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             return self.listings.read(unique, fh, offset, size, now)
@@ -171,4 +201,4 @@ class Known:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS))
+ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.OPENDIR, abi.READDIRPLUS))

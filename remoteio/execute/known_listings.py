@@ -8,25 +8,15 @@ node, forgets what is known of it. Pure: the caller tells the time, and comes wi
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_DIRECTORIES, LISTING_TTL, TTL
+from remoteio.wire.listed import ENTRY_SIZE, Entries, walk
 
-_ENTRY = abi.ENTRY.size + abi.ATTR.size
 _NEGATIVE = bytes(abi.ATTR.size)
-
-
-def walk(listing: bytes) -> list[tuple[int, int, int, bytes, int]]:
-    """Read (start, end, nodeid, name, offset of the next) of each struct fuse_direntplus."""
-    found, at = [], 0
-    while at + _ENTRY + abi.DIRENT.size <= len(listing):
-        _, offset, length, _ = abi.DIRENT.unpack_from(listing, at + _ENTRY)
-        begin = at + _ENTRY + abi.DIRENT.size
-        end = at + (_ENTRY + abi.DIRENT.size + length + 7 & ~7)
-        found.append((at, end, abi.ENTRY.unpack_from(listing, at)[0], listing[begin : begin + length], offset))
-        at = end
-    return found
+_VALID, _VALID_AT = struct.Struct("=QQII"), 16  # in struct fuse_entry_out: for how long the name and attributes hold
 
 
 class _Directory:
@@ -38,11 +28,12 @@ class _Directory:
 
 
 class _Read:
-    __slots__ = ("complete", "found", "listing", "next", "offset", "until")
+    __slots__ = ("complete", "found", "listing", "next", "nodes", "offset", "until")
 
-    def __init__(self, listing: bytes, complete: bool, until: float) -> None:
+    def __init__(self, listing: bytearray, found: Entries, complete: bool, until: float) -> None:
         self.listing, self.complete, self.until = listing, complete, until
-        self.found = walk(listing)
+        self.found = found
+        self.nodes = {nodeid for _, _, nodeid, *_ in found}
         self.next = 0  # index in found
         self.offset = 0
 
@@ -55,15 +46,16 @@ class KnownListings:
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
         self._where: dict[int, tuple[int, bytes]] = {}  # nodeid of an entry not given out -> directory, name
         self._reads: dict[int, _Read] = {}  # fh -> its listing
+        self._left: dict[int, _Read] = {}  # those of which not all was read
 
     def learn(self, parent: int, listing: bytes, now: float) -> None:
         """Keep all entries of the directory `parent`, as of now."""
         self.forget_directory(parent)
         directory = self._directories[parent] = _Directory(now + TTL)
-        for start, _, nodeid, name, _ in walk(listing):
+        for start, _, nodeid, name, *_ in walk(listing):
             if nodeid in self._where:
                 self._take_back(nodeid)  # another name of it; one entry a node is enough
-            directory.entries[name] = listing[start : start + _ENTRY] if nodeid else None
+            directory.entries[name] = listing[start : start + ENTRY_SIZE] if nodeid else None
             if nodeid:
                 self._where[nodeid] = (parent, name)
         if len(self._directories) > KNOWN_DIRECTORIES:
@@ -71,7 +63,7 @@ class KnownListings:
 
     def refuse(self, listing: bytes) -> None:
         """Give all of a listing back that no longer holds."""
-        self.unused += [nodeid for _, _, nodeid, _, _ in walk(listing) if nodeid]
+        self.unused += [nodeid for _, _, nodeid, *_ in walk(listing) if nodeid]
 
     def lookup(self, unique: int, parent: int, name: bytes, now: float) -> bytes | None:
         """Return the reply to a LOOKUP, if it is known."""
@@ -115,15 +107,44 @@ class KnownListings:
         if nodeid in self._where:
             self._take_back(nodeid)
         self.forget_directory(nodeid)
+        for fh in [fh for fh, read in self._left.items() if nodeid in read.nodes]:
+            self._outdate(fh)
 
     def sweep(self) -> None:
         """Forget everything: the job changes nodes that are not known by number."""
         for parent in list(self._directories):
             self.forget_directory(parent)
+        for fh in list(self._left):
+            self._outdate(fh)
 
-    def opened(self, fh: int, listing: bytes, complete: bool, now: float) -> None:
-        """Keep how the listing of a directory begins that has just been opened."""
-        self._reads[fh] = _Read(listing, complete, now + LISTING_TTL)
+    def _outdate(self, fh: int) -> None:
+        if fh < abi.OWN:
+            self.closed(fh)  # the submit side tells the rest as it is by then
+        else:
+            self._bare(fh)
+
+    def opened(self, fh: int, listing: bytes, complete: bool, now: float) -> Entries:
+        """Keep how the listing of a directory begins that has just been opened, and return what is in it."""
+        found = walk(listing)
+        self._reads[fh] = self._left[fh] = _Read(bytearray(listing), found, complete, now + LISTING_TTL)
+        return found
+
+    def opened_ahead(self, fh: int, listing: bytes, found: Entries, now: float, until: float) -> None:
+        """Keep the listing of a directory that is open by a handle of the relay's own; it holds `until` then."""
+        left, held = min(int((until - now) * 1e9), 999999999), bytearray(listing)
+        for start, _, nodeid, *_ in found:
+            if nodeid:
+                _VALID.pack_into(held, start + _VALID_AT, 0, 0, left, left)
+        self._reads[fh] = self._left[fh] = _Read(held, found, True, until)
+
+    def _bare(self, fh: int) -> None:
+        """Leave of what is not read yet by a handle of the relay's own the names alone: the rest may be old."""
+        read = self._left.pop(fh)
+        for k, (start, end, nodeid, name, offset, kind) in enumerate(read.found[read.next :], read.next):
+            if nodeid:
+                self.unused.append(nodeid)
+                read.found[k] = start, end, 0, name, offset, kind
+                read.listing[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
 
     def read(self, unique: int, fh: int, offset: int, size: int, now: float) -> bytes | None:
         """Return the reply to a READDIRPLUS, if it is known."""
@@ -131,20 +152,26 @@ class KnownListings:
         if read is None:
             return None
         first = read.next
-        if offset != read.offset or now > read.until or (first == len(read.found) and not read.complete):
+        if now > read.until and fh >= abi.OWN and fh in self._left:
+            self._bare(fh)
+        late = now > read.until and fh < abi.OWN
+        if offset != read.offset or late or (first == len(read.found) and not read.complete):
             self.closed(fh)
             return None
         begin = end = read.found[first][0] if first < len(read.found) else len(read.listing)
         while read.next < len(read.found) and read.found[read.next][1] - begin <= size:
-            _, end, _, _, read.offset = read.found[read.next]
+            _, end, _, _, read.offset, _ = read.found[read.next]
             read.next += 1
         if read.next == first and first < len(read.found):
             self.closed(fh)  # too small a buffer for a single name: the submit side knows what to say
             return None
-        return abi.reply(unique, read.listing[begin:end])
+        if read.next == len(read.found):
+            self._left.pop(fh, None)
+        return abi.reply(unique, bytes(read.listing[begin:end]))
 
     def closed(self, fh: int) -> None:
         """Forget the listing of a directory that was closed, or that is of no more use."""
+        self._left.pop(fh, None)
         read = self._reads.pop(fh, None)
         if read is not None:
-            self.unused += [nodeid for _, _, nodeid, _, _ in read.found[read.next :] if nodeid]
+            self.unused += [nodeid for _, _, nodeid, *_ in read.found[read.next :] if nodeid]

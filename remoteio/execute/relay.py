@@ -35,9 +35,11 @@ import time
 from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
+from remoteio.execute import given_back
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.known import ANSWERED, Known
+from remoteio.execute.to_kernel import ToKernel, unmounted
 from remoteio.thread_pool import ThreadPool
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
@@ -45,17 +47,17 @@ from remoteio.wire.frames import FUSE, LARGE
 from remoteio.wire.link import Link
 
 _LOCK_OPS = (abi.SETLK, abi.SETLKW)
-_ENTRY_OPS = (abi.LOOKUP, abi.MKNOD, abi.MKDIR, abi.SYMLINK, abi.LINK, abi.CREATE, abi.TMPFILE)
 _F_UNLCK = 2
 _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay:
+class Relay(ToKernel):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
-        self.fd, self._link, self._fail = fd, link, fail
+        super().__init__(fd)
+        self._link, self._fail = link, fail
         # unique -> (op, nodeid, pid, stamp, when it was asked) until it is answered
         self._asked: dict[int, tuple[int, int, int, int, float]] = {}
         self._known = Known()
@@ -92,11 +94,9 @@ class Relay:
                 try:
                     n = os.readv(fd, [buffer])
                 except OSError as e:
-                    if e.errno in (errno.EINTR, errno.EAGAIN, errno.ENOENT):
-                        continue  # ENOENT: the request was interrupted before it was read
-                    if e.errno == errno.ENODEV:
-                        return  # unmounted
-                    raise
+                    if unmounted(e):
+                        return
+                    continue
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
                 if op in ANSWERED and not (op == abi.LOOKUP and deleted.asked(unique, view[:n])):
                     with order:
@@ -104,14 +104,18 @@ class Relay:
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
-                        self._to_kernel(answer)
+                        (self._opened_here if op == abi.OPENDIR else self._to_kernel)(answer)
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
                         asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock())
+                        if op == abi.OPENDIR and facts.ahead.waits(nodeid, (unique, bytes(view[:n]))):
+                            continue
                 send(FUSE, view[:n])
+                if op == abi.OPENDIR:
+                    self._list_ahead()
                 if facts.listings.unused:
                     self._give_back()
                 if n >= LARGE:
@@ -123,10 +127,12 @@ class Relay:
     def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
         """What is not simply passed on; True: it is dealt with."""
         if op in (abi.RELEASE, abi.RELEASEDIR):
+            fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
             if op == abi.RELEASEDIR:
                 with self._order:
-                    self._known.listings.closed(abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0])
-            self._link.send(FUSE, raw)
+                    self._known.listings.closed(fh)
+            if fh < abi.OWN:
+                self._link.send(FUSE, raw)
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.FLUSH:
@@ -181,6 +187,9 @@ class Relay:
                     self._undo(op, payload)
                 return
             op, nodeid, _, stamp, at = asked
+            if op == abi.LIST:
+                self._listed(nodeid, stamp, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
+                return
             if op == abi.LOOKUP:
                 payload, again = self._false_deleted.answered(unique, payload)
                 if again:
@@ -198,6 +207,8 @@ class Relay:
                     self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
+            elif op == abi.OPENDIR:
+                self._list_ahead()  # what is in it
         except struct.error as e:
             raise _cut_short(e) from None
 
@@ -218,13 +229,43 @@ class Relay:
                     self._known.learn(nodeid, known.attr, known.contents, now)
         self.from_link(reply)
 
+    def _list_ahead(self) -> None:
+        """Ask for the listings of the directories that are guessed to be opened next."""
+        with self._order:
+            requests = self._known.list_ahead(time.monotonic(), self._asked)
+        for request in requests:
+            self._link.send(FUSE, request)
+
+    def _listed(self, nodeid: int, stamp: int, told: bytes) -> None:
+        """Keep a listing that was asked for ahead, and answer who waits for it."""
+        now, known = time.monotonic(), self._known
+        with self._order:
+            waiting = known.listed_ahead(nodeid, stamp, told, now)
+        for unique, raw in waiting:
+            with self._order:
+                answer = known.ahead.open(unique, nodeid, now)
+            if answer is None:
+                self._link.send(FUSE, raw)
+            else:
+                self.from_link(answer)
+        self._list_ahead()
+
+    def _opened_here(self, answer: bytes) -> None:
+        if not self._to_kernel(answer):
+            self._close_own(answer)
+        self._list_ahead()
+
+    def _close_own(self, answer: bytes | memoryview) -> None:
+        """Close a directory that was opened by the relay alone, for who does not wait for it any more."""
+        with self._order:
+            self._known.listings.closed(_handle(answer))
+
     def _give_back(self) -> None:
         """The submit side counted lookups for entries that the kernel never got."""
         with self._order:
             unused, self._known.listings.unused = self._known.listings.unused, []
         if unused:
-            pairs = b"".join(abi.FORGET_ONE.pack(nodeid, 1) for nodeid in unused)
-            self._link.send(FUSE, abi.request(abi.BATCH_FORGET, 0, abi.BATCH_FORGET_IN.pack(len(unused), 0) + pairs))
+            self._link.send(FUSE, given_back.of_entries(unused))
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""
@@ -249,32 +290,13 @@ class Relay:
                 self._to_kernel(message)
             at += len(message)
 
-    def _to_kernel(self, message: bytes | memoryview) -> bool:
-        """False: the kernel no longer knows the request (or the inode of a notification)."""
-        try:
-            os.write(self.fd, message)
-        except OSError as e:
-            if e.errno == errno.ENOENT:
-                return False
-            if e.errno == errno.ENODEV:
-                return True  # unmounted: nobody waits
-            raise
-        return True
-
     def _undo(self, op: int, payload: bytes | memoryview) -> None:
         """The submit side did what nobody waits for any more: give back what it made."""
-        _, error, _ = abi.OUT_HEADER.unpack_from(payload)
-        if error:
+        if op == abi.OPENDIR and _own(payload):
+            self._close_own(payload)
             return
-        body = memoryview(payload)[abi.OUT_HEADER.size :]
-        if op in _ENTRY_OPS:
-            nodeid = abi.ENTRY.unpack_from(body)[0]
-            if nodeid:
-                self._link.send(FUSE, abi.request(abi.FORGET, nodeid, abi.FORGET_IN.pack(1)))
-            body = body[abi.ENTRY.size + abi.ATTR.size :]
-        if op in (abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE):
-            fh = abi.OPEN_OUT.unpack_from(body)[0]
-            self._link.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+        for request in given_back.of_reply(op, payload):
+            self._link.send(FUSE, request)
 
 
 def _node(reply: bytes | memoryview) -> int:
@@ -291,6 +313,11 @@ def _handle(reply: bytes | memoryview) -> int:
         return int(abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0])
     except struct.error as e:
         raise _cut_short(e) from None
+
+
+def _own(reply: bytes | memoryview) -> bool:
+    """Whether the reply to an OPENDIR, if it is no error, tells of a handle of the relay's own."""
+    return len(reply) > abi.OUT_HEADER.size and _handle(reply) >= abi.OWN
 
 
 def _cut_short(error: struct.error) -> ProtocolError:

@@ -53,3 +53,24 @@ KNOWN_BARE = 8 * KNOWN_NODES
 
 KNOWN_CHANGES = 4 * KNOWN_NODES
 """Nodes whose last change the relay remembers by number; when there are more, all are taken as changed just now."""
+
+WALK_HITS = 2
+"""Directories, each named by a listing that the job was given, that it opens before others are listed ahead."""
+
+WALK_WINDOW = 64
+"""Directories that are listed ahead at the most before the next one that the job may open, in the order of its walk."""
+
+WALK_AHEAD = 4 * WALK_WINDOW
+"""Directories that are being listed ahead, or kept until the job opens them, at the most."""
+
+WALK_BYTES = 4 << 20
+"""Bytes of what is kept of them, from which on no more is asked for."""
+
+WALK_KNOWN = 1 << 14
+"""Directories of which the relay knows where in a walk they are: some 200 bytes each."""
+
+LISTED_BELOW = 8
+"""Directories that one request lists ahead, as long as all of it is no more than AHEAD: it and what is below it."""
+
+KNOWN_OPENED = 1 << 10
+"""Directories of which the relay knows that they could be opened: two numbers each."""

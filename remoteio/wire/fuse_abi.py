@@ -101,6 +101,10 @@ DESTROY, BATCH_FORGET, FALLOCATE, READDIRPLUS, RENAME2, LSEEK, COPY_FILE_RANGE =
 SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 REMOVED = 0x7278  # an operation of our own, of the relay's: LOOKUP of a name that what is open had, and has no more
 
+LIST = 0x7279  # another: how directories are listed that nobody has opened, see listed.py
+LIST_IN = S("=II")  # how many directories pad
+OWN = 1 << 63  # from here on are the relay's own: handles, of directories that it had listed, and uniques
+
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 
 # What an operation changes. The export asks and notes by it (remoteio/submit/export/dispatch.py).
@@ -162,6 +166,7 @@ OPERATIONS: dict[int, tuple[str, int, int, str]] = {
     STATX_OP: ("statx", STATX_IN.size, 0, READS),
     COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0, CHANGES_OPEN),
     REMOVED: ("removed", 0, 1, READS),
+    LIST: ("list", LIST_IN.size, 0, READS),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remoteio.execute.known import Known
-from remoteio.execute.known_listings import KnownListings, walk
+from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
+from remoteio.wire.listed import walk
 
 NODES = st.integers(2, 6)
 NAME = st.sampled_from([b"a", b"bb", b"a-longer-name", b"\xff"])
@@ -156,7 +157,7 @@ def test_every_counted_lookup_is_given_out_or_given_back_once(steps: list[tuple[
         elif what == "read":
             assert isinstance(value, int)
             known = names.read(1, number, offsets.get(number, 0), value, now)
-            for _, _, nodeid, _, offset in walk(known[16:]) if known else []:
+            for _, _, nodeid, _, offset, _ in walk(known[16:]) if known else []:
                 given_out.update([nodeid] if nodeid else [])
                 offsets[number] = offset
         elif what == "closed":

@@ -215,13 +215,13 @@ class OpenFiles(ExportBase):
 
     def do_fsync(self, r: abi.Request) -> Reply:
         fh, flags, _ = abi.FSYNC_IN.unpack_from(r.raw, abi.ARGS)
-        fd = self.inodes.handle(fh).fd
-        if self._notes.watch is not None:
-            self._notes.watch.journal.sync()
-        if flags & abi.FSYNC_DATASYNC:
-            os.fdatasync(fd)
-        else:
-            os.fsync(fd)
+        with self.inodes.directory_open(r.nodeid, fh) as handle:
+            if self._notes.watch is not None:
+                self._notes.watch.journal.sync()
+            if flags & abi.FSYNC_DATASYNC:
+                os.fdatasync(handle.fd)
+            else:
+                os.fsync(handle.fd)
         return DONE
 
     do_fsyncdir = do_fsync

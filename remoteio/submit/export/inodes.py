@@ -14,6 +14,8 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from remoteio.submit.export import confine
 from remoteio.submit.export.allowed import Allowed
@@ -23,7 +25,7 @@ from remoteio.submit.export.filesystems import Filesystems
 from remoteio.submit.export.nodes import FORMAT, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
 from remoteio.submit.export.pinned import Pin
-from remoteio.wire.fuse_abi import ROOT_ID
+from remoteio.wire.fuse_abi import OWN, ROOT_ID
 
 MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
 MOST_LINKS = 64  # names of one file that are remembered
@@ -209,6 +211,20 @@ class Inodes:
             return self.handles[fh]
         except KeyError:
             raise OSError(errno.EBADF, "no such handle") from None
+
+    @contextmanager
+    def directory_open(self, nodeid: int, fh: int) -> Iterator[Handle]:
+        """Have the directory's handle in a ``with``: one of the relay's own (fuse_abi.OWN) is nowhere open but here."""
+        if fh < OWN:
+            yield self.handle(fh)
+            return
+        node = self.get(nodeid)
+        handle = Handle(Descriptor(self.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)), node, 0)
+        try:
+            yield handle
+        finally:
+            handle.fd = -1
+            handle.unlist()
 
     def close(self, fh: int) -> None:
         """Close the handle of that number. Raises EBADF."""

@@ -82,13 +82,18 @@ class Listings:
         entries = handle.entries  # it may be given up for another's at any moment
         first = handle.after(offset) if offset else None
         if entries is None or first is None:
-            found = self._found(handle.node, handle.fd, offset)
-            if len({position for _, _, _, position in found}) != len(found):  # a filesystem without positions
-                found = [(*entry[:3], k) for k, entry in enumerate(found, offset + 1)]
+            found = self._placed(handle.node, handle.fd, offset)
             handle.entries, handle.where = found, None
             self._all.used(handle, len(found))
             return found, 0
         return entries, first
+
+    def _placed(self, node: Node, fd: int, offset: int) -> list[Found]:
+        """List the directory from there on, each entry with a position of its own."""
+        found = self._found(node, fd, offset)
+        if len({position for _, _, _, position in found}) != len(found):  # a filesystem without positions
+            found = [(*entry[:3], k) for k, entry in enumerate(found, offset + 1)]
+        return found
 
     def plain(self, handle: Handle, offset: int, size: int) -> bytes:
         """Answer READDIR: struct fuse_dirent each, from `offset` on, at most `size` bytes."""
@@ -131,17 +136,25 @@ class Listings:
 
     def whole(self, node: Node) -> bytes:
         """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""
+        return self._small(node, self._found)
+
+    def ahead(self, node: Node, most: int) -> bytes:
+        """List all of the directory as to who opens it and reads it from the start, or nothing if it is no less than
+        `most` bytes: see ``whole``."""
+        return self._small(node, lambda node, fd: self._placed(node, fd, 0), most)
+
+    def _small(self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD) -> bytes:
         try:
             fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
             return b""  # nobody asked for it: whatever forbids it, the lookup that it goes with stands
         try:
-            found = self._found(node, fd)
+            found = listed(node, fd)
         except OSError:
             return b""  # as above; opendir(3) and readdir(3) say it
         else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, *_ in found)
-            return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= AHEAD else b""
+            return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= most else b""
         finally:
             os.close(fd)
 

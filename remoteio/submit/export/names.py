@@ -13,8 +13,9 @@ from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import AHEAD, LISTED_AFTER, TTL
+from remoteio.wire.coherence import AHEAD, LISTED_AFTER, LISTED_BELOW, TTL
 from remoteio.wire.known import Listing, Piggyback
+from remoteio.wire.listed import directories, pack, walk
 
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
@@ -161,10 +162,31 @@ class Names(ExportBase):
             return Reply(out)  # it is readdir(3) that says so
         return Reply(out, Piggyback(self.attr(os.fstat(fd)), listing=Listing(entries, complete)))
 
+    def do_list(self, r: abi.Request) -> Reply:
+        """List a directory ahead of the job's opening it, and some below it in the order of a walk.
+
+        EAGAIN: it is not to be cached, or too large to be guessed.
+        """
+        most = min(abi.LIST_IN.unpack_from(r.raw, abi.ARGS)[0], LISTED_BELOW)
+        out: list[bytes] = []
+        left, room = [self.inodes.get(r.nodeid)], AHEAD
+        while left and len(out) < max(most, 1):
+            node = left.pop()
+            entries = b"" if node.shared else self.listings.ahead(node, room)
+            if entries:
+                out.append(pack(node.id, self.attr(os.fstat(self.inodes.descriptors.directory(node))), entries))
+                room -= len(out[-1])
+                left += [self.inodes.get(nodeid) for nodeid in reversed(directories(walk(entries)))]
+            if not out:
+                raise OSError(errno.EAGAIN, "not ahead")
+        return Reply(b"".join(out))
+
     def do_readdir(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
-        return Reply(self.listings.plain(self.inodes.handle(fh), offset, size))
+        with self.inodes.directory_open(r.nodeid, fh) as handle:
+            return Reply(self.listings.plain(handle, offset, size))
 
     def do_readdirplus(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
-        return Reply(self.listings.plus(self.inodes.handle(fh), offset, size)[0])
+        with self.inodes.directory_open(r.nodeid, fh) as handle:
+            return Reply(self.listings.plus(handle, offset, size)[0])

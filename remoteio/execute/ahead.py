@@ -1,0 +1,156 @@
+"""Execute side: directories that are listed before the job opens them. Pure. Shipped.
+
+What is guessed (``walks``) is asked for by a request of the relay's own, LIST, whose reply has what is below it along.
+When the job opens such a directory the relay answers at once, with a handle of its own (from OWN on), of which the
+submit side hears nothing: what is read by it is known. A request that goes beyond that (a rewind) travels with that
+number, and the submit side opens the directory anew for it alone. Such a handle is also given to who opens a directory
+again that he has just opened, as `find` does to go back up: that is read by nobody.
+
+A job that comes to a directory whose listing is under way waits for that, rather than ask again.
+
+A listing has counted a lookup for each entry, as in ``known_listings``, which hands it out or gives it back. It may be
+used for coherence.TTL; any change of the job's in it, or of all, forgets it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from remoteio.execute.known_listings import KnownListings
+from remoteio.execute.walks import Walks
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import listed as wire
+from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_BYTES
+from remoteio.wire.listed import Entries, walk
+
+Waiting = tuple[int, bytes]  # the number of an OPENDIR, and it whole
+
+
+class _Listed:
+    __slots__ = ("entries", "found", "until")
+
+    def __init__(self, entries: bytes, found: Entries, until: float) -> None:
+        self.entries, self.found, self.until = entries, found, until
+
+
+class Ahead:
+    """Keeps what was listed ahead until the job opens it, and knows what to list next."""
+
+    def __init__(self, listings: KnownListings) -> None:
+        self.walks = Walks()
+        self._listings = listings
+        self._asked: dict[int, list[Waiting]] = {}  # nodeid -> who waits for its listing
+        self._come: OrderedDict[int, _Listed] = OrderedDict()  # by nodeid
+        self._bytes = 0  # of these
+        self._where: dict[int, int] = {}  # nodeid of an entry of these -> of its directory
+        self._opened: dict[int, float] = {}  # nodeid -> until when it is known to be a directory that can be opened
+        self._handle = abi.OWN
+
+    def open(self, unique: int, nodeid: int, now: float) -> bytes | None:
+        """Answer an OPENDIR; None: its listing has not come."""
+        listed = self._come.get(nodeid)
+        if listed is not None and listed.until < now:
+            self._expire(now)
+            listed = None
+        if listed is None and self.walks.above(nodeid) and self._opened.get(nodeid, 0.0) >= now:
+            self._handle += 1
+            return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
+        self.walks.opened(nodeid, listed is not None)
+        if listed is None:
+            return None
+        self._take(nodeid)
+        self._handle += 1
+        self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
+        self._open_until(nodeid, listed.until)
+        return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
+
+    def opened(self, nodeid: int, found: Entries, now: float) -> None:
+        """Take note that the submit side has opened a directory, and how its listing begins."""
+        self._open_until(nodeid, now + TTL)
+        self.walks.listed(nodeid, wire.directories(found))
+
+    def waits(self, nodeid: int, waiting: Waiting) -> bool:
+        """Put an OPENDIR off if the listing is under way."""
+        others = self._asked.get(nodeid)
+        if others is None:
+            return False
+        others.append(waiting)
+        return True
+
+    def next(self, now: float) -> tuple[list[int], int]:
+        """Return the nodes to ask for with a LIST each, and of how many directories each reply is to tell.
+
+        They are taken as asked from now on.
+        """
+        self._expire(now)
+        below = min(max(self.walks.window // 8, 1), LISTED_BELOW)
+        room = WALK_AHEAD - len(self._asked) * below - len(self._come)
+        found = self.walks.next(room // below) if self._bytes < WALK_BYTES else []
+        for nodeid in found:
+            self._asked[nodeid] = []
+        return found, below
+
+    def came(
+        self, nodeid: int, listed: list[tuple[int, bytes]], holds: Callable[[int], bool], now: float
+    ) -> list[Waiting]:
+        """Keep what of the reply to a LIST still `holds`: (node, entries) each. Return who waits for that of `nodeid`.
+
+        Nothing `listed`: it has failed.
+        """
+        waiting = self._asked.pop(nodeid, [])
+        self.walks.done(nodeid)
+        for directory, entries in listed:
+            self._keep(directory, entries, holds, now + TTL)
+        return waiting
+
+    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float) -> None:
+        found = walk(entries)
+        named = [each[2] for each in found if each[2]]
+        if nodeid in self._come or nodeid in self._asked or not holds(nodeid) or not all(map(holds, named)):
+            self._listings.unused += named
+            return
+        self._come[nodeid] = _Listed(entries, found, until)
+        self._bytes += len(entries)
+        for each in named:
+            self._where[each] = nodeid
+        self.walks.guess(nodeid)
+        self.walks.listed(nodeid, wire.directories(found))
+
+    def changed(self, nodeid: int) -> None:
+        """Forget what was told of a node that the job changes, and what is in it."""
+        self._opened.pop(nodeid, None)
+        for directory in {nodeid, self._where.get(nodeid, nodeid)}:
+            self._drop(directory)
+
+    def sweep(self) -> None:
+        """Forget all listings: the job changes nodes that are not known by number."""
+        self.walks.disturbed()
+        self._opened.clear()
+        for nodeid in list(self._come):
+            self._drop(nodeid)
+
+    def _open_until(self, nodeid: int, until: float) -> None:
+        if len(self._opened) >= KNOWN_OPENED:
+            self._opened.clear()
+        self._opened[nodeid] = until
+
+    def _expire(self, now: float) -> None:
+        late = [nodeid for nodeid, listed in self._come.items() if listed.until < now]
+        for nodeid in late:
+            self._drop(nodeid)
+        if late:
+            self.walks.wrong()
+
+    def _drop(self, nodeid: int) -> None:
+        if nodeid in self._come:
+            self._listings.unused += [each[2] for each in self._take(nodeid, again=True).found if each[2]]
+
+    def _take(self, nodeid: int, again: bool = False) -> _Listed:
+        listed = self._come.pop(nodeid)
+        self._bytes -= len(listed.entries)
+        self.walks.done(nodeid, again)
+        for each in listed.found:
+            if self._where.get(each[2]) == nodeid:
+                del self._where[each[2]]
+        return listed

@@ -1,0 +1,118 @@
+"""Execute side: guesses which directories a job opens next. Pure. Shipped.
+
+Programs that walk a tree (find, du, tar, git status) open the directories that a listing named, mostly in its order and
+each with all that is below it before the next. So each directory that a listing names has a place in that order, a
+tuple of numbers that sorts so, and what comes next is what sorts behind the directory opened last. A program with an
+order of its own (`ls -R` has the alphabet's) finds what was guessed all the same, while that is kept.
+
+How many are guessed, the window, is learned: it doubles when the job opens a directory of the walk that has not come,
+and is halved when one was listed in vain. On a network without delay it stays small by itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+
+from remoteio.wire.coherence import WALK_HITS, WALK_KNOWN, WALK_WINDOW
+
+_Place = tuple[int, ...]
+
+
+class Walks:
+    """Knows the directories that the job was told of, which of them it has come to, and which were guessed."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, _Place] = {}  # of each directory that was named, by nodeid
+        self._order: list[tuple[_Place, int]] = []  # those that are neither opened nor guessed yet
+        self._guessed: list[tuple[_Place, int]] = []  # those that are asked for, or have come and are not opened
+        self._at: _Place = ()
+        self._roots = self._hits = 0
+        self.window = 0
+
+    def opened(self, nodeid: int, had: bool) -> None:
+        """Take note that the job opens a directory. `had`: its listing had come."""
+        place = self._places.get(nodeid)
+        if place is None:  # where another walk may begin
+            self._roots += 1
+            self._places[nodeid] = (self._roots,)
+            return
+        self._at = place
+        _remove(self._order, (place, nodeid))
+        self._hits += 1
+        if not had and self._hits >= WALK_HITS:
+            self.window = min(max(2 * self.window, 2), WALK_WINDOW)
+
+    def above(self, nodeid: int) -> bool:
+        """Say whether the job is below that directory: `find` opens it again to go back there."""
+        place = self._places.get(nodeid)
+        return place is not None and len(place) < len(self._at) and self._at[: len(place)] == place
+
+    def listed(self, nodeid: int, within: list[int]) -> None:
+        """Take note which directories are `within` one, in the order in which they are listed."""
+        place, places = self._places.get(nodeid), self._places
+        new = [each for each in within if each not in places]
+        if place is None or not new:
+            return
+        if len(places) + len(new) > WALK_KNOWN:
+            self.forget()  # the walk goes on where the job opens the next
+            return
+        found = [((*place, k), each) for k, each in enumerate(new)]
+        places.update((each, its) for its, each in found)
+        at = bisect_left(self._order, found[0])
+        self._order[at:at] = found
+
+    def next(self, most: int) -> list[int]:
+        """Return which directories to guess now, `most` at the most."""
+        if self._hits < WALK_HITS:
+            return []
+        order, guessed, here = self._order, self._guessed, (self._at, 0)
+        found: list[tuple[_Place, int]] = []
+        first = at = bisect_right(order, here)
+        begin = ahead = bisect_right(guessed, here)
+        # What is nearer than others that were guessed is guessed all the same: it is needed before them.
+        while at < len(order) and len(found) < most:
+            ahead = bisect_left(guessed, order[at], ahead)
+            if ahead - begin + len(found) >= self.window:
+                break
+            found.append(order[at])
+            at += 1
+        del order[first:at]
+        for each in found:
+            insort(guessed, each)
+        return [nodeid for _, nodeid in found]
+
+    def guess(self, nodeid: int) -> None:
+        """Take note that a directory has come with another."""
+        place = self._places.get(nodeid)
+        if place is not None:
+            _remove(self._order, (place, nodeid))
+            insort(self._guessed, (place, nodeid))
+
+    def done(self, nodeid: int, again: bool = False) -> None:
+        """Take note that a guess is neither under way nor kept any more. `again`: it may be guessed once more."""
+        place = self._places.get(nodeid)
+        if place is not None and _remove(self._guessed, (place, nodeid)) and again:
+            insort(self._order, (place, nodeid))
+
+    def wrong(self) -> None:
+        """Take note that something was listed in vain."""
+        self.window //= 2
+
+    def disturbed(self) -> None:
+        """Take note that the job changes names: who walks and does that is told nothing ahead, as it would not hold."""
+        self._hits = 0
+
+    def forget(self) -> None:
+        """Forget all places: whatever the job opens next is where another walk begins."""
+        self._places.clear()
+        self._order.clear()
+        self._guessed.clear()
+        self._at = ()
+
+
+def _remove(places: list[tuple[_Place, int]], which: tuple[_Place, int]) -> bool:
+    at = bisect_left(places, which)
+    if at == len(places) or places[at] != which:
+        return False
+    del places[at]
+    return True

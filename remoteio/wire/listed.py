@@ -1,0 +1,58 @@
+"""Listings: struct fuse_direntplus each, and several directories' in the reply to a LIST. Pure. Shipped.
+
+The reply to a LIST has, for the directory that was asked for and then for some below it, each::
+
+    u64 nodeid | u32 bytes of the entries | u32 zero | struct fuse_attr of it | struct fuse_direntplus each
+
+Each entry whose nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from remoteio.errors import ProtocolError
+from remoteio.wire import fuse_abi as abi
+
+ENTRY_SIZE = abi.ENTRY.size + abi.ATTR.size
+_HEAD = struct.Struct("=QII")
+_DIRECTORY = 4  # d_type: DT_DIR of readdir(3)
+
+# start, end, nodeid, name, offset of the next, d_type
+Entries = list[tuple[int, int, int, bytes, int, int]]
+
+
+def walk(listing: bytes) -> Entries:
+    """Read the entries of a listing."""
+    found: Entries = []
+    at = 0
+    while at + ENTRY_SIZE + abi.DIRENT.size <= len(listing):
+        _, offset, length, kind = abi.DIRENT.unpack_from(listing, at + ENTRY_SIZE)
+        begin = at + ENTRY_SIZE + abi.DIRENT.size
+        end = at + (ENTRY_SIZE + abi.DIRENT.size + length + 7 & ~7)
+        found.append((at, end, abi.ENTRY.unpack_from(listing, at)[0], listing[begin : begin + length], offset, kind))
+        at = end
+    return found
+
+
+def directories(found: Entries) -> list[int]:
+    """List the nodes of the directories among the entries."""
+    return [nodeid for _, _, nodeid, _, _, kind in found if kind == _DIRECTORY and nodeid]
+
+
+def pack(nodeid: int, attr: bytes, entries: bytes) -> bytes:
+    """Make one directory's part of the reply to a LIST."""
+    return _HEAD.pack(nodeid, len(entries), 0) + attr + entries
+
+
+def parse(body: bytes) -> list[tuple[int, bytes, bytes]]:
+    """Read (nodeid, attributes, entries) of each directory in the reply to a LIST. Raises ProtocolError."""
+    found, at = [], 0
+    while at < len(body):
+        begin = at + _HEAD.size + abi.ATTR.size
+        size = _HEAD.unpack_from(body, at)[1] if begin <= len(body) else 0
+        if not size or begin + size > len(body):
+            raise ProtocolError("a directory that was listed ahead is cut short (%d bytes)" % len(body))
+        found.append((_HEAD.unpack_from(body, at)[0], body[at + _HEAD.size : begin], body[begin : begin + size]))
+        at = begin + size
+    return found

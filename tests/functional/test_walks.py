@@ -1,0 +1,84 @@
+"""A job that walks a tree, whose directories are listed before it comes there, sees what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from remoteio.wire.coherence import TTL
+from tests.mounted import mounted
+from tests.until import until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A tree of 4 x 4 x 4 directories with a file in each, and where it is mounted."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    for name in (f"{a}/{b}/{c}" for a in "abcd" for b in "efgh" for c in "ijkl"):
+        (here / name).mkdir(parents=True)
+        (here / name / "file").write_text(name)
+    with mounted(here, there):
+        yield here, there
+
+
+def seen(top: Path) -> list[tuple[str, list[str], list[str]]]:
+    return [(os.path.relpath(where, top), directories, sorted(files)) for where, directories, files in os.walk(top)]
+
+
+def test_a_tree_is_walked_as_it_is(served: tuple[Path, Path]) -> None:
+    here, there = served
+    assert sorted(seen(there)) == sorted(seen(here))
+    assert all((there / name / "file").read_text() == name for name in ("a/e/i", "d/h/l"))
+
+
+def test_a_change_of_the_job_s_own_is_seen_in_what_it_walks_on_to(served: tuple[Path, Path]) -> None:
+    here, there = served
+    found = []
+    for where, directories, files in os.walk(there):
+        directories.sort()
+        name = os.path.relpath(where, there)
+        found += [f"{name}/{file}" for file in files]
+        if name == "a/e/i":
+            (there / "d/h/l/new").write_text("longer than it was")
+            (there / "b/e/i/file").unlink()
+            (there / "c/g").rename(there / "c/z")
+            with (there / "b/e/j/file").open("a") as f:
+                f.write(", and more")
+        if name == "b/e/j":
+            assert os.stat(f"{where}/file").st_size == len("b/e/j, and more")
+    assert "d/h/l/new" in found and "b/e/i/file" not in found
+    assert "c/z/i/file" in found and "c/g/i/file" not in found
+    assert sorted(seen(there)) == sorted(seen(here))
+
+
+def test_a_change_of_others_is_seen_within_the_ttl(served: tuple[Path, Path]) -> None:
+    here, there = served
+    walk = os.walk(there)
+    for where, directories, _ in walk:
+        directories.sort()
+        if where.endswith("a/e/i"):
+            break
+    (here / "a/e/j/new").write_text("of others")
+    until(lambda: "new" in os.listdir(there / "a/e/j"), "the new name is listed", within=10 * TTL)
+
+
+def test_a_directory_that_was_listed_ahead_is_read_again_and_synced(served: tuple[Path, Path]) -> None:
+    """What is not known of it, the submit side is asked."""
+    here, there = served
+    for where, directories, _ in os.walk(there):
+        directories.sort()
+        fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            first = sorted(os.listdir(fd))
+            (here / os.path.relpath(where, there) / "late").touch()
+            os.lseek(fd, 0, os.SEEK_SET)
+            assert sorted(os.listdir(fd)) == sorted([*first, "late"])
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,257 @@
+"""Directories listed ahead: what a job is told of them is never older than its own last change, nor than the TTL, and
+every lookup that a listing counted is given out or given back."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from remoteio.errors import ProtocolError
+from remoteio.execute.known import Known
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
+from remoteio.wire.known import Listing
+from remoteio.wire.listed import pack, parse, walk
+
+WIDE = 3
+TOP = 1
+ALL = sum(WIDE**k for k in range(6))
+
+
+def children(nodeid: int) -> list[int]:
+    """The directories in one: a tree of ALL, WIDE wide."""
+    return [nodeid * WIDE - 1 + k for k in range(WIDE)] if nodeid * WIDE <= ALL else []
+
+
+class Home:
+    """Answers as the submit side does; the size of each file is how often the job has changed it."""
+
+    def __init__(self) -> None:
+        self.counted: Counter[int] = Counter()
+        self.sizes: Counter[int] = Counter()
+
+    def listing(self, nodeid: int) -> bytes:
+        """The directories in it, and one file, whose node is minus its directory's (as an unsigned number)."""
+        out = b""
+        for k, each in enumerate([*children(nodeid), file_in(nodeid)], 1):
+            kind, name = (8 if each >= 1 << 40 else 4), b"%x" % each
+            attr = abi.ATTR.pack(each, self.sizes[each], *[0] * 14)
+            entry = abi.ENTRY.pack(each, 0, 1, 1, 0, 0) + attr + abi.DIRENT.pack(each, k, len(name), kind) + name
+            out += entry.ljust(len(entry) + 7 & ~7, b"\0")
+            self.counted[each] += 1
+        return out
+
+
+def file_in(nodeid: int) -> int:
+    return (1 << 40) + nodeid
+
+
+class Job:
+    """A job's kernel before `facts`, the relay's own requests under way, and the submit side behind."""
+
+    def __init__(self) -> None:
+        self.facts, self.home, self.now = Known(), Home(), 100.0
+        self.asked: dict[int, tuple[int, int, int, int, float]] = {}
+        self.replies: list[tuple[int, int, bytes]] = []  # (nodeid, stamp, body) that are under way
+        self.handles: list[int] = []
+        self.said: dict[int, tuple[float, Counter[int]]] = {}  # handle -> when and of what state
+        self.fh = 1
+
+    def ahead(self) -> None:
+        for raw in self.facts.list_ahead(self.now, self.asked):
+            request = abi.Request(raw)
+            op, nodeid, _, stamp, _ = self.asked.pop(request.unique)
+            assert op == abi.LIST and nodeid == request.nodeid
+            most, out, left = abi.LIST_IN.unpack_from(raw, abi.ARGS)[0], [], [nodeid]
+            while left and len(out) < most:
+                each = left.pop()
+                out.append(pack(each, bytes(abi.ATTR.size), self.home.listing(each)))
+                left += reversed(children(each))
+            self.replies.append((nodeid, stamp, b"".join(out)))
+
+    def open(self, nodeid: int) -> bool:
+        """Whether it was answered here."""
+        answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(b""), self.now)
+        if answer is not None:
+            self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
+        elif not self.facts.ahead.waits(nodeid, (2, b"")):
+            stamp, self.fh = self.facts.asked(abi.OPENDIR, nodeid), self.fh + 1
+            self.facts.learn_listing(
+                abi.OPENDIR, nodeid, self.fh, stamp, Listing(self.home.listing(nodeid), True), self.now
+            )
+            self.handles.append(self.fh)
+        self.ahead()
+        return answer is not None
+
+    def come(self) -> int:
+        nodeid, stamp, body = self.replies.pop(0)
+        waiting = self.facts.listed_ahead(nodeid, stamp, body, self.now)
+        for unique, _ in waiting:
+            answer = self.facts.ahead.open(unique, nodeid, self.now)
+            if answer is not None:
+                self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
+        self.ahead()
+        return len(waiting)
+
+    def read(self, fh: int, offset: int = 0) -> list[tuple[int, int]]:
+        """(node, size) of each entry; the nodes count as given out."""
+        raw = memoryview(bytes(abi.ARGS) + abi.READ_IN.pack(fh, offset, 4096, 0, 0, 0, 0))
+        answer = self.facts.answer(abi.READDIRPLUS, 4, 0, raw, self.now)
+        found = []
+        for start, _, nodeid, _, _, _ in walk(answer[16:]) if answer is not None else []:
+            assert answer is not None
+            found.append((nodeid, abi.ATTR.unpack_from(answer, 16 + start + abi.ENTRY.size)[1]))
+            self.home.counted[nodeid] -= bool(nodeid)
+        return found
+
+    def close(self, fh: int) -> None:
+        self.facts.listings.closed(fh)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("open"), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["come", "read", "close", "write", "unlink", "up"]), st.just(0)),
+        st.tuples(st.just("wait"), st.integers(1, 12)),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+@settings(max_examples=200)
+@example([("open", 0), ("write", 0), ("read", 0)])
+@example([("open", 0), ("unlink", 0), ("read", 0)])
+@example([("open", 0), ("open", 0), ("come", 0), ("open", 0), ("write", 0), ("read", 0)])
+def test_a_listing_ahead_is_never_older_than_a_change_and_every_lookup_is_given_out_or_back(
+    steps: list[tuple[str, int]],
+) -> None:
+    job = Job()
+    path = [TOP]
+    for what, how in steps:
+        if what == "open":
+            nodeid = [*children(path[-1]), *[path[-1]] * (WIDE + 1)][how]
+            path.append(nodeid)
+            job.open(nodeid)
+        elif what == "up" and len(path) > 1:
+            path.pop()
+        elif what == "come" and job.replies:
+            job.come()
+        elif what == "read" and job.handles:
+            for nodeid, size in job.read(job.handles[-1]):
+                assert not nodeid or size == job.home.sizes[nodeid], "older than the job's own change"
+        elif what == "close" and job.handles:
+            job.close(job.handles.pop())
+        elif what == "write":
+            file = file_in(path[-1])
+            stamp = job.facts.asked(abi.WRITE, file)
+            job.home.sizes[file] += 1
+            job.facts.answered(abi.WRITE, file, stamp)
+        elif what == "unlink":
+            stamp = job.facts.asked(abi.UNLINK, path[-1])
+            job.home.sizes[file_in(path[-1])] += 1
+            job.facts.answered(abi.UNLINK, path[-1], stamp)
+        elif what == "wait":
+            job.now += how * TTL / 10
+    while job.replies:
+        job.come()
+    for fh in job.handles:
+        job.close(fh)
+    job.facts.asked(abi.UNLINK, TOP)
+    job.home.counted.subtract(job.facts.listings.unused)
+    assert not +job.home.counted and not -job.home.counted
+
+
+def walk_down(job: Job, nodeid: int) -> tuple[int, int]:
+    """Open all directories as `find` does: how many there are, and for how many home was waited for."""
+    here = job.open(nodeid)
+    waited = 0 if here else 1
+    while job.replies:
+        job.come()
+    found = job.read(job.handles[-1])
+    job.close(job.handles.pop())
+    opened = 1
+    for each in [each for each, _ in found if each and each < 1 << 40]:
+        more, waits = walk_down(job, each)
+        opened, waited = opened + more, waited + waits
+    return opened, waited
+
+
+def test_who_walks_a_tree_waits_for_few_of_its_directories() -> None:
+    opened, waited = walk_down(Job(), TOP)
+    assert opened == ALL == 364
+    assert waited < 12
+
+
+def test_who_opens_directories_in_no_tree_is_told_nothing_ahead() -> None:
+    job = Job()
+    for nodeid in range(ALL, ALL + 40):
+        job.open(nodeid)
+        assert not job.replies
+
+
+def test_who_walks_and_changes_names_is_told_nothing_ahead() -> None:
+    """As `rm -r` and `tar x` do: what was told would not hold."""
+    job = Job()
+    for nodeid in (TOP, *children(TOP), *children(children(TOP)[0])):
+        job.open(nodeid)
+        job.facts.answered(abi.UNLINK, nodeid, job.facts.asked(abi.UNLINK, nodeid))
+        assert not job.replies
+
+
+def test_what_was_listed_ahead_in_vain_is_guessed_less() -> None:
+    job = Job()
+    for nodeid in (TOP, children(TOP)[0], children(children(TOP)[0])[0]):
+        job.open(nodeid)
+    before = job.facts.ahead.walks.window
+    assert job.replies and before
+    while job.replies:
+        job.come()
+    job.now += 1.1 * TTL
+    job.ahead()
+    assert job.facts.ahead.walks.window < before
+
+
+def test_a_directory_that_is_gone_back_to_is_opened_here_and_read_at_home() -> None:
+    job, inner = Job(), children(children(TOP)[0])[0]
+    for nodeid in (TOP, children(TOP)[0], inner):
+        job.open(nodeid)
+    assert job.open(TOP), "it was opened just now"
+    assert job.handles[-1] >= abi.OWN and job.read(job.handles[-1]) == []
+    job.now += 1.1 * TTL
+    assert not job.open(TOP)
+
+
+def test_entries_that_are_told_late_are_names_alone() -> None:
+    """Their attributes, and what has the name, may be others by then."""
+    job = Job()
+    for nodeid in (TOP, children(TOP)[1], children(children(TOP)[1])[0]):
+        job.open(nodeid)
+        while job.replies:
+            job.come()
+    inner = children(children(children(TOP)[1])[0])[0]
+    assert job.open(inner)
+    job.now += 1.1 * TTL
+    found = job.read(job.handles[-1])
+    assert [nodeid for nodeid, _ in found] == [0] * (WIDE + 1)
+
+
+@pytest.mark.parametrize("cut", [1, 17, 90, 104, 105, 200])
+def test_a_reply_that_is_cut_short_is_refused(cut: int) -> None:
+    body = pack(2, bytes(abi.ATTR.size), Home().listing(2))
+    with pytest.raises(ProtocolError):
+        parse(body[:cut])
+    assert parse(body) == [(2, bytes(abi.ATTR.size), body[16 + abi.ATTR.size :])]
+
+
+def test_a_refused_list_asks_again_for_who_waits() -> None:
+    job = Job()
+    for nodeid in (TOP, children(TOP)[0], children(children(TOP)[0])[0]):
+        job.open(nodeid)
+    nodeid = job.replies[0][0]
+    waits = job.facts.ahead.waits(nodeid, (6, b"raw"))
+    assert waits and job.facts.listed_ahead(nodeid, job.replies[0][1], b"", job.now) == [(6, b"raw")]
+    assert job.facts.ahead.open(6, nodeid, job.now) is None
