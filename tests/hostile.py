@@ -12,6 +12,7 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import listed
 
 
 class Refused(OSError):
@@ -55,11 +56,12 @@ class Host:
         return node
 
     def names(self, node: int) -> set[bytes]:
-        """What READDIR and READDIRPLUS say is in a directory; they must agree."""
+        """What READDIR, READDIRPLUS and LIST say is in a directory; they must agree."""
         (handle,) = struct.unpack_from("=Q", self.ask(abi.OPENDIR, node, abi.OPEN_IN.pack(0, 0)))
         seen = []
-        for op, skip in ((abi.READDIR, 0), (abi.READDIRPLUS, abi.ENTRY.size + abi.ATTR.size)):
-            data = self.ask(op, node, abi.READ_IN.pack(handle, 0, 1 << 20, 0, 0, 0, 0))
+        plus = abi.ENTRY.size + abi.ATTR.size
+        for op, fh, skip in ((abi.READDIR, handle, 0), (abi.READDIRPLUS, handle, plus), (abi.READDIR, abi.OWN, 0)):
+            data = self.ask(op, node, abi.READ_IN.pack(fh, 0, 1 << 20, 0, 0, 0, 0))
             names, at = set(), 0
             while at < len(data):
                 _, _, length, _ = abi.DIRENT.unpack_from(data, at + skip)
@@ -68,8 +70,17 @@ class Host:
                 at += (skip + abi.DIRENT.size + length + 7) & ~7
             seen.append(names - {b".", b".."})
         self.ask(abi.RELEASEDIR, node, abi.RELEASE_IN.pack(handle, 0, 0, 0))
-        assert seen[0] == seen[1]
+        assert seen[0] == seen[1] == seen[2] == self.ahead(node, seen[0])
         return seen[0]
+
+    def ahead(self, node: int, if_large: set[bytes]) -> set[bytes]:
+        """What LIST says is in a directory; of one that is too large for it, `if_large`."""
+        try:
+            ((_, _, entries),) = listed.parse(self.ask(abi.LIST, node, abi.LIST_IN.pack(1, 0)))
+        except Refused as e:
+            assert e.errno == errno.EAGAIN
+            return if_large
+        return {name for _, _, _, name, _, _ in listed.walk(entries)} - {b".", b".."}
 
     def open(self, node: int, flags: int) -> int:
         """A handle."""
