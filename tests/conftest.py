@@ -43,6 +43,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# What a test starts is to be gone at its end; what keeps a connection is tried where it is asked for.
+os.environ["REXEC_KEEP"] = "0"
+
 
 # How fast an example is made or tried says something of what else this machine does, and nothing of the code.
 settings.register_profile("rexec", deadline=None, suppress_health_check=[HealthCheck.too_slow])

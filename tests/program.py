@@ -113,7 +113,10 @@ def as_login(
     stdout: int | None = subprocess.PIPE,
     stderr: int | None = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
-    """Start a program here as `user` who has just logged in: ids, groups, umask, a clean environment, home as cwd."""
+    """Start a program here as `user` who has just logged in: ids, groups, umask, a clean environment, home as cwd.
+
+    Where it is rexec, it keeps no connection.
+    """
     entry = pwd.getpwnam(user)
     fresh = {
         "HOME": entry.pw_dir,
@@ -123,6 +126,7 @@ def as_login(
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
         "TERM": "xterm",
+        "REXEC_KEEP": "0",
         **dict([MARK.split("=")]),
     }
     return _Process(

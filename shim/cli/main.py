@@ -20,6 +20,7 @@ from shim.submit import own_code, scope
 VERBS: dict[str, tuple[str, str]] = {
     "hosts": ("shim.cli.hosts", "hosts_command"),
     "doctor": ("shim.cli.doctor", "doctor_command"),
+    "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "attach": ("shim.cli.attach", "attach_command"),
     "checkpoint": ("shim.cli.jobs", "checkpoint_command"),
@@ -86,7 +87,12 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.option(
     "--owner", metavar="POLICY", help="With --checkpoint: when to leave: keyboard, none, or one of hosts.toml."
 )
-@click.option("--keep", metavar="N", type=click.IntRange(1), help="With --checkpoint: images to keep; 2 by default.")
+@click.option(
+    "--keep",
+    metavar="D",
+    help="How long a connection to the host is kept for the next run: 5m by default, 0: not at all."
+    "  With --checkpoint, a number: images to keep; 2 by default.",
+)
 @click.option(
     "--files",
     type=click.Choice(["rollback", "keep"]),
@@ -124,7 +130,7 @@ def run_command(
     checkpoint: bool,
     every: str | None,
     owner: str | None,
-    keep: int | None,
+    keep: str | None,
     files: str | None,
     undo_limit: str | None,
     rehearse: str | None,
@@ -143,6 +149,7 @@ def run_command(
     Other uses:
       rexec hosts [--json]      the hosts known, and whether each can be used
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
+      rexec disconnect [HOST]   end the connections that are kept for further runs
       rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
                                 restart, images and log are about them: see the --help of each
       rexec resume              go on with all jobs whose supervisor is gone; `rexec service` does it by itself
@@ -166,7 +173,7 @@ def run_command(
     if tty is None:
         tty = os.isatty(0) and os.isatty(1) and not detach
     if not checkpoint:
-        moving = {"--every": every, "--owner": owner, "--keep": keep, "--files": files, "--undo-limit": undo_limit}
+        moving = {"--every": every, "--owner": owner, "--files": files, "--undo-limit": undo_limit}
         for option, given in {**moving, "--rehearse": rehearse, "--detach": detach}.items():
             if given:
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
@@ -181,15 +188,16 @@ def run_command(
 
         hosts = submission.host_names(on)
         wanted = submission.Wanted(
-            hosts, owner or "", submission.parse_every(every), keep or submission.KEEP, detach, asked,
-            files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
+            hosts, owner or "", submission.parse_every(every), parameters.images(keep) or submission.KEEP, detach,
+            asked, files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
             parameters.lease(lease, True),
         )  # fmt: skip
         status = with_images.submit(spec, wanted, quiet=quiet)
     else:
         status = run.run(
-            spec, on, asked, parameters.lease(lease, False), verbose=verbose, quiet=quiet, json_log=json_log
-        )
+            spec, on, asked, parameters.lease(lease, False), parameters.keep(keep),
+            verbose=verbose, quiet=quiet, json_log=json_log,
+        )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
 

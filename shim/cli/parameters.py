@@ -6,6 +6,8 @@ when a shell asks, since each command would wait for it otherwise.
 
 from __future__ import annotations
 
+import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,6 +46,28 @@ def lease(text: str | None, checkpoint: bool) -> int:
     from shim.wire.owner_policy import parse_duration
 
     return round(parse_duration(text, "--lease"))
+
+
+def keep(text: str | None) -> int:
+    """Return the seconds of --keep of a plain run; None: those of $REXEC_KEEP, or as ever. Raises PolicyError."""
+    from shim.submit.hosts import kept
+
+    key, text = ("REXEC_KEEP", os.environ.get("REXEC_KEEP")) if text is None else ("--keep", text)
+    if not text:
+        return kept.SECONDS
+    from shim.wire.owner_policy import parse_duration
+
+    return math.ceil(parse_duration(text, key))
+
+
+def images(text: str | None) -> int | None:
+    """Return the number of --keep of a job with --checkpoint. Raises click.BadParameter."""
+    if text is None:
+        return None
+    try:
+        return int(click.IntRange(1)(text))
+    except click.BadParameter as wrong:
+        raise click.BadParameter(wrong.message, param_hint="'--keep'") from wrong
 
 
 class _Listed(click.types.StringParamType):

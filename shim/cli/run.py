@@ -21,12 +21,15 @@ from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_
 from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import in_foreground
 from shim.submit.hosts.connect import connect_first
+from shim.submit.hosts.kept import Kept
 from shim.submit.scope import JobRights, Scope, with_tmp
 from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
     from remoteio.submit.export.refusals import Refusal
+    from remoteio.wire.session_link import SessionLink
+    from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.bootstrap import Facts
     from shim.submit.plain_run import RunResult
 
@@ -34,37 +37,41 @@ Log = Callable[..., None]
 
 
 def run(
-    spec: JobSpec, on: str | None, asked: Scope, lease: int, *, verbose: bool, quiet: bool, json_log: str | None
-) -> int:
-    """Run the job, wherever `on` says, with what is `asked` of the files here. `lease`: seconds.
+    spec: JobSpec, on: str | None, asked: Scope, lease: int, keep: int,
+    *, verbose: bool, quiet: bool, json_log: str | None,
+) -> int:  # fmt: skip
+    """Run the job, wherever `on` says, with what is `asked` of the files here.
+
+    `lease`: seconds; `keep`: so long a connection is kept for the next run.
 
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
+    kept = Kept(keep)
     try:
-        return _run(spec, on, asked, lease, verbose=verbose, quiet=quiet, json_log=json_log)
+        return _run(spec, on, asked, lease, kept, verbose=verbose, quiet=quiet, json_log=json_log)
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
 
 
 def _run(
-    spec: JobSpec, on: str | None, asked: Scope, lease: int, *, verbose: bool, quiet: bool, json_log: str | None
-) -> int:
+    spec: JobSpec, on: str | None, asked: Scope, lease: int, kept: Kept,
+    *, verbose: bool, quiet: bool, json_log: str | None,
+) -> int:  # fmt: skip
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
     host, stream, facts = connect_first(
         on,
         passed_over=say,
         meanwhile=_prepare,
+        take=kept.take,
         connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
     )
     _tell_reached(host.name, facts, verbose, say, log)
     from remoteio.wire.session_link import SessionLink
-    from shim.submit.foreground import cost
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import to_the_end
-    from shim.submit.units import size
 
     spec.host, granted = os.fsencode(host.name), asked.on(host.trust, host.disk)
     spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
@@ -72,17 +79,8 @@ def _run(
     link = SessionLink(stream.read_fd, stream.write_fd)
     job = ForegroundRun(link, spec, say, log, JobRights(granted), Dialler(host, link, lease))
     ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
-    seconds = time.monotonic() - began
-    counted = job.refused()
-    if counted:
-        _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
-    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **cost.row(job.cost))
-    if verbose:
-        say(f"{size(link.received)} came from {host.name}, {size(link.sent)} went there")
-    if job.cost is not None and (verbose or os.isatty(2)):
-        told = cost.sentence(job.cost, seconds) if verbose else cost.mostly_waited(job.cost, seconds)
-        if told:
-            say(told)
+    kept.leave(stream)
+    _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
     if ended.status is None:
         tell(ended.reason)
         return ended.code
@@ -98,6 +96,25 @@ def _tell_reached(host: str, facts: Facts, verbose: bool, say: Callable[[str], N
         say(f"{host} could not keep the runtime ({facts.note}), so each run sends it again: there, {KEEP_RUNTIME}")
     elif verbose:
         say(f"{host} answers with python {python}, the runtime was {_RUNTIME[facts.runtime]}")
+
+
+def _tell_ended(
+    host: str, job: ForegroundRun, ended: RunResult, seconds: float, link: SessionLink, verbose: bool,
+    say: Callable[[str], None], log: Log,
+) -> None:  # fmt: skip
+    from shim.submit.foreground import cost
+    from shim.submit.units import size
+
+    counted = job.refused()
+    if counted:
+        _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
+    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **cost.row(job.cost))
+    if verbose:
+        say(f"{size(link.received)} came from {host}, {size(link.sent)} went there")
+    if job.cost is not None and (verbose or os.isatty(2)):
+        told = cost.sentence(job.cost, seconds) if verbose else cost.mostly_waited(job.cost, seconds)
+        if told:
+            say(told)
 
 
 def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], log: Log) -> None:
@@ -149,7 +166,12 @@ def _terminal() -> list[int]:
     return state if in_foreground(0) else terminal_state.sane(state)
 
 
-_RUNTIME = {"have": "there already", "kept": "sent, and kept there", "memory": "sent"}
+_RUNTIME = {
+    "waits": "waiting for a job there",
+    "have": "there already",
+    "kept": "sent, and kept there",
+    "memory": "sent",
+}
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -12,6 +12,17 @@ from pathlib import Path
 from remoteio.submit import programs
 
 _PACKAGES = ("remoteio", "checkpoint", "shim")
+# The packages come from where they are here, and nothing else does: the directory around them may be anybody's.
+# argv[0] stays what it is here, for it is part of the program that no job may change (shim/submit/protect.py).
+_PROGRAM = """
+import sys
+del sys.argv[0]
+sys.path.append(sys.argv.pop(0))
+import checkpoint, remoteio, shim
+sys.path.pop()
+from %s import main
+main()
+"""
 
 
 @cache
@@ -35,6 +46,13 @@ def program() -> tuple[Path, ...]:
     if _users_own(Path(standard[0])):  # Python looks there first, and it need not be there
         found += [Path(path) for path in sys.path if path.endswith(".zip")]
     return tuple(dict.fromkeys(found))
+
+
+def command(module: str) -> list[str]:
+    """Make the start of a command line: a fresh interpreter that calls `main` of our `module` with what follows."""
+    packages = str(Path(__file__).absolute().parents[2])
+    isolated = "-I" if sys.flags.isolated else "-P"
+    return [sys.executable, isolated, "-c", _PROGRAM % module, packages, os.path.abspath(sys.argv[0])]
 
 
 def _libraries() -> list[str]:

@@ -125,6 +125,7 @@ class Rexec(Contender):
     def prepare(self) -> str | None:
         if not self.script.exists():
             return f"not there: {self.script.relative_to(CHECKOUT)}; make setup"
+        self.ground.stack.callback(execute, [self.script, "disconnect"], env=self.ground.env)
         run = execute([self.script, "--on", self.on, "--", "true"], env=self.ground.env, cwd=self.ground.work)
         return None if run.code == 0 else f"`rexec --on {self.on} true`: {run.trouble()}"
 

@@ -112,6 +112,7 @@ class JobControl:
         """`terminal`: a descriptor of the controlling terminal, which is closed in the end."""
         self._leader, self._terminal = leader, terminal
         self.refused = False  # it had to be ended, since it wants a terminal that we never get
+        self.asked = False  # it was given the terminal
         self._lock = threading.Lock()  # of the two below
         self._witness: subprocess.Popen[bytes] | None = None
         self._settled = False
@@ -188,6 +189,7 @@ class JobControl:
                 finally:
                     os.close(program)
                 _asking.add(self)
+                self.asked = True
             self._give(self._leader)
         os.killpg(self._leader, signal.SIGCONT)
         return True

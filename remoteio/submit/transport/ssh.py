@@ -73,9 +73,16 @@ class ProcessStream(Stream):
         self._reader.start()
         self._control = JobControl(process.pid, terminal) if terminal >= 0 else None
 
+    def give_away(self) -> None:
+        """Close our end of it alone, of which another process has a copy: the stream ends with that."""
+        self._socket.close()
+
     def settle(self) -> None:
         if self._control is not None:
             self._control.settle()
+
+    def asked(self) -> bool:
+        return _TOUCH in self._tail or (self._control is not None and self._control.asked)
 
     def wait(self, timeout: float | None) -> int | None:
         if self._process.poll() is None:

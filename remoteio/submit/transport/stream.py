@@ -51,6 +51,10 @@ class Stream(ABC):
     def settle(self) -> None:  # noqa: B027 - most carriers ask nothing
         """Take the terminal back from a carrier that asked a person for something: the far end has answered."""
 
+    def asked(self) -> bool:
+        """Whether the carrier wanted something of a person, such as a password."""
+        return False
+
     @abstractmethod
     def close(self, *, done: bool = False) -> None:
         """End the stream and what carries it; the remote sees the end of its input. ``done``: await nothing of it."""

@@ -70,8 +70,8 @@ class BootstrapError(RexecError):
 class Facts:
     """What the start showed: the python's version there, and whether the runtime was in the host's cache.
 
-    ``runtime`` is "have" (it was), "kept" (sent, and kept for the next time) or "memory" (sent, and not kept because
-    of ``note``).
+    ``runtime`` is "have" (it was), "kept" (sent, and kept for the next time), "memory" (sent, and not kept because
+    of ``note``) or "waits" (an agent had it, and was waiting for a job).
     """
 
     python: tuple[int, ...]
@@ -165,6 +165,18 @@ def collect(modules: tuple[str, ...]) -> Runtime:
         pieces.append(b"%s %d %d\n" % (name.encode(), package, len(source)) + source)
     whole = b"".join(pieces)
     return Runtime(whole, blake2b(_FORMAT + stage_source() + whole, digest_size=16).hexdigest())
+
+
+def stamp() -> tuple[object, ...]:
+    """Tell the runtime from those before and after it by its files as they are now; reading them takes 20 ms."""
+    found = []
+    for folder in (*_BOTH_ENDS, *_FOLDERS):
+        with os.scandir(_folder(folder)) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    status = entry.stat()
+                    found.append((folder, entry.name, status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
 
 
 @cache

@@ -83,20 +83,23 @@ def connect_first(
     passed_over: Callable[[str], object] = lambda text: None,
     connecting: Callable[[Host], AbstractContextManager[object]] = lambda host: nullcontext(),
     meanwhile: Callable[[], object] = lambda: None,
+    take: Callable[[Host, Callable[[], object]], tuple[Stream, bootstrap.Facts] | None] = lambda host, meanwhile: None,
 ) -> tuple[Host, Stream, bootstrap.Facts]:
     """Start the agent on the host that ``on`` names; None: on the first of hosts.toml that answers, else here.
 
-    ``passed_over`` is told of each that does not; each is waited for within ``connecting`` of it. The others are as for
-    ``connect``. Raises RexecError.
+    ``passed_over`` is told of each that does not; each is waited for within ``connecting`` of it. ``take`` gives what
+    is to be had without connecting, as ``Kept.take``. The others are as for ``connect``. Raises RexecError.
     """
+
+    def reach(host: Host) -> tuple[Host, Stream, bootstrap.Facts]:
+        with connecting(host):
+            return host, *(take(host, meanwhile) or connect(host, AGENT, batch=batch, meanwhile=meanwhile))
+
     known = config.load()
     if on is None:
         for host in known.hosts:
             try:
-                with connecting(host):
-                    return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
+                return reach(host)
             except RexecError as e:
                 passed_over(f"passing over {host.name}: {e}")
-    host = Host(config.LOCAL, None) if on is None else config.resolve(on, known)
-    with connecting(host):
-        return host, *connect(host, AGENT, batch=batch, meanwhile=meanwhile)
+    return reach(Host(config.LOCAL, None) if on is None else config.resolve(on, known))

@@ -13,25 +13,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from shim.submit import own_code
 from shim.submit.job.record import Job
 from shim.submit.job.submission import Resumed, SubmitError
 
-# The packages come from where they are here, and nothing else does: the directory around them may be anybody's.
-# argv[0] stays what it is here, for it is part of the program that no job may change (shim/submit/protect.py).
-_PROGRAM = """
-import sys
-del sys.argv[0]
-sys.path.append(sys.argv.pop(0))
-import checkpoint, remoteio, shim
-sys.path.pop()
-from shim.submit.job.detached_main import main
-main()
-"""
+_MAIN = "shim.submit.job.detached_main"
 
 
 class Orders(NamedTuple):
@@ -83,13 +71,9 @@ def _spawn(job: Job, stdin: int | None, ready: int, resumed: Resumed | None, for
         (0, (True, False)) if resumed is None else (resumed.image.number, (resumed.from_files, resumed.goes_on))
     )
     orders = Orders(job.id, job.lock_fd, ready, stdin is not None, force, image, *how)
-    packages = str(Path(own_code.__file__).absolute().parents[2])
     with open(job.path / "errors", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as errors:
         subprocess.run(
-            [
-                sys.executable, "-I" if sys.flags.isolated else "-P", "-c", _PROGRAM,
-                packages, os.path.abspath(sys.argv[0]), json.dumps(orders),
-            ],
+            [*own_code.command(_MAIN), json.dumps(orders)],
             stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=errors, stderr=errors,
             pass_fds=(job.lock_fd, ready), start_new_session=True, check=False,
         )  # fmt: skip

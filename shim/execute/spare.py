@@ -1,0 +1,32 @@
+"""The entry of an agent that is started before there is a job for it. Shipped.
+
+All that an agent is made of is read before it waits, so what is left for the job's start is the job's own. It serves
+one job, as any agent does. It ends with its stream, and by itself where home is not heard of (shim/wire/kept.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+
+from shim.execute import main as agent
+from shim.wire import kept
+
+
+def main(read_fd: int, write_fd: int) -> int:
+    """Wait for a job, and serve it. Returns this process's exit status."""
+    gc.freeze()
+    asked = select.poll()
+    asked.register(read_fd, select.POLLIN)
+    try:
+        while asked.poll(kept.ALONE * 1000):
+            said = os.read(read_fd, 1)
+            if said == kept.BEGIN:
+                return agent.main(read_fd, write_fd)
+            if said != kept.ALIVE:
+                return 0  # home has no job for it, or is another version
+            os.write(write_fd, kept.YES)
+    except OSError:
+        return 0  # the stream was cut
+    return 0

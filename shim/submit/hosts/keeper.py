@@ -1,0 +1,234 @@
+"""Keeps a connection to a host, and an agent there that waits for a job, for the runs to come: a process of its own.
+
+It belongs to one user, host and way there (kept.py has the name), and ends some minutes after the last run. An agent is
+started when the last run has ended, never while one goes on, and by nothing that could ask a person. Where
+that fails once, it is not tried again: a host that wants a password is not asked for one behind its user's back.
+
+A run that was given the connection has it alone; what carries it, ssh, stays this process's child, which
+ends it when the run has, however that came.
+
+Threads: the main one does all but wait for an ssh to end: it starts them, and so lives longer than they do
+(remoteio/submit/transport/job_control.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from checkpoint.submit import xdg
+from remoteio.errors import RexecError
+from remoteio.submit.transport.ssh import ProcessStream
+from remoteio.submit.transport.stream import Stream
+from shim.submit import own_code, own_process
+from shim.submit.hosts import kept
+from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts.config import Host
+from shim.submit.hosts.connect import connect
+from shim.wire import kept as words
+
+_SPARE = "shim.execute.spare:main"
+_DEADLINE = 60.0
+
+
+class Spare:
+    """A connection with an agent at its far end that waits."""
+
+    def __init__(self, stream: ProcessStream, facts: Facts) -> None:
+        self.stream, self.python = stream, ".".join(map(str, facts.python))
+        self._asked, self._heard = 0.0, time.monotonic()  # 0: it owes no answer
+
+    @property
+    def owes(self) -> bool:
+        """Whether an answer is under way."""
+        return self._asked > 0
+
+    @property
+    def due(self) -> float:
+        """When it is to be looked after again."""
+        return self._asked + words.ANSWERS if self._asked else self._heard + words.ASKS
+
+    def lives(self, readable: bool) -> bool:
+        """Ask it, or hear what it says. False: it is gone."""
+        now = time.monotonic()
+        try:
+            if readable:
+                answered = os.read(self.stream.read_fd, 1) == words.YES
+                self._asked, self._heard = 0.0, now
+                return answered
+            if now < self.due:
+                return True
+            if self._asked:
+                return False
+            os.write(self.stream.write_fd, words.ALIVE)
+        except OSError:
+            return False
+        self._asked = now
+        return True
+
+
+class Keeper:
+    """Serves runs at `listener` while there are any, and `seconds` longer; or until it is told to end."""
+
+    def __init__(self, host: Host, seconds: int, listener: socket.socket) -> None:
+        self._host, self._seconds, self._listener = host, seconds, listener
+        self._spare: Spare | None = None
+        self._runs: dict[socket.socket, Stream | None] = {}
+        self._until = time.monotonic() + seconds
+        self._wanted = True  # a connection, as soon as no run is on
+        self._failed = self._ended = False
+
+    def serve(self) -> None:
+        """Serve until the time is over."""
+        while not self._ended and (self._runs or time.monotonic() < self._until):
+            if self._wanted and not self._runs:
+                self._dial()
+            self._wait()
+            if self._spare is not None and time.monotonic() >= self._until:
+                self._drop()
+
+    def close(self) -> None:
+        """Let nobody in any more, and end; once the runs have that have a connection of ours."""
+        self._listener.close()
+        self._drop()
+        while self._runs:
+            self._wait()
+
+    def _dial(self) -> None:
+        self._wanted = False
+        try:
+            stream, facts = connect(self._host, _SPARE, batch=True, deadline=_DEADLINE)
+        except RexecError:
+            self._failed = True  # the next run, which makes its own, tells its user why
+            return
+        assert isinstance(stream, ProcessStream)
+        self._spare = Spare(stream, facts)
+
+    def _drop(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.stream.close(done=True)
+
+    def _wait(self) -> None:
+        """Wait for what happens next, and deal with it."""
+        wait = select.poll()
+        spare = self._spare
+        for each in (self._listener, *self._runs):
+            if each.fileno() >= 0:
+                wait.register(each, select.POLLIN)
+        until = None if self._runs else self._until
+        if spare is not None:
+            wait.register(spare.stream.read_fd, select.POLLIN)
+            until = min(spare.due, self._until)
+        patience = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
+        ready = {fd for fd, _ in wait.poll(patience)}
+        for run in [run for run in self._runs if run.fileno() in ready]:
+            self._hear(run)
+        if spare is not None and not spare.lives(spare.stream.read_fd in ready):
+            self._drop()  # the next run makes its own, and another is wanted after it
+        if self._listener.fileno() in ready:
+            self._accept()
+
+    def _accept(self) -> None:
+        run, _ = self._listener.accept()
+        run.settimeout(1.0)  # who has connected has asked
+        try:
+            asked = run.recv(kept.PACKET).split(b"\0") if kept.ours(run) else []
+            if asked == [b"run"]:
+                self._runs[run] = self._give(run)
+                return
+            assert self._host.ssh is not None
+            mine = self._host.ssh.encode("utf-8", "surrogateescape")
+            if asked[:1] == [b"end"] and (len(asked) == 1 or mine in asked):
+                self._ended = True
+                self._drop()
+                run.send(mine)
+        except OSError:
+            pass  # it has gone again
+        run.close()
+
+    def _give(self, run: socket.socket) -> Stream | None:
+        """Give the connection away, if there is one."""
+        spare = self._spare
+        if spare is None:
+            run.send(b"no")
+            return None
+        said = b"yes %d %s" % (spare.owes, spare.python.encode())
+        socket.send_fds(run, [said], [spare.stream.read_fd])
+        self._spare = None
+        spare.stream.give_away()
+        return spare.stream
+
+    def _hear(self, run: socket.socket) -> None:
+        """Take note that a run has ended, or has nothing more to tell its host."""
+        try:
+            said = run.recv(kept.PACKET)
+        except OSError:
+            said = b""
+        stream, self._runs[run] = self._runs[run], None
+        if stream is not None:
+            threading.Thread(target=partial(stream.close, done=said == kept.DONE), name="end").start()
+        if not said:
+            del self._runs[run]
+            run.close()
+            if not self._failed:  # else one is tried again by the keeper after this one
+                self._until = time.monotonic() + self._seconds
+                self._wanted = self._spare is None
+
+
+def listen(path: Path) -> socket.socket | None:
+    """Listen at `path`; None: somebody does. Sockets of those that were killed go. Raises OSError."""
+    xdg.make(path.parent)
+    with _locked(path.parent):
+        for other in path.parent.iterdir():
+            try:
+                kept.ask(other, b"look").close()
+            except ConnectionRefusedError:
+                other.unlink()
+        if path.exists():
+            return None
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with kept.short(path) as at:
+            listener.bind(at)
+        listener.listen(64)
+        return listener
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def main() -> None:
+    """Be what `kept.Kept` starts, until the time is over."""
+    own_code.import_only_ours()
+    seconds, python, ssh, *options = sys.argv[1:]
+    os.chdir("/")
+    os.umask(0o077)
+    host = Host(ssh, ssh, tuple(options), python or None)
+    path = kept.directory() / kept.name(host)
+    listener = listen(path)
+    if listener is None:
+        return
+    own_process.settle()
+    keeper = Keeper(host, int(seconds), listener)
+    try:
+        keeper.serve()
+    finally:
+        with _locked(path.parent):
+            path.unlink(missing_ok=True)
+        keeper.close()
