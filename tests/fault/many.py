@@ -62,6 +62,7 @@ class Jobs:
         self._words = [rexec, "--on", "many", "--"]
         self._environment = {
             **os.environ, "PATH": f"{top}/bin:{os.environ['PATH']}", "XDG_CACHE_HOME": str(top / "cache"),
+            "REXEC_KEEP": "0",
         }  # fmt: skip
         subprocess.run([*self._words, "true"], env=self._environment, check=True)  # has the runtime
         self._jobs: list[subprocess.Popen[bytes]] = []

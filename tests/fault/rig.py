@@ -66,6 +66,7 @@ class Rig:
         self._environment = {
             **os.environ, "PATH": f"{top}/bin:{os.environ['PATH']}", "RIG_SEED": str(seed),
             "RIG_COUNT": str(self._count), "RIG_BEGUN": str(top / "begun"), "PYTHONDONTWRITEBYTECODE": "1",
+            "REXEC_KEEP": "0",
         }  # fmt: skip
         self._count.write_text(f"0 {cuts} ")
         ssh = top / "bin/ssh"
