@@ -60,7 +60,7 @@ def test_what_is_torn_at_the_end_is_not_read() -> None:
 
 def test_what_was_kept_stays_in_its_file_as_records_are_read() -> None:
     """A journal may be larger than the memory."""
-    data = records.packed(Run(1, 2, 3)) + records.packed(records.Data(1, 7, 3, -1, b"abc")) + b"torn"
+    data = records.packed(Run(1, 2, 3)) + records.packed(records.Data(1, 7, 3, -1, raw=b"abc")) + b"torn"
     _, kept = read(data)
     assert isinstance(kept, records.Data) and not kept.raw and kept[:3] == (1, 7, 3)
     assert data[-1 - kept.place :][:3] == b"abc"

@@ -141,7 +141,7 @@ class OpenFiles(ExportBase):
             start = -1 if handle.append else offset
             watch = changes.watch if changes is not None else None
             if watch is not None and before is not None:
-                watch.writes(fd, before, start, size)
+                watch.writes(fd, before, start, data)
             try:
                 done = self._put(node, bool(how & abi.WRITE_CACHE), fd, data, offset)
             except OSError:

@@ -5,6 +5,7 @@ ranges    sets of bytes of a file; pure
 cover     which bytes of one file must be saved before they are changed; pure
 births    which file an inode number means
 slots     how the job has left each file, in a file that is mapped
+sums      what the job has left in each block that was saved
 segment   the files in which all this is, since one moment
 moments   which of these each image needs; pure
 journal   all of them

@@ -22,6 +22,7 @@ from remoteio.submit.undo.moments import Moment, Moments
 from remoteio.submit.undo.records import Record
 from remoteio.submit.undo.segment import Segment
 from remoteio.submit.undo.slots import Slots
+from remoteio.submit.undo.sums import UNKNOWN, Sum
 
 LIMIT = 1 << 30  # bytes
 T = TypeVar("T")
@@ -151,15 +152,26 @@ class Journal:
         if current is not None and current.unsynced:
             self._do(lambda current: current.sync(), None)
 
-    def save(self, slot: int, fd: int, ranges: list[tuple[int, int]]) -> None:
-        """Keep these bytes of the file that is open as `fd`, for reading: on the disk when this returns."""
+    def save(self, slot: int, fd: int, ranges: list[tuple[int, int]]) -> list[int]:
+        """Keep these blocks of the file that is open as `fd`, for reading: on the disk when this returns.
 
-        def save(current: Segment) -> None:
+        Returns the number of the first sum of each, which are not known yet; none: the journal was lost.
+        """
+
+        def save(current: Segment) -> list[int]:
             # First: they may be more than there is room for.
             self._grown(sum(end - start for each in ranges for start, end in segment.extents(fd, *each)))
-            current.save(slot, fd, ranges)
+            return current.save(slot, fd, ranges)
 
-        self._do(save, None)
+        return self._do(save, [])
+
+    def sum(self, number: int) -> Sum:
+        """Tell what the job has left in a block."""
+        return self._do(lambda current: current.sums.get(number), UNKNOWN)
+
+    def put_sums(self, number: int, sums: bytes) -> None:
+        """Note what the job leaves in blocks, from that number on."""
+        self._do(lambda current: current.sums.put(number, sums), None)
 
     def keep(self, at: int, name: bytes, st: os.stat_result, copy: bool) -> tuple[str, bytes]:
         """Keep a regular file, which has that name in the directory `at`: (LINK or COPY, its name among the kept).

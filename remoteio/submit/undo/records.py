@@ -51,21 +51,24 @@ class Data(NamedTuple):
     """`length` bytes at `at` of the file of `slot`, before they are overwritten: `raw`, or at `place` in the data.
 
     A negative place means `raw`. As it is read again, that stays where it is: at -1 - `place` in the records.
+    `sums`: the number of the first block's sum (sums.py), -1: there is none.
     """
 
     slot: int
     at: int
     length: int
     place: int
+    sums: int = -1
     raw: bytes = b""
 
 
 class Hole(NamedTuple):
-    """`length` bytes at `at` of the file of `slot` were a hole."""
+    """`length` bytes at `at` of the file of `slot` were a hole; `sums`: as of Data."""
 
     slot: int
     at: int
     length: int
+    sums: int = -1
 
 
 class Run(NamedTuple):

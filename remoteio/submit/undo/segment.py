@@ -3,6 +3,7 @@
     NNNNNNNN.undo     the records (records.py), in the order of the changes
     NNNNNNNN.data     bytes that they refer to, at multiples of BLOCK, so that a filesystem may share them with the file
     NNNNNNNN.slots    how the job has left each file (slots.py)
+    NNNNNNNN.sums     and each block of those that were kept (sums.py)
     NNNNNNNN.kept/    files that the job has removed
 
 Everything here raises OSError where the disk will not; its user holds a lock.
@@ -21,8 +22,9 @@ from remoteio.submit.undo import records
 from remoteio.submit.undo.cover import BLOCK
 from remoteio.submit.undo.records import Data, Hole
 from remoteio.submit.undo.slots import Slots
+from remoteio.submit.undo.sums import Sums
 
-_PARTS = ("undo", "data", "slots", "kept")
+_PARTS = ("undo", "data", "slots", "sums", "kept")
 _INLINE = 1 << 16  # bytes that go into the record itself
 _BLOCK = 1 << 20
 _LATEST = 1.0  # seconds
@@ -38,6 +40,7 @@ class Segment:
     """Writes one segment in `directory`.
 
     slots       how the job has left files
+    sums        and blocks of them
     unsynced    since when a record is not on the disk; 0: all are
     """
 
@@ -49,12 +52,14 @@ class Segment:
         self._place, self._numbers = 0, 0
         self.unsynced = 0.0
         self.slots = Slots(f"{self._base}.slots")
+        self.sums = Sums(f"{self._base}.sums")
 
     def close(self) -> None:
         """Close its files."""
         os.close(self._fd)
         os.close(self._data)
         self.slots.close()
+        self.sums.close()
 
     def number(self) -> int:
         """Take a number that nothing else of this segment has."""
@@ -77,24 +82,26 @@ class Segment:
             os.fdatasync(self._fd)
             self.unsynced = 0.0
 
-    def save(self, slot: int, fd: int, ranges: list[tuple[int, int]]) -> None:
-        """Keep these bytes of the file that is open as `fd`, for reading."""
+    def save(self, slot: int, fd: int, ranges: list[tuple[int, int]]) -> list[int]:
+        """Keep these bytes, whole blocks, of the file that is open as `fd`, for reading: each one's first sum."""
         found: list[Data | Hole] = []
-        for start, end in ranges:
-            at, end = start, min(end, os.fstat(fd).st_size)
+        bases = [self.sums.new(-(-(end - start) // BLOCK)) for start, end in ranges]
+        for (start, end), base in zip(ranges, bases):
+            at, end, base = start, min(end, os.fstat(fd).st_size), base - start // BLOCK
             for first, last in (*extents(fd, start, end), (end, end)):
                 if at < first:
-                    found.append(Hole(slot, at, first - at))
+                    found.append(Hole(slot, at, first - at, base + at // BLOCK))
                 if 0 < last - first <= _INLINE:
                     raw = os.pread(fd, last - first, first)
-                    found.append(Data(slot, first, len(raw), -1, raw))
+                    found.append(Data(slot, first, len(raw), -1, base + first // BLOCK, raw))
                 elif first < last:
                     place, length = self._save(fd, first, last)
-                    found.append(Data(slot, first, length, place))
+                    found.append(Data(slot, first, length, place, base + first // BLOCK))
                 at = last
         if any(isinstance(each, Data) and each.place >= 0 for each in found):
             os.fdatasync(self._data)
         self.write(b"".join(records.packed(each) for each in found if each.length), True)
+        return bases
 
     def _save(self, fd: int, start: int, end: int) -> tuple[int, int]:
         place = self._place

@@ -9,12 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from functools import partial
 from typing import Protocol
 from weakref import WeakSet
 
 from remoteio import syscalls
+from remoteio.submit.undo import sums
 from remoteio.submit.undo.births import born_at, is_same
-from remoteio.submit.undo.cover import Cover
+from remoteio.submit.undo.cover import BLOCK, Cover
 from remoteio.submit.undo.journal import Journal
 from remoteio.submit.undo.records import (
     DIRECTORY,
@@ -35,6 +37,7 @@ from remoteio.submit.undo.records import (
 )
 from remoteio.submit.undo.segment import Unkept
 from remoteio.submit.undo.slots import END, END_AT, LEFT, LEFT_AT, Key
+from remoteio.submit.undo.sums import UNKNOWN
 
 Stat = os.stat_result
 _CLOSED = (TypeError, ValueError)  # what is raised for a map that is closed, as by struct and by mmap
@@ -251,15 +254,15 @@ class FileWatch:
         """Begin anew: nothing of it has been kept."""
         self._epoch = -1
 
-    def writes(self, fd: int, st: Stat, start: int, size: int) -> None:
-        """The same, where so many bytes are about to be written at `start`; negative: at the file's end."""
+    def writes(self, fd: int, st: Stat, start: int, data: memoryview) -> None:
+        """The same, where `data` is about to be written at `start`; negative: at the file's end."""
         at = st.st_size if start < 0 else start
-        self.before(fd, st, at, at + size)
+        self.before(fd, st, at, at + len(data), data=data)
 
-    def before(self, fd: int, st: Stat, start: int, end: int, grows: int = 0) -> None:
+    def before(self, fd: int, st: Stat, start: int, end: int, grows: int = 0, data: memoryview | None = None) -> None:
         """Keep what is about to be changed of the file that is open as `fd`, and is `st`: [start, end).
 
-        `grows`: how long it will be at most, if that is more than its size.
+        `grows`: how long it will be at most, if that is more than its size. `data`: what it will be, if that is known.
         """
         watch, now = self._watch, (st.st_size, st.st_mtime_ns)
         cover = self._cover
@@ -278,7 +281,8 @@ class FileWatch:
         if start < cover.upto:
             needs = cover.needs(start, end)
             if needs:
-                self._save(fd, needs)
+                self._save(fd, cover, needs)
+            self._sum(fd, cover, needs, start, min(end, cover.upto), data)
         try:
             END.pack_into(self._map, self._at + END_AT, max(grows, end, now[0]))
         except _CLOSED:
@@ -302,7 +306,7 @@ class FileWatch:
             self._slot, self._cover = begun
             self._map, self._at = slots.place(self._slot)
 
-    def _save(self, fd: int, needs: list[tuple[int, int]]) -> None:
+    def _save(self, fd: int, cover: Cover, needs: list[tuple[int, int]]) -> None:
         journal = self._watch.journal
         try:
             source = os.open(_proc(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -310,9 +314,38 @@ class FileWatch:
             journal.append(Lost(_path(fd), f"it cannot be read ({error.strerror})"), sync=True)
             return
         try:
-            journal.save(self._slot, source, needs)
+            bases = journal.save(self._slot, source, needs)
         finally:
             os.close(source)
+        for each, base in zip(needs, bases):
+            cover.summed(*each, base)
+
+    def _sum(
+        self, fd: int, cover: Cover, fresh: list[tuple[int, int]], start: int, end: int, data: memoryview | None
+    ) -> None:
+        """Note what the job leaves in [start, end), of which `fresh` was not its own."""
+        for first, last, number in cover.sums(start, end):
+            found = []
+            for at in range(first, last, BLOCK):
+                low, high = max(start, at), min(end, at + BLOCK)
+                own = data[low - start : high - start] if data is not None else None
+                if own is None:
+                    found.append(UNKNOWN)
+                elif high - low == min(at + BLOCK, cover.upto) - at or any(a <= at < b for a, b in fresh):
+                    found.append(sums.written(low - at, own))
+                else:
+                    old = self._watch.journal.sum(number + len(found))
+                    found.append(sums.and_written(old, low - at, own, partial(_read, fd, at)))
+            self._watch.journal.put_sums(number, b"".join(each.packed() for each in found))
+
+
+def _read(fd: int, at: int, start: int, end: int) -> bytes:
+    """Read [start, end) from `at` on of what is open as `fd`, be it to write only."""
+    source = os.open(_proc(fd), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.pread(source, end - start, at + start)
+    finally:
+        os.close(source)
 
 
 def _proc(fd: int) -> str:

@@ -15,7 +15,8 @@ from remoteio.submit.undo.journal import Journal, synced
 from remoteio.submit.undo.records import Data, First, Hole, Known
 from remoteio.submit.undo.segment import copied, copied_whole
 from shim.submit.job.kept_copies import keep
-from shim.submit.job.undo_plan import AWAY, CLEAN, MIXED, Plan
+from shim.submit.job.undo_overlap import own
+from shim.submit.job.undo_plan import AWAY, CLEAN, MIXED, Plan, Story, source_path
 
 _AT_ONCE = 64  # files open
 _PUNCH = 0x01 | 0x02  # fallocate(2): KEEP_SIZE, PUNCH_HOLE
@@ -106,25 +107,33 @@ class Contents:
         fd = self._file(number) if story.verdict != AWAY else -1
         if fd < 0:
             return  # the file's first record says so
-        length = record.length
-        if story.verdict == MIXED:
-            length = min(length, max(os.fstat(fd).st_size - record.at, 0))  # others have cut it
-        part, place = ("undo", -1 - record.place) if record.place < 0 else ("data", record.place)
-        source = os.open(f"{self._journal.directory}/{segment:08d}.{part}", os.O_RDONLY | os.O_CLOEXEC)
+        place = (record.place if record.place >= 0 else -1 - record.place) - record.at
+        path = source_path(self._journal.directory, segment, record)
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            copied(source, fd, place, place + length, record.at)
+            for start, end in self._own(fd, segment, record, story):
+                copied(source, fd, place + start, place + end, start)
         finally:
             os.close(source)
 
-    def empty(self, record: Hole, number: int) -> None:
+    def _own(self, fd: int, segment: int, record: Data | Hole, story: Story) -> list[tuple[int, int]]:
+        """List what of the record's bytes is put back: all, or of a file that others have changed too, the job's."""
+        if story.verdict != MIXED:
+            return [(record.at, record.at + record.length)]
+        most = os.fstat(fd).st_size if story.cut else 1 << 63
+        found = own(self._plan.sums[segment], record)
+        return [(start, min(end, most)) for start, end in found if start < most]
+
+    def empty(self, segment: int, record: Hole, number: int) -> None:
         """Have a hole again where there was one."""
         story = self._plan.stories[number]
         fd = self._file(number) if story.verdict != AWAY else -1
         if fd < 0:
             return  # as above
-        end = min(record.at + record.length, os.fstat(fd).st_size)
-        if record.at < end:
-            _empty(fd, record.at, end)
+        size = os.fstat(fd).st_size
+        for start, end in self._own(fd, segment, record, story):
+            if start < size:
+                _empty(fd, start, min(end, size))
 
     def as_first(self, segment: int, record: First, number: int) -> None:
         """Give the file its size, and what else was known of it."""
@@ -146,6 +155,8 @@ class Contents:
             give(fd, known)
         elif number not in self.busy:
             self._take_out(segment, record, number, fd)
+            if not story.cut and os.fstat(fd).st_size < known.size:
+                os.ftruncate(fd, known.size)  # the job has cut off a hole
 
     def beside(self, path: bytes, own: Which = NOTHING) -> bytes:
         """A name beside it that nothing has, or, from a try before, `own`."""
@@ -155,16 +166,24 @@ class Contents:
                 return found
         raise FileExistsError(17, os.strerror(17), os.fsdecode(path))
 
-    def _take_out(self, segment: int, record: First, number: int, fd: int) -> None:
-        """Take what the job has added out of a file to which others have added, too."""
-        row = self._plan.row(segment, record.slot)
+    def has_added(self, story: Story) -> bool:
+        """Has the job added something to it?"""
+        return any(self._runs(segment, slot) for segment, slot, _ in story.parts)
+
+    def _runs(self, segment: int, slot: int) -> list[tuple[int, int]]:
+        row = self._plan.row(segment, slot)
         runs = [
             (each.start, each.end)
             for where, each, *_ in self._plan.entries
-            if isinstance(each, records.Run) and (where, each.slot) == (segment, record.slot)
+            if isinstance(each, records.Run) and (where, each.slot) == (segment, slot)
         ]
         if row is not None and row.run < row.last[0]:
             runs.append((row.run, row.last[0]))
+        return runs
+
+    def _take_out(self, segment: int, record: First, number: int, fd: int) -> None:
+        """Take what the job has added out of a file to which others have added, too."""
+        runs = self._runs(segment, record.slot)
         if not runs:
             return
         path = os.fsdecode(self.at[number])

@@ -100,8 +100,10 @@ class Undoing:
             and noted.get("image") == self._image
             and noted.get("entries") == len(entries)
         ):
-            for story, verdict in zip(stories, noted["verdicts"]):
-                story.verdict = verdict
+            for number, (story, verdict) in enumerate(zip(stories, noted["verdicts"])):
+                story.verdict, story.cut = verdict, number in noted["cut"]
+            for segment, sums in self._plan.sums.items():
+                sums.believed = segment in noted["sums"]
             self._contents.busy, self._said[:] = set(noted["busy"]), noted["said"]
             self._contents.renewed.update({number: Which(*new) for number, *new in noted["renewed"]})
             steps = int(noted["steps"])
@@ -114,6 +116,9 @@ class Undoing:
         for number, story in enumerate(stories):
             if story.verdict == MIXED:
                 self._keep_both(number, story)
+        for sums in self._plan.sums.values():
+            if sums.believed:
+                sums.sync()
         self._note()
         return 0
 
@@ -125,6 +130,8 @@ class Undoing:
             "image": self._image, "last": self._plan.last, "entries": len(self._plan.entries),
             "busy": sorted(contents.busy),
             "said": self._said, "verdicts": [story.verdict for story in self._plan.stories],
+            "cut": [number for number, story in enumerate(self._plan.stories) if story.cut],
+            "sums": [segment for segment, sums in self._plan.sums.items() if sums.believed],
             "renewed": [[number, *new] for number, new in contents.renewed.items()],
         }  # fmt: skip
         new = f"{self._notes}.new"
@@ -158,7 +165,7 @@ class Undoing:
             self._contents.busy.add(number)
         if all(known is None for _, _, known in story.parts):
             return  # the job has made it: it gets another name
-        if story.saved:
+        if story.overlap:
             beside = self._contents.beside(story.path)
             copy(story.path, beside + b".part")
             os.rename(beside + b".part", beside)  # whole or not at all
@@ -167,11 +174,16 @@ class Undoing:
                 f"both the job and others have changed {path} since image {self._image}: what the job changed is as it "
                 f"was, and {os.fsdecode(beside)} is the file as it was until now"
             )
-        elif number in self._contents.busy:
+        elif number in self._contents.busy and (not story.saved or self._contents.has_added(story)):
             kept = keep(path, self._kept, self._mark)
             self._say(
                 f"both the job and others have added to {path} since image {self._image}, and others have it open for "
                 f"writing: it stays as it is, and a copy of it is {kept}"
+            )
+        elif story.saved:
+            self._say(
+                f"both the job and others have changed {path} since image {self._image}, each in places of its own: "
+                "what the job changed is as it was, what others changed stays"
             )
 
     # one step
@@ -181,7 +193,7 @@ class Undoing:
         if isinstance(record, Data):
             self._contents.put_back(segment, record, number)
         elif isinstance(record, Hole):
-            self._contents.empty(record, number)
+            self._contents.empty(segment, record, number)
         elif isinstance(record, First):
             self._contents.as_first(segment, record, number)
         elif isinstance(record, Attribute):

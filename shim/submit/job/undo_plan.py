@@ -33,6 +33,8 @@ from remoteio.submit.undo.records import (
     Void,
 )
 from remoteio.submit.undo.slots import Key, Slot
+from remoteio.submit.undo.sums import KnownSums
+from shim.submit.job import undo_overlap
 
 # Of a file's contents, since the image: the job alone has changed it; others have too; nothing leads to it any more.
 CLEAN, MIXED, AWAY = "clean", "mixed", "away"
@@ -63,6 +65,8 @@ class Story:
     names     where else it is or was, as those names are by now
     parts     of its contents: (segment, slot, as it was before; None: it was not there)
     saved     is there anything to be put back but its size?
+    overlap   have others changed something of that, too? Asked where the verdict is MIXED
+    cut       have they cut it?
     verdict   CLEAN, MIXED or AWAY
     copied    what is at `path` is a copy, as the job has left it
     """
@@ -74,6 +78,8 @@ class Story:
     names: list[bytes] = field(default_factory=list)
     parts: list[tuple[int, int, Known | None]] = field(default_factory=list)
     saved: bool = False
+    overlap: bool = False
+    cut: bool = False
     verdict: str = CLEAN
     copied: bool = False
 
@@ -100,6 +106,7 @@ class Plan:
 
     entries   the records
     rows      the slots of each segment
+    sums      and what it knows of blocks
     stories   of files
     lost      what cannot be undone: (path, why)
     last      the newest segment
@@ -107,6 +114,7 @@ class Plan:
 
     entries: list[Entry] = field(default_factory=list)
     rows: dict[int, list[Slot]] = field(default_factory=dict)
+    sums: dict[int, KnownSums] = field(default_factory=dict)
     stories: list[Story] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
     last: int = 0
@@ -117,8 +125,8 @@ class Plan:
         return rows[slot] if 0 <= slot < len(rows) and rows[slot].known else None
 
     def both(self) -> list[str]:
-        """List the files that both the job and others have changed in place."""
-        return [os.fsdecode(story.path) for story in self.stories if story.verdict == MIXED and story.saved]
+        """List the files of which both the job and others have changed the same bytes."""
+        return [os.fsdecode(story.path) for story in self.stories if story.verdict == MIXED and story.overlap]
 
 
 def plan(journal: Journal, image: int) -> Plan | None:
@@ -132,6 +140,7 @@ def plan(journal: Journal, image: int) -> Plan | None:
     for moment in found:
         base = f"{journal.directory}/{moment.segment:08d}"
         made.rows[moment.segment] = slots.read(f"{base}.slots")
+        made.sums[moment.segment] = KnownSums(f"{base}.sums")
         with open(f"{base}.undo", "rb") as file:
             found_here = list(records.unpacked(file, os.fstat(file.fileno()).st_size))
         void = {number for each in found_here if isinstance(each, Void) for number in each.numbers}
@@ -146,6 +155,9 @@ def plan(journal: Journal, image: int) -> Plan | None:
     made.entries += [follow.entry(number, record) for number, record in done[:begun]]
     for story in made.stories:
         story.verdict = _verdict(made, story)
+    for number, story in enumerate(made.stories):
+        if story.verdict == MIXED and story.saved:
+            story.overlap = _overlaps(journal.directory, made, number)
     return made
 
 
@@ -282,6 +294,8 @@ def _verdict(made: Plan, story: Story) -> str:
             return AWAY
     except OSError:
         return AWAY
+    newest = parts[-1][0]
+    story.cut = newest is not None and now.st_size < newest.last[0]
     if any(row is None or row.others for row, _ in parts):
         return MIXED
     lasts = [row.last for row, _ in parts if row is not None]
@@ -293,6 +307,34 @@ def _verdict(made: Plan, story: Story) -> str:
         return CLEAN
     # A write was under way when we were killed: what it has put there is the job's.
     return CLEAN if last.end and last.last[0] <= now.st_size <= last.end else MIXED
+
+
+def _overlaps(directory: str, made: Plan, number: int) -> bool:
+    """Asked of a file that both have changed: something that both have?"""
+    sources: dict[str, int] = {}
+    try:
+        layers = []
+        for segment, record, story, _ in reversed(made.entries):
+            if story == number and isinstance(record, (Data, Hole)):
+                path = source_path(directory, segment, record)
+                if path not in sources:
+                    sources[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                layers.append((made.sums[segment], record, sources[path]))
+        sources[""] = fd = os.open(
+            made.stories[number].path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
+        return undo_overlap.overlaps(fd, layers)
+    except PermissionError:
+        return True  # it cannot be read
+    finally:
+        for fd in sources.values():
+            os.close(fd)
+
+
+def source_path(directory: str, segment: int, record: Data | Hole) -> str:
+    """Where the bytes are that a record has kept."""
+    inline = isinstance(record, Data) and record.place < 0
+    return f"{directory}/{segment:08d}.{'undo' if inline else 'data'}"
 
 
 def _parts(made: Plan, story: Story) -> Iterator[tuple[Slot | None, Known | None]]:
