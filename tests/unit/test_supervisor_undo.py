@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from remoteio.submit.undo import journal
 from shim.cli.images import images_command
 from shim.submit.job import events, submission
 from shim.submit.job.home import MoveError
+from shim.submit.job.undo_files import Undoing
+from shim.submit.job.undo_plan import Entry
 from tests.hostile import Host
 from tests.supervised import Run
 from tests.undo_play import Job, other
@@ -160,3 +163,85 @@ def test_files_that_are_to_be_kept_stay_as_they_are(tmp_path: Path, job_place: N
         assert {path.name: path.read_text() for path in top.iterdir()} == before
     finally:
         run.close()
+
+
+def told(run: Run, what: str) -> None:
+    """Wait until that is in the job's log."""
+    until(lambda: any(what in str(event) for event in events.read_events(run.job.log)[0]), what)
+
+
+@pytest.fixture
+def kept_run(tmp_path: Path, job_place: None) -> Iterator[Run]:
+    """Three images of it are kept: it makes one more as it is left."""
+    made = Run(tmp_path, keep=3)
+    yield made
+    made.close()
+
+
+def two_images(run: Run, top: Path) -> None:
+    """Two images, and changes after each."""
+    run.country.running(0)
+    assert run.ask("checkpoint") == "True: image 1 is committed"
+    job = Reached(run, 1, top)
+    job.write(job.at("numbers"), b"of the first\n")
+    job.create("between", b"between")
+    assert run.ask("checkpoint") == "True: image 2 is committed"
+    changes(job)
+
+
+def cut_short(run: Run, image: int, steps: int) -> None:
+    """Restart from that image, and have the undoing end after so many steps."""
+    leave(run)
+    undo, left = Undoing._undo, [steps]
+
+    def fails(self: Undoing, entry: Entry) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(5, "Input/output error")
+        undo(self, entry)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Undoing, "_undo", fails)
+        submission.resume(run.job, image, None, detach=True, force=False)
+        run.begin(None)
+        told(run, f"since image {image} cannot be put back")
+        leave(run)
+
+
+def leave(run: Run) -> None:
+    run.supervisor.quit()
+    run.thread.join(10)
+    run.job.unlock()
+
+
+def shown(top: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in top.iterdir()}
+
+
+SEEN = dict.fromkeys(("numbers", "index", "log", "old"), "as the image saw it\n")
+
+
+@pytest.mark.parametrize("steps", (1, 5))
+def test_from_an_older_image_than_it_was_going_back_to(kept_run: Run, top: Path, steps: int) -> None:
+    run = kept_run
+    two_images(run, top)
+    cut_short(run, 2, steps)
+    submission.resume(run.job, 1, None, detach=True, force=False)
+    run.begin(None)
+    until(lambda: len(run.country.agents) > 1 and run.supervisor.state.place.live, "the job is on a host")
+    assert shown(top) == SEEN
+
+
+def test_from_a_newer_one_it_goes_on_only_if_it_is_forced(kept_run: Run, top: Path) -> None:
+    """What was done between the two is undone, in part, and nobody knows how to do it again."""
+    run = kept_run
+    two_images(run, top)
+    cut_short(run, 1, 7)
+    submission.resume(run.job, 2, None, detach=True, force=False)
+    run.begin(None)
+    told(run, "its files have begun to go back to image 1, which is older")
+    leave(run)
+    submission.resume(run.job, 2, None, detach=True, force=True)
+    run.begin(None, force=True)
+    until(lambda: run.supervisor.state.place.live, "the job is on a host")
+    assert shown(top) == SEEN

@@ -92,7 +92,8 @@ def test_killed_between_the_journal_and_the_change(tmp_path: Path, seed: int) ->
     assert {name: shown.get(name) for name in own} == {name: model.get(name) for name in own}
 
 
-@pytest.mark.parametrize("seed", range(6))
+# Of the later seeds each has found something wrong, with `cut`.
+@pytest.mark.parametrize("seed", (*range(4), 25, 31, 32, 71, 77))
 @pytest.mark.parametrize("cut", (False, True))
 def test_killed_in_the_middle_of_undoing_it_is_begun_again_and_does_the_rest(
     tmp_path: Path, seed: int, cut: bool

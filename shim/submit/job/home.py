@@ -201,12 +201,20 @@ class JobHome:
         return self._check(image, self._plan(image))
 
     def _plan(self, image: Manifest) -> Plan | None:
+        return self._plan_to(image.number)
+
+    def _plan_to(self, image: int) -> Plan | None:
         try:
-            return self.undo.plan(image.number)
+            return self.undo.plan(image)
         except OSError as error:
             raise MoveError(f"the undo journal of job {self.name} cannot be read: {error.strerror}") from error
 
     def _check(self, image: Manifest, plan: Plan | None) -> file_rollback.Look:
+        if self.undo.is_past(image.number) and not self.goes_on_anyway(image):
+            raise MoveError(
+                f"its files have begun to go back to image {self.undo.begun}, which is older: `rexec restart "
+                f"{self.name}/{self.undo.begun}` goes on from that, `--force` from this one, with the files of that"
+            )
         if plan is None:
             covered = pins.covered(self.job.path, image.number)
             found = file_rollback.look(image, self.changes.since(image.number), covered)
@@ -237,6 +245,13 @@ class JobHome:
         return self.forced == image.number or self.record.files == KEEP
 
     def _rewind(self, image: Manifest) -> None:
+        begun = self.undo.begun
+        if begun not in (0, image.number):
+            self.check(image)
+            # Half-way back they are of no image, and only as they go on to that one is it known what was done.
+            plan = self._plan_to(begun)
+            if plan is not None:
+                self._put_back(begun, plan)
         plan = self._plan(image)
         if plan is not None:
             self._undo(image, plan)
@@ -267,20 +282,23 @@ class JobHome:
     def _undo(self, image: Manifest, plan: Plan) -> None:
         """Put back all that the job has changed since the image, by its journal."""
         self._check(image, plan)
+        self._put_back(image.number, plan)
+        found = self._check(image, Plan())
+        self.changes.begin(image.number, found.paths)
+
+    def _put_back(self, image: int, plan: Plan) -> None:
         try:
-            said = self.undo.undo(plan, image.number, self._mark(image.number), self._kept)
+            said = self.undo.undo(plan, image, self._mark(image), self._kept)
         except (OSError, KeepError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             what = f"{os.fsdecode(error.filename)}: " if isinstance(error, OSError) and error.filename else ""
             raise MoveError(
-                f"what the job has done to its files since image {image.number} cannot be put back ({what}{why}); mend "
+                f"what the job has done to its files since image {image} cannot be put back ({what}{why}); mend "
                 "that, and the job goes on"
             ) from error
         for sentence in said:
             self._note(sentence)
             self.say(sentence)
-        found = self._check(image, Plan())
-        self.changes.begin(image.number, found.paths)
 
     def pinned(self, image: Manifest) -> list[tuple[Pin, int]]:
         """Open what is kept of files that the image has open and that are others by now. Raises OSError."""

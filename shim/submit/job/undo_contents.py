@@ -189,36 +189,85 @@ class Contents:
         path = os.fsdecode(self.at[number])
         start = min(first for first, _ in runs)
         tail = Path(f"{self._journal.directory}/{segment:08d}.{record.slot}.tail")
-        if not tail.exists():
-            size = os.fstat(fd).st_size
-            copy = keep(path, self._kept, f"{self._mark}.from-{start}", start) if start < size else None
-            _without(fd, start, size, sorted(runs), tail)
-            if copy is not None:
-                self._say(
-                    f"what the job has added to {path} since image {self._image} is taken out of it, what others have "
-                    f"added stays: what it was from byte {start} on is {copy}"
-                )
-        source = os.open(tail, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.ftruncate(fd, start + copied(source, fd, 0, os.fstat(source).st_size, start))
-        finally:
-            os.close(source)
+        if tail.exists():
+            _take_up(fd, start, tail)
+            return
+        size = os.fstat(fd).st_size
+        if size <= start:
+            return  # others have cut off all that
+        copy = keep(path, self._kept, f"{self._mark}.from-{start}", start)
+        _without(fd, start, size, sorted(runs), tail)
+        self._say(
+            f"what the job has added to {path} since image {self._image} is taken out of it, what others have added "
+            f"stays: what it was from byte {start} on is {copy}"
+        )
+        _put_tail(fd, start, tail)
+
+
+# A tail is what is to be in a file from `start` on; behind it what was there in the place of its end, up to the end of
+# the file, so that it can be told whether the file has been cut already; and the length of the first, u64.
 
 
 def _without(fd: int, start: int, size: int, runs: list[tuple[int, int]], tail: Path) -> None:
     """Copy [start, size) of what is open as `fd` to `tail`, but for `runs`; on the disk when it has that name."""
+    pieces, at = [], start
+    for first, last in (*runs, (size, size)):
+        pieces.append((fd, at, max(min(first, size), at)))
+        at = max(at, min(last, size))
+    _write_tail(fd, start, size, pieces, tail)
+
+
+def _write_tail(fd: int, start: int, size: int, pieces: list[tuple[int, int, int]], tail: Path) -> None:
     part = tail.with_suffix(".part")
     new = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        at, done = start, 0
-        for first, last in (*runs, (size, size)):
-            done += copied(fd, new, at, min(first, size), done)
-            at = max(at, min(last, size))
+        length = 0
+        for source, first, last in pieces:
+            length += copied(source, new, first, last, length)
+        end = length + copied(fd, new, start + length, size, length)
+        os.pwrite(new, length.to_bytes(8, "little"), end)
         os.fsync(new)
     finally:
         os.close(new)
     os.rename(part, tail)
     synced(os.fspath(tail.parent))
+
+
+def _put_tail(fd: int, start: int, tail: Path) -> None:
+    with tail.open("rb") as file:
+        length, _ = _lengths(file.fileno())
+        copied(file.fileno(), fd, 0, length, start)
+    os.ftruncate(fd, start + length)
+
+
+def _lengths(tail: int) -> tuple[int, int]:
+    """Of what is to be there, and of what was in the place of its end."""
+    size = os.fstat(tail).st_size - 8
+    length = int.from_bytes(os.pread(tail, 8, size), "little")
+    return length, size - length
+
+
+def _take_up(fd: int, start: int, tail: Path) -> None:
+    """Have a file as a tail says that was begun before; what others have added since stays."""
+    with tail.open("rb") as file:
+        source, now = file.fileno(), os.fstat(fd).st_size
+        length, rest = _lengths(source)
+        seen = start + length + rest  # how long it was when the tail was made
+        if now < seen or not _same(source, length, fd, start + length, rest):
+            # It has been cut; after a power cut what was put there before that may not be there.
+            copied(source, fd, 0, min(length, max(now - start, 0)), start)
+            return
+        if now > seen:
+            _write_tail(fd, start, now, [(source, 0, length), (fd, seen, now)], tail)
+    _put_tail(fd, start, tail)
+
+
+def _same(one: int, at: int, other: int, there: int, size: int) -> bool:
+    """Do both files have the same bytes, each from that place on?"""
+    return all(
+        os.pread(one, min(_ZEROS, size - done), at + done) == os.pread(other, min(_ZEROS, size - done), there + done)
+        for done in range(0, size, _ZEROS)
+    )
 
 
 def _empty(fd: int, start: int, end: int) -> None:

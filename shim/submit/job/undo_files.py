@@ -22,6 +22,7 @@ from shim.submit.job.output_file import boot_id
 from shim.submit.job.undo_contents import Contents, copy
 from shim.submit.job.undo_names import Names
 from shim.submit.job.undo_plan import MIXED, Entry, Plan, Story
+from shim.submit.job.undo_window import Window
 
 _EVERY = 256  # steps between two times that all is on the disk
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -47,13 +48,13 @@ class Undoing:
 
     def __init__(self, journal: Journal, plan: Plan, image: int, mark: str, kept: Path) -> None:
         self._journal, self._plan, self._image, self._mark, self._kept = journal, plan, image, mark, kept
-        self._directory = os.fsencode(journal.directory)
+        directory = os.fsencode(journal.directory)
         self._notes = Path(journal.directory, "undoing")
         self._step = Path(journal.directory, "undoing.step")
         self._said: list[str] = []
         self._contents = Contents(journal, plan, image, mark, kept, self._say)
-        self._names = Names(self._contents, self._directory, plan, image, mark, self._say, self._note)
-        self._steps = 0
+        self._names = Names(self._contents, directory, plan, image, mark, self._say, self._note)
+        self._steps, self._window = 0, Window()
 
     def run(self) -> Undone:
         """Do it, or the rest of it. Raises OSError, KeepError: begin again when what it says has been mended."""
@@ -62,10 +63,13 @@ class Undoing:
         try:
             for entry in reversed(entries[: len(entries) - self._steps]):
                 said = len(self._said)
+                if not self._window.bears(entry):
+                    self._note()
                 self._undo(entry)
                 self._back(entry)
                 self._steps += 1
-                if said != len(self._said) or self._steps % _EVERY == 0:
+                settled = self._window.add(entry) and not self._took_out(entry)
+                if not settled or said != len(self._said) or self._steps % _EVERY == 0:
                     self._note()
                 self._note_step(self._steps)
             self._contents.sync()
@@ -141,6 +145,7 @@ class Undoing:
             os.fsync(file.fileno())
         os.rename(new, self._notes)
         synced(self._journal.directory)
+        self._window.clear()
 
     def _noted_step(self) -> int:
         try:
@@ -210,17 +215,22 @@ class Undoing:
             self._names.move_back(record, number, partner)
             self._contents.named(record.old, record.new)
 
+    def _took_out(self, entry: Entry) -> bool:
+        """Was that a step after which the file's bytes are in other places?"""
+        return isinstance(entry.record, First) and self._plan.stories[entry.story].verdict == MIXED
+
     def _back(self, entry: Entry) -> None:
         """Where files are once that step is undone."""
         segment, record, number, _ = entry
         at, also = self._contents.at, self._contents.also
+        directory = os.fsencode(self._journal.directory)
         if isinstance(record, Moved):
             for each in tuple(at) if record.directory else (number,):
                 at[each], *also[each] = (
                     undo_plan.moved(path, record.new, record.old, bool(record.other))
                     for path in (at[each], *also[each])
                 )
-        elif isinstance(record, Gone) and at[number] == undo_plan.kept_path(self._directory, segment, record.what):
+        elif isinstance(record, Gone) and at[number] == undo_plan.kept_path(directory, segment, record.what):
             at[number] = record.path
 
     def _say(self, sentence: str) -> None:

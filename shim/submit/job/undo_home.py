@@ -62,7 +62,20 @@ class JobUndo:
     def retain(self, images: Iterable[int]) -> None:
         """See Journal.retain."""
         if self._journal is not None:
-            self._journal.retain(images)
+            self._journal.retain((*images, self.begun))
+
+    @property
+    def begun(self) -> int:
+        """To which image the files have begun to go back: an undoing was cut short; 0: none was."""
+        moments = self._journal.moments if self._journal is not None else ()
+        found = undo_plan.begun(os.fspath(self._directory), moments[-1].segment) if moments else None
+        return found.image if found is not None else 0
+
+    def is_past(self, image: int) -> bool:
+        """Have the files begun to go back further than to that image?"""
+        begun = self.begun
+        found = self._journal.since(begun) if self._journal is not None and begun else None
+        return any(moment.image == image for moment in (found or ())[1:])
 
     def begin(self, image: int) -> None:
         """See Journal.begin."""

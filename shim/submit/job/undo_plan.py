@@ -148,11 +148,13 @@ def plan(journal: Journal, image: int) -> Plan | None:
             if isinstance(record, Void) or (isinstance(record, (Gone, Moved)) and record.number in void):
                 continue
             done.append((moment.segment, record))
-    begun = steps_noted(journal.directory, made.last)
-    if begun is None:
+    noted = begun(journal.directory, made.last)
+    if noted is None:
         while done and not _is_done(done[-1][1]):
             done.pop()
-    made.entries += [follow.entry(number, record) for number, record in done[:begun]]
+    elif noted.image == image:
+        del done[noted.entries :]
+    made.entries += [follow.entry(number, record) for number, record in done]
     for story in made.stories:
         story.verdict = _verdict(made, story)
     for number, story in enumerate(made.stories):
@@ -161,14 +163,21 @@ def plan(journal: Journal, image: int) -> Plan | None:
     return made
 
 
-def steps_noted(directory: str, last: int) -> int | None:
-    """How many steps an undoing has which was begun when that was the newest segment; None: none was."""
+class Begun(NamedTuple):
+    """An undoing that has not come to its end: to which image, and how many steps it has."""
+
+    image: int
+    entries: int
+
+
+def begun(directory: str, last: int) -> Begun | None:
+    """Look for an undoing that was begun when that was the newest segment."""
     try:
         with open(f"{directory}/undoing", "rb") as file:
             noted = json.loads(file.read())
     except FileNotFoundError:
         return None
-    return int(noted["entries"]) if noted["last"] == last else None
+    return Begun(int(noted["image"]), int(noted["entries"])) if noted["last"] == last else None
 
 
 def _is_done(record: Record) -> bool:
