@@ -21,7 +21,7 @@ from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.walks import Walks
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import listed as wire
-from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_BYTES
+from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
 from remoteio.wire.listed import Entries, walk
 
 Waiting = tuple[int, bytes]  # the number of an OPENDIR, and it whole
@@ -86,7 +86,7 @@ class Ahead:
         self._expire(now)
         below = min(max(self.walks.window // 8, 1), LISTED_BELOW)
         room = WALK_AHEAD - len(self._asked) * below - len(self._come)
-        found = self.walks.next(room // below) if self._bytes < WALK_BYTES else []
+        found = self.walks.next(room // below) if self._bytes < WALK_KEPT else []
         for nodeid in found:
             self._asked[nodeid] = []
         return found, below

@@ -63,7 +63,7 @@ WALK_WINDOW = 64
 WALK_AHEAD = 4 * WALK_WINDOW
 """Directories that are being listed ahead, or kept until the job opens them, at the most."""
 
-WALK_BYTES = 4 << 20
+WALK_KEPT = 4 << 20
 """Bytes of what is kept of them, from which on no more is asked for."""
 
 WALK_KNOWN = 1 << 14
