@@ -2,7 +2,7 @@
 
 It belongs to one user, host and way there (kept.py has the name), and ends some minutes after the last run. An agent is
 started when the last run has ended, never while one goes on, and by nothing that could ask a person. Where
-that fails once, it is not tried again: a host that wants a password is not asked for one behind its user's back.
+that fails twice, it is not tried again: a host that wants a password is not asked for one behind its user's back.
 
 A run that was given the connection has it alone; what carries it, ssh, stays this process's child, which
 ends it when the run has, however that came.
@@ -38,6 +38,7 @@ from shim.wire import kept as words
 
 _SPARE = "shim.execute.spare:main"
 _DEADLINE = 60.0
+_TRIES = 2  # that fail one after the other: what never works, such as a login by password, is not tried after each run
 
 
 class Spare:
@@ -85,7 +86,8 @@ class Keeper:
         self._runs: dict[socket.socket, Stream | None] = {}
         self._until = time.monotonic() + seconds
         self._wanted = True  # a connection, as soon as no run is on
-        self._failed = self._ended = False
+        self._failures = 0  # in a row
+        self._ended = False
 
     def serve(self) -> None:
         """Serve until the time is over."""
@@ -108,9 +110,10 @@ class Keeper:
         try:
             stream, facts = connect(self._host, _SPARE, batch=True, deadline=_DEADLINE)
         except RexecError:
-            self._failed = True  # the next run, which makes its own, tells its user why
+            self._failures += 1  # the next run, which makes its own, tells its user why
             return
         assert isinstance(stream, ProcessStream)
+        self._failures = 0
         self._spare = Spare(stream, facts)
 
     def _drop(self) -> None:
@@ -180,7 +183,7 @@ class Keeper:
         if not said:
             del self._runs[run]
             run.close()
-            if not self._failed:  # else one is tried again by the keeper after this one
+            if self._failures < _TRIES:  # else one is tried again by the keeper after this one
                 self._until = time.monotonic() + self._seconds
                 self._wanted = self._spare is None
 
