@@ -10,6 +10,7 @@ from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.agent import Agent
+from shim.execute.agent.diagnostics import give_way
 from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
@@ -46,6 +47,7 @@ def main(read_fd: int, write_fd: int) -> int:
                     return 1
             CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
     except LinkClosed:
+        give_way()
         return 1
     except (RexecError, ProtocolError) as e:
         said = str(e) if isinstance(e, RexecError) else "what came from rexec is not of its protocol: %s" % e

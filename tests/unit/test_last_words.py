@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from remoteio.errors import RexecError
 from remoteio.wire import frames
-from remoteio.wire.link import Link
+from remoteio.wire.link import Link, LinkClosed
 from shim.execute import main as agent
+from shim.execute.agent import diagnostics
 from shim.execute.init import init, keeper, namespaces
 from shim.execute.init.sandbox import Sandbox
 from shim.wire.job_spec import JobSpec
@@ -83,6 +86,30 @@ def test_the_jobs_first_process_says_what_it_ends_by(monkeypatch: pytest.MonkeyP
         end.close()
     os.close(alive)
     os.close(held)
+
+
+@pytest.mark.parametrize("leaver", [True, False])
+def test_a_lost_link_ends_no_agent_that_is_about_to_leave_in_good_order(leaver: bool) -> None:
+    """Home hangs up as it hears of the job's end: the agent's socket was left, if that was noticed first elsewhere."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            about_to = threading.Event()
+
+            def leave() -> None:
+                if leaver:
+                    diagnostics.leaves()
+                about_to.set()
+                time.sleep(0.3)  # it removes its socket, on a busy machine
+                os._exit(7)
+
+            threading.Thread(target=leave).start()
+            about_to.wait()
+            diagnostics.fail(LinkClosed("home has hung up"))
+        finally:
+            os._exit(9)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (7 if leaver else 1)
 
 
 def test_an_agent_that_cannot_begin_says_why_in_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:

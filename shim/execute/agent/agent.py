@@ -20,7 +20,7 @@ from remoteio.execute.relay import Relay
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
-from shim.execute.agent.diagnostics import fail, start_thread
+from shim.execute.agent.diagnostics import fail, leaves, start_thread
 from shim.execute.agent.job_streams import JobStreams
 from shim.execute.agent.stay import Stay
 from shim.execute.init import messages
@@ -144,6 +144,7 @@ class Agent:
         self.closing(said)
         last = self._last_words(said, rest)
         self.sandbox.end()  # before it is told: who hears it may hang up at once
+        leaves()
         try:
             for kind, payload in last:
                 self.link.send(kind, payload)

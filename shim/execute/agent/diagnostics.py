@@ -1,4 +1,7 @@
-"""How the agent ends by an error, and what is said on standard error. Shipped."""
+"""How the agent ends by an error or a lost link, and what is said on standard error. Shipped.
+
+Threads: whichever finds the link gone ends the process, unless one `leaves`.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,26 @@ def aside(text: str) -> None:
         return  # the ssh that took it along is gone
 
 
+_leaver: threading.Thread | None = None
+
+
+def leaves() -> None:
+    """Take note that this thread removes the last that is left here, and then ends this process."""
+    global _leaver
+    _leaver = threading.current_thread()
+
+
+def give_way() -> None:
+    """Wait for the end of this process, if another thread `leaves`: it does so as soon as home has hung up."""
+    if _leaver not in (None, threading.current_thread()):
+        threading.Event().wait()
+
+
 def fail(e: BaseException) -> NoReturn:
     """End this process: the link or the connection to the kernel is gone, and with it all there is to do."""
-    if not isinstance(e, LinkClosed):
+    if isinstance(e, LinkClosed):
+        give_way()
+    else:
         aside("the agent failed at %s: %r" % (where(e), e))
     os._exit(1)
 

@@ -25,7 +25,7 @@ from checkpoint.execute import waits
 from remoteio.errors import RexecError
 from shim.execute.agent import fault_points
 from shim.execute.agent.agent import tell_init
-from shim.execute.agent.diagnostics import aside, where
+from shim.execute.agent.diagnostics import aside, leaves, where
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
@@ -205,3 +205,4 @@ class JobTree:
         """End the job on this host, as its image is what goes on: nothing of it is left here when this returns."""
         self.moved = True
         self._sandbox.end()
+        leaves()
