@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
+from shim.execute.owner import desktop
 from shim.execute.owner.desktop import REFRESH, LogindSource, bus_path, person_session
+from shim.execute.owner.source import RESCAN
 from shim.submit.job.logout import killed_at_logout
 from tests.stand_in_bus import DAEMON, LOGIN1, Logind, idle, session, wait_for
 from tests.until import soon, until
 
 pytestmark = DAEMON
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How soon a bus must answer is not what these tests show."""
+    monkeypatch.setattr(desktop, "PATIENCE", 10.0)
+    monkeypatch.setattr(desktop, "PATIENCE_AT_FIRST", 10.0)
 
 
 def test_only_a_persons_session_counts(bus: Path, logind: Logind) -> None:
@@ -100,16 +109,21 @@ def test_no_bus_and_a_bus_without_logind_say_so(tmp_path: Path, bus: Path) -> No
 
 
 def test_a_bus_that_ends_makes_the_source_absent(bus: Path, logind: Logind) -> None:
-    source = LogindSource(time.monotonic(), str(bus))
+    now = time.monotonic()
+    source = LogindSource(now, str(bus))
     fileno = source.fileno()
     assert fileno is not None
     with socket.socket(fileno=os.dup(fileno)) as ours:
         ours.shutdown(socket.SHUT_RDWR)
-    assert wait_for(source, 0.3)[0] is None
+    assert source.poll(now) is None
     assert "closed the connection" in str(source.absent())
-    assert source.poll(time.monotonic() + REFRESH / 2) is None
+    bus.rename(bus.with_name("away"))
+    assert source.poll(now + RESCAN) is None
+    assert "No such file or directory" in str(source.absent()), "it is tried soon, and then more seldom"
+    bus.with_name("away").rename(bus)
+    assert source.poll(now + RESCAN + REFRESH / 2) is None
     assert source.absent() is not None
-    assert source.poll(time.monotonic() + REFRESH) is None
+    assert source.poll(now + RESCAN + REFRESH) is None
     assert source.absent() is None
     source.close()
 

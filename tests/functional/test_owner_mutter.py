@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
+from shim.execute.owner import desktop
 from shim.execute.owner.desktop import MutterSource
 from tests.stand_in_bus import DAEMON, StandIn, idle, wait_for
 from tests.until import soon, until
 
 pytestmark = DAEMON
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How soon a bus must answer is not what these tests show."""
+    monkeypatch.setattr(desktop, "PATIENCE", 10.0)
 
 
 class Mutter(StandIn):

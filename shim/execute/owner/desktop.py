@@ -11,7 +11,7 @@ import os
 import time
 from abc import abstractmethod
 
-from shim.execute.owner.source import Source
+from shim.execute.owner.source import RESCAN, Source
 from shim.wire.dbus import LOGIND, LOGIND_OBJECT, PROPERTIES, SYSTEM_BUS, Bus, DBusError, bus_path
 
 TYPE_CHECKING = False
@@ -25,7 +25,8 @@ _KINDS = {
     "User": "(uo)",
 }  # fmt: skip
 _GRAPHICAL = ("x11", "wayland", "mir")
-# Signals bring every change; the lists are read again this often in case one was missed, and a lost bus is tried again.
+# Signals bring every change; the lists are read again this often in case one was missed, and a bus that is not to be
+# had is tried again.
 REFRESH = 30.0
 RENEW = 1.0
 # Seconds for an answer: at first, and later, when waiting for it keeps a key from being noticed.
@@ -68,12 +69,13 @@ def person_session(name: str, properties: dict[str, tuple[str, Any]]) -> Session
 
 
 class _BusSource(Source):
-    """A source behind a bus, to which it connects anew REFRESH seconds after it was lost."""
+    """A source behind a bus, to which it connects anew soon after it was lost, and then every REFRESH seconds."""
 
     def __init__(self, now: float) -> None:
         self._bus: Bus | None = None
         self._why: str | None = None
         self._refreshed = now
+        self._again = now + REFRESH
 
     def absent(self) -> str | None:
         return None if self._bus is not None else self._why
@@ -88,13 +90,15 @@ class _BusSource(Source):
 
     def poll(self, now: float) -> str | None:
         if self._bus is None:
-            if now - self._refreshed >= REFRESH:
+            if now >= self._again:
+                self._again = now + REFRESH
                 self._connect(now, PATIENCE)
             return None
         try:
             return self._take(self._bus, now)
         except DBusError as error:
             self._lose(error)
+            self._again = now + RESCAN  # on a busy machine an answer may have come too late, once
             return None
 
     @abstractmethod
