@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from remoteio.submit.transport import ssh
 from remoteio.submit.transport.paramiko_stream import parts, read_options, split_destination
 from remoteio.submit.transport.ssh import open_local, split_config_option, ssh_argv, ssh_config
 from remoteio.submit.transport.stream import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line
@@ -157,6 +159,19 @@ def test_a_local_process_is_carried_with_its_status_and_the_end_of_its_stderr() 
     assert stream.wait(0) == 7
     assert len(stream.stderr_tail()) == TAIL_BYTES
     assert "bye" in str(stream.failure())
+
+
+def test_what_a_process_said_last_is_heard_however_late_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = ssh.ProcessStream._keep_stderr
+
+    def late(stream: ssh.ProcessStream) -> None:
+        time.sleep(0.8)  # the delay itself, as of a thread on a busy machine
+        keep(stream)
+
+    monkeypatch.setattr(ssh.ProcessStream, "_keep_stderr", late)
+    stream = open_local(["sh", "-c", "echo the reason >&2; exit 7"])
+    assert str(stream.failure()).endswith("ended with status 7, its last word: the reason")
+    stream.close()
 
 
 def test_only_what_ssh_has_to_say_at_once_is_shown_and_it_moves_no_cursor(capfd: pytest.CaptureFixture[str]) -> None:

@@ -97,9 +97,21 @@ class ProcessStream(Stream):
         if status is not None:
             if self._control is not None:
                 self._control.ended()
-            # What it said last may still lie in the pipe. A grandchild (ControlPersist) can hold the pipe open.
+            # What it said last may still lie in the pipe, on a busy machine for long. A grandchild (ControlPersist) can
+            # hold the pipe open.
             self._reader.join(0.5)
+            while self._reader.is_alive() and self._unread():
+                self._reader.join(0.05)
         return status
+
+    def _unread(self) -> bool:
+        assert self._process.stderr is not None
+        try:
+            poll = select.poll()
+            poll.register(self._process.stderr)
+        except ValueError:
+            return False  # it has just been closed, read to its end
+        return bool(poll.poll(0))
 
     def stderr_tail(self) -> str:
         return bytes(self._tail).decode("utf-8", "replace")
