@@ -23,6 +23,7 @@ from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
+from tests.until import HANG
 
 
 class Wire(Stream):
@@ -85,7 +86,7 @@ class Agent:
         for target in (self._run, self._pulse):
             threading.Thread(target=target, daemon=True).start()
 
-    def wait(self, look: Callable[[], object], within: float = 10.0) -> None:
+    def wait(self, look: Callable[[], object], within: float = HANG) -> None:
         with self._change:
             assert self._change.wait_for(look, within), f"{self.name}: not within {within} s, heard {self.heard[-5:]}"
 
@@ -309,7 +310,7 @@ class Country:
         """A second connection to a host: to an agent that has no door."""
         raise AssertionError(f"{host.name} has no agent that could be joined")
 
-    def running(self, number: int, within: float = 10.0) -> Agent:
+    def running(self, number: int, within: float = HANG) -> Agent:
         """The agent of the `number`-th connection, once its job runs."""
         with self._change:
             assert self._change.wait_for(lambda: len(self.agents) > number, within), f"no connection {number}"

@@ -22,7 +22,7 @@ from checkpoint.wire import criu_bundle
 from tests import apart, c_project, desk_root, reachable
 from tests import desk as the_desk
 from tests.desk_hosts import SUBMIT_USER
-from tests.leftovers import nothing_left_on
+from tests.leftovers import Left, nothing_left_on
 from tests.program import Combo, Rexec, newuidmap
 
 # Who runs rexec here -> as whom on which host. `local` is rexec's own loopback host.
@@ -185,7 +185,7 @@ def c_sources(desk: ModuleType, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nothing_left(desk: ModuleType) -> Callable[[str], AbstractContextManager[None]]:
+def nothing_left(desk: ModuleType) -> Callable[[str], AbstractContextManager[Left]]:
     """`with nothing_left("alpha"):` fails if what runs inside it leaves a process, mount or file on either machine."""
     return nothing_left_on
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from tests import desk
 from tests.desk_hosts import HOSTS, SUBMIT_UID, SUBMIT_USER
 from tests.program import MARK, TEMPORARY
+from tests.until import HANG
 
 GONE_WITHIN = 5.0  # seconds: what issue and documentation promise for a killed rexec
+PATIENCE = HANG
 
 # rexec's own cache stays, and says so; logins and lookups are noted by the host's sshd and libc.
 # /var/tmp is there as soon as anything ever was in it: an overlay copies up the directory.
@@ -22,9 +24,15 @@ CRIU = "criu.kdat"  # where criu notes, once a boot, what the kernel can do
 VOLATILE = ("tmp", "run", "dev/shm", "dev")
 
 
+class Left:
+    """What a run has left; `took`: in how many seconds after its end all of it was gone."""
+
+    took: float
+
+
 @contextmanager
-def nothing_left_on(destination: str) -> Iterator[None]:
-    """Compare before and after, until nothing is new or GONE_WITHIN is over: then AssertionError with what is.
+def nothing_left_on(destination: str) -> Iterator[Left]:
+    """Compare before and after, until nothing is new or PATIENCE is over: then AssertionError with what is.
 
     `destination` is an ssh name of the desk or `local`. On the host everything counts; on the submit machine, where
     others work too, what is of these tests: processes of SUBMIT_USER or with MARK in their environment, new mounts,
@@ -32,11 +40,13 @@ def nothing_left_on(destination: str) -> Iterator[None]:
     """
     name = destination.rpartition("@")[2].partition("-")[0]
     before = _seen(name)
-    yield
-    deadline = time.monotonic() + GONE_WITHIN
-    while (left := _seen(name) - before) and time.monotonic() < deadline:
+    run = Left()
+    yield run
+    ended = time.monotonic()
+    while (left := _seen(name) - before) and time.monotonic() < ended + PATIENCE:
         time.sleep(0.05)
     assert not left, "left behind:\n" + "\n".join(sorted(left))
+    run.took = time.monotonic() - ended
 
 
 def _seen(name: str) -> set[str]:

@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,8 @@ from shim.submit.hosts.config import Hosts, load, resolve
 from shim.submit.hosts.connect import connect
 from shim.wire import job_messages
 from shim.wire.job_spec import CheckpointSpec, JobSpec
-from tests.until import until as _until
+from tests.until import HANG
 
-WAIT = 15.0
 NOBODY = '["none", null]'
 # rows cols x y, then termios of a terminal as sshd makes it
 TERMINAL = [
@@ -296,7 +294,7 @@ class Placement:
         with suppress(LinkClosed):  # "closed" is heard
             self.link.send(frames.ORDER, job_messages.order(what, serial, **more))
 
-    def wait(self, *what: str, seconds: float = WAIT) -> dict[str, Any]:
+    def wait(self, *what: str, seconds: float = HANG) -> dict[str, Any]:
         """The next of these that is heard; what comes before it is kept in `seen`."""
         until = time.monotonic() + seconds
         while True:
@@ -357,8 +355,3 @@ def bare(manifest: Manifest) -> Manifest:
         },
         files=(),
     )  # fmt: skip
-
-
-def until(done: Callable[[], object], what: str) -> None:
-    """As tests/until.py's, with the patience of a Placement."""
-    _until(done, what, within=WAIT)

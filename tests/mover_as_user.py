@@ -12,8 +12,9 @@ import pytest
 
 from checkpoint.submit import obtain_criu
 from tests.desk_hosts import SUBMIT_UID
-from tests.mover import Mover, Placement, until
+from tests.mover import Mover, Placement
 from tests.reachable import AsUser
+from tests.until import until
 
 PYTHON = "/usr/bin/python3"
 COUNT = "i=0; while :; do i=$((i+1)); echo $i; sleep .01; done"

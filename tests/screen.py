@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from tests.program import as_login
-from tests.until import until
+from tests.until import HANG, until
 
 
 class Screen:
@@ -22,7 +22,7 @@ class Screen:
 
     def _tmux(self, *words: str) -> str:
         with as_login(self._user, ["tmux", "-L", self._name, *words], cwd=self._cwd) as process:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err.decode()
         return out.decode()
 
@@ -42,7 +42,7 @@ class Screen:
         """What is on the screen, without what trails."""
         return self._tmux("capture-pane", "-p", "-t", "s").rstrip()
 
-    def wait(self, pattern: str, within: float = 20) -> str:
+    def wait(self, pattern: str, within: float = HANG) -> str:
         """Until the screen shows `pattern` (a regular expression, ^ and $ per line); what it shows then."""
         shown = ""
 
@@ -57,7 +57,7 @@ class Screen:
             raise AssertionError(f"{e}; it shows:\n{shown}") from None
         return shown
 
-    def run(self, command: str, within: float = 20) -> str:
+    def run(self, command: str, within: float = HANG) -> str:
         """Type a command and wait for the next prompt: what it showed."""
         mark = uuid.uuid4().hex[:6]
         self.key("C-l")
@@ -72,4 +72,4 @@ class Screen:
 
     def close(self) -> None:
         with as_login(self._user, ["tmux", "-L", self._name, "kill-server"], cwd=self._cwd) as process:
-            process.wait(20)
+            process.wait(60)

@@ -22,6 +22,7 @@ from shim.submit.scope import Scope
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from tests.agents import Agent, Country
+from tests.until import HANG
 
 
 class Run:
@@ -83,7 +84,7 @@ class Run:
         os.close(self.job._lock)
         for agent in self.country.agents:
             agent.die()
-            assert agent.broken.wait(5)
+            assert agent.broken.wait(60)
 
     def ask(self, what: str, **more: object) -> str:
         for answer in control_socket.ask(self.job.control, do=what, **more):
@@ -97,9 +98,9 @@ class Run:
             agent.die()
         if self.thread.is_alive():
             self.ask("kill")
-        self.thread.join(5)
+        self.thread.join(60)
 
-    def end(self, within: float = 10.0) -> Result:
+    def end(self, within: float = HANG) -> Result:
         self.thread.join(within)
         assert self.result, f"the job has not ended but is {self.supervisor.state}"
         result = self.result[0]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.program import Combo
+from tests.until import HANG
 
 PYTHON = "/usr/bin/python3"
 _LISTEN = """
@@ -51,7 +52,7 @@ class Talk:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             try:
-                self.process.communicate(timeout=20)
+                self.process.communicate(timeout=HANG)
             except subprocess.TimeoutExpired:
                 self.process.kill()
         self.process.communicate()
@@ -62,7 +63,7 @@ class Talk:
         self.process.stdin.write(json.dumps(code).encode() + b"\n")
         self.process.stdin.flush()
 
-    def answer(self, within: float = 30) -> Any:
+    def answer(self, within: float = HANG) -> Any:
         """What the expression gave. AssertionError with its exception, or after `within` seconds."""
         assert self.process.stdout is not None
         assert self.quiet(within) is False, f"no answer within {within} s"

@@ -8,19 +8,26 @@ from typing import TypeVar
 
 Seen = TypeVar("Seen")
 
+HANG = 60.0
+"""Seconds after which what has not come never will: it ends a test that hangs, and says nothing of how long is long."""
 
-def until(look: Callable[[], Seen], what: str, *, within: float = 10.0) -> Seen:
+STEP = 0.2
+"""Seconds that a look takes at most on a machine that does not stand still."""
+
+
+def until(look: Callable[[], Seen], what: str, *, within: float = HANG) -> Seen:
     """Call `look` until it gives something true, and return that; AssertionError naming `what` after `within` s.
 
-    The last look begins after that time: one that takes long, on a busy machine, may have begun before it was so.
+    Seconds in which there was no look count as one step: then this machine, or what is looked at, stood still, and
+    with it what is waited for.
     """
-    deadline = time.monotonic() + within
-    while True:
-        last = time.monotonic() >= deadline
-        if seen := look():
-            return seen
-        assert not last, f"{what}: not within {within} s"
+    spent, before = 0.0, time.monotonic()
+    while not (seen := look()):
+        assert spent < within, f"{what}: not within {within} s"
         time.sleep(0.02)
+        now = time.monotonic()
+        spent, before = spent + min(now - before, STEP), now
+    return seen
 
 
 def soon(once: Callable[[], float], within: float, tries: int = 5) -> None:

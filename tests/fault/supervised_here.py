@@ -120,7 +120,7 @@ class Supervised:
         """The job gets on."""
         before = len(self.lines("out"))
         try:
-            until(lambda: len(self.lines("out")) > before + 5, "the job says more", within=40.0)
+            until(lambda: len(self.lines("out")) > before + 5, "the job says more")
         except AssertionError:
             raise AssertionError(f"the job says no more: {self.job.read()}\n{self.job.log.read_text()}") from None
 
@@ -136,7 +136,7 @@ class Supervised:
     def end(self) -> None:
         """The job ends by itself; all it said and wrote is there, once."""
         (self.home / "end").touch()
-        until(lambda: self.phase() == "ended", "the job ends", within=40.0)
+        until(lambda: self.phase() == "ended", "the job ends")
         os.waitpid(self.pid, 0)
         assert self.job.read().status == 7 << 8, self.job.read()
         said = self.lines("out")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.mover import Placement, until
+from tests.mover import Placement
 from tests.mover_as_user import COUNT, Make, Run, begun, killed, more
+from tests.until import until
 
 pytestmark = [
     pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0),

@@ -98,7 +98,7 @@ def asks(job: Supervised) -> None:
 def test_the_supervisor_is_killed_between_commit_and_go(started: Started, point: str, who: str) -> None:
     def body(job: Supervised) -> None:
         threading.Thread(target=asks, args=(job,), daemon=True).start()
-        until(lambda: (job.home / "struck").exists(), "it is committed", within=40.0)
+        until(lambda: (job.home / "struck").exists(), "it is committed")
         job.kill()
         job.begin()
         job.more()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.fault.test_moving_killed import alive, job
-from tests.mover import Mover, Placement, until
+from tests.mover import Mover, Placement
 from tests.mover_as_user import Make, Run, begun, killed, more
+from tests.until import until
 
 pytestmark = [
     pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0),

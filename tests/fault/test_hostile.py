@@ -24,7 +24,7 @@ from tests.fault.hostile_plans import ENDS, MISBEHAVES, PROBED, SAVED, WELL
 from tests.fault.hostile_requests import SECRET
 from tests.program import as_login
 from tests.reachable import Copy
-from tests.until import until
+from tests.until import HANG, until
 
 SAMPLE = {"a frame of 4 GiB", "escapes in each text", "an answer deep as the sea"}  # the others are run with --all
 MEMORY = 900 << 20  # bytes
@@ -75,7 +75,7 @@ class Victim:
             },
         )  # fmt: skip
 
-    def said(self, process: subprocess.Popen[bytes], within: float = 30) -> str:
+    def said(self, process: subprocess.Popen[bytes], within: float = HANG) -> str:
         """What it said on standard error, once it has ended; and nothing at home is other than before."""
         try:
             out, err = process.communicate(timeout=within)
@@ -161,7 +161,7 @@ def test_a_host_that_is_asked_for_its_facts_spoils_its_own_row(victim: Victim, p
 @pytest.mark.parametrize("plan", SAVED)
 def test_a_host_of_a_job_that_moves_ends_its_own_visit(victim: Victim, plan: str) -> None:
     process = victim.start(plan, "--checkpoint", "--on", "evil", "--", "job")
-    said = victim.said(process, within=40)
+    said = victim.said(process)
     assert process.returncode == 125 and "evil misbehaves: " in said, said
 
 
@@ -187,7 +187,7 @@ def test_signs_of_life_for_ever_keep_no_user(victim: Victim) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.communicate(timeout=5)
     process.send_signal(signal.SIGINT)
-    victim.said(process, within=10)
+    victim.said(process)
     assert process.returncode == -signal.SIGINT
 
 

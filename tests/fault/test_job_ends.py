@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mover import Mover, Placement, until
+from tests.mover import Mover, Placement
 from tests.mover_as_user import Make, Run, begun
 from tests.owner_terminal import OWNER, terminal
+from tests.until import until
 
 PYTHON = "/usr/bin/python3"
 ENDS = "echo begun; while [ ! -e struck ]; do sleep .01; done; echo ended; exit 7"

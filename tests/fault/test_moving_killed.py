@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mover import until
 from tests.mover_as_user import Make, Run, begun, counted, killed, more
+from tests.until import until
 
 # The ordinary user's way has all that root's has and more; the orders are the same.
 pytestmark = pytest.mark.where(lambda order="vacate", **params: params["uid"] != 0 and order == "vacate")

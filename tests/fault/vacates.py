@@ -111,7 +111,7 @@ class Vacates:
         asks = threading.Thread(target=self._ask, daemon=True)
         asks.start()
         if who == "stands":
-            until(self._struck.exists, f"it comes to {point}", within=60.0)
+            until(self._struck.exists, f"it comes to {point}")
             self.job.kill()
             asks.join()
             self.job.begin()

@@ -52,7 +52,7 @@ def test_directories_that_cannot_be_entered(combo: Combo) -> None:
         sentence(combo.run(["true"], options=["--cd", "closed"]), 125, "may not enter", "closed")
     gone = f"mkdir gone; cd gone; rmdir ../gone; exec {combo.rexec.path} --on {combo.on} true"
     with as_login(combo.as_user, ["sh", "-c", gone], cwd=combo.dir) as process:
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     sentence(subprocess.CompletedProcess([], process.returncode, out, err), 125, "has been removed")
 
 

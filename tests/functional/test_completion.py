@@ -65,5 +65,5 @@ def test_a_wrong_hosts_file_is_no_matter_to_one_who_types(home: Path, rexec: Rex
     (home / "config/rexec/hosts.toml").write_text("[")
     asked = {"_REXEC_COMPLETE": "bash_complete", "COMP_WORDS": "rexec\n--on\nn", "COMP_CWORD": "2"}
     env = {**os.environ, **asked, "XDG_CONFIG_HOME": str(home / "config")}
-    done = subprocess.run([rexec.path], env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([rexec.path], env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

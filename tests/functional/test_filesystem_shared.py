@@ -19,7 +19,7 @@ import pytest
 from tests.program import Combo
 from tests.stuck import stuck
 from tests.talk import PYTHON, Talk
-from tests.until import until
+from tests.until import soon, until
 
 TTL = 1.0  # seconds: docs/consistency.md
 SOON = 2 * TTL
@@ -174,7 +174,7 @@ def test_interrupt_reaches_a_job_that_waits_for_a_lock(job: Talk, here: Path, co
         job.tell(there.format(""))
         assert job.quiet(0.3)
         job.process.send_signal(signal.SIGINT)
-        assert job.process.wait(timeout=10) in (-signal.SIGINT, 128 + signal.SIGINT)
+        assert job.process.wait(timeout=60) in (-signal.SIGINT, 128 + signal.SIGINT)
 
 
 @pytest.mark.parametrize("kind", TAKE)
@@ -285,6 +285,7 @@ def test_a_program_that_runs_here_is_busy_there(job: Talk, here: Path, combo: Co
     assert job("subprocess.run(['./script'], capture_output=True).stdout.decode()") == "fresh\n"
 
 
+@pytest.mark.timeout(300)  # each of them is made, looked at and removed
 @pytest.mark.long(lambda **_: True)  # test_moving_directories.py reads one of thousands
 @pytest.mark.where(lambda combo: combo == "local-root")
 def test_a_directory_of_100000(job: Talk, here: Path, combo: Combo) -> None:
@@ -306,7 +307,7 @@ def test_a_directory_of_100000(job: Talk, here: Path, combo: Combo) -> None:
     for k in range(80_000):
         (many / f"{k}").unlink(missing_ok=True)
     job.tell("subprocess.run(['rm', '-rf', 'many'], check=True).returncode")
-    assert job.answer(100) == 0
+    assert job.answer(280) == 0
     assert not many.exists()
 
 
@@ -329,18 +330,22 @@ def test_a_small_disk_is_full(job: Talk, here: Path, combo: Combo) -> None:
         subprocess.run(["umount", "-l", tiny], check=True)
 
 
+def looked(job: Talk) -> float:
+    before = time.monotonic()
+    assert job("get('f')") == "alive"
+    return time.monotonic() - before
+
+
 def test_a_read_that_never_ends_stalls_nobody_and_can_be_killed(job: Talk, here: Path, combo: Combo) -> None:
     (here / "dead").mkdir()
     give(here / "f", "alive", combo)
     with stuck(here / "dead") as asked:
         for k, how in enumerate(("INT", "TERM", "KILL"), 1):
             job(f"child = subprocess.Popen(['cat', 'dead/{k}'])")
-            assert asked.wait(10)
+            assert asked.wait(60)
             asked.clear()
-            before = time.monotonic()
-            assert job("get('f')") == "alive"
-            assert time.monotonic() - before < 2
-            assert job(f"child.send_signal(signal.SIG{how}) or child.wait(timeout=10)") == -signal.Signals[f"SIG{how}"]
+            soon(lambda: looked(job), 2.0)
+            assert job(f"child.send_signal(signal.SIG{how}) or child.wait(timeout=60)") == -signal.Signals[f"SIG{how}"]
         assert job("get('f')") == "alive"
 
 

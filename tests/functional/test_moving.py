@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mover import Placement, until
+from tests.mover import Placement
 from tests.mover_as_user import COUNT, PYTHON, Make, Run, begun, killed, more
+from tests.until import until
 
 
 @pytest.mark.long(lambda uid: not uid)

@@ -10,9 +10,10 @@ from checkpoint.execute import forked
 from checkpoint.execute.collector import Collector
 from checkpoint.submit.delivery import deliver
 from shim.wire import job_messages
-from tests.mover import Mover, Placement, until
+from tests.mover import Mover, Placement
 from tests.mover_as_user import PYTHON, Make, Run
 from tests.spools import spool
+from tests.until import until
 
 API, REGISTER, SCAN = 0xC018AA3F, 0xC020AA00, 0xC0606610  # linux/userfaultfd.h, linux/fs.h
 JOB = Path(__file__).parent.parent.joinpath("changing_job.py").read_bytes()  # here: who runs the job may not read it

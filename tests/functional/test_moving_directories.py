@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.mover import until
 from tests.mover_as_user import PYTHON, Make, Run, begun
+from tests.until import until
 
 READ = """
 import ctypes, os, sys

@@ -208,7 +208,7 @@ def test_a_file_that_is_moved_away_here_just_before_a_hold(mover: Mover, what: s
         assert db.read_text() == "this is the new database"
     aside.rename(moved)
     # what the job's kernel was told of the name may stand for a second
-    until(lambda: mover.verb_fails("hold", job)[0] == 0, "it can be held", within=10)
+    until(lambda: mover.verb_fails("hold", job)[0] == 0, "it can be held")
     mover.verb("release", job)
     (mover.dir / "go").touch()
     assert well(mover, job) == "open\nwritten\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from checkpoint.execute import preflight
-from tests.mover import Mover, until
+from tests.mover import Mover
 from tests.mover_as_user import PYTHON, Make, Run
+from tests.until import until
 
 START = """
 import os, pty, shutil, subprocess, sys, threading, time

@@ -40,9 +40,9 @@ def of(name: str, lines: list[str]) -> list[int]:
 
 def more(mover: Mover, name: str = "job", n: int = 10) -> None:
     """It appends that many lines more."""
-    until(lambda: (mover.dir / "log").exists(), "it begins", within=30)
+    until(lambda: (mover.dir / "log").exists(), "it begins")
     now = len(of(name, log_lines(mover)))
-    until(lambda: len(of(name, log_lines(mover))) >= now + n, f"{name} goes on", within=30)
+    until(lambda: len(of(name, log_lines(mover))) >= now + n, f"{name} goes on")
 
 
 def end(mover: Mover, job: str, name: str = "job") -> list[str]:
@@ -86,10 +86,10 @@ def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType
     more(mover)
     host = str(mover.job(job)["host"])
     desk_alone.power_off(host.partition("-")[0])
-    until(lambda: mover.job(job)["out_of_touch"], "it is missed", within=30)
+    until(lambda: mover.job(job)["out_of_touch"], "it is missed")
     at_loss = log_lines(mover)
     expected += others(mover, "lost")
-    until(lambda: mover.job(job)["generation"] >= 2, "another generation", within=60)
+    until(lambda: mover.job(job)["generation"] >= 2, "another generation")
     mover.running(job)
     expected += others(mover, "on the other host")
     more(mover)
@@ -188,7 +188,7 @@ def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     hosts.parent.mkdir(parents=True, exist_ok=True)
     hosts.write_text("[hosts.alpha")
     kill_agent(mover, job)
-    until(lambda: mover.job(job)["state"] == "parked", "it is parked", within=30)
+    until(lambda: mover.job(job)["state"] == "parked", "it is parked")
     before = log_lines(mover)
     assert "hosts.toml" in str(mover.job(job)["why"])
     hosts.unlink()
@@ -197,7 +197,7 @@ def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     assert log_lines(mover) == before
     mover.verb("restart", job)
     mover.running(job)
-    until(lambda: len(log_lines(mover)) > len(before), "it has added all of it again", within=30)
+    until(lambda: len(log_lines(mover)) > len(before), "it has added all of it again")
     lines = end(mover, job)
     assert lines[: len(before)] == before
     assert of("job", lines) == list(range(1, len(lines) + 1))
@@ -235,7 +235,7 @@ def test_what_is_added_to_a_file_while_the_image_is_sent_came_after_it(mover: Mo
     images = mover.dir / "state" / "rexec" / "images" / job
     with ThreadPoolExecutor(1) as pool:
         saved = pool.submit(mover.verb, "checkpoint", job)
-        until(lambda: any(part.stat().st_size for part in images.glob("*.part")), "the image comes", within=30)
+        until(lambda: any(part.stat().st_size for part in images.glob("*.part")), "the image comes")
         (mover.dir / "go").touch()
         said(mover, job, "open\nfilled\nadded\n")
         assert not saved.done()

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from tests.mover import until
 from tests.mover_as_user import PYTHON, Make, Run, begun, more
+from tests.until import until
 
 FILES = """
 import _multiprocessing, os, sys

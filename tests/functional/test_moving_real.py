@@ -88,7 +88,7 @@ def test_a_build_moved_in_the_middle(mover: Mover, c_sources: Path) -> None:
     here(mover, "make", "-j4", cwd=trees[0])
     job = mover.submit("make", "-j4", "-C", str(trees[1]))
     for objects in (3, 12):
-        until(lambda: len(list(trees[1].glob("*.o"))) >= objects, f"{objects} objects", within=30)  # noqa: B023
+        until(lambda: len(list(trees[1].glob("*.o"))) >= objects, f"{objects} objects")  # noqa: B023
         vacate(mover, job)
     assert not (trees[1] / "minigzipsh").exists(), "it was all done before the last move"
     well(mover, job)
@@ -137,7 +137,7 @@ def test_sort_of_more_than_its_buffer_moved_with_its_temporary_files(mover: Move
     )
     job = mover.submit("env", f"TMPDIR={temporary}", "LC_ALL=C", "sh", "-c", script)
     for name in "ab":
-        until(lambda: len(list(temporary.iterdir())) >= 3, "temporary files", within=30)
+        until(lambda: len(list(temporary.iterdir())) >= 3, "temporary files")
         vacate(mover, job)
         (mover.dir / name).touch()
     kept_lines = sorted(line for line in lines if "5 " not in line)

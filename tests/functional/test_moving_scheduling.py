@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mover import until
 from tests.mover_as_user import PYTHON, Make, Run, begun
 from tests.program import Combo
+from tests.until import until
 
 # Each thread another way; what the first has is what was asked for.
 THREADS = """

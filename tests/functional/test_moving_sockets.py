@@ -13,8 +13,9 @@ from typing import IO
 
 import pytest
 
-from tests.mover import Mover, until
+from tests.mover import Mover
 from tests.mover_as_user import PYTHON, Make, Run
+from tests.until import until
 
 # A host's addresses: those of another host as soon as a line comes.
 ADDRESSES = """

@@ -14,8 +14,9 @@ import psutil
 from checkpoint.submit import delivery
 from checkpoint.wire import image_wire
 from shim.wire import job_messages
-from tests.mover import Placement, until
+from tests.mover import Placement
 from tests.mover_as_user import PYTHON, Make, Run, begun, killed, more
+from tests.until import until
 
 JOB = """
 import itertools, sys, time

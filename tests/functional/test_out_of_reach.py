@@ -14,10 +14,10 @@ from remoteio.syscalls import setns
 from shim.execute.init import out_of_reach
 from tests import netns
 from tests.desk_boot import CLONE_NEWNET
-from tests.mover import until
 from tests.mover_as_user import PYTHON, Make, Run
 from tests.program import MARK, Combo, as_login
 from tests.reachable import Copy
+from tests.until import until
 
 DOC = Path(__file__).parents[2] / "docs" / "security.md"
 

@@ -48,7 +48,7 @@ def _open():
     return names
 
 def alone():
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while len(threading.enumerate()) > 1 and time.monotonic() < until:
         time.sleep(0.02)
     return [thread.name for thread in threading.enumerate()[1:]]
@@ -64,9 +64,9 @@ class Program:
     def __call__(self, text: str, *words: str) -> str:
         at = self._dir / "program.py"
         # what hangs says where
-        at.write_text(f"import faulthandler\nfaulthandler.dump_traceback_later(45, exit=True)\n{text}")
+        at.write_text(f"import faulthandler\nfaulthandler.dump_traceback_later(100, exit=True)\n{text}")
         with as_login(self._user, [self._copy.python, at, *words], cwd=self._dir, env=self._env) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=110)
         assert (process.returncode, err) == (0, b""), err.decode()
         return out.decode()
 

@@ -257,7 +257,7 @@ def test_paramiko_carries_more_than_its_keys_are_good_for(desk: ModuleType, open
     stream = open_paramiko("alpha", f"exec head -c {size} /dev/zero", batch=True)
     opened.append(stream)
     take(stream, size)
-    assert stream.wait(10) == 0
+    assert stream.wait(60) == 0
 
 
 def test_paramiko_survives_a_channel_that_closes_amid_a_key_exchange(
@@ -271,7 +271,7 @@ def test_paramiko_survives_a_channel_that_closes_amid_a_key_exchange(
         began = time.monotonic()
         take(stream, size)
         stream.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_paramiko_carries_both_directions_to_their_ends(desk: ModuleType, opened: list[Stream]) -> None:
@@ -283,7 +283,7 @@ def test_paramiko_carries_both_directions_to_their_ends(desk: ModuleType, opened
         data = data[os.write(stream.write_fd, data) :]
     assert os.read(stream.read_fd, 100) == b"b5cfa9d6c8febd618f91ac2843d50a1c  -\n"
     assert os.read(stream.read_fd, 1) == b""
-    assert stream.wait(10) == 5
+    assert stream.wait(60) == 5
     until(lambda: stream.stderr_tail() == "oops\n", "stderr has come")
     assert "oops" in str(stream.failure())
 

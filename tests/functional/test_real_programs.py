@@ -55,6 +55,7 @@ def test_gcc_makes_a_program_that_runs_at_both_ends(combo: Combo) -> None:
         assert (done.returncode, done.stdout) == (3, b"1.259921\n")
 
 
+@pytest.mark.timeout(300)  # a whole build, at both ends
 @pytest.mark.long(lambda **_: True)  # one that is moved in the middle is compared too
 @pytest.mark.where(lambda combo: combo == "root-root")
 def test_a_c_project_is_built_to_the_bit_as_here(combo: Combo, c_sources: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_c_project_is_built_to_the_bit_as_here(combo: Combo, c_sources: Path) 
         if name == "here":
             well(combo.here(["sh", "-ec", f"cd {tree}; exec {' '.join(map(repr, build))}"]))
         else:
-            assert b"inflate with dictionary: hello, hello!" in well(combo.run(build, cwd=tree, timeout=110))
+            assert b"inflate with dictionary: hello, hello!" in well(combo.run(build, cwd=tree, timeout=280))
         digests.append(built(tree))
     assert len(digests[0]) > 25
     assert digests[1] == digests[0]
@@ -82,6 +83,7 @@ WHEEL = {
 }
 
 
+@pytest.mark.timeout(300)  # python reads and writes thousands of files
 @pytest.mark.where(lambda combo: combo == "user-alice")
 def test_pip_installs_a_wheel_into_a_new_venv(combo: Combo) -> None:
     with zipfile.ZipFile(combo.dir / "greet-1.0-py3-none-any.whl", "w") as wheel:
@@ -89,7 +91,7 @@ def test_pip_installs_a_wheel_into_a_new_venv(combo: Combo) -> None:
             wheel.writestr(name, text)
         wheel.writestr("greet-1.0.dist-info/RECORD", "".join(f"{name},,\n" for name in WHEEL))
     script = f"{PYTHON} -m venv new; new/bin/pip install --no-index ./greet-1.0-py3-none-any.whl; new/bin/greet"
-    assert well(combo.run(["sh", "-ec", script], timeout=110)).endswith(b"\nhello from a wheel\n")
+    assert well(combo.run(["sh", "-ec", script], timeout=280)).endswith(b"\nhello from a wheel\n")
     assert well(combo.here(["new/bin/greet"])) == b"hello from a wheel\n"
 
 
@@ -125,4 +127,4 @@ def test_a_big_file_through_a_pipe(combo: Combo) -> None:
             process.stdin.write(part)
         process.stdin.close()
         assert process.stdout.read().decode() == f"{digest.hexdigest()}  -\n"
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

@@ -19,7 +19,7 @@ from shim.wire import lease
 from tests.program import Combo, Rexec
 from tests.until import until
 
-Check = Callable[[str], AbstractContextManager[None]]
+Check = Callable[[str], AbstractContextManager[object]]
 ECHO = 'while read line; do echo "$line" >>log; echo "$line"; done; echo "it has ended" >&2; exit 7'
 
 
@@ -76,7 +76,7 @@ def test_a_job_goes_on_through_cuts_as_if_there_were_none(
             cut(process, desk)
             tell(process, b"said while it was cut\n")
             assert read(process) == b"said while it was cut\n"
-        out, err = process.communicate(b"the last\n", timeout=30)
+        out, err = process.communicate(b"the last\n", timeout=60)
         assert (process.returncode, out, err) == (7, b"the last\n", b"it has ended\n")
     expected = "".join(
         "".join(f"line {number} {k}\n" for k in range(3)) + "said while it was cut\n" for number in range(3)
@@ -123,7 +123,7 @@ def test_what_may_be_done_once_only_is_done_once_and_locks_stay(remote: Combo, d
                 cut_here(process, desk)  # in the middle of it
                 assert remote.here(taken).returncode == 1
             assert read(process) == b"%d\n" % number
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, b"x\n" * 8 + b" (8, 28)\n", b"")
     assert remote.here(taken).returncode == 0
     assert {path.name for path in remote.dir.iterdir()} == {
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_a_job_out_of_touch_at_once(remote: Combo, desk_alone: Modul
         away(process, desk_alone)
         until(lambda: '"away"' in log.read_text(), "the cut is noticed")
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(60) == -signal.SIGINT
         said = process.communicate()[1].decode()
         there = f"nobody can tell alpha-alice, which ends the job itself within {lease.AGENT:.0f} s"
         assert said == f"rexec: the job has ended here; {there}\n"
@@ -201,7 +201,7 @@ def test_a_line_that_is_dead_for_20_seconds_costs_them_and_little_more(
     # The old sshd is told by TCP that its peer has gone when that tries again, which it does ever more seldom.
     there = desk_alone.processes("alpha").items()
     old = {number for number, line in there if line.startswith("sshd") and "alice" in line}
-    until(lambda: not old & desk_alone.processes("alpha").keys(), "the old sshd has ended", within=60)
+    until(lambda: not old & desk_alone.processes("alpha").keys(), "the old sshd has ended")
 
 
 @pytest.mark.long(lambda **_: True)
@@ -236,6 +236,6 @@ def test_without_a_lease_a_job_ends_with_its_connection(remote: Combo, desk: Mod
         tell(process, b"before\n")
         assert read(process) == b"before\n"
         cut_here(process, desk)
-        assert process.wait(20) == 125
+        assert process.wait(60) == 125
         said = process.communicate()[1].decode()
     assert said.startswith("rexec: lost alpha-alice, and the job with it: ") and said.count("\n") == 1

@@ -135,7 +135,7 @@ def test_timeout_that_is_ended_itself(combo: Combo, checkpoint: bool) -> None:
         assert process.stdout.readline() == b"up\n"
         process.terminate()
         assert process.stdout.read() == b"last words\n"
-        assert process.wait(20) == 7
+        assert process.wait(60) == 7
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT"])
@@ -157,7 +157,7 @@ def test_a_signal_to_the_group(combo: Combo, way: Way, by: str, checkpoint: bool
         assert process.stdout.readline() == f"SIG{name}\n".encode()
         os.killpg(process.pid, signal.SIGUSR1)
         assert process.stdout.read() == b"SIGUSR1\nlast words\n"
-        assert process.wait(20) == 7
+        assert process.wait(60) == 7
 
 
 @ONE
@@ -174,7 +174,7 @@ def test_stopped_with_its_group(combo: Combo, way: Way, by: str) -> None:
         assert process.stdout.readline() == b"SIGTERM\n"
         os.killpg(process.pid, signal.SIGTERM)
         assert process.stdout.read() == b"SIGTERM\nlast words\n"
-        assert process.wait(20) == 7
+        assert process.wait(60) == 7
 
 
 @ONE
@@ -184,7 +184,7 @@ def test_nothing_is_left_of_a_killed_group(combo: Combo, way: Way, by: str) -> N
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait(20) == -signal.SIGKILL  # and the combination looks for what is left
+        assert process.wait(60) == -signal.SIGKILL  # and the combination looks for what is left
 
 
 # at a terminal
@@ -253,7 +253,7 @@ def test_a_passphrase_and_the_keys_that_stop_and_go_on(asking: None, screen: Scr
 def test_a_passphrase_in_the_background(asking: None, screen: Screen, kind: str) -> None:
     screen.type(f"clear; rexec --on there {kind} echo it runs &")
     screen.wait("READY>$")
-    until(lambda: "Stopped" in screen.run("jobs"), "it is stopped", within=20)
+    until(lambda: "Stopped" in screen.run("jobs"), "it is stopped")
     screen.type("clear; fg")
     screen.wait(ASKED)
     screen.type("a secret")

@@ -39,7 +39,7 @@ def test_each_byte_of_output_is_written_once(lives: list[tuple[int, float]]) -> 
                 output.put(link, WORDS[at : min(at + 7, image + length)])
             most = max(most, image + length)
             image += int(length * part)
-        assert output.drain(10)
+        assert output.drain(60)
         assert os.pread(file.fileno(), 1 << 20, 0) == WORDS[:most]
         output.close()
         link.close()
@@ -84,7 +84,7 @@ def test_a_job_that_has_said_more_than_is_left_of_its_output_goes_on_where_it_is
         output.put(link, WORDS[100:150])
         output.begin(link, 120)
         output.put(link, WORDS[120:160])
-        assert output.drain(10)
+        assert output.drain(60)
         assert os.pread(file.fileno(), 1 << 20, 0) == WORDS[100:160]
         output.close()
         link.close()

@@ -79,7 +79,7 @@ def begin(argv: list[str], shipped: tuple[str, ...], deadline: float = 30) -> Fa
         os.write(stream.write_fd, b"told")
         assert os.read(stream.read_fd, 100) == b"told"
         stream.close()
-        assert stream.wait(10) == 3, stream.stderr_tail()
+        assert stream.wait(60) == 3, stream.stderr_tail()
     return facts
 
 
@@ -100,7 +100,7 @@ def test_all_that_is_shipped_imports_where_only_the_standard_library_is(
     with opened(local_argv()) as stream:
         bootstrap.start(stream, "importing:main", modules=(*bootstrap.shipped(), "importing"), deadline=30)
         assert os.read(stream.read_fd, 100) == f"rexec:{min(bootstrap.shipped())}".encode()
-        assert stream.wait(10) == 0, stream.stderr_tail()
+        assert stream.wait(60) == 0, stream.stderr_tail()
 
 
 @pytest.mark.parametrize("name", SHELLS)

@@ -137,7 +137,7 @@ def test_a_host_that_greets_wrongly_is_passed_over(run: Run, greeting: str) -> N
     said = run.ask("vacate", host="beta")
     assert said.startswith("False: no host could go on with the job (beta: ") and "beta misbehaves: " in said
     assert run.thread.is_alive()
-    assert alpha.running.wait(10)
+    assert alpha.running.wait(60)
     alpha.end(0)
     assert run.end() == Result(0)
 
@@ -298,7 +298,7 @@ def test_a_bundle_that_cannot_be_looked_for_leaves_the_job_there(run: Run, monke
         patched.setattr(obtain_criu, "kept", closed)
         said = run.ask("vacate")
     assert said.startswith("False: no host could go on with the job (beta: ") and "Permission denied" in said
-    assert alpha.running.wait(10)
+    assert alpha.running.wait(60)
     alpha.end(0)
     assert run.end() == Result(0)
 
@@ -326,7 +326,7 @@ def test_what_ends_a_supervisor_all_the_same_stands_in_its_record_and_log(
     run.country.running(0)
     monkeypatch.setattr(placement, "step", lambda *_: 1 // 0)
     run.supervisor.tell(placement.Tick())
-    run.thread.join(10)
+    run.thread.join(60)
     (error,) = run.result
     text = f"an error of rexec's own while supervising job {run.job.id}: ZeroDivisionError"
     assert str(error).startswith(text)

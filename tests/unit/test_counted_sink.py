@@ -17,7 +17,7 @@ def test_who_receives_may_give_it_more_while_its_end_is_told() -> None:
 
     class Link:
         def send(self, kind: int, payload: bytes) -> None:
-            assert put.wait(20)
+            assert put.wait(60)
             sent.append((kind, payload))
 
     link: Any = Link()
@@ -46,8 +46,8 @@ def test_who_receives_may_give_it_more_while_its_end_is_told() -> None:
 
     receiver = threading.Thread(target=more, daemon=True)
     receiver.start()
-    assert told.wait(10) and not failed
+    assert told.wait(60) and not failed
     assert sent == [(frames.CLOSED, bytes((frames.STDIN,)))]
     for ended in (thread, receiver):
-        ended.join(10)
+        ended.join(60)
     os.close(writing)

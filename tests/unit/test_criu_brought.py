@@ -37,7 +37,7 @@ def test_one_that_is_larger_than_what_a_link_keeps_is_brought_whole() -> None:
         taking = threading.Thread(target=lambda: got.append(_archive(there, [])), daemon=True)
         for thread in (*threads, taking):
             thread.start()
-        taking.join(30)
+        taking.join(60)
         home.close()
         for thread in threads:
             thread.join()

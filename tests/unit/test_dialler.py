@@ -27,7 +27,7 @@ from shim.wire.job_spec import JobSpec
 from shim.wire.rendezvous import Whereabouts
 from tests.agents import Wire
 
-SOON = 20.0
+SOON = 60.0
 SPEC = JobSpec(
     argv=[b"true"], env=[], cwd=b"/", uid=os.geteuid(), gid=os.getegid(), groups=[], umask=0o22, hostname=b"here",
     limits=[], scratch=[], stdio=[1], tty=[],

@@ -289,7 +289,7 @@ def test_who_opens_the_file_while_it_is_cut_waits(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "ftruncate", truncate)
     tail = file_rollback.cut_back(cut_of(files, "log"), tmp_path / "kept", "job7-image3")
     assert tail is not None and tail.copy.read_bytes() == b"own"
-    waiting[0].communicate(timeout=30)
+    waiting[0].communicate(timeout=60)
     assert path.read_bytes() == bytes(100) + b"others"
 
 

@@ -23,7 +23,7 @@ class SlowLink:
     def send(self, kind: int, *payload: bytes) -> None:
         if kind == frames.PING:
             self.giving.set()
-            self.go.wait(10)
+            self.go.wait(60)
         self.sent.append(kind)
 
     def flush(self, timeout: float) -> bool:
@@ -39,11 +39,11 @@ def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
     session = HostSession(link, nobody, nobody)
     threads = [threading.Thread(target=session._pulse), threading.Thread(target=session.pause)]
     threads[0].start()
-    assert link.giving.wait(10)
+    assert link.giving.wait(60)
     threads[1].start()
     threads[1].join(0.1)
     link.go.set()
-    threads[1].join(10)
+    threads[1].join(60)
     session._over.set()
-    threads[0].join(10)
+    threads[0].join(60)
     assert link.sent[-1] == frames.PAUSE

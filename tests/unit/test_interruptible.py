@@ -64,13 +64,13 @@ def test_it_is_called_back_and_goes_on_after_any_other_signal(
         until(waiter.waits, "it waits again")
         assert waiter.is_alive()
         waiter.wait.end()
-        waiter.join(5)
+        waiter.join(60)
         assert (waiter.is_alive(), waiter.raised) == (False, errno.EINTR)
     granted = Waiter(take, asked)
     until(granted.waits, "it waits in the kernel")
     fcntl.flock(held, fcntl.LOCK_UN)
     fcntl.fcntl(held, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
-    granted.join(5)
+    granted.join(60)
     assert (granted.is_alive(), granted.raised) == (False, None)
 
 
@@ -81,5 +81,5 @@ def test_it_may_be_called_back_at_any_moment(files: tuple[int, int]) -> None:
     for _ in range(200):
         waiter = Waiter(TAKE[0], asked)
         waiter.wait.end()
-        waiter.join(5)
+        waiter.join(60)
         assert (waiter.is_alive(), waiter.raised) == (False, errno.EINTR)

@@ -137,7 +137,7 @@ def test_a_window_holds_a_sender_back_and_lets_go_at_its_end() -> None:
     thread = threading.Thread(target=lambda: took.append(window.take(10)))
     thread.start()
     window.give(4)
-    thread.join(10)
+    thread.join(60)
     assert took == [4]
     window.close()
     assert window.take(10) == 0
@@ -152,7 +152,7 @@ def test_what_was_sent_is_written_though_the_sender_has_gone() -> None:
     sink.start(failed.append)
     for piece in (b"one ", b"two ", b"three", b""):
         sink.put(piece)
-    assert sink.done.wait(10)
+    assert sink.done.wait(60)
     assert (os.read(read, 100), os.read(read, 100), failed) == (b"one two three", b"", [])
     os.close(read)
     ends[0].close()
@@ -164,7 +164,7 @@ def test_a_source_lets_go_when_nobody_wants_more() -> None:
     source = Source(here, frames.STDIN, read)
     source.start(lambda _: None)
     source.stop()
-    assert source.done.wait(10)
+    assert source.done.wait(60)
     with pytest.raises(BrokenPipeError):
         os.write(write, b"x")
     os.close(write)

@@ -47,7 +47,7 @@ def test_stuck_items_hold_up_nobody() -> None:
 
     def handle(item: int) -> None:
         if item % 2:
-            free.wait(20)
+            free.wait(60)
             left.release()
         elif item == 20:
             seen.set()
@@ -55,11 +55,11 @@ def test_stuck_items_hold_up_nobody() -> None:
     items.put(list(range(21)))  # ten of them stuck, known to nobody as slow
     thread = threading.Thread(target=to_its_end, args=(threads_of(items, handle),), daemon=True)
     thread.start()
-    assert seen.wait(10)
+    assert seen.wait(60)
     free.set()
-    assert all(left.acquire(timeout=10) for _ in range(10))
+    assert all(left.acquire(timeout=60) for _ in range(10))
     items.put([])
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -70,12 +70,12 @@ def test_known_slow_items_run_at_once_side_by_side() -> None:
     done = threading.Semaphore(0)
 
     def handle(_: int) -> None:
-        together.wait(20)
+        together.wait(60)
         done.release()
 
     threads = threads_of(items, handle, lambda _: True)
     threading.Thread(target=to_its_end, args=(threads,), daemon=True).start()
-    assert all(done.acquire(timeout=20) for _ in range(50))
+    assert all(done.acquire(timeout=60) for _ in range(50))
     items.put([])
 
 
@@ -96,7 +96,7 @@ def test_workers_are_made_as_they_are_needed() -> None:
     workers = ThreadPool(failed.append)
     for _ in range(1000):
         workers.give(done.release)
-    assert all(done.acquire(timeout=10) for _ in range(1000))
+    assert all(done.acquire(timeout=60) for _ in range(1000))
     assert not failed
 
 
@@ -123,20 +123,20 @@ def test_a_stuck_item_is_passed_as_soon_as_a_thread_can_be_had(scarce: set[str])
         if item == 0:
             scarce.add("follower")
             stuck.set()
-            free.wait(20)
+            free.wait(60)
         seen.set() if item else over.set()
 
     items.put([0, 1])
     thread = threading.Thread(target=to_its_end, args=(threads_of(items, handle),), daemon=True)
     thread.start()
-    assert stuck.wait(10)
+    assert stuck.wait(60)
     assert not seen.wait(0.5)
     scarce.clear()
-    assert seen.wait(10), "the watch goes on"
+    assert seen.wait(60), "the watch goes on"
     assert not over.is_set()
     free.set()
     items.put([])
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -157,13 +157,13 @@ def test_what_no_more_worker_can_be_had_for_waits_for_one_that_is_busy(scarce: s
 
     def first() -> None:
         begun.set()
-        free.wait(10)
+        free.wait(60)
 
     assert workers.give(first)
-    assert begun.wait(10)
+    assert begun.wait(60)
     scarce.add("worker")
     assert workers.give(done.set)
     assert not done.wait(0.1)
     free.set()
-    assert done.wait(10)
+    assert done.wait(60)
     assert not failed

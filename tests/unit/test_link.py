@@ -42,7 +42,7 @@ def test_close_waits_for_the_one_that_writes() -> None:
     closer.join(0.2)
     assert closer.is_alive()
     ours.shutdown(socket.SHUT_RDWR)
-    closer.join(10)
+    closer.join(60)
     assert ended and not closer.is_alive()
     writer.join()
     ours.close()
@@ -62,11 +62,11 @@ def test_what_several_take_of_a_window_is_never_more_than_was_given() -> None:
     for taker in takers:
         taker.start()
     while sum(taken) < 30_000:
-        taken.append(under_way.get(timeout=10))
+        taken.append(under_way.get(timeout=60))
         window._check()
         window.give(taken[-1])
     for taker in takers:
-        taker.join(10)
+        taker.join(60)
     window._check()
     assert window.take(2000) == 1000, "all of it has come back"
     window._check()

@@ -27,7 +27,7 @@ def test_what_this_machine_s_apt_lets_pass_is_not_let_pass(tmp_path: Path) -> No
     (tmp_path / "machine").write_text(LETS_ALL_PASS)
     (tmp_path / "ours").write_text(obtain_criu.apt_config(tmp_path, tmp_path / "sources"))
     said = subprocess.run(
-        ["apt-config", "-c", str(tmp_path / "ours"), "dump"], capture_output=True, text=True, check=True, timeout=30,
+        ["apt-config", "-c", str(tmp_path / "ours"), "dump"], capture_output=True, text=True, check=True, timeout=60,
         env={**os.environ, "APT_CONFIG": str(tmp_path / "machine")},
     ).stdout  # fmt: skip
     settings = dict(re.findall(r'^(\S+) "(.*)";$', said, re.MULTILINE))
@@ -47,7 +47,7 @@ def test_what_has_expired_passes_where_this_machine_s_apt_lets_it_alone(
 
     def run(command: list[str], what: str) -> str:
         env = {**os.environ, "APT_CONFIG": str(tmp_path / "machine")}
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=env).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env).stdout
 
     monkeypatch.setattr(obtain_criu, "_run", run)
     assert obtain_criu.lets_expired_pass() is expired

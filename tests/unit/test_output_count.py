@@ -57,7 +57,7 @@ def live(output: OutputOnce, link: Link, image: int, says: int) -> None:
     output.start(pytest.fail)
     output.begin(link, image)
     output.put(link, WORDS[image : image + says])
-    assert output.drain(10)
+    assert output.drain(60)
 
 
 def test_it_goes_on_from_what_was_written_wherever_that_went(job: Job, link: Link, tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_a_stream_ends_only_where_the_job_is(link: Link, tmp_path: Path) -> None
         output = OutputOnce(frames.STDOUT, file)
         live(output, link, 0, 10)
         output.end(elsewhere)
-        assert output.drain(10) and not file.closed
+        assert output.drain(60) and not file.closed
         output.end(link)
-        assert output.drain(10) and file.closed
+        assert output.drain(60) and file.closed
         output.close()
         elsewhere.close()
 
@@ -167,7 +167,7 @@ def test_input_from_a_disk_that_fails_is_not_taken_for_its_end(
     given = ReplayedInput(tmp_path, os.dup(faulty[0]))
     given.start(failed.put)
     given.begin(link, 0)
-    assert str(failed.get(timeout=10)) == "standard input cannot be read: Input/output error"
+    assert str(failed.get(timeout=60)) == "standard input cannot be read: Input/output error"
     given.close()
 
 
@@ -180,4 +180,4 @@ def test_a_plain_job_is_told_of_a_disk_that_fails(
     pump.start(failed.put)
     if isinstance(pump, Sink):
         pump.put(WORDS)
-    assert str(failed.get(timeout=10)).endswith(": Input/output error")
+    assert str(failed.get(timeout=60)).endswith(": Input/output error")

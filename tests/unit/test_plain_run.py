@@ -29,7 +29,7 @@ def test_the_first_that_a_host_hears_is_what_to_run_though_nobody_reads_the_outp
 
     def and_wait(sink: Sink, fail: Callable[[BaseException], None]) -> None:
         start(sink, fail)
-        assert sink.done.wait(30)  # it has told that its reader has gone
+        assert sink.done.wait(60)  # it has told that its reader has gone
 
     monkeypatch.setattr(Sink, "start", and_wait)
     read, write = os.pipe()
@@ -51,7 +51,7 @@ def test_the_first_that_a_host_hears_is_what_to_run_though_nobody_reads_the_outp
         while len(heard) < 2:
             heard += [kind for kind, _ in host.receive()]
         theirs.shutdown(socket.SHUT_RDWR)
-        thread.join(30)
+        thread.join(60)
         run.release()
         host.close()
     assert heard[:2] == [frames.START, frames.CLOSED]
@@ -74,11 +74,11 @@ def test_who_has_read_what_a_job_says_can_signal_it() -> None:
         assert os.read(read, 10) == b"up"
         signalled = threading.Event()
         run.tell(lambda: (began.append(run.started), signalled.set())[-1])
-        assert signalled.wait(10)
+        assert signalled.wait(60)
         host.send(frames.STARTED)
         host.send(frames.STDOUT, b"")
         host.send(frames.EXIT, (0).to_bytes(4, "little"))
-        thread.join(30)
+        thread.join(60)
         run.release()
         host.close()
     os.close(read)

@@ -20,6 +20,7 @@ from shim.submit.foreground.progress import Waiting
 from shim.submit.job.placement_events import Phase, Place, Search, State
 from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
+from tests.until import HANG
 
 SPEC = JobSpec(
     argv=[b"true"], env=[], cwd=b"/", uid=0, gid=0, groups=[], umask=0o22, hostname=b"here", limits=[], scratch=[],
@@ -37,7 +38,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, TextIO]]:
     os.close(ours)
 
 
-def shown(terminal: int, within: float = 10.0) -> str:
+def shown(terminal: int, within: float = HANG) -> str:
     return os.read(terminal, 1000).decode() if select.select([terminal], [], [], within)[0] else ""
 
 

@@ -54,7 +54,7 @@ class Agent:
         self.stream.close()
         for relay in self.relays:
             relay.ours.close()
-            relay.thread.join(10)
+            relay.thread.join(60)
             assert relay.status
 
     def says(self) -> bytes:
@@ -175,7 +175,7 @@ def test_a_relay_ends_with_its_stream(agent: Agent) -> None:
     relay = ask(agent)
     relay.answer()
     relay.ours.close()
-    relay.thread.join(10)
+    relay.thread.join(60)
     assert relay.status == [0]
 
 

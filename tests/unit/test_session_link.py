@@ -19,7 +19,7 @@ from remoteio.wire.session_link import SessionLink
 from remoteio.wire.session_sender import MOST
 from tests.session_ends import Ends
 
-SOON = 20.0
+SOON = 60.0
 BULK = bytes(1 << 20)
 
 

@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_to_who_writes_on_and_to_who_waits(image: Spool, mon
         node = kernel.make(b"pages-1.img")
         monkeypatch.setattr(image, "keep", full)
         assert kernel.write(node, 0, b"x") == 0  # answered before it is written
-        assert failed.wait(10)
+        assert failed.wait(60)
         with pytest.raises(OSError, match="No space left"):
             server.settle()
         assert kernel.write(node, 1, b"y") == errno.ENOSPC

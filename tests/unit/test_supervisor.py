@@ -65,7 +65,7 @@ def test_who_has_read_what_a_job_says_can_signal_it(
     whole, goes_on = placement.step, threading.Event()
 
     def slow(state: State, event: Event, now: float) -> Steps:
-        assert not isinstance(event, Began) or goes_on.wait(10)
+        assert not isinstance(event, Began) or goes_on.wait(60)
         return whole(state, event, now)
 
     def prepare(agent: Agent) -> None:
@@ -74,7 +74,7 @@ def test_who_has_read_what_a_job_says_can_signal_it(
     monkeypatch.setattr(placement, "step", slow)
     run = Run(tmp_path, prepare=prepare)
     try:
-        until(lambda: run.out.read_text() == "1\n", "it has said something", within=10)
+        until(lambda: run.out.read_text() == "1\n", "it has said something")
         assert run.supervisor.send_signal(15)
     finally:
         goes_on.set()

@@ -99,7 +99,7 @@ def test_where_none_can_it_goes_on_where_it_was(three: Run) -> None:
     why = f"no host could go on with the job (beta: {BROKEN}; gamma: {BROKEN}): it goes on on alpha"
     assert three.ask("vacate") == f"False: {why}"
     until(lambda: notes(three) == [why], "its log says so, too")
-    assert alpha.running.wait(5)
+    assert alpha.running.wait(60)
     alpha.say()
     three.country.prepare = breaks("beta")
     assert three.ask("vacate") == "True: the job goes on on gamma", "nothing is held against a host the next time"
@@ -205,7 +205,7 @@ def test_an_image_stays_until_a_newer_one_has_been_restored(tmp_path: Path, job_
     assert run.end() == Result(0)
     assert CliRunner().invoke(prune_command, prune).exit_code == 0
     assert images(run) == [7], "the job has ended"
-    assert alpha.broken.wait(5)
+    assert alpha.broken.wait(60)
 
 
 def test_a_job_that_is_told_to_die_meanwhile_dies(run: Run) -> None:
@@ -217,9 +217,9 @@ def test_a_job_that_is_told_to_die_meanwhile_dies(run: Run) -> None:
     until(lambda: alpha.held and run.supervisor.state.phase == "starting", "it stands still")
     assert run.ask("kill") == "True: the job is gone"
     assert run.end() == Result(9)
-    asking.join(5)
+    asking.join(60)
     assert answers == ["False: the job has ended"]
-    assert alpha.broken.wait(5)
+    assert alpha.broken.wait(60)
 
 
 def test_a_host_that_does_not_get_on_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

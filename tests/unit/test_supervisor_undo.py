@@ -89,7 +89,7 @@ def test_any_image_that_is_kept_is_gone_back_to(run: Run, top: Path) -> None:
     assert run.ask("checkpoint") == "True: image 2 is committed"
     Reached(run, 1, top).write(f"{top}/moved", b"later", 0)
     run.supervisor.quit()
-    run.thread.join(10)
+    run.thread.join(60)
     run.job.unlock()
     resumed = submission.resume(run.job, 2, None, detach=True, force=False)
     assert resumed.image.number == 2 and not resumed.unsure
@@ -146,7 +146,7 @@ def test_files_that_are_to_be_kept_stay_as_they_are(tmp_path: Path, job_place: N
     try:
         run.country.running(0)
         run.supervisor.quit()
-        run.thread.join(10)
+        run.thread.join(60)
         run.job.unlock()
         run.job.write(replace(run.job.read(), files="keep"))
         assert run.job.lock()

@@ -29,7 +29,7 @@ def test_those_to_one_host_take_turns() -> None:
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
-            full.wait(30)  # so many are in at once; were it fewer, none would go on
+            full.wait(60)  # so many are in at once; were it fewer, none would go on
             with lock:
                 inside[0] -= 1
 

@@ -23,7 +23,7 @@ from shim.submit.plain_run import RunResult
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
-SOON = 20.0
+SOON = 60.0
 DOOR = [b"/somewhere/door", b"box", b"boot", b"1", b"1"]
 
 

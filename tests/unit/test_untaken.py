@@ -109,7 +109,7 @@ def test_a_link_knows_how_much_waits(pair: tuple[Link, socket.socket]) -> None:
     left = (4 << 20) + 10 + 100_000 + 3 * frames.HEADER.size
     while left:
         left -= len(theirs.recv(1 << 20))
-    writer.join(10)
+    writer.join(60)
     assert link.queued == 0
 
 
@@ -126,7 +126,7 @@ def test_a_link_that_breaks_keeps_nothing(pair: tuple[Link, socket.socket]) -> N
     theirs.recv(1, socket.MSG_PEEK)
     link.send(frames.FUSE, bytes(100_000))
     theirs.close()
-    assert ended.wait(10)
+    assert ended.wait(60)
     assert link.queued == 0
 
 
@@ -158,7 +158,7 @@ def test_a_host_that_takes_nothing_keeps_no_user_from_stopping(monkeypatch: pyte
     assert not session.pause()
     assert not session._signs._paused, "it goes on, and says so"
     theirs.close()
-    writer.join(10)
+    writer.join(60)
     ours.close()
 
 
@@ -232,10 +232,10 @@ def test_those_that_wait_keep_none_from_being_done() -> None:
 
     runner = threading.Thread(target=run)
     runner.start()
-    assert unlocked.wait(30)
-    assert all(left.acquire(timeout=30) for _ in range(MOST_WORKERS + 10))
+    assert unlocked.wait(60)
+    assert all(left.acquire(timeout=60) for _ in range(MOST_WORKERS + 10))
     over.set()
-    runner.join(10)
+    runner.join(60)
     assert threads.rest(10)
 
 
