@@ -19,7 +19,7 @@ from shim.submit.job import agent_file
 from shim.wire import rendezvous
 from tests.desk_root import give_criu
 from tests.program import Argument, Rexec, as_login
-from tests.until import until
+from tests.until import HANG, until
 
 PAIRS = {
     "root": ("root", "alpha", "beta"),
@@ -30,7 +30,7 @@ PAIRS = {
     "fewer": ("rexecuser", "alpha-subby", "beta-alice"),
     "more": ("rexecuser", "alpha-alice", "beta-subby"),
 }
-COUNT = "i=0; while [ $i -lt {n} ]; do i=$((i+1)); echo line $i; sleep {pause}; done; exit 3"
+COUNT = "i=0; until [ -e end ]; do i=$((i+1)); echo line $i; sleep .05; done; exit 3"  # see `counted`
 PYTHON = "/usr/bin/python3"
 
 
@@ -72,16 +72,15 @@ class Mover:
         return next(row for row in json.loads(self.verb("jobs", "--json")) if str(row["id"]) == job)
 
     def running(self, job: str) -> None:
-        until(lambda: self.job(job)["state"] == "running", "the job runs", within=30)
+        until(lambda: self.job(job)["state"] == "running", "the job runs")
 
     def path(self, job: str, name: str) -> Path:
         return self.dir / "state" / "rexec" / "jobs" / job / name
 
     def ended(self, job: str) -> object:
         until(
-            lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost"),
+            lambda: self.job(job)["state"] not in ("running", "choosing", "starting", "left", "lost", "parked"),
             "it ends",
-            within=60,
         )
         return self.job(job)["state"]
 
@@ -105,11 +104,22 @@ def mover(
     for row in json.loads(made.verb("jobs", "--json")):
         if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):
             made.verb_fails("kill", str(row["id"]))  # which answers before its supervisor, that writes there, has ended
-            until(lambda job=str(row["id"]): not supervisors(made, job), "its supervisor ends", within=30)
+            until(lambda job=str(row["id"]): not supervisors(made, job), "its supervisor ends")
 
 
 def lines(n: int) -> str:
     return "".join(f"line {k}\n" for k in range(1, n + 1))
+
+
+def counted(mover: Mover, job: str) -> str:
+    """Have a job that does COUNT say more and end, however long what it went through has taken: all that it said."""
+    before = len(out(mover, job))
+    until(lambda: len(out(mover, job)) > before + 40, "it says more")
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "exit 3", mover.verb("log", job)
+    text = out(mover, job)
+    assert text == lines(text.count("\n"))
+    return text
 
 
 def supervisors(mover: Mover, job: str) -> list[int]:
@@ -173,7 +183,7 @@ def out(mover: Mover, job: str) -> str:
     return mover.path(job, "stdout").read_text()
 
 
-def said(mover: Mover, job: str, what: str, within: float = 30) -> None:
+def said(mover: Mover, job: str, what: str, within: float = HANG) -> None:
     until(lambda: what in out(mover, job), f"the job says {what!r}", within=within)
 
 
@@ -194,7 +204,7 @@ def again(mover: Mover, job: str) -> None:
     """It is lost with its agent, and goes on."""
     generation = int(str(mover.job(job)["generation"]))
     kill_agent(mover, job)
-    until(lambda: mover.job(job)["generation"] > generation, "another generation", within=30)
+    until(lambda: mover.job(job)["generation"] > generation, "another generation")
     mover.running(job)
 
 
