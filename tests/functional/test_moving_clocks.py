@@ -12,8 +12,8 @@ import pytest
 
 from tests.desk_boot import libc
 from tests.forked import in_a_fork
-from tests.mover import until
 from tests.mover_as_user import Make, Run
+from tests.until import until
 
 CLONE_NEWTIME = 0x80
 PYTHON = "/usr/bin/python3"
@@ -75,7 +75,7 @@ def test_no_clock_jumps_where_the_next_host_was_started_earlier_or_later(run: Ru
         assert at.end() == 0
         took = json.loads(mover.out.split(b"\n")[1])
         assert len(took) == 4
-        assert all(2 <= seconds < 3 for seconds in took.values()), took
+        assert all(2 <= each < 30 for each in took.values()), took  # a clock that jumps does so by 50 s or more
 
     run(first)
     on_a_host_that_was_started(seconds, lambda: run(then))
@@ -112,8 +112,9 @@ def call(name):
     print("%s: %d %d %.3f %.3f" % (name, result, error, time.monotonic() - began[0], time.time() - began[1]))
 sys.setswitchinterval(0.001)
 others = [threading.Thread(target=call, args=(name,)) for name in calls if name != sys.argv[1]]
+began = time.monotonic()
 for thread in others: thread.start()
-print("wait", flush=True)
+print("wait since", began, flush=True)
 call(sys.argv[1])
 for thread in others: thread.join()
 """
@@ -128,10 +129,12 @@ def test_a_call_that_waits_goes_on_waiting_in_place_and_over_a_move(run: Run, fi
     def body(make: Make, home: Path) -> None:
         mover = make(PYTHON, "-c", CALLS, first)
         at = mover.place("local")
-        until(lambda: mover.out == b"wait\n", "it does not begin")
+        until(lambda: mover.out.endswith(b"\n"), "it does not begin")
+        began = float(mover.out.split()[-1])
         time.sleep(0.3)  # of its waits
         assert at.checkpoint(1)["what"] == "committed"
         at = at.move("local")
+        gone_on = time.monotonic() - began  # which may be late: what was to end before ends then
         assert at.end() == 0
         said = dict(line.split(": ") for line in mover.out.decode().splitlines()[1:])
         assert len(said) == 9
@@ -144,6 +147,6 @@ def test_a_call_that_waits_goes_on_waiting_in_place_and_over_a_move(run: Run, fi
             lasts = LASTS.get(name, 1.5)
             assert (by_the_wall if name == "sem_timedwait" else took) >= lasts, said
             if name != "futex":  # its time stands in the program's memory only, so it begins anew, twice here
-                assert took < lasts + 0.9, said
+                assert took < max(lasts, gone_on) + 1.4, said  # had it begun anew: all of its 1.5 s after that
 
     run(body)

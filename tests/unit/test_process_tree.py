@@ -97,9 +97,11 @@ def test_who_has_called_vfork_stops_too(tmp_path: Path, monkeypatch: pytest.Monk
     with subprocess.Popen([sys.executable, "-c", SPAWNS, str(fifo)], start_new_session=True) as parent:
         try:
             tree = ProcessTree(proc)
-            until(lambda: tree.stat(parent.pid)[0] == b"D", "it has not called vfork")
-            (child,) = map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+            children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+            until(lambda: tree.stat(parent.pid)[0] == b"D" and children.read_text(), "it has not called vfork")
+            child = int(children.read_text())
             monkeypatch.setattr(tree, "_pids", lambda: [parent.pid, child])
+            monkeypatch.setattr(process_tree, "_EXECUTES_WITHIN", 60.0)  # the fifo may be opened late
             threading.Timer(0.1, lambda: os.close(os.open(fifo, os.O_WRONLY))).start()
             tree.stop()
             until(lambda: (tree.stat(parent.pid)[0], tree.stat(child)[0]) == (b"T", b"T"), "they do not stand")

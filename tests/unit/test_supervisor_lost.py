@@ -108,15 +108,17 @@ def test_a_host_that_does_nothing_it_is_told_is_cut_off(run: Run, monkeypatch: p
     alpha = run.country.running(0)
     alpha.say()
     run.ask("checkpoint")
+    patient = placement_steps.ANSWER
     monkeypatch.setattr(placement_steps, "ANSWER", 0.2)
     monkeypatch.setattr(placement_steps, "DOUBT", 0.1)
+    run.country.prepare = lambda _: monkeypatch.setattr(placement_steps, "ANSWER", patient)  # the next one may be slow
     alpha.deaf = True
     alpha.say()
     why = "alpha gives signs of life, but does not do what it was told"
     assert run.ask("checkpoint") == f"False: {why}"
     alpha.say()
     assert run.ask("vacate") == f"False: alpha was lost: {why}"
-    assert alpha.broken.wait(5)
+    assert alpha.broken.wait(60)
     again = run.country.running(1)
     assert again.count == 1
     for _ in range(3):
@@ -156,7 +158,7 @@ def test_told_to_end_it_writes_what_the_job_has_said(run: Run, monkeypatch: pyte
     reads, write = threading.Event(), run.output._file.write
 
     def once_it_is_read(data: bytes | memoryview, end: int) -> None:
-        assert reads.wait(30)
+        assert reads.wait(60)
         write(data, end)
 
     monkeypatch.setattr(run.output._file, "write", once_it_is_read)

@@ -98,7 +98,7 @@ def test_what_is_under_way_at_a_cut_is_done_when_it_is_back_and_nothing_is_begun
     alpha.dump(1, False)
     assert said == []
     country(run).heal(alpha)
-    asks.join(10)
+    asks.join(60)
     assert said == ["True: image 1 is committed"]
     alpha.end(0)
     assert run.end() == Result(0)
@@ -129,7 +129,7 @@ def test_after_its_lease_it_goes_on_elsewhere_and_what_comes_back_is_not_heard(l
     alpha = alpha_of(run)
     alpha.say()
     run.ask("checkpoint")
-    cut(run, alpha)
+    country(run).cut(alpha)  # that it is away passes with the lease: it may never be seen
     again = run.country.running(1)
     assert again.name == "alpha" if not run.country.down else again.name == "beta"
     country(run).heal(alpha)
@@ -213,8 +213,8 @@ def test_where_none_can_go_on_what_is_out_of_touch_is_told_to_go_on_when_it_is_b
     until(lambda: away(run), "it is known to be away")
     assert alpha.held and not said
     country(run).heal(alpha)
-    assert alpha.running.wait(10)
-    asks.join(10)
+    assert alpha.running.wait(60)
+    asks.join(60)
     assert said[0].startswith("False: no host could go on with the job (beta: criu restore failed there")
     alpha.say()
     alpha.end(0)
@@ -234,7 +234,7 @@ def test_a_supervisor_that_comes_after_one_has_the_old_agent_ended_before_it_goe
     until(lambda: run.out.read_text() == "1\n2\n", "the output")
     cut(run, alpha)
     run.supervisor.fail(RuntimeError("as by kill -9"))
-    run.thread.join(10)
+    run.thread.join(60)
     assert alpha.running.is_set()
     run.begin(len("1\n2\n"))
     until(lambda: run.supervisor.state.phase == placement_events.Phase.LOST, "it waits")
