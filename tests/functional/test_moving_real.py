@@ -18,6 +18,8 @@ from tests.job_commands import ROOT, USER, Mover, give, here, out, said, supervi
 from tests.real_programs import PYTHON, built
 from tests.until import until
 
+pytestmark = pytest.mark.timeout(300)  # each is run here as well, and moved several times: 100 s on a busy machine
+
 NUMPY = """
 import hashlib, sys
 import numpy as np
