@@ -38,6 +38,11 @@ from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOW
 from remoteio.wire.known import Listing
 from remoteio.wire.listed import parse
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # a request under way: its operation, node, pid, stamp, when it was asked, and it whole
+    Asked = tuple[int, int, int, int, float, "bytes | memoryview"]
+
 _CAPABILITY = b"security.capability\0"
 _CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
     abi.CREATE,
@@ -132,14 +137,14 @@ class Known:
         else:
             self.listings.learn(nodeid, listing.entries, now)
 
-    def list_ahead(self, now: float, asked: dict[int, tuple[int, int, int, int, float]]) -> list[bytes]:
+    def list_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
         """Return the requests that list ahead what the job may open next, each put into `asked` as the relay's are."""
         found, below = self.ahead.next(now)
         requests = []
         for nodeid in found:
             stamp = self.asked(abi.LIST, nodeid)
-            asked[abi.OWN + stamp] = (abi.LIST, nodeid, 0, stamp, now)
             requests.append(abi.request(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), abi.OWN + stamp))
+            asked[abi.OWN + stamp] = (abi.LIST, nodeid, 0, stamp, now, requests[-1])
         return requests
 
     def listed_ahead(self, nodeid: int, stamp: int, body: bytes, now: float) -> list[Waiting]:

@@ -21,8 +21,8 @@ since each needs no more than one step:
 * `_asked`  a request is noted before it is sent, so before its reply can come. ``pop`` takes it out, and of several
   threads one gets it: so of the reply and of an interrupt one alone answers the kernel.
 * `_abandoned`  is written before that ``pop``, so that a reply that finds its request gone finds it here.
-* `_locked`, `_coherent`  only grow. The kernel sends nothing that relies on a lock before the lock is answered, and the
-  node is in them before that.
+* `handles.locked`, `_coherent`  only grow. The kernel sends nothing that relies on a lock before the lock is answered,
+  and the node is in them before that.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
+from remoteio.execute.handles import OPENS, Handles
 from remoteio.execute.known import ANSWERED, Known
 from remoteio.execute.to_kernel import ToKernel, unmounted
 from remoteio.thread_pool import ThreadPool
@@ -58,13 +59,13 @@ class Relay(ToKernel):
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         super().__init__(fd)
         self._link, self._fail = link, fail
-        # unique -> (op, nodeid, pid, stamp, when it was asked) until it is answered
-        self._asked: dict[int, tuple[int, int, int, int, float]] = {}
+        # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
+        self._asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
+        self.handles = Handles()
         self._known = Known()
         self.counts = Counts()
         self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
-        self._locked: set[int] = set()  # nodes on which a lock was ever asked
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._aside = ThreadPool(fail)
         self._false_deleted = FalseDeleted()
@@ -73,10 +74,9 @@ class Relay(ToKernel):
         """Take note that CRIU begins to ask for the job's files, or has asked for the last."""
         self._false_deleted.criu = works
 
-    @property
-    def locks_asked(self) -> bool:
-        """Whether the job ever asked for a file lock."""
-        return bool(self._locked)
+    def under_way(self) -> tuple[list[tuple[int, int, bytes | memoryview]], bool]:
+        """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
+        return [(unique, each[0], each[5]) for unique, each in list(self._asked.items())], self._aside.rest(0)
 
     def start(self) -> None:
         """Begin to serve the kernel."""
@@ -84,8 +84,7 @@ class Relay(ToKernel):
             threading.Thread(target=self._read_kernel, name="fuse-%d" % k, daemon=True).start()
 
     def _read_kernel(self) -> None:
-        buffer = bytearray(abi.MAX_REQUEST)
-        view = memoryview(buffer)
+        view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
         facts, order, deleted = self._known, self._order, self._false_deleted
         clock, here = time.monotonic, self.counts.here
@@ -108,12 +107,13 @@ class Relay(ToKernel):
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
+                raw = view[:n] if n >= LARGE else bytes(view[:n])
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock())
-                        if op == abi.OPENDIR and facts.ahead.waits(nodeid, (unique, bytes(view[:n]))):
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock(), raw)
+                        if op == abi.OPENDIR and facts.ahead.waits(nodeid, (unique, bytes(raw))):
                             continue
-                send(FUSE, view[:n])
+                send(FUSE, raw)
                 if op == abi.OPENDIR:
                     self._list_ahead()
                 if facts.listings.unused:
@@ -128,6 +128,7 @@ class Relay(ToKernel):
         """What is not simply passed on; True: it is dealt with."""
         if op in (abi.RELEASE, abi.RELEASEDIR):
             fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
+            self.handles.closed(fh)
             if op == abi.RELEASEDIR:
                 with self._order:
                     self._known.listings.closed(fh)
@@ -136,7 +137,7 @@ class Relay(ToKernel):
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.FLUSH:
-            if nodeid in self._locked:
+            if nodeid in self.handles.locked:
                 return False
             self._to_kernel(abi.reply(unique))
             return True
@@ -147,10 +148,10 @@ class Relay(ToKernel):
             return True
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
-        self._locked.add(nodeid)
+        self.handles.locked.add(nodeid)
         if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
             with self._order:
-                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic())
+                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic(), raw)
             self._beside(lambda: self._write_out(nodeid, raw))
             return True
         return False
@@ -164,7 +165,7 @@ class Relay(ToKernel):
         asked = self._asked.get(unique)
         if asked is None:
             return True  # its reply has crossed the interrupt
-        op, _, pid, _, _ = asked
+        op, _, pid, _, _, _ = asked
         if op not in abi.NO_REPLY and _dying(pid):
             self._abandoned[unique] = op  # first: the reply may come this moment, and is to find one or the other
             if self._asked.pop(unique, None) is None:
@@ -186,7 +187,7 @@ class Relay(ToKernel):
                 if op is not None:
                     self._undo(op, payload)
                 return
-            op, nodeid, _, stamp, at = asked
+            op, nodeid, _, stamp, at, raw = asked
             if op == abi.LIST:
                 self._listed(nodeid, stamp, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
                 return
@@ -205,6 +206,8 @@ class Relay(ToKernel):
                     self._known.no_capability(nodeid, now)
                 elif op == abi.CREATE and not error:
                     self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
+            if op in OPENS and not error:
+                self.handles.opened(op, nodeid, raw, payload)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif op == abi.OPENDIR:
@@ -217,7 +220,7 @@ class Relay(ToKernel):
         reply, rest = wire.split(payload)
         asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
         if asked is not None:
-            op, nodeid, _, stamp, _ = asked
+            op, nodeid, _, stamp, _, _ = asked
             known, now = wire.parse(op, rest), time.monotonic()
             with self._order:
                 if known.link:
@@ -225,7 +228,7 @@ class Relay(ToKernel):
                 if known.listing is not None:
                     fh = _handle(reply)
                     self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
-                if self._known.holds(nodeid, stamp) and nodeid not in self._locked:
+                if self._known.holds(nodeid, stamp) and nodeid not in self.handles.locked:
                     self._known.learn(nodeid, known.attr, known.contents, now)
         self.from_link(reply)
 
@@ -295,6 +298,7 @@ class Relay(ToKernel):
         if op == abi.OPENDIR and _own(payload):
             self._close_own(payload)
             return
+        self.handles.undone(op, payload)
         for request in given_back.of_reply(op, payload):
             self._link.send(FUSE, request)
 

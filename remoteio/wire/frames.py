@@ -20,7 +20,7 @@ _ROOM = 1 << 18
 
 FUSE, ORDERED, KNOWN, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 18
-ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT = 19, 20, 21, 22, 23, 24, 25
+ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT, STATE = 19, 20, 21, 22, 23, 24, 25, 26
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -64,6 +64,12 @@ KINDS: dict[int, tuple[str, str, str]] = {
     BUNDLE: ("BUNDLE", "submit", "bytes of the criu that the host asked for; empty: the end"),
     ACK: ("ACK", "both", "u64 n: how many bytes of the session this end has received"),
     BYE: ("BYE", "both", "empty: the session is over, and nobody comes back to it"),
+    STATE: (
+        "STATE",
+        "execute",
+        "after HELLO, to a home that takes the job up: fields why (it cannot be), files, asked, highest, places, "
+        "stdin, serial; then all that was asked and has no answer",
+    ),
     SPENT: ("SPENT", "execute", "before EXIT: fields asked (rows of remoteio/execute/counts.py) and cpu (µs)"),
     **dict.fromkeys(
         EXTRA, ("EXTRA", "both", "bytes of a pipe of the job's from descriptor 3 on, each a kind; empty: end of file")

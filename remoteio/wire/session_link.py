@@ -187,18 +187,18 @@ class SessionLink(SessionSender):
             if self._over:
                 raise LinkClosed("the link is closed (%s)" % self._over)
 
-    def renew(self, read_fd: int, write_fd: int, first: bytes) -> None:
-        """Begin anew with an end that has heard nothing, and is sent `first`; what was sent to the last one is dropped.
+    def renew(self, read_fd: int, write_fd: int, first: Callable[[], bytes]) -> None:
+        """Begin anew with an end that has heard nothing, while it is cut and ``parked``: what was sent is dropped.
 
-        Only while it is cut and ``parked``, and was never sent a frame. Raises LinkClosed, OSError.
+        `first` returns what goes first; it is called when all else is dropped, and must not send. Raises as ``join``.
         """
 
         def begun() -> list[bytes | memoryview]:
-            parts: list[bytes | memoryview] = [first]
             self._session.begin_anew()
-            self._session.keep(parts)
             self._queue.clear()
             self._reader = FrameReader()
+            parts: list[bytes | memoryview] = [first()]
+            self._session.keep(parts)
             return parts
 
         self._replace(read_fd, write_fd, begun)

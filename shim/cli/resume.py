@@ -59,21 +59,22 @@ def left() -> list[Job]:
 @click.command("resume")
 @click.argument("wanted", metavar="[JOB]...", nargs=-1, shell_complete=job_ids)
 def resume_command(wanted: tuple[str, ...]) -> None:
-    """Have jobs whose supervisor is gone go on from their last image, in the background; by default all of them.
+    """Have jobs whose supervisor is gone go on, in the background; by default all of them.
 
-    As after this machine was switched off, or a supervisor was killed. Without JOB these are the jobs that
-    were started with --detach, have an image, and are not held. `rexec service install` has it done by itself.
+    A job that still runs goes on where it is, if that can be; else from its last image, as after this machine was
+    switched off. `rexec log JOB` says which. Without JOB these are the jobs that were started with --detach, have an
+    image, and are not held. `rexec service install` has it done by itself.
     """
     failed = False
     for each in [job(word) for word in wanted] if wanted else left():
         try:
-            for sentence in each.restart():
+            for sentence in each.resume():
                 tell(sentence)
         except RexecError as error:
             failed = True
             tell(f"job {each.id} does not go on: {error}")
         else:
-            click.echo(f"job {each.id} goes on from its last image")
+            click.echo(f"job {each.id} goes on: `rexec log {each.id}` says from where")
     if failed:
         sys.exit(125)
 

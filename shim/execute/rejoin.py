@@ -31,7 +31,7 @@ def main(read_fd: int, write_fd: int) -> int:
             _say(write_fd, *found)
             return 0
         with _connect(where) as agent:
-            agent.send(door.ASKED.pack(door.JOIN, secret, position))
+            agent.send(door.ASKED.pack(door.TAKE if want == rendezvous.TAKE else door.JOIN, secret, position))
             return _hand_over(agent, where, read_fd, write_fd)
     except BrokenPipeError:
         return 1  # home has gone, and will ask again

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from remoteio.printable import printable
+from remoteio.submit.export.once import Asked, Opened
 from remoteio.wire import frames
 from remoteio.wire.link import Window
 from shim.submit.shapes import NATURAL, ShapeError, decoded, flag, number, one_of, table, text, whole
@@ -24,6 +25,7 @@ _SIZES = {
 _FAILURES = (125, 126, 127)
 _MOST_RANGES = 340  # lines of a uid_map: user_namespaces(7)
 _MOST_ID = (1 << 32) - 1
+_MOST_U64 = (1 << 64) - 1
 _MOST_CREDIT = max(Window.SIZE, Window.IMAGE)
 _MOST_NEWS = 1 << 16  # bytes
 _SERIAL = whole(0, (1 << 32) - 1)
@@ -41,7 +43,7 @@ _NEWS = table(
         "news": one_of(
             job_messages.FROZEN, job_messages.THAWED, job_messages.LEAVING, job_messages.DUMPING, job_messages.DUMPED,
             job_messages.REFUSED, job_messages.HELD, job_messages.MOVED, job_messages.DEAD, job_messages.RESTORED,
-            job_messages.CRIU, job_messages.CLOSES, job_messages.UNABLE,
+            job_messages.CRIU, job_messages.CLOSES, job_messages.UNABLE, job_messages.TOLD,
         )
     },
     {
@@ -112,6 +114,53 @@ def hello(payload: bytes | memoryview) -> Hello:
         resolver[0] if resolver else None,
         Whereabouts.unpack(fields["door"]) if fields.get("door") else None,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a job stands that is taken up, as its agent says.
+
+    why      it cannot be, if so
+    opened   what its kernel has open
+    asked    what that has asked and not been answered
+    places   where its processes work
+    highest  the number of the last handle
+    given    bytes of input that it was given
+    serial   of its last dump
+    """
+
+    why: str
+    opened: list[Opened]
+    asked: list[Asked]
+    places: list[bytes]
+    highest: int
+    given: int
+    serial: int
+
+
+def standing(payload: bytes | memoryview) -> Standing:
+    """Return a STATE's payload."""
+    fields = frames.unpack_fields(payload)
+    rows = {name: [_row(item) for item in fields.get(name, [])] for name in ("files", "asked")}
+    numbers = [_one(fields, name) for name in ("highest", "stdin", "serial")]
+    why = printable(b"; ".join(fields.get("why", [])).decode("utf-8", "replace"))
+    opened, asked = [Opened(*row) for row in rows["files"]], [Asked(*row) for row in rows["asked"]]
+    return Standing(why, opened, asked, fields.get("places", []), *numbers)
+
+
+def _row(item: bytes) -> tuple[int, int, int]:
+    words = item.split(b" ")
+    if len(words) != 3:
+        raise ShapeError("a row of STATE is not three numbers")
+    first, second, third = (_decimal(word, "of a row of STATE one", _MOST_U64) for word in words)
+    return first, second, third
+
+
+def _one(fields: dict[str, list[bytes]], name: str) -> int:
+    found = fields.get(name, [])
+    if len(found) != 1:
+        raise ShapeError(f"STATE has not one number for {name}")
+    return _decimal(found[0], name, NATURAL)
 
 
 def _range(item: bytes) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.once import Once
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import MOST_WAITING, QUICK, WAITS, LeaderFollowers
@@ -147,6 +148,7 @@ class HostSession:
         `dialler`: of this very link; None: its stream's end is its own."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
+        self.once: Once | None = None  # of a job that was taken up
         self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
         self._link, self._handler, self._files = link, handler, _Files(spec, record, rights)
         self._dialler = dialler
@@ -309,6 +311,8 @@ class HostSession:
             if kind != frames.FUSE or self.export is None:
                 host_frames.due(kind, len(payload), self.export is not None)
             if kind == frames.FUSE:
+                if self.once is not None and self.once.again(payload):
+                    continue
                 if len(payload) > fuse_abi.MAX_REQUEST:
                     raise fuse_abi.FuseError("a request of %d bytes is longer than was agreed" % len(payload))
                 requests.append(payload)

@@ -87,7 +87,7 @@ FILES = (
         f"{_UNIT}_limits.py::test_files_that_a_kernel_knows",
     ),
     Limit(
-        "names of one file that are remembered", "remoteio.submit.export.inodes:MOST_LINKS", "",
+        "names of one file that are remembered", "remoteio.submit.export.nodes:MOST_LINKS", "",
         "those seen first are forgotten", f"{_EXPORT}/inodes.py", f"{_UNIT}_limits.py::test_names_of_one_file",
     ),
     Limit(

@@ -8,6 +8,7 @@ Orders (submit to execute), each with the serial number of the dump it is about,
     END         after HELD: kill the job here, it goes on elsewhere or later; MOVED follows
     GO          the restored job may run: it is the newest generation
     KILL        kill the job; EXIT follows
+    AGAIN       stdout, stderr: home has taken the job up, and has written so much of each: TOLD, and what is missing
 
 News (execute to submit):
 
@@ -24,6 +25,7 @@ News (execute to submit):
     DEAD        why: its first process was killed, and the job with it; nothing of it is left there
     RESTORED    seconds: the job stands ready for GO
     CRIU        need: hash of the bundle to send as BUNDLE frames
+    TOLD        what the job says comes from here on, from where AGAIN has said
 
 The head of an image (the sender's own bytes in checkpoint/execute/sender.py) is a JSON object: `facts`, the table of
 checkpoint/wire/compat.py; `streams`, with `stdout`, `stderr`: bytes sent, `stdin`: bytes the job has read,
@@ -36,10 +38,10 @@ from __future__ import annotations
 
 from remoteio.errors import ProtocolError
 
-CHECKPOINT, VACATE, THAW, END, GO, KILL = "checkpoint", "vacate", "thaw", "end", "go", "kill"
-FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, HELD, MOVED, DEAD, RESTORED, CRIU, CLOSES, UNABLE = (
+CHECKPOINT, VACATE, THAW, END, GO, KILL, AGAIN = "checkpoint", "vacate", "thaw", "end", "go", "kill", "again"
+FROZEN, THAWED, LEAVING, DUMPING, DUMPED, REFUSED, HELD, MOVED, DEAD, RESTORED, CRIU, CLOSES, UNABLE, TOLD = (
     "frozen", "thawed", "leaving", "dumping", "dumped", "refused", "held", "moved", "dead", "restored", "criu",
-    "closes", "unable",
+    "closes", "unable", "told",
 )  # fmt: skip
 
 WHY = 4000
@@ -59,6 +61,17 @@ def news(what: str, **more: object) -> bytes:
     if "why" in more:
         more["why"] = str(more["why"])[:WHY]
     return json.dumps({"news": what, **more}).encode()
+
+
+def parse_again(payload: bytes | memoryview) -> tuple[int, int]:
+    """Read of an order AGAIN how much home has of standard output and of standard error. Raises ProtocolError."""
+    import json
+
+    said = json.loads(bytes(payload))
+    counts = said.get("stdout"), said.get("stderr")
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ProtocolError("an order says not how much is written")
+    return counts
 
 
 def parse_order(payload: bytes | memoryview) -> tuple[str, int, str]:

@@ -11,7 +11,8 @@ import os
 
 from remoteio.errors import ProtocolError
 
-JOIN, END = "join", "end"  # what may be asked
+JOIN, END = "join", "end"  # what may be asked; and, by a home that knows nothing of the job any more:
+TAKE = "take"
 JOINED = "joined"  # the agent's own answer, with its position
 GONE = "gone"  # the agent has ended, and with it the job
 ELSEWHERE = "elsewhere"  # this is another machine
@@ -76,7 +77,7 @@ def asked(data: bytes) -> tuple[str, bytes, Whereabouts, int]:
         want, secret, position = fields["want"], bytes.fromhex(fields["secret"]), int(fields["position"])
     except (ValueError, TypeError, LookupError, AttributeError) as e:
         raise ProtocolError("what is asked of the host is of another version of rexec (%s)" % e) from e
-    if want not in (JOIN, END) or len(secret) != SECRET:
+    if want not in (JOIN, END, TAKE) or len(secret) != SECRET:
         raise ProtocolError("what is asked of the host is of another version of rexec")
     return want, secret, Whereabouts.unpack(door), position
 

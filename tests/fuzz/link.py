@@ -85,7 +85,7 @@ def replies(data: bytes) -> None:
             if op not in abi.NO_REPLY:
                 stamp = relay._known.asked(op, unique % _NODES)
                 (relay._asked if unique < 60 else relay._abandoned)[unique] = (
-                    (op, unique % _NODES, 0, stamp, 0.0) if unique < 60 else op
+                    (op, unique % _NODES, 0, stamp, 0.0, bytes(256)) if unique < 60 else op
                 )
         for message in pieces(data):
             {b"k": relay.known, b"o": relay.ordered}.get(message[:1], relay.from_link)(message[1:])

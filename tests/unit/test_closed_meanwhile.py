@@ -51,6 +51,7 @@ def test_a_file_that_is_released_meanwhile(
     own.write_bytes(b"rexec's own")
     node = host.lookup(1, b"file")
     handle = host.open(node, os.O_RDWR)
+    descriptor = int(host.export.inodes.handle(handle).fd)
 
     def release() -> None:
         host.ask(abi.RELEASE, node, abi.RELEASE_IN.pack(handle, 0, 0, 0))
@@ -65,7 +66,7 @@ def test_a_file_that_is_released_meanwhile(
     assert own.read_bytes() == b"rexec's own"
     os.close(between.fds[1])
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(handle)  # it was closed when that was over
+        os.fstat(descriptor)  # it was closed when that was over
 
 
 def test_a_directory_that_is_closed_to_make_room_while_a_file_is_made_in_it(

@@ -69,7 +69,7 @@ def test_what_goes_along_makes_no_frame_that_waits_behind_others() -> None:
 # As they were before there was one place that packs them, but for positions in directories; <attr>: struct fuse_attr.
 _ONE = bytes.fromhex("0300000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
 _DIR = bytes.fromhex("0200000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
-_NEW = bytes.fromhex("0500000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
+_NEW = bytes.fromhex("0700000000000000 0000000000000000 0100000000000000 0100000000000000 0000000000000000")
 _LISTED = (
     b"\1" + bytes(128) + bytes.fromhex("0700000000000000 0100000000000000 01000000 04000000 2e00000000000000")
     + bytes(128) + bytes.fromhex("0700000000000000 4000000000000000 02000000 04000000 2e2e000000000000")
@@ -91,7 +91,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Export]:
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/one").touch()
     made = Still(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
-    monkeypatch.setattr(made.inodes, "number", lambda dev, ino: 7)
+    monkeypatch.setattr(made.inodes.numbers, "shown", lambda dev, ino: 7)
     yield made
     made.inodes.close_all()
 

@@ -66,7 +66,7 @@ class Agent:
 
 def _serve(stream: socket.socket, directory: Path, told: int) -> None:
     link = SessionLink(stream.fileno(), stream.fileno())
-    door = Door(str(directory), SECRET, link)
+    door = Door(str(directory), SECRET, link, lambda: frames.frame(frames.STDOUT, b"anew"))
     link.last(lambda why: door.cut())
     stream.close()
     os.write(told, b"\0".join(door.open()))

@@ -73,7 +73,7 @@ class Crossing(dict[int, tuple[int, int, int, int, float]]):
 
 
 def test_a_reply_that_crosses_the_answer_to_a_dying_process_is_undone(ends: Ends) -> None:
-    asked = ends.relay._asked = Crossing({9: (abi.LOOKUP, 1, NOBODY, 0, 0.0)})
+    asked = ends.relay._asked = Crossing({9: (abi.LOOKUP, 1, NOBODY, 0, 0.0, b"")})
     asked.meanwhile = lambda: ends.relay.from_link(abi.reply(9, ENTRY))
     ends.relay._interrupt(9)
     assert ends.told() == [(errno.EINTR, 9)]
@@ -82,7 +82,7 @@ def test_a_reply_that_crosses_the_answer_to_a_dying_process_is_undone(ends: Ends
 
 
 def test_a_reply_before_the_answer_to_a_dying_process_is_the_answer(ends: Ends) -> None:
-    ends.relay._asked[9] = (abi.ACCESS, 1, NOBODY, 0, 0.0)
+    ends.relay._asked[9] = (abi.ACCESS, 1, NOBODY, 0, 0.0, b"")
     ends.relay.from_link(abi.reply(9))
     ends.relay._interrupt(9)
     assert ends.told() == [(0, 9)] and ends.sent() == []
@@ -94,6 +94,6 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
 ) -> None:
     relay, held = ends.relay, []
     monkeypatch.setattr(relay._known, "no_capability", lambda node, now: held.append(relay._order.locked()))
-    relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0)
+    relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0, b"")
     relay.from_link(abi.failure(9, errno.ENODATA))
     assert held == [True]

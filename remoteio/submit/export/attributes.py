@@ -37,7 +37,7 @@ class Attributes(ExportBase):
                 os.close(fd)
         node.nameless = self._nameless(st)
         fields[4:7] = self._shown(st, self._taken(node))
-        fields[7] = self.inodes.number(st.st_dev, st.st_ino)
+        fields[7] = self.inodes.numbers.shown(st.st_dev, st.st_ino)
         return Reply(abi.STATX_OUT.pack(TTL, 0, 0) + abi.STATX.pack(*fields))
 
     def size_to_set(self, r: abi.Request) -> int | None:

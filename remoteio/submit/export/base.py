@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 from remoteio.submit.export import channels
 from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.executing import reopen
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
 from remoteio.submit.export.listings import Listings
@@ -45,7 +46,8 @@ class ExportBase:
         self.ids = ids
         self.instead = Instead(instead, None if record is None else record.pinned)
         self._umask = own_umask()
-        self.inodes = Inodes(root, confinement=confinement, device=device)
+        log = None if record is None else record.log
+        self.inodes = Inodes(root, confinement=confinement, device=device, log=log)
         self._dev = self.inodes.numbers.device
         self.locks = Locks(self.inodes)
         self._notes = ChangeNotes(self.inodes, record)
@@ -75,7 +77,7 @@ class ExportBase:
         uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
         if dev != self._dev or ino >= KEPT:
-            ino = self.inodes.number(dev, ino)
+            ino = self.inodes.numbers.shown(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return _ATTR(
             ino, st.st_size, st.st_blocks, a // _NS & _U64, m // _NS & _U64, c // _NS & _U64, a % _NS, m % _NS, c % _NS,
@@ -96,6 +98,32 @@ class ExportBase:
             node = self.inodes.found(parent, name, st)
         ttl = 0 if parent.shared else TTL
         return _ENTRY(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
+
+    def put_back(self, number: int, parent: Node, name: bytes, st: os.stat_result) -> bool:
+        """Know what `st` describes by the number that a process before this one has given it: ``taken_up``.
+
+        False: there is another node of it. Raises ENOENT for what is not to be seen.
+        """
+        inodes = self.inodes
+        with inodes.lock:
+            after, inodes.next_number = inodes.next_number, number
+            try:
+                node = inodes.found(parent, name, st, stat.S_ISFIFO(st.st_mode) and self._fifos.held(st))
+            finally:
+                inodes.next_number = max(inodes.next_number, after)
+            # How often the kernel refers to it is not known, and what it has of its pages neither.
+            node.lookups, node.ctime = _FOR_EVER, node.ctime if node.kind == stat.S_IFLNK else 0
+            return node.id == number
+
+    def opened_again(self, number: int, node: Node, flags: int) -> None:
+        """Open `node` by the number of a handle that a process before this one had of it. Raises OSError."""
+        fd = reopen(self.inodes.descriptors, node, flags, self._outside)
+        if self.inodes.opened(fd, node, flags, number).writable:
+            self._notes.may_write(node)
+
+    def written_before(self, node: Node) -> None:
+        """Note that the job has had it open for writing."""
+        self._notes.may_write(node)
 
     def _taken(self, node: Node) -> bool:
         """Is `node` a channel to a process of this machine?"""
@@ -166,6 +194,7 @@ class ExportBase:
 
 
 _U64 = (1 << 64) - 1
+_FOR_EVER = 1 << 62  # lookups
 _NS = 1000000000
 _ATTR, _ENTRY = abi.ATTR.pack, abi.ENTRY.pack
 _CHANNELS = (stat.S_IFIFO, stat.S_IFSOCK)

@@ -48,7 +48,7 @@ def _holders(inodes: Inodes) -> list[tuple[int, bool, int, int, tuple[int, int],
     """(descriptor, flock, handle, pid, key, ranges) of each descriptor that holds locks."""
     handles = [handle for handle in tuple(inodes.handles.values()) if handle.flocked]
     nodes = {handle.node.id: handle.node for handle in tuple(inodes.handles.values()) if handle.node.locks}
-    found = [(h.fd, True, int(h.fd), 0, (h.node.dev, h.node.ino), _ranges(h.fd, b"FLOCK")) for h in handles]
+    found = [(h.fd, True, h.number, 0, (h.node.dev, h.node.ino), _ranges(h.fd, b"FLOCK")) for h in handles]
     for node in nodes.values():
         found += [
             (owner.fd, False, owner.fh, owner.pid, (node.dev, node.ino), _ranges(owner.fd, b"OFDLCK"))

@@ -227,7 +227,7 @@ def _own(node: Node) -> int:
     compare what it is.
     """
     fd = node.fd
-    return fd if fd >= 0 else next(iter(tuple(node.handles)), -1)
+    return fd if fd >= 0 else next((handle.fd for handle in tuple(node.handles.values())), -1)
 
 
 def _is_found(node: Node) -> bool:

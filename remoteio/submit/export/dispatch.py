@@ -114,6 +114,9 @@ class Export(Names, Attributes, OpenFiles, Space):
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, e.errno or errno.EIO))
         except (abi.FuseError, ValueError, OverflowError):  # a name or number that no kernel sends
             return None if op in abi.UNANSWERED else (FUSE, abi.failure(request.unique, errno.EINVAL))
+        log = self.inodes.log
+        if log is not None and log.behind:
+            log.flush()  # before the kernel hears of a node
         return None if op in abi.UNANSWERED else reply.frame(request.unique)
 
     def close(self) -> None:

@@ -62,7 +62,7 @@ class OpenFiles(ExportBase):
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
-        return abi.OPEN_OUT.pack(fd, out, 0)
+        return abi.OPEN_OUT.pack(handle.number, out, 0)
 
     def do_create(self, r: abi.Request, new: Place) -> Reply:
         flags, mode, umask, _ = abi.CREATE_IN.unpack_from(r.raw, abi.ARGS)

@@ -22,13 +22,13 @@ from remoteio.submit.export.allowed import Allowed
 from remoteio.submit.export.confine import FREE, Confinement
 from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
-from remoteio.submit.export.nodes import FORMAT, Handle, Node, Stat
+from remoteio.submit.export.node_log import NodeLog
+from remoteio.submit.export.nodes import FORMAT, MOST_LINKS, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
 from remoteio.submit.export.pinned import Pin
 from remoteio.wire.fuse_abi import OWN, ROOT_ID
 
 MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
-MOST_LINKS = 64  # names of one file that are remembered
 MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
 _OTHERS = 128  # descriptors of this process that are neither open files of the job nor directories kept open
 
@@ -46,12 +46,15 @@ class Inodes:
         most: int = MOST_DIRECTORIES,
         confinement: Confinement | None = None,
         device: int = 0,
+        log: NodeLog | None = None,
     ) -> None:
         """Serve the tree at `root`; at most `most` directory descriptors stay open beyond those needed at the moment.
 
         `confinement`: what of it is shown, and what may be changed; of paths from "/" on. Default: all of it.
 
         `device`: the st_dev whose inode numbers are shown as they are; default: that of `root`.
+
+        `log`: what is told of each node, for a process after this one; None: nobody is told.
         """
         self.lock = threading.RLock()
         confinement = confinement or Confinement()
@@ -61,17 +64,19 @@ class Inodes:
         top = Node(ROOT_ID, st, None, b"", confinement.top)
         top.fd, top.lookups = fd, 1
         self.top = top
+        self.log = log
         self.nodes: dict[int, Node] = {ROOT_ID: top}
         self._by_key: dict[tuple[int, int], Node] = {(st.st_dev, st.st_ino): top}
-        self._next = ROOT_ID + 1
+        self.next_number = ROOT_ID + 1  # the number of the next node or handle: none is given twice
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
         self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
         self.allowed = Allowed(confinement, self.descriptors, self._filesystems)
         self._most_handles = max(limit - _OTHERS, limit // 2)
         self.handles: dict[int, Handle] = {}
+        if log is not None:
+            log.serves(lambda: tuple(self.nodes.values()), confinement.made)
         self.numbers = Numbers(device or st.st_dev)
-        self.number = self.numbers.shown
 
     # nodes
 
@@ -105,11 +110,13 @@ class Inodes:
             if node is None:
                 if len(self.nodes) >= MOST_NODES:
                     raise OSError(errno.ENFILE, "the job's kernel knows as many files as may be")
-                node = Node(self._next, st, parent, name, rights)
+                node = Node(self.next_number, st, parent, name, rights)
                 node.held = held
                 node.nameless = not st.st_nlink  # O_TMPFILE
-                self._next += 1
+                self.next_number += 1
                 self.nodes[node.id] = self._by_key[key] = node
+                if self.log is not None and kind not in (stat.S_IFREG, stat.S_IFLNK):
+                    self.log.node(node)
             elif node is not self.top:
                 if node.parent is not parent or node.name != name:
                     self._renamed(node, parent, name, st)
@@ -127,9 +134,9 @@ class Inodes:
         with self.lock:
             node = self._by_key.get((st.st_dev, st.st_ino))
             if node is None:
-                node = Node(self._next, st, parent, name, confine.UNCHANGED)
+                node = Node(self.next_number, st, parent, name, confine.UNCHANGED)
                 node.fd = Descriptor(os.dup(fd))
-                self._next += 1
+                self.next_number += 1
                 self.nodes[node.id] = self._by_key[(st.st_dev, st.st_ino)] = node
             node.parent = parent
             node.lookups += 1
@@ -147,10 +154,14 @@ class Inodes:
     def _renamed(self, node: Node, parent: Node, name: bytes, st: Stat) -> None:
         # The name a hard link was seen by last may be removed while the kernel still knows the file by another.
         # And what is open was opened by the name that it had then, which may be another file's by now.
+        also = False
         if (st.st_nlink > 1 or node.handles) and node.kind != stat.S_IFDIR and node.parent is not None:
             others = [pair for pair in node.links if pair != (parent, name)]
             node.links = ((node.parent, node.name), *others[: MOST_LINKS - 1])
+            also = True
         node.parent, node.name = parent, name
+        if self.log is not None:
+            self.log.named(node, also)
 
     def forget(self, nodeid: int, count: int) -> None:
         """Take off the `count` references that the kernel has dropped."""
@@ -164,6 +175,8 @@ class Inodes:
 
     def _drop(self, node: Node) -> None:
         del self.nodes[node.id]
+        if self.log is not None:
+            self.log.dropped(node)
         if self._by_key.get((node.dev, node.ino)) is node:
             del self._by_key[(node.dev, node.ino)]
         self.descriptors.drop(node)
@@ -173,12 +186,16 @@ class Inodes:
         with self.lock:
             if self._by_key.get((node.dev, node.ino)) is node:
                 del self._by_key[(node.dev, node.ino)]
+                if self.log is not None:
+                    self.log.gone(node)
 
     def moved(self, parent: Node, name: bytes, st: Stat | None) -> None:
         """Take note that what `st` describes has been renamed to `name` in `parent`."""
         node = self.known(st) if st is not None else None
         if node is not None:
             node.parent, node.name = parent, name
+            if self.log is not None:
+                self.log.named(node, False)
 
     def known(self, st: Stat) -> Node | None:
         """Return the node of what `st` describes, if the kernel holds one; this counts nothing."""
@@ -197,12 +214,14 @@ class Inodes:
         if len(self.handles) + len(self.descriptors.owners) >= self._most_handles:
             raise OSError(errno.EMFILE, "the files of the job's that are open are as many as rexec may have open here")
 
-    def opened(self, fd: int, node: Node, flags: int) -> Handle:
-        """Make a handle of `fd`, which is open on `node`."""
-        handle = Handle(Descriptor(fd), node, flags)
+    def opened(self, fd: int, node: Node, flags: int, number: int = 0) -> Handle:
+        """Make a handle of `fd`, which is open on `node`; `number`: its own, 0: the next."""
         with self.lock:
-            self.handles[fd] = handle
-            node.handles.add(fd)
+            handle = Handle(Descriptor(fd), node, flags, number or self.next_number)
+            self.next_number = max(self.next_number, handle.number + 1)
+            self.handles[handle.number] = node.handles[handle.number] = handle
+            if self.log is not None and node.fd < 0:
+                self.log.node(node)
         return handle
 
     def handle(self, fh: int) -> Handle:
@@ -219,7 +238,7 @@ class Inodes:
             yield self.handle(fh)
             return
         node = self.get(nodeid)
-        handle = Handle(Descriptor(self.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)), node, 0)
+        handle = Handle(Descriptor(self.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)), node, 0, fh)
         try:
             yield handle
         finally:
@@ -233,7 +252,7 @@ class Inodes:
             if handle is None:
                 raise OSError(errno.EBADF, "no such handle")
             node = handle.node
-            node.handles.discard(fh)
+            del node.handles[fh]
             handle.fd = -1  # whoever is using the descriptor closes it, and its number is nobody else's until then
             # Locks of an open file description end with it; of a process's, its closing the file has been told before.
             for key in [key for key, owner in node.locks.items() if owner.fh == fh or not node.handles]:
@@ -257,8 +276,8 @@ class Inodes:
         for number, node in self.nodes.items():
             assert node.id == number and (node.lookups > 0 or node.handles), "what nobody refers to is dropped"
             assert (node.parent is None) == (node is self.top)
-            assert all(self.handles[fh].node is node for fh in node.handles)
-        assert all(handle.fd == fh and fh in handle.node.handles for fh, handle in self.handles.items())
+            assert all(self.handles[fh] is handle for fh, handle in node.handles.items())
+        assert all(handle.fd >= 0 and fh in handle.node.handles for fh, handle in self.handles.items())
         for key, node in self._by_key.items():
             assert key == (node.dev, node.ino) and self.nodes.get(node.id) is node
 

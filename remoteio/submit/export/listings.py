@@ -49,7 +49,7 @@ class Listings:
 
     def _ours(self, node: Node, fd: int) -> list[Found]:
         """What comes first: its own name, the one above, and what is shown instead of files."""
-        number, here, above = self._inodes.number, os.fstat(fd), node.parent or self._inodes.top
+        number, here, above = self._inodes.numbers.shown, os.fstat(fd), node.parent or self._inodes.top
         found = [(b".", number(here.st_dev, here.st_ino), 4), (b"..", number(above.dev, above.ino), 4)]
         for name in self._instead.names(node):
             st = os.fstat(self._instead.files[name])
@@ -124,7 +124,7 @@ class Listings:
                     st = stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = entry_of(node, name, st), st.st_ino
                     if st.st_dev != kept or ino >= KEPT:
-                        ino = self._inodes.number(st.st_dev, ino)
+                        ino = self._inodes.numbers.shown(st.st_dev, ino)
                 except FileNotFoundError:
                     continue
                 except OSError:

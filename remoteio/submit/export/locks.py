@@ -97,7 +97,7 @@ class Locks:
         node = handle.node
         with self._guard:
             held = node.locks.get(owner)
-            fh = int(handle.fd)
+            fh = handle.number
             if held is None and asked is not None and self.claims is not None:
                 fd = self.claims.owner(handle, asked)
                 if fd >= 0:

@@ -153,7 +153,7 @@ class Names(ExportBase):
         self.inodes.may_open()
         fd = self.inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         handle = self.inodes.opened(fd, node, 0)
-        out = abi.OPEN_OUT.pack(fd, 0, 0)
+        out = abi.OPEN_OUT.pack(handle.number, 0, 0)
         if node.shared:
             return Reply(out)
         try:

@@ -12,6 +12,7 @@ from remoteio.submit.export.page_twins import PageTwins
 
 FORMAT = stat.S_IFMT(0xFFFF)  # of st_mode
 _PATH_MAX = 4096  # bytes: linux/limits.h
+MOST_LINKS = 64  # names of one file that are remembered
 Stat = os.stat_result
 Found = tuple[
     bytes, int, int, int
@@ -36,7 +37,7 @@ class Node:
 
     __slots__ = (
         "asked", "changes", "ctime", "dev", "fd", "grown", "handles", "held", "id", "ino", "kind", "links", "listed",
-        "locks", "lookups", "name", "nameless", "parent", "rights", "seen", "shared", "twins", "used",
+        "locks", "lookups", "name", "nameless", "noted", "parent", "rights", "seen", "shared", "twins", "used",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
@@ -46,11 +47,12 @@ class Node:
         self.links: tuple[tuple[Node, bytes], ...] = ()  # other names it was seen by, if it has several or is open
         self.held = False  # a fifo that a process of this machine has open, and that is shown as something else
         self.nameless = False  # the kernel has been told that it has no links any more
+        self.noted = False  # in a log, for a process after this one
         self.lookups = 0
         self.fd = -1  # O_PATH, of directories; and of what is shown instead of a file: open for good
         self.used = False  # `fd`, since it was last asked
         self.ctime = st.st_ctime_ns  # as the kernel was last told
-        self.handles: set[int] = set()  # open file descriptors of this node
+        self.handles: dict[int, Handle] = {}  # that are open on it, by their numbers
         self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
         self.locks: dict[int, LockOwner] = {}
         self.asked = 0  # lookups in this directory since it was last told whole
@@ -79,12 +81,12 @@ class LockOwner:
 
 
 class Handle:
-    """One open file or directory of the job. ``fd``, a Descriptor, is also its number on the wire; -1: it is closed."""
+    """One open file or directory of the job: `fd`, a Descriptor, -1: it is closed; `number`, its own on the wire."""
 
-    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "where", "writable")
+    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "number", "where", "writable")
 
-    def __init__(self, fd: int, node: Node, flags: int) -> None:
-        self.fd, self.node = fd, node
+    def __init__(self, fd: int, node: Node, flags: int, number: int) -> None:
+        self.fd, self.node, self.number = fd, node, number
         self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.flocked = False  # flock(2) was ever asked of it

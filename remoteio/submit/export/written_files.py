@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from remoteio.submit.export import nodes
 from remoteio.submit.export.changes import Changes, File
 from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.node_log import NodeLog
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.pinned import Pin, Pinned
 
@@ -25,20 +26,24 @@ class WrittenFiles:
     """Keeps each file that was opened for writing; asked at a checkpoint, when the job stands still.
 
     pinned  files that the job has still though their names are others' by now
+    log     of which node is which file, for a process after this one; None: there is none
     """
 
-    __slots__ = ("_changes", "_nodes", "pinned", "watch")
+    __slots__ = ("_changes", "_nodes", "log", "pinned", "watch")
 
-    def __init__(self, changes: Changes, watch: Watch | None = None) -> None:
+    def __init__(self, changes: Changes, watch: Watch | None = None, log: NodeLog | None = None) -> None:
         """`watch`: keeps what must be kept of any file before it is changed; None: nothing is to be undone."""
         self._changes, self.watch, self.pinned = changes, watch, Pinned()
         self._nodes: dict[int, Node] = {}
+        self.log = log
 
     def add(self, node: Node) -> File:
         """Keep `node`, which may be written from now on: it is kept for good, and so follows its renames."""
         if node.changes is None:
             node.lookups += 1  # what nobody refers to would be dropped, and its next name not be known
             self._nodes[node.id] = node
+            if self.log is not None:
+                self.log.written(node)
             node.changes = self._changes.file((node.dev, node.ino))
             if self.watch is not None:
                 node.changes.watch = self.watch.file((node.dev, node.ino))

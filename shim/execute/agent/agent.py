@@ -59,6 +59,7 @@ class Agent:
     on_message  what is done with what init says, but for its last word
     closing     called with that last word, before the job's directories are removed
     killed      what is told of a job whose first process was killed, and why
+    state       what a home is told of it that knows nothing of it any more, beside its files: fields of STATE
 
     Threads: the main thread receives; one hears init, and ends this process; one sends the signs of life, one watches
     for those of home, apart from it, as what sends may wait as long as the network likes. `on_frame` is called by the
@@ -68,7 +69,9 @@ class Agent:
     def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
-        self._stay = Stay(link, spec, sandbox.door)
+        self._stay = Stay(link, spec, sandbox.door, self._anew)
+        self._door: list[bytes] = []
+        self.state: Callable[[], dict[str, list[bytes]]] = lambda: {"why": [b"no images are made of it"]}
         self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
             frames.FUSE: self._first_answer,
             frames.KNOWN: self.relay.known,
@@ -93,22 +96,8 @@ class Agent:
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        sandbox, link, resolver, door = self.sandbox, self.link, network.resolver(), self._stay.begin()
-        link.send(
-            frames.HELLO,
-            frames.pack_fields(
-                {
-                    "host": [os.fsencode(machine.name())],
-                    "time": [b"%d" % time.time_ns()],
-                    "uids": sandbox.plan.ranges(sandbox.plan.uids),
-                    "gids": sandbox.plan.ranges(sandbox.plan.gids),
-                    "shown": [b"%d" % n for n in sandbox.shown],
-                    "network": [network.name()],
-                    "resolver": [] if resolver is None else [resolver],
-                    "door": door,
-                }
-            ),
-        )
+        sandbox, link, self._door = self.sandbox, self.link, self._stay.begin()
+        link.send(frames.HELLO, self._hello())
         self.relay.start()
         self.streams.open_pipes(sandbox.stdio)
         self.on_frame.update(self.streams.open_extra(sandbox.extra))
@@ -122,6 +111,30 @@ class Agent:
                     take(payload)
             frames_left = link.receive()
             self._stay.heard()
+
+    def _hello(self) -> bytes:
+        sandbox, resolver = self.sandbox, network.resolver()
+        return frames.pack_fields(
+            {
+                "host": [os.fsencode(machine.name())],
+                "time": [b"%d" % time.time_ns()],
+                "uids": sandbox.plan.ranges(sandbox.plan.uids),
+                "gids": sandbox.plan.ranges(sandbox.plan.gids),
+                "shown": [b"%d" % n for n in sandbox.shown],
+                "network": [network.name()],
+                "resolver": [] if resolver is None else [resolver],
+                "door": self._door,
+            }
+        )
+
+    def _anew(self) -> bytes:
+        """Return what a home is sent first that knows nothing of the job any more: how it stands, what it has asked."""
+        self._stay.heard()  # it is silent no more
+        asked, told = self.relay.under_way()
+        files, own = self.relay.handles.state(asked, told), self.state()
+        fields = {**files, **own, "why": own["why"] + files["why"]}
+        first = [(frames.HELLO, self._hello()), (frames.STATE, frames.pack_fields(fields))]
+        return b"".join(frames.frame(*each) for each in first + [(frames.FUSE, bytes(raw)) for _, _, raw in asked])
 
     def _first_answer(self, payload: bytes | memoryview) -> None:
         """Take note that home has heard HELLO, or it would answer nothing: from here on the job outlives its stream."""

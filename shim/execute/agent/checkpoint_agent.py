@@ -65,6 +65,8 @@ class CheckpointAgent:
             groups = plan.groups(spec) if plan.apart and (before != plan.ids or plan.single) else None
             self._restorer = Restorer(self._parts, manifest, groups)
         self._threads: list[threading.Thread] = []
+        self._said = threading.Event()  # home has been sent all that was said, also one that took the job up
+        self._said.set()
         self._enter()
 
     def _enter(self) -> None:
@@ -77,6 +79,7 @@ class CheckpointAgent:
         agent.on_message[messages.CRIU_ENDED] = lambda rest, fds: self._tree.criu_has_ended(rest)
         agent.on_message[messages.STARTED] = self._started
         agent.closing = self._closing
+        agent.state = self._state
         agent.killed = lambda why: (frames.NEWS, job_messages.news(job_messages.DEAD, why=os.fsdecode(why)))
 
     def run(self, frames_left: Frames) -> None:
@@ -110,6 +113,10 @@ class CheckpointAgent:
             self._dumper.leave(serial)
         elif what == job_messages.GO:
             self._go(serial == self._parts.checkpoint.generation)
+        elif what == job_messages.AGAIN:
+            out, err = job_messages.parse_again(payload)
+            # Beside: it may wait for room in the link, which this thread makes.
+            start_thread("again", lambda: self._say_again({frames.STDOUT: out, frames.STDERR: err}))
         elif what == job_messages.KILL:
             self._go(False)
             self._tree.tell(messages.SIGNAL, b"9")
@@ -117,6 +124,29 @@ class CheckpointAgent:
     def _go(self, may: bool) -> None:
         if self._restorer is not None:
             self._restorer.go(may)
+
+    def _say_again(self, written: dict[int, int]) -> None:
+        self._streams.say_again(written, lambda: self._parts.news(job_messages.TOLD))
+        self._said.set()
+
+    def _state(self) -> dict[str, list[bytes]]:
+        """Tell a home that knows nothing of the job any more how it stands: fields of STATE."""
+        self._said.clear()  # first: what it says last is not told before the rest
+        told = self._streams.state()
+        tree = self._tree
+        for why, holds in (
+            (b"it has ended", tree.over.is_set()),
+            (b"it stood still for its host's owner", tree.frozen),
+            (b"it was being saved", self._dumper.done != self._dumper.serial),
+        ):
+            if holds:
+                told["why"].append(why)
+        places: set[bytes] = set()
+        try:
+            places = tree.places()
+        except OSError as e:
+            told["why"].append(b"where its processes work cannot be seen: %s" % os.fsencode(e.strerror or str(e)))
+        return {**told, "places": sorted(places), "serial": [b"%d" % self._dumper.serial]}
 
     # What init says.
 
@@ -137,6 +167,7 @@ class CheckpointAgent:
             threading.Event().wait()  # whoever moved it ends this process
         self._streams.end()
         self._tree.end()
+        self._said.wait()
         self._parts.channel.cut()
         self._dumper.end()
         if self._restorer is not None:

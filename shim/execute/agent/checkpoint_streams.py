@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from checkpoint.execute.dump import DumpError
 from checkpoint.wire.manifest import Manifest
@@ -77,6 +79,27 @@ class CheckpointStreams(JobStreams):
     def put(self, data: bytes | memoryview) -> None:
         if self._sink is not None:
             self._sink.put(data)
+
+    def credit(self, payload: bytes | memoryview) -> None:
+        self._counted[payload[0]].credit(int.from_bytes(payload[1:5], "little"))
+
+    def state(self) -> dict[str, list[bytes]]:
+        """Tell a home that knows nothing of the job any more how far its streams are: fields of STATE."""
+        sink, why = self._sink, []
+        if self.tty is not None or (sink is not None and not sink.given_all):
+            why.append(b"it may be given input yet, of which home does not know how much it has had")
+        if not {frames.STDOUT, frames.STDERR}.issuperset(self._counted):
+            why.append(b"it has more streams than an image tells of")
+        return {"stdin": [b"%d" % (sink.written if sink is not None else 0)], "why": why}
+
+    def say_again(self, written: dict[int, int], first: Callable[[], None]) -> None:
+        """Send what home has not written of each stream, after what `first` sends. Raises ProtocolError, LinkClosed."""
+        with ExitStack() as turns:
+            for source in self._counted.values():
+                turns.enter_context(source.turn)
+            first()
+            for kind, source in self._counted.items():
+                source.say_again(written.get(kind, 0))
 
     def resize(self, size: bytes | memoryview) -> None:
         self._size = bytes(size)

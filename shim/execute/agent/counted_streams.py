@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from remoteio.errors import ProtocolError
 from remoteio.wire.frames import CLOSED
 from remoteio.wire.link import Link, credit
 from shim.wire.stream_pumps import CHUNK, Source, guarded
@@ -28,7 +29,9 @@ QUIET = 20  # milliseconds in which a terminal has nothing more: the kernel pass
 class CountedSource(Source):
     """Counts what it sent, from `sent` on, and can be emptied at once; otherwise it is a Source.
 
-    Threads: its own and the one that dumps read, each holding `_turn` from the read until it is sent and counted: so
+    It keeps what home has not said it has written: who is home after one that was killed is sent it again.
+
+    Threads: its own and the one that dumps read, each holding `turn` from the read until it is sent and counted: so
     what ``drain`` returns has left nothing in between, and all of it comes before the DUMPED that follows.
     """
 
@@ -37,8 +40,8 @@ class CountedSource(Source):
         super().__init__(link, kind, fd)
         self.sent, self._lives = sent, lives
         self.ended = False
-        self._turn = threading.Lock()
-        self._waiting = 0
+        self.turn = threading.Lock()
+        self._kept: deque[bytes] = deque()  # the last of what was sent, and at last its end: b""
 
     def _run(self) -> None:
         try:
@@ -46,7 +49,7 @@ class CountedSource(Source):
                 room = self.window.take(CHUNK)
                 if not room or not self._await():
                     return
-                with self._turn:
+                with self.turn:
                     taken = self._pass_on(room)
                 self.window.give(room - taken)
         finally:
@@ -71,9 +74,33 @@ class CountedSource(Source):
         self.ended = not data
         if self.ended and not self._lives():
             return 0
+        self._kept.append(data)
         self._link.send(self.kind, data)
         self.sent += len(data)
         return len(data)
+
+    def credit(self, n: int) -> None:
+        """Take note that home has written `n` bytes more."""
+        self._let_go(n)
+        self.window.give(n)
+
+    def _let_go(self, n: int) -> None:
+        while self._kept and 0 < len(self._kept[0]) <= n:
+            n -= len(self._kept.popleft())
+        if n and self._kept:
+            self._kept[0] = self._kept[0][n:]
+
+    def say_again(self, written: int) -> None:
+        """Send what a home that was killed has not `written`; holding the turn. Raises ProtocolError, LinkClosed."""
+        lacks = sum(map(len, self._kept)) - (self.sent - written)
+        if lacks < 0 or written > self.sent:
+            raise ProtocolError(
+                "home has %d bytes of a stream of %d, and not all that is missing is kept" % (written, self.sent)
+            )
+        self._let_go(lacks)
+        self.window.give(lacks)
+        for data in tuple(self._kept):
+            self._link.send(self.kind, data)
 
     def drain(self, quiet: int) -> int:
         """Send all that the job, which stands still, has written, whatever the window says: no more than a pipe holds.
@@ -84,7 +111,7 @@ class CountedSource(Source):
             return self.sent
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        with self._turn:
+        with self.turn:
             while not self.ended and poll.poll(quiet):
                 self.window.give(-self._pass_on(CHUNK))
             return self.sent
@@ -128,6 +155,12 @@ class CountedSink:
         with self._turn:
             self._queue.append(data)
             self._turn.notify_all()
+
+    @property
+    def given_all(self) -> bool:
+        """Whether the end of it has come over the link."""
+        with self._turn:
+            return self.ended or (bool(self._queue) and not self._queue[-1])
 
     def hold(self, held: bool) -> None:
         """Hold back what comes, or no longer: while held nothing is written."""

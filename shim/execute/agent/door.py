@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
 from remoteio.wire.session_link import SessionLink
@@ -19,8 +20,8 @@ from shim.execute.agent.diagnostics import start_thread
 from shim.wire import rendezvous
 
 NAME = "door"
-ASKED = struct.Struct("=c32sQ")  # JOIN or END, the secret, and home's position
-JOIN, END = b"j", b"e"
+ASKED = struct.Struct("=c32sQ")  # JOIN, END or TAKE, the secret, and home's position
+JOIN, END, TAKE = b"j", b"e", b"t"
 YES, NO = b"+", b"-"
 _PATIENCE = 5.0  # seconds for who has connected: others may wait behind it
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
@@ -33,9 +34,9 @@ class Door:
     `_lock` guards `_relay` between the two.
     """
 
-    def __init__(self, directory: str, secret: bytes, link: SessionLink) -> None:
-        """Bind the socket. Raises OSError."""
-        self._secret, self._link = secret, link
+    def __init__(self, directory: str, secret: bytes, link: SessionLink, state: Callable[[], bytes]) -> None:
+        """Bind the socket. `state` makes what a home is sent first that knows nothing any more. Raises OSError."""
+        self._secret, self._link, self._state = secret, link, state
         self._lock = threading.Lock()
         self._relay: socket.socket | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -85,26 +86,31 @@ class Door:
             return False
         if want == END:
             os._exit(1)  # and with it ends the job: see shim/execute/init/keeper.py
-        if theirs < self._link.acknowledged:
+        if want == JOIN and theirs < self._link.acknowledged:
             return False  # asked long ago, and under way since: the stream that is there is not to be given up for it
         relay.send(YES)
         _, fds, _, _ = socket.recv_fds(relay, 1, 2, socket.MSG_CMSG_CLOEXEC)
         try:
             if len(fds) == 2:
-                self._join(relay, fds, theirs)
+                self._join(relay, fds, theirs, anew=want == TAKE)
             return len(fds) == 2
         finally:
             for fd in fds:
                 os.close(fd)  # the link has its own
 
-    def _join(self, relay: socket.socket, fds: list[int], theirs: int) -> None:
+    def _join(self, relay: socket.socket, fds: list[int], theirs: int, anew: bool) -> None:
         self._link.drop()  # home has left the stream before this one, though nobody may have told us
         with self._lock:
             self._relay = relay
-        said = rendezvous.line(said=rendezvous.JOINED, position=self._link.position)
+        if anew:
+            self._link.parked()  # what came from the home before is done
+        said = rendezvous.line(said=rendezvous.JOINED, position=0 if anew else self._link.position)
         try:
             while said:
                 said = said[os.write(fds[1], said) :]
         except OSError:
             pass  # it is cut already: who reads sees that
-        self._link.join(fds[0], fds[1], theirs)
+        if anew:
+            self._link.renew(fds[0], fds[1], self._state)
+        else:
+            self._link.join(fds[0], fds[1], theirs)

@@ -86,8 +86,7 @@ class Dumper:
     def __init__(self, parts: CheckpointParts, guard: OwnerGuard) -> None:
         self._parts, self._guard = parts, guard
         self._asked: queue.SimpleQueue[tuple[int, bool] | None] = queue.SimpleQueue()
-        self._serial = 0  # the highest that was asked for
-        self._current = 0
+        self.serial = self.done = 0  # the highest that was asked for, and the last that is over
         self._given_up: dict[int, str] = {}
         self._leaves = False  # the dump that is under way is to leave
         self._step = ""  # of the dump that is under way
@@ -98,23 +97,23 @@ class Dumper:
 
     def ask(self, serial: int, leave: bool) -> None:
         """Have a dump taken, soon: the next after those asked for before."""
-        self._serial = max(self._serial, serial)
+        self.serial = max(self.serial, serial)
         self._asked.put((serial, leave))
 
     def vacate(self, why: str) -> None:
         """Have the job leave, soon, because this host wants it to; unless it is leaving."""
         if self._leaves:
             return
-        self._serial += 1
+        self.serial += 1
         at_once = self._guard.at_once
-        self._parts.news(job_messages.LEAVING, why=why, serial=self._serial, at_once=at_once)
-        self._asked.put((self._serial, True))
+        self._parts.news(job_messages.LEAVING, why=why, serial=self.serial, at_once=at_once)
+        self._asked.put((self.serial, True))
 
     def give_up(self, serial: int, why: str) -> None:
         """Give up that dump, if it is not over: the store cannot keep it, or no host could go on from it."""
         self._given_up[serial] = why
         self._words.put((serial, False))
-        if serial == self._current:
+        if serial > self.done:
             self._parts.channel.cut()
 
     def leave(self, serial: int) -> None:
@@ -141,6 +140,7 @@ class Dumper:
                 why, returned = self._sentence(e), isinstance(e, _Returned)
             if not self._parts.tree.has_ended():
                 self._refused(serial, why, returned)
+            self.done = serial
 
     def _refused(self, serial: int, why: str, returned: bool) -> None:
         self._parts.link.flush()  # what was sent of the image comes before
@@ -157,7 +157,6 @@ class Dumper:
     def _dump(self, serial: int, leave: bool) -> None:
         """Take one dump. Returns when it is committed and the job stays; if it has left, this process has ended."""
         parts = self._parts
-        self._current = serial
         parts.channel.begin()
         parts.news(job_messages.DUMPING, serial=serial)
         self._at("preflight", "looking for what cannot be saved")
@@ -178,6 +177,7 @@ class Dumper:
             self._at("sending", "sending the image")
             head["criu"] = dump.times(place.work)
             self._followed.committed(place.spool, self._send(place.spool, serial, head, leaves=False))
+            self.done = serial
             fault_points.reached("committed")
         finally:
             place.tidy()
@@ -301,7 +301,7 @@ class Dumper:
         streams = parts.streams.rest(leave)
         # Which process has which file open is asked for only where the job has locked one.
         locks: dict[str, object] = {}
-        if parts.relay.locks_asked:
+        if parts.relay.handles.locked:
             locks = {"handles": tree.open_files(), "numbers": preflight.numbers(parts.sandbox.pid)}
         return {
             "facts": parts.means.criu().facts.plain(),

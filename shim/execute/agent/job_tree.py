@@ -21,7 +21,7 @@ import queue
 import select
 import threading
 
-from checkpoint.execute import waits
+from checkpoint.execute import preflight, waits
 from remoteio.errors import RexecError
 from shim.execute.agent import fault_points
 from shim.execute.agent.agent import tell_init
@@ -192,6 +192,17 @@ class JobTree:
         poll = select.poll()
         poll.register(self._sandbox.init, 0)
         return not poll.poll(0)
+
+    def places(self) -> set[bytes]:
+        """Tell where the threads of the tree work, and what their roots are. Raises OSError: they cannot be asked."""
+        found = set()
+        for pid in preflight.tree(self._sandbox.pid):
+            try:
+                for tid in os.listdir("/proc/%d/task" % pid):
+                    found |= {os.readlink(b"/proc/%d/task/%s/%s" % (pid, tid.encode(), of)) for of in (b"cwd", b"root")}
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended since
+        return found
 
     def has_ended(self) -> bool:
         """Tell whether the job has ended; then that is what home is to hear, and it does."""

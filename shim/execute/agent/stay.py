@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.diagnostics import aside
@@ -32,8 +33,8 @@ class Stay:
 
     __slots__ = ("_awake", "_door", "_heard", "_home", "_lease", "_link", "known", "paused")
 
-    def __init__(self, link: SessionLink, spec: JobSpec, directory: str) -> None:
-        """`directory`: of the door; empty: there is none."""
+    def __init__(self, link: SessionLink, spec: JobSpec, directory: str, state: Callable[[], bytes]) -> None:
+        """`directory`: of the door; empty: there is none. `state`: as of Door."""
         self._link, self._lease, self._home = link, spec.lease, spec.home
         self._heard = _now()
         self._awake = 0.0  # since when this process has not been stopped
@@ -41,7 +42,7 @@ class Stay:
         self._door: Door | None = None
         if directory:
             try:
-                self._door = Door(directory, spec.secret, link)
+                self._door = Door(directory, spec.secret, link, state)
             except OSError as e:
                 aside("the job lives as long as its first connection, as there is no socket for another: %s" % e)
 

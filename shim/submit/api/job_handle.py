@@ -212,7 +212,17 @@ class Job:
             resumed = submission.resume(self._directory, number, names, detach=True, force=force)
         except CheckpointError as error:
             raise errors.ImageError(str(error)) from error
-        detached.start(self._directory, resumed=resumed, force=force)
+        return self._resume(resumed, force, False)
+
+    def resume(self) -> tuple[str, ...]:
+        """Have it supervised again, in the background: it goes on where it runs, if it does, else from its last image.
+
+        Its log says which of the two, and why. Returns, and raises, what `restart` does.
+        """
+        return self._resume(submission.resume(self._directory, None, None, detach=True, force=False), False, True)
+
+    def _resume(self, resumed: submission.Resumed, force: bool, take_up: bool) -> tuple[str, ...]:
+        detached.start(self._directory, resumed=resumed, force=force, take_up=take_up)
         since = f"since image {resumed.image.number} was made: see `rexec log {self.id}` for what is kept"
         return tuple(f"{named.clause} {since}" for named in resumed.unsure)
 

@@ -227,7 +227,7 @@ class Dialler:
         try:
             result: Outage | Lost | None = None
             if self.agent.where is None:  # the job has not begun, as its host has not been heard of
-                self._anew.pop()(lambda first: self._link.renew(stream.read_fd, stream.write_fd, first))
+                self._anew.pop()(lambda first: self._link.renew(stream.read_fd, stream.write_fd, lambda: first))
             else:
                 result = self._join(outage, stream)
         except (OSError, ProtocolError, RexecError) as e:

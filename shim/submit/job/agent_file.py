@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint.durable import sync_directory
 from remoteio.errors import ProtocolError, RexecError
+from remoteio.submit.export import node_log
+from remoteio.submit.export.node_log import NodeLog, Told
+from shim.submit.job.output_file import boot_id
 from shim.submit.shapes import ShapeError, decoded, listed, string, table, whole
 from shim.wire.rendezvous import SECRET, Whereabouts
 
@@ -48,8 +50,22 @@ def note(directory: Path, agent: Noted) -> None:
 
 def forget(directory: Path, generation: int) -> None:
     """Remove what is noted of that generation, whose agent is no more. Raises OSError."""
-    with suppress(FileNotFoundError):
-        os.unlink(directory / f"{_NAME}{generation}")
+    for path in (directory / f"{_NAME}{generation}", _nodes(directory, generation)):
+        path.unlink(missing_ok=True)
+
+
+def log(directory: Path, generation: int, waits: bool) -> NodeLog:
+    """Make what notes which files that generation uses, for a supervisor after this one; `waits`: as of NodeLog."""
+    return NodeLog(str(_nodes(directory, generation)), boot_id(), waits)
+
+
+def told(directory: Path, generation: int) -> Told:
+    """Read what is noted of that generation's files. Raises Unfit."""
+    return node_log.read(str(_nodes(directory, generation)), boot_id())
+
+
+def _nodes(directory: Path, generation: int) -> Path:
+    return directory / f"nodes-{generation}"
 
 
 def noted(directory: Path) -> list[Noted]:

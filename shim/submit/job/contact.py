@@ -34,9 +34,14 @@ class Contact:
     Threads: the dialler's call `away`, `joined` and `lost`; the session's leader `greeted`; the visit's all else.
     """
 
-    def __init__(self, home: JobHome, number: int, host: Host, link: SessionLink, reach: Reach) -> None:
+    def __init__(
+        self, home: JobHome, number: int, host: Host, link: SessionLink, reach: Reach, agent: Agent | None = None
+    ) -> None:
+        """`agent`: that is there already, and serves `link`."""
         self.number, self.host, self.link = number, host, link
         self.dialler = Dialler(host, link, home.record.lease, reach)
+        if agent is not None:
+            self.dialler.agent = agent
         self.told = False
         self.lost_by: Lost | None = None
         self._home, self._reach = home, reach

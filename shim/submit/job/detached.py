@@ -32,6 +32,7 @@ class Orders(NamedTuple):
     force       go on though files were changed since the image
     image       the image to go on from; 0: a new job
     from_files, goes_on    of an image: see Resumed
+    take_up     go on where the job runs, if that can be
     """
 
     job: int
@@ -42,9 +43,12 @@ class Orders(NamedTuple):
     image: int
     from_files: bool
     goes_on: bool
+    take_up: bool
 
 
-def start(job: Job, *, stdin: int | None = None, resumed: Resumed | None = None, force: bool = False) -> None:
+def start(
+    job: Job, *, stdin: int | None = None, resumed: Resumed | None = None, force: bool = False, take_up: bool = False
+) -> None:
     """Start the supervisor of a job that this process has locked, and return when it can be talked to.
 
     The lock is the new process's from then on. `stdin`: a descriptor to read the job's standard input from; None: it
@@ -53,7 +57,7 @@ def start(job: Job, *, stdin: int | None = None, resumed: Resumed | None = None,
     ready, theirs = os.pipe2(os.O_CLOEXEC)
     with open(ready, "rb", buffering=0) as answer:
         try:
-            _spawn(job, stdin, theirs, resumed, force)
+            _spawn(job, stdin, theirs, resumed, force, take_up)
         except OSError as error:
             raise SubmitError(f"the supervisor of job {job.id} could not start: {error.strerror}") from error
         finally:
@@ -66,11 +70,11 @@ def start(job: Job, *, stdin: int | None = None, resumed: Resumed | None = None,
             )
 
 
-def _spawn(job: Job, stdin: int | None, ready: int, resumed: Resumed | None, force: bool) -> None:
+def _spawn(job: Job, stdin: int | None, ready: int, resumed: Resumed | None, force: bool, take_up: bool) -> None:
     image, how = (
         (0, (True, False)) if resumed is None else (resumed.image.number, (resumed.from_files, resumed.goes_on))
     )
-    orders = Orders(job.id, job.lock_fd, ready, stdin is not None, force, image, *how)
+    orders = Orders(job.id, job.lock_fd, ready, stdin is not None, force, image, *how, take_up)
     with open(job.path / "errors", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as errors:
         subprocess.run(
             [*own_code.command(_MAIN), json.dumps(orders)],

@@ -79,7 +79,9 @@ def _supervise(job: Job, orders: Orders) -> None:
         os.write(orders.ready, b"1")
         os.close(orders.ready)
 
-    supervisor = JobSupervisor(job, outputs, given, patient=True, force=orders.force, say=_say, ready=started)
+    supervisor = JobSupervisor(
+        job, outputs, given, patient=True, force=orders.force, take_up=orders.take_up, say=_say, ready=started,
+    )  # fmt: skip
 
     def told_to_end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the second one ends it at once

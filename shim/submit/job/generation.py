@@ -23,7 +23,7 @@ from remoteio.wire.link import Arrivals, LinkClosed, Window, credit
 from shim.submit import host_frames, refused
 from shim.submit.faults import SAID
 from shim.submit.host_session import HostSession, skew_told
-from shim.submit.job import image_manifest, placement_events
+from shim.submit.job import agent_file, image_manifest, placement_events
 from shim.submit.job.contact import Contact
 from shim.submit.job.dumps_due import DumpsDue
 from shim.submit.job.home import JobHome
@@ -54,6 +54,8 @@ class Generation:
     - any may call signal, resize, pause, resume, cut, progress
     """
 
+    goes_on = False  # it runs already: taken_up.py
+
     def __init__(
         self, home: JobHome, number: int, host: str, contact: Contact, spec: JobSpec,
         stopped: Callable[[Generation], None], rights: JobRights,
@@ -61,7 +63,7 @@ class Generation:
         """`stopped`: called when the job has stopped, in a thread that may wait; `rights`: what it has of the files."""
         self.number, self.host, self._stopped = number, host, stopped
         self._home, self._spec, self._link = home, spec, contact.link
-        self._files = WrittenFiles(home.changes, home.undo.watch)
+        self._files = WrittenFiles(home.changes, home.undo.watch, agent_file.log(home.job.path, number, self.goes_on))
         self._session = HostSession(self._link, spec, self, self._files, rights, contact.dialler)
         self._contact = contact
         contact.begin(spec, self._session, self.cut)
@@ -69,8 +71,7 @@ class Generation:
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
         self._image: Manifest | None = None
         self._window: Window | None = None
-        self._out = Window(Window.IMAGE)
-        self._arrivals = Arrivals(Window.IMAGE)
+        self._out, self._arrivals = Window(Window.IMAGE), Arrivals(Window.IMAGE)
         self._intake: Intake | None = None
         self._dumping, self._due = -1, DumpsDue()
         self.told = False  # the host has said that nothing of the job is left there
@@ -79,8 +80,7 @@ class Generation:
         self.left = False  # with its image committed
         self.unheard = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
-        self._brought = False  # the criu that it asked for
-        self._vacating = False
+        self._brought = self._vacating = False  # _brought: the criu that it asked for
         self._stirred = 0.0
         self._unbrought = ""  # why the host is not brought the criu that it asked for
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems

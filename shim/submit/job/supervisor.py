@@ -30,6 +30,7 @@ from shim.submit.job import (
     placement_actions,
     placement_events,
     recorder,
+    taking_up,
 )
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.contact import Reach
@@ -66,6 +67,7 @@ class JobSupervisor:
         *,
         patient: bool,
         force: bool = False,
+        take_up: bool = False,
         say: Callable[[str], None],
         watch: Callable[[State, State], None] = lambda before, after: None,
         stopped: Callable[[Generation], None] = lambda generation: None,
@@ -73,7 +75,7 @@ class JobSupervisor:
         reach: Reach = connect,
     ) -> None:
         """`patient`: wait for a host even before the job has ever run. `force`: go on though its files changed since
-        the image.
+        the image. `take_up`: go on with the generation that a supervisor before this one has left, if that can be.
 
         `stopped` is called when the job has stopped, as a shell would see it; `ready` when the job can be talked to.
         """
@@ -88,7 +90,7 @@ class JobSupervisor:
         self._say, self._watch, self._ready = say, watch, ready
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
-        self._forget = False
+        self._forget, self._takes_up = False, take_up
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
         self._left = agent_file.noted(job.path)  # by supervisors before this one, and perhaps there still
@@ -130,13 +132,18 @@ class JobSupervisor:
         self._note(Event(time.time(), Kind.NOTE, reason=f"its supervisor ends: {why}"))
 
     def _run(self) -> Result:
+        tries = self._takes_up and self._left
+        taken = taking_up.take_up(self._visits, self.record, self._left, self._note) if tries else None
         if not self.record.image:
             self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
-        else:
+        elif taken is None:
             self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {self.record.image}"))
-        self._do(placement.begin(self.state, time.monotonic(), self.record.lease if self._left else 0.0))
-        if self._left:
-            self._visits.settle(self.state.place.generation, self._left)
+        if taken is not None:
+            self._do(taken)
+        else:
+            self._do(placement.begin(self.state, time.monotonic(), self.record.lease if self._left else 0.0))
+            if self._left:
+                self._visits.settle(self.state.place.generation, self._left)
         while self.state.result is None and not self._leave:
             due = placement.deadline(self.state)
             wait = inf if due is None else max(due - time.monotonic(), 0.0)

@@ -44,6 +44,11 @@ class JobUndo:
         if self._journal is not None:
             self._journal.mark(serial)
 
+    def go_on(self) -> None:
+        """Go on after a supervisor that was killed: what the job does from now on comes after what it has done."""
+        if self._journal is not None and self._journal.moments:
+            self._journal.mark(0)
+
     def unmark(self) -> None:
         """See Journal.unmark."""
         if self._journal is not None:

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire.session_link import SessionLink
-from shim.submit.hosts import config
-from shim.submit.job import next_host
+from shim.submit.hosts import config, taking
+from shim.submit.hosts.dialler import Agent
+from shim.submit.job import agent_file, next_host
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.contact import Contact, Reach, end_noted
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome
 from shim.submit.job.placement_events import Closed, Connected, Failed, Fault, Unreached
+from shim.submit.job.taken_up import TakenUp
 from shim.wire import lease
 
 
@@ -92,6 +94,48 @@ class Visits:
         home = self._home
         home.in_thread(lambda: end_noted(home, generation, agents, self._reach, self._over), Fault)
 
+    def take_up(self, agent: Noted, image: int) -> queue.SimpleQueue[int | str]:
+        """Begin a visit to a generation that runs already, whose last image that is.
+
+        What is returned gets the number of its last dump once it goes on; or why it does not: then nothing is changed,
+        but for what its agent has heard. Closed follows, as ever, only where it does.
+        """
+        said: queue.SimpleQueue[int | str] = queue.SimpleQueue()
+        self._starts[agent.generation] = queue.SimpleQueue()
+        self._home.in_thread(lambda: self._take_up(agent, image, said), lambda why: _left(said, why))
+        return said
+
+    def _take_up(self, agent: Noted, image: int, said: queue.SimpleQueue[int | str]) -> None:
+        home, number, settle = self._home, agent.generation, None
+        try:
+            told, before = agent_file.told(home.job.path, number), home.image(image)
+            host = config.resolve(agent.host, config.load())
+            found = Agent(agent.secret, home.record.lease, agent.where)
+            stream = taking.take(host, found, self._reach, self._over)
+        except BaseException:
+            self._ended(number)
+            raise
+        try:
+            contact = Contact(home, number, host, SessionLink(stream.read_fd, stream.write_fd), self._reach, found)
+            spec = home.start_spec(number, "", True, True, None)
+            spec.host = os.fsencode(host.name)
+            rights = home.rights(host.trust, host.disk)
+            generation = TakenUp(
+                home, number, host.name, contact, spec, self._stopped, rights, told, before, said.put
+            )  # fmt: skip
+            self._generations[number] = generation
+            why = self._served(generation, contact, stream)
+            if generation.taken:
+                home.tell(Closed(number, why, unfit=bool(generation.unfit), stays=contact.stays))
+                settle = contact.rest()
+            else:
+                said.put(why)
+        finally:
+            self._ended(number)
+            stream.close()
+        if settle is not None:
+            settle(self._over)
+
     def _ended(self, number: int) -> None:
         """Let go of the visit and all it holds: its export above all, which knows of every file the job has used."""
         with self._fewer:
@@ -144,17 +188,28 @@ class Visits:
             generation = Generation(home, number, host.name, contact, spec, self._stopped, rights)
             self._generations[number] = generation
             generation.start(image)
-            why = generation.serve()
-            contact.told = generation.told
-            if generation.unheard:
-                why = f"it has not been heard of for {lease.HOME:.0f} s"
-            elif contact.lost_by is not None:
-                why = contact.lost_by.why
-            elif not (generation.told or generation.unfit) and host.ssh is not None:
-                why = str(stream.failure())
+            why = self._served(generation, contact, stream)
             home.tell(Closed(number, why, unfit=bool(generation.unfit), stays=contact.stays))
         except Exception as error:  # see Generation.serve
             why = home.why(f"going on on {host.name}", error)
             # Before START nothing can run there.
             begun = number in self._generations
             home.tell(Closed(number, why, stays=contact.stays) if begun else Failed(number, 125, why))
+
+    def _served(self, generation: Generation, contact: Contact, stream: Stream) -> str:
+        """Serve it to the end of its link; return why that came."""
+        why = generation.serve()
+        contact.told = generation.told
+        if generation.unheard:
+            return f"it has not been heard of for {lease.HOME:.0f} s"
+        if contact.lost_by is not None:
+            return contact.lost_by.why
+        if not (generation.told or generation.unfit) and contact.host.ssh is not None and not generation.goes_on:
+            return str(stream.failure())
+        return why
+
+
+def _left(said: queue.SimpleQueue[int | str], why: str) -> Fault:
+    """Tell who waits for it that it is not taken up."""
+    said.put(why)
+    return Fault(f"the job is not taken up where it ran: {why}")

@@ -1,0 +1,68 @@
+"""Which files the job's kernel has open, for a home that was killed and does not know it any more. Shipped."""
+
+from __future__ import annotations
+
+from remoteio.wire import fuse_abi as abi
+
+OPENS = frozenset((abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE))
+
+
+class Handles:
+    """Keeps the handles that the kernel has: of which node each is, and with which flags it was opened.
+
+    highest  the number of the last that was given
+    locked   the nodes on which a lock was ever asked
+
+    Threads: any, without a lock: each step is one operation of a dict. A handle is noted before the kernel hears of it,
+    and so before it is closed.
+    """
+
+    __slots__ = ("_open", "highest", "locked")
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[int, int]] = {}
+        self.highest = 0
+        self.locked: set[int] = set()
+
+    def opened(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview) -> None:
+        """Note what the kernel is about to be told. Raises struct.error."""
+        at = abi.OUT_HEADER.size
+        if op in (abi.CREATE, abi.TMPFILE):
+            nodeid = abi.ENTRY.unpack_from(reply, at)[0]
+            at += abi.ENTRY.size + abi.ATTR.size
+        fh = abi.OPEN_OUT.unpack_from(reply, at)[0]
+        if fh < abi.OWN:  # else home has not opened it
+            self._open[fh] = (nodeid, abi.OPEN_IN.unpack_from(asked, abi.ARGS)[0])
+            self.highest = fh
+
+    def undone(self, op: int, reply: bytes | memoryview) -> None:
+        """Note that what that reply tells of the kernel does not have, after all. Raises struct.error."""
+        if op in OPENS and not abi.OUT_HEADER.unpack_from(reply)[1]:
+            at = abi.OUT_HEADER.size + (abi.ENTRY.size + abi.ATTR.size if op in (abi.CREATE, abi.TMPFILE) else 0)
+            self.closed(abi.OPEN_OUT.unpack_from(reply, at)[0])
+
+    def closed(self, fh: int) -> None:
+        """Note that the kernel has closed it."""
+        self._open.pop(fh, None)
+
+    def state(self, asked: list[tuple[int, int, bytes | memoryview]], told: bool) -> dict[str, list[bytes]]:
+        """Tell what the kernel has, and has `asked`: number, operation and message. Fields of STATE.
+
+        `told`: all that was answered has reached the kernel.
+        """
+        why = [b"it has locked files"] if self.locked else []
+        if not told:
+            why.append(b"what was answered is still on its way to its kernel")
+        return {
+            "asked": [b"%d %d %d" % (unique, op, _flags(op, raw)) for unique, op, raw in asked],
+            "files": [b"%d %d %d" % (fh, *each) for fh, each in self._open.copy().items()],
+            "highest": [b"%d" % self.highest],
+            "why": why,
+        }
+
+
+def _flags(op: int, raw: bytes | memoryview) -> int:
+    """The flags of an OPEN or a WRITE."""
+    if op == abi.OPEN:
+        return int(abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0])
+    return int(abi.WRITE_IN.unpack_from(raw, abi.ARGS)[5]) if op == abi.WRITE else 0

@@ -1,0 +1,111 @@
+"""The supervisor of a job is killed, and the job goes on where it runs: no image is used, all is done once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.job_commands import PYTHON, USER, Mover, supervisors
+from tests.until import until
+
+Check = Callable[[str], AbstractContextManager[None]]
+
+# It counts its loops in a file that it holds open: a loop that an image took back would be counted twice. Until it is
+# told to end it asks for nothing of which nobody could know whether it was done: it is to be taken up at any moment.
+WORK = """
+import mmap, os, sys, time
+os.mkdir("made")
+loops, table = open("made/loops", "w+b", buffering=0), open("table", "w+b")
+table.truncate(1 << 16)
+pages = mmap.mmap(table.fileno(), 1 << 16)
+k = 0
+while not os.path.exists("end"):
+    k += 1
+    loops.write(b"%d\\n" % k)
+    pages[k % (1 << 16)] = k % 256
+    os.listdir("made")
+    print(k, flush=True)
+    time.sleep(0.01)
+os.rename("made", "done")
+with open("done/new", "w") as file:
+    file.write(str(os.fstat(loops.fileno()).st_ino == os.stat("done/loops").st_ino))
+sys.exit(3)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(mover: Mover, nothing_left: Check) -> Iterator[None]:
+    with nothing_left(mover.hosts[0]), nothing_left(mover.hosts[1]):
+        yield
+
+
+def kill_supervisor(mover: Mover, job: str) -> None:
+    for pid in supervisors(mover, job):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not supervisors(mover, job), "it is gone")
+
+
+def logged(mover: Mover, job: str, text: str) -> bool:
+    return text in mover.path(job, "events.jsonl").read_text()
+
+
+def resumed(mover: Mover, job: str) -> None:
+    mover.verb("resume", job)
+    taken, not_taken = "it has another supervisor, and goes on", "it is not taken up"
+    until(lambda: logged(mover, job, taken) or logged(mover, job, not_taken), "that is said", within=60)
+    assert logged(mover, job, taken), mover.verb("log", job)
+
+
+def more(mover: Mover, path: Path) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    until(lambda: path.exists() and path.stat().st_size > size + 20, "it goes on", within=30)
+
+
+def started(mover: Mover) -> str:
+    """A job that has an image, with which all is done."""
+    job = mover.submit(PYTHON, "-c", WORK)
+    mover.verb("checkpoint", job)
+    until(lambda: mover.job(job)["movable"], "the image was tried out", within=60)
+    more(mover, mover.path(job, "stdout"))
+    return job
+
+
+def ends_well(mover: Mover, job: str) -> None:
+    """It ends as if nothing had been: each loop was counted and said once."""
+    more(mover, mover.path(job, "stdout"))
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "exit 3"
+    said = mover.path(job, "stdout").read_text()
+    n = said.count("\n")
+    assert said == (mover.dir / "done/loops").read_text() == "".join(f"{k}\n" for k in range(1, n + 1))
+    assert (mover.dir / "done/new").read_text() == "True"
+    table = bytes((k if k <= n else 0) % 256 for k in range(1 << 16))
+    assert n < 1 << 16 and (mover.dir / "table").read_bytes() == table
+
+
+def test_a_job_whose_supervisor_was_killed_goes_on_where_it_is(mover: Mover) -> None:
+    job = started(mover)
+    for _ in range(2):  # the second time by what the first supervisor after it has noted
+        kill_supervisor(mover, job)
+        resumed(mover, job)
+        more(mover, mover.path(job, "stdout"))
+    assert mover.job(job)["generation"] == 1 and mover.job(job)["moves"] == 0
+    ends_well(mover, job)
+
+
+@USER
+@pytest.mark.long(lambda **_: True)
+def test_what_was_done_before_and_after_is_undone_for_an_image_from_before(mover: Mover) -> None:
+    job = started(mover)
+    kill_supervisor(mover, job)
+    resumed(mover, job)
+    more(mover, mover.path(job, "stdout"))
+    kill_supervisor(mover, job)
+    mover.verb("restart", job)
+    until(lambda: mover.job(job)["generation"] == 2, "it goes on from its image", within=60)
+    ends_well(mover, job)
