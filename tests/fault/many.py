@@ -22,13 +22,13 @@ import click
 import psutil
 
 # The remote command has pipes, as sshd gives them, and a session of its own, so that it outlives its carrier.
-_SSH = """#!/bin/sh
+SSH = """#!/bin/sh
 [ -e {top}/down ] && exit 255
 case " $* " in *" -G "*) exit 1;; esac
 for last; do :; done
 exec {python} -SE {top}/carry.py "$last"
 """
-_CARRY = """
+CARRY = """
 import os, select, subprocess, sys
 command = subprocess.Popen(
     ["/bin/sh", "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
@@ -56,9 +56,9 @@ class Jobs:
         self._down = top / "down"
         ssh = top / "bin/ssh"
         ssh.parent.mkdir()
-        ssh.write_text(_SSH.format(top=top, python=sys.executable))
+        ssh.write_text(SSH.format(top=top, python=sys.executable))
         ssh.chmod(0o755)
-        (top / "carry.py").write_text(_CARRY)
+        (top / "carry.py").write_text(CARRY)
         self._words = [rexec, "--on", "many", "--"]
         self._environment = {
             **os.environ, "PATH": f"{top}/bin:{os.environ['PATH']}", "XDG_CACHE_HOME": str(top / "cache"),
