@@ -7,16 +7,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
+from remoteio.wire.session_link import SessionLink
 from shim.execute import main as agent
-from shim.execute.agent import diagnostics
+from shim.execute.agent import diagnostics, stay
 from shim.execute.init import init, keeper, namespaces
 from shim.execute.init.sandbox import Sandbox
+from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
 
@@ -110,6 +114,41 @@ def test_a_lost_link_ends_no_agent_that_is_about_to_leave_in_good_order(leaver: 
             os._exit(9)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == (7 if leaver else 1)
+
+
+def test_an_agent_whose_lease_is_over_takes_its_door_away_though_nobody_has_heard_of_the_jobs_end(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            link, job = SessionLink(theirs.fileno(), theirs.fileno()), spec()
+            job.lease, job.secret = 0, bytes(32)
+            stays = stay.Stay(link, job, str(tmp_path))
+            stays.begin()
+            stays.known = True
+            link.drop("it is cut")
+            told = threading.Event()
+
+            def leave() -> None:
+                diagnostics.leaves()
+                told.set()
+                with suppress(LinkClosed):
+                    link.settled()
+                os.unlink(tmp_path / "door")
+                os._exit(7)
+
+            link.send(frames.EXIT, bytes(4))
+            threading.Thread(target=leave).start()
+            told.wait()
+            stays._look(1.0, lease.AGENT + 1)
+        finally:
+            os._exit(9)
+    theirs.close()
+    ours.close()
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 7 and os.listdir(tmp_path) == []
 
 
 def test_an_agent_that_cannot_begin_says_why_in_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,16 @@ import os
 import time
 from collections.abc import Callable
 
+from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
-from shim.execute.agent.diagnostics import aside
+from shim.execute.agent.diagnostics import aside, fail
 from shim.execute.agent.door import Door
 from shim.wire import lease, sysctl
 from shim.wire.job_spec import JobSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class Stay:
@@ -81,14 +86,19 @@ class Stay:
 
     def _look(self, silent: float, awake: float) -> None:
         if self._home and os.getppid() != self._home:
-            os._exit(1)  # on this very machine, where no network is to blame
+            self._end("home has ended")  # on this very machine, where no network is to blame
         if self._link.cut:
             if silent > (self._lease if self.known else min(self._lease, lease.AGENT)) and awake > lease.AGENT:
-                os._exit(1)
+                self._end("the lease is over")
         elif min(silent, awake) > lease.AGENT and not self.paused:
             if self._door is None:
                 os._exit(1)
             self._link.drop("home is silent")
+
+    def _end(self, why: str) -> NoReturn:
+        if self._door is not None:
+            self._link.shut(why)  # who waits for home to hear of the job's end waits no more, and takes the door away
+        fail(LinkClosed(why))
 
 
 def _now() -> float:
