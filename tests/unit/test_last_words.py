@@ -125,7 +125,7 @@ def test_an_agent_whose_lease_is_over_takes_its_door_away_though_nobody_has_hear
         try:
             link, job = SessionLink(theirs.fileno(), theirs.fileno()), spec()
             job.lease, job.secret = 0, bytes(32)
-            stays = stay.Stay(link, job, str(tmp_path))
+            stays = stay.Stay(link, job, str(tmp_path), lambda: b"")
             stays.begin()
             stays.known = True
             link.drop("it is cut")
