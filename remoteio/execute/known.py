@@ -34,6 +34,7 @@ from collections import OrderedDict
 from remoteio.execute.ahead import Ahead, Waiting
 from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import names_ahead
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing
 from remoteio.wire.listed import parse
@@ -158,6 +159,24 @@ class Known:
                 self.learn(directory, attr, b"", now)
         told = [(directory, entries) for directory, _, entries in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+
+    def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
+        """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
+        for what, nodeid, name, rest in told:
+            if what == names_ahead.TARGET:
+                self.learn_link(nodeid, 0, rest, now)
+            elif what == names_ahead.LISTING:
+                self._learn_whole(nodeid, rest, now)
+            elif self.holds(nodeid, 0) and self.holds(abi.ENTRY.unpack_from(rest)[0], 0):
+                self.listings.learn_name(nodeid, name, rest, now)
+            else:
+                self.listings.unused += [node for node in abi.ENTRY.unpack_from(rest)[:1] if node]
+
+    def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
+        if self._latest:
+            self.listings.refuse(entries)
+        else:
+            self.listings.learn(nodeid, entries, now)
 
     def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float) -> None:
         """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""

@@ -20,10 +20,10 @@ _VALID, _VALID_AT = struct.Struct("=QQII"), 16  # in struct fuse_entry_out: for 
 
 
 class _Directory:
-    __slots__ = ("entries", "until")
+    __slots__ = ("entries", "until", "whole")
 
-    def __init__(self, until: float) -> None:
-        self.until = until
+    def __init__(self, until: float, whole: bool) -> None:
+        self.until, self.whole = until, whole  # whole: what is not among the entries is not there
         self.entries: dict[bytes, bytes | None] = {}  # None: it exists, and the submit side must be asked
 
 
@@ -51,13 +51,28 @@ class KnownListings:
     def learn(self, parent: int, listing: bytes, now: float) -> None:
         """Keep all entries of the directory `parent`, as of now."""
         self.forget_directory(parent)
-        directory = self._directories[parent] = _Directory(now + TTL)
+        directory = self._directories[parent] = _Directory(now + TTL, True)
         for start, _, nodeid, name, *_ in walk(listing):
             if nodeid in self._where:
                 self._take_back(nodeid)  # another name of it; one entry a node is enough
             directory.entries[name] = listing[start : start + ENTRY_SIZE] if nodeid else None
             if nodeid:
                 self._where[nodeid] = (parent, name)
+        if len(self._directories) > KNOWN_DIRECTORIES:
+            self.forget_directory(next(iter(self._directories)))
+
+    def learn_name(self, parent: int, name: bytes, entry: bytes, now: float) -> None:
+        """Keep what a LOOKUP of that name gives, as of now."""
+        nodeid = abi.ENTRY.unpack_from(entry)[0]
+        directory = self._directories.get(parent)
+        if directory is None:
+            directory = self._directories[parent] = _Directory(now + TTL, False)
+        if directory.whole or nodeid in self._where or (nodeid and name in directory.entries):
+            self.unused += [nodeid] if nodeid else []
+            return
+        directory.entries[name] = entry[:ENTRY_SIZE]
+        if nodeid:
+            self._where[nodeid] = (parent, name)
         if len(self._directories) > KNOWN_DIRECTORIES:
             self.forget_directory(next(iter(self._directories)))
 
@@ -76,13 +91,16 @@ class KnownListings:
             return None
         nanoseconds = int(left * 1e9) % 1000000000
         if name not in directory.entries:
+            if not directory.whole:
+                return None
             return abi.reply(unique, abi.ENTRY.pack(0, 0, 0, 0, nanoseconds, 0) + _NEGATIVE)
         entry = directory.entries[name]
         if entry is None:
             return None
-        directory.entries[name] = None
         nodeid, generation, *_ = abi.ENTRY.unpack_from(entry)
-        self._where.pop(nodeid, None)
+        if nodeid:
+            directory.entries[name] = None
+            self._where.pop(nodeid, None)
         return abi.reply(
             unique, abi.ENTRY.pack(nodeid, generation, 0, 0, nanoseconds, nanoseconds) + entry[abi.ENTRY.size :]
         )
@@ -92,8 +110,8 @@ class KnownListings:
         directory = self._directories.pop(parent, None)
         if directory is not None:
             for entry in directory.entries.values():
-                if entry is not None:
-                    nodeid = abi.ENTRY.unpack_from(entry)[0]
+                nodeid = abi.ENTRY.unpack_from(entry)[0] if entry is not None else 0
+                if nodeid:
                     self._where.pop(nodeid, None)
                     self.unused.append(nodeid)
 

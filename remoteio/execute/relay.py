@@ -7,8 +7,8 @@ The relay understands of a message what it must to answer some itself, and passe
 * anything a dying process waits for: the kernel keeps the process until each of its requests has a reply.
 
 Threads. READERS of them read requests (``_read_kernel``); the link's receiver brings replies (``from_link``, ``known``,
-``ordered``); what must wait for other replies is done in ``_aside``. All write to the kernel, which takes a message
-whole.
+``ordered``, ``names``); what must wait for other replies is done in ``_aside``. All write to the kernel, which takes a
+message whole.
 
 `_known` and what it has is used under `_order` alone, but for a look whether anything is to be given back. It orders
 what the job changes against what is learned, so a stamp is taken, and the request noted in `_asked`, in one piece;
@@ -41,9 +41,9 @@ from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.handles import OPENS, Handles
 from remoteio.execute.known import ANSWERED, Known
 from remoteio.execute.to_kernel import ToKernel, unmounted
-from remoteio.thread_pool import ThreadPool
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
+from remoteio.wire import names_ahead
 from remoteio.wire.frames import FUSE, LARGE
 from remoteio.wire.link import Link
 
@@ -57,7 +57,7 @@ class Relay(ToKernel):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
-        super().__init__(fd)
+        super().__init__(fd, fail)
         self._link, self._fail = link, fail
         # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
         self._asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
@@ -67,7 +67,6 @@ class Relay(ToKernel):
         self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
-        self._aside = ThreadPool(fail)
         self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
@@ -232,6 +231,12 @@ class Relay(ToKernel):
                     self._known.learn(nodeid, known.attr, known.contents, now)
         self.from_link(reply)
 
+    def names(self, payload: bytes | memoryview) -> None:
+        """Keep what the names are that the job is likely to look up. Raises ProtocolError."""
+        told = names_ahead.parse(payload)
+        with self._order:
+            self._known.learn_names(told, time.monotonic())
+
     def _list_ahead(self) -> None:
         """Ask for the listings of the directories that are guessed to be opened next."""
         with self._order:
@@ -273,11 +278,6 @@ class Relay(ToKernel):
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""
         self._beside(lambda: self._in_order(memoryview(payload)))
-
-    def _beside(self, job: Callable[[], None]) -> None:
-        # Not here: it may wait for what this very thread is to receive.
-        if not self._aside.give(job):
-            raise RuntimeError("not one thread can be had to write to the kernel: raise `ulimit -u` on this host")
 
     def _in_order(self, messages: memoryview) -> None:
         at = 0

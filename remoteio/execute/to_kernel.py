@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+
+from remoteio.thread_pool import ThreadPool
 
 
 class ToKernel:
-    """Writes to the mounted connection `fd`. Threads: any, as the kernel takes a message whole."""
+    """Writes to the mounted connection `fd`; `fail` is told what ends a thread that does so aside.
 
-    def __init__(self, fd: int) -> None:
+    Threads: any, as the kernel takes a message whole.
+    """
+
+    def __init__(self, fd: int, fail: Callable[[BaseException], None]) -> None:
         self.fd = fd
+        self._aside = ThreadPool(fail)
+
+    def _beside(self, job: Callable[[], None]) -> None:
+        # Not here: it may wait for what this very thread is to receive.
+        if not self._aside.give(job):
+            raise RuntimeError("not one thread can be had to write to the kernel: raise `ulimit -u` on this host")
 
     def _to_kernel(self, message: bytes | memoryview) -> bool:
         """False: the kernel no longer knows the request (or the inode of a notification)."""

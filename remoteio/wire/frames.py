@@ -21,6 +21,7 @@ _ROOM = 1 << 18
 FUSE, ORDERED, KNOWN, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 18
 ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT, STATE = 19, 20, 21, 22, 23, 24, 25, 26
+NAMES = 27
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -35,6 +36,7 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "a FUSE reply, then struct fuse_attr of the request's node as of now, then its contents or nothing; "
         "of LOOKUP and OPENDIR: u8 whether it is all of the directory, then struct fuse_direntplus each",
     ),
+    NAMES: ("NAMES", "submit", "names that the job is likely to look up: see remoteio/wire/names_ahead.py"),
     START: ("START", "submit", "the job: fields of shim/wire/job_spec.py"),
     HELLO: (
         "HELLO",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.once import Once
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
@@ -42,6 +43,9 @@ _SLOW = frozenset(
         fuse_abi.COPY_FILE_RANGE_64,
     )
 )
+
+
+_NAMES_DUE = memoryview(b"")  # among the requests, once the host has greeted: see `_tell_names`
 
 
 class Handler(Protocol):
@@ -100,7 +104,10 @@ class _SignsOfLife:
 class _Files:
     """Knows what an export for `spec`'s user is made of."""
 
-    def __init__(self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None) -> None:
+    def __init__(
+        self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
+    ) -> None:
+        self.first_names = first_names
         self._spec, self._record, self._rights = spec, record, rights or JobRights()
 
     def look(self) -> None:
@@ -143,14 +150,16 @@ class HostSession:
         record: WrittenFiles | None = None,
         rights: JobRights | None = None,
         dialler: Dialler | None = None,
+        first_names: FirstNames | None = None,
     ) -> None:
         """`record`: what is written to files here is noted there. `rights`: what the job has of them; None: as any.
-        `dialler`: of this very link; None: its stream's end is its own."""
+        `dialler`: of this very link; None: its stream's end is its own. `first_names`: what is told before it is asked
+        for, and learned; None: nothing."""
         self.export: Export | None = None  # as soon as the host has greeted
         self.host = "the host"  # by its own name, once it has greeted
         self.once: Once | None = None  # of a job that was taken up
         self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
-        self._link, self._handler, self._files = link, handler, _Files(spec, record, rights)
+        self._link, self._handler, self._files = link, handler, _Files(spec, record, rights, first_names)
         self._dialler = dialler
         limited = LimitedRequests(self._receive, lambda: link.queued, lambda: self._threads.under_way)
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(limited.receive, self._answer, self._slow)
@@ -250,6 +259,8 @@ class HostSession:
         self._link.close()
         if self._dialler is not None:
             self._dialler.close(done=done)
+        if self._files.first_names is not None:
+            self._files.first_names.end()
 
     def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
@@ -318,6 +329,7 @@ class HostSession:
                 requests.append(payload)
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
+                requests.append(_NAMES_DUE)
             else:
                 if self._dialler is not None and self.export is None:
                     self._dialler.heard()
@@ -334,7 +346,7 @@ class HostSession:
 
     def _slow(self, payload: bytes | memoryview) -> int:
         """How long is it known to take? Looked at by the leader, so it must cost nothing."""
-        if len(payload) >= frames.LARGE:
+        if len(payload) >= frames.LARGE or payload is _NAMES_DUE:
             return TAKES_LONG
         if len(payload) < fuse_abi.ARGS:
             return QUICK
@@ -350,6 +362,20 @@ class HostSession:
         if self._over.is_set():
             return  # it came before the link ended, and the job may be going on elsewhere by now
         assert self.export is not None
-        answer = self.export.answer(fuse_abi.Request(payload))
+        if payload is _NAMES_DUE:
+            self._tell_names(self.export)
+            return
+        request = fuse_abi.Request(payload)
+        if self._files.first_names is not None:
+            self._files.first_names.saw(self.export, request)
+        answer = self.export.answer(request)
         if answer is not None:
             self.send(*answer)  # if the link is gone, the host's last words may still be unread: they end the session
+
+    def _tell_names(self, export: Export) -> None:
+        """Tell what the job is likely to look up: aside, as a disk that does not answer may keep it waiting."""
+        if self._files.first_names is not None:
+            for payload in self._files.first_names.begin(export):
+                if self._over.is_set():
+                    return
+                self.send(frames.NAMES, payload)

@@ -64,6 +64,21 @@ FILES = (
         "ENOSPC", f"{_EXPORT}/room.py", f"{_ROOM}::test_the_last_free_space_is_left",
     ),
     Limit(
+        "names that are told ahead as a command starts", "remoteio.submit.export.first_names:MOST_NAMES", "",
+        "further ones are asked for", f"{_EXPORT}/first_names.py",
+        f"{_UNIT}_first_names.py::test_no_more_is_learned_than_so_many_names_of_the_first_moments",
+    ),
+    Limit(
+        "commands of which such names are kept", "shim.submit.learned_starts:MOST_STARTS", "",
+        "those not learned of late are forgotten", "shim/submit/learned_starts.py",
+        f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
+    ),
+    Limit(
+        "of these, the names of one", "shim.submit.learned_starts:MOST_BYTES", BYTES,
+        "they are not kept", "shim/submit/learned_starts.py",
+        f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
+    ),
+    Limit(
         "files whose additions are given back", "remoteio.submit.export.added:MOST_COUNTED", "",
         "those of further ones count for good", f"{_EXPORT}/added.py",
         f"{_ROOM}::test_no_more_files_are_told_apart_than_memory_is_for",

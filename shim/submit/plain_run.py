@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
+from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
@@ -28,6 +29,7 @@ from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import Lost
+from shim.submit.learned_starts import LearnedStart
 from shim.submit.scope import JobRights
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -133,7 +135,9 @@ class PlainRun:
         dialler: Dialler | None = None,
     ) -> None:
         """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
-        self.session = HostSession(link, spec, self, rights=rights, dialler=dialler)
+        start = LearnedStart(spec.argv, spec.cwd, (rights or JobRights()).scope)
+        names = FirstNames(start.names(), start.keep)
+        self.session = HostSession(link, spec, self, rights=rights, dialler=dialler, first_names=names)
         first_words = _FirstWords(spec, self.session.send)
         if dialler is not None:
             dialler.begin(spec, self, self.session.start_outside, first_words.start_anew)

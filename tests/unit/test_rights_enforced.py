@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from remoteio.submit.export import allowed
+from remoteio.submit.export.first_names import FirstNames
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import names_ahead
 from shim.submit import own_code, protect
 from shim.submit.scope import FULL, PROJECT, JobRights, Scope
 from tests.hostile import Host, Refused
@@ -110,6 +112,16 @@ def test_what_is_hidden(of: Of, path: str) -> None:
         refused(lambda: host.move(path, "notes2"), errno.EACCES)
         refused(lambda: host.move("notes", path), errno.EACCES)
     assert (host.home / path).exists()
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+def test_what_is_hidden_is_not_told_ahead_either(of: Of, path: str) -> None:
+    host = of()
+    payloads = FirstNames([os.fsencode(host.home / path)], lambda names: None).begin(host.export)
+    told = [part for payload in payloads for part in names_ahead.parse(payload) if part[0] == names_ahead.NAME]
+    nodes = [abi.ENTRY.unpack_from(rest)[0] for _, _, _, rest in told]
+    assert nodes[-1] == 0 and all(nodes[:-1]), "it is told that there is nothing"
+    assert len(nodes) <= len((host.home / path).parts) - 1
 
 
 @pytest.mark.parametrize("path", READ_ONLY)

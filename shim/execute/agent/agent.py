@@ -75,6 +75,7 @@ class Agent:
         self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
             frames.FUSE: self._first_answer,
             frames.KNOWN: self.relay.known,
+            frames.NAMES: self.relay.names,
             frames.ORDERED: self.relay.ordered,
             frames.STDIN: streams.put,
             frames.CREDIT: streams.credit,

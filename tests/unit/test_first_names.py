@@ -1,0 +1,227 @@
+"""Names that a command looks up as it starts are told ahead the next time, as they are then."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from remoteio.errors import ProtocolError
+from remoteio.execute.known import Known
+from remoteio.submit.export import first_names
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.first_names import FirstNames
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import names_ahead
+from remoteio.wire.coherence import TTL
+from shim.submit import learned_starts
+from shim.submit.learned_starts import LearnedStart
+from shim.submit.scope import PROJECT, Scope
+from tests.hostile import Host, Refused
+
+NOW = 100.0
+
+
+def export_of(top: Path) -> Export:
+    return Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(top))
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    (tmp_path / "lib/inner").mkdir(parents=True)
+    (tmp_path / "lib/file").write_text("text")
+    (tmp_path / "link").symlink_to("lib/file")
+    return tmp_path
+
+
+def learn(export: Export, *looked_up: str) -> list[bytes]:
+    """What a job that looks these up, from the top on, has told ahead the next time."""
+    kept: list[list[bytes]] = []
+    names = FirstNames([], kept.append)
+    assert list(names.begin(export)) == []
+    host = Host(export)
+    for each in looked_up:
+        node = abi.ROOT_ID
+        for name in os.fsencode(each).split(b"/"):
+            names.saw(export, abi.Request(abi.request(abi.LOOKUP, node, name + b"\0")))
+            try:
+                node = host.lookup(node, name)
+            except Refused:
+                break
+    names.end()
+    return kept[0] if kept else []
+
+
+def told(export: Export, names: list[bytes]) -> list[tuple[int, int, bytes, bytes]]:
+    payloads = FirstNames(names, lambda names: None).begin(export)
+    return [part for payload in payloads for part in names_ahead.parse(payload)]
+
+
+def facts_of(export: Export, names: list[bytes]) -> Known:
+    facts = Known()
+    facts.learn_names(told(export, names), NOW)
+    return facts
+
+
+def look_up(facts: Known, parent: int, name: bytes, now: float = NOW) -> int | None:
+    """The node, 0 for one that is known not to be there, None where home must be asked."""
+    answer = facts.answer(abi.LOOKUP, 1, parent, memoryview(bytes(abi.ARGS) + name + b"\0"), now)
+    return None if answer is None else int(abi.ENTRY.unpack_from(answer, 16)[0])
+
+
+def test_what_was_looked_up_is_known_the_next_time(top: Path) -> None:
+    names = learn(export_of(top), "lib/file", "link", "lib/missing", "gone/too")
+    assert names == [b"/lib", b"/lib/file", b"/link", b"/lib/missing", b"/gone"]
+    export = export_of(top)
+    facts = facts_of(export, names)
+    lib = look_up(facts, abi.ROOT_ID, b"lib")
+    assert lib and look_up(facts, lib, b"file") == Host(export).walk("lib/file")
+    assert look_up(facts, lib, b"missing") == look_up(facts, lib, b"missing") == 0
+    link = look_up(facts, abi.ROOT_ID, b"link")
+    assert link and facts.answer(abi.READLINK, 2, link, memoryview(b""), NOW) == abi.reply(2, b"lib/file")
+    assert look_up(facts, lib, b"inner") is None, "nobody asked for it"
+    assert look_up(facts, abi.ROOT_ID, b"gone", NOW + 1.1 * TTL) is None
+
+
+def test_it_is_told_as_it_is_now(top: Path) -> None:
+    names = learn(export_of(top), "lib/file", "lib/missing")
+    (top / "lib/file").unlink()
+    (top / "lib/missing").write_text("now there")
+    export = export_of(top)
+    facts = facts_of(export, names)
+    lib = look_up(facts, abi.ROOT_ID, b"lib")
+    assert lib and look_up(facts, lib, b"file") == 0
+    assert look_up(facts, lib, b"missing") == Host(export).walk("lib/missing")
+
+
+def test_a_path_of_any_depth_is_told(top: Path) -> None:
+    assert len(told(export_of(top), [b"/lib" + b"/x" * 2000])) == 2, "it ends where nothing is"
+
+
+def test_a_directory_of_which_much_is_asked_is_told_whole(top: Path) -> None:
+    names = learn(export_of(top), "lib/file", "lib/missing", "lib/more")
+    facts = facts_of(export_of(top), names)
+    lib = look_up(facts, abi.ROOT_ID, b"lib")
+    assert lib and look_up(facts, lib, b"inner")
+
+
+def test_what_the_job_changes_first_is_not_taken_from_what_is_told(top: Path) -> None:
+    export = export_of(top)
+    parts = told(export, [b"/lib", b"/lib/file", b"/lib/missing"])
+    for op in (abi.CREATE, abi.UNLINK):
+        facts = Known()
+        facts.answered(op, abi.ROOT_ID, facts.asked(op, abi.ROOT_ID))
+        facts.learn_names(parts, NOW)
+        assert look_up(facts, abi.ROOT_ID, b"lib") is None
+    for op in (abi.CREATE, abi.UNLINK):
+        facts = Known()
+        facts.learn_names(parts, NOW)
+        facts.asked(op, abi.ROOT_ID)
+        assert look_up(facts, abi.ROOT_ID, b"lib") is None
+
+
+def test_lookups_that_were_counted_for_nobody_are_given_back(top: Path) -> None:
+    export = export_of(top)
+    facts = facts_of(export, [b"/lib", b"/lib/file", b"/lib/inner", b"/lib/x", b"/lib/y", b"/link"])
+    taken = look_up(facts, abi.ROOT_ID, b"lib")
+    facts.asked(abi.UNLINK, abi.ROOT_ID)
+    for nodeid in (*facts.listings.unused, taken):
+        assert nodeid is not None
+        export.inodes.forget(nodeid, 1)
+    assert list(export.inodes.nodes) == [abi.ROOT_ID]
+
+
+def test_no_more_is_learned_than_so_many_names_of_the_first_moments(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_names, "MOST_NAMES", 3)
+    assert learn(export_of(top), "a", "b", "c", "d", "e") == [b"/a", b"/b", b"/c"]
+    monkeypatch.setattr(first_names, "FIRST_S", -1.0)
+    assert learn(export_of(top), "a", "b") == []
+
+
+@pytest.mark.parametrize("cut", [1, 15, 17, 100])
+def test_what_is_told_and_cut_short_is_refused(cut: int) -> None:
+    whole = names_ahead.pack(names_ahead.NAME, 1, b"name", bytes(abi.ENTRY.size + abi.ATTR.size))
+    assert names_ahead.parse(whole) == [(names_ahead.NAME, 1, b"name", bytes(abi.ENTRY.size + abi.ATTR.size))]
+    with pytest.raises(ProtocolError):
+        names_ahead.parse(whole[:cut])
+    for wrong in (names_ahead.pack(7, 1, b"", b"x"), names_ahead.pack(names_ahead.NAME, 1, b"name", b"short")):
+        with pytest.raises(ProtocolError):
+            names_ahead.parse(wrong)
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LearnedStart:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return LearnedStart([b"gcc", b"-O2", b"x.c"], b"/home/me", Scope())
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache/rexec/starts").iterdir())
+
+
+def test_names_are_kept_for_a_command_and_a_directory(start: LearnedStart, tmp_path: Path) -> None:
+    assert start.names() == []
+    start.keep([b"/a", b"/b/\xff\n"])
+    assert start.names() == [b"/a", b"/b/\xff\n"]
+    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope()).names() == start.names()
+    for argv, cwd, scope in (([b"gcc", b"-c"], b"/home/me", Scope()), ([b"gcc", b"-O2"], b"/", Scope())):
+        assert LearnedStart(argv, cwd, scope).names() == []
+    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope(PROJECT)).names() == [], "it may see less"
+    (file,) = kept(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"rexec names 1", b"rexec names 2\0/a", b"rexec names 1\0/a\0b", b"rexec names 1\0/a/../b", b"\0\0",
+        b"rexec names 1\0/", b"rexec names 1\0/a//b", b"rexec names 1" + b"\0/a" * 600,
+        b"rexec names 1\0/" + b"a" * (1 << 18), b"rexec names 1" + b"\0" + b"/a" * 2049,
+    ],
+)  # fmt: skip
+def test_what_is_not_as_it_was_written_is_ignored_and_written_anew(
+    start: LearnedStart, tmp_path: Path, text: bytes
+) -> None:
+    start.keep([b"/a"])
+    kept(tmp_path)[0].write_bytes(text)
+    assert start.names() == []
+    start.keep([b"/b"])
+    assert start.names() == [b"/b"]
+
+
+def test_what_is_old_is_learned_anew(start: LearnedStart, tmp_path: Path) -> None:
+    start.keep([b"/a"])
+    old = time.time() - learned_starts.OLD_S - 10
+    os.utime(kept(tmp_path)[0], (old, old))
+    assert start.names() == []
+
+
+def test_no_more_starts_are_kept_than_so_many(
+    start: LearnedStart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned_starts, "MOST_STARTS", 3)
+    monkeypatch.setattr(learned_starts, "MOST_BYTES", 100)
+    for k in range(6):
+        LearnedStart([b"%d" % k], b"/", Scope()).keep([b"/a"])
+    assert len(kept(tmp_path)) == 3
+    start.keep([b"/" + b"a" * 100])
+    assert len(kept(tmp_path)) == 3 and start.names() == []
+
+
+def test_who_has_no_home_has_nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr("checkpoint.submit.xdg.cache", none)
+    start = LearnedStart([b"gcc"], b"/", Scope())
+    start.keep([b"/a"])
+    assert start.names() == []
+
+
+def test_where_nothing_can_be_kept_nothing_is(start: LearnedStart, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    start.keep([b"/a"])
+    assert start.names() == []
