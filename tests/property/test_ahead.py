@@ -54,7 +54,7 @@ class Job:
 
     def __init__(self) -> None:
         self.facts, self.home, self.now = Known(), Home(), 100.0
-        self.asked: dict[int, tuple[int, int, int, int, float]] = {}
+        self.asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
         self.replies: list[tuple[int, int, bytes]] = []  # (nodeid, stamp, body) that are under way
         self.handles: list[int] = []
         self.said: dict[int, tuple[float, Counter[int]]] = {}  # handle -> when and of what state
@@ -63,7 +63,7 @@ class Job:
     def ahead(self) -> None:
         for raw in self.facts.list_ahead(self.now, self.asked):
             request = abi.Request(raw)
-            op, nodeid, _, stamp, _ = self.asked.pop(request.unique)
+            op, nodeid, _, stamp, *_ = self.asked.pop(request.unique)
             assert op == abi.LIST and nodeid == request.nodeid
             most, out, left = abi.LIST_IN.unpack_from(raw, abi.ARGS)[0], [], [nodeid]
             while left and len(out) < most:
