@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,18 @@ def test_the_next_run_is_given_the_connection_and_disconnect_ends_it(runs: Runs,
 @pytest.mark.where(lambda combo: combo == "user-alice")
 def test_what_is_kept_may_die_at_either_end(runs: Runs, combo: Combo) -> None:
     runs.until_kept()
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        for pid, line in desk.processes(combo.on.partition("-")[0]).items():
-            if " -ISc " in line:  # the one that waits, or is just being started to
-                os.kill(pid, number)
-        runs("cat; exit 3")
+    for pid, line in desk.processes(combo.on.partition("-")[0]).items():
+        if " -ISc " in line:  # the one that waits, or is just being started to
+            kill(pid)
+    runs("cat; exit 3")
     for pid in keepers():
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     runs.until_kept()
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended since we looked
+        os.kill(pid, signal.SIGKILL)
 
 
 def keepers() -> list[int]:
