@@ -49,9 +49,13 @@ def _serve(root: Path, at: Path, tell: int) -> None:
     fuse = open_fuse()
     mount_fuse(fuse, str(at), 0, 0, 0, False)
     relay = Relay(fuse, execute, lambda e: os._exit(1))
+    relay.heard()
     relay.start()
     threading.Thread(target=_relay, args=(relay, execute), daemon=True).start()
     export = Export(ShownIds(0, 0, frozenset()), str(root))
+    assert export.leases.begin()
+    submit.go_ahead(export.leases.due)
+    threading.Thread(target=_break, args=(export, submit), daemon=True).start()
     os.write(tell, b"x")
     with contextlib.suppress(LinkClosed):
         while True:
@@ -61,8 +65,17 @@ def _serve(root: Path, at: Path, tell: int) -> None:
                     submit.send(*answer)
 
 
+def _break(export: Export, link: Link) -> None:
+    while export.leases.wait(0.01):
+        link.send(frames.BREAK)
+
+
 def _relay(relay: Relay, link: Link) -> None:
-    take = {frames.FUSE: relay.from_link, frames.KNOWN: relay.known, frames.ORDERED: relay.ordered}
+    take = {
+        frames.FUSE: relay.from_link, frames.KNOWN: relay.known, frames.ORDERED: relay.ordered,
+        frames.LEASED: relay.leased, frames.BREAK: relay.broken,
+    }  # fmt: skip
     while True:
         for kind, payload in link.receive():
+            relay.heard()
             take[kind](payload)

@@ -20,8 +20,10 @@ order in which they were seen here:
 
 Two changes of one node under way at once each refuse what the other tells: less is known, nothing wrong. A change that
 does not name its node by number, or a lock, whose file may stand for any others, is a *sweep*: a change of all. Not
-taken: versions from the submit side (it would have to number every change of everybody), and leases (they cost the
-programs of the submit machine a wait).
+taken: versions from the submit side (it would have to number every change of everybody).
+
+Names and attributes that home has leased (``leases``) answer for longer, until home says that they are broken, be it by
+the job: a break is a change as of when it comes here.
 
 Pure: the caller tells the time, and sees to it that one thread at a time is here (``relay.Relay._order``).
 """
@@ -33,11 +35,13 @@ from collections import OrderedDict
 
 from remoteio.execute.ahead import Ahead, Waiting
 from remoteio.execute.known_listings import KnownListings
+from remoteio.execute.leases import Leases
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases as wire
 from remoteio.wire import names_ahead
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
-from remoteio.wire.known import Listing
-from remoteio.wire.listed import parse
+from remoteio.wire.known import Listing, Piggyback
+from remoteio.wire.listed import parse, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ class Known:
     def __init__(self) -> None:
         self.listings = KnownListings()
         self.ahead = Ahead(self.listings)
+        self.leases = Leases()
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
             OrderedDict()
         )  # nodeid -> until, attributes, contents
@@ -89,6 +94,7 @@ class Known:
         self._count += 1
         if op in _CHANGES:
             self._attr.pop(nodeid, None)
+            self.leases.changed(nodeid)
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
                 self._bare.pop(nodeid, None)
             self._changed(nodeid)
@@ -127,6 +133,40 @@ class Known:
     def holds(self, nodeid: int, stamp: int) -> bool:
         """Say whether no change was asked for or answered since the request of that stamp."""
         return self._change.get(nodeid, 0) <= stamp and self._sweep <= stamp
+
+    def broken(self, items: list[tuple[int, bytes]]) -> None:
+        """Take note that what home has told of these nodes and names (``wire.leases``) holds no more.
+
+        It is a change like the job's own, as of now: a reply that is under way may tell of what was before.
+        """
+        for nodeid, name in items:
+            self._count += 1
+            if nodeid == wire.EVERYTHING:
+                self._attr.clear()
+                self._bare.clear()
+                self._swept()
+                self.leases.clear()
+            else:
+                self._attr.pop(nodeid, None)
+                self._bare.pop(nodeid, None)
+                self._changed(nodeid)
+                self.leases.broken(nodeid, name)
+
+    def lease(self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None]) -> None:
+        """Keep until a break what a reply told: of which node (0: none), its struct fuse_attr, and what came along.
+
+        Call it before what came along is kept for its time.
+        """
+        if not self.holds(nodeid, stamp):
+            return
+        leases, (found, attr, known) = self.leases, told
+        if what & wire.NAME:
+            leases.name(nodeid, name, found)
+        if what & wire.ATTR and found and self.holds(found, stamp):
+            leases.attributes(found, attr)
+        if what & wire.LISTED and known is not None and known.listing is not None and self._latest <= stamp:
+            entries = known.listing.entries
+            leases.listed(nodeid, [(each[3], each[2]) for each in walk(entries)])
 
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
         """Keep what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
@@ -193,14 +233,19 @@ class Known:
 
     def no_capability(self, nodeid: int, now: float) -> None:
         """Remember that the file has no ``security.capability``."""
+        self.leases.no_capability(nodeid)
         self._bare[nodeid] = now + TTL
         if len(self._bare) > KNOWN_BARE:
             self._bare.popitem(last=False)
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
+        leases = self.leases
+        leased = leases.holds(now)
         if op == abi.LOOKUP:
-            return self.listings.lookup(unique, nodeid, bytes(raw[abi.ARGS : -1]), now)
+            name = bytes(raw[abi.ARGS : -1])
+            known = self.listings.lookup(unique, nodeid, name, now)
+            return leases.lookup(unique, nodeid, name) if known is None and leased else known
         if op == abi.OPENDIR:
             return self.ahead.open(unique, nodeid, now)
         if op == abi.READDIRPLUS:
@@ -210,9 +255,12 @@ class Known:
             until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
             return abi.reply(unique, link) if link and until >= now else None
         if op == abi.GETXATTR:
-            if self._bare.get(nodeid, 0.0) < now or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
+            bare = self._bare.get(nodeid, 0.0) >= now or (leased and leases.bare(nodeid))
+            if not bare or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
                 return None
             return abi.failure(unique, errno.ENODATA)
+        if op == abi.GETATTR and leased and (known := leases.getattr(unique, nodeid)) is not None:
+            return known
         entry = self._attr.get(nodeid)
         if entry is None or entry[0] < now:
             return None

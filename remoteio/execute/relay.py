@@ -34,15 +34,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
-from remoteio.execute.handles import OPENS, Handles
-from remoteio.execute.known import ANSWERED, Known
+from remoteio.execute.handles import OPENS
+from remoteio.execute.known import ANSWERED
 from remoteio.execute.to_kernel import ToKernel, unmounted
+from remoteio.execute.told import Told, cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import known as wire
 from remoteio.wire import names_ahead
 from remoteio.wire.frames import FUSE, LARGE
 from remoteio.wire.link import Link
@@ -53,18 +52,14 @@ _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay(ToKernel):
+class Relay(Told, ToKernel):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
-        super().__init__(fd, fail)
-        self._link, self._fail = link, fail
-        # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
-        self._asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
-        self.handles = Handles()
-        self._known = Known()
+        Told.__init__(self, link)
+        ToKernel.__init__(self, fd, fail)
+        self._fail = fail
         self.counts = Counts()
-        self._order = threading.Lock()  # of changes against what is learned
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._false_deleted = FalseDeleted()
@@ -115,8 +110,8 @@ class Relay(ToKernel):
                 send(FUSE, raw)
                 if op == abi.OPENDIR:
                     self._list_ahead()
-                if facts.listings.unused:
-                    self._give_back()
+                if facts.listings.unused or facts.leases.unused:
+                    self.give_back()
                 if n >= LARGE:
                     buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
                     view = memoryview(buffer)
@@ -125,6 +120,9 @@ class Relay(ToKernel):
 
     def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
         """What is not simply passed on; True: it is dealt with."""
+        if op in (abi.FORGET, abi.BATCH_FORGET):
+            self.forget(given_back.lookups(op, nodeid, raw))
+            return True
         if op in (abi.RELEASE, abi.RELEASEDIR):
             fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
             self.handles.closed(fh)
@@ -212,24 +210,7 @@ class Relay(ToKernel):
             elif op == abi.OPENDIR:
                 self._list_ahead()  # what is in it
         except struct.error as e:
-            raise _cut_short(e) from None
-
-    def known(self, payload: bytes | memoryview) -> None:
-        """Pass a reply on, and keep what goes along with it to answer the next requests. Raises ProtocolError."""
-        reply, rest = wire.split(payload)
-        asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
-        if asked is not None:
-            op, nodeid, _, stamp, _, _ = asked
-            known, now = wire.parse(op, rest), time.monotonic()
-            with self._order:
-                if known.link:
-                    self._known.learn_link(_node(reply), stamp, known.link, now)
-                if known.listing is not None:
-                    fh = _handle(reply)
-                    self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
-                if self._known.holds(nodeid, stamp) and nodeid not in self.handles.locked:
-                    self._known.learn(nodeid, known.attr, known.contents, now)
-        self.from_link(reply)
+            raise cut_short(e) from None
 
     def names(self, payload: bytes | memoryview) -> None:
         """Keep what the names are that the job is likely to look up. Raises ProtocolError."""
@@ -266,14 +247,7 @@ class Relay(ToKernel):
     def _close_own(self, answer: bytes | memoryview) -> None:
         """Close a directory that was opened by the relay alone, for who does not wait for it any more."""
         with self._order:
-            self._known.listings.closed(_handle(answer))
-
-    def _give_back(self) -> None:
-        """The submit side counted lookups for entries that the kernel never got."""
-        with self._order:
-            unused, self._known.listings.unused = self._known.listings.unused, []
-        if unused:
-            self._link.send(FUSE, given_back.of_entries(unused))
+            self._known.listings.closed(handle_of(answer))
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""
@@ -299,36 +273,21 @@ class Relay(ToKernel):
             self._close_own(payload)
             return
         self.handles.undone(op, payload)
-        for request in given_back.of_reply(op, payload):
-            self._link.send(FUSE, request)
-
-
-def _node(reply: bytes | memoryview) -> int:
-    """The node in the reply to a LOOKUP."""
-    try:
-        return int(abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0])
-    except struct.error as e:
-        raise _cut_short(e) from None
-
-
-def _handle(reply: bytes | memoryview) -> int:
-    """The handle in the reply to an OPENDIR; of one to a LOOKUP it says nothing."""
-    try:
-        return int(abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0])
-    except struct.error as e:
-        raise _cut_short(e) from None
+        nodeid, release = given_back.of_reply(op, payload)
+        if nodeid:
+            self.forget([(nodeid, 1)])
+        if release:
+            self._link.send(FUSE, release)
 
 
 def _own(reply: bytes | memoryview) -> bool:
     """Whether the reply to an OPENDIR, if it is no error, tells of a handle of the relay's own."""
-    return len(reply) > abi.OUT_HEADER.size and _handle(reply) >= abi.OWN
+    return len(reply) > abi.OUT_HEADER.size and handle_of(reply) >= abi.OWN
 
 
-def _cut_short(error: struct.error) -> ProtocolError:
-    return ProtocolError("a reply is cut short (%s)" % error)
-
-
-_SPECIAL = frozenset((abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS))
+_SPECIAL = frozenset(
+    (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS)
+)
 
 
 def _dying(pid: int) -> bool:

@@ -74,3 +74,15 @@ LISTED_BELOW = 8
 
 KNOWN_OPENED = 1 << 10
 """Directories of which the relay knows that they could be opened: two numbers each."""
+
+LEASED_NAMES = 1 << 16
+"""Names that the relay keeps under leases: of about 250 bytes each, 16 MiB at the most."""
+
+LEASED_NODES = 1 << 14
+"""Nodes whose attributes the relay keeps under leases: of about 250 bytes each, 4 MiB at the most."""
+
+SILENCE = 3
+"""Seconds after which a host that has heard nothing from home answers from no lease: a break could not have come.
+
+Home is heard of once a second (lease.PULSE).
+"""

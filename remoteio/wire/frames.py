@@ -22,6 +22,7 @@ FUSE, ORDERED, KNOWN, START, HELLO, STARTED, EXIT, FAIL, STDIN, STDOUT, STDERR =
 CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 18
 ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT, STATE = 19, 20, 21, 22, 23, 24, 25, 26
 NAMES = 27
+LEASED, BREAK = 28, 29
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -72,6 +73,13 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "after HELLO, to a home that takes the job up: fields why (it cannot be), files, asked, highest, places, "
         "stdin, serial; then all that was asked and has no answer",
     ),
+    LEASED: (
+        "LEASED",
+        "submit",
+        "u8 FUSE or KNOWN, u8 what holds until a BREAK, u16 length of a name, u32 zero, the name, the payload of that "
+        "kind: see remoteio/wire/leases.py",
+    ),
+    BREAK: ("BREAK", "submit", "u64 nodeid, u64 length of a name, the name padded to 8 bytes, each: it holds no more"),
     SPENT: ("SPENT", "execute", "before EXIT: fields asked (rows of remoteio/execute/counts.py) and cpu (µs)"),
     **dict.fromkeys(
         EXTRA, ("EXTRA", "both", "bytes of a pipe of the job's from descriptor 3 on, each a kind; empty: end of file")

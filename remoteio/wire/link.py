@@ -14,6 +14,7 @@ import stat
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.syscalls import fill
@@ -27,18 +28,21 @@ class LinkClosed(RexecError):
 
 
 class _Queue:
-    """Frames that wait to be sent, small ones first; `size` is their bytes."""
+    """Frames that wait to be sent, small ones first; `size` is their bytes. `ahead` tells what goes before the next."""
 
-    __slots__ = ("_large", "_small", "size")
+    __slots__ = ("_large", "_small", "ahead", "size")
 
     def __init__(self) -> None:
+        self.ahead: Callable[[], bytes] = bytes
         self._small: deque[list[bytes | memoryview]] = deque()
         self._large: deque[list[bytes | memoryview]] = deque()
         self.size = 0
 
-    def put(self, parts: list[bytes | memoryview], large: bool) -> None:
+    def put(self, parts: list[bytes | memoryview], large: bool, ahead: bytes = b"") -> None:
+        if ahead:  # with the small ones, before any of which it goes that comes later
+            self._small.append([ahead])
         (self._large if large else self._small).append(parts)
-        self.size += sum(map(len, parts))
+        self.size += sum(map(len, parts)) + len(ahead)
 
     def take(self) -> list[bytes | memoryview]:
         """Return all that are small, as one, or else one large; nothing if none waits."""
@@ -91,11 +95,21 @@ class Link:
         with self._lock:
             if self._broken is not None:
                 raise LinkClosed("the link is closed (%s)" % self._broken.strerror)
+            ahead = self._queue.ahead()
             if self._writing:
-                self._queue.put(parts, large)
+                self._queue.put(parts, large, ahead)
                 return
+            if ahead:
+                parts.insert(0, ahead)
             self._writing = True
         self._drain(parts)
+
+    def go_ahead(self, due: Callable[[], bytes]) -> None:
+        """Have all that is sent from now on go behind what is `due`, whole frames, small or none.
+
+        It is asked with each frame, one thread at a time, and must not block.
+        """
+        self._queue.ahead = due
 
     def _drain(self, parts: list[bytes | memoryview]) -> None:
         while True:

@@ -80,9 +80,12 @@ class SessionSender(Link):
                     parts = [session.tell() + parts[0]]
             elif session.owed >= DUE and not large:
                 parts = [session.tell() + parts[0]]
+            ahead = self._queue.ahead()
             if stream is None or self._writing:
-                self._queue.put(parts, large)
+                self._queue.put(parts, large, ahead)
                 return
+            if ahead:
+                parts.insert(0, ahead)
             self._writing = True
             session.keep(parts)
             self.sent = session.sent

@@ -108,7 +108,7 @@ class _Files:
         self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
     ) -> None:
         self.first_names = first_names
-        self._spec, self._record, self._rights = spec, record, rights or JobRights()
+        self._spec, self.record, self._rights = spec, record, rights or JobRights()
 
     def look(self) -> None:
         """Find what has to be asked for by a socket, and all else that is known before the host has greeted."""
@@ -123,7 +123,7 @@ class _Files:
         spec = self._spec
         return Export(
             ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
-            record=self._record,
+            record=self.record,
             confinement=self._confinement,
             instead={**self._users, **names.of_network(spec, hello.network, hello.resolver)},
             directory=spec.cwd,
@@ -340,6 +340,8 @@ class HostSession:
     def _greet(self, hello: host_frames.Hello) -> None:
         self.host = hello.host
         self.export = self._files.export(hello, self.outside)
+        if self._files.record is None:  # else another process of ours may take the job up, and know of no change
+            self.export.leases.start(self._link)
         if self._dialler is not None:
             self._dialler.know(hello.door)
         self._handler.greeted(hello)

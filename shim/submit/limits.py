@@ -116,6 +116,11 @@ FILES = (
         f"{_UNTAKEN}::test_a_listing_that_was_given_up_is_read_on_from_where_it_was",
     ),
     Limit(
+        "files and directories that are watched for leases, or an eighth of `fs.inotify.max_user_watches`",
+        "remoteio.submit.export.leases:MOST_WATCHES", "", "those watched first are asked for as others are",
+        f"{_EXPORT}/leases.py", f"{_UNIT}_leases.py::test_watches_are_bounded_and_those_set_first_go",
+    ),
+    Limit(
         "pages that locks may guard, kept in memory", "remoteio.submit.export.locks:MOST_TWINS", BYTES,
         "those of files not open, and not used of late, are read again", f"{_EXPORT}/least_used.py",
         f"{_UNTAKEN}::test_pages_that_locks_may_guard_are_kept_of_the_files_in_use",

@@ -20,7 +20,7 @@ from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import ENTRY, ZERO, ImageFile, Manifest, WrittenFile
 from checkpoint.wire.protobuf import encode
-from remoteio.wire import frames
+from remoteio.wire import frames, leases
 from remoteio.wire import fuse_abi as abi
 from shim.execute import probe
 from shim.execute.owner import x11_wire
@@ -60,6 +60,12 @@ def _link() -> dict[str, list[bytes]]:
         b"r" + abi.reply(60 + abi.CREATE, ENTRY_OUT + abi.OPEN_OUT.pack(3, 0, 0)),
         b"r" + abi.failure(abi.GETXATTR, 61),
         b"o" + abi.inval_inode(3) + abi.reply(abi.SETLK),
+        b"l" + leases.pack(frames.FUSE, leases.NAME | leases.ATTR, b"name", abi.reply(abi.LOOKUP, ENTRY_OUT)),
+        b"l"
+        + leases.pack(
+            frames.KNOWN, leases.ATTR | leases.LISTED, b"", abi.reply(abi.OPENDIR, bytes(16)) + ATTR + listing
+        ),
+        b"b" + leases.pack_break(abi.LOOKUP, b"name") + leases.pack_break(9, b"") + leases.pack_break(0, b""),
     ]
     stream = b"".join([frames.frame(frames.PING), frames.frame(frames.STDOUT, b"said"), frames.frame(frames.EXTRA[0])])
     return {

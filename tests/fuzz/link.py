@@ -88,7 +88,8 @@ def replies(data: bytes) -> None:
                     (op, unique % _NODES, 0, stamp, 0.0, bytes(256)) if unique < 60 else op
                 )
         for message in pieces(data):
-            {b"k": relay.known, b"o": relay.ordered}.get(message[:1], relay.from_link)(message[1:])
+            take = {b"k": relay.known, b"o": relay.ordered, b"l": relay.leased, b"b": relay.broken}
+            take.get(message[:1], relay.from_link)(message[1:])
             _ask(relay)
     finally:
         os.close(kernel)
@@ -105,7 +106,7 @@ def _ask(relay: Relay) -> None:
             }.get(op, bytes(16))
             answer = relay._known.answer(op, 7, node, memoryview(abi.request(op, node, body, 7)), 0.0)
             assert answer is None or int.from_bytes(answer[:4], "little") == len(answer)
-    relay._give_back()
+    relay.give_back()
 
 
 TARGETS = (frames, fields, start, order, known, replies)

@@ -12,6 +12,7 @@ from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases
 from remoteio.wire.coherence import TTL
 
 
@@ -21,8 +22,9 @@ class Attributes(ExportBase):
     def do_getattr(self, r: abi.Request) -> Reply:
         flags, _, fh = abi.GETATTR_IN.unpack_from(r.raw, abi.ARGS)
         node = self.inodes.get(r.nodeid)
+        leased = self.leases.known(node) or (node.fd >= 0 and self.leases.attributes(node, node.fd) >= 0)
         st = os.fstat(self.inodes.handle(fh).fd) if flags & abi.GETATTR_FH else self.inodes.descriptors.stat(node)
-        return Reply(self._attr_out(node, st))
+        return Reply(self._attr_out(node, st), leased=leases.ATTR if leased else 0)
 
     def do_statx(self, r: abi.Request) -> Reply:
         flags, _, fh, _, mask = abi.STATX_IN.unpack_from(r.raw, abi.ARGS)

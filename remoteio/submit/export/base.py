@@ -13,6 +13,7 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.executing import reopen
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.instead import Instead
+from remoteio.submit.export.leases import Leases
 from remoteio.submit.export.listings import Listings
 from remoteio.submit.export.locks import Locks
 from remoteio.submit.export.nodes import FORMAT, Node, Place
@@ -48,8 +49,8 @@ class ExportBase:
         self._umask = own_umask()
         log = None if record is None else record.log
         self.inodes = Inodes(root, confinement=confinement, device=device, log=log)
-        self._dev = self.inodes.numbers.device
         self.locks = Locks(self.inodes)
+        self.leases = Leases()
         self._notes = ChangeNotes(self.inodes, record)
         self.room = room or Room()
         self.room.refusals = self.inodes.allowed.refusals
@@ -76,7 +77,7 @@ class ExportBase:
         plain = self.ids.plain and not taken
         uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
-        if dev != self._dev or ino >= KEPT:
+        if dev != self.inodes.numbers.device or ino >= KEPT:
             ino = self.inodes.numbers.shown(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return _ATTR(
@@ -218,6 +219,15 @@ def lstat(name: bytes, at: int) -> os.stat_result | None:
         return os.stat(name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def same(a: os.stat_result, b: os.stat_result | None) -> bool:
+    """Say whether both tell the same of a file, but for when it was last read."""
+    return (
+        b is not None
+        and tuple(a)[:7] == tuple(b)[:7]
+        and (a.st_mtime_ns, a.st_ctime_ns, a.st_blocks) == (b.st_mtime_ns, b.st_ctime_ns, b.st_blocks)
+    )
 
 
 def drop_suid(path: str) -> None:

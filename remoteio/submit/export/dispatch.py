@@ -121,6 +121,7 @@ class Export(Names, Attributes, OpenFiles, Space):
 
     def close(self) -> None:
         """Close everything: nobody asks for anything any more."""
+        self.leases.close()
         self.inodes.close_all()
         self.instead.close()
         self.room.end()

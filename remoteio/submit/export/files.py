@@ -17,6 +17,7 @@ from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 
@@ -35,6 +36,7 @@ class OpenFiles(ExportBase):
             lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
         )
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
+        leased = not flags & (os.O_ACCMODE | os.O_TRUNC) and self.leases.attributes(node, fd) >= 0
         st = _begun(fd, kill)
         out = self._opened(fd, node, flags, st)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
@@ -45,7 +47,7 @@ class OpenFiles(ExportBase):
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = _ahead(fd, st.st_size)
-        return Reply(out, Piggyback(self.attr(st), ahead))
+        return Reply(out, Piggyback(self.attr(st), ahead), leased=leases.ATTR if leased else 0)
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
@@ -256,6 +258,7 @@ class OpenFiles(ExportBase):
         self.locks.set(r, wait)
         before = abi.inval_inode(r.nodeid) if self.locks.stale_pages(r) else b""
         if first:  # from now on nothing is told ahead of what is in this directory; what was told is taken back
+            self.leases.break_all()
             beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
             before += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
         return Reply(b"", before=before) if before else DONE

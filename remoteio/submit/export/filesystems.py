@@ -66,7 +66,7 @@ class Filesystems:
                 self._known.clear()
             known = self._known.get(device)
         if known is None:
-            known = _type_of(device) in _SERVED or keeps_data(*syscalls.fstatfs(fd), device)
+            known = type_of(device) in _SERVED or keeps_data(*syscalls.fstatfs(fd), device)
             with self._lock:
                 self._known[device] = known
         return known
@@ -75,7 +75,7 @@ class Filesystems:
         os.close(self._mounts)
 
 
-def _type_of(device: int) -> str:
+def type_of(device: int) -> str:
     """As proc_pid_mountinfo(5) names it, without its subtype; "" for one whose files have other numbers (btrfs)."""
     number = b"%d:%d" % (os.major(device), os.minor(device))
     with open("/proc/self/mountinfo", "rb") as f:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.nodes import path
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import known, names_ahead
+from remoteio.wire import known, leases, names_ahead
 from remoteio.wire.coherence import AHEAD
-from remoteio.wire.frames import KNOWN
+from remoteio.wire.frames import KNOWN, LEASED
 
 MOST_NAMES = 512
 FIRST_S = 5.0  # seconds from the first of them, for which names are learned
@@ -91,6 +91,9 @@ class _Telling:
 
     def _look_up(self, parent: int, last: bytes) -> int:
         answer = self._export.answer(abi.Request(abi.request(abi.LOOKUP, parent, last + b"\0")))
+        if answer is not None and answer[0] == LEASED:  # it is used once, for its time
+            kind, _, _, payload = leases.split(answer[1])
+            answer = kind, bytes(payload)
         if answer is None or abi.OUT_HEADER.unpack_from(answer[1])[1]:
             return 0
         reply, rest = known.split(answer[1]) if answer[0] == KNOWN else (answer[1], b"")

@@ -8,11 +8,12 @@ import stat
 import time
 
 from remoteio import syscalls
-from remoteio.submit.export.base import ExportBase, lstat
+from remoteio.submit.export.base import ExportBase, lstat, same
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases
 from remoteio.wire.coherence import AHEAD, LISTED_AFTER, LISTED_BELOW, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import directories, pack, walk
@@ -27,20 +28,17 @@ class Names(ExportBase):
     def do_lookup(self, r: abi.Request) -> Reply:
         parent = self.inodes.get(r.nodeid)
         name = r.name(abi.ARGS)
-        if name in self.instead.files and name in self.instead.names(parent):
-            fd = self.instead.files[name]
-            node = self.inodes.shown_instead(parent, name, fd)
-            return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
         at, link = self.inodes.descriptors.directory(parent), False
-        pin = self.instead.pinned.find(parent, name)
-        if pin is not None and not (name.endswith(REMOVED) and lstat(name, at)):
-            node = self.inodes.shown_pinned(parent, *pin)
-            # Whoever asks again when the job runs is told of the file that has the name now.
-            return Reply(abi.ENTRY.pack(node.id, 0, 0, TTL, 0, 0) + self.attr(os.fstat(pin[1])))
+        other = self._other(parent, name, at)
+        if other is not None:
+            return other
+        leased = leases.NAME if not self.instead.pinned.names(parent) and self.leases.name(parent, at, name) else 0
         try:
             if name == _KERNEL_FACTS and parent.name == b"run":
                 raise FileNotFoundError
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
+            # a file that is met once is no reason for a watch: it is leased when it is opened, or looked up again
+            worth = leased and (not stat.S_ISREG(st.st_mode) or self.inodes.known(st) is not None)
             entry = self._entry(parent, name, st)
         except FileNotFoundError:
             if parent.shared:
@@ -51,18 +49,45 @@ class Names(ExportBase):
             if stat.S_ISDIR(st.st_mode):
                 # kept open, it is found as the job's working directory wherever it is moved to
                 self.inodes.descriptors.pin(self.inodes.known(st))
-        if not self._worth_listing(parent):
-            return self._with_target(entry, name, at) if link else Reply(entry)
-        entries = self.listings.whole(parent)
-        return Reply(entry, Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)) if entries else None)
+            if worth and self._holds(entry, at, name, st):
+                leased |= leases.ATTR
+        known = None
+        if self._worth_listing(parent):
+            listed = leases.LISTED if leased and self.leases.listing(parent, at) else 0
+            entries = self.listings.whole(parent)
+            if entries:
+                known = Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True))
+                leased |= listed
+        elif link:
+            known = self._target(name, at)
+        return Reply(entry, known, leased=leased, name=name)
 
-    def _with_target(self, entry: bytes, name: bytes, at: int) -> Reply:
-        """`entry` of a symbolic link, and where it points: who looks it up reads that next."""
+    def _other(self, parent: Node, name: bytes, at: int) -> Reply | None:
+        """Answer with what is shown, for now or for good, in place of what has the name; None: nothing is."""
+        if name in self.instead.files and name in self.instead.names(parent):
+            fd = self.instead.files[name]
+            node = self.inodes.shown_instead(parent, name, fd)
+            return Reply(abi.ENTRY.pack(node.id, 0, TTL, TTL, 0, 0) + self.attr(os.fstat(fd)))
+        pin = self.instead.pinned.find(parent, name)
+        if pin is not None and not (name.endswith(REMOVED) and lstat(name, at)):
+            node = self.inodes.shown_pinned(parent, *pin)
+            # Whoever asks again when the job runs is told of the file that has the name now.
+            return Reply(abi.ENTRY.pack(node.id, 0, 0, TTL, 0, 0) + self.attr(os.fstat(pin[1])))
+        return None
+
+    def _holds(self, entry: bytes, at: int, name: bytes, st: os.stat_result) -> bool:
+        """Lease the attributes in `entry`, made of `st`, of what has that name. False: they are told for TTL alone."""
+        node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
+        armed = self.leases.attributes(node, at, name)
+        return armed > 0 or (not armed and same(st, lstat(name, at)))
+
+    def _target(self, name: bytes, at: int) -> Piggyback | None:
+        """Where the symbolic link points: who looks it up reads that next."""
         try:
             target = os.fsencode(os.readlink(name, dir_fd=at))
         except OSError:
-            return Reply(entry)  # it has just been replaced: the kernel finds out when it reads it
-        return Reply(entry, Piggyback(self.attr(os.fstat(at)), link=target))
+            return None  # it has just been replaced: the kernel finds out when it reads it
+        return Piggyback(self.attr(os.fstat(at)), link=target)
 
     def do_removed(self, r: abi.Request) -> Reply:
         """Look up the file that is open and had that name, by one that it has still; ENOENT: there is none, or two."""
@@ -156,11 +181,13 @@ class Names(ExportBase):
         out = abi.OPEN_OUT.pack(handle.number, 0, 0)
         if node.shared:
             return Reply(out)
+        leased = leases.ATTR | leases.LISTED if self.leases.listing(node, fd) else 0
         try:
             entries, complete = self.listings.plus(handle, 0, AHEAD)
         except OSError:
             return Reply(out)  # it is readdir(3) that says so
-        return Reply(out, Piggyback(self.attr(os.fstat(fd)), listing=Listing(entries, complete)))
+        known = Piggyback(self.attr(os.fstat(fd)), listing=Listing(entries, complete))
+        return Reply(out, known, leased=leased if complete else leased & leases.ATTR)
 
     def do_list(self, r: abi.Request) -> Reply:
         """List a directory ahead of the job's opening it, and some below it in the order of a walk.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
-from remoteio.wire.frames import FUSE, KNOWN, ORDERED
+from remoteio.wire import leases
+from remoteio.wire.frames import FUSE, KNOWN, LEASED, ORDERED
 from remoteio.wire.known import Piggyback
 
 _HEADER = abi.OUT_HEADER.pack
@@ -15,21 +16,25 @@ class Reply:
 
     body     the reply's body, as fuse.h has it for the operation
     known    what the job's kernel is about to ask for next, as of now; None: nothing
-    before   notifications (fuse.h) that the kernel must take before the reply; not together with `known`
+    before   notifications (fuse.h) that the kernel must take before the reply; not together with `known` or `leased`
+    leased   what of it holds until a break, as ``wire.leases`` has it; `name`: of a LOOKUP
     """
 
-    __slots__ = ("before", "body", "known")
+    __slots__ = ("before", "body", "known", "leased", "name")
 
-    def __init__(self, body: bytes, known: Piggyback | None = None, before: bytes = b"") -> None:
-        self.body, self.known, self.before = body, known, before
+    def __init__(
+        self, body: bytes, known: Piggyback | None = None, before: bytes = b"", leased: int = 0, name: bytes = b""
+    ) -> None:
+        self.body, self.known, self.before, self.leased, self.name = body, known, before, leased, name
 
     def frame(self, unique: int) -> tuple[int, bytes]:
         """Make the frame (kind, payload) that answers the request of that number."""
         body, known = self.body, self.known
         reply = _HEADER(16 + len(body), 0, unique) + body
-        if known is not None:
-            return KNOWN, wire.pack(reply, known)
-        return (ORDERED, self.before + reply) if self.before else (FUSE, reply)
+        if self.before:
+            return ORDERED, self.before + reply
+        kind, payload = (FUSE, reply) if known is None else (KNOWN, wire.pack(reply, known))
+        return (LEASED, leases.pack(kind, self.leased, self.name, payload)) if self.leased else (kind, payload)
 
 
 DONE = Reply(b"")

@@ -77,6 +77,8 @@ class Agent:
             frames.KNOWN: self.relay.known,
             frames.NAMES: self.relay.names,
             frames.ORDERED: self.relay.ordered,
+            frames.LEASED: self.relay.leased,
+            frames.BREAK: self.relay.broken,
             frames.STDIN: streams.put,
             frames.CREDIT: streams.credit,
             frames.CLOSED: streams.closed,
@@ -112,6 +114,7 @@ class Agent:
                     take(payload)
             frames_left = link.receive()
             self._stay.heard()
+            self.relay.heard()
 
     def _hello(self) -> bytes:
         sandbox, resolver = self.sandbox, network.resolver()

@@ -1,0 +1,216 @@
+"""Execute side: names and attributes that hold until home takes them back (``wire.leases``). Shipped.
+
+Names, by directory, lead to a node, or to nothing; a directory whose listing was leased has no others. A LOOKUP is
+answered when both the name and the attributes of what it leads to are known. The kernel is given each answer for
+coherence.TTL seconds, as what comes from home: so it asks again, and what was taken back meanwhile is asked for there.
+
+Each answer counts a lookup of the kernel's that home has not counted; and what is named here must be known at home
+still when it is given out again. So what the kernel gives back of a node passes here (``forgotten``), which passes on
+what home has counted beyond that, and keeps one as long as a name leads there. With the kernel's count K, that of
+listings not given out L, home's H, and the node's `debt` D, what holds is
+
+    H = K + L - D,   and H > 0 while a name leads there
+
+Home must be heard of for an answer (`heard`): else it could not have taken anything back.
+
+Pure: the caller tells the time, and comes with one thread at a time (``relay.Relay._order``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import LEASED_NAMES, LEASED_NODES, SILENCE, TTL
+
+_ABSENT = 0  # of names: nothing has it
+_UNKNOWN = -1  # it is there, and home must be asked what it is
+_NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
+
+
+class _Directory:
+    __slots__ = ("complete", "names")
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, int] = {}
+        self.complete = False  # it has no other names
+
+
+class _Node:
+    __slots__ = ("debt", "names")
+
+    def __init__(self) -> None:
+        self.debt = self.names = 0
+
+
+class Leases:
+    """Keeps what is leased. ``unused`` collects (node, count) of lookups that home is to be given back.
+
+    heard  when anything came from home
+    """
+
+    def __init__(self) -> None:
+        self.heard = 0.0
+        self.unused: list[tuple[int, int]] = []
+        self._directories: OrderedDict[int, _Directory] = OrderedDict()
+        self._names = 0  # in all of them
+        self._nodes: dict[int, _Node] = {}
+        self._attr: OrderedDict[int, bytes] = OrderedDict()
+        self._bare: set[int] = set()  # of those, the ones without capabilities
+
+    # what was told
+
+    def name(self, parent: int, name: bytes, nodeid: int) -> None:
+        """Keep that `name` in the directory `parent` leads to that node; 0: to nothing."""
+        directory = self._directory(parent)
+        if directory.names.get(name) != nodeid:
+            self._unname(directory, name)
+            self._enter(directory, name, nodeid)
+            self._bound()
+
+    def listed(self, parent: int, entries: list[tuple[bytes, int]]) -> None:
+        """Keep that these are all the names in a directory, with their nodes; 0: of which home must be asked."""
+        old = self._directories.pop(parent, None)
+        directory = self._directory(parent)
+        for name, nodeid in dict(entries).items():
+            self._enter(directory, name, nodeid or _UNKNOWN)
+        directory.complete = True
+        if old is not None:  # after: what is named by both is kept
+            self._drop(old)
+        self._bound()
+
+    def attributes(self, nodeid: int, attr: bytes) -> None:
+        """Keep the attributes (struct fuse_attr) of a node."""
+        self._attr[nodeid] = attr
+        self._attr.move_to_end(nodeid)
+        if len(self._attr) > LEASED_NODES:
+            self._bare.discard(self._attr.popitem(last=False)[0])
+
+    def no_capability(self, nodeid: int) -> None:
+        """Keep that a file has no ``security.capability``, as long as its attributes hold."""
+        if nodeid in self._attr:
+            self._bare.add(nodeid)
+
+    # what is answered
+
+    def holds(self, now: float) -> bool:
+        """Say whether anything may be answered from here: home has been heard of."""
+        return now - self.heard < SILENCE
+
+    def lookup(self, unique: int, parent: int, name: bytes) -> bytes | None:
+        """Return the reply to a LOOKUP, if it is known."""
+        directory = self._directories.get(parent)
+        if directory is None:
+            return None
+        nodeid = directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN)
+        if nodeid == _ABSENT:
+            self._directories.move_to_end(parent)
+            return abi.reply(unique, _NONE)
+        attr = self._attr.get(nodeid)
+        if attr is None:
+            return None
+        self._directories.move_to_end(parent)
+        self._nodes[nodeid].debt += 1
+        return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, TTL, TTL, 0, 0) + attr)
+
+    def getattr(self, unique: int, nodeid: int) -> bytes | None:
+        """Return the reply to a GETATTR, if it is known."""
+        attr = self._attr.get(nodeid)
+        if attr is None:
+            return None
+        self._attr.move_to_end(nodeid)
+        return abi.reply(unique, abi.ATTR_OUT.pack(TTL, 0, 0) + attr)
+
+    def bare(self, nodeid: int) -> bool:
+        """Say whether the file is known to have no ``security.capability``."""
+        return nodeid in self._bare
+
+    # what holds no more
+
+    def changed(self, nodeid: int) -> None:
+        """Forget the attributes of a node, which the job changes."""
+        self._attr.pop(nodeid, None)
+        self._bare.discard(nodeid)
+
+    def broken(self, nodeid: int, name: bytes) -> None:
+        """Forget what home takes back: see ``wire.leases``; but not node 0."""
+        self.changed(nodeid)
+        directory = self._directories.get(nodeid)
+        if directory is None:
+            return
+        if name:
+            self._unname(directory, name)
+            if directory.complete:
+                self._enter(directory, name, _UNKNOWN)
+        else:
+            del self._directories[nodeid]
+            self._drop(directory)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        while self._directories:
+            self._drop(self._directories.popitem()[1])
+        self._attr.clear()
+        self._bare.clear()
+
+    def forgotten(self, nodeid: int, count: int) -> int:
+        """Take note of lookups that are given back; return how many of them home is to be told of."""
+        node = self._nodes.get(nodeid)
+        if node is None:
+            return count
+        kept = 1 if node.names else 0
+        told = count - node.debt - kept
+        if told <= 0:
+            node.debt -= count
+            if not kept and not node.debt:
+                del self._nodes[nodeid]
+            return 0
+        node.debt = -kept
+        if not kept:
+            del self._nodes[nodeid]
+        return told
+
+    # the tables
+
+    def _directory(self, parent: int) -> _Directory:
+        directory = self._directories.get(parent)
+        if directory is None:
+            directory = self._directories[parent] = _Directory()
+        self._directories.move_to_end(parent)
+        return directory
+
+    def _enter(self, directory: _Directory, name: bytes, nodeid: int) -> None:
+        directory.names[name] = nodeid
+        self._names += 1
+        if nodeid > 0:
+            node = self._nodes.get(nodeid)
+            if node is None:
+                node = self._nodes[nodeid] = _Node()
+            node.names += 1
+
+    def _unname(self, directory: _Directory, name: bytes) -> None:
+        nodeid = directory.names.pop(name, None)
+        if nodeid is not None:
+            self._names -= 1
+            self._lose(nodeid)
+
+    def _drop(self, directory: _Directory) -> None:
+        self._names -= len(directory.names)
+        for nodeid in directory.names.values():
+            self._lose(nodeid)
+
+    def _lose(self, nodeid: int) -> None:
+        node = self._nodes.get(nodeid)
+        if node is None:
+            return
+        node.names -= 1
+        if not node.names:
+            if node.debt < 0:
+                self.unused.append((nodeid, -node.debt))
+                node.debt = 0
+            if not node.debt:
+                del self._nodes[nodeid]
+
+    def _bound(self) -> None:
+        while self._names > LEASED_NAMES and len(self._directories) > 1:
+            self._drop(self._directories.popitem(last=False)[1])

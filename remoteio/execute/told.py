@@ -1,0 +1,137 @@
+"""Execute side: what home tells beside its replies, and what it is given back for it. Shipped."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+
+from remoteio.errors import ProtocolError
+from remoteio.execute import given_back
+from remoteio.execute.handles import Handles
+from remoteio.execute.known import Known
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import known as wire
+from remoteio.wire import leases
+from remoteio.wire.frames import FUSE, KNOWN
+from remoteio.wire.known import Piggyback
+from remoteio.wire.link import Link
+
+
+class Told:
+    """Keeps what comes along with replies to `_asked`. Threads: see ``relay``, of which this is a part."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
+        self._asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
+        self.handles = Handles()
+        self._known = Known()
+        self._order = threading.Lock()  # of changes against what is learned
+
+    def from_link(self, payload: bytes | memoryview) -> None:
+        """Pass a reply or a notification on to the kernel. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def heard(self) -> None:
+        """Take note that home has been heard of."""
+        self._known.leases.heard = time.monotonic()
+
+    def leased(self, payload: bytes | memoryview) -> None:
+        """Pass a reply on, and keep until a break what of it is leased. Raises ProtocolError."""
+        kind, what, name, payload = leases.split(payload)
+        if kind == KNOWN:
+            self.known(payload, what, name)
+            return
+        asked = self._asked.get(_unique(payload))
+        if asked is not None:
+            with self._order:
+                self._known.lease(asked[1], asked[3], what, name, _told(asked[0], asked[1], payload, None))
+        self.from_link(payload)
+
+    def broken(self, payload: bytes | memoryview) -> None:
+        """Forget what is leased no more. Raises ProtocolError."""
+        items = leases.broken(payload)
+        with self._order:
+            self._known.broken(items)
+        self.give_back()
+
+    def known(self, payload: bytes | memoryview, what: int = 0, name: bytes = b"") -> None:
+        """Pass a reply on, and keep what goes along with it to answer the next requests. Raises ProtocolError.
+
+        `what` of it, of a LOOKUP's `name`, is kept until a break.
+        """
+        reply, rest = wire.split(payload)
+        asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
+        if asked is not None:
+            op, nodeid, _, stamp, _, _ = asked
+            known, now = wire.parse(op, rest), time.monotonic()
+            with self._order:
+                if what:
+                    self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))
+                if known.link:
+                    self._known.learn_link(_node(reply), stamp, known.link, now)
+                if known.listing is not None:
+                    fh = handle_of(reply)
+                    self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
+                if self._known.holds(nodeid, stamp) and nodeid not in self.handles.locked:
+                    self._known.learn(nodeid, known.attr, known.contents, now)
+        self.from_link(reply)
+
+    def give_back(self) -> None:
+        """The submit side counted lookups for entries that the kernel never got."""
+        with self._order:
+            unused, self._known.listings.unused = self._known.listings.unused, []
+        self.forget([(nodeid, 1) for nodeid in unused])
+
+    def forget(self, pairs: list[tuple[int, int]]) -> None:
+        """Give lookups (node, how many) back, as far as the submit side has counted them, and what leases had kept."""
+        table = self._known.leases
+        with self._order:
+            back = [(nodeid, told) for nodeid, count in pairs if (told := table.forgotten(nodeid, count))]
+            if table.unused:
+                back += table.unused
+                table.unused = []
+        if back:
+            self._link.send(FUSE, given_back.of_lookups(back))
+
+
+def _node(reply: bytes | memoryview) -> int:
+    """The node in the reply to a LOOKUP."""
+    try:
+        return int(abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0])
+    except struct.error as e:
+        raise cut_short(e) from None
+
+
+def handle_of(reply: bytes | memoryview) -> int:
+    """The handle in the reply to an OPENDIR; of one to a LOOKUP it says nothing."""
+    try:
+        return int(abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0])
+    except struct.error as e:
+        raise cut_short(e) from None
+
+
+def _unique(reply: bytes | memoryview) -> int:
+    """The number of the request that a reply answers."""
+    try:
+        return int(abi.OUT_HEADER.unpack_from(reply)[2])
+    except struct.error as e:
+        raise cut_short(e) from None
+
+
+def _told(
+    op: int, nodeid: int, reply: bytes | memoryview, known: Piggyback | None
+) -> tuple[int, bytes, Piggyback | None]:
+    """Of which node the reply to a request of `nodeid` tells the attributes, and what else."""
+    at = abi.OUT_HEADER.size + (abi.ENTRY.size if op == abi.LOOKUP else abi.ATTR_OUT.size)
+    found = _node(reply) if op == abi.LOOKUP else nodeid
+    attr = bytes(reply[at : at + abi.ATTR.size]) if op in (abi.LOOKUP, abi.GETATTR) or known is None else known.attr
+    if len(attr) != abi.ATTR.size:
+        raise ProtocolError("a lease of attributes came without them (%d bytes)" % len(reply))
+    return found, attr, known
+
+
+def cut_short(error: struct.error) -> ProtocolError:
+    """Make the error of a reply that has not all its fields."""
+    return ProtocolError("a reply is cut short (%s)" % error)

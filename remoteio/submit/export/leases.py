@@ -1,0 +1,301 @@
+"""Submit side: what the job's host may answer from until somebody changes it, and the breaks that take it back.
+
+Each directory and file of which something is leased is watched by inotify(7), as an inode: so a change is seen by
+whatever name it is made. The kernel queues an event inside the system call that makes the change. `due` reads what is
+queued, and the link calls it for each frame before that is sent: what the job could hear of a change comes behind the
+break. A watch is set, and armed, before what is told is read; a change in between makes a break, which the stamps of
+the host set against the reply, whichever of the two comes first (``execute.known``).
+
+Only what inotify tells of is leased: filesystems of this machine's own kernel, in which nothing was mounted or
+unmounted since. It does not tell of what changes through a mapping (mmap(2)) before the file is closed. A directory or
+file that changes all the time, an overflow of the queue, or more watches than there may be:
+the job asks, as it does of anything else.
+
+Armed: who changes it causes a break. After that, until it is told again, the job knows nothing, and is told nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+import time
+from collections import OrderedDict
+
+from remoteio import inotify as ino
+from remoteio import syscalls
+from remoteio.submit.export.filesystems import type_of
+from remoteio.submit.export.nodes import Node
+from remoteio.wire import frames
+from remoteio.wire import leases as wire
+from remoteio.wire.coherence import TTL
+from remoteio.wire.link import Link, LinkClosed
+
+MOST_WATCHES = 8192  # of an inode of about 1 KiB each; an eighth of what the user may have, if that is less
+_BUSY = 64  # events within a second, after which a node is left alone
+_REST = 5.0  # seconds
+_BREAKS = 0.05  # seconds between two breaks that go by themselves
+_ITSELF = b""  # its attributes, among what is broken of a node
+# filesystems whose changes are all made by this kernel, by their names in mountinfo; overlayfs is not changed below
+_LOCAL = frozenset(
+    ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "f2fs", "zfs", "bcachefs", "overlay", "jfs")
+)
+_WITHOUT_NUMBER = frozenset((0x9123683E, 0x794C7630))  # btrfs and overlayfs, which give files other numbers than those
+_DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
+_SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
+_FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
+_LEASABLE = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)  # the others change without an event: who holds a channel
+_WATCHES = "/proc/sys/fs/inotify/max_user_watches"
+
+
+class _Watch:
+    """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
+
+    __slots__ = ("all_broken", "broken", "events", "hides", "nodeid", "number", "since")
+
+    def __init__(self, nodeid: int, number: int, hides: bool) -> None:
+        self.nodeid, self.number = nodeid, number
+        self.hides = hides  # names in it are not to be told of
+        self.all_broken, self.broken = True, {_ITSELF}
+        self.events, self.since = 0, 0.0
+
+    def arm(self, name: bytes) -> None:
+        """Arm one name, or _ITSELF. Names that were never told of are armed as well."""
+        if self.all_broken:
+            self.all_broken, self.broken = False, {_ITSELF}
+        self.broken.discard(name)
+
+
+class Leases:
+    """Watches what is leased, and tells what is leased no more. Leases nothing until `begin`.
+
+    Threads: any. `_lock` guards all; nothing is waited for under it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inotify: ino.Inotify | None = None
+        self._mounts = -1
+        self._poll = select.poll()
+        self._nodes: OrderedDict[int, _Watch] = OrderedDict()
+        self._numbers: dict[int, _Watch] = {}
+        self._local: dict[int, bool] = {}  # by st_dev
+        self._resting: dict[int, float] = {}  # by node, until when
+        self._most = MOST_WATCHES
+        self._news: list[bytes] = []
+        self._over = threading.Event()
+
+    def begin(self) -> bool:
+        """Lease from now on: the link asks what is `due`. False: this user can have no inotify instance."""
+        try:
+            with open(_WATCHES, encoding="ascii") as file:
+                self._most = min(MOST_WATCHES, int(file.read()) // 8)
+            watches = ino.Inotify()
+        except OSError:
+            return False
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll.register(watches.fileno(), select.POLLIN)
+        self._poll.register(self._mounts, select.POLLPRI)  # something was mounted or unmounted: proc_pid_mountinfo(5)
+        with self._lock:
+            self._inotify = watches
+        if self._over.is_set():
+            self.close()  # it was over meanwhile
+        return not self._over.is_set()
+
+    def start(self, link: Link) -> None:
+        """Lease over that link, from TTL on, as what ends sooner asks nothing twice."""
+        link.go_ahead(self.due)
+        threading.Thread(target=self._serve, args=(link,), name="leases", daemon=True).start()
+
+    def _serve(self, link: Link) -> None:
+        if self._over.wait(TTL) or not self.begin():
+            return
+        try:
+            while self.wait(_BREAKS):
+                link.send(frames.BREAK)  # behind what is due
+        except LinkClosed:
+            return  # whoever receives says so
+
+    def close(self) -> None:
+        """Lease nothing any more."""
+        self._over.set()
+        with self._lock:
+            if self._inotify is not None:
+                self._inotify.close()
+                os.close(self._mounts)
+                self._inotify = None
+
+    def wait(self, pause: float) -> bool:
+        """Wait `pause` seconds, and then until something is due. False: it is over."""
+        watches = self._inotify
+        if watches is None:
+            return False
+        poll = select.poll()
+        poll.register(watches.fileno(), select.POLLIN)
+        while not self._over.wait(pause):
+            if poll.poll(1000):
+                with self._lock:
+                    self._drain()
+                    if self._news:
+                        return True
+        return False
+
+    # before something is told
+
+    def name(self, parent: Node, at: int, name: bytes) -> bool:
+        """Arm a name in the directory `parent`, open as `at`, which is about to be looked up. False: do not lease."""
+        local = self._is_local(parent, at)
+        with self._lock:
+            watch = self._directory(parent, at) if local else None
+            if watch is not None:
+                watch.arm(name)
+            return watch is not None
+
+    def listing(self, node: Node, fd: int) -> bool:
+        """Arm all names in a directory, and itself, which is about to be read. False: do not lease them."""
+        local = self._is_local(node, fd)
+        with self._lock:
+            watch = self._directory(node, fd) if local else None
+            if watch is not None:
+                watch.all_broken, watch.broken = False, set()
+            return watch is not None
+
+    def attributes(self, node: Node, at: int, name: bytes = b"") -> int:
+        """Arm the attributes of `node`, which has that name in the directory open as `at`, or is open as that.
+
+        1: they were armed already, and what was read before holds; 0: it is to be read again; -1: do not lease them.
+        """
+        with self._lock:
+            if self._inotify is None or node.kind not in _LEASABLE or _guarded(node):
+                return -1
+            watch = self._nodes.get(node.id)
+            if watch is None:
+                if not self._local.get(node.dev, False):
+                    return -1
+                mask = _SELF | (_DIRECTORY if node.kind == stat.S_IFDIR else _FILE)
+                watch = self._add(node, b"/proc/self/fd/%d/%s" % (at, name) if name else b"/proc/self/fd/%d" % at, mask)
+                if watch is None:
+                    return -1
+            if not watch.all_broken and _ITSELF not in watch.broken:
+                return 1
+            watch.arm(_ITSELF)
+            return 0
+
+    def known(self, node: Node) -> bool:
+        """Arm the attributes of `node`, which are about to be read, if it is watched. False: do not lease them."""
+        with self._lock:
+            watch = self._nodes.get(node.id)
+            if watch is None or _guarded(node):
+                return False
+            watch.arm(_ITSELF)
+            return True
+
+    def _is_local(self, node: Node, fd: int) -> bool:
+        """Does inotify see all changes of what `fd` is open on? Not under the lock: statfs(2) may wait for ever."""
+        local = self._local.get(node.dev)
+        if local is None and self._inotify is not None:
+            name = type_of(node.dev)
+            local = self._local[node.dev] = name in _LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
+        return bool(local)
+
+    # the watches; all under the lock
+
+    def _directory(self, node: Node, at: int) -> _Watch | None:
+        if self._inotify is None or node.shared or node.rights.closed:
+            return None
+        watch = self._nodes.get(node.id)
+        return watch or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
+
+    def _add(self, node: Node, path: bytes, mask: int) -> _Watch | None:
+        watches = self._inotify
+        if watches is None or self._resting.get(node.id, 0.0) > time.monotonic():
+            return None
+        follow = 0 if path.rpartition(b"/")[0] == b"/proc/self/fd" else ino.IN_DONT_FOLLOW
+        try:
+            number = watches.add(path, mask | follow)
+        except OSError:
+            return None  # it may not be read, or there are no more watches: it is asked for, as others are
+        same = self._numbers.get(number)
+        if same is not None:  # of a node that the job's kernel has forgotten, or of a name that was replaced just now
+            self._break(same)
+            self._nodes.pop(same.nodeid, None)
+        watch = self._numbers[number] = self._nodes[node.id] = _Watch(node.id, number, node.rights.hides)
+        if len(self._nodes) > self._most:
+            self._leave(next(iter(self._nodes.values())))
+        return watch
+
+    def _leave(self, watch: _Watch) -> None:
+        self._break(watch)
+        del self._nodes[watch.nodeid]
+        del self._numbers[watch.number]
+        if self._inotify is not None:
+            self._inotify.remove(watch.number)
+
+    def _break(self, watch: _Watch, name: bytes = b"") -> None:
+        if watch.all_broken:
+            return
+        if not name or watch.hides:
+            watch.all_broken = True
+            self._news.append(wire.pack_break(watch.nodeid, b""))
+        elif name not in watch.broken or _ITSELF not in watch.broken:
+            watch.broken |= {name, _ITSELF}
+            self._news.append(wire.pack_break(watch.nodeid, name))
+
+    # what is due
+
+    def break_all(self) -> None:
+        """Take back all leases."""
+        with self._lock:
+            self._break_all()
+
+    def _break_all(self) -> None:
+        for watch in self._nodes.values():
+            watch.all_broken = True
+        self._news.append(wire.pack_break(wire.EVERYTHING, b""))
+
+    def due(self) -> bytes:
+        """Return the frame that takes back what others have changed by now; nothing if there is none."""
+        with self._lock:
+            self._drain()
+            if not self._news:
+                return b""
+            news, self._news = b"".join(self._news), []
+        return frames.frame(frames.BREAK, news)
+
+    def _drain(self) -> None:
+        watches = self._inotify
+        ready = self._poll.poll(0) if watches is not None else ()
+        for fd, _ in ready:
+            if fd == self._mounts:
+                self._local.clear()
+                self._break_all()
+        while ready and watches is not None and (events := watches.read()):
+            for number, mask, name in events:
+                self._happened(number, mask, os.fsencode(name))
+
+    def _happened(self, number: int, mask: int, name: bytes) -> None:
+        if mask & ino.IN_Q_OVERFLOW:
+            self._break_all()
+            return
+        watch = self._numbers.get(number)
+        if watch is None or (name and not mask & _DIRECTORY):
+            return  # left meanwhile; or of what is in a directory, and has a watch of its own
+        self._break(watch, name)
+        if mask & ino.IN_IGNORED:
+            self._nodes.pop(watch.nodeid, None)
+            del self._numbers[number]
+            return
+        now = time.monotonic()
+        if now - watch.since > 1:
+            watch.since, watch.events = now, 0
+        watch.events += 1
+        if watch.events > _BUSY:
+            self._leave(watch)
+            self._resting = {node: until for node, until in self._resting.items() if until > now}
+            self._resting[watch.nodeid] = now + _REST
+
+
+def _guarded(node: Node) -> bool:
+    """Is it in a directory in which a file was locked? Then nothing is to be told ahead of the question."""
+    return node.parent is not None and node.parent.shared

@@ -1,0 +1,341 @@
+"""Home and a host with leases between them, and messages under way both ways: real files, events and export, no mount.
+
+What the job could have heard of by a line from home it never sees otherwise afterwards; and of each node that the job's
+kernel may use home knows, and of no other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter, deque
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remoteio.execute.told import Told
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.frames import BREAK, FUSE, KNOWN, LEASED, STDIN, FrameReader, frame
+from remoteio.wire.link import Link
+
+NAMES = (b"a", b"b", b"d", b"d/a", b"d/b")
+ABSENT: tuple[object, ...] = ()
+OPS = abi.OPEN_IN.pack(os.O_RDONLY, 0)
+
+
+def described(path: bytes) -> tuple[object, ...]:
+    try:
+        st_ = os.lstat(path)
+    except OSError:
+        return ABSENT
+    return st_.st_mode, st_.st_nlink, st_.st_size, st_.st_mtime_ns, st_.st_ctime_ns
+
+
+def told(attr: bytes) -> tuple[object, ...]:
+    _, size, _, _, m, c, _, mn, cn, mode, links, *_ = abi.ATTR.unpack(attr)
+    return mode, links, size, m * 10**9 + mn, c * 10**9 + cn
+
+
+class ToHome:
+    """Takes what the host sends: requests, which wait to be delivered."""
+
+    def __init__(self) -> None:
+        self.sent: deque[bytes] = deque()
+
+    def send(self, kind: int, payload: bytes) -> None:
+        assert kind == FUSE
+        self.sent.append(bytes(payload))
+
+
+class Host(Told):
+    """The relay without a kernel: `answered` are the replies that one would have got."""
+
+    def __init__(self) -> None:
+        self.up = ToHome()
+        super().__init__(cast(Link, self.up))
+        self.answered: dict[int, bytes] = {}
+        self._unique = 0
+        self._known.leases.heard = time.monotonic() + 3600
+
+    def from_link(self, payload: bytes | memoryview) -> None:
+        unique = abi.OUT_HEADER.unpack_from(payload)[2]
+        if unique:
+            op, nodeid, _, stamp, _, _ = self._asked.pop(unique)
+            self._known.answered(op, nodeid, stamp)
+            self.answered[unique] = bytes(payload)
+
+    def ordered(self, payload: bytes | memoryview) -> None:
+        while payload:
+            size = abi.OUT_HEADER.unpack_from(payload)[0]
+            self.from_link(payload[:size])
+            payload = payload[size:]
+
+    def ask(self, op: int, nodeid: int, args: bytes) -> tuple[int, bytes | None]:
+        """The number of the request, and what is answered here: what came for a time has had it."""
+        self._unique += 1
+        raw = abi.request(op, nodeid, args, self._unique)
+        answer = None
+        if op in (abi.LOOKUP, abi.GETATTR):
+            answer = self._known.answer(op, self._unique, nodeid, memoryview(raw), time.monotonic() + 100)
+        if answer is None:
+            self._asked[self._unique] = (op, nodeid, 0, self._known.asked(op, nodeid), 0.0, raw)
+            self.up.send(FUSE, raw)
+        self.give_back()
+        return self._unique, answer
+
+    def clear(self) -> None:
+        self._known.leases.clear()
+        self._known.listings.sweep()
+        for fh in list(self._known.listings._reads):
+            self._known.listings.closed(fh)
+        self.give_back()
+
+
+class World:
+    def __init__(self, top: Path) -> None:
+        self.top = os.fsencode(top) + b"/"
+        os.mkdir(self.top + b"d")
+        self.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(top))
+        assert self.export.leases.begin()
+        self.host, self.down = Host(), deque[bytes]()
+        self.history: list[dict[bytes, tuple[object, ...]]] = []
+        self.heard = 0  # the first of history that the job may still see
+        self.lines: deque[int] = deque()
+        self.kernel: Counter[int] = Counter()  # lookups
+        self.names: dict[bytes, int] = {b"": abi.ROOT_ID}
+        self.asked: dict[int, tuple[int, bytes]] = {}
+        self.changed()
+
+    def changed(self) -> None:
+        self.history.append({name: described(self.top + name) for name in NAMES})
+
+    def change(self, what: str, name: bytes, other: bytes) -> None:
+        path = self.top + name
+        try:
+            if what == "write":
+                with open(path, "ab") as file:
+                    file.write(b"x")
+            elif what == "mkdir":
+                os.mkdir(path)
+            elif what == "remove":
+                os.unlink(path) if not os.path.isdir(path) else os.rmdir(path)
+            elif what == "rename":
+                os.rename(path, self.top + other)
+            elif what == "link":
+                os.link(path, self.top + other)
+            else:
+                os.chmod(path, 0o600 if os.stat(path).st_mode & 0o111 else 0o711)
+        except OSError:
+            pass  # nothing is there, or something is in the way: nothing has changed
+        self.changed()
+
+    def say(self, kind: int, payload: bytes) -> None:
+        """Home sends a frame, as a link does: behind what is due."""
+        self.down.append(self.export.leases.due() + frame(kind, payload))
+
+    def line(self) -> None:
+        self.lines.append(len(self.history) - 1)
+        self.say(STDIN, b"x")
+
+    def deliver_up(self) -> None:
+        if self.host.up.sent:
+            answer = self.export.answer(abi.Request(self.host.up.sent.popleft()))
+            if answer is not None:
+                self.say(*answer)
+
+    def deliver_down(self) -> None:
+        for kind, payload in FrameReader().feed(self.down.popleft()) if self.down else ():
+            if kind == STDIN:
+                self.heard = self.lines.popleft()
+            else:
+                host = self.host
+                take = {FUSE: host.from_link, KNOWN: host.known, LEASED: host.leased, BREAK: host.broken}
+                take.get(kind, host.ordered)(payload)
+        for unique, reply in tuple(self.host.answered.items()):
+            del self.host.answered[unique]
+            self.take(unique, reply, home=True)
+
+    def job(self, what: str, name: bytes) -> None:
+        parent, _, last = name.rpartition(b"/")
+        if what == "lookup" and self.known(parent):
+            self.ask(abi.LOOKUP, self.names[parent], last + b"\0", name)
+        elif what == "list" and self.known(parent):
+            self.ask(abi.OPENDIR, self.names[parent], OPS, name)
+        elif what == "getattr" and self.known(name):
+            self.ask(abi.GETATTR, self.names[name], abi.GETATTR_IN.pack(0, 0, 0), name)
+        elif what == "open" and self.known(name):
+            self.ask(abi.OPEN, self.names[name], OPS, name)
+        elif what == "forget" and self.known(name) and name:
+            self.forget(self.names.pop(name))
+
+    def known(self, name: bytes) -> bool:
+        return name in self.names
+
+    def forget(self, nodeid: int) -> None:
+        if self.kernel[nodeid]:
+            self.host.forget([(nodeid, self.kernel.pop(nodeid))])
+        self.names = {name: node for name, node in self.names.items() if node != nodeid}
+
+    def ask(self, op: int, nodeid: int, args: bytes, name: bytes) -> None:
+        unique, answer = self.host.ask(op, nodeid, args)
+        self.asked[unique] = op, name
+        if answer is not None:
+            self.take(unique, answer, home=False)
+
+    def take(self, unique: int, reply: bytes, home: bool) -> None:
+        op, name = self.asked.pop(unique)
+        error, body = abi.OUT_HEADER.unpack_from(reply)[1], reply[abi.OUT_HEADER.size :]
+        if op == abi.LOOKUP and not error:
+            nodeid = abi.ENTRY.unpack_from(body)[0]
+            if nodeid:
+                self.kernel[nodeid] += 1
+                self.names[name] = nodeid
+            else:
+                self.names.pop(name, None)
+            if not home:
+                self.truth(name, told(body[abi.ENTRY.size :]) if nodeid else ABSENT)
+        elif op == abi.GETATTR and not error and not home:
+            seen, found = told(body[abi.ATTR_OUT.size :]), self.history[self.heard :]
+            assert any(seen in then.values() for then in found), "no file has been so since"
+        elif op in (abi.OPEN, abi.OPENDIR) and not error:
+            fh = abi.OPEN_OUT.unpack_from(body)[0]
+            self.host._known.listings.closed(fh)
+            self.host.up.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+
+    def truth(self, name: bytes, seen: tuple[object, ...]) -> None:
+        # what is in a directory may have been asked for when that had another name
+        parent, _, last = name.rpartition(b"/")
+        places = {name} if not parent else {b"d/" + last, b"a/" + last, b"b/" + last}
+        assert any(seen == then.get(place, ABSENT) for then in self.history[self.heard :] for place in places)
+
+    def end(self) -> None:
+        while self.host.up.sent or self.down:
+            self.deliver_up()
+            self.deliver_down()
+        nodes = self.export.inodes.nodes
+        assert {node for node, count in self.kernel.items() if count} <= set(nodes), "home has lost what is in use"
+        for node in list(self.kernel):
+            self.forget(node)
+        self.host.clear()
+        while self.host.up.sent or self.down:
+            self.deliver_up()
+            self.deliver_down()
+        assert not self.host._known.leases._nodes
+        assert set(nodes) == {abi.ROOT_ID}, "home knows what nobody refers to"
+        self.export.inodes._check()
+        self.export.close()
+
+
+NAME = st.sampled_from((b"a", b"d", b"d/a", b"d/a"))
+OTHER = st.sampled_from(NAMES)
+CHANGE = st.sampled_from(["write", "write", "mkdir", "remove", "remove", "rename", "link", "chmod"])
+ASK = st.sampled_from(["lookup", "lookup", "lookup", "list", "getattr", "open", "forget"])
+STEP = st.one_of(
+    st.tuples(CHANGE, NAME, OTHER),
+    st.tuples(st.just("hear of"), NAME, OTHER),  # a change, and all that is under way arrives
+    st.tuples(st.just("know"), NAME, OTHER),  # the answers to several questions arrive
+    st.tuples(ASK, NAME, OTHER),
+    st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle"]), NAME, OTHER),
+)
+
+
+def do(world: World, what: str, name: bytes, other: bytes) -> None:
+    if what == "know":
+        for each in (b"d", name, name):
+            asks(world, "lookup", each)
+            asks(world, "open", each)
+    elif what == "hear of":
+        world.change("remove" if os.path.lexists(world.top + name) else "write", name, other)
+        world.line()
+        settle(world)
+    elif what in ("line", "up", "down", "settle"):
+        {"line": world.line, "up": world.deliver_up, "down": world.deliver_down, "settle": lambda: settle(world)}[
+            what
+        ]()
+    elif what in ("lookup", "list", "getattr", "open", "forget"):
+        world.job(what, name)
+    else:
+        world.change(what, name, other)
+
+
+@settings(max_examples=150)
+@given(st.lists(STEP, min_size=5, max_size=50))
+def test_what_the_job_was_told_of_is_never_unseen_and_no_node_is_lost(
+    steps: list[tuple[str, bytes, bytes]],
+) -> None:
+    top = Path(tempfile.mkdtemp(prefix="leases-", dir="/var/tmp"))
+    try:
+        world = World(top)
+        for step in steps:
+            do(world, *step)
+        world.end()
+    finally:
+        shutil.rmtree(top)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def settle(world: World) -> None:
+    while world.host.up.sent or world.down:
+        world.deliver_up()
+        world.deliver_down()
+
+
+def asks(world: World, what: str, name: bytes) -> bool:
+    """Whether home is asked."""
+    settle(world)
+    world.job(what, name)
+    asked = any(abi.Request(raw).op in (abi.LOOKUP, abi.GETATTR) for raw in world.host.up.sent)
+    settle(world)
+    return asked
+
+
+def test_what_was_told_is_asked_for_again_once_it_has_changed(world: World) -> None:
+    world.change("write", b"d/a", b"")
+    for name in (b"d", b"d/a", b"d/b"):
+        asks(world, "lookup", name)
+    asks(world, "open", b"d/a")
+    for name in (b"d", b"d/a", b"d/b"):
+        assert not asks(world, "lookup", name), "its lease holds, and that there is none"
+    world.change("write", b"d/a", b"")
+    world.line()
+    assert asks(world, "lookup", b"d/a")
+    assert not asks(world, "lookup", b"d/b")
+    world.change("write", b"d/b", b"")
+    world.line()
+    assert asks(world, "lookup", b"d/b")
+    assert not asks(world, "lookup", b"d/a")
+    world.end()
+
+
+def test_a_directory_that_was_listed_is_known_by_all_its_names(world: World) -> None:
+    world.change("mkdir", b"a", b"")
+    asks(world, "list", b"a")
+    assert not asks(world, "lookup", b"b"), "there is none"
+    assert asks(world, "lookup", b"a"), "it is there, and was not looked into"
+    assert not asks(world, "lookup", b"a")
+    world.end()
+
+
+def test_a_change_by_another_name_is_seen(world: World, tmp_path: Path) -> None:
+    world.change("write", b"a", b"")
+    (tmp_path / "elsewhere").mkdir()
+    asks(world, "lookup", b"a")
+    asks(world, "open", b"a")
+    for change in ("ln a elsewhere/a", "echo x >> elsewhere/a"):
+        assert not asks(world, "lookup", b"a")
+        assert os.system(f"cd {tmp_path} && {change}") == 0
+        world.changed()
+        world.line()
+        assert asks(world, "lookup", b"a")
+    world.end()

@@ -1,0 +1,182 @@
+"""What takes leases back, and what is not leased; and that a lease's frames say what they must."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from remoteio.errors import ProtocolError
+from remoteio.execute.leases import Leases
+from remoteio.inotify import IN_Q_OVERFLOW, Inotify
+from remoteio.submit.export import leases as at_home
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases as wire
+from remoteio.wire.coherence import LEASED_NAMES, LEASED_NODES, SILENCE
+from remoteio.wire.frames import FUSE, KNOWN, LEASED, FrameReader
+
+ATTR = bytes(abi.ATTR.size)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Iterator[Export]:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/file").touch()
+    made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
+    assert made.leases.begin()
+    yield made
+    made.close()
+
+
+def ask(export: Export, op: int, node: int, args: bytes) -> tuple[int, bytes]:
+    """What of the answer is leased, and its body."""
+    answer = export.answer(abi.Request(abi.request(op, node, args, 1)))
+    assert answer is not None
+    kind, what, _, payload = wire.split(answer[1]) if answer[0] == LEASED else (answer[0], 0, b"", answer[1])
+    assert kind in (FUSE, KNOWN)
+    return what, bytes(payload[abi.OUT_HEADER.size :])
+
+
+def look(export: Export, node: int, name: bytes) -> int:
+    """Look a name up; what is leased of it."""
+    return ask(export, abi.LOOKUP, node, name + b"\0")[0]
+
+
+def broken(export: Export) -> list[tuple[int, bytes]]:
+    return [item for _, payload in FrameReader().feed(export.leases.due()) for item in wire.broken(payload)]
+
+
+def directory(export: Export) -> int:
+    what, body = ask(export, abi.LOOKUP, abi.ROOT_ID, b"dir\0")
+    assert what == wire.NAME | wire.ATTR
+    return int(abi.ENTRY.unpack_from(body)[0])
+
+
+def test_one_break_for_all_changes_until_it_is_told_again(export: Export, tmp_path: Path) -> None:
+    node = directory(export)
+    look(export, node, b"new")
+    for _ in range(3):
+        (tmp_path / "dir/new").touch()
+        assert broken(export) == [(node, b"new")]
+        (tmp_path / "dir/new").unlink()
+        assert broken(export) == []
+        look(export, node, b"new")
+        ask(export, abi.GETATTR, node, abi.GETATTR_IN.pack(0, 0, 0))
+
+
+def test_an_overflow_takes_everything_back(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = directory(export)
+    assert look(export, node, b"file")
+    real = Inotify.read
+    said = [[(-1, IN_Q_OVERFLOW, "")]]
+    monkeypatch.setattr(Inotify, "read", lambda self: said.pop() if said else real(self))
+    os.utime(f"/proc/self/fd/{int(export.inodes.top.fd)}")
+    assert broken(export) == [(wire.EVERYTHING, b"")]
+    assert broken(export) == []
+
+
+def test_what_changes_all_the_time_is_left_alone_for_a_while(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_home, "_BUSY", 8)
+    monkeypatch.setattr(at_home, "_REST", 1e9)
+    node = directory(export)
+    for k in range(at_home._BUSY + 1):
+        (tmp_path / f"dir/{k}").touch()
+    assert (node, b"") in broken(export)
+    assert not look(export, node, b"file")
+    export.leases._resting[node] = time.monotonic()
+    assert look(export, node, b"file") & wire.NAME
+
+
+def test_watches_are_bounded_and_those_set_first_go(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = directory(export)
+    export.leases._most = 4
+    for k in range(8):
+        (tmp_path / f"{k}").mkdir()
+        look(export, abi.ROOT_ID, b"%d" % k)
+    assert len(export.leases._nodes) == len(export.leases._numbers) == 4
+    assert (node, b"") in broken(export)
+
+
+def test_names_that_are_hidden_are_not_told_of(export: Export, tmp_path: Path) -> None:
+    node = directory(export)
+    assert look(export, node, b"file")
+    export.leases._nodes[node].hides = True
+    (tmp_path / "dir/secret").touch()
+    assert broken(export) == [(node, b"")]
+
+
+def test_nothing_is_leased_where_inotify_sees_too_little(export: Export) -> None:
+    export.leases._local[export.inodes.top.dev] = False
+    assert look(export, abi.ROOT_ID, b"dir") == 0
+    assert look(export, abi.ROOT_ID, b"nothing") == 0
+
+
+def test_nothing_is_leased_in_a_directory_in_which_a_file_is_locked(export: Export) -> None:
+    node = directory(export)
+    what, body = ask(export, abi.LOOKUP, node, b"file\0")
+    file = abi.ENTRY.unpack_from(body)[0]
+    assert what & wire.NAME
+    what, body = ask(export, abi.OPEN, file, abi.OPEN_IN.pack(os.O_RDWR, 0))
+    fh = abi.OPEN_OUT.unpack_from(body)[0]
+    export.answer(abi.Request(abi.request(abi.SETLK, file, abi.LK_IN.pack(fh, 1, 0, 0, 1, 1, 0, 0), 2)))
+    assert broken(export) == [(wire.EVERYTHING, b"")]
+    assert look(export, node, b"file") == look(export, node, b"none") == 0
+    assert ask(export, abi.GETATTR, file, abi.GETATTR_IN.pack(0, 0, 0))[0] == 0
+    assert ask(export, abi.OPENDIR, node, abi.OPEN_IN.pack(0, 0))[0] == 0
+
+
+def test_a_host_that_has_not_heard_of_home_answers_from_no_lease() -> None:
+    table = Leases()
+    table.heard = 10.0
+    assert table.holds(10.0 + SILENCE - 0.1)
+    assert not table.holds(10.0 + SILENCE)
+
+
+def test_what_a_host_keeps_is_bounded_and_given_back() -> None:
+    table = Leases()
+    each = 1 << 10
+    kept = LEASED_NAMES // each
+    for k in range(kept + 5):
+        names = [(b"%d" % n, 10 + k * each + n) for n in range(each)]
+        table.listed(1 << 30 | k, names)
+        for _, nodeid in names:
+            assert table.forgotten(nodeid, 1) == 0, "it is kept at home while a name leads there"
+    assert table._names <= LEASED_NAMES
+    assert sorted(nodeid for nodeid, _ in table.unused) == list(range(10, 10 + 5 * each))
+    for nodeid in range(LEASED_NODES + 100):
+        table.attributes(nodeid, ATTR)
+        table.no_capability(nodeid)
+    assert len(table._attr) == len(table._bare) == LEASED_NODES
+
+
+def test_frames_of_leases_are_what_they_were_and_no_others_are_taken() -> None:
+    packed = wire.pack(KNOWN, wire.NAME | wire.ATTR, b"name", b"reply")
+    assert packed == b"\3\3\4\0\0\0\0\0namereply"
+    assert wire.split(packed) == (KNOWN, 3, b"name", b"reply")
+    items = [(7, b"name"), (0, b""), (1 << 40, b"12345678")]
+    data = b"".join(wire.pack_break(*item) for item in items)
+    assert data[:24] == b"\7\0\0\0\0\0\0\0\4\0\0\0\0\0\0\0name\0\0\0\0"
+    assert wire.broken(data) == items
+    for wrong in (b"", b"\1\3\0\0", b"\2\3\4\0\0\0\0\0name", b"\1\0\0\0\0\0\0\0", b"\1\3\5\0\0\0\0\0name"):
+        with pytest.raises(ProtocolError):
+            wire.split(wrong)
+    for cut in (data[:7], data[:18], (1).to_bytes(8, "little") + (256).to_bytes(8, "little") + bytes(256)):
+        with pytest.raises(ProtocolError):
+            wire.broken(cut)
+    dice = random.Random(5)
+    for _ in range(500):
+        try:
+            wire.broken(dice.randbytes(dice.randrange(64)))
+            wire.split(dice.randbytes(dice.randrange(64)))
+        except ProtocolError:
+            pass
