@@ -214,9 +214,9 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
     """Go on with JOB from its latest image, or from IMAGE, a number that `rexec images JOB` shows.
 
     For a job whose supervisor is gone, because this machine was switched off for example, that has ended, or that is
-    parked. What the job alone has added to its files since the image is cut off again, and nothing that others wrote.
-    Where one cannot be told from the other the file stays, and a copy is kept; rexec says so. Of a file that the job
-    has overwritten, or holds open while another has its name, rexec says the name and stops, unless --force.
+    parked. What the job has done to its files since the image is undone, unless it was started with --files keep, and
+    nothing that others did; of what both have changed both stay, and rexec names them. Where something cannot be
+    undone rexec says so and stops, unless --force.
 
     \b
     Examples:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from functools import partial
 from importlib import import_module
 
 import click
 
 from checkpoint.errors import CheckpointError
-from remoteio.errors import RexecError
+from remoteio.errors import RexecError, named
 from shim.cli import parameters, run, say
 from shim.cli.say import FAILED, tell
 from shim.submit import own_code, scope
@@ -240,4 +241,8 @@ def main() -> None:
         sys.exit(FAILED)
     except (RexecError, CheckpointError) as e:
         tell(str(e))
+        sys.exit(FAILED)
+    except Exception as e:  # 1, Python's status for it, would pass for the job's
+        traceback.print_exc()
+        tell(f"an error of rexec's own: {named(e)}; please report it with what is above")
         sys.exit(FAILED)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shim.submit.plain_run import RunResult
 
 Log = Callable[..., None]
+_LEAST_FILES = 256  # beside those of the job: limits.py
 
 
 def run(
@@ -147,6 +148,9 @@ def describe(
 
     `fds`, `moves`: as for ``inherited.for_job``.
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= most < _LEAST_FILES:
+        raise RexecError(f"`ulimit -Hn` is {most} here, and rexec needs {_LEAST_FILES}: raise it where it is set")
     opened = fill()
     if tty and not os.isatty(0):
         raise RexecError("--tty needs a terminal as standard input; without one, leave it out")
@@ -155,7 +159,6 @@ def describe(
         stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))], tty=_terminal() if tty else [],
         descriptors=inherited.for_job([os.fsencode(word) for word in command], fds, tty=tty, moves=moves),
     )  # fmt: skip
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
     return spec
 

@@ -39,6 +39,7 @@ def test_commands_that_cannot_run(combo: Combo) -> None:
     sentence(combo.run(["./no-such"]), 127, "./no-such: command not found")
     sentence(combo.run(["./plain"]), 126, "./plain", "Permission denied")
     sentence(combo.run(["/usr"]), 126, "/usr")
+    sentence(combo.run([""]), 125, "the command is empty")
     sentence(combo.run(["./interpreter"]), 127, "./interpreter", "interpreter")
     assert combo.run(["./bare", "word"]).stdout == b"bare word\n"
 
@@ -48,6 +49,7 @@ def test_directories_that_cannot_be_entered(combo: Combo) -> None:
     (combo.dir / "file").touch()
     sentence(combo.run(["true"], options=["--cd", "missing"]), 125, "missing is no directory")
     sentence(combo.run(["true"], options=["--cd", "file"]), 125, "file is no directory")
+    sentence(combo.run(["true"], options=["--cd", "deep/" * 1000]), 125, "bytes, and a job can start in one of 4095")
     if combo.as_user != "root":
         sentence(combo.run(["true"], options=["--cd", "closed"]), 125, "may not enter", "closed")
     gone = f"mkdir gone; cd gone; rmdir ../gone; exec {combo.rexec.path} --on {combo.on} true"
@@ -103,3 +105,10 @@ def test_no_dev_fuse(rexec: Rexec, desk_alone: ModuleType, on: str) -> None:
 )
 def test_options_that_make_no_sense(rexec: Rexec, options: list[str], words: str, place: Callable[[str], Path]) -> None:
     sentence(rexec(["true"], on="local", options=options, cwd=place("root")), 125, words)
+
+
+def test_too_few_files_may_be_open(combo: Combo) -> None:
+    few = f"ulimit -n 100; exec {combo.rexec.path} --on {combo.on} true"
+    with as_login(combo.as_user, ["sh", "-c", few], cwd=combo.dir) as process:
+        out, err = process.communicate(timeout=60)
+    sentence(subprocess.CompletedProcess([], process.returncode, out, err), 125, "`ulimit -Hn` is 100 here")

@@ -51,7 +51,9 @@ def test_a_shell_sees_128_and_the_signal(combo: Combo) -> None:
 
 
 @pytest.mark.where(lambda combo, name: combo.startswith("local") or name in ("SIGTERM", "SIGUSR1"))
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGALRM"]
+)
 def test_signals_reach_the_job(combo: Combo, name: str) -> None:
     with combo.popen([PYTHON, "-c", LISTENER, name, "SIGCONT"]) as process:
         assert process.stdout is not None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from remoteio.submit.export import channels
+from tests.stuck import stuck
 
 
 class Clock:
@@ -72,3 +75,28 @@ def test_an_open_fifo_is_seen(tmp_path: Path) -> None:
         os.close(mine)
     finally:
         os.close(read)
+
+
+def test_a_file_whose_filesystem_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
+    """As that of another job, of which the host is away."""
+    (tmp_path / "dead").mkdir()
+    opened, tell = os.pipe()
+    with stuck(tmp_path / "dead", silent=True):
+        child = os.fork()
+        if not child:
+            os.open(tmp_path / "dead/1", os.O_RDONLY)
+            os.write(tell, b"x")
+            threading.Event().wait()
+        try:
+            assert os.read(opened, 1) == b"x"
+            looks = threading.Thread(
+                target=lambda: channels.Fifos(lambda call: call()).held(os.stat(tmp_path)), daemon=True
+            )
+            looks.start()
+            looks.join(60)
+            assert not looks.is_alive()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(opened)
+            os.close(tell)

@@ -22,6 +22,7 @@ import socket
 import stat
 import time
 
+from remoteio import syscalls
 from remoteio.submit.sandbox.threads import Call
 
 NO_ID = (1 << 32) - 1  # no user namespace maps it: user_namespaces(7)
@@ -84,10 +85,10 @@ def _open_fifos() -> set[tuple[int, int]]:
             continue  # it has ended, or is another user's
         for number in numbers:
             try:
-                st = os.stat("/proc/%s/fd/%s" % (pid, number))
-                key = st.st_dev, st.st_ino
-                if stat.S_ISFIFO(st.st_mode) and key not in found and _opened("/proc/%s/fdinfo/%s" % (pid, number)):
-                    found.add(key)
+                # another job's files are asked for nothing: its host, or its home, may be away
+                mode, dev, ino = syscalls.stat_unasked("/proc/%s/fd/%s" % (pid, number))
+                if stat.S_ISFIFO(mode) and (dev, ino) not in found and _opened("/proc/%s/fdinfo/%s" % (pid, number)):
+                    found.add((dev, ino))
             except OSError:
                 continue  # closed meanwhile
     return found

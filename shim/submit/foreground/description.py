@@ -17,6 +17,8 @@ from shim.wire import scheduling
 from shim.wire.descriptors import Descriptor
 from shim.wire.job_spec import JobSpec
 
+_PATH_MAX = 4096  # linux/limits.h, the final NUL included
+
 
 def describe(
     command: Sequence[str | bytes],
@@ -37,6 +39,8 @@ def describe(
     tty         the settings of its terminal (terminal_state.read); empty: it has none
     descriptors those from 3 on
     """
+    if not command[0]:
+        raise RexecError("the command is empty; name a program")
     cwd = _directory(directory)
     for path in scratch:
         if not os.path.isdir(path):
@@ -65,6 +69,11 @@ def _directory(given: str | bytes | None) -> bytes:
         cwd = os.path.abspath(os.fsencode(given)) if given else os.getcwdb()
     except FileNotFoundError as e:
         raise RexecError("the directory you are in has been removed; cd to another") from e
+    if len(cwd) >= _PATH_MAX:
+        raise RexecError(
+            f"the path of {os.fsdecode(cwd[:60])}… has {len(cwd)} bytes, and a job can start in one of"
+            f" {_PATH_MAX - 1} at the most; go to a directory further up"
+        )
     if not os.path.isdir(cwd):
         raise RexecError(f"{os.fsdecode(cwd)} is no directory; name one that exists")
     if not os.access(cwd, os.X_OK):

@@ -7,7 +7,10 @@ import resource
 import signal
 from collections.abc import Callable
 
-FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # before the job starts, and once it has ended
+# These end rexec before the job starts, and once it has ended. A timer outlasts exec(2), as `perl -e 'alarm 9; exec …'`
+# has it: the job is to die of it as it would here, and not rexec alone.
+_TIMERS = (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGXCPU, signal.SIGIO, signal.SIGPWR)
+FATAL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, *_TIMERS)
 
 
 def fill() -> list[int]:
