@@ -39,15 +39,13 @@ def describe(
     tty         the settings of its terminal (terminal_state.read); empty: it has none
     descriptors those from 3 on
     """
-    if not command[0]:
-        raise RexecError("the command is empty; name a program")
     cwd = _directory(directory)
     for path in scratch:
         if not os.path.isdir(path):
             raise RexecError(f"scratch space at {os.fsdecode(path)}: there is no such directory here; make one")
     ours = os.environb if directory is None else {**os.environb, b"PWD": cwd}
     return JobSpec(
-        argv=[os.fsencode(word) for word in command],
+        argv=_words(command),
         env=environment.for_job(ours, env),
         cwd=cwd,
         uid=os.geteuid(),
@@ -62,6 +60,12 @@ def describe(
         scheduling=scheduling.own(),
         descriptors=list(descriptors),
     )
+
+
+def _words(command: Sequence[str | bytes]) -> list[bytes]:
+    if not command[0]:
+        raise RexecError("the command is empty; name a program")
+    return [os.fsencode(word) for word in command]
 
 
 def _directory(given: str | bytes | None) -> bytes:
