@@ -80,7 +80,13 @@ class Leases:
         self._bound()
 
     def attributes(self, nodeid: int, attr: bytes) -> None:
-        """Keep the attributes (struct fuse_attr) of a node."""
+        """Keep the attributes (struct fuse_attr) of a node, for as long as a name leads there that is leased.
+
+        Of a directory that is removed, and open here or at home, it is the name's break that tells.
+        """
+        node = self._nodes.get(nodeid)
+        if nodeid != abi.ROOT_ID and (node is None or not node.names):
+            return
         self._attr[nodeid] = attr
         self._attr.move_to_end(nodeid)
         if len(self._attr) > LEASED_NODES:
@@ -205,6 +211,7 @@ class Leases:
             return
         node.names -= 1
         if not node.names:
+            self.changed(nodeid)
             if node.debt < 0:
                 self.unused.append((nodeid, -node.debt))
                 node.debt = 0

@@ -327,6 +327,16 @@ def test_a_directory_that_was_listed_is_known_by_all_its_names(world: World) -> 
     world.end()
 
 
+def test_attributes_of_a_directory_that_is_removed_are_asked_for(world: World) -> None:
+    asks(world, "lookup", b"d")
+    asks(world, "list", b"d/a")
+    assert not asks(world, "getattr", b"d")
+    world.change("remove", b"d", b"")
+    world.line()
+    assert asks(world, "getattr", b"d")
+    world.end()
+
+
 def test_a_change_by_another_name_is_seen(world: World, tmp_path: Path) -> None:
     world.change("write", b"a", b"")
     (tmp_path / "elsewhere").mkdir()

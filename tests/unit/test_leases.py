@@ -153,7 +153,9 @@ def test_what_a_host_keeps_is_bounded_and_given_back() -> None:
             assert table.forgotten(nodeid, 1) == 0, "it is kept at home while a name leads there"
     assert table._names <= LEASED_NAMES
     assert sorted(nodeid for nodeid, _ in table.unused) == list(range(10, 10 + 5 * each))
-    for nodeid in range(LEASED_NODES + 100):
+    table = Leases()
+    for nodeid in range(2, LEASED_NODES + 100):
+        table.name(abi.ROOT_ID, b"%d" % nodeid, nodeid)
         table.attributes(nodeid, ATTR)
         table.no_capability(nodeid)
     assert len(table._attr) == len(table._bare) == LEASED_NODES
