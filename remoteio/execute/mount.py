@@ -15,7 +15,7 @@ from remoteio.wire.fuse_abi import MAX_WRITE
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
-MNT_DETACH = 2
+MNT_FORCE, MNT_DETACH = 1, 2
 READ_AHEAD = MAX_WRITE  # bytes: one whole request under way while another is read
 
 
@@ -77,6 +77,11 @@ def read_only(where: str) -> None:
 def unmount(target: str) -> None:
     """Take away what is mounted on `target`, even if it is in use."""
     check(libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
+def abort(target: str) -> None:
+    """Fail all that waits for an answer on the FUSE mount at `target`, and take it away. Raises OSError."""
+    check(libc.umount2(os.fsencode(target), MNT_FORCE | MNT_DETACH), target)
 
 
 def make_private() -> None:

@@ -188,3 +188,54 @@ def test_scratch_goes_with_whoever_was_killed(combo: Combo, desk: ModuleType, no
                 psutil.Process(process.pid) if who == 3 else shipped(combo.on, desk, psutil.Process(process.pid))[who]
             ).kill()
             process.communicate(timeout=HANG)
+
+
+# Its page is to be written out before the lock is given up.
+UNLOCKS = """
+import fcntl, mmap, os, signal
+file = open("held", "w+b")
+file.truncate(4096)
+page = mmap.mmap(file.fileno(), 4096)
+page[0]
+fcntl.lockf(file, fcntl.LOCK_EX)
+page[0]
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("up", flush=True)
+signal.sigwait([signal.SIGUSR1])
+page[0] = 1
+fcntl.lockf(file, fcntl.LOCK_UN)
+"""
+
+
+def test_an_agent_that_is_killed_while_the_kernel_waits_for_it(
+    combo: Combo, desk: ModuleType, nothing_left: Check
+) -> None:
+    """A thread of it has the page written out, which the agent itself would pass on: it cannot end by itself."""
+    with nothing_left(combo.on):
+        process = combo.popen(["/usr/bin/python3", "-c", UNLOCKS])
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        here = psutil.Process(process.pid)
+        agent, _, init = shipped(combo.on, desk, here)
+        here.suspend()
+        try:
+            job = next(p for p in init.children() if UNLOCKS in words(p))
+            job.send_signal(signal.SIGUSR1)
+            until(lambda: any("launder" in stack or "writeback" in stack for stack in stacks(agent)), "a thread waits")
+            agent.kill()
+            until(lambda: len(stacks(agent)) < 2, "all threads of the agent end", within=HANG)
+        finally:
+            here.resume()
+        assert process.wait(HANG) == 125
+        process.stdout.close()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def stacks(process: psutil.Process) -> list[str]:
+    """Where each of its threads is in the kernel."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            found.append((task / "stack").read_text())
+    return found

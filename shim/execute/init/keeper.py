@@ -6,6 +6,9 @@ a process's end, never by a message that would have to be sent:
 
     the agent ends    its socket to the keeper is closed: the keeper kills init, and with pid 1 the kernel kills all
                       of its pid namespace (pid_namespaces(7)); the mounts go with the last process in them
+    it cannot end     one of its threads has the kernel drop pages, which waits for what the agent itself was to write
+                      (fs/fuse, launder_folio): its first thread's end is told by a signal, and the keeper fails all
+                      that waits on the mount
     init ends         the writing end of `alive`, which it alone holds, is closed; the keeper goes on as above
     the keeper ends   init dies with it (PR_SET_PDEATHSIG); the agent removes the directories, in Sandbox.end
     both at once      the directories are left, unlocked: the next job's private_dirs.Scratch sweeps them
@@ -25,6 +28,7 @@ import signal
 import socket
 
 from remoteio.errors import RexecError, named
+from remoteio.execute import mount
 from remoteio.execute.mount import open_fuse
 from shim.execute.init import descriptors, init, messages, namespaces
 from shim.execute.init.private_dirs import Scratch
@@ -66,6 +70,16 @@ def keep(
             held.remove()
 
 
+def _woken_at_the_agents_end() -> int:
+    """Return a descriptor that can be read once the agent's first thread, which made this process, has ended."""
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.set_wakeup_fd(wakes)
+    namespaces.tell_of_parents_end(signal.SIGUSR1)
+    return woken
+
+
 def _agent_stays(agent: socket.socket) -> bool:
     poll = select.poll()
     poll.register(agent, select.POLLIN)
@@ -101,9 +115,13 @@ def _serve(
     inits.close()
     for fd in stdio.values():
         os.close(fd)
+    woken = _woken_at_the_agents_end()
     poll = select.poll()
     poll.register(agent, select.POLLIN)
     poll.register(alive_r, select.POLLIN)
-    poll.poll()
+    poll.register(woken, select.POLLIN)
+    agent_ended = any(fd == woken for fd, _ in poll.poll())
     os.kill(child, signal.SIGKILL)
+    if agent_ended:
+        mount.abort(where)
     os.waitpid(child, 0)

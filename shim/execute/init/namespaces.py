@@ -71,6 +71,11 @@ def die_with_parent() -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def tell_of_parents_end(number: int) -> None:
+    """Have this process sent that signal when the thread that made it ends, though its process may not be able to."""
+    libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
 def lead(terminal: int) -> None:
     """In the first process of a tree that criu can take as a whole: a session of its own, and no orphan leaves it."""
     import fcntl
