@@ -135,6 +135,7 @@ def test_what_a_job_sees_of_its_host_is_what_is_documented(
         "USER",
         MARK.partition("=")[0],
         "REXEC_HOST",
+        "REXEC_KEEP",  # the tests' own: program.py
     }
     assert seen["own"] == "" and seen["beside"] == []
 

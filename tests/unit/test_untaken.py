@@ -134,6 +134,7 @@ def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
     """The job may be going on elsewhere by then."""
     nobody: Any = None
     session = HostSession.__new__(HostSession)
+    session._files = host_session._Files(nobody, None, None, None)
     session.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
     session._over = threading.Event()
     session._link = nobody

@@ -269,6 +269,8 @@ class Inodes:
                 self.descriptors.drop(node)
             self.nodes.clear()
             self._filesystems.close()
+        if self.log is not None:
+            self.log.close()
 
     def _check(self) -> None:
         """Assert what holds whenever no operation is under way: for tests."""

@@ -118,6 +118,13 @@ class NodeLog:
         with self._lock:
             self._close()
 
+    def close(self) -> None:
+        """Write no more; it stays for who comes after."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
     def _made(self) -> bytes:
         if len(self._made_there) == self._known:
             return b""
