@@ -12,6 +12,8 @@ import pytest
 
 from remoteio.submit.export import allowed
 from remoteio.submit.export.first_names import FirstNames
+from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.rights import Rule
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from shim.submit import own_code, protect
@@ -98,6 +100,23 @@ READ_ONLY = (
     ".bashrc", ".config/fish", ".config/fish/config.fish", "project/.git/config", "project/.git/hooks",
     "project/.git/hooks/x.sample", "project/.git/modules/lib/config", "project/site-packages/a.pth", "project/.envrc",
 )  # fmt: skip
+
+
+def test_what_is_met_while_guessing_is_not_told_as_refused(of: Of, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a namespace that `ip netns` has mounted on a file, next to which a job walks by."""
+    host = of()
+    home, rule = host.walk(host.home), Rule((b"file",), 0, "the kernel's own filesystems")
+    entry, refusals = host.export.listings._entry, host.export.inodes.allowed.refusals
+
+    def entry_of(parent: Node, name: bytes, st: os.stat_result) -> bytes:
+        refusals.note(parent, name, rule, reading=True)
+        return entry(parent, name, st)
+
+    monkeypatch.setattr(host.export.listings, "_entry", entry_of)
+    host.ahead(home, set())
+    assert not refusals.counted()
+    host.names(home)
+    assert refusals.counted()
 
 
 @pytest.mark.parametrize("path", HIDDEN)

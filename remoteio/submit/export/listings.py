@@ -141,7 +141,8 @@ class Listings:
     def ahead(self, node: Node, most: int) -> bytes:
         """List all of the directory as to who opens it and reads it from the start, or nothing if it is no less than
         `most` bytes: see ``whole``."""
-        return self._small(node, lambda node, fd: self._placed(node, fd, 0), most)
+        with self._inodes.allowed.refusals.guessing():
+            return self._small(node, lambda node, fd: self._placed(node, fd, 0), most)
 
     def _small(self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD) -> bytes:
         try:
