@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from remoteio.errors import RexecError
 from shim.execute.agent import job_tree
 from shim.execute.agent.job_tree import Gone, JobTree
 from shim.execute.init import messages
+from tests.until import until
 
 
 @pytest.fixture
@@ -64,3 +70,30 @@ def test_a_tree_is_stopped_whatever_a_look_at_it_meets(
     tree.freeze()
     assert (tree.frozen, tree.stood, tree.waits) == (True, [7], {})
     assert "it is not known in which calls the job waits: KeyError('on purpose'), at " in capfd.readouterr().err
+
+
+# A process (the keeper) with a child (init) that has two, of which the first has ended and is not taken away.
+_TREE = """
+import os, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        os._exit(0)
+    if os.fork() == 0:
+        time.sleep(1000)
+    time.sleep(1000)
+time.sleep(1000)
+"""
+
+
+def test_the_root_is_none_that_is_ending() -> None:
+    """As a criu that has restored the root, and is not taken away yet."""
+    with subprocess.Popen([sys.executable, "-c", _TREE], start_new_session=True) as keeper:
+        try:
+            tree = JobTree(SimpleNamespace(pid=keeper.pid))  # type: ignore[arg-type]
+            until(lambda: len(psutil.Process(keeper.pid).children(recursive=True)) == 3, "all are there")
+            (init,) = psutil.Process(keeper.pid).children()
+            ended, root = sorted(init.children(), key=lambda each: each.pid)
+            until(lambda: ended.status() == psutil.STATUS_ZOMBIE, "it has ended")
+            assert (tree.init(), tree.root()) == (init.pid, root.pid)
+        finally:
+            os.killpg(keeper.pid, signal.SIGKILL)

@@ -20,6 +20,7 @@ import os
 import queue
 import select
 import threading
+import time
 
 from checkpoint.execute import preflight, waits
 from remoteio.errors import RexecError
@@ -171,21 +172,25 @@ class JobTree:
 
     def init(self) -> int:
         """Return the pid here of the job's init, the keeper's child. Raises Gone."""
-        return self._below(1)
-
-    def root(self) -> int:
-        """Return the pid here of the tree's root: keeper, init, root. Raises Gone."""
-        return self._below(2)
-
-    def _below(self, levels: int) -> int:
-        pid = self._sandbox.pid
         try:
-            for _ in range(levels):
-                with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
-                    pid = int(f.read().split()[0])
+            return _children(self._sandbox.pid)[0]
         except (FileNotFoundError, ProcessLookupError, IndexError) as e:
             raise Gone("the job has ended") from e
-        return pid
+
+    def root(self) -> int:
+        """Return the pid here of the tree's root: keeper, init, root. Raises Gone.
+
+        A criu that has restored it may still be ending beside it: it has closed its socket, and has no memory any more.
+        """
+        init, until = self.init(), time.monotonic() + ASK_S
+        try:
+            while not (found := [pid for pid in _children(init) if not _ends(pid)]):
+                if not _children(init) or time.monotonic() > until:
+                    raise Gone("the job has ended")
+                time.sleep(0.001)  # what ends is init's to take away, at once
+        except (FileNotFoundError, ProcessLookupError) as e:
+            raise Gone("the job has ended") from e
+        return found[0]
 
     def lives(self) -> bool:
         """Tell whether init lives: it closes its socket before the kernel kills all others: pid_namespaces(7)."""
@@ -217,3 +222,17 @@ class JobTree:
         self.moved = True
         self._sandbox.end()
         leaves()
+
+
+def _children(pid: int) -> list[int]:
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
+        return list(map(int, f.read().split()))
+
+
+def _ends(pid: int) -> bool:
+    """Whether it has given up its memory: the first that do_exit of the kernel does."""
+    try:
+        with open("/proc/%d/statm" % pid, "rb") as f:
+            return f.read().startswith(b"0 ")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
