@@ -47,10 +47,16 @@ class Mutter(StandIn):
             self.emit("/org/gnome/Mutter/IdleMonitor/Core", name, "WatchFired", "u", (watch,))
 
 
-def test_mutter_tells_of_every_touch(bus: Path, tmp_path: Path) -> None:
+def session(bus: Path, directory: Path) -> int:
+    """Give this user's session that bus; the user."""
     ours = os.geteuid()
-    (tmp_path / f"run/{ours}").mkdir(parents=True)
-    (tmp_path / f"run/{ours}/bus").symlink_to(bus)
+    (directory / f"run/{ours}").mkdir(parents=True)
+    (directory / f"run/{ours}/bus").symlink_to(bus)
+    return ours
+
+
+def test_mutter_tells_of_every_touch(bus: Path, tmp_path: Path) -> None:
+    ours = session(bus, tmp_path)
     desktop = Mutter(bus)
     try:
         source = MutterSource(time.monotonic(), str(tmp_path / "run"))
@@ -87,9 +93,7 @@ def test_a_hand_that_rests_has_not_moved_because_the_answer_was_read_late(bus: P
                 time.sleep(0.15)  # the delay itself: longer than what tells two touches apart
             return answer
 
-    ours = os.geteuid()
-    (tmp_path / f"run/{ours}").mkdir(parents=True)
-    (tmp_path / f"run/{ours}/bus").symlink_to(bus)
+    ours = session(bus, tmp_path)
     desktop = Late(bus)
     try:
         source = MutterSource(time.monotonic(), str(tmp_path / "run"))

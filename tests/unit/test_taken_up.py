@@ -163,8 +163,9 @@ def test_a_log_that_does_not_tell_all_is_not_believed(home: Home, tmp_path: Path
 
 
 def test_what_may_have_been_done_and_not_twice_is_told() -> None:
-    check_asked([Asked(1, abi.READ, 0), Asked(3, abi.WRITE, os.O_WRONLY), Asked(5, abi.OPEN, os.O_TRUNC)])
-    for op, flags in ((abi.WRITE, os.O_APPEND), (abi.MKDIR, 0), (abi.CREATE, 0), (abi.RENAME, 0), (abi.UNLINK, 0)):
+    check_asked([Asked(1, abi.READ, 0), Asked(3, abi.WRITE, os.O_WRONLY), Asked(5, abi.OPEN, os.O_RDWR)])
+    twice = [(op, 0) for op in (abi.MKDIR, abi.CREATE, abi.RENAME, abi.UNLINK, abi.SETATTR)]
+    for op, flags in [*twice, (abi.WRITE, os.O_APPEND), (abi.OPEN, os.O_TRUNC)]:
         with pytest.raises(Unfit, match="not known whether it was made"):
             check_asked([Asked(1, op, flags)])
 

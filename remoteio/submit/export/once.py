@@ -8,13 +8,13 @@ from typing import NamedTuple
 from remoteio.errors import RexecError
 from remoteio.wire import fuse_abi as abi
 
-# What may be done once more, though it may have been done: all that changes nothing, and
+# What may be done once more, though it may have been done: all that changes nothing, and what changes nothing twice. To
+# set a size, by SETATTR or O_TRUNC, is not of these: it would cut off what others have added in between.
 _AGAIN = frozenset(op for op, (_, _, _, changes) in abi.OPERATIONS.items() if changes == abi.READS) | {
-    abi.OPEN, abi.WRITE, abi.SETATTR,
+    abi.OPEN, abi.WRITE,
 }  # fmt: skip
-
-
-_O_APPEND = 0o2000  # asm-generic/fcntl.h
+_O_TRUNC, _O_APPEND = 0o1000, 0o2000  # asm-generic/fcntl.h
+_NOT_AGAIN = {abi.OPEN: _O_TRUNC, abi.WRITE: _O_APPEND}  # but with these flags
 
 
 class Unfit(RexecError):
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 def check_asked(asked: Iterable[Asked]) -> None:
     """Raise Unfit if something may have been done that must not be done twice, and nobody knows whether it was."""
     for each in asked:
-        if each.op not in _AGAIN or (each.op == abi.WRITE and each.flags & _O_APPEND):
+        if each.op not in _AGAIN or each.flags & _NOT_AGAIN.get(each.op, 0):
             name = abi.OPERATIONS[each.op][0] if each.op in abi.OPERATIONS else str(each.op)
             raise Unfit(f"it had asked for a change ({name}) of which it is not known whether it was made")
 
