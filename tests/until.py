@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 Seen = TypeVar("Seen")
@@ -39,3 +43,17 @@ def soon(once: Callable[[], float], within: float, tries: int = 5) -> None:
     while not took or took[-1] >= within:
         assert len(took) < tries, f"never within {within} s, but after {', '.join(f'{each:.3f}' for each in took)}"
         took.append(once())
+
+
+def stop(process: int) -> None:
+    """Stop a process, and return once it does nothing any more: after the signal its threads go on for a moment."""
+
+    def running() -> set[str]:
+        states = set()
+        for task in Path(f"/proc/{process}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+                states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
+        return states - {"T"}
+
+    os.kill(process, signal.SIGSTOP)
+    until(lambda: not running(), f"process {process} is stopped")

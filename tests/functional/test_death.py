@@ -20,7 +20,7 @@ import pytest
 from shim.wire import lease
 from tests.leftovers import GONE_WITHIN, Left
 from tests.program import Combo, Rexec
-from tests.until import HANG, soon, until
+from tests.until import HANG, soon, stop, until
 
 # The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
 pytestmark = pytest.mark.where(lambda combo="local-root", **_: combo in ("user-alice", "local-root"))
@@ -217,7 +217,7 @@ def test_an_agent_that_is_killed_while_the_kernel_waits_for_it(
         assert process.stdout.readline() == b"up\n"
         here = psutil.Process(process.pid)
         agent, _, init = shipped(combo.on, desk, here)
-        here.suspend()
+        stop(here.pid)
         try:
             job = next(p for p in init.children() if UNLOCKS in words(p))
             job.send_signal(signal.SIGUSR1)

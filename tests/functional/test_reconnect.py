@@ -17,7 +17,7 @@ import pytest
 
 from shim.wire import lease
 from tests.program import Combo, Rexec
-from tests.until import until
+from tests.until import stop, until
 
 Check = Callable[[str], AbstractContextManager[object]]
 ECHO = 'while read line; do echo "$line" >>log; echo "$line"; done; echo "it has ended" >&2; exit 7'
@@ -213,7 +213,7 @@ def test_an_agent_that_was_stopped_for_longer_than_home_waits_goes_on(remote: Co
         (job,) = (number for number, line in desk.processes("alpha").items() if line.startswith("sh -c while read"))
         # there may be other tests' agents
         (agent,) = filter(is_outermost, (each.pid for each in psutil.Process(job).parents() if is_shipped(each)))
-        os.kill(agent, signal.SIGSTOP)
+        stop(agent)
         time.sleep(lease.HOME + 10)
         os.kill(agent, signal.SIGCONT)
         tell(process, b"x\n")

@@ -19,7 +19,7 @@ from shim.execute import rejoin
 from shim.execute.agent.door import Door
 from shim.wire import rendezvous
 from shim.wire.rendezvous import Whereabouts
-from tests.until import until
+from tests.until import stop, until
 
 SECRET = bytes(range(32))
 
@@ -218,7 +218,7 @@ def test_an_agent_that_has_ended_is_gone_even_if_nobody_has_waited_for_it(agent:
 
 def test_an_agent_that_is_stopped_is_waited_for(agent: Agent) -> None:
     agent.link.drop()
-    os.kill(agent.pid, signal.SIGSTOP)
+    stop(agent.pid)
     relay = ask(agent)
     assert relay.answer()[0] == rendezvous.WAITS
     os.kill(agent.pid, signal.SIGCONT)
@@ -235,7 +235,7 @@ def test_an_agent_that_is_stopped_is_waited_for(agent: Agent) -> None:
 def test_an_agent_is_ended(agent: Agent, stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rejoin, "_ENDS", 200)
     if stopped:
-        os.kill(agent.pid, signal.SIGSTOP)
+        stop(agent.pid)
     assert ask(agent, rendezvous.END).answer()[0] == rendezvous.GONE
     os.waitid(os.P_PID, agent.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
 
