@@ -19,12 +19,12 @@ from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.submit.sandbox import threads
 from remoteio.submit.transport.stream import last_line
-from shim.cli.hosts import ask_in_person
+from shim.cli.hosts import as_data, ask_in_person, checks_as_data
 from shim.cli.parameters import host_names
 from shim.submit.api.host_reports import HostReport, hosts
 from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config
-from shim.submit.hosts.checks import BAD, NOTE, OK
+from shim.submit.hosts.checks import BAD, NOTE, OK, Check
 
 if TYPE_CHECKING:
     from checkpoint.submit.obtain_criu import Bundle
@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 def advice(report: HostReport) -> str:
     """Write the doctor's lines for one host, each ok, or what is wrong and how to mend it."""
-    lines = [report.name]
-    for check in report.checks:
+    return _lines(report.name, report.checks)
+
+
+def _lines(name: str, found: Sequence[Check]) -> str:
+    lines = [name]
+    for check in found:
         lines.append(f"  {check.state:<5} {check.what}: {check.text}")
         if check.mend:
             lines.append(f"        {check.mend}")
@@ -48,33 +52,36 @@ def advice(report: HostReport) -> str:
     "--mirror", metavar="ADDRESS", help="With --fix: the Debian archive, if not that of apt here or $REXEC_MIRROR."
 )
 @click.option("--access", metavar="PATH", help="Say what a job on HOST may do with PATH here, and by which rule.")
-@click.option("--json", "as_json", is_flag=True, help="With --access: one JSON object a line.")
-@click.argument("host", required=False, shell_complete=host_names)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --access, one object a line.")
+@click.argument("names", metavar="[HOST]...", nargs=-1, shell_complete=host_names)
 @click.pass_context
 def doctor_command(
-    context: click.Context, fix: bool, mirror: str | None, access: str | None, as_json: bool, host: str | None
+    context: click.Context, fix: bool, mirror: str | None, access: str | None, as_json: bool, names: tuple[str, ...]
 ) -> None:
-    """Check everything rexec needs on HOST (default: all hosts known), and say how to mend what is wrong.
+    """Check everything rexec needs on each HOST (default: all hosts known), and say how to mend what is wrong.
 
-    The exit status is 1 if a job could not run on one of them.
+    The exit status is 1 if a job could not run on one of them. For a single HOST ssh may ask for a password.
     """
     if access is not None:
-        _explain(access, config.known() if host is None else [config.resolve(host, config.load())], as_json)
+        known = config.load()
+        _explain(access, [config.resolve(name, known) for name in names] or config.known(), as_json)
         return
-    if as_json:
-        raise RexecError("--json is how --access answers: say --access PATH too; `rexec hosts --json` has all of hosts")
     if mirror and not fix:
         raise RexecError("--mirror is where a criu is obtained: say --fix too")
     if fix:
         with Waiting("fetching criu, unless one is kept that works"):
             done = criu_here(mirror or "")
-        click.echo(done)
-    if host is None:
-        with Waiting("asking the hosts"):
-            reports = hosts()
+        click.echo(done, err=as_json)
+    if len(names) == 1:
+        reports = [ask_in_person(names[0])]
     else:
-        reports = [ask_in_person(host)]
-    click.echo("\n".join([*map(advice, reports), _here()]))
+        with Waiting("asking the hosts"):
+            reports = hosts(*dict.fromkeys(names))
+    if as_json:
+        data = {"hosts": [as_data(report) for report in reports], "here": checks_as_data(_here())}
+        click.echo(json.dumps(data, indent=2))
+    else:
+        click.echo("\n".join([*map(advice, reports), _lines("here", _here())]))
     context.exit(0 if all(report.usable for report in reports) else 1)
 
 
@@ -86,31 +93,30 @@ def _explain(path: str, hosts: Sequence[config.Host], as_json: bool) -> None:
         click.echo(json.dumps(found.row()) if as_json else found.sentence())
 
 
-def _here() -> str:
-    """Tell what this machine has for hosts that lack it, in advice's form."""
+def _here() -> list[Check]:
+    """Check what this machine has for hosts that lack it, and how it serves them."""
     from checkpoint.submit import obtain_criu
 
     if obtain_criu.kept(obtain_criu.home()) is not None:
-        lines = ["here", f"  {OK:<5} criu: one is kept, for hosts that have none that works"]
+        found = [Check(OK, "criu", "one is kept, for hosts that have none that works")]
     else:
         why = "none is kept for hosts that have none that works, which rexec --checkpoint needs"
-        lines = ["here", f"  {NOTE:<5} criu: {why}", "        rexec doctor --fix"]
-    lines.append(_serving())
+        found = [Check(NOTE, "criu", why, "rexec doctor --fix")]
+    found.append(_serving())
     wide = open_to_others()
     if wide:
-        lines.append(
-            f"  {BAD:<5} directories: any user here may write into {', '.join(wide)}, as an earlier rexec made them"
-        )
-        lines.append(f"        chmod go-w {' '.join(map(shlex.quote, wide))}")
-    return "\n".join(lines)
+        text = f"any user here may write into {', '.join(wide)}, as an earlier rexec made them"
+        found.append(Check(BAD, "directories", text, f"chmod go-w {' '.join(map(shlex.quote, wide))}"))
+    return found
 
 
-def _serving() -> str:
-    """Tell how far the kernel here holds the threads that serve files, in advice's form."""
+def _serving() -> Check:
+    """Check how far the kernel here holds the threads that serve files."""
     lacking = threads.what_lacks()
     if not lacking:
-        return f"  {OK:<5} serving files: by threads that can start no program, open no socket and look into no process"
-    return f"  {NOTE:<5} serving files: by threads that this kernel does not hold to that: {'; '.join(lacking)}"
+        text = "by threads that can start no program, open no socket and look into no process"
+        return Check(OK, "serving files", text)
+    return Check(NOTE, "serving files", f"by threads that this kernel does not hold to that: {'; '.join(lacking)}")
 
 
 def open_to_others() -> list[str]:

@@ -12,7 +12,7 @@ from shim.cli.parameters import Alone, host_names
 from shim.submit.api.host_reports import HostReport, hosts, report_of
 from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
-from shim.submit.hosts.checks import known_size, latency
+from shim.submit.hosts.checks import Check, known_size, latency
 
 
 def as_data(report: HostReport) -> dict[str, Any]:
@@ -28,11 +28,15 @@ def as_data(report: HostReport) -> dict[str, Any]:
         "latency": None if report.latency is None else round(report.latency, 6),
         "clock_offset": None if report.clock_offset is None else round(report.clock_offset, 3) + 0.0,
         "facts": dict(report.facts),
-        "checks": [
-            {"state": check.state, "what": check.what, "text": check.text, "mend": check.mend or None}
-            for check in report.checks
-        ],
+        "checks": checks_as_data(report.checks),
     }
+
+
+def checks_as_data(found: Sequence[Check]) -> list[dict[str, Any]]:
+    """Turn the doctor's lines into plain data for JSON."""
+    return [
+        {"state": check.state, "what": check.what, "text": check.text, "mend": check.mend or None} for check in found
+    ]
 
 
 def table(reports: Sequence[HostReport]) -> str:

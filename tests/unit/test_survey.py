@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from remoteio.submit.transport.stream import Stream
 from shim.cli import doctor, hosts
@@ -95,6 +96,18 @@ def test_what_a_wild_answer_leads_to(answers: dict[str, Answer], answer: str) ->
     assert next_host.choose_host(choose, AllowedHosts(("any",), ""), known, None) == Chosen(1, "good")
     alone = next_host.choose_host(choose, AllowedHosts(("any",), ""), Hosts(hosts=known.hosts[:1]), None)
     assert isinstance(alone, NoHost) and "bad misbehaves" in alone.why
+
+
+def test_the_doctor_looks_at_several_hosts_and_says_if_one_is_unfit(answers: dict[str, Answer]) -> None:
+    answers["bad"] = ANSWERS["no json"]
+    done = CliRunner().invoke(doctor.doctor_command, ["good", "bad"])
+    assert done.exit_code == 1 and "good\n  ok    reach" in done.output and "bad\n  bad   reach" in done.output
+    assert [line for line in done.output.splitlines() if not line.startswith(" ")] == ["good", "bad", "here"]
+    done = CliRunner().invoke(doctor.doctor_command, ["--json", "good", "bad"])
+    told = json.loads(done.output)
+    assert done.exit_code == 1 and [host["usable"] for host in told["hosts"]] == [True, False]
+    assert "serving files" in [check["what"] for check in told["here"]]
+    assert CliRunner().invoke(doctor.doctor_command, ["--json", "good", "good"]).exit_code == 0
 
 
 def test_an_error_of_our_own_while_one_host_is_asked(
