@@ -17,10 +17,12 @@ from remoteio.wire import frames
 from remoteio.wire.frames import FrameError, FrameReader, frame
 from shim.cli.parameters import job_argument
 from shim.cli.say import tell
+from shim.submit.api import revived
 from shim.submit.api.job_handle import must_live
 from shim.submit.foreground.own_streams import die_like
+from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import Terminal
-from shim.submit.job import control_socket, record
+from shim.submit.job import control_socket, placement_steps, record
 from shim.submit.job.record import Job, JobError
 from shim.wire import terminal_state
 
@@ -35,8 +37,9 @@ def attach_command(job: str) -> None:
     """Be connected to JOB's terminal, or to its streams, until it ends or you leave.
 
     The exit status is then the job's own. Leave a terminal by typing Enter ~ . as in ssh, streams by Ctrl-C, or close
-    the window; the job goes on either way. What a detached job said before is in its directory,
-    ~/.local/state/rexec/jobs/JOB/, as `terminal`, or `stdout` and `stderr`.
+    the window; the job goes on either way. One whose supervisor was killed goes on first, as by `rexec resume`. What a
+    detached job said before is in its directory, ~/.local/state/rexec/jobs/JOB/, as `terminal`, or `stdout` and
+    `stderr`.
     """
     sys.exit(attach(record.find(job)))
 
@@ -44,7 +47,8 @@ def attach_command(job: str) -> None:
 def attach(job: Job) -> int:
     """Connect this terminal, or these streams, to the job until either ends it; the exit status. Raises RexecError."""
     try:
-        must_live(job)
+        if not job.supervised():
+            _revive(job)
     except JobError as error:
         kept = [str(job.path / name) for name in ("terminal", "stdout", "stderr") if (job.path / name).exists()]
         raise JobError(f"{error}; its output is in {' and '.join(kept)}" if kept else str(error)) from None
@@ -61,6 +65,18 @@ def attach(job: Job) -> int:
         finally:
             if terminal is not None:
                 terminal.restore()
+
+
+def _revive(job: Job) -> None:
+    """Have a job that has lost its supervisor go on. Raises RexecError."""
+    must_live(job)
+    if job.read().why == placement_steps.HELD_WHY:
+        raise JobError(f"job {job.id} is held, and its supervisor is gone: `rexec resume {job.id}` has it go on")
+    with Waiting(f"waiting for job {job.id}"):
+        found = revived.revive(job)()
+    for sentence in found.kept:
+        tell(sentence)
+    tell(f"the supervisor of job {job.id} was gone; it goes on {found.whence}")
 
 
 def _begin(sock: socket.socket, job: Job) -> dict[str, object]:

@@ -99,7 +99,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
       left, lost           it is between two hosts
       parked               no host will do just now; the line below says why; tried again every 15 s
       held                 parked by `rexec hold`
-      stopped              its supervisor is gone: `rexec restart` goes on from its last image
+      stopped              its supervisor is gone: `rexec resume` and `rexec attach` have it go on
       done, exit N, signal N, failed    it has ended
 
     RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image. MOVABLE says whether such
@@ -190,7 +190,7 @@ def release_command(job: str) -> None:
 @click.command("kill")
 @job_argument
 def kill_command(job: str) -> None:
-    """Kill JOB, wherever it is. Its images stay until `rexec images rm`."""
+    """Kill JOB, wherever it is, also one that is stopped. Its images stay until `rexec images rm`."""
     found = find(job)
     told(found, lambda progress: found.kill())
 

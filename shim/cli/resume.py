@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -18,10 +19,12 @@ import click
 from remoteio.errors import RexecError
 from shim.cli.parameters import job_ids
 from shim.cli.say import tell
-from shim.submit.api.job_handle import Job, job
+from shim.submit.api import revived
+from shim.submit.api.revived import Revived
 from shim.submit.job import placement_steps, record
 from shim.submit.job.logout import LINGER
 from shim.submit.job.placement_events import Phase
+from shim.submit.job.record import Job
 
 UNIT = "rexec.service"
 _TEXT = """\
@@ -52,7 +55,7 @@ def left() -> list[Job]:
             continue
         goes_on = seen.phase != Phase.ENDED and seen.why != placement_steps.HELD_WHY
         if seen.detached and seen.image and goes_on and not directory.supervised():
-            found.append(Job(directory))
+            found.append(directory)
     return found
 
 
@@ -62,19 +65,27 @@ def resume_command(wanted: tuple[str, ...]) -> None:
     """Have jobs whose supervisor is gone go on, in the background; by default all of them.
 
     A job that still runs goes on where it is, if that can be; else from its last image, as after this machine was
-    switched off. `rexec log JOB` says which. Without JOB these are the jobs that were started with --detach, have an
+    switched off; which is said. Without JOB these are the jobs that were started with --detach, have an
     image, and are not held. `rexec service install` has it done by itself.
     """
     failed = False
-    for each in [job(word) for word in wanted] if wanted else left():
+    begun: list[tuple[int, Callable[[], Revived]]] = []
+    for each in [record.find(word) for word in wanted] if wanted else left():
         try:
-            for sentence in each.resume():
-                tell(sentence)
+            begun.append((each.id, revived.revive(each)))
         except RexecError as error:
             failed = True
             tell(f"job {each.id} does not go on: {error}")
-        else:
-            click.echo(f"job {each.id} goes on: `rexec log {each.id}` says from where")
+    for number, whence in begun:  # each waits for its own host: at once
+        try:
+            found = whence()
+        except RexecError as error:
+            failed = True
+            tell(str(error))
+            continue
+        for sentence in found.kept:
+            tell(sentence)
+        click.echo(f"job {number} goes on {found.whence}")
     if failed:
         sys.exit(125)
 

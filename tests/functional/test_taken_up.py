@@ -50,15 +50,17 @@ def kill_supervisor(mover: Mover, job: str) -> None:
     until(lambda: not supervisors(mover, job), "it is gone")
 
 
-def logged(mover: Mover, job: str, text: str) -> bool:
-    return text in mover.path(job, "events.jsonl").read_text()
-
-
 def resumed(mover: Mover, job: str) -> None:
-    mover.verb("resume", job)
-    taken, not_taken = "it has another supervisor, and goes on", "it is not taken up"
-    until(lambda: logged(mover, job, taken) or logged(mover, job, not_taken), "that is said", within=60)
-    assert logged(mover, job, taken), mover.verb("log", job)
+    assert mover.verb("resume", job) == f"job {job} goes on where it runs, on {mover.hosts[0]}\n"
+
+
+def attached(mover: Mover, job: str) -> None:
+    """By who wants to look on, and finds nobody there."""
+    with mover.rexec.start(["attach", job], as_user=mover.user, env=mover.env, cwd=mover.dir) as look:
+        assert look.stdout is not None and look.stderr is not None
+        assert f"goes on where it runs, on {mover.hosts[0]}\n".encode() in look.stderr.readline()
+        assert look.stdout.readline()
+        look.send_signal(signal.SIGINT)
 
 
 def more(mover: Mover, path: Path) -> None:
@@ -90,12 +92,25 @@ def ends_well(mover: Mover, job: str) -> None:
 
 def test_a_job_whose_supervisor_was_killed_goes_on_where_it_is(mover: Mover) -> None:
     job = started(mover)
-    for _ in range(2):  # the second time by what the first supervisor after it has noted
+    for revive in (resumed, attached):  # the second time by what the first supervisor after it has noted
+        ran = mover.job(job)["run_time"]
         kill_supervisor(mover, job)
-        resumed(mover, job)
+        revive(mover, job)
         more(mover, mover.path(job, "stdout"))
+        assert mover.job(job)["run_time"] > ran
     assert mover.job(job)["generation"] == 1 and mover.job(job)["moves"] == 0
     ends_well(mover, job)
+
+
+@USER
+def test_a_job_whose_supervisor_was_killed_is_killed(mover: Mover) -> None:
+    """No image is needed for that, and nothing of it is left on its host."""
+    job = mover.submit(PYTHON, "-c", WORK)
+    kill_supervisor(mover, job)
+    assert mover.verb("kill", job) == f"job {job}: the job is gone\n"
+    assert mover.job(job)["state"] == "signal 9"
+    status, _, why = mover.verb_fails("kill", job)
+    assert (status, why) == (125, f"rexec: job {job} has ended: signal 9\n")
 
 
 @USER

@@ -16,10 +16,10 @@ from pathlib import Path
 from checkpoint.errors import CheckpointError
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, Inotify
-from shim.submit.api import arguments, errors, host_reports
+from shim.submit.api import arguments, errors, host_reports, revived
 from shim.submit.hosts import config, survey
 from shim.submit.hosts.redial import told
-from shim.submit.job import control_socket, detached, record, submission
+from shim.submit.job import control_socket, detached, end_stopped, record, submission
 from shim.submit.job.events import Event, Kind, read_events
 from shim.submit.job.placement_events import Phase
 from shim.submit.job.record import Record
@@ -192,8 +192,9 @@ class Job:
         return self._ask("release", None, force=force)
 
     def kill(self) -> str:
-        """End it by SIGKILL, wherever it is. Its images stay."""
-        return self._ask("kill", None)
+        """End it by SIGKILL, wherever it is; one without a supervisor too. Its images stay."""
+        must_live(self._directory)
+        return self._ask("kill", None) if self._directory.supervised() else end_stopped.end(self._directory)
 
     def restart(
         self, image: int | None = None, *, hosts: str | Sequence[str] | None = None, force: bool = False
@@ -212,19 +213,15 @@ class Job:
             resumed = submission.resume(self._directory, number, names, detach=True, force=force)
         except CheckpointError as error:
             raise errors.ImageError(str(error)) from error
-        return self._resume(resumed, force, False)
+        detached.start(self._directory, resumed=resumed, force=force)
+        return revived.kept(self._directory, resumed)
 
     def resume(self) -> tuple[str, ...]:
         """Have it supervised again, in the background: it goes on where it runs, if it does, else from its last image.
 
-        Its log says which of the two, and why. Returns, and raises, what `restart` does.
+        Returns once that is known; its log says which of the two, and why. Returns, and raises, what `restart` does.
         """
-        return self._resume(submission.resume(self._directory, None, None, detach=True, force=False), False, True)
-
-    def _resume(self, resumed: submission.Resumed, force: bool, take_up: bool) -> tuple[str, ...]:
-        detached.start(self._directory, resumed=resumed, force=force, take_up=take_up)
-        since = f"since image {resumed.image.number} was made: see `rexec log {self.id}` for what is kept"
-        return tuple(f"{named.clause} {since}" for named in resumed.unsure)
+        return revived.revive(self._directory)().kept
 
     # its end, and what happened before
 

@@ -53,18 +53,32 @@ class Callers:
         self._fewer = threading.Condition()
         self._attached: list[Attached] = []
         self._asking = 0  # who waits for an answer
+        self._begun = threading.Event()
+        self._taken, self._whence = False, ""
 
     def handle(self, request: dict[str, object], connection: Connection) -> None:
         """Handle one request, to its end."""
         what = str(request.get("do"))
         if what == "attach":
             self._attach(connection)
+        elif what == "whence":
+            self._begun.wait()
+            connection.say(done=bool(self._whence), text=self._whence, taken=self._taken)
         elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
             if what == "release" and request.get("force"):
                 self._job.force()
             self._ask(what, str(request.get("host", "")), connection)
         else:
             connection.say(done=False, text=f"there is no request {what!r:.40}")
+
+    def begins(self, taken: bool, whence: str) -> None:
+        """Tell whoever asks from where the job goes on: as a clause, and whether that is where it runs.
+
+        Once for all; empty: this process ended before.
+        """
+        if not self._begun.is_set():
+            self._taken, self._whence = taken, whence
+            self._begun.set()
 
     def answer(self, token: int, done: bool, text: str) -> None:
         """Answer whoever asked with that token."""

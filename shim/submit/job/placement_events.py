@@ -326,13 +326,22 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A generation that an earlier supervisor has left goes on, `serial` being its last dump; or does not, and why."""
+
+    generation: int
+    serial: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """This process is told to end."""
 
 
 Event = (
     Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
-    | Fault | Quit | Tick | Rehearsed | Touch
+    | Fault | Quit | Tick | Rehearsed | Touch | Taken
 )  # fmt: skip
 
 Steps = tuple[State, list[Action]]

@@ -17,7 +17,7 @@ from remoteio.submit.export.changes import Changes
 from remoteio.submit.undo.journal import LIMIT
 from remoteio.wire import frames
 from shim.submit.hosts import config
-from shim.submit.job import file_rollback, pins, placement_events, placement_steps, undo_home, undo_plan
+from shim.submit.job import agent_file, file_rollback, pins, placement_events, placement_steps, undo_home, undo_plan
 from shim.submit.job import record as jobs
 from shim.submit.job.output_file import OutputCount
 from shim.submit.job.record import ANY, SMALL, Job, JobError, Record
@@ -116,7 +116,7 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
     """Put a new job on record, and lock it. Raises RexecError."""
     if wanted.owner:
         named_policy(wanted.owner, dict(config.load().owners))
-    return _locked(
+    return locked(
         jobs.create(
             Record(
                 id=0,
@@ -140,11 +140,15 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
     )
 
 
-def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detach: bool | None, force: bool) -> Resumed:
+def resume(
+    job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detach: bool | None, force: bool,
+    take_up: bool = False,
+) -> Resumed:  # fmt: skip
     """Put a job's record back to one of its images, by default the last, and lock it. Raises RexecError.
 
     `hosts`, `detach`: None: as before. `force`: go on though its files were changed since in a way that cannot be
-    undone. Raises CheckpointError where there is no such image, or it is damaged.
+    undone. `take_up`: it may go on where it runs, with its files as they are; if not, its supervisor looks at them.
+    Raises CheckpointError where there is no such image, or it is damaged.
     """
     record = job.read()
     if job.supervised():
@@ -157,19 +161,19 @@ def resume(job: Job, number: int | None, hosts: tuple[str, ...] | None, *, detac
     with store.open(str(job.id), number) as opened:
         image = opened.manifest
     unsure, changed = _since(job, record, image)
-    if changed and not force and record.files != undo_home.KEEP:
+    if changed and not (force or (take_up and agent_file.noted(job.path))) and record.files != undo_home.KEEP:
         raise SubmitError(
             f"{changed[0].clause} since image {image.number} was made: put it back, or say --force to go on all "
             "the same"
         )
     new = replace(
-        record, image=image.number, status=None, code=0, reason="", held=False, why="", since=0.0, away=0.0,
+        record, image=image.number, status=None, code=0, reason="", held=False, why="", away=0.0,
         phase=record.phase if record.phase in placement_events.ACTING else placement_events.Phase.CHOOSING,
         hosts=record.hosts if hosts is None else hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip
     if new.tty and not new.detached and not os.isatty(0):
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
-    _locked(job).write(new)
+    locked(job).write(new)
     goes_on = record.phase != placement_events.Phase.ENDED and image.number >= record.image
     return Resumed(image, record.detached, goes_on, tuple(unsure))
 
@@ -187,7 +191,8 @@ def _since(job: Job, record: Record, image: Manifest) -> tuple[list[file_rollbac
     return [file_rollback.mixed(path, 0) for path in plan.both()], undo_home.look(job.path, image, plan).changed
 
 
-def _locked(job: Job) -> Job:
+def locked(job: Job) -> Job:
+    """Lock it, for this process or the one that it starts to be its supervisor. Raises JobError."""
     if not job.lock():
         raise JobError(f"job {job.id} has got another supervisor just now: see `rexec jobs`")
     return job

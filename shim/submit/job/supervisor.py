@@ -13,6 +13,7 @@ import os
 import queue
 import shlex
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
@@ -23,6 +24,7 @@ from shim.submit import faults, threads
 from shim.submit.hosts import config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
+    accounting,
     agent_file,
     control_socket,
     next_host,
@@ -45,6 +47,7 @@ from shim.submit.job.record import NEVER, Job, Record
 from shim.submit.job.recorder import Records
 from shim.submit.job.rehearsal import Rehearsal
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.taken_up import Offer
 from shim.submit.job.visits import Terms, Visits
 
 _LAST_WORDS = 2.0  # seconds for those who are attached, or have asked, to take the job's end
@@ -80,7 +83,7 @@ class JobSupervisor:
         `stopped` is called when the job has stopped, as a shell would see it; `ready` when the job can be talked to.
         """
         self.job = job
-        self.record = job.read()
+        self.record = replace(job.read(), since=0.0)
         self.home = JobHome(job, self.record, outputs, input, self.tell, say)
         if force:
             self.home.forced = self.record.image
@@ -91,6 +94,7 @@ class JobSupervisor:
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
         self._forget, self._takes_up = False, take_up
+        self._early: deque[placement_events.Event] = deque()  # what happened while it was being taken up
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
         self._leave = ""  # why this process ends before its job
         self._left = agent_file.noted(job.path)  # by supervisors before this one, and perhaps there still
@@ -121,6 +125,7 @@ class JobSupervisor:
         finally:
             self._drop_rehearsal()
             self._visits.end_all()
+            self._callers.begins(False, "")
             control.close()
             self._records.close()
             self.home.close()
@@ -131,30 +136,40 @@ class JobSupervisor:
         self._records.write(self.record)
         self._note(Event(time.time(), Kind.NOTE, reason=f"its supervisor ends: {why}"))
 
-    def _run(self) -> Result:
-        tries = self._takes_up and self._left
-        taken = taking_up.take_up(self._visits, self.record, self._left, self._note) if tries else None
-        if not self.record.image:
-            self._note(Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=_words(self.record.command)))
+    def _begin(self) -> None:
+        """Take up the job where it runs, if that is wanted and can be; or look for a host for it."""
+        taken, why = None, ""
+        if self._takes_up and self._left:
+            taken, why = taking_up.take_up(self._visits, self.record, self._left, self._await_taken, self._note)
+        number = self.record.image
+        if not number:
+            self._note(
+                Event(time.time(), Kind.SUBMIT, host=os.uname().nodename, command=shlex.join(self.record.command))
+            )
         elif taken is None:
-            self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {self.record.image}"))
+            self._note(Event(time.time(), Kind.NOTE, reason=f"restarted by its user, from image {number}"))
         if taken is not None:
+            self.record = replace(self.record, since=self.job.read().since)  # it has run on
             self._do(taken)
         else:
             self._do(placement.begin(self.state, time.monotonic(), self.record.lease if self._left else 0.0))
             if self._left:
                 self._visits.settle(self.state.place.generation, self._left)
+        self._callers.begins(taken is not None, taking_up.whence(self.record, taken is not None, why))
+
+    def _run(self) -> Result:
+        self._begin()
         while self.state.result is None and not self._leave:
-            due = placement.deadline(self.state)
-            wait = inf if due is None else max(due - time.monotonic(), 0.0)
+            due = min(placement.deadline(self.state) or inf, accounting.due(self.record))
+            wait = max(due - time.monotonic(), 0.0)
             if self._records.behind:
                 wait = min(wait, recorder.AGAIN)
             try:
-                event = self._events.get(timeout=None if wait == inf else wait)
+                event = self._early.popleft() if self._early else self._next(wait)
             except queue.Empty:
                 event = placement_events.Tick()
-            if isinstance(event, BaseException):
-                raise event
+            if isinstance(event, placement_events.Taken):
+                continue  # it was given up before
             if self._records.behind:
                 self._records.retry()
             if (gone := placement_events.gone(event)) is not None:
@@ -169,6 +184,16 @@ class JobSupervisor:
         else:
             result = self.state.result
         return self._end(result)
+
+    def _next(self, wait: float = inf) -> placement_events.Event:
+        event = self._events.get(timeout=None if wait == inf else wait)
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def _await_taken(self, offer: Offer) -> placement_events.Taken:
+        taken, self._early = taking_up.meanwhile(offer, self._next, self._callers.answer)
+        return taken
 
     def tell(self, event: placement_events.Event) -> None:
         """Take note of what happened; from any thread."""
@@ -231,28 +256,9 @@ class JobSupervisor:
 
     def _account(self, before: State, after: State) -> None:
         """Keep the record abreast; on the disk before anything is done, so that no generation is ever used twice."""
-        running = (Phase.RUNNING, Phase.FROZEN)
-        record, now = self.record, time.monotonic()
-        new = replace(
-            record, phase=str(after.phase), why=after.why, host=after.place.host,
-            generation=after.last, image=after.images.newest,
-            restored=after.images.restored, held=after.wants.held,
-            movable=after.images.movable, obstacle=after.images.obstacle,
-            saved=self.home.saved[0], saved_size=self.home.saved[1],
-            made=self.home.remembered(record.made), added=self.home.added.rows(),
-            after=() if after.phase in placement_events.ACTING else self.home.changes.rows(),
-        )  # fmt: skip
-        if after.phase in running and not record.since:
-            new = replace(new, since=now)
-        elif after.phase not in running and record.since:
-            new = replace(new, since=0.0, ran=record.ran + max(now - record.since, 0.0))
-        if (after.place.away < inf) != (record.away > 0):
-            new = replace(new, away=0.0 if record.away else now)
-        if before.phase == Phase.STARTING and after.phase == Phase.RUNNING and before.images.newest:
-            new = replace(new, moves=record.moves + 1)
-        if after.result is not None:
-            new = replace(new, status=after.result.status, code=after.result.code, reason=after.result.reason)
-        if new != record:
+        now = time.monotonic()
+        new = accounting.account(self.record, self.home, before, after, now, time.time())
+        if new != self.record:
             self.record = new
             self._records.write(new)
 
@@ -341,11 +347,9 @@ class JobSupervisor:
     def _dismissed(self, wait: float = 0.0) -> bool:
         """The job has ended: is this process told not to wait any longer, within `wait` seconds?"""
         try:
-            event = self._events.get(timeout=wait)
+            event = self._next(wait)
         except queue.Empty:
             return False
-        if isinstance(event, BaseException):
-            raise event
         self._do(placement.step(self.state, event, time.monotonic()))
         return isinstance(event, placement_events.Quit)
 
@@ -393,7 +397,3 @@ def _where(record: Record, patient: bool, agents: list[Noted]) -> State:
         place=Place(generation=record.generation, host=(record.host or agents[-1].host) if left else ""),
         images=Images(newest=record.image, restored=record.restored),
     )
-
-
-def _words(command: tuple[str, ...]) -> str:
-    return shlex.join(command)

@@ -8,6 +8,7 @@ See docs/decisions/taken-up.md.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from checkpoint.wire.manifest import Manifest
@@ -20,6 +21,7 @@ from shim.submit.host_frames import Hello, Standing
 from shim.submit.job.contact import Contact
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome
+from shim.submit.job.placement_events import Taken
 from shim.submit.scope import JobRights
 from shim.submit.shapes import ShapeError
 from shim.wire import job_messages
@@ -28,31 +30,58 @@ from shim.wire.job_spec import JobSpec
 _BY_NAME = {"stdout": frames.STDOUT, "stderr": frames.STDERR}
 
 
+class Offer:
+    """What a generation may be taken up by, or given up: whichever comes first. Threads: any.
+
+    over     it is given up
+    goes_on  it was taken up, and goes on
+    """
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.goes_on = False
+        self._lock = threading.Lock()
+        self._taken = False
+
+    def take(self) -> None:
+        """Take it up from here on. Raises Unfit if it was given up."""
+        with self._lock:
+            if self.over.is_set():
+                raise Unfit("it was given up")
+            self._taken = True
+
+    def give_up(self) -> bool:
+        """Have it not taken up; False: it was."""
+        with self._lock:
+            if not self._taken:
+                self.over.set()
+            return not self._taken
+
+
 class TakenUp(Generation):
-    """A generation that runs already. `taken` is called with the number of its last dump, once it goes on here."""
+    """A generation that runs already, and is taken up by `offer`."""
 
     goes_on = True
 
     def __init__(
         self, home: JobHome, number: int, host: str, contact: Contact, spec: JobSpec,
         stopped: Callable[[Generation], None], rights: JobRights, told: Told, before: Manifest,
-        taken: Callable[[int], None],
+        offer: Offer,
     ) -> None:  # fmt: skip
         """`told`: what is noted of its files; `before`: its last image."""
         super().__init__(home, number, host, contact, spec, stopped, rights)
-        self._told, self._taken = told, taken
+        self._told, self._offer = told, offer
         self._before = before.written
-        self.taken = False
 
     def greeted(self, hello: Hello) -> None:
         self._session.outside(lambda: self._contact.greeted(hello.door))
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind == frames.STATE:
-            if self.taken:
+            if self._offer.goes_on:
                 raise ShapeError("it sends STATE twice")
             self._take_up(host_frames.standing(payload))
-        elif not self.taken:
+        elif not self._offer.goes_on:
             raise ShapeError(f"it sends {frames.KINDS[kind][0]} before STATE")
         elif kind == frames.NEWS and host_frames.news(payload, True).what == job_messages.TOLD:
             for output in self._home.outputs.values():
@@ -67,6 +96,7 @@ class TakenUp(Generation):
         if standing.why:
             raise Unfit(standing.why)
         check_asked(standing.asked)
+        self._offer.take()
         taken_up.take_up(export, self._told, standing.opened, standing.places, standing.highest)
         home.undo.go_on()
         if export.inodes.log is not None:
@@ -74,10 +104,10 @@ class TakenUp(Generation):
         self._session.once = Once(each.unique for each in standing.asked)
         if home.input is not None:
             home.input.skip_to(standing.given)
-        self.runs = self.heard = self.taken = True
+        self.runs = self.heard = self._offer.goes_on = True
         written = {name: home.outputs[kind].taken for name, kind in _BY_NAME.items() if kind in home.outputs}
         self._session.send(
             frames.ORDER,
             job_messages.order(job_messages.AGAIN, standing.serial, **{"stdout": 0, "stderr": 0, **written}),
         )
-        self._taken(standing.serial)
+        home.tell(Taken(self.number, standing.serial))

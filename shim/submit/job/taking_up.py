@@ -3,28 +3,63 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from shim.submit.job import placement_steps
+from shim.submit.job import placement_events, placement_steps
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.events import Event, Kind
-from shim.submit.job.placement_events import Images, Phase, Place, State, Steps, Wants
+from shim.submit.job.placement_events import Ask, Images, Phase, Place, Quit, State, Steps, Taken, Wants
 from shim.submit.job.record import NEVER, Record
+from shim.submit.job.taken_up import Offer
 from shim.submit.job.visits import Visits
 
+AGAIN = "it is being taken up where it runs: ask again in a moment"
 
-def take_up(visits: Visits, record: Record, left: list[Noted], note: Callable[[Event], None]) -> Steps | None:
-    """Wait until it goes on where it runs, as the first step; None: it does not, and the log says why."""
+
+def take_up(
+    visits: Visits, record: Record, left: list[Noted], wait: Callable[[Offer], Taken], note: Callable[[Event], None]
+) -> tuple[Steps | None, str]:
+    """Wait until it goes on where it runs, as the first step; or None and why it does not, which the log says too."""
     why = _never(record, left)
     if not why:
-        said = visits.take_up(left[0], record.image).get()
-        if isinstance(said, int):
+        said = wait(visits.take_up(left[0], record.image))
+        if not said.why:
             note(Event(time.time(), Kind.RECONNECT, host=record.host, reason="it has another supervisor, and goes on"))
-            return _runs(record, said), []
-        why = said
+            return (_runs(record, said.serial), []), ""
+        why = said.why
     note(Event(time.time(), Kind.NOTE, host=record.host, reason=f"it is not taken up where it ran: {why}"))
-    return None
+    return None, why
+
+
+def meanwhile(
+    offer: Offer, events: Callable[[], placement_events.Event], answer: Callable[[int, bool, str], None]
+) -> tuple[Taken, deque[placement_events.Event]]:
+    """Wait for what comes of the offer; and return with it what has happened before, in order.
+
+    To be killed, or this process's end, is not kept waiting for a host: the offer is given up. All else that is asked
+    is refused, as of a host that is out of touch.
+    """
+    early: deque[placement_events.Event] = deque()
+    while True:
+        event = events()
+        if isinstance(event, Taken):
+            return event, early
+        if isinstance(event, Ask) and event.what != "kill":
+            answer(event.token, False, AGAIN)
+            continue
+        early.append(event)
+        if isinstance(event, (Ask, Quit)) and offer.give_up():
+            return Taken(0, why="it is to end"), early
+
+
+def whence(record: Record, taken: bool, why: str) -> str:
+    """Say from where the job goes on, as a clause; `why` it was not taken up where it ran, if that was tried."""
+    if taken:
+        return f"where it runs, on {record.host}"
+    from_image = f"from image {record.image}" if record.image else "from its beginning"
+    return f"{from_image}: it is not taken up where it ran, as {why}" if why else from_image
 
 
 def _never(record: Record, left: list[Noted]) -> str:

@@ -20,8 +20,8 @@ from shim.submit.job.agent_file import Noted
 from shim.submit.job.contact import Contact, Reach, end_noted
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome
-from shim.submit.job.placement_events import Closed, Connected, Failed, Fault, Unreached
-from shim.submit.job.taken_up import TakenUp
+from shim.submit.job.placement_events import Closed, Connected, Failed, Fault, Taken, Unreached
+from shim.submit.job.taken_up import Offer, TakenUp
 from shim.wire import lease
 
 
@@ -53,6 +53,7 @@ class Visits:
         self._starts: dict[int, queue.SimpleQueue[Terms | None]] = {}
         self._generations: dict[int, Generation] = {}
         self._over = threading.Event()
+        self._offer: Offer | None = None
         self._fewer = threading.Condition()
 
     def get(self, number: int) -> Generation | None:
@@ -81,6 +82,8 @@ class Visits:
     def end_all(self) -> None:
         """End every visit, and what is done after one."""
         self._over.set()
+        if self._offer is not None:
+            self._offer.give_up()
         for number in tuple(self._starts):
             self.end(number)
 
@@ -94,24 +97,29 @@ class Visits:
         home = self._home
         home.in_thread(lambda: end_noted(home, generation, agents, self._reach, self._over), Fault)
 
-    def take_up(self, agent: Noted, image: int) -> queue.SimpleQueue[int | str]:
+    def take_up(self, agent: Noted, image: int) -> Offer:
         """Begin a visit to a generation that runs already, whose last image that is.
 
-        What is returned gets the number of its last dump once it goes on; or why it does not: then nothing is changed,
-        but for what its agent has heard. Closed follows, as ever, only where it does.
+        Taken tells whether it goes on: where it does not, nothing is changed, but for what its agent has heard. Closed
+        follows, as ever, only where it does.
         """
-        said: queue.SimpleQueue[int | str] = queue.SimpleQueue()
-        self._starts[agent.generation] = queue.SimpleQueue()
-        self._home.in_thread(lambda: self._take_up(agent, image, said), lambda why: _left(said, why))
-        return said
+        number, stays = agent.generation, float(self._home.record.lease)
+        offer = self._offer = Offer()
 
-    def _take_up(self, agent: Noted, image: int, said: queue.SimpleQueue[int | str]) -> None:
+        def failed(why: str) -> Closed | Taken:
+            return Closed(number, why, stays=stays) if offer.goes_on else Taken(number, why=why)
+
+        self._starts[number] = queue.SimpleQueue()
+        self._home.in_thread(lambda: self._take_up(agent, image, offer), failed)
+        return offer
+
+    def _take_up(self, agent: Noted, image: int, offer: Offer) -> None:
         home, number, settle = self._home, agent.generation, None
         try:
             told, before = agent_file.told(home.job.path, number), home.image(image)
             host = config.resolve(agent.host, config.load())
             found = Agent(agent.secret, home.record.lease, agent.where)
-            stream = taking.take(host, found, self._reach, self._over)
+            stream = taking.take(host, found, self._reach, offer.over)
         except BaseException:
             self._ended(number)
             raise
@@ -121,15 +129,15 @@ class Visits:
             spec.host = os.fsencode(host.name)
             rights = home.rights(host.trust, host.disk)
             generation = TakenUp(
-                home, number, host.name, contact, spec, self._stopped, rights, told, before, said.put
+                home, number, host.name, contact, spec, self._stopped, rights, told, before, offer
             )  # fmt: skip
             self._generations[number] = generation
             why = self._served(generation, contact, stream)
-            if generation.taken:
+            if offer.goes_on:
                 home.tell(Closed(number, why, unfit=bool(generation.unfit), stays=contact.stays))
                 settle = contact.rest()
             else:
-                said.put(why)
+                home.tell(Taken(number, why=why))
         finally:
             self._ended(number)
             stream.close()
@@ -207,9 +215,3 @@ class Visits:
         if not (generation.told or generation.unfit) and contact.host.ssh is not None and not generation.goes_on:
             return str(stream.failure())
         return why
-
-
-def _left(said: queue.SimpleQueue[int | str], why: str) -> Fault:
-    """Tell who waits for it that it is not taken up."""
-    said.put(why)
-    return Fault(f"the job is not taken up where it ran: {why}")
