@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_a_cut_is_no_loss_and_each_byte_and_order_comes_once(lasting: Callable[.
         report = api_job(1).report()
         assert (report.state, report.host) == ("running", "alpha")
         assert "out of touch with alpha since " in report.why and "up to 5 min" in report.why
+        assert abs(report.away - time.time()) < 3600, "it is a time of day"
         row = as_data(report, 0.0)
         assert row["out_of_touch"] and "out of touch with alpha since " in table([row])
         country(run).heal(alpha)

@@ -192,7 +192,7 @@ class Job:
         return self._ask("release", None, force=force)
 
     def kill(self) -> str:
-        """End it by SIGKILL, wherever it is; one without a supervisor too. Its images stay."""
+        """End it by SIGKILL, wherever it is, and though it has no supervisor. Its images stay."""
         must_live(self._directory)
         return self._ask("kill", None) if self._directory.supervised() else end_stopped.end(self._directory)
 
