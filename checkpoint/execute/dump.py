@@ -124,14 +124,14 @@ def kinds(spool: Spool) -> list[str]:
 
 def send(
     spool: Spool, head: bytes, put: Callable[[list[bytes | memoryview]], None],
-    get: Callable[[bool], bytes | None], known: dict[str, Known] | None = None,
+    get: Callable[[bool, bool], bytes | None], known: dict[str, Known] | None = None,
 ) -> dict[str, bytes]:  # fmt: skip
     """Offer all files of the spool to the store until it has committed them. `known`: chunker.sources.
 
     Returns the tables of its page images, by the names of their pagemaps.
 
-    `put` sends a payload, given in parts, as far as there is credit; `get(wait)` is the store's next payload, or None
-    if there is none yet and `wait` is false. What they raise ends it.
+    `put` sends a payload, given in parts, as far as there is credit; `get(wait, ended)` is the store's next payload, or
+    None if there is none yet and `wait` is false; `ended`: it has all, and may commit. What they raise ends it.
     """
     while True:
         sender = Sender(spool, head, known=known)
@@ -144,13 +144,13 @@ def send(
 
 
 def _converse(
-    sender: Sender, put: Callable[[list[bytes | memoryview]], None], get: Callable[[bool], bytes | None]
+    sender: Sender, put: Callable[[list[bytes | memoryview]], None], get: Callable[[bool, bool], bytes | None]
 ) -> None:
     while sender.committed is None and not sender.again:
         message = sender.next_message()
         if message is not None:
             put(message)
-        answer = get(message is None)
+        answer = get(message is None, sender.ended)
         while answer is not None:
             sender.receive(answer)
-            answer = get(False)
+            answer = get(False, sender.ended)

@@ -130,6 +130,7 @@ class Sender:
 
     stored      the store has all that was offered
     again       the store lacks some of it after all: another Sender has to offer it anew
+    ended       it was said that all was offered: from then on the store may commit it, whatever is heard of it
     committed   the manifest's hash, once the image is durable
     sent        bytes of payload so far
 
@@ -145,6 +146,7 @@ class Sender:
         """
         self.stored = False
         self.again = False
+        self.ended = False
         self.committed: bytes | None = None
         self.sent = 0
         self._head = head
@@ -154,7 +156,6 @@ class Sender:
         self._offers = _Offers(spool, self._files.sources, threads)
         self._batches: dict[int, _Batch] = {}
         self._wanted: deque[tuple[int, int, int]] = deque()  # (batch, index, mask)
-        self._ended = False
 
     def next_message(self) -> list[bytes | memoryview] | None:
         """Make the next payload for the store, in parts; None: wait for its next payload, or be done.
@@ -179,8 +180,8 @@ class Sender:
                 return [wire.batch_message(wire.OFFER, number, entries)]
         if self._wanted:
             return self._data()
-        if self._offers.all_made and not self._batches and not self._ended:
-            self._ended = True
+        if self._offers.all_made and not self._batches and not self.ended:
+            self.ended = True
             self.close()
             return [wire.digest_message(wire.END, self._offers.digest.digest(), self._head)]
         return None
@@ -221,7 +222,7 @@ class Sender:
             self._receive_answer(*wire.parse_batch(payload))
         elif kind == wire.MASKS:
             self._receive_masks(*wire.parse_batch(payload))
-        elif kind == wire.STORED and self._ended and len(payload) == 1 and not self.stored:
+        elif kind == wire.STORED and self.ended and len(payload) == 1 and not self.stored:
             self.stored = True
         elif kind == wire.AGAIN and self.stored and len(payload) == 1 and not self.again:
             self.again = True

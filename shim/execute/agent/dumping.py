@@ -157,7 +157,7 @@ class Dumper:
     def _dump(self, serial: int, leave: bool) -> None:
         """Take one dump. Returns when it is committed and the job stays; if it has left, this process has ended."""
         parts = self._parts
-        parts.channel.begin()
+        parts.channel.begin(leave)
         parts.news(job_messages.DUMPING, serial=serial)
         self._at("preflight", "looking for what cannot be saved")
         parts.means.criu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from math import inf
 
 from checkpoint.execute.dump import DumpError
 from remoteio.wire import frames
@@ -26,11 +27,13 @@ class ImageChannel:
 
     def __init__(self, link: SessionLink) -> None:
         self._link = link
+        self._leaves = False
         self._window = Window(Window.IMAGE)
         self._payloads: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None: cut short
 
-    def begin(self) -> None:
-        """Begin anew, with nothing left of a dump that was given up."""
+    def begin(self, leaves: bool) -> None:
+        """Begin anew, with nothing left of a dump that was given up; `leaves`: the tree stands still meanwhile."""
+        self._leaves = leaves
         while not self._payloads.empty():
             self._payloads.get()
         self._window = Window(Window.IMAGE)
@@ -55,9 +58,13 @@ class ImageChannel:
             raise CutShort
         self._link.send(frames.IMAGE, *payload)
 
-    def get(self, wait: bool) -> bytes | None:
-        """Return the store's next payload; without `wait` None if there is none yet. Raises CutShort, DumpError."""
-        left = STORE_S
+    def get(self, wait: bool, ended: bool) -> bytes | None:
+        """Return the store's next payload; without `wait` None if there is none yet. Raises CutShort, DumpError.
+
+        `ended`: it has all, and may be committing, be its disk however slow. A tree that leaves and went on by itself
+        would run twice: home says COMMITTED or THAW, or is gone.
+        """
+        left = limit = inf if ended and self._leaves else STORE_S
         while True:
             try:
                 payload = self._payloads.get(wait, _LOOK_S)
@@ -66,7 +73,7 @@ class ImageChannel:
                 if not wait:
                     return None
                 # While the link is cut the store may commit, and say so when it is joined: to go on then is too early.
-                left = STORE_S if self._link.cut else left - _LOOK_S
+                left = limit if self._link.cut else left - _LOOK_S
                 if left <= 0:
                     raise DumpError("nothing was heard of the store for %.0f s" % STORE_S) from e
         if payload is None:
