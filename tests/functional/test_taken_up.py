@@ -37,6 +37,17 @@ with open("done/new", "w") as file:
 sys.exit(3)
 """
 
+APPEND = """
+import os, sys, time
+log = open("log", "ab", buffering=0)
+k = 0
+while not os.path.exists("end"):
+    k += 1
+    log.write(b"%d\\n" % k)
+    time.sleep(0.01)
+sys.exit(3)
+"""
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(mover: Mover, nothing_left: Check) -> Iterator[None]:
@@ -111,6 +122,24 @@ def test_a_job_whose_supervisor_was_killed_is_killed(mover: Mover) -> None:
     assert mover.job(job)["state"] == "signal 9"
     status, _, why = mover.verb_fails("kill", job)
     assert (status, why) == (125, f"rexec: job {job} has ended: signal 9\n")
+
+
+@USER
+@pytest.mark.long(lambda **_: True)
+def test_lines_that_are_appended_are_each_there_once(mover: Mover) -> None:
+    """Taken up or not: a kill may come in the midst of one, and then it goes on from its image."""
+    job = mover.submit(PYTHON, "-c", APPEND)
+    mover.verb("checkpoint", job)
+    log = mover.dir / "log"
+    for _ in range(3):
+        more(mover, log)
+        kill_supervisor(mover, job)
+        mover.verb("resume", job)
+    more(mover, log)
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "exit 3"
+    said = log.read_text()
+    assert said == "".join(f"{k}\n" for k in range(1, said.count("\n") + 1))
 
 
 @USER

@@ -16,6 +16,7 @@ from remoteio.submit.export import node_log
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.doings import SLOTS, Doings
 from remoteio.submit.export.node_log import NodeLog
 from remoteio.submit.export.once import Asked, Once, Opened, Unfit, check_asked
 from remoteio.submit.export.shown_ids import ShownIds
@@ -162,12 +163,76 @@ def test_a_log_that_does_not_tell_all_is_not_believed(home: Home, tmp_path: Path
         node_log.read(str(home.log), BOOT)
 
 
-def test_what_may_have_been_done_and_not_twice_is_told() -> None:
-    check_asked([Asked(1, abi.READ, 0), Asked(3, abi.WRITE, os.O_WRONLY), Asked(5, abi.OPEN, os.O_RDWR)])
+def test_what_may_have_been_done_and_not_twice_is_told(tmp_path: Path) -> None:
+    def begun(op: int, flags: int) -> Doings:
+        path = str(tmp_path / f"{op}-{flags}")
+        Doings(path).begin(1)
+        return Doings(path)
+
+    harmless = [(abi.READ, 0), (abi.WRITE, os.O_WRONLY), (abi.OPEN, os.O_RDWR)]
     twice = [(op, 0) for op in (abi.MKDIR, abi.CREATE, abi.RENAME, abi.UNLINK, abi.SETATTR)]
-    for op, flags in [*twice, (abi.WRITE, os.O_APPEND), (abi.OPEN, os.O_TRUNC)]:
+    twice += [(abi.WRITE, os.O_APPEND), (abi.OPEN, os.O_TRUNC)]
+    for op, flags in harmless:
+        check_asked([Asked(1, op, flags)], begun(op, flags))
+    for op, flags in twice:
+        doings = begun(op, flags)
+        check_asked([Asked(3, op, flags)], doings)  # it had not come here
         with pytest.raises(Unfit, match="not known whether it was made"):
-            check_asked([Asked(1, op, flags)])
+            check_asked([Asked(1, op, flags)], doings)
+    with pytest.raises(Unfit, match="not known whether it was made"):
+        check_asked([Asked(1, abi.MKDIR, 0)], Doings(str(tmp_path / "no/such/place")))
+
+
+def test_of_changes_so_old_that_they_are_not_noted_any_more_nothing_is_known(tmp_path: Path) -> None:
+    path = str(tmp_path / "doings")
+    doings = Doings(path)
+    for unique in range(2, 2 * SLOTS + 6, 2):
+        doings.done(doings.begin(unique), 0)
+    read = Doings(path)
+    assert len(read.before) == SLOTS and read.unknown == 4
+    check_asked([Asked(2 * SLOTS + 6, abi.MKDIR, 0), Asked(6, abi.UNLINK, 0)], read)
+    with pytest.raises(Unfit):
+        check_asked([Asked(4, abi.UNLINK, 0)], read)
+
+
+def test_what_is_done_is_answered_again_and_what_was_not_begun_is_done(home: Home) -> None:
+    """As often as it is asked of one process after another."""
+    below = home.host.lookup(abi.ROOT_ID, b"below")
+    node = home.host.lookup(below, b"file")
+    handle = home.open(node, os.O_WRONLY | os.O_APPEND)
+    cut = abi.SETATTR_IN.pack(abi.FATTR_SIZE, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    said = b"more"
+    more = abi.WRITE_IN.pack(handle, 0, len(said), 0, 0, os.O_APPEND, 0) + said
+    changes = [
+        (abi.SETATTR, node, cut),
+        (abi.WRITE, node, more),
+        (abi.RENAME, below, abi.RENAME_IN.pack(below) + b"deep\0there\0"),
+        (abi.UNLINK, below, b"none\0"),
+        (abi.RMDIR, below, b"there\0"),
+    ]
+    asked = [Asked(100 + 2 * k, op, os.O_APPEND if op == abi.WRITE else 0) for k, (op, _, _) in enumerate(changes)]
+    requests = [abi.Request(abi.request(*change, each.unique)) for change, each in zip(changes, asked, strict=True)]
+    first = [home.export.answer(request) for request in requests]
+    lost = abi.Request(abi.request(abi.WRITE, node, more, 200))
+    for again in (1, 2):
+        home = home.again(Opened(handle, node, os.O_WRONLY | os.O_APPEND))
+        check_asked([*asked, Asked(200 if again == 1 else 300, abi.WRITE, os.O_APPEND)], home.noted.doings)
+        answers = [home.export.answer(request) for request in requests]
+        heads = [abi.OUT_HEADER.unpack_from(told(answer)) for answer in answers]
+        assert heads == [abi.OUT_HEADER.unpack_from(told(answer)) for answer in first]
+        assert abi.WRITE_OUT.unpack_from(told(answers[1]), abi.OUT_HEADER.size)[0] == len(said)
+        assert abi.ATTR.unpack_from(told(answers[0]), abi.OUT_HEADER.size + 16)[1] == 2 + len(said) * again
+        home.export.answer(lost)
+        assert (home.top / "below/file").read_bytes() == b"as" + said * 2
+    with pytest.raises(Unfit, match="not known any more what it made"):
+        home.export.answer(abi.Request(abi.request(abi.MKDIR, below, abi.MKDIR_IN.pack(0o755, 0) + b"new\0", 400)))
+        check_asked([Asked(400, abi.MKDIR, 0)], Doings(node_log.doings_of(str(home.log))))
+
+
+def told(answer: tuple[int, bytes] | None) -> bytes:
+    """What of a frame the kernel is told."""
+    assert answer is not None
+    return answer[1][: abi.OUT_HEADER.unpack_from(answer[1])[0]]
 
 
 def test_a_request_that_comes_twice_is_done_once() -> None:

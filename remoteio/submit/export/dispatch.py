@@ -28,11 +28,13 @@ from remoteio.submit.export.allowed import is_leading
 from remoteio.submit.export.attributes import Attributes
 from remoteio.submit.export.base import lstat
 from remoteio.submit.export.confine import Confinement
+from remoteio.submit.export.doings import FAILED
 from remoteio.submit.export.fence import KEPT, Fence
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
+from remoteio.submit.export.once import how_done, noted
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.room_asked import adding
@@ -108,6 +110,19 @@ class Export(Names, Attributes, OpenFiles, Space):
         method = self.methods.get(op)
         if method is None:
             return FUSE, abi.failure(request.unique, errno.ENOSYS)
+        log = self.inodes.log
+        if log is None or not noted(request):
+            return self._do(method, request)
+        doings = log.doings
+        if request.unique in doings.before:
+            return self._done_before(request, doings.before.pop(request.unique))
+        at = doings.begin(request.unique)
+        answer = self._do(method, request)
+        doings.done(at, how_done(op, answer))
+        return answer
+
+    def _do(self, method: Callable[[abi.Request], Reply], request: abi.Request) -> tuple[int, bytes] | None:
+        op = request.op
         try:
             reply = method(request)
         except OSError as e:
@@ -118,6 +133,16 @@ class Export(Names, Attributes, OpenFiles, Space):
         if log is not None and log.behind:
             log.flush()  # before the kernel hears of a node
         return None if op in abi.UNANSWERED else reply.frame(request.unique)
+
+    def _done_before(self, request: abi.Request, how: int) -> tuple[int, bytes] | None:
+        """Answer what the process before this one has done (once.check_asked): nobody has heard so."""
+        unique = request.unique
+        if how & FAILED:
+            return FUSE, abi.failure(unique, how & ~FAILED)
+        if request.op == abi.SETATTR:
+            asked = abi.request(abi.GETATTR, request.nodeid, abi.GETATTR_IN.pack(0, 0, 0), unique)
+            return self._do(self.methods[abi.GETATTR], abi.Request(asked))
+        return FUSE, abi.reply(unique, abi.WRITE_OUT.pack(how, 0) if request.op == abi.WRITE else b"")
 
     def close(self) -> None:
         """Close everything: nobody asks for anything any more."""

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from remoteio.submit.export.doings import Doings
 from remoteio.submit.export.nodes import MOST_LINKS, Node
 from remoteio.submit.export.once import Unfit
 
@@ -35,6 +36,11 @@ _NODE, _NAMED, _MADE = struct.Struct("=QQQQI"), struct.Struct("=QQB"), struct.St
 _ROOM = 16 << 20  # bytes that a log may grow by before it is written anew
 
 
+def doings_of(path: str) -> str:
+    """Return where the changes are noted that are begun and done, beside the log at `path`."""
+    return f"{path}-asked"
+
+
 def _record(what: int, *parts: bytes) -> bytes:
     return _HEAD.pack(sum(map(len, parts)), what) + b"".join(parts)
 
@@ -42,25 +48,27 @@ def _record(what: int, *parts: bytes) -> bytes:
 class NodeLog:
     """Writes the log at `path`. Whoever changes a node tells it, and then calls `flush` if it is `behind`.
 
+    doings  which changes are begun and done, in a file beside it
+
     Where it cannot be written it is removed, and nothing more is written: a job of which a part is known is not taken
     up. Threads: any; `_lock` is held while it is written.
     """
 
     def __init__(self, path: str, boot: bytes, waits: bool = False) -> None:
         """`waits`: for `begin`; else it begins with its export."""
+        self.doings = Doings(doings_of(path))
         self._path, self._boot, self._waits = path, boot, waits
         self._lock = threading.Lock()
         self._told: list[bytes] = []
         self._writing = False
         self._highest = 0
         self._fd, self._room = -1, _ROOM  # how much it may grow before it is written anew
-        self._nodes: Callable[[], Iterable[Node]] = lambda: ()
-        self._made_there: dict[tuple[int, int], int] = {}
+        self._there: tuple[Callable[[], Iterable[Node]], dict[tuple[int, int], int]] = (tuple, {})  # as of `serves`
         self._known = -1  # how many of these are written down
 
     def serves(self, nodes: Callable[[], Iterable[Node]], made: dict[tuple[int, int], int]) -> None:
         """Write it for an export, whose nodes `nodes` lists at any time; `made`: as of Confinement."""
-        self._nodes, self._made_there = nodes, made
+        self._there = nodes, made
         if not self._waits:
             self.begin()
 
@@ -126,9 +134,9 @@ class NodeLog:
                 self._fd = -1
 
     def _made(self) -> bytes:
-        if len(self._made_there) == self._known:
+        if len(self._there[1]) == self._known:
             return b""
-        made = self._made_there.copy()  # in one step: others add to it
+        made = self._there[1].copy()  # in one step: others add to it
         self._known = len(made)
         return b"".join(_record(MADE, _MADE.pack(*key, born)) for key, born in made.items())
 
@@ -137,7 +145,7 @@ class NodeLog:
         del self._told[:]  # the nodes are as it tells
         self._known = -1
         parts = [_record(BOOT, _ID.pack(self._highest), self._boot), self._made()]
-        for node in self._nodes():
+        for node in self._there[0]():
             if node.noted:
                 parts += _whole(node)
         before, self._fd = self._fd, -1

@@ -50,7 +50,8 @@ def note(directory: Path, agent: Noted) -> None:
 
 def forget(directory: Path, generation: int) -> None:
     """Remove what is noted of that generation, whose agent is no more. Raises OSError."""
-    for path in (directory / f"{_NAME}{generation}", _nodes(directory, generation)):
+    nodes = _nodes(directory, generation)
+    for path in (directory / f"{_NAME}{generation}", nodes, Path(node_log.doings_of(str(nodes)))):
         path.unlink(missing_ok=True)
 
 

@@ -8,6 +8,7 @@
     lock           locked by its supervisor as long as it lives (F_OFD_SETLK, fcntl(2): to ask disturbs nobody)
     agent-N        where the agent of generation N is, while there may be one (shim/submit/job/agent_file.py)
     nodes-N        which files that generation uses (remoteio/submit/export/node_log.py)
+    nodes-N-asked  which changes of them are begun and done (remoteio/submit/export/doings.py)
     stdout stderr terminal    what a detached job said
     stdout.count stderr.count    how much of its output was written, there or elsewhere (shim/submit/job/output_file.py)
 """

@@ -92,15 +92,14 @@ class TakenUp(Generation):
     def _take_up(self, standing: Standing) -> None:
         """Make all anew before the first request is done. Raises Unfit, OSError."""
         export, home = self._session.export, self._home
-        assert export is not None
+        assert export is not None and export.inodes.log is not None
         if standing.why:
             raise Unfit(standing.why)
-        check_asked(standing.asked)
+        check_asked(standing.asked, export.inodes.log.doings)
         self._offer.take()
         taken_up.take_up(export, self._told, standing.opened, standing.places, standing.highest)
         home.undo.go_on()
-        if export.inodes.log is not None:
-            export.inodes.log.begin()
+        export.inodes.log.begin()
         self._session.once = Once(each.unique for each in standing.asked)
         if home.input is not None:
             home.input.skip_to(standing.given)
