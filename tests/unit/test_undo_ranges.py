@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,48 @@ def test_a_sum_is_that_of_all_that_was_written_to_its_block(writes: list[tuple[i
     assert not found.is_of(block)
     assert sums.and_written(UNKNOWN, 3, memoryview(b"abc"), lambda start, end: b"") == UNKNOWN
     assert not Sum(0, 3, 0).is_of(b"ab")
+
+
+@given(st.binary(min_size=0, max_size=64), st.integers(0, 3 * BLOCK + 1))
+def test_the_sums_of_whole_blocks_are_those_of_each(seed: bytes, length: int) -> None:
+    data = memoryview(bytes(seed[at % len(seed)] if seed else 0 for at in range(length)))
+    each = [sums.written(0, data[at : at + BLOCK]).packed() for at in range(0, length, BLOCK)]
+    assert sums.whole(data) == b"".join(each)
+
+
+def slice_of(block: bytes, start: int, end: int) -> bytes:
+    return block[start:end]
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)), min_size=1, max_size=4))
+def test_each_block_has_the_sum_of_what_the_job_has_left_in_it(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, int]]
+) -> None:
+    both = Both(tmp_path_factory.mktemp("both"))
+    model = dict[int, Sum]()
+    for number, (at, length) in enumerate(writes):
+        data = bytes([number]) * (min(at + length, SIZE) - at)
+        there = both.path.read_bytes()
+        both.job(at, data)
+        for block in range(at // BLOCK * BLOCK, at + len(data), BLOCK):
+            start, end = max(block, at), min(block + BLOCK, at + len(data))
+            own = memoryview(data)[start - at : end - at]
+            if block in model:
+                read = partial(slice_of, there[block : block + BLOCK])
+                model[block] = sums.and_written(model[block], start - block, own, read)
+            else:
+                model[block] = sums.written(start - block, own)
+    known = sums.KnownSums(f"{both.play.journal.directory}/00000001.sums")
+    watch = both.play.job.watch.file((both.path.stat().st_dev, both.path.stat().st_ino))
+    assert watch._cover is not None
+    found = {
+        block: known.of(number + (block - start) // BLOCK)
+        for start, end, number in watch._cover.sums(0, SIZE)
+        for block in range(start, end, BLOCK)
+    }
+    assert found == model
+    both.play.journal.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 40)), max_size=20), st.integers(0, 400))

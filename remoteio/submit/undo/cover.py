@@ -56,7 +56,8 @@ class Cover:
             return []
         start, end = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, self.upto)
         found = self.saved.missing(start, end)
-        self.saved.add(start, end)
+        if found:
+            self.saved.add(start, end)
         return found
 
     def summed(self, start: int, end: int, base: int) -> None:

@@ -15,7 +15,10 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from remoteio.submit.undo.cover import BLOCK
+
 _SUM = struct.Struct("<HHI")
+_WHOLE = BLOCK << 16  # what Sum(0, BLOCK, 0) is as one number
 _HEAD = 64  # bytes: the boot in which it was begun
 
 
@@ -41,6 +44,15 @@ UNKNOWN = Sum(0, 0, 0)
 def written(start: int, data: memoryview) -> Sum:
     """Sum up a block in which nothing else is the job's."""
     return Sum(start, start + len(data), zlib.crc32(data))
+
+
+def whole(data: memoryview) -> bytes:
+    """Write the sums of blocks of which nothing else is there than `data`; the last may be shorter."""
+    # One by one, as `written` does it, they would take longer than to checksum their bytes.
+    found = [zlib.crc32(data[at : at + BLOCK]) << 32 | _WHOLE for at in range(0, len(data), BLOCK)]
+    if rest := len(data) % BLOCK:
+        found[-1] += rest - BLOCK << 16
+    return struct.pack("<%dQ" % len(found), *found)
 
 
 def and_written(old: Sum, start: int, data: memoryview, read: Callable[[int, int], bytes]) -> Sum:

@@ -325,18 +325,23 @@ class FileWatch:
     ) -> None:
         """Note what the job leaves in [start, end), of which `fresh` was not its own."""
         for first, last, number in cover.sums(start, end):
-            found = []
-            for at in range(first, last, BLOCK):
-                low, high = max(start, at), min(end, at + BLOCK)
-                own = data[low - start : high - start] if data is not None else None
-                if own is None:
-                    found.append(UNKNOWN)
-                elif high - low == min(at + BLOCK, cover.upto) - at or any(a <= at < b for a, b in fresh):
-                    found.append(sums.written(low - at, own))
+            if data is None:
+                self._watch.journal.put_sums(number, UNKNOWN.packed() * -(-(last - first) // BLOCK))
+                continue
+            # Between the two are blocks that are written whole; at most one before them is not, and one behind.
+            low = min(max(first, -(-start // BLOCK) * BLOCK), last)
+            high = max(last if end >= last else end // BLOCK * BLOCK, low)
+            found = sums.whole(data[low - start : min(high, end) - start])
+            for at in (*range(first, low, BLOCK), *range(high, last, BLOCK)):
+                own = data[max(at - start, 0) : min(at + BLOCK, end) - start]
+                within = max(start - at, 0)
+                if any(a <= at < b for a, b in fresh):
+                    part = sums.written(within, own)
                 else:
-                    old = self._watch.journal.sum(number + len(found))
-                    found.append(sums.and_written(old, low - at, own, partial(_read, fd, at)))
-            self._watch.journal.put_sums(number, b"".join(each.packed() for each in found))
+                    old = self._watch.journal.sum(number + (at - first) // BLOCK)
+                    part = sums.and_written(old, within, own, partial(_read, fd, at))
+                found = part.packed() + found if at < low else found + part.packed()
+            self._watch.journal.put_sums(number, found)
 
 
 def _read(fd: int, at: int, start: int, end: int) -> bytes:
