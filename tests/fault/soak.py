@@ -3,8 +3,10 @@
     python -m tests.fault.soak --minutes 60 --jobs 10
 
 Hosts are this machine, behind an `ssh` that carries bytes (many.py). Counted are the processes of these jobs, at home
-and there, their descriptors and memory, the mounts of each of their namespaces, and files beneath the run's own
-directory. All of that is to be as it was after a warm-up, in which each job is moved twice: by then it has its images.
+and there, their descriptors and memory, what is mounted in their namespaces and not in this one, and files beneath the
+run's own directory. All of that is to be as it was after a warm-up, in which each job is moved twice: by then it has
+its images.
+test_soak.py does the same in rounds, for two minutes.
 """
 
 from __future__ import annotations
@@ -99,9 +101,21 @@ class Soak:
         if self._chance.random() < 0.6:
             self.move(self._chance.choice(self.jobs))
         else:
-            carriers = [each for each in self._processes() if str(self._top / "carry.py") in each.info["cmdline"]]
-            self._chance.choice(sorted(carriers, key=lambda each: each.pid)).kill()
+            self._chance.choice(sorted(self._carriers(), key=lambda each: each.pid)).kill()
             self.cuts += 1
+
+    def round(self) -> None:
+        """Cut the connections of all at once, then move each: what is there afterwards is the same after each round."""
+        for carrier in self._carriers():
+            carrier.kill()
+            self.cuts += 1
+        self.goes_on()
+        for job in self.jobs:
+            self.move(job)
+        self.goes_on()
+
+    def _carriers(self) -> list[psutil.Process]:
+        return [each for each in self._processes() if str(self._top / "carry.py") in each.info["cmdline"]]
 
     def move(self, job: str) -> None:
         """Have it leave for the other host."""
@@ -131,8 +145,8 @@ class Soak:
         return found
 
     def count(self) -> dict[str, int]:
-        """Count it all."""
-        found = dict.fromkeys(MAY_GROW, 0)
+        """Count it all. Packs are among the files, and how many hold what an image needs follows from its contents."""
+        found = dict.fromkeys((*MAY_GROW, "packs"), 0)
         seen = set[str]()
         for each in self._processes():
             try:
@@ -141,12 +155,14 @@ class Soak:
                     found["memory"] += each.memory_info().rss
                 space = os.readlink(f"/proc/{each.pid}/ns/mnt")
                 if space not in seen and space != os.readlink("/proc/self/ns/mnt"):
-                    found["mounts"] += len(Path(f"/proc/{each.pid}/mountinfo").read_text().splitlines())
+                    found["mounts"] += len(_mounted(each.pid) - _mounted(os.getpid()))
                 seen.add(space)
             except (psutil.Error, OSError):
                 continue  # it has just ended
             found["processes"] += 1
-        found["files"] = sum(len(files) + len(names) for _, names, files in os.walk(self._top))
+        for _, names, files in os.walk(self._top):
+            found["files"] += len(files) + len(names)
+            found["packs"] += sum(name.endswith(".pack") for name in files)
         return found
 
     def end(self) -> list[str]:
@@ -165,6 +181,12 @@ class Soak:
         """End what is left."""
         for each in self._processes():
             each.send_signal(signal.SIGKILL)
+
+
+def _mounted(process: int) -> set[str]:
+    """The filesystems that are mounted in its namespace, by number, but for the names of networks that others make."""
+    lines = [line.split() for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines()]
+    return {words[2] for words in lines if words[words.index("-") + 1] != "nsfs"}
 
 
 def judged(samples: list[dict[str, int]]) -> tuple[list[str], list[str]]:
