@@ -12,7 +12,7 @@ import signal
 import socket
 
 from remoteio.errors import ProtocolError
-from shim.execute.agent import door
+from shim.execute.agent import at_door
 from shim.wire import rendezvous
 from shim.wire.rendezvous import Whereabouts
 
@@ -31,7 +31,7 @@ def main(read_fd: int, write_fd: int) -> int:
             _say(write_fd, *found)
             return 0
         with _connect(where) as agent:
-            agent.send(door.ASKED.pack(door.TAKE if want == rendezvous.TAKE else door.JOIN, secret, position))
+            agent.send(at_door.ASKED.pack(at_door.TAKE if want == rendezvous.TAKE else at_door.JOIN, secret, position))
             return _hand_over(agent, where, read_fd, write_fd)
     except BrokenPipeError:
         return 1  # home has gone, and will ask again
@@ -103,7 +103,7 @@ def _end(where: Whereabouts, secret: bytes) -> tuple[str, str]:
         ended.register(process, select.POLLIN)
         try:
             with _connect(where) as agent:
-                agent.send(door.ASKED.pack(door.END, secret, 0))
+                agent.send(at_door.ASKED.pack(at_door.END, secret, 0))
         except OSError:
             pass  # it is killed then
         if not ended.poll(_ENDS):
@@ -121,7 +121,7 @@ def _hand_over(agent: socket.socket, where: Whereabouts, read_fd: int, write_fd:
         if not _runs(where):
             break
         _say(write_fd, rendezvous.WAITS, "its agent is there and does not answer")
-    if not _runs(where) or agent.recv(1) != door.YES:
+    if not _runs(where) or agent.recv(1) != at_door.YES:
         gone = _look_for(where)
         _say(write_fd, *(gone or (rendezvous.REFUSED, "the agent there does not know this run")))
         return 1

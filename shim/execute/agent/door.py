@@ -12,17 +12,16 @@ import os
 import socket
 import struct
 import threading
+from _operator import _compare_digest  # of the module hmac, which reads OpenSSL: a hundred agents may at once
 from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
 from remoteio.wire.session_link import SessionLink
+from shim.execute.agent import at_door
 from shim.execute.agent.diagnostics import start_thread
 from shim.wire import rendezvous
 
 NAME = "door"
-ASKED = struct.Struct("=c32sQ")  # JOIN, END or TAKE, the secret, and home's position
-JOIN, END, TAKE = b"j", b"e", b"t"
-YES, NO = b"+", b"-"
 _PATIENCE = 5.0  # seconds for who has connected: others may wait behind it
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
@@ -75,24 +74,22 @@ class Door:
         """Do what it asks for. False: it is not to be heard, or has handed over nothing. Raises OSError."""
         relay.settimeout(_PATIENCE)
         _, uid, _ = _CREDENTIALS.unpack(relay.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        said = relay.recv(ASKED.size + 1)
-        if uid != os.geteuid() or len(said) != ASKED.size:
+        said = relay.recv(at_door.ASKED.size + 1)
+        if uid != os.geteuid() or len(said) != at_door.ASKED.size:
             return False
-        want, secret, theirs = ASKED.unpack(said)
-        from hmac import compare_digest  # here, since it reads OpenSSL: hardly any run comes here
-
-        if not compare_digest(secret, self._secret):
-            relay.send(NO)
+        want, secret, theirs = at_door.ASKED.unpack(said)
+        if not _compare_digest(secret, self._secret):
+            relay.send(at_door.NO)
             return False
-        if want == END:
+        if want == at_door.END:
             os._exit(1)  # and with it ends the job: see shim/execute/init/keeper.py
-        if want == JOIN and theirs < self._link.acknowledged:
+        if want == at_door.JOIN and theirs < self._link.acknowledged:
             return False  # asked long ago, and under way since: the stream that is there is not to be given up for it
-        relay.send(YES)
+        relay.send(at_door.YES)
         _, fds, _, _ = socket.recv_fds(relay, 1, 2, socket.MSG_CMSG_CLOEXEC)
         try:
             if len(fds) == 2:
-                self._join(relay, fds, theirs, anew=want == TAKE)
+                self._join(relay, fds, theirs, anew=want == at_door.TAKE)
             return len(fds) == 2
         finally:
             for fd in fds:

@@ -173,7 +173,7 @@ class Dialler:
         import random  # hardly ever: a run's start does without
 
         self._link.parked()  # so it is known whether HELLO has come
-        outage: Outage | Lost = Outage(time.monotonic(), self.agent.lease)
+        outage: Outage | Lost = Outage(tried := time.monotonic(), self.agent.lease)
         told: list[str] = []
 
         def tell() -> None:
@@ -188,9 +188,10 @@ class Dialler:
                 step = redial.decide(outage, time.monotonic(), random.random())
                 if isinstance(step, Lost):
                     outage = step
-                elif self._rests(step.after):
+                elif self._rests(tried + step.after):
                     return False
                 else:
+                    tried = time.monotonic()
                     result = self._try(outage, step)
                     if result is None:
                         soon.cancel()
@@ -206,9 +207,8 @@ class Dialler:
             self._told.lost(outage)
         return False
 
-    def _rests(self, seconds: float) -> bool:
+    def _rests(self, until: float) -> bool:
         """Wait; True: it is over."""
-        until = time.monotonic() + seconds
         while not self._over and (left := until - time.monotonic()) > 0:
             self._event.wait(left)
             self._event.clear()

@@ -1,8 +1,8 @@
 """When to dial a host again whose stream was cut, for how long to try, and when to give up. Pure.
 
-Between two tries there is a thirty-second of the time that the host has been away: so a short cut costs little more
-than it lasts, and a long one few tries. By chance it is a quarter more or less, lest all jobs that one router cut off
-come at once; how many connect to one host at a time is limited in turns.py.
+From one try to the next there is a sixty-fourth of the time that the host has been away: so a short cut costs little
+more than it lasts, and a long one few tries. By chance it is a quarter more or less, lest all jobs that one router cut
+off come at once; how many connect to one host at a time is limited in turns.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from shim.wire import lease, rendezvous
 
-FIRST, LONGEST = 0.2, 30.0  # seconds between two tries
-_SHARE = 32
+FIRST, LONGEST = 0.2, 30.0  # seconds from one try to the next
+_SHARE = 64
 _SHORT = 3  # seconds for a host to answer at all
 _AS_EVER = 60.0  # seconds after which it has as long as at first: CONNECT_SECONDS, or what its user says
 
@@ -36,7 +36,7 @@ class Outage(NamedTuple):
 
 
 class Dial(NamedTuple):
-    """Try again in `after` seconds; the host has `patience` seconds to answer, 0: as ever."""
+    """Try again `after` seconds from when the last try began; the host has `patience` seconds to answer, 0: as ever."""
 
     after: float
     patience: int
