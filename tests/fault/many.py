@@ -4,7 +4,7 @@
 
 The host is this machine, behind an `ssh` that carries bytes and can be switched off, so there is no login: what is
 measured is how rexec spreads its tries, and the processor time of a connection at both ends. With sshd there is its
-login beside it, and no more than turns.AT_ONCE of them at a time.
+login beside it: reconnect.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -52,18 +53,10 @@ _AT_ONCE = 4  # jobs that are started beside one another
 class Jobs:
     """So many jobs on one host, whose state lies beneath `top`."""
 
-    def __init__(self, top: Path, rexec: str, count: int) -> None:
-        self._down = top / "down"
-        ssh = top / "bin/ssh"
-        ssh.parent.mkdir()
-        ssh.write_text(SSH.format(top=top, python=sys.executable))
-        ssh.chmod(0o755)
-        (top / "carry.py").write_text(CARRY)
-        self._words = [rexec, "--on", "many", "--"]
-        self._environment = {
-            **os.environ, "PATH": f"{top}/bin:{os.environ['PATH']}", "XDG_CACHE_HOME": str(top / "cache"),
-            "REXEC_KEEP": "0",
-        }  # fmt: skip
+    def __init__(self, top: Path, rexec: str, host: str, count: int) -> None:
+        self._words = [rexec, "--on", host, "--"]
+        path = f"{top}/bin:{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "XDG_CACHE_HOME": str(top / "cache"), "REXEC_KEEP": "0"}
         subprocess.run([*self._words, "true"], env=self._environment, check=True)  # has the runtime
         self._jobs: list[subprocess.Popen[bytes]] = []
         while len(self._jobs) < count:
@@ -82,15 +75,14 @@ class Jobs:
         said = job.stdout.readline()
         assert said == line, said
 
-    def cut(self) -> None:
-        """Have the host be away, and all connections gone."""
-        self._down.touch()
+    def drop(self) -> None:
+        """Have all connections gone."""
         for job in self._jobs:
             for carrier in psutil.Process(job.pid).children():
                 carrier.kill()
 
-    def heal(self) -> list[float]:
-        """Have the host be back; return after how many seconds each job was in touch again, in order."""
+    def back(self, heal: Callable[[], None]) -> list[float]:
+        """Have `heal` bring the host back; return after how many seconds each job was in touch again, in order."""
         poll, waits = select.poll(), {}
         for job in self._jobs:
             assert job.stdin is not None and job.stdout is not None
@@ -98,7 +90,7 @@ class Jobs:
             job.stdin.flush()
             poll.register(job.stdout, select.POLLIN)
             waits[job.stdout.fileno()] = job
-        self._down.unlink()
+        heal()
         began, took = time.monotonic(), list[float]()
         while waits:
             for fd, _ in poll.poll():
@@ -112,6 +104,19 @@ class Jobs:
         for job in self._jobs:
             job.communicate()
 
+    def kill(self) -> None:
+        """End what is left."""
+        for job in self._jobs:
+            job.kill()
+
+
+def told(took: list[float], seconds: float) -> str:
+    """Say what `back` has returned after so many seconds."""
+    return (
+        f"{len(took)} jobs, {seconds:g} s away: in touch again after {took[0]:.2f} s, {took[len(took) // 2]:.2f} s "
+        f"(median), {took[-1]:.2f} s (last); load {os.getloadavg()[0]:.1f}"
+    )
+
 
 @click.command()
 @click.option("--jobs", type=click.IntRange(1), default=100, show_default=True)
@@ -120,16 +125,19 @@ class Jobs:
 def main(jobs: int, seconds: float, rexec: str) -> None:
     """Measure after how long jobs that were cut off together are in touch again."""
     top = Path(tempfile.mkdtemp(prefix="rexec-many-"))
-    many = Jobs(top, rexec, jobs)
-    many.cut()
+    ssh, down = top / "bin/ssh", top / "down"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH.format(top=top, python=sys.executable))
+    ssh.chmod(0o755)
+    (top / "carry.py").write_text(CARRY)
+    many = Jobs(top, rexec, "many", jobs)
+    down.touch()
+    many.drop()
     time.sleep(seconds)
-    took = many.heal()
+    took = many.back(down.unlink)
     many.end()
     shutil.rmtree(top)
-    click.echo(
-        f"{jobs} jobs, {seconds:g} s away: in touch again after {took[0]:.2f} s, {took[jobs // 2]:.2f} s (median), "
-        f"{took[-1]:.2f} s (last); load {os.getloadavg()[0]:.1f}"
-    )
+    click.echo(told(took, seconds))
 
 
 if __name__ == "__main__":
