@@ -118,6 +118,9 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
                     (node, abi.RENAME2_IN.pack(to, flag, 0) + text + new + b"\0")
                     for to in nodes for new in names for flag in (1, 2)
                 ],
+                abi.OPENED: [
+                    (0, abi.OPENED_ONE.pack(abi.OWN_FILES + node, node, flags, 0)) for flags in (os.O_RDONLY, os.O_RDWR)
+                ],
                 abi.SETXATTR: [(node, abi.SETXATTR_IN.pack(1, 0) + b"user.x\0" + b"1")],
                 abi.REMOVEXATTR: [(node, b"user.kept\0")],
             }.get(op, [])  # fmt: skip

@@ -16,10 +16,11 @@ def tables() -> dict[str, str]:
     kinds = ["| kind | name | sent by | payload |", "| --- | --- | --- | --- |"]
     kinds += [f"| {n} | {name} | {who} | {what} |" for n, (name, who, what) in _rows()]
     by_relay = {fuse_abi.RELEASE, fuse_abi.RELEASEDIR}
+    by_nobody = {*fuse_abi.NO_REPLY, fuse_abi.OPENED}
     columns = ("opcode", "operation", "fixed arguments", "names", "effect", "reply")
     operations = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     for op, (name, size, names, changes) in sorted(fuse_abi.OPERATIONS.items()):
-        reply = "none" if op in fuse_abi.NO_REPLY else "by the relay" if op in by_relay else "by the export"
+        reply = "none" if op in by_nobody else "by the relay" if op in by_relay else "by the export"
         operations.append(f"| {op} | {name} | {size} bytes | {names} | {changes} | {reply} |")
     limits = [
         "| what | value |",

@@ -21,8 +21,13 @@ def of_reply(op: int, payload: bytes | memoryview) -> tuple[int, bytes]:
             body = body[abi.ENTRY.size + abi.ATTR.size :]
         if op in (abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE):
             fh = abi.OPEN_OUT.unpack_from(body)[0]
-            release = abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0))
+            release = of_handle(fh)
     return nodeid, release
+
+
+def of_handle(fh: int) -> bytes:
+    """Close what has that handle."""
+    return abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0))
 
 
 def lookups(op: int, nodeid: int, raw: bytes) -> list[tuple[int, int]]:

@@ -22,8 +22,8 @@ Two changes of one node under way at once each refuse what the other tells: less
 does not name its node by number, or a lock, whose file may stand for any others, is a *sweep*: a change of all. Not
 taken: versions from the submit side (it would have to number every change of everybody).
 
-Names and attributes that home has leased (``leases``) answer for longer, until home says that they are broken, be it by
-the job: a break is a change as of when it comes here.
+Names, attributes and contents that home has leased (``leases``) answer for longer, until home says that they are
+broken, be it by the job: a break is a change as of when it comes here.
 
 Pure: the caller tells the time, and sees to it that one thread at a time is here (``relay.Relay._order``).
 """
@@ -36,6 +36,7 @@ from collections import OrderedDict
 from remoteio.execute.ahead import Ahead, Waiting
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases
+from remoteio.execute.opened import Opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
 from remoteio.wire import names_ahead
@@ -79,6 +80,7 @@ class Known:
         self.listings = KnownListings()
         self.ahead = Ahead(self.listings)
         self.leases = Leases()
+        self.opened = Opened()
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
             OrderedDict()
         )  # nodeid -> until, attributes, contents
@@ -164,6 +166,8 @@ class Known:
             leases.name(nodeid, name, found)
         if what & wire.ATTR and found and self.holds(found, stamp):
             leases.attributes(found, attr)
+            if what & wire.CONTENTS:
+                leases.contents(found)
         if what & wire.LISTED and known is not None and known.listing is not None and self._latest <= stamp:
             entries = known.listing.entries
             leases.listed(nodeid, [(each[3], each[2]) for each in walk(entries)])
@@ -248,6 +252,10 @@ class Known:
             return leases.lookup(unique, nodeid, name) if known is None and leased else known
         if op == abi.OPENDIR:
             return self.ahead.open(unique, nodeid, now)
+        if op == abi.OPEN:
+            flags, _ = abi.OPEN_IN.unpack_from(raw, abi.ARGS)
+            fh = self.opened.open(nodeid, flags, now) if leased and leases.may_open(nodeid, flags) else 0
+            return abi.reply(unique, abi.OPEN_OUT.pack(fh, abi.FOPEN_KEEP_CACHE, 0)) if fh else None
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             return self.listings.read(unique, fh, offset, size, now)
@@ -273,4 +281,6 @@ class Known:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-ANSWERED = frozenset((abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.OPENDIR, abi.READDIRPLUS))
+ANSWERED = frozenset(
+    (abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.READDIRPLUS)
+)

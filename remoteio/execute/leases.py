@@ -1,8 +1,11 @@
-"""Execute side: names and attributes that hold until home takes them back (``wire.leases``). Shipped.
+"""Execute side: names, attributes and contents that hold until home takes them back (``wire.leases``). Shipped.
 
 Names, by directory, lead to a node, or to nothing; a directory whose listing was leased has no others. A LOOKUP is
 answered when both the name and the attributes of what it leads to are known. The kernel is given each answer for
 coherence.TTL seconds, as what comes from home: so it asks again, and what was taken back meanwhile is asked for there.
+
+A file whose contents hold may be opened for reading here (``opened``): home has opened it so itself, and the pages that
+the kernel has since then are those of the file. They go with its attributes.
 
 Each answer counts a lookup of the kernel's that home has not counted; and what is named here must be known at home
 still when it is given out again. So what the kernel gives back of a node passes here (``forgotten``), which passes on
@@ -25,6 +28,8 @@ from remoteio.wire.coherence import LEASED_NAMES, LEASED_NODES, SILENCE, TTL
 
 _ABSENT = 0  # of names: nothing has it
 _UNKNOWN = -1  # it is there, and home must be asked what it is
+# flags of an OPEN for which home is to do it: any but for reading, O_TRUNC, O_APPEND, O_DIRECT and O_DIRECTORY
+_ASKS = 0o3 | 0o1000 | 0o2000 | 0o40000 | 0o200000
 _NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
@@ -57,6 +62,7 @@ class Leases:
         self._nodes: dict[int, _Node] = {}
         self._attr: OrderedDict[int, bytes] = OrderedDict()
         self._bare: set[int] = set()  # of those, the ones without capabilities
+        self._whole: set[int] = set()  # of those, the ones whose contents hold as well
 
     # what was told
 
@@ -90,12 +96,17 @@ class Leases:
         self._attr[nodeid] = attr
         self._attr.move_to_end(nodeid)
         if len(self._attr) > LEASED_NODES:
-            self._bare.discard(self._attr.popitem(last=False)[0])
+            self.changed(next(iter(self._attr)))
 
     def no_capability(self, nodeid: int) -> None:
         """Keep that a file has no ``security.capability``, as long as its attributes hold."""
         if nodeid in self._attr:
             self._bare.add(nodeid)
+
+    def contents(self, nodeid: int) -> None:
+        """Keep that a file may be opened for reading, and holds what it held, as long as its attributes hold."""
+        if nodeid in self._attr:
+            self._whole.add(nodeid)
 
     # what is answered
 
@@ -131,12 +142,17 @@ class Leases:
         """Say whether the file is known to have no ``security.capability``."""
         return nodeid in self._bare
 
+    def may_open(self, nodeid: int, flags: int) -> bool:
+        """Say whether a file may be opened here with these flags of an OPEN."""
+        return nodeid in self._whole and not flags & _ASKS
+
     # what holds no more
 
     def changed(self, nodeid: int) -> None:
-        """Forget the attributes of a node, which the job changes."""
+        """Forget the attributes and contents of a node, which the job changes."""
         self._attr.pop(nodeid, None)
         self._bare.discard(nodeid)
+        self._whole.discard(nodeid)
 
     def broken(self, nodeid: int, name: bytes) -> None:
         """Forget what home takes back: see ``wire.leases``; but not node 0."""
@@ -158,6 +174,7 @@ class Leases:
             self._drop(self._directories.popitem()[1])
         self._attr.clear()
         self._bare.clear()
+        self._whole.clear()
 
     def forgotten(self, nodeid: int, count: int) -> int:
         """Take note of lookups that are given back; return how many of them home is to be told of."""

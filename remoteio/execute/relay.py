@@ -79,7 +79,7 @@ class Relay(Told, ToKernel):
 
     def _read_kernel(self) -> None:
         view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
-        unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._link.send, self._asked, self.fd
+        unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._send, self._asked, self.fd
         facts, order, deleted = self._known, self._order, self._false_deleted
         clock, here = time.monotonic, self.counts.here
         try:
@@ -97,7 +97,7 @@ class Relay(Told, ToKernel):
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
-                        (self._opened_here if op == abi.OPENDIR else self._to_kernel)(answer)
+                        (self._opened_here if op in _OPENED_HERE else self._to_kernel)(answer)
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
@@ -107,7 +107,7 @@ class Relay(Told, ToKernel):
                         asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock(), raw)
                         if op == abi.OPENDIR and facts.ahead.waits(nodeid, (unique, bytes(raw))):
                             continue
-                send(FUSE, raw)
+                send(op, raw)
                 if op == abi.OPENDIR:
                     self._list_ahead()
                 if facts.listings.unused or facts.leases.unused:
@@ -126,10 +126,11 @@ class Relay(Told, ToKernel):
         if op in (abi.RELEASE, abi.RELEASEDIR):
             fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
             self.handles.closed(fh)
-            if op == abi.RELEASEDIR:
-                with self._order:
+            with self._order:
+                if op == abi.RELEASEDIR:
                     self._known.listings.closed(fh)
-            if fh < abi.OWN:
+                at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
+            if at_home:
                 self._link.send(FUSE, raw)
             self._to_kernel(abi.reply(unique))
             return True
@@ -156,7 +157,7 @@ class Relay(Told, ToKernel):
     def _write_out(self, nodeid: int, raw: bytes) -> None:
         # what the job changed through a shared mapping is at home before others may take the lock
         self._to_kernel(abi.inval_inode(nodeid))
-        self._link.send(FUSE, raw)
+        self._send(abi.SETLK, raw)
 
     def _interrupt(self, unique: int) -> bool:
         asked = self._asked.get(unique)
@@ -242,12 +243,17 @@ class Relay(Told, ToKernel):
     def _opened_here(self, answer: bytes) -> None:
         if not self._to_kernel(answer):
             self._close_own(answer)
-        self._list_ahead()
+        if handle_of(answer) < abi.OWN_FILES:
+            self._list_ahead()
 
     def _close_own(self, answer: bytes | memoryview) -> None:
-        """Close a directory that was opened by the relay alone, for who does not wait for it any more."""
+        """Close what was opened by the relay alone, for who does not wait for it any more."""
+        fh = handle_of(answer)
         with self._order:
-            self._known.listings.closed(handle_of(answer))
+            if fh < abi.OWN_FILES:
+                self._known.listings.closed(fh)
+            else:
+                self._known.opened.close(fh)
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""
@@ -285,6 +291,7 @@ def _own(reply: bytes | memoryview) -> bool:
     return len(reply) > abi.OUT_HEADER.size and handle_of(reply) >= abi.OWN
 
 
+_OPENED_HERE = frozenset((abi.OPEN, abi.OPENDIR))
 _SPECIAL = frozenset(
     (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS)
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
@@ -35,7 +36,27 @@ class Told:
 
     def heard(self) -> None:
         """Take note that home has been heard of."""
-        self._known.leases.heard = time.monotonic()
+        now = self._known.leases.heard = time.monotonic()
+        if self._known.opened.untold:
+            self._tell_of(lambda: self._known.opened.old(now))
+
+    def _send(self, op: int, raw: bytes | memoryview) -> None:
+        """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""
+        if self._known.opened.untold:
+            self._tell_of(lambda: self._known.opened.needed(op, raw))
+        self._link.send(FUSE, raw)
+
+    def _tell_of(self, those: Callable[[], list[int]]) -> None:
+        opened = self._known.opened
+        with self._order:
+            handles = those()
+            request = opened.request(handles)
+        if handles:
+            self._link.send(FUSE, request)
+            with self._order:
+                closed = opened.tell(handles)
+            for fh in closed:
+                self._link.send(FUSE, given_back.of_handle(fh))
 
     def leased(self, payload: bytes | memoryview) -> None:
         """Pass a reply on, and keep until a break what of it is leased. Raises ProtocolError."""

@@ -81,6 +81,9 @@ LEASED_NAMES = 1 << 16
 LEASED_NODES = 1 << 14
 """Nodes whose attributes the relay keeps under leases: of about 250 bytes each, 4 MiB at the most."""
 
+OPENED_HERE = 1 << 12
+"""Files that are open on the host by a lease on their contents, at the most: three numbers each."""
+
 SILENCE = 3
 """Seconds after which a host that has heard nothing from home answers from no lease: a break could not have come.
 

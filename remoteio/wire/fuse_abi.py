@@ -104,6 +104,10 @@ REMOVED = 0x7278  # an operation of our own, of the relay's: LOOKUP of a name th
 LIST = 0x7279  # another: how directories are listed that nobody has opened, see listed.py
 LIST_IN = S("=II")  # how many directories pad
 OWN = 1 << 63  # from here on are the relay's own: handles, of directories that it had listed, and uniques
+OWN_FILES = 3 << 62  # from here on are handles of files that the relay has opened, under a lease on their contents
+
+OPENED = 0x727A  # another: which files the relay has opened by itself, of which something more is about to be asked
+OPENED_ONE = S("=QQII")  # fh nodeid flags pad, again and again
 
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 
@@ -167,9 +171,10 @@ OPERATIONS: dict[int, tuple[str, int, int, str]] = {
     COPY_FILE_RANGE_64: ("copy_file_range_64", COPY_IN.size, 0, CHANGES_OPEN),
     REMOVED: ("removed", 0, 1, READS),
     LIST: ("list", LIST_IN.size, 0, READS),
+    OPENED: ("opened", OPENED_ONE.size, 0, READS),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
-UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR}  # over the link: the relay answers the kernel for these two itself
+UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR, OPENED}  # over the link: the relay answers the kernel itself
 
 
 class FuseError(ProtocolError):

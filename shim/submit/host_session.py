@@ -355,8 +355,10 @@ class HostSession:
         _, op, unique, *_ = fuse_abi.IN_HEADER.unpack_from(payload)
         if op == fuse_abi.READ and len(payload) >= fuse_abi.ARGS + fuse_abi.READ_IN.size:
             return int(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
+        assert self.export is not None
+        if op == fuse_abi.OPENED:
+            self.export.late.expect(payload)
         if op == fuse_abi.SETLKW:
-            assert self.export is not None
             return WAITS if self.export.locks.expect(unique, MOST_WAITING) else QUICK
         return int(op in _SLOW)
 
@@ -370,8 +372,7 @@ class HostSession:
         request = fuse_abi.Request(payload)
         if self._files.first_names is not None:
             self._files.first_names.saw(self.export, request)
-        answer = self.export.answer(request)
-        if answer is not None:
+        if (answer := self.export.answer(request)) is not None:
             self.send(*answer)  # if the link is gone, the host's last words may still be unread: they end the session
 
     def _tell_names(self, export: Export) -> None:

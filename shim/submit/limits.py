@@ -121,6 +121,11 @@ FILES = (
         f"{_EXPORT}/leases.py", f"{_UNIT}_leases.py::test_watches_are_bounded_and_those_set_first_go",
     ),
     Limit(
+        "files that the host has opened by itself, told of and not opened here yet",
+        "remoteio.submit.export.opened_on_host:MOST_EXPECTED", "", _MISBEHAVES, f"{_EXPORT}/opened_on_host.py",
+        f"{_UNIT}_opened_on_host.py::test_what_is_told_of_is_bounded_and_has_numbers_of_the_host_s_own",
+    ),
+    Limit(
         "pages that locks may guard, kept in memory", "remoteio.submit.export.locks:MOST_TWINS", BYTES,
         "those of files not open, and not used of late, are read again", f"{_EXPORT}/least_used.py",
         f"{_UNTAKEN}::test_pages_that_locks_may_guard_are_kept_of_the_files_in_use",

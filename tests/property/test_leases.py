@@ -1,7 +1,8 @@
 """Home and a host with leases between them, and messages under way both ways: real files, events and export, no mount.
 
-What the job could have heard of by a line from home it never sees otherwise afterwards; and of each node that the job's
-kernel may use home knows, and of no other.
+What the job could have heard of by a line from home it never sees otherwise afterwards, be it what a file that is
+opened on the host holds in the kernel's pages; and of each node that the job's kernel may use home knows, and of no
+other.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from remoteio.wire.link import Link
 NAMES = (b"a", b"b", b"d", b"d/a", b"d/b")
 ABSENT: tuple[object, ...] = ()
 OPS = abi.OPEN_IN.pack(os.O_RDONLY, 0)
+HELD = b"/"  # in place of the name of what stays open
 
 
 def described(path: bytes) -> tuple[object, ...]:
@@ -41,6 +43,14 @@ def described(path: bytes) -> tuple[object, ...]:
 def told(attr: bytes) -> tuple[object, ...]:
     _, size, _, _, m, c, _, mn, cn, mode, links, *_ = abi.ATTR.unpack(attr)
     return mode, links, size, m * 10**9 + mn, c * 10**9 + cn
+
+
+def holds(path: bytes) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 class ToHome:
@@ -82,13 +92,17 @@ class Host(Told):
         self._unique += 1
         raw = abi.request(op, nodeid, args, self._unique)
         answer = None
-        if op in (abi.LOOKUP, abi.GETATTR):
+        if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN):
             answer = self._known.answer(op, self._unique, nodeid, memoryview(raw), time.monotonic() + 100)
         if answer is None:
             self._asked[self._unique] = (op, nodeid, 0, self._known.asked(op, nodeid), 0.0, raw)
-            self.up.send(FUSE, raw)
+            self._send(op, raw)
         self.give_back()
         return self._unique, answer
+
+    def release(self, fh: int) -> None:
+        if fh < abi.OWN_FILES or self._known.opened.close(fh):
+            self.up.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
 
     def clear(self) -> None:
         self._known.leases.clear()
@@ -106,22 +120,28 @@ class World:
         assert self.export.leases.begin()
         self.host, self.down = Host(), deque[bytes]()
         self.history: list[dict[bytes, tuple[object, ...]]] = []
+        self.contents: list[set[bytes | None]] = []  # of all files, at the same times
         self.heard = 0  # the first of history that the job may still see
         self.lines: deque[int] = deque()
         self.kernel: Counter[int] = Counter()  # lookups
         self.names: dict[bytes, int] = {b"": abi.ROOT_ID}
         self.asked: dict[int, tuple[int, bytes]] = {}
+        self.opens: dict[int, int] = {}  # unique of an OPEN -> node
+        self.pages: dict[int, bytes] = {}  # nodeid -> what the kernel has of a file
+        self.reads: dict[int, tuple[int, int, bool]] = {}  # unique of a READ -> node, handle, whether its pages stay
+        self.held: list[tuple[int, int]] = []  # what stays open: node, handle
         self.changed()
 
     def changed(self) -> None:
         self.history.append({name: described(self.top + name) for name in NAMES})
+        self.contents.append({holds(self.top + name) for name in NAMES})
 
     def change(self, what: str, name: bytes, other: bytes) -> None:
         path = self.top + name
         try:
             if what == "write":
                 with open(path, "ab") as file:
-                    file.write(b"x")
+                    file.write(b"%d " % len(self.history))
             elif what == "mkdir":
                 os.mkdir(path)
             elif what == "remove":
@@ -170,8 +190,12 @@ class World:
             self.ask(abi.OPENDIR, self.names[parent], OPS, name)
         elif what == "getattr" and self.known(name):
             self.ask(abi.GETATTR, self.names[name], abi.GETATTR_IN.pack(0, 0, 0), name)
-        elif what == "open" and self.known(name):
-            self.ask(abi.OPEN, self.names[name], OPS, name)
+        elif what in ("open", "hold") and self.known(name):
+            self.ask(abi.OPEN, self.names[name], OPS, name if what == "open" else HELD)
+        elif what == "read" and self.held:
+            node, fh = self.held.pop()
+            self.pages.pop(node, None)
+            self.read(node, fh, home=False)
         elif what == "forget" and self.known(name) and name:
             self.forget(self.names.pop(name))
 
@@ -186,6 +210,8 @@ class World:
     def ask(self, op: int, nodeid: int, args: bytes, name: bytes) -> None:
         unique, answer = self.host.ask(op, nodeid, args)
         self.asked[unique] = op, name
+        if op == abi.OPEN:
+            self.opens[unique] = nodeid
         if answer is not None:
             self.take(unique, answer, home=False)
 
@@ -204,10 +230,40 @@ class World:
         elif op == abi.GETATTR and not error and not home:
             seen, found = told(body[abi.ATTR_OUT.size :]), self.history[self.heard :]
             assert any(seen in then.values() for then in found), "no file has been so since"
-        elif op in (abi.OPEN, abi.OPENDIR) and not error:
+        elif op == abi.OPENDIR and not error:
             fh = abi.OPEN_OUT.unpack_from(body)[0]
             self.host._known.listings.closed(fh)
-            self.host.up.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
+            self.host.release(fh)
+        elif op == abi.OPEN and not error:
+            fh, flags, _ = abi.OPEN_OUT.unpack_from(body)
+            self.opened(self.opens[unique], fh, bool(flags & abi.FOPEN_KEEP_CACHE), name == HELD, home)
+        elif op == abi.READ:
+            node, fh, stays = self.reads.pop(unique)
+            if not error and stays:
+                self.pages[node] = body
+            self.host.release(fh)
+
+    def opened(self, node: int, fh: int, keeps: bool, held: bool, home: bool) -> None:
+        """The kernel is told that a file is open: it drops its pages, and what is being read, or `keeps` them."""
+        if not keeps:
+            self.pages.pop(node, None)
+            self.reads = {read: (at, by, stays and at != node) for read, (at, by, stays) in self.reads.items()}
+        if held:
+            self.held.append((node, fh))
+        else:
+            self.read(node, fh, home)
+
+    def read(self, node: int, fh: int, home: bool) -> None:
+        if node in self.pages:
+            if not home:
+                assert any(self.pages[node] in then for then in self.contents[self.heard :]), (
+                    "no file has held it since"
+                )
+            self.host.release(fh)
+            return
+        unique, _ = self.host.ask(abi.READ, node, abi.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0))
+        self.asked[unique] = abi.READ, b""
+        self.reads[unique] = node, fh, True
 
     def truth(self, name: bytes, seen: tuple[object, ...]) -> None:
         # what is in a directory may have been asked for when that had another name
@@ -216,6 +272,11 @@ class World:
         assert any(seen == then.get(place, ABSENT) for then in self.history[self.heard :] for place in places)
 
     def end(self) -> None:
+        while self.host.up.sent or self.down:
+            self.deliver_up()
+            self.deliver_down()
+        for _, fh in self.held:
+            self.host.release(fh)
         while self.host.up.sent or self.down:
             self.deliver_up()
             self.deliver_down()
@@ -228,6 +289,8 @@ class World:
             self.deliver_up()
             self.deliver_down()
         assert not self.host._known.leases._nodes
+        assert not self.host._known.opened.untold and not self.host._known.opened._told
+        assert not self.export.inodes.handles and not self.export.late._expected
         assert set(nodes) == {abi.ROOT_ID}, "home knows what nobody refers to"
         self.export.inodes._check()
         self.export.close()
@@ -236,7 +299,7 @@ class World:
 NAME = st.sampled_from((b"a", b"d", b"d/a", b"d/a"))
 OTHER = st.sampled_from(NAMES)
 CHANGE = st.sampled_from(["write", "write", "mkdir", "remove", "remove", "rename", "link", "chmod"])
-ASK = st.sampled_from(["lookup", "lookup", "lookup", "list", "getattr", "open", "forget"])
+ASK = st.sampled_from(["lookup", "lookup", "lookup", "list", "getattr", "open", "open", "hold", "read", "forget"])
 STEP = st.one_of(
     st.tuples(CHANGE, NAME, OTHER),
     st.tuples(st.just("hear of"), NAME, OTHER),  # a change, and all that is under way arrives
@@ -259,7 +322,7 @@ def do(world: World, what: str, name: bytes, other: bytes) -> None:
         {"line": world.line, "up": world.deliver_up, "down": world.deliver_down, "settle": lambda: settle(world)}[
             what
         ]()
-    elif what in ("lookup", "list", "getattr", "open", "forget"):
+    elif what in ("lookup", "list", "getattr", "open", "hold", "read", "forget"):
         world.job(what, name)
     else:
         world.change(what, name, other)
@@ -315,6 +378,36 @@ def test_what_was_told_is_asked_for_again_once_it_has_changed(world: World) -> N
     world.line()
     assert asks(world, "lookup", b"d/b")
     assert not asks(world, "lookup", b"d/a")
+    world.end()
+
+
+def opens(world: World, name: bytes) -> list[int]:
+    """What home is asked when a file is opened and read."""
+    settle(world)
+    world.job("open", name)
+    sent = []
+    while world.host.up.sent or world.down:
+        sent += [abi.Request(raw).op for raw in list(world.host.up.sent)[:1]]
+        world.deliver_up()
+        world.deliver_down()
+    return sent
+
+
+def test_a_file_is_opened_on_the_host_until_it_has_changed(world: World) -> None:
+    world.change("write", b"d/a", b"")
+    for name in (b"d", b"d/a"):
+        asks(world, "lookup", name)
+    assert opens(world, b"d/a") == [abi.OPEN, abi.READ, abi.RELEASE]
+    assert opens(world, b"d/a") == []
+    world.pages.clear()
+    assert opens(world, b"d/a") == [abi.OPENED, abi.READ, abi.RELEASE]
+    for change in ("write", "chmod", "write"):
+        world.change(change, b"d/a", b"")
+        world.line()
+        assert opens(world, b"d/a")[:1] == [abi.OPEN]
+        asks(world, "lookup", b"d/a")  # as its kernel does that was told of a change
+        opens(world, b"d/a")
+        assert opens(world, b"d/a") == []
     world.end()
 
 

@@ -35,6 +35,7 @@ from remoteio.submit.export.names import Names
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.once import how_done, noted
+from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.room_asked import adding
@@ -75,6 +76,11 @@ class Export(Names, Attributes, OpenFiles, Space):
         """
         super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside, room)
         self.fence = Fence()
+        self.late = OpenedOnHost(self.inodes, outside)
+        self.methods = self._methods(room)
+
+    def _methods(self, room: Room | None) -> dict[int, Callable[[abi.Request], Reply]]:
+        """Make what does each operation."""
         around: dict[str, Callable[[Do, abi.Request], Reply]] = {
             abi.CHANGES_NODE: self._change_node,
             abi.MAY_CHANGE: self._open,
@@ -83,17 +89,18 @@ class Export(Names, Attributes, OpenFiles, Space):
             abi.REMOVES_NAME: self._remove,
             abi.MOVES_NAMES: self._move,
         }
-        self.methods: dict[int, Callable[[abi.Request], Reply]] = {}
+        methods: dict[int, Callable[[abi.Request], Reply]] = {}
         for op, (name, _, _, changes) in abi.OPERATIONS.items():
             if op != abi.INTERRUPT:
                 do: Do = getattr(self, "do_" + name)
                 if changes == abi.READS:
-                    self.methods[op] = do
+                    methods[op] = do
                 elif changes == abi.CHANGES_OPEN:
                     change = do if room is None else adding(room, op, do, self.inodes)
-                    self.methods[op] = self._change_open(change, abi.ARGS + _TARGET.get(op, 0))
+                    methods[op] = self._change_open(change, abi.ARGS + _TARGET.get(op, 0))
                 else:
-                    self.methods[op] = partial(around[changes], do)
+                    methods[op] = partial(around[changes], do)
+        return methods
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
         """Do what `request` asks, and return the frame (kind, payload) that answers it.
@@ -207,6 +214,7 @@ class Export(Names, Attributes, OpenFiles, Space):
 
     def _remove(self, do: Do, r: abi.Request) -> Reply:
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
+        self.late.open_all()
         at = self.inodes.descriptors.directory(parent)
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.allowed.may_name(parent, name, st)
@@ -222,6 +230,7 @@ class Export(Names, Attributes, OpenFiles, Space):
         args = abi.RENAME_IN if r.op == abi.RENAME else abi.RENAME2_IN
         newdir, flags, *_ = *args.unpack_from(r.raw, abi.ARGS), 0
         old, new = r.names(abi.ARGS + args.size)
+        self.late.open_all()
         parent, target = self.inodes.get(r.nodeid), self.inodes.get(newdir)
         a, b = self.inodes.descriptors.directory(parent), self.inodes.descriptors.directory(target)
         with self.inodes.allowed.moving(lstat(old, a), target):

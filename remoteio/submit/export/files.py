@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
-from remoteio.submit.export.executing import EXECUTE, reopen
+from remoteio.submit.export.executing import EXECUTE, open_file, reopen
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
+from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
@@ -27,12 +27,14 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 class OpenFiles(ExportBase):
     """Opens and creates, reads and writes, syncs, locks, closes."""
 
+    late: OpenedOnHost
+
     def do_open(self, r: abi.Request, node: Node) -> Reply:
         flags, kill = abi.OPEN_IN.unpack_from(r.raw, abi.ARGS)
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
-        fd = _open_file(
+        fd = open_file(
             lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
         )
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
@@ -47,7 +49,14 @@ class OpenFiles(ExportBase):
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = _ahead(fd, st.st_size)
-        return Reply(out, Piggyback(self.attr(st), ahead), leased=leases.ATTR if leased else 0)
+        what = leases.ATTR if leased else 0
+        if leased and (not flags & EXECUTE or _readable(fd)) and self.leases.contents(fd, st):
+            what |= leases.CONTENTS
+        return Reply(out, Piggyback(self.attr(st), ahead), leased=what)
+
+    def do_opened(self, r: abi.Request) -> Reply:
+        self.late.open(self.late.expect(r.raw))
+        return DONE
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
@@ -78,7 +87,7 @@ class OpenFiles(ExportBase):
         self.inodes.may_open()
 
         try:
-            fd = _open_file(make, flags & _OPEN_FLAGS)
+            fd = open_file(make, flags & _OPEN_FLAGS)
         except FileExistsError:
             if flags & os.O_EXCL:
                 raise
@@ -207,6 +216,8 @@ class OpenFiles(ExportBase):
 
     def do_release(self, r: abi.Request) -> Reply:
         fh, *_ = abi.RELEASE_IN.unpack_from(r.raw, abi.ARGS)
+        if self.late.closed(fh):
+            return DONE
         node = self.inodes.handle(fh).node
         self.inodes.close(fh)
         if node.grown is not None and not node.handles:
@@ -304,15 +315,11 @@ def _failed(changes: File, before: State, st: os.stat_result, start: int) -> Non
         changes.watch.after(st)
 
 
+def _readable(fd: int) -> bool:
+    """May this user read what is open as `fd`, and not execute it alone?"""
+    return os.access("/proc/self/fd/%d" % fd, os.R_OK, effective_ids=True)
+
+
 def _guarded(node: Node) -> bool:
     """May a lock tell of changes to this file? Then nothing is told of it ahead of the question."""
     return bool(node.locks) or (node.parent is not None and node.parent.shared)
-
-
-def _open_file(opener: Callable[[int], int], flags: int) -> int:
-    try:
-        return opener(flags)
-    except PermissionError:
-        if not flags & os.O_NOATIME:
-            raise
-        return opener(flags & ~os.O_NOATIME)  # only an owner may ask for it; the job's kernel has checked what it knows

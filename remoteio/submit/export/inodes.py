@@ -22,11 +22,12 @@ from remoteio.submit.export.allowed import Allowed
 from remoteio.submit.export.confine import FREE, Confinement
 from remoteio.submit.export.descriptors import Descriptor, Descriptors
 from remoteio.submit.export.filesystems import Filesystems
+from remoteio.submit.export.late_handles import LateHandles
 from remoteio.submit.export.node_log import NodeLog
 from remoteio.submit.export.nodes import FORMAT, MOST_LINKS, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
 from remoteio.submit.export.pinned import Pin
-from remoteio.wire.fuse_abi import OWN, ROOT_ID
+from remoteio.wire.fuse_abi import OWN, OWN_FILES, ROOT_ID
 
 MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
 MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
@@ -73,7 +74,7 @@ class Inodes:
         self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
         self.allowed = Allowed(confinement, self.descriptors, self._filesystems)
         self._most_handles = max(limit - _OTHERS, limit // 2)
-        self.handles: dict[int, Handle] = {}
+        self.handles = LateHandles()
         if log is not None:
             log.serves(lambda: tuple(self.nodes.values()), confinement.made)
         self.numbers = Numbers(device or st.st_dev)
@@ -234,7 +235,7 @@ class Inodes:
     @contextmanager
     def directory_open(self, nodeid: int, fh: int) -> Iterator[Handle]:
         """Have the directory's handle in a ``with``: one of the relay's own (fuse_abi.OWN) is nowhere open but here."""
-        if fh < OWN:
+        if not OWN <= fh < OWN_FILES:
             yield self.handle(fh)
             return
         node = self.get(nodeid)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import stat
 import threading
 import time
@@ -181,6 +182,27 @@ class Leases:
                 return 1
             watch.arm(_ITSELF)
             return 0
+
+    def contents(self, fd: int, st: os.stat_result) -> bool:
+        """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed.
+
+        Not if somebody has it open for writing, who may have it mapped: that makes no event.
+        """
+        if self._inotify is None:
+            return False
+        import fcntl  # a session has no leases that is over soon
+
+        try:
+            # for the moment that it is there, who opens the file for writing waits; and we are sent a signal, which is
+            # this one as it ends no process
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except PermissionError:  # somebody else's: nobody but he may write to it
+            return not st.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        except OSError:
+            return False  # open for writing, or of a filesystem that does not tell
+        return True
 
     def known(self, node: Node) -> bool:
         """Arm the attributes of `node`, which are about to be read, if it is watched. False: do not lease them."""

@@ -1,0 +1,92 @@
+"""Execute side: files that are opened here, under a lease on their contents, without asking home. Pure. Shipped.
+
+Such a file has a handle of the relay's own (from OWN_FILES on). As long as the kernel has all that it wants of the
+file, home hears nothing of it. Before anything goes home that names the handle, home is told of it (OPENED), and opens
+the file by that number. It is told as well
+
+* before the job takes a name away: what is open outlives its name, and without one home would not find it;
+* of what stays open (`AGE`), so that it outlives its name when somebody else takes it away.
+
+Two threads may tell of one handle: home takes the second for nothing. What was closed meanwhile is closed once more.
+
+The caller sees to it that one thread at a time is here (``relay.Relay._order``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import OPENED_HERE
+
+AGE = 0.2  # seconds; most are closed sooner
+_REMOVES = frozenset((abi.UNLINK, abi.RENAME, abi.RENAME2))
+# what names a handle first; and where there is one only by a flag, behind it
+_FIRST = frozenset(
+    (
+        abi.READ, abi.FLUSH, abi.FSYNC, abi.LSEEK, abi.GETLK, abi.SETLK, abi.SETLKW,
+        abi.COPY_FILE_RANGE, abi.COPY_FILE_RANGE_64,
+    )
+)  # fmt: skip
+_FLAGGED = frozenset((abi.GETATTR, abi.STATX_OP))
+
+
+class Opened:
+    """Keeps the handles; ``untold`` are those that home has not been told of."""
+
+    def __init__(self) -> None:
+        self._told: set[int] = set()
+        self.untold: dict[int, tuple[int, int, float]] = {}  # fh -> nodeid, flags, since when; in that order
+        self._next = abi.OWN_FILES
+
+    def open(self, nodeid: int, flags: int, now: float) -> int:
+        """Open a file; 0: too many are open."""
+        if len(self.untold) + len(self._told) >= OPENED_HERE:
+            return 0
+        self._next += 1
+        self.untold[self._next] = nodeid, flags, now
+        return self._next
+
+    def needed(self, op: int, raw: bytes | memoryview) -> list[int]:
+        """List the handles that home must be told of before that request."""
+        if op in _REMOVES:
+            return list(self.untold)
+        if op in _FIRST:
+            fh = abi.HANDLE.unpack_from(raw, abi.ARGS)[0]
+        elif op in _FLAGGED:
+            flags, _, fh = abi.GETATTR_IN.unpack_from(raw, abi.ARGS)
+            fh = fh if flags & abi.GETATTR_FH else 0
+        else:
+            return []
+        return [fh] if fh in self.untold else []
+
+    def old(self, now: float) -> list[int]:
+        """List the handles that have been open for a while, and home does not know."""
+        found = []
+        for fh, (_, _, since) in self.untold.items():
+            if now - since < AGE:
+                break
+            found.append(fh)
+        return found
+
+    def request(self, handles: Iterable[int]) -> bytes:
+        """Make the request that tells home of these."""
+        items = ((fh, *self.untold[fh][:2], 0) for fh in handles)
+        return abi.request(abi.OPENED, 0, b"".join(abi.OPENED_ONE.pack(*item) for item in items))
+
+    def tell(self, handles: Iterable[int]) -> list[int]:
+        """Take note that home was told of these, and list those that were closed meanwhile."""
+        closed = []
+        for fh in handles:
+            if self.untold.pop(fh, None) is not None:
+                self._told.add(fh)
+            elif fh not in self._told:
+                closed.append(fh)
+        return closed
+
+    def close(self, fh: int) -> bool:
+        """Close it, and say whether home is to be told."""
+        if self.untold.pop(fh, None) is not None:
+            return False
+        self._told.discard(fh)
+        return True
