@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remoteio.execute.held_locks import LOCK_OPS, HeldLocks
 from remoteio.wire import fuse_abi as abi
 
 OPENS = frozenset((abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE))
@@ -12,17 +13,21 @@ class Handles:
 
     highest  the number of the last that was given
     locked   the nodes on which a lock was ever asked
+    coherent of these, those whose pages are written out before an unlock
+    locks    what is locked
 
-    Threads: any, without a lock: each step is one operation of a dict. A handle is noted before the kernel hears of it,
-    and so before it is closed.
+    Threads: any, without a lock, but for those of `locks`: each step is one operation of a dict. A handle is noted
+    before the kernel hears of it, and so before it is closed.
     """
 
-    __slots__ = ("_open", "highest", "locked")
+    __slots__ = ("_open", "coherent", "highest", "locked", "locks")
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[int, int]] = {}
         self.highest = 0
         self.locked: set[int] = set()
+        self.coherent: set[int] = set()
+        self.locks = HeldLocks()
 
     def opened(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview) -> None:
         """Note what the kernel is about to be told. Raises struct.error."""
@@ -44,13 +49,20 @@ class Handles:
     def closed(self, fh: int) -> None:
         """Note that the kernel has closed it."""
         self._open.pop(fh, None)
+        self.locks.closed(fh)
 
     def state(self, asked: list[tuple[int, int, bytes | memoryview]], told: bool) -> dict[str, list[bytes]]:
         """Tell what the kernel has, and has `asked`: number, operation and message. Fields of STATE.
 
         `told`: all that was answered has reached the kernel.
         """
-        why = [b"it has locked files"] if self.locked else []
+        why = []
+        if self.locks:
+            why.append(b"it holds a file lock, which another may have had since")
+        elif any(op in LOCK_OPS for _, op, _ in asked):
+            why.append(b"it was asking for a file lock")
+        elif self.locked - self.coherent:  # what the job changed through a mapping may not be at home
+            why.append(b"it has locked a file with pages that may not be written")
         if not told:
             why.append(b"what was answered is still on its way to its kernel")
         return {

@@ -21,8 +21,8 @@ since each needs no more than one step:
 * `_asked`  a request is noted before it is sent, so before its reply can come. ``pop`` takes it out, and of several
   threads one gets it: so of the reply and of an interrupt one alone answers the kernel.
 * `_abandoned`  is written before that ``pop``, so that a reply that finds its request gone finds it here.
-* `handles.locked`, `_coherent`  only grow. The kernel sends nothing that relies on a lock before the lock is answered,
-  and the node is in them before that.
+* `handles.locked`, `handles.coherent`  only grow. The kernel sends nothing that relies on a lock before the lock is
+  answered, and the node is in them before that.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from remoteio.execute import given_back
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.handles import OPENS
+from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
 from remoteio.execute.known import ANSWERED
 from remoteio.execute.to_kernel import ToKernel, unmounted
 from remoteio.execute.told import Told, cut_short, handle_of
@@ -46,8 +47,6 @@ from remoteio.wire import names_ahead
 from remoteio.wire.frames import FUSE, LARGE
 from remoteio.wire.link import Link
 
-_LOCK_OPS = (abi.SETLK, abi.SETLKW)
-_F_UNLCK = 2
 _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
@@ -61,7 +60,6 @@ class Relay(Told, ToKernel):
         self._fail = fail
         self.counts = Counts()
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
-        self._coherent: set[int] = set()  # nodes whose pages are written out before an unlock
         self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
@@ -147,7 +145,7 @@ class Relay(Told, ToKernel):
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
         self.handles.locked.add(nodeid)
-        if nodeid in self._coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == _F_UNLCK:
+        if nodeid in self.handles.coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == F_UNLCK:
             with self._order:
                 self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic(), raw)
             self._beside(lambda: self._write_out(nodeid, raw))
@@ -206,6 +204,8 @@ class Relay(Told, ToKernel):
                     self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
             if op in OPENS and not error:
                 self.handles.opened(op, nodeid, raw, payload)
+            elif op in _LOCKS and not error:
+                self.handles.locks.answered(op, nodeid, raw, at, now)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif op == abi.OPENDIR:
@@ -266,8 +266,8 @@ class Relay(Told, ToKernel):
             message = messages[at : at + max(size, abi.OUT_HEADER.size)]
             if unique:
                 asked = self._asked.get(unique)
-                if asked is not None and asked[0] in _LOCK_OPS:
-                    self._coherent.add(asked[1])
+                if asked is not None and asked[0] in LOCK_OPS:
+                    self.handles.coherent.add(asked[1])
                 self.from_link(message)
             else:
                 self._to_kernel(message)
@@ -293,8 +293,9 @@ def _own(reply: bytes | memoryview) -> bool:
 
 _OPENED_HERE = frozenset((abi.OPEN, abi.OPENDIR))
 _SPECIAL = frozenset(
-    (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *_LOCK_OPS)
+    (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *LOCK_OPS)
 )
+_LOCKS = frozenset((abi.FLUSH, *LOCK_OPS))
 
 
 def _dying(pid: int) -> bool:

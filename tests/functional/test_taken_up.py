@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +19,10 @@ Check = Callable[[str], AbstractContextManager[None]]
 # It counts its loops in a file that it holds open: a loop that an image took back would be counted twice. Until it is
 # told to end it asks for nothing of which nobody could know whether it was done: it is to be taken up at any moment.
 WORK = """
-import mmap, os, sys, time
+import mmap, os, sqlite3, sys, time
+base = sqlite3.connect("base")  # which locks it for each change, and only then
+base.execute("create table changes (made text)")
+base.commit()
 os.mkdir("made")
 loops, table = open("made/loops", "w+b", buffering=0), open("table", "w+b")
 table.truncate(1 << 16)
@@ -31,6 +35,8 @@ while not os.path.exists("end"):
     os.listdir("made")
     print(k, flush=True)
     time.sleep(0.01)
+base.execute("insert into changes values ('after')")
+base.commit()
 os.rename("made", "done")
 with open("done/new", "w") as file:
     file.write(str(os.fstat(loops.fileno()).st_ino == os.stat("done/loops").st_ino))
@@ -97,6 +103,8 @@ def ends_well(mover: Mover, job: str) -> None:
     n = said.count("\n")
     assert said == (mover.dir / "done/loops").read_text() == "".join(f"{k}\n" for k in range(1, n + 1))
     assert (mover.dir / "done/new").read_text() == "True"
+    with sqlite3.connect(mover.dir / "base") as base:
+        assert base.execute("select made from changes").fetchall() == [("after",)]
     table = bytes((k if k <= n else 0) % 256 for k in range(1 << 16))
     assert n < 1 << 16 and (mover.dir / "table").read_bytes() == table
 

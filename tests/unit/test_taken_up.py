@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import struct
@@ -255,6 +256,59 @@ def test_the_handles_that_a_kernel_has_are_known() -> None:
     told = handles.state([(6, abi.WRITE, append)], True)
     assert told["files"] == [b"11 7 %d" % os.O_WRONLY] and told["asked"] == [b"6 %d %d" % (abi.WRITE, os.O_APPEND)]
     assert not told["why"] and handles.state([], False)["why"]
+
+
+LOCK, WHOLE = abi.SETLKW, (1 << 63) - 1
+READ, WRITE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
+
+
+def locked(kind: int, first: int = 0, last: int = WHOLE, *, fh: int = 9, owner: int = 3, flock: bool = False) -> bytes:
+    """A request for a lock."""
+    return abi.request(abi.SETLKW, 7, abi.LK_IN.pack(fh, owner, first, last, kind, 1, int(flock), 0), 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "holds"),
+    [
+        ([locked(WRITE)], True),
+        ([locked(WRITE), locked(UNLOCK)], False),
+        ([locked(WRITE), locked(READ), locked(UNLOCK)], False),
+        ([locked(READ, 10, 19), locked(UNLOCK, 0, 14)], True),
+        ([locked(READ, 10, 19), locked(UNLOCK, 0, 14), locked(UNLOCK, 15, 19)], False),
+        ([locked(READ, 10, 19), locked(UNLOCK, 12, 14), locked(UNLOCK, 10, 11)], True),
+        ([locked(WRITE), locked(UNLOCK, owner=4)], True),
+        ([locked(WRITE, flock=True), locked(UNLOCK)], True),
+        ([locked(WRITE, flock=True), locked(UNLOCK, flock=True)], False),
+        ([locked(WRITE, flock=True), locked(READ, flock=True)], True),
+    ],
+)
+def test_whether_a_lock_is_held_is_known(asked: list[bytes], holds: bool) -> None:
+    handles = Handles()
+    handles.locked.add(7)
+    handles.coherent.add(7)
+    for at, each in enumerate(asked):
+        handles.locks.answered(abi.SETLKW, 7, each, at, at + 0.5)
+    assert bool(handles.locks) == holds == bool(handles.state([], True)["why"])
+
+
+def test_a_lock_is_given_back_by_closing_and_by_no_unlock_from_before() -> None:
+    handles = Handles()
+    handles.locks.answered(abi.SETLKW, 7, locked(WRITE), 1.0, 2.0)
+    handles.locks.answered(abi.SETLK, 7, locked(UNLOCK), 1.5, 3.0)
+    assert handles.locks, "two threads: which of the two was done first is not known"
+    flush = abi.request(abi.FLUSH, 7, abi.FLUSH_IN.pack(9, 0, 0, 3), 4)
+    handles.locks.answered(abi.FLUSH, 7, flush, 4.0, 5.0)
+    assert not handles.locks
+    handles.locks.answered(abi.SETLK, 7, locked(WRITE, flock=True), 6.0, 7.0)
+    handles.closed(9)
+    assert not handles.locks
+
+
+def test_who_waits_for_a_lock_is_not_taken_up() -> None:
+    handles = Handles()
+    assert handles.state([(2, LOCK, locked(WRITE))], True)["why"] == [b"it was asking for a file lock"]
+    handles.locked.add(7)
+    assert handles.state([], True)["why"] == [b"it has locked a file with pages that may not be written"]
 
 
 def test_what_home_has_not_written_of_a_stream_is_said_again() -> None:
