@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from remoteio.execute.held_locks import LOCK_OPS, HeldLocks
 from remoteio.wire import fuse_abi as abi
 
 OPENS = frozenset((abi.OPEN, abi.OPENDIR, abi.CREATE, abi.TMPFILE))
+NOTED = OPENS | {abi.FLUSH, *LOCK_OPS}
 
 
 class Handles:
@@ -28,6 +31,13 @@ class Handles:
         self.locked: set[int] = set()
         self.coherent: set[int] = set()
         self.locks = HeldLocks()
+
+    def answered(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview, at: float) -> None:
+        """Note what the kernel is about to be told, of what it asked `at` a time. Raises struct.error."""
+        if op in OPENS:
+            self.opened(op, nodeid, asked, reply)
+        else:
+            self.locks.answered(op, nodeid, asked, at, time.monotonic())
 
     def opened(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview) -> None:
         """Note what the kernel is about to be told. Raises struct.error."""

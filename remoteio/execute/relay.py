@@ -37,7 +37,7 @@ from collections.abc import Callable
 from remoteio.execute import given_back
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
-from remoteio.execute.handles import OPENS
+from remoteio.execute.handles import NOTED
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
 from remoteio.execute.known import ANSWERED
 from remoteio.execute.to_kernel import ToKernel, unmounted
@@ -202,10 +202,8 @@ class Relay(Told, ToKernel):
                     self._known.no_capability(nodeid, now)
                 elif op == abi.CREATE and not error:
                     self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
-            if op in OPENS and not error:
-                self.handles.opened(op, nodeid, raw, payload)
-            elif op in _LOCKS and not error:
-                self.handles.locks.answered(op, nodeid, raw, at, now)
+            if op in NOTED and not error:
+                self.handles.answered(op, nodeid, raw, payload, at)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif op == abi.OPENDIR:
@@ -295,7 +293,6 @@ _OPENED_HERE = frozenset((abi.OPEN, abi.OPENDIR))
 _SPECIAL = frozenset(
     (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *LOCK_OPS)
 )
-_LOCKS = frozenset((abi.FLUSH, *LOCK_OPS))
 
 
 def _dying(pid: int) -> bool:
