@@ -153,7 +153,7 @@ class _Client:
     def _take(self) -> None:
         reader = FrameReader()
         job = self._job.id
-        text = f"the supervisor of job {job} has ended: `rexec restart {job}` goes on from its last image"
+        text = f"the supervisor of job {job} has ended: `rexec attach {job}` has the job go on, if it has an image"
         try:
             while n := self._sock.recv_into(reader.buffer()):
                 for kind, payload in reader.filled(n):

@@ -40,12 +40,10 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
     for pid in supervisors(mover, job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: mover.job(job)["state"] == "stopped", "it is stopped")
-    assert "restart" in str(mover.job(job)["why"])
+    assert "`rexec resume" in str(mover.job(job)["why"])
     status, _, words = mover.verb_fails("vacate", job)
-    assert (
-        status == 125
-        and words == f"rexec: job {job} has no supervisor: `rexec restart {job}` goes on from its last image\n"
-    )
+    how = f"`rexec resume {job}` has it go on where it is, or from its last image"
+    assert (status, words) == (125, f"rexec: job {job} has no supervisor: {how}\n")
     mover.verb("restart", job)
     counted(mover, job)
 

@@ -262,7 +262,7 @@ except JobFailed as error:
 @USER
 def test_a_job_whose_supervisor_ends_is_not_waited_for(moving: Program) -> None:
     out = moving(STATE + STOPPED).splitlines()
-    assert out[0].startswith("job 1 has no supervisor: ") and out[0].endswith("goes on from its last image")
+    assert out[0].startswith("job 1 has no supervisor: ") and out[0].endswith("from its last image")
     assert out[1:] == ["-9", "127 no-such-program: command not found"]
 
 

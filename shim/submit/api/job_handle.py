@@ -347,7 +347,8 @@ def _why(word: str, found: Record) -> str:
     if word == "failed":
         return found.reason
     if word == "stopped":
-        left = f"`rexec restart {found.id}` goes on from its last image" if found.image else found.without_image()
+        resume = f"`rexec resume {found.id}` has it go on where it is, or from its last image"
+        left = resume if found.image else found.without_image()
         return f"{found.reason}; {left}" if found.reason else left
     if found.away:
         at = time.strftime("%H:%M:%S", time.localtime(found.away))

@@ -121,7 +121,8 @@ def connect(path: Path) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ControlError(
-            f"job {path.parent.name} has no supervisor: `rexec restart {path.parent.name}` goes on from its last image"
+            f"job {path.parent.name} has no supervisor: `rexec resume {path.parent.name}` has it go on where it is, or "
+            "from its last image"
         ) from error
     return sock
 
