@@ -149,16 +149,21 @@ class Process:
 
 
 class _Followed:
-    """A process of the job: its number on this host, its userfaultfd."""
+    """A process of the job: its number on this host, its userfaultfd.
 
-    __slots__ = ("pages", "pid", "uffd")
+    areas  its private anonymous mappings in the dump under way; None: not looked at yet
+    """
+
+    __slots__ = ("areas", "pages", "pid", "uffd")
 
     def __init__(self, pid: int, uffd: int) -> None:
         self.pid, self.uffd, self.pages = pid, uffd, Process()
+        self.areas: Ranges | None = None
 
     def begin(self, spool: Spool) -> None:
         """Begin another dump, into that spool."""
         self.pages.begin()
+        self.areas = None
         try:
             with open("/proc/%d/pagemap" % self.pid, "rb", 0) as pages:
                 clean, _ = written_pages.clean(pages.fileno())
@@ -203,6 +208,11 @@ class Followed:
                     self._processes[number] = _Followed(pid, uffd)
         return bool(self._processes)
 
+    def anonymous(self, number: int, start: int, end: int) -> bool:
+        """Tell whether all from `start` to `end` is private anonymous memory; the tree stands still. Raises OSError."""
+        process = self._processes.get(number)
+        return process is not None and not without([(start, end)], within(_areas(process), start, end))
+
     def left_out(self, number: int, pagemap: int, present: Ranges, start: int, end: int) -> Ranges:
         """Return which of the pages that are there, from `start` to `end`, are as in the last image: as LeftOut.
 
@@ -214,7 +224,7 @@ class Followed:
         if not process.pages.asked:
             process.pages.ask()
             clean, marked = written_pages.clean(pagemap)
-            areas = written_pages.areas(process.pid)
+            areas = _areas(process)
             written = written_pages.protect(process.uffd, pagemap, areas, marked)
             followed = joined(areas)
             kept = without(shared(clean, followed), written)
@@ -257,6 +267,12 @@ class Followed:
                     process.pages.committed(spool, _pagemap(number), rows[_pagemap(number)])
         except (ChunkerError, OSError):
             self.forget()  # it is committed all the same
+
+
+def _areas(process: _Followed) -> Ranges:
+    if process.areas is None:
+        process.areas = written_pages.areas(process.pid)
+    return process.areas
 
 
 def _pagemap(number: int) -> str:

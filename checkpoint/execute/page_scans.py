@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     # What is asked of a process, by its number in the job: its pagemap, the pages that there are, and the first and
     # the last address that was looked at; which of those pages criu need not hear of.
     LeftOut = Callable[[int, int, Ranges, int, int], Ranges]
+    # Whether all from the first to the last address of a process, by its number, is private anonymous memory.
+    Anonymous = Callable[[int, int, int], bool]
 
 _SECCOMP, _IOCTL = 317, 16  # asm/unistd_64.h
 _X86_64 = 0xC000003E  # linux/audit.h
@@ -50,6 +52,8 @@ _NOTICE = struct.Struct("=QIIiIQ6Q")  # id pid flags; number architecture instru
 _REPLY = struct.Struct("=QqiI")  # id, value, error, flags
 _KERNEL_ANSWERS = 1
 _GUARD = 1 << 8  # PAGE_IS_GUARD: a category, of pages that criu leaves out by itself
+_FILE = 1 << 2  # PAGE_IS_FILE
+_INVERTED, _MASK = 8, 9  # fields of written_pages.SCAN
 _PAGEMAP = re.compile(r"/(\d+)/pagemap$")
 _OFFER_S, _END_S = 30.0, 5.0  # for init to fork; for the last answer
 _MOST = 1 << 20  # regions that criu may ask for at once
@@ -92,8 +96,8 @@ class Answers:
     Threads: one of its own asks `left_out`, and ends with criu; `end` waits for it.
     """
 
-    def __init__(self, left_out: LeftOut) -> None:
-        self._left_out = left_out
+    def __init__(self, left_out: LeftOut, anonymous: Anonymous) -> None:
+        self._left_out, self._anonymous = left_out, anonymous
         self._over = False
         self._thread: threading.Thread | None = None
 
@@ -151,9 +155,10 @@ class Answers:
             found = _PAGEMAP.search(os.readlink("/proc/self/fd/%d" % pagemap))
             if found is None:
                 return None
-            rows, end = _ask_kernel(pagemap, fields)
+            number = int(found[1])
+            rows, end = ask_kernel(pagemap, fields, self._anonymous(number, *fields[2:4]))
             present = joined((start, stop) for start, stop, what in rows if not what & _GUARD)
-            left_out = self._left_out(int(found[1]), pagemap, present, fields[2], end)
+            left_out = self._left_out(number, pagemap, present, fields[2], end)
         finally:
             os.close(pagemap)
         rows = _cut(rows, left_out)
@@ -166,10 +171,18 @@ class Answers:
         return len(rows)
 
 
-def _ask_kernel(pagemap: int, fields: tuple[int, ...]) -> tuple[list[tuple[int, int, int]], int]:
+def ask_kernel(pagemap: int, fields: tuple[int, ...], anonymous: bool) -> tuple[list[tuple[int, int, int]], int]:
+    """Ask the same of the kernel: the regions, and up to where it has looked. Raises OSError.
+
+    anonymous: it is about private anonymous memory, where no page is a file's. criu wants none of those: not to have
+    the kernel look that up, page by page, takes a tenth of the time, and the tree stands still for it.
+    """
     room = fields[written_pages.VEC_LEN]
     regions = ctypes.create_string_buffer(room * written_pages.REGION.size)
     asked = list(fields)
+    if anonymous and asked[_INVERTED] & asked[_MASK] & _FILE:
+        asked[_INVERTED] ^= _FILE
+        asked[_MASK] ^= _FILE
     asked[written_pages.VEC] = ctypes.addressof(regions)
     raw = bytearray(written_pages.SCAN.pack(*asked))
     count = fcntl.ioctl(pagemap, written_pages.PAGEMAP_SCAN, raw)

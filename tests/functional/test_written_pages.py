@@ -15,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from checkpoint.execute import traced, written_pages
+from checkpoint.execute import page_scans, traced, written_pages
+from checkpoint.execute.followed import Followed, _Followed
 from tests.until import until
 
 HEAD = """
@@ -138,3 +139,47 @@ def test_what_only_looks_protected_is_protected_anew() -> None:
     finally:
         os.close(uffd)
         libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(size))
+
+
+AS_CRIU = (0x24, 0x24, 0x18, 0x98)  # no file's, no zero page; there or swapped out
+
+
+def asked(start: int, end: int, anonymous: bool) -> tuple[list[tuple[int, int, int]], int]:
+    """What the kernel answers to criu's question, of this process."""
+    fields = (written_pages.SCAN.size, 0, start, end, 0, 0, 64, 0, *AS_CRIU)
+    with open("/proc/self/pagemap", "rb", 0) as pagemap:
+        return page_scans.ask_kernel(pagemap.fileno(), fields, anonymous)
+
+
+def test_of_anonymous_memory_criu_is_answered_the_same_without_a_look_at_each_page(tmp_path: Path) -> None:
+    """Written, only read, given back, never touched; and of a file, of which it is another answer."""
+    size, libc = 64 * 4096, ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    path = tmp_path / "file"
+    path.write_bytes(b"1" * size)
+    start = libc.mmap(None, ctypes.c_size_t(size), 3, 0x22, -1, ctypes.c_long(0))
+    with path.open("rb") as file:
+        mapped = libc.mmap(None, ctypes.c_size_t(size), 3, 0x2, file.fileno(), ctypes.c_long(0))
+    own = _Followed(os.getpid(), -1)
+    followed = Followed()
+    followed._processes[1] = own
+    try:
+        assert libc.madvise(start, size, 15) == 0  # MADV_NOHUGEPAGE
+        ctypes.memset(start, 1, 20 * 4096)
+        assert libc.madvise(start + 4 * 4096, 4096, 4) == 0  # MADV_DONTNEED
+        assert ctypes.string_at(start + 30 * 4096, 4096) == bytes(4096)
+        ctypes.memset(start + 40 * 4096, 2, 4096)
+        ctypes.memset(mapped, 2, 4096)
+        assert ctypes.string_at(mapped, size)[4096:] == b"1" * (size - 4096)
+        found = asked(start, start + size, True)
+        assert found == asked(start, start + size, False)
+        pages = {page for first, last, _ in found[0] for page in range((first - start) // 4096, (last - start) // 4096)}
+        assert pages == {*range(20), 40} - {4}
+        assert asked(mapped, mapped + size, True) != asked(mapped, mapped + size, False)
+        assert followed.anonymous(1, start, start + size) and followed.anonymous(1, start + 4096, start + 2 * 4096)
+        assert not followed.anonymous(1, mapped, mapped + 4096) and not followed.anonymous(2, start, start + size)
+        assert not followed.anonymous(1, start, max(end for _, end in written_pages.areas(os.getpid())) + 4096)
+    finally:
+        libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(size))
+        libc.munmap(ctypes.c_void_p(mapped), ctypes.c_size_t(size))

@@ -267,7 +267,7 @@ class Dumper:
                 for fd in fds:
                     os.close(fd)
             after.callback(begin_calls)  # criu has let go of the tree
-            answers = page_scans.Answers(self._followed.left_out)
+            answers = page_scans.Answers(self._followed.left_out, self._followed.anonymous)
             after.callback(answers.end)
             after.callback(tree.await_criu, FREEZE_S)
             if ours:
