@@ -6,9 +6,11 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,11 +19,11 @@ from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
-from shim.submit.hosts import bootstrap
+from shim.submit.hosts import bootstrap, dialler, redial
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.connect import AGENT
 from shim.submit.hosts.dialler import REJOIN, Dialler
-from shim.submit.hosts.redial import Lost
+from shim.submit.hosts.redial import Dial, Lost
 from shim.wire import rendezvous
 from shim.wire.job_spec import JobSpec
 from shim.wire.rendezvous import Whereabouts
@@ -128,6 +130,25 @@ def test_whatever_keeps_a_try_from_being_made_another_is(fails: Exception) -> No
     run.link.send(frames.STDIN, b"so")
     assert run.joins.wait(SOON)
     assert heard(run.agent, 2) == [(frames.START, b"once"), (frames.STDIN, b"so")]
+    run.end()
+
+
+def test_a_pause_counts_from_when_the_last_try_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try whose packets are lost takes seconds, and no more are waited then."""
+    later = 0.0
+
+    class Lasting(list[Exception]):
+        def pop(self, index: object = -1) -> Exception:
+            nonlocal later
+            later = 2000.0
+            return super().pop()
+
+    monkeypatch.setattr(dialler, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later))
+    monkeypatch.setattr(redial, "decide", lambda outage, *_: Dial(1000.0 if outage.tries else 0.0, 0))
+    run = Run()
+    run.fails = Lasting([RexecError("no route")])
+    run.link.drop("it is cut")
+    assert run.joins.wait(SOON)
     run.end()
 
 
