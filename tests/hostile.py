@@ -102,6 +102,7 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
             found += {
                 abi.LOOKUP: [(node, text)],
                 abi.REMOVED: [(node, text)],
+                abi.FETCH: [(node, b"")],
                 abi.LIST: [(node, abi.LIST_IN.pack(most, 0)) for most in (0, 8, 1 << 31)],
                 abi.CREATE: [
                     (node, abi.CREATE_IN.pack(flags, 0o644, 0, 0) + text)

@@ -6,6 +6,7 @@ For coherence.TTL seconds, the time for which the kernel itself would use attrib
   after each read and each change;
 * the contents of a small file (with OPEN);
 * directories' entries (``known_listings``), and those of directories that are about to be opened (``ahead``);
+* small files that are about to be opened (``files_ahead``), whose OPEN is then answered here;
 * where a symbolic link points (with LOOKUP): who looks it up by a path reads it next;
 * that a file has no capabilities (``security.capability``): the kernel asks at each write and chown.
 
@@ -33,7 +34,8 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 
-from remoteio.execute.ahead import Ahead, Waiting
+from remoteio.execute.ahead import Ahead
+from remoteio.execute.files_ahead import File, FilesAhead
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases
 from remoteio.execute.opened import Opened
@@ -42,7 +44,7 @@ from remoteio.wire import leases as wire
 from remoteio.wire import names_ahead
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
 from remoteio.wire.known import Listing, Piggyback
-from remoteio.wire.listed import parse, walk
+from remoteio.wire.listed import walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Known:
     def __init__(self) -> None:
         self.listings = KnownListings()
         self.ahead = Ahead(self.listings)
+        self.files = FilesAhead()
         self.leases = Leases()
         self.opened = Opened()
         self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
@@ -112,14 +115,20 @@ class Known:
         self._links.clear()
         self.listings.sweep()
         self.ahead.sweep()
+        self.files.sweep()
 
     def _changed(self, nodeid: int) -> None:
         self._change[nodeid] = self._latest = self._count
         self.listings.changed(nodeid)
         self.ahead.changed(nodeid)
+        self.files.changed(nodeid)
         if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
+
+    def unused(self) -> bool:
+        """Say whether home is to be given anything back."""
+        return bool(self.listings.unused or self.leases.unused or self.files.unused)
 
     def answered(self, op: int, nodeid: int, stamp: int) -> bool:
         """Take note of the reply to a request, and say whether what it carries still holds."""
@@ -131,6 +140,16 @@ class Known:
             self._count += 1
             self._swept()
         return holds
+
+    def replied(self, op: int, nodeid: int, stamp: int, error: int, payload: bytes | memoryview, now: float) -> None:
+        """Take note of the reply to a request, and keep what it tells by itself. Raises struct.error."""
+        holds = self.answered(op, nodeid, stamp)
+        if op == abi.GETXATTR and error == -errno.ENODATA and holds:
+            self.no_capability(nodeid, now)
+        elif op == abi.CREATE and not error:
+            self.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
+        elif op == abi.READDIRPLUS and not error:
+            self.files.orders.listed(nodeid, bytes(payload[abi.OUT_HEADER.size :]))
 
     def holds(self, nodeid: int, stamp: int) -> bool:
         """Say whether no change was asked for or answered since the request of that stamp."""
@@ -179,30 +198,29 @@ class Known:
         elif op == abi.OPENDIR:
             found = self.listings.opened(fh, listing.entries, listing.complete, now)
             self.ahead.opened(nodeid, found, now)
+            self.files.orders.listed(nodeid, listing.entries)
         else:
             self.listings.learn(nodeid, listing.entries, now)
 
-    def list_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
-        """Return the requests that list ahead what the job may open next, each put into `asked` as the relay's are."""
-        found, below = self.ahead.next(now)
-        requests = []
-        for nodeid in found:
-            stamp = self.asked(abi.LIST, nodeid)
-            requests.append(abi.request(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), abi.OWN + stamp))
-            asked[abi.OWN + stamp] = (abi.LIST, nodeid, 0, stamp, now, requests[-1])
-        return requests
+    def _open(self, unique: int, nodeid: int, flags: int, now: float) -> bytes | None:
+        """Return the reply to an OPEN, if the file is under a lease, or was fetched."""
+        leased = self.leases.may_open(nodeid, flags)
+        file = self.files.open(nodeid, flags, now, leased)
+        if file is not None:
+            return self.open_ahead(unique, nodeid, file)
+        fh = self.opened.open(nodeid, flags, now) if leased else 0
+        return abi.reply(unique, abi.OPEN_OUT.pack(fh, abi.FOPEN_KEEP_CACHE, 0)) if fh else None
 
-    def listed_ahead(self, nodeid: int, stamp: int, body: bytes, now: float) -> list[Waiting]:
-        """Keep the body of the reply to a LIST; empty: it has failed. Return the OPENDIRs that waited for it.
+    def open_ahead(self, unique: int, nodeid: int, file: File | None) -> bytes | None:
+        """Return the reply to an OPEN of a file that was fetched, and keep what is in it for who reads it.
 
-        Raises ProtocolError.
+        From then on the kernel's pages are those of the lease.
         """
-        listed = parse(body)
-        for directory, attr, _ in listed:
-            if self.holds(directory, stamp):
-                self.learn(directory, attr, b"", now)
-        told = [(directory, entries) for directory, _, entries in listed]
-        return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+        if file is None:
+            return None
+        self.learn(nodeid, file.attr, file.contents, file.until - TTL)
+        self.leases.contents(nodeid)
+        return abi.reply(unique, abi.OPEN_OUT.pack(file.handle, 0, 0))
 
     def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
         """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
@@ -249,13 +267,14 @@ class Known:
         if op == abi.LOOKUP:
             name = bytes(raw[abi.ARGS : -1])
             known = self.listings.lookup(unique, nodeid, name, now)
-            return leases.lookup(unique, nodeid, name) if known is None and leased else known
+            if known is None and (not leased or (known := leases.lookup(unique, nodeid, name)) is None):
+                self.files.orders.looked_up(nodeid, name)
+            return known
         if op == abi.OPENDIR:
+            self.files.orders.entered(nodeid)
             return self.ahead.open(unique, nodeid, now)
         if op == abi.OPEN:
-            flags, _ = abi.OPEN_IN.unpack_from(raw, abi.ARGS)
-            fh = self.opened.open(nodeid, flags, now) if leased and leases.may_open(nodeid, flags) else 0
-            return abi.reply(unique, abi.OPEN_OUT.pack(fh, abi.FOPEN_KEEP_CACHE, 0)) if fh else None
+            return self._open(unique, nodeid, abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0], now) if leased else None
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             return self.listings.read(unique, fh, offset, size, now)
@@ -281,6 +300,7 @@ class Known:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-ANSWERED = frozenset(
-    (abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.READDIRPLUS)
-)
+WAITING = frozenset((abi.OPEN, abi.OPENDIR))
+"""Operations that may wait for what is under way."""
+
+ANSWERED = WAITING | {abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS}

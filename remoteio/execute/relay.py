@@ -35,11 +35,12 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
+from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.counts import Counts
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.handles import NOTED
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
-from remoteio.execute.known import ANSWERED
+from remoteio.execute.known import ANSWERED, WAITING
 from remoteio.execute.to_kernel import ToKernel, unmounted
 from remoteio.execute.told import Told, cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
@@ -51,7 +52,7 @@ _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay(Told, ToKernel):
+class Relay(AskedAhead):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
@@ -95,7 +96,7 @@ class Relay(Told, ToKernel):
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
-                        (self._opened_here if op in _OPENED_HERE else self._to_kernel)(answer)
+                        self._answered_here(op, answer)
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
@@ -103,12 +104,12 @@ class Relay(Told, ToKernel):
                 if op not in abi.NO_REPLY:
                     with order:
                         asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock(), raw)
-                        if op == abi.OPENDIR and facts.ahead.waits(nodeid, (unique, bytes(raw))):
+                        if op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw))):
                             continue
                 send(op, raw)
-                if op == abi.OPENDIR:
-                    self._list_ahead()
-                if facts.listings.unused or facts.leases.unused:
+                if op == abi.OPENDIR or facts.files.orders.window:
+                    self._ask_ahead()
+                if facts.unused():
                     self.give_back()
                 if n >= LARGE:
                     buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
@@ -184,8 +185,8 @@ class Relay(Told, ToKernel):
                     self._undo(op, payload)
                 return
             op, nodeid, _, stamp, at, raw = asked
-            if op == abi.LIST:
-                self._listed(nodeid, stamp, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
+            if unique >= abi.OWN:
+                self._came_ahead(asked, error, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
                 return
             if op == abi.LOOKUP:
                 payload, again = self._false_deleted.answered(unique, payload)
@@ -197,17 +198,13 @@ class Relay(Told, ToKernel):
                 now, counts = time.monotonic(), self.counts
                 counts.home[op] += 1
                 counts.waited[op] += now - at
-                holds = self._known.answered(op, nodeid, stamp)
-                if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-                    self._known.no_capability(nodeid, now)
-                elif op == abi.CREATE and not error:
-                    self._known.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
+                self._known.replied(op, nodeid, stamp, error, payload, now)
             if op in NOTED and not error:
                 self.handles.answered(op, nodeid, raw, payload, at)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif op == abi.OPENDIR:
-                self._list_ahead()  # what is in it
+                self._ask_ahead()  # what is in it
         except struct.error as e:
             raise cut_short(e) from None
 
@@ -216,42 +213,6 @@ class Relay(Told, ToKernel):
         told = names_ahead.parse(payload)
         with self._order:
             self._known.learn_names(told, time.monotonic())
-
-    def _list_ahead(self) -> None:
-        """Ask for the listings of the directories that are guessed to be opened next."""
-        with self._order:
-            requests = self._known.list_ahead(time.monotonic(), self._asked)
-        for request in requests:
-            self._link.send(FUSE, request)
-
-    def _listed(self, nodeid: int, stamp: int, told: bytes) -> None:
-        """Keep a listing that was asked for ahead, and answer who waits for it."""
-        now, known = time.monotonic(), self._known
-        with self._order:
-            waiting = known.listed_ahead(nodeid, stamp, told, now)
-        for unique, raw in waiting:
-            with self._order:
-                answer = known.ahead.open(unique, nodeid, now)
-            if answer is None:
-                self._link.send(FUSE, raw)
-            else:
-                self.from_link(answer)
-        self._list_ahead()
-
-    def _opened_here(self, answer: bytes) -> None:
-        if not self._to_kernel(answer):
-            self._close_own(answer)
-        if handle_of(answer) < abi.OWN_FILES:
-            self._list_ahead()
-
-    def _close_own(self, answer: bytes | memoryview) -> None:
-        """Close what was opened by the relay alone, for who does not wait for it any more."""
-        fh = handle_of(answer)
-        with self._order:
-            if fh < abi.OWN_FILES:
-                self._known.listings.closed(fh)
-            else:
-                self._known.opened.close(fh)
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""
@@ -273,7 +234,7 @@ class Relay(Told, ToKernel):
 
     def _undo(self, op: int, payload: bytes | memoryview) -> None:
         """The submit side did what nobody waits for any more: give back what it made."""
-        if op == abi.OPENDIR and _own(payload):
+        if op in WAITING and _own(payload):
             self._close_own(payload)
             return
         self.handles.undone(op, payload)
@@ -285,11 +246,10 @@ class Relay(Told, ToKernel):
 
 
 def _own(reply: bytes | memoryview) -> bool:
-    """Whether the reply to an OPENDIR, if it is no error, tells of a handle of the relay's own."""
+    """Whether the reply to an OPEN or OPENDIR, if it is no error, tells of a handle of the relay's own."""
     return len(reply) > abi.OUT_HEADER.size and handle_of(reply) >= abi.OWN
 
 
-_OPENED_HERE = frozenset((abi.OPEN, abi.OPENDIR))
 _SPECIAL = frozenset(
     (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *LOCK_OPS)
 )

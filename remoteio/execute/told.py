@@ -10,13 +10,17 @@ from collections.abc import Callable
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.handles import Handles
-from remoteio.execute.known import Known
+from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases
 from remoteio.wire.frames import FUSE, KNOWN
 from remoteio.wire.known import Piggyback
 from remoteio.wire.link import Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Asked
 
 
 class Told:
@@ -25,9 +29,9 @@ class Told:
     def __init__(self, link: Link) -> None:
         self._link = link
         # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
-        self._asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
+        self._asked: dict[int, Asked] = {}
         self.handles = Handles()
-        self._known = Known()
+        self._known = KnownAhead()
         self._order = threading.Lock()  # of changes against what is learned
 
     def from_link(self, payload: bytes | memoryview) -> None:
@@ -35,10 +39,14 @@ class Told:
         raise NotImplementedError
 
     def heard(self) -> None:
-        """Take note that home has been heard of."""
+        """Take note that home has been heard of: once a second, or oftener."""
         now = self._known.leases.heard = time.monotonic()
         if self._known.opened.untold:
             self._tell_of(lambda: self._known.opened.old(now))
+        if self._known.files.until < now:
+            with self._order:
+                self._known.files.expire(now)
+            self.give_back()
 
     def _send(self, op: int, raw: bytes | memoryview) -> None:
         """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""
@@ -100,9 +108,12 @@ class Told:
         self.from_link(reply)
 
     def give_back(self) -> None:
-        """The submit side counted lookups for entries that the kernel never got."""
+        """The submit side counted lookups for entries, and opened files, that the kernel never got."""
         with self._order:
             unused, self._known.listings.unused = self._known.listings.unused, []
+            files, self._known.files.unused = self._known.files.unused, []
+        for handle in files:
+            self._link.send(FUSE, given_back.of_handle(handle))
         self.forget([(nodeid, 1) for nodeid in unused])
 
     def forget(self, pairs: list[tuple[int, int]]) -> None:
@@ -110,6 +121,8 @@ class Told:
         table = self._known.leases
         with self._order:
             back = [(nodeid, told) for nodeid, count in pairs if (told := table.forgotten(nodeid, count))]
+            for nodeid, _ in back:
+                self._known.files.forgotten(nodeid)
             if table.unused:
                 back += table.unused
                 table.unused = []

@@ -89,3 +89,24 @@ SILENCE = 3
 
 Home is heard of once a second (lease.PULSE).
 """
+
+ORDER_HITS = 2
+"""Files, each right behind the one before in an order of their directory, opened before others are fetched."""
+
+ORDER_WINDOW = 64
+"""Files that are fetched ahead at the most before the next one that the job may open, in the order that it follows."""
+
+ORDER_KNOWN = 1 << 14
+"""Files of which the relay knows where in their directory they are, but for one that is larger: some 300 bytes each."""
+
+ORDER_UNREAD = 1 << 20
+"""Bytes of listings that the relay keeps until the job opens a file, for their order."""
+
+FETCHED = 1 << 20
+"""Bytes of files that are being fetched ahead, or kept until the job opens them, at the most."""
+
+FETCHED_FIRST = 64 << 10
+"""Of these, how many may be under way at first: what was asked for waits for no more on a narrow link."""
+
+FETCHED_LEAST = 16 << 10
+"""How many may be under way over the narrowest link."""

@@ -109,6 +109,8 @@ OWN_FILES = 3 << 62  # from here on are handles of files that the relay has open
 OPENED = 0x727A  # another: which files the relay has opened by itself, of which something more is about to be asked
 OPENED_ONE = S("=QQII")  # fh nodeid flags pad, again and again
 
+FETCH = 0x727B  # another: a small file that nobody has opened is opened and read, see fetched.py
+
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 
 # What an operation changes. The export asks and notes by it (remoteio/submit/export/dispatch.py).
@@ -172,6 +174,7 @@ OPERATIONS: dict[int, tuple[str, int, int, str]] = {
     REMOVED: ("removed", 0, 1, READS),
     LIST: ("list", LIST_IN.size, 0, READS),
     OPENED: ("opened", OPENED_ONE.size, 0, READS),
+    FETCH: ("fetch", 0, 0, READS),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR, OPENED}  # over the link: the relay answers the kernel itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -241,6 +242,7 @@ def test_no_operation_changes_it(home: Path, op: int) -> None:
     protected = [home / name for name in (*SECRET, "venv")]
     before = {path: picture(path) for path in protected}
     host = Host.of(home, Confinement(marks))
+    leasing = contextlib.closing(host.export.leases)
     shown = ("venv", "venv/lib/shim", "venv/lib/shim/run.py", ".config", "project", "project/file")
     nodes = [1] + [host.walk(name) for name in shown]
     handles = [
@@ -251,14 +253,16 @@ def test_no_operation_changes_it(home: Path, op: int) -> None:
     requests = whatever(op, nodes, handles, names)
     assert bool(requests) == (op not in UNCHANGING)
     done = 0
-    for node, arguments in requests:
-        try:
-            host.ask(op, node, arguments)
-            done += 1
-        except Refused:
-            continue
-        finally:
-            assert {path: picture(path) for path in protected} == before
+    with leasing as leases:
+        assert leases.begin()
+        for node, arguments in requests:
+            try:
+                host.ask(op, node, arguments)
+                done += 1
+            except Refused:
+                continue
+            finally:
+                assert {path: picture(path) for path in protected} == before
     assert done or op in UNCHANGING, "not one of them was one that the export does"
     secret = {seen[0] for name in SECRET for seen in before[home / name].values()}
     assert not secret & {node.ino for node in host.export.inodes.nodes.values()}

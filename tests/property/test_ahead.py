@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remoteio.errors import ProtocolError
-from remoteio.execute.known import Known
+from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from remoteio.wire.known import Listing
@@ -53,7 +53,7 @@ class Job:
     """A job's kernel before `facts`, the relay's own requests under way, and the submit side behind."""
 
     def __init__(self) -> None:
-        self.facts, self.home, self.now = Known(), Home(), 100.0
+        self.facts, self.home, self.now = KnownAhead(), Home(), 100.0
         self.asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
         self.replies: list[tuple[int, int, bytes]] = []  # (nodeid, stamp, body) that are under way
         self.handles: list[int] = []
@@ -61,7 +61,7 @@ class Job:
         self.fh = 1
 
     def ahead(self) -> None:
-        for raw in self.facts.list_ahead(self.now, self.asked):
+        for raw in self.facts.ask_ahead(self.now, self.asked):
             request = abi.Request(raw)
             op, nodeid, _, stamp, *_ = self.asked.pop(request.unique)
             assert op == abi.LIST and nodeid == request.nodeid

@@ -30,6 +30,7 @@ from remoteio.submit.export.base import lstat
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.doings import FAILED
 from remoteio.submit.export.fence import KEPT, Fence
+from remoteio.submit.export.fetched import Fetched
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.names import Names
 from remoteio.submit.export.nodes import Node, Place
@@ -52,7 +53,7 @@ _RENAME_EXCHANGE = 2
 _TARGET = {abi.COPY_FILE_RANGE: 24, abi.COPY_FILE_RANGE_64: 24}
 
 
-class Export(Names, Attributes, OpenFiles, Space):
+class Export(Names, Attributes, OpenFiles, Fetched, Space):
     """Serves the tree at `root` with the rights of this process."""
 
     def __init__(

@@ -86,28 +86,34 @@ class Leases:
         self._most = MOST_WATCHES
         self._news: list[bytes] = []
         self._over = threading.Event()
+        self._may = False
 
     def begin(self) -> bool:
         """Lease from now on: the link asks what is `due`. False: this user can have no inotify instance."""
-        try:
-            with open(_WATCHES, encoding="ascii") as file:
-                self._most = min(MOST_WATCHES, int(file.read()) // 8)
-            watches = ino.Inotify()
-        except OSError:
-            return False
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._poll.register(watches.fileno(), select.POLLIN)
-        self._poll.register(self._mounts, select.POLLPRI)  # something was mounted or unmounted: proc_pid_mountinfo(5)
         with self._lock:
+            if self._inotify is not None or self._over.is_set():
+                return not self._over.is_set()
+            try:
+                with open(_WATCHES, encoding="ascii") as file:
+                    self._most = min(MOST_WATCHES, int(file.read()) // 8)
+                watches = ino.Inotify()
+            except OSError:
+                return False
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            self._poll.register(watches.fileno(), select.POLLIN)
+            self._poll.register(self._mounts, select.POLLPRI)  # of what is mounted or unmounted: proc_pid_mountinfo(5)
             self._inotify = watches
-        if self._over.is_set():
-            self.close()  # it was over meanwhile
-        return not self._over.is_set()
+            return True
 
     def start(self, link: Link) -> None:
-        """Lease over that link, from TTL on, as what ends sooner asks nothing twice."""
+        """Lease over that link, from TTL on, as what ends sooner asks nothing twice; or from when it is `wanted`."""
         link.go_ahead(self.due)
+        self._may = True
         threading.Thread(target=self._serve, args=(link,), name="leases", daemon=True).start()
+
+    def wanted(self) -> bool:
+        """Lease from now on, if this job has leases. Whether it has."""
+        return self._inotify is not None or (self._may and self.begin())
 
     def _serve(self, link: Link) -> None:
         if self._over.wait(TTL) or not self.begin():
@@ -188,21 +194,11 @@ class Leases:
 
         Not if somebody has it open for writing, who may have it mapped: that makes no event.
         """
-        if self._inotify is None:
-            return False
-        import fcntl  # a session has no leases that is over soon
+        return self._inotify is not None and _unwritten(fd, st)
 
-        try:
-            # for the moment that it is there, who opens the file for writing waits; and we are sent a signal, which is
-            # this one as it ends no process
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except PermissionError:  # somebody else's: nobody but he may write to it
-            return not st.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        except OSError:
-            return False  # open for writing, or of a filesystem that does not tell
-        return True
+    def watches(self, node: Node, fd: int) -> bool:
+        """Arm a file that is open as `fd`, and is about to be read ahead. False: what is read may change unseen."""
+        return self._is_local(node, fd) and self.attributes(node, fd) >= 0
 
     def known(self, node: Node) -> bool:
         """Arm the attributes of `node`, which are about to be read, if it is watched. False: do not lease them."""
@@ -321,3 +317,20 @@ class Leases:
 def _guarded(node: Node) -> bool:
     """Is it in a directory in which a file was locked? Then nothing is to be told ahead of the question."""
     return node.parent is not None and node.parent.shared
+
+
+def _unwritten(fd: int, st: os.stat_result) -> bool:
+    """Whether nobody has that file open for writing; of somebody else's, whether nobody but he could."""
+    import fcntl  # a session has no leases that is over soon
+
+    try:
+        # for the moment that it is there, who opens the file for writing waits; and we are sent a signal, which is
+        # this one as it ends no process
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except PermissionError:  # somebody else's: nobody but he may write to it
+        return not st.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    except OSError:
+        return False  # open for writing, or of a filesystem that does not tell
+    return True

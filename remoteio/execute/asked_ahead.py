@@ -1,0 +1,71 @@
+"""Execute side: directories and files that the relay asks for ahead, and opens for the job without asking. Shipped."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from remoteio.execute.to_kernel import ToKernel
+from remoteio.execute.told import Told, handle_of
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.frames import FUSE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Asked
+
+
+class AskedAhead(Told, ToKernel):
+    """Asks for what is guessed, with numbers from OWN on. Threads: see ``relay``, of which this is a part."""
+
+    def _undo(self, op: int, payload: bytes | memoryview) -> None:
+        raise NotImplementedError
+
+    def _ask_ahead(self) -> None:
+        """Ask for the directories and files that are guessed to be opened next."""
+        with self._order:
+            requests = self._known.ask_ahead(time.monotonic(), self._asked)
+        for request in requests:
+            self._link.send(FUSE, request)
+
+    def _came_ahead(self, asked: Asked, error: int, body: bytes) -> None:
+        """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""
+        op, nodeid, _, stamp, at, _ = asked
+        now, known = time.monotonic(), self._known
+        with self._order:
+            if op == abi.LIST:
+                waiting = known.listed_ahead(nodeid, stamp, body, now)
+            else:
+                waiting = known.fetched(nodeid, stamp, body, at, now)
+                if error == -errno.EOPNOTSUPP:
+                    known.files.refused()
+        for unique, raw in waiting:
+            with self._order:
+                # a file as of then: who waits for one is given what was asked for before he came
+                answer = known.open_waiting(op, unique, nodeid, raw, now if op == abi.LIST else at)
+            if answer is None:
+                self._link.send(FUSE, raw)
+            else:
+                self.from_link(answer)
+        self._ask_ahead()
+        if known.files.unused:
+            self.give_back()
+
+    def _answered_here(self, op: int, answer: bytes) -> None:
+        """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next.
+
+        What is open by it `handles` need not know: a job whose home may be killed and another's come has no leases.
+        """
+        if not self._to_kernel(answer):
+            self._undo(op, answer)
+        if op == abi.OPENDIR or (op == abi.OPEN and self._known.files.orders.window):
+            self._ask_ahead()
+
+    def _close_own(self, answer: bytes | memoryview) -> None:
+        """Close what was opened by the relay alone, for who does not wait for it any more."""
+        fh = handle_of(answer)
+        with self._order:
+            if fh < abi.OWN_FILES:
+                self._known.listings.closed(fh)
+            else:
+                self._known.opened.close(fh)

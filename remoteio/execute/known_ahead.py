@@ -1,0 +1,75 @@
+"""Execute side: what is asked for ahead of the job, and what comes of it. Pure. Shipped."""
+
+from __future__ import annotations
+
+from remoteio.execute.ahead import Waiting
+from remoteio.execute.known import Known
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.fetched import parse as parse_fetched
+from remoteio.wire.listed import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Asked
+
+
+class KnownAhead(Known):
+    """Asks for directories (LIST) and files (FETCH) that the job may open next."""
+
+    def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
+        """Put off an OPENDIR or OPEN of what is being listed or fetched ahead."""
+        if op == abi.OPENDIR:
+            return self.ahead.waits(nodeid, waiting)
+        return self.files.waits(nodeid, abi.OPEN_IN.unpack_from(waiting[1], abi.ARGS)[0], waiting)
+
+    def ask_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
+        """Return the requests that list and fetch ahead what the job may open next, each put into `asked` as the
+        relay's are."""
+        found, below = self.ahead.next(now)
+        return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), now, asked) for nodeid in found] + [
+            self._own(abi.FETCH, nodeid, b"", now, asked)
+            for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
+        ]
+
+    def _own(self, op: int, nodeid: int, args: bytes, now: float, asked: dict[int, Asked]) -> bytes:
+        """Make a request of the relay's own, and put it into `asked`."""
+        stamp = self.asked(op, nodeid)
+        request = abi.request(op, nodeid, args, abi.OWN + stamp)
+        asked[abi.OWN + stamp] = (op, nodeid, 0, stamp, now, request)
+        return request
+
+    def listed_ahead(self, nodeid: int, stamp: int, body: bytes, now: float) -> list[Waiting]:
+        """Keep the body of the reply to a LIST; empty: it has failed. Return the OPENDIRs that waited for it.
+
+        Raises ProtocolError.
+        """
+        listed = parse(body)
+        for directory, attr, _ in listed:
+            if self.holds(directory, stamp):
+                self.learn(directory, attr, b"", now)
+        for directory, _, entries in listed:
+            self.files.orders.listed(directory, entries)
+        told = [(directory, entries) for directory, _, entries in listed]
+        return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+
+    def fetched(self, nodeid: int, stamp: int, body: bytes, asked: float, now: float) -> list[Waiting]:
+        """Keep the body of the reply to a FETCH that was `asked` for then; empty: it was refused. Return the OPENs that
+        waited for it.
+
+        Raises ProtocolError.
+        """
+        holds = self.holds(nodeid, stamp) and self.files.is_asked(nodeid)
+        waiting = self.files.came(nodeid, body, holds, asked, now)
+        if body and holds:
+            _, attr, parent, name, _ = parse_fetched(body)
+            if parent and self.holds(parent, stamp):
+                self.leases.name(parent, name, nodeid)
+                self.leases.attributes(nodeid, attr)
+        return waiting
+
+    def open_waiting(self, op: int, unique: int, nodeid: int, raw: bytes, now: float) -> bytes | None:
+        """Return the reply to the OPENDIR that waited for a LIST, or the OPEN for a FETCH, if that told enough."""
+        if op == abi.LIST:
+            return self.ahead.open(unique, nodeid, now)
+        flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
+        return self.open_ahead(unique, nodeid, self.files.take(nodeid, flags, now))

@@ -1,0 +1,175 @@
+"""Execute side: guesses which files of a directory a job opens next. Pure. Shipped.
+
+Programs that read all files of a directory (tar, cp -r, grep -r, cat *) open them in an order that its listing gives:
+as it lists them, by their names, or by their inode numbers. Which of the three a job follows is learned from what it
+opens: the next is the one right behind, twice; once that is known, it may pass over some. A directory that is opened
+meanwhile is taken to be read in the same order, from its start.
+
+How many are guessed, the window, is learned as in ``walks``: it doubles when the job opens a file that was guessed and
+has not come, or was not guessed, and is halved when one was guessed in vain.
+
+A listing is taken apart only when a file is opened: who lists and opens none pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD, ORDER_HITS, ORDER_KNOWN, ORDER_UNREAD, ORDER_WINDOW
+from remoteio.wire.listed import walk
+
+_REGULAR = 8  # d_type: DT_REG of readdir(3)
+_ORDERS = 3  # as listed, by name, by inode number
+_PASSED = 8  # files that a job may pass over at a time, and follow an order still
+
+_File = tuple[int, int, bytes, int]  # node, size, name, inode number
+
+
+class _Directory:
+    __slots__ = ("_ranks", "_sorted", "files", "last", "names", "next")
+
+    def __init__(self) -> None:
+        self.files: list[_File] = []
+        self.names: dict[bytes, int] = {}  # -> index of the file
+        self.last = -1  # index of the file opened last
+        self.next = 0  # place of the first that was not guessed, in the order that is followed
+        self._sorted: dict[int, list[int]] = {}
+        self._ranks: dict[int, list[int]] = {}
+
+    def add(self, file: _File) -> None:
+        self.names[file[2]] = len(self.files)
+        self.files.append(file)
+        self._sorted.clear()
+        self._ranks.clear()
+
+    def sorted(self, order: int) -> list[int]:
+        """The indices of its files, in that order."""
+        found = self._sorted.get(order)
+        if found is None:
+            by = (None, lambda k: self.files[k][2], lambda k: self.files[k][3])[order]
+            found = self._sorted[order] = sorted(range(len(self.files)), key=by)
+        return found
+
+    def rank(self, order: int, index: int) -> int:
+        """The place of a file in that order."""
+        ranks = self._ranks.get(order)
+        if ranks is None:
+            ranks = self._ranks[order] = [0] * len(self.files)
+            for place, k in enumerate(self.sorted(order)):
+                ranks[k] = place
+        return ranks[index]
+
+
+class Orders:
+    """Knows the files that the job was told of, and the order in which it opens them."""
+
+    def __init__(self) -> None:
+        self._unread: list[tuple[int, bytes]] = []  # listings that are not taken apart yet: directory, entries
+        self._unread_bytes = 0
+        self._directories: OrderedDict[int, _Directory] = OrderedDict()
+        self._where: dict[int, tuple[int, int]] = {}  # nodeid of a file -> its directory, index there
+        self._at = _Directory()
+        self._order = self._hits = 0
+        self.window = 0
+
+    def listed(self, directory: int, entries: bytes) -> None:
+        """Take note of entries of a directory, in the order in which they are listed."""
+        self._unread.append((directory, entries))
+        self._unread_bytes += len(entries)
+        while self._unread_bytes > ORDER_UNREAD:
+            self._unread_bytes -= len(self._unread.pop(0)[1])
+
+    def entered(self, directory: int) -> None:
+        """Take note that the job opens a directory: who follows an order reads it in that, from its start."""
+        if self._hits >= ORDER_HITS:
+            self._read()
+            its = self._directories.get(directory)
+            if its is not None and its.last < 0:
+                self._at = its
+
+    def opened(self, nodeid: int, had: bool) -> None:
+        """Take note that the job opens a file. `had`: it had come."""
+        self._read()
+        where = self._where.get(nodeid)
+        if where is None:
+            return
+        its, index = self._directories[where[0]], where[1]
+        if its.last == index:
+            return  # once more the same: that says nothing
+        right = self._follows(its, index)
+        its.last, self._at = index, its
+        if not right:
+            self.disturbed()
+            return
+        self._hits += 1
+        if not had and self._hits >= ORDER_HITS:
+            self.window = min(max(2 * self.window, 1), ORDER_WINDOW)
+
+    def looked_up(self, directory: int, name: bytes) -> None:
+        """Take note that home is asked for a name: who follows an order has come to it, and it is not there."""
+        if self._hits >= ORDER_HITS:
+            its = self._directories.get(directory)
+            index = its.names.get(name) if its is not None else None
+            if its is not None and index is not None:
+                self.opened(its.files[index][0], False)
+
+    def _follows(self, its: _Directory, index: int) -> bool:
+        """Whether that file is opened in an order; `_order` is that from now on."""
+        known = self._hits >= ORDER_HITS
+        if its.last < 0:
+            return known and its.rank(self._order, index) <= _PASSED
+        for order in (self._order, *range(_ORDERS)):
+            step = its.rank(order, index) - its.rank(order, its.last)
+            if step == 1 or (known and order == self._order and 1 < step <= _PASSED + 1):
+                if order != self._order:
+                    self._order, its.next = order, 0
+                    self._hits = min(self._hits, 1)
+                return True
+        return False
+
+    def next(self, most: int, room: int) -> list[tuple[int, int]]:
+        """Return which files to guess now, (node, size) each: `most` at the most, of `room` bytes together."""
+        found: list[tuple[int, int]] = []
+        if self._hits < ORDER_HITS:
+            return found
+        its = self._at
+        order = its.sorted(self._order)
+        begin = its.rank(self._order, its.last) + 1 if its.last >= 0 else 0
+        its.next = max(its.next, begin)
+        while its.next < min(begin + self.window, len(order)) and len(found) < most:
+            nodeid, size, _, _ = its.files[order[its.next]]
+            if size <= AHEAD:
+                room -= size
+                if room < 0:
+                    break
+                found.append((nodeid, size))
+            its.next += 1
+        return found
+
+    def wrong(self) -> None:
+        """Take note that a file was guessed in vain."""
+        self.window //= 2
+
+    def disturbed(self) -> None:
+        """Take note that the job follows no order, or changes names: what was told ahead would not hold."""
+        self._hits = 0
+        self.window //= 2
+
+    def _read(self) -> None:
+        for directory, entries in self._unread:
+            its = self._directories.get(directory)
+            if its is None:
+                its = self._directories[directory] = _Directory()
+            self._directories.move_to_end(directory)
+            for start, _, nodeid, name, _, kind in walk(entries):
+                if kind == _REGULAR and nodeid and nodeid not in self._where:
+                    ino, size, *_ = abi.ATTR.unpack_from(entries, start + abi.ENTRY.size)
+                    self._where[nodeid] = (directory, len(its.files))
+                    its.add((nodeid, size, name, ino))
+        self._unread.clear()
+        self._unread_bytes = 0
+        while len(self._where) > ORDER_KNOWN and len(self._directories) > 1:
+            _, old = self._directories.popitem(last=False)
+            for nodeid, *_ in old.files:
+                del self._where[nodeid]

@@ -1,0 +1,74 @@
+"""Submit side: small files that are opened and read before the job opens them (``execute.files_ahead``)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from remoteio.submit.export.base import ExportBase
+from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.reply import Reply
+from remoteio.wire import fetched
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD
+
+
+class Fetched(ExportBase):
+    """Fetches."""
+
+    def do_fetch(self, r: abi.Request) -> Reply:
+        """Open a small file for reading, watch it, and tell what is in it.
+
+        EOPNOTSUPP: of this job's files none is to be guessed. EAGAIN: not this one, or not now.
+        """
+        if not self.leases.wanted():
+            raise OSError(errno.EOPNOTSUPP, "this job has no leases: a change of what was told could not be told")
+        node = self.inodes.get(r.nodeid)
+        if not _quiet(node):
+            raise OSError(errno.EAGAIN, "it changes, or it is no regular file")
+        self.inodes.may_open()
+        with self.inodes.allowed.refusals.guessing():
+            fd = self.inodes.descriptors.reopen(node, os.O_RDONLY)
+        try:
+            told = self._contents(node, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        # What the kernel's pages stand for (Node.seen) stays as it is: it drops them if it opens the file by this.
+        return Reply(fetched.pack(self.inodes.opened(fd, node, os.O_RDONLY).number, *told))
+
+    def _contents(self, node: Node, fd: int) -> tuple[bytes, int, bytes, bytes]:
+        """What the job's kernel may have of what is open as `fd`: attributes, directory and name, contents."""
+        if not self.leases.watches(node, fd):
+            raise OSError(errno.EAGAIN, "nobody would tell of a change of it")
+        parent = self._named(node)
+        st = os.fstat(fd)
+        # Changed since the kernel was told its size, it is opened as others are: only then is the kernel told so.
+        if st.st_size > AHEAD or st.st_ctime_ns != node.ctime:
+            raise OSError(errno.EAGAIN, "it is too large, or has changed")
+        contents = os.pread(fd, AHEAD + 1, 0)
+        if len(contents) != st.st_size:
+            raise OSError(errno.EAGAIN, "it is changing")
+        if not self.leases.contents(fd, st):
+            raise OSError(errno.EAGAIN, "somebody may be writing to it")
+        return self.attr(st), parent.id if parent else 0, node.name if parent else b"", contents
+
+    def _named(self, node: Node) -> Node | None:
+        """The directory in which the file has the name that it was last seen by, if that is leased from now on."""
+        parent, name = node.parent, node.name
+        try:
+            at = self.inodes.descriptors.directory(parent) if parent is not None else -1
+            if parent is None or not self.leases.name(parent, at, name):
+                return None
+            st = os.stat(name, dir_fd=at, follow_symlinks=False)
+        except OSError:
+            return None  # nobody has asked for the name: who does is told what there is
+        return parent if (st.st_dev, st.st_ino) == (node.dev, node.ino) else None
+
+
+def _quiet(node: Node) -> bool:
+    """Whether it is a file that the job neither writes nor locks, nor any beside it."""
+    guarded = node.locks or (node.parent is not None and node.parent.shared)
+    written = node.grown is not None or any(handle.writable for handle in list(node.handles.values()))
+    return node.kind == stat.S_IFREG and not guarded and not written
