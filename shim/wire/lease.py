@@ -15,6 +15,9 @@ The figures rest on one another:
 * so once home has had no stream for the lease and LOST more, nothing runs there any more, if clocks run alike: LOST is
   for the looks, for scheduling, and for clocks that differ by a part in 240. Then a job that can be checkpointed may go
   on elsewhere. Sooner it may only when the host has said that the agent is no more;
+* of a job that can be checkpointed the agent stops all processes then, and ends them only STILL later, or when home or
+  the machine's owner wants it to: what stands still acts no more than what has ended, and goes on once home is back, if
+  home has not gone on elsewhere meanwhile;
 * where an agent could have no socket there is no other stream: its end, or AGENT of silence, ends it, and HOME of
   silence is the end here, which is later, so that nothing runs there when home says so.
 """
@@ -41,6 +44,12 @@ LEASE = 40 * 60
 
 IMAGES = 5 * 60
 """The same for a job that can be checkpointed: after it, another host may go on from the last image."""
+
+STILL = 3 * 24 * 60 * 60
+"""After its lease, for which a job that can be checkpointed stands still on its host: longer than a weekend."""
+
+STOP = 5.0
+"""For its processes to be stopped then: with AGENT's second between looks it is less than LOST."""
 
 LOST = 10.0
 """Beyond the lease, before a job whose host has not been heard of is run elsewhere."""

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -85,9 +86,9 @@ def more(mover: Mover, path: Path) -> None:
     until(lambda: path.exists() and path.stat().st_size > size + 20, "it goes on", within=30)
 
 
-def started(mover: Mover) -> str:
+def started(mover: Mover, *options: str) -> str:
     """A job that has an image, with which all is done."""
-    job = mover.submit(PYTHON, "-c", WORK)
+    job = mover.submit(PYTHON, "-c", WORK, options=options)
     mover.verb("checkpoint", job)
     until(lambda: mover.job(job)["movable"], "the image was tried out", within=60)
     more(mover, mover.path(job, "stdout"))
@@ -161,3 +162,24 @@ def test_what_was_done_before_and_after_is_undone_for_an_image_from_before(mover
     mover.verb("restart", job)
     until(lambda: mover.job(job)["generation"] == 2, "it goes on from its image", within=60)
     ends_well(mover, job)
+
+
+@USER
+@pytest.mark.long(lambda **_: True)
+def test_a_job_stands_still_when_its_lease_is_over_and_goes_on_with_another_supervisor(
+    mover: Mover, desk: ModuleType
+) -> None:
+    job = started(mover, "--lease", "3s")
+    (pid,) = [pid for host in ("alpha", "beta") for pid, line in desk.processes(host).items() if "made/loops" in line]
+    kill_supervisor(mover, job)
+    until(lambda: stands(pid), "its lease is over", within=60)
+    resumed(mover, job)
+    ends_well(mover, job)
+
+
+def stands(pid: int) -> bool:
+    """Whether it is stopped, or will be before it does anything: it waits for a file."""
+    said = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return said["State"].startswith("T") or bool(
+        (int(said["SigPnd"], 16) | int(said["ShdPnd"], 16)) >> (signal.SIGSTOP - 1) & 1
+    )

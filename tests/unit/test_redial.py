@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from shim.submit.hosts import redial
@@ -35,7 +37,8 @@ def test_it_is_given_up_when_the_lease_is_over_and_the_agent_has_noticed() -> No
     outage = redial.failed(Outage(0.0, 60.0), "no route")
     assert dialled(outage, 60.0 + lease.LOST)
     lost = redial.decide(outage, 60.1 + lease.LOST, 0.5)
-    assert isinstance(lost, Lost) and lost.gone and "lease of 60 s" in lost.why
+    assert isinstance(lost, Lost) and lost.gone and lost.left and "lease of 60 s" in lost.why
+    assert isinstance(redial.decide(Outage(0.0, inf), 1e9, 0.5), Dial), "it is waited for"
 
 
 def test_a_host_that_says_so_ends_it_at_once_and_one_whose_agent_is_stopped_has_the_lease_anew() -> None:

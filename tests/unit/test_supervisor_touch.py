@@ -142,11 +142,46 @@ def test_after_its_lease_it_goes_on_elsewhere_and_what_comes_back_is_not_heard(l
     assert run.out.read_text() == "1\n2\n" and country(run).joins == 0
 
 
+def test_what_stands_still_on_a_host_that_was_given_up_is_ended_when_it_is_back(lasting: Callable[..., Run]) -> None:
+    run = lasting(lease=1)
+    alpha = alpha_of(run)
+    alpha.say()
+    run.ask("checkpoint")
+    country(run).cut(alpha)
+    again = run.country.running(1)
+    assert not alpha.ended
+    country(run).heal(alpha)
+    until(lambda: alpha.ended, "it is told to end")
+    again.say()
+    again.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n" and country(run).joins == 0
+
+
+def test_a_host_that_is_the_only_one_is_waited_for_beyond_the_lease_and_the_job_goes_on_there(
+    lasting: Callable[..., Run],
+) -> None:
+    run = lasting(hosts=("alpha",), lease=1)
+    alpha = alpha_of(run)
+    alpha.say()
+    run.ask("checkpoint")
+    country(run).cut(alpha)
+    until(lambda: "stands still there" in api_job(1).report().why, "its lease is over")
+    assert "`rexec restart 1 --on HOST` go on from its last image" in api_job(1).report().why
+    country(run).heal(alpha)
+    alpha.say()
+    until(lambda: not api_job(1).report().away, "it is in touch again")
+    alpha.end(0)
+    assert run.end() == Result(0)
+    assert run.out.read_text() == "1\n2\n" and len(run.country.agents) == 1
+    assert Kind.LOST not in run.kinds()
+
+
 def test_kill_ends_a_job_out_of_touch_at_once(lasting: Callable[..., Run]) -> None:
     run = lasting()
     alpha = alpha_of(run)
     cut(run, alpha)
-    assert run.ask("kill") == "True: the job has ended here; nobody can tell alpha, which ends it by its lease"
+    assert run.ask("kill") == "True: the job has ended here; nobody can tell alpha, which stops it by its lease"
     assert run.end(5) == Result(9)
     (noted,) = agent_file.noted(run.job.path)
     assert (noted.generation, noted.host) == (1, "alpha"), "a restart asks after it first"

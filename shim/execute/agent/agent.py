@@ -1,7 +1,8 @@
 """The execute side's main loop: serves one job, from START to EXIT. Shipped.
 
 If its stream is cut, or nothing at all comes over it for lease.AGENT seconds, the link waits for another, which comes
-by the agent's door (door.py). When none has come for the job's lease, the agent ends, and the keeper ends the job.
+by the agent's door (door.py). When none has come for the job's lease, the agent ends, and the keeper ends the job; what
+stands still then, and for how long, is said in stay.py.
 
 One `Agent` serves both kinds of job. What is particular to one of which images are made is entered in its tables by
 checkpoint_agent.py, which has an agent and is none; what differs in how streams are passed on is a `JobStreams`.
@@ -55,6 +56,7 @@ class Agent:
     sandbox     the job's surroundings
     relay       between the kernel and the link
     streams     its pipes and terminal
+    stay        how long it stays
     on_frame    what is done with each kind of frame; others are passed over
     on_message  what is done with what init says, but for its last word
     closing     called with that last word, before the job's directories are removed
@@ -69,7 +71,7 @@ class Agent:
     def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
-        self._stay = Stay(link, spec, sandbox.door, self._anew)
+        self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
         self.state: Callable[[], dict[str, list[bytes]]] = lambda: {"why": [b"no images are made of it"]}
         self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
@@ -99,13 +101,13 @@ class Agent:
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        sandbox, link, self._door = self.sandbox, self.link, self._stay.begin()
+        sandbox, link, self._door = self.sandbox, self.link, self.stay.begin()
         link.send(frames.HELLO, self._hello())
         self.relay.start()
         self.streams.open_pipes(sandbox.stdio)
         self.on_frame.update(self.streams.open_extra(sandbox.extra))
         sandbox.go()
-        for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self._stay.watch)):
+        for name, work in (("init", self._hear_init), ("pulse", self._pulse), ("lease", self.stay.watch)):
             start_thread(name, work)
         while True:
             for kind, payload in frames_left:
@@ -113,7 +115,7 @@ class Agent:
                 if take is not None:
                     take(payload)
             frames_left = link.receive()
-            self._stay.heard()
+            self.stay.heard()
             self.relay.heard()
 
     def _hello(self) -> bytes:
@@ -133,7 +135,7 @@ class Agent:
 
     def _anew(self) -> bytes:
         """Return what a home is sent first that knows nothing of the job any more: how it stands, what it has asked."""
-        self._stay.heard()  # it is silent no more
+        self.stay.heard()  # it is silent no more
         asked, told = self.relay.under_way()
         files, own = self.relay.handles.state(asked, told), self.state()
         fields = {**files, **own, "why": own["why"] + files["why"]}
@@ -142,7 +144,7 @@ class Agent:
 
     def _first_answer(self, payload: bytes | memoryview) -> None:
         """Take note that home has heard HELLO, or it would answer nothing: from here on the job outlives its stream."""
-        self._stay.known = True
+        self.stay.known = True
         self.on_frame[frames.FUSE] = self.relay.from_link
         self.relay.from_link(payload)
 
@@ -150,7 +152,7 @@ class Agent:
         tell_init(self.sandbox.init, messages.SIGNAL, b"%d" % payload[0])
 
     def _pause(self, paused: bool) -> None:
-        self._stay.paused = paused
+        self.stay.paused = paused
 
     def _hear_init(self) -> None:
         """Do what init says, to its end; then tell everything, and end this process."""

@@ -28,7 +28,7 @@ from shim.execute.agent.restoring import Restorer
 from shim.execute.init import messages, namespaces
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
-from shim.wire import job_messages
+from shim.wire import job_messages, lease
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 TYPE_CHECKING = False
@@ -79,6 +79,7 @@ class CheckpointAgent:
         agent.on_message[messages.CRIU_ENDED] = lambda rest, fds: self._tree.criu_has_ended(rest)
         agent.on_message[messages.STARTED] = self._started
         agent.closing = self._closing
+        agent.stay.stand, agent.stay.rise = self._stand, self._tree.rise
         agent.state = self._state
         agent.killed = lambda why: (frames.NEWS, job_messages.news(job_messages.DEAD, why=os.fsdecode(why)))
 
@@ -158,8 +159,26 @@ class CheckpointAgent:
         if self._parts.means.unable:
             self._parts.news(job_messages.UNABLE, why=self._parts.means.unable)
         self._streams.begin(self._spec.tty)
-        self._guard.start(self._dumper.vacate)
+        self._guard.start(self._vacate)
         self._agent.link.send(frames.STARTED)
+
+    def _stand(self) -> bool:
+        """Stop the tree, in time: whoever saves it just then, or does not answer, holds it."""
+        if self._guard.at_once:
+            return False  # its owner wants the memory, and home may never come back
+        stood = threading.Event()
+
+        def stand() -> None:
+            self._tree.stand()
+            stood.set()
+
+        start_thread("stand", stand)
+        return stood.wait(lease.STOP)
+
+    def _vacate(self, why: str) -> None:
+        if not self._tree.goes.is_set():
+            self._agent.stay.end("the machine's owner wants the job to leave, and it cannot be saved: home is away")
+        self._dumper.vacate(why)
 
     def _closing(self, last: Message | None) -> None:
         """The job has ended: whoever dumps or restores it lets go, before its spool is removed under their hands."""

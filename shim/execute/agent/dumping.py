@@ -165,7 +165,7 @@ class Dumper:
         self._at("room", "making room for the image")
         place = Place(parts.sandbox, "%d-%d" % (parts.checkpoint.generation, serial))
         try:
-            with parts.tree.still:
+            with parts.tree.to_save():
                 try:
                     head = self._criu(place, serial, leave)
                 except _Left:

@@ -21,6 +21,7 @@ import queue
 import select
 import threading
 import time
+from contextlib import contextmanager
 
 from checkpoint.execute import preflight, waits
 from remoteio.errors import RexecError
@@ -30,6 +31,10 @@ from shim.execute.agent.diagnostics import aside, leaves, where
 from shim.execute.init import messages
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ASK_S = 60.0  # for an answer of init, which waits for nothing but the job's files
 
@@ -45,6 +50,7 @@ class JobTree:
     over    the job has ended, and its end is being told
     moved   it has been ended here by us, as it goes on elsewhere or not at all
     frozen  it stands still for the machine's owner; `stood` are the pids that had stood still before
+    goes    set unless it stands still until home is back; it goes on when neither that nor the owner wants it to stand
     waits   in which calls its threads were found when they last ran
 
     Threads: see the module; `answered`, `criu_has_ended` and `end` are called by the one that hears init.
@@ -56,6 +62,8 @@ class JobTree:
         self.over = threading.Event()
         self.moved = False
         self.frozen = False
+        self.goes = threading.Event()
+        self.goes.set()
         self.stood: list[int] = []
         self.waits: waits.Waits = {}
         self._asking = threading.Lock()
@@ -78,6 +86,7 @@ class JobTree:
     def end(self) -> None:
         """Let go all who wait: the job has ended."""
         self.over.set()
+        self.goes.set()
         self._replies.put((None, b""))
         self._criu_ended.put("")
 
@@ -134,9 +143,20 @@ class JobTree:
         with self.still:
             if not self.frozen:
                 fault_points.reached("freeze")
-                self.look()
-                self.stood = [int(pid) for pid in self.ask(messages.STOP_TREE, limit=None).split()]
+                if self.goes.is_set():
+                    self.look()
+                    self.stood = [int(pid) for pid in self.ask(messages.STOP_TREE, limit=None).split()]
                 self.frozen = True
+
+    @contextmanager
+    def to_save(self) -> Iterator[None]:
+        """Hold `still`, to save the tree: not while that stands until home is back, which would be saved too."""
+        while True:
+            self.goes.wait()
+            with self.still:
+                if self.goes.is_set():
+                    yield
+                    return
 
     def look(self) -> None:
         """Look for who waits in which call: to be done before anything stops the tree. Raises Gone.
@@ -154,8 +174,32 @@ class JobTree:
         """Continue what ``freeze`` stopped. Raises Gone, RexecError."""
         with self.still:
             if self.frozen:
-                self.go_on(self.stood)
+                if self.goes.is_set():
+                    self.go_on(self.stood)
                 self.frozen = False
+
+    def stand(self) -> None:
+        """Stop the whole tree, though who waits for a file stops only once that is there. Raises RexecError.
+
+        It is not looked for who waits in which call: nobody saves a tree whose files are out of reach.
+        """
+        with self.still:
+            try:
+                if not self.frozen:
+                    self.stood = [int(pid) for pid in self.ask(messages.STOP_TREE, limit=None).split()]
+                self.goes.clear()
+            except Gone:
+                return  # how it ended is told when home is back
+
+    def rise(self) -> None:
+        """Continue what ``stand`` stopped, unless the owner has it stand. Raises RexecError."""
+        with self.still:
+            if not (self.goes.is_set() or self.frozen):
+                try:
+                    self.go_on(self.stood)
+                except Gone:
+                    return  # its end is being told
+            self.goes.set()
 
     def go_on(self, but: list[int]) -> None:
         """Continue all processes but these. Raises Gone, RexecError."""

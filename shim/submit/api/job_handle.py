@@ -353,6 +353,10 @@ def _why(word: str, found: Record) -> str:
     if found.away:
         at = time.strftime("%H:%M:%S", time.localtime(found.away))
         wait = f"the job goes on there, and waits for what it needs of here up to {told(found.lease)}"
+        if found.one_host and time.time() - found.away > found.lease:
+            wait = "the job stands still there since its lease was over, and goes on when the host is back"
+            if found.image:
+                wait += f"; `rexec kill {found.id}` and `rexec restart {found.id} --on HOST` go on from its last image"
         return f"out of touch with {found.host} since {at}: {wait}"
     return found.why
 

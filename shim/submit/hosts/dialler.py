@@ -51,11 +51,15 @@ class Told(Protocol):
 
 @dataclass
 class Agent:
-    """How an agent is asked for: by its run's secret, where it is; and for how long it waits to be (seconds)."""
+    """How an agent is asked for: by its run's secret, where it is; and for how long it waits to be (seconds).
+
+    `still`: for how long it is asked beyond that, as its job stands still there and is wanted.
+    """
 
     secret: bytes
     lease: int
     where: Whereabouts | None = None
+    still: float = 0.0
 
 
 class Dialler:
@@ -173,7 +177,8 @@ class Dialler:
         import random  # hardly ever: a run's start does without
 
         self._link.parked()  # so it is known whether HELLO has come
-        outage: Outage | Lost = Outage(tried := time.monotonic(), self.agent.lease)
+        seconds = self.agent.lease + (0 if self.agent.where is None else self.agent.still)
+        outage: Outage | Lost = Outage(tried := time.monotonic(), seconds)
         told: list[str] = []
 
         def tell() -> None:

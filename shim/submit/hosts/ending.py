@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 from remoteio.errors import ProtocolError, RexecError
 from shim.submit.hosts import redial
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import DEADLINE, REJOIN, Agent, Reach, asked
 from shim.submit.hosts.redial import Lost, Outage
-from shim.wire import rendezvous
+from shim.wire import lease, rendezvous
 
 
-def end(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> str:
-    """Have it ended. Returns why it is known that nothing of it runs there any more; empty: it is `over` before."""
+def end(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> Lost | None:
+    """Have it ended. Returns why it is known that nothing of it runs there any more; None: it is `over` before."""
     import random  # hardly ever: as in dialler.py
 
     outage: Outage | Lost = Outage(time.monotonic(), agent.lease)
@@ -23,10 +24,15 @@ def end(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> str:
         if isinstance(step, Lost):
             outage = step
         elif over.wait(step.after):
-            return ""
+            return None
         else:
             outage = _try(host, agent, reach, outage)
-    return outage.why
+    return outage
+
+
+def end_what_is_left(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> None:
+    """Have ended what may stand still there: no longer than it does that, or until it is `over`."""
+    end(host, replace(agent, lease=lease.STILL), reach, over)
 
 
 def _try(host: Host, agent: Agent, reach: Reach, outage: Outage) -> Outage | Lost:

@@ -22,7 +22,7 @@ class Outage(NamedTuple):
     """One time without a stream.
 
     since  when it was missed (monotonic seconds)
-    lease  seconds that the agent waits for another
+    lease  seconds that the agent waits for another, or that it is dialled for
     tries  made so far
     seen   when the host last said that the agent is there, stopped or frozen: its lease stands still too
     why    what kept the last try from joining
@@ -43,10 +43,11 @@ class Dial(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The job is not to be reached any more. `gone`: nothing of it runs on the host."""
+    """The job is not to be reached any more. `gone`: nothing of it runs there; `left`: it may stand still there."""
 
     why: str
     gone: bool
+    left: bool = False
 
 
 def failed(outage: Outage, why: str) -> Outage:
@@ -65,7 +66,8 @@ def answered(outage: Outage, said: str, why: str, now: float) -> Outage | Lost:
 def decide(outage: Outage, now: float, chance: float) -> Dial | Lost:
     """Say what is next; `chance` from 0 to 1."""
     if now - max(outage.since, outage.seen) > outage.lease + lease.LOST:
-        return Lost(f"it has been out of touch for its lease of {told(outage.lease)}, and has ended there", True)
+        why = f"it has been out of touch for its lease of {told(outage.lease)}, and does not run there any more"
+        return Lost(why, True, True)
     age = now - outage.since
     between = min(max(age / _SHARE, FIRST), LONGEST) * (0.75 + chance / 2)
     patience = max(round(age / 4), _SHORT) if age < _AS_EVER else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import Stream
@@ -42,6 +43,7 @@ class Contact:
         self.dialler = Dialler(host, link, home.record.lease, reach)
         if agent is not None:
             self.dialler.agent = agent
+        self.dialler.agent.still = inf if home.record.one_host else 0.0
         self.told = False
         self.lost_by: Lost | None = None
         self._home, self._reach = home, reach
@@ -85,14 +87,20 @@ class Contact:
     def rest(self) -> Callable[[threading.Event], None]:
         """Return what is left to do once the link has ended: have its agent ended, unless it is known to be.
 
-        It returns when that is so, or it is over here; and holds nothing of the generation.
+        It returns when that is so, or it is over here; and holds nothing of the generation. What stands still there
+        keeps nobody waiting.
         """
         agent, host, reach, number, tell = self.dialler.agent, self.host, self._reach, self.number, self._home.tell
-        gone = self.told or (self.lost_by is not None and self.lost_by.gone)
+        lost = Lost("", True) if self.told else self.lost_by
 
         def settle(over: threading.Event) -> None:
-            if agent.where is not None and (gone or ending.end(host, agent, reach, over)):
+            if agent.where is None:
+                return
+            known = lost if lost is not None and lost.gone else ending.end(host, agent, reach, over)
+            if known is not None:
                 tell(Touch(number, GONE))
+                if known.left:
+                    ending.end_what_is_left(host, agent, reach, over)
 
         return settle
 
@@ -102,9 +110,15 @@ def end_noted(home: JobHome, generation: int, agents: list[Noted], reach: Reach,
 
     Raises RexecError.
     """
+    left = []
     for each in agents:
-        host = config.resolve(each.host, config.load())
-        if not ending.end(host, Agent(each.secret, home.record.lease, each.where), reach, over):
+        host, agent = config.resolve(each.host, config.load()), Agent(each.secret, home.record.lease, each.where)
+        known = ending.end(host, agent, reach, over)
+        if known is None:
             return
         home.forget_agent(each.generation)
+        if known.left:
+            left.append((host, agent))
     home.tell(Touch(generation, GONE))
+    for host, agent in left:
+        ending.end_what_is_left(host, agent, reach, over)

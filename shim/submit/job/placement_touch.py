@@ -62,10 +62,10 @@ def refuse(state: State, event: Ask) -> Steps:
 
 
 def kill(state: State, event: Ask, now: float) -> Steps:
-    """The job has ended here. Its host, which cannot be told, ends it by its lease; nothing it asks for is done."""
+    """The job has ended here. Its host, which cannot be told, stops it by its lease; nothing it asks for is done."""
     host = state.place.host
     ended, actions = steps.finish(state, Result(steps.KILLED))
-    text = f"the job has ended here; nobody can tell {host}, which ends it by its lease"
+    text = f"the job has ended here; nobody can tell {host}, which stops it by its lease"
     told: list[Action] = [*actions, Reply(event.token, True, text)]
     return ended, [*told, Close(state.place.generation)]
 

@@ -128,6 +128,11 @@ class Record:
     code: int = 0
     reason: str = ""
 
+    @property
+    def one_host(self) -> bool:
+        """Whether there is no other host for it than the one where it is."""
+        return self.hosts != (ANY,) and len(set(self.hosts)) == 1
+
     def job_spec(self) -> JobSpec:
         """Return the job as it was described when it was submitted. Raises JobError."""
         try:
