@@ -117,7 +117,9 @@ class World:
         self.top = os.fsencode(top) + b"/"
         os.mkdir(self.top + b"d")
         self.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(top))
-        assert self.export.leases.begin()
+        leases = self.export.leases
+        assert leases.begin()
+        leases._poll.unregister(leases._mounts)  # a mount of another test's would take all back
         self.host, self.down = Host(), deque[bytes]()
         self.history: list[dict[bytes, tuple[object, ...]]] = []
         self.contents: list[set[bytes | None]] = []  # of all files, at the same times
