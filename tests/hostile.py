@@ -12,7 +12,8 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import listed
+from remoteio.wire import leases, listed
+from remoteio.wire.frames import LEASED
 
 
 class Refused(OSError):
@@ -35,7 +36,7 @@ class Host:
         answer = self.export.answer(abi.Request(abi.request(op, node, arguments, 9)))
         if answer is None:
             return b""
-        payload = answer[1]
+        payload = leases.split(answer[1])[3] if answer[0] == LEASED else answer[1]
         _, error, _ = abi.OUT_HEADER.unpack_from(payload)
         if error < 0:
             raise Refused(-error, os.strerror(-error))

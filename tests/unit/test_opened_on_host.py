@@ -87,6 +87,23 @@ def test_who_asks_is_told_why_it_cannot_be_opened(host: Host, node: int, tmp_pat
     assert raised.value.errno == errno.EINVAL, "a directory"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_others_took_away_is_the_old_file_still_if_it_was_leased(
+    host: Host, tmp_path: Path, replaced: bool
+) -> None:
+    assert host.export.leases.begin()
+    node = host.lookup(abi.ROOT_ID, b"file")
+    release(host, host.open(node, os.O_RDONLY))
+    (tmp_path / "new").write_bytes(b"other")
+    (tmp_path / "new").rename(tmp_path / "file") if replaced else (tmp_path / "file").unlink()
+    host.export.late.expect(told(node))
+    assert read(host, node) == b"contents"
+    release(host)
+    with pytest.raises(Refused) as raised:
+        host.open(node, os.O_RDONLY)
+    assert raised.value.errno == errno.ESTALE, "who opens it by its name looks it up again"
+
+
 def test_it_is_opened_for_reading_whatever_the_host_says(host: Host, node: int, tmp_path: Path) -> None:
     host.export.answer(abi.Request(told(node, flags=os.O_RDWR | os.O_TRUNC)))
     assert read(host, node) == b"contents"

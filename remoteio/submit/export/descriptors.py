@@ -55,6 +55,7 @@ class Descriptors:
         self._opening, self._table = threading.RLock(), threading.Lock()
         self.owners: set[int] = set()  # descriptors of LockOwners, which count with the open files
         self._open_dirs: OrderedDict[int, Node] = OrderedDict()  # by node id, those to be closed first are first
+        self._leased: OrderedDict[int, Descriptor] = OrderedDict()  # by node id, files that are kept
 
     # directories
 
@@ -116,6 +117,7 @@ class Descriptors:
         """Close the descriptor of a node that the kernel knows no more, as soon as nobody is using it."""
         with self._table:
             self._open_dirs.pop(node.id, None)
+            self._leased.pop(node.id, None)
             node.fd = -1
 
     def pin(self, node: Node | None) -> None:
@@ -136,7 +138,31 @@ class Descriptors:
         with self._opening:
             self._most = max(len(self._open_dirs) // 2, 1)  # what else is open needs the room
             self._retire(len(self._open_dirs) - self._most)
+            with self._table:
+                self._leased.clear()
         return open()
+
+    # files whose contents are leased
+
+    def keeps(self, node: Node, fd: int) -> bool:
+        """Keep the file that is open as `fd`, which the host may open when its name is another's. False: no room."""
+        if node.id not in self._leased:
+            try:
+                kept = Descriptor(os.open("/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC))
+            except OSError:
+                return False
+            with self._table:
+                self._leased[node.id] = kept
+                if len(self._leased) > self._most // 8:
+                    self._leased.popitem(last=False)
+        return True
+
+    def reopen_kept(self, node: Node, flags: int) -> int:
+        """Open a new descriptor of a file that was kept. Raises ESTALE for one that is not."""
+        fd = self._leased.get(node.id)
+        if fd is None:
+            raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
+        return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK | os.O_CLOEXEC))
 
     # any file
 

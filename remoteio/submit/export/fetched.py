@@ -50,8 +50,8 @@ class Fetched(ExportBase):
         contents = os.pread(fd, AHEAD + 1, 0)
         if len(contents) != st.st_size:
             raise OSError(errno.EAGAIN, "it is changing")
-        if not self.leases.contents(fd, st):
-            raise OSError(errno.EAGAIN, "somebody may be writing to it")
+        if not self.leases.contents(fd, st) or not self.inodes.descriptors.keeps(node, fd):
+            raise OSError(errno.EAGAIN, "somebody may be writing to it, or there is no room for one more descriptor")
         return self.attr(st), parent.id if parent else 0, node.name if parent else b"", contents
 
     def _named(self, node: Node) -> Node | None:

@@ -49,8 +49,8 @@ class OpenFiles(ExportBase):
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = _ahead(fd, st.st_size)
-        what = leases.ATTR if leased else 0
-        if leased and (not flags & EXECUTE or _readable(fd)) and self.leases.contents(fd, st):
+        what, keeps = leases.ATTR if leased else 0, self.inodes.descriptors.keeps
+        if leased and (not flags & EXECUTE or _readable(fd)) and self.leases.contents(fd, st) and keeps(node, fd):
             what |= leases.CONTENTS
         return Reply(out, Piggyback(self.attr(st), ahead), leased=what)
 

@@ -84,9 +84,13 @@ class OpenedOnHost:
                 raise OSError(errno.EINVAL, "only regular files are opened here")
             self._inodes.may_open()
             descriptors, outside = self._inodes.descriptors, self._outside
-            fd = Descriptor(
-                open_file(lambda f: reopen(descriptors, node, f, outside), flags & (os.O_NOATIME | EXECUTE))
-            )
+            flags &= os.O_NOATIME | EXECUTE
+            try:
+                fd = Descriptor(open_file(lambda f: reopen(descriptors, node, f, outside), flags))
+            except OSError as e:
+                if e.errno != errno.ESTALE:
+                    raise
+                fd = Descriptor(open_file(lambda f: descriptors.reopen_kept(node, f & ~EXECUTE), flags))
             with self._inodes.lock:
                 if not self.closed(fh):
                     raise OSError(errno.EBADF, "it was closed meanwhile")
