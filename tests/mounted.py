@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +18,22 @@ from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.thread_pool import ThreadPool
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 
 
 @contextlib.contextmanager
-def mounted(root: Path, at: Path) -> Iterator[None]:
-    """`root` is seen at `at`, as a job of this user would see it. Needs root."""
+def mounted(root: Path, at: Path, late: bool = False) -> Iterator[None]:
+    """`root` is seen at `at`, as a job of this user would see it. Needs root.
+
+    `late`: changes may be answered before they are done, and all is done a moment late, several requests at once.
+    """
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _serve(root, at, tell)
+            _serve(root, at, tell, late)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -43,7 +49,7 @@ def mounted(root: Path, at: Path) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def _serve(root: Path, at: Path, tell: int) -> None:
+def _serve(root: Path, at: Path, tell: int, late: bool) -> None:
     near, far = socket.socketpair()
     execute, submit = (Link(os.dup(end.fileno()), os.dup(end.fileno())) for end in (near, far))
     fuse = open_fuse()
@@ -56,13 +62,47 @@ def _serve(root: Path, at: Path, tell: int) -> None:
     assert export.leases.begin()
     submit.go_ahead(export.leases.due)
     threading.Thread(target=_break, args=(export, submit), daemon=True).start()
+    answers = _Late(export, submit) if late else _Answers(export, submit)
     os.write(tell, b"x")
     with contextlib.suppress(LinkClosed):
         while True:
-            for _, payload in submit.receive():
-                answer = export.answer(fuse_abi.Request(payload))
-                if answer is not None:
-                    submit.send(*answer)
+            for kind, payload in submit.receive():
+                for each in export.ordered.take(kind, payload):
+                    answers.begin(each)
+
+
+class _Answers:
+    """Answers requests, one after the other."""
+
+    def __init__(self, export: Export, link: Link) -> None:
+        self.export, self.link = export, link
+        export.ordered.begin = self.begin
+
+    def begin(self, payload: bytes | memoryview) -> bool:
+        self.answer(payload)
+        return True
+
+    def answer(self, payload: bytes | memoryview) -> None:
+        request = fuse_abi.Request(payload)
+        answer = self.export.answer(request)
+        if answer is not None:
+            self.link.send(*answer)
+        assert not self.export.ordered.done(request.unique), "a thread can be had"
+
+
+class _Late(_Answers):
+    """Answers them in threads, each a moment late; changes may be answered on the other side before."""
+
+    def __init__(self, export: Export, link: Link) -> None:
+        super().__init__(export, link)
+        export.behind, self._pool = True, ThreadPool(lambda e: os._exit(1))
+
+    def begin(self, payload: bytes | memoryview) -> bool:
+        return self._pool.give(lambda: self.answer(payload))
+
+    def answer(self, payload: bytes | memoryview) -> None:
+        time.sleep(random.random() * 0.003)
+        super().answer(payload)
 
 
 def _break(export: Export, link: Link) -> None:

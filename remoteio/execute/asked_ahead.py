@@ -8,7 +8,6 @@ import time
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.frames import FUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,12 +25,13 @@ class AskedAhead(Told, ToKernel):
         with self._order:
             requests = self._known.ask_ahead(time.monotonic(), self._asked)
         for request in requests:
-            self._link.send(FUSE, request)
+            self.behind.send(request)
 
     def _came_ahead(self, asked: Asked, error: int, body: bytes) -> None:
         """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""
         op, nodeid, _, stamp, at, _ = asked
         now, known = time.monotonic(), self._known
+        self.behind.learned(op, nodeid, body)
         with self._order:
             if op == abi.LIST:
                 waiting = known.listed_ahead(nodeid, stamp, body, now)
@@ -44,7 +44,7 @@ class AskedAhead(Told, ToKernel):
                 # a file as of then: who waits for one is given what was asked for before he came
                 answer = known.open_waiting(op, unique, nodeid, raw, now if op == abi.LIST else at)
             if answer is None:
-                self._link.send(FUSE, raw)
+                self.behind.send(raw)
             else:
                 self.from_link(answer)
         self._ask_ahead()

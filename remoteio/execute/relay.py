@@ -35,31 +35,27 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
-from remoteio.execute.asked_ahead import AskedAhead
-from remoteio.execute.counts import Counts
+from remoteio.execute.at_once import CHANGES, AtOnce
 from remoteio.execute.false_deleted import FalseDeleted
-from remoteio.execute.handles import NOTED
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
 from remoteio.execute.known import ANSWERED, WAITING
-from remoteio.execute.to_kernel import ToKernel, unmounted
-from remoteio.execute.told import Told, cut_short, handle_of
+from remoteio.execute.to_kernel import unmounted
+from remoteio.execute.told import cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
-from remoteio.wire.frames import FUSE, LARGE
+from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 
 _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay(AskedAhead):
+class Relay(AtOnce):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
-        Told.__init__(self, link)
-        ToKernel.__init__(self, fd, fail)
+        super().__init__(fd, link, fail)
         self._fail = fail
-        self.counts = Counts()
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._false_deleted = FalseDeleted()
 
@@ -79,8 +75,7 @@ class Relay(AskedAhead):
     def _read_kernel(self) -> None:
         view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._send, self._asked, self.fd
-        facts, order, deleted = self._known, self._order, self._false_deleted
-        clock, here = time.monotonic, self.counts.here
+        facts, order, deleted, here = self._known, self._order, self._false_deleted, self.counts.here
         try:
             while True:
                 try:
@@ -92,7 +87,7 @@ class Relay(AskedAhead):
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
                 if op in ANSWERED and not (op == abi.LOOKUP and deleted.asked(unique, view[:n])):
                     with order:
-                        answer = facts.answer(op, unique, nodeid, view[:n], clock())
+                        answer = facts.answer(op, unique, nodeid, view[:n], time.monotonic())
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
@@ -101,9 +96,13 @@ class Relay(AskedAhead):
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue
                 raw = view[:n] if n >= LARGE else bytes(view[:n])
+                if n >= LARGE:  # the link may hold the old buffer for a while
+                    view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
+                if op in CHANGES and self.behind.granted and self._at_once(op, unique, nodeid, raw):
+                    continue
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), clock(), raw)
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), time.monotonic(), raw)
                         if op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw))):
                             continue
                 send(op, raw)
@@ -111,9 +110,6 @@ class Relay(AskedAhead):
                     self._ask_ahead()
                 if facts.unused():
                     self.give_back()
-                if n >= LARGE:
-                    buffer = bytearray(abi.MAX_REQUEST)  # the link may still hold the old one
-                    view = memoryview(buffer)
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
             self._fail(e)
 
@@ -125,18 +121,21 @@ class Relay(AskedAhead):
         if op in (abi.RELEASE, abi.RELEASEDIR):
             fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
             self.handles.closed(fh)
+            self.behind.closed(fh)
             with self._order:
                 if op == abi.RELEASEDIR:
                     self._known.listings.closed(fh)
                 at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
             if at_home:
-                self._link.send(FUSE, raw)
+                self.behind.send(raw)
             self._to_kernel(abi.reply(unique))
             return True
         if op == abi.FLUSH:
-            if nodeid in self.handles.locked:
+            fh = abi.FLUSH_IN.unpack_from(raw, abi.ARGS)[0]
+            if nodeid in self.handles.locked or self.behind.at_close(fh, nodeid):
                 return False
-            self._to_kernel(abi.reply(unique))
+            error = self.behind.told(op, nodeid)
+            self._to_kernel(abi.failure(unique, error) if error else abi.reply(unique))
             return True
         if op == abi.IOCTL:
             fh, _, command, _, _, _ = abi.IOCTL_IN.unpack_from(raw, abi.ARGS)
@@ -161,7 +160,9 @@ class Relay(AskedAhead):
     def _interrupt(self, unique: int) -> bool:
         asked = self._asked.get(unique)
         if asked is None:
-            return True  # its reply has crossed the interrupt
+            if answer := self.behind.interrupted(unique):
+                self._to_kernel(answer)
+            return True  # or its reply has crossed the interrupt
         op, _, pid, _, _, _ = asked
         if op not in abi.NO_REPLY and _dying(pid):
             self._abandoned[unique] = op  # first: the reply may come this moment, and is to find one or the other
@@ -177,14 +178,9 @@ class Relay(AskedAhead):
             _, error, unique = abi.OUT_HEADER.unpack_from(payload)
             asked = self._asked.pop(unique, None)
             if asked is None:
-                if not unique:
-                    self._to_kernel(payload)
-                    return
-                op = self._abandoned.pop(unique, None)
-                if op is not None:
-                    self._undo(op, payload)
+                self._unasked(unique, error, payload)
                 return
-            op, nodeid, _, stamp, at, raw = asked
+            op, nodeid, _, stamp, at, _ = asked
             if unique >= abi.OWN:
                 self._came_ahead(asked, error, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
                 return
@@ -192,21 +188,30 @@ class Relay(AskedAhead):
                 payload, again = self._false_deleted.answered(unique, payload)
                 if again:
                     self._asked[unique] = asked
-                    self._link.send(FUSE, again)
+                    self.behind.send(again)
                     return
             with self._order:
                 now, counts = time.monotonic(), self.counts
                 counts.home[op] += 1
                 counts.waited[op] += now - at
                 self._known.replied(op, nodeid, stamp, error, payload, now)
-            if op in NOTED and not error:
-                self.handles.answered(op, nodeid, raw, payload, at)
+            if not error:
+                payload = self._noted(asked, unique, payload, now)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif op == abi.OPENDIR:
                 self._ask_ahead()  # what is in it
         except struct.error as e:
             raise cut_short(e) from None
+
+    def _unasked(self, unique: int, error: int, payload: bytes | memoryview) -> None:
+        """Take a notification, or the reply to what the kernel has been answered already."""
+        if not unique:
+            self._to_kernel(payload)
+        elif (op := self._abandoned.pop(unique, None)) is not None:
+            self._undo(op, payload)
+        else:
+            self._done(unique, error, payload)
 
     def names(self, payload: bytes | memoryview) -> None:
         """Keep what the names are that the job is likely to look up. Raises ProtocolError."""
@@ -242,7 +247,7 @@ class Relay(AskedAhead):
         if nodeid:
             self.forget([(nodeid, 1)])
         if release:
-            self._link.send(FUSE, release)
+            self.behind.send(release)
 
 
 def _own(reply: bytes | memoryview) -> bool:

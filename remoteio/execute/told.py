@@ -9,12 +9,13 @@ from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
+from remoteio.execute.behind import Behind
 from remoteio.execute.handles import Handles
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases
-from remoteio.wire.frames import FUSE, KNOWN
+from remoteio.wire.frames import KNOWN
 from remoteio.wire.known import Piggyback
 from remoteio.wire.link import Link
 
@@ -31,6 +32,7 @@ class Told:
         # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
         self._asked: dict[int, Asked] = {}
         self.handles = Handles()
+        self.behind = Behind(link)
         self._known = KnownAhead()
         self._order = threading.Lock()  # of changes against what is learned
 
@@ -52,7 +54,7 @@ class Told:
         """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""
         if self._known.opened.untold:
             self._tell_of(lambda: self._known.opened.needed(op, raw))
-        self._link.send(FUSE, raw)
+        self.behind.send(raw)
 
     def _tell_of(self, those: Callable[[], list[int]]) -> None:
         opened = self._known.opened
@@ -60,11 +62,11 @@ class Told:
             handles = those()
             request = opened.request(handles)
         if handles:
-            self._link.send(FUSE, request)
+            self.behind.send(request)
             with self._order:
                 closed = opened.tell(handles)
             for fh in closed:
-                self._link.send(FUSE, given_back.of_handle(fh))
+                self.behind.send(given_back.of_handle(fh))
 
     def leased(self, payload: bytes | memoryview) -> None:
         """Pass a reply on, and keep until a break what of it is leased. Raises ProtocolError."""
@@ -91,10 +93,13 @@ class Told:
         `what` of it, of a LOOKUP's `name`, is kept until a break.
         """
         reply, rest = wire.split(payload)
-        asked = self._asked.get(abi.OUT_HEADER.unpack_from(reply)[2])
+        unique = _unique(reply)
+        asked = self._asked.get(unique) or self.behind.asked(unique)
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
             known, now = wire.parse(op, rest), time.monotonic()
+            if op == abi.WRITE:
+                self.behind.wrote(nodeid, known.attr)
             with self._order:
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))
@@ -113,7 +118,7 @@ class Told:
             unused, self._known.listings.unused = self._known.listings.unused, []
             files, self._known.files.unused = self._known.files.unused, []
         for handle in files:
-            self._link.send(FUSE, given_back.of_handle(handle))
+            self.behind.send(given_back.of_handle(handle))
         self.forget([(nodeid, 1) for nodeid in unused])
 
     def forget(self, pairs: list[tuple[int, int]]) -> None:
@@ -127,7 +132,7 @@ class Told:
                 back += table.unused
                 table.unused = []
         if back:
-            self._link.send(FUSE, given_back.of_lookups(back))
+            self.behind.send(given_back.of_lookups(back))
 
 
 def _node(reply: bytes | memoryview) -> int:

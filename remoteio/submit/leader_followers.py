@@ -91,6 +91,10 @@ class LeaderFollowers(Generic[T]):
         """How many items that are known to take long are being handled, or wait to be."""
         return self._pool.under_way
 
+    def aside(self, item: T) -> bool:
+        """Have an item that was held up handled by a thread of a pool. False: not one is to be had."""
+        return self._pools[self._slow(item) or SLOW].give(partial(self._handle, item))
+
     def rest(self, timeout: float | None) -> bool:
         """Wait, after `run`, until nothing is being received or handled any more.
 

@@ -23,6 +23,7 @@ CREDIT, CLOSED, SIGNAL, WINSIZE, STOPPED, PING, PAUSE = 12, 13, 14, 15, 16, 17, 
 ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT, STATE = 19, 20, 21, 22, 23, 24, 25, 26
 NAMES = 27
 LEASED, BREAK = 28, 29
+AFTER = 30
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -80,6 +81,12 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "kind: see remoteio/wire/leases.py",
     ),
     BREAK: ("BREAK", "submit", "u64 nodeid, u64 length of a name, the name padded to 8 bytes, each: it holds no more"),
+    AFTER: (
+        "AFTER",
+        "execute",
+        "u64 number, if the request has been answered already, or 0; u64 number of the one that must be done before; "
+        "the request: see remoteio/wire/behind.py",
+    ),
     SPENT: ("SPENT", "execute", "before EXIT: fields asked (rows of remoteio/execute/counts.py) and cpu (µs)"),
     **dict.fromkeys(
         EXTRA, ("EXTRA", "both", "bytes of a pipe of the job's from descriptor 3 on, each a kind; empty: end of file")

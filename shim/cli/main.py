@@ -79,6 +79,11 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     metavar="D",
     help="How long it waits for rexec when the link is cut: 40m by default, 5m with --checkpoint.",
 )
+@click.option(
+    "--sync/--no-sync",
+    default=True,
+    help="Let it wait until each change of a file is made here (default), or what it says alone wait for them.",
+)
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
 @click.option(
     "--every",
@@ -128,6 +133,7 @@ def run_command(
     disk: str | None,
     fds: str | None,
     lease: str | None,
+    sync: bool,
     checkpoint: bool,
     every: str | None,
     owner: str | None,
@@ -183,6 +189,8 @@ def run_command(
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
+        if not sync:
+            raise RexecError("--no-sync is not for jobs that can be checkpointed: say --checkpoint without it")
         spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
         from shim.cli import checkpoint as with_images
         from shim.submit.job import record, submission
@@ -197,7 +205,7 @@ def run_command(
     else:
         status = run.run(
             spec, on, asked, parameters.lease(lease, False), parameters.keep(keep),
-            verbose=verbose, quiet=quiet, json_log=json_log,
+            sync=sync, verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)

@@ -39,25 +39,25 @@ _LEAST_FILES = 256  # beside those of the job: limits.py
 
 def run(
     spec: JobSpec, on: str | None, asked: Scope, lease: int, keep: int,
-    *, verbose: bool, quiet: bool, json_log: str | None,
+    *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
 ) -> int:  # fmt: skip
     """Run the job, wherever `on` says, with what is `asked` of the files here.
 
-    `lease`: seconds; `keep`: so long a connection is kept for the next run.
+    `lease`: seconds; `keep`: so long a connection is kept for the next run; `sync`: it waits for each change of a file.
 
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
     kept = Kept(keep)
     try:
-        return _run(spec, on, asked, lease, kept, verbose=verbose, quiet=quiet, json_log=json_log)
+        return _run(spec, on, asked, lease, kept, sync=sync, verbose=verbose, quiet=quiet, json_log=json_log)
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
 
 
 def _run(
     spec: JobSpec, on: str | None, asked: Scope, lease: int, kept: Kept,
-    *, verbose: bool, quiet: bool, json_log: str | None,
+    *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
 ) -> int:  # fmt: skip
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
@@ -78,7 +78,7 @@ def _run(
     spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
     began = time.monotonic()
     link = SessionLink(stream.read_fd, stream.write_fd)
-    job = ForegroundRun(link, spec, say, log, JobRights(granted), Dialler(host, link, lease))
+    job = ForegroundRun(link, spec, say, log, JobRights(granted, sync=sync), Dialler(host, link, lease))
     ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)

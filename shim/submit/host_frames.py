@@ -81,13 +81,15 @@ class News:
     at_once: bool = False
 
 
-def due(kind: int, size: int, greeted: bool) -> None:
-    """Check that the host may send such a frame now. `greeted`: HELLO has come."""
+def due(kind: int, size: int, greeted: bool, behind: bool = False) -> None:
+    """Check that the host may send such a frame now. `greeted`: HELLO has come; `behind`: AFTER may (`--no-sync`)."""
     name = frames.KINDS[kind][0]
     if kind not in _EXECUTE:
         raise ShapeError(f"it sends {name}, which only the submit side says")
     if (kind == frames.HELLO) == greeted and (greeted or kind not in _UNGREETED):
         raise ShapeError(f"it sends {name} {'twice' if greeted else 'before HELLO'}")
+    if kind == frames.AFTER and not behind:
+        raise ShapeError(f"it sends {name}, which nothing that waits for each change does")
     if size != _SIZES.get(kind, size):
         raise ShapeError(f"{name} has {size} bytes, not {_SIZES[kind]}")
 

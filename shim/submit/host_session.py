@@ -18,6 +18,7 @@ from typing import Protocol
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.once import Once
+from remoteio.submit.export.ordered import unordered
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import MOST_WAITING, QUICK, WAITS, LeaderFollowers
@@ -45,6 +46,7 @@ _SLOW = frozenset(
 )
 
 
+_REQUESTS = (frames.FUSE, frames.AFTER)
 _NAMES_DUE = memoryview(b"")  # among the requests, once the host has greeted: see `_tell_names`
 
 
@@ -55,7 +57,7 @@ class Handler(Protocol):
         """Take note of who the host is; its requests for files are answered from when this returns."""
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
-        """Take a frame that the host may send now, but for FUSE, HELLO and PING. What is raised ends the session."""
+        """Take a frame that the host may send now, but for requests, HELLO, PING. What is raised ends the session."""
 
     def silent(self) -> None:
         """Take note that nothing has come for lease.HOME seconds, once, from a host that cannot be dialled again. The
@@ -102,13 +104,19 @@ class _SignsOfLife:
 
 
 class _Files:
-    """Knows what an export for `spec`'s user is made of."""
+    """Knows what an export for `spec`'s user is made of.
+
+    behind  changes may be answered on the host before they are done here, and come as AFTER frames (Ordered)
+    take    takes a frame, FUSE or AFTER; returns the requests that may be done now
+    """
 
     def __init__(
         self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
     ) -> None:
         self.first_names = first_names
         self._spec, self.record, self._rights = spec, record, rights or JobRights()
+        self.behind = record is None and not self._rights.sync
+        self.take: Callable[[int, bytes | memoryview], list[bytes | memoryview]] = unordered
 
     def look(self) -> None:
         """Find what has to be asked for by a socket, and all else that is known before the host has greeted."""
@@ -118,10 +126,10 @@ class _Files:
         self._confinement = protect.confinement(self._rights, spec.cwd, spec.scratch)
         self.writable = protect.writable(self._rights.scope, spec.cwd)
 
-    def export(self, hello: host_frames.Hello, outside: Outside) -> Export:
-        """Make one for the host that has greeted; after `look`."""
+    def export(self, hello: host_frames.Hello, outside: Outside, begin: Callable[[bytes | memoryview], bool]) -> Export:
+        """Make one for the host that has greeted; after `look`. `begin`: see Ordered."""
         spec = self._spec
-        return Export(
+        export = Export(
             ShownIds(spec.uid, spec.gid, frozenset(spec.groups), hello.uids or None, hello.gids or None, hello.shown),
             record=self.record,
             confinement=self._confinement,
@@ -130,6 +138,11 @@ class _Files:
             outside=outside,
             room=self._room,
         )
+        export.ordered.begin = begin
+        export.behind = self.behind
+        if self.behind:
+            self.take = export.ordered.take
+        return export
 
 
 class HostSession:
@@ -320,13 +333,10 @@ class HostSession:
             requests += self.export.fence.kept()
         for kind, payload in received:
             if kind != frames.FUSE or self.export is None:
-                host_frames.due(kind, len(payload), self.export is not None)
-            if kind == frames.FUSE:
-                if self.once is not None and self.once.again(payload):
-                    continue
-                if len(payload) > fuse_abi.MAX_REQUEST:
-                    raise fuse_abi.FuseError("a request of %d bytes is longer than was agreed" % len(payload))
-                requests.append(payload)
+                host_frames.due(kind, len(payload), self.export is not None, self._files.behind)
+            if kind in _REQUESTS:
+                if self.once is None or not self.once.again(payload):
+                    requests += self._files.take(kind, payload)
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
                 requests.append(_NAMES_DUE)
@@ -338,8 +348,7 @@ class HostSession:
         return requests
 
     def _greet(self, hello: host_frames.Hello) -> None:
-        self.host = hello.host
-        self.export = self._files.export(hello, self.outside)
+        self.host, self.export = hello.host, self._files.export(hello, self.outside, self._threads.aside)
         if self._files.record is None:  # else another process of ours may take the job up, and know of no change
             self.export.leases.start(self._link)
         if self._dialler is not None:
@@ -363,17 +372,21 @@ class HostSession:
         return int(op in _SLOW)
 
     def _answer(self, payload: bytes | memoryview) -> None:
-        if self._over.is_set():
-            return  # it came before the link ended, and the job may be going on elsewhere by now
         assert self.export is not None
-        if payload is _NAMES_DUE:
-            self._tell_names(self.export)
-            return
-        request = fuse_abi.Request(payload)
-        if self._files.first_names is not None:
-            self._files.first_names.saw(self.export, request)
-        if (answer := self.export.answer(request)) is not None:
-            self.send(*answer)  # if the link is gone, the host's last words may still be unread: they end the session
+        due = [payload]
+        for each in due:  # then what waited for it, as far as no other thread is to be had for that
+            if self._over.is_set():
+                return  # it came before the link ended, and the job may be going on elsewhere by now
+            if each is _NAMES_DUE:
+                self._tell_names(self.export)
+                return
+            request = fuse_abi.Request(each)
+            if self._files.first_names is not None:
+                self._files.first_names.saw(self.export, request)
+            if (answer := self.export.answer(request)) is not None:
+                self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session
+            if self.export.behind:
+                due += self.export.ordered.done(request.unique)
 
     def _tell_names(self, export: Export) -> None:
         """Tell what the job is likely to look up: aside, as a disk that does not answer may keep it waiting."""

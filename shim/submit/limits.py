@@ -116,6 +116,14 @@ FILES = (
         f"{_UNTAKEN}::test_a_listing_that_was_given_up_is_read_on_from_where_it_was",
     ),
     Limit(
+        "requests that wait for a change before them", "remoteio.wire.behind:MOST_HELD", "", _MISBEHAVES,
+        f"{_EXPORT}/ordered.py", f"{_UNIT}_ordered.py::test_no_more_is_kept_than_a_kernel_asks_for",
+    ),
+    Limit(
+        "of these, the bytes", "remoteio.wire.behind:MOST_HELD_BYTES", BYTES, _MISBEHAVES,
+        f"{_EXPORT}/ordered.py", f"{_UNIT}_ordered.py::test_no_more_is_kept_than_a_kernel_asks_for",
+    ),
+    Limit(
         "files and directories that are watched for leases, or an eighth of `fs.inotify.max_user_watches`",
         "remoteio.submit.export.leases:MOST_WATCHES", "", "those watched first are asked for as others are",
         f"{_EXPORT}/leases.py", f"{_UNIT}_leases.py::test_watches_are_bounded_and_those_set_first_go",

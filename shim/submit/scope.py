@@ -65,12 +65,13 @@ class Scope:
 class JobRights:
     """What one job has: its scope, and the directories that it has `made` (Confinement.made), which are its own.
 
-    `added`: what it has added so far, wherever it ran; None: nothing yet.
+    `added`: what it has added so far, wherever it ran; None: nothing yet. `sync`: it waits until each change is made.
     """
 
     scope: Scope = field(default_factory=Scope)
     made: dict[tuple[int, int], int] = field(default_factory=dict)
     added: Added | None = None
+    sync: bool = True
 
     def room(self) -> Room | None:
         """Tell how much it may add to the files here; None: all that there is room for."""

@@ -37,9 +37,12 @@ class Source:
         fd: int,
         close: Callable[[int], None] = os.close,
         ours: Callable[[], bool] = lambda: True,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's."""
+        """`fd` is given to `close` at the end. `ours` tells whether `fd` may be read now, or is somebody else's.
+        `before` is called when something was read, and waits until it may be sent."""
         self._link, self.kind, self._fd, self._close, self._ours = link, kind, fd, close, ours
+        self._before = before
         self.window = Window()
         self._wakeup = Wakeup()
         self.done = threading.Event()
@@ -68,6 +71,7 @@ class Source:
                         self.window.give(room)
                         continue  # a terminal that was taken from us between the look and the read
                     data = b""  # a terminal whose other side has closed
+                self._before()
                 if not data:
                     self._link.send(self.kind, b"")
                     return

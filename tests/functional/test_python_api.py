@@ -105,6 +105,8 @@ assert open("out").read().split() == ["before", str(len(open("program.py").readl
 large = os.urandom(1 << 20) * 5
 assert run(["cat"], on=on, stdin=large).stdout == large
 assert run(["true"], on=on, stdin=large).returncode == 0
+assert run(["sh", "-c", "echo done > made; cat made"], on=on, sync=False).stdout == b"done\\n"
+assert open("made").read() == "done\\n"
 try:
     run(["sh", "-c", "echo out; echo err >&2; exit 7"], on=on, check=True)
 except CommandFailed as error:

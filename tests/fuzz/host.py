@@ -6,6 +6,7 @@ import os
 
 from remoteio.errors import ProtocolError
 from remoteio.printable import printable
+from remoteio.submit.export.ordered import Ordered
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import frames
 from shim.submit import host_frames, names, spent
@@ -34,8 +35,10 @@ def host_frame(data: bytes) -> None:
     if len(data) < 2 or data[0] not in frames.KINDS:
         return
     kind, greeted, payload = data[0], bool(data[1] & 1), data[2:]
-    host_frames.due(kind, len(payload), greeted)
-    if kind == frames.HELLO:
+    host_frames.due(kind, len(payload), greeted, bool(data[1] & 2))
+    if kind == frames.AFTER:
+        Ordered().take(kind, payload)
+    elif kind == frames.HELLO:
         hello = host_frames.hello(payload)
         ids = ShownIds(1000, 1000, frozenset(), hello.uids or None, hello.gids or None, hello.shown)
         ids.of(_ST)

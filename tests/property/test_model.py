@@ -68,15 +68,15 @@ def picture(top: bytes) -> dict[bytes, object]:
     return seen
 
 
-@pytest.fixture(scope="module")
-def tops() -> Iterator[tuple[Path, Path]]:
-    """(the mount, the directory behind it)"""
+@pytest.fixture(scope="module", params=[False, True], ids=["at once", "late"])
+def tops(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
+    """(the mount, the directory behind it); late: changes are answered before they are done there."""
     if os.geteuid() != 0:
         pytest.fail("mounting needs root; run `make test` as root or with sudo")
     top = Path(tempfile.mkdtemp(prefix="model-", dir="/var/tmp"))
     for name in ("behind", "mount", "plain"):
         (top / name).mkdir()
-    with mounted(top / "behind", top / "mount"):
+    with mounted(top / "behind", top / "mount", late=request.param):
         yield top / "mount", top / "behind"
     shutil.rmtree(top)
 
@@ -212,12 +212,13 @@ class TwoDirectories(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)
-def test_a_mounted_directory_is_like_a_plain_one(tops: tuple[Path, Path]) -> None:
+def test_a_mounted_directory_is_like_a_plain_one(tops: tuple[Path, Path], request: pytest.FixtureRequest) -> None:
+    late = request.node.callspec.params["tops"]
     TwoDirectories.mount, TwoDirectories.behind = tops
     run_state_machine_as_test(
         TwoDirectories,
         settings=settings(
-            max_examples=150,
+            max_examples=10 if late else 150,  # each look waits for all that is late
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -23,6 +23,10 @@ from shim.submit.job import record
         (["images", "verify", "../7"], "there is no job '../7': '../7' is not a plain file name"),
         (["kill", "7"], "there is no job 7: see `rexec jobs`"),
         (
+            ["--checkpoint", "--no-sync", "--on", "local", "true"],
+            "--no-sync is not for jobs that can be checkpointed: say --checkpoint without it",
+        ),
+        (
             ["--lease", "long", "true"],
             '--lease = "long" is not a duration; write for example "15m", "10s" or "1h30m".',
         ),

@@ -107,6 +107,7 @@ def test_a_credit_is_for_what_was_under_way() -> None:
         (frames.START, 0, True), (frames.ORDERED, 16, True), (frames.HELLO, 9, True), (frames.STARTED, 0, False),
         (frames.FUSE, 40, False), (frames.IMAGE, 1, False), (frames.EXIT, 4, False), (frames.EXIT, 3, True),
         (frames.CREDIT, 4, True), (frames.CREDIT, 6, True), (frames.CLOSED, 0, True), (frames.PING, 1, True),
+        (frames.AFTER, 80, True), (frames.AFTER, 80, False),
     ],
 )  # fmt: skip
 def test_a_frame_that_is_not_due(kind: int, size: int, greeted: bool) -> None:
@@ -120,6 +121,7 @@ def test_frames_that_are_due() -> None:
         (frames.FUSE, 40, True), (frames.STARTED, 0, True), (frames.CREDIT, 5, True), (frames.STDOUT, 0, True),
     ):  # fmt: skip
         host_frames.due(kind, size, greeted)
+    host_frames.due(frames.AFTER, 80, True, behind=True)
 
 
 def test_news_as_they_are() -> None:

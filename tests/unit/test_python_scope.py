@@ -50,9 +50,10 @@ def test_a_command_has_what_was_asked_for_and_its_host_is_trusted_with(monkeypat
     class Stream:
         read_fd = write_fd = 0
 
-    def rights(scope: Scope) -> JobRights:
+    def rights(scope: Scope, *, sync: bool) -> JobRights:
+        assert sync, "the default"
         seen.append(scope)
-        return JobRights(scope)
+        return JobRights(scope, sync=sync)
 
     host = Host("bench", None, trust=FULL, disk=1 << 20)
     monkeypatch.setattr(remote_run, "connect_first", lambda *_, **__: (host, Stream(), None))

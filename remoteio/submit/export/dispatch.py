@@ -37,6 +37,7 @@ from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.once import how_done, noted
 from remoteio.submit.export.opened_on_host import OpenedOnHost
+from remoteio.submit.export.ordered import Ordered
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.room_asked import adding
@@ -76,7 +77,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Space):
         `room`: how much may be added to the files; default: all that the disk has.
         """
         super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside, room)
-        self.fence = Fence()
+        self.fence, self.ordered = Fence(), Ordered()
         self.late = OpenedOnHost(self.inodes, outside)
         self.methods = self._methods(room)
 

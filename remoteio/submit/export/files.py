@@ -10,6 +10,7 @@ from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.executing import EXECUTE, open_file, reopen
+from remoteio.submit.export.granted import granted
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
@@ -26,6 +27,8 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 
 class OpenFiles(ExportBase):
     """Opens and creates, reads and writes, syncs, locks, closes."""
+
+    behind = False  # changes may be answered on the host before they are done here
 
     late: OpenedOnHost
 
@@ -58,7 +61,7 @@ class OpenFiles(ExportBase):
         self.late.open(self.late.expect(r.raw))
         return DONE
 
-    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result) -> bytes:
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
         handle = self.inodes.opened(fd, node, flags)
         if handle.writable:
@@ -73,6 +76,8 @@ class OpenFiles(ExportBase):
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
+        elif self.behind and handle.writable and not (self.room.counts or _guarded(node)):
+            out |= granted(fd, flags, st, made, self.ids.plain)
         return abi.OPEN_OUT.pack(handle.number, out, 0)
 
     def do_create(self, r: abi.Request, new: Place) -> Reply:
@@ -98,7 +103,7 @@ class OpenFiles(ExportBase):
             os.close(fd)
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
-        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd)), new)
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd), True), new)
 
     def _open_there(self, place: Place, flags: int) -> bytes:
         """Open what was to be created and is there already: the entry and struct fuse_open_out."""
@@ -144,7 +149,7 @@ class OpenFiles(ExportBase):
             raise abi.FuseError("a write carries another number of bytes than it says")
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
-            self._set_append(handle, not handle.append)
+            _set_append(handle, not handle.append)
         changes = node.changes
         with changes.lock if changes is not None else UNLOCKED:
             before = os.fstat(fd) if changes is not None or node.seen is not None else None
@@ -200,14 +205,6 @@ class OpenFiles(ExportBase):
             if done < len(data):
                 node.twins = None  # they have what the file has not: the next time, all of a page is written
         return done
-
-    def _set_append(self, handle: Handle, append: bool) -> None:
-        # fcntl(F_SETFL) by the job is seen only in its writes' flags
-        import fcntl
-
-        now = fcntl.fcntl(handle.fd, fcntl.F_GETFL)
-        fcntl.fcntl(handle.fd, fcntl.F_SETFL, now | os.O_APPEND if append else now & ~os.O_APPEND)
-        handle.append = append
 
     def do_flush(self, r: abi.Request) -> Reply:
         fh, _, _, owner = abi.FLUSH_IN.unpack_from(r.raw, abi.ARGS)
@@ -273,6 +270,15 @@ class OpenFiles(ExportBase):
             beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
             before += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
         return Reply(b"", before=before) if before else DONE
+
+
+def _set_append(handle: Handle, append: bool) -> None:
+    # fcntl(F_SETFL) by the job is seen only in its writes' flags
+    import fcntl
+
+    now = fcntl.fcntl(handle.fd, fcntl.F_GETFL)
+    fcntl.fcntl(handle.fd, fcntl.F_SETFL, now | os.O_APPEND if append else now & ~os.O_APPEND)
+    handle.append = append
 
 
 def _pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:

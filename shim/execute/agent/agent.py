@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from remoteio.execute import machine
 from remoteio.execute.relay import Relay
-from remoteio.wire import frames
+from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
 from shim.execute.agent.diagnostics import fail, leaves, start_thread
@@ -71,6 +71,7 @@ class Agent:
     def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
+        streams.before = self.relay.behind.settle
         self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
         self.state: Callable[[], dict[str, list[bytes]]] = lambda: {"why": [b"no images are made of it"]}
@@ -93,7 +94,7 @@ class Agent:
         self.on_message: dict[Message, Callable[[bytes, list[int]], None]] = {
             messages.TERMINAL: streams.open_terminal,
             messages.STARTED: lambda rest, fds: link.send(frames.STARTED),
-            messages.STOPPED: lambda rest, fds: link.send(frames.STOPPED, bytes((int(rest),))),
+            messages.STOPPED: lambda rest, fds: self._stopped(int(rest)),
         }
         self.closing: Callable[[Message | None], None] = lambda last: None
         self.killed: Callable[[bytes], tuple[int, bytes]] = lambda why: (frames.FAIL, (125).to_bytes(4, "little") + why)
@@ -151,6 +152,10 @@ class Agent:
     def _signal(self, payload: bytes | memoryview) -> None:
         tell_init(self.sandbox.init, messages.SIGNAL, b"%d" % payload[0])
 
+    def _stopped(self, number: int) -> None:
+        self.relay.behind.settle()
+        self.link.send(frames.STOPPED, bytes((number,)))
+
     def _pause(self, paused: bool) -> None:
         self.stay.paused = paused
 
@@ -185,8 +190,11 @@ class Agent:
         """Return the frames that tell home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()
+            self.relay.behind.settle()
             status, cpu = rest.split()
             spent = frames.pack_fields({"asked": self.relay.counts.rows(), "cpu": [cpu]})
+            if (late := self.relay.behind.untold()) is not None:
+                return [(frames.SPENT, spent), (frames.FAIL, (125).to_bytes(4, "little") + _not_done(*late))]
             return [(frames.SPENT, spent), (frames.EXIT, int(status).to_bytes(4, "little"))]
         if said is messages.FAILED:
             code, _, text = rest.partition(b" ")
@@ -199,3 +207,10 @@ class Agent:
         while True:
             time.sleep(lease.PULSE)
             self.link.send(frames.PING)
+
+
+def _not_done(op: int, error: int) -> bytes:
+    """Say that a change could not be made at home, of which no call of the job's was told."""
+    what = "what the job wrote to a file" if op == fuse_abi.WRITE else "the mode or times that the job gave a file"
+    text = "%s could not be kept (%s), and the job had gone on: look at its files, or run it without --no-sync"
+    return (text % (what, os.strerror(error))).encode()

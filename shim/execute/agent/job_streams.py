@@ -18,6 +18,7 @@ class JobStreams(ABC):
 
     sources  what the job writes, by the kind of frame
     master   the master of its terminal, or -1
+    before   waits until what the job has said may be told
 
     Threads: the agent's main thread opens the pipes and hands in what comes over the link; the one that hears init
     opens the terminal. A pump has a thread of its own.
@@ -27,6 +28,7 @@ class JobStreams(ABC):
         self._link = link
         self.sources: dict[int, Source] = {}
         self.master = -1
+        self.before: Callable[[], None] = lambda: None
 
     def open_pipes(self, stdio: dict[int, int]) -> None:
         """Begin with the job's pipes: our end of each, by its number."""
@@ -100,7 +102,7 @@ class PlainStreams(JobStreams):
         self._stdin.start(fail)
 
     def _output(self, kind: int, fd: int) -> None:
-        self.sources[kind] = Source(self._link, kind, fd)
+        self.sources[kind] = Source(self._link, kind, fd, before=self.before)
         self.sources[kind].start(fail)
 
     def put(self, data: bytes | memoryview) -> None:

@@ -79,6 +79,7 @@ def run(
     stdout: File | None = None,
     stderr: File | None = None,
     check: bool = False,
+    sync: bool = True,
     **scope: Unpack[ScopeOptions],
 ) -> Result:
     """Run a command on a host, with this machine's files and as this user, and wait for its end.
@@ -93,6 +94,7 @@ def run(
     stdin           what it reads: bytes, or an open file (its descriptor is read); None: nothing
     stdout, stderr  where what it writes goes: an open file (to its descriptor); None: into the Result
     check           raise CommandFailed where its status is not 0
+    sync            it waits for each change of a file (docs/consistency.md); False: as `rexec --no-sync`
     scope           what it has of the files here: only, read, write, hide, trust, disk (ScopeOptions)
 
     Nothing is asked for on a terminal: ssh needs a key or an agent. An exception raised meanwhile in this thread, such
@@ -111,7 +113,7 @@ def run(
         spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
         found, stream, _ = connect_first(host, batch=True)
         spec.host = os.fsencode(found.name)
-        rights = JobRights(asked.on(found.trust, found.disk))
+        rights = JobRights(asked.on(found.trust, found.disk), sync=sync)
         spec.scratch = with_tmp(rights.scope, spec.scratch, spec.cwd)
         link = SessionLink(stream.read_fd, stream.write_fd)
         dialler = Dialler(found, link)

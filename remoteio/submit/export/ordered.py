@@ -1,0 +1,90 @@
+"""Keep what a job asked for after a change until that change is done: the relay has answered the change already.
+
+Most requests come in order and are done by one thread, so there is seldom anything to keep: a change is late when the
+disk is, or when it is a large one, which small ones overtake on the link.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import MOST_HELD, MOST_HELD_BYTES, split
+from remoteio.wire.frames import AFTER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Payload = bytes | memoryview
+
+
+def unordered(kind: int, request: Payload) -> list[Payload]:
+    """Take a FUSE frame where no request waits for another; return its request. Raises ProtocolError."""
+    if len(request) > abi.MAX_REQUEST:
+        raise abi.FuseError("a request of %d bytes is longer than was agreed" % len(request))
+    return [request]
+
+
+class Ordered:
+    """Lets requests through as the changes before them are done.
+
+    begin  has a request begun by another thread, without waiting. False: none is to be had
+
+    Threads: one receives (``take``); any does them (``done``). `_lock` is held while what was kept is
+    begun, so that nothing that comes then is begun before it.
+    """
+
+    def __init__(self) -> None:
+        self.begin: Callable[[Payload], bool] = lambda request: False
+        self._lock = threading.Lock()
+        self._done = 0
+        self._numbers: dict[int, int] = {}  # unique -> the number of a change that is not done
+        self._held: list[tuple[int, Payload]] = []  # in the order in which they came, but for the changes' own
+        self._bytes = 0
+
+    def take(self, kind: int, payload: Payload) -> list[Payload]:
+        """Take a frame, FUSE or AFTER; return its request, if it may be done now. Raises ProtocolError."""
+        number, after, request = split(payload) if kind == AFTER else (0, 0, payload)
+        unordered(kind, request)
+        if kind != AFTER:
+            return self._passes(request)
+        with self._lock:
+            if number:
+                _, op, unique, *_ = abi.IN_HEADER.unpack_from(request)
+                if op not in (abi.WRITE, abi.SETATTR):
+                    raise abi.FuseError("operation %d is no change that may be answered before it is done" % op)
+                if number <= self._done or number in self._numbers.values() or unique in self._numbers:
+                    raise abi.FuseError("change %d comes twice" % number)
+                self._numbers[unique] = number
+            return self._enter(after, request)
+
+    def _passes(self, request: Payload) -> list[Payload]:
+        """Return a request that is not in order, if it may be done now: an interrupt comes after what it interrupts."""
+        if not self._held or len(request) < abi.ARGS or abi.IN_HEADER.unpack_from(request)[1] != abi.INTERRUPT:
+            return [request]
+        with self._lock:
+            return self._enter(max((after for after, _ in self._held), default=0), request)
+
+    def _enter(self, after: int, request: Payload) -> list[Payload]:
+        if after <= self._done:
+            return [request]
+        self._held.append((after, request))
+        self._bytes += len(request)
+        if len(self._held) > MOST_HELD or self._bytes > MOST_HELD_BYTES:
+            raise abi.FuseError("it asks for more after a change than any kernel does, and not for the change")
+        return []
+
+    def done(self, unique: int) -> list[Payload]:
+        """Take note that a request has been answered; return those that the caller has to do, as nobody else can."""
+        if unique not in self._numbers:
+            return []
+        left = []
+        with self._lock:
+            self._done = self._numbers.pop(unique)
+            for after, request in self._held:
+                if after <= self._done:
+                    self._bytes -= len(request)
+                    if not self.begin(request):
+                        left.append(request)
+            self._held = [each for each in self._held if each[0] > self._done]
+        return left

@@ -1,0 +1,49 @@
+"""AFTER: requests in their order, where the job's kernel is answered before home has done them. Pure. Shipped.
+
+::
+
+    u64 number | u64 after | one FUSE request
+
+A change that the relay has answered already has a number, from 1 on, each one more than the last; all else that is sent
+while such a change is not known to be done has the number 0. `after` is the number of the change that must be done
+before: of a numbered one, the one less. So home does the changes in the job's order, and nothing that came after a
+change before it, in whatever order the frames arrive: large ones are overtaken by small ones.
+
+Which files may be changed so is home's word, in bits of the reply to OPEN and CREATE that linux/fuse.h has no use for,
+and the kernel is not told.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from remoteio.errors import ProtocolError
+from remoteio.wire import fuse_abi as abi
+
+HEAD = struct.Struct("=QQ")
+MAY_WRITE = 1 << 31  # among the flags of struct fuse_open_out: home has room for what is written by this handle
+MAY_SET = 1 << 30  # and the file is the user's own: he may set its mode and times
+MAY_OWN = 1 << 29  # and give it to whom it belongs already: its ids are shown as they are
+WORDS = MAY_WRITE | MAY_SET | MAY_OWN
+
+ROOM = 1024
+"""Changes that are answered and not known to be done, at the most."""
+
+ROOM_SIZE = 2 << 20
+"""Bytes of those, at the most: what a link of 1 Gbit/s has under way over 20 ms."""
+
+MOST_HELD = 4096
+"""Requests that wait at home for a change before them: as many as wait for locks. A program waits for each."""
+
+MOST_HELD_BYTES = 1 << 30
+"""Bytes of those."""
+
+
+def split(payload: bytes | memoryview) -> tuple[int, int, bytes | memoryview]:
+    """Part the payload of an AFTER frame: its number, what it comes after, the request. Raises ProtocolError."""
+    if len(payload) < HEAD.size + abi.ARGS:
+        raise ProtocolError("a request in order has %d bytes, which is less than its header" % len(payload))
+    number, after = HEAD.unpack_from(payload)
+    if number and number != after + 1:
+        raise ProtocolError("change %d comes after %d, and not after the one before" % (number, after))
+    return number, after, payload[HEAD.size :]

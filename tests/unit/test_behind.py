@@ -1,0 +1,265 @@
+"""Changes that the relay answers before home has done them: which, in what order they are sent, and what is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from remoteio.execute import behind
+from remoteio.execute.at_once import CHANGES
+from remoteio.execute.behind import Behind
+from remoteio.execute.relay import Relay
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE
+from remoteio.wire.frames import AFTER, FUSE, FrameReader
+from remoteio.wire.link import Link
+from tests.until import HANG
+
+FILE, OTHER, HANDLE = 5, 6, 17
+ATTR = abi.ATTR.pack(FILE, 0, 0, 1, 2, 3, 0, 0, 0, stat.S_IFREG | 0o644, 1, 1000, 1001, 0, 4096, 0)
+
+
+class Ends:
+    """A relay with a file that the job has just made, what it tells the kernel, and what it sends home."""
+
+    def __init__(self) -> None:
+        self._kernel, to_kernel = os.pipe()
+        unused, other = os.pipe()
+        self._home, to_home = os.pipe()
+        self._fds = (self._kernel, to_kernel, unused, other, self._home, to_home)
+        for fd in (self._kernel, self._home):
+            os.set_blocking(fd, False)
+        self._reader = FrameReader()
+        self.relay = Relay(to_kernel, Link(unused, to_home), self._fails)
+        self.behind: Behind = self.relay.behind
+        self._unique = 0
+
+    def _fails(self, error: BaseException) -> None:
+        raise error
+
+    def made(self, words: int = MAY_WRITE | MAY_SET | MAY_OWN) -> None:
+        body = abi.ENTRY.pack(FILE, 0, 1, 1, 0, 0) + ATTR + abi.OPEN_OUT.pack(HANDLE, words, 0)
+        self.relay._asked[1] = (abi.CREATE, 1, 1, self.relay._known.asked(abi.CREATE, 1), 0.0, bytes(56))
+        self.relay.from_link(abi.reply(1, body))
+        ((_, reply),) = self.told()
+        assert abi.OPEN_OUT.unpack(reply[-abi.OPEN_OUT.size :]) == (HANDLE, 0, 0), "the kernel is not told of it"
+
+    def asks(self, op: int, args: bytes, nodeid: int = FILE) -> int:
+        """Have the kernel ask; the request's number. False: the relay passes it on."""
+        self._unique += 1
+        raw = abi.request(op, nodeid, args, self._unique)
+        if op not in CHANGES or not self.relay._at_once(op, self._unique, nodeid, raw):
+            self.behind.send(raw)
+        return self._unique
+
+    def writes(self, data: bytes, at: int = 0, flags: int = 0, how: int = 0) -> int:
+        return self.asks(abi.WRITE, abi.WRITE_IN.pack(HANDLE, at, len(data), how, 0, flags, 0) + data)
+
+    def sets(self, valid: int, mode: int = 0, uid: int = 0, gid: int = 0, mtime: int = 0) -> int:
+        args = abi.SETATTR_IN.pack(valid, 0, HANDLE, 0, 0, 0, mtime, 0, 0, 0, 0, mode, 0, uid, gid, 0)
+        return self.asks(abi.SETATTR, args)
+
+    def told(self) -> list[tuple[int, bytes]]:
+        """The messages to the kernel: the error and number, and the message."""
+        try:
+            data, found = os.read(self._kernel, 1 << 16), []
+        except BlockingIOError:
+            return []
+        while data:
+            size, error, _ = abi.OUT_HEADER.unpack_from(data)
+            found.append((-error, data[:size]))
+            data = data[size:]
+        return found
+
+    def sent(self) -> list[tuple[int, int, int]]:
+        """The requests that went home: number, what it comes after, operation; -1: with none."""
+        try:
+            frames = self._reader.feed(os.read(self._home, 1 << 20))
+        except BlockingIOError:
+            return []
+        found = []
+        for kind, payload in frames:
+            assert kind in (FUSE, AFTER)
+            number, after = HEAD.unpack_from(payload) if kind == AFTER else (-1, -1)
+            found.append((number, after, abi.Request(payload[HEAD.size if kind == AFTER else 0 :]).op))
+        return found
+
+    def close(self) -> None:
+        assert self.relay._aside.rest(HANG)
+        for fd in self._fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    made.made()
+    yield made
+    made.close()
+
+
+def done(ends: Ends, unique: int, size: int) -> None:
+    ends.relay.from_link(abi.reply(unique, abi.WRITE_OUT.pack(size, 0)))
+
+
+def test_a_write_is_answered_at_once_and_what_comes_after_it_says_so(ends: Ends) -> None:
+    first, second = ends.writes(b"abc"), ends.writes(b"de", 3)
+    assert [abi.WRITE_OUT.unpack(told[abi.OUT_HEADER.size :])[0] for _, told in ends.told()] == [3, 2]
+    ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0))
+    ends.asks(abi.READ, abi.READ_IN.pack(1, 0, 10, 0, 0, 0, 0), OTHER)
+    ends.asks(abi.LOOKUP, b"name\0", 1)
+    ends.asks(abi.OPEN, abi.OPEN_IN.pack(os.O_RDONLY, 0), OTHER)
+    ends.asks(abi.OPEN, abi.OPEN_IN.pack(os.O_WRONLY, 0), OTHER)
+    assert ends.sent() == [
+        (1, 0, abi.WRITE), (2, 1, abi.WRITE), (0, 2, abi.GETATTR), (-1, -1, abi.READ), (0, 2, abi.LOOKUP),
+        (-1, -1, abi.OPEN), (0, 2, abi.OPEN),
+    ]  # fmt: skip
+    done(ends, first, 3)
+    done(ends, second, 2)
+    ends.asks(abi.LOOKUP, b"name\0", 1)
+    assert ends.sent() == [(-1, -1, abi.LOOKUP)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "how"), [(os.O_APPEND, 0), (os.O_DSYNC, 0), (os.O_DIRECT, 0), (0, abi.WRITE_CACHE)],
+    ids=["append", "dsync", "direct", "mapped"],
+)  # fmt: skip
+def test_a_write_of_another_kind_waits_for_home(ends: Ends, flags: int, how: int) -> None:
+    ends.writes(b"abc", flags=flags, how=how)
+    assert ends.told() == [] and ends.sent() == [(-1, -1, abi.WRITE)]
+
+
+def test_nothing_is_answered_that_home_has_not_granted_or_that_is_locked(ends: Ends) -> None:
+    ends.relay.handles.locked.add(FILE)
+    ends.writes(b"abc")
+    ends.relay.handles.locked.clear()
+    ends.behind.closed(HANDLE)
+    ends.writes(b"abc")
+    assert ends.told() == [] and [each[0] for each in ends.sent()] == [-1, -1]
+
+
+def test_mode_times_and_own_ids_of_a_new_file_are_answered_with_its_size(ends: Ends) -> None:
+    ends.writes(b"abc")
+    ends.sets(abi.FATTR_MODE, mode=stat.S_IFREG | 0o600)
+    ends.sets(abi.FATTR_UID | abi.FATTR_GID, uid=1000, gid=1001)
+    ends.sets(abi.FATTR_MTIME, mtime=7)
+    _, first, second, third = (told for _, told in ends.told())
+    at = abi.OUT_HEADER.size + abi.ATTR_OUT.size
+    _, size, _, _, mtime, _, _, _, _, mode, _, uid, gid, *_ = abi.ATTR.unpack(third[at:])
+    assert (size, mtime, mode, uid, gid) == (3, 7, stat.S_IFREG | 0o600, 1000, 1001)
+    assert abi.ATTR_OUT.unpack_from(third, abi.OUT_HEADER.size)[:2] == (0, 0), (
+        "the kernel asks again before it uses them"
+    )
+    assert len(first) == len(second) == len(third)
+    assert [each[0] for each in ends.sent()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("valid", "mode", "uid"),
+    [(abi.FATTR_MODE, 0o4755, 0), (abi.FATTR_UID, 0, 7), (abi.FATTR_SIZE, 0, 0)],
+    ids=["set-user-id", "another owner", "size"],
+)  # fmt: skip
+def test_what_home_might_refuse_or_make_otherwise_waits_for_home(ends: Ends, valid: int, mode: int, uid: int) -> None:
+    ends.sets(valid, mode=mode, uid=uid)
+    assert ends.told() == [] and ends.sent() == [(-1, -1, abi.SETATTR)]
+    ends.sets(abi.FATTR_MODE, mode=0o600)
+    assert ends.told() == [], "what the file is like now is home's to tell"
+
+
+@pytest.mark.parametrize(
+    ("op", "body"),
+    [
+        (abi.GETATTR, abi.ATTR_OUT.pack(1, 0, 0) + ATTR), (abi.LOOKUP, abi.ENTRY.pack(FILE, 0, 1, 1, 0, 0) + ATTR),
+        (abi.FALLOCATE, b""), (abi.COPY_FILE_RANGE, abi.WRITE_OUT.pack(9, 0)), (abi.READDIRPLUS, b""),
+    ],
+    ids=["getattr", "lookup", "fallocate", "copy", "readdirplus"],
+)  # fmt: skip
+def test_what_home_tells_of_a_file_is_newer_than_what_is_known_here(ends: Ends, op: int, body: bytes) -> None:
+    ends.relay._asked[99] = (op, FILE, 1, 0, 0.0, bytes(200))
+    ends.relay.from_link(abi.reply(99, body))
+    ends.told()
+    ends.sets(abi.FATTR_MODE, mode=0o600)
+    assert ends.told() == []
+
+
+def test_what_others_write_meanwhile_is_newer_than_what_is_known_here(ends: Ends) -> None:
+    first = ends.writes(b"abc")
+    ends.told()
+    longer = ATTR[:8] + (9).to_bytes(8, "little") + ATTR[16:]
+    ends.relay.known(abi.reply(first, abi.WRITE_OUT.pack(3, 0)) + longer)
+    ends.sets(abi.FATTR_MODE, mode=0o600)
+    assert ends.told() == []
+
+
+def test_what_the_job_says_waits_until_home_has_done_what_came_before(ends: Ends) -> None:
+    first, said = ends.writes(b"abc"), threading.Event()
+    ends.told()
+
+    def say() -> None:
+        ends.behind.settle()
+        said.set()
+
+    thread = threading.Thread(target=say)
+    thread.start()
+    assert not said.wait(0.05)
+    second = ends.writes(b"de", 3)
+    done(ends, first, 3)
+    assert said.wait(HANG), "what came later is not waited for"
+    thread.join()
+    done(ends, second, 2)
+    ends.behind.settle()
+
+
+def test_what_home_could_not_do_is_told_once_by_the_next_call_on_that_file(ends: Ends) -> None:
+    for op, args in ((abi.WRITE, b""), (abi.FSYNC, abi.FSYNC_IN.pack(HANDLE, 0, 0))):
+        unique = ends.writes(b"abc")
+        ends.told()
+        ends.relay.from_link(abi.failure(unique, errno.EDQUOT))
+        assert ends.behind.told(abi.FLUSH, FILE) == errno.EDQUOT
+        assert ends.behind.untold() == (abi.WRITE, errno.EDQUOT), "nobody may have looked at what close said"
+        if op == abi.WRITE:
+            ends.writes(b"de", 3)
+        else:
+            ends.relay._asked[99] = (op, FILE, 1, 0, 0.0, args)
+            ends.relay.from_link(abi.reply(99))
+        assert errno.EDQUOT in [error for error, _ in ends.told()]
+        assert ends.behind.untold() is None
+        assert ends.behind.told(abi.FSYNC, FILE) == 0
+
+
+def test_a_write_cut_short_has_failed(ends: Ends) -> None:
+    done(ends, ends.writes(b"abc"), 1)
+    assert ends.behind.untold() == (abi.WRITE, errno.ENOSPC)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ROOM", 2), ("ROOM_SIZE", 200)])
+def test_what_is_too_much_is_sent_and_its_answer_waits(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    monkeypatch.setattr(behind, name, most)
+    uniques = [ends.writes(b"abc", k) for k in range(4)]
+    assert len(ends.told()) == 2 and [each[0] for each in ends.sent()] == [1, 2, 3, 4]
+    ends.asks(abi.LOOKUP, b"name\0", 1)
+    assert ends.sent() == [(0, 2, abi.LOOKUP)], "the kernel does not know of the third yet"
+    done(ends, uniques[0], 3)
+    assert [abi.OUT_HEADER.unpack_from(told)[2] for _, told in ends.told()] == [uniques[2]]
+    ends.relay._interrupt(uniques[3])
+    assert [abi.OUT_HEADER.unpack_from(told)[2] for _, told in ends.told()] == [uniques[3]]
+    for each in uniques[1:]:
+        done(ends, each, 3)
+    assert ends.told() == [] and ends.behind.untold() is None
+
+
+def test_what_failed_before_the_kernel_was_answered_is_its_answer(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behind, "ROOM", 1)
+    ends.writes(b"abc")
+    second = ends.writes(b"de", 3)
+    ends.told()
+    ends.relay.from_link(abi.failure(second, errno.EIO))
+    assert errno.EIO in [error for error, _ in ends.told()]
+    assert ends.behind.untold() is None
