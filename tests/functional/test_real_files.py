@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from remoteio.wire.coherence import AHEAD
 from tests.functional import planted_tree
 from tests.program import Combo, as_login
 from tests.real_programs import EACH, give, well
@@ -144,9 +145,9 @@ def test_a_tree_of_thousands_of_files_is_copied(combo: Combo, job: str, files: i
 
 
 def test_what_a_job_cost_is_counted(combo: Combo) -> None:
-    """Each file is one that nobody has asked for before; the clock's seconds are not a processor's."""
+    """Each file is new to the host, and too large to be fetched ahead; the clock's seconds are not a processor's."""
     for number in range(40):
-        (combo.dir / f"file{number}").write_text("x")
+        (combo.dir / f"file{number}").write_bytes(b"x\n" + bytes(AHEAD))
     job = "for each in file*; do read -r x <$each; done; while [ $((i += 1)) -lt 30000 ]; do :; done; sleep 0.3"
     log = combo.dir / "log"
     done = combo.run(["sh", "-c", job], options=["-v", "--json-log", str(log)])
