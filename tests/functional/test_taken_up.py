@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import ModuleType
 
@@ -104,7 +104,7 @@ def ends_well(mover: Mover, job: str) -> None:
     n = said.count("\n")
     assert said == (mover.dir / "done/loops").read_text() == "".join(f"{k}\n" for k in range(1, n + 1))
     assert (mover.dir / "done/new").read_text() == "True"
-    with sqlite3.connect(mover.dir / "base") as base:
+    with closing(sqlite3.connect(mover.dir / "base")) as base:
         assert base.execute("select made from changes").fetchall() == [("after",)]
     table = bytes((k if k <= n else 0) % 256 for k in range(1 << 16))
     assert n < 1 << 16 and (mover.dir / "table").read_bytes() == table

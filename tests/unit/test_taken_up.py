@@ -148,6 +148,15 @@ def test_a_host_may_not_open_what_the_job_could_not(home: Home) -> None:
         home.again(Opened(1000, file, os.O_RDWR), Opened(1000, file, os.O_RDWR))
 
 
+def test_a_log_that_is_closed_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """Also where something holds it still: its export's nodes do, in a cycle."""
+    before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "top").mkdir()
+    home = Home(tmp_path / "top", tmp_path / "log")
+    home.export.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_log_that_does_not_tell_all_is_not_believed(home: Home, tmp_path: Path) -> None:
     home.host.lookup(abi.ROOT_ID, b"below")
     with pytest.raises(Unfit, match="started anew"):

@@ -78,5 +78,10 @@ class Doings:
 
     def done(self, at: int, how: int) -> None:
         """Note that what began at `at` is done, before anybody is told: FAILED | errno, or how much was written."""
-        if self._words is not None:
-            self._words[at + _STATE] = how
+        words = self._words
+        if words is not None:
+            words[at + _STATE] = how
+
+    def close(self) -> None:
+        """Note no more. The mapping, and the descriptor that Python keeps for it, go with the last that uses it."""
+        self._words = None

@@ -128,6 +128,8 @@ class NodeLog:
 
     def close(self) -> None:
         """Write no more; it stays for who comes after."""
+        self.doings.close()
+        self._there = tuple, {}
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
