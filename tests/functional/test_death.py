@@ -190,7 +190,8 @@ def test_scratch_goes_with_whoever_was_killed(combo: Combo, desk: ModuleType, no
             process.communicate(timeout=HANG)
 
 
-# Its page is to be written out before the lock is given up.
+# Its page is to be written out before the lock is given up. It is changed before home stands still too: the first
+# change may have to wait until other dirty pages are written (balance_dirty_pages in mm/page-writeback.c).
 UNLOCKS = """
 import fcntl, mmap, os, signal
 file = open("held", "w+b")
@@ -198,11 +199,11 @@ file.truncate(4096)
 page = mmap.mmap(file.fileno(), 4096)
 page[0]
 fcntl.lockf(file, fcntl.LOCK_EX)
-page[0]
+page[0] = 1
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 print("up", flush=True)
 signal.sigwait([signal.SIGUSR1])
-page[0] = 1
+page[0] = 2
 fcntl.lockf(file, fcntl.LOCK_UN)
 """
 
