@@ -10,13 +10,11 @@ import os
 import resource
 
 from remoteio import syscalls
+from remoteio.submit.export.filesystems import LOCAL
 from remoteio.wire import behind
 
 LEAST_FREE = 2 << 30  # bytes: the last 1 GiB may be kept free (room.KEPT_FREE)
-# linux/magic.h: ext2 to ext4, XFS, btrfs, tmpfs, overlayfs, f2fs, ZFS, bcachefs
-_LOCAL = frozenset(
-    (0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x794C7630, 0xF2F52010, 0x2FC12FC1, 0xCA451A4E)
-)  # fmt: skip
+_LOCAL = frozenset(LOCAL.values())
 _WAITS = os.O_APPEND | os.O_DIRECT | os.O_SYNC | os.O_DSYNC  # to be done at the end as it is, or on the disk, or whole
 
 

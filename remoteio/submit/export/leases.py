@@ -26,7 +26,7 @@ from collections import OrderedDict
 
 from remoteio import inotify as ino
 from remoteio import syscalls
-from remoteio.submit.export.filesystems import type_of
+from remoteio.submit.export.filesystems import LOCAL, type_of
 from remoteio.submit.export.nodes import Node
 from remoteio.wire import frames
 from remoteio.wire import leases as wire
@@ -38,11 +38,7 @@ _BUSY = 64  # events within a second, after which a node is left alone
 _REST = 5.0  # seconds
 _BREAKS = 0.05  # seconds between two breaks that go by themselves
 _ITSELF = b""  # its attributes, among what is broken of a node
-# filesystems whose changes are all made by this kernel, by their names in mountinfo; overlayfs is not changed below
-_LOCAL = frozenset(
-    ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "ramfs", "f2fs", "zfs", "bcachefs", "overlay", "jfs")
-)
-_WITHOUT_NUMBER = frozenset((0x9123683E, 0x794C7630))  # btrfs and overlayfs, which give files other numbers than those
+_WITHOUT_NUMBER = frozenset((LOCAL["btrfs"], LOCAL["overlay"]))  # which give files other numbers than in mountinfo
 _DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
 _SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
 _FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
@@ -214,7 +210,7 @@ class Leases:
         local = self._local.get(node.dev)
         if local is None and self._inotify is not None:
             name = type_of(node.dev)
-            local = self._local[node.dev] = name in _LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
+            local = self._local[node.dev] = name in LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
         return bool(local)
 
     # the watches; all under the lock
