@@ -92,7 +92,7 @@ def test_a_job_without_a_supervisor_is_ended_though_its_host_does_not_answer(
         raise RexecError("it is off")
 
     said = end_stopped.end(run.job, reach)  # type: ignore[arg-type]
-    assert said == "the job has ended here; alpha does not answer: its lease ends it there"
+    assert said == "the job has ended here; alpha does not answer: its lease stops it there, and 3 days more end it"
     assert run.job.read().phase == Phase.ENDED and run.job.read().status == 9
     assert not run.job.supervised() and len(agent_file.noted(run.job.path)) == 1, "a restart asks that host again"
     assert run.job.lock()

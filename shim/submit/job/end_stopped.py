@@ -42,7 +42,7 @@ def end(job: Job, reach: Reach = connect) -> str:
         job.unlock()
     if not missed:
         return "the job is gone"
-    return f"the job has ended here; {' and '.join(missed)}: its lease ends it there"
+    return f"the job has ended here; {' and '.join(missed)}: its lease stops it there, and 3 days more end it"
 
 
 def _end_there(job: Job, lease: int, left: list[Noted], reach: Reach) -> list[str]:
