@@ -9,6 +9,7 @@ none of the submit machine's files (desk_boot.py, desk_init.py). From here they 
     alpha-subby      a user with 65536 subordinate ids, which all others lack; newuidmap is there
     alpha-nouserns   alice where user.max_user_namespaces is 0
     alpha-far200     root, 200 ms round trip; any number will do
+    alpha-far20-10mbit   the same over a line of 10 Mbit/s
 
 and beta likewise. ssh finds the names through /etc/ssh/ssh_config.d while the desk is up, for root and for
 `SUBMIT_USER`, an ordinary user of the submit machine that the desk makes (it stays when the desk goes down; so does

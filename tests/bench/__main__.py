@@ -46,7 +46,7 @@ def _chosen(named: Sequence[Named], wish: str | None, option: str) -> list[Named
     return [one for one in named if one.name in wanted]
 
 
-def _asked(cases: Sequence[Case], which: str | None, rtt: int | None) -> list[Case]:
+def _asked(cases: Sequence[Case], which: str | None, rtt: int) -> list[Case]:
     """Choose the cases: those that are named, else what suits the way there, which bulk does not over a delay."""
     if which:
         return _chosen(cases, which, "--cases")
@@ -116,14 +116,15 @@ def _in_memory(work: Path, stack: ExitStack) -> None:
 @click.option("--only", metavar="NAME,…", help="only these contenders")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="write every sample to this file as well")
 @click.option("--host", help="a Debian machine of yours, an ssh name that logs in as root; default: the desk's alpha")
-@click.option("--rtt", metavar="MS", type=click.IntRange(1), help="let the desk's host be so many milliseconds away")
+@click.option("--rtt", metavar="MS", type=click.IntRange(0), default=0, help="let the desk's host be so far away")
+@click.option("--rate", metavar="MBIT/S", type=click.IntRange(0), default=0, help="let the line there carry so much")
 def main(
-    rounds: int | None, which: str | None, only: str | None, record: Path | None, host: str | None, rtt: int | None
+    rounds: int | None, which: str | None, only: str | None, record: Path | None, host: str | None, rtt: int, rate: int
 ) -> None:
     """Measure rexec beside its peers, in turns, and print medians and ratios."""
     started = time.monotonic()
-    if rtt and host:
-        raise click.UsageError("--rtt is for the desk's host alone, as its delay is made here: leave --host out")
+    if (rtt or rate) and host:
+        raise click.UsageError("--rtt and --rate are for the desk's host, as its delay is made here: leave --host out")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cache = Path("/var/cache/rexec-tests/bench")
     cache.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def main(
             _in_memory(work, stack)
             furnish(work)
             cases = _asked(all_cases(work), which, rtt)
-            ground = Ground(host or (f"alpha-far{rtt}" if rtt else "alpha"), work, cache, stack, rtt or 0)
+            ground = Ground(host or "alpha", work, cache, stack, rtt, rate)
             contenders = _chosen(all_contenders(ground), only, "--only")
             facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
             absent = prepare(contenders, _say)

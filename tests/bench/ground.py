@@ -23,11 +23,13 @@ REMOTE = "/opt/bench-peers"
 class Ground:
     """The execute host `host`, the work directory, the environment every contender gets; closed with `stack`.
 
-    `rtt`: the milliseconds that the way to `host` takes there and back, and the way home is to take; 0: as it is.
+    `rtt`, `rate`: the milliseconds that the way to `host` takes there and back, and the Mbit/s that it carries, as the
+    way home is to do; 0: as it is. `host` is named by them then, as desk_delay.py has it.
     """
 
-    def __init__(self, host: str, work: Path, cache: Path, stack: ExitStack, rtt: int = 0) -> None:
-        self.host, self.work, self.cache, self.stack, self.rtt = host, work, cache, stack, rtt
+    def __init__(self, host: str, work: Path, cache: Path, stack: ExitStack, rtt: int = 0, rate: int = 0) -> None:
+        self.rtt, self.rate = rtt, rate
+        self.host, self.work, self.cache, self.stack = desk_delay.name(host, rtt, rate), work, cache, stack
         self.tools = work / ".bench"
         self.tools.mkdir()
         self.env = {
@@ -112,11 +114,11 @@ class Ground:
         self.must_there(f"cat >{REMOTE}/known_hosts", "sshfs's known_hosts cannot be left", known.encode())
         options = f"port={port},IdentityFile={REMOTE}/key,UserKnownHostsFile={REMOTE}/known_hosts"
         options += ",IdentitiesOnly=yes,StrictHostKeyChecking=yes"
-        if self.rtt:
+        if self.rtt or self.rate:
             self.must_there(
                 f"cat >{REMOTE}/delay.py", "the delay cannot be left", Path(desk_delay.__file__).read_bytes()
             )
-            options += f",ProxyCommand=python3 {REMOTE}/delay.py far{self.rtt} %h %p"
+            options += f",ProxyCommand=python3 {REMOTE}/delay.py {desk_delay.name('home', self.rtt, self.rate)} %h %p"
         come = ["ssh", *(f"-o{option}" for option in options.split(",")), f"root@{self.home_address}", "true"]
         wait = f"for try in $(seq 50); do {shlex.join(come)} && exit; sleep 0.1; done; exit 1"
         self.must_there(wait, "the way back to the sshd here does not open")
@@ -133,6 +135,7 @@ class Ground:
             "python": f"{sys.version.split()[0]} here, {self.python} on {self.host}",
             "ssh": execute(["/usr/bin/ssh", "-V"]).err.decode().strip(),
             "round trip": f"{self.rtt} ms more than there is (tests/desk_delay.py)" if self.rtt else "as it is",
+            "line": f"{self.rate} Mbit/s each way" if self.rate else "as it is",
             "first cipher offered": ciphers.group(1) if ciphers else "unknown",
             "load": " ".join(f"{value:.1f}" for value in os.getloadavg()),
         }

@@ -79,6 +79,14 @@ def test_a_far_host_carries_every_byte(desk: ModuleType) -> None:
     assert done.stdout == data
 
 
+def test_a_narrow_line_carries_every_byte_and_no_faster(desk: ModuleType) -> None:
+    data = os.urandom(1_000_000)
+    started = time.monotonic()
+    done = subprocess.run(["ssh", "alpha-far2-10mbit", "cat"], input=data, capture_output=True, check=True)
+    assert done.stdout == data
+    assert time.monotonic() - started > 0.8
+
+
 def test_packages_come_and_go(desk_alone: ModuleType) -> None:
     desk_alone.install("alpha", ["criu", "less"])
     desk_alone.install("alpha", ["criu", "less"])
