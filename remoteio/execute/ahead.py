@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from remoteio.execute.counts import Guesses
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.walks import Walks
 from remoteio.wire import fuse_abi as abi
@@ -35,10 +36,14 @@ class _Listed:
 
 
 class Ahead:
-    """Keeps what was listed ahead until the job opens it, and knows what to list next."""
+    """Keeps what was listed ahead until the job opens it, and knows what to list next.
+
+    guesses  how many listings came, and were opened
+    """
 
     def __init__(self, listings: KnownListings) -> None:
         self.walks = Walks()
+        self.guesses = Guesses()
         self._listings = listings
         self._asked: dict[int, list[Waiting]] = {}  # nodeid -> who waits for its listing
         self._come: OrderedDict[int, _Listed] = OrderedDict()  # by nodeid
@@ -60,6 +65,7 @@ class Ahead:
         if listed is None:
             return None
         self._take(nodeid)
+        self.guesses.right += 1
         self._handle += 1
         self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
         self._open_until(nodeid, listed.until)
@@ -111,6 +117,7 @@ class Ahead:
             self._listings.unused += named
             return
         self._come[nodeid] = _Listed(entries, found, until)
+        self.guesses.came += 1
         self._bytes += len(entries)
         for each in named:
             self._where[each] = nodeid

@@ -33,6 +33,7 @@ class AskedAhead(Told, ToKernel):
         now, known = time.monotonic(), self._known
         self.behind.learned(op, nodeid, body)
         with self._order:
+            self.counts.carried[op] += len(asked[5]) + len(body)
             if op == abi.LIST:
                 waiting = known.listed_ahead(nodeid, stamp, body, now)
             else:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute.asked_ahead import AskedAhead
-from remoteio.execute.counts import Counts
 from remoteio.execute.handles import NOTED, OPENS
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told
@@ -26,7 +25,6 @@ class AtOnce(AskedAhead):
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         Told.__init__(self, link)
         ToKernel.__init__(self, fd, fail)
-        self.counts = Counts()
 
     def _at_once(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview) -> bool:
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
@@ -39,6 +37,7 @@ class AtOnce(AskedAhead):
             if answer is None:
                 return False
             self.counts.here[op] += 1
+            self.counts.carried[op] += len(raw)
             number, answer = behind.entered(unique, (op, nodeid, 0, self._known.asked(op, nodeid), now, raw), answer)
         behind.send_change(number, raw)
         if answer:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from remoteio.execute.counts import Guesses
 from remoteio.execute.orders import Orders
 from remoteio.wire.coherence import FETCHED, FETCHED_FIRST, FETCHED_LEAST, ORDER_WINDOW, TTL
 from remoteio.wire.fetched import parse
@@ -41,12 +42,14 @@ class File:
 class FilesAhead:
     """Keeps what was fetched until the job opens it, and knows what to fetch next.
 
-    unused  handles that home is to be told to close
-    until   when the oldest of what has come is to be forgotten
+    unused   handles that home is to be told to close
+    until    when the oldest of what has come is to be forgotten
+    guesses  how many came, and were opened
     """
 
     def __init__(self) -> None:
         self.orders = Orders()
+        self.guesses = Guesses()
         self.unused: list[int] = []
         self.until = float("inf")
         self._asked: dict[int, tuple[int, list[Waiting]]] = {}  # nodeid -> size as it was listed, who waits for it
@@ -73,6 +76,7 @@ class FilesAhead:
         if flags & _NOT_READ:
             self._drop(nodeid)
             return None
+        self.guesses.right += 1
         return self._take(nodeid)
 
     def waits(self, nodeid: int, flags: int, waiting: Waiting) -> bool:
@@ -112,6 +116,7 @@ class FilesAhead:
         waiting = self._gone(nodeid)
         if not body:
             return waiting
+        self.guesses.came += 1
         handle, attr, _, _, contents = parse(body)
         self._learn_pace(len(contents), asked, now)
         if not holds:

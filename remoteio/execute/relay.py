@@ -63,6 +63,15 @@ class Relay(AtOnce):
         """Take note that CRIU begins to ask for the job's files, or has asked for the last."""
         self._false_deleted.criu = works
 
+    def spent(self) -> dict[str, list[bytes]]:
+        """Tell what the job's files have cost so far: fields of SPENT."""
+        with self._order:
+            guesses = [each.guesses for each in (self._known.ahead, self._known.files)]
+            return {
+                "asked": self.counts.rows(),
+                "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
+            }
+
     def under_way(self) -> tuple[list[tuple[int, int, bytes | memoryview]], bool]:
         """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
         return [(unique, each[0], each[5]) for unique, each in list(self._asked.items())], self._aside.rest(0)
@@ -180,7 +189,7 @@ class Relay(AtOnce):
             if asked is None:
                 self._unasked(unique, error, payload)
                 return
-            op, nodeid, _, stamp, at, _ = asked
+            op, nodeid, _, stamp, at, raw = asked
             if unique >= abi.OWN:
                 self._came_ahead(asked, error, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
                 return
@@ -194,6 +203,7 @@ class Relay(AtOnce):
                 now, counts = time.monotonic(), self.counts
                 counts.home[op] += 1
                 counts.waited[op] += now - at
+                counts.carried[op] += len(raw) + len(payload)
                 self._known.replied(op, nodeid, stamp, error, payload, now)
             if not error:
                 payload = self._noted(asked, unique, payload, now)
@@ -217,6 +227,7 @@ class Relay(AtOnce):
         """Keep what the names are that the job is likely to look up. Raises ProtocolError."""
         told = names_ahead.parse(payload)
         with self._order:
+            self.counts.carried[abi.UNASKED] += len(payload)
             self._known.learn_names(told, time.monotonic())
 
     def ordered(self, payload: bytes | memoryview) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.behind import Behind
+from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
@@ -29,6 +30,7 @@ class Told:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.counts = Counts()
         # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
         self._asked: dict[int, Asked] = {}
         self.handles = Handles()
@@ -101,6 +103,7 @@ class Told:
             if op == abi.WRITE:
                 self.behind.wrote(nodeid, known.attr)
             with self._order:
+                self.counts.carried[op] += len(rest)
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))
                 if known.link:

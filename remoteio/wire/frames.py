@@ -87,7 +87,12 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "u64 number, if the request has been answered already, or 0; u64 number of the one that must be done before; "
         "the request: see remoteio/wire/behind.py",
     ),
-    SPENT: ("SPENT", "execute", "before EXIT: fields asked (rows of remoteio/execute/counts.py) and cpu (µs)"),
+    SPENT: (
+        "SPENT",
+        "execute",
+        "before EXIT: fields asked (rows of remoteio/execute/counts.py), ahead (how many listings and files came ahead "
+        "of the job, and were used) and cpu (µs)",
+    ),
     **dict.fromkeys(
         EXTRA, ("EXTRA", "both", "bytes of a pipe of the job's from descriptor 3 on, each a kind; empty: end of file")
     ),

@@ -110,6 +110,7 @@ OPENED = 0x727A  # another: which files the relay has opened by itself, of which
 OPENED_ONE = S("=QQII")  # fh nodeid flags pad, again and again
 
 FETCH = 0x727B  # another: a small file that nobody has opened is opened and read, see fetched.py
+UNASKED = 0  # none of the kernel's: where operations are counted, what home tells before it is asked
 
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
 

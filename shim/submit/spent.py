@@ -1,4 +1,7 @@
-"""Submit side: what a job has cost, as its agent tells it with the job's end (remoteio/execute/counts.py). Pure."""
+"""Submit side: what a job has cost, as its agent tells it, at the latest with the job's end. Pure.
+
+It is counted by remoteio/execute/counts.py.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,34 @@ _NAMES = frozenset((abi.LOOKUP, abi.OPENDIR, abi.READDIR, abi.READDIRPLUS, abi.R
 _FACTS = frozenset((abi.GETATTR, abi.GETXATTR, abi.LISTXATTR, abi.ACCESS, abi.STATFS, abi.STATX_OP))
 _CONTENTS = frozenset((abi.OPEN, abi.READ, abi.LSEEK))
 _LOCKS = frozenset((abi.GETLK, abi.SETLK, abi.SETLKW))
+_AHEAD = frozenset((abi.UNASKED, abi.LIST, abi.FETCH))  # nobody waits for these
+KINDS = ("names", "attributes", "contents", "changes", "locks")
 _MOST_BYTES = 1 << 14  # a row has some 20, and linux/fuse.h 53 operations
 
 
 class Share(NamedTuple):
-    """What one kind of question cost: round trips, and seconds that were waited for them."""
+    """What one kind of question cost: round trips, seconds that were waited for them, and bytes to and fro."""
 
     trips: int
     seconds: float
+    carried: int = 0
 
 
 class RoundTrips(NamedTuple):
     """What a job's files cost it.
 
-    shares   by what was asked for: "names", "attributes", "contents", "changes", "locks"
+    shares   by what was asked for, one of KINDS
     saved    questions of the job's kernel that the host answered by itself
+    ahead    bytes of what was told before the job asked for it
+    guessed  listings and files of that
+    right    how many of these the job has used
     """
 
     shares: dict[str, Share]
     saved: int
+    ahead: int = 0
+    guessed: int = 0
+    right: int = 0
 
     @property
     def trips(self) -> int:
@@ -55,22 +67,29 @@ def spent(payload: bytes | memoryview) -> Spent:
     if len(payload) > _MOST_BYTES:
         raise ShapeError(f"SPENT has {len(payload)} bytes, more than {_MOST_BYTES}")
     fields = frames.unpack_fields(payload)
-    if fields.keys() != {"asked", "cpu"} or len(fields["cpu"]) != 1:
-        raise ShapeError("SPENT has other fields than asked and cpu")
-    return Spent(_files(fields["asked"]), _numbers(fields["cpu"][0], 1)[0] / 1e6)
+    if fields.keys() != {"asked", "ahead", "cpu"} or not len(fields["cpu"]) == len(fields["ahead"]) == 1:
+        raise ShapeError("SPENT has other fields than asked, ahead and cpu")
+    guessed, right = _numbers(fields["ahead"][0], 2)
+    return Spent(_files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6)
 
 
-def _files(rows: list[bytes]) -> RoundTrips:
-    found = dict.fromkeys(("names", "attributes", "contents", "changes", "locks"), Share(0, 0.0))
-    saved, before = 0, -1
+def _files(rows: list[bytes], guessed: int, right: int) -> RoundTrips:
+    found = dict.fromkeys(KINDS, Share(0, 0.0))
+    saved, ahead, before = 0, 0, -1
     for row in rows:
-        op, asked, here, waited = _numbers(row, 4)
+        op, asked, here, waited, carried = _numbers(row, 5)
         if op <= before:
             raise ShapeError(f"SPENT is out of order at operation {op}")
-        before, kind = op, _kind(op)
-        found[kind] = Share(found[kind].trips + asked, found[kind].seconds + waited / 1e6)
+        before = op
+        if op in _AHEAD:
+            ahead += carried
+            continue
+        kind = _kind(op)
+        share = found[kind]
+        found[kind] = Share(share.trips + asked, share.seconds + waited / 1e6, share.carried + carried)
         saved += here
-    return RoundTrips({kind: share for kind, share in found.items() if share.trips}, saved)
+    shares = {kind: share for kind, share in found.items() if share.trips or share.carried}
+    return RoundTrips(shares, saved, ahead, guessed, right)
 
 
 def _kind(op: int) -> str:

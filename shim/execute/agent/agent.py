@@ -192,7 +192,7 @@ class Agent:
             self.streams.drain()
             self.relay.behind.settle()
             status, cpu = rest.split()
-            spent = frames.pack_fields({"asked": self.relay.counts.rows(), "cpu": [cpu]})
+            spent = frames.pack_fields({**self.relay.spent(), "cpu": [cpu]})
             if (late := self.relay.behind.untold()) is not None:
                 return [(frames.SPENT, spent), (frames.FAIL, (125).to_bytes(4, "little") + _not_done(*late))]
             return [(frames.SPENT, spent), (frames.EXIT, int(status).to_bytes(4, "little"))]

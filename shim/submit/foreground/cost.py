@@ -1,8 +1,9 @@
-"""Says what a job has cost: processor time, and how long it waited for its files, and for what of them. Pure."""
+"""Says what a job has cost: processor time, how long it waited for its files, and for what of them. Pure."""
 
 from __future__ import annotations
 
 from shim.submit.spent import RoundTrips, Spent
+from shim.submit.units import size
 
 _LONG = 10.0  # seconds: what took less needs no word
 
@@ -11,12 +12,19 @@ def sentence(spent: Spent, seconds: float) -> str:
     """Say all of it, of a job that took so long."""
     files = spent.files
     text = f"the job took {seconds:.1f} s, {spent.cpu:.1f} s of processor time"
-    if not files.trips:
+    if not files.shares:
         return f"{text}; it asked for no files"
     shares = sorted(files.shares.items(), key=lambda item: -item[1].seconds)
-    told = ", ".join(f"{share.trips} for {kind} ({share.seconds:.1f} s)" for kind, share in shares)
+    told = ", ".join(f"{each.trips} for {kind} ({each.seconds:.1f} s, {size(each.carried)})" for kind, each in shares)
     waited = f"for files it waited {files.seconds:.1f} s in {files.trips} round trips"
-    return f"{text}; {waited}: {told}; {files.saved} were saved"
+    return f"{text}; {waited}: {told}; {files.saved} were saved{_guesses(files)}"
+
+
+def _guesses(files: RoundTrips) -> str:
+    if not files.ahead:
+        return ""
+    used = f", and {files.right} of the {files.guessed} files and listings among it were used" if files.guessed else ""
+    return f"; {size(files.ahead)} came ahead of it{used}"
 
 
 def mostly_waited(spent: Spent, seconds: float) -> str:
@@ -45,5 +53,14 @@ def row(spent: Spent | None) -> dict[str, object]:
     if spent is None:
         return {}
     files = spent.files
-    waits = {kind: {"trips": share.trips, "seconds": share.seconds} for kind, share in files.shares.items()}
-    return {"cpu": spent.cpu, "trips": files.trips, "saved": files.saved, "waited": files.seconds, "waits": waits}
+    return {
+        "cpu": spent.cpu,
+        "trips": files.trips,
+        "saved": files.saved,
+        "waited": files.seconds,
+        "waits": {
+            kind: {"trips": share.trips, "seconds": share.seconds, "bytes": share.carried}
+            for kind, share in files.shares.items()
+        },
+        "ahead": {"bytes": files.ahead, "guessed": files.guessed, "right": files.right},
+    }
