@@ -31,7 +31,7 @@ class AskedAhead(Told, ToKernel):
         """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""
         op, nodeid, _, stamp, at, _ = asked
         now, known = time.monotonic(), self._known
-        self.behind.learned(op, nodeid, body)
+        self.behind.answers.learned(op, nodeid, body)
         with self._order:
             self.counts.carried[op] += len(asked[5]) + len(body)
             if op == abi.LIST:

@@ -16,8 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
-CHANGES = (abi.WRITE, abi.SETATTR)
-
 
 class AtOnce(AskedAhead):
     """Answers of CHANGES what may be. Threads: see ``relay``, of which this is a part."""
@@ -29,11 +27,12 @@ class AtOnce(AskedAhead):
     def _at_once(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview) -> bool:
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
+        behind.sent.await_room(len(raw))
         if error := behind.told(op, nodeid):
             self._to_kernel(abi.failure(unique, error))
             return True
         with self._order:
-            answer = None if nodeid in self.handles.locked else behind.answer(op, unique, nodeid, raw, now)
+            answer = None if nodeid in self.handles.locked else behind.answers.answer(op, unique, nodeid, raw, now)
             if answer is None:
                 return False
             self.counts.here[op] += 1
@@ -62,13 +61,13 @@ class AtOnce(AskedAhead):
         It is an error if a change before it has failed that was answered.
         """
         op, nodeid, _, _, at, raw = asked
-        if self.behind.granted:
-            self.behind.learned(op, nodeid, payload)
+        if self.behind.answers.granted:
+            self.behind.answers.learned(op, nodeid, payload)
         if op in OPENS:
-            payload = self.behind.opened(op, payload, now)
+            payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:
             self.handles.answered(op, nodeid, raw, payload, at)
-        if not self.behind.granted:
+        if not self.behind.answers.granted:
             return payload
         error = self.behind.told(op, nodeid)
         return abi.failure(unique, error) if error else payload

@@ -8,25 +8,23 @@ That is right as long as nobody can see a world in which they were not done (doc
 * what home could not do after all is told by the next call on that file, by fsync(2) and, if there was none, with the
   job's end (``told``, ``untold``).
 
-What is answered so is what home has granted with the OPEN or CREATE of a file, and what the answer is known of: a write
-at an offset; of a file that the job has just made, its mode, its times, and the ids that it has. The attributes told
-with it are what the last ones and the change make; the kernel is to ask again before it relies on them.
+What is answered so is in ``answers``.
 
 No more than ROOM of them, and ROOM_SIZE, are under way: the answer to what is too much waits for those
-before, though it has been sent.
+before, though it has been sent. What is sent is bounded too (`sent`), since home has to keep it.
 """
 
 from __future__ import annotations
 
 import errno
-import stat
 import threading
-import time
-from collections import OrderedDict, deque
+from collections import deque
 
+from remoteio.execute.answers import Answers
+from remoteio.execute.sent import Sent
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE, ROOM, ROOM_SIZE, WORDS
-from remoteio.wire.coherence import KNOWN_NODES, TTL
+from remoteio.wire.behind import HEAD, ROOM, ROOM_SIZE
+from remoteio.wire.coherence import KNOWN_NODES
 from remoteio.wire.frames import AFTER, FUSE
 from remoteio.wire.link import Link
 
@@ -35,29 +33,11 @@ if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000  # asm-generic/fcntl.h
-_WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
-_END = 1 << 40  # of what is written so: no filesystem here ends before
-_PLENTY = 1 << 20  # bytes written by one handle, after which its close waits until they are at home
-_IDS, _TIMES = abi.FATTR_UID | abi.FATTR_GID, abi.FATTR_ATIME | abi.FATTR_MTIME
-_SETS = abi.FATTR_MODE | _IDS | _TIMES
-_BESIDE = abi.FATTR_FH | abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW | 512 | 1024 | abi.FATTR_KILL_SUIDGID
-_NS = 1000000000
 # what cannot see a change of another node
 _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.OPEN))
 _BY_HANDLE = (abi.READ, abi.LSEEK)
 _TELL = frozenset((abi.WRITE, abi.SETATTR, abi.FSYNC, abi.FLUSH, abi.FALLOCATE))
 _BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.WRITE_IN.size
-_SPECIAL = 0o7000
-_SIZE = slice(8, 16)  # in struct fuse_attr
-# whose replies tell nothing of a file that there was; of one alone; all others may tell of any
-_TELLS_NOTHING = frozenset(
-    (
-        abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.FSYNC, abi.FLUSH, abi.CREATE, abi.MKDIR,
-        abi.MKNOD, abi.SYMLINK, abi.ACCESS, abi.STATFS, abi.SETATTR, abi.WRITE,
-    )
-)  # fmt: skip
-_TELLS_ONE = frozenset((abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.FALLOCATE))
-_UNKNOWN = (0.0, 0, b"")
 
 
 class _Change:
@@ -77,14 +57,15 @@ class _Change:
 class Behind:
     """Answers changes, and sends requests in their order.
 
-    granted  home has let the job go on before a change is done, of one file at least
+    answers  what may be answered, and how
+    sent     bounds what is sent
 
     Threads: any. `_turn` guards all, and is held for no call that waits. ``send`` looks without it whether anything is
     under way: what the asking program relies on is, since the kernel was answered after it had been entered.
     """
 
     def __init__(self, link: Link) -> None:
-        self.granted = False
+        self.answers, self.sent = Answers(), Sent()
         self._link = link
         self._turn = threading.Condition()
         self._changes: dict[int, _Change] = {}  # unique -> under way, in their order
@@ -92,107 +73,11 @@ class Behind:
         self._nodes: dict[int, int] = {}  # node -> how many of them are of it
         self._last = self._answered = 0  # numbers: the last given, and the last that the kernel knows of
         self._bytes = 0  # of those that the kernel knows of
-        self._written: dict[int, int] = {}  # handle by which may be written so -> bytes written
-        self._made: OrderedDict[int, tuple[float, int, bytes]] = OrderedDict()  # node -> until, words, attributes
         self._failed: dict[int, tuple[int, int]] = {}  # node -> operation and errno(3), until a call is told
 
-    # what may be answered
-
-    def opened(self, op: int, reply: bytes | memoryview, now: float) -> bytes | memoryview:
-        """Take note of what home grants with the reply to an OPEN or CREATE; return it as the kernel is to have it."""
-        made = op in (abi.CREATE, abi.TMPFILE)
-        at = _BODY + (abi.ENTRY.size + abi.ATTR.size if made else 0)
-        fh, words, rest = abi.OPEN_OUT.unpack_from(reply, at)
-        if not words & WORDS:
-            return reply
-        told = bytearray(reply)
-        abi.OPEN_OUT.pack_into(told, at, fh, words & ~WORDS, rest)
-        with self._turn:
-            self.granted = True
-            if words & MAY_WRITE:
-                self._written[fh] = 0
-            if made and words & MAY_SET:
-                nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
-                self._keep(nodeid, now + TTL, words, bytes(reply[_BODY + abi.ENTRY.size : at]))
-        return bytes(told)
-
-    def closed(self, fh: int) -> None:
-        """Take note that the kernel has closed it."""
-        self._written.pop(fh, None)
-
     def at_close(self, fh: int, nodeid: int) -> bool:
-        """Say whether a close waits until all is at home: so much was written that it costs little beside."""
-        return self._written.get(fh, 0) > _PLENTY and nodeid in self._nodes
-
-    def answer(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
-        """Return the reply to a WRITE or SETATTR, if it is known; it is to be ``entered`` then."""
-        with self._turn:
-            until, words, attr = self._made.pop(nodeid, _UNKNOWN)  # what is changed otherwise is not known any more
-            if until < now:
-                words = 0
-            if op == abi.WRITE:
-                return self._write(unique, nodeid, raw, (until, words, attr))
-            return self._set(unique, nodeid, raw, (until, words, attr)) if words else None
-
-    def _write(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
-        fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
-        if fh not in self._written or how & abi.WRITE_CACHE or flags & _WAITS or offset + size > _END:
-            return None
-        self._written[fh] += size
-        until, words, told = made
-        if words:
-            attr = list(abi.ATTR.unpack(told))
-            attr[1] = max(attr[1], offset + size)
-            self._keep(nodeid, until, words, abi.ATTR.pack(*attr))
-        return abi.reply(unique, abi.WRITE_OUT.pack(size, 0))
-
-    def _set(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
-        until, words, told = made
-        valid, _, _, _, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
-        attr = list(abi.ATTR.unpack(told))
-        if not valid & _SETS or valid & ~(_SETS | _BESIDE) or attr[9] & _SPECIAL:
-            return None
-        if valid & abi.FATTR_MODE and mode & _SPECIAL:
-            return None
-        same = (not valid & abi.FATTR_UID or uid == attr[11]) and (not valid & abi.FATTR_GID or gid == attr[12])
-        if valid & _IDS and not (words & MAY_OWN and same):
-            return None
-        now = time.time_ns()
-        if valid & abi.FATTR_MODE:
-            attr[9] = stat.S_IFMT(attr[9]) | mode & 0o777
-        if valid & abi.FATTR_ATIME:
-            attr[3], attr[6] = divmod(now, _NS) if valid & abi.FATTR_ATIME_NOW else (at, atn)
-        if valid & abi.FATTR_MTIME:
-            attr[4], attr[7] = divmod(now, _NS) if valid & abi.FATTR_MTIME_NOW else (mt, mtn)
-        attr[5], attr[8] = divmod(now, _NS)
-        self._keep(nodeid, until, words, changed := abi.ATTR.pack(*attr))
-        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + changed)
-
-    def learned(self, op: int, nodeid: int, reply: bytes | memoryview) -> None:
-        """Take note of home's reply to anything else: what it tells of a file is newer than what is known here."""
-        if not self._made or op in _TELLS_NOTHING:
-            return
-        with self._turn:
-            if op == abi.LOOKUP:
-                nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
-            if op in _TELLS_ONE:
-                self._made.pop(nodeid, None)
-            else:
-                self._made.clear()
-
-    def wrote(self, nodeid: int, attr: bytes) -> None:
-        """Take note of a file's attributes (struct fuse_attr) after a write: others may have written to it, too."""
-        with self._turn:
-            made = self._made.get(nodeid)
-            if made is not None and made[2][_SIZE] != attr[_SIZE]:
-                del self._made[nodeid]
-
-    def _keep(self, nodeid: int, until: float, words: int, attr: bytes) -> None:
-        self._made[nodeid] = until, words, attr
-        if len(self._made) > KNOWN_NODES:
-            self._made.popitem(last=False)
-
-    # what is under way
+        """Say whether a close waits until all is at home."""
+        return self.answers.plenty(fh) and nodeid in self._nodes
 
     def entered(self, unique: int, asked: Asked, answer: bytes) -> tuple[int, bytes]:
         """Give a change its number; return that, and what the kernel is to be told once it is sent (b"": nothing)."""
@@ -217,12 +102,14 @@ class Behind:
 
     def send_change(self, number: int, raw: bytes | memoryview) -> None:
         """Send a change that was entered. Raises LinkClosed."""
+        self.sent.sends(raw)
         self._link.send(AFTER, HEAD.pack(number, number - 1), raw)
 
     def send(self, raw: bytes | memoryview) -> None:
         """Send any other request: after all that the kernel takes for done. Raises LinkClosed."""
         after = self._after(raw) if self._changes else 0
         if after:
+            self.sent.sends(raw)
             self._link.send(AFTER, HEAD.pack(0, after), raw)
         else:
             self._link.send(FUSE, raw)
@@ -249,6 +136,7 @@ class Behind:
 
     def replied(self, unique: int, error: int, payload: bytes | memoryview) -> tuple[int, list[bytes]]:
         """Take home's reply to a change. Return its node, if it has failed, and what the kernel is to be told now."""
+        self.sent.answered(unique)
         with self._turn:
             change = self._changes.pop(unique, None)
             if change is None:

@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
-from remoteio.execute.at_once import CHANGES, AtOnce
+from remoteio.execute.at_once import AtOnce
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
 from remoteio.execute.known import ANSWERED, WAITING
@@ -43,6 +43,7 @@ from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
+from remoteio.wire.behind import CHANGES
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 
@@ -107,7 +108,7 @@ class Relay(AtOnce):
                 raw = view[:n] if n >= LARGE else bytes(view[:n])
                 if n >= LARGE:  # the link may hold the old buffer for a while
                     view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
-                if op in CHANGES and self.behind.granted and self._at_once(op, unique, nodeid, raw):
+                if op in CHANGES and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
@@ -130,7 +131,7 @@ class Relay(AtOnce):
         if op in (abi.RELEASE, abi.RELEASEDIR):
             fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
             self.handles.closed(fh)
-            self.behind.closed(fh)
+            self.behind.answers.closed(fh)
             with self._order:
                 if op == abi.RELEASEDIR:
                     self._known.listings.closed(fh)
@@ -190,6 +191,7 @@ class Relay(AtOnce):
                 self._unasked(unique, error, payload)
                 return
             op, nodeid, _, stamp, at, raw = asked
+            self.behind.sent.answered(unique)
             if unique >= abi.OWN:
                 self._came_ahead(asked, error, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
                 return
@@ -219,6 +221,7 @@ class Relay(AtOnce):
         if not unique:
             self._to_kernel(payload)
         elif (op := self._abandoned.pop(unique, None)) is not None:
+            self.behind.sent.answered(unique)
             self._undo(op, payload)
         else:
             self._done(unique, error, payload)

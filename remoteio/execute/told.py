@@ -56,6 +56,7 @@ class Told:
         """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""
         if self._known.opened.untold:
             self._tell_of(lambda: self._known.opened.needed(op, raw))
+        self.behind.sent.await_room(len(raw))
         self.behind.send(raw)
 
     def _tell_of(self, those: Callable[[], list[int]]) -> None:
@@ -101,7 +102,7 @@ class Told:
             op, nodeid, _, stamp, _, _ = asked
             known, now = wire.parse(op, rest), time.monotonic()
             if op == abi.WRITE:
-                self.behind.wrote(nodeid, known.attr)
+                self.behind.answers.wrote(nodeid, known.attr)
             with self._order:
                 self.counts.carried[op] += len(rest)
                 if what:

@@ -26,17 +26,26 @@ MAY_SET = 1 << 30  # and the file is the user's own: he may set its mode and tim
 MAY_OWN = 1 << 29  # and give it to whom it belongs already: its ids are shown as they are
 WORDS = MAY_WRITE | MAY_SET | MAY_OWN
 
+CHANGES = frozenset((abi.WRITE, abi.SETATTR))
+"""What may be answered before it is done."""
+
 ROOM = 1024
 """Changes that are answered and not known to be done, at the most."""
 
 ROOM_SIZE = 2 << 20
 """Bytes of those, at the most: what a link of 1 Gbit/s has under way over 20 ms."""
 
+SMALL = 4096
+"""Bytes of a request from which on it waits on the host for ROOM_SENT: signals, names and lines of a log do not."""
+
+ROOM_SENT = 16 << 20
+"""Bytes of requests that are not SMALL, in order and not answered by home, from which on the next one waits."""
+
 MOST_HELD = 4096
 """Requests that wait at home for a change before them: as many as wait for locks. A program waits for each."""
 
-MOST_HELD_BYTES = 1 << 30
-"""Bytes of those."""
+MOST_HELD_BYTES = ROOM_SENT + MOST_HELD * SMALL + (4 << 20)
+"""Bytes of those: what is SMALL beside ROOM_SENT, and the one with which each thread of the relay goes beyond it."""
 
 
 def split(payload: bytes | memoryview) -> tuple[int, int, bytes | memoryview]:

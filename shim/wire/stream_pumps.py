@@ -105,8 +105,17 @@ class Sink:
     each one step (collections.deque); the wakeup is cleared before the queue is looked at, so nothing put is missed.
     """
 
-    def __init__(self, link: Link, kind: int, fd: int, close: Callable[[int], None] = os.close) -> None:
+    def __init__(
+        self,
+        link: Link,
+        kind: int,
+        fd: int,
+        close: Callable[[int], None] = os.close,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`fd` is given to `close` at the end. `before` waits until it may be told that nobody reads it."""
         self._link, self.kind, self._fd, self._close = link, kind, fd, close
+        self._before = before
         self._queue: deque[bytes | memoryview] = deque()
         self._arrivals = Arrivals()
         self._wakeup = Wakeup()
@@ -129,7 +138,7 @@ class Sink:
         try:
             while True:
                 if any(fd == self._fd for fd, _ in wait.poll()):
-                    self._tell(CLOSED, bytes((self.kind,)))
+                    self._tell_closed()
                     return
                 self._wakeup.clear()
                 while self._queue:
@@ -137,7 +146,7 @@ class Sink:
                     if not data:
                         return
                     if not self._write(data):
-                        self._tell(CLOSED, bytes((self.kind,)))
+                        self._tell_closed()
                         return
                     self._arrivals.done(len(data))
                     self._tell(*credit(self.kind, len(data)))
@@ -145,6 +154,10 @@ class Sink:
             self._close(self._fd)
             self._wakeup.close()
             self.done.set()
+
+    def _tell_closed(self) -> None:
+        self._before()
+        self._tell(CLOSED, bytes((self.kind,)))
 
     def _tell(self, kind: int, payload: bytes) -> None:
         try:

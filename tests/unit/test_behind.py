@@ -11,11 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from remoteio.execute import behind
-from remoteio.execute.at_once import CHANGES
 from remoteio.execute.behind import Behind
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE
+from remoteio.wire.behind import CHANGES, HEAD, MAY_OWN, MAY_SET, MAY_WRITE
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
 from tests.until import HANG
@@ -138,7 +137,7 @@ def test_nothing_is_answered_that_home_has_not_granted_or_that_is_locked(ends: E
     ends.relay.handles.locked.add(FILE)
     ends.writes(b"abc")
     ends.relay.handles.locked.clear()
-    ends.behind.closed(HANDLE)
+    ends.behind.answers.closed(HANDLE)
     ends.writes(b"abc")
     assert ends.told() == [] and [each[0] for each in ends.sent()] == [-1, -1]
 

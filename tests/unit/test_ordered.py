@@ -103,3 +103,11 @@ def test_no_more_is_kept_than_a_kernel_asks_for(monkeypatch: pytest.MonkeyPatch,
         assert made.take(AFTER, after(k + 1, 0, 9)) == []
     with pytest.raises(ProtocolError, match="not for the change"):
         made.take(AFTER, after(4, 0, 9))
+
+
+def test_the_number_of_a_change_is_no_other_requests() -> None:
+    made = Ordered()
+    made.take(AFTER, after(7, 3, 2))
+    assert list(map(unique, made.take(FUSE, request(7)))) == [7]
+    with pytest.raises(ProtocolError, match="of a request that is no change"):
+        made.done(7)

@@ -36,6 +36,7 @@ from shim.submit.job.replayed_streams import OutputOnce
 from shim.submit.limited_requests import AT_ONCE, MOST_UNTAKEN, LimitedRequests
 from shim.wire.stream_pumps import Sink
 from tests.hostile import Host, Refused
+from tests.until import HANG
 
 READ = abi.request(abi.READ, 1, bytes(abi.READ_IN.size))
 FORGET = abi.request(abi.FORGET, 1, bytes(8))
@@ -194,6 +195,28 @@ def test_more_than_a_stream_may_send_is_not_kept(pair: tuple[Link, socket.socket
     sink._wakeup.close()
     os.close(read)
     os.close(write)
+
+
+def test_that_nobody_reads_a_stream_is_told_when_what_came_before_is_done(pair: tuple[Link, socket.socket]) -> None:
+    link, other = pair
+    read, write = os.pipe()
+    asked, done, failed = threading.Event(), threading.Event(), list[BaseException]()
+
+    def before() -> None:
+        asked.set()
+        assert done.wait(HANG)
+
+    sink = Sink(link, frames.STDIN, write, before=before)
+    sink.start(failed.append)
+    os.close(read)
+    assert asked.wait(HANG)
+    other.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        other.recv(1)
+    other.setblocking(True)
+    done.set()
+    assert other.recv(100)[4] == frames.CLOSED
+    assert sink.done.wait(HANG) and not failed
 
 
 def test_what_a_pipe_held_at_each_dump_comes_beyond_the_window() -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import MOST_HELD, MOST_HELD_BYTES, split
+from remoteio.wire.behind import CHANGES, MOST_HELD, MOST_HELD_BYTES, split
 from remoteio.wire.frames import AFTER
 
 TYPE_CHECKING = False
@@ -39,8 +39,8 @@ class Ordered:
         self._lock = threading.Lock()
         self._done = 0
         self._numbers: dict[int, int] = {}  # unique -> the number of a change that is not done
-        self._held: list[tuple[int, Payload]] = []  # in the order in which they came, but for the changes' own
-        self._bytes = 0
+        self._held: dict[int, list[Payload]] = {}  # number -> what waits for that change, in the order in which it came
+        self._count = self._bytes = 0  # of those
 
     def take(self, kind: int, payload: Payload) -> list[Payload]:
         """Take a frame, FUSE or AFTER; return its request, if it may be done now. Raises ProtocolError."""
@@ -51,7 +51,7 @@ class Ordered:
         with self._lock:
             if number:
                 _, op, unique, *_ = abi.IN_HEADER.unpack_from(request)
-                if op not in (abi.WRITE, abi.SETATTR):
+                if op not in CHANGES:
                     raise abi.FuseError("operation %d is no change that may be answered before it is done" % op)
                 if number <= self._done or number in self._numbers.values() or unique in self._numbers:
                     raise abi.FuseError("change %d comes twice" % number)
@@ -63,14 +63,14 @@ class Ordered:
         if not self._held or len(request) < abi.ARGS or abi.IN_HEADER.unpack_from(request)[1] != abi.INTERRUPT:
             return [request]
         with self._lock:
-            return self._enter(max((after for after, _ in self._held), default=0), request)
+            return self._enter(max(self._held, default=0), request)
 
     def _enter(self, after: int, request: Payload) -> list[Payload]:
         if after <= self._done:
             return [request]
-        self._held.append((after, request))
-        self._bytes += len(request)
-        if len(self._held) > MOST_HELD or self._bytes > MOST_HELD_BYTES:
+        self._held.setdefault(after, []).append(request)
+        self._count, self._bytes = self._count + 1, self._bytes + len(request)
+        if self._count > MOST_HELD or self._bytes > MOST_HELD_BYTES:
             raise abi.FuseError("it asks for more after a change than any kernel does, and not for the change")
         return []
 
@@ -78,13 +78,11 @@ class Ordered:
         """Take note that a request has been answered; return those that the caller has to do, as nobody else can."""
         if unique not in self._numbers:
             return []
-        left = []
         with self._lock:
-            self._done = self._numbers.pop(unique)
-            for after, request in self._held:
-                if after <= self._done:
-                    self._bytes -= len(request)
-                    if not self.begin(request):
-                        left.append(request)
-            self._held = [each for each in self._held if each[0] > self._done]
-        return left
+            number = self._numbers.pop(unique)
+            if number != self._done + 1:
+                raise abi.FuseError("change %d has the number of a request that is no change" % number)
+            self._done = number
+            due = self._held.pop(self._done, [])
+            self._count, self._bytes = self._count - len(due), self._bytes - sum(map(len, due))
+            return [request for request in due if not self.begin(request)]

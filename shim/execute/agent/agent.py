@@ -190,7 +190,8 @@ class Agent:
         """Return the frames that tell home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()
-            self.relay.behind.settle()
+        self.relay.behind.settle()
+        if said is messages.ENDED:
             status, cpu = rest.split()
             spent = frames.pack_fields({**self.relay.spent(), "cpu": [cpu]})
             if (late := self.relay.behind.untold()) is not None:

@@ -46,7 +46,7 @@ class JobStreams(ABC):
         take: dict[int, Callable[[bytes | memoryview], None]] = {}
         for kind, (fd, reads) in pipes.items():
             if reads:
-                sink = Sink(self._link, kind, fd)
+                sink = Sink(self._link, kind, fd, before=self.before)
                 sink.start(fail)
                 take[kind] = sink.put
             else:
@@ -98,7 +98,7 @@ class PlainStreams(JobStreams):
         self._stdin: Sink | None = None
 
     def _input(self, fd: int, terminal: bool) -> None:
-        self._stdin = Sink(self._link, frames.STDIN, fd)
+        self._stdin = Sink(self._link, frames.STDIN, fd, before=self.before)
         self._stdin.start(fail)
 
     def _output(self, kind: int, fd: int) -> None:
