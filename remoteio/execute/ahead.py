@@ -6,6 +6,8 @@ submit side hears nothing: what is read by it is known. A request that goes beyo
 number, and the submit side opens the directory anew for it alone. Such a handle is also given to who opens a directory
 again that he has just opened, as `find` does to go back up: that is read by nobody.
 
+Who looks up names in such a directory, as `git status` does, is answered from it as well (``look``).
+
 A job that comes to a directory whose listing is under way waits for that, rather than ask again.
 
 A listing has counted a lookup for each entry, as in ``known_listings``, which hands it out or gives it back. It may be
@@ -19,33 +21,35 @@ from collections.abc import Callable
 
 from remoteio.execute.counts import Guesses
 from remoteio.execute.known_listings import KnownListings
-from remoteio.execute.walks import Walks
+from remoteio.execute.walks import NameWalks, Walks
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import listed as wire
 from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
 from remoteio.wire.listed import Entries, walk
 
-Waiting = tuple[int, bytes]  # the number of an OPENDIR, and it whole
+Waiting = tuple[int, bytes]  # the number of an OPENDIR or LOOKUP, and it whole
 
 
 class _Listed:
-    __slots__ = ("entries", "found", "until")
+    __slots__ = ("entries", "found", "until", "walk")
 
-    def __init__(self, entries: bytes, found: Entries, until: float) -> None:
+    def __init__(self, entries: bytes, found: Entries, until: float, walk: Walks) -> None:
         self.entries, self.found, self.until = entries, found, until
+        self.walk = walk  # which guessed it
 
 
 class Ahead:
     """Keeps what was listed ahead until the job opens it, and knows what to list next.
 
-    guesses  how many listings came, and were opened
+    guesses  how many listings came, and were opened or looked into
+    moved    the job has come on: there may be more to list
     """
 
     def __init__(self, listings: KnownListings) -> None:
-        self.walks = Walks()
         self.guesses = Guesses()
+        self.moved = False
+        self.walks, self.lookups = Walks(), NameWalks()
         self._listings = listings
-        self._asked: dict[int, list[Waiting]] = {}  # nodeid -> who waits for its listing
+        self._asked: dict[int, tuple[Walks, list[Waiting]]] = {}  # nodeid -> which guessed it, who waits for it
         self._come: OrderedDict[int, _Listed] = OrderedDict()  # by nodeid
         self._bytes = 0  # of these
         self._where: dict[int, int] = {}  # nodeid of an entry of these -> of its directory
@@ -61,6 +65,7 @@ class Ahead:
         if listed is None and self.walks.above(nodeid) and self._opened.get(nodeid, 0.0) >= now:
             self._handle += 1
             return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
+        self.moved = True
         self.walks.opened(nodeid, listed is not None)
         if listed is None:
             return None
@@ -74,14 +79,39 @@ class Ahead:
     def opened(self, nodeid: int, found: Entries, now: float) -> None:
         """Take note that the submit side has opened a directory, and how its listing begins."""
         self._open_until(nodeid, now + TTL)
-        self.walks.listed(nodeid, wire.directories(found))
+        self.walks.listed(nodeid, found)
+
+    def goes_on(self, nodeid: int, entries: bytes) -> None:
+        """Take note of more entries of a directory that the submit side has opened."""
+        if self.walks.follows:
+            self.walks.listed(nodeid, walk(entries))
+            self.moved = True
+
+    def looked(self, nodeid: int, found: Entries) -> None:
+        """Take note that the job looks up names in a directory, and what is in it."""
+        self.lookups.opened(nodeid, False)
+        self.lookups.listed(nodeid, found)
+        self.moved = True
+
+    def look(self, nodeid: int, now: float) -> bool:
+        """Hand what has come of a directory over to who looks names up in it. False: nothing has."""
+        listed = self._come.get(nodeid)
+        if listed is None or listed.until < now:
+            self.moved = self.lookups.met(nodeid) or self.moved
+            return False
+        self.moved = True
+        self.lookups.opened(nodeid, True)
+        self._take(nodeid)
+        self.guesses.right += 1
+        self._listings.learn(nodeid, listed.entries, listed.found, listed.until)
+        return True
 
     def waits(self, nodeid: int, waiting: Waiting) -> bool:
-        """Put an OPENDIR off if the listing is under way."""
-        others = self._asked.get(nodeid)
-        if others is None:
+        """Put an OPENDIR, or a LOOKUP in it, off if the listing is under way."""
+        asked = self._asked.get(nodeid)
+        if asked is None:
             return False
-        others.append(waiting)
+        asked[1].append(waiting)
         return True
 
     def next(self, now: float) -> tuple[list[int], int]:
@@ -89,12 +119,16 @@ class Ahead:
 
         They are taken as asked from now on.
         """
+        self.moved = False
         self._expire(now)
-        below = min(max(self.walks.window // 8, 1), LISTED_BELOW)
-        room = WALK_AHEAD - len(self._asked) * below - len(self._come)
-        found = self.walks.next(room // below) if self._bytes < WALK_KEPT else []
-        for nodeid in found:
-            self._asked[nodeid] = []
+        below = min(max(self.walks.window // 8, self.lookups.window // 8, 1), LISTED_BELOW)
+        found: list[int] = []
+        for walks in (self.walks, self.lookups):
+            room = WALK_AHEAD - len(self._asked) * below - len(self._come)
+            for nodeid in walks.next(room // below) if self._bytes < WALK_KEPT else ():
+                if nodeid not in self._asked and nodeid not in self._come:
+                    self._asked[nodeid] = walks, []
+                    found.append(nodeid)
         return found, below
 
     def came(
@@ -104,25 +138,26 @@ class Ahead:
 
         Nothing `listed`: it has failed.
         """
-        waiting = self._asked.pop(nodeid, [])
-        self.walks.done(nodeid)
+        walks, waiting = self._asked.pop(nodeid, (self.walks, []))
+        self._done(nodeid)
         for directory, entries in listed:
-            self._keep(directory, entries, holds, now + TTL)
+            self._keep(directory, entries, holds, now + TTL, walks)
         return waiting
 
-    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float) -> None:
+    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float, by: Walks) -> None:
         found = walk(entries)
         named = [each[2] for each in found if each[2]]
         if nodeid in self._come or nodeid in self._asked or not holds(nodeid) or not all(map(holds, named)):
             self._listings.unused += named
             return
-        self._come[nodeid] = _Listed(entries, found, until)
+        self._come[nodeid] = _Listed(entries, found, until, by)
         self.guesses.came += 1
         self._bytes += len(entries)
         for each in named:
             self._where[each] = nodeid
-        self.walks.guess(nodeid)
-        self.walks.listed(nodeid, wire.directories(found))
+        for walks in (self.walks, self.lookups):
+            walks.guess(nodeid)
+            walks.listed(nodeid, found)
 
     def changed(self, nodeid: int) -> None:
         """Forget what was told of a node that the job changes, and what is in it."""
@@ -133,6 +168,7 @@ class Ahead:
     def sweep(self) -> None:
         """Forget all listings: the job changes nodes that are not known by number."""
         self.walks.disturbed()
+        self.lookups.disturbed()
         self._opened.clear()
         for nodeid in list(self._come):
             self._drop(nodeid)
@@ -144,10 +180,11 @@ class Ahead:
 
     def _expire(self, now: float) -> None:
         late = [nodeid for nodeid, listed in self._come.items() if listed.until < now]
+        guessed_by = {self._come[nodeid].walk for nodeid in late}
         for nodeid in late:
             self._drop(nodeid)
-        if late:
-            self.walks.wrong()
+        for walks in guessed_by:
+            walks.wrong()
 
     def _drop(self, nodeid: int) -> None:
         if nodeid in self._come:
@@ -156,8 +193,12 @@ class Ahead:
     def _take(self, nodeid: int, again: bool = False) -> _Listed:
         listed = self._come.pop(nodeid)
         self._bytes -= len(listed.entries)
-        self.walks.done(nodeid, again)
+        self._done(nodeid, again)
         for each in listed.found:
             if self._where.get(each[2]) == nodeid:
                 del self._where[each[2]]
         return listed
+
+    def _done(self, nodeid: int, again: bool = False) -> None:
+        self.walks.done(nodeid, again)
+        self.lookups.done(nodeid, again)

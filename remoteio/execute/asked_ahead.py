@@ -59,7 +59,7 @@ class AskedAhead(Told, ToKernel):
         """
         if not self._to_kernel(answer):
             self._undo(op, answer)
-        if op == abi.OPENDIR or (op == abi.OPEN and self._known.files.orders.window):
+        if self._known.ahead.moved or (op == abi.OPEN and self._known.files.orders.window):
             self._ask_ahead()
 
     def _close_own(self, answer: bytes | memoryview) -> None:

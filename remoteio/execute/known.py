@@ -149,7 +149,9 @@ class Known:
         elif op == abi.CREATE and not error:
             self.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
         elif op == abi.READDIRPLUS and not error:
-            self.files.orders.listed(nodeid, bytes(payload[abi.OUT_HEADER.size :]))
+            entries = bytes(payload[abi.OUT_HEADER.size :])
+            self.files.orders.listed(nodeid, entries)
+            self.ahead.goes_on(nodeid, entries)
 
     def holds(self, nodeid: int, stamp: int) -> bool:
         """Say whether no change was asked for or answered since the request of that stamp."""
@@ -200,7 +202,9 @@ class Known:
             self.ahead.opened(nodeid, found, now)
             self.files.orders.listed(nodeid, listing.entries)
         else:
-            self.listings.learn(nodeid, listing.entries, now)
+            found = walk(listing.entries)
+            self.listings.learn(nodeid, listing.entries, found, now + TTL)
+            self.ahead.looked(nodeid, found)
 
     def _open(self, unique: int, nodeid: int, flags: int, now: float) -> bytes | None:
         """Return the reply to an OPEN, if the file is under a lease, or was fetched."""
@@ -238,7 +242,7 @@ class Known:
         if self._latest:
             self.listings.refuse(entries)
         else:
-            self.listings.learn(nodeid, entries, now)
+            self.listings.learn(nodeid, entries, walk(entries), now + TTL)
 
     def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float) -> None:
         """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""
@@ -268,6 +272,8 @@ class Known:
             name = bytes(raw[abi.ARGS : -1])
             known = self.listings.lookup(unique, nodeid, name, now)
             if known is None and (not leased or (known := leases.lookup(unique, nodeid, name)) is None):
+                if self.ahead.look(nodeid, now):
+                    return self.listings.lookup(unique, nodeid, name, now)
                 self.files.orders.looked_up(nodeid, name)
             return known
         if op == abi.OPENDIR:
@@ -300,7 +306,10 @@ class Known:
         return abi.reply(unique, contents[offset : offset + size])
 
 
-WAITING = frozenset((abi.OPEN, abi.OPENDIR))
+OPENING = frozenset((abi.OPEN, abi.OPENDIR))
+"""Operations whose answer has a handle."""
+
+WAITING = OPENING | {abi.LOOKUP}
 """Operations that may wait for what is under way."""
 
-ANSWERED = WAITING | {abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.LOOKUP, abi.READDIRPLUS}
+ANSWERED = WAITING | {abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}

@@ -17,8 +17,8 @@ class KnownAhead(Known):
     """Asks for directories (LIST) and files (FETCH) that the job may open next."""
 
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
-        """Put off an OPENDIR or OPEN of what is being listed or fetched ahead."""
-        if op == abi.OPENDIR:
+        """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, or a LOOKUP in it."""
+        if op != abi.OPEN:
             return self.ahead.waits(nodeid, waiting)
         return self.files.waits(nodeid, abi.OPEN_IN.unpack_from(waiting[1], abi.ARGS)[0], waiting)
 
@@ -39,7 +39,7 @@ class KnownAhead(Known):
         return request
 
     def listed_ahead(self, nodeid: int, stamp: int, body: bytes, now: float) -> list[Waiting]:
-        """Keep the body of the reply to a LIST; empty: it has failed. Return the OPENDIRs that waited for it.
+        """Keep the body of the reply to a LIST; empty: it has failed. Return the requests that waited for it.
 
         Raises ProtocolError.
         """
@@ -68,7 +68,10 @@ class KnownAhead(Known):
         return waiting
 
     def open_waiting(self, op: int, unique: int, nodeid: int, raw: bytes, now: float) -> bytes | None:
-        """Return the reply to the OPENDIR that waited for a LIST, or the OPEN for a FETCH, if that told enough."""
+        """Return the reply to the OPENDIR or LOOKUP that waited for a LIST, or the OPEN for a FETCH, if that told
+        enough."""
+        if abi.IN_HEADER.unpack_from(raw)[1] == abi.LOOKUP:
+            return self.answer(abi.LOOKUP, unique, nodeid, memoryview(raw), now)
         if op == abi.LIST:
             return self.ahead.open(unique, nodeid, now)
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]

@@ -48,11 +48,11 @@ class KnownListings:
         self._reads: dict[int, _Read] = {}  # fh -> its listing
         self._left: dict[int, _Read] = {}  # those of which not all was read
 
-    def learn(self, parent: int, listing: bytes, now: float) -> None:
-        """Keep all entries of the directory `parent`, as of now."""
+    def learn(self, parent: int, listing: bytes, found: Entries, until: float) -> None:
+        """Keep all entries of the directory `parent`, which hold `until` then."""
         self.forget_directory(parent)
-        directory = self._directories[parent] = _Directory(now + TTL, True)
-        for start, _, nodeid, name, *_ in walk(listing):
+        directory = self._directories[parent] = _Directory(until, True)
+        for start, _, nodeid, name, *_ in found:
             if nodeid in self._where:
                 self._take_back(nodeid)  # another name of it; one entry a node is enough
             directory.entries[name] = listing[start : start + ENTRY_SIZE] if nodeid else None

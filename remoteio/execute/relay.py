@@ -38,7 +38,7 @@ from remoteio.execute import given_back
 from remoteio.execute.at_once import AtOnce
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
-from remoteio.execute.known import ANSWERED, WAITING
+from remoteio.execute.known import ANSWERED, OPENING, WAITING
 from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
@@ -116,7 +116,7 @@ class Relay(AtOnce):
                         if op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw))):
                             continue
                 send(op, raw)
-                if op == abi.OPENDIR or facts.files.orders.window:
+                if facts.ahead.moved or facts.files.orders.window:
                     self._ask_ahead()
                 if facts.unused():
                     self.give_back()
@@ -211,8 +211,8 @@ class Relay(AtOnce):
                 payload = self._noted(asked, unique, payload, now)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
-            elif op == abi.OPENDIR:
-                self._ask_ahead()  # what is in it
+            elif self._known.ahead.moved:
+                self._ask_ahead()  # what is in the directory that was told of
         except struct.error as e:
             raise cut_short(e) from None
 
@@ -253,7 +253,7 @@ class Relay(AtOnce):
 
     def _undo(self, op: int, payload: bytes | memoryview) -> None:
         """The submit side did what nobody waits for any more: give back what it made."""
-        if op in WAITING and _own(payload):
+        if op in OPENING and _own(payload):
             self._close_own(payload)
             return
         self.handles.undone(op, payload)

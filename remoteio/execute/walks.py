@@ -2,8 +2,11 @@
 
 Programs that walk a tree (find, du, tar, git status) open the directories that a listing named, mostly in its order and
 each with all that is below it before the next. So each directory that a listing names has a place in that order, a
-tuple of numbers that sorts so, and what comes next is what sorts behind the directory opened last. A program with an
-order of its own (`ls -R` has the alphabet's) finds what was guessed all the same, while that is kept.
+tuple that sorts so, and what comes next is what sorts behind the directory opened last. A program with an order of its
+own (`ls -R` has the alphabet's) finds what was guessed all the same, while that is kept.
+
+Programs that know what was there (`git status`, make, rsync) look up the names in each directory instead, in the
+alphabet's order of the directories: see ``NameWalks``.
 
 How many are guessed, the window, is learned: it doubles when the job opens a directory of the walk that has not come,
 and is halved when one was listed in vain. On a network without delay it stays small by itself.
@@ -14,8 +17,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 
 from remoteio.wire.coherence import WALK_HITS, WALK_KNOWN, WALK_WINDOW
+from remoteio.wire.listed import DIRECTORY, Entries
 
-_Place = tuple[int, ...]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    _Place = tuple["int | bytes", ...]
 
 
 class Walks:
@@ -26,15 +32,15 @@ class Walks:
         self._order: list[tuple[_Place, int]] = []  # those that are neither opened nor guessed yet
         self._guessed: list[tuple[_Place, int]] = []  # those that are asked for, or have come and are not opened
         self._at: _Place = ()
-        self._roots = self._hits = 0
+        self._named = self._hits = 0
         self.window = 0
 
     def opened(self, nodeid: int, had: bool) -> None:
         """Take note that the job opens a directory. `had`: its listing had come."""
         place = self._places.get(nodeid)
         if place is None:  # where another walk may begin
-            self._roots += 1
-            self._places[nodeid] = (self._roots,)
+            self._named += 1
+            self._places[nodeid] = (self._named,)
             return
         self._at = place
         _remove(self._order, (place, nodeid))
@@ -42,28 +48,40 @@ class Walks:
         if not had and self._hits >= WALK_HITS:
             self.window = min(max(2 * self.window, 2), WALK_WINDOW)
 
+    @property
+    def follows(self) -> bool:
+        """Whether the job is taken to walk a tree."""
+        return self._hits >= WALK_HITS
+
     def above(self, nodeid: int) -> bool:
         """Say whether the job is below that directory: `find` opens it again to go back there."""
         place = self._places.get(nodeid)
         return place is not None and len(place) < len(self._at) and self._at[: len(place)] == place
 
-    def listed(self, nodeid: int, within: list[int]) -> None:
-        """Take note which directories are `within` one, in the order in which they are listed."""
+    def listed(self, nodeid: int, found: Entries) -> None:
+        """Take note of entries of a directory, in the order in which they are listed: all, or some behind others."""
         place, places = self._places.get(nodeid), self._places
-        new = [each for each in within if each not in places]
-        if place is None or not new:
+        if place is None:
+            return
+        new = [(name, each) for _, _, each, name, _, kind in found if kind == DIRECTORY and each and each not in places]
+        if not new:
             return
         if len(places) + len(new) > WALK_KNOWN:
             self.forget()  # the walk goes on where the job opens the next
             return
-        found = [((*place, k), each) for k, each in enumerate(new)]
-        places.update((each, its) for its, each in found)
+        self._place(nodeid, place, new)
+
+    def _place(self, nodeid: int, place: _Place, new: list[tuple[bytes, int]]) -> None:
+        """Give places to the directories `new`, (name, node) each, below that of the one in which they are."""
+        found = [((*place, k), each) for k, (_, each) in enumerate(new, self._named + 1)]
+        self._named += len(found)
+        self._places.update((each, its) for its, each in found)
         at = bisect_left(self._order, found[0])
         self._order[at:at] = found
 
     def next(self, most: int) -> list[int]:
         """Return which directories to guess now, `most` at the most."""
-        if self._hits < WALK_HITS:
+        if not self.follows:
             return []
         order, guessed, here = self._order, self._guessed, (self._at, 0)
         found: list[tuple[_Place, int]] = []
@@ -108,6 +126,48 @@ class Walks:
         self._order.clear()
         self._guessed.clear()
         self._at = ()
+
+
+class NameWalks(Walks):
+    """The same for directories in which names are looked up, and for the alphabet's order of their names.
+
+    Compilers and interpreters look names up in directories too, in no order. So here only those count that come right
+    behind another, or into one, in which names were looked up: wherever that is, as `git status` has several threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[int, int] = {}  # of each directory, the one before it; of the first, that in which it is
+        self._entered: set[int] = set()
+
+    def opened(self, nodeid: int, had: bool) -> None:
+        """Take note that the job looks up names in a directory. `had`: its listing had come."""
+        follows = had or nodeid not in self._places or self._before.get(nodeid) in self._entered
+        self._entered.add(nodeid)
+        if follows:
+            super().opened(nodeid, had)
+        else:
+            self.disturbed()
+
+    def met(self, nodeid: int) -> bool:
+        """Say whether a directory of which nothing has come is where the walk goes on; then it is taken for opened."""
+        if not self.follows or nodeid in self._entered or self._before.get(nodeid) not in self._entered:
+            return False
+        self.opened(nodeid, False)
+        return True
+
+    def _place(self, nodeid: int, place: _Place, new: list[tuple[bytes, int]]) -> None:
+        before = nodeid
+        for name, each in sorted(new):
+            self._places[each] = its = (*place, name)
+            insort(self._order, (its, each))
+            self._before[each], before = before, each
+
+    def forget(self) -> None:
+        """Forget all places, and where the job was."""
+        super().forget()
+        self._before.clear()
+        self._entered.clear()
 
 
 def _remove(places: list[tuple[_Place, int]], which: tuple[_Place, int]) -> bool:

@@ -16,7 +16,7 @@ from remoteio.wire import fuse_abi as abi
 
 ENTRY_SIZE = abi.ENTRY.size + abi.ATTR.size
 _HEAD = struct.Struct("=QII")
-_DIRECTORY = 4  # d_type: DT_DIR of readdir(3)
+DIRECTORY = 4  # d_type: DT_DIR of readdir(3)
 
 # start, end, nodeid, name, offset of the next, d_type
 Entries = list[tuple[int, int, int, bytes, int, int]]
@@ -37,7 +37,7 @@ def walk(listing: bytes) -> Entries:
 
 def directories(found: Entries) -> list[int]:
     """List the nodes of the directories among the entries."""
-    return [nodeid for _, _, nodeid, _, _, kind in found if kind == _DIRECTORY and nodeid]
+    return [nodeid for _, _, nodeid, _, _, kind in found if kind == DIRECTORY and nodeid]
 
 
 def pack(nodeid: int, attr: bytes, entries: bytes) -> bytes:

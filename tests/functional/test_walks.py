@@ -82,3 +82,19 @@ def test_a_directory_that_was_listed_ahead_is_read_again_and_synced(served: tupl
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def test_names_that_are_looked_up_directory_by_directory_are_as_they_are(served: tuple[Path, Path]) -> None:
+    """What has come ahead of the lookups is told as long as the job has not changed it."""
+    here, there = served
+    for number, name in enumerate(f"{a}/{b}/{c}" for a in "abcd" for b in "efgh" for c in "ijkl"):
+        within = there / name
+        assert not (within / "absent").exists() and not (within / "none").exists()
+        assert os.lstat(within / "file").st_size == os.lstat(here / name / "file").st_size
+        assert (within / "new").exists() == (here / name / "new").exists() == (number == 42)
+        if number == 40:
+            after, behind = there / "c/g/k", there / "c/g/l"
+            (after / "new").write_text("of the job's own")
+            with (after / "file").open("a") as f:
+                f.write(", and more")
+            (behind / "file").write_text("longer than it was")

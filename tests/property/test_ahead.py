@@ -57,7 +57,7 @@ class Job:
         self.asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
         self.replies: list[tuple[int, int, bytes]] = []  # (nodeid, stamp, body) that are under way
         self.handles: list[int] = []
-        self.said: dict[int, tuple[float, Counter[int]]] = {}  # handle -> when and of what state
+        self.looked: Counter[int] = Counter()  # at home, by directory
         self.fh = 1
 
     def ahead(self) -> None:
@@ -74,10 +74,11 @@ class Job:
 
     def open(self, nodeid: int) -> bool:
         """Whether it was answered here."""
-        answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(b""), self.now)
+        raw = abi.request(abi.OPENDIR, nodeid, bytes(abi.OPEN_IN.size), 2)
+        answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(raw), self.now)
         if answer is not None:
             self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
-        elif not self.facts.ahead.waits(nodeid, (2, b"")):
+        elif not self.facts.waits(abi.OPENDIR, nodeid, (2, raw)):
             stamp, self.fh = self.facts.asked(abi.OPENDIR, nodeid), self.fh + 1
             self.facts.learn_listing(
                 abi.OPENDIR, nodeid, self.fh, stamp, Listing(self.home.listing(nodeid), True), self.now
@@ -86,12 +87,40 @@ class Job:
         self.ahead()
         return answer is not None
 
+    def look(self, nodeid: int, name: bytes) -> str:
+        """Look a name up: who answered, "here", "home", or "waits": a listing that is under way will."""
+        raw = abi.request(abi.LOOKUP, nodeid, name + b"\0", 2)
+        answer = self.facts.answer(abi.LOOKUP, 2, nodeid, memoryview(raw), self.now)
+        who = "here"
+        if answer is not None:
+            self.given(answer)
+        elif self.facts.waits(abi.LOOKUP, nodeid, (2, raw)):
+            who = "waits"
+        else:
+            who = "home"
+            stamp = self.facts.asked(abi.LOOKUP, nodeid)
+            self.looked[nodeid] += 1
+            if self.looked[nodeid] % 3 == 0:
+                listing = Listing(self.home.listing(nodeid), True)
+                self.facts.learn_listing(abi.LOOKUP, nodeid, 0, stamp, listing, self.now)
+        self.ahead()
+        return who
+
+    def given(self, answer: bytes) -> None:
+        """Take the reply to a LOOKUP: the kernel has what it counts; it is not older than the last change."""
+        nodeid = abi.ENTRY.unpack_from(answer, 16)[0]
+        self.home.counted[nodeid] -= bool(nodeid)
+        size = abi.ATTR.unpack_from(answer, 16 + abi.ENTRY.size)[1]
+        assert not nodeid or size == self.home.sizes[nodeid], "older than the job's own change"
+
     def come(self) -> int:
         nodeid, stamp, body = self.replies.pop(0)
         waiting = self.facts.listed_ahead(nodeid, stamp, body, self.now)
-        for unique, _ in waiting:
-            answer = self.facts.ahead.open(unique, nodeid, self.now)
-            if answer is not None:
+        for unique, raw in waiting:
+            answer = self.facts.open_waiting(abi.LIST, unique, nodeid, raw, self.now)
+            if answer is not None and abi.IN_HEADER.unpack_from(raw)[1] == abi.LOOKUP:
+                self.given(answer)
+            elif answer is not None:
                 self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
         self.ahead()
         return len(waiting)
@@ -113,7 +142,7 @@ class Job:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("open"), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["open", "look", "look all"]), st.integers(0, 3)),
         st.tuples(st.sampled_from(["come", "read", "close", "write", "unlink", "up"]), st.just(0)),
         st.tuples(st.just("wait"), st.integers(1, 12)),
     ),
@@ -126,6 +155,8 @@ STEPS = st.lists(
 @example([("open", 0), ("write", 0), ("read", 0)])
 @example([("open", 0), ("unlink", 0), ("read", 0)])
 @example([("open", 0), ("open", 0), ("come", 0), ("open", 0), ("write", 0), ("read", 0)])
+@example([*[("look all", 3), ("open", 0)] * 3, ("look all", 3), ("come", 0), ("write", 0), ("look", 3)])
+@example([*[("look all", 3), ("open", 0)] * 3, ("look all", 3), ("come", 0), ("open", 0), ("unlink", 0), ("look", 3)])
 def test_a_listing_ahead_is_never_older_than_a_change_and_every_lookup_is_given_out_or_back(
     steps: list[tuple[str, int]],
 ) -> None:
@@ -136,6 +167,10 @@ def test_a_listing_ahead_is_never_older_than_a_change_and_every_lookup_is_given_
             nodeid = [*children(path[-1]), *[path[-1]] * (WIDE + 1)][how]
             path.append(nodeid)
             job.open(nodeid)
+        elif what in ("look", "look all"):
+            names = [b"%x" % each for each in (*children(path[-1]), file_in(path[-1]))]
+            for name in names if what == "look all" else [*names, b"none"][how : how + 1]:
+                job.look(path[-1], name)
         elif what == "up" and len(path) > 1:
             path.pop()
         elif what == "come" and job.replies:
@@ -184,6 +219,35 @@ def test_who_walks_a_tree_waits_for_few_of_its_directories() -> None:
     opened, waited = walk_down(Job(), TOP)
     assert opened == ALL == 364
     assert waited < 12
+
+
+def look_down(job: Job, nodeid: int) -> tuple[int, int]:
+    """Look all names up as `git status` does: how many there are, and for how many home was waited for."""
+    looked = waited = 0
+    for name in [b"%x" % file_in(nodeid), *sorted(b"%x" % each for each in children(nodeid))]:
+        looked += 1
+        waited += job.look(nodeid, name) != "here"
+        while job.replies:
+            job.come()
+    for each in sorted(children(nodeid), key=lambda child: b"%x" % child):
+        more, waits = look_down(job, each)
+        looked, waited = looked + more, waited + waits
+    return looked, waited
+
+
+def test_who_looks_up_all_names_of_a_tree_waits_for_few() -> None:
+    looked, waited = look_down(Job(), TOP)
+    assert looked > 3 * ALL // 2
+    assert waited < looked // 20
+
+
+def test_who_looks_names_up_in_directories_that_are_not_side_by_side_is_told_nothing_ahead() -> None:
+    """As who searches a path of directories does."""
+    job = Job()
+    for nodeid in (TOP, *children(TOP)[2:0:-1], *children(children(TOP)[0])[::2]):
+        for each in (*children(nodeid), file_in(nodeid)):
+            job.look(nodeid, b"%x" % each)
+        assert not job.replies
 
 
 def test_who_opens_directories_in_no_tree_is_told_nothing_ahead() -> None:

@@ -145,7 +145,7 @@ def test_every_counted_lookup_is_given_out_or_given_back_once(steps: list[tuple[
             told = listing(value)
             counted.update(nodeid for nodeid in value.values() if nodeid)
             if what == "learn":
-                names.learn(number, told, now)
+                names.learn(number, told, walk(told), now + TTL)
             else:
                 names.closed(number)
                 names.opened(number, told, True, now)
@@ -175,7 +175,8 @@ def test_every_counted_lookup_is_given_out_or_given_back_once(steps: list[tuple[
 
 def test_a_name_that_is_not_there_is_known_not_to_be() -> None:
     names = KnownListings()
-    names.learn(2, listing({b"a": 3}), 0.0)
+    told = listing({b"a": 3})
+    names.learn(2, told, walk(told), TTL)
     known = names.lookup(1, 2, b"b", 0.1)
     assert known is not None and abi.ENTRY.unpack_from(known, 16)[0] == 0
     assert names.lookup(1, 2, b"a", 0.1) is not None
