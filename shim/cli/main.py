@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("shim.cli.doctor", "doctor_command"),
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
+    "stat": ("shim.cli.stat", "stat_command"),
     "attach": ("shim.cli.attach", "attach_command"),
     "checkpoint": ("shim.cli.jobs", "checkpoint_command"),
     "vacate": ("shim.cli.jobs", "vacate_command"),
@@ -157,8 +158,8 @@ def run_command(
       rexec hosts [--json]      the hosts known, and whether each can be used
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec disconnect [HOST]   end the connections that are kept for further runs
-      rexec jobs                the jobs started with --checkpoint; attach, checkpoint, vacate, hold, release, kill,
-                                restart, images and log are about them: see the --help of each
+      rexec jobs                the jobs started with --checkpoint; stat, attach, checkpoint, vacate, hold, release,
+                                kill, restart, images and log are about them: see the --help of each
       rexec resume              go on with all jobs whose supervisor is gone; `rexec service` does it by itself
       rexec completion SHELL    have your shell complete all this at <TAB>
       rexec run CMD...          the same as rexec CMD...

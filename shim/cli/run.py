@@ -103,13 +103,14 @@ def _tell_ended(
     host: str, job: ForegroundRun, ended: RunResult, seconds: float, link: SessionLink, verbose: bool,
     say: Callable[[str], None], log: Log,
 ) -> None:  # fmt: skip
+    from shim.submit import spent
     from shim.submit.foreground import cost
     from shim.submit.units import size
 
     counted = job.refused()
     if counted:
         _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
-    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **cost.row(job.cost))
+    log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **spent.row(job.cost))
     if verbose:
         say(f"{size(link.received)} came from {host}, {size(link.sent)} went there")
     if job.cost is not None and (verbose or os.isatty(2)):

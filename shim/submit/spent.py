@@ -73,6 +73,24 @@ def spent(payload: bytes | memoryview) -> Spent:
     return Spent(_files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6)
 
 
+def row(cost: Spent | None) -> dict[str, object]:
+    """Return it for programs: seconds, counts; nothing where it is not known."""
+    if cost is None:
+        return {}
+    files = cost.files
+    return {
+        "cpu": cost.cpu,
+        "trips": files.trips,
+        "saved": files.saved,
+        "waited": files.seconds,
+        "waits": {
+            kind: {"trips": share.trips, "seconds": share.seconds, "bytes": share.carried}
+            for kind, share in files.shares.items()
+        },
+        "ahead": {"bytes": files.ahead, "guessed": files.guessed, "right": files.right},
+    }
+
+
 def _files(rows: list[bytes], guessed: int, right: int) -> RoundTrips:
     found = dict.fromkeys(KINDS, Share(0, 0.0))
     saved, ahead, before = 0, 0, -1

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +123,29 @@ def test_sent_to_a_host_that_there_is_not(mover: Mover) -> None:
     )  # fmt: skip
     (mover.dir / "go").touch()
     assert mover.ended(job) == "exit 3"
+
+
+def test_what_a_job_that_runs_has_cost(mover: Mover) -> None:
+    busy = "cat /usr/include/stdio.h >/dev/null; echo x >made; echo begun; until [ -e go ]; do :; done"
+    job = mover.submit("sh", "-c", busy)
+    until(lambda: out(mover, job) == "begun\n", "it has begun")
+
+    def cost() -> dict[str, Any]:
+        return dict(json.loads(mover.verb("stat", "--json", job)))
+
+    until(lambda: cost()["cpu"] > 0, "its processor time is told")
+    found = cost()
+    assert (found["id"], found["host"]) == (int(job), mover.hosts[0])
+    assert found["trips"] == sum(each["trips"] for each in found["waits"].values())
+    assert found["waits"]["contents"]["bytes"] > 1000 and found["waits"]["changes"]["trips"] >= 2
+    shown = mover.verb("stat", job)
+    assert shown.startswith(f"job {job} on {mover.hosts[0]}: ") and "\ncontents  " in shown
+    mover.verb("hold", job)
+    assert mover.verb_fails("stat", job) == (125, "", f"rexec: job {job}: the job is on no host\n")
+    (mover.dir / "go").touch()
+    mover.verb("release", job)
+    assert mover.ended(job) == "done"
+    assert mover.verb_fails("stat", job) == (125, "", f"rexec: job {job} has ended: done\n")
 
 
 def test_where_no_host_can_make_images_the_job_runs_without(mover: Mover) -> None:

@@ -22,6 +22,7 @@ from shim.submit.job import record
         (["images", "rm", "7"], "job 7 has no image: see `rexec images`"),
         (["images", "verify", "../7"], "there is no job '../7': '../7' is not a plain file name"),
         (["kill", "7"], "there is no job 7: see `rexec jobs`"),
+        (["stat", "7"], "there is no job 7: see `rexec jobs`"),
         (
             ["--checkpoint", "--no-sync", "--on", "local", "true"],
             "--no-sync is not for jobs that can be checkpointed: say --checkpoint without it",

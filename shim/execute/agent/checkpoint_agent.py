@@ -22,12 +22,13 @@ from shim.execute.agent.checkpoint_streams import CheckpointStreams
 from shim.execute.agent.criu_here import Means, cache
 from shim.execute.agent.diagnostics import start_thread
 from shim.execute.agent.dumping import Dumper
-from shim.execute.agent.job_tree import JobTree
+from shim.execute.agent.job_tree import Gone, JobTree
 from shim.execute.agent.owner_guard import OwnerGuard
 from shim.execute.agent.restoring import Restorer
 from shim.execute.init import messages, namespaces
 from shim.execute.init.messages import Message
 from shim.execute.init.sandbox import Sandbox
+from shim.execute.owner import load
 from shim.wire import job_messages, lease
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 
@@ -74,6 +75,7 @@ class CheckpointAgent:
         agent.on_frame[frames.IMAGE] = self._image
         agent.on_frame[frames.CREDIT] = self._credit
         agent.on_frame[frames.ORDER] = self._order
+        agent.on_frame[frames.SPENT] = self._spent
         for answer in messages.ANSWERS:
             agent.on_message[answer] = self._passes_on(answer)
         agent.on_message[messages.CRIU_ENDED] = lambda rest, fds: self._tree.criu_has_ended(rest)
@@ -121,6 +123,18 @@ class CheckpointAgent:
         elif what == job_messages.KILL:
             self._go(False)
             self._tree.tell(messages.SIGNAL, b"9")
+
+    def _spent(self, payload: bytes | memoryview) -> None:
+        start_thread("spent", self._tell_spent)  # beside: it looks at each process of the job
+
+    def _tell_spent(self) -> None:
+        try:
+            used = load.below(self._tree.init())
+        except Gone:
+            return  # what it cost is told with its end
+        self._agent.link.send(
+            frames.SPENT, frames.pack_fields({**self._agent.relay.spent(), "cpu": [b"%d" % (used * 1e6)]})
+        )
 
     def _go(self, may: bool) -> None:
         if self._restorer is not None:

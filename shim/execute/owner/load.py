@@ -77,6 +77,14 @@ def parse_own(stat: str, hertz: int) -> float:
     return sum(int(field) for field in fields[11:15]) / hertz
 
 
+def below(pid: int) -> float:
+    """Return the seconds that all below a process have used, those that have ended among them."""
+    hertz = os.sysconf("SC_CLK_TCK")
+    used = sum(parse_own(stat, hertz) for each in tree([pid]) if (stat := _text(f"/proc/{each}/stat")))
+    own = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:13]
+    return max(used - sum(map(int, own)) / hertz, 0.0)
+
+
 def tree(roots: list[int]) -> set[int]:
     """List these processes and all below them, by /proc/PID/task/TID/children; what ends meanwhile is left out."""
     found: set[int] = set()

@@ -46,21 +46,3 @@ def _longest(files: RoundTrips) -> tuple[str, float]:
         key=lambda found: found[1],
         default=("nothing", 0.0),
     )
-
-
-def row(spent: Spent | None) -> dict[str, object]:
-    """Return it for programs: seconds, counts; nothing where it is not known."""
-    if spent is None:
-        return {}
-    files = spent.files
-    return {
-        "cpu": spent.cpu,
-        "trips": files.trips,
-        "saved": files.saved,
-        "waited": files.seconds,
-        "waits": {
-            kind: {"trips": share.trips, "seconds": share.seconds, "bytes": share.carried}
-            for kind, share in files.shares.items()
-        },
-        "ahead": {"bytes": files.ahead, "guessed": files.guessed, "right": files.right},
-    }

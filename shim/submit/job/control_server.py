@@ -7,6 +7,7 @@ import threading
 from typing import Protocol
 
 from remoteio.wire import frames
+from shim.submit import spent
 from shim.submit.job import placement_events
 from shim.submit.job.attached_client import Attached
 from shim.submit.job.control_socket import Connection
@@ -16,6 +17,7 @@ from shim.submit.job.placement_events import State
 from shim.submit.job.record import Record
 
 _TELL = 0.25  # seconds between words of progress
+_HEARD = 10.0  # seconds for which a host is waited for that is asked something
 
 
 class Subject(Protocol):
@@ -64,6 +66,8 @@ class Callers:
         elif what == "whence":
             self._begun.wait()
             connection.say(done=bool(self._whence), text=self._whence, taken=self._taken)
+        elif what == "stat":
+            self._stat(connection)
         elif what in ("checkpoint", "vacate", "hold", "release", "kill"):
             if what == "release" and request.get("force"):
                 self._job.force()
@@ -125,6 +129,17 @@ class Callers:
                 continue
             connection.say(done=done, text=text)
             return
+
+    def _stat(self, connection: Connection) -> None:
+        generation = self._job.generation()
+        if generation is None or not generation.runs:
+            connection.say(done=False, text="the job is on no host")
+            return
+        cost = generation.spent.ask(_HEARD)
+        if cost is None:
+            connection.say(done=False, text=f"{generation.host} does not answer")
+            return
+        connection.say(done=True, text="", host=generation.host, cost=spent.row(cost))
 
     def _attach(self, connection: Connection) -> None:
         job, state = self._job, self._job.state

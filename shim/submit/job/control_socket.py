@@ -1,10 +1,10 @@
 """A job's control socket: a line of JSON in, lines of JSON out; `attach` turns the connection into frames.
 
-The request is {"do": "checkpoint"|"vacate"|"hold"|"release"|"kill"|"attach"|"whence"}, for a vacate with "host": NAME.
-The answers: {"progress": [bytes, of, sent]} now and then, and at last {"done": true or false, "text": a sentence, …}.
-`whence` is answered once it is known from where the job goes on, with "taken": whether that is where it runs. After
-`attach` is done both sides send frames of remoteio/wire/frames.py: STDIN, WINSIZE and SIGNAL in; STDOUT, STDERR and, at
-the job's end, EXIT or FAIL out.
+The request is {"do": "checkpoint"|"vacate"|"hold"|"release"|"kill"|"stat"|"attach"|"whence"}, for a vacate with "host":
+NAME. The answers: {"progress": [bytes, of, sent]} now and then, and at last {"done": true or false, "text": a sentence,
+…}. `stat` is answered with "host" and "cost", as shim/submit/spent.py has it; `whence` once it is known from where the
+job goes on, with "taken": whether that is where it runs. After `attach` is done both sides send frames of
+remoteio/wire/frames.py: STDIN, WINSIZE and SIGNAL in; STDOUT, STDERR and, at the job's end, EXIT or FAIL out.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from shim.submit.job.dumps_due import DumpsDue
 from shim.submit.job.home import JobHome
 from shim.submit.job.image_intake import Intake
 from shim.submit.job.image_manifest import Run, Seen
+from shim.submit.job.spent_so_far import SpentSoFar
 from shim.submit.scope import JobRights
 from shim.submit.shapes import ShapeError
 from shim.wire import job_messages
@@ -51,7 +52,7 @@ class Generation:
       REFUSED takes back
     - the intake's writes `left`, before the host can hear of it and say anything more; REFUSED takes it back
     - those of `_aside` write `unfit`, `_unbrought`, and end it
-    - any may call signal, resize, pause, resume, cut, progress
+    - any may call signal, resize, pause, resume, cut, progress, spent.ask
     """
 
     goes_on = False  # it runs already: taken_up.py
@@ -65,7 +66,7 @@ class Generation:
         self._home, self._spec, self._link = home, spec, contact.link
         self._files = WrittenFiles(home.changes, home.undo.watch, agent_file.log(home.job.path, number, self.goes_on))
         self._session = HostSession(self._link, spec, self, self._files, rights, contact.dialler)
-        self._contact = contact
+        self._contact, self.spent = contact, SpentSoFar(lambda: self._session.send(frames.SPENT))
         contact.begin(spec, self._session, self.cut)
         self._seen = Seen((), OpenFiles([], []), [])
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
@@ -81,8 +82,7 @@ class Generation:
         self.unheard = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
         self._brought = self._vacating = False  # _brought: the criu that it asked for
-        self._stirred = 0.0
-        self._unbrought = ""  # why the host is not brought the criu that it asked for
+        self._stirred, self._unbrought = 0.0, ""  # _unbrought: why the host is not brought the criu that it asked for
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
 
     # what the job's home wants
@@ -256,6 +256,8 @@ class Generation:
                 self._took(len(payload))  # that all was delivered; or of a dump that was given up
         elif kind == frames.NEWS:
             self._news(host_frames.news(payload, self._session.export is not None))
+        elif kind == frames.SPENT:
+            self.spent.told(payload)
 
     def _stir(self) -> None:
         """Part of an image has come or gone; that is told now and then."""
@@ -268,9 +270,7 @@ class Generation:
         """The job may run here from now on: what it says comes over this link."""
         streams = self._image.streams if self._image is not None else None
         for kind, output in self._home.outputs.items():
-            offset = 0
-            if streams is not None:
-                offset = streams.stdout if kind == frames.STDOUT else streams.stderr
+            offset = 0 if streams is None else streams.stdout if kind == frames.STDOUT else streams.stderr
             output.begin(self._link, offset)
 
     def _attach_input(self) -> None:
