@@ -98,6 +98,8 @@ class _Late(_Answers):
         export.behind, self._pool = True, ThreadPool(lambda e: os._exit(1))
 
     def begin(self, payload: bytes | memoryview) -> bool:
+        if fuse_abi.IN_HEADER.unpack_from(payload)[1] == fuse_abi.OPENED:
+            self.export.late.expect(payload)  # as it comes, as in a session: what names the file may be done before
         return self._pool.give(lambda: self.answer(payload))
 
     def answer(self, payload: bytes | memoryview) -> None:
