@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from remoteio.errors import RexecError
+from remoteio.wire import frames
 from shim.cli.say import tell
 from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
@@ -28,12 +29,16 @@ from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
     from remoteio.submit.export.refusals import Refusal
+    from remoteio.submit.transport.stream import Stream
     from remoteio.wire.session_link import SessionLink
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.bootstrap import Facts
+    from shim.submit.hosts.config import Host
+    from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import RunResult
 
 Log = Callable[..., None]
+_MOST_UNASKED = 512 << 10  # bytes: they fit into the socket to ssh (_SOCKET_BYTES), whatever that does
 _LEAST_FILES = 256  # beside those of the job: limits.py
 
 
@@ -61,31 +66,62 @@ def _run(
 ) -> int:  # fmt: skip
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
+    offer = _Offer(spec, asked, lease)
     host, stream, facts = connect_first(
         on,
         passed_over=say,
         meanwhile=_prepare,
-        take=kept.take,
+        take=lambda host, meanwhile: kept.take(host, lambda stream: offer.begin(host, stream), meanwhile),
         connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
     )
     _tell_reached(host.name, facts, verbose, say, log)
-    from remoteio.wire.session_link import SessionLink
     from shim.submit.foreground.run import ForegroundRun
-    from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import to_the_end
 
-    spec.host, granted = os.fsencode(host.name), asked.on(host.trust, host.disk)
-    spec.scratch = with_tmp(granted, spec.scratch, spec.cwd)
     began = time.monotonic()
-    link = SessionLink(stream.read_fd, stream.write_fd)
-    job = ForegroundRun(link, spec, say, log, JobRights(granted, sync=sync), Dialler(host, link, lease))
-    ended = to_the_end(job.run, host, stream, lambda trace: log("failed", traceback=trace))
+    link, dialler, granted = offer.made(host, stream)
+    job = ForegroundRun(link, spec, say, log, JobRights(granted, sync=sync), dialler)
+    ended = to_the_end(
+        lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
+    )
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
     if ended.status is None:
         tell(ended.reason)
         return ended.code
     return die_like(ended.status, ended.keys)
+
+
+class _Offer:
+    """A job, as it is sent to a host that has been reached: to one after the other, until one takes it."""
+
+    def __init__(self, spec: JobSpec, asked: Scope, lease: int) -> None:
+        self._spec, self._asked, self._lease, self._scratch = spec, asked, lease, spec.scratch
+        self._made: tuple[Stream, SessionLink, Dialler, Scope] | None = None
+
+    def begin(self, host: Host, stream: Stream) -> None:
+        """Send it before the agent has said a word, unless it is so large that it could have to wait for one.
+
+        Raises LinkClosed.
+        """
+        link, _, _ = self.made(host, stream)
+        packed = self._spec.pack()
+        if len(packed) <= _MOST_UNASKED:
+            link.send(frames.START, packed)
+
+    def made(self, host: Host, stream: Stream) -> tuple[SessionLink, Dialler, Scope]:
+        """Return what the run has there: its link, who dials it, and what the job has of the files here."""
+        if self._made is None or self._made[0] is not stream:
+            from remoteio.wire.session_link import SessionLink
+            from shim.submit.hosts.dialler import Dialler
+
+            spec, granted = self._spec, self._asked.on(host.trust, host.disk)
+            spec.host, spec.scratch = os.fsencode(host.name), with_tmp(granted, self._scratch, spec.cwd)
+            link = SessionLink(stream.read_fd, stream.write_fd)
+            dialler = Dialler(host, link, self._lease)
+            dialler.describe(spec)
+            self._made = stream, link, dialler, granted
+        return self._made[1:]
 
 
 def _tell_reached(host: str, facts: Facts, verbose: bool, say: Callable[[str], None], log: Log) -> None:

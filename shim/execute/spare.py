@@ -22,11 +22,11 @@ def main(read_fd: int, write_fd: int) -> int:
     try:
         while asked.poll(kept.ALONE * 1000):
             said = os.read(read_fd, 1)
-            if said == kept.BEGIN:
-                return agent.main(read_fd, write_fd)
-            if said != kept.ALIVE:
+            if said not in (kept.ALIVE, kept.BEGIN):
                 return 0  # home has no job for it, or is another version
             os.write(write_fd, kept.YES)
+            if said == kept.BEGIN:
+                return agent.main(read_fd, write_fd)
     except OSError:
         return 0  # the stream was cut
     return 0

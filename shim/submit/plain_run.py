@@ -166,10 +166,15 @@ class PlainRun:
         """Is there no way to the host just now?"""
         return self.session.away
 
-    def run(self) -> RunResult:
-        """Run the job to its end, and its output's. Raises LinkClosed, ProtocolError or RexecError when it is lost."""
+    def run(self, *, lingers: bool = False) -> RunResult:
+        """Run the job to its end, and its output's; START is sent, unless it has been.
+
+        `lingers`: what is said last gets to the host though this process ends. Raises LinkClosed, ProtocolError or
+        RexecError when the job is lost.
+        """
         try:
-            self._link.send(frames.START, self._spec.pack())
+            if not self._link.sent:
+                self._link.send(frames.START, self._spec.pack())
             for sink in self._sinks.values():
                 sink.start(self._stream_fails)  # not before: one whose reader has gone says so at once
             self._server.start()
@@ -181,7 +186,7 @@ class PlainRun:
                     self.wakeup.clear()
                 else:
                     self._events.popleft()()
-            if self._ended.told:
+            if self._ended.told and not lingers:
                 self._server.join(lease.PULSE)  # or the carrier is ended before it has told the host that this is known
             return self._ended
         finally:

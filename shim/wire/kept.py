@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ALIVE, YES = b"?", b"."
-"""Home's question, and the answer to it."""
+"""Home's question, and the answer to it, and to BEGIN."""
 
 BEGIN = b"!"
 """The job is next, as to an agent that was started for it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from remoteio.submit.transport.stream import Stream
 from shim.execute import spare
 from shim.submit.hosts import keeper, kept
 from shim.submit.hosts.bootstrap import Facts
@@ -48,6 +49,7 @@ def test_an_agent_answers_until_it_has_a_job_and_touches_nothing_of_that(
         ours.send(words.ALIVE)
         assert ours.recv(10) == words.YES
     ours.send(words.BEGIN + b"?!job")
+    assert ours.recv(1) == words.YES
     assert ours.recv(10) == b"?!job"
     agent.join()
 
@@ -79,15 +81,19 @@ def give(listener: socket.socket, said: bytes, fds: list[int]) -> None:
 
 
 def asked(at: Path, said: bytes, fds: list[int]) -> tuple[object, list[str]]:
-    """What a run has of a keeper that says this and gives these, and what it did meanwhile."""
+    """What a run has of a keeper that says this and gives these, and what it did in turn."""
     listener = keeper.listen(at)
     assert listener is not None
     there = threading.Thread(target=give, args=(listener, said, fds))
     there.start()
     run, did = kept.Kept(60), list[str]()
-    taken = run.take(HOST, lambda: did.append("imports"))
+
+    def begin(stream: Stream) -> None:
+        did.append("START")
+        os.write(stream.write_fd, b"START")
+
+    taken = run.take(HOST, begin, lambda: did.append("imports"))
     if taken is not None:
-        os.write(taken[0].write_fd, b"START")
         assert os.read(taken[0].read_fd, 10) == b"START"
         taken[0].close(done=True)
     run.close()
@@ -103,7 +109,10 @@ def test_a_run_is_given_an_agent_that_answers(
     agent = wait_for_a_job(ours, theirs, monkeypatch)
     if under_way:
         ours.send(words.ALIVE)
-    assert asked(at, b"yes %d 3.13.5" % under_way, [ours.detach()]) == (Facts((3, 13, 5), "waits", ""), ["imports"])
+    assert asked(at, b"yes %d 3.13.5" % under_way, [ours.detach()]) == (
+        Facts((3, 13, 5), "waits", ""),
+        ["START", "imports"],
+    )
     agent.join()
 
 
@@ -114,8 +123,8 @@ def test_a_run_makes_its_own_where_the_agent_is_dead_or_there_is_none(
     theirs.close()
     assert asked(at, b"yes 0 3.13.5", [ours.detach()])[0] is None
     assert asked(at, b"no", []) == (None, [])
-    assert kept.Kept(60).take(HOST, lambda: None) is None
-    assert kept.Kept(0).take(HOST, lambda: None) is None
+    assert kept.Kept(60).take(HOST, lambda stream: None, lambda: None) is None
+    assert kept.Kept(0).take(HOST, lambda stream: None, lambda: None) is None
 
 
 def test_one_listens_for_a_host_and_takes_the_place_of_one_that_died(at: Path) -> None:

@@ -85,6 +85,31 @@ def test_who_has_read_what_a_job_says_can_signal_it() -> None:
     assert began == [False, True], "told once that it has begun, and before the signal comes"
 
 
+def test_a_run_that_was_begun_ahead_is_begun_once_and_ends_without_a_last_word_of_its_host() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        link = Link(ours.fileno(), ours.fileno())
+        run = PlainRun(link, SPEC, {}, Somebody([]))
+        link.send(frames.START, SPEC.pack())
+        ended: list[int | None] = []
+        thread = threading.Thread(target=lambda: ended.append(run.run(lingers=True).status))
+        thread.start()
+        host, heard = Link(theirs.fileno(), theirs.fileno()), list[int]()
+        hello: dict[str, list[bytes]] = {"host": [b"x"], "time": [b"0"], "uids": [], "gids": []}
+        host.send(frames.HELLO, frames.pack_fields(hello))
+        host.send(frames.STARTED)
+        host.send(frames.EXIT, (3).to_bytes(4, "little"))
+        thread.join(60)
+        assert ended == [3]
+        try:
+            while True:
+                heard += [kind for kind, _ in host.receive()]
+        except LinkClosed:
+            assert heard.count(frames.START) == 1
+        run.release()
+        host.close()
+
+
 class Nobody:
     """Watches a run that never begins."""
 

@@ -35,6 +35,7 @@ class Stream(ABC):
     destination: str
     read_fd: int
     write_fd: int
+    lingers = False  # what is written to it gets there though this process ends
 
     @abstractmethod
     def wait(self, timeout: float | None) -> int | None:

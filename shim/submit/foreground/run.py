@@ -62,12 +62,13 @@ class ForegroundRun:
                 outputs[kind] = StreamEnd(os.dup(fd), let_go(fd) if fd == 1 else os.close)
         self._run = PlainRun(link, spec, outputs, self, rights, dialler)
 
-    def run(self) -> RunResult:
-        """Run the job until it has ended. Raises RexecError when the link is lost or the host misbehaves."""
+    def run(self, *, lingers: bool) -> RunResult:
+        """Run the job until it has ended; `lingers` as for PlainRun.run. Raises RexecError when the link is lost or the
+        host misbehaves."""
         own_process.settle()  # it is the person's run and nothing else's
         self._catch_signals()
         try:
-            ended = self._run.run()
+            ended = self._run.run(lingers=lingers)
             return replace(ended, keys=self._terminal is not None and in_foreground(0))
         finally:
             if self._terminal is not None:

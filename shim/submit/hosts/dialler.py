@@ -89,18 +89,22 @@ class Dialler:
         start: Callable[[Callable[[], None]], None],
         anew: Anew | None = None,
     ) -> None:
-        """Look after the link, before START is sent, which tells the agent of `spec` how it is joined.
+        """Look after the link, before anything is received, and before START is sent, unless that went ahead.
 
         `start` runs something in a thread that may start programs. `anew` gives what it is called with all that another
         agent is to be sent, where the first was cut off before it has said a word; None: that is the end.
         """
         self._anew = [anew] * _MORE_STARTS if anew is not None and self._host.ssh and self.agent.lease else []
-        if self.agent.lease:
-            spec.secret, spec.lease = self.agent.secret, self.agent.lease
-            spec.home = 0 if self._host.ssh else os.getpid()
+        self.describe(spec)
         self._told = told
         self._unbegun.append(start)
         self._link.last(self._cut)
+
+    def describe(self, spec: JobSpec) -> None:
+        """Have `spec` say how its agent is joined."""
+        if self.agent.lease:
+            spec.secret, spec.lease = self.agent.secret, self.agent.lease
+            spec.home = 0 if self._host.ssh else os.getpid()
 
     def heard(self) -> None:
         """Take note that the agent has said a word: no other takes its place any more."""

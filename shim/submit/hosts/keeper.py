@@ -22,7 +22,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from checkpoint.submit import xdg
@@ -135,7 +134,7 @@ class Keeper:
         patience = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
         ready = {fd for fd, _ in wait.poll(patience)}
         for run in [run for run in self._runs if run.fileno() in ready]:
-            self._hear(run)
+            self._end(run)
         if spare is not None and not spare.lives(spare.stream.read_fd in ready):
             self._drop()  # the next run makes its own, and another is wanted after it
         if self._listener.fileno() in ready:
@@ -171,21 +170,15 @@ class Keeper:
         spare.stream.give_away()
         return spare.stream
 
-    def _hear(self, run: socket.socket) -> None:
-        """Take note that a run has ended, or has nothing more to tell its host."""
-        try:
-            said = run.recv(kept.PACKET)
-        except OSError:
-            said = b""
-        stream, self._runs[run] = self._runs[run], None
-        if stream is not None:
-            threading.Thread(target=partial(stream.close, done=said == kept.DONE), name="end").start()
-        if not said:
-            del self._runs[run]
-            run.close()
-            if self._failures < _TRIES:  # else one is tried again by the keeper after this one
-                self._until = time.monotonic() + self._seconds
-                self._wanted = self._spare is None
+    def _end(self, run: socket.socket) -> None:
+        """Take note that a run has ended."""
+        stream = self._runs.pop(run)
+        run.close()
+        if stream is not None:  # what the run said last is on its way
+            threading.Thread(target=stream.close, name="end").start()
+        if self._failures < _TRIES:  # else one is tried again by the keeper after this one
+            self._until = time.monotonic() + self._seconds
+            self._wanted = self._spare is None
 
 
 def listen(path: Path) -> socket.socket | None:

@@ -3,7 +3,7 @@
 For some minutes after a run a process of this user's here, the keeper (keeper.py), has a connection to its host, at the
 far end of which an agent waits (shim/execute/spare.py). The next run to that host is given the connection and starts
 its job by one message; all else is as with a connection of its own. Where there is none, or the host does not
-answer over it, the run makes its own as ever: no job can have begun, as none was sent.
+answer over it, the run makes its own as ever: no job can have begun, as none of its files was there to be looked at.
 
 The keeper's socket lies in a directory that no job sees (shim/submit/protect.py). It is asked in packets: "run", which
 is answered by "no", or by "yes", whether an answer of the host's is under way, and python's version there, with
@@ -26,6 +26,7 @@ from pathlib import Path
 from checkpoint.submit import xdg
 from remoteio.submit import programs
 from remoteio.submit.transport.stream import Stream, TransportError
+from remoteio.wire.link import LinkClosed
 from shim.submit import own_code
 from shim.submit.hosts import bootstrap
 from shim.submit.hosts.bootstrap import Facts
@@ -39,9 +40,6 @@ except ImportError:
 
 SECONDS = 5 * 60
 """How long a connection is kept after a run, by default."""
-
-DONE = b"done"
-"""The run's last word: nothing is to be brought to the host any more."""
 
 PACKET = 4096
 _KEEPER = "shim.submit.hosts.keeper"
@@ -118,10 +116,12 @@ def _bytes(text: str) -> bytes:
 
 
 class KeptStream(Stream):
-    """A stream that the keeper's ssh carries; the keeper ends that as it is told, or when this process has ended."""
+    """A stream that the keeper's ssh carries: what was written to it gets there when this process has ended, too."""
 
-    def __init__(self, destination: str, fd: int, keeper: socket.socket) -> None:
-        self.destination, self._keeper = destination, keeper
+    lingers = True
+
+    def __init__(self, destination: str, fd: int) -> None:
+        self.destination = destination
         self.read_fd = self.write_fd = fd
 
     def wait(self, timeout: float | None) -> int | None:
@@ -137,9 +137,6 @@ class KeptStream(Stream):
         if self.read_fd >= 0:
             os.close(self.read_fd)
             self.read_fd = self.write_fd = -1
-        if done:
-            with contextlib.suppress(OSError):  # it has ended, and its ssh with it
-                self._keeper.send(DONE)
 
 
 class Kept:
@@ -154,10 +151,13 @@ class Kept:
         self._keeper: socket.socket | None = None
         self._host: Host | None = None  # none is kept for it yet
 
-    def take(self, host: Host, meanwhile: Callable[[], object]) -> tuple[Stream, Facts] | None:
+    def take(
+        self, host: Host, begin: Callable[[Stream], object], meanwhile: Callable[[], object]
+    ) -> tuple[Stream, Facts] | None:
         """Have a stream to an agent that waits on `host`; None: there is none.
 
-        `meanwhile` is called while the host is waited for.
+        `begin` sends it the job, or nothing, and `meanwhile` is called while it is waited for. As long as it has said
+        nothing it was answered nothing, so where None is returned the job has not begun.
         """
         if not self._seconds or host.ssh is None or programs.find("ssh") is None:
             return None
@@ -172,7 +172,7 @@ class Kept:
             if taken is None:
                 return None
             stream, under_way, python = taken
-            if _lives(stream, under_way, meanwhile):
+            if _takes_it(stream, int(under_way), begin, meanwhile):
                 return stream, Facts(tuple(map(int, python.split(b"."))), "waits", "")
             stream.close(done=True)
         except TimeoutError:
@@ -189,7 +189,7 @@ class Kept:
         words = said.split()
         if not fds or len(words) != 3 or words[0] != b"yes":
             return None
-        return KeptStream(destination, fds[0], keeper), words[1] == b"1", words[2]
+        return KeptStream(destination, fds[0]), words[1] == b"1", words[2]
 
     def close(self) -> None:
         """End this run's part."""
@@ -207,17 +207,17 @@ class Kept:
             _keep(host, self._seconds)
 
 
-def _lives(stream: Stream, under_way: bool, meanwhile: Callable[[], object]) -> bool:
-    """Have the agent at its other end answer, and tell it that the job is next. False: it does not answer."""
-    if not under_way:
-        os.write(stream.write_fd, kept.ALIVE)
-    meanwhile()
-    answered = select.poll()
-    answered.register(stream.read_fd, select.POLLIN)
-    if not answered.poll(_ANSWERS * 1000) or os.read(stream.read_fd, 1) != kept.YES:
+def _takes_it(stream: Stream, owed: int, begin: Callable[[Stream], object], meanwhile: Callable[[], object]) -> bool:
+    """Offer a job to the agent at its other end, which `owed` an answer before. False: it does not answer."""
+    try:
+        os.write(stream.write_fd, kept.BEGIN)
+        begin(stream)
+        meanwhile()
+        answered = select.poll()
+        answered.register(stream.read_fd, select.POLLIN)
+        return all(answered.poll(_ANSWERS * 1000) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
+    except (OSError, LinkClosed):
         return False
-    os.write(stream.write_fd, kept.BEGIN)
-    return True
 
 
 def _keep(host: Host, seconds: int) -> None:
