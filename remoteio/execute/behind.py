@@ -175,7 +175,11 @@ class Behind:
             return
         with self._turn:
             last = self._answered
-            self._turn.wait_for(lambda: not self._changes or next(iter(self._changes.values())).number > last)
+            self._turn.wait_for(lambda: self.has_done(last))
+
+    def has_done(self, last: int) -> bool:
+        """Say whether home has done the change of that number, and so all before."""
+        return not self._changes or next(iter(self._changes.values())).number > last
 
     # what has failed
 
