@@ -20,7 +20,13 @@ AES = "aes128-gcm@openssh.com"
 
 
 class Contender:
-    """One way to run a case. `only`: the cases it is measured in, all when empty."""
+    """One way to run a case. `only`: the cases it is measured in, all when empty.
+
+    peer  what it takes is bounded by --cut
+    once  a run is as the first was: over a delay it is measured once
+    """
+
+    peer = once = False
 
     def __init__(self, name: str, what: str, ground: Ground, only: frozenset[str] = frozenset()) -> None:
         self.name, self.what, self.ground, self.only = name, what, ground, only
@@ -33,9 +39,12 @@ class Contender:
         """Is this case one that the contender is measured in?"""
         return not self.only or case.name in self.only
 
-    def run(self, case: Case) -> Run:
-        """Run the case's command once in the work directory and wait for its end."""
-        return execute(self.argv(case), env=self.ground.env, cwd=self.ground.work)
+    def run(self, case: Case, cut: float) -> Run:
+        """Run the case's command once in the work directory and wait for its end, `cut` seconds at most."""
+        return execute(self.argv(case), env=self.ground.env, cwd=self.ground.work, timeout=cut)
+
+    def clean(self) -> None:
+        """End what is left on the host of a run that was cut."""
 
     def argv(self, case: Case) -> list[str]:
         """What is started on the submit machine; here, the command itself: the run at home."""
@@ -48,7 +57,7 @@ class Ssh(Contender):
     def takes(self, case: Case) -> bool:
         return case.plain is not None
 
-    def run(self, case: Case) -> Run:
+    def run(self, case: Case, cut: float) -> Run:
         plain, work = case.plain, self.ground.work
         assert plain
         return execute(
@@ -56,6 +65,7 @@ class Ssh(Contender):
             env=self.ground.env,
             stdin=work / plain.stdin if plain.stdin else None,
             stdout=work / plain.stdout if plain.stdout else None,
+            timeout=cut,
         )
 
 
@@ -65,8 +75,11 @@ class Sshfs(Contender):
     Without no_contain_symlinks (new with CVE-2026-47187) no absolute symlink can be read, so no program can be started.
     """
 
+    peer = True
+
     def __init__(self, name: str, what: str, ground: Ground, extra: str, only: frozenset[str] = frozenset()) -> None:
         super().__init__(name, what, ground, only)
+        self.once = bool(ground.rtt)
         self.extra, self.options = f",no_contain_symlinks{extra}", ""
 
     def prepare(self) -> str | None:
@@ -85,7 +98,11 @@ class Sshfs(Contender):
             f"for d in dev proc sys; do mount --rbind /$d {mount}/$d; done; code=0; "
             f"chroot {mount} {shlex.join([*inside, *case.command()])} || code=$?; umount -l -R {mount}; exit $code"
         )
-        return self.ground.ssh_argv(("unshare", "-m", "sh", "-c", script))
+        # In a pid namespace, so that all of it ends with ssh's login, sshfs as well.
+        return self.ground.ssh_argv(("unshare", "-m", "-p", "-f", "--kill-child", "sh", "-c", script))
+
+    def clean(self) -> None:
+        self.ground.there(f"pkill -KILL -f '^unshare -m -p -f --kill-child sh -c .*{REMOTE}/home'")
 
 
 class Outrun(Contender):
@@ -96,6 +113,7 @@ class Outrun(Contender):
     """
 
     script = Path(sys.executable).with_name("outrun")
+    peer = True
 
     def prepare(self) -> str | None:
         ground = self.ground
@@ -114,6 +132,9 @@ class Outrun(Contender):
     def argv(self, case: Case) -> list[str]:
         return [str(self.script), self.ground.host, *case.command()]
 
+    def clean(self) -> None:
+        self.ground.there("pkill -KILL -f '^/usr/bin/python3.11 /usr/local/bin/outrun'; umount -l /tmp/outrun_fs_*")
+
 
 class Rexec(Contender):
     """rexec itself, by the console script of this checkout."""
@@ -126,8 +147,9 @@ class Rexec(Contender):
         if not self.script.exists():
             return f"not there: {self.script.relative_to(CHECKOUT)}; make setup"
         self.ground.stack.callback(execute, [self.script, "disconnect"], env=self.ground.env)
-        run = execute([self.script, "--on", self.on, "--", "true"], env=self.ground.env, cwd=self.ground.work)
-        return None if run.code == 0 else f"`rexec --on {self.on} true`: {run.trouble()}"
+        run = execute([self.script, "--on", self.on, "--", "sh", "-c", ":"], env=self.ground.env, cwd=self.ground.work)
+        execute([self.script, "disconnect"], env=self.ground.env)  # the first run makes its own connection
+        return None if run.code == 0 else f"`rexec --on {self.on} sh -c :`: {run.trouble()}"
 
     def argv(self, case: Case) -> list[str]:
         return [str(self.script), "--on", self.on, "--", *case.command()]
@@ -140,7 +162,7 @@ class Fusepy(Contender):
         found = execute([sys.executable, "-c", "import fuse"], env=self.ground.env)
         return None if found.code == 0 else f"{found.trouble()}; pip install '.[bench]' and apt-get install libfuse2"
 
-    def run(self, case: Case) -> Run:
+    def run(self, case: Case, cut: float) -> Run:
         mount = self.ground.tools / "fusepy"
         mount.mkdir(exist_ok=True)
         with open("/proc/self/mountinfo") as mounts:
@@ -154,7 +176,7 @@ class Fusepy(Contender):
                 while not os.path.ismount(mount):
                     if server.poll() is not None or not changed.poll(10_000):
                         raise BenchError(f"the fusepy passthrough did not mount (exit {server.poll()})")
-                return execute(case.command(), env=self.ground.env, cwd=mount)
+                return execute(case.command(), env=self.ground.env, cwd=mount, timeout=cut)
             finally:
                 execute(["umount", "-l", mount])
                 server.wait()
@@ -168,7 +190,7 @@ def all_contenders(ground: Ground) -> list[Contender]:
         Contender("local", "the run at home", ground),
         Ssh("ssh", "plain ssh, for what needs no files there", ground),
         Sshfs("sshfs", "sshfs with ssh's default cipher + chroot, mounted for each run", ground, ""),
-        Sshfs("sshfs-aes", f"the same with Ciphers={AES}", ground, f",Ciphers={AES}", bulk),
+        *([] if ground.rtt else [Sshfs("sshfs-aes", f"the same with Ciphers={AES}", ground, f",Ciphers={AES}", bulk)]),
         Outrun("outrun", "outrun 1.1.0, its cache warm", ground),
         Rexec("rexec", f"rexec --on {host}", ground, host),
         Fusepy("fusepy-local", "fusepy 3.0.1 passthrough on this machine", ground, probe),

@@ -137,5 +137,10 @@ class Ground:
             "round trip": f"{self.rtt} ms more than there is (tests/desk_delay.py)" if self.rtt else "as it is",
             "line": f"{self.rate} Mbit/s each way" if self.rate else "as it is",
             "first cipher offered": ciphers.group(1) if ciphers else "unknown",
-            "load": " ".join(f"{value:.1f}" for value in os.getloadavg()),
+            "load": load(),
         }
+
+
+def load() -> str:
+    """The load of this machine over the last minute, and over five and fifteen."""
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())

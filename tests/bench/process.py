@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+CUT = -9  # the exit code of what outlived its time
+_WORD = 5.0  # seconds in which who is told to end does
+
 
 class BenchError(Exception):
     """What stops the whole bench, as one sentence: what failed, why, what to do."""
@@ -43,7 +46,7 @@ def execute(
 ) -> Run:
     """Run `argv`, feeding it the file `stdin` or the bytes `given`; `stdout` names a file to take its output.
 
-    A command that outlives `timeout` (seconds) is killed with its session and has code -9.
+    A command that outlives `timeout` (seconds) is ended with its session and has code -9.
     """
     source = stdin.open("rb") if stdin else None
     sink = stdout.open("wb") if stdout else None
@@ -64,13 +67,24 @@ def execute(
                 opened.close()
     try:
         out, err = process.communicate(given, timeout=timeout)
-    except BaseException as ended:
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return Run(timeout, CUT, b"", b"not finished after %d s" % timeout)
+    except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if isinstance(ended, subprocess.TimeoutExpired):
-            return Run(timeout, -9, b"", b"not finished after %d s" % timeout)
         raise
     return Run(time.perf_counter() - started, process.returncode, out or b"", err)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it and its session, by a word first: what it has at the other end it is to end too."""
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=_WORD)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def must(argv: Sequence[str | Path], why: str, **how: object) -> Run:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.bench.cases import RATES, Case
+from tests.bench.cases import Case
 
 STREAMS = ("read", "write", "find", "tar", "untar")
 STARTS = ("true", "numpy", "gcc")
@@ -16,6 +16,9 @@ _RATE_NAMES = {
     "open_read_close": "open+read+close /s",
     "read": "read MB/s",
     "write": "write MB/s",
+    "alone": "alone ms",
+    "beside_reads": "beside reads ms",
+    "beside_guesses": "beside guesses ms",
 }
 
 
@@ -23,7 +26,8 @@ _RATE_NAMES = {
 class Cell:
     """One contender in one case: seconds of each measured run, the first (warm-up) run, rates, or an error.
 
-    `inside`: the command's own seconds; `total`: from the start of the program at home to its end.
+    `inside`: the command's own seconds; `total`: from the start of the program at home to its end; `cut`: a run was
+    ended after so many seconds.
     """
 
     total: list[float] = field(default_factory=list)
@@ -31,11 +35,17 @@ class Cell:
     rates: list[Mapping[str, float]] = field(default_factory=list)
     first: float | None = None
     error: str | None = None
+    cut: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Is it measured no more?"""
+        return self.error is not None or self.cut is not None
 
     def median(self, kind: str) -> float | None:
         """The median of `total`, `inside` or of one rate; None where there is none, or where a run failed."""
         values = self.values(kind)
-        return statistics.median(values) if values and not self.error else None
+        return statistics.median(values) if values and not self.over else None
 
     def values(self, kind: str) -> list[float]:
         """The measured values of one kind."""
@@ -88,18 +98,18 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 def _block(case: Case, cells: Cells, names: Sequence[str]) -> list[str]:
     rows = [(name, cells[case.name, name]) for name in names if (case.name, name) in cells]
-    columns = RATES if case.name == "probe" else ("total", "inside") if case.inside else ("total",)
+    columns = case.rates if case.rates else ("total", "inside") if case.inside else ("total",)
     titles = [_RATE_NAMES.get(column, f"{column} s") for column in columns]
     head = f"{case.what:28}" + "".join(f"{title:>27}" for title in titles)
     lines = [head + ("" if case.bulk else f"{'first s':>10}")]
     for name, cell in rows:
-        if cell.error:
-            lines.append(f"  {name:26}  {cell.error}")
+        if cell.over:
+            lines.append(f"  {name:26}  {cell.error or f'> {cell.cut:.0f}'}")
             continue
         line = f"  {name:26}"
         for column in columns:
             values = cell.values(column)
-            line += f"{_spread(values, 0 if column in RATES else 3) if values else '-':>27}"
+            line += f"{_spread(values, 0 if column in case.rates else 3) if values else '-':>27}"
         lines.append(line + (f"{cell.first:10.3f}" if cell.first is not None else ""))
     return [*lines, ""]
 
@@ -130,6 +140,7 @@ def record(cells: Cells, cases: Sequence[Case], facts: Mapping[str, str]) -> dic
             "rates": [dict(rates) for rates in cell.rates],
             "first": cell.first,
             "error": cell.error,
+            "cut": cell.cut,
         }
     found = ratios(cells, [case.name for case in cases])
     return {

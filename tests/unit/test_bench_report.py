@@ -50,7 +50,11 @@ def test_the_record_has_every_sample() -> None:
     cells = {("true", "ssh"): Cell(total=[0.2, 0.3], first=0.4)}
     assert record(cells, [_case("true")], {"kernel": "6"}) == {
         "facts": {"kernel": "6"},
-        "cases": {"true": {"ssh": {"total": [0.2, 0.3], "inside": [], "rates": [], "first": 0.4, "error": None}}},
+        "cases": {
+            "true": {
+                "ssh": {"total": [0.2, 0.3], "inside": [], "rates": [], "first": 0.4, "error": None, "cut": None},
+            }
+        },
         "ratios": [
             {"name": "true: (rexec - ssh - local) / (outrun - ssh - local)", "value": None, "wanted": 1 / 3},
         ],
