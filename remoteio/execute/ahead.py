@@ -114,6 +114,11 @@ class Ahead:
         asked[1].append(waiting)
         return True
 
+    def nobody_waits(self) -> None:
+        """Take note that each request that was put off is asked for by itself."""
+        for _, waiting in self._asked.values():
+            waiting.clear()
+
     def next(self, now: float) -> tuple[list[int], int]:
         """Return the nodes to ask for with a LIST each, and of how many directories each reply is to tell.
 

@@ -52,11 +52,10 @@ class AskedAhead(Told, ToKernel):
         if known.files.unused:
             self.give_back()
 
-    def _answered_here(self, op: int, answer: bytes) -> None:
-        """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next.
-
-        What is open by it `handles` need not know: a job whose home may be killed and another's come has no leases.
-        """
+    def _answered_here(self, op: int, nodeid: int, raw: memoryview, answer: bytes) -> None:
+        """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next."""
+        if op == abi.OPEN:
+            self.handles.opened(op, nodeid, raw, answer)  # a file that was fetched is open at home
         if not self._to_kernel(answer):
             self._undo(op, answer)
         if self._known.ahead.moved or (op == abi.OPEN and self._known.files.orders.window):

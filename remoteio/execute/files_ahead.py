@@ -127,6 +127,11 @@ class FilesAhead:
         self._bytes += len(contents)
         return waiting
 
+    def nobody_waits(self) -> None:
+        """Take note that each OPEN that was put off is asked for by itself."""
+        for _, waiting in self._asked.values():
+            waiting.clear()
+
     def is_asked(self, nodeid: int) -> bool:
         """Say whether its FETCH is under way, and wanted still."""
         return nodeid in self._asked

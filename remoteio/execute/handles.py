@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from remoteio.execute.held_locks import LOCK_OPS, HeldLocks
 from remoteio.wire import fuse_abi as abi
@@ -14,7 +15,7 @@ NOTED = OPENS | {abi.FLUSH, *LOCK_OPS}
 class Handles:
     """Keeps the handles that the kernel has: of which node each is, and with which flags it was opened.
 
-    highest  the number of the last that was given
+    highest  the greatest number of one
     locked   the nodes on which a lock was ever asked
     coherent of these, those whose pages are written out before an unlock
     locks    what is locked
@@ -48,7 +49,7 @@ class Handles:
         fh = abi.OPEN_OUT.unpack_from(reply, at)[0]
         if fh < abi.OWN:  # else home has not opened it
             self._open[fh] = (nodeid, abi.OPEN_IN.unpack_from(asked, abi.ARGS)[0])
-            self.highest = fh
+            self.highest = max(self.highest, fh)
 
     def undone(self, op: int, reply: bytes | memoryview) -> None:
         """Note that what that reply tells of the kernel does not have, after all. Raises struct.error."""
@@ -61,10 +62,15 @@ class Handles:
         self._open.pop(fh, None)
         self.locks.closed(fh)
 
-    def state(self, asked: list[tuple[int, int, bytes | memoryview]], told: bool) -> dict[str, list[bytes]]:
+    def state(
+        self,
+        asked: list[tuple[int, int, bytes | memoryview]],
+        told: bool,
+        here: Iterable[tuple[int, int, int]] = (),
+    ) -> dict[str, list[bytes]]:
         """Tell what the kernel has, and has `asked`: number, operation and message. Fields of STATE.
 
-        `told`: all that was answered has reached the kernel.
+        `told`: all that was answered has reached the kernel. `here`: what the relay has opened: handle, node, flags.
         """
         why = []
         if self.locks:
@@ -77,7 +83,8 @@ class Handles:
             why.append(b"what was answered is still on its way to its kernel")
         return {
             "asked": [b"%d %d %d" % (unique, op, _flags(op, raw)) for unique, op, raw in asked],
-            "files": [b"%d %d %d" % (fh, *each) for fh, each in self._open.copy().items()],
+            "files": [b"%d %d %d" % (fh, *each) for fh, each in self._open.copy().items()]
+            + [b"%d %d %d" % each for each in here],
             "highest": [b"%d" % self.highest],
             "why": why,
         }

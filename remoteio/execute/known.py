@@ -42,7 +42,7 @@ from remoteio.execute.opened import Opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
 from remoteio.wire import names_ahead
-from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, TTL
+from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import walk
 
@@ -175,6 +175,16 @@ class Known:
                 self._changed(nodeid)
                 self.leases.broken(nodeid, name)
 
+    def anew(self) -> list[tuple[int, int, int]]:
+        """Forget what was leased by a home that is no more; list what another is told is open: see Opened.told_anew.
+
+        What waits for a guess is among what that is asked for first.
+        """
+        self.broken([(wire.EVERYTHING, b"")])
+        self.ahead.nobody_waits()
+        self.files.nobody_waits()
+        return self.opened.told_anew()
+
     def lease(self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None]) -> None:
         """Keep until a break what a reply told: of which node (0: none), its struct fuse_attr, and what came along.
 
@@ -206,8 +216,14 @@ class Known:
             self.listings.learn(nodeid, listing.entries, found, now + TTL)
             self.ahead.looked(nodeid, found)
 
-    def _open(self, unique: int, nodeid: int, flags: int, now: float) -> bytes | None:
-        """Return the reply to an OPEN, if the file is under a lease, or was fetched."""
+    def _open(self, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
+        """Return the reply to an OPEN, if the file is under a lease, or was fetched.
+
+        None long before home must be asked again: a file that is open then, and that others replace, is not taken up.
+        """
+        if not self.leases.holds(now + SILENCE / 2):
+            return None
+        flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         leased = self.leases.may_open(nodeid, flags)
         file = self.files.open(nodeid, flags, now, leased)
         if file is not None:
@@ -280,7 +296,7 @@ class Known:
             self.files.orders.entered(nodeid)
             return self.ahead.open(unique, nodeid, now)
         if op == abi.OPEN:
-            return self._open(unique, nodeid, abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0], now) if leased else None
+            return self._open(unique, nodeid, raw, now)
         if op == abi.READDIRPLUS:
             fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             return self.listings.read(unique, fh, offset, size, now)

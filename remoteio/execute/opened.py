@@ -9,6 +9,10 @@ the file by that number. It is told as well
 
 Two threads may tell of one handle: home takes the second for nothing. What was closed meanwhile is closed once more.
 
+While criu looks at the job's files, home knows all that is open, and nothing more is opened here (`by_home`): an image
+tells of what home has open. A home that takes the job up after another was killed is told of all with its first word
+(``told_anew``).
+
 The caller sees to it that one thread at a time is here (``relay.Relay._order``).
 """
 
@@ -32,16 +36,17 @@ _FLAGGED = frozenset((abi.GETATTR, abi.STATX_OP))
 
 
 class Opened:
-    """Keeps the handles; ``untold`` are those that home has not been told of."""
+    """Keeps the handles; ``untold`` are those that home has not been told of. `by_home`: none is opened here."""
 
     def __init__(self) -> None:
-        self._told: set[int] = set()
+        self.by_home = False
+        self._told: dict[int, tuple[int, int]] = {}  # fh -> nodeid, flags
         self.untold: dict[int, tuple[int, int, float]] = {}  # fh -> nodeid, flags, since when; in that order
         self._next = abi.OWN_FILES
 
     def open(self, nodeid: int, flags: int, now: float) -> int:
-        """Open a file; 0: too many are open."""
-        if len(self.untold) + len(self._told) >= OPENED_HERE:
+        """Open a file; 0: home is to do that, or too many are open."""
+        if self.by_home or len(self.untold) + len(self._told) >= OPENED_HERE:
             return 0
         self._next += 1
         self.untold[self._next] = nodeid, flags, now
@@ -78,15 +83,21 @@ class Opened:
         """Take note that home was told of these, and list those that were closed meanwhile."""
         closed = []
         for fh in handles:
-            if self.untold.pop(fh, None) is not None:
-                self._told.add(fh)
+            opened = self.untold.pop(fh, None)
+            if opened is not None:
+                self._told[fh] = opened[:2]
             elif fh not in self._told:
                 closed.append(fh)
         return closed
+
+    def told_anew(self) -> list[tuple[int, int, int]]:
+        """List all that is open: handle, node, flags; a home that knows nothing yet is told of it first of all."""
+        self.tell(list(self.untold))
+        return [(fh, *each) for fh, each in self._told.items()]
 
     def close(self, fh: int) -> bool:
         """Close it, and say whether home is to be told."""
         if self.untold.pop(fh, None) is not None:
             return False
-        self._told.discard(fh)
+        self._told.pop(fh, None)
         return True

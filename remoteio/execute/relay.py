@@ -61,7 +61,15 @@ class Relay(AtOnce):
         self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
-        """Take note that CRIU begins to ask for the job's files, or has asked for the last."""
+        """Take note that CRIU begins to ask for the job's files, or has asked for the last. Raises LinkClosed.
+
+        Meanwhile home knows all that the job has open.
+        """
+        opened = self._known.opened
+        with self._order:
+            opened.by_home = works
+        if opened.untold:
+            self._tell_of(lambda: list(opened.untold))
         self._false_deleted.criu = works
 
     def spent(self) -> dict[str, list[bytes]]:
@@ -72,6 +80,14 @@ class Relay(AtOnce):
                 "asked": self.counts.rows(),
                 "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
             }
+
+    def anew(self) -> list[tuple[int, int, int]]:
+        """Answer from no lease of a home that is no more; list what another is to be told is open: handle, node, flags.
+
+        Whatever is sent from now on comes to that one.
+        """
+        with self._order:
+            return self._known.anew()
 
     def under_way(self) -> tuple[list[tuple[int, int, bytes | memoryview]], bool]:
         """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
@@ -101,7 +117,7 @@ class Relay(AtOnce):
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
-                        self._answered_here(op, answer)
+                        self._answered_here(op, nodeid, view[:n], answer)
                         continue
                 elif op in _SPECIAL and self._special(op, unique, nodeid, bytes(view[:n])):
                     continue

@@ -138,6 +138,8 @@ class _Files:
             outside=outside,
             room=self._room,
         )
+        if spec.checkpoint is None or not spec.checkpoint.restore:
+            export.leases.runs()
         export.ordered.begin = begin
         export.behind = self.behind
         if self.behind:
@@ -234,6 +236,7 @@ class HostSession:
         """Take note that a job that was restored is about to run: what was for criu alone is over."""
         if self.export is not None:
             self.export.locks.claimed()
+            self.export.leases.runs()
             if told := self.export.instead.pinned.goes_on():
                 self.send(frames.ORDERED, told)
 
@@ -335,8 +338,9 @@ class HostSession:
             if kind != frames.FUSE or self.export is None:
                 host_frames.due(kind, len(payload), self.export is not None, self._files.behind)
             if kind in _REQUESTS:
+                assert self.export is not None
                 if self.once is None or not self.once.again(payload):
-                    requests += self._files.take(kind, payload)
+                    requests += self.export.late.noted(self._files.take(kind, payload))
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
                 requests.append(_NAMES_DUE)
@@ -349,8 +353,7 @@ class HostSession:
 
     def _greet(self, hello: host_frames.Hello) -> None:
         self.host, self.export = hello.host, self._files.export(hello, self.outside, self._threads.aside)
-        if self._files.record is None:  # else another process of ours may take the job up, and know of no change
-            self.export.leases.start(self._link)
+        self.export.leases.start(self._link)
         if self._dialler is not None:
             self._dialler.know(hello.door)
         self._handler.greeted(hello)
@@ -365,8 +368,6 @@ class HostSession:
         if op == fuse_abi.READ and len(payload) >= fuse_abi.ARGS + fuse_abi.READ_IN.size:
             return int(fuse_abi.READ_IN.unpack_from(payload, fuse_abi.ARGS)[2] > frames.LARGE)
         assert self.export is not None
-        if op == fuse_abi.OPENED:
-            self.export.late.expect(payload)
         if op == fuse_abi.SETLKW:
             return WAITS if self.export.locks.expect(unique, MOST_WAITING) else QUICK
         return int(op in _SLOW)

@@ -2,11 +2,12 @@
 
 What the job could have heard of by a line from home it never sees otherwise afterwards, be it what a file that is
 opened on the host holds in the kernel's pages; and of each node that the job's kernel may use home knows, and of no
-other.
+other. And so when home is killed, and another process takes the job up.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -20,8 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remoteio.execute.told import Told
+from remoteio.submit.export import node_log
+from remoteio.submit.export.changes import Changes
+from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.node_log import NodeLog
+from remoteio.submit.export.once import Opened, Unfit
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.taken_up import take_up
+from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import BREAK, FUSE, KNOWN, LEASED, STDIN, FrameReader, frame
 from remoteio.wire.link import Link
@@ -29,6 +37,7 @@ from remoteio.wire.link import Link
 NAMES = (b"a", b"b", b"d", b"d/a", b"d/b")
 ABSENT: tuple[object, ...] = ()
 OPS = abi.OPEN_IN.pack(os.O_RDONLY, 0)
+BOOT = b"b" * 36
 HELD = b"/"  # in place of the name of what stays open
 
 
@@ -115,11 +124,9 @@ class Host(Told):
 class World:
     def __init__(self, top: Path) -> None:
         self.top = os.fsencode(top) + b"/"
-        os.mkdir(self.top + b"d")
-        self.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(top))
-        leases = self.export.leases
-        assert leases.begin()
-        leases._poll.unregister(leases._mounts)  # a mount of another test's would take all back
+        os.makedirs(self.top + b"d", exist_ok=True)
+        self.log, self.killed = f"{top}.log", False
+        self.export = self.home(waits=False)
         self.host, self.down = Host(), deque[bytes]()
         self.history: list[dict[bytes, tuple[object, ...]]] = []
         self.contents: list[set[bytes | None]] = []  # of all files, at the same times
@@ -128,11 +135,43 @@ class World:
         self.kernel: Counter[int] = Counter()  # lookups
         self.names: dict[bytes, int] = {b"": abi.ROOT_ID}
         self.asked: dict[int, tuple[int, bytes]] = {}
+        self.nodes: dict[int, int] = {}  # unique of what was asked by a name -> node
         self.opens: dict[int, int] = {}  # unique of an OPEN -> node
         self.pages: dict[int, bytes] = {}  # nodeid -> what the kernel has of a file
         self.reads: dict[int, tuple[int, int, bool]] = {}  # unique of a READ -> node, handle, whether its pages stay
         self.held: list[tuple[int, int]] = []  # what stays open: node, handle
         self.changed()
+
+    def home(self, waits: bool) -> Export:
+        record = WrittenFiles(Changes(), None, NodeLog(self.log, BOOT, waits))
+        ids = ShownIds(os.geteuid(), os.getegid(), frozenset())
+        export = Export(ids, os.fsdecode(self.top), record, Confinement())
+        assert export.leases.begin()
+        export.leases._poll.unregister(export.leases._mounts)  # a mount of another test's would take all back
+        return export
+
+    def kill(self) -> None:
+        """Home is killed, with all that is under way; another takes the job up. Raises Unfit."""
+        self.killed = True
+        self.export.close()
+        self.host.up.sent.clear()
+        self.down.clear()
+        self.lines.clear()
+        at_home = {fh: node for node, fh in [*self.held, *(each[:2] for each in self.reads.values())] if fh < abi.OWN}
+        opened = [Opened(fh, node, 0) for fh, node in at_home.items()]
+        opened += [Opened(*each) for each in self.host._known.anew()]
+        told = node_log.read(self.log, BOOT)
+        self.export = self.home(waits=True)
+        take_up(self.export, told, opened, (), max(at_home, default=0))
+        assert self.export.inodes.log is not None
+        self.export.inodes.log.begin()
+        for *_, raw in self.host._asked.values():
+            self.host.up.send(FUSE, bytes(raw))
+
+    def stale(self, nodeid: int) -> None:
+        """The kernel is told that it knows that node no more, and looks its names up again."""
+        assert self.killed and nodeid not in self.export.inodes.nodes
+        self.forget(nodeid)
 
     def changed(self) -> None:
         self.history.append({name: described(self.top + name) for name in NAMES})
@@ -212,6 +251,7 @@ class World:
     def ask(self, op: int, nodeid: int, args: bytes, name: bytes) -> None:
         unique, answer = self.host.ask(op, nodeid, args)
         self.asked[unique] = op, name
+        self.nodes[unique] = nodeid
         if op == abi.OPEN:
             self.opens[unique] = nodeid
         if answer is not None:
@@ -220,6 +260,9 @@ class World:
     def take(self, unique: int, reply: bytes, home: bool) -> None:
         op, name = self.asked.pop(unique)
         error, body = abi.OUT_HEADER.unpack_from(reply)[1], reply[abi.OUT_HEADER.size :]
+        node = self.nodes.pop(unique, 0)
+        if self.killed and error == -errno.ESTALE and node not in self.export.inodes.nodes:
+            self.stale(node)
         if op == abi.LOOKUP and not error:
             nodeid = abi.ENTRY.unpack_from(body)[0]
             if nodeid:
@@ -283,7 +326,8 @@ class World:
             self.deliver_up()
             self.deliver_down()
         nodes = self.export.inodes.nodes
-        assert {node for node, count in self.kernel.items() if count} <= set(nodes), "home has lost what is in use"
+        in_use = {node for node, count in self.kernel.items() if count}
+        assert self.killed or in_use <= set(nodes), "home has lost what is in use"
         for node in list(self.kernel):
             self.forget(node)
         self.host.clear()
@@ -293,7 +337,7 @@ class World:
         assert not self.host._known.leases._nodes
         assert not self.host._known.opened.untold and not self.host._known.opened._told
         assert not self.export.inodes.handles and not self.export.late._expected
-        assert set(nodes) == {abi.ROOT_ID}, "home knows what nobody refers to"
+        assert self.killed or set(nodes) == {abi.ROOT_ID}, "home knows what nobody refers to"
         self.export.inodes._check()
         self.export.close()
 
@@ -308,6 +352,7 @@ STEP = st.one_of(
     st.tuples(st.just("know"), NAME, OTHER),  # the answers to several questions arrive
     st.tuples(ASK, NAME, OTHER),
     st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle"]), NAME, OTHER),
+    st.tuples(st.just("kill"), NAME, OTHER),
 )
 
 
@@ -324,6 +369,8 @@ def do(world: World, what: str, name: bytes, other: bytes) -> None:
         {"line": world.line, "up": world.deliver_up, "down": world.deliver_down, "settle": lambda: settle(world)}[
             what
         ]()
+    elif what == "kill":
+        world.kill()
     elif what in ("lookup", "list", "getattr", "open", "hold", "read", "forget"):
         world.job(what, name)
     else:
@@ -337,9 +384,13 @@ def test_what_the_job_was_told_of_is_never_unseen_and_no_node_is_lost(
 ) -> None:
     top = Path(tempfile.mkdtemp(prefix="leases-", dir="/var/tmp"))
     try:
-        world = World(top)
-        for step in steps:
-            do(world, *step)
+        world = World(top / "top")
+        try:
+            for step in steps:
+                do(world, *step)
+        except Unfit:
+            world.export.close()  # it goes on from its image, and knows nothing
+            return
         world.end()
     finally:
         shutil.rmtree(top)
@@ -444,3 +495,39 @@ def test_a_change_by_another_name_is_seen(world: World, tmp_path: Path) -> None:
         world.line()
         assert asks(world, "lookup", b"a")
     world.end()
+
+
+def test_a_home_that_takes_the_job_up_is_asked_for_all_and_knows_what_is_open(world: World) -> None:
+    for name in (b"a", b"d/a"):
+        world.change("write", name, b"")
+    for name in (b"d", b"a", b"d/a"):
+        asks(world, "lookup", name)
+    opens(world, b"d/a")
+    for _ in range(2):
+        world.job("hold", b"d/a")
+    (node, told_of), (_, fh) = world.held
+    assert min(told_of, fh) >= abi.OWN_FILES and not world.host.up.sent, "both are open on the host alone"
+    world.host._tell_of(lambda: [told_of])
+    settle(world)
+    world.kill()
+    assert set(world.export.inodes.handles) == {told_of, fh}
+    assert asks(world, "lookup", b"d/a") and not asks(world, "lookup", b"d/a")
+    for handle in (told_of, fh):
+        world.read(node, handle, home=True)
+    settle(world)
+    assert world.pages[node] == holds(world.top + b"d/a")
+    assert not world.export.inodes.handles, "each is closed there"
+    world.held.clear()
+    world.end()
+
+
+def test_a_file_that_only_the_host_has_open_and_others_have_replaced_is_not_taken_up(world: World) -> None:
+    world.change("write", b"d/a", b"")
+    for what, name in (("lookup", b"d"), ("lookup", b"d/a"), ("open", b"d/a"), ("hold", b"d/a")):
+        settle(world)
+        world.job(what, name)
+    world.change("remove", b"d/a", b"")
+    world.change("write", b"d/a", b"")
+    with pytest.raises(Unfit, match="removed or replaced"):
+        world.kill()
+    world.export.close()

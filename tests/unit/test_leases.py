@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -182,3 +183,28 @@ def test_frames_of_leases_are_what_they_were_and_no_others_are_taken() -> None:
             wire.split(dice.randbytes(dice.randrange(64)))
         except ProtocolError:
             pass
+
+
+@pytest.mark.parametrize("free", [0, at_home._LEFT, at_home._LEFT + 1])
+def test_the_last_inotify_instances_are_left_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    """As criu needs one."""
+    there: set[Inotify] = set()
+
+    class OneOfFew(Inotify):
+        def __init__(self) -> None:
+            if len(there) >= free:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            super().__init__()
+            there.add(self)
+
+        def close(self) -> None:
+            there.remove(self)
+            super().close()
+
+    monkeypatch.setattr(at_home.ino, "Inotify", OneOfFew)
+    made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
+    assert made.leases.begin() == (free > at_home._LEFT) == bool(there)
+    made.close()
+    assert not there

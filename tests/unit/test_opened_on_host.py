@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from remoteio.execute.opened import AGE, Opened
+from remoteio.execute.relay import Relay
 from remoteio.submit.export import opened_on_host
+from remoteio.submit.export.written_files import opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
+from remoteio.wire.frames import FUSE
+from remoteio.wire.link import Link
 from tests.hostile import Host, Refused
 
 FH = abi.OWN_FILES + 1
@@ -184,3 +189,50 @@ def test_no_more_are_open_on_the_host_than_may_be() -> None:
     assert table.open(5, os.O_RDONLY, 10.0) == 0
     table.close(opened[0])
     assert table.open(5, os.O_RDONLY, 10.0)
+
+
+def test_while_criu_looks_nothing_is_opened_on_the_host_and_home_knows_all() -> None:
+    near, far = socket.socketpair()
+    home, link = (Link(os.dup(end.fileno()), os.dup(end.fileno())) for end in (near, far))
+    asking = Relay(-1, link, lambda e: None)
+    table = asking._known.opened
+    fh = table.open(5, os.O_RDONLY, 10.0)
+    asking.criu(True)
+    ((kind, request),) = home.receive()
+    assert kind == FUSE and bytes(request[abi.ARGS :]) == abi.OPENED_ONE.pack(fh, 5, 0, 0)
+    assert not table.untold and table.open(5, os.O_RDONLY, 10.0) == 0
+    asking.criu(False)
+    assert table.open(5, os.O_RDONLY, 10.0) > fh
+    for each in (home, link, near, far):
+        each.close()
+
+
+def test_a_home_that_knows_nothing_is_told_of_all_that_is_open() -> None:
+    table = Opened()
+    first, second, third = (table.open(node, os.O_RDONLY, 10.0) for node in (5, 6, 7))
+    table.tell([first])
+    table.close(third)
+    assert sorted(table.told_anew()) == [(first, 5, 0), (second, 6, 0)]
+    assert not table.untold and table.tell([second]) == [], "who was telling of it meanwhile need not close it"
+    assert table.close(first) and table.close(second)
+
+
+def test_what_was_told_before_is_expected_before_what_comes_next_is_done(host: Host, node: int) -> None:
+    requests: list[bytes | memoryview] = [told(node), abi.request(abi.GETATTR, node, abi.GETATTR_IN.pack(0, 0, 0), 2)]
+    assert host.export.late.noted(requests) == requests
+    assert list(host.export.late._expected) == [FH] and not host.export.inodes.handles
+
+
+def test_an_image_has_what_the_host_alone_had_open_and_none_is_made_of_what_is_gone(
+    host: Host, node: int, tmp_path: Path
+) -> None:
+    (tmp_path / "other").write_bytes(b"other's")
+    other = host.lookup(abi.ROOT_ID, b"other")
+    host.export.late.expect(told(node))
+    assert not host.export.late.lost()
+    rows = opened(host.export.inodes).rows
+    assert [(path, writable) for path, _, writable in rows] == [(b"/file", False)]
+    host.export.late.expect(told(other, FH + 1))
+    (tmp_path / "other").unlink()
+    lost = host.export.late.lost()
+    assert lost == [b"/other"] and opened(host.export.inodes, None, lost).moved == [(b"/other", False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import stat
 import struct
@@ -53,7 +54,8 @@ class Home:
     def again(self, *opened: Opened, places: tuple[bytes, ...] = ()) -> Home:
         told = node_log.read(str(self.log), BOOT)
         home = Home(self.top, self.log, waits=True)
-        take_up(home.export, told, opened, places, max((each.number for each in opened), default=0))
+        highest = max((each.number for each in opened if each.number < abi.OWN), default=0)
+        take_up(home.export, told, opened, places, highest)
         home.noted.begin()
         home.export.inodes._check()
         return home
@@ -146,10 +148,29 @@ def test_a_host_may_not_open_what_the_job_could_not(home: Home) -> None:
     home.open(file)
     with pytest.raises(ProtocolError):
         home.again(Opened(1000, file, os.O_RDWR), Opened(1000, file, os.O_RDWR))
+    below = home.host.lookup(abi.ROOT_ID, b"below")
+    for number, node in ((abi.OWN + 1, file), (abi.OWN_FILES + 1, below), (abi.OWN_FILES + 1, socket)):
+        with pytest.raises(ProtocolError):
+            home.again(Opened(number, node, 0))
+
+
+def test_what_the_host_has_opened_by_itself_is_open_by_its_number_again(home: Home) -> None:
+    below = home.host.lookup(abi.ROOT_ID, b"below")
+    file = home.host.lookup(below, b"file")
+    home.host.ask(abi.RELEASE, file, abi.RELEASE_IN.pack(home.open(file, os.O_RDONLY), 0, 0, 0))
+    fh = abi.OWN_FILES + 7
+    after = home.again(Opened(fh, file, os.O_RDWR | os.O_TRUNC))
+    asked = abi.READ_IN.pack(fh, 0, 100, 0, 0, 0, 0)
+    assert after.host.ask(abi.READ, file, asked) == b"as it was", "for reading, whatever the host says"
+    with pytest.raises(Refused):
+        after.write(file, fh, b"anew")
+    assert after.open(file, os.O_RDONLY) < abi.OWN, "the numbers that are given here are none of the host's"
+    assert not after.record._nodes
 
 
 def test_a_log_that_is_closed_leaves_no_descriptor_open(tmp_path: Path) -> None:
     """Also where something holds it still: its export's nodes do, in a cycle."""
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     (tmp_path / "top").mkdir()
     home = Home(tmp_path / "top", tmp_path / "log")
@@ -265,6 +286,8 @@ def test_the_handles_that_a_kernel_has_are_known() -> None:
     told = handles.state([(6, abi.WRITE, append)], True)
     assert told["files"] == [b"11 7 %d" % os.O_WRONLY] and told["asked"] == [b"6 %d %d" % (abi.WRITE, os.O_APPEND)]
     assert not told["why"] and handles.state([], False)["why"]
+    assert handles.state([], True, [(abi.OWN_FILES + 1, 5, 0)])["files"][1:] == [b"%d 5 0" % (abi.OWN_FILES + 1)]
+    assert told["highest"] == [b"11"], "though 9 was noted later"
 
 
 LOCK, WHOLE = abi.SETLKW, (1 << 63) - 1

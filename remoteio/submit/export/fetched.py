@@ -22,8 +22,9 @@ class Fetched(ExportBase):
 
         EOPNOTSUPP: of this job's files none is to be guessed. EAGAIN: not this one, or not now.
         """
-        if not self.leases.wanted():
-            raise OSError(errno.EOPNOTSUPP, "this job has no leases: a change of what was told could not be told")
+        if not (may := self.leases.wanted()):
+            why = "this job has no leases: a change of what was told could not be told"
+            raise OSError(errno.EOPNOTSUPP if may is False else errno.EAGAIN, why)
         node = self.inodes.get(r.nodeid)
         if not _quiet(node):
             raise OSError(errno.EAGAIN, "it changes, or it is no regular file")

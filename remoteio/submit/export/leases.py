@@ -36,6 +36,7 @@ from remoteio.wire.link import Link, LinkClosed
 MOST_WATCHES = 8192  # of an inode of about 1 KiB each; an eighth of what the user may have, if that is less
 _BUSY = 64  # events within a second, after which a node is left alone
 _REST = 5.0  # seconds
+_LEFT = 16  # inotify instances of this user's, of 128 as a rule, for other programs
 _BREAKS = 0.05  # seconds between two breaks that go by themselves
 _ITSELF = b""  # its attributes, among what is broken of a node
 _WITHOUT_NUMBER = frozenset((LOCAL["btrfs"], LOCAL["overlay"]))  # which give files other numbers than in mountinfo
@@ -82,17 +83,17 @@ class Leases:
         self._most = MOST_WATCHES
         self._news: list[bytes] = []
         self._over = threading.Event()
-        self._may = False
+        self._may = threading.Event()
 
     def begin(self) -> bool:
-        """Lease from now on: the link asks what is `due`. False: this user can have no inotify instance."""
+        """Lease from now on: the link asks what is `due`. False: this user is to have no more inotify instances."""
         with self._lock:
             if self._inotify is not None or self._over.is_set():
                 return not self._over.is_set()
             try:
                 with open(_WATCHES, encoding="ascii") as file:
                     self._most = min(MOST_WATCHES, int(file.read()) // 8)
-                watches = ino.Inotify()
+                watches = _instance()
             except OSError:
                 return False
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -102,16 +103,20 @@ class Leases:
             return True
 
     def start(self, link: Link) -> None:
-        """Lease over that link, from TTL on, as what ends sooner asks nothing twice; or from when it is `wanted`."""
+        """Lease over that link, once the job `runs`: what is shown to criu alone, nobody else may be told of."""
         link.go_ahead(self.due)
-        self._may = True
         threading.Thread(target=self._serve, args=(link,), name="leases", daemon=True).start()
 
-    def wanted(self) -> bool:
-        """Lease from now on, if this job has leases. Whether it has."""
-        return self._inotify is not None or (self._may and self.begin())
+    def runs(self) -> None:
+        """Lease from TTL on, as what ends sooner asks nothing twice; or from when it is `wanted`."""
+        self._may.set()
+
+    def wanted(self) -> bool | None:
+        """Lease from now on, if this job has leases. Whether it has; None: not yet."""
+        return self.begin() if self._may.is_set() or self._inotify is not None else None
 
     def _serve(self, link: Link) -> None:
+        self._may.wait()
         if self._over.wait(TTL) or not self.begin():
             return
         try:
@@ -123,6 +128,7 @@ class Leases:
     def close(self) -> None:
         """Lease nothing any more."""
         self._over.set()
+        self._may.set()
         with self._lock:
             if self._inotify is not None:
                 self._inotify.close()
@@ -308,6 +314,18 @@ class Leases:
             self._leave(watch)
             self._resting = {node: until for node, until in self._resting.items() if until > now}
             self._resting[watch.nodeid] = now + _REST
+
+
+def _instance() -> ino.Inotify:
+    """Make one, if as many as others may need are left then: criu refuses without. Raises OSError."""
+    made: list[ino.Inotify] = []
+    try:
+        for _ in range(1 + _LEFT):
+            made.append(ino.Inotify())
+        return made.pop()
+    finally:
+        for each in made:
+            each.close()
 
 
 def _guarded(node: Node) -> bool:

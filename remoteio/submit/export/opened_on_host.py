@@ -10,16 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import threading
 
 from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.executing import EXECUTE, open_file, reopen
 from remoteio.submit.export.inodes import Inodes
-from remoteio.submit.export.nodes import Handle
+from remoteio.submit.export.nodes import Handle, path
 from remoteio.submit.sandbox.threads import Call
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
 
+_OP, _OPENED = slice(4, 8), abi.OPENED.to_bytes(4, sys.byteorder)  # in a request
 MOST_EXPECTED = 2 * OPENED_HERE  # those that are being closed come beside them
 
 
@@ -37,6 +39,13 @@ class OpenedOnHost:
         self._expected: dict[int, tuple[int, int]] = {}  # number -> node, flags
         self._opening = threading.Lock()
         inodes.handles.late = self._open
+
+    def noted(self, requests: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """Expect what these tell of, before anything that comes after them is done; return them. Raises FuseError."""
+        for each in requests:
+            if each[_OP] == _OPENED:
+                self.expect(each)
+        return requests
 
     def expect(self, raw: bytes | bytearray | memoryview) -> list[int]:
         """Note the files that an OPENED tells of, and list their numbers; what is known stays. Raises FuseError."""
@@ -65,6 +74,17 @@ class OpenedOnHost:
         """Open what is expected: it outlives the name by which it is found, which the job takes away now."""
         if self._expected:
             self.open(list(self._expected))
+
+    def open_again(self, fh: int, nodeid: int, flags: int) -> None:
+        """Open what the host has told a process before this one that it has opened. Raises OSError."""
+        self._expected[fh] = nodeid, flags
+        self._inodes.handle(fh)
+
+    def lost(self) -> list[bytes]:
+        """Open what is expected, and list the names of what cannot be opened: others have taken them away."""
+        self.open_all()
+        nodes = [self._inodes.nodes.get(nodeid) for nodeid, _ in self._expected.copy().values()]
+        return [path(node.parent, node.name) for node in nodes if node is not None and node.parent is not None]
 
     def closed(self, fh: int) -> bool:
         """Expect it no more. False: it was not expected, or is open by now."""

@@ -50,10 +50,15 @@ def _open(export: Export, each: Opened) -> None:
     node = export.inodes.nodes.get(each.node)
     if node is None:
         raise Unfit("a file that it has open was removed or replaced")
-    if node.kind not in (stat.S_IFREG, stat.S_IFDIR) or each.number in export.inodes.handles or each.number >= abi.OWN:
+    here = each.number >= abi.OWN_FILES  # opened by the host
+    kinds = (stat.S_IFREG,) if here else (stat.S_IFREG, stat.S_IFDIR)
+    if node.kind not in kinds or each.number in export.inodes.handles or abi.OWN <= each.number < abi.OWN_FILES:
         raise ProtocolError("it has open what nobody opens here, or has one thing open twice")
     flags = os.O_RDONLY | os.O_DIRECTORY if node.kind == stat.S_IFDIR else each.flags & _KEPT
     try:
+        if here:
+            export.late.open_again(each.number, node.id, flags)
+            return
         export.inodes.may_open()
         if flags & os.O_ACCMODE:
             export.inodes.allowed.may_change(node)

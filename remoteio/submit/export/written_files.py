@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from remoteio.submit.export import nodes
@@ -90,14 +91,16 @@ class OpenFiles:
     pinned: list[tuple[Pin, int]] = field(default_factory=list)
 
 
-def opened(inodes: Inodes, shown: Pinned | None = None) -> OpenFiles:
+def opened(inodes: Inodes, shown: Pinned | None = None, lost: Iterable[bytes] = ()) -> OpenFiles:
     """List the files that are open or mapped, those `shown` by kept bytes among them; the job stands still.
+
+    `lost`: names of what it has open as well, which is not to be found by them any more.
 
     A name is right if it leads to (device, inode number) of the open file. This compares two looks of the same moment:
     what is stored and compared later is the inode number alone, since device numbers change.
     """
     found: dict[int, tuple[bytes, int, bool]] = {}
-    moved: set[tuple[bytes, bool]] = set()
+    moved = {(path, False) for path in lost}
     called: dict[bytes, bytes] = {}
     pinned: dict[int, tuple[Pin, int]] = {}
     looks: dict[int, tuple[bytes, os.stat_result]] = {}

@@ -137,8 +137,9 @@ class Agent:
     def _anew(self) -> bytes:
         """Return what a home is sent first that knows nothing of the job any more: how it stands, what it has asked."""
         self.stay.heard()  # it is silent no more
+        here = self.relay.anew()
         asked, told = self.relay.under_way()
-        files, own = self.relay.handles.state(asked, told), self.state()
+        files, own = self.relay.handles.state(asked, told, here), self.state()
         fields = {**files, **own, "why": own["why"] + files["why"]}
         first = [(frames.HELLO, self._hello()), (frames.STATE, frames.pack_fields(fields))]
         return b"".join(frames.frame(*each) for each in first + [(frames.FUSE, bytes(raw)) for _, _, raw in asked])

@@ -287,11 +287,11 @@ class Generation:
             self._begin_intake(serial)
         elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
-            inodes = self._session.export.inodes
+            inodes, lost = self._session.export.inodes, self._session.export.late.lost()
             self._home.mark(serial)
             self._files.pinned.saves(False)
             written = image_manifest.written(self._files.rows(), self._before)
-            self._seen = Seen(written, opened(inodes, self._files.pinned), held(inodes))
+            self._seen = Seen(written, opened(inodes, self._files.pinned, lost), held(inodes))
             if (unfit := self._seen.unfit()) and self._intake is not None:
                 self._intake.abort()
                 self.order(job_messages.THAW, serial, why=unfit)
