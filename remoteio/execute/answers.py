@@ -49,6 +49,7 @@ class Answers:
         self.granted = False
         self._lock = threading.Lock()
         self._written: dict[int, int] = {}  # handle by which may be written so -> bytes written
+        self._ends: dict[int, int] = {}  # handle by which much was written at once -> where that ended
         self._made: OrderedDict[int, tuple[float, int, bytes]] = OrderedDict()  # node -> until, words, attributes
 
     def opened(self, op: int, reply: bytes | memoryview, now: float) -> bytes | memoryview:
@@ -72,6 +73,20 @@ class Answers:
     def closed(self, fh: int) -> None:
         """Take note that the kernel has closed it."""
         self._written.pop(fh, None)
+        self._ends.pop(fh, None)
+
+    def goes_on(self, op: int, raw: bytes | memoryview) -> bool:
+        """Take note of a change; say whether it may be the rest of a write(2) whose first bytes were confirmed.
+
+        The kernel parts what is long, and says nothing of an error to who has written some: he is told how much.
+        """
+        if op != abi.WRITE:
+            return False
+        fh, offset, size, *_ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
+        rest: bool = self._ends.pop(fh, None) == offset
+        if size >= abi.MAX_WRITE // 2:
+            self._ends[fh] = offset + size
+        return rest
 
     def plenty(self, fh: int) -> bool:
         """Say whether so much was written by that handle that it costs little to wait for it beside."""
@@ -88,8 +103,8 @@ class Answers:
             return self._set(unique, nodeid, raw, (until, words, attr)) if words else None
 
     def _write(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
-        fh, offset, size, how, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
-        if fh not in self._written or how & abi.WRITE_CACHE or flags & _WAITS or offset + size > _END:
+        fh, offset, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
+        if fh not in self._written or is_mapped(raw) or flags & _WAITS or offset + size > _END:
             return None
         self._written[fh] += size
         until, words, told = made
@@ -144,3 +159,8 @@ class Answers:
         self._made[nodeid] = until, words, attr
         if len(self._made) > KNOWN_NODES:
             self._made.popitem(last=False)
+
+
+def is_mapped(raw: bytes | memoryview) -> bool:
+    """Say whether a WRITE is of pages that were changed through a mapping: nobody is told what comes of it."""
+    return bool(abi.WRITE_IN.unpack_from(raw, abi.ARGS)[3] & abi.WRITE_CACHE)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from remoteio.execute.answers import is_mapped
 from remoteio.execute.asked_ahead import AskedAhead
+from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told
@@ -28,7 +30,8 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
         behind.sent.await_room(len(raw))
-        if error := behind.told(op, nodeid):
+        error = 0 if op == abi.WRITE and is_mapped(raw) else behind.told(op, nodeid, behind.answers.goes_on(op, raw))
+        if error:
             self._to_kernel(abi.failure(unique, error))
             return True
         with self._order:
@@ -69,5 +72,5 @@ class AtOnce(AskedAhead):
             self.handles.answered(op, nodeid, raw, payload, at)
         if not self.behind.answers.granted:
             return payload
-        error = self.behind.told(op, nodeid)
+        error = self.behind.told(op, nodeid) if op in TELL else 0
         return abi.failure(unique, error) if error else payload

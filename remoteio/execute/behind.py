@@ -36,7 +36,7 @@ _O_ACCMODE, _O_TRUNC = 0o3, 0o1000  # asm-generic/fcntl.h
 # what cannot see a change of another node
 _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.OPEN))
 _BY_HANDLE = (abi.READ, abi.LSEEK)
-_TELL = frozenset((abi.WRITE, abi.SETATTR, abi.FSYNC, abi.FLUSH, abi.FALLOCATE))
+TELL = frozenset((abi.FSYNC, abi.FLUSH, abi.FALLOCATE))  # tell also what has failed since they were asked for
 _BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.WRITE_IN.size
 
 
@@ -183,15 +183,15 @@ class Behind:
 
     # what has failed
 
-    def told(self, op: int, nodeid: int) -> int:
+    def told(self, op: int, nodeid: int, unseen: bool = False) -> int:
         """Return the error that an operation on that node is to be told; 0: there is none.
 
-        Once, but for a close: nobody may look at what that says, as when a process ends.
+        Once, but for what may be `unseen`, and for a close: nobody may look at what that says, as when a process ends.
         """
-        if not self._failed or op not in _TELL:
+        if not self._failed:
             return 0
         with self._turn:
-            take = self._failed.get if op == abi.FLUSH else self._failed.pop
+            take = self._failed.get if unseen or op == abi.FLUSH else self._failed.pop
             return take(nodeid, (0, 0))[1]
 
     def untold(self) -> tuple[int, int] | None:

@@ -26,7 +26,6 @@ from remoteio.wire.session import Session
 FILES = (5, 6)
 ATTR = abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(5, *[0] * 8, 0o100644, 1, 0, 0, 0, 4096, 0)
 DATA = b"data"
-TELL = (abi.WRITE, abi.FSYNC)  # tell of what went wrong before
 
 
 class End:
@@ -211,8 +210,8 @@ class World:
         self.job.from_link(payload)
         if before == 0 and error:
             self.late[file].add(unique)
-        elif before is None and op in TELL and unique not in self.numbered:
-            assert self.job.told[unique] or not self.late[file], "a call says that all is well, and it is not"
+        elif before is None and op == abi.FSYNC:
+            assert self.job.told[unique] or not self.late[file], "fsync says that all is well, and it is not"
             if not error:  # what it was told is of others
                 self.late[file].clear()
 

@@ -231,6 +231,30 @@ def test_what_home_could_not_do_is_told_once_by_the_next_call_on_that_file(ends:
         assert ends.behind.told(abi.FSYNC, FILE) == 0
 
 
+def test_who_may_not_see_an_error_is_not_the_only_one_that_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a write(2), whose first bytes were confirmed, and what is written of a mapping."""
+    monkeypatch.setattr(abi, "MAX_WRITE", 8)
+    unique = ends.writes(bytes(abi.MAX_WRITE))
+    ends.told()
+    ends.relay.from_link(abi.failure(unique, errno.EIO))
+    ends.writes(b"de", how=abi.WRITE_CACHE)
+    assert [abi.OUT_HEADER.unpack_from(told)[2] for error, told in ends.told() if error] == []
+    ends.writes(b"rest", abi.MAX_WRITE)
+    ends.writes(b"another", abi.MAX_WRITE)
+    assert [error for error, _ in ends.told() if error] == [errno.EIO, errno.EIO]
+    assert ends.behind.untold() is None
+
+
+def test_a_write_that_is_done_is_not_told_what_went_wrong_meanwhile(ends: Ends) -> None:
+    first = ends.writes(b"abc")
+    second = ends.writes(b"de", 3, flags=os.O_APPEND)
+    ends.relay._asked[second] = (abi.WRITE, FILE, 1, 0, 0.0, bytes(100))
+    ends.relay.from_link(abi.failure(first, errno.EIO))
+    done(ends, second, 2)
+    assert errno.EIO not in [error for error, _ in ends.told()], "who hears of it writes again"
+    assert ends.behind.untold() == (abi.WRITE, errno.EIO)
+
+
 def test_a_write_cut_short_has_failed(ends: Ends) -> None:
     done(ends, ends.writes(b"abc"), 1)
     assert ends.behind.untold() == (abi.WRITE, errno.ENOSPC)
