@@ -75,6 +75,10 @@ class Ends:
             data = data[size:]
         return found
 
+    def errors(self) -> list[int]:
+        """The errors that the kernel was told of; a notification is none."""
+        return [error for error, told in self.told() if error and abi.OUT_HEADER.unpack_from(told)[2]]
+
     def sent(self) -> list[tuple[int, int, int]]:
         """The requests that went home: number, what it comes after, operation; -1: with none."""
         try:
@@ -238,10 +242,10 @@ def test_who_may_not_see_an_error_is_not_the_only_one_that_is_told(ends: Ends, m
     ends.told()
     ends.relay.from_link(abi.failure(unique, errno.EIO))
     ends.writes(b"de", how=abi.WRITE_CACHE)
-    assert [abi.OUT_HEADER.unpack_from(told)[2] for error, told in ends.told() if error] == []
+    assert ends.errors() == []
     ends.writes(b"rest", abi.MAX_WRITE)
     ends.writes(b"another", abi.MAX_WRITE)
-    assert [error for error, _ in ends.told() if error] == [errno.EIO, errno.EIO]
+    assert ends.errors() == [errno.EIO, errno.EIO]
     assert ends.behind.untold() is None
 
 
@@ -251,7 +255,7 @@ def test_a_write_that_is_done_is_not_told_what_went_wrong_meanwhile(ends: Ends) 
     ends.relay._asked[second] = (abi.WRITE, FILE, 1, 0, 0.0, bytes(100))
     ends.relay.from_link(abi.failure(first, errno.EIO))
     done(ends, second, 2)
-    assert errno.EIO not in [error for error, _ in ends.told()], "who hears of it writes again"
+    assert ends.errors() == [], "who hears of it writes again"
     assert ends.behind.untold() == (abi.WRITE, errno.EIO)
 
 
