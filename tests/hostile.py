@@ -77,7 +77,7 @@ class Host:
     def ahead(self, node: int, if_large: set[bytes]) -> set[bytes]:
         """What LIST says is in a directory; of one that is too large for it, `if_large`."""
         try:
-            ((_, _, entries),) = listed.parse(self.ask(abi.LIST, node, abi.LIST_IN.pack(1, 0)))
+            ((_, _, entries, _),) = listed.parse(self.ask(abi.LIST, node, abi.LIST_IN.pack(1, 0)))
         except Refused as e:
             assert e.errno == errno.EAGAIN
             return if_large

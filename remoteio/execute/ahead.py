@@ -4,9 +4,13 @@ What is guessed (``walks``) is asked for by a request of the relay's own, LIST, 
 When the job opens such a directory the relay answers at once, with a handle of its own (from OWN on), of which the
 submit side hears nothing: what is read by it is known. A request that goes beyond that (a rewind) travels with that
 number, and the submit side opens the directory anew for it alone. Such a handle is also given to who opens a directory
-again that he has just opened, as `find` does to go back up: that is read by nobody.
+again that he has just opened, as `find` does to go back up: that is read by nobody, or by who begins anew.
 
 Who looks up names in such a directory, as `git status` does, is answered from it as well (``look``).
+
+A directory that was listed before, and is under a lease since then, is opened from that (``leases``), though with the
+attributes of its directories alone: files have a lease of their own, if any. A job that asks for those at once is given
+no such listing any more: one from home has them all.
 
 A job that comes to a directory whose listing is under way waits for that, rather than ask again.
 
@@ -21,6 +25,7 @@ from collections.abc import Callable
 
 from remoteio.execute.counts import Guesses
 from remoteio.execute.known_listings import KnownListings
+from remoteio.execute.leases import Leases
 from remoteio.execute.walks import NameWalks, Walks
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
@@ -28,11 +33,15 @@ from remoteio.wire.listed import Entries, walk
 
 Waiting = tuple[int, bytes]  # the number of an OPENDIR or LOOKUP, and it whole
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    _Guesser = Walks | NameWalks
+
 
 class _Listed:
     __slots__ = ("entries", "found", "until", "walk")
 
-    def __init__(self, entries: bytes, found: Entries, until: float, walk: Walks) -> None:
+    def __init__(self, entries: bytes, found: Entries, until: float, walk: _Guesser) -> None:
         self.entries, self.found, self.until = entries, found, until
         self.walk = walk  # which guessed it
 
@@ -49,37 +58,72 @@ class Ahead:
         self.moved = False
         self.walks, self.lookups = Walks(), NameWalks()
         self._listings = listings
-        self._asked: dict[int, tuple[Walks, list[Waiting]]] = {}  # nodeid -> which guessed it, who waits for it
+        self._asked: dict[int, tuple[_Guesser, list[Waiting]]] = {}  # nodeid -> which guessed it, who waits for it
         self._come: OrderedDict[int, _Listed] = OrderedDict()  # by nodeid
         self._bytes = 0  # of these
         self._where: dict[int, int] = {}  # nodeid of an entry of these -> of its directory
         self._opened: dict[int, float] = {}  # nodeid -> until when it is known to be a directory that can be opened
         self._handle = abi.OWN
+        # nodeid -> until when who looks names up there is taken to want attributes that its listing did not have; None:
+        # the job did, and is given no such listings any more
+        self._bare: dict[int, float] | None = {}
 
-    def open(self, unique: int, nodeid: int, now: float) -> bytes | None:
-        """Answer an OPENDIR; None: its listing has not come."""
+    def open(self, unique: int, nodeid: int, now: float, leases: Leases | None) -> bytes | None:
+        """Answer an OPENDIR; None: its listing has not come, nor is it among `leases` that hold."""
         listed = self._come.get(nodeid)
         if listed is not None and listed.until < now:
             self._expire(now)
             listed = None
-        if listed is None and self.walks.above(nodeid) and self._opened.get(nodeid, 0.0) >= now:
-            self._handle += 1
-            return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
-        self.moved = True
-        self.walks.opened(nodeid, listed is not None)
-        if listed is None:
+        leased = leases is not None and self._may_list(leases, nodeid)
+        above = self.walks.above(nodeid)
+        if not above:
+            self.moved = True
+            self.walks.opened(nodeid, listed is not None or leased)
+        if listed is not None:
+            self._take(nodeid)
+            self.guesses.right += 1
+            self._open_until(nodeid, listed.until)
+            answer = self._opened_here(unique)
+            self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
+            return answer
+        if leased:
+            self.walks.done(nodeid)
+        if not leased and (not above or self._opened.get(nodeid, 0.0) < now):
             return None
-        self._take(nodeid)
-        self.guesses.right += 1
+        answer = self._opened_here(unique)
+        self._listings.opened_untold(self._handle)
+        return answer
+
+    def read(self, unique: int, nodeid: int, raw: memoryview, now: float, leases: Leases | None) -> bytes | None:
+        """Answer a READDIRPLUS, if what is in the directory is known."""
+        fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+        if offset:
+            return self._listings.read(unique, fh, offset, size, now)
+        found = self._listings.unread(fh)
+        if self._listings.first(fh) and leases is not None and self._may_list(leases, nodeid):
+            entries, found = leases.listing(nodeid)
+            self._listings.opened_ahead(fh, entries, found, now, now + TTL)
+            self._given_bare(nodeid, now + TTL)
+            self._open_until(nodeid, now + TTL)
+            self.walks.listed(nodeid, found)
+        if found is not None and self.walks.above(nodeid):  # nobody goes back there, but begins anew
+            self.walks.opened(nodeid, True)
+            self.walks.listed(nodeid, found)
+            self.moved = True
+        return self._listings.read(unique, fh, offset, size, now)
+
+    def _may_list(self, leases: Leases, nodeid: int) -> bool:
+        return self._bare is not None and leases.lists(nodeid)
+
+    def _opened_here(self, unique: int) -> bytes:
         self._handle += 1
-        self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
-        self._open_until(nodeid, listed.until)
         return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
 
     def opened(self, nodeid: int, found: Entries, now: float) -> None:
         """Take note that the submit side has opened a directory, and how its listing begins."""
         self._open_until(nodeid, now + TTL)
-        self.walks.listed(nodeid, found)
+        if not self.walks.above(nodeid):
+            self.walks.listed(nodeid, found)
 
     def goes_on(self, nodeid: int, entries: bytes) -> None:
         """Take note of more entries of a directory that the submit side has opened."""
@@ -87,20 +131,22 @@ class Ahead:
             self.walks.listed(nodeid, walk(entries))
             self.moved = True
 
-    def looked(self, nodeid: int, found: Entries) -> None:
+    def looked(self, nodeid: int, found: Entries, now: float) -> None:
         """Take note that the job looks up names in a directory, and what is in it."""
-        self.lookups.opened(nodeid, False)
+        self.lookups.opened(nodeid, False, now)
         self.lookups.listed(nodeid, found)
         self.moved = True
 
     def look(self, nodeid: int, now: float) -> bool:
         """Hand what has come of a directory over to who looks names up in it. False: nothing has."""
         listed = self._come.get(nodeid)
+        if self._bare is not None and self._bare.get(nodeid, 0.0) >= now:
+            self._bare = None
         if listed is None or listed.until < now:
-            self.moved = self.lookups.met(nodeid) or self.moved
+            self.moved = self.lookups.met(nodeid, now) or self.moved
             return False
         self.moved = True
-        self.lookups.opened(nodeid, True)
+        self.lookups.opened(nodeid, True, now)
         self._take(nodeid)
         self.guesses.right += 1
         self._listings.learn(nodeid, listed.entries, listed.found, listed.until)
@@ -119,22 +165,29 @@ class Ahead:
         for _, waiting in self._asked.values():
             waiting.clear()
 
-    def next(self, now: float) -> tuple[list[int], int]:
+    def next(self, now: float, leases: Leases) -> tuple[list[int], int]:
         """Return the nodes to ask for with a LIST each, and of how many directories each reply is to tell.
 
-        They are taken as asked from now on.
+        They are taken as asked from now on. None that is opened by its lease.
         """
         self.moved = False
         self._expire(now)
         below = min(max(self.walks.window // 8, self.lookups.window // 8, 1), LISTED_BELOW)
         found: list[int] = []
-        for walks in (self.walks, self.lookups):
+        if self._bytes < WALK_KEPT:
             room = WALK_AHEAD - len(self._asked) * below - len(self._come)
-            for nodeid in walks.next(room // below) if self._bytes < WALK_KEPT else ():
-                if nodeid not in self._asked and nodeid not in self._come:
-                    self._asked[nodeid] = walks, []
-                    found.append(nodeid)
+            found += self._guess(
+                self.walks, [each for each in self.walks.next(room // below) if not self._may_list(leases, each)]
+            )
+            room -= len(found) * below
+            found += self._guess(self.lookups, self.lookups.next(room // below, now))
         return found, below
+
+    def _guess(self, walks: _Guesser, nodes: list[int]) -> list[int]:
+        """Take those of these nodes as asked for of which nothing is under way, nor has come."""
+        found = [nodeid for nodeid in nodes if nodeid not in self._asked and nodeid not in self._come]
+        self._asked.update((nodeid, (walks, [])) for nodeid in found)
+        return found
 
     def came(
         self, nodeid: int, listed: list[tuple[int, bytes]], holds: Callable[[int], bool], now: float
@@ -144,12 +197,13 @@ class Ahead:
         Nothing `listed`: it has failed.
         """
         walks, waiting = self._asked.pop(nodeid, (self.walks, []))
-        self._done(nodeid)
+        self.walks.done(nodeid)
+        self.lookups.answered(nodeid, now)
         for directory, entries in listed:
             self._keep(directory, entries, holds, now + TTL, walks)
         return waiting
 
-    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float, by: Walks) -> None:
+    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float, by: _Guesser) -> None:
         found = walk(entries)
         named = [each[2] for each in found if each[2]]
         if nodeid in self._come or nodeid in self._asked or not holds(nodeid) or not all(map(holds, named)):
@@ -160,8 +214,8 @@ class Ahead:
         self._bytes += len(entries)
         for each in named:
             self._where[each] = nodeid
+        self.walks.guess(nodeid)
         for walks in (self.walks, self.lookups):
-            walks.guess(nodeid)
             walks.listed(nodeid, found)
 
     def changed(self, nodeid: int) -> None:
@@ -183,6 +237,12 @@ class Ahead:
             self._opened.clear()
         self._opened[nodeid] = until
 
+    def _given_bare(self, nodeid: int, until: float) -> None:
+        if self._bare is not None:
+            if len(self._bare) >= KNOWN_OPENED:
+                self._bare.clear()
+            self._bare[nodeid] = until
+
     def _expire(self, now: float) -> None:
         late = [nodeid for nodeid, listed in self._come.items() if listed.until < now]
         guessed_by = {self._come[nodeid].walk for nodeid in late}
@@ -198,12 +258,8 @@ class Ahead:
     def _take(self, nodeid: int, again: bool = False) -> _Listed:
         listed = self._come.pop(nodeid)
         self._bytes -= len(listed.entries)
-        self._done(nodeid, again)
+        self.walks.done(nodeid, again)
         for each in listed.found:
             if self._where.get(each[2]) == nodeid:
                 del self._where[each[2]]
         return listed
-
-    def _done(self, nodeid: int, again: bool = False) -> None:
-        self.walks.done(nodeid, again)
-        self.lookups.done(nodeid, again)

@@ -105,6 +105,7 @@ class Known:
             self._changed(nodeid)
         elif op in _SWEEPING:
             self._attr.clear()
+            self.leases.changed(nodeid)
             self._swept()
         elif op == abi.OPEN:
             self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
@@ -199,9 +200,10 @@ class Known:
             leases.attributes(found, attr)
             if what & wire.CONTENTS:
                 leases.contents(found)
-        if what & wire.LISTED and known is not None and known.listing is not None and self._latest <= stamp:
+        if what & wire.LISTED and known is not None and known.listing is not None:
             entries = known.listing.entries
-            leases.listed(nodeid, [(each[3], each[2]) for each in walk(entries)])
+            # one that comes with a LOOKUP has no order of its own
+            leases.listed(nodeid, walk(entries), b"" if what & wire.NAME else entries)
 
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
         """Keep what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
@@ -214,7 +216,7 @@ class Known:
         else:
             found = walk(listing.entries)
             self.listings.learn(nodeid, listing.entries, found, now + TTL)
-            self.ahead.looked(nodeid, found)
+            self.ahead.looked(nodeid, found, now)
 
     def _open(self, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to an OPEN, if the file is under a lease, or was fetched.
@@ -241,6 +243,10 @@ class Known:
         self.learn(nodeid, file.attr, file.contents, file.until - TTL)
         self.leases.contents(nodeid)
         return abi.reply(unique, abi.OPEN_OUT.pack(file.handle, 0, 0))
+
+    def _listing_leases(self, hold: bool) -> Leases | None:
+        """The leases by which directories may be opened here, if those `hold`; none while CRIU asks."""
+        return self.leases if hold and not self.opened.by_home else None
 
     def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
         """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
@@ -294,12 +300,11 @@ class Known:
             return known
         if op == abi.OPENDIR:
             self.files.orders.entered(nodeid)
-            return self.ahead.open(unique, nodeid, now)
+            return self.ahead.open(unique, nodeid, now, self._listing_leases(leased))
         if op == abi.OPEN:
             return self._open(unique, nodeid, raw, now)
         if op == abi.READDIRPLUS:
-            fh, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
-            return self.listings.read(unique, fh, offset, size, now)
+            return self.ahead.read(unique, nodeid, raw, now, self._listing_leases(leased))
         if op == abi.READLINK:
             until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
             return abi.reply(unique, link) if link and until >= now else None

@@ -6,7 +6,7 @@ from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.fetched import parse as parse_fetched
-from remoteio.wire.listed import parse
+from remoteio.wire.listed import parse, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class KnownAhead(Known):
     def ask_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
         """Return the requests that list and fetch ahead what the job may open next, each put into `asked` as the
         relay's are."""
-        found, below = self.ahead.next(now)
+        found, below = self.ahead.next(now, self.leases)
         return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), now, asked) for nodeid in found] + [
             self._own(abi.FETCH, nodeid, b"", now, asked)
             for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
@@ -44,12 +44,14 @@ class KnownAhead(Known):
         Raises ProtocolError.
         """
         listed = parse(body)
-        for directory, attr, _ in listed:
+        for directory, attr, entries, leased in listed:
             if self.holds(directory, stamp):
                 self.learn(directory, attr, b"", now)
-        for directory, _, entries in listed:
+                if leased:
+                    self.leases.attributes(directory, attr)
+                    self.leases.listed(directory, walk(entries), entries)
             self.files.orders.listed(directory, entries)
-        told = [(directory, entries) for directory, _, entries in listed]
+        told = [(directory, entries) for directory, _, entries, _ in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
 
     def fetched(self, nodeid: int, stamp: int, body: bytes, asked: float, now: float) -> list[Waiting]:
@@ -73,6 +75,6 @@ class KnownAhead(Known):
         if abi.IN_HEADER.unpack_from(raw)[1] == abi.LOOKUP:
             return self.answer(abi.LOOKUP, unique, nodeid, memoryview(raw), now)
         if op == abi.LIST:
-            return self.ahead.open(unique, nodeid, now)
+            return self.ahead.open(unique, nodeid, now, None)
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         return self.open_ahead(unique, nodeid, self.files.take(nodeid, flags, now))

@@ -47,6 +47,7 @@ class KnownListings:
         self._where: dict[int, tuple[int, bytes]] = {}  # nodeid of an entry not given out -> directory, name
         self._reads: dict[int, _Read] = {}  # fh -> its listing
         self._left: dict[int, _Read] = {}  # those of which not all was read
+        self._untold: set[int] = set()  # handles of the relay's own that were given out with no listing, and not read
 
     def learn(self, parent: int, listing: bytes, found: Entries, until: float) -> None:
         """Keep all entries of the directory `parent`, which hold `until` then."""
@@ -164,6 +165,23 @@ class KnownListings:
                 read.found[k] = start, end, 0, name, offset, kind
                 read.listing[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
 
+    def opened_untold(self, fh: int) -> None:
+        """Take note that a directory is open by a handle of the relay's own of which there is no listing yet."""
+        self._untold.add(fh)
+
+    def first(self, fh: int) -> bool:
+        """Say whether such a handle is read for the first time, and not rewound."""
+        if fh not in self._untold:
+            return False
+        self._untold.remove(fh)
+        return True
+
+    def unread(self, fh: int) -> Entries | None:
+        """Return what is in the directory that is open by that handle, if nothing of it was read; None: it was, or is
+        not known."""
+        read = self._reads.get(fh)
+        return read.found if read is not None and not read.next else None
+
     def read(self, unique: int, fh: int, offset: int, size: int, now: float) -> bytes | None:
         """Return the reply to a READDIRPLUS, if it is known."""
         read = self._reads.get(fh)
@@ -190,6 +208,7 @@ class KnownListings:
     def closed(self, fh: int) -> None:
         """Forget the listing of a directory that was closed, or that is of no more use."""
         self._left.pop(fh, None)
+        self._untold.discard(fh)
         read = self._reads.pop(fh, None)
         if read is not None:
             self.unused += [nodeid for _, _, nodeid, *_ in read.found[read.next :] if nodeid]

@@ -4,6 +4,10 @@ Names, by directory, lead to a node, or to nothing; a directory whose listing wa
 answered when both the name and the attributes of what it leads to are known. The kernel is given each answer for
 coherence.TTL seconds, as what comes from home: so it asks again, and what was taken back meanwhile is asked for there.
 
+A directory all of whose entries hold may be opened and read here (``listing``): each has the attributes with it that
+hold, or is a name alone, so that the kernel asks for it as it needs it. That lasts as long as the directory's own
+attributes: what the job changes in it takes these away before home has done it.
+
 A file whose contents hold may be opened for reading here (``opened``): home has opened it so itself, and the pages that
 the kernel has since then are those of the file. They go with its attributes.
 
@@ -24,7 +28,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import LEASED_NAMES, LEASED_NODES, SILENCE, TTL
+from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
+from remoteio.wire.listed import ENTRY_SIZE, Entries, walk
 
 _ABSENT = 0  # of names: nothing has it
 _UNKNOWN = -1  # it is there, and home must be asked what it is
@@ -34,11 +39,12 @@ _NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
 class _Directory:
-    __slots__ = ("complete", "names")
+    __slots__ = ("complete", "entries", "names")
 
     def __init__(self) -> None:
         self.names: dict[bytes, int] = {}
         self.complete = False  # it has no other names
+        self.entries = b""  # struct fuse_direntplus each, as it is listed; empty: it is not known how
 
 
 class _Node:
@@ -58,7 +64,7 @@ class Leases:
         self.heard = 0.0
         self.unused: list[tuple[int, int]] = []
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
-        self._names = 0  # in all of them
+        self._names = self._bytes = 0  # in all of them, names and entries
         self._nodes: dict[int, _Node] = {}
         self._attr: OrderedDict[int, bytes] = OrderedDict()
         self._bare: set[int] = set()  # of those, the ones without capabilities
@@ -74,13 +80,17 @@ class Leases:
             self._enter(directory, name, nodeid)
             self._bound()
 
-    def listed(self, parent: int, entries: list[tuple[bytes, int]]) -> None:
-        """Keep that these are all the names in a directory, with their nodes; 0: of which home must be asked."""
+    def listed(self, parent: int, found: Entries, entries: bytes = b"") -> None:
+        """Keep that these are all the names in a directory, with their nodes; 0: of which home must be asked.
+
+        `entries`: it is listed so, if it is opened again.
+        """
         old = self._directories.pop(parent, None)
         directory = self._directory(parent)
-        for name, nodeid in dict(entries).items():
+        for name, nodeid in {each[3]: each[2] for each in found}.items():
             self._enter(directory, name, nodeid or _UNKNOWN)
-        directory.complete = True
+        directory.complete, directory.entries = True, entries
+        self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept
             self._drop(old)
         self._bound()
@@ -129,6 +139,31 @@ class Leases:
         self._directories.move_to_end(parent)
         self._nodes[nodeid].debt += 1
         return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, TTL, TTL, 0, 0) + attr)
+
+    def lists(self, nodeid: int) -> bool:
+        """Say whether a directory may be opened and read here."""
+        directory = self._directories.get(nodeid)
+        return directory is not None and bool(directory.entries) and nodeid in self._attr
+
+    def listing(self, nodeid: int) -> tuple[bytes, Entries]:
+        """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them.
+
+        Each whose node is not 0 counts a lookup that is not given out yet.
+        """
+        directory = self._directories[nodeid]
+        self._directories.move_to_end(nodeid)
+        entries, names, found = bytearray(directory.entries), directory.names, []
+        for start, end, _, name, offset, kind in walk(directory.entries):
+            node = names.get(name, _UNKNOWN)
+            attr = self._attr.get(node)
+            if attr is None:
+                node = 0
+                entries[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
+            else:
+                self._nodes[node].debt += 1
+                entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, TTL, TTL, 0, 0) + attr
+            found.append((start, end, node, name, offset, kind))
+        return bytes(entries), found
 
     def getattr(self, unique: int, nodeid: int) -> bytes | None:
         """Return the reply to a GETATTR, if it is known."""
@@ -212,12 +247,18 @@ class Leases:
             node.names += 1
 
     def _unname(self, directory: _Directory, name: bytes) -> None:
+        self._unlist(directory)
         nodeid = directory.names.pop(name, None)
         if nodeid is not None:
             self._names -= 1
             self._lose(nodeid)
 
+    def _unlist(self, directory: _Directory) -> None:
+        self._bytes -= len(directory.entries)
+        directory.entries = b""
+
     def _drop(self, directory: _Directory) -> None:
+        self._unlist(directory)
         self._names -= len(directory.names)
         for nodeid in directory.names.values():
             self._lose(nodeid)
@@ -236,5 +277,5 @@ class Leases:
                 del self._nodes[nodeid]
 
     def _bound(self) -> None:
-        while self._names > LEASED_NAMES and len(self._directories) > 1:
+        while (self._names > LEASED_NAMES or self._bytes > LEASED_LISTINGS) and len(self._directories) > 1:
             self._drop(self._directories.popitem(last=False)[1])

@@ -15,8 +15,9 @@ and is halved when one was listed in vain. On a network without delay it stays s
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 
-from remoteio.wire.coherence import WALK_HITS, WALK_KNOWN, WALK_WINDOW
+from remoteio.wire.coherence import TTL, WALK_HITS, WALK_KNOWN, WALK_WINDOW
 from remoteio.wire.listed import DIRECTORY, Entries
 
 TYPE_CHECKING = False
@@ -61,23 +62,28 @@ class Walks:
     def listed(self, nodeid: int, found: Entries) -> None:
         """Take note of entries of a directory, in the order in which they are listed: all, or some behind others."""
         place, places = self._places.get(nodeid), self._places
-        if place is None:
+        within = [each for _, _, each, _, _, kind in found if kind == DIRECTORY and each]
+        if place is None or not within:
             return
-        new = [(name, each) for _, _, each, name, _, kind in found if kind == DIRECTORY and each and each not in places]
-        if not new:
-            return
+        new = [each for each in within if each not in places]
         if len(places) + len(new) > WALK_KNOWN:
             self.forget()  # the walk goes on where the job opens the next
             return
-        self._place(nodeid, place, new)
+        if len(new) < len(within):
+            self._again(each for each in within if each in places)
+        if new:
+            placed = [((*place, k), each) for k, each in enumerate(new, self._named + 1)]
+            self._named += len(placed)
+            places.update((each, its) for its, each in placed)
+            at = bisect_left(self._order, placed[0])
+            self._order[at:at] = placed
 
-    def _place(self, nodeid: int, place: _Place, new: list[tuple[bytes, int]]) -> None:
-        """Give places to the directories `new`, (name, node) each, below that of the one in which they are."""
-        found = [((*place, k), each) for k, (_, each) in enumerate(new, self._named + 1)]
-        self._named += len(found)
-        self._places.update((each, its) for its, each in found)
-        at = bisect_left(self._order, found[0])
-        self._order[at:at] = found
+    def _again(self, nodes: Iterable[int]) -> None:
+        """Take these for those that the job may come to once more: the directory that they are in was listed anew."""
+        for nodeid in nodes:
+            its = self._places[nodeid], nodeid
+            if not (_is_in(self._order, its) or _is_in(self._guessed, its)):
+                insort(self._order, its)
 
     def next(self, most: int) -> list[int]:
         """Return which directories to guess now, `most` at the most."""
@@ -128,7 +134,7 @@ class Walks:
         self._at = ()
 
 
-class NameWalks(Walks):
+class NameWalks:
     """The same for directories in which names are looked up, and for the alphabet's order of their names.
 
     Compilers and interpreters look names up in directories too, in no order. So here only those count that come right
@@ -136,38 +142,86 @@ class NameWalks(Walks):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self._places: dict[int, _Place] = {}  # of each directory that was named, by nodeid
+        self._order: list[tuple[_Place, int]] = []  # all of them
         self._before: dict[int, int] = {}  # of each directory, the one before it; of the first, that in which it is
-        self._entered: set[int] = set()
+        self._entered: dict[int, float] = {}  # when the job came to it, or home answered a guess of it
+        self._at: _Place = ()
+        self._roots = self._hits = 0
+        self.window = 0
 
-    def opened(self, nodeid: int, had: bool) -> None:
+    def opened(self, nodeid: int, had: bool, now: float) -> None:
         """Take note that the job looks up names in a directory. `had`: its listing had come."""
-        follows = had or nodeid not in self._places or self._before.get(nodeid) in self._entered
-        self._entered.add(nodeid)
-        if follows:
-            super().opened(nodeid, had)
-        else:
+        place, follows = self._places.get(nodeid), had or self._before.get(nodeid) in self._entered
+        self._entered[nodeid] = now
+        if place is None:  # where another walk may begin
+            self._roots += 1
+            self._places[nodeid] = (self._roots,)
+            return
+        self._at = place
+        if not follows:
             self.disturbed()
+            return
+        self._hits += 1
+        if not had and self._hits >= WALK_HITS:
+            self.window = min(max(2 * self.window, 2), WALK_WINDOW)
 
-    def met(self, nodeid: int) -> bool:
+    def met(self, nodeid: int, now: float) -> bool:
         """Say whether a directory of which nothing has come is where the walk goes on; then it is taken for opened."""
-        if not self.follows or nodeid in self._entered or self._before.get(nodeid) not in self._entered:
+        fresh = now - self._entered.get(nodeid, -TTL) >= TTL
+        if self._hits < WALK_HITS or not fresh or self._before.get(nodeid) not in self._entered:
             return False
-        self.opened(nodeid, False)
+        self.opened(nodeid, False, now)
         return True
 
-    def _place(self, nodeid: int, place: _Place, new: list[tuple[bytes, int]]) -> None:
+    def listed(self, nodeid: int, found: Entries) -> None:
+        """Take note of all entries of a directory."""
+        place, places = self._places.get(nodeid), self._places
+        new = [(name, each) for _, _, each, name, _, kind in found if kind == DIRECTORY and each and each not in places]
+        if place is None or not new:
+            return
+        if len(places) + len(new) > WALK_KNOWN:
+            self.forget()
+            return
         before = nodeid
         for name, each in sorted(new):
-            self._places[each] = its = (*place, name)
+            places[each] = its = (*place, name)
             insort(self._order, (its, each))
             self._before[each], before = before, each
 
+    def next(self, most: int, now: float) -> list[int]:
+        """Return which directories to guess now, `most` at the most; they may have been asked for already."""
+        if self._hits < WALK_HITS:
+            return []
+        at = bisect_right(self._order, (self._at, 0))
+        ahead = [nodeid for _, nodeid in self._order[at : at + self.window]]
+        return [nodeid for nodeid in ahead if now - self._entered.get(nodeid, -TTL) >= TTL][: max(most, 0)]
+
+    def answered(self, nodeid: int, now: float) -> None:
+        """Take note that home has answered a guess: if it is not kept, it is not to be asked for again at once."""
+        if nodeid in self._places:
+            self._entered[nodeid] = now
+
+    def wrong(self) -> None:
+        """Take note that something was listed in vain."""
+        self.window //= 2
+
+    def disturbed(self) -> None:
+        """Take note that the job goes elsewhere, or changes names."""
+        self._hits = 0
+
     def forget(self) -> None:
         """Forget all places, and where the job was."""
-        super().forget()
+        self._places.clear()
+        self._order.clear()
         self._before.clear()
         self._entered.clear()
+        self._at = ()
+
+
+def _is_in(places: list[tuple[_Place, int]], which: tuple[_Place, int]) -> bool:
+    at = bisect_left(places, which)
+    return at < len(places) and places[at] == which
 
 
 def _remove(places: list[tuple[_Place, int]], which: tuple[_Place, int]) -> bool:

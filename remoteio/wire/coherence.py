@@ -78,6 +78,9 @@ KNOWN_OPENED = 1 << 10
 LEASED_NAMES = 1 << 16
 """Names that the relay keeps under leases: of about 250 bytes each, 16 MiB at the most."""
 
+LEASED_LISTINGS = 8 << 20
+"""Bytes of listings that the relay keeps under leases, for who opens these directories again."""
+
 LEASED_NODES = 1 << 14
 """Nodes whose attributes the relay keeps under leases: of about 250 bytes each, 4 MiB at the most."""
 

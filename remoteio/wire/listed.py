@@ -2,9 +2,10 @@
 
 The reply to a LIST has, for the directory that was asked for and then for some below it, each::
 
-    u64 nodeid | u32 bytes of the entries | u32 zero | struct fuse_attr of it | struct fuse_direntplus each
+    u64 nodeid | u32 bytes of the entries | u32 leased | struct fuse_attr of it | struct fuse_direntplus each
 
-Each entry whose nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS.
+`leased` is 1 if its attributes and all its names hold until a BREAK (``wire.leases``), and 0 if not. Each entry whose
+nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ def directories(found: Entries) -> list[int]:
     return [nodeid for _, _, nodeid, _, _, kind in found if kind == DIRECTORY and nodeid]
 
 
-def pack(nodeid: int, attr: bytes, entries: bytes) -> bytes:
+def pack(nodeid: int, attr: bytes, entries: bytes, leased: bool = False) -> bytes:
     """Make one directory's part of the reply to a LIST."""
-    return _HEAD.pack(nodeid, len(entries), 0) + attr + entries
+    return _HEAD.pack(nodeid, len(entries), leased) + attr + entries
 
 
-def parse(body: bytes) -> list[tuple[int, bytes, bytes]]:
-    """Read (nodeid, attributes, entries) of each directory in the reply to a LIST. Raises ProtocolError."""
+def parse(body: bytes) -> list[tuple[int, bytes, bytes, bool]]:
+    """Read (nodeid, attributes, entries, leased) of each directory in the reply to a LIST. Raises ProtocolError."""
     found, at = [], 0
     while at < len(body):
         begin = at + _HEAD.size + abi.ATTR.size
-        size = _HEAD.unpack_from(body, at)[1] if begin <= len(body) else 0
-        if not size or begin + size > len(body):
+        nodeid, size, leased = _HEAD.unpack_from(body, at) if begin <= len(body) else (0, 0, 0)
+        if not size or begin + size > len(body) or leased > 1:
             raise ProtocolError("a directory that was listed ahead is cut short (%d bytes)" % len(body))
-        found.append((_HEAD.unpack_from(body, at)[0], body[at + _HEAD.size : begin], body[begin : begin + size]))
+        found.append((nodeid, body[at + _HEAD.size : begin], body[begin : begin + size], bool(leased)))
         at = begin + size
     return found

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases as wire
 from remoteio.wire.coherence import TTL
-from remoteio.wire.known import Listing
+from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import pack, parse, walk
 
 WIDE = 3
@@ -52,11 +53,14 @@ def file_in(nodeid: int) -> int:
 class Job:
     """A job's kernel before `facts`, the relay's own requests under way, and the submit side behind."""
 
-    def __init__(self) -> None:
-        self.facts, self.home, self.now = KnownAhead(), Home(), 100.0
+    def __init__(self, leased: bool = False) -> None:
+        """`leased`: home leases what it lists."""
+        self.facts, self.home, self.now, self.leased = KnownAhead(), Home(), 100.0, leased
+        self.facts.leases.heard = 1e9
         self.asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
         self.replies: list[tuple[int, int, bytes]] = []  # (nodeid, stamp, body) that are under way
         self.handles: list[int] = []
+        self.of: dict[int, int] = {}  # handle -> directory
         self.looked: Counter[int] = Counter()  # at home, by directory
         self.fh = 1
 
@@ -68,7 +72,7 @@ class Job:
             most, out, left = abi.LIST_IN.unpack_from(raw, abi.ARGS)[0], [], [nodeid]
             while left and len(out) < most:
                 each = left.pop()
-                out.append(pack(each, bytes(abi.ATTR.size), self.home.listing(each)))
+                out.append(pack(each, bytes(abi.ATTR.size), self.home.listing(each), self.leased))
                 left += reversed(children(each))
             self.replies.append((nodeid, stamp, b"".join(out)))
 
@@ -77,15 +81,21 @@ class Job:
         raw = abi.request(abi.OPENDIR, nodeid, bytes(abi.OPEN_IN.size), 2)
         answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(raw), self.now)
         if answer is not None:
-            self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
+            self.opened(abi.OPEN_OUT.unpack_from(answer, 16)[0], nodeid)
         elif not self.facts.waits(abi.OPENDIR, nodeid, (2, raw)):
             stamp, self.fh = self.facts.asked(abi.OPENDIR, nodeid), self.fh + 1
-            self.facts.learn_listing(
-                abi.OPENDIR, nodeid, self.fh, stamp, Listing(self.home.listing(nodeid), True), self.now
-            )
-            self.handles.append(self.fh)
+            listing = Listing(self.home.listing(nodeid), True)
+            told = (nodeid, bytes(abi.ATTR.size), Piggyback(bytes(abi.ATTR.size), listing=listing))
+            if self.leased:
+                self.facts.lease(nodeid, stamp, wire.ATTR | wire.LISTED, b"", told)
+            self.facts.learn_listing(abi.OPENDIR, nodeid, self.fh, stamp, listing, self.now)
+            self.opened(self.fh, nodeid)
         self.ahead()
         return answer is not None
+
+    def opened(self, fh: int, nodeid: int) -> None:
+        self.handles.append(fh)
+        self.of[fh] = nodeid
 
     def look(self, nodeid: int, name: bytes) -> str:
         """Look a name up: who answered, "here", "home", or "waits": a listing that is under way will."""
@@ -121,14 +131,15 @@ class Job:
             if answer is not None and abi.IN_HEADER.unpack_from(raw)[1] == abi.LOOKUP:
                 self.given(answer)
             elif answer is not None:
-                self.handles.append(abi.OPEN_OUT.unpack_from(answer, 16)[0])
+                self.opened(abi.OPEN_OUT.unpack_from(answer, 16)[0], nodeid)
         self.ahead()
         return len(waiting)
 
     def read(self, fh: int, offset: int = 0) -> list[tuple[int, int]]:
         """(node, size) of each entry; the nodes count as given out."""
         raw = memoryview(bytes(abi.ARGS) + abi.READ_IN.pack(fh, offset, 4096, 0, 0, 0, 0))
-        answer = self.facts.answer(abi.READDIRPLUS, 4, 0, raw, self.now)
+        answer = self.facts.answer(abi.READDIRPLUS, 4, self.of[fh], raw, self.now)
+        self.ahead()
         found = []
         for start, _, nodeid, _, _, _ in walk(answer[16:]) if answer is not None else []:
             assert answer is not None
@@ -221,6 +232,36 @@ def test_who_walks_a_tree_waits_for_few_of_its_directories() -> None:
     assert waited < 12
 
 
+def test_who_walks_a_tree_again_waits_for_few_of_its_directories() -> None:
+    job = Job()
+    walk_down(job, TOP)
+    job.now += 5 * TTL
+    opened, waited = walk_down(job, TOP)
+    assert opened == ALL
+    assert waited < 12
+
+
+def test_who_walks_a_tree_again_that_is_leased_asks_nothing() -> None:
+    job = Job(leased=True)
+    walk_down(job, TOP)
+    for _ in range(2):
+        job.now += 5 * TTL
+        assert walk_down(job, TOP) == (ALL, 0)
+
+
+def test_who_wants_attributes_of_files_is_told_them_with_the_listing() -> None:
+    """Those of a lease have none."""
+    job = Job(leased=True)
+    walk_down(job, TOP)
+    job.now += 5 * TTL
+    assert job.open(TOP) and (file_in(TOP), 0) not in job.read(job.handles[-1])
+    assert job.look(TOP, b"%x" % children(TOP)[0]) == "here", "of a directory there are some"
+    assert job.open(children(TOP)[0])
+    assert job.look(TOP, b"%x" % file_in(TOP)) == "home"
+    job.now += 5 * TTL
+    assert not job.open(children(children(TOP)[0])[0])
+
+
 def look_down(job: Job, nodeid: int) -> tuple[int, int]:
     """Look all names up as `git status` does: how many there are, and for how many home was waited for."""
     looked = waited = 0
@@ -236,9 +277,12 @@ def look_down(job: Job, nodeid: int) -> tuple[int, int]:
 
 
 def test_who_looks_up_all_names_of_a_tree_waits_for_few() -> None:
-    looked, waited = look_down(Job(), TOP)
-    assert looked > 3 * ALL // 2
-    assert waited < looked // 20
+    job = Job()
+    for _ in range(2):
+        looked, waited = look_down(job, TOP)
+        assert looked > 3 * ALL // 2
+        assert waited < looked // 20
+        job.now += 5 * TTL
 
 
 def test_who_looks_names_up_in_directories_that_are_not_side_by_side_is_told_nothing_ahead() -> None:
@@ -308,7 +352,9 @@ def test_a_reply_that_is_cut_short_is_refused(cut: int) -> None:
     body = pack(2, bytes(abi.ATTR.size), Home().listing(2))
     with pytest.raises(ProtocolError):
         parse(body[:cut])
-    assert parse(body) == [(2, bytes(abi.ATTR.size), body[16 + abi.ATTR.size :])]
+    assert parse(body) == [(2, bytes(abi.ATTR.size), body[16 + abi.ATTR.size :], False)]
+    with pytest.raises(ProtocolError):
+        parse(body[:12] + b"\2" + body[13:])
 
 
 def test_a_refused_list_asks_again_for_who_waits() -> None:
@@ -318,4 +364,4 @@ def test_a_refused_list_asks_again_for_who_waits() -> None:
     nodeid = job.replies[0][0]
     waits = job.facts.ahead.waits(nodeid, (6, b"raw"))
     assert waits and job.facts.listed_ahead(nodeid, job.replies[0][1], b"", job.now) == [(6, b"raw")]
-    assert job.facts.ahead.open(6, nodeid, job.now) is None
+    assert job.facts.ahead.open(6, nodeid, job.now, None) is None

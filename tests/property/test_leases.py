@@ -1,8 +1,8 @@
 """Home and a host with leases between them, and messages under way both ways: real files, events and export, no mount.
 
 What the job could have heard of by a line from home it never sees otherwise afterwards, be it what a file that is
-opened on the host holds in the kernel's pages; and of each node that the job's kernel may use home knows, and of no
-other. And so when home is killed, and another process takes the job up.
+opened on the host holds in the kernel's pages, or what is in a directory that is; and of each node that the job's
+kernel may use home knows, and of no other. And so when home is killed, and another process takes the job up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remoteio.execute.told import Told
@@ -33,6 +33,7 @@ from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import BREAK, FUSE, KNOWN, LEASED, STDIN, FrameReader, frame
 from remoteio.wire.link import Link
+from remoteio.wire.listed import walk
 
 NAMES = (b"a", b"b", b"d", b"d/a", b"d/b")
 ABSENT: tuple[object, ...] = ()
@@ -52,6 +53,16 @@ def described(path: bytes) -> tuple[object, ...]:
 def told(attr: bytes) -> tuple[object, ...]:
     _, size, _, _, m, c, _, mn, cn, mode, links, *_ = abi.ATTR.unpack(attr)
     return mode, links, size, m * 10**9 + mn, c * 10**9 + cn
+
+
+def inside(path: bytes) -> dict[bytes, tuple[object, ...]]:
+    return {name: described(path + b"/" + name) for name in os.listdir(path)}
+
+
+def below(top: bytes) -> list[bytes]:
+    """All paths below `top`, from there: directories move, with what is in them."""
+    found = [(os.path.relpath(at, top), names) for at, *both in os.walk(top) for names in both]
+    return [os.path.normpath(os.path.join(at, name)) for at, names in found for name in names]
 
 
 def holds(path: bytes) -> bytes | None:
@@ -101,7 +112,8 @@ class Host(Told):
         self._unique += 1
         raw = abi.request(op, nodeid, args, self._unique)
         answer = None
-        if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN):
+        if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.OPENDIR):
+            self._known.ahead._bare = {}
             answer = self._known.answer(op, self._unique, nodeid, memoryview(raw), time.monotonic() + 100)
         if answer is None:
             self._asked[self._unique] = (op, nodeid, 0, self._known.asked(op, nodeid), 0.0, raw)
@@ -109,8 +121,19 @@ class Host(Told):
         self.give_back()
         return self._unique, answer
 
+    def read_directory(self, nodeid: int, fh: int, size: int) -> bytes:
+        """What is read first of a directory that was opened here."""
+        args = abi.READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+        raw = memoryview(abi.request(abi.READDIRPLUS, nodeid, args))
+        answer = self._known.answer(abi.READDIRPLUS, 1, nodeid, raw, time.monotonic() + 100)
+        assert answer is not None
+        return answer[abi.OUT_HEADER.size :]
+
     def release(self, fh: int) -> None:
-        if fh < abi.OWN_FILES or self._known.opened.close(fh):
+        if abi.OWN <= fh < abi.OWN_FILES:
+            self._known.listings.closed(fh)
+            self.give_back()
+        elif fh < abi.OWN or self._known.opened.close(fh):
             self.up.send(FUSE, abi.request(abi.RELEASE, 0, abi.RELEASE_IN.pack(fh, 0, 0, 0)))
 
     def clear(self) -> None:
@@ -130,6 +153,7 @@ class World:
         self.host, self.down = Host(), deque[bytes]()
         self.history: list[dict[bytes, tuple[object, ...]]] = []
         self.contents: list[set[bytes | None]] = []  # of all files, at the same times
+        self.within: list[dict[int, dict[bytes, tuple[object, ...]]]] = []  # of directories, by inode number
         self.heard = 0  # the first of history that the job may still see
         self.lines: deque[int] = deque()
         self.kernel: Counter[int] = Counter()  # lookups
@@ -174,8 +198,11 @@ class World:
         self.forget(nodeid)
 
     def changed(self) -> None:
-        self.history.append({name: described(self.top + name) for name in NAMES})
-        self.contents.append({holds(self.top + name) for name in NAMES})
+        paths = below(self.top)
+        self.history.append({name: described(self.top + name) for name in {*NAMES, *paths}})
+        self.contents.append({holds(self.top + name) for name in paths})
+        directories = [self.top, *(self.top + name for name in paths if os.path.isdir(self.top + name))]
+        self.within.append({os.stat(path).st_ino: inside(path) for path in directories})
 
     def change(self, what: str, name: bytes, other: bytes) -> None:
         path = self.top + name
@@ -252,7 +279,7 @@ class World:
         unique, answer = self.host.ask(op, nodeid, args)
         self.asked[unique] = op, name
         self.nodes[unique] = nodeid
-        if op == abi.OPEN:
+        if op in (abi.OPEN, abi.OPENDIR):
             self.opens[unique] = nodeid
         if answer is not None:
             self.take(unique, answer, home=False)
@@ -277,6 +304,9 @@ class World:
             assert any(seen in then.values() for then in found), "no file has been so since"
         elif op == abi.OPENDIR and not error:
             fh = abi.OPEN_OUT.unpack_from(body)[0]
+            if not home:
+                directory = self.opens[unique]
+                self.listed(directory, self.host.read_directory(directory, fh, 200 if unique % 2 else 4096))
             self.host._known.listings.closed(fh)
             self.host.release(fh)
         elif op == abi.OPEN and not error:
@@ -310,11 +340,28 @@ class World:
         self.asked[unique] = abi.READ, b""
         self.reads[unique] = node, fh, True
 
+    def listed(self, directory: int, listing: bytes) -> None:
+        """Take what was read of a directory that was opened on the host: its begin, or all."""
+        number = self.export.inodes.nodes[directory].ino
+        within = [then.get(number, {}) for then in self.within[self.heard :]]
+        entries = walk(listing)
+        names = {name for _, _, _, name, *_ in entries} - {b".", b".."}
+        assert any(names == then.keys() or (len(entries) == 1 and names <= then.keys()) for then in within)
+        for start, _, nodeid, name, *_ in entries:
+            if nodeid:
+                seen = told(listing[start + abi.ENTRY.size : start + abi.ENTRY.size + abi.ATTR.size])
+                assert any(seen == then.get(name) for then in within)
+                self.host.forget([(nodeid, 1)])
+
     def truth(self, name: bytes, seen: tuple[object, ...]) -> None:
         # what is in a directory may have been asked for when that had another name
         parent, _, last = name.rpartition(b"/")
-        places = {name} if not parent else {b"d/" + last, b"a/" + last, b"b/" + last}
-        assert any(seen == then.get(place, ABSENT) for then in self.history[self.heard :] for place in places)
+        for then in self.history[self.heard :]:
+            moved = {place for place in then if place.endswith(b"/" + last)}
+            moved |= {b"d/" + last, b"a/" + last, b"b/" + last}
+            if any(seen == then.get(place, ABSENT) for place in (moved if parent else {name})):
+                return
+        raise AssertionError(f"{name!r} has not been so since")
 
     def end(self) -> None:
         while self.host.up.sent or self.down:
@@ -378,6 +425,7 @@ def do(world: World, what: str, name: bytes, other: bytes) -> None:
 
 
 @settings(max_examples=150)
+@example([("hear of", b"d/a", b"a"), ("rename", b"d", b"a"), ("hear of", b"a", b"a"), *[("know", b"d/a", b"a")] * 2])
 @given(st.lists(STEP, min_size=5, max_size=50))
 def test_what_the_job_was_told_of_is_never_unseen_and_no_node_is_lost(
     steps: list[tuple[str, bytes, bytes]],
@@ -470,6 +518,34 @@ def test_a_directory_that_was_listed_is_known_by_all_its_names(world: World) -> 
     assert not asks(world, "lookup", b"b"), "there is none"
     assert asks(world, "lookup", b"a"), "it is there, and was not looked into"
     assert not asks(world, "lookup", b"a")
+    world.end()
+
+
+def test_a_directory_is_opened_on_the_host_until_it_has_changed(world: World) -> None:
+    world.change("mkdir", b"a", b"")
+    world.change("write", b"b", b"")
+
+    def lists(name: bytes) -> list[int]:
+        settle(world)
+        world.job("list", name)
+        sent = [op for raw in world.host.up.sent if (op := abi.Request(raw).op) == abi.OPENDIR]
+        settle(world)
+        return sent
+
+    asks(world, "lookup", b"a")
+    assert lists(b"a/a") == lists(b"a") == [abi.OPENDIR]
+    assert lists(b"a/a") == lists(b"a") == []
+    world.change("write", b"b", b"")
+    assert lists(b"a") == [], "the same names are in it"
+    world.change("remove", b"b", b"")
+    world.line()
+    settle(world)
+    assert lists(b"a") == [abi.OPENDIR]
+    assert lists(b"a/a") == lists(b"a") == []
+    world.change("chmod", b"a", b"")
+    world.line()
+    settle(world)
+    assert lists(b"a/a") == [abi.OPENDIR]
     world.end()
 
 

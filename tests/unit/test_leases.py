@@ -19,8 +19,9 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
-from remoteio.wire.coherence import LEASED_NAMES, LEASED_NODES, SILENCE
+from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE
 from remoteio.wire.frames import FUSE, KNOWN, LEASED, FrameReader
+from remoteio.wire.listed import Entries
 
 ATTR = bytes(abi.ATTR.size)
 
@@ -148,13 +149,18 @@ def test_what_a_host_keeps_is_bounded_and_given_back() -> None:
     each = 1 << 10
     kept = LEASED_NAMES // each
     for k in range(kept + 5):
-        names = [(b"%d" % n, 10 + k * each + n) for n in range(each)]
+        names: Entries = [(0, 0, 10 + k * each + n, b"%d" % n, 0, 8) for n in range(each)]
         table.listed(1 << 30 | k, names)
-        for _, nodeid in names:
+        for _, _, nodeid, *_ in names:
             assert table.forgotten(nodeid, 1) == 0, "it is kept at home while a name leads there"
     assert table._names <= LEASED_NAMES
     assert sorted(nodeid for nodeid, _ in table.unused) == list(range(10, 10 + 5 * each))
     table = Leases()
+    for k in range(2, 10):
+        table.listed(k, [], bytes(LEASED_LISTINGS // 4))
+    assert table._bytes == LEASED_LISTINGS and list(table._directories) == [6, 7, 8, 9]
+    table.clear()
+    assert not table._bytes
     for nodeid in range(2, LEASED_NODES + 100):
         table.name(abi.ROOT_ID, b"%d" % nodeid, nodeid)
         table.attributes(nodeid, ATTR)

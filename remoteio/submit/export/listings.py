@@ -138,11 +138,16 @@ class Listings:
         """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""
         return self._small(node, self._found)
 
-    def ahead(self, node: Node, most: int) -> bytes:
+    def ahead(self, node: Node, most: int, begin: Callable[[int], None]) -> bytes:
         """List all of the directory as to who opens it and reads it from the start, or nothing if it is no less than
-        `most` bytes: see ``whole``."""
+        `most` bytes: see ``whole``. Before it is read, `begin` is told its descriptor."""
+
+        def listed(node: Node, fd: int) -> list[Found]:
+            begin(fd)
+            return self._placed(node, fd, 0)
+
         with self._inodes.allowed.refusals.guessing():
-            return self._small(node, lambda node, fd: self._placed(node, fd, 0), most)
+            return self._small(node, listed, most)
 
     def _small(self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD) -> bytes:
         try:

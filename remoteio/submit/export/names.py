@@ -199,14 +199,23 @@ class Names(ExportBase):
         left, room = [self.inodes.get(r.nodeid)], AHEAD
         while left and len(out) < max(most, 1):
             node = left.pop()
-            entries = b"" if node.shared else self.listings.ahead(node, room)
+            entries = b"" if node.shared else self._ahead(node, room, out)
             if entries:
-                out.append(pack(node.id, self.attr(os.fstat(self.inodes.descriptors.directory(node))), entries))
                 room -= len(out[-1])
                 left += [self.inodes.get(nodeid) for nodeid in reversed(directories(walk(entries)))]
             if not out:
                 raise OSError(errno.EAGAIN, "not ahead")
         return Reply(b"".join(out))
+
+    def _ahead(self, node: Node, room: int, out: list[bytes]) -> bytes:
+        """Put a directory's part of the reply to a LIST behind `out`, and return its entries; nothing, if those are
+        `room` bytes or more."""
+        armed: list[bool] = []
+        entries = self.listings.ahead(node, room, lambda fd: armed.append(self.leases.listing(node, fd)))
+        if entries:
+            attr = self.attr(os.fstat(self.inodes.descriptors.directory(node)))
+            out.append(pack(node.id, attr, entries, armed[0]))
+        return entries
 
     def do_readdir(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
