@@ -12,6 +12,7 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
+from shim.cli import desk
 from shim.cli.parameters import Alone, host_names, image_argument, job_argument
 from shim.cli.say import shown
 from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
@@ -89,7 +90,7 @@ def _span(seconds: float) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 @click.option("--all", "all_jobs", is_flag=True, help="Also those that ended more than a day ago.")
 def jobs_command(as_json: bool, all_jobs: bool) -> None:
-    """List the jobs started with --checkpoint: where each is, and what it waits for.
+    """List the jobs started with --checkpoint: where each is, and what it waits for; and the runs of `--on any`.
 
     \b
     STATE is one of
@@ -101,6 +102,9 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
       held                 parked by `rexec hold`
       stopped              its supervisor is gone: `rexec resume` and `rexec attach` have it go on
       done, exit N, signal N, failed    it has ended
+
+    Runs with --on any, or with several hosts, have a table of their own: where each is, or its place in the line; in
+    JSON they have `run`, a number, and no `id`.
 
     RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image. MOVABLE says whether such
     an image was restored, as a test (--rehearse) or in a move: yes, no - the line below says why - or not known.
@@ -115,10 +119,11 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
             continue
         if all_jobs or report.ended is None or now - report.ended <= _RECENT:
             rows.append(as_data(report, now))
+    runs = desk.rows()
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
-    elif rows:
-        click.echo(table(rows))
+        click.echo(json.dumps([*rows, *runs], indent=1))
+    elif rows or runs:
+        click.echo("\n\n".join(write(found) for write, found in ((table, rows), (desk.table, runs)) if found))
     else:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
 

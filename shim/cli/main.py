@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "stat": ("shim.cli.stat", "stat_command"),
+    "priority": ("shim.cli.desk", "priority_command"),
     "attach": ("shim.cli.attach", "attach_command"),
     "checkpoint": ("shim.cli.jobs", "checkpoint_command"),
     "vacate": ("shim.cli.jobs", "vacate_command"),
@@ -47,7 +48,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     metavar="HOST",
     shell_complete=parameters.host_names,
     help="Where to run it: [user@]host as for ssh, a name of hosts.toml, or `local`."
-    "  With --checkpoint: HOST,HOST… where it may run, or `any` of hosts.toml.",
+    "  HOST,HOST… or `any` of hosts.toml: on one of them, when it has room; with --checkpoint: where it may run.",
 )
 @click.option("--cd", "directory", metavar="DIR", help="Working directory of the command; here by default.")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
@@ -79,6 +80,20 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--lease",
     metavar="D",
     help="How long it waits for rexec when the link is cut: 40m by default, 5m with --checkpoint.",
+)
+@click.option(
+    "--cpus",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    help="How many slots of a host it takes, with --on HOST,HOST… or `any`; 1 by default.",
+)
+@click.option(
+    "--priority",
+    metavar="N",
+    type=int,
+    default=0,
+    help="Its place among those who wait for slots: higher is sooner; 0 by default.",
 )
 @click.option(
     "--sync/--no-sync",
@@ -134,6 +149,8 @@ def run_command(
     disk: str | None,
     fds: str | None,
     lease: str | None,
+    cpus: int,
+    priority: int,
     sync: bool,
     checkpoint: bool,
     every: str | None,
@@ -158,6 +175,7 @@ def run_command(
       rexec hosts [--json]      the hosts known, and whether each can be used
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec disconnect [HOST]   end the connections that are kept for further runs
+      rexec priority RUN N      the place of a run that waits for a slot of --on any
       rexec jobs                the jobs started with --checkpoint; stat, attach, checkpoint, vacate, hold, release,
                                 kill, restart, images and log are about them: see the --help of each
       rexec resume              go on with all jobs whose supervisor is gone; `rexec service` does it by itself
@@ -175,6 +193,7 @@ def run_command(
     Examples:
       rexec --on alice@bigbox python3 job.py
       rexec --on bigbox make -j32
+      seq 200 | xargs -P 50 -I{} rexec --on any ./sim {}
       tar c . | rexec --on bigbox xz -9 > all.tar.xz
       rexec --checkpoint --on alpha,beta --every 10m ./simulate
     """
@@ -185,8 +204,8 @@ def run_command(
         for option, given in {**moving, "--rehearse": rehearse, "--detach": detach}.items():
             if given:
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
-        if on is not None and (on == "any" or "," in on):
-            raise RexecError(f"--on {on} is for jobs that can be checkpointed: say --checkpoint too, or name one host")
+    elif cpus != 1 or priority:
+        raise RexecError("--cpus and --priority are for a run without --checkpoint, on `any` or several hosts")
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
@@ -205,7 +224,7 @@ def run_command(
         status = with_images.submit(spec, wanted, quiet=quiet)
     else:
         status = run.run(
-            spec, on, asked, parameters.lease(lease, False), parameters.keep(keep),
+            spec, on, asked, parameters.lease(lease, False), parameters.keep(keep), cpus=cpus, priority=priority,
             sync=sync, verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.

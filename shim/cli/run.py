@@ -10,7 +10,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from remoteio.submit.export.refusals import Refusal
     from remoteio.submit.transport.stream import Stream
     from remoteio.wire.session_link import SessionLink
+    from shim.submit.desk.place import Place
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.bootstrap import Facts
     from shim.submit.hosts.config import Host
     from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import RunResult
+
+    _Reached = tuple[Host, Stream, Facts]
 
 Log = Callable[..., None]
 _MOST_UNASKED = 512 << 10  # bytes: they fit into the socket to ssh (_SOCKET_BYTES), whatever that does
@@ -44,36 +47,72 @@ _LEAST_FILES = 256  # beside those of the job: limits.py
 
 def run(
     spec: JobSpec, on: str | None, asked: Scope, lease: int, keep: int,
-    *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
+    *, cpus: int, priority: int, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
 ) -> int:  # fmt: skip
     """Run the job, wherever `on` says, with what is `asked` of the files here.
 
-    `lease`: seconds; `keep`: so long a connection is kept for the next run; `sync`: it waits for each change of a file.
+    `lease`: seconds; `keep`: so long a connection is kept for the next run; `sync`: it waits for each change of a file;
+    `cpus`, `priority`: its slots, and its place among those who wait for some, where `on` names several hosts.
 
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
     kept = Kept(keep)
     try:
-        return _run(spec, on, asked, lease, kept, sync=sync, verbose=verbose, quiet=quiet, json_log=json_log)
+        with _place(spec, on, cpus, priority, quiet) as place:
+            return _run(
+                spec, place or on, asked, lease, kept, sync=sync, verbose=verbose, quiet=quiet, json_log=json_log
+            )
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
 
 
+def _place(
+    spec: JobSpec, on: str | None, cpus: int, priority: int, quiet: bool
+) -> AbstractContextManager[Place | None]:
+    """Make what finds a slot on one of several hosts; None: `on` names one."""
+    from shim.submit.hosts import config
+
+    hosts = config.several(on)
+    if not hosts:
+        return nullcontext()
+    from shim.submit.desk.place import Place
+
+    command = tuple(os.fsdecode(word) for word in spec.argv)
+    return Place(hosts, cpus, priority, command, lambda line: nullcontext() if quiet else Waiting(line))
+
+
+def _reach(where: Place | str | None, say: Callable[[str], None], reach: Callable[[str | None], _Reached]) -> _Reached:
+    """Reach the host `where`, or one after the other on which there is a slot. Raises RexecError."""
+    if where is None or isinstance(where, str):
+        return reach(where)
+    while True:
+        host = where.take()
+        try:
+            return reach(host.name)
+        except RexecError as e:
+            say(f"passing over {host.name}: {e}")
+            where.failed(host, str(e))
+
+
 def _run(
-    spec: JobSpec, on: str | None, asked: Scope, lease: int, kept: Kept,
+    spec: JobSpec, where: Place | str | None, asked: Scope, lease: int, kept: Kept,
     *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
 ) -> int:  # fmt: skip
     say = _nothing if quiet else tell
     log = _json_lines(json_log) if json_log else _nothing
     offer = _Offer(spec, asked, lease)
-    host, stream, facts = connect_first(
-        on,
-        passed_over=say,
-        meanwhile=_prepare,
-        take=lambda host, meanwhile: kept.take(host, lambda stream: offer.begin(host, stream), meanwhile),
-        connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
-    )
+
+    def reach(on: str | None) -> _Reached:
+        return connect_first(
+            on,
+            passed_over=say,
+            meanwhile=_prepare,
+            take=lambda host, meanwhile: kept.take(host, lambda stream: offer.begin(host, stream), meanwhile),
+            connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
+        )
+
+    host, stream, facts = _reach(where, say, reach)
     _tell_reached(host.name, facts, verbose, say, log)
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.plain_run import to_the_end

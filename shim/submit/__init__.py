@@ -3,6 +3,7 @@
 hosts         which there are, and how something is started on one
 job           jobs that can be checkpointed, wherever they run
 foreground    a run in front of a person
+desk          runs that share several hosts, and wait their turn
 api           the door for programs, on which the commands are written
 
 Right here is what these share: one session with a host, and a job without images that is run over it. Imported by

@@ -11,6 +11,7 @@ from remoteio.errors import RexecError
 from shim.submit.scope import TRUSTS, parse_disk
 
 LOCAL = "local"
+ANY = "any"
 
 _TOP = ("host", "owner")
 # key: (its type, what is to be written)
@@ -21,6 +22,7 @@ _HOST_KEYS: dict[str, tuple[type, str]] = {
     "owner": (str, '"keyboard", "none", or the NAME of an [owner.NAME] table'),
     "trust": (str, '"full", "home" or "project"'),
     "disk": (str, 'a size, such as "10G", or "all"'),
+    "slots": (int, "a whole number from 1 on, such as 4"),
 }
 
 
@@ -35,6 +37,7 @@ class Host:
     ``owner`` names the policy that says when its owner comes first: "keyboard", "none" or a table of hosts.toml.
     ``trust`` says how much of the files here its jobs may have: one of scope.TRUSTS; None: as the job asks.
     ``disk`` is how many bytes each of them may add to those; None: as the job asks.
+    ``slots`` is how many runs of ``--on any`` may be there at a time; None: as many as it has processors.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Host:
     owner: str = "keyboard"
     trust: str | None = None
     disk: int | None = None
+    slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,11 @@ def resolve(on: str, known: Hosts) -> Host:
     return Host(on, on)
 
 
+def several(on: str | None) -> tuple[str, ...]:
+    """Return the names in an ``--on`` of several hosts, ("any",) for all of hosts.toml; (): it names one, or none."""
+    return tuple(word.strip() for word in on.split(",")) if on is not None and (on == ANY or "," in on) else ()
+
+
 def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], file: str) -> Host:
     where = f"host.{name}."
     _only(table, tuple(_HOST_KEYS), file, where)
@@ -128,11 +137,14 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
         raise HostsError(f"{file}: [host.local] cannot be set: `local` is always this machine; name the host otherwise")
     for key, value in table.items():
         kind, example = _HOST_KEYS[key]
-        if not isinstance(value, kind) or (
-            isinstance(value, list) and not all(isinstance(word, str) for word in value)
+        if (
+            type(value) is not kind
+            or (isinstance(value, list) and not all(isinstance(word, str) for word in value))
+            or (isinstance(value, int) and value < 1)
         ):
             raise HostsError(f"{file}: {where}{key} = {value!r} is wrong; write {example}")
     ssh, python, owner, options, trust = (table.get(key) for key in ("ssh", "python", "owner", "options", "trust"))
+    slots = table.get("slots")
     if ssh is not None and (not ssh or str(ssh).startswith("-")):
         raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
     if owner is not None and owner not in ("keyboard", "none", *owners):
@@ -147,6 +159,7 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
         "keyboard" if owner is None else str(owner),
         None if trust is None else str(trust),
         _disk(table.get("disk"), f"{file}: {where}disk"),
+        slots if isinstance(slots, int) else None,
     )
 
 

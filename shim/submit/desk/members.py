@@ -1,0 +1,162 @@
+"""Who runs and who waits on the desk: a file each, which its process has locked.
+
+`$XDG_STATE_HOME/rexec/desk/N` is the Nth run's, and says what it wants and where it is. The run holds an flock(2) of it
+for as long as it lives: so a file that can be locked is of a run that is gone, however it ended, and is removed by
+whoever looks. All that is read and written is so under the lock of `turn`, which is held for no longer than that takes.
+
+A file that is written, closed (with its process, too) or removed is an event of inotify(7): who waits is woken by it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from checkpoint.submit import xdg
+from remoteio.errors import RexecError
+from remoteio.inotify import IN_CLOSE_WRITE, IN_DELETE, Inotify
+from shim.submit.desk.line import Member
+
+_TURN = "turn"
+
+
+class Members:
+    """The directory of them. Raises RexecError where it cannot be used."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        try:
+            self.directory = xdg.state() / "desk" if directory is None else directory
+            xdg.make(self.directory)
+        except (OSError, RuntimeError) as e:
+            raise RexecError(f"the runs of this desk cannot be counted: {e}; name one host with --on") from e
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        fd = os.open(self.directory / _TURN, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def join(self, wanted: Member) -> Membership:
+        """Take a place at the end of the line, with the next number."""
+        with self.turn():
+            last = max([each.number for each in self.listed()], default=0)
+            counted = self.directory / "last"
+            with suppress(FileNotFoundError, ValueError):
+                last = max(last, int(counted.read_text()))
+            counted.write_text(str(last + 1))
+            member = replace(wanted, number=last + 1)
+            fd = os.open(self.path(member.number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            return Membership(self, fd, member)
+
+    def all(self) -> list[Member]:
+        """List all that run or wait."""
+        with self.turn():
+            return self.listed()
+
+    def listed(self) -> list[Member]:
+        """List them, within the `turn`."""
+        found = []
+        for path in self.directory.iterdir():
+            if path.name.isdigit() and (member := self._read(path)) is not None:
+                found.append(member)
+        return found
+
+    def _read(self, path: Path) -> Member | None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = json.loads(os.read(fd, 1 << 16))
+            return Member(**{**said, "hosts": tuple(said["hosts"]), "command": tuple(said["command"])})
+        else:
+            path.unlink()  # its run is gone
+            return None
+        finally:
+            os.close(fd)
+
+    def path(self, number: int) -> Path:
+        """Name the file of that run."""
+        return self.directory / str(number)
+
+    def set_priority(self, number: int, priority: int) -> Member | None:
+        """Give a run another priority; None: there is no such run."""
+        with self.turn():
+            found = [each for each in self.listed() if each.number == number]
+            if not found:
+                return None
+            member = replace(found[0], priority=priority)
+            fd = os.open(self.path(number), os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                _write(fd, member)
+            finally:
+                os.close(fd)
+            return member
+
+
+class Membership:
+    """A run's own place among the members, until ``leave`` or the end of this process."""
+
+    def __init__(self, members: Members, fd: int, member: Member) -> None:
+        self._members, self._fd, self.member = members, fd, member
+        _write(fd, member)
+
+    def leave(self) -> None:
+        """Give the slots, or the place in the line, to others."""
+        with suppress(FileNotFoundError):
+            self._members.path(self.member.number).unlink()
+        os.close(self._fd)
+
+    def take(self, turns: Callable[[list[Member]], dict[int, str]]) -> list[Member]:
+        """Take the slots that are this run's by `turns` of all members. Return the members as they were before."""
+        with self._members.turn():
+            found = self._members.listed()
+            own = next((each for each in found if each.number == self.member.number), self.member)
+            self.member = replace(own, host=turns(found).get(own.number, ""))
+            _write(self._fd, self.member)
+            return found
+
+    def give_back(self, hosts: tuple[str, ...]) -> None:
+        """Wait again, for slots on one of these hosts."""
+        with self._members.turn():
+            self.member = replace(self.member, host="", hosts=hosts)
+            _write(self._fd, self.member)
+
+
+class Changes:
+    """Tells when members have come, gone, or changed. Where the kernel has no inotify left, it is said each second."""
+
+    def __init__(self, members: Members) -> None:
+        self._inotify: Inotify | None
+        try:
+            self._inotify = Inotify()
+            self._inotify.add(str(members.directory), IN_CLOSE_WRITE | IN_DELETE)
+        except OSError:
+            self._inotify = None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something has changed, `seconds` at the most."""
+        if self._inotify is None:
+            time.sleep(min(seconds, 1.0))
+        elif select.select([self._inotify], [], [], seconds)[0]:
+            self._inotify.read()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._inotify is not None:
+            self._inotify.close()
+
+
+def _write(fd: int, member: Member) -> None:
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, json.dumps(asdict(member)).encode(), 0)

@@ -1,0 +1,171 @@
+"""A slot on a host of the desk for one run: which hosts will do, what waiting there was, and the slot itself.
+
+Hosts are asked for their facts by one run for all: what they said is kept for FRESH seconds, in a file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from remoteio.errors import RexecError
+from shim.submit.desk.line import Member, turns, waiting
+from shim.submit.desk.members import Changes, Members
+from shim.submit.hosts import config, ranking, survey
+from shim.submit.hosts.config import Host, Hosts
+from shim.submit.hosts.survey import Report
+from shim.submit.job import next_host
+from shim.submit.job.placement_actions import Choose
+from shim.submit.job.record import ANY
+
+FRESH = 15.0
+"""Seconds for which hosts are believed, and after which a run that waits has them asked again."""
+
+Survey = Callable[[Sequence[Host]], list[Report]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a host is for the runs of a desk.
+
+    at      when it was asked, seconds of CLOCK_BOOTTIME
+    slots   how many it has
+    load    its load by processor, as it was then
+    broken  why nothing can run there, or empty
+    unfit   why a run that did not name it may not go there now, or empty
+    """
+
+    at: float
+    slots: int
+    load: float
+    broken: str
+    unfit: str
+
+
+class NoPlace(RexecError):
+    """No host of those that were allowed will do."""
+
+
+def offer(report: Report, known: Hosts, at: float) -> Offer:
+    """Return what a host is that has said so much. Raises PolicyError."""
+    new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
+    found = next_host.candidate(report, next_host.AllowedHosts((ANY,), ""), new, known, None)
+    load = 0.0 if found.around is None else (found.around.load or 0.0) / max(found.cores, 1)
+    slots = report.host.slots or found.cores
+    return Offer(at, slots, load, found.unusable or "", ranking.refusal(found) or "")
+
+
+class Place:
+    """Gets a slot for a run. Use it in a ``with``: the slot is given back with it.
+
+    hosts     names of hosts, or ("any",): those of hosts.toml
+    slots     how many the run wants, all on one host
+    waits     gives what shows a person the line that it is called with, as long as that is so
+    """
+
+    def __init__(
+        self, hosts: tuple[str, ...], slots: int, priority: int, command: tuple[str, ...],
+        waits: Callable[[str], AbstractContextManager[object]], ask: Survey = survey.ask_all,
+    ) -> None:  # fmt: skip
+        self._known = config.load()
+        self._named = hosts != (ANY,)
+        self._hosts = [config.resolve(name, self._known) for name in hosts] if self._named else list(self._known.hosts)
+        if not self._hosts:
+            raise NoPlace("hosts.toml names no host: add one, or say --on HOST")
+        self._waits, self._ask = waits, ask
+        self._members = Members()
+        self._failed: dict[str, str] = {}  # host -> why it could not be reached
+        names = tuple(host.name for host in self._hosts)
+        self._own = self._members.join(Member(0, str(os.getsid(0)), priority, slots, names, command=command))
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._own.leave()
+
+    def take(self) -> Host:
+        """Wait for a slot; return where it is. Raises NoPlace."""
+        changes = Changes(self._members)
+        try:
+            while True:
+                offers = self._offers()
+                members = self._own.take(partial(self._turns, offers))
+                host = self._own.member.host
+                if host:
+                    return next(each for each in self._hosts if each.name == host)
+                with self._waits(self._says(members, offers)):
+                    changes.wait(FRESH)
+        finally:
+            changes.close()
+
+    def failed(self, host: Host, why: str) -> None:
+        """Take note that the host, where this run has its slot, could not be reached: it wants one elsewhere."""
+        self._failed[host.name] = why
+        self._own.give_back(tuple(each for each in self._own.member.hosts if each != host.name))
+
+    def _turns(self, offers: dict[str, Offer], members: list[Member]) -> dict[int, str]:
+        rank = sorted(offers, key=lambda name: offers[name].load)
+        unfit = {name for name, each in offers.items() if each.broken or (each.unfit and not self._named)}
+        return turns(members, {name: each.slots for name, each in offers.items() if name not in unfit}, rank)
+
+    def _says(self, members: list[Member], offers: dict[str, Offer]) -> str:
+        left = {name: each for name, each in offers.items() if name in self._own.member.hosts}
+        broken = {**self._failed, **{name: each.broken for name, each in left.items() if each.broken}}
+        usable = {name: each for name, each in left.items() if not each.broken}
+        if not usable:
+            raise NoPlace("no host will do: " + "; ".join(f"{name}: {why}" for name, why in broken.items()))
+        if all(each.slots < self._own.member.slots for each in usable.values()):
+            most = max(usable, key=lambda name: usable[name].slots)
+            raise NoPlace(
+                f"no host has {self._own.member.slots} slots ({most} has {usable[most].slots}): ask for fewer with "
+                "--cpus, or give it more with slots = N in hosts.toml"
+            )
+        unfit = {name: each.unfit for name, each in usable.items() if each.unfit}
+        if not self._named and len(unfit) == len(usable):
+            return "waiting for a host: " + "; ".join(f"{name}: {why}" for name, why in unfit.items())
+        line = [each.number for each in waiting(members)]
+        return f"waiting for a slot: {ordinal(line.index(self._own.member.number) + 1)} in line"
+
+    def _offers(self) -> dict[str, Offer]:
+        """Return what the hosts are, as they said within the last FRESH seconds, or say now."""
+        path = self._members.directory / "hosts"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # who comes while they are being asked waits for what they say
+            known = _parsed(os.read(fd, 1 << 20))
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            fresh = {key for key, each in known.items() if each.at >= now - FRESH}
+            old = [host for host in self._hosts if _key(host) not in fresh]
+            if old:
+                known.update((_key(each.host), offer(each, self._known, now)) for each in self._ask(old))
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, json.dumps({key: asdict(each) for key, each in known.items()}).encode(), 0)
+            return {host.name: known[_key(host)] for host in self._hosts}
+        finally:
+            os.close(fd)
+
+
+def ordinal(number: int) -> str:
+    """Write 1 as 1st."""
+    last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{last}"
+
+
+def _key(host: Host) -> str:
+    return repr(host)
+
+
+def _parsed(text: bytes) -> dict[str, Offer]:
+    """What was kept of hosts; of what cannot be read, nothing: they are asked again."""
+    with suppress(ValueError, TypeError, AttributeError):
+        found: dict[str, Any] = json.loads(text)
+        return {key: Offer(**each) for key, each in found.items()}
+    return {}

@@ -1,0 +1,115 @@
+"""Many runs at once on the hosts of hosts.toml: each has no more than its slots, and who was killed holds none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.program import Combo
+from tests.until import HANG, until
+
+pytestmark = pytest.mark.parametrize("combo", ["user-alice"], indirect=True)
+HOSTS = """
+[host.alpha]
+ssh = "alice@alpha"
+owner = "none"
+slots = 2
+[host.beta]
+ssh = "alice@beta"
+owner = "none"
+slots = 1
+"""
+_JOB = """
+import sys
+with open("log", "a") as log:
+    log.write(f"+{sys.argv[1]}\\n")
+sys.stdin.read()
+with open("log", "a") as log:
+    log.write(f"-{sys.argv[1]}\\n")
+"""
+
+
+class Desk:
+    """Runs with --on any, each of which ends when it is told, and where each was."""
+
+    def __init__(self, combo: Combo) -> None:
+        self.combo, self.runs = combo, list[subprocess.Popen[bytes]]()
+        self.env = {"XDG_CONFIG_HOME": str(combo.dir / "config"), "XDG_STATE_HOME": str(combo.dir / "state")}
+        self.log = combo.dir / "log"
+        self.log.touch()
+        (combo.dir / "config" / "rexec").mkdir(parents=True)
+        (combo.dir / "config" / "rexec" / "hosts.toml").write_text(HOSTS)
+        subprocess.run(["chown", "-R", combo.as_user, combo.dir], check=True)
+
+    def start(self, stack: ExitStack, *options: str) -> None:
+        number = len(self.runs)
+        told = ["--on", "any", "--lease", "1s", "--json-log", str(self.combo.dir / f"json{number}"), *options]
+        run = self.combo.rexec.start(
+            [*told, "--", "python3", "-c", _JOB, str(number)], as_user=self.combo.as_user, env=self.env,
+            cwd=self.combo.dir, stdin=subprocess.PIPE,
+        )  # fmt: skip
+        self.runs.append(stack.enter_context(run))
+
+    def running(self) -> set[int]:
+        lines = self.log.read_text().split()
+        return {int(line[1:]) for line in lines if line[0] == "+"} - {int(line[1:]) for line in lines if line[0] == "-"}
+
+    def jobs(self) -> list[dict[str, object]]:
+        with self.combo.rexec.start(["jobs", "--json"], as_user=self.combo.as_user, env=self.env) as process:
+            rows: list[dict[str, object]] = json.loads(process.communicate(timeout=HANG)[0])
+            return rows
+
+    def host(self, number: int) -> str:
+        events = map(json.loads, (self.combo.dir / f"json{number}").read_text().splitlines())
+        return next(str(each["host"]) for each in events if each["event"] == "reached")
+
+    def end(self, number: int) -> None:
+        _, said = self.runs[number].communicate(timeout=HANG)
+        assert self.runs[number].returncode == 0, said
+
+
+def test_many_runs_at_once(combo: Combo, desk: ModuleType) -> None:
+    with ExitStack() as stack:
+        runs = Desk(combo)
+        for _ in range(6):
+            runs.start(stack)
+        until(lambda: len(runs.running()) == 3, "three run")
+        until(lambda: len(runs.jobs()) == 6, "all have joined")
+        states = [str(row["state"]) for row in runs.jobs()]
+        assert states == ["running"] * 3 + [f"waiting, {place} in line" for place in ("1st", "2nd", "3rd")]
+        first = runs.running()
+        assert Counter(map(runs.host, first)) == {"alpha": 2, "beta": 1}
+
+        last = str(runs.jobs()[-1]["run"])
+        with combo.rexec.start(["priority", last, "1"], as_user=combo.as_user, env=runs.env) as changed:
+            assert changed.wait(HANG) == 0
+        assert str(runs.jobs()[3]["run"]) == last
+
+        killed = first.pop()
+        runs.runs[killed].kill()
+        until(lambda: len(runs.running()) == 4, "another has its slot")
+        for number in first:
+            runs.end(number)
+        until(lambda: len(runs.running()) == 4, "the last two run")  # with the one that could not say its end
+        for number in runs.running() - {killed}:
+            runs.end(number)
+        assert runs.jobs() == []
+
+
+def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> None:
+    with ExitStack() as stack:
+        runs = Desk(combo)
+        runs.start(stack, "--cpus", "3")
+        _, said = runs.runs[0].communicate(timeout=HANG)
+        assert (runs.runs[0].returncode, said) == (
+            125,
+            b"rexec: no host has 3 slots (alpha has 2): ask for fewer with --cpus, or give it more with slots = N in "
+            b"hosts.toml\n",
+        )
+        assert Path(runs.log).read_text() == ""
