@@ -140,11 +140,9 @@ class Place:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)  # who comes while they are being asked waits for what they say
-            known = _parsed(os.read(fd, 1 << 20))
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
-            fresh = {key for key, each in known.items() if each.at >= now - FRESH}
-            old = [host for host in self._hosts if _key(host) not in fresh]
-            if old:
+            known = {key: each for key, each in _parsed(os.read(fd, 1 << 20)).items() if each.at >= now - FRESH}
+            if old := [host for host in self._hosts if _key(host) not in known]:
                 known.update((_key(each.host), offer(each, self._known, now)) for each in self._ask(old))
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, json.dumps({key: asdict(each) for key, each in known.items()}).encode(), 0)
