@@ -46,6 +46,7 @@ OTHERS = {
     "checkpoint.submit.packs:MAX_SOURCES": "a shape of the store",
     "checkpoint.submit.packs:_LARGEST": "a shape of the store",
     "checkpoint.wire.manifest:_NAME_BYTES": "letters",
+    "shim.cli.run:_MOST_UNASKED": "speed",
     "shim.submit.host_frames:_MOST_ID": "the last id there is",
     "shim.submit.host_frames:_MOST_CREDIT": "the windows of the link",
     "shim.submit.hosts.bootstrap:_LINE_BYTES": "part of NOISE_BYTES",
