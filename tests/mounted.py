@@ -18,22 +18,27 @@ from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.version_names import VersionNames
 from remoteio.thread_pool import ThreadPool
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
+from shim.execute.agent.cache import encrypting
+
+VERSIONS = VersionNames(b"a key of this machine's own")
 
 
 @contextlib.contextmanager
-def mounted(root: Path, at: Path, late: bool = False) -> Iterator[None]:
+def mounted(root: Path, at: Path, late: bool = False, kept: Path | None = None) -> Iterator[None]:
     """`root` is seen at `at`, as a job of this user would see it. Needs root.
 
     `late`: changes may be answered before they are done, and all is done a moment late, several requests at once.
+    `kept`: where what is read is kept from one mount to the next, its versions named with VERSIONS.
     """
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _serve(root, at, tell, late)
+            _serve(root, at, tell, late, kept)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -49,16 +54,18 @@ def mounted(root: Path, at: Path, late: bool = False) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
-def _serve(root: Path, at: Path, tell: int, late: bool) -> None:
+def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None) -> None:
     near, far = socket.socketpair()
     execute, submit = (Link(os.dup(end.fileno()), os.dup(end.fileno())) for end in (near, far))
     fuse = open_fuse()
     mount_fuse(fuse, str(at), 0, 0, 0, False)
     relay = Relay(fuse, execute, lambda e: os._exit(1))
+    relay.kept.use(str(kept or ""), encrypting)
     relay.heard()
     relay.start()
     threading.Thread(target=_relay, args=(relay, execute), daemon=True).start()
     export = Export(ShownIds(0, 0, frozenset()), str(root))
+    export.versions = VERSIONS
     assert export.leases.begin()
     submit.go_ahead(export.leases.due)
     threading.Thread(target=_break, args=(export, submit), daemon=True).start()

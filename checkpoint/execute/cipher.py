@@ -13,12 +13,13 @@ _BLOCK = 16
 
 
 class Cipher:
-    """Encrypts and decrypts by a key that is only here: in memory that is not swapped, as far as the kernel allows it.
+    """Encrypts and decrypts by a key, in memory that is not swapped, as far as the kernel allows it.
 
     Threads: any, at once; the key is not changed, and libcrypto runs without Python's lock.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, key: bytes = b"") -> None:
+        """`key`: of KEY bytes; none: one that is only here, made by chance."""
         self._library = library
         self._aes = library.EVP_aes_256_ctr()
         self._key = mmap.mmap(-1, mmap.PAGESIZE)
@@ -26,6 +27,9 @@ class Cipher:
         # refused beyond RLIMIT_MEMLOCK, which is 8 MiB, and was 64 KiB: then it is as safe as what else is in memory
         ctypes.CDLL(None).mlock(ctypes.c_void_p(self._at), ctypes.c_size_t(mmap.PAGESIZE))
         self._key.madvise(mmap.MADV_DONTDUMP)
+        if key:
+            self._key[:KEY] = key
+            return
         with open("/dev/urandom", "rb", 0) as source, memoryview(self._key) as page:
             source.readinto(page[:KEY])
 

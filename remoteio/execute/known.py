@@ -199,7 +199,7 @@ class Known:
         if what & wire.ATTR and found and self.holds(found, stamp):
             leases.attributes(found, attr)
             if what & wire.CONTENTS:
-                leases.contents(found)
+                leases.contents(found, known.version if known is not None else b"")
         if what & wire.LISTED and known is not None and known.listing is not None:
             entries = known.listing.entries
             # one that comes with a LOOKUP has no order of its own

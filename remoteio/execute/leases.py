@@ -68,7 +68,8 @@ class Leases:
         self._nodes: dict[int, _Node] = {}
         self._attr: OrderedDict[int, bytes] = OrderedDict()
         self._bare: set[int] = set()  # of those, the ones without capabilities
-        self._whole: set[int] = set()  # of those, the ones whose contents hold as well
+        # of those, the ones whose contents hold as well; and the name of their version, if it was told
+        self._whole: dict[int, bytes] = {}
 
     # what was told
 
@@ -113,10 +114,10 @@ class Leases:
         if nodeid in self._attr:
             self._bare.add(nodeid)
 
-    def contents(self, nodeid: int) -> None:
+    def contents(self, nodeid: int, version: bytes = b"") -> None:
         """Keep that a file may be opened for reading, and holds what it held, as long as its attributes hold."""
         if nodeid in self._attr:
-            self._whole.add(nodeid)
+            self._whole[nodeid] = version or self._whole.get(nodeid, b"")
 
     # what is answered
 
@@ -181,13 +182,18 @@ class Leases:
         """Say whether a file may be opened here with these flags of an OPEN."""
         return nodeid in self._whole and not flags & _ASKS
 
+    def version(self, nodeid: int) -> tuple[bytes, int]:
+        """Return the name of a file's version, and its size; no name: its contents may have changed, or have none."""
+        version, attr = self._whole.get(nodeid), self._attr.get(nodeid)
+        return (version, abi.ATTR.unpack(attr)[1]) if version and attr else (b"", 0)
+
     # what holds no more
 
     def changed(self, nodeid: int) -> None:
         """Forget the attributes and contents of a node, which the job changes."""
         self._attr.pop(nodeid, None)
         self._bare.discard(nodeid)
-        self._whole.discard(nodeid)
+        self._whole.pop(nodeid, None)
 
     def broken(self, nodeid: int, name: bytes) -> None:
         """Forget what home takes back: see ``wire.leases``; but not node 0."""

@@ -35,9 +35,9 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
-from remoteio.execute.at_once import AtOnce
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
+from remoteio.execute.kept_reads import KeptReads
 from remoteio.execute.known import ANSWERED, OPENING, WAITING
 from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
@@ -51,7 +51,7 @@ _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay(AtOnce):
+class Relay(KeptReads):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:

@@ -100,7 +100,7 @@ class Told:
         asked = self._asked.get(unique) or self.behind.asked(unique)
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
-            known, now = wire.parse(op, rest), time.monotonic()
+            known, now = wire.parse(op, rest, bool(what & leases.KEPT)), time.monotonic()
             if op == abi.WRITE:
                 self.behind.answers.wrote(nodeid, known.attr)
             with self._order:

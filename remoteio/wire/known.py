@@ -23,6 +23,8 @@ from remoteio.errors import ProtocolError
 from remoteio.wire import fuse_abi as abi
 
 WITH_LISTING = frozenset((abi.LOOKUP, abi.OPENDIR))
+VERSION = 32
+"""Bytes of the name of a version of a file."""
 _ATTR = abi.ATTR.size
 _LINK = 2
 
@@ -47,12 +49,20 @@ class Piggyback:
     contents   all that the file holds; empty: it is not told
     listing    with the reply to one of WITH_LISTING, and with no other
     link       in place of a listing: where the symbolic link points that was looked up; empty: it is not told
+    version    in place of contents: the name of this version of the file (``leases.KEPT``); empty: it is not told
     """
 
-    __slots__ = ("attr", "contents", "link", "listing")
+    __slots__ = ("attr", "contents", "link", "listing", "version")
 
-    def __init__(self, attr: bytes, contents: bytes = b"", listing: Listing | None = None, link: bytes = b"") -> None:
-        self.attr, self.contents, self.listing, self.link = attr, contents, listing, link
+    def __init__(
+        self,
+        attr: bytes,
+        contents: bytes = b"",
+        listing: Listing | None = None,
+        link: bytes = b"",
+        version: bytes = b"",
+    ) -> None:
+        self.attr, self.contents, self.listing, self.link, self.version = attr, contents, listing, link, version
 
 
 def pack(reply: bytes, known: Piggyback) -> bytes:
@@ -61,7 +71,7 @@ def pack(reply: bytes, known: Piggyback) -> bytes:
     if known.link:
         return reply + known.attr + bytes((_LINK,)) + known.link
     if listing is None:
-        return reply + known.attr + known.contents
+        return reply + known.attr + (known.version or known.contents)
     return reply + known.attr + (b"\1" if listing.complete else b"\0") + listing.entries
 
 
@@ -74,9 +84,16 @@ def split(payload: bytes | memoryview) -> tuple[bytes | memoryview, bytes | memo
     raise ProtocolError("a reply says that more is known than came with it (%d bytes)" % len(payload))
 
 
-def parse(op: int, rest: bytes | memoryview) -> Piggyback:
-    """Read what goes along with the reply to a request of the operation `op`: see ``split``. Raises ProtocolError."""
+def parse(op: int, rest: bytes | memoryview, kept: bool = False) -> Piggyback:
+    """Read what goes along with the reply to a request of the operation `op`: see ``split``. Raises ProtocolError.
+
+    `kept`: it has the name of a version (``leases.KEPT``).
+    """
     attr, told = bytes(rest[:_ATTR]), bytes(rest[_ATTR:])
+    if kept:
+        if op != abi.OPEN or len(told) != VERSION:
+            raise ProtocolError("a version of a file came without its name (%d bytes)" % len(told))
+        return Piggyback(attr, version=told)
     if op not in WITH_LISTING:
         return Piggyback(attr, told)
     if len(told) > 1 and told[0] == _LINK:

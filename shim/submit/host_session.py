@@ -30,6 +30,7 @@ from shim.submit import host_frames, names, protect
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.limited_requests import LimitedRequests
 from shim.submit.scope import JobRights
+from shim.submit.version_key import version_names
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
@@ -125,6 +126,7 @@ class _Files:
         self._users = names.of_users(spec)
         self._confinement = protect.confinement(self._rights, spec.cwd, spec.scratch)
         self.writable = protect.writable(self._rights.scope, spec.cwd)
+        self._versions = version_names()
 
     def export(self, hello: host_frames.Hello, outside: Outside, begin: Callable[[bytes | memoryview], bool]) -> Export:
         """Make one for the host that has greeted; after `look`. `begin`: see Ordered."""
@@ -141,7 +143,7 @@ class _Files:
         if spec.checkpoint is None or not spec.checkpoint.restore:
             export.leases.runs()
         export.ordered.begin = begin
-        export.behind = self.behind
+        export.behind, export.versions = self.behind, self._versions
         if self.behind:
             self.take = export.ordered.take
         return export

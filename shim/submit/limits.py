@@ -296,4 +296,25 @@ IMAGES = (
     ),
 )  # fmt: skip
 
-TABLES = {"files": FILES, "requests": REQUESTS, "link": LINK, "images": IMAGES}
+_KEPT = "remoteio/execute/kept_contents.py"
+KEPT = (
+    Limit(
+        "contents of files, for all jobs of that login; or a tenth of what is free there, if that is less",
+        "remoteio.execute.kept_contents:MOST", BYTES, "what was used longest ago goes", _KEPT,
+        f"{_UNIT}_kept_contents.py::test_what_was_used_longest_ago_goes_beyond_the_limit",
+    ),
+    Limit(
+        "of these, one file", "half of that", "", "it is not kept", _KEPT,
+        f"{_UNIT}_kept_contents.py::test_what_is_too_large_is_not_kept",
+    ),
+    Limit(
+        "versions of files", "remoteio.execute.kept_contents:MOST_FILES", "", "what was used longest ago goes", _KEPT,
+        f"{_UNIT}_kept_contents.py::test_no_more_files_than_there_may_be",
+    ),
+    Limit(
+        "what waits for the host's disk, in an agent's memory", "remoteio.execute.kept_contents:MOST_WAITING", BYTES,
+        "what is read meanwhile is not kept", _KEPT, f"{_UNIT}_kept_contents.py::test_what_waits_is_bounded",
+    ),
+)  # fmt: skip
+
+TABLES = {"files": FILES, "requests": REQUESTS, "link": LINK, "images": IMAGES, "kept": KEPT}

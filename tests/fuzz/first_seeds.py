@@ -22,6 +22,7 @@ from checkpoint.wire.manifest import ENTRY, ZERO, ImageFile, Manifest, WrittenFi
 from checkpoint.wire.protobuf import encode
 from remoteio.wire import frames, leases
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.known import VERSION
 from shim.execute import probe
 from shim.execute.owner import x11_wire
 from shim.submit.job import events, image_manifest, record
@@ -64,6 +65,13 @@ def _link() -> dict[str, list[bytes]]:
         b"l"
         + leases.pack(
             frames.KNOWN, leases.ATTR | leases.LISTED, b"", abi.reply(abi.OPENDIR, bytes(16)) + ATTR + listing
+        ),
+        b"l"
+        + leases.pack(
+            frames.KNOWN,
+            leases.ATTR | leases.CONTENTS | leases.KEPT,
+            b"",
+            abi.reply(abi.OPEN, abi.OPEN_OUT.pack(3, 0, 0)) + ATTR + b"v" * VERSION,
         ),
         b"b" + leases.pack_break(abi.LOOKUP, b"name") + leases.pack_break(9, b"") + leases.pack_break(0, b""),
     ]

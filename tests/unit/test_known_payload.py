@@ -51,6 +51,21 @@ def test_where_a_link_points_is_packed_and_read(body: bytes, link: bytes) -> Non
     assert (first, got.attr, got.contents, got.listing, got.link) == (reply, ATTR, b"", None, link)
 
 
+@given(st.binary(max_size=200), st.binary(min_size=known.VERSION, max_size=known.VERSION))
+def test_a_version_is_packed_and_read(body: bytes, version: bytes) -> None:
+    first, rest = known.split(known.pack(abi.reply(9, body), Piggyback(ATTR, version=version)))
+    got = known.parse(abi.OPEN, rest, True)
+    assert (first, got.attr, got.contents, got.version) == (abi.reply(9, body), ATTR, b"", version)
+
+
+@given(st.sampled_from(sorted(abi.OPERATIONS)), st.binary(max_size=2 * known.VERSION))
+def test_a_version_without_its_name_is_refused(op: int, told: bytes) -> None:
+    if op == abi.OPEN and len(told) == known.VERSION:
+        return
+    with pytest.raises(ProtocolError):
+        known.parse(op, ATTR + told, True)
+
+
 @given(st.sampled_from(sorted(abi.OPERATIONS)), st.binary(max_size=200))
 def test_whatever_comes_is_read_or_refused(op: int, payload: bytes) -> None:
     try:

@@ -7,25 +7,25 @@ import os
 import stat
 
 from remoteio import syscalls
-from remoteio.submit.export.base import ExportBase, drop_suid
+from remoteio.submit.export.base import drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
 from remoteio.submit.export.executing import EXECUTE, open_file, reopen
 from remoteio.submit.export.granted import granted
 from remoteio.submit.export.inodes import version
+from remoteio.submit.export.leased_opens import LeasedOpens
 from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import leases
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
 
-class OpenFiles(ExportBase):
+class OpenFiles(LeasedOpens):
     """Opens and creates, reads and writes, syncs, locks, closes."""
 
     behind = False  # changes may be answered on the host before they are done here
@@ -41,7 +41,7 @@ class OpenFiles(ExportBase):
             lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
         )
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
-        leased = not flags & (os.O_ACCMODE | os.O_TRUNC) and self.leases.attributes(node, fd) >= 0
+        leased = self._arm(node, fd, flags)
         st = _begun(fd, kill)
         out = self._opened(fd, node, flags, st)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
@@ -52,10 +52,8 @@ class OpenFiles(ExportBase):
         ahead = b""
         if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = _ahead(fd, st.st_size)
-        what, keeps = leases.ATTR if leased else 0, self.inodes.descriptors.keeps
-        if leased and (not flags & EXECUTE or _readable(fd)) and self.leases.contents(fd, st) and keeps(node, fd):
-            what |= leases.CONTENTS
-        return Reply(out, Piggyback(self.attr(st), ahead), leased=what)
+        what, version = self._lease(node, fd, flags, st) if leased else (0, b"")
+        return Reply(out, Piggyback(self.attr(st), ahead, version=version), leased=what)
 
     def do_opened(self, r: abi.Request) -> Reply:
         self.late.open(self.late.expect(r.raw))
@@ -319,11 +317,6 @@ def _failed(changes: File, before: State, st: os.stat_result, start: int) -> Non
         changes.changed(before, after, NEVER if start < 0 else start, after[0])
     if changes.watch is not None:
         changes.watch.after(st)
-
-
-def _readable(fd: int) -> bool:
-    """May this user read what is open as `fd`, and not execute it alone?"""
-    return os.access("/proc/self/fd/%d" % fd, os.R_OK, effective_ids=True)
 
 
 def _guarded(node: Node) -> bool:

@@ -21,6 +21,7 @@ from remoteio.execute.relay import Relay
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
+from shim.execute.agent.cache import encrypting, kept
 from shim.execute.agent.diagnostics import fail, leaves, start_thread
 from shim.execute.agent.job_streams import JobStreams
 from shim.execute.agent.stay import Stay
@@ -71,6 +72,7 @@ class Agent:
     def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
+        self.relay.kept.use(kept("contents"), encrypting)
         streams.before = self.relay.behind.settle
         self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
@@ -183,6 +185,7 @@ class Agent:
             self.link.settled()
         except LinkClosed:
             pass  # home has heard the last word, and hung up
+        self.relay.kept.settle()
         self.sandbox.shut_door()
         self.link.shut()
         os._exit(0)

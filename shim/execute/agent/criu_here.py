@@ -11,6 +11,7 @@ from remoteio.execute import machine
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session import COUNT
+from shim.execute.agent.cache import kept
 from shim.execute.init import namespaces
 from shim.wire import job_messages, lease
 from shim.wire.job_spec import CheckpointSpec, JobSpec
@@ -60,11 +61,8 @@ class Means:
 
 
 def cache() -> str:
-    """Return where criu is kept on this host: beside the runtime (shim/execute/stage.py)."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not base.startswith("/"):
-        base = os.path.expanduser("~") + "/.cache"
-    return base + "/rexec/criu"
+    """Return where criu is kept on this host."""
+    return kept("criu")
 
 
 def provide(link: Link, spec: JobSpec, checkpoint: CheckpointSpec, early: Frames) -> tuple[Means, Frames]:

@@ -1,0 +1,76 @@
+"""Execute side: READs that are answered from what is kept on this host (``kept_contents``). Shipped.
+
+As long as home leases a file's contents and has named its version (``wire.leases``), what is kept by that name is what
+home would send. What is not kept comes from home, and is kept. Over a link that is quick nothing is looked for, nor
+kept: home's page cache answers sooner than a disk here, and the sums cost more processor time than a READ.
+"""
+
+from __future__ import annotations
+
+import time
+
+from remoteio.execute.at_once import AtOnce
+from remoteio.execute.kept_contents import KeptContents
+from remoteio.wire import fuse_abi as abi
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from remoteio.execute.known import Asked
+    from remoteio.wire.link import Link
+
+FAR = 0.003  # seconds that the quickest answer took: what is longer is no local network
+NARROW = 1 / 25e6  # seconds a byte, of the quickest large answer: 200 Mbit/s
+_LARGE = 1 << 16  # bytes of an answer that tells of the link's width
+_O_DIRECT = 0o40000
+
+
+class KeptReads(AtOnce):
+    """Looks READs up in what is kept. Threads: see ``relay``, of which this is a part."""
+
+    def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
+        super().__init__(fd, link, fail)
+        self.kept = KeptContents()
+        self._quickest = self._a_byte = float("inf")  # seconds
+
+    def _is_far(self) -> bool:
+        return self._quickest >= FAR or float("inf") > self._a_byte >= NARROW
+
+    def _send(self, op: int, raw: bytes | memoryview) -> None:
+        if op == abi.READ and self.kept.path and self._is_far():
+            _, _, unique, nodeid, *_ = abi.IN_HEADER.unpack_from(raw)
+            _, offset, count, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+            leases = self._known.leases
+            with self._order:
+                version, size = leases.version(nodeid) if leases.holds(time.monotonic()) else (b"", 0)
+            if version and not flags & _O_DIRECT:
+                self._beside(lambda: self._read(unique, raw, self.kept.read(version, size, offset, count)))
+                return
+        super()._send(op, raw)
+
+    def _read(self, unique: int, raw: bytes | memoryview, data: bytes | None) -> None:
+        if data is None:
+            super()._send(abi.READ, raw)
+        elif self._asked.pop(unique, None) is None:
+            self.from_link(abi.reply(unique, data))  # its process was dying, and has been answered
+        else:
+            with self._order:
+                self.counts.here[abi.READ] += 1
+            self._to_kernel(abi.reply(unique, data))
+
+    def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
+        op, nodeid, _, stamp, at, raw = asked
+        took, size = now - at, len(payload)
+        self._quickest = min(self._quickest, took)
+        if op == abi.READ and size >= _LARGE:
+            self._a_byte = min(self._a_byte, took / size)
+        if op == abi.READ and self.kept.path and self._is_far():
+            self._keep(nodeid, stamp, abi.READ_IN.unpack_from(raw, abi.ARGS)[1], payload[abi.OUT_HEADER.size :])
+        return super()._noted(asked, unique, payload, now)
+
+    def _keep(self, nodeid: int, stamp: int, offset: int, data: bytes | memoryview) -> None:
+        with self._order:
+            version, size = self._known.leases.version(nodeid) if self._known.holds(nodeid, stamp) else (b"", 0)
+        if version:
+            self.kept.keep(version, size, offset, data)
