@@ -187,6 +187,8 @@ def _tell_ended(
         _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **spent.row(job.cost))
     if verbose:
+        if job.lacks:
+            say(job.lacks)
         say(f"{size(link.received)} came from {host}, {size(link.sent)} went there")
     if job.cost is not None and (verbose or os.isatty(2)):
         told = cost.sentence(job.cost, seconds) if verbose else cost.mostly_waited(job.cost, seconds)

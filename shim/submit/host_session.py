@@ -30,6 +30,7 @@ from shim.submit import host_frames, names, protect
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.limited_requests import LimitedRequests
 from shim.submit.scope import JobRights
+from shim.submit.signs_of_life import SignsOfLife
 from shim.submit.version_key import version_names
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -64,6 +65,9 @@ class Handler(Protocol):
         """Take note that nothing has come for lease.HOME seconds, once, from a host that cannot be dialled again. The
         link is still open: `cut` ends it."""
 
+    def unleased(self, why: str) -> None:
+        """Take note that the host may answer by itself less than it could, and why, a sentence. From any thread."""
+
 
 def clock_skew(hello: host_frames.Hello) -> float:
     """Compare the host's clock, as it has just said it, with ours: seconds that it is ahead."""
@@ -76,32 +80,6 @@ def skew_told(hello: host_frames.Hello) -> str:
     if abs(skew) <= SKEW:
         return ""
     return f"the clock of {hello.host} is {skew:+.0f} s off; programs that compare times may wonder: set it there"
-
-
-class _SignsOfLife:
-    """Gives them by `give`, until it is paused: one that came after PAUSE would take it back.
-
-    Threads: any.
-    """
-
-    def __init__(self, give: Callable[[], None]) -> None:
-        self._give, self._lock, self._paused = give, threading.Lock(), False
-
-    def give(self) -> None:
-        """Give one, unless paused."""
-        with self._lock:
-            if not self._paused:
-                self._give()
-
-    def pause(self) -> None:
-        """Give none from here on; one that is on its way has been sent when this returns."""
-        with self._lock:
-            self._paused = True
-
-    def resume(self) -> None:
-        """Give one, and let more be given."""
-        self._paused = False
-        self.give()
 
 
 class _Files:
@@ -181,7 +159,7 @@ class HostSession:
         limited = LimitedRequests(self._receive, lambda: link.queued, lambda: self._threads.under_way)
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(limited.receive, self._answer, self._slow)
         self._heard = time.monotonic()
-        self._signs = _SignsOfLife(lambda: self.send(frames.PING))
+        self._signs = SignsOfLife(lambda: self.send(frames.PING))
         self._over = threading.Event()
 
     def serve(self) -> None:
@@ -355,7 +333,7 @@ class HostSession:
 
     def _greet(self, hello: host_frames.Hello) -> None:
         self.host, self.export = hello.host, self._files.export(hello, self.outside, self._threads.aside)
-        self.export.leases.start(self._link)
+        self.export.leases.start(self._link, self._handler.unleased)
         if self._dialler is not None:
             self._dialler.know(hello.door)
         self._handler.greeted(hello)

@@ -89,6 +89,9 @@ class Watcher(Protocol):
     def joined(self) -> None:
         """Take note that it is in touch again, after `away`."""
 
+    def unleased(self, why: str) -> None:
+        """Take note that the host may answer by itself less than it could, and why."""
+
     def spent(self, cost: spent.Spent) -> None:
         """Take note of what the job has cost; before it has ended."""
 
@@ -268,6 +271,9 @@ class PlainRun:
     def silent(self) -> None:
         text = "%s has not been heard of for %.0f s, so the job is lost: the host ends what it cannot report; "
         self.fail(RexecError(text % (self.session.host, lease.HOME) + "see whether it and the network to it are up"))
+
+    def unleased(self, why: str) -> None:
+        self.tell(lambda: self._watcher.unleased(why))
 
     def away(self, why: str) -> None:
         self.tell(lambda: self._watcher.away(why))

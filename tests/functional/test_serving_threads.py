@@ -108,6 +108,9 @@ class Handler:
     def silent(self):
         pass
 
+    def unleased(self, why):
+        pass
+
     def take(self, kind, payload):
         found = {}
         for name, attempt in ATTEMPTS.items():

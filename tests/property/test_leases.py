@@ -171,7 +171,8 @@ class World:
         ids = ShownIds(os.geteuid(), os.getegid(), frozenset())
         export = Export(ids, os.fsdecode(self.top), record, Confinement())
         assert export.leases.begin()
-        export.leases._poll.unregister(export.leases._mounts)  # a mount of another test's would take all back
+        assert export.leases._mounts is not None
+        export.leases._mounts.poll.unregister(export.leases._mounts.fd)  # a mount of another test's would take all back
         return export
 
     def kill(self) -> None:

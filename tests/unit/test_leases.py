@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE
 from remoteio.wire.frames import FUSE, KNOWN, LEASED, FrameReader
+from remoteio.wire.link import Link
 from remoteio.wire.listed import Entries
 
 ATTR = bytes(abi.ATTR.size)
@@ -210,7 +211,38 @@ def test_the_last_inotify_instances_are_left_to_others(
             super().close()
 
     monkeypatch.setattr(at_home.ino, "Inotify", OneOfFew)
+    told: list[str] = []
     made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
-    assert made.leases.begin() == (free > at_home._LEFT) == bool(there)
+    made.leases.start(NoLink(), told.append)
+    assert made.leases.begin() == (free > at_home._LEFT) == bool(there) == (not told)
+    assert all("sysctl fs.inotify.max_user_instances" in why for why in told)
     made.close()
     assert not there
+
+
+class NoLink(Link):
+    """One that nothing is sent over."""
+
+    def __init__(self) -> None:
+        pass
+
+    def go_ahead(self, due: Callable[[], bytes]) -> None:
+        pass
+
+
+def test_a_lack_of_watches_is_told_once_and_nothing_is_leased(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Inotify, path: bytes, mask: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told: list[str] = []
+    export.leases.start(NoLink(), told.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(Inotify, "add", full)
+        what, body = ask(export, abi.LOOKUP, abi.ROOT_ID, b"dir\0")
+        node = int(abi.ENTRY.unpack_from(body)[0])
+        assert not what and not look(export, node, b"file")
+    (why,) = told
+    assert "sysctl fs.inotify.max_user_watches" in why
+    assert look(export, node, b"file") & wire.NAME, "there are some again"

@@ -16,6 +16,7 @@ Armed: who changes it causes a break. After that, until it is told again, the jo
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -23,6 +24,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from remoteio import inotify as ino
 from remoteio import syscalls
@@ -44,6 +46,10 @@ _DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
 _SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
 _FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
 _LEASABLE = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)  # the others change without an event: who holds a channel
+_LACKS = (
+    "the host asks for names and files again each second, as this user has hardly one %s left here to watch them with: "
+    "see what uses them, or `sudo sysctl fs.inotify.max_user_%s`"
+)
 _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
 
 
@@ -65,6 +71,18 @@ class _Watch:
         self.broken.discard(name)
 
 
+class _Mounts:
+    """Tells by a poll, together with inotify, when something is mounted or unmounted here: proc_pid_mountinfo(5)."""
+
+    __slots__ = ("fd", "poll")
+
+    def __init__(self, watches: ino.Inotify) -> None:
+        self.fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self.poll = select.poll()
+        self.poll.register(watches.fileno(), select.POLLIN)
+        self.poll.register(self.fd, select.POLLPRI)
+
+
 class Leases:
     """Watches what is leased, and tells what is leased no more. Leases nothing until `begin`.
 
@@ -74,8 +92,7 @@ class Leases:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inotify: ino.Inotify | None = None
-        self._mounts = -1
-        self._poll = select.poll()
+        self._mounts: _Mounts | None = None
         self._nodes: OrderedDict[int, _Watch] = OrderedDict()
         self._numbers: dict[int, _Watch] = {}
         self._local: dict[int, bool] = {}  # by st_dev
@@ -84,6 +101,7 @@ class Leases:
         self._news: list[bytes] = []
         self._over = threading.Event()
         self._may = threading.Event()
+        self._lacks: Callable[[str], None] = lambda why: None
 
     def begin(self) -> bool:
         """Lease from now on: the link asks what is `due`. False: this user is to have no more inotify instances."""
@@ -95,17 +113,19 @@ class Leases:
                     self._most = min(MOST_WATCHES, int(file.read()) // 8)
                 watches = _instance()
             except OSError:
+                self._lacks(_LACKS % ("inotify instance", "instances=1024"))
                 return False
-            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-            self._poll.register(watches.fileno(), select.POLLIN)
-            self._poll.register(self._mounts, select.POLLPRI)  # of what is mounted or unmounted: proc_pid_mountinfo(5)
-            self._inotify = watches
+            self._inotify, self._mounts = watches, _Mounts(watches)
             return True
 
-    def start(self, link: Link) -> None:
-        """Lease over that link, once the job `runs`: what is shown to criu alone, nobody else may be told of."""
+    def start(self, link: Link, lacks: Callable[[str], None]) -> None:
+        """Lease over that link, once the job `runs`: what is shown to criu alone, nobody else may be told of.
+
+        `lacks` is told, in a sentence, what there is not enough of for that, and must not wait.
+        """
+        self._lacks = lacks
         link.go_ahead(self.due)
-        threading.Thread(target=self._serve, args=(link,), name="leases", daemon=True).start()
+        threading.Thread(target=_serve, args=(self, link), name="leases", daemon=True).start()
 
     def runs(self) -> None:
         """Lease from TTL on, as what ends sooner asks nothing twice; or from when it is `wanted`."""
@@ -115,24 +135,19 @@ class Leases:
         """Lease from now on, if this job has leases. Whether it has; None: not yet."""
         return self.begin() if self._may.is_set() or self._inotify is not None else None
 
-    def _serve(self, link: Link) -> None:
+    def begun(self) -> bool:
+        """Wait until it is time to `begin`, and do. False: nothing is leased."""
         self._may.wait()
-        if self._over.wait(TTL) or not self.begin():
-            return
-        try:
-            while self.wait(_BREAKS):
-                link.send(frames.BREAK)  # behind what is due
-        except LinkClosed:
-            return  # whoever receives says so
+        return not self._over.wait(TTL) and self.begin()
 
     def close(self) -> None:
         """Lease nothing any more."""
         self._over.set()
         self._may.set()
         with self._lock:
-            if self._inotify is not None:
+            if self._inotify is not None and self._mounts is not None:
                 self._inotify.close()
-                os.close(self._mounts)
+                os.close(self._mounts.fd)
                 self._inotify = None
 
     def wait(self, pause: float) -> bool:
@@ -234,8 +249,11 @@ class Leases:
         follow = 0 if path.rpartition(b"/")[0] == b"/proc/self/fd" else ino.IN_DONT_FOLLOW
         try:
             number = watches.add(path, mask | follow)
-        except OSError:
-            return None  # it may not be read, or there are no more watches: it is asked for, as others are
+        except OSError as e:  # it may not be read, or there are no more: it is asked for, as others are
+            if e.errno == errno.ENOSPC:
+                self._lacks(_LACKS % ("inotify watch", "watches=524288"))
+                self._lacks = lambda why: None
+            return None
         same = self._numbers.get(number)
         if same is not None:  # of a node that the job's kernel has forgotten, or of a name that was replaced just now
             self._break(same)
@@ -284,10 +302,10 @@ class Leases:
         return frames.frame(frames.BREAK, news)
 
     def _drain(self) -> None:
-        watches = self._inotify
-        ready = self._poll.poll(0) if watches is not None else ()
+        watches, mounts = self._inotify, self._mounts
+        ready = mounts.poll.poll(0) if watches is not None and mounts is not None else ()
         for fd, _ in ready:
-            if fd == self._mounts:
+            if mounts is not None and fd == mounts.fd:
                 self._local.clear()
                 self._break_all()
         while ready and watches is not None and (events := watches.read()):
@@ -314,6 +332,17 @@ class Leases:
             self._leave(watch)
             self._resting = {node: until for node, until in self._resting.items() if until > now}
             self._resting[watch.nodeid] = now + _REST
+
+
+def _serve(leases: Leases, link: Link) -> None:
+    """Send what is due, where nothing else is sent."""
+    if not leases.begun():
+        return
+    try:
+        while leases.wait(_BREAKS):
+            link.send(frames.BREAK)  # behind what is due
+    except LinkClosed:
+        return  # whoever receives says so
 
 
 def _instance() -> ino.Inotify:

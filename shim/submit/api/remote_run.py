@@ -64,6 +64,9 @@ class _Alone:
     def joined(self) -> None:
         """Nor of this."""
 
+    def unleased(self, why: str) -> None:
+        """Nor of this."""
+
     def spent(self, cost: Spent) -> None:
         """Nor of this."""
 

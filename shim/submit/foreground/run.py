@@ -46,6 +46,7 @@ class ForegroundRun:
     ) -> None:
         """`rights`, `dialler`: see HostSession."""
         self._spec, self._say, self._log = spec, say, log
+        self.lacks = ""  # what its host had to do without, in a sentence
         self.cost: Spent | None = None  # once its host has said so
         self._terminal = Terminal(0) if spec.tty else None
         self._asked: tuple[int, int] | None = None  # the last signal that ends most programs, and where it was sent
@@ -130,6 +131,11 @@ class ForegroundRun:
         self._log("joined")
         if os.isatty(2):
             self._say(f"in touch with {self._run.session.host} again: the job goes on")
+
+    def unleased(self, why: str) -> None:
+        """Keep why its host asks more than it had to."""
+        self._log("unleased", why=why)
+        self.lacks = why
 
     def spent(self, cost: Spent) -> None:
         """Keep what the job has cost."""

@@ -36,7 +36,6 @@ from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 
 _STIR = 5.0  # seconds
-_AGAINST = (ProtocolError, ImageWireError)  # what is agreed with a host
 
 
 class Generation:
@@ -81,6 +80,7 @@ class Generation:
         self.left = False  # with its image committed
         self.unheard = False  # the link was cut because nothing came over it any more
         self.unfit = ""  # why this host will not do now: a deed of its own, or an error of ours while we served it
+        self.unleased = lambda why: home.tell(placement_events.Fault(why))
         self._brought = self._vacating = False  # _brought: the criu that it asked for
         self._stirred, self._unbrought = 0.0, ""  # _unbrought: why the host is not brought the criu that it asked for
         self._ends: set[int] = set()  # streams that ended while it left: by the tree's being killed, it seems
@@ -161,7 +161,7 @@ class Generation:
         return why
 
     def _sentence(self, doing: str, error: Exception) -> str:
-        if isinstance(error, _AGAINST):
+        if isinstance(error, (ProtocolError, ImageWireError)):  # against what is agreed with a host
             return str(HostMisbehaves(self.host, error))
         return str(error) if isinstance(error, SAID) else self._home.fault(f"{doing} {self.host}", error)
 

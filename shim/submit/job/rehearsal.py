@@ -176,6 +176,9 @@ class _Heard:
     def silent(self) -> None:
         self._rehearsal.cut()
 
+    def unleased(self, why: str) -> None:
+        """It is over before anything is leased."""
+
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         rehearsal = self._rehearsal
         if kind == frames.CREDIT:
