@@ -31,6 +31,7 @@ LIMIT = 640.0
 FAR_LIMIT = 780.0
 """Seconds of the whole bench over a delay: what peers may take is cut as it nears."""
 CUT, LEAST_CUT = 60.0, 5.0
+NEAR_CUT = 900.0
 OURS_CUT = 60.0
 
 Named = TypeVar("Named", Case, Contender)
@@ -157,7 +158,7 @@ def _in_memory(work: Path, stack: ExitStack) -> None:
 @click.option("--rounds", type=int, help="measured rounds, after one to warm up; 4, with --rtt 1")
 @click.option("--cases", "which", metavar="NAME,…", help="only these cases")
 @click.option("--only", metavar="NAME,…", help="only these contenders")
-@click.option("--cut", type=click.FloatRange(1), default=CUT, help="end a peer's run after so many seconds; 60")
+@click.option("--cut", type=click.FloatRange(1), help="end a peer's run after so many seconds; 60, near by 900")
 @click.option("--write", "document", type=click.Path(path_type=Path), help="write the figures into this document")
 @click.option("--json", "record", type=click.Path(path_type=Path), help="write every sample to this file as well")
 @click.option("--host", help="a Debian machine of yours, an ssh name that logs in as root; default: the desk's alpha")
@@ -165,7 +166,7 @@ def _in_memory(work: Path, stack: ExitStack) -> None:
 @click.option("--rate", metavar="MBIT/S", type=click.IntRange(0), default=0, help="let the line there carry so much")
 def main(
     rounds: int | None, which: str | None, only: str | None, record: Path | None, host: str | None, rtt: int, rate: int,
-    cut: float, document: Path | None,
+    cut: float | None, document: Path | None,
 ) -> None:  # fmt: skip
     """Measure rexec beside its peers, in turns, and print medians and ratios."""
     started = time.monotonic()
@@ -191,7 +192,7 @@ def main(
             facts = {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), **ground.facts()}
             absent = prepare(contenders, _say)
             far = rtt or rate
-            cuts = Cuts(cut, started + FAR_LIMIT if far else math.inf)
+            cuts = Cuts(cut or (CUT if far else NEAR_CUT), started + FAR_LIMIT if far else math.inf)
             cells, done = measure(
                 cases, contenders, absent, rounds or (1 if far else 4), math.inf if far else started + LIMIT, cuts, _say
             )

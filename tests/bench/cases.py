@@ -62,7 +62,7 @@ class Case:
     `bulk` cases are not worth a warm-up. `inside` ones also give the command's own time, without the way there; `own`
     ones say it themselves. `where`: "far": for --rtt, where a round trip costs something; "near": not there;
     "narrow": for --rate. What is named is run anywhere. `rates`: what it prints itself, as JSON. `wants` gets what is
-    needed into the work directory, once, and `begin` prepares that for each run.
+    needed into the work directory, once, and `begin` prepares that for each run. `alone`: of peers no figure is wanted.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Case:
     inside: bool = False
     own: bool = False
     bulk: bool = False
+    alone: bool = False
     where: str = ""
     rates: tuple[str, ...] = ()
     plain: Plain | None = None
@@ -282,7 +283,7 @@ def all_cases(work: Path) -> list[Case]:
         Case("sqlite", "sqlite, 1,000 transactions (WAL, NORMAL)", _pipeline("sqlite3 rows.db <rows.sql"), _stored,
              makes=("rows.db", "rows.db-wal", "rows.db-shm"), where="far", goal=_both(Bound(2.0))),
         Case("cpu", "4 jobs that compute, at once", (PYTHON, "busy.py"), _computed, inside=True, own=True, bulk=True,
-             where="near"),
+             alone=True, where="near"),
         Case("probe", "rates of the mount", (PYTHON, "probe.py"), _rates(RATES), makes=("probe.out",), bulk=True,
              where="near", rates=RATES),
         Case("asked", "what is asked for beside guesses", (PYTHON, "asked.py"), _rates(ASKED), bulk=True,

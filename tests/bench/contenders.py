@@ -37,7 +37,7 @@ class Contender:
 
     def takes(self, case: Case) -> bool:
         """Is this case one that the contender is measured in?"""
-        return not self.only or case.name in self.only
+        return (not self.only or case.name in self.only) and not (case.alone and self.peer)
 
     def run(self, case: Case, cut: float) -> Run:
         """Run the case's command once in the work directory and wait for its end, `cut` seconds at most."""

@@ -82,6 +82,9 @@ def ratios(cells: Cells, cases: Sequence[str]) -> list[Ratio]:
             for kind in ("total", "inside"):
                 ours, theirs = at(case, "rexec", kind), at(case, peer, kind)
                 found.append(Ratio(f"{case}: rexec / {peer}, {kind}", ours / theirs if ours and theirs else None, 1.0))
+    if "cpu" in cases:
+        ours, theirs = at("cpu", "rexec", "inside"), at("cpu", "local", "inside")
+        found.append(Ratio("cpu: rexec / local, inside", ours / theirs if ours and theirs else None, 1.01))
     for case in (name for name in STARTS if name in cases):
         floor, local = at("true", "ssh", "total"), at(case, "local", "total")
         ours, theirs = at(case, "rexec", "total"), at(case, "outrun", "total")

@@ -35,6 +35,12 @@ def test_file_cases_compare_with_sshfs_both_ways() -> None:
     }
 
 
+def test_what_computes_is_compared_with_the_run_at_home() -> None:
+    cells = {("cpu", "local"): Cell(total=[9.0], inside=[8.0]), ("cpu", "rexec"): Cell(total=[12.0], inside=[8.04])}
+    (ratio,) = ratios(cells, ["cpu"])
+    assert (ratio.value, ratio.wanted) == (pytest.approx(1.005), 1.01)
+
+
 def test_a_failed_contender_shows_its_error_and_enters_no_ratio() -> None:
     cells = {
         ("find", "sshfs"): Cell(total=[2.0], inside=[1.0]),
