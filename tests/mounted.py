@@ -17,6 +17,8 @@ from pathlib import Path
 from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.first_names import Uses
+from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.version_names import VersionNames
 from remoteio.thread_pool import ThreadPool
@@ -28,17 +30,25 @@ VERSIONS = VersionNames(b"a key of this machine's own")
 
 
 @contextlib.contextmanager
-def mounted(root: Path, at: Path, late: bool = False, kept: Path | None = None) -> Iterator[None]:
+def mounted(
+    root: Path,
+    at: Path,
+    late: bool = False,
+    kept: Path | None = None,
+    uses: Uses | None = None,
+    asked: Path | None = None,
+) -> Iterator[None]:
     """`root` is seen at `at`, as a job of this user would see it. Needs root.
 
     `late`: changes may be answered before they are done, and all is done a moment late, several requests at once.
     `kept`: where what is read is kept from one mount to the next, its versions named with VERSIONS.
+    `uses`: what is sent before it is asked for. `asked`: where each request is noted by its name, a line each.
     """
     ready, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _serve(root, at, tell, late, kept)
+            _serve(root, at, tell, late, kept, uses or {}, asked)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -54,7 +64,7 @@ def mounted(root: Path, at: Path, late: bool = False, kept: Path | None = None) 
         os.waitpid(pid, 0)
 
 
-def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None) -> None:
+def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses: Uses, asked: Path | None) -> None:
     near, far = socket.socketpair()
     execute, submit = (Link(os.dup(end.fileno()), os.dup(end.fileno())) for end in (near, far))
     fuse = open_fuse()
@@ -70,10 +80,17 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None) -> No
     submit.go_ahead(export.leases.due)
     threading.Thread(target=_break, args=(export, submit), daemon=True).start()
     answers = _Late(export, submit) if late else _Answers(export, submit)
+    answers.asked = asked
+    pushing = Pushing(uses)
+    pushing.credited(1 << 30)
+    for pushed in pushing.due(export):
+        submit.send(frames.PUSHED, pushed)
     os.write(tell, b"x")
     with contextlib.suppress(LinkClosed):
         while True:
             for kind, payload in submit.receive():
+                if kind == frames.CREDIT:  # all that there is to be sent has been
+                    continue
                 for each in export.ordered.take(kind, payload):
                     answers.begin(each)
 
@@ -83,6 +100,7 @@ class _Answers:
 
     def __init__(self, export: Export, link: Link) -> None:
         self.export, self.link = export, link
+        self.asked: Path | None = None
         export.ordered.begin = self.begin
 
     def begin(self, payload: bytes | memoryview) -> bool:
@@ -91,6 +109,9 @@ class _Answers:
 
     def answer(self, payload: bytes | memoryview) -> None:
         request = fuse_abi.Request(payload)
+        if self.asked is not None:
+            with open(self.asked, "a", encoding="ascii") as file:
+                file.write(fuse_abi.OPERATIONS[request.op][0] + "\n")
         answer = self.export.answer(request)
         if answer is not None:
             self.link.send(*answer)
@@ -123,6 +144,7 @@ def _relay(relay: Relay, link: Link) -> None:
     take = {
         frames.FUSE: relay.from_link, frames.KNOWN: relay.known, frames.ORDERED: relay.ordered,
         frames.LEASED: relay.leased, frames.BREAK: relay.broken,
+        frames.PUSHED: relay.pushed,
     }  # fmt: skip
     while True:
         for kind, payload in link.receive():

@@ -58,8 +58,20 @@ class AskedAhead(Told, ToKernel):
             self.handles.opened(op, nodeid, raw, answer)  # a file that was fetched is open at home
         if not self._to_kernel(answer):
             self._undo(op, answer)
+        if op == abi.READ and not self._known.opened.pushed.pace.over:
+            with self._order:
+                grant = self._known.opened.pushed.more(time.monotonic())
+            self._grant(grant)
         if self._known.ahead.moved or (op == abi.OPEN and self._known.files.orders.window):
             self._ask_ahead()
+
+    def _come(self, unique: int, answer: bytes) -> None:
+        if (asked := self._asked.pop(unique, None)) is None:
+            self.from_link(answer)  # who waited has been interrupted
+            return
+        with self._order:
+            self.counts.here[asked[0]] += 1
+        self._to_kernel(answer)
 
     def _close_own(self, answer: bytes | memoryview) -> None:
         """Close what was opened by the relay alone, for who does not wait for it any more."""

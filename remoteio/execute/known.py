@@ -41,7 +41,6 @@ from remoteio.execute.leases import Leases
 from remoteio.execute.opened import Opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
-from remoteio.wire import names_ahead
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import walk
@@ -73,6 +72,7 @@ _SWEEPING = frozenset(
     )
 )
 _O_DIRECT = 0o40000
+_NOTHING = (float("-inf"), b"", b"")  # is known of a node
 
 
 class Known:
@@ -123,13 +123,14 @@ class Known:
         self.listings.changed(nodeid)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
+        self.opened.pushed.changed(nodeid)
         if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
 
     def unused(self) -> bool:
         """Say whether home is to be given anything back."""
-        return bool(self.listings.unused or self.leases.unused or self.files.unused)
+        return bool(self.listings.unused or self.leases.unused or self.files.unused or self.opened.pushed.released)
 
     def answered(self, op: int, nodeid: int, stamp: int) -> bool:
         """Take note of the reply to a request, and say whether what it carries still holds."""
@@ -170,6 +171,7 @@ class Known:
                 self._bare.clear()
                 self._swept()
                 self.leases.clear()
+                self.opened.pushed.clear()
             else:
                 self._attr.pop(nodeid, None)
                 self._bare.pop(nodeid, None)
@@ -184,6 +186,7 @@ class Known:
         self.broken([(wire.EVERYTHING, b"")])
         self.ahead.nobody_waits()
         self.files.nobody_waits()
+        self.opened.pushed.released.clear()
         return self.opened.told_anew()
 
     def lease(self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None]) -> None:
@@ -219,19 +222,22 @@ class Known:
             self.ahead.looked(nodeid, found, now)
 
     def _open(self, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
-        """Return the reply to an OPEN, if the file is under a lease, or was fetched.
+        """Return the reply to an OPEN, if the file is under a lease, or was fetched, or pushed.
 
         None long before home must be asked again: a file that is open then, and that others replace, is not taken up.
         """
         if not self.leases.holds(now + SILENCE / 2):
             return None
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
-        leased = self.leases.may_open(nodeid, flags)
+        leased, keeps = self.leases.may_open(nodeid, flags), abi.FOPEN_KEEP_CACHE
         file = self.files.open(nodeid, flags, now, leased)
         if file is not None:
             return self.open_ahead(unique, nodeid, file)
+        if not leased and self.opened.pushed.may_open(nodeid):
+            leased, keeps = self.leases.open_first(nodeid, flags), 0
+            self.opened.pushed.guesses.right += leased
         fh = self.opened.open(nodeid, flags, now) if leased else 0
-        return abi.reply(unique, abi.OPEN_OUT.pack(fh, abi.FOPEN_KEEP_CACHE, 0)) if fh else None
+        return abi.reply(unique, abi.OPEN_OUT.pack(fh, keeps, 0)) if fh else None
 
     def open_ahead(self, unique: int, nodeid: int, file: File | None) -> bytes | None:
         """Return the reply to an OPEN of a file that was fetched, and keep what is in it for who reads it.
@@ -248,28 +254,10 @@ class Known:
         """The leases by which directories may be opened here, if those `hold`; none while CRIU asks."""
         return self.leases if hold and not self.opened.by_home else None
 
-    def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
-        """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
-        for what, nodeid, name, rest in told:
-            if what == names_ahead.TARGET:
-                self.learn_link(nodeid, 0, rest, now)
-            elif what == names_ahead.LISTING:
-                self._learn_whole(nodeid, rest, now)
-            elif self.holds(nodeid, 0) and self.holds(abi.ENTRY.unpack_from(rest)[0], 0):
-                self.listings.learn_name(nodeid, name, rest, now)
-            else:
-                self.listings.unused += [node for node in abi.ENTRY.unpack_from(rest)[:1] if node]
-
-    def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
-        if self._latest:
-            self.listings.refuse(entries)
-        else:
-            self.listings.learn(nodeid, entries, walk(entries), now + TTL)
-
-    def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float) -> None:
+    def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float, seconds: float = TTL) -> None:
         """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""
         if self._sweep <= stamp:
-            self._links[nodeid] = (now + TTL, link)
+            self._links[nodeid] = (now + seconds, link)
             if len(self._links) > KNOWN_LINKS:
                 self._links.popitem(last=False)
 
@@ -315,22 +303,32 @@ class Known:
             return abi.failure(unique, errno.ENODATA)
         if op == abi.GETATTR and leased and (known := leases.getattr(unique, nodeid)) is not None:
             return known
-        entry = self._attr.get(nodeid)
-        if entry is None or entry[0] < now:
-            return None
-        until, attr, contents = entry
-        if op == abi.GETATTR:
-            return abi.reply(unique, abi.ATTR_OUT.pack(0, int((until - now) * 1e9) % 1000000000, 0) + attr)
+        if op == abi.READ:
+            return self._read(unique, nodeid, raw, leased, now)
+        until, attr, _ = self._attr.get(nodeid, _NOTHING)
+        return (
+            abi.reply(unique, abi.ATTR_OUT.pack(0, int((until - now) * 1e9) % 1000000000, 0) + attr)
+            if until >= now
+            else None
+        )
+
+    def _read(self, unique: int, nodeid: int, raw: memoryview, leased: bool, now: float) -> bytes | None:
+        """Return the reply to a READ, if what it asks for was pushed, or came with an OPEN."""
         _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
-        if offset >= len(contents) or flags & _O_DIRECT:
+        if flags & _O_DIRECT:
             return None
-        return abi.reply(unique, contents[offset : offset + size])
+        if leased and self.leases.may_open(nodeid, 0):
+            data = self.opened.pushed.read(nodeid, offset, size)
+            if data is not None:
+                return abi.reply(unique, data)
+        until, _, contents = self._attr.get(nodeid, _NOTHING)
+        return abi.reply(unique, contents[offset : offset + size]) if until >= now and offset < len(contents) else None
 
 
 OPENING = frozenset((abi.OPEN, abi.OPENDIR))
 """Operations whose answer has a handle."""
 
-WAITING = OPENING | {abi.LOOKUP}
+WAITING = OPENING | {abi.LOOKUP, abi.READ}
 """Operations that may wait for what is under way."""
 
-ANSWERED = WAITING | {abi.GETATTR, abi.READ, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}
+ANSWERED = WAITING | {abi.GETATTR, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}

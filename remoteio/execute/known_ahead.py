@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
+from remoteio.execute.pushed import UNUSED_S
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import names_ahead
+from remoteio.wire import pushed as wire
+from remoteio.wire.coherence import TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.listed import parse, walk
 
@@ -17,7 +21,10 @@ class KnownAhead(Known):
     """Asks for directories (LIST) and files (FETCH) that the job may open next."""
 
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
-        """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, or a LOOKUP in it."""
+        """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on
+        its way."""
+        if op == abi.READ:
+            return self.opened.pushed.waits(nodeid, waiting)
         if op != abi.OPEN:
             return self.ahead.waits(nodeid, waiting)
         return self.files.waits(nodeid, abi.OPEN_IN.unpack_from(waiting[1], abi.ARGS)[0], waiting)
@@ -78,3 +85,44 @@ class KnownAhead(Known):
             return self.ahead.open(unique, nodeid, now, None)
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         return self.open_ahead(unique, nodeid, self.files.take(nodeid, flags, now))
+
+    def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
+        """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
+        for what, nodeid, name, rest in told:
+            if what == names_ahead.TARGET:
+                self.learn_link(nodeid, 0, rest, now)
+            elif what == names_ahead.LISTING:
+                self._learn_whole(nodeid, rest, now)
+            elif self.holds(nodeid, 0) and self.holds(abi.ENTRY.unpack_from(rest)[0], 0):
+                self.listings.learn_name(nodeid, name, rest, now)
+            else:
+                self.listings.unused += [node for node in abi.ENTRY.unpack_from(rest)[:1] if node]
+
+    def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
+        if self._latest:
+            self.listings.refuse(entries)
+        else:
+            self.listings.learn(nodeid, entries, walk(entries), now + TTL)
+
+    def pushed(self, payload: bytes | memoryview, now: float) -> list[tuple[int, bytes]]:
+        """Keep what home has sent unasked, but for what the job or others have changed meanwhile.
+
+        Return the numbers of the READs that waited for it, and the answers. Raises ProtocolError.
+        """
+        answers = []
+        for what, nodeid, name, offset, rest in wire.parse(payload):
+            if what == wire.NAME:
+                found = abi.ENTRY.unpack_from(rest)[0]
+                if self.holds(nodeid, 0) and self.holds(found, 0):
+                    self.leases.pushed(nodeid, name, found, rest[abi.ENTRY.size :])
+                elif found:
+                    self.listings.unused.append(found)
+            elif what == wire.TARGET:
+                self.learn_link(nodeid, 0, rest, now, UNUSED_S)  # what is a link to something else is another node
+            elif what == wire.DATA:
+                answers += self.opened.pushed.data(nodeid, offset, rest)
+            elif self.holds(nodeid, 0) and (size := self.leases.size(nodeid)) >= 0:
+                self.opened.pushed.file(nodeid, size, wire.promised(rest), now)
+                if offset == wire.BARE:
+                    self.leases.no_capability(nodeid)
+        return answers

@@ -109,6 +109,18 @@ class Leases:
         if len(self._attr) > LEASED_NODES:
             self.changed(next(iter(self._attr)))
 
+    def pushed(self, parent: int, name: bytes, nodeid: int, attr: bytes) -> None:
+        """Keep what home has told of a name by itself, and counted a lookup of the kernel's for."""
+        self.name(parent, name, nodeid)
+        if nodeid:
+            self._nodes[nodeid].debt -= 1
+            self.attributes(nodeid, attr)
+
+    def size(self, nodeid: int) -> int:
+        """Return the size of a file by the attributes that are known; -1: none are."""
+        attr = self._attr.get(nodeid)
+        return -1 if attr is None else int(abi.ATTR.unpack_from(attr)[1])
+
     def no_capability(self, nodeid: int) -> None:
         """Keep that a file has no ``security.capability``, as long as its attributes hold."""
         if nodeid in self._attr:
@@ -186,6 +198,13 @@ class Leases:
         """Return the name of a file's version, and its size; no name: its contents may have changed, or have none."""
         version, attr = self._whole.get(nodeid), self._attr.get(nodeid)
         return (version, abi.ATTR.unpack(attr)[1]) if version and attr else (b"", 0)
+
+    def open_first(self, nodeid: int, flags: int) -> bool:
+        """Say whether a file that was pushed may be opened here, and keep that its contents hold from then on."""
+        if nodeid not in self._attr or flags & _ASKS:
+            return False
+        self._whole[nodeid] = self._whole.get(nodeid, b"")
+        return True
 
     # what holds no more
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from remoteio.execute.pushed import Pushed
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
 
@@ -36,9 +37,13 @@ _FLAGGED = frozenset((abi.GETATTR, abi.STATX_OP))
 
 
 class Opened:
-    """Keeps the handles; ``untold`` are those that home has not been told of. `by_home`: none is opened here."""
+    """Keeps the handles; ``untold`` are those that home has not been told of. ``pushed``: what is read by them.
+
+    `by_home`: none is opened here.
+    """
 
     def __init__(self) -> None:
+        self.pushed = Pushed()
         self.by_home = False
         self._told: dict[int, tuple[int, int]] = {}  # fh -> nodeid, flags
         self.untold: dict[int, tuple[int, int, float]] = {}  # fh -> nodeid, flags, since when; in that order

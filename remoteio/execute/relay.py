@@ -75,7 +75,7 @@ class Relay(KeptReads):
     def spent(self) -> dict[str, list[bytes]]:
         """Tell what the job's files have cost so far: fields of SPENT."""
         with self._order:
-            guesses = [each.guesses for each in (self._known.ahead, self._known.files)]
+            guesses = [each.guesses for each in (self._known.ahead, self._known.files, self._known.opened.pushed)]
             return {
                 "asked": self.counts.rows(),
                 "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
@@ -223,6 +223,9 @@ class Relay(KeptReads):
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
                 self._known.replied(op, nodeid, stamp, error, payload, now)
+                grant = 0 if op in WAITING else self._known.opened.pushed.answered(now - at, now)
+            if grant or self._known.opened.pushed.released:
+                self._grant(grant)
             if not error:
                 payload = self._noted(asked, unique, payload, now)
             if not self._to_kernel(payload):
@@ -247,7 +250,11 @@ class Relay(KeptReads):
         told = names_ahead.parse(payload)
         with self._order:
             self.counts.carried[abi.UNASKED] += len(payload)
-            self._known.learn_names(told, time.monotonic())
+            now, pushed = time.monotonic(), self._known.opened.pushed
+            self._known.learn_names(told, now)
+            pushed.pace.wanted = True
+            grant = pushed.more(now)
+        self._grant(grant)
 
     def ordered(self, payload: bytes | memoryview) -> None:
         """Write several messages one after the other, aside: a notification among them may wait for other replies."""

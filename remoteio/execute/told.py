@@ -16,7 +16,7 @@ from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases
-from remoteio.wire.frames import KNOWN
+from remoteio.wire.frames import CREDIT, KNOWN, PUSHED
 from remoteio.wire.known import Piggyback
 from remoteio.wire.link import Link
 
@@ -51,6 +51,11 @@ class Told:
             with self._order:
                 self._known.files.expire(now)
             self.give_back()
+        if self._known.opened.pushed.pace.come:
+            with self._order:
+                self._known.opened.pushed.expire(now)
+            if self._known.opened.pushed.released:
+                self.give_back()
 
     def _send(self, op: int, raw: bytes | memoryview) -> None:
         """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""
@@ -116,11 +121,38 @@ class Told:
                     self._known.learn(nodeid, known.attr, known.contents, now)
         self.from_link(reply)
 
+    def pushed(self, payload: bytes | memoryview) -> None:
+        """Keep what home has sent before the job asks for it, and have it send more. Raises ProtocolError."""
+        now, pushed = time.monotonic(), self._known.opened.pushed
+        with self._order:
+            answers = self._known.pushed(payload, now)
+            self.counts.carried[abi.UNASKED] += len(payload)
+            grant = pushed.came(len(payload), now)
+        self._grant(grant)
+        for unique, answer in answers:
+            self._come(unique, answer)
+        if self._known.unused():
+            self.give_back()
+
+    def _come(self, unique: int, answer: bytes) -> None:
+        """Pass on what was waited for and has come by itself."""
+        raise NotImplementedError
+
+    def _grant(self, size: int) -> None:
+        if size:
+            self._link.send(CREDIT, bytes((PUSHED,)) + size.to_bytes(4, "little"))
+        if self._known.opened.pushed.released:
+            self.give_back()
+
     def give_back(self) -> None:
         """The submit side counted lookups for entries, and opened files, that the kernel never got."""
         with self._order:
             unused, self._known.listings.unused = self._known.listings.unused, []
             files, self._known.files.unused = self._known.files.unused, []
+            pushed = self._known.opened.pushed
+            waited, pushed.released = pushed.released, []
+        for _, raw in waited:
+            self._send(abi.READ, raw)
         for handle in files:
             self.behind.send(given_back.of_handle(handle))
         self.forget([(nodeid, 1) for nodeid in unused])

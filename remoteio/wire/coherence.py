@@ -87,6 +87,9 @@ LEASED_NODES = 1 << 14
 OPENED_HERE = 1 << 12
 """Files that are open on the host by a lease on their contents, at the most: three numbers each."""
 
+PUSHED_KEPT = 64 << 20
+"""Bytes of files that were sent before the job asked, and are kept until it does, at the most."""
+
 SILENCE = 3
 """Seconds after which a host that has heard nothing from home answers from no lease: a break could not have come.
 

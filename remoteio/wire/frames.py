@@ -24,6 +24,7 @@ ORDER, NEWS, IMAGE, BUNDLE, ACK, BYE, SPENT, STATE = 19, 20, 21, 22, 23, 24, 25,
 NAMES = 27
 LEASED, BREAK = 28, 29
 AFTER = 30
+PUSHED = 31
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -39,6 +40,7 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "of LOOKUP and OPENDIR: u8 whether it is all of the directory, then struct fuse_direntplus each",
     ),
     NAMES: ("NAMES", "submit", "names that the job is likely to look up: see remoteio/wire/names_ahead.py"),
+    PUSHED: ("PUSHED", "submit", "what the job is likely to use as it starts: see remoteio/wire/pushed.py"),
     START: ("START", "submit", "the job: fields of shim/wire/job_spec.py"),
     HELLO: (
         "HELLO",

@@ -200,7 +200,7 @@ def failure(payload: bytes | memoryview) -> tuple[int, str]:
 def credit(payload: bytes | memoryview) -> tuple[int, int]:
     """Return a CREDIT's: of which kind of stream how many bytes were taken."""
     kind, count = payload[0], int.from_bytes(payload[1:5], "little")
-    if kind not in (frames.STDIN, frames.IMAGE, *frames.EXTRA) or count > _MOST_CREDIT:
+    if kind not in (frames.STDIN, frames.IMAGE, frames.PUSHED, *frames.EXTRA) or count > _MOST_CREDIT:
         raise ShapeError(f"CREDIT is for {count} bytes of stream {kind}, which were never under way")
     return kind, count
 

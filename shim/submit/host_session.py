@@ -26,11 +26,12 @@ from remoteio.submit.leader_followers import SLOW as TAKES_LONG
 from remoteio.submit.sandbox.threads import Outside, restrict
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
-from shim.submit import host_frames, names, protect
+from shim.submit import host_frames, names, protect, told_ahead
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.limited_requests import LimitedRequests
 from shim.submit.scope import JobRights
 from shim.submit.signs_of_life import SignsOfLife
+from shim.submit.told_ahead import ToldAhead
 from shim.submit.version_key import version_names
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
@@ -49,7 +50,6 @@ _SLOW = frozenset(
 
 
 _REQUESTS = (frames.FUSE, frames.AFTER)
-_NAMES_DUE = memoryview(b"")  # among the requests, once the host has greeted: see `_tell_names`
 
 
 class Handler(Protocol):
@@ -92,7 +92,7 @@ class _Files:
     def __init__(
         self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
     ) -> None:
-        self.first_names = first_names
+        self.ahead = ToldAhead(first_names)
         self._spec, self.record, self._rights = spec, record, rights or JobRights()
         self.behind = record is None and not self._rights.sync
         self.take: Callable[[int, bytes | memoryview], list[bytes | memoryview]] = unordered
@@ -255,8 +255,7 @@ class HostSession:
         self._link.close()
         if self._dialler is not None:
             self._dialler.close(done=done)
-        if self._files.first_names is not None:
-            self._files.first_names.end()
+        self._files.ahead.end()
 
     def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
@@ -323,7 +322,9 @@ class HostSession:
                     requests += self.export.late.noted(self._files.take(kind, payload))
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
-                requests.append(_NAMES_DUE)
+                requests.append(told_ahead.NAMES_DUE)
+            elif kind == frames.CREDIT and payload[0] == frames.PUSHED:
+                requests += self._files.ahead.credited(payload)
             else:
                 if self._dialler is not None and self.export is None:
                     self._dialler.heard()
@@ -340,7 +341,7 @@ class HostSession:
 
     def _slow(self, payload: bytes | memoryview) -> int:
         """How long is it known to take? Looked at by the leader, so it must cost nothing."""
-        if len(payload) >= frames.LARGE or payload is _NAMES_DUE:
+        if len(payload) >= frames.LARGE or told_ahead.is_due(payload):
             return TAKES_LONG
         if len(payload) < fuse_abi.ARGS:
             return QUICK
@@ -358,21 +359,13 @@ class HostSession:
         for each in due:  # then what waited for it, as far as no other thread is to be had for that
             if self._over.is_set():
                 return  # it came before the link ended, and the job may be going on elsewhere by now
-            if each is _NAMES_DUE:
-                self._tell_names(self.export)
+            if told_ahead.is_due(each):
+                for frame in self._files.ahead.made(each, self.export, self._over):
+                    self.send(*frame)
                 return
             request = fuse_abi.Request(each)
-            if self._files.first_names is not None:
-                self._files.first_names.saw(self.export, request)
+            self._files.ahead.saw(self.export, request)
             if (answer := self.export.answer(request)) is not None:
                 self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session
             if self.export.behind:
                 due += self.export.ordered.done(request.unique)
-
-    def _tell_names(self, export: Export) -> None:
-        """Tell what the job is likely to look up: aside, as a disk that does not answer may keep it waiting."""
-        if self._files.first_names is not None:
-            for payload in self._files.first_names.begin(export):
-                if self._over.is_set():
-                    return
-                self.send(frames.NAMES, payload)

@@ -1,7 +1,8 @@
-"""Keep, for each command and directory, which names it looked up as it started (remoteio/submit/export/first_names.py).
+"""Keep, for each command and directory, what it used as it started (remoteio/submit/export/first_names.py).
 
-A file each in the user's cache, readable by nobody else: names alone, which say nothing by themselves. What is not as
-it was written is ignored, and written anew; so is what is old, or else names that are needed no more would stay.
+A file each in the user's cache, readable by nobody else: names, and which ranges of the files were read, which say
+nothing by themselves. What is not as it was written is ignored, and written anew; so is what is old, or else what is
+needed no more would stay.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from checkpoint.submit import xdg
-from remoteio.submit.export.first_names import MOST_NAMES
+from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, Ranges, Uses
 from shim.submit.scope import Scope
 
 MOST_STARTS = 256
-MOST_BYTES = 1 << 17
+MOST_BYTES = 1 << 18
 OLD_S = 7 * 24 * 3600.0
 _PATH_MAX = 4096  # bytes: linux/limits.h
-_HEAD = b"rexec names 1"
+_HEAD = b"rexec start 2"
 
 
 class LearnedStart:
-    """The names of one command, started in one directory with what is of one scope.
+    """What one command uses, started in one directory with what is of one scope.
 
     Each scope has its own: what a job with more rights looked up is no business of a host that has fewer.
     """
@@ -36,24 +37,25 @@ class LearnedStart:
         except RuntimeError:  # who has no home
             self._path = None
 
-    def names(self) -> list[bytes]:
-        """Read them; none, if nothing that can be used is kept."""
+    def uses(self) -> Uses:
+        """Read it; nothing, if nothing that can be used is kept."""
         if self._path is None:
-            return []
+            return {}
         try:
             with open(self._path, "rb") as f:
                 old = time.time() - os.fstat(f.fileno()).st_mtime > OLD_S
                 text = f.read(MOST_BYTES + 1)
         except OSError:
-            return []
-        head, *names = text.split(b"\0")
-        if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(names) <= MOST_NAMES:
-            return []
-        return names if all(map(_usable, names)) else []
+            return {}
+        head, *items = text.split(b"\0")
+        if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(items) <= MOST_NAMES:
+            return {}
+        found = [_use(item) for item in items]
+        return {use[0]: use[1] for use in found if use is not None} if None not in found else {}
 
-    def keep(self, names: list[bytes]) -> None:
-        """Write them; where that cannot be done, the next start is told nothing."""
-        text = b"\0".join([_HEAD, *names])
+    def keep(self, uses: Uses) -> None:
+        """Write it; where that cannot be done, the next start is told nothing."""
+        text = b"\0".join([_HEAD, *(_item(name, ranges) for name, ranges in uses.items())])
         if self._path is None or len(text) > MOST_BYTES:
             return
         work = self._path.with_name(f"{self._path.name}.{os.getpid()}")
@@ -67,6 +69,25 @@ class LearnedStart:
                 each.unlink(missing_ok=True)
         except OSError:
             return
+
+
+def _item(name: bytes, ranges: Ranges | None) -> bytes:
+    return name if ranges is None else b",".join(b"%d-%d" % each for each in ranges) + b" " + name
+
+
+def _use(item: bytes) -> tuple[bytes, Ranges | None] | None:
+    """The path and what was read of it; None: it is not as it was written."""
+    told, space, rest = item.partition(b" /")
+    if item.startswith(b"/") or not space:
+        return (item, None) if _usable(item) else None
+    ranges = []
+    for each in told.split(b",") if told else ():
+        begin, _, end = each.partition(b"-")
+        if not (begin.isdigit() and end.isdigit() and len(each) < 40 and int(begin) < int(end)):
+            return None
+        ranges.append((int(begin), int(end)))
+    name = b"/" + rest
+    return (name, ranges) if _usable(name) and len(ranges) <= MOST_RANGES else None
 
 
 def _usable(name: bytes) -> bool:

@@ -69,6 +69,16 @@ FILES = (
         f"{_UNIT}_first_names.py::test_no_more_is_learned_than_so_many_names_of_the_first_moments",
     ),
     Limit(
+        "what is sent of files as a command starts, before it asks", "remoteio.submit.export.pushing:MOST_BYTES", BYTES,
+        "the rest is asked for", f"{_EXPORT}/pushing.py",
+        f"{_UNIT}_pushed.py::test_of_one_start_no_more_is_sent_than_so_much",
+    ),
+    Limit(
+        "of these files, the ranges of one", "remoteio.submit.export.first_names:MOST_RANGES", "",
+        "the last are not learned", f"{_EXPORT}/first_names.py",
+        f"{_UNIT}_first_names.py::test_ranges_that_are_near_each_other_are_one",
+    ),
+    Limit(
         "commands of which such names are kept", "shim.submit.learned_starts:MOST_STARTS", "",
         "those not learned of late are forgotten", "shim/submit/learned_starts.py",
         f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",

@@ -132,6 +132,14 @@ def credits(wire: Wire) -> None:
     wire.frame(frames.CREDIT, bytes([frames.STDIN]) + u32(1 << 20))
 
 
+def asks_for_all(wire: Wire) -> None:
+    """Ask for what the job is likely to use, and again, as if there were no end of it."""
+    wire.begin()
+    for _ in range(1000):
+        wire.frame(frames.CREDIT, bytes([frames.PUSHED]) + u32(4 << 20))
+    ends_well(wire)
+
+
 def half(wire: Wire) -> None:
     """Half a file, half a frame, and the end."""
     wire.begin()
@@ -293,7 +301,11 @@ ENDS: dict[str, Plan] = {
 # Not at all, until its user says so.
 LASTS: dict[str, Plan] = {"signs of life for ever": stays}
 # As a job does.
-WELL: dict[str, Plan] = {"a clock of tomorrow": wrong_clock, "every byte by itself": slow}
+WELL: dict[str, Plan] = {
+    "a clock of tomorrow": wrong_clock,
+    "every byte by itself": slow,
+    "all that is likely to be used": asks_for_all,
+}
 # Of a job that can be checkpointed.
 SAVED: dict[str, Plan] = {
     "news deep as the sea": news_raw(b"[" * 60_000),

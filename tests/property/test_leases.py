@@ -25,13 +25,15 @@ from remoteio.submit.export import node_log
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.first_names import Uses
 from remoteio.submit.export.node_log import NodeLog
 from remoteio.submit.export.once import Opened, Unfit
+from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.submit.export.taken_up import take_up
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.frames import BREAK, FUSE, KNOWN, LEASED, STDIN, FrameReader, frame
+from remoteio.wire.frames import BREAK, FUSE, KNOWN, LEASED, PUSHED, STDIN, FrameReader, frame
 from remoteio.wire.link import Link
 from remoteio.wire.listed import walk
 
@@ -112,7 +114,7 @@ class Host(Told):
         self._unique += 1
         raw = abi.request(op, nodeid, args, self._unique)
         answer = None
-        if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.OPENDIR):
+        if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.OPENDIR, abi.READ):
             self._known.ahead._bare = {}
             answer = self._known.answer(op, self._unique, nodeid, memoryview(raw), time.monotonic() + 100)
         if answer is None:
@@ -163,6 +165,7 @@ class World:
         self.opens: dict[int, int] = {}  # unique of an OPEN -> node
         self.pages: dict[int, bytes] = {}  # nodeid -> what the kernel has of a file
         self.reads: dict[int, tuple[int, int, bool]] = {}  # unique of a READ -> node, handle, whether its pages stay
+        self.sent_before = 0  # READs that were answered by what home has sent unasked
         self.held: list[tuple[int, int]] = []  # what stays open: node, handle
         self.changed()
 
@@ -233,6 +236,14 @@ class World:
         self.lines.append(len(self.history) - 1)
         self.say(STDIN, b"x")
 
+    def push(self) -> None:
+        """Home sends what is said to be used, unasked."""
+        uses: Uses = {b"/d": None, b"/a": [], b"/d/a": [], b"/d/b": [(0, 10)], b"/d/c": None}
+        pushing = Pushing(uses)
+        assert pushing.credited(1 << 20)
+        for payload in pushing.due(self.export):
+            self.say(PUSHED, payload)
+
     def deliver_up(self) -> None:
         if self.host.up.sent:
             answer = self.export.answer(abi.Request(self.host.up.sent.popleft()))
@@ -246,6 +257,7 @@ class World:
             else:
                 host = self.host
                 take = {FUSE: host.from_link, KNOWN: host.known, LEASED: host.leased, BREAK: host.broken}
+                take[PUSHED] = host.pushed
                 take.get(kind, host.ordered)(payload)
         for unique, reply in tuple(self.host.answered.items()):
             del self.host.answered[unique]
@@ -337,9 +349,14 @@ class World:
                 )
             self.host.release(fh)
             return
-        unique, _ = self.host.ask(abi.READ, node, abi.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0))
+        unique, answer = self.host.ask(abi.READ, node, abi.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0))
         self.asked[unique] = abi.READ, b""
         self.reads[unique] = node, fh, True
+        if answer is not None:
+            self.sent_before += 1
+            found = self.contents[self.heard :]
+            assert any(answer[abi.OUT_HEADER.size :] in then for then in found), "no file has held it since"
+            self.take(unique, answer, home=False)
 
     def listed(self, directory: int, listing: bytes) -> None:
         """Take what was read of a directory that was opened on the host: its begin, or all."""
@@ -399,7 +416,7 @@ STEP = st.one_of(
     st.tuples(st.just("hear of"), NAME, OTHER),  # a change, and all that is under way arrives
     st.tuples(st.just("know"), NAME, OTHER),  # the answers to several questions arrive
     st.tuples(ASK, NAME, OTHER),
-    st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle"]), NAME, OTHER),
+    st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle", "push"]), NAME, OTHER),
     st.tuples(st.just("kill"), NAME, OTHER),
 )
 
@@ -413,6 +430,8 @@ def do(world: World, what: str, name: bytes, other: bytes) -> None:
         world.change("remove" if os.path.lexists(world.top + name) else "write", name, other)
         world.line()
         settle(world)
+    elif what == "push":
+        world.push()
     elif what in ("line", "up", "down", "settle"):
         {"line": world.line, "up": world.deliver_up, "down": world.deliver_down, "settle": lambda: settle(world)}[
             what
@@ -510,6 +529,22 @@ def test_a_file_is_opened_on_the_host_until_it_has_changed(world: World) -> None
         asks(world, "lookup", b"d/a")  # as its kernel does that was told of a change
         opens(world, b"d/a")
         assert opens(world, b"d/a") == []
+    world.end()
+
+
+def test_what_home_has_sent_is_used_until_it_has_changed(world: World) -> None:
+    for change in ("mkdir", "write"):
+        world.change(change, b"d/a" if change == "write" else b"a", b"")
+    world.push()
+    settle(world)
+    for name in (b"d", b"d/a", b"d/b"):
+        assert not asks(world, "lookup", name)
+    assert opens(world, b"d/a") == [] and world.sent_before == 1
+    assert opens(world, b"d/a") == [] and world.sent_before == 1, "the kernel has its pages"
+    world.change("write", b"d/a", b"")
+    world.line()
+    world.push()  # it was changed since, so what comes of it now may be older than that
+    assert opens(world, b"d/a") == [abi.OPEN, abi.READ, abi.RELEASE]
     world.end()
 
 

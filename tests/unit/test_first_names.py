@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import ProtocolError
-from remoteio.execute.known import Known
+from remoteio.execute.known_ahead import KnownAhead
 from remoteio.submit.export import first_names
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.first_names import FirstNames
+from remoteio.submit.export.first_names import MOST_RANGES, FirstNames, Ranges, Uses, joined
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
@@ -39,8 +39,8 @@ def top(tmp_path: Path) -> Path:
 
 def learn(export: Export, *looked_up: str) -> list[bytes]:
     """What a job that looks these up, from the top on, has told ahead the next time."""
-    kept: list[list[bytes]] = []
-    names = FirstNames([], kept.append)
+    kept: list[Uses] = []
+    names = FirstNames({}, kept.append)
     assert list(names.begin(export)) == []
     host = Host(export)
     for each in looked_up:
@@ -52,21 +52,21 @@ def learn(export: Export, *looked_up: str) -> list[bytes]:
             except Refused:
                 break
     names.end()
-    return kept[0] if kept else []
+    return list(kept[0]) if kept else []
 
 
 def told(export: Export, names: list[bytes]) -> list[tuple[int, int, bytes, bytes]]:
-    payloads = FirstNames(names, lambda names: None).begin(export)
+    payloads = FirstNames(dict.fromkeys(names), lambda uses: None).begin(export)
     return [part for payload in payloads for part in names_ahead.parse(payload)]
 
 
-def facts_of(export: Export, names: list[bytes]) -> Known:
-    facts = Known()
+def facts_of(export: Export, names: list[bytes]) -> KnownAhead:
+    facts = KnownAhead()
     facts.learn_names(told(export, names), NOW)
     return facts
 
 
-def look_up(facts: Known, parent: int, name: bytes, now: float = NOW) -> int | None:
+def look_up(facts: KnownAhead, parent: int, name: bytes, now: float = NOW) -> int | None:
     """The node, 0 for one that is known not to be there, None where home must be asked."""
     answer = facts.answer(abi.LOOKUP, 1, parent, memoryview(bytes(abi.ARGS) + name + b"\0"), now)
     return None if answer is None else int(abi.ENTRY.unpack_from(answer, 16)[0])
@@ -112,12 +112,12 @@ def test_what_the_job_changes_first_is_not_taken_from_what_is_told(top: Path) ->
     export = export_of(top)
     parts = told(export, [b"/lib", b"/lib/file", b"/lib/missing"])
     for op in (abi.CREATE, abi.UNLINK):
-        facts = Known()
+        facts = KnownAhead()
         facts.answered(op, abi.ROOT_ID, facts.asked(op, abi.ROOT_ID))
         facts.learn_names(parts, NOW)
         assert look_up(facts, abi.ROOT_ID, b"lib") is None
     for op in (abi.CREATE, abi.UNLINK):
-        facts = Known()
+        facts = KnownAhead()
         facts.learn_names(parts, NOW)
         facts.asked(op, abi.ROOT_ID)
         assert look_up(facts, abi.ROOT_ID, b"lib") is None
@@ -132,6 +132,34 @@ def test_lookups_that_were_counted_for_nobody_are_given_back(top: Path) -> None:
         assert nodeid is not None
         export.inodes.forget(nodeid, 1)
     assert list(export.inodes.nodes) == [abi.ROOT_ID]
+
+
+def test_what_was_read_of_a_file_is_learned(top: Path) -> None:
+    export, kept = export_of(top), list[Uses]()
+    names, host = FirstNames({}, kept.append), Host(export)
+    node = host.walk("lib/file")
+    for op, args in (
+        (abi.OPEN, abi.OPEN_IN.pack(os.O_WRONLY, 0)),
+        (abi.OPEN, abi.OPEN_IN.pack(os.O_RDONLY, 0)),
+        (abi.READ, abi.READ_IN.pack(1, 0, 4096, 0, 0, 0, 0)),
+        (abi.READ, abi.READ_IN.pack(1, 1 << 20, 4096, 0, 0, 0, 0)),
+        (abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0)),
+    ):
+        names.saw(export, abi.Request(abi.request(op, node, args)))
+    names.saw(export, abi.Request(abi.request(abi.READ, abi.ROOT_ID, abi.READ_IN.pack(1, 0, 1, 0, 0, 0, 0))))
+    names.end()
+    assert kept == [{b"/lib/file": [(0, 4096), (1 << 20, (1 << 20) + 4096)]}]
+    assert names.read == {b"/lib/file"}
+
+
+def test_ranges_that_are_near_each_other_are_one() -> None:
+    ranges: Ranges = []
+    for begin, end in ((0, 4096), (1 << 20, 1 << 21), (4096, 8192), (60_000, 70_000), (0, 0), (1 << 19, 1 << 22)):
+        ranges = joined(ranges, (begin, end))
+    assert ranges == [(0, 70_000), (1 << 19, 1 << 22)]
+    for k in range(100):
+        ranges = joined(ranges, (k << 24, (k << 24) + 1))
+    assert len(ranges) == MOST_RANGES and ranges[0][0] == 0
 
 
 def test_no_more_is_learned_than_so_many_names_of_the_first_moments(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,13 +191,14 @@ def kept(tmp_path: Path) -> list[Path]:
 
 
 def test_names_are_kept_for_a_command_and_a_directory(start: LearnedStart, tmp_path: Path) -> None:
-    assert start.names() == []
-    start.keep([b"/a", b"/b/\xff\n"])
-    assert start.names() == [b"/a", b"/b/\xff\n"]
-    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope()).names() == start.names()
+    assert start.uses() == {}
+    uses: Uses = {b"/a": None, b"/b/\xff\n": [(0, 4096), (8192, 10000)], b"/1-2 /c": [], b"/b": None}
+    start.keep(uses)
+    assert start.uses() == uses and list(start.uses()) == list(uses)
+    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope()).uses() == uses
     for argv, cwd, scope in (([b"gcc", b"-c"], b"/home/me", Scope()), ([b"gcc", b"-O2"], b"/", Scope())):
-        assert LearnedStart(argv, cwd, scope).names() == []
-    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope(PROJECT)).names() == [], "it may see less"
+        assert LearnedStart(argv, cwd, scope).uses() == {}
+    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope(PROJECT)).uses() == {}, "it may see less"
     (file,) = kept(tmp_path)
     assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
 
@@ -177,26 +206,29 @@ def test_names_are_kept_for_a_command_and_a_directory(start: LearnedStart, tmp_p
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"rexec names 1", b"rexec names 2\0/a", b"rexec names 1\0/a\0b", b"rexec names 1\0/a/../b", b"\0\0",
-        b"rexec names 1\0/", b"rexec names 1\0/a//b", b"rexec names 1" + b"\0/a" * 600,
-        b"rexec names 1\0/" + b"a" * (1 << 18), b"rexec names 1" + b"\0" + b"/a" * 2049,
+        b"", b"rexec start 2", b"rexec names 1\0/a", b"rexec start 2\0/a\0b", b"rexec start 2\0/a/../b", b"\0\0",
+        b"rexec start 2\0/", b"rexec start 2\0/a//b", b"rexec start 2" + b"\0/a" * 1100,
+        b"rexec start 2\0/" + b"a" * (1 << 18), b"rexec start 2" + b"\0" + b"/a" * 2049,
+        b"rexec start 2\0" + b"1-2, /a", b"rexec start 2\0" + b"2-1 /a", b"rexec start 2\0" + b"1-2,3 /a",
+        b"rexec start 2\0" + b"0-1," * 64 + b"2-3 /a", b"rexec start 2\0" + b"-1-2 /a",
+        b"rexec start 2\0" + b"0-10-1 /a", b"rexec start 2\0" + b"1-2/a",
     ],
 )  # fmt: skip
 def test_what_is_not_as_it_was_written_is_ignored_and_written_anew(
     start: LearnedStart, tmp_path: Path, text: bytes
 ) -> None:
-    start.keep([b"/a"])
+    start.keep({b"/a": None})
     kept(tmp_path)[0].write_bytes(text)
-    assert start.names() == []
-    start.keep([b"/b"])
-    assert start.names() == [b"/b"]
+    assert start.uses() == {}
+    start.keep({b"/b": None})
+    assert start.uses() == {b"/b": None}
 
 
 def test_what_is_old_is_learned_anew(start: LearnedStart, tmp_path: Path) -> None:
-    start.keep([b"/a"])
+    start.keep({b"/a": None})
     old = time.time() - learned_starts.OLD_S - 10
     os.utime(kept(tmp_path)[0], (old, old))
-    assert start.names() == []
+    assert start.uses() == {}
 
 
 def test_no_more_starts_are_kept_than_so_many(
@@ -205,10 +237,10 @@ def test_no_more_starts_are_kept_than_so_many(
     monkeypatch.setattr(learned_starts, "MOST_STARTS", 3)
     monkeypatch.setattr(learned_starts, "MOST_BYTES", 100)
     for k in range(6):
-        LearnedStart([b"%d" % k], b"/", Scope()).keep([b"/a"])
+        LearnedStart([b"%d" % k], b"/", Scope()).keep({b"/a": None})
     assert len(kept(tmp_path)) == 3
-    start.keep([b"/" + b"a" * 100])
-    assert len(kept(tmp_path)) == 3 and start.names() == []
+    start.keep({b"/" + b"a" * 100: None})
+    assert len(kept(tmp_path)) == 3 and start.uses() == {}
 
 
 def test_who_has_no_home_has_nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +249,11 @@ def test_who_has_no_home_has_nothing_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr("checkpoint.submit.xdg.cache", none)
     start = LearnedStart([b"gcc"], b"/", Scope())
-    start.keep([b"/a"])
-    assert start.names() == []
+    start.keep({b"/a": None})
+    assert start.uses() == {}
 
 
 def test_where_nothing_can_be_kept_nothing_is(start: LearnedStart, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    start.keep([b"/a"])
-    assert start.names() == []
+    start.keep({b"/a": None})
+    assert start.uses() == {}

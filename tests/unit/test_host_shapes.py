@@ -96,7 +96,13 @@ def test_a_failure_has_one_of_our_codes_and_printable_text() -> None:
 
 def test_a_credit_is_for_what_was_under_way() -> None:
     assert host_frames.credit(bytes((frames.STDIN,)) + (1 << 20).to_bytes(4, "little")) == (frames.STDIN, 1 << 20)
-    for kind, count in ((frames.STDOUT, 1), (frames.IMAGE, (4 << 20) + 1), (frames.STDIN, (1 << 32) - 1)):
+    assert host_frames.credit(bytes((frames.PUSHED,)) + (4 << 20).to_bytes(4, "little")) == (frames.PUSHED, 4 << 20)
+    for kind, count in (
+        (frames.STDOUT, 1),
+        (frames.PUSHED, (4 << 20) + 1),
+        (frames.IMAGE, (4 << 20) + 1),
+        (frames.STDIN, (1 << 32) - 1),
+    ):
         with pytest.raises(ShapeError, match="never under way"):
             host_frames.credit(bytes((kind,)) + count.to_bytes(4, "little"))
 

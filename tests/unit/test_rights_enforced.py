@@ -13,9 +13,10 @@ import pytest
 from remoteio.submit.export import allowed
 from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.rights import Rule
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import names_ahead
+from remoteio.wire import names_ahead, pushed
 from shim.submit import own_code, protect
 from shim.submit.scope import FULL, PROJECT, JobRights, Scope
 from tests.hostile import Host, Refused
@@ -136,11 +137,22 @@ def test_what_is_hidden(of: Of, path: str) -> None:
 @pytest.mark.parametrize("path", HIDDEN)
 def test_what_is_hidden_is_not_told_ahead_either(of: Of, path: str) -> None:
     host = of()
-    payloads = FirstNames([os.fsencode(host.home / path)], lambda names: None).begin(host.export)
+    payloads = FirstNames({os.fsencode(host.home / path): None}, lambda uses: None).begin(host.export)
     told = [part for payload in payloads for part in names_ahead.parse(payload) if part[0] == names_ahead.NAME]
     nodes = [abi.ENTRY.unpack_from(rest)[0] for _, _, _, rest in told]
     assert nodes[-1] == 0 and all(nodes[:-1]), "it is told that there is nothing"
     assert len(nodes) <= len((host.home / path).parts) - 1
+
+
+@pytest.mark.parametrize("path", HIDDEN)
+def test_what_is_hidden_is_not_sent_before_it_is_asked_for(of: Of, path: str) -> None:
+    host = of()
+    sending = Pushing({os.fsencode(host.home / path): [(0, 1 << 20)]})
+    assert host.export.leases.begin() and sending.credited(1 << 20)
+    parts = [part for payload in sending.due(host.export) for part in pushed.parse(payload)]
+    assert {part[0] for part in parts} == {pushed.NAME}
+    assert abi.ENTRY.unpack_from(parts[-1][4])[0] == 0, "it is told that there is nothing"
+    host.export.close()
 
 
 @pytest.mark.parametrize("path", READ_ONLY)

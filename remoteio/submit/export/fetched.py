@@ -26,7 +26,7 @@ class Fetched(ExportBase):
             why = "this job has no leases: a change of what was told could not be told"
             raise OSError(errno.EOPNOTSUPP if may is False else errno.EAGAIN, why)
         node = self.inodes.get(r.nodeid)
-        if not _quiet(node):
+        if not quiet(node):
             raise OSError(errno.EAGAIN, "it changes, or it is no regular file")
         self.inodes.may_open()
         with self.inodes.allowed.refusals.guessing():
@@ -68,7 +68,7 @@ class Fetched(ExportBase):
         return parent if (st.st_dev, st.st_ino) == (node.dev, node.ino) else None
 
 
-def _quiet(node: Node) -> bool:
+def quiet(node: Node) -> bool:
     """Whether it is a file that the job neither writes nor locks, nor any beside it."""
     guarded = node.locks or (node.parent is not None and node.parent.shared)
     written = node.grown is not None or any(handle.writable for handle in list(node.handles.values()))

@@ -1,13 +1,16 @@
-"""Submit side: the names that a command looks up as it starts, learned, and told before it asks the next time.
+"""Submit side: what a command looks up, opens and reads as it starts, learned; its names are told the next time.
 
 Nothing that was learned is told but names: each is looked up when the job starts, by the same operation as if the job
-had asked, so what is told is true then, and it is no more than the job may see.
+had asked, so what is told is true then, and it is no more than the job may see. What is in the files goes to hosts that
+are far (``pushing``).
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.nodes import path
@@ -16,45 +19,83 @@ from remoteio.wire import known, leases, names_ahead
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.frames import KNOWN, LEASED
 
-MOST_NAMES = 512
-FIRST_S = 5.0  # seconds from the first of them, for which names are learned
+Ranges = list[tuple[int, int]]  # from, to, in the order of the file
+Uses = dict[bytes, "Ranges | None"]
+"""Paths in the order in which they were first used: of a file that was opened, what was read; None: looked up alone."""
+
+MOST_NAMES = 1024
+MOST_RANGES = 64  # of one file
+_SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
+FIRST_S = 15.0  # seconds from the first of them, for which they are learned
+_NEAR = 64 << 10  # bytes between two ranges that are learned as one: the kernel reads ahead now less, now more
 
 
 class FirstNames:
-    """Tells the names that are `known`, and learns which are looked up beside.
+    """Tells the names of what is `known` to be used, and learns what is used beside.
 
     Threads: any may call what is here.
     """
 
-    def __init__(self, known: list[bytes], keep: Callable[[list[bytes]], None]) -> None:
-        """`keep` is given all names to be told the next time, if there are more than are known."""
-        self._known, self._keep = known, keep
-        self._new: dict[bytes, None] = {}
+    def __init__(self, known: Uses, keep: Callable[[Uses], None]) -> None:
+        """`keep` is given all that is to be told the next time, if it is more than is known."""
+        self.known, self._keep = known, keep
+        self._uses: Uses = dict(known)
+        self.read: set[bytes] = set()  # the files of which home was asked for something
         self._until: float | None = None  # when the first request comes, FIRST_S later
 
     def begin(self, export: Export) -> Iterator[bytes]:
         """Make the payloads of the NAMES frames that tell what is known of these names now."""
-        return _Telling(export).told(self._known)
+        return _Telling(export).told(self.known)
 
     def saw(self, export: Export, request: abi.Request) -> None:
         """Take note of a request, if it is to be learned."""
-        if request.op != abi.LOOKUP or len(self._new) >= MOST_NAMES:
+        op = request.op
+        if op not in _LEARNED:
             return
         now = time.monotonic()
         if self._until is None:
             self._until = now + FIRST_S
-        if now > self._until:
+        node = export.inodes.nodes.get(request.nodeid)
+        if now > self._until or node is None:
             return
-        parent = export.inodes.nodes.get(request.nodeid)
-        if parent is not None:
-            self._new[path(parent, bytes(request.raw[abi.ARGS : -1]))] = None
+        if op == abi.LOOKUP:
+            self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
+        elif node.kind == stat.S_IFREG and node.parent is not None:
+            if op == abi.READ:
+                _, offset, size, *_ = abi.READ_IN.unpack_from(request.raw, abi.ARGS)
+                self._use(name := path(node.parent, node.name), (offset, offset + size))
+                self.read.add(name)
+            elif not abi.OPEN_IN.unpack_from(request.raw, abi.ARGS)[0] & (os.O_ACCMODE | os.O_TRUNC):
+                self._use(path(node.parent, node.name), (0, 0))
+
+    def _use(self, name: bytes, read: tuple[int, int] | None) -> None:
+        if name not in self._uses and len(self._uses) >= MOST_NAMES:
+            return
+        ranges = self._uses.setdefault(name, None)
+        if read is not None:
+            self._uses[name] = joined(ranges or [], read)
 
     def end(self) -> None:
-        """Have kept what was learned: the job is over, and what it looked up later does not count."""
+        """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
-        found = list(dict.fromkeys([*self._known, *self._new]))[:MOST_NAMES]
-        if len(found) > len(self._known):
-            self._keep(found)
+        if self._uses != self.known:
+            self._keep(self._uses)
+
+
+_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ))
+
+
+def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:
+    """Return the ranges with one more; those that are near each other are one, and of too many the last are left."""
+    found: Ranges = []
+    for begin, end in sorted([*ranges, read]):
+        if end <= begin:
+            continue
+        if found and begin <= found[-1][1] + _NEAR:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((begin, end))
+    return found[:MOST_RANGES]
 
 
 class _Telling:
@@ -65,11 +106,13 @@ class _Telling:
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing is there
         self._parts: list[bytes] = []
 
-    def told(self, names: list[bytes]) -> Iterator[bytes]:
+    def told(self, names: Iterable[bytes]) -> Iterator[bytes]:
+        most = _SOON
         for name in names:
             self._walk(name)
-            if sum(map(len, self._parts)) >= AHEAD // 2:
+            if sum(map(len, self._parts)) >= most:
                 yield self._taken()
+                most = AHEAD // 2
         if self._parts:
             yield self._taken()
 

@@ -81,6 +81,7 @@ class Agent:
             frames.FUSE: self._first_answer,
             frames.KNOWN: self.relay.known,
             frames.NAMES: self.relay.names,
+            frames.PUSHED: self.relay.pushed,
             frames.ORDERED: self.relay.ordered,
             frames.LEASED: self.relay.leased,
             frames.BREAK: self.relay.broken,

@@ -1,0 +1,77 @@
+"""Execute side: how fast home may send what the job has not asked for (``wire.pushed``). Pure. Shipped.
+
+Nothing, where home is near: there a round trip costs less than what is guessed in vain. Else as much is under way as
+the link carries in a round trip or little more: what the job asks for waits behind it. How much that is, is measured as
+by TCP's BBR: the link's rate is the most that came in the time from a grant to its last byte; while that grows, twice
+as much is granted the next time.
+
+Nor is more sent than the link carries in UNUSED_S, and that was not used: a command that does something else than the
+last time is left alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from remoteio.wire.pushed import FRAME, WIDEST
+
+FAR = 0.003
+"""Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
+host as much; a third of what is sent may be for nothing."""
+SURELY_FAR = 0.015
+"""Seconds that the first answer took from which on no second one is waited for: home was busy for less than that."""
+FIRST = 128 << 10
+LEAST = 16 << 10
+UNUSED_S = 0.3
+_GROWS = 1.25  # times: the link is faster than was known
+_FULL = 3  # grants in a row by which it was not
+
+
+class Pace:
+    """Knows how much to grant: bytes, of which the caller tells home.
+
+    over    nothing is granted any more: home is near
+    wanted  home has something to send
+    come    bytes that have come
+    """
+
+    def __init__(self) -> None:
+        self.come = 0
+        self.over = self.wanted = False
+        self._granted = self._window = self._answers = self._level = 0
+        self._fastest = float("inf")
+        self._rate = 0.0
+        self._grants: deque[tuple[int, int, float]] = deque()  # up to which byte, what had come, when
+
+    def answered(self, waited: float, now: float, unused: int) -> int:
+        """Take note that home took so long for an answer; return what to grant."""
+        self._answers += 1
+        self._fastest = min(self._fastest, waited)
+        self.over = self._fastest < FAR
+        return self.grant(now, unused)
+
+    def came(self, size: int, now: float, unused: int) -> int:
+        """Take note that so much has come; return what to grant."""
+        self.come += size
+        while self._grants and self._grants[0][0] <= self.come:
+            _, before, at = self._grants.popleft()
+            self._learn((self.come - before) / max(now - at, 1e-6))
+        return self.grant(now, unused)
+
+    def _learn(self, rate: float) -> None:
+        self._level = 0 if rate > _GROWS * self._rate else self._level + 1
+        self._rate = max(rate, self._rate)
+        gain = 2.0 if self._level < _FULL else _GROWS
+        self._window = int(min(max(gain * self._rate * self._fastest, LEAST), WIDEST))
+
+    def grant(self, now: float, unused: int) -> int:
+        """Return what to grant, when so much of what has come was not used."""
+        if not self._window and self.wanted and (self._answers > 1 or SURELY_FAR <= self._fastest < float("inf")):
+            self._window = FIRST
+        under_way = max(self._granted - self.come, 0)
+        room = min(self._window, max(2 * FIRST, int(self._rate * UNUSED_S)) - unused) - under_way
+        if self.over or room < max(min(self._window // 4, FRAME), 1):
+            return 0
+        self._granted = self.come + under_way + room
+        self._grants.append((self._granted, self.come, now))
+        return room

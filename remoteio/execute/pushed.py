@@ -1,0 +1,173 @@
+"""Execute side: contents of files that home has sent before the job asks for them (``wire.pushed``). Pure. Shipped.
+
+Such a file is under a lease on its contents: it is opened here (``opened``), and what of it has come is read here, for
+as long as nobody changes it. Who reads what is on its way waits for it, rather than ask again. What has been given to
+the kernel, which keeps it, is kept no longer, nor what is not asked for within UNUSED_S. The first time that it is
+opened the kernel drops its pages of it: they may be older.
+
+The caller sees to it that one thread at a time is here (``relay.Relay._order``).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from remoteio.execute.counts import Guesses
+from remoteio.execute.pace import Pace
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import PUSHED_KEPT
+
+UNUSED_S = 10.0  # seconds
+
+Waiting = tuple[int, bytes]  # the number of a READ, and it whole
+
+
+class _File:
+    __slots__ = ("at", "due", "pieces", "size", "waiting")
+
+    def __init__(self, size: int, due: list[tuple[int, int]], now: float) -> None:
+        self.size, self.due, self.at = size, due, now
+        self.pieces: dict[int, bytes] = {}  # by their offsets
+        self.waiting: list[Waiting] = []
+
+    def came(self, offset: int, end: int) -> None:
+        """Take note that so much of what is due has come."""
+        self.due = [
+            (end if begin == offset else begin, last) for begin, last in self.due if (begin, last) != (offset, end)
+        ]
+
+    def holds(self, offset: int, end: int, coming: bool) -> list[int] | None:
+        """List which pieces have all of that; `coming`: or will have it. None: it is not all here."""
+        found = []
+        spans = [(begin, begin + len(piece)) for begin, piece in self.pieces.items()]
+        for begin, last in sorted(spans + self.due if coming else spans):
+            if begin <= offset < last:
+                found.append(begin)
+                offset = last
+                if offset >= end:
+                    return found
+        return None
+
+
+class Pushed:
+    """Keeps what has come of files, and how fast it may come (`pace`).
+
+    used      bytes that were given to the kernel
+    guesses   how many files came, and were opened
+    released  who waited for what does not come
+    """
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.used = 0
+        self.guesses = Guesses()
+        self.released: list[Waiting] = []
+        self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
+        self._bytes = self._waiting = 0
+
+    def answered(self, waited: float, now: float) -> int:
+        """Take note that home took so long for an answer; return how much it may send."""
+        if self.pace.over:
+            return 0
+        grant = self.pace.answered(waited, now, self._unused())
+        if self.pace.over and self._waiting:
+            self.clear()  # no more of it will come
+        return grant
+
+    def came(self, size: int, now: float) -> int:
+        """Take note that so much came; return how much home may send."""
+        return self.pace.came(size, now, self._unused() - size)
+
+    def more(self, now: float) -> int:
+        """Return how much home may send, now that some of it was used."""
+        return self.pace.grant(now, self._unused())
+
+    def _unused(self) -> int:
+        # while anybody waits for what is to come, more of it is not for nothing
+        return 0 if self._waiting else self.pace.come - self.used
+
+    def file(self, nodeid: int, size: int, due: list[tuple[int, int]], now: float) -> None:
+        """Take note that a file may be opened that is as long as that, and what of it is to come."""
+        self.changed(nodeid)
+        if all(0 <= begin < end <= size for begin, end in due):
+            self._files[nodeid] = _File(size, due, now)
+            self.guesses.came += bool(due)
+
+    def data(self, nodeid: int, offset: int, data: bytes) -> list[tuple[int, bytes]]:
+        """Keep what a file holds from `offset` on, if that is due; return the answers to who waited for it."""
+        file, end = self._files.get(nodeid), offset + len(data)
+        if file is None or not any(begin == offset < end <= last for begin, last in file.due):
+            return []
+        file.came(offset, end)
+        file.pieces[offset] = data
+        self._bytes += len(data)
+        waiting, file.waiting = file.waiting, []
+        self._waiting -= len(waiting)
+        found = []
+        for unique, raw in waiting:
+            answer = self.read(nodeid, *_asked(raw))
+            if answer is None:
+                self.waits(nodeid, (unique, raw))
+            else:
+                found.append((unique, abi.reply(unique, answer)))
+        while self._bytes > PUSHED_KEPT:
+            self.changed(next(iter(self._files)))
+        return found
+
+    def may_open(self, nodeid: int) -> bool:
+        """Say whether it may be opened here."""
+        return nodeid in self._files
+
+    def read(self, nodeid: int, offset: int, size: int) -> bytes | None:
+        """Take that much from there, or up to the file's end; None: not all of it is here."""
+        file = self._files.get(nodeid)
+        if file is None or offset >= file.size:
+            return None
+        end = min(offset + size, file.size)
+        found = file.holds(offset, end, False)
+        if found is None:
+            return None
+        self.used += end - offset
+        return b"".join(self._take(file, begin, offset, end) for begin in found)
+
+    def _take(self, file: _File, begin: int, offset: int, end: int) -> bytes:
+        piece = file.pieces[begin]
+        if offset <= begin and begin + len(piece) <= end:
+            self._bytes -= len(file.pieces.pop(begin))
+        return piece[max(offset - begin, 0) : end - begin]
+
+    def waits(self, nodeid: int, waiting: Waiting) -> bool:
+        """Put a READ off, if what it asks for is on its way."""
+        file = self._files.get(nodeid)
+        if file is None or not file.due or self.pace.over:
+            return False
+        offset, size = _asked(waiting[1])
+        if offset >= file.size or file.holds(offset, min(offset + size, file.size), True) is None:
+            return False
+        file.waiting.append(waiting)
+        self._waiting += 1
+        return True
+
+    def changed(self, nodeid: int) -> None:
+        """Forget a file that somebody changes."""
+        file = self._files.pop(nodeid, None)
+        if file is not None:
+            self._bytes -= sum(map(len, file.pieces.values()))
+            self._waiting -= len(file.waiting)
+            self.released += file.waiting
+
+    def expire(self, now: float) -> None:
+        """Forget what has not been asked for in time."""
+        while self._files and next(iter(self._files.values())).at + UNUSED_S < now:
+            self.changed(next(iter(self._files)))
+
+    def clear(self) -> None:
+        """Forget all."""
+        for nodeid in list(self._files):
+            self.changed(nodeid)
+
+
+def _asked(raw: bytes) -> tuple[int, int]:
+    """From where on a READ asks for how much."""
+    _, offset, size, *_ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+    return offset, size

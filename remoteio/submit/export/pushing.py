@@ -1,0 +1,205 @@
+"""Submit side: what a command used as it started the last time, sent before it asks (``wire.pushed``).
+
+For hosts that are far, which ask for it by CREDIT, and are sent no more than that. Each name is looked up, and each
+file is opened, as if the job had asked: what is sent is true then, holds until a BREAK, and is no more than the job may
+see. What the job writes or locks, or is not under a lease, is left to be asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Generator, Iterator, Set
+from typing import NamedTuple
+
+from remoteio.submit.export.descriptors import Descriptor
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.fetched import quiet
+from remoteio.submit.export.first_names import Ranges, Uses
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import known, leases, listed, pushed
+from remoteio.wire.coherence import AHEAD
+from remoteio.wire.frames import KNOWN, LEASED
+
+MOST_BYTES = 64 << 20  # of one start
+_AT_ONCE = 64  # paths whose names go ahead of what is in them
+_NAMED = leases.NAME | leases.ATTR
+
+
+class _Found(NamedTuple):
+    """What a name leads to: `entry`, as a LOOKUP gives it; whether it is leased; where it points."""
+
+    entry: bytes
+    leased: bool
+    link: bytes
+
+
+class _File(NamedTuple):
+    """A file that is open, what is to be sent of it, and whether it has no ``security.capability``."""
+
+    node: int
+    fd: Descriptor
+    ranges: Ranges
+    bare: bool
+
+
+class Pushing:
+    """Makes the payloads of the PUSHED frames for what is known to be used, as far as there is credit.
+
+    Threads: any; one at a time makes them, and another who comes meanwhile leaves it to that one.
+    """
+
+    def __init__(self, uses: Uses, asked: Set[bytes] = frozenset()) -> None:
+        """`asked`: the files of which the job has asked for something: it is ahead of what is sent."""
+        self._uses, self._asked = uses, asked
+        self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is leased is there
+        self._lock = threading.Lock()
+        self._credit, self._busy = 0, False
+        self._frames: Iterator[bytes] | None = None
+
+    def credited(self, size: int) -> bool:
+        """Take note that so much more may be sent. Whether the caller is to send what ``due`` gives."""
+        with self._lock:
+            self._credit += size
+            busy, self._busy = self._busy, True
+        return not busy
+
+    def due(self, export: Export) -> Iterator[bytes]:
+        """Make what may be sent now."""
+        if self._frames is None:
+            self._frames = self._all(export) if export.leases.wanted() else iter(())
+        while True:
+            with self._lock:
+                if self._credit <= 0:
+                    self._busy = False
+                    return
+            payload = next(self._frames, b"")
+            if not payload:
+                return  # and nobody is to begin again
+            with self._lock:
+                self._credit -= len(payload)
+            yield payload
+
+    def _all(self, export: Export) -> Iterator[bytes]:
+        parts: list[bytes] = []
+        size = 0
+        for part in self._parts(export):
+            if size + len(part) > pushed.FRAME:
+                yield b"".join(parts)
+                parts, size = [], 0
+            parts.append(part)
+            size += len(part)
+        if parts:
+            yield b"".join(parts)
+
+    def _parts(self, export: Export) -> Iterator[bytes]:
+        """All parts: of some paths after the other the names, then of these the contents."""
+        left, todo = MOST_BYTES, list(self._uses.items())
+        while todo:
+            some, todo = todo[:_AT_ONCE], todo[_AT_ONCE:]
+            files = []
+            for name, ranges in some:
+                node = yield from self._names(export, name)
+                if ranges is None or not node or name in self._asked:
+                    continue
+                file = _file(export, node, ranges, left)
+                if file is not None:
+                    left -= sum(end - begin for begin, end in file.ranges)
+                    files.append(file)
+                    yield pushed.pack_file(node, file.ranges, file.bare)
+            for file in files:
+                yield from _contents(file)
+
+    def _names(self, export: Export, name: bytes) -> Generator[bytes, None, int]:
+        """The parts for what is on the way to a path, and it itself; return its node, 0: there is none to send."""
+        node, at = abi.ROOT_ID, b""
+        for last in name[1:].split(b"/"):
+            at += b"/" + last
+            found = self._nodes.get(at)
+            if found is None:
+                told = _look_up(export, node, last)
+                found = self._nodes[at] = abi.ENTRY.unpack_from(told.entry)[0] if told.leased else 0
+                yield from _told(node, last, told)
+            if not found:
+                return 0
+            node = found
+        return node
+
+
+def _contents(file: _File) -> Iterator[bytes]:
+    try:
+        for begin, end in file.ranges:
+            for offset in range(begin, end, pushed.PIECE):
+                data = os.pread(file.fd, min(pushed.PIECE, end - offset), offset)
+                if len(data) < min(pushed.PIECE, end - offset):
+                    yield pushed.pack_file(file.node, [], False)  # nobody is to wait for it
+                    return
+                yield pushed.pack(pushed.DATA, file.node, b"", data, offset)
+    except OSError:
+        yield pushed.pack_file(file.node, [], False)
+
+
+def _look_up(export: Export, parent: int, name: bytes, again: bool = False) -> _Found:
+    if (above := export.inodes.nodes.get(parent)) is not None:
+        above.asked = 0  # so many names in a row are no reason to tell all that is in the directory
+    answer = export.answer(abi.Request(abi.request(abi.LOOKUP, parent, name + b"\0")))
+    assert answer is not None
+    kind, payload = answer
+    what, link = 0, b""
+    if kind == LEASED:
+        kind, what, _, told = leases.split(payload)
+        payload = bytes(told)
+    reply, rest = known.split(payload) if kind == KNOWN else (payload, b"")
+    if abi.OUT_HEADER.unpack_from(reply)[1]:
+        return _Found(b"", False, b"")
+    entry = bytes(reply[abi.OUT_HEADER.size :])
+    node = abi.ENTRY.unpack_from(entry)[0]
+    if kind == KNOWN:
+        beside = known.parse(abi.LOOKUP, rest)
+        link = beside.link
+        for each in listed.walk(beside.listing.entries) if beside.listing is not None else ():
+            export.inodes.forget(each[2], 1)
+    if what & _NAMED == _NAMED or (what & leases.NAME and not node):
+        return _Found(entry, True, link)
+    # a file that is met once is not leased
+    found = _look_up(export, parent, name, True) if what == leases.NAME and not again else _Found(b"", False, b"")
+    export.inodes.forget(node, 1)
+    return found
+
+
+def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | None:
+    """Open a file, of which no more than so many bytes may be sent, and watch it; None: not this one."""
+    node = export.inodes.nodes.get(nodeid)
+    if node is None or not quiet(node):
+        return None
+    try:
+        with export.inodes.allowed.refusals.guessing():
+            fd = Descriptor(export.inodes.descriptors.reopen(node, os.O_RDONLY))
+        st = os.fstat(fd) if export.leases.watches(node, fd) else None
+    except OSError:
+        return None  # who asks for it is told so
+    # changed since the kernel was told its size, it is opened as others are: only then is the kernel told so
+    if st is None or not stat.S_ISREG(st.st_mode) or st.st_ctime_ns != node.ctime:
+        return None
+    whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
+    due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < st.st_size]
+    if sum(end - begin for begin, end in due) > most or not export.leases.contents(fd, st):
+        return None
+    return _File(nodeid, fd, due, _bare(fd)) if export.inodes.descriptors.keeps(node, fd) else None
+
+
+def _bare(fd: int) -> bool:
+    try:
+        os.getxattr(fd, "security.capability")
+    except OSError as e:
+        return e.errno == errno.ENODATA
+    return False
+
+
+def _told(parent: int, name: bytes, found: _Found) -> Iterator[bytes]:
+    if found.leased:
+        yield pushed.pack(pushed.NAME, parent, name, found.entry)
+        if found.link:
+            yield pushed.pack(pushed.TARGET, abi.ENTRY.unpack_from(found.entry)[0], b"", found.link)

@@ -1,0 +1,71 @@
+"""Tell a host what the job is likely to use, before it asks; as the session's own threads do it.
+
+Its names go when the host has greeted, and what they lead to as a host that is far asks for it. Both are made by a
+thread that nobody waits for, as a disk that does not answer may keep it waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.first_names import FirstNames
+from remoteio.wire import frames, fuse_abi
+from shim.submit import host_frames
+
+if TYPE_CHECKING:
+    from remoteio.submit.export.pushing import Pushing
+
+NAMES_DUE, PUSH_DUE = memoryview(b""), memoryview(b"")
+"""Among a session's requests: it is time to tell names, or to send what was asked for."""
+
+
+def is_due(item: bytes | memoryview) -> bool:
+    """Say whether a request is none of the host's, but one of the two here."""
+    return item is NAMES_DUE or item is PUSH_DUE
+
+
+class ToldAhead:
+    """Tells what `first_names` knows, and has it learn. None: nothing, as of a job that others may take up.
+
+    Threads: `credited` is for the one that receives; all else for any.
+    """
+
+    def __init__(self, first_names: FirstNames | None) -> None:
+        self._first_names = first_names
+        self._pushing: Pushing | None = None
+
+    def saw(self, export: Export, request: fuse_abi.Request) -> None:
+        """Take note of what the job asks for."""
+        if self._first_names is not None:
+            self._first_names.saw(export, request)
+
+    def end(self) -> None:
+        """Take note that the job is over."""
+        if self._first_names is not None:
+            self._first_names.end()
+
+    def credited(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+        """Take a CREDIT for what is PUSHED; return what is due now among the requests."""
+        _, count = host_frames.credit(payload)
+        if self._first_names is None:
+            return []
+        if self._pushing is None:
+            from remoteio.submit.export.pushing import Pushing  # for hosts that are far
+
+            self._pushing = Pushing(self._first_names.known, self._first_names.read)
+        return [PUSH_DUE] if self._pushing.credited(count) else []
+
+    def made(self, item: bytes | memoryview, export: Export, over: threading.Event) -> Iterator[tuple[int, bytes]]:
+        """Make the frames that are due, until it is `over`."""
+        told: Iterator[bytes] = iter(())
+        if item is NAMES_DUE and self._first_names is not None:
+            told = self._first_names.begin(export)
+        elif item is PUSH_DUE and self._pushing is not None:
+            told = self._pushing.due(export)
+        for payload in told:
+            if over.is_set():
+                return
+            yield frames.NAMES if item is NAMES_DUE else frames.PUSHED, payload

@@ -1,0 +1,133 @@
+"""What a command used as it started the last time, sent before it asks: it is used without asking, and is true."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from remoteio.submit.export.first_names import Uses
+from tests.desk_hosts import SUBMIT_USER
+from tests.mounted import mounted
+from tests.program import Rexec
+
+LARGE = random.Random(3).randbytes(1 << 20)
+USES: Uses = {
+    b"/lib": None,
+    b"/lib/gone": None,
+    b"/link": None,
+    b"/lib/small": [],
+    b"/lib/other": [],
+    b"/lib/large": [(0, len(LARGE))],
+}
+ASKS = {"lookup", "open", "read", "readlink"}  # and for the attributes of the root, which nothing leads to
+
+
+class Served:
+    """A tree here, where it is mounted, and what home was asked."""
+
+    def __init__(self, here: Path, there: Path, asked: Path) -> None:
+        self.here, self.there, self._asked = here, there, asked
+
+    def asks_home(self) -> None:
+        """Have home asked for what nobody but it knows: all that it had to say comes ahead of the answer."""
+        assert os.statvfs(self.there).f_blocks
+
+    def asked(self, does: Callable[[], object]) -> set[str]:
+        """What home is asked when that is done."""
+        self.asks_home()
+        self._asked.write_text("")
+        does()
+        return ASKS & set(self._asked.read_text().split())
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    if os.geteuid() != 0:
+        pytest.skip("mounts as root")
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    (here / "lib").mkdir(parents=True)
+    there.mkdir()
+    for name in ("small", "other"):
+        (here / "lib" / name).write_text(name)
+    (here / "lib/large").write_bytes(LARGE)
+    (here / "link").symlink_to("lib/small")
+    with mounted(here, there, uses=USES, asked=asked):
+        yield Served(here, there, asked)
+
+
+def test_home_is_asked_for_nothing_of_it(served: Served) -> None:
+    def reads() -> None:
+        assert (served.there / "link").read_text() == "small"
+        assert not (served.there / "lib/gone").exists()
+        with (served.there / "lib/large").open("rb") as file:
+            with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as seen:
+                assert seen[500_000:500_100] == LARGE[500_000:500_100]
+            assert file.read() == LARGE
+
+    assert served.asked(reads) == set()
+    assert served.asked(lambda: (served.there / "lib/large").read_bytes()) == set(), "the kernel has its pages"
+
+
+@pytest.mark.parametrize("how", ["written", "appended", "replaced", "removed", "cut"])
+def test_what_others_change_is_seen_by_who_has_heard_of_it(served: Served, how: str) -> None:
+    at = served.here / "lib/large"
+    if how == "replaced":
+        (served.here / "new").write_text(how)
+        (served.here / "new").rename(at)
+    elif how == "removed":
+        at.unlink()
+    elif how == "cut":
+        os.truncate(at, 100_000)
+    else:
+        with at.open("ab" if how == "appended" else "r+b") as file:
+            file.write(how.encode())
+    served.asks_home()
+    seen = served.there / "lib/large"
+    assert (seen.read_bytes() if seen.exists() else None) == (at.read_bytes() if at.exists() else None)
+
+
+def test_what_is_changed_while_it_is_read_is_not_read_as_it_was(served: Served) -> None:
+    with (served.there / "lib/large").open("rb", buffering=0) as file:
+        assert file.read(4096) == LARGE[:4096]
+        with (served.here / "lib/large").open("r+b") as other:
+            other.seek(900_000)
+            other.write(b"another")
+        served.asks_home()
+        file.seek(900_000)
+        assert file.read(7) == b"another"
+
+
+def test_what_the_job_changes_is_seen_by_it(served: Served) -> None:
+    small, other, large = (served.there / "lib" / name for name in ("small", "other", "large"))
+    small.write_text("of its own")
+    assert small.read_text() == (served.here / "lib/small").read_text() == "of its own"
+    other.chmod(0o600)
+    with other.open("a") as file:
+        file.write(", and more")
+    assert other.read_text() == "other, and more"
+    with large.open("r+b") as both:
+        both.seek(100)
+        both.write(b"x")
+        assert both.read(10) == LARGE[101:111]
+    assert large.read_bytes() == LARGE[:100] + b"x" + LARGE[101:]
+    large.unlink()
+    assert not large.exists() and not (served.here / "lib/large").exists()
+
+
+def test_a_far_host_runs_a_command_again_as_the_files_are_then(rexec: Rexec, place: Callable[[str], Path]) -> None:
+    directory = place(SUBMIT_USER)
+    for name in ("a", "c"):
+        (directory / name).write_text(name * 1000)
+    (directory / "large").write_bytes(LARGE)
+    for text, left in (("first", b"c" * 1000), ("second", b"")):
+        (directory / "b").write_text(text)
+        if not left:
+            (directory / "c").unlink()
+        job = rexec(["cat", "a", "b", "large", "c"], on="alpha-far20", as_user=SUBMIT_USER, cwd=directory)
+        assert job.stdout == b"a" * 1000 + text.encode() + LARGE + left, job.stderr
+        assert (job.returncode == 0) == bool(left)

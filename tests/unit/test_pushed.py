@@ -1,0 +1,405 @@
+"""What a command used the last time is sent before it asks: what of it is sent, when it may be used, and how fast."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from remoteio.errors import ProtocolError
+from remoteio.execute import pace
+from remoteio.execute import pushed as here
+from remoteio.execute.known_ahead import KnownAhead
+from remoteio.execute.pace import Pace
+from remoteio.execute.pushed import UNUSED_S, Pushed
+from remoteio.submit.export import pushing
+from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
+from remoteio.submit.export.first_names import Uses
+from remoteio.submit.export.pushing import Pushing
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases, pushed
+from remoteio.wire.frames import HEADER, LARGE
+from tests.hostile import Host
+
+NOW = 100.0
+LARGE_FILE = random.Random(1).randbytes(300_000)
+
+
+def frames_of(host: Host, uses: Uses, credit: int = 1 << 30) -> list[bytes]:
+    sending = Pushing(uses)
+    assert sending.credited(credit)
+    return list(sending.due(host.export))
+
+
+def parts_of(host: Host, uses: Uses) -> list[tuple[int, int, bytes, int, bytes]]:
+    return [part for payload in frames_of(host, uses) for part in pushed.parse(payload)]
+
+
+def facts_of(host: Host, uses: Uses) -> KnownAhead:
+    facts = KnownAhead()
+    facts.leases.heard = NOW
+    for payload in frames_of(host, uses):
+        facts.pushed(payload, NOW)
+    return facts
+
+
+def asked(op: int, node: int, args: bytes) -> memoryview:
+    return memoryview(abi.request(op, node, args, 7))
+
+
+def look_up(facts: KnownAhead, *names: bytes) -> int | None:
+    """The node that the path leads to by what is known, 0: nothing; None: home must be asked."""
+    node: int | None = abi.ROOT_ID
+    for name in names:
+        answer = facts.answer(abi.LOOKUP, 7, node or 0, asked(abi.LOOKUP, node or 0, name + b"\0"), NOW)
+        node = None if answer is None else abi.ENTRY.unpack_from(answer, 16)[0]
+    return node
+
+
+def opened(facts: KnownAhead, node: int | None, flags: int = os.O_RDONLY) -> tuple[int, int] | None:
+    """The handle and what the kernel is told of its pages; None: home must be asked."""
+    answer = facts.answer(abi.OPEN, 7, node or 0, asked(abi.OPEN, node or 0, abi.OPEN_IN.pack(flags, 0)), NOW)
+    return None if answer is None else abi.OPEN_OUT.unpack_from(answer, 16)[:2]
+
+
+def read(facts: KnownAhead, node: int | None, offset: int, size: int, flags: int = 0) -> bytes | None:
+    args = abi.READ_IN.pack(1, offset, size, 0, 0, flags, 0)
+    answer = facts.answer(abi.READ, 7, node or 0, asked(abi.READ, node or 0, args), NOW)
+    return None if answer is None else bytes(answer[16:])
+
+
+@pytest.fixture
+def top(tmp_path: Path) -> Path:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/small").write_bytes(b"small")
+    (tmp_path / "lib/large").write_bytes(LARGE_FILE)
+    (tmp_path / "link").symlink_to("lib/small")
+    return tmp_path
+
+
+@pytest.fixture
+def host(top: Path) -> Iterator[Host]:
+    made = Host.of(top)
+    assert made.export.leases.begin()
+    yield made
+    made.export.close()
+
+
+USES: Uses = {b"/lib": None, b"/link": None, b"/lib/small": [], b"/lib/gone": None, b"/lib/large": [(0, 100_000)]}
+
+
+def test_what_was_used_is_opened_and_read_without_asking(host: Host) -> None:
+    facts = facts_of(host, USES)
+    small = look_up(facts, b"lib", b"small")
+    assert small and look_up(facts, b"lib", b"gone") == 0
+    link = look_up(facts, b"link")
+    assert facts.answer(abi.READLINK, 7, link or 0, asked(abi.READLINK, link or 0, b""), NOW) == abi.reply(
+        7, b"lib/small"
+    )
+    first = opened(facts, small)
+    assert first and first[0] >= abi.OWN_FILES and not first[1], "the kernel drops what it may have had of it"
+    assert read(facts, small, 0, 4096) == b"small"
+    again = opened(facts, small)
+    assert again and again[1] == abi.FOPEN_KEEP_CACHE
+    large = look_up(facts, b"lib", b"large")
+    assert read(facts, large, 0, 4096) is None, "nobody has opened it"
+    assert opened(facts, large)
+    for offset, size in ((0, 4096), (90_000, 10_000), (5000, 80_000)):
+        assert read(facts, large, offset, size) == LARGE_FILE[offset : offset + size]
+    assert read(facts, large, 99_999, 2) is None, "that was not used the last time"
+    capability = abi.GETXATTR_IN.pack(100, 0) + b"security.capability\0"
+    assert facts.answer(abi.GETXATTR, 7, large or 0, asked(abi.GETXATTR, large or 0, capability), NOW)
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_RDONLY | os.O_APPEND])
+def test_who_does_not_read_it_alone_asks_home(host: Host, flags: int) -> None:
+    facts = facts_of(host, USES)
+    small = look_up(facts, b"lib", b"small")
+    assert opened(facts, small, flags) is None
+    assert opened(facts, small) and read(facts, small, 0, 4096, os.O_DIRECT) is None
+
+
+def test_what_others_have_changed_is_not_used(host: Host, top: Path) -> None:
+    for late in (False, True):  # the break comes ahead of what was sent, or behind it
+        facts, payloads = KnownAhead(), frames_of(host, USES)
+        facts.leases.heard = NOW
+        host.export.leases.due()
+        (top / "lib/small").write_text(f"changed {late}")
+        broken = leases.broken(host.export.leases.due()[HEADER.size :])
+        for step in (0, 1):
+            if step == late:
+                facts.broken(broken)
+            else:
+                for payload in payloads:
+                    facts.pushed(payload, NOW)
+        small = look_up(facts, b"lib", b"small")
+        assert not small or opened(facts, small) is None
+
+
+def test_what_the_job_has_changed_is_not_used(host: Host) -> None:
+    payloads = frames_of(host, USES)
+    small = host.walk("lib/small")
+    for op, node in ((abi.WRITE, small), (abi.SETATTR, small), (abi.UNLINK, abi.ROOT_ID)):
+        facts = KnownAhead()
+        facts.leases.heard = NOW
+        facts.asked(op, node)
+        for payload in payloads:
+            facts.pushed(payload, NOW)
+        assert look_up(facts, b"lib", b"small") is None or opened(facts, small) is None
+    for op in (abi.WRITE, abi.SETATTR):
+        facts = facts_of(host, USES)
+        found = look_up(facts, b"lib", b"small")
+        assert opened(facts, found)
+        facts.asked(op, found or 0)
+        assert read(facts, found, 0, 4096) is None and opened(facts, found) is None
+
+
+def test_a_host_that_has_not_heard_of_home_for_long_asks(host: Host) -> None:
+    facts = facts_of(host, USES)
+    small = look_up(facts, b"lib", b"small")
+    assert opened(facts, small)
+    facts.leases.heard = NOW - 10
+    assert read(facts, small, 0, 4096) is None and opened(facts, small) is None
+
+
+def test_what_may_not_be_seen_is_not_sent(top: Path) -> None:
+    host = Host.of(top, Confinement([Mark(b"/lib", HIDDEN, None)]))
+    assert host.export.leases.begin()
+    assert {part[0] for part in parts_of(host, USES)} == {pushed.NAME, pushed.TARGET}
+    assert look_up(facts_of(host, USES), b"lib") == 0
+    host.export.close()
+
+
+def test_what_is_open_for_writing_is_not_sent(host: Host, top: Path) -> None:
+    with open(top / "lib/small", "ab"):
+        facts = facts_of(host, USES)
+        assert opened(facts, look_up(facts, b"lib", b"small")) is None
+    facts = facts_of(host, USES)
+    assert opened(facts, look_up(facts, b"lib", b"small"))
+
+
+def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
+    sending = Pushing({b"/lib/large": [(0, len(LARGE_FILE))]})
+    sent: list[bytes] = []
+    while len(sent) < 20 and sum(map(len, sent)) < len(LARGE_FILE):
+        assert sending.credited(10_000)
+        sent += list(sending.due(host.export))
+    assert sum(map(len, sent)) >= len(LARGE_FILE)
+    assert all(len(payload) + HEADER.size < LARGE for payload in sent)
+    assert all(len(a) <= pushed.FRAME for a, _ in pairwise(sent))
+    assert sending.credited(1 << 20) and not list(sending.due(host.export)), "all was sent"
+    assert not sending.credited(10_000), "and nobody is to look again"
+
+
+def test_of_one_start_no_more_is_sent_than_so_much(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "MOST_BYTES", 100_001)
+    facts = facts_of(host, {**USES, b"/lib/small": None})
+    assert opened(facts, look_up(facts, b"lib", b"large"))
+    monkeypatch.setattr(pushing, "MOST_BYTES", 100_000)
+    facts = facts_of(host, USES)
+    assert opened(facts, look_up(facts, b"lib", b"large")) is None, "what is left is for those that fit"
+    assert opened(facts, look_up(facts, b"lib", b"small"))
+
+
+def test_what_the_job_reads_before_it_is_sent_is_not_sent(host: Host) -> None:
+    sending = Pushing(USES, {b"/lib/small"})
+    assert sending.credited(1 << 20)
+    files = [
+        part[1] for payload in sending.due(host.export) for part in pushed.parse(payload) if part[0] == pushed.FILE
+    ]
+    assert files == [host.walk("lib/large")]
+
+
+def test_who_waits_is_told_of_what_does_not_come(host: Host, top: Path) -> None:
+    sending = Pushing(USES)
+    assert sending.credited(1)
+    facts = KnownAhead()
+    facts.leases.heard = NOW
+    payloads = sending.due(host.export)
+    facts.pushed(next(payloads), NOW)
+    large = look_up(facts, b"lib", b"large")
+    assert opened(facts, large)
+    raw = bytes(asked(abi.READ, large or 0, abi.READ_IN.pack(1, 90_000, 4096, 0, 0, 0, 0)))
+    assert facts.waits(abi.READ, large or 0, (7, raw))
+    os.truncate(top / "lib/large", 50_000)
+    sending.credited(1 << 20)
+    for payload in payloads:
+        facts.pushed(payload, NOW)
+    assert facts.opened.pushed.released == [(7, raw)] and facts.unused()
+
+
+# what has come
+
+
+def request(offset: int, size: int, unique: int = 7) -> tuple[int, bytes]:
+    return unique, bytes(asked(abi.READ, 5, abi.READ_IN.pack(1, offset, size, 0, 0, 0, 0)))
+
+
+def test_who_reads_what_is_on_its_way_waits_for_it() -> None:
+    table, data = Pushed(), LARGE_FILE[:100]
+    table.file(5, 200, [(10, 60), (70, 100)], NOW)
+    assert (
+        not table.waits(5, request(0, 20))
+        and not table.waits(5, request(50, 20))
+        and not table.waits(6, request(10, 1))
+    )
+    assert (
+        table.waits(5, request(10, 30, 1)) and table.waits(5, request(55, 5, 2)) and table.waits(5, request(75, 5, 3))
+    )
+    assert table.data(5, 10, data[10:30]) == []
+    assert table.data(5, 30, data[30:60]) == [(1, abi.reply(1, data[10:40])), (2, abi.reply(2, data[55:60]))]
+    assert table.data(5, 70, data[70:100]) == [(3, abi.reply(3, data[75:80]))]
+    assert table.used == 40 and not table.released
+
+
+@pytest.mark.parametrize("how", ["changed", "cleared", "late", "pushed out", "near"])
+def test_who_waits_asks_home_when_it_holds_no_more(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Pushed()
+    table.file(5, 200, [(0, 200)], NOW)
+    assert table.waits(5, request(0, 200))
+    if how == "changed":
+        table.changed(5)
+    elif how == "cleared":
+        table.clear()
+    elif how == "near":
+        assert table.answered(0.0001, NOW) == 0, "home is near, and is granted no more"
+    elif how == "late":
+        table.expire(NOW + UNUSED_S + 0.1)
+    else:
+        monkeypatch.setattr(here, "PUSHED_KEPT", 100)
+        assert table.data(5, 0, bytes(101)) == []
+    assert table.released == [request(0, 200)]
+    assert not table.may_open(5) and table.data(5, 101, bytes(10)) == [] and table.read(5, 0, 10) is None
+
+
+def test_no_more_is_kept_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "PUSHED_KEPT", 1000)
+    table = Pushed()
+    for node in range(1, 101):
+        table.file(node, 100, [(0, 100)], NOW)
+        table.data(node, 0, bytes(100))
+    assert [node for node in range(1, 101) if table.may_open(node)] == list(range(91, 101))
+    assert all(table.read(node, 0, 100) for node in range(91, 101))
+    table.file(200, 1000, [(0, 1000)], NOW)
+    table.data(200, 0, bytes(1000))
+    assert table.may_open(91), "what the kernel has been given is not kept"
+
+
+def test_what_was_not_promised_is_not_kept() -> None:
+    table = Pushed()
+    for due in ([(0, 300)], [(5, 5)], [(9, 5)]):
+        table.file(5, 200, due, NOW)
+        assert not table.may_open(5)
+    table.file(5, 200, [(0, 100)], NOW)
+    for offset, size in ((100, 10), (0, 101), (50, 10)):
+        assert table.data(5, offset, bytes(size)) == [] and table.read(5, offset, 1) is None
+
+
+def test_any_piece_of_it_is_what_the_file_holds() -> None:
+    rng = random.Random(2)
+    for _ in range(200):
+        table = Pushed()
+        ranges = sorted(rng.sample(range(2000), 4))
+        due = [(ranges[0], ranges[1]), (ranges[2], ranges[3])]
+        table.file(5, 2000, due, NOW)
+        for begin, end in due:
+            while begin < end:
+                size = rng.randint(1, end - begin)
+                table.data(5, begin, LARGE_FILE[begin : begin + size])
+                begin += size
+        for _ in range(10):
+            offset, size = rng.randrange(2000), rng.randint(1, 500)
+            found = table.read(5, offset, size)
+            assert found in (None, LARGE_FILE[offset : min(offset + size, 2000)])
+            inside = any(begin <= offset and min(offset + size, 2000) <= end for begin, end in due)
+            assert inside or found is None
+
+
+# how fast it comes
+
+
+def far() -> Pace:
+    """Of a home that has something to send."""
+    made = Pace()
+    made.wanted = True
+    return made
+
+
+def test_where_home_is_near_nothing_is_asked_for() -> None:
+    for waits in ([0.001], [0.010, 0.001], [0.020, 0.0005]):
+        steps = far()
+        granted = [steps.answered(wait, NOW, 0) for wait in waits]
+        assert granted[-1] == 0 and steps.over and steps.answered(1.0, NOW, 0) == 0
+        assert steps.came(1000, NOW, 0) == 0, "though it was given before"
+    steps = far()
+    assert steps.answered(0.010, NOW, 0) == 0, "home may have been busy"
+    assert steps.answered(0.011, NOW, 0) == pace.FIRST
+    assert far().answered(0.020, NOW, 0) == pace.FIRST
+    steps = Pace()
+    assert steps.answered(0.020, NOW, 0) == steps.answered(0.020, NOW, 0) == 0, "home has nothing to send"
+    steps.wanted = True
+    assert steps.grant(NOW, 0) == pace.FIRST
+    assert far().grant(NOW, 0) == 0, "it is not known yet how far it is"
+
+
+def under_way(rate: float, trip: float, seconds: float) -> list[tuple[float, int]]:
+    """When how many bytes are under way over a link of so many bytes a second, as long as all of it is used."""
+    steps, now, free = far(), NOW, NOW
+    flying: list[tuple[float, int]] = []  # when it arrives, size
+    grant = steps.answered(trip, now, 0)
+    found = []
+    while now < NOW + seconds:
+        while grant > 0:  # home sends it half a round trip later, one frame after the other
+            size = min(grant, 16 << 10)
+            free = max(free, now + trip / 2) + size / rate
+            flying.append((free + trip / 2, size))
+            grant -= size
+        found.append((now - NOW, sum(size for _, size in flying)))
+        if not flying:
+            break
+        now, size = flying.pop(0)
+        grant = steps.came(size, now, 0)
+    return found
+
+
+def test_over_a_narrow_link_little_more_is_under_way_than_it_carries() -> None:
+    for rate in (1.25e6, 12.5e6):
+        later = [size for when, size in under_way(rate, 0.02, 3.0) if when > 1.0]
+        assert later and max(later) <= max(1.4 * rate * 0.02, pace.LEAST + pushed.FRAME)
+
+
+def test_over_a_wide_link_it_is_as_much_as_that_carries_soon() -> None:
+    found = under_way(1e9, 0.02, 0.3)
+    assert max(size for when, size in found if when < 0.2) >= 2 << 20
+
+
+def test_what_is_not_used_is_not_sent_on() -> None:
+    steps, unused = far(), 0
+    grant = steps.answered(0.02, NOW, 0)
+    for k in range(1, 1000):
+        unused += grant
+        grant = steps.came(grant, NOW + 0.02 * k, unused) if grant else 0
+    assert not grant and unused < 1.1 * pace.UNUSED_S * pushed.WIDEST / 0.02
+    assert steps.grant(NOW + 30, 0), "until some of it is"
+
+
+# on the wire
+
+
+@pytest.mark.parametrize("cut", [1, 15, 23, 27, 60])
+def test_what_is_sent_and_cut_short_is_refused(cut: int) -> None:
+    entry = bytes(abi.ENTRY.size + abi.ATTR.size)
+    whole = pushed.pack(pushed.NAME, 1, b"name", entry) + pushed.pack(pushed.DATA, 2, b"", b"data", 3)
+    assert pushed.parse(whole) == [(pushed.NAME, 1, b"name", 0, entry), (pushed.DATA, 2, b"", 3, b"data")]
+    with pytest.raises(ProtocolError):
+        pushed.parse(whole[:cut])
+    for wrong in (pushed.pack(9, 1, b"", b"x"), pushed.pack(pushed.NAME, 1, b"name", b"short")):
+        with pytest.raises(ProtocolError):
+            pushed.parse(wrong)
+    with pytest.raises(ProtocolError):
+        pushed.promised(struct.pack("=QQQ", 0, 1, 2))
