@@ -97,8 +97,9 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 )
 @click.option(
     "--sync/--no-sync",
-    default=True,
-    help="Let it wait until each change of a file is made here (default), or what it says alone wait for them.",
+    default=None,
+    help="Let it wait until each change of a file is made here, or what it says alone wait for them (default"
+    "  without --checkpoint).",
 )
 @click.option("--checkpoint", is_flag=True, help="Make it a job that can leave a machine and go on elsewhere.")
 @click.option(
@@ -151,7 +152,7 @@ def run_command(
     lease: str | None,
     cpus: int,
     priority: int,
-    sync: bool,
+    sync: bool | None,
     checkpoint: bool,
     every: str | None,
     owner: str | None,
@@ -209,7 +210,7 @@ def run_command(
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
     if checkpoint:
-        if not sync:
+        if sync is False:
             raise RexecError("--no-sync is not for jobs that can be checkpointed: say --checkpoint without it")
         spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
         from shim.cli import checkpoint as with_images
@@ -225,7 +226,7 @@ def run_command(
     else:
         status = run.run(
             spec, on, asked, parameters.lease(lease, False), parameters.keep(keep), cpus=cpus, priority=priority,
-            sync=sync, verbose=verbose, quiet=quiet, json_log=json_log,
+            sync=bool(sync), verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)

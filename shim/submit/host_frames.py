@@ -82,7 +82,7 @@ class News:
 
 
 def due(kind: int, size: int, greeted: bool, behind: bool = False) -> None:
-    """Check that the host may send such a frame now. `greeted`: HELLO has come; `behind`: AFTER may (`--no-sync`)."""
+    """Check that the host may send such a frame now. `greeted`: HELLO has come; `behind`: AFTER may (no `--sync`)."""
     name = frames.KINDS[kind][0]
     if kind not in _EXECUTE:
         raise ShapeError(f"it sends {name}, which only the submit side says")

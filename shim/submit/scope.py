@@ -71,7 +71,7 @@ class JobRights:
     scope: Scope = field(default_factory=Scope)
     made: dict[tuple[int, int], int] = field(default_factory=dict)
     added: Added | None = None
-    sync: bool = True
+    sync: bool = False
 
     def room(self) -> Room | None:
         """Tell how much it may add to the files here; None: all that there is room for."""

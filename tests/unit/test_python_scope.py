@@ -51,7 +51,7 @@ def test_a_command_has_what_was_asked_for_and_its_host_is_trusted_with(monkeypat
         read_fd = write_fd = 0
 
     def rights(scope: Scope, *, sync: bool) -> JobRights:
-        assert sync, "the default"
+        assert not sync, "the default"
         seen.append(scope)
         return JobRights(scope, sync=sync)
 

@@ -218,5 +218,5 @@ class Agent:
 def _not_done(op: int, error: int) -> bytes:
     """Say that a change could not be made at home, of which no call of the job's was told."""
     what = "what the job wrote to a file" if op == fuse_abi.WRITE else "the mode or times that the job gave a file"
-    text = "%s could not be kept (%s), and the job had gone on: look at its files, or run it without --no-sync"
+    text = "%s could not be kept (%s), and the job had gone on: look at its files, or run it with --sync"
     return (text % (what, os.strerror(error))).encode()

@@ -82,7 +82,7 @@ def run(
     stdout: File | None = None,
     stderr: File | None = None,
     check: bool = False,
-    sync: bool = True,
+    sync: bool = False,
     **scope: Unpack[ScopeOptions],
 ) -> Result:
     """Run a command on a host, with this machine's files and as this user, and wait for its end.
@@ -97,7 +97,7 @@ def run(
     stdin           what it reads: bytes, or an open file (its descriptor is read); None: nothing
     stdout, stderr  where what it writes goes: an open file (to its descriptor); None: into the Result
     check           raise CommandFailed where its status is not 0
-    sync            it waits for each change of a file (docs/consistency.md); False: as `rexec --no-sync`
+    sync            it waits for each change of a file, as with `rexec --sync` (docs/consistency.md)
     scope           what it has of the files here: only, read, write, hide, trust, disk (ScopeOptions)
 
     Nothing is asked for on a terminal: ssh needs a key or an agent. An exception raised meanwhile in this thread, such
