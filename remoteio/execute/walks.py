@@ -138,7 +138,7 @@ class NameWalks:
     """The same for directories in which names are looked up, and for the alphabet's order of their names.
 
     Compilers and interpreters look names up in directories too, in no order. So here only those count that come right
-    behind another, or into one, in which names were looked up: wherever that is, as `git status` has several threads.
+    behind another in which names were looked up: wherever that is, as `git status` has several threads.
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,8 @@ class NameWalks:
 
     def opened(self, nodeid: int, had: bool, now: float) -> None:
         """Take note that the job looks up names in a directory. `had`: its listing had come."""
-        place, follows = self._places.get(nodeid), had or self._before.get(nodeid) in self._entered
+        place, before = self._places.get(nodeid), self._before.get(nodeid)
+        follows = had or before in self._entered
         self._entered[nodeid] = now
         if place is None:  # where another walk may begin
             self._roots += 1
@@ -162,7 +163,9 @@ class NameWalks:
         if not follows:
             self.disturbed()
             return
-        self._hits += 1
+        first = before is not None and len(self._places[before]) < len(place)
+        if had or not first:  # who goes down along a path comes to the first of a directory too
+            self._hits += 1
         if not had and self._hits >= WALK_HITS:
             self.window = min(max(2 * self.window, 2), WALK_WINDOW)
 

@@ -286,7 +286,15 @@ def test_who_looks_up_all_names_of_a_tree_waits_for_few() -> None:
 
 
 def test_who_looks_names_up_in_directories_that_are_not_side_by_side_is_told_nothing_ahead() -> None:
-    """As who searches a path of directories does."""
+    """As who searches a path of directories does, or goes down into one."""
+    down = [TOP]
+    while children(down[-1]):
+        down.append(children(down[-1])[0])
+    job = Job()
+    for nodeid in down:
+        for each in (*children(nodeid), file_in(nodeid)):
+            job.look(nodeid, b"%x" % each)
+        assert not job.replies
     job = Job()
     for nodeid in (TOP, *children(TOP)[2:0:-1], *children(children(TOP)[0])[::2]):
         for each in (*children(nodeid), file_in(nodeid)):
