@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,11 +38,38 @@ for line in sys.stdin:
 """
 
 
+MANY = f"""
+import os, resource, sys, threading
+from shim import run
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+said, says = os.pipe()
+def one(given):
+    with open(given, "rb") as stdin, open(os.dup(says), "wb") as stdout:
+        if run({JOB!r}, on="alpha", stdin=stdin, stdout=stdout).returncode:
+            os._exit(1)
+pipes = [os.pipe() for _ in range(int(sys.argv[1]))]
+threads = [threading.Thread(target=one, args=[given]) for given, _ in pipes]
+for thread in threads:
+    thread.start()
+with open(said, "rb") as lines:
+    for _ in threads:
+        lines.readline()
+print("ready", flush=True)
+sys.stdin.read()
+for _, gives in pipes:
+    os.close(gives)
+for thread in threads:
+    thread.join()
+"""
+
+
 @contextmanager
-def _job(work: Path, argv: tuple[str, ...]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
-    """Run a job on the desk's alpha until the block ends: it, its input and its output."""
-    command = [REXEC, "--keep", "0", "--on", "alpha", "--", *argv]
-    with subprocess.Popen(command, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def _running(
+    work: Path, command: Sequence[str | Path]
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+    """Run what has jobs on the desk's alpha until the block ends: it, its input and its output."""
+    env = {**os.environ, "REXEC_KEEP": "0"}
+    with subprocess.Popen(command, cwd=work, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         yield process, process.stdin, process.stdout
         process.stdin.close()
@@ -66,11 +93,13 @@ def _processor(pids: list[int]) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def jobs(work: Path, count: int, idle: float) -> list[str]:
-    """Measure so many jobs that wait at once; a row of the table."""
+def jobs(work: Path, count: int, idle: float, together: bool) -> tuple[float, list[str]]:
+    """Measure so many jobs that wait at once, a `rexec` each or of one program: their memory, and what else is said."""
+    one: list[str | Path] = [REXEC, "--on", "alpha", "--", *JOB]
+    commands: list[list[str | Path]] = [[sys.executable, "-c", MANY, str(count)]] if together else [one] * count
     with ExitStack() as stack:
         began = time.monotonic()
-        running = [stack.enter_context(_job(work, JOB)) for _ in range(count)]
+        running = [stack.enter_context(_running(work, command)) for command in commands]
         for _, _, out in running:
             if out.readline() != b"ready\n":
                 raise BenchError("a job of the scale did not begin; what it said is above")
@@ -80,17 +109,27 @@ def jobs(work: Path, count: int, idle: float) -> list[str]:
         began = time.monotonic()
         time.sleep(idle)
         idles = (_processor(pids) - used) / (time.monotonic() - began)
-        memory = _memory(pids)
-    return [
-        str(count), f"{memory:.1f}", f"{memory / count:.1f}", f"{used / count:.2f}", f"{100 * idles:.1f}",
-        f"{started:.1f}",
-    ]  # fmt: skip
+        return _memory(pids), [f"{used / count:.2f}", f"{100 * idles:.1f}", f"{started:.1f}"]
+
+
+def many(work: Path, counts: Sequence[int], idle: float) -> list[list[str]]:
+    """Measure each number of jobs in both ways; the rows of the table."""
+    rows = []
+    for together, how in ((False, "`rexec` each"), (True, "`shim.run`, one program")):
+        first: float | None = None
+        for count in counts:
+            memory, said = jobs(work, count, idle, together)
+            first = memory if count == 1 else first
+            more = f"{(memory - first) / (count - 1):.1f}" if first is not None and count > 1 else ""
+            rows.append([how, str(count), f"{memory:.1f}", more, *said])
+    return rows
 
 
 def files(work: Path, count: int) -> list[list[str]]:
     """Have one job open and read so many files, all new; rows of what each end had in memory meanwhile."""
     rows = []
-    with _job(work, ("/usr/bin/python3", "-c", TOUCHES)) as (process, given, out):
+    command: list[str | Path] = [REXEC, "--on", "alpha", "--", "/usr/bin/python3", "-c", TOUCHES]
+    with _running(work, command) as (process, given, out):
         marks = {1, max(count // BATCH // 10, 1), max(count // BATCH // 2, 1), max(count // BATCH, 1)}
         for number in range(1, max(marks) + 1):
             batch = work / f"batch{number}"
@@ -131,18 +170,19 @@ def main(counts: str, touched: int, idle: float, document: Path | None) -> None:
             desk.up()
             work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scale-", dir="/var/tmp")))
             (work / "hello").write_text("hello")
-            many = [jobs(work, int(count), idle) for count in counts.split(",")]
+            waiting = many(work, [int(count) for count in counts.split(",")], idle)
             read = files(work, touched) if touched else []
     except (BenchError, DeskError) as failed:
         raise click.ClickException(str(failed)) from failed
     facts["load after"] = load()
     command = " ".join(["python -m tests.bench.scale", *sys.argv[1:]])
-    heads = ["jobs at once", "MiB at home", "each", "s of processor to begin, each", "% idle", "s until all run"]
+    heads = ["", "jobs at once", "MiB at home", "each beyond the first"]
+    heads += ["s of processor to begin, each", "% idle", "s until all run"]
     text = [
         f"`{command}` wrote this: jobs that wait for input, on one host over ssh. Memory is that of all that runs here "
         "for them (PSS), and idle what of one processor they take together while they wait.",
         "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".",
-        table([heads, *many]),
+        table([heads, *waiting]),
     ]
     if read:
         text.append("One job that opens and reads files, each of them new to it:")
