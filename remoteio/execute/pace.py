@@ -19,7 +19,7 @@ FAR = 0.003
 """Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
 host as much; a third of what is sent may be for nothing."""
 SURELY_FAR = 0.015
-"""Seconds that the first answer took from which on no second one is waited for: home was busy for less than that."""
+"""Seconds that the first answer took, from which on no second one is waited for: home was busy for less than that."""
 FIRST = 128 << 10
 LEAST = 16 << 10
 UNUSED_S = 0.3

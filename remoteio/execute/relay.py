@@ -223,7 +223,7 @@ class Relay(KeptReads):
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
                 self._known.replied(op, nodeid, stamp, error, payload, now)
-                grant = 0 if op in WAITING else self._known.opened.pushed.answered(now - at, now)
+                grant = 0 if op in _TIMELESS else self._known.opened.pushed.answered(now - at, now)
             if grant or self._known.opened.pushed.released:
                 self._grant(grant)
             if not error:
@@ -292,6 +292,7 @@ def _own(reply: bytes | memoryview) -> bool:
     return len(reply) > abi.OUT_HEADER.size and handle_of(reply) >= abi.OWN
 
 
+_TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(
     (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *LOCK_OPS)
 )

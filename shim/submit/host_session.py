@@ -39,6 +39,7 @@ from shim.wire.job_spec import JobSpec
 SKEW = 2.0  # seconds a host's clock may differ before it is said
 _SLOW = frozenset(
     (
+        fuse_abi.INIT,
         fuse_abi.FSYNC,
         fuse_abi.FSYNCDIR,
         fuse_abi.SYNCFS,

@@ -1,7 +1,8 @@
 """Tell a host what the job is likely to use, before it asks; as the session's own threads do it.
 
-Its names go when the host has greeted, and what they lead to as a host that is far asks for it. Both are made by a
-thread that nobody waits for, as a disk that does not answer may keep it waiting.
+Its names go when the host has greeted, the first of them ahead of the answer to INIT, with which the kernel there
+begins to ask; and what they lead to as a host that is far asks for it. Both are made by a thread that nobody else waits
+for, as a disk that does not answer may keep it waiting.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from shim.submit import host_frames
 if TYPE_CHECKING:
     from remoteio.submit.export.pushing import Pushing
 
+SOON_S = 0.1  # seconds that a start is kept waiting at the most by a disk that does not answer
 NAMES_DUE, PUSH_DUE = memoryview(b""), memoryview(b"")
 """Among a session's requests: it is time to tell names, or to send what was asked for."""
 
@@ -35,11 +37,14 @@ class ToldAhead:
 
     def __init__(self, first_names: FirstNames | None) -> None:
         self._first_names = first_names
+        self._soon = threading.Event()  # the first names are on their way, or there are none
         self._pushing: Pushing | None = None
 
     def saw(self, export: Export, request: fuse_abi.Request) -> None:
         """Take note of what the job asks for."""
         if self._first_names is not None:
+            if request.op == fuse_abi.INIT:
+                self._soon.wait(SOON_S)
             self._first_names.saw(export, request)
 
     def end(self) -> None:
@@ -69,3 +74,5 @@ class ToldAhead:
             if over.is_set():
                 return
             yield frames.NAMES if item is NAMES_DUE else frames.PUSHED, payload
+            self._soon.set()
+        self._soon.set()
