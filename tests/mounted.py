@@ -108,7 +108,7 @@ class _Answers:
         return True
 
     def answer(self, payload: bytes | memoryview) -> None:
-        request = fuse_abi.Request(payload)
+        request = self.export.ordered.request(payload)
         if self.asked is not None:
             with open(self.asked, "a", encoding="ascii") as file:
                 file.write(fuse_abi.OPERATIONS[request.op][0] + "\n")
@@ -143,7 +143,7 @@ def _break(export: Export, link: Link) -> None:
 def _relay(relay: Relay, link: Link) -> None:
     take = {
         frames.FUSE: relay.from_link, frames.KNOWN: relay.known, frames.ORDERED: relay.ordered,
-        frames.LEASED: relay.leased, frames.BREAK: relay.broken,
+        frames.LEASED: relay.leased, frames.BREAK: relay.broken, frames.GRANTED: relay.granted,
         frames.PUSHED: relay.pushed,
     }  # fmt: skip
     while True:

@@ -36,6 +36,10 @@ _TELLS_NOTHING = frozenset(
 _TELLS_ONE = frozenset((abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.FALLOCATE))
 _UNKNOWN = (0.0, 0, b"")
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.making import Made
+
 
 class Answers:
     """Knows what home has granted, and answers changes by it.
@@ -69,6 +73,14 @@ class Answers:
                 nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
                 self._keep(nodeid, now + TTL, words, bytes(reply[_BODY + abi.ENTRY.size : at]))
         return bytes(told)
+
+    def made(self, made: Made, until: float) -> None:
+        """Take note of what is made, and what of it may be changed before home has done so."""
+        with self._lock:
+            if made.handle and made.words & MAY_WRITE:
+                self._written[made.handle] = 0
+            if made.words & MAY_SET:
+                self._keep(made.nodeid, until, made.words, made.attr)
 
     def closed(self, fh: int) -> None:
         """Take note that the kernel has closed it."""
@@ -147,6 +159,15 @@ class Answers:
                 self._made.pop(nodeid, None)
             else:
                 self._made.clear()
+
+    def broken(self, items: list[tuple[int, bytes]]) -> None:
+        """Take note of what home takes back: others have changed those nodes, or 0, any."""
+        with self._lock:
+            for nodeid, name in items:
+                if not nodeid:
+                    self._made.clear()
+                elif not name:
+                    self._made.pop(nodeid, None)
 
     def wrote(self, nodeid: int, attr: bytes) -> None:
         """Take note of a file's attributes (struct fuse_attr) after a write: others may have written to it, too."""

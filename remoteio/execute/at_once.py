@@ -10,13 +10,21 @@ from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
 from remoteio.execute.to_kernel import ToKernel
-from remoteio.execute.told import Told
+from remoteio.execute.told import ALWAYS, Told
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import CHANGES
+from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link
+from remoteio.wire.makes import OPS, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from remoteio.execute.behind import Change
     from remoteio.execute.known import Asked
+
+
+AT_ONCE = CHANGES | {abi.GETATTR}
+"""Operations that may be answered while changes are under way."""
 
 
 class AtOnce(AskedAhead):
@@ -30,33 +38,81 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
         behind.sent.await_room(len(raw))
-        error = 0 if op == abi.WRITE and is_mapped(raw) else behind.told(op, nodeid, behind.answers.goes_on(op, raw))
+        if op == abi.GETATTR:
+            return self._attributes(unique, nodeid)
+        unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
+        error = 0 if unseen else behind.told(op, nodeid, behind.answers.goes_on(op, raw))
         if error:
             self._to_kernel(abi.failure(unique, error))
             return True
         with self._order:
-            answer = None if nodeid in self.handles.locked else behind.answers.answer(op, unique, nodeid, raw, now)
+            if nodeid in self.handles.locked:
+                return False
+            made, answer = (
+                self._make(op, unique, raw, now) if op in OPS else (0, self._set(op, unique, nodeid, raw, now))
+            )
             if answer is None:
                 return False
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
-            number, answer = behind.entered(unique, (op, nodeid, 0, self._known.asked(op, nodeid), now, raw), answer)
+            asked = op, nodeid, 0, self._known.asked(op, nodeid), now, raw
+            number, answer = behind.entered(unique, asked, answer, made)
         behind.send_change(number, raw)
         if answer:
-            self._to_kernel(answer)
+            self._answer(op, answer)
         return True
+
+    def _attributes(self, unique: int, nodeid: int) -> bool:
+        with self._order:
+            answer = self._known.making.getattr(unique, nodeid, self.behind.done())
+            if answer is None:
+                return False
+            self.counts.here[abi.GETATTR] += 1
+        self._to_kernel(answer)
+        return True
+
+    def _set(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
+        if op == abi.SETATTR:
+            self._known.making.lose(nodeid)  # it may not be told any more what is made there
+        return self.behind.answers.answer(op, unique, nodeid, raw, now)
+
+    def _make(self, op: int, unique: int, raw: bytes | memoryview, now: float) -> tuple[int, bytes | None]:
+        """The node and the answer of what is made; 0, None: home is to be asked. Under `_order`."""
+        made = self._known.making.answer(op, unique, raw, self.behind.next(), now)
+        if made is None:
+            return 0, None
+        self.behind.answers.made(made, ALWAYS if op == abi.MKDIR else now + TTL)
+        self._known.no_capability(made.nodeid, now)
+        return made.nodeid, made.answer
+
+    def _answer(self, op: int, answer: bytes) -> None:
+        if not self._to_kernel(answer) and op in OPS:
+            self._undo(op, answer)
 
     def _done(self, unique: int, error: int, payload: bytes | memoryview) -> None:
         """Take note that home has done a change that was answered, or could not."""
         failed, told = self.behind.replied(unique, error, payload)
-        for each in told:
-            self._to_kernel(each)
-        if failed:
-            self._beside(lambda: self._forget_pages(failed))
+        for op, answer in told:
+            self._answer(op, answer)
+        if failed is not None:
+            self._forget(failed)
 
-    def _forget_pages(self, nodeid: int) -> None:
-        # they have what home has not
-        self._to_kernel(abi.inval_inode(nodeid))
+    def _forget(self, failed: Change) -> None:
+        """Forget what is known here and is not so at home: pages, or a name."""
+        op, nodeid, *_, raw = failed.asked
+        if op in OPS:
+            name = name_of(op, raw)
+            with self._order:
+                self._known.making.failed(nodeid, name, failed.node)
+            self._tell_aside(abi.inval_entry(nodeid, name))
+        else:
+            self._tell_aside(abi.inval_inode(nodeid))
+
+    def _tell_aside(self, message: bytes) -> None:
+        def tell() -> None:
+            self._to_kernel(message)
+
+        self._beside(tell)
 
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
         """Take note of the reply to what home has done; return it as the kernel is to have it.

@@ -27,6 +27,7 @@ from remoteio.wire.behind import HEAD, ROOM, ROOM_SIZE
 from remoteio.wire.coherence import KNOWN_NODES
 from remoteio.wire.frames import AFTER, FUSE
 from remoteio.wire.link import Link
+from remoteio.wire.makes import OPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,20 +39,22 @@ _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEE
 _BY_HANDLE = (abi.READ, abi.LSEEK)
 TELL = frozenset((abi.FSYNC, abi.FLUSH, abi.FALLOCATE))  # tell also what has failed since they were asked for
 _BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.WRITE_IN.size
+_NAMED = abi.ARGS + abi.CREATE_IN.size + 256  # bytes that are kept of a request that makes a name
 
 
-class _Change:
+class Change:
     """A change under way.
 
     number, size  in its order; in bytes
+    node          which it is of; that of what it makes, if it makes something
     asked         as ``relay`` has it, but for what is written
     answer        what the kernel is still to be told, b"" if it was
     """
 
-    __slots__ = ("answer", "asked", "number", "size")
+    __slots__ = ("answer", "asked", "node", "number", "size")
 
-    def __init__(self, number: int, size: int, asked: Asked, answer: bytes) -> None:
-        self.number, self.size, self.asked, self.answer = number, size, asked, answer
+    def __init__(self, number: int, size: int, asked: Asked, answer: bytes, node: int) -> None:
+        self.number, self.size, self.asked, self.answer, self.node = number, size, asked, answer, node
 
 
 class Behind:
@@ -68,7 +71,7 @@ class Behind:
         self.answers, self.sent = Answers(), Sent()
         self._link = link
         self._turn = threading.Condition()
-        self._changes: dict[int, _Change] = {}  # unique -> under way, in their order
+        self._changes: dict[int, Change] = {}  # unique -> under way, in their order
         self._waiting: deque[int] = deque()  # of these, those whose answer waits
         self._nodes: dict[int, int] = {}  # node -> how many of them are of it
         self._last = self._answered = 0  # numbers: the last given, and the last that the kernel knows of
@@ -79,17 +82,28 @@ class Behind:
         """Say whether a close waits until all is at home."""
         return self.answers.plenty(fh) and nodeid in self._nodes
 
-    def entered(self, unique: int, asked: Asked, answer: bytes) -> tuple[int, bytes]:
-        """Give a change its number; return that, and what the kernel is to be told once it is sent (b"": nothing)."""
+    def done(self) -> int:
+        """Return the number of the last change such that it and all before it are done at home."""
+        with self._turn:
+            return next((each.number - 1 for each in self._changes.values()), self._last)
+
+    def next(self) -> int:
+        """Return the number of the change that is entered next."""
+        return self._last + 1
+
+    def entered(self, unique: int, asked: Asked, answer: bytes, made: int = 0) -> tuple[int, bytes]:
+        """Give a change its number; return that, and what the kernel is to be told once it is sent (b"": nothing).
+
+        `made`: the node of what it makes.
+        """
         size = len(asked[5])
         op, nodeid, pid, stamp, at, raw = asked
         with self._turn:
             self._last += 1
             waits = not self._fits(size)
-            change = _Change(
-                self._last, size, (op, nodeid, pid, stamp, at, bytes(raw[:_HEAD])), answer if waits else b""
-            )
-            self._nodes[nodeid] = self._nodes.get(nodeid, 0) + 1
+            asked, node = (op, nodeid, pid, stamp, at, bytes(raw[: _NAMED if made else _HEAD])), made or nodeid
+            change = Change(self._last, size, asked, answer if waits else b"", node)
+            self._nodes[node] = self._nodes.get(node, 0) + 1
             if waits:
                 self._waiting.append(unique)
             else:
@@ -124,24 +138,27 @@ class Behind:
                 free = abi.HANDLE.unpack_from(raw, abi.ARGS)[0] < abi.OWN
             return 0 if free else self._answered
 
-    def asked(self, unique: int) -> Asked | None:
+    def change(self, unique: int) -> Change | None:
         """Return the change of that number of the kernel's, if it is under way."""
-        change = self._changes.get(unique)
-        return None if change is None else change.asked
+        return self._changes.get(unique)
 
     def interrupted(self, unique: int) -> bytes:
         """Return the answer that the kernel waits for, though there is no room; b"": it has it, or knows no such."""
         with self._turn:
             return self._let_go(unique) if unique in self._waiting else b""
 
-    def replied(self, unique: int, error: int, payload: bytes | memoryview) -> tuple[int, list[bytes]]:
-        """Take home's reply to a change. Return its node, if it has failed, and what the kernel is to be told now."""
+    def replied(
+        self, unique: int, error: int, payload: bytes | memoryview
+    ) -> tuple[Change | None, list[tuple[int, bytes]]]:
+        """Take home's reply to a change. Return it, if it has failed; and what the kernel is to be told now, each with
+        its operation."""
         self.sent.answered(unique)
         with self._turn:
             change = self._changes.pop(unique, None)
             if change is None:
-                return 0, []
-            op, nodeid, *_, raw = change.asked
+                return None, []
+            op, *_, raw = change.asked
+            nodeid = change.node
             self._nodes[nodeid] -= 1
             if not self._nodes[nodeid]:
                 del self._nodes[nodeid]
@@ -151,15 +168,16 @@ class Behind:
             told = []
             if change.answer:
                 self._waiting.remove(unique)
-                told.append(bytes(payload))
+                told.append((op, bytes(payload) if error or op not in OPS else change.answer))
             else:
                 self._bytes -= change.size
                 if error and len(self._failed) < KNOWN_NODES:  # the first stand for all: the job's end tells of one
                     self._failed.setdefault(nodeid, (op, -error))
             while self._waiting and self._fits(self._changes[self._waiting[0]].size):
-                told.append(self._let_go(self._waiting[0]))
+                op = self._changes[self._waiting[0]].asked[0]
+                told.append((op, self._let_go(self._waiting[0])))
             self._turn.notify_all()
-            return (nodeid if error else 0), told
+            return (change if error else None), told
 
     def _let_go(self, unique: int) -> bytes:
         change = self._changes[unique]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
+from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
@@ -11,6 +12,7 @@ from remoteio.wire import pushed as wire
 from remoteio.wire.coherence import TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.listed import parse, walk
+from remoteio.wire.makes import Granted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +20,31 @@ if TYPE_CHECKING:
 
 
 class KnownAhead(Known):
-    """Asks for directories (LIST) and files (FETCH) that the job may open next."""
+    """Asks for directories (LIST) and files (FETCH) that the job may open next; knows where it may make something and
+    be told before it is made (`making`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.making = Making(self.leases)
+
+    def broken(self, items: list[tuple[int, bytes]]) -> None:
+        """Take note that what home has told of these nodes and names holds no more; of all that is in a directory, that
+        home is to be asked for what is made there."""
+        super().broken(items)
+        for nodeid, name in items:
+            if not name:
+                self.making.lose(nodeid)
+                self.making.lost = self._count
+
+    def granted(
+        self, asked: Asked, granted: Granted, reply: bytes | memoryview, above: bytes, now: float
+    ) -> Made | None:
+        """Keep what goes along with the reply to what makes a name: see ``Making.granted``. Raises struct.error."""
+        op, _, _, stamp, _, raw = asked
+        made = abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0]
+        if stamp < self.making.lost or not self.holds(made, stamp):
+            return None  # it may have been taken back since
+        return self.making.granted(op, raw, granted, reply, above, now)
 
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
         """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on

@@ -304,3 +304,11 @@ class Leases:
     def _bound(self) -> None:
         while (self._names > LEASED_NAMES or self._bytes > LEASED_LISTINGS) and len(self._directories) > 1:
             self._drop(self._directories.popitem(last=False)[1])
+
+
+def is_absent(leases: Leases, parent: int, name: bytes) -> bool:
+    """Say whether nothing is known to have that name in the directory."""
+    directory = leases._directories.get(parent)
+    if directory is None:
+        return False
+    return directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN) == _ABSENT

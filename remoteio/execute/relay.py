@@ -35,6 +35,8 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
+from remoteio.execute.at_once import AT_ONCE
+from remoteio.execute.behind import TELL
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
 from remoteio.execute.kept_reads import KeptReads
@@ -43,7 +45,6 @@ from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
-from remoteio.wire.behind import CHANGES
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 
@@ -124,7 +125,7 @@ class Relay(KeptReads):
                 raw = view[:n] if n >= LARGE else bytes(view[:n])
                 if n >= LARGE:  # the link may hold the old buffer for a while
                     view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
-                if op in CHANGES and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
+                if op in AT_ONCE and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
@@ -228,6 +229,8 @@ class Relay(KeptReads):
                 self._grant(grant)
             if not error:
                 payload = self._noted(asked, unique, payload, now)
+            elif op in TELL and (late := self.behind.told(op, nodeid)):  # of which this error comes, as a rule
+                payload = abi.failure(unique, late)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
             elif self._known.ahead.moved:

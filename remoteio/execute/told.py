@@ -15,7 +15,7 @@ from remoteio.execute.handles import Handles
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
-from remoteio.wire import leases
+from remoteio.wire import leases, makes
 from remoteio.wire.frames import CREDIT, KNOWN, PUSHED
 from remoteio.wire.known import Piggyback
 from remoteio.wire.link import Link
@@ -23,6 +23,9 @@ from remoteio.wire.link import Link
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remoteio.execute.known import Asked
+
+
+ALWAYS = float("inf")  # what others change of a directory that is leased is told
 
 
 class Told:
@@ -88,11 +91,34 @@ class Told:
                 self._known.lease(asked[1], asked[3], what, name, _told(asked[0], asked[1], payload, None))
         self.from_link(payload)
 
+    def granted(self, payload: bytes | memoryview) -> None:
+        """Pass the reply to what makes a name on, and keep what more may be made there. Raises ProtocolError."""
+        kind, granted, payload = makes.split(payload)
+        reply, rest = wire.split(payload) if kind == KNOWN else (payload, b"")
+        unique, now = _unique(reply), time.monotonic()
+        asked, change = self._asked.get(unique), self.behind.change(unique)
+        try:
+            with self._order:
+                if asked is not None and asked[0] in makes.OPS:
+                    self.behind.answers.granted = True
+                    made = self._known.granted(asked, granted, reply, bytes(rest[: abi.ATTR.size]), now)
+                    if made is not None:
+                        self.behind.answers.made(made, ALWAYS)
+                elif change is not None:
+                    self._known.making.goes_on(change.asked[0], change.node, granted, now)
+        except struct.error as e:
+            raise cut_short(e) from None
+        if kind == KNOWN:
+            self.known(payload)
+        else:
+            self.from_link(payload)
+
     def broken(self, payload: bytes | memoryview) -> None:
         """Forget what is leased no more. Raises ProtocolError."""
         items = leases.broken(payload)
         with self._order:
             self._known.broken(items)
+            self.behind.answers.broken(items)
         self.give_back()
 
     def known(self, payload: bytes | memoryview, what: int = 0, name: bytes = b"") -> None:
@@ -102,7 +128,9 @@ class Told:
         """
         reply, rest = wire.split(payload)
         unique = _unique(reply)
-        asked = self._asked.get(unique) or self.behind.asked(unique)
+        asked = self._asked.get(unique)
+        if asked is None and (change := self.behind.change(unique)) is not None:
+            asked = change.asked
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
             known, now = wire.parse(op, rest, bool(what & leases.KEPT)), time.monotonic()

@@ -19,6 +19,7 @@ import struct
 
 from remoteio.errors import ProtocolError
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.makes import OPS
 
 HEAD = struct.Struct("=QQ")
 MAY_WRITE = 1 << 31  # among the flags of struct fuse_open_out: home has room for what is written by this handle
@@ -26,7 +27,7 @@ MAY_SET = 1 << 30  # and the file is the user's own: he may set its mode and tim
 MAY_OWN = 1 << 29  # and give it to whom it belongs already: its ids are shown as they are
 WORDS = MAY_WRITE | MAY_SET | MAY_OWN
 
-CHANGES = frozenset((abi.WRITE, abi.SETATTR))
+CHANGES = frozenset((abi.WRITE, abi.SETATTR)) | OPS
 """What may be answered before it is done."""
 
 ROOM = 1024

@@ -25,6 +25,7 @@ NAMES = 27
 LEASED, BREAK = 28, 29
 AFTER = 30
 PUSHED = 31
+GRANTED = 32
 EXTRA = range(64, 96)  # a stream each
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
@@ -88,6 +89,12 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "execute",
         "u64 number, if the request has been answered already, or 0; u64 number of the one that must be done before; "
         "the request: see remoteio/wire/behind.py",
+    ),
+    GRANTED: (
+        "GRANTED",
+        "submit",
+        "u8 FUSE or KNOWN, u8 what, u16 length of the words, u32 zero, u64 time, the words, the payload of that kind: "
+        "see remoteio/wire/makes.py",
     ),
     SPENT: (
         "SPENT",

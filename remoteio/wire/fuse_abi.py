@@ -186,9 +186,12 @@ class FuseError(ProtocolError):
 
 
 class Request:
-    """Reads one request: header fields and the whole message (``raw``: bytes-like, header included)."""
+    """Reads one request: header fields and the whole message (``raw``: bytes-like, header included).
 
-    __slots__ = ("gid", "nodeid", "op", "pid", "raw", "uid", "unique")
+    number    of a change that has been answered before it is done (wire/behind.py); 0: it is none
+    """
+
+    __slots__ = ("gid", "nodeid", "number", "op", "pid", "raw", "uid", "unique")
 
     def __init__(self, raw: bytes | bytearray | memoryview) -> None:
         """Parse the header and check the lengths. Raises FuseError."""
@@ -202,6 +205,7 @@ class Request:
         if shape is not None and size < ARGS + shape[1] + 2 * shape[2]:
             raise FuseError("%s with %d bytes is too short" % (shape[0], size))
         self.raw = raw
+        self.number = 0
 
     def name(self, at: int) -> bytes:
         """Read the one NUL-terminated name at offset `at`, to the end of the message."""

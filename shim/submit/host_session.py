@@ -364,7 +364,7 @@ class HostSession:
                 for frame in self._files.ahead.made(each, self.export, self._over):
                     self.send(*frame)
                 return
-            request = fuse_abi.Request(each)
+            request = self.export.ordered.request(each)
             self._files.ahead.saw(self.export, request)
             if (answer := self.export.answer(request)) is not None:
                 self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session

@@ -134,6 +134,11 @@ FILES = (
         f"{_EXPORT}/ordered.py", f"{_UNIT}_ordered.py::test_no_more_is_kept_than_a_kernel_asks_for",
     ),
     Limit(
+        "files and directories of which the host has told before they were made",
+        "remoteio.submit.export.numbers:MOST_TOLD", "", "the job waits until others are made",
+        f"{_EXPORT}/more_made.py", f"{_UNIT}_making.py::test_no_more_is_told_of_than_may_be",
+    ),
+    Limit(
         "files and directories that are watched for leases, or an eighth of `fs.inotify.max_user_watches`",
         "remoteio.submit.export.leases:MOST_WATCHES", "", "those watched first are asked for as others are",
         f"{_EXPORT}/leases.py", f"{_UNIT}_leases.py::test_watches_are_bounded_and_those_set_first_go",

@@ -35,6 +35,15 @@ with open("f", "wb", buffering=0) as f:
     os.pwrite(f.fileno(), b"a", 5000)
 """
 
+_MAKES_MORE = """
+import os, sys
+os.mkdir("top")
+open("top/first", "x").close()
+print(flush=True)
+sys.stdin.readline()
+os.open("top/taken", os.O_CREAT | os.O_EXCL)
+"""
+
 
 def look(path: Path) -> tuple[bytes, int, int]:
     st = path.stat()
@@ -92,6 +101,20 @@ def test_what_could_not_be_done_after_all_is_told_at_the_latest_with_the_end(com
         limit(job, 1000)
         _, said = job.communicate(b"\n", timeout=HANG)
     assert (job.returncode, b"could not be kept (File too large)" in said) == (125, True), said
+
+
+@pytest.mark.parametrize("combo", ["local-root", "user-alice"], indirect=True)
+def test_what_could_not_be_made_after_all_is_told_with_the_end(combo: Combo) -> None:
+    with combo.popen([PYTHON, "-c", _MAKES_MORE], stdin=subprocess.PIPE, options=NO_SYNC) as job:
+        assert job.stdout is not None and job.stdin is not None
+        job.stdout.readline()
+        (combo.dir / "top/taken").write_bytes(b"theirs")
+        _, said = job.communicate(b"\n", timeout=HANG)
+    if job.returncode == 1:  # others' name was seen before the job made its own
+        assert b"FileExistsError" in said
+    else:
+        assert (job.returncode, b"that the job made could not be kept (File exists)" in said) == (125, True), said
+    assert (combo.dir / "top/taken").read_bytes() == b"theirs"
 
 
 def limit(rexec: subprocess.Popen[bytes], size: int) -> None:

@@ -20,7 +20,7 @@ from checkpoint.wire import image_wire as wire
 from checkpoint.wire.chunks import chunk_hash
 from checkpoint.wire.manifest import ENTRY, ZERO, ImageFile, Manifest, WrittenFile
 from checkpoint.wire.protobuf import encode
-from remoteio.wire import frames, leases
+from remoteio.wire import frames, leases, makes
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.known import VERSION
 from shim.execute import probe
@@ -72,6 +72,10 @@ def _link() -> dict[str, list[bytes]]:
             leases.ATTR | leases.CONTENTS | leases.KEPT,
             b"",
             abi.reply(abi.OPEN, abi.OPEN_OUT.pack(3, 0, 0)) + ATTR + b"v" * VERSION,
+        ),
+        b"g"
+        + makes.pack(
+            frames.KNOWN, makes.Granted(makes.MORE | makes.EMPTY, 1, (b"git*",)), abi.reply(abi.MKDIR, ENTRY_OUT) + ATTR
         ),
         b"b" + leases.pack_break(abi.LOOKUP, b"name") + leases.pack_break(9, b"") + leases.pack_break(0, b""),
     ]

@@ -88,7 +88,7 @@ def replies(data: bytes) -> None:
                     (op, unique % _NODES, 0, stamp, 0.0, bytes(256)) if unique < 60 else op
                 )
         for message in pieces(data):
-            take = {b"k": relay.known, b"o": relay.ordered, b"l": relay.leased, b"b": relay.broken}
+            take = {b"k": relay.known, b"o": relay.ordered, b"l": relay.leased, b"b": relay.broken, b"g": relay.granted}
             take.get(message[:1], relay.from_link)(message[1:])
             _ask(relay)
     finally:

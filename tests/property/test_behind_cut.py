@@ -136,7 +136,7 @@ class World:
         others = op == abi.READ  # of other files it tells nothing
         self.must[self.unique] = frozenset(u for u in self.answered() if not others or self.asked[u][1] == file)
         self.job.asks(op, self.unique, file, args)
-        if self.behind.asked(self.unique) is not None:
+        if self.behind.change(self.unique) is not None:
             self.numbered.add(self.unique)
         if self.job.told.get(self.unique):
             self.refused.add(self.unique)

@@ -77,8 +77,9 @@ class ExportBase:
         plain = self.ids.plain and not taken
         uid, gid, mode = (st.st_uid, st.st_gid, st.st_mode) if plain else self._shown(st, taken)
         dev, ino = st.st_dev, st.st_ino
-        if dev != self.inodes.numbers.device or ino >= KEPT:
-            ino = self.inodes.numbers.shown(dev, ino)
+        numbers = self.inodes.numbers
+        if dev != numbers.device or ino >= KEPT or ino in numbers.told:
+            ino = numbers.shown(dev, ino)
         a, m, c = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns
         return _ATTR(
             ino, st.st_size, st.st_blocks, a // _NS & _U64, m // _NS & _U64, c // _NS & _U64, a % _NS, m % _NS, c % _NS,
@@ -90,13 +91,13 @@ class ExportBase:
         """Has the file lost its last name, or never had one? What is shown instead of a file has that file's."""
         return not st.st_nlink and st.st_dev != self.instead.device
 
-    def _entry(self, parent: Node, name: bytes, st: os.stat_result) -> bytes:
+    def _entry(self, parent: Node, name: bytes, st: os.stat_result, number: int = 0) -> bytes:
         taken = False
         if st.st_mode & FORMAT in _CHANNELS:
             node = self.inodes.found(parent, name, st, stat.S_ISFIFO(st.st_mode) and self._fifos.held(st))
             taken = self._taken(node)
         else:
-            node = self.inodes.found(parent, name, st)
+            node = self.inodes.found(parent, name, st, number=number)
         ttl = 0 if parent.shared else TTL
         return _ENTRY(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
 
@@ -173,7 +174,7 @@ class ExportBase:
             _widen(name, at, fd, lacking)
         st = os.fstat(fd) if fd >= 0 else os.stat(name, dir_fd=at, follow_symlinks=False)
         self.room.named(st, new=True)
-        return self._entry(new.parent, name, st)
+        return self._entry(new.parent, name, st, r.number)
 
     def _with_parent(self, body: bytes, place: Place) -> Reply:
         """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""

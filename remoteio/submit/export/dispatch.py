@@ -32,6 +32,7 @@ from remoteio.submit.export.doings import FAILED
 from remoteio.submit.export.fence import KEPT, Fence
 from remoteio.submit.export.fetched import Fetched
 from remoteio.submit.export.files import OpenFiles
+from remoteio.submit.export.more_made import MoreMade
 from remoteio.submit.export.names import Names
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
@@ -47,6 +48,7 @@ from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.sandbox.threads import Call, here
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE
+from remoteio.wire.makes import OPS
 
 Do = Callable[..., Reply]
 _RENAME_EXCHANGE = 2
@@ -79,6 +81,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Space):
         super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside, room)
         self.fence, self.ordered = Fence(), Ordered()
         self.late = OpenedOnHost(self.inodes, outside)
+        self.more = MoreMade(self.inodes, self.leases, self.room, ids.plain)
         self.methods = self._methods(room)
 
     def _methods(self, room: Room | None) -> dict[int, Callable[[abi.Request], Reply]]:
@@ -201,6 +204,8 @@ class Export(Names, Attributes, OpenFiles, Fetched, Space):
         place = Place(parent, name, self.inodes.descriptors.directory(parent))
         ahead = self.room.enter_name(parent, name, place.at)
         try:
+            if self.behind and r.op in OPS:
+                return self.more.make(do, r, place)
             if self._notes.watch is None:
                 return do(r, place)
             with self._notes.making(place, r.op != abi.LINK):

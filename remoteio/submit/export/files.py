@@ -21,6 +21,7 @@ from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
+from remoteio.wire.makes import MADE
 
 _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
 
@@ -61,7 +62,7 @@ class OpenFiles(LeasedOpens):
 
     def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False) -> bytes:
         """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
-        handle = self.inodes.opened(fd, node, flags)
+        handle = self.inodes.opened(fd, node, flags, node.id if made and node.id >= MADE else 0)
         if handle.writable:
             self._notes.may_write(node)
             self._counted(node, st)
@@ -92,7 +93,7 @@ class OpenFiles(LeasedOpens):
         try:
             fd = open_file(make, flags & _OPEN_FLAGS)
         except FileExistsError:
-            if flags & os.O_EXCL:
+            if flags & os.O_EXCL or r.number:  # others have made it meanwhile: the job takes it for its own
                 raise
             return self._with_parent(self._open_there(new, flags), new)
         try:

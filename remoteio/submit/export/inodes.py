@@ -28,6 +28,7 @@ from remoteio.submit.export.nodes import FORMAT, MOST_LINKS, Handle, Node, Stat
 from remoteio.submit.export.numbers import Numbers
 from remoteio.submit.export.pinned import Pin
 from remoteio.wire.fuse_abi import OWN, OWN_FILES, ROOT_ID
+from remoteio.wire.makes import MADE
 
 MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
 MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
@@ -88,12 +89,11 @@ class Inodes:
         except KeyError:
             raise OSError(errno.ESTALE, "no such node") from None
 
-    def found(self, parent: Node, name: bytes, st: Stat, held: bool = False) -> Node:
+    def found(self, parent: Node, name: bytes, st: Stat, held: bool = False, number: int = 0) -> Node:
         """Return the node of what `st` describes, seen as `name` in `parent`, and count one lookup of the kernel's.
 
-        `held`: it is another node than one for which this was not so (``channels``).
-
-        Raises ENOENT for what is not to be seen.
+        `held`: it is another node than one for which this was not so (``channels``). `number`: of the change that has
+        made it: it is a node of its own (wire/makes.py). Raises ENOENT for what is not to be seen.
         """
         kind, rights, dev = st.st_mode & FORMAT, parent.rights.child(name), st.st_dev
         # of what has one name, in the same filesystem, and of which no rule speaks, there is nothing more to ask
@@ -106,15 +106,15 @@ class Inodes:
             node = self._by_key.get(key)
             if node is not None and (node.kind != kind or (kind == stat.S_IFLNK and node.ctime != st.st_ctime_ns)):
                 node = None  # the inode number was used again: the kernel's cached target or type is another file's
-            if node is not None and node.held != held:
+            if node is not None and (number or node.held != held):
                 node = None
             if node is None:
                 if len(self.nodes) >= MOST_NODES:
                     raise OSError(errno.ENFILE, "the job's kernel knows as many files as may be")
-                node = Node(self.next_number, st, parent, name, rights)
+                node = Node(MADE + number if number else self.next_number, st, parent, name, rights)
                 node.held = held
                 node.nameless = not st.st_nlink  # O_TMPFILE
-                self.next_number += 1
+                self.next_number += not number
                 self.nodes[node.id] = self._by_key[key] = node
                 if self.log is not None and kind not in (stat.S_IFREG, stat.S_IFLNK):
                     self.log.node(node)
@@ -210,16 +210,16 @@ class Inodes:
             nodes = {handle.node.id: handle.node for handle in self.handles.values() if handle.node.fd < 0}
         return [node for node in nodes.values() if (parent, name) in node.names()]
 
-    def may_open(self) -> None:
-        """Raise EMFILE if one more open file would leave no descriptors to find files with."""
-        if len(self.handles) + len(self.descriptors.owners) >= self._most_handles:
+    def may_open(self, count: int = 1) -> None:
+        """Raise EMFILE if so many more open files would leave no descriptors to find files with."""
+        if len(self.handles) + len(self.descriptors.owners) + count > self._most_handles:
             raise OSError(errno.EMFILE, "the files of the job's that are open are as many as rexec may have open here")
 
     def opened(self, fd: int, node: Node, flags: int, number: int = 0) -> Handle:
         """Make a handle of `fd`, which is open on `node`; `number`: its own, 0: the next."""
         with self.lock:
             handle = Handle(Descriptor(fd), node, flags, number or self.next_number)
-            self.next_number = max(self.next_number, handle.number + 1)
+            self.next_number = max(self.next_number, handle.number + 1 if handle.number < MADE else 0)
             self.handles[handle.number] = node.handles[handle.number] = handle
             if self.log is not None and node.fd < 0:
                 self.log.node(node)

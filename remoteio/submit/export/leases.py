@@ -56,13 +56,34 @@ _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
 class _Watch:
     """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
 
-    __slots__ = ("all_broken", "broken", "events", "hides", "nodeid", "number", "since")
+    __slots__ = ("all_broken", "broken", "events", "hides", "making", "nodeid", "number", "since")
 
     def __init__(self, nodeid: int, number: int, hides: bool) -> None:
         self.nodeid, self.number = nodeid, number
         self.hides = hides  # names in it are not to be told of
         self.all_broken, self.broken = True, {_ITSELF}
         self.events, self.since = 0, 0.0
+        self.making: set[bytes] = set()  # names whose making is known to the host, and not seen here yet
+
+    def makes(self, name: bytes, fails: bool) -> bool:
+        """Take note that the job makes that name, or fails to; whether it was others' making that was taken for his."""
+        if fails:
+            return not self.saw(name)
+        self.making.add(name)
+        return False
+
+    def is_busy(self, now: float) -> bool:
+        """Count one event more; whether there are too many."""
+        if now - self.since > 1:
+            self.since, self.events = now, 0
+        self.events += 1
+        return self.events > _BUSY
+
+    def saw(self, name: bytes) -> bool:
+        """Say whether the host knows that the name is made; but once."""
+        known = name in self.making
+        self.making.discard(name)
+        return known
 
     def arm(self, name: bytes) -> None:
         """Arm one name, or _ITSELF. Names that were never told of are armed as well."""
@@ -207,15 +228,19 @@ class Leases:
             return 0
 
     def contents(self, fd: int, st: os.stat_result) -> bool:
-        """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed.
-
-        Not if somebody has it open for writing, who may have it mapped: that makes no event.
-        """
+        """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed: not if
+        somebody has it open for writing, who may have it mapped, which makes no event."""
         return self._inotify is not None and _unwritten(fd, st)
 
     def watches(self, node: Node, fd: int) -> bool:
         """Arm a file that is open as `fd`, and is about to be read ahead. False: what is read may change unseen."""
         return self._is_local(node, fd) and self.attributes(node, fd) >= 0
+
+    def making(self, parent: Node, name: bytes, fails: bool = False) -> None:
+        """Break nothing for that alone that the name is made now: the host has told of it. `fails`: it was not."""
+        with self._lock:
+            if (watch := self._nodes.get(parent.id)) is not None and watch.makes(name, fails):
+                self._break(watch, name)
 
     def known(self, node: Node) -> bool:
         """Arm the attributes of `node`, which are about to be read, if it is watched. False: do not lease them."""
@@ -317,18 +342,14 @@ class Leases:
             self._break_all()
             return
         watch = self._numbers.get(number)
-        if watch is None or (name and not mask & _DIRECTORY):
-            return  # left meanwhile; or of what is in a directory, and has a watch of its own
+        if watch is None or (name and not mask & _DIRECTORY) or (mask & ino.IN_CREATE and watch.saw(name)):
+            return  # left meanwhile; of what is in a directory, and has a watch of its own; or known to the host
         self._break(watch, name)
         if mask & ino.IN_IGNORED:
             self._nodes.pop(watch.nodeid, None)
             del self._numbers[number]
             return
-        now = time.monotonic()
-        if now - watch.since > 1:
-            watch.since, watch.events = now, 0
-        watch.events += 1
-        if watch.events > _BUSY:
+        if watch.is_busy(now := time.monotonic()):
             self._leave(watch)
             self._resting = {node: until for node, until in self._resting.items() if until > now}
             self._resting[watch.nodeid] = now + _REST

@@ -68,9 +68,9 @@ class Listings:
         read = syscalls.getdents64(fd)
         raw = [position for _, position, _, _ in read]
         given = positions.given(raw, first, ext4 or (max(raw, default=0) >= 1 << 31 and _is_ext4(fd)))
-        kept = KEPT if dev == numbers.device else 0
+        kept, told = KEPT if dev == numbers.device else 0, numbers.told
         return [
-            (name, ino if ino < kept else numbers.shown(dev, ino), kind, position)
+            (name, ino if ino < kept and ino not in told else numbers.shown(dev, ino), kind, position)
             for (ino, _, kind, name), position in zip(read, given)
             if name not in _OURS and ino not in hidden and name not in instead
         ]
@@ -113,6 +113,7 @@ class Listings:
     def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
         out: list[bytes] = []
         used, kept, stat, entry_of, pack = 0, self._inodes.numbers.device, os.stat, self._entry, abi.DIRENT.pack
+        told = self._inodes.numbers.told
         pinned = self._instead.pinned.names(node)  # which are looked up one by one
         for name, ino, kind, position in found[first:] if first else found:
             need = _PLUS + len(name) + 7 & ~7
@@ -123,7 +124,7 @@ class Listings:
                 try:
                     st = stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = entry_of(node, name, st), st.st_ino
-                    if st.st_dev != kept or ino >= KEPT:
+                    if st.st_dev != kept or ino >= KEPT or ino in told:
                         ino = self._inodes.numbers.shown(st.st_dev, ino)
                 except FileNotFoundError:
                     continue

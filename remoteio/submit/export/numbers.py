@@ -5,16 +5,22 @@ dynamic linker. The files of one filesystem, where the job works, keep the numbe
 knows files by them (their lower 32 bits), and would be out of date on either machine. Those of all others are put where
 a 32-bit program can still read them (stat(2) says EOVERFLOW for more than 32 bits): blocks of them, as they are met,
 into the upper half of 32 bits. Where that does not go, the device is folded into the upper bits.
+
+What the host had to tell of before it was made here (wire/makes.py) keeps the number that was told, as long as the
+job runs, above all those blocks.
 """
 
 from __future__ import annotations
 
 import threading
 
+from remoteio.wire.makes import INODES
+
 KEPT = 1 << 31  # numbers below it are of the filesystem that keeps its own
 _BLOCK = 16  # bits: numbers of one block, which are moved together
-_SLOTS = 1 << 31 - _BLOCK
+_SLOTS = INODES - KEPT >> _BLOCK
 _MOST = _SLOTS * 3 // 4  # slots in use; a search among more takes long
+MOST_TOLD = 1 << 16  # files and directories whose numbers were told before they were made: some 150 bytes each
 _BEYOND = 1 << 47  # added to a number of the filesystem that keeps its own, where it is another one's
 
 
@@ -28,9 +34,12 @@ class Numbers:
         self._bases: dict[tuple[int, int], int] = {}  # by device and block
         self._taken: set[int] = set()
         self._tags: dict[int, int] = {}
+        self.told: dict[int, tuple[int, int]] = {}  # by number here: the device, and the number that was told
 
     def shown(self, dev: int, ino: int) -> int:
         """Return the number to show for the file of that number on that device."""
+        if ino in self.told and self.told[ino][0] == dev:
+            return self.told[ino][1]
         if dev == self.device:
             return ino if ino < KEPT or ino >> 32 else ino + _BEYOND
         block = ino >> _BLOCK
@@ -38,6 +47,10 @@ class Numbers:
         if base is None:
             base = self._place(dev, block)
         return base | ino & (1 << _BLOCK) - 1 if base else ino ^ self._tag(dev) << 48
+
+    def tell(self, dev: int, ino: int, told: int) -> None:
+        """Show the file that was made with that number as `told`; it was told so before."""
+        self.told[ino] = dev, told
 
     def _place(self, dev: int, block: int) -> int:
         """Where a block goes; 0: there is no room. By its number: the same for the next job, unless two want one."""

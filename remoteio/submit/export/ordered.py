@@ -74,6 +74,12 @@ class Ordered:
             raise abi.FuseError("it asks for more after a change than any kernel does, and not for the change")
         return []
 
+    def request(self, payload: Payload) -> abi.Request:
+        """Read a request that may be done now, with its number if it is a change. Raises FuseError."""
+        request = abi.Request(payload)
+        request.number = self._numbers.get(request.unique, 0)
+        return request
+
     def done(self, unique: int) -> list[Payload]:
         """Take note that a request has been answered; return those that the caller has to do, as nobody else can."""
         if unique not in self._numbers:

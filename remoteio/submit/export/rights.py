@@ -258,6 +258,13 @@ class Rights:
         return self._owned
 
     @property
+    def words(self) -> tuple[bytes, ...]:
+        """The names, folded, of which a rule speaks in this directory; "*" for any bytes."""
+        steps = self.state.steps
+        names = {folded(name) for step in steps for name in (*step.exact, *step.folded)}
+        return tuple(sorted(names | {glob.head + b"*" + glob.tail for step in steps for glob in step.globs}))
+
+    @property
     def own(self) -> bool:
         """Is it in a tree that the job has made?"""
         return self.state.own

@@ -84,6 +84,7 @@ class Agent:
             frames.PUSHED: self.relay.pushed,
             frames.ORDERED: self.relay.ordered,
             frames.LEASED: self.relay.leased,
+            frames.GRANTED: self.relay.granted,
             frames.BREAK: self.relay.broken,
             frames.STDIN: streams.put,
             frames.CREDIT: streams.credit,
@@ -215,8 +216,14 @@ class Agent:
             self.link.send(frames.PING)
 
 
+_NOT_KEPT = {
+    fuse_abi.WRITE: "what the job wrote to a file",
+    fuse_abi.SETATTR: "the mode or times that the job gave a file",
+}
+
+
 def _not_done(op: int, error: int) -> bytes:
     """Say that a change could not be made at home, of which no call of the job's was told."""
-    what = "what the job wrote to a file" if op == fuse_abi.WRITE else "the mode or times that the job gave a file"
+    what = _NOT_KEPT.get(op, "a file, directory or link that the job made")
     text = "%s could not be kept (%s), and the job had gone on: look at its files, or run it with --sync"
     return (text % (what, os.strerror(error))).encode()

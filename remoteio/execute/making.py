@@ -1,0 +1,232 @@
+"""Execute side: what the job makes, told to its kernel before home has made it. Pure. Shipped.
+
+Home grants it directory by directory (``wire.makes``), with the reply to the first that was made there. It is answered
+so if no rule speaks of the name, if that is known to be absent (``leases``), and if another like it was made before,
+whose reply shows what is given to it: ids, size, links. A directory that is made so is known to be empty, and granted
+with the one that it is in, unless home's reply says otherwise.
+
+The kernel asks for the attributes of a directory after each name that it makes there, as it may not write to it any
+more. While what was made there is under way these are told, too, not to be used again.
+
+Times are told by home's clock, as far as it is known: from a reply on it is no earlier than that reply says. So what is
+told is never in home's future, and home gives the file later ones when it makes it.
+
+The caller tells the time, and comes with one thread at a time (``relay.Relay._order``).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from remoteio.execute.leases import Leases, is_absent
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
+from remoteio.wire.coherence import TTL
+from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, name_of
+
+MOST_GRANTED = 1 << 14  # directories: some 300 bytes each
+
+_FORMATS = {abi.CREATE: stat.S_IFREG, abi.MKDIR: stat.S_IFDIR, abi.SYMLINK: stat.S_IFLNK}
+# flags of a CREATE for which home is to do it: O_APPEND, O_DSYNC (O_SYNC has it in it), O_DIRECT
+_ASKS = 0o2000 | 0o10000 | 0o40000
+_ACCMODE = 0o3
+_NAME_MAX = 255  # bytes of a name: linux/limits.h; the kernel's FUSE leaves it to the filesystem
+_TARGET_MAX = 512  # bytes of a request for a symbolic link: no filesystem takes less
+_SPECIAL = 0o7000
+_NS = 1000000000
+_BODY = abi.OUT_HEADER.size
+_ATTR_AT = _BODY + abi.ENTRY.size
+
+# how such a thing looks when it is made: words of wire.behind, struct fuse_attr
+Like = tuple[int, "tuple[int, ...]"]
+
+
+class Made:
+    """What is made: its node, its handle (0: it has none), the attributes and the answer that the kernel is told.
+
+    words    what more may be done with it before home has (wire.behind)
+    """
+
+    __slots__ = ("answer", "attr", "handle", "nodeid", "words")
+
+    def __init__(self, nodeid: int, handle: int, words: int, attr: bytes, answer: bytes) -> None:
+        self.nodeid, self.handle, self.words, self.attr, self.answer = nodeid, handle, words, attr, answer
+
+
+class _Grant:
+    """A directory in which more may be made.
+
+    likes           how it looks, by operation and the ids of who asks: of those that are made in it, too
+    attr            its own attributes, in their order in struct fuse_attr; []: they are not known
+    last            the number of the last change that has made something in it
+    names, globs    of which a rule speaks
+    """
+
+    __slots__ = ("attr", "globs", "last", "likes", "names")
+
+    def __init__(
+        self, likes: dict[tuple[int, int, int], Like], attr: Sequence[int], words: tuple[bytes, ...] = ()
+    ) -> None:
+        self.likes, self.attr, self.last = likes, list(attr), 0
+        self.names = frozenset(word for word in words if b"*" not in word)
+        self.globs = [word.partition(b"*")[::2] for word in words if b"*" in word]
+
+    def speaks_of(self, name: bytes) -> bool:
+        """Say whether a rule may speak of that name (submit/export/rights.py: folded)."""
+        if not self.names and not self.globs:
+            return False
+        key = name.rstrip(b". ").lower() or name
+        if not name.isascii() or key in self.names:
+            return True
+        return any(key.startswith(head) and key.endswith(tail) for head, tail in self.globs)
+
+
+class Making:
+    """Answers what makes a name. `leases`: which names are known, and known to be absent.
+
+    lost    by the count of ``known``, when home last took all of a directory back
+    """
+
+    def __init__(self, leases: Leases) -> None:
+        self.lost = 0
+        self._leases = leases
+        self._granted: OrderedDict[int, _Grant] = OrderedDict()
+        self._ahead: int | None = None  # home's clock less this machine's monotonic one, at the least: ns
+
+    # what home grants
+
+    def granted(
+        self, op: int, raw: bytes | memoryview, granted: Granted, reply: bytes | memoryview, above: bytes, now: float
+    ) -> Made | None:
+        """Keep what goes along with the reply to a request that was asked as any other; `above`: attributes of the
+        directory, struct fuse_attr, or nothing.
+
+        Return what of a directory that was made holds (its node, words, attributes). Raises struct.error.
+        """
+        nodeid, uid, gid = _asking(raw)
+        self._clock(granted.ns, now)
+        if not granted.what & MORE:
+            self._granted.pop(nodeid, None)
+            return None
+        grant = self._granted.get(nodeid)
+        own = abi.ATTR.unpack(above) if above else ()
+        self._enter(nodeid, _Grant({} if grant is None else grant.likes, own, granted.words))
+        made, attr = abi.ENTRY.unpack_from(reply, _BODY)[0], abi.ATTR.unpack_from(reply, _ATTR_AT)
+        words = (MAY_SET if granted.what & SET else 0) | (MAY_OWN if granted.what & OWN else 0)
+        if op == abi.CREATE:
+            words = abi.OPEN_OUT.unpack_from(reply, _ATTR_AT + abi.ATTR.size)[1] & WORDS
+        if attr[9] == _mode(op, raw):
+            self._granted[nodeid].likes[op, uid, gid] = words, attr
+        if op == abi.MKDIR and granted.what & EMPTY:
+            self._empty(made, self._granted[nodeid], attr)
+            return Made(made, 0, words, abi.ATTR.pack(*attr), b"")
+        return None
+
+    def goes_on(self, op: int, made: int, granted: Granted, now: float) -> None:
+        """Take note of what goes along with home's reply to what was answered here: `made` is its node."""
+        self._clock(granted.ns, now)
+        if not granted.what & MORE:
+            self._granted.clear()
+        if op == abi.MKDIR and not granted.what & EMPTY:
+            self.lose(made)
+            self._leases.broken(made, b"")
+
+    def lose(self, nodeid: int) -> None:
+        """Have home asked for what is made in that directory; 0: in any."""
+        if nodeid:
+            self._granted.pop(nodeid, None)
+        else:
+            self._granted.clear()
+
+    def failed(self, parent: int, name: bytes, made: int) -> None:
+        """Take note that home could not make what was answered here."""
+        self.lose(parent)
+        self.lose(made)
+        self._leases.broken(made, b"")
+        self._leases.broken(parent, name)
+
+    def _enter(self, nodeid: int, grant: _Grant) -> None:
+        self._granted[nodeid] = grant
+        self._granted.move_to_end(nodeid)
+        if len(self._granted) > MOST_GRANTED:
+            self._granted.popitem(last=False)
+
+    def _empty(self, nodeid: int, above: _Grant, attr: Sequence[int]) -> None:
+        # no rule speaks of what is in it: else home does not say EMPTY (submit/export/rights.py: owned)
+        self._enter(nodeid, _Grant(above.likes, attr))
+        self._leases.listed(nodeid, [])
+
+    # what is answered
+
+    def answer(self, op: int, unique: int, raw: bytes | memoryview, number: int, now: float) -> Made | None:
+        """Return what is made by the change of that number, if all of it is known; else home is to be asked."""
+        nodeid, uid, gid = _asking(raw)
+        grant = self._granted.get(nodeid)
+        like = None if grant is None else grant.likes.get((op, uid, gid))
+        if grant is None or like is None or number >= NUMBERS or not self._leases.holds(now):
+            return None
+        name, (words, attr) = name_of(op, raw), like
+        if grant.speaks_of(name) or not is_absent(self._leases, nodeid, name) or _asks(op, name, raw):
+            return None
+        told = list(attr)
+        told[0], told[9] = INODES + number, _mode(op, raw)
+        seconds, ns = divmod(self._time(now), _NS)
+        told[3:9] = seconds, seconds, seconds, ns, ns, ns
+        if op == abi.SYMLINK:
+            told[1] = len(raw) - abi.ARGS - len(name) - 2
+        self._leases.broken(nodeid, name)  # something has it, of which home is to be asked
+        made = MADE + number
+        grant.last = number
+        if grant.attr:
+            grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
+        if op == abi.MKDIR:
+            self._empty(made, grant, told)
+            if grant.attr:
+                grant.attr[10] += told[10] - 1  # its ".."
+        packed = abi.ATTR.pack(*told)
+        body = abi.ENTRY.pack(made, 0, TTL, TTL, 0, 0) + packed
+        if op != abi.CREATE:
+            return Made(made, 0, words, packed, abi.reply(unique, body))
+        if not abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] & _ACCMODE:
+            words &= ~MAY_WRITE
+        return Made(made, made, words, packed, abi.reply(unique, body + abi.OPEN_OUT.pack(made, 0, 0)))
+
+    def getattr(self, unique: int, nodeid: int, done: int) -> bytes | None:
+        """Return the reply to a GETATTR of a directory in which something is made after the change of number `done`."""
+        grant = self._granted.get(nodeid)
+        if grant is None or grant.last <= done or not grant.attr:
+            return None
+        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(*grant.attr))
+
+    def _clock(self, ns: int, now: float) -> None:
+        ahead = ns - int(now * _NS)
+        self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
+
+    def _time(self, now: float) -> int:
+        return (self._ahead or 0) + int(now * _NS)
+
+
+def _asking(raw: bytes | memoryview) -> tuple[int, int, int]:
+    """The directory, and the ids of who asks."""
+    _, _, _, nodeid, uid, gid, _, _, _ = abi.IN_HEADER.unpack_from(raw)
+    return nodeid, uid, gid
+
+
+def _mode(op: int, raw: bytes | memoryview) -> int:
+    """The mode that is asked for (st_mode): where there is no default ACL."""
+    if op == abi.SYMLINK:
+        return stat.S_IFLNK | 0o777
+    at = abi.ARGS + (4 if op == abi.CREATE else 0)
+    mode, umask = abi.MKDIR_IN.unpack_from(raw, at)
+    return int(_FORMATS[op] | mode & ~umask & 0o7777)
+
+
+def _asks(op: int, name: bytes, raw: bytes | memoryview) -> bool:
+    """Say whether home might refuse it, or make it otherwise."""
+    if len(name) > _NAME_MAX or (op == abi.SYMLINK and len(raw) > _TARGET_MAX):
+        return True
+    if op == abi.CREATE and abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] & _ASKS:
+        return True
+    return bool(_mode(op, raw) & _SPECIAL)

@@ -1,0 +1,114 @@
+"""Decide where a job may be told that it has made something before it is made here (remoteio/wire/makes.py).
+
+What is answered so must be known to succeed, and to look as the one before it: so there has to be room for files and
+open ones, a filesystem of this machine, no rule of this job's, and no default ACL or set-group-id bit, by which what is
+made gets other rights. The directory is leased, so that who changes its rights takes all of this back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+
+from remoteio import syscalls
+from remoteio.submit.export.confine import FREE
+from remoteio.submit.export.filesystems import LOCAL
+from remoteio.submit.export.granted import LEAST_FREE
+from remoteio.submit.export.inodes import Inodes
+from remoteio.submit.export.leases import Leases
+from remoteio.submit.export.nodes import Node, Place
+from remoteio.submit.export.numbers import MOST_TOLD
+from remoteio.submit.export.reply import Reply
+from remoteio.submit.export.rights import Rights
+from remoteio.submit.export.room import Room
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import ROOM
+from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
+
+LEAST_FILES = 1 << 14  # that the filesystem has room for still
+_FEW = 4096  # bytes of the names of which rules speak
+# a name may be another's there, by case or by what Unicode takes for the same: so it may, though it is absent
+_FOLDS = ("zfs", "jfs")
+_LOCAL = frozenset(magic for name, magic in LOCAL.items() if name not in _FOLDS)
+
+
+class MoreMade:
+    """Makes what makes a name, and tells with the reply whether more may be made there at once.
+
+    `plain`: ids are shown as they are.
+    """
+
+    def __init__(self, inodes: Inodes, leases: Leases, room: Room, plain: bool) -> None:
+        self._inodes, self._leases, self._room, self._plain = inodes, leases, room, plain
+
+    def make(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
+        """Do it. Raises OSError; ENFILE for more than may be told of."""
+        if not r.number:
+            reply = do(r, place)
+            if self._leases.wanted() and not self._room.counts:
+                reply.granted = self._granted(r, place, reply, self._may_be_told(place))
+            return reply
+        numbers = self._inodes.numbers
+        if r.number >= NUMBERS or len(numbers.told) >= MOST_TOLD + ROOM:
+            raise OSError(errno.ENFILE, "the host has told of more that it makes than may be")
+        self._leases.making(place.parent, place.name)
+        try:
+            reply = do(r, place)
+        except OSError:
+            self._leases.making(place.parent, place.name, fails=True)
+            raise
+        node = self._inodes.get(MADE + r.number)
+        numbers.tell(node.dev, node.ino, INODES + r.number)
+        reply.granted = self._granted(r, place, reply, True)
+        return reply
+
+    def _granted(self, r: abi.Request, place: Place, reply: Reply, told: bool) -> Granted:
+        what = MORE if told and self._has_room(place) else 0
+        words = place.parent.rights.words if what and not r.number else ()
+        if what and r.op == abi.MKDIR:
+            what |= self._of_directory(self._inodes.get(abi.ENTRY.unpack_from(reply.body)[0]))
+        return Granted(what, time.time_ns(), words)
+
+    def _has_room(self, place: Place) -> bool:
+        disk = os.fstatvfs(place.at)
+        try:
+            self._inodes.may_open(2 * ROOM)
+        except OSError:
+            return False
+        return (
+            disk.f_bavail * disk.f_frsize >= LEAST_FREE
+            and (not disk.f_files or disk.f_favail >= LEAST_FILES)
+            and len(self._inodes.numbers.told) < MOST_TOLD
+        )
+
+    def _may_be_told(self, place: Place) -> bool:
+        """Whether what is made in that directory is known beforehand, until a break."""
+        parent, at = place.parent, place.at
+        if parent.shared or not _alike(parent.rights) or not self._leases.name(parent, at, place.name):
+            return False
+        if os.fstat(at).st_mode & stat.S_ISGID or syscalls.fstatfs(at)[0] not in _LOCAL:
+            return False
+        try:
+            os.getxattr("/proc/self/fd/%d" % at, "system.posix_acl_default")
+        except OSError as e:
+            return e.errno in (errno.ENODATA, errno.EOPNOTSUPP)
+        return False
+
+    def _of_directory(self, node: Node) -> int:
+        """What holds of a directory that was just made."""
+        fd = self._inodes.descriptors.directory(node)
+        st, what = os.fstat(fd), 0
+        if st.st_uid == os.geteuid():
+            what = SET | (OWN if self._plain else 0)
+        if _alike(node.rights) and not node.rights.words and self._leases.listing(node, fd):
+            what |= 0 if os.listdir("/proc/self/fd/%d" % fd) else EMPTY
+        return what
+
+
+def _alike(rights: Rights) -> bool:
+    """May all be made there of which no rule speaks, and are the words of the rules few?"""
+    others = rights.others
+    return others.level == others.file == FREE and len(b"/".join(rights.words)) <= _FEW

@@ -1,0 +1,62 @@
+"""GRANTED: the reply to what makes a name, and whether the host may make more there before home has. Pure. Shipped.
+
+::
+
+    u8 kind of the reply (FUSE, KNOWN) | u8 what | u16 bytes of the words | u32 zero | u64 home's time, ns
+    | the words | the reply's payload
+
+`what` is a sum of MORE: what is asked for next in that directory by OPS, of a name that is not there, may be answered
+before it is done, until a BREAK of all that is in the directory, or until such an answer comes with a reply that
+does not say MORE; EMPTY: what was made is a directory of which that is so too, and there is no name in it, until a
+BREAK; SET and OWN: as behind.MAY_SET and MAY_OWN, of a directory that was made. The words are the names of which a rule
+of the job's speaks, parted by slashes, folded, with "*" for any bytes: these are asked for.
+
+What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
+its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from remoteio.errors import ProtocolError
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.frames import FUSE, KNOWN
+
+OPS = frozenset((abi.CREATE, abi.MKDIR, abi.SYMLINK))
+MORE, EMPTY, SET, OWN = 1, 2, 4, 8
+MADE = 1 << 62  # below the relay's own handles (fuse_abi.OWN), above all that home gives
+INODES = 0xE0000000  # up to 32 bits, which 32-bit programs can read
+NUMBERS = (1 << 32) - INODES  # numbers of changes that may make something
+_HEAD = struct.Struct("=BBHIQ")
+
+
+class Granted:
+    """What goes along with a reply: `what`, when (`ns`, by home's clock), and the `words`, one each."""
+
+    __slots__ = ("ns", "what", "words")
+
+    def __init__(self, what: int, ns: int, words: tuple[bytes, ...] = ()) -> None:
+        self.what, self.ns, self.words = what, ns, words
+
+
+def pack(kind: int, granted: Granted, payload: bytes) -> bytes:
+    """Make the payload of a GRANTED frame of a reply that `kind` and `payload` make alone."""
+    words = b"/".join(granted.words)
+    return _HEAD.pack(kind, granted.what, len(words), 0, granted.ns) + words + payload
+
+
+def split(payload: bytes | memoryview) -> tuple[int, Granted, bytes | memoryview]:
+    """Part a GRANTED frame into the reply's kind, what goes along with it, the reply. Raises ProtocolError."""
+    if len(payload) >= _HEAD.size:
+        kind, what, length, zero, ns = _HEAD.unpack_from(payload)
+        at = _HEAD.size + length
+        if kind in (FUSE, KNOWN) and what < 16 and not zero and at <= len(payload):
+            words = bytes(payload[_HEAD.size : at])
+            return kind, Granted(what, ns, tuple(words.split(b"/")) if words else ()), payload[at:]
+    raise ProtocolError("a reply does not say what more may be made (%d bytes)" % len(payload))
+
+
+def name_of(op: int, raw: bytes | memoryview) -> bytes:
+    """The name that a request of one of OPS makes."""
+    return bytes(raw[abi.ARGS + abi.OPERATIONS[op][1] :]).partition(b"\0")[0]

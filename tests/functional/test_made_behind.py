@@ -1,0 +1,216 @@
+"""What a job makes is told to it before it is made here, and is here as it was told, or the job hears of it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from remoteio.submit.export.files import OpenFiles
+from remoteio.submit.export.leases import Leases
+from remoteio.submit.export.names import Names
+from remoteio.submit.export.nodes import Place
+from remoteio.submit.export.reply import Reply
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
+from tests.mounted import mounted
+from tests.until import until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
+GROUP = 54321
+
+
+class Served:
+    """A directory `here`, seen by the job as `there`, in which it has just made one of each kind."""
+
+    def __init__(self, top: Path) -> None:
+        self.here, self.there, self._gate = top / "here", top / "there", top / "gate"
+        for each in (self.here, self.there):
+            each.mkdir()
+        self._gate.touch()
+        (self.here / "mark").touch()
+
+    def waits(self, do: Callable[..., Reply]) -> Callable[..., Reply]:
+        """The operation, which waits at home as long as `held`."""
+
+        def waiting(export: Names, r: abi.Request, new: Place) -> Reply:
+            with self._gate.open() as gate:
+                fcntl.flock(gate, fcntl.LOCK_SH)
+                return do(export, r, new)
+
+        return waiting
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have nothing made at home."""
+        with self._gate.open() as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            yield
+
+    def all_done(self) -> None:
+        """Wait until all is done here that the job did so far: home is asked for this, and in its order."""
+        (self.there / "mark").rename(self.there / "mark too")
+        (self.there / "mark too").rename(self.there / "mark")
+
+    def goes_on(
+        self, work: Callable[[Path], None], others: Callable[[Path], None] = lambda here: None, before: int = 0
+    ) -> tuple[Path, Path]:
+        """Do that in a new directory with nothing made at home: it, here and as the job sees it, when all is made.
+
+        `others` are at work here meanwhile; `before`: so many files are made there first.
+        """
+        for k in range(30):
+            here, there = self.begin(f"{k}")
+            for number in range(before):
+                (there / f"{number}").touch()
+            self.all_done()
+            at_home = len(list(here.iterdir()))
+            working = threading.Thread(target=work, args=(there,))
+            with self.held():
+                working.start()
+                working.join(TTL)  # a second later the kernel asks again for the names that it walks by, and waits
+                went_on = not working.is_alive()
+                assert len(list(here.iterdir())) == at_home, "nothing is made yet"
+                if went_on:
+                    others(here)
+            working.join()
+            self.all_done()
+            if went_on:
+                return here, there
+        pytest.fail("it waits for what it makes")
+
+    def begin(self, name: str) -> tuple[Path, Path]:
+        """A directory that the job has made with one of each kind: here, and as the job sees it."""
+        top = self.there / name
+        top.mkdir()
+        (top / "first").touch()
+        (top / "first.d").mkdir()
+        (top / "first.l").symlink_to("first")
+        return self.here / name, top
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    made = Served(tmp_path)
+    monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
+    monkeypatch.setattr(OpenFiles, "do_create", made.waits(OpenFiles.do_create))
+    for name in ("do_mkdir", "do_symlink"):
+        monkeypatch.setattr(Names, name, made.waits(getattr(Names, name)))
+    with mounted(made.here, made.there, late=True):
+        yield made
+
+
+def look(top: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """All that is there: mode, ids, and contents."""
+    found = {}
+    for path in sorted(top.rglob("*")):
+        st = path.lstat()
+        what = os.readlink(os.fsencode(path)) if path.is_symlink() else b"" if path.is_dir() else path.read_bytes()
+        found[str(path.relative_to(top))] = (st.st_mode, st.st_uid, st.st_gid, what)
+    return found
+
+
+def make(top: Path) -> None:
+    (top / "d").mkdir(0o750)
+    (top / "d/e").mkdir()
+    for k in range(4):
+        with (top / f"d/{k}").open("wb", buffering=0) as f:
+            f.write(b"%d" % k)
+            os.fchmod(f.fileno(), 0o640)
+    (top / "d/e/link").symlink_to("../1")
+    os.close(os.open(top / "d/e/only", os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o400))
+
+
+def test_a_job_goes_on_before_what_it_makes_is_here(served: Served) -> None:
+    here, there = served.goes_on(make)
+    assert look(there) == look(here)
+    assert len(look(here)) == 3 + 8
+
+
+def test_what_is_made_has_one_number_from_the_first_and_no_other_has_it(served: Served) -> None:
+    _, there = served.begin("top")
+    told = {}
+    for k in range(20):
+        with (there / f"{k}").open("wb") as f:
+            told[f"{k}"] = os.fstat(f.fileno()).st_ino
+        (there / f"{k}.d").mkdir()
+        told[f"{k}.d"] = (there / f"{k}.d").stat().st_ino
+    served.all_done()
+    seen = {path.name: path.lstat().st_ino for path in there.iterdir()}
+    assert {name: seen[name] for name in told} == told
+    assert len(set(seen.values())) == len(seen)
+    assert {entry.name: entry.inode() for entry in os.scandir(there)} == seen
+
+
+def test_what_is_made_is_here_before_what_is_asked_for_next(served: Served) -> None:
+    here, there = served.begin("top")
+    for k in range(60):
+        (there / f"{k}").write_bytes(b"x")
+        if k % 10 == 9:
+            served.all_done()
+            assert len(list(here.iterdir())) == 3 + k + 1
+
+
+def test_a_name_that_others_took_meanwhile_stays_theirs_and_the_job_is_told(served: Served) -> None:
+    opened: list[int] = []
+
+    def work(there: Path) -> None:
+        opened.append(os.open(there / "n", os.O_CREAT | os.O_RDWR | os.O_TRUNC))
+        assert os.write(opened[-1], b"the job's") == 9
+        (there / "dir").mkdir()
+        (there / "dir/file").write_bytes(b"lost")
+
+    def others(here: Path) -> None:
+        (here / "n").write_bytes(b"theirs")
+        (here / "dir").mkdir()
+
+    here, there = served.goes_on(work, others)
+    with pytest.raises(FileExistsError):
+        os.fsync(opened[-1])
+    with pytest.raises(OSError) as failed:
+        os.write(opened[-1], b"more")
+        os.fsync(opened[-1])
+    assert failed.value.errno in (errno.EBADF, errno.ESTALE)
+    for fd in opened:
+        os.close(fd)
+    assert (here / "n").read_bytes() == b"theirs"
+    assert list((here / "dir").iterdir()) == [], "nor is anything put into their directory"
+    until(lambda: (there / "n").read_bytes() == b"theirs", "the job sees what is there")
+    until(lambda: os.listdir(there / "dir") == [], "and of the directory")
+
+
+def test_what_others_put_into_a_directory_that_the_job_has_just_made_is_seen(served: Served) -> None:
+    here, there = served.begin("top")
+    (there / "d").mkdir()
+    (there / "d/own").touch()
+    served.all_done()
+    (here / "d/theirs").write_bytes(b"x")
+    until(lambda: (there / "d/theirs").exists(), "it is seen")
+    with pytest.raises(FileExistsError):
+        os.open(there / "d/theirs", os.O_CREAT | os.O_EXCL)
+
+
+def test_who_gives_the_directory_other_rights_is_heeded(served: Served) -> None:
+    here, there = served.begin("top")
+    os.chown(here, 0, GROUP)
+    os.chmod(here, 0o2755)
+    until(lambda: there.stat().st_mode & 0o2000, "the job sees it")
+    (there / "file").touch()
+    (there / "dir").mkdir()
+    for name in ("file", "dir"):
+        assert ((there / name).stat().st_gid, (here / name).stat().st_gid) == (GROUP, GROUP)
+
+
+def test_many_files_in_one_directory_are_not_waited_for(served: Served) -> None:
+    def work(there: Path) -> None:
+        for k in range(10):
+            (there / f"late {k}").touch()
+
+    here, _ = served.goes_on(work, before=200)  # more than a directory may change by others, and be leased
+    assert len(list(here.iterdir())) == 3 + 200 + 10

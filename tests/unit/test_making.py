@@ -1,0 +1,229 @@
+"""What a host may tell of what a job makes before it is made: which names, and what home grants and refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from remoteio.errors import ProtocolError
+from remoteio.execute.known_ahead import KnownAhead
+from remoteio.execute.making import Made
+from remoteio.submit.export import more_made
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases, makes
+from remoteio.wire.frames import GRANTED, KNOWN, LEASED
+from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
+
+TOP, NOW = 7, 1000.0
+CREATE = abi.CREATE_IN.pack(os.O_CREAT | os.O_WRONLY, stat.S_IFREG | 0o666, 0o22, 0)
+MKDIR = abi.MKDIR_IN.pack(0o777, 0o22)
+
+
+def attr(ino: int, mode: int, links: int = 1) -> bytes:
+    return abi.ATTR.pack(ino, 0, 0, 1, 2, 3, 0, 0, 0, mode, links, 0, 0, 0, 4096, 0)
+
+
+class Host:
+    """What a host knows of a directory, empty and leased, in which the job has made one of each kind."""
+
+    def __init__(self, words: tuple[bytes, ...] = ()) -> None:
+        self.known = KnownAhead()
+        self.known.leases.heard = NOW
+        self.known.leases.listed(TOP, [])
+        self.number = 0
+        of_file = attr(3, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(5, 0, 0)
+        self.grants(abi.CREATE, CREATE + b"a\0", MORE, words, of_file)
+        self.grants(abi.MKDIR, MKDIR + b"b\0", MORE, words, attr(4, stat.S_IFDIR | 0o755, 2))
+        self.grants(abi.SYMLINK, b"c\0there\0", MORE, words, attr(5, stat.S_IFLNK | 0o777))
+
+    def grants(self, op: int, args: bytes, what: int, words: tuple[bytes, ...], body: bytes) -> Made | None:
+        raw = abi.request(op, TOP, args, 1)
+        asked = op, TOP, 0, self.known.asked(op, TOP), NOW, raw
+        reply = abi.reply(1, abi.ENTRY.pack(20 + op, 0, 1, 1, 0, 0) + body)
+        return self.known.granted(asked, Granted(what, 5_000_000_000, words), reply, b"", NOW)
+
+    def makes(self, op: int, args: bytes, node: int = TOP) -> Made | None:
+        self.number += 1
+        return self.known.making.answer(op, 9, abi.request(op, node, args, 9), self.number, NOW)
+
+
+def test_what_is_like_the_one_before_it_is_answered_with_numbers_of_the_change_s_own() -> None:
+    host = Host()
+    made = host.makes(abi.CREATE, CREATE + b"new\0")
+    assert made is not None and (made.nodeid, made.handle) == (MADE + 1, MADE + 1)
+    ino, size, _, seconds, _, _, _, _, _, mode, links, *_ = abi.ATTR.unpack(made.attr)
+    assert (ino, size, seconds, mode, links) == (INODES + 1, 0, 5, stat.S_IFREG | 0o644, 1)
+    made = host.makes(abi.SYMLINK, b"link\0" + b"x" * 30 + b"\0")
+    assert made is not None and abi.ATTR.unpack(made.attr)[1] == 30
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None and made.handle == 0
+    below = host.makes(abi.CREATE, CREATE + b"new\0", made.nodeid)
+    assert below is not None and below.nodeid == MADE + 4, "a directory that was made so is empty, and granted, too"
+    assert host.makes(abi.CREATE, CREATE + b"new\0", made.nodeid) is None, "but not twice"
+
+
+@pytest.mark.parametrize(
+    ("op", "args"),
+    [
+        (abi.CREATE, CREATE + b"n" * 256 + b"\0"), (abi.SYMLINK, b"l\0" + b"x" * 1000 + b"\0"),
+        (abi.CREATE, abi.CREATE_IN.pack(os.O_WRONLY | os.O_APPEND, 0o100666, 0o22, 0) + b"n\0"),
+        (abi.CREATE, abi.CREATE_IN.pack(os.O_WRONLY, 0o104755, 0o22, 0) + b"n\0"),
+        (abi.MKDIR, abi.MKDIR_IN.pack(0o1777, 0) + b"n\0"),
+    ],
+    ids=["a long name", "a long target", "append", "set-user-id", "sticky"],
+)  # fmt: skip
+def test_what_home_might_refuse_or_make_otherwise_is_asked_for(op: int, args: bytes) -> None:
+    assert Host().makes(op, args) is None
+
+
+@pytest.mark.parametrize("name", [b".git", b".GIT. ", b"hooks.d", "é".encode()])
+def test_a_name_of_which_a_rule_speaks_is_asked_for(name: bytes) -> None:
+    host = Host((b".git", b"hook*d"))
+    assert host.makes(abi.CREATE, CREATE + name + b"\0") is None
+    assert host.makes(abi.CREATE, CREATE + b"other\0") is not None
+
+
+def test_what_home_takes_back_is_asked_for() -> None:
+    for items in ([(TOP, b"")], [(0, b"")]):
+        host = Host()
+        host.known.broken(items)
+        host.known.leases.listed(TOP, [])
+        assert host.makes(abi.CREATE, CREATE + b"new\0") is None
+    host = Host()
+    host.known.broken([(TOP, b"new")])
+    assert host.makes(abi.CREATE, CREATE + b"new\0") is None, "it may be others' by now"
+    assert host.makes(abi.CREATE, CREATE + b"other\0") is not None
+
+
+def test_what_is_granted_after_it_was_taken_back_is_not_kept() -> None:
+    host = Host()
+    stamp = host.known.asked(abi.MKDIR, TOP)
+    host.known.broken([(TOP, b"")])
+    raw = abi.request(abi.MKDIR, TOP, MKDIR + b"d\0", 1)
+    reply = abi.reply(1, abi.ENTRY.pack(50, 0, 1, 1, 0, 0) + attr(8, stat.S_IFDIR | 0o755, 2))
+    host.known.granted((abi.MKDIR, TOP, 0, stamp, NOW, raw), Granted(MORE | EMPTY, 1), reply, b"", NOW)
+    assert host.makes(abi.CREATE, CREATE + b"new\0", 50) is None
+
+
+def test_home_s_reply_ends_what_was_granted() -> None:
+    host = Host()
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None
+    host.known.making.goes_on(abi.MKDIR, made.nodeid, Granted(MORE, 1), NOW)
+    assert host.makes(abi.CREATE, CREATE + b"new\0", made.nodeid) is None, "it is not known to be empty"
+    assert host.makes(abi.CREATE, CREATE + b"new\0") is not None
+    host.known.making.goes_on(abi.CREATE, 1, Granted(0, 1), NOW)
+    assert host.makes(abi.CREATE, CREATE + b"newer\0") is None
+
+
+def test_a_directory_s_attributes_are_told_while_something_is_made_in_it() -> None:
+    host = Host()
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None and host.known.making.getattr(1, made.nodeid, 0) is None
+    host.makes(abi.MKDIR, MKDIR + b"below\0", made.nodeid)
+    told = host.known.making.getattr(1, made.nodeid, 1)
+    assert told is not None and abi.ATTR.unpack_from(told, abi.OUT_HEADER.size + abi.ATTR_OUT.size)[10] == 3
+    assert abi.ATTR_OUT.unpack_from(told, abi.OUT_HEADER.size)[:2] == (0, 0), "but not to be used again"
+    assert host.known.making.getattr(1, made.nodeid, 2) is None, "it is done"
+
+
+def test_a_frame_says_what_it_must() -> None:
+    granted = Granted(MORE | EMPTY, 7, (b"a", b"b*"))
+    kind, found, rest = makes.split(makes.pack(KNOWN, granted, b"rest"))
+    assert (kind, found.what, found.ns, found.words, bytes(rest)) == (KNOWN, 3, 7, (b"a", b"b*"), b"rest")
+    for wrong in (b"", b"\x09" + bytes(15), b"\x01\x10" + bytes(14), b"\x01\0\1\0" + bytes(12)):
+        with pytest.raises(ProtocolError):
+            makes.split(wrong)
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Iterator[Export]:
+    made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
+    made.behind = True
+    assert made.leases.begin()
+    yield made
+    made.close()
+
+
+def ask(export: Export, op: int, args: bytes, number: int, node: int = abi.ROOT_ID) -> tuple[int, Granted, bytes]:
+    """The error, what is granted, and the reply's body."""
+    request = abi.Request(abi.request(op, node, args, 1))
+    request.number = number
+    answer = export.answer(request)
+    assert answer is not None
+    kind, payload = answer
+    granted = Granted(0, 0)
+    if kind == GRANTED:
+        _, granted, rest = makes.split(payload)
+        payload = bytes(rest)
+    elif kind == LEASED:
+        payload = bytes(leases.split(payload)[3])
+    return -abi.OUT_HEADER.unpack_from(payload)[1], granted, payload[abi.OUT_HEADER.size :]
+
+
+def test_what_the_host_has_made_has_the_numbers_that_it_told(export: Export) -> None:
+    error, granted, body = ask(export, abi.MKDIR, MKDIR + b"d\0", 3)
+    assert (error, granted.what & ~OWN) == (0, MORE | EMPTY | SET)
+    assert (abi.ENTRY.unpack_from(body)[0], abi.ATTR.unpack_from(body, abi.ENTRY.size)[9]) == (MADE + 3, 0o40755)
+    error, _, body = ask(export, abi.CREATE, CREATE + b"f\0", 4, MADE + 3)
+    assert (error, abi.OPEN_OUT.unpack_from(body, abi.ENTRY.size + abi.ATTR.size)[0]) == (0, MADE + 4)
+    _, _, body = ask(export, abi.LOOKUP, b"f\0", 0, MADE + 3)
+    assert abi.ENTRY.unpack_from(body)[0] == MADE + 4
+    assert abi.ATTR.unpack_from(body, abi.ENTRY.size)[0] == INODES + 4
+    error, _, body = ask(export, abi.CREATE, CREATE + b"g\0", 0)
+    assert error == 0 and abi.ENTRY.unpack_from(body)[0] < MADE, "others have numbers of home's"
+    export.inodes._check()
+
+
+def test_a_name_that_is_there_is_not_opened_for_who_takes_it_for_his_own(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"theirs")
+    truncating = abi.CREATE_IN.pack(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o100666, 0o22, 0)
+    assert ask(export, abi.CREATE, truncating + b"f\0", 3)[0] == errno.EEXIST
+    assert (tmp_path / "f").read_bytes() == b"theirs"
+
+
+def test_no_more_is_told_of_than_may_be(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(more_made, "MOST_TOLD", 2)
+    monkeypatch.setattr(more_made, "ROOM", 2)
+    assert [bool(ask(export, abi.CREATE, CREATE + b"%d\0" % k, k)[1].what & MORE) for k in (1, 2, 3)] == [True] + [
+        False
+    ] * 2
+    assert ask(export, abi.CREATE, CREATE + b"4\0", 4)[0] == 0
+    assert ask(export, abi.CREATE, CREATE + b"5\0", 5)[0] == errno.ENFILE
+    assert ask(export, abi.MKDIR, MKDIR + b"6\0", NUMBERS)[0] == errno.ENFILE
+    assert ask(export, abi.MKDIR, MKDIR + b"7\0", 0)[1].what & MORE == 0
+
+
+@pytest.mark.parametrize("why", ["set-group-id", "default ACL", "a lock", "--disk"])
+def test_where_it_would_look_otherwise_nothing_is_granted(export: Export, tmp_path: Path, why: str) -> None:
+    assert ask(export, abi.MKDIR, MKDIR + b"a\0", 0)[1].what & MORE
+    if why == "set-group-id":
+        tmp_path.chmod(0o2755)
+    elif why == "default ACL":
+        acl = bytes.fromhex("02000000 01000700ffffffff 04000500ffffffff 20000500ffffffff")
+        os.setxattr(tmp_path, "system.posix_acl_default", acl)
+    elif why == "a lock":
+        export.inodes.top.shared = True
+    else:
+        export.room.counts = True
+    assert not ask(export, abi.MKDIR, MKDIR + b"b\0", 0)[1].what & MORE
+
+
+def test_what_the_host_makes_breaks_nothing_but_what_others_make_does(export: Export, tmp_path: Path) -> None:
+    ask(export, abi.MKDIR, MKDIR + b"a\0", 0)
+    export.leases.due()
+    for k in range(100):  # more than others may make in a second
+        ask(export, abi.CREATE, CREATE + b"%d\0" % k, 1 + k)
+    assert export.leases.due() == b""
+    (tmp_path / "theirs").touch()
+    assert b"theirs" in export.leases.due()
+    (tmp_path / "n").touch()
+    assert ask(export, abi.CREATE, CREATE + b"n\0", 101)[0] == errno.EEXIST
+    assert b"n" in export.leases.due()
