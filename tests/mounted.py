@@ -70,7 +70,8 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses:
     fuse = open_fuse()
     mount_fuse(fuse, str(at), 0, 0, 0, False)
     relay = Relay(fuse, execute, lambda e: os._exit(1))
-    relay.kept.use(str(kept or ""), encrypting)
+    if kept is not None:
+        relay.keep_in(str(kept), encrypting)
     relay.heard()
     relay.start()
     threading.Thread(target=_relay, args=(relay, execute), daemon=True).start()

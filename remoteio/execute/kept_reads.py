@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 
 from remoteio.execute.at_once import AtOnce
-from remoteio.execute.kept_contents import KeptContents
 from remoteio.wire import fuse_abi as abi
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from remoteio.execute.kept_contents import Encrypting, KeptContents
     from remoteio.execute.known import Asked
     from remoteio.wire.link import Link
 
@@ -31,21 +31,45 @@ class KeptReads(AtOnce):
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         super().__init__(fd, link, fail)
-        self.kept = KeptContents()
+        self.kept: KeptContents | None = None  # as soon as it is known to be worth it
+        self._place: tuple[str, Encrypting] | None = None
         self._quickest = self._a_byte = float("inf")  # seconds
+
+    def keep_in(self, path: str, encrypting: Encrypting) -> None:
+        """Keep what is read in that directory of this host, if home is far: see ``kept_contents``."""
+        self._place = path, encrypting
+
+    def settle(self) -> None:
+        """Wait until what is to be kept is written; but not long for a disk that does not take it."""
+        if self.kept is not None:
+            self.kept.settle()
+
+    def _store(self) -> KeptContents | None:
+        """Find what keeps contents; None: home is near, or nothing is to be kept."""
+        if self._place is None or not self._is_far():
+            return None
+        if self.kept is None:
+            from remoteio.execute.kept_contents import KeptContents  # most runs need none
+
+            kept = KeptContents()
+            kept.use(*self._place)
+            with self._order:
+                self.kept = self.kept or kept
+        return self.kept
 
     def _is_far(self) -> bool:
         return self._quickest >= FAR or float("inf") > self._a_byte >= NARROW
 
     def _send(self, op: int, raw: bytes | memoryview) -> None:
-        if op == abi.READ and self.kept.path and self._is_far():
+        kept = self._store() if op == abi.READ else None
+        if kept is not None:
             _, _, unique, nodeid, *_ = abi.IN_HEADER.unpack_from(raw)
             _, offset, count, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             leases = self._known.leases
             with self._order:
                 version, size = leases.version(nodeid) if leases.holds(time.monotonic()) else (b"", 0)
             if version and not flags & _O_DIRECT:
-                self._beside(lambda: self._read(unique, raw, self.kept.read(version, size, offset, count)))
+                self._beside(lambda: self._read(unique, raw, kept.read(version, size, offset, count)))
                 return
         super()._send(op, raw)
 
@@ -65,12 +89,13 @@ class KeptReads(AtOnce):
         self._quickest = min(self._quickest, took)
         if op == abi.READ and size >= _LARGE:
             self._a_byte = min(self._a_byte, took / size)
-        if op == abi.READ and self.kept.path and self._is_far():
-            self._keep(nodeid, stamp, abi.READ_IN.unpack_from(raw, abi.ARGS)[1], payload[abi.OUT_HEADER.size :])
+        kept = self._store() if op == abi.READ else None
+        if kept is not None:
+            self._keep(kept, nodeid, stamp, abi.READ_IN.unpack_from(raw, abi.ARGS)[1], payload[abi.OUT_HEADER.size :])
         return super()._noted(asked, unique, payload, now)
 
-    def _keep(self, nodeid: int, stamp: int, offset: int, data: bytes | memoryview) -> None:
+    def _keep(self, kept: KeptContents, nodeid: int, stamp: int, offset: int, data: bytes | memoryview) -> None:
         with self._order:
             version, size = self._known.leases.version(nodeid) if self._known.holds(nodeid, stamp) else (b"", 0)
         if version:
-            self.kept.keep(version, size, offset, data)
+            kept.keep(version, size, offset, data)

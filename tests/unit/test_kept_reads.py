@@ -33,7 +33,7 @@ class Home:
         self._home, to_home = os.pipe()
         self.fds = (self._kernel, to_kernel, unused, self._other, self._home, to_home)
         self.relay = Relay(to_kernel, Link(unused, to_home), lambda error: None)
-        self.relay.kept.use(str(top / "kept"), encrypting)
+        self.relay.keep_in(str(top / "kept"), encrypting)
         self.relay.heard()
         self._quickest(1.0)
         self._reader, self._number = frames.FrameReader(), 100
@@ -86,7 +86,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path)
     yield made
     until(lambda: made.relay._aside.rest(0), "nothing is being looked up")
-    made.relay.kept.settle()
+    made.relay.settle()
     for fd in made.fds:
         os.close(fd)
 
@@ -99,7 +99,7 @@ def filled(home: Home) -> None:
     assert home.asked() == [unique]
     home.answer(unique, DATA[:PART])
     assert home.told() == abi.reply(unique, DATA[:PART])
-    home.relay.kept.settle()
+    home.relay.settle()
 
 
 def test_what_home_has_answered_is_answered_here(home: Home) -> None:
@@ -163,6 +163,7 @@ def test_a_narrow_link_is_far(home: Home) -> None:
 def test_who_died_meanwhile_is_not_answered_twice(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(home)
     looking, go = threading.Event(), threading.Event()
+    assert home.relay.kept is not None
     read = home.relay.kept.read
 
     def slow(*of: object) -> bytes | None:

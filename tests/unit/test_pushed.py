@@ -21,10 +21,12 @@ from remoteio.submit.export import pushing
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
 from remoteio.submit.export.first_names import Uses
 from remoteio.submit.export.pushing import Pushing
+from remoteio.submit.export.version_names import VersionNames
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, pushed
 from remoteio.wire.frames import HEADER, LARGE
 from tests.hostile import Host
+from tests.named_versions import until_named
 
 NOW = 100.0
 LARGE_FILE = random.Random(1).randbytes(300_000)
@@ -203,6 +205,19 @@ def test_of_one_start_no_more_is_sent_than_so_much(host: Host, monkeypatch: pyte
     monkeypatch.setattr(pushing, "MOST_BYTES", 100_000)
     facts = facts_of(host, USES)
     assert opened(facts, look_up(facts, b"lib", b"large")) is None, "what is left is for those that fit"
+    assert opened(facts, look_up(facts, b"lib", b"small"))
+
+
+def test_much_of_a_file_that_the_host_keeps_by_itself_is_not_sent(
+    host: Host, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until_named(top / "lib/large")
+    monkeypatch.setattr(pushing, "_KEPT_THERE", 50_000)
+    facts = facts_of(host, USES)
+    assert opened(facts, look_up(facts, b"lib", b"large")), "there is no key"
+    host.export.versions = VersionNames(b"a key")
+    facts = facts_of(host, USES)
+    assert opened(facts, look_up(facts, b"lib", b"large")) is None
     assert opened(facts, look_up(facts, b"lib", b"small"))
 
 

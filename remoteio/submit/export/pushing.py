@@ -24,6 +24,7 @@ from remoteio.wire.coherence import AHEAD
 from remoteio.wire.frames import KNOWN, LEASED
 
 MOST_BYTES = 64 << 20  # of one start
+_KEPT_THERE = 1 << 20  # bytes of one file, beyond which it is left to what the host keeps by itself (``leased_opens``)
 _AT_ONCE = 64  # paths whose names go ahead of what is in them
 _NAMED = leases.NAME | leases.ATTR
 
@@ -185,7 +186,8 @@ def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | Non
         return None
     whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
     due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < st.st_size]
-    if sum(end - begin for begin, end in due) > most or not export.leases.contents(fd, st):
+    size = sum(end - begin for begin, end in due)
+    if size > most or not export.leases.contents(fd, st) or (size > _KEPT_THERE and export.versions.of(fd, st)):
         return None
     return _File(nodeid, fd, due, _bare(fd)) if export.inodes.descriptors.keeps(node, fd) else None
 

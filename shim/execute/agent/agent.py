@@ -72,7 +72,7 @@ class Agent:
     def __init__(self, link: SessionLink, sandbox: Sandbox, streams: JobStreams, spec: JobSpec) -> None:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
-        self.relay.kept.use(kept("contents"), encrypting)
+        self.relay.keep_in(kept("contents"), encrypting)
         streams.before = self.relay.behind.settle
         self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
@@ -187,7 +187,7 @@ class Agent:
             self.link.settled()
         except LinkClosed:
             pass  # home has heard the last word, and hung up
-        self.relay.kept.settle()
+        self.relay.settle()
         self.sandbox.shut_door()
         self.link.shut()
         os._exit(0)
