@@ -117,6 +117,27 @@ def test_what_could_not_be_made_after_all_is_told_with_the_end(combo: Combo) -> 
     assert (combo.dir / "top/taken").read_bytes() == b"theirs"
 
 
+@pytest.mark.parametrize("combo", ["local-root", "user-alice"], indirect=True)
+def test_a_disk_that_fills_up_meanwhile_is_told_of_by_the_next_call_on_each_file(combo: Combo) -> None:
+    small = combo.dir / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=3g,uid={combo.uid},mode=755", "small", small], check=True)
+    try:
+        with Talk(combo) as job:
+            job("f, g, h = (open(f'small/{name}', 'wb', buffering=0) for name in 'fgh')")
+            subprocess.run(["mount", "-o", "remount,size=4k", small], check=True)
+            for name in "fgh":
+                assert job(f"says(os.pwrite, {name}.fileno(), b'a' * 9000, 0)") == "fine"
+            assert sum((small / name).stat().st_size for name in "fgh") <= 4096
+            assert job("says(os.pwrite, f.fileno(), b'b', 0), says(os.fsync, f.fileno())") == ["ENOSPC", "fine"]
+            assert job("says(os.fsync, g.fileno()), says(os.fsync, g.fileno())") == ["ENOSPC", "fine"]
+            assert job("says(h.close)") == "ENOSPC"
+            _, said = job.process.communicate(timeout=HANG)
+            assert (job.process.returncode, b"could not be kept (No space left on device)" in said) == (125, True), said
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
 def limit(rexec: subprocess.Popen[bytes], size: int) -> None:
     """Let no file here grow beyond `size`: what comes of a full disk, at the moment that a test chooses."""
     resource.prlimit(rexec.pid, resource.RLIMIT_FSIZE, (size, size))
