@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -13,13 +15,13 @@ from tests.program import Combo
 
 # What was counted on a busy machine in the first run of the command and, where there are two, in the next. Who saves
 # some more lowers the figures: the test fails where half as many come on top. With nothing told ahead they were 193 for
-# find, 600 for tar c and 588 for git status.
+# find, 600 for tar c and 588 for git status; with --sync, 507 for tar x.
 COUNTED: dict[str, list[int]] = {
     "python": [125, 75],
-    "gcc": [530, 450],
+    "gcc": [530, 400],
     "find": [120],
     "tar c": [380],
-    "tar x": [510],
+    "tar x": [300],
     "git status": [340],
 }
 COMMANDS = {
@@ -30,7 +32,7 @@ COMMANDS = {
     "tar x": ["tar", "xf", "few.tar", "-C", "unpacked"],
     "git status": ["git", "-C", "tree", "status", "-s"],
 }
-FILES, FEW = 400, 50
+FILES, FEW, TRIES = 400, 50, 4
 
 
 def _furnish(at: Path, name: str) -> None:
@@ -42,7 +44,6 @@ def _furnish(at: Path, name: str) -> None:
     if name == "tar x":
         with tarfile.open(at / "few.tar", "w") as archive:
             archive.add(at / "tree", "tree")
-        (at / "unpacked").mkdir()
     (at / "hello.c").write_text("#include <stdio.h>\nint main(void) { return 0; }\n")
     if name == "git status":
         git = ["git", "-C", str(at / "tree"), "-c", "user.name=x", "-c", "user.email=x@localhost"]
@@ -50,11 +51,11 @@ def _furnish(at: Path, name: str) -> None:
             subprocess.run([*git, *words], check=True)
 
 
-def _trips(combo: Combo, name: str) -> int:
+def _trips(combo: Combo, name: str, attempt: int) -> int:
     log = combo.dir / "log"
     log.unlink(missing_ok=True)
     options = ["--keep", "0", "--json-log", log]
-    done = combo.run(COMMANDS[name], options=options, env={"XDG_STATE_HOME": str(combo.dir / "state")})
+    done = combo.run(COMMANDS[name], options=options, env={"XDG_STATE_HOME": str(combo.dir / f"state{attempt}")})
     assert done.returncode == 0, done.stderr
     (ended,) = [event for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "ended"]
     return int(ended["trips"])
@@ -63,6 +64,13 @@ def _trips(combo: Combo, name: str) -> int:
 @pytest.mark.parametrize("combo", ["local-root"], indirect=True)
 @pytest.mark.parametrize("name", COUNTED)
 def test_no_more_is_asked_than_was(combo: Combo, name: str) -> None:
+    """What is known ahead holds for a second, and who stood still that long asks again: so the least of some tries."""
     _furnish(combo.dir, name)
-    found = [_trips(combo, name) for _ in COUNTED[name]]
-    assert all(made <= 1.5 * was for made, was in zip(found, COUNTED[name], strict=True)), (found, COUNTED[name])
+    least = [math.inf for _ in COUNTED[name]]
+    for attempt in range(TRIES):
+        shutil.rmtree(combo.dir / "unpacked", ignore_errors=True)
+        (combo.dir / "unpacked").mkdir()
+        least = [min(before, _trips(combo, name, attempt)) for before in least]
+        if all(made <= 1.5 * was for made, was in zip(least, COUNTED[name], strict=True)):
+            return
+    raise AssertionError(f"{name} asks {least} times at the least, where {COUNTED[name]} were counted")
