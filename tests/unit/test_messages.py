@@ -81,7 +81,8 @@ def test_the_bytes_on_the_sockets() -> None:
     for message in TABLE:
         said[f"{message.sender} {message.receiver}"] += message.letter.decode()
     assert said == {
-        "keeper agent": "MF", "agent keeper": "GS", "init agent": "PSTEFcxzwyionhludr", "agent init": "KTGZWYIONHLDR",
+        "keeper agent": "MF", "agent keeper": "GS", "keeper init": "O",
+        "init agent": "PSTEFcxzwyionhludr", "agent init": "KTGZWYIONHLDR",
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ all that the job has left - writing back - ENDED. Each way out tells the agent o
 nothing after it; an init that ends without was killed.
 
 The races. The agent's end: its socket is closed, and init ends, and with pid 1 all of the namespace. The keeper's end:
-PR_SET_PDEATHSIG; had it ended before that was set, the pipe `alive` says so. A child that fails before its exec says
+PR_SET_PDEATHSIG; had it ended before that was set, the socket `alive` says so. A child that fails before its exec says
 so through a pipe that exec closes, so that a job's own end is never taken for that. The job's end while a message
 waits: the status is looked for before each poll, and a message that is left unread is of no use any more. After ENDED
 nothing of the job may still change a file at home: all its processes are reaped, then what shared mappings hold is
@@ -53,11 +53,11 @@ def run(
     where: str,
     scratch: list[str],
     stdio: dict[int, int],
-    alive: int,
+    alive: socket.socket,
 ) -> None:
     """Run the job, and never return. `stdio`: the job's end of each pipe by number, others of 0, 1, 2 are the terminal.
 
-    `alive` is the writing end of a pipe that only the keeper reads.
+    `alive`: its other end is the keeper's alone, who sends the root, open, over it if the job makes no images.
     """
     try:
         places = namespaces.begin(where, scratch, plan)
@@ -85,7 +85,7 @@ def run(
             stdio = {**dict.fromkeys((0, 1, 2, *others), slave), **stdio}
         if tree is None:
             namespaces.number_pids()
-            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave})
+            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave}, alive)
         else:
             ends = {k: fd for k, fd in stdio.items() if fd != slave}
             tree.enter({**ends, -1: slave} if slave >= 0 else ends, [os.fsdecode(path) for path in spec.scratch])
@@ -93,7 +93,7 @@ def run(
                 ends = {}
             else:
                 tree.job = _start(spec, plan, stdio, slave)
-            status = _serve(sock, tree.job, slave, set(ends.values()), tree)
+            status = _serve(sock, tree.job, slave, set(ends.values()), None, tree)
     except RexecError as e:
         _fail(sock, 125, str(e).encode("utf-8", "backslashreplace"))
     except OSError as e:
@@ -114,9 +114,9 @@ def _fail(sock: socket.socket, code: int, why: bytes) -> None:
     messages.send(sock, messages.FAILED, b"%d " % code + why)
 
 
-def _broken(pipe: int) -> bool:
+def _broken(end: socket.socket) -> bool:
     poll = select.poll()
-    poll.register(pipe, 0)
+    poll.register(end, 0)
     return bool(poll.poll(0))
 
 
@@ -254,8 +254,14 @@ def _search(spec: JobSpec) -> None:
     raise OSError(worst, os.strerror(worst))
 
 
-def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: TreeControl | None = None) -> int:
-    """Serve until the job has ended and everything with it; its wait status. `job` 0: it is still to be restored."""
+def _serve(
+    sock: socket.socket, job: int, slave: int, ends: set[int], opens: socket.socket | None,
+    tree: TreeControl | None = None,
+) -> int:  # fmt: skip
+    """Serve until the job has ended and everything with it; its wait status. `job` 0: it is still to be restored.
+
+    `opens`: over this the root comes, open; None: it is opened here.
+    """
     for fd in ends:
         os.close(fd)
     wake_r, wake_w = os.pipe()
@@ -302,7 +308,8 @@ def _serve(sock: socket.socket, job: int, slave: int, ends: set[int], tree: Tree
         except ChildProcessError:
             break
     # what was written through shared mappings is at home before the job counts as ended
-    root = os.open("/", os.O_RDONLY)
+    found = messages.receive(opens, messages.KEEPER, messages.INIT)[2] if opens is not None else []
+    root = found[0] if found else os.open("/", os.O_RDONLY)
     try:
         syncfs(root)
     except OSError as e:

@@ -9,7 +9,7 @@ a process's end, never by a message that would have to be sent:
     it cannot end     one of its threads has the kernel drop pages, which waits for what the agent itself was to write
                       (fs/fuse, launder_folio): its first thread's end is told by a signal, and the keeper fails all
                       that waits on the mount
-    init ends         the writing end of `alive`, which it alone holds, is closed; the keeper goes on as above
+    init ends         its end of `alive`, which it alone holds, is closed; the keeper goes on as above
     the keeper ends   init dies with it (PR_SET_PDEATHSIG); the agent removes the directories, in Sandbox.end
     both at once      the directories are left, unlocked: the next job's private_dirs.Scratch sweeps them
 
@@ -70,6 +70,41 @@ def keep(
             held.remove()
 
 
+def _fork_init(
+    agent: socket.socket, inits: socket.socket, plan: namespaces.Plan, spec: JobSpec, where: str, places: list[str],
+    stdio: dict[int, int],
+) -> tuple[int, socket.socket]:  # fmt: skip
+    """Fork init. Returns its pid and the other end of its `alive`."""
+    alive, inits_alive = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    child = os.fork()
+    if child == 0:
+        try:
+            alive.close()
+            agent.close()
+            init.run(inits, plan, spec, where, places, stdio, inits_alive)
+        finally:
+            os._exit(1)
+    inits_alive.close()
+    inits.close()
+    for fd in stdio.values():
+        os.close(fd)
+    return child, alive
+
+
+def _open_root(where: str, to: socket.socket) -> None:
+    """Open the job's root for init, which has it written back in the end: to open it then is a round trip more."""
+    try:
+        root = [os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    except OSError:
+        root = []  # init opens it by itself, and tells why it cannot
+    try:
+        messages.send(to, messages.ROOT, fds=root)
+    except OSError:
+        pass  # init has ended: whoever waits for that sees it
+    for fd in root:
+        os.close(fd)
+
+
 def _woken_at_the_agents_end() -> int:
     """Return a descriptor that can be read once the agent's first thread, which made this process, has ended."""
     woken, wakes = os.pipe()
@@ -102,23 +137,13 @@ def _serve(
     said, _, _ = messages.receive(agent, messages.AGENT, messages.KEEPER)
     if said is None:
         return  # the agent has ended
-    alive_r, alive_w = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(alive_r)
-            agent.close()
-            init.run(inits, plan, spec, where, places, stdio, alive_w)
-        finally:
-            os._exit(1)
-    os.close(alive_w)
-    inits.close()
-    for fd in stdio.values():
-        os.close(fd)
+    child, alive = _fork_init(agent, inits, plan, spec, where, places, stdio)
     woken = _woken_at_the_agents_end()
+    if spec.checkpoint is None:
+        _open_root(where, alive)
     poll = select.poll()
     poll.register(agent, select.POLLIN)
-    poll.register(alive_r, select.POLLIN)
+    poll.register(alive, select.POLLIN)
     poll.register(woken, select.POLLIN)
     agent_ended = any(fd == woken for fd, _ in poll.poll())
     os.kill(child, signal.SIGKILL)

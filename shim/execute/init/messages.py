@@ -1,8 +1,8 @@
 """The messages between the agent, the job's keeper and the job's init: one table, and how one is sent and received.
 
-Shipped. Two pairs of SOCK_SEQPACKET sockets (unix(7)): agent and keeper, agent and init; keeper and init say nothing
-to each other, but that init holds the writing end of a pipe that only the keeper reads. A message is a letter and a
-payload, and descriptors where the table says so. Its letter means what it does only together with its direction.
+Shipped. Three pairs of SOCK_SEQPACKET sockets (unix(7)): agent and keeper, agent and init, keeper and init; of the
+last each sees the end of the other. A message is a letter and a payload, and descriptors where the table says so. Its
+letter means what it does only together with its direction.
 
 An answer, if there is one, comes before the answer to any later message: init does one after the other. It may be
 FAULT instead, and the job has no part in that. What init says by itself can come between.
@@ -56,6 +56,7 @@ class Message:
 MOUNTED = Message("MOUNTED", b"M", KEEPER, AGENT, "", 1)  # the connection to the kernel, which is to be served
 KEEPER_FAILED = Message("KEEPER_FAILED", b"F", KEEPER, AGENT, "a sentence")
 BUILD = Message("BUILD", b"G", AGENT, KEEPER, "")  # the connection is served: make init, the root and the job
+ROOT = Message("ROOT", b"O", KEEPER, INIT, "", 1)  # the job's root, open; with no descriptor: it cannot be opened
 STAYS = Message("STAYS", b"S", AGENT, KEEPER, "")  # the agent outlives the job, and has its own directory till then
 
 # What init says by itself.
@@ -98,7 +99,7 @@ RESTORE = Message("RESTORE", b"R", AGENT, INIT, "JSON: ends by criu's numbers; c
 # fmt: on
 
 TABLE = (
-    MOUNTED, KEEPER_FAILED, BUILD, STAYS,
+    MOUNTED, KEEPER_FAILED, BUILD, ROOT, STAYS,
     TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
     FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, TIDIED, OPEN_FILES, SPOOLED, CONNECTION, DUMPING,
     RESTORING,
