@@ -106,7 +106,7 @@ def make(top: Path) -> Copy:
         at.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, at)  # with its times, so that what was compiled of it still counts
     Path(copy.of(packages), "checkout.pth").write_text(f"{copy.checkout}\n")
-    copy.rexec.write_text(f"#!{copy.python} -I\nimport sys\nfrom shim.cli.main import main\nsys.exit(main())\n")
+    copy.rexec.write_text(f"#!{copy.python} -I\nimport sys\nfrom shim.cli.program import main\nsys.exit(main())\n")
     copy.rexec.chmod(0o755)
     # The user may not write there: every start of rexec would compile it all anew.
     compileall.compile_dir(copy.top, quiet=1)

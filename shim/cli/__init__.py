@@ -2,6 +2,6 @@
 
 Only here is click imported, and only here and in shim/submit/foreground is this process's own state changed (signals,
 limits, terminal) and something shown to a person. What a command does is done by shim/submit; what it says when that
-fails is the exception's text, one sentence (main.py). Words of the command line are the user's own, and trusted; what
-hosts have said goes through remoteio/printable.py before it is shown.
+fails is the exception's text, one sentence (program.py). Words of the command line are the user's own, and trusted;
+what hosts have said goes through remoteio/printable.py before it is shown.
 """

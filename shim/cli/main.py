@@ -1,43 +1,22 @@
-"""``rexec``: the command line. What it asks for is done elsewhere, and imported only when asked."""
+"""``rexec``: all of the command line. What it asks for is done elsewhere, and imported only when asked."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import traceback
 from functools import partial
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
-from checkpoint.errors import CheckpointError
-from remoteio.errors import RexecError, named
-from shim.cli import parameters, run, say
-from shim.cli.say import FAILED, tell
-from shim.submit import own_code, scope
+from remoteio.errors import RexecError
+from shim.cli import durations, parameters, plain, run
+from shim.cli.program import VERBS
+from shim.cli.program import main as main  # of a console script that was made before it lay there
+from shim.cli.say import FAILED
+from shim.submit import scope
 
-# verb -> (module, its click command); all else is a command to run
-VERBS: dict[str, tuple[str, str]] = {
-    "hosts": ("shim.cli.hosts", "hosts_command"),
-    "doctor": ("shim.cli.doctor", "doctor_command"),
-    "disconnect": ("shim.cli.disconnect", "disconnect_command"),
-    "jobs": ("shim.cli.jobs", "jobs_command"),
-    "stat": ("shim.cli.stat", "stat_command"),
-    "priority": ("shim.cli.desk", "priority_command"),
-    "attach": ("shim.cli.attach", "attach_command"),
-    "checkpoint": ("shim.cli.jobs", "checkpoint_command"),
-    "vacate": ("shim.cli.jobs", "vacate_command"),
-    "hold": ("shim.cli.jobs", "hold_command"),
-    "release": ("shim.cli.jobs", "release_command"),
-    "kill": ("shim.cli.jobs", "kill_command"),
-    "restart": ("shim.cli.jobs", "restart_command"),
-    "resume": ("shim.cli.resume", "resume_command"),
-    "service": ("shim.cli.resume", "service_command"),
-    "images": ("shim.cli.images", "images_command"),
-    "log": ("shim.cli.jobs", "log_command"),
-    "completion": ("shim.cli.completion", "completion_command"),
-}
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -198,38 +177,36 @@ def run_command(
       tar c . | rexec --on bigbox xz -9 > all.tar.xz
       rexec --checkpoint --on alpha,beta --every 10m ./simulate
     """
-    if tty is None:
-        tty = os.isatty(0) and os.isatty(1) and not detach
     if not checkpoint:
         moving = {"--every": every, "--owner": owner, "--files": files, "--undo-limit": undo_limit}
         for option, given in {**moving, "--rehearse": rehearse, "--detach": detach}.items():
             if given:
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
-    elif cpus != 1 or priority:
+        plain.start(
+            command, on=on, directory=directory, env=env, tty=tty, scratch=scratch, only=only, read=read, write=write,
+            hide=hide, disk=disk, fds=fds, lease=lease, cpus=cpus, priority=priority, sync=sync, keep=keep,
+            verbose=verbose, quiet=quiet, json_log=json_log,
+        )  # fmt: skip
+    if cpus != 1 or priority:
         raise RexecError("--cpus and --priority are for a run without --checkpoint, on `any` or several hosts")
+    if tty is None:
+        tty = os.isatty(0) and os.isatty(1) and not detach
     asked = scope.asked(only, read, write, hide, disk)
-    spec = run.describe(command, directory, env, tty, scratch, fds, checkpoint)
-    if checkpoint:
-        if sync is False:
-            raise RexecError("--no-sync is not for jobs that can be checkpointed: say --checkpoint without it")
-        spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
-        from shim.cli import checkpoint as with_images
-        from shim.submit.job import record, submission
+    spec = run.describe(command, directory, env, tty, scratch, fds, True)
+    if sync is False:
+        raise RexecError("--no-sync is not for jobs that can be checkpointed: say --checkpoint without it")
+    spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)
+    from shim.cli import checkpoint as with_images
+    from shim.submit.job import record, submission
 
-        hosts = submission.host_names(on)
-        wanted = submission.Wanted(
-            hosts, owner or "", submission.parse_every(every), parameters.images(keep) or submission.KEEP, detach,
-            asked, files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
-            parameters.lease(lease, True),
-        )  # fmt: skip
-        status = with_images.submit(spec, wanted, quiet=quiet)
-    else:
-        status = run.run(
-            spec, on, asked, parameters.lease(lease, False), parameters.keep(keep), cpus=cpus, priority=priority,
-            sync=bool(sync), verbose=verbose, quiet=quiet, json_log=json_log,
-        )  # fmt: skip
+    hosts = submission.host_names(on)
+    wanted = submission.Wanted(
+        hosts, owner or "", submission.parse_every(every), parameters.images(keep) or submission.KEEP, detach,
+        asked, files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
+        durations.lease(lease, True),
+    )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
-    os._exit(status)
+    os._exit(with_images.submit(spec, wanted, quiet=quiet))
 
 
 def load(verb: str) -> click.Command:
@@ -240,20 +217,8 @@ def load(verb: str) -> click.Command:
     return command
 
 
-def main() -> None:
-    """Run the command line; where it fails, say why and exit with 125. The console script."""
-    asked = os.environ.get("_REXEC_COMPLETE")
-    if asked:
-        from shim.cli import completion
-
-        sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))
-    own_code.import_only_ours()
-    stdout = sys.__stdout__
-    if stdout is not None and sys.stdout is stdout:  # it is None if 1 was closed when we were started
-        sys.stdout = say.output(stdout)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is a job to have it, Ctrl-C simply ends this
-    words = sys.argv[1:]
+def by_click(words: list[str]) -> NoReturn:
+    """Do what the words ask for, and end this process. Raises RexecError, CheckpointError."""
     chosen: click.Command = run_command
     if words and words[0] in VERBS:
         chosen, words = load(words[0]), words[1:]
@@ -268,10 +233,10 @@ def main() -> None:
     except click.ClickException as e:
         e.show()
         sys.exit(FAILED)
-    except (RexecError, CheckpointError) as e:
-        tell(str(e))
-        sys.exit(FAILED)
-    except Exception as e:  # 1, Python's status for it, would pass for the job's
-        traceback.print_exc()
-        tell(f"an error of rexec's own: {named(e)}; please report it with what is above")
-        sys.exit(FAILED)
+
+
+def complete(asked: str) -> NoReturn:
+    """Answer a shell that completes a command line. `asked`: what it says."""
+    from shim.cli import completion
+
+    sys.exit(completion.answer(asked, {verb: partial(load, verb) for verb in VERBS}, run_command))

@@ -7,6 +7,7 @@ import sys
 from functools import cache
 from glob import glob
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from remoteio.submit import programs
@@ -57,9 +58,9 @@ def command(module: str) -> list[str]:
 
 def _libraries() -> list[str]:
     """The directories that hold what rexec imports beside the standard library."""
-    import click
-
-    ours = {os.path.dirname(os.path.dirname(os.path.abspath(click.__file__)))}
+    click = find_spec("click")
+    assert click is not None and click.origin is not None, "every command but a plain run imports it"
+    ours = {os.path.dirname(os.path.dirname(os.path.abspath(click.origin)))}
     named = (path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages"))
     ours |= {path for path in named if _users_own(Path(path))}
     return sorted(ours)

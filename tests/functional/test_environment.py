@@ -138,7 +138,7 @@ ASKED = """
 import grp, pwd, sys
 pwd.getpwuid = lambda uid: pwd.struct_passwd(("zoe", "*", uid, uid + 1, "", "/tmp", "/bin/sh"))
 grp.getgrgid = lambda gid: grp.struct_group(("staff%d" % gid, "*", gid, []))
-from shim.cli.main import main
+from shim.cli.program import main
 sys.argv[0] = "rexec"
 main()
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from shim.cli import main
+from shim.cli import main, program
 from shim.cli.attach import attach
 from shim.cli.say import FAILED
 from shim.submit.job import record
@@ -41,7 +41,7 @@ def test_a_failure_is_one_sentence_whichever_package_it_comes_of(
     monkeypatch.setattr("shim.submit.own_code.import_only_ours", lambda: None)  # this process is the tests'
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
-        main.main()
+        program.main()
     assert ended.value.code == FAILED
     assert capsys.readouterr().err == f"rexec: {said}\n"
 
@@ -80,7 +80,7 @@ def test_whoever_attaches_to_an_ended_job_is_told_where_its_output_is(
 def test_what_cannot_be_printed_is_one_sentence_too(words: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
-            [sys.executable, "-c", "from shim.cli.main import main; main()", *words],
+            [sys.executable, "-c", "from shim.cli.program import main; main()", *words],
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
             env={**os.environ, "XDG_STATE_HOME": str(tmp_path)},
         )  # fmt: skip

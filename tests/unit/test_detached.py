@@ -43,7 +43,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def submitted(directory: Path, where: str, error: str) -> subprocess.CompletedProcess[str]:
     (directory / "sitecustomize.py").write_text(BROKEN.format(where=where, error=error))
-    program = "from shim.cli.main import main; main()"
+    program = "from shim.cli.program import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, "--checkpoint", "--on", "local", "--detach", "--env", "A=1", "true"],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,

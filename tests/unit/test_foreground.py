@@ -10,7 +10,7 @@ import pytest
 
 HOST = """
 import os, socket, sys, threading, time
-from shim.cli import main, run
+from shim.cli import program, run
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from remoteio.wire import frames
@@ -37,7 +37,7 @@ threading.Thread(target=host, args=(theirs,), daemon=True).start()
 run.connect_first = lambda on, **_: (Host("alpha", "alpha"), Wire("alpha", ours), Facts((3, 11), "have", ""))
 sys.argv = ["rexec", "--on", "alpha", *{options}, "true"]
 {breaks}
-main.main()
+program.main()
 """
 ROOT = Path(__file__).parents[2]
 
