@@ -6,8 +6,7 @@ Everything raises ProtocolError (ShapeError, FrameError) for what no execute sid
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from remoteio.printable import printable
 from remoteio.submit.export.once import Asked, Opened
@@ -53,8 +52,7 @@ _NEWS = table(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """Who the host is: its own name, its clock (ns since 1970), the ids mapped there, and those that the job sees.
 
     `network`, `resolver`: which network it is in, and its resolv.conf, if any, as shim/wire/network.py has them;
@@ -71,8 +69,7 @@ class Hello:
     door: Whereabouts | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(NamedTuple):
     """One of shim/wire/job_messages.py, by its name there; `serial` 0, `why` "", `at_once` False where it has none."""
 
     what: str
@@ -118,8 +115,7 @@ def hello(payload: bytes | memoryview) -> Hello:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a job stands that is taken up, as its agent says.
 
     why      it cannot be, if so

@@ -15,8 +15,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.export.first_names import FirstNames
@@ -37,8 +36,7 @@ from shim.wire.stream_pumps import Sink, Source
 from shim.wire.wakeup import Wakeup
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(NamedTuple):
     """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
 
     `keys`: the job had this process's terminal; `told`: the host said so; `away`: it is out of touch, and not to be
@@ -57,8 +55,7 @@ class LostTouch(RexecError):
     """The host was out of touch, and the job is lost with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamEnd:
+class StreamEnd(NamedTuple):
     """This end of one of the job's streams.
 
     fd     the descriptor, which is given up

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shim.submit.shapes import NATURAL, listed, maybe, one_of, string, table, whole
 
@@ -28,8 +27,7 @@ SHAPE = table(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What a job is given. `trust`: one of TRUSTS; the others are absolute paths, of which each is an exception to it.
 
     read    may be read, and is not changed
@@ -53,7 +51,7 @@ class Scope:
         limit = min((each for each in (self.disk, disk) if each is not None), default=None)
         if trust is None or (self.trust == PROJECT and trust != PROJECT):
             trust = self.trust
-        return replace(self, trust=trust, disk=limit)
+        return self._replace(trust=trust, disk=limit)
 
     def row(self) -> Mapping[str, object]:
         """Write it for a record."""
@@ -61,17 +59,22 @@ class Scope:
         return {"trust": self.trust, **paths, "disk": self.disk}
 
 
-@dataclass(frozen=True, slots=True)
+_NOTHING_SAID = Scope()
+
+
 class JobRights:
     """What one job has: its scope, and the directories that it has `made` (Confinement.made), which are its own.
 
     `added`: what it has added so far, wherever it ran; None: nothing yet. `sync`: it waits until each change is made.
     """
 
-    scope: Scope = field(default_factory=Scope)
-    made: dict[tuple[int, int], int] = field(default_factory=dict)
-    added: Added | None = None
-    sync: bool = False
+    __slots__ = ("added", "made", "scope", "sync")
+
+    def __init__(
+        self, scope: Scope = _NOTHING_SAID, made: dict[tuple[int, int], int] | None = None, added: Added | None = None,
+        *, sync: bool = False,
+    ) -> None:  # fmt: skip
+        self.scope, self.made, self.added, self.sync = scope, {} if made is None else made, added, sync
 
     def room(self) -> Room | None:
         """Tell how much it may add to the files here; None: all that there is room for."""

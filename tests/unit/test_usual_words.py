@@ -46,7 +46,12 @@ def test_usual_words_are_read() -> None:
     )
     for option in main.run_command.params:
         name = isinstance(option.type, click.types.StringParamType) or getattr(option, "is_flag", False)
-        if isinstance(option, click.Option) and name and "With --checkpoint" not in (option.help or "") and not option.is_eager:
+        if (
+            isinstance(option, click.Option)
+            and name
+            and "With --checkpoint" not in (option.help or "")
+            and not option.is_eager
+        ):
             value = [] if option.is_flag else ["1"]
             assert option.name == "checkpoint" or plain.usual([option.opts[0], *value, "true"]) is not None, option
 

@@ -24,7 +24,6 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
 from remoteio.submit.export.doings import Doings
 from remoteio.submit.export.nodes import MOST_LINKS, Node
@@ -203,24 +202,21 @@ def _whole(node: Node) -> list[bytes]:
     return parts
 
 
-@dataclass
 class Noted:
     """A node as the log tells of it: which file it is, and its names, directory and name, the latest first."""
 
-    key: tuple[int, int]
-    kind: int
-    names: list[tuple[int, bytes]]
-    gone: bool = False
-    written: bool = False
+    def __init__(self, key: tuple[int, int], kind: int, names: list[tuple[int, bytes]]) -> None:
+        self.key, self.kind, self.names = key, kind, names
+        self.gone = self.written = False
 
 
-@dataclass
 class Told:
     """What a log tells: nodes by their ids, the highest that was given, and the directories that are the job's own."""
 
-    nodes: dict[int, Noted] = field(default_factory=dict)
-    highest: int = 0
-    made: dict[tuple[int, int], int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.nodes: dict[int, Noted] = {}
+        self.highest = 0
+        self.made: dict[tuple[int, int], int] = {}
 
 
 def read(path: str, boot: bytes) -> Told:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from remoteio.submit.export import nodes
 from remoteio.submit.export.changes import Changes, File
@@ -73,7 +72,6 @@ class WrittenFiles:
         return rows
 
 
-@dataclass(frozen=True, slots=True)
 class OpenFiles:
     """The regular files that are open or mapped, as the job's dump saw them.
 
@@ -84,11 +82,27 @@ class OpenFiles:
     pinned  those of `rows` whose bytes are kept ones, and a descriptor of these
     """
 
-    rows: list[tuple[bytes, int, bool]]
-    moved: list[tuple[bytes, bool]]
-    called: list[tuple[bytes, bytes]] = field(default_factory=list)
-    read: list[tuple[bytes, os.stat_result]] = field(default_factory=list, compare=False)
-    pinned: list[tuple[Pin, int]] = field(default_factory=list)
+    __slots__ = ("called", "moved", "pinned", "read", "rows")
+
+    def __init__(
+        self,
+        rows: list[tuple[bytes, int, bool]],
+        moved: list[tuple[bytes, bool]],
+        called: list[tuple[bytes, bytes]] | None = None,
+        read: list[tuple[bytes, os.stat_result]] | None = None,
+        pinned: list[tuple[Pin, int]] | None = None,
+    ) -> None:
+        self.rows, self.moved = rows, moved
+        self.called, self.read, self.pinned = called or [], read or [], pinned or []
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is noted of the files; how those of `read` are is looked at when it counts."""
+        return isinstance(other, OpenFiles) and self._noted() == other._noted()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _noted(self) -> tuple[object, ...]:
+        return self.rows, self.moved, self.called, self.pinned
 
 
 def opened(inodes: Inodes, shown: Pinned | None = None, lost: Iterable[bytes] = ()) -> OpenFiles:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypedDict
 
 from shim.submit.api.errors import ArgumentError
@@ -110,7 +109,7 @@ def scope(options: Mapping[str, object]) -> Scope:
         raise ArgumentError(f"disk is {disk!r:.80}: give bytes, a size such as '10G', or 'all'") from error
     if disk is not None and found.disk is None:
         raise ArgumentError(f"disk is {disk!r:.80}: give bytes, a size such as '10G', or 'all'")
-    return found if only else replace(found, trust=trust)
+    return found if only else found._replace(trust=trust)
 
 
 def policy(given: object) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from remoteio.submit.export.refusals import Refusal
 from remoteio.wire import frames
@@ -70,7 +69,7 @@ class ForegroundRun:
         self._catch_signals()
         try:
             ended = self._run.run(lingers=lingers)
-            return replace(ended, keys=self._terminal is not None and in_foreground(0))
+            return ended._replace(keys=self._terminal is not None and in_foreground(0))
         finally:
             if self._terminal is not None:
                 self._terminal.restore()

@@ -15,9 +15,9 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
@@ -66,8 +66,7 @@ class BootstrapError(RexecError):
     """The runtime could not be started on a host: what failed, why, what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the start showed: the python's version there, and whether the runtime was in the host's cache.
 
     ``runtime`` is "have" (it was), "kept" (sent, and kept for the next time), "memory" (sent, and not kept because
@@ -79,16 +78,14 @@ class Facts:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(NamedTuple):
     """The shipped modules as one payload: ``source`` as ``shim/execute/stage.py`` reads it, named by its ``hash``."""
 
     source: bytes
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One line of the stage."""
 
     python: tuple[int, ...]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from remoteio.errors import RexecError
 from shim.submit.scope import TRUSTS, parse_disk
@@ -30,8 +31,7 @@ class HostsError(RexecError):
     """hosts.toml cannot be used: which key of which file, why, what is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """A machine to run on: ``ssh`` is None for this one.
 
     ``owner`` names the policy that says when its owner comes first: "keyboard", "none" or a table of hosts.toml.
@@ -50,12 +50,11 @@ class Host:
     slots: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
+class Hosts(NamedTuple):
     """hosts.toml as read: the hosts in their order there, and the owner tables as they stand."""
 
     hosts: tuple[Host, ...] = ()
-    owners: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    owners: Mapping[str, Mapping[str, object]] = MappingProxyType({})
 
 
 def hosts_file(environ: Mapping[str, str]) -> Path:

@@ -12,7 +12,6 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from remoteio.errors import ProtocolError, RexecError, named
@@ -49,17 +48,14 @@ class Told(Protocol):
         """Take note that there will be none any more."""
 
 
-@dataclass
 class Agent:
     """How an agent is asked for: by its run's secret, where it is; and for how long it waits to be (seconds).
 
     `still`: for how long it is asked beyond that, as its job stands still there and is wanted.
     """
 
-    secret: bytes
-    lease: int
-    where: Whereabouts | None = None
-    still: float = 0.0
+    def __init__(self, secret: bytes, lease: int, where: Whereabouts | None = None, still: float = 0.0) -> None:
+        self.secret, self.lease, self.where, self.still = secret, lease, where, still
 
 
 class Dialler:
@@ -227,7 +223,7 @@ class Dialler:
         """Dial once; None: it has joined."""
         host = self._host
         if host.ssh and step.patience:  # ssh and paramiko take the first of several: the host's own goes before it
-            host = replace(host, options=(*host.options, "-o", f"ConnectTimeout={step.patience}"))
+            host = host._replace(options=(*host.options, "-o", f"ConnectTimeout={step.patience}"))
         try:
             entry = connect.AGENT if self.agent.where is None else REJOIN
             stream, _ = self._reach(host, entry, batch=True, deadline=DEADLINE)

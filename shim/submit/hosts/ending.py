@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 from remoteio.errors import ProtocolError, RexecError
 from shim.submit.hosts import redial
@@ -32,7 +31,7 @@ def end(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> Lost |
 
 def end_what_is_left(host: Host, agent: Agent, reach: Reach, over: threading.Event) -> None:
     """Have ended what may stand still there: no longer than it does that, or until it is `over`."""
-    end(host, replace(agent, lease=lease.STILL), reach, over)
+    end(host, Agent(agent.secret, lease.STILL, agent.where, agent.still), reach, over)
 
 
 def _try(host: Host, agent: Agent, reach: Reach, outage: Outage) -> Outage | Lost:

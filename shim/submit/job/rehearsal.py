@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from checkpoint.submit.delivery import deliver
 from checkpoint.wire.manifest import Manifest
@@ -28,6 +28,7 @@ from shim.submit.hosts import config
 from shim.submit.job.home import JobHome
 from shim.submit.job.placement_events import Rehearsed
 from shim.submit.job.record import SMALL
+from shim.submit.scope import JobRights
 from shim.submit.units import size
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
@@ -88,7 +89,8 @@ class Rehearsal:
         stream, _ = reach(host, "shim.execute.main:main", batch=True)
         try:
             link = Link(stream.read_fd, stream.write_fd)
-            rights = replace(self._home.rights(host.trust, host.disk), added=None)  # it adds nothing
+            home = self._home.rights(host.trust, host.disk)
+            rights = JobRights(home.scope, home.made, sync=home.sync)  # it adds nothing
             spec = self._spec(image)
             session = self._session = HostSession(link, spec, _Heard(self, image), rights=rights)
             session.send(frames.START, spec.pack())
