@@ -82,6 +82,10 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses:
     threading.Thread(target=_break, args=(export, submit), daemon=True).start()
     answers = _Late(export, submit) if late else _Answers(export, submit)
     answers.asked = asked
+    if uses:
+        assert export.leases._mounts is not None
+        export.leases._mounts.poll.unregister(export.leases._mounts.fd)  # a mount of another test's would take all back
+        threading.Thread(target=_signs_of_life, args=(submit,), daemon=True).start()
     pushing = Pushing(uses)
     pushing.credited(1 << 30)
     for pushed in pushing.due(export):
@@ -139,6 +143,12 @@ class _Late(_Answers):
 def _break(export: Export, link: Link) -> None:
     while export.leases.wait(0.01):
         link.send(frames.BREAK)
+
+
+def _signs_of_life(link: Link) -> None:
+    while True:
+        link.send(frames.BREAK)
+        time.sleep(0.2)
 
 
 def _relay(relay: Relay, link: Link) -> None:
