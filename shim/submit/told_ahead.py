@@ -69,6 +69,7 @@ class ToldAhead:
         if item is NAMES_DUE and self._first_names is not None:
             told = self._first_names.begin(export)
         elif item is PUSH_DUE and self._pushing is not None:
+            export.far = True  # or its host would not have asked
             told = self._pushing.due(export)
         for payload in told:
             if over.is_set():

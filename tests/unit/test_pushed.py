@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +20,13 @@ from remoteio.execute.pace import Pace
 from remoteio.execute.pushed import UNUSED_S, Pushed
 from remoteio.submit.export import pushing
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
-from remoteio.submit.export.first_names import Uses
+from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.version_names import VersionNames
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, pushed
-from remoteio.wire.frames import HEADER, LARGE
+from remoteio.wire.frames import HEADER, LARGE, PUSHED
+from shim.submit.told_ahead import PUSH_DUE, ToldAhead
 from tests.hostile import Host
 from tests.named_versions import until_named
 
@@ -196,6 +198,14 @@ def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
     assert all(len(a) <= pushed.FRAME for a, _ in pairwise(sent))
     assert sending.credited(1 << 20) and not list(sending.due(host.export)), "all was sent"
     assert not sending.credited(10_000), "and nobody is to look again"
+
+
+def test_a_host_that_asks_for_it_is_far(host: Host) -> None:
+    told = ToldAhead(FirstNames({}, lambda uses: None))
+    due = told.credited(struct.pack("=BI", PUSHED, 1000))
+    assert due == [PUSH_DUE] and not host.export.far
+    assert not list(told.made(due[0], host.export, threading.Event()))
+    assert host.export.far
 
 
 def test_of_one_start_no_more_is_sent_than_so_much(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
