@@ -15,6 +15,7 @@ from remoteio.execute.known_ahead import KnownAhead
 from remoteio.execute.making import Made
 from remoteio.submit.export import more_made
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.leases import Leases
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, makes
@@ -144,7 +145,8 @@ def test_a_frame_says_what_it_must() -> None:
 
 
 @pytest.fixture
-def export(tmp_path: Path) -> Iterator[Export]:
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Export]:
+    monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
     made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
     made.behind = True
     assert made.leases.begin()
