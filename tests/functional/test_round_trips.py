@@ -18,10 +18,10 @@ from tests.program import Combo
 # find, 600 for tar c and 588 for git status; with --sync, 507 for tar x.
 COUNTED: dict[str, list[int]] = {
     "python": [125, 75],
-    "gcc": [530, 400],
+    "gcc": [500, 350],
     "find": [120],
     "tar c": [380],
-    "tar x": [300],
+    "tar x": [170],
     "git status": [340],
 }
 COMMANDS = {
