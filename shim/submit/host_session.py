@@ -271,6 +271,7 @@ class HostSession:
                     return
                 held_up()
                 self._threads.rest(None)
+            self._files.ahead.release()
             self.export.close()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes

@@ -52,6 +52,10 @@ class ToldAhead:
         if self._first_names is not None:
             self._first_names.end()
 
+    def release(self) -> None:
+        """Close what is open to be sent, once nobody makes frames any more."""
+        self._pushing = None
+
     def credited(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
         """Take a CREDIT for what is PUSHED; return what is due now among the requests."""
         _, count = host_frames.credit(payload)
