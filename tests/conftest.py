@@ -217,3 +217,10 @@ def criu_dir(kept: obtain_criu.Bundle) -> Iterator[str]:
         at = criu_bundle.unpack(kept.read(), kept.hash, name + "/cache")
         os.chmod(name + "/cache", 0o755)
         yield at
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """An empty directory on a disk: where `tmp_path` lies there may be a tmpfs."""
+    with tempfile.TemporaryDirectory(prefix="rexec-test-", dir="/var/tmp") as name:
+        yield Path(name)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from remoteio.wire import frames, leases
+from remoteio.wire import frames, leases, makes
 from remoteio.wire import fuse_abi as abi
 
 Asked = tuple[int, int, bytes]  # operation, node, arguments
@@ -90,6 +90,8 @@ class Wire:
         for kind, payload in self._reader.feed(data):
             if kind == frames.LEASED:
                 kind, _, _, payload = leases.split(payload)
+            if kind == frames.GRANTED:
+                kind, _, payload = makes.split(payload)
             if kind in (frames.FUSE, frames.KNOWN, frames.ORDERED):
                 self._replied(kind, bytes(payload))
             else:

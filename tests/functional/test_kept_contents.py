@@ -98,8 +98,8 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
-    made = Served(tmp_path)
+def served(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Served:
+    made = Served(disk)
     until_named(made.here)
     monkeypatch.setattr(OpenFiles, "do_read", made.noting(OpenFiles.do_read))
     monkeypatch.setattr(kept_reads, "FAR", 0.0)

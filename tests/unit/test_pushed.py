@@ -78,12 +78,12 @@ def read(facts: KnownAhead, node: int | None, offset: int, size: int, flags: int
 
 
 @pytest.fixture
-def top(tmp_path: Path) -> Path:
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib/small").write_bytes(b"small")
-    (tmp_path / "lib/large").write_bytes(LARGE_FILE)
-    (tmp_path / "link").symlink_to("lib/small")
-    return tmp_path
+def top(disk: Path) -> Path:
+    (disk / "lib").mkdir()
+    (disk / "lib/small").write_bytes(b"small")
+    (disk / "lib/large").write_bytes(LARGE_FILE)
+    (disk / "link").symlink_to("lib/small")
+    return disk
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ class Aged:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "file"
+def file(disk: Path) -> Path:
+    path = disk / "file"
     path.write_bytes(b"x" * 5000)
     return path
 

@@ -211,12 +211,13 @@ class Leases:
 
         1: they were armed already, and what was read before holds; 0: it is to be read again; -1: do not lease them.
         """
+        local = self._is_local(node, -1 if name else at)
         with self._lock:
             if self._inotify is None or node.kind not in _LEASABLE or _guarded(node):
                 return -1
             watch = self._nodes.get(node.id)
             if watch is None:
-                if not self._local.get(node.dev, False):
+                if not local:
                     return -1
                 mask = _SELF | (_DIRECTORY if node.kind == stat.S_IFDIR else _FILE)
                 watch = self._add(node, b"/proc/self/fd/%d/%s" % (at, name) if name else b"/proc/self/fd/%d" % at, mask)
@@ -252,10 +253,15 @@ class Leases:
             return True
 
     def _is_local(self, node: Node, fd: int) -> bool:
-        """Does inotify see all changes of what `fd` is open on? Not under the lock: statfs(2) may wait for ever."""
+        """Does inotify see all changes of what `fd` is open on? Not under the lock: statfs(2) may wait for ever.
+
+        -1: it is not open, and where its number does not tell, it is not known yet.
+        """
         local = self._local.get(node.dev)
         if local is None and self._inotify is not None:
             name = type_of(node.dev)
+            if not name and fd < 0:
+                return False
             local = self._local[node.dev] = name in LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
         return bool(local)
 
