@@ -74,6 +74,8 @@ def _place(
     from shim.submit.hosts import config
 
     hosts = config.several(on)
+    if not hosts and (cpus != 1 or priority):
+        raise RexecError("--cpus and --priority are for slots: say --on any, or name several hosts")
     if not hosts:
         return nullcontext()
     from shim.submit.desk.place import Place

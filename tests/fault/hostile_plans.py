@@ -271,8 +271,8 @@ MISBEHAVES: dict[str, Plan] = {
     "credit for a stream that is none": says(frames.CREDIT, bytes([frames.STDOUT]) + u32(1)),
     "credit of 4 GiB": says(frames.CREDIT, bytes([frames.IMAGE]) + u32((1 << 32) - 1)),
     "a short credit": says(frames.CREDIT, b"\x09"),
-    "a change that was to be waited for": says(
-        frames.AFTER, struct.pack("=QQ", 1, 0) + abi.request(abi.WRITE, 1, bytes(40), 3)
+    "a change in order that is none": says(
+        frames.AFTER, struct.pack("=QQ", 1, 0) + abi.request(abi.READ, 1, bytes(40), 3)
     ),
     "a request of no length": says(frames.FUSE),
     "a request longer than it says": lying(-8),

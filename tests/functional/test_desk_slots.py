@@ -113,3 +113,7 @@ def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> No
             b"hosts.toml\n",
         )
         assert Path(runs.log).read_text() == ""
+    said = combo.run(["true"], options=["--cpus", "2"])
+    assert (said.returncode, said.stderr) == (
+        125, b"rexec: --cpus and --priority are for slots: say --on any, or name several hosts\n",
+    )  # fmt: skip

@@ -119,7 +119,7 @@ def test_names_that_are_hidden_are_not_told_of(export: Export, tmp_path: Path) -
 
 
 def test_nothing_is_leased_where_inotify_sees_too_little(export: Export) -> None:
-    export.leases._local[export.inodes.top.dev] = False
+    export.leases._local._known[export.inodes.top.dev] = False
     assert look(export, abi.ROOT_ID, b"dir") == 0
     assert look(export, abi.ROOT_ID, b"nothing") == 0
 

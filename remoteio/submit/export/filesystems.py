@@ -36,6 +36,7 @@ LOCAL = {
     "ramfs": 0x858458F6, "f2fs": 0xF2F52010, "zfs": 0x2FC12FC1, "bcachefs": 0xCA451A4E, "overlay": 0x794C7630,
     "jfs": 0x3153464A,
 }  # fmt: skip
+_WITHOUT_NUMBER = frozenset((LOCAL["btrfs"], LOCAL["overlay"]))  # which give files other numbers than in mountinfo
 # those whose statfs(2) asks somebody who may never answer, while names and attributes are known
 _SERVED = frozenset(("fuse", "fuseblk", "nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs"))
 
@@ -79,6 +80,32 @@ class Filesystems:
 
     def close(self) -> None:
         os.close(self._mounts)
+
+
+class ChangedHere:
+    """Remembers of which filesystems inotify sees all changes, by device number, until `clear`: something is mounted.
+
+    Threads: any. It may wait for ever, as statfs(2) of a server that is dead.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def sees(self, device: int, fd: int) -> bool:
+        """Say so of a filesystem in which `fd` is open; -1: nothing is, and where its number does not tell, it is not
+        known yet."""
+        known = self._known.get(device)
+        if known is None:
+            name = type_of(device)
+            if not name and fd < 0:
+                return False
+            known = name in LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
+            self._known[device] = known
+        return known
+
+    def clear(self) -> None:
+        """Forget all: numbers may stand for others by now."""
+        self._known.clear()
 
 
 def type_of(device: int) -> str:

@@ -27,8 +27,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from remoteio import inotify as ino
-from remoteio import syscalls
-from remoteio.submit.export.filesystems import LOCAL, type_of
+from remoteio.submit.export.filesystems import ChangedHere
 from remoteio.submit.export.nodes import Node
 from remoteio.wire import frames
 from remoteio.wire import leases as wire
@@ -41,7 +40,6 @@ _REST = 5.0  # seconds
 _LEFT = 16  # inotify instances of this user's, of 128 as a rule, for other programs
 _BREAKS = 0.05  # seconds between two breaks that go by themselves
 _ITSELF = b""  # its attributes, among what is broken of a node
-_WITHOUT_NUMBER = frozenset((LOCAL["btrfs"], LOCAL["overlay"]))  # which give files other numbers than in mountinfo
 _DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
 _SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
 _FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
@@ -116,7 +114,7 @@ class Leases:
         self._mounts: _Mounts | None = None
         self._nodes: OrderedDict[int, _Watch] = OrderedDict()
         self._numbers: dict[int, _Watch] = {}
-        self._local: dict[int, bool] = {}  # by st_dev
+        self._local = ChangedHere()
         self._resting: dict[int, float] = {}  # by node, until when
         self._most = MOST_WATCHES
         self._news: list[bytes] = []
@@ -253,17 +251,8 @@ class Leases:
             return True
 
     def _is_local(self, node: Node, fd: int) -> bool:
-        """Does inotify see all changes of what `fd` is open on? Not under the lock: statfs(2) may wait for ever.
-
-        -1: it is not open, and where its number does not tell, it is not known yet.
-        """
-        local = self._local.get(node.dev)
-        if local is None and self._inotify is not None:
-            name = type_of(node.dev)
-            if not name and fd < 0:
-                return False
-            local = self._local[node.dev] = name in LOCAL or (not name and syscalls.fstatfs(fd)[0] in _WITHOUT_NUMBER)
-        return bool(local)
+        """Does inotify see all changes there? Not under the lock: it may wait for ever."""
+        return self._inotify is not None and self._local.sees(node.dev, fd)
 
     # the watches; all under the lock
 
