@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.execute import mount
+from remoteio.submit.export import filesystems
 from remoteio.submit.export import leases as at_home
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
@@ -168,7 +169,7 @@ def test_a_filesystem_that_is_changed_below(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "9p", "fuse.sshfs", "ceph", "virtiofs"])
 def test_a_filesystem_that_others_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(at_home, "type_of", lambda dev: kind)
+    monkeypatch.setattr(filesystems, "type_of", lambda dev: kind)
     keeps_to_the_contract(plain, tmp_path, leases=False)
 
 
