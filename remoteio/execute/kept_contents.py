@@ -41,7 +41,7 @@ _OPEN = 64  # files
 _LOOK = 32 << 20  # bytes written, after which others may have to go
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-_SETTLED = 5.0  # seconds that an ending agent gives its disk
+_SETTLED = 1.0  # seconds that an ending agent gives its disk: the run waits for its end
 
 
 TYPE_CHECKING = False

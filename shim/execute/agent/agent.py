@@ -187,8 +187,8 @@ class Agent:
             self.link.settled()
         except LinkClosed:
             pass  # home has heard the last word, and hung up
+        self.sandbox.shut_door()  # first: home gives this process no more than two seconds to end
         self.relay.settle()
-        self.sandbox.shut_door()
         self.link.shut()
         os._exit(0)
 
