@@ -149,8 +149,8 @@ def measure(
 
 def _in_memory(work: Path, stack: ExitStack) -> None:
     """Give `work` memory for a disk: an ext4 that saw many deletions makes files slowly, for anybody."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g", "bench", str(work)], check=False).returncode:
-        raise BenchError(f"cannot mount a tmpfs of 3 GiB on {work}; the bench needs root and that much memory")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6g", "bench", str(work)], check=False).returncode:
+        raise BenchError(f"cannot mount a tmpfs of 6 GiB on {work}; the bench needs root and that much memory")
     stack.callback(subprocess.run, ["umount", "-l", str(work)], check=False)
 
 
