@@ -25,16 +25,31 @@ if TYPE_CHECKING:
     _Place = tuple["int | bytes", ...]
 
 
-class Walks:
+class _Learned:
+    """How many directories are guessed, and whether the job is taken to walk at all."""
+
+    def __init__(self) -> None:
+        self._hits = self.window = 0
+
+    def wrong(self) -> None:
+        """Take note that something was listed in vain."""
+        self.window //= 2
+
+    def disturbed(self) -> None:
+        """Take note that the job goes elsewhere, or changes names, so that what it is told ahead would not hold."""
+        self._hits = 0
+
+
+class Walks(_Learned):
     """Knows the directories that the job was told of, which of them it has come to, and which were guessed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._places: dict[int, _Place] = {}  # of each directory that was named, by nodeid
         self._order: list[tuple[_Place, int]] = []  # those that are neither opened nor guessed yet
         self._guessed: list[tuple[_Place, int]] = []  # those that are asked for, or have come and are not opened
         self._at: _Place = ()
-        self._named = self._hits = 0
-        self.window = 0
+        self._named = 0
 
     def opened(self, nodeid: int, had: bool) -> None:
         """Take note that the job opens a directory. `had`: its listing had come."""
@@ -118,14 +133,6 @@ class Walks:
         if place is not None and _remove(self._guessed, (place, nodeid)) and again:
             insort(self._order, (place, nodeid))
 
-    def wrong(self) -> None:
-        """Take note that something was listed in vain."""
-        self.window //= 2
-
-    def disturbed(self) -> None:
-        """Take note that the job changes names: who walks and does that is told nothing ahead, as it would not hold."""
-        self._hits = 0
-
     def forget(self) -> None:
         """Forget all places: whatever the job opens next is where another walk begins."""
         self._places.clear()
@@ -134,7 +141,7 @@ class Walks:
         self._at = ()
 
 
-class NameWalks:
+class NameWalks(_Learned):
     """The same for directories in which names are looked up, and for the alphabet's order of their names.
 
     Compilers and interpreters look names up in directories too, in no order. So here only those count that come right
@@ -142,13 +149,13 @@ class NameWalks:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._places: dict[int, _Place] = {}  # of each directory that was named, by nodeid
         self._order: list[tuple[_Place, int]] = []  # all of them
         self._before: dict[int, int] = {}  # of each directory, the one before it; of the first, that in which it is
         self._entered: dict[int, float] = {}  # when the job came to it, or home answered a guess of it
         self._at: _Place = ()
-        self._roots = self._hits = 0
-        self.window = 0
+        self._roots = 0
 
     def opened(self, nodeid: int, had: bool, now: float) -> None:
         """Take note that the job looks up names in a directory. `had`: its listing had come."""
@@ -204,14 +211,6 @@ class NameWalks:
         """Take note that home has answered a guess: if it is not kept, it is not to be asked for again at once."""
         if nodeid in self._places:
             self._entered[nodeid] = now
-
-    def wrong(self) -> None:
-        """Take note that something was listed in vain."""
-        self.window //= 2
-
-    def disturbed(self) -> None:
-        """Take note that the job goes elsewhere, or changes names."""
-        self._hits = 0
 
     def forget(self) -> None:
         """Forget all places, and where the job was."""

@@ -80,7 +80,7 @@ def _place(
         return nullcontext()
     from shim.submit.desk.place import Place
 
-    command = tuple(os.fsdecode(word) for word in spec.argv)
+    command = tuple(os.fsdecode(word)[:200] for word in spec.argv[:20])  # as much as a table has room for
     return Place(hosts, cpus, priority, command, lambda line: nullcontext() if quiet else Waiting(line))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ def can_run(member: Member) -> bool:
 
 
 @given(st.lists(WANTED, max_size=30), st.randoms())
-def test_all_that_fit_anywhere_run_and_never_more_at_once_than_there_is(wanted: list[Member], random: object) -> None:
+def test_all_that_fit_anywhere_run_and_never_more_at_once_than_there_is(wanted: list[Member], random: Random) -> None:
     members, ran = numbered(wanted), Counter[int]()
     while True:
         for number, host in turns(members, SLOTS, list(SLOTS)).items():
@@ -39,7 +40,7 @@ def test_all_that_fit_anywhere_run_and_never_more_at_once_than_there_is(wanted: 
         running = [each for each in members if each.host]
         if not running:
             break
-        members.remove(random.choice(running))  # type: ignore[attr-defined]
+        members.remove(random.choice(running))
     assert set(ran) == {each.number for each in numbered(wanted) if can_run(each)}
     assert set(ran.values()) <= {1}
     assert not any(can_run(each) for each in members)

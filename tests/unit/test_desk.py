@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from remoteio.errors import RexecError
 from shim.submit.desk.line import Member
 from shim.submit.desk.members import Members
 from shim.submit.desk.place import NoPlace, Place, ordinal
@@ -109,6 +111,29 @@ def test_a_file_of_hosts_that_cannot_be_read_is_written_anew() -> None:
     with place(asked) as mine:
         mine.take()
     assert len(json.loads((directory / "hosts").read_text())) == 2
+
+
+def test_what_another_version_wrote_is_refused_by_name(other: subprocess.Popen[bytes]) -> None:
+    path = Members().path(1)
+    path.write_text('{"number": 1, "slot": 2}\n')
+    with pytest.raises(RexecError, match="desk/1 cannot be read: its run is of another version of rexec"):
+        Members().all()
+
+
+def test_a_shorter_state_is_read_where_a_longer_one_was(other: subprocess.Popen[bytes]) -> None:
+    members = Members()
+    members.set_priority(1, 1_000_000)
+    members.set_priority(1, 5)
+    assert [each.priority for each in members.all()] == [5]
+
+
+def test_a_disk_that_is_full_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RexecError, match="desk cannot be used: No space left on device; make room there, or name one"):
+        place(Asked())
 
 
 def test_numbers_of_order() -> None:

@@ -25,6 +25,8 @@ from remoteio.inotify import IN_CLOSE_WRITE, IN_DELETE, Inotify
 from shim.submit.desk.line import Member
 
 _TURN = "turn"
+_INSTEAD = "name one host with --on"
+_BYTES = 1 << 20  # more than a run says
 
 
 class Members:
@@ -35,16 +37,20 @@ class Members:
             self.directory = xdg.state() / "desk" if directory is None else directory
             xdg.make(self.directory)
         except (OSError, RuntimeError) as e:
-            raise RexecError(f"the runs of this desk cannot be counted: {e}; name one host with --on") from e
+            raise RexecError(f"the runs of this desk cannot be counted: {e}; {_INSTEAD}") from e
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        fd = os.open(self.directory / _TURN, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def turn(self, file: str = _TURN) -> Iterator[int]:
+        """Hold the lock of a file of the directory, for what is read and written there; gives its descriptor."""
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+            fd = os.open(self.directory / file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                yield fd
+            finally:
+                os.close(fd)
+        except OSError as e:
+            raise RexecError(f"{self.directory} cannot be used: {e.strerror}; make room there, or {_INSTEAD}") from e
 
     def join(self, wanted: Member) -> Membership:
         """Take a place at the end of the line, with the next number."""
@@ -73,14 +79,21 @@ class Members:
         return found
 
     def _read(self, path: Path) -> Member | None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None  # it has just left
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = json.loads(os.read(fd, 1 << 16))
-            return Member(**{**said, "hosts": tuple(said["hosts"]), "command": tuple(said["command"])})
+            try:
+                said = json.loads(os.read(fd, _BYTES).partition(b"\n")[0])
+                return Member(**{**said, "hosts": tuple(said["hosts"]), "command": tuple(said["command"])})
+            except (ValueError, TypeError, KeyError) as e:
+                why = "its run is of another version of rexec; wait until that has ended, or"
+                raise RexecError(f"{path} cannot be read: {why} {_INSTEAD}") from e
         else:
-            path.unlink()  # its run is gone
+            path.unlink(missing_ok=True)  # its run is gone
             return None
         finally:
             os.close(fd)
@@ -158,5 +171,5 @@ class Changes:
 
 
 def _write(fd: int, member: Member) -> None:
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, json.dumps(asdict(member)).encode(), 0)
+    # in one piece, to its end of line: who is killed here leaves the one or the other
+    os.pwrite(fd, json.dumps(asdict(member)).encode() + b"\n", 0)

@@ -5,7 +5,6 @@ Hosts are asked for their facts by one run for all: what they said is kept for F
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -136,10 +135,7 @@ class Place:
 
     def _offers(self) -> dict[str, Offer]:
         """Return what the hosts are, as they said within the last FRESH seconds, or say now."""
-        path = self._members.directory / "hosts"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)  # who comes while they are being asked waits for what they say
+        with self._members.turn("hosts") as fd:  # who comes while they are being asked waits for what they say
             now = time.clock_gettime(time.CLOCK_BOOTTIME)
             known = {key: each for key, each in _parsed(os.read(fd, 1 << 20)).items() if each.at >= now - FRESH}
             if old := [host for host in self._hosts if _key(host) not in known]:
@@ -147,8 +143,6 @@ class Place:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, json.dumps({key: asdict(each) for key, each in known.items()}).encode(), 0)
             return {host.name: known[_key(host)] for host in self._hosts}
-        finally:
-            os.close(fd)
 
 
 def ordinal(number: int) -> str:
