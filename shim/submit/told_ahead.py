@@ -54,7 +54,8 @@ class ToldAhead:
 
     def release(self) -> None:
         """Close what is open to be sent, once nobody makes frames any more."""
-        self._pushing = None
+        if self._pushing is not None:
+            self._pushing.close()
 
     def credited(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
         """Take a CREDIT for what is PUSHED; return what is due now among the requests."""

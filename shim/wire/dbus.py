@@ -26,6 +26,8 @@ LOGIND_OBJECT = "/org/freedesktop/login1"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 # A session takes some hundred bytes in logind's list; no answer that is asked for here comes near this.
 _MAX_MESSAGE = 1 << 20
+_MAX_SIGNATURE = 255
+_TYPES = frozenset(bytes((each,)) for each in b"ybnqiuxtdsogavh(){}")
 # All that jeepney raises for bytes that are no message: its own checks, and where it has none, Python's.
 _GARBAGE = (ValueError, KeyError, IndexError, TypeError, AssertionError, RecursionError, struct.error)
 
@@ -46,12 +48,32 @@ def take_message(buffer: bytearray) -> Message | None:
             return None
         data = bytes(buffer[:size])
         del buffer[:size]
-        if b"()" in data:
+        if _empty_struct(data):
             # No valid type, and jeepney 0.9 reads an array of it for ever: no element of it takes a byte.
             raise DBusError("the bus sent an empty struct")
         return Message.from_buffer(data)
     except _GARBAGE as error:
         raise DBusError(f"the bus sent what is not a D-Bus message: {error or type(error).__name__}") from None
+
+
+def _empty_struct(data: bytes) -> bool:
+    """Say whether a signature in a message has an empty struct: its length, a byte, then types alone, then NUL.
+
+    A number or a text with such bytes is none, unless it looks like all of that.
+    """
+    at = data.find(b"()")
+    while at >= 0:
+        begin, end = at, at + 2
+        while end - at < _MAX_SIGNATURE and data[end : end + 1] in _TYPES:
+            end += 1
+        while begin and data[end : end + 1] == b"\0" and end - begin <= _MAX_SIGNATURE:
+            if data[begin - 1] == end - begin:
+                return True
+            if data[begin - 1 : begin] not in _TYPES:
+                break
+            begin -= 1
+        at = data.find(b"()", at + 1)
+    return False
 
 
 def bus_path(address: str | None, default: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import struct
@@ -32,6 +33,11 @@ from tests.named_versions import until_named
 
 NOW = 100.0
 LARGE_FILE = random.Random(1).randbytes(300_000)
+
+
+def open_files() -> list[str]:
+    """The last names of what this process has open."""
+    return [os.path.basename(os.readlink(each)) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
 
 
 def frames_of(host: Host, uses: Uses, credit: int = 1 << 30) -> list[bytes]:
@@ -198,6 +204,19 @@ def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
     assert all(len(a) <= pushed.FRAME for a, _ in pairwise(sent))
     assert sending.credited(1 << 20) and not list(sending.due(host.export)), "all was sent"
     assert not sending.credited(10_000), "and nobody is to look again"
+
+
+def test_what_is_open_to_be_sent_is_closed_with_the_session(host: Host) -> None:
+    told = ToldAhead(FirstNames({b"/lib/large": [(0, len(LARGE_FILE))]}, lambda uses: None))
+    due = told.credited(struct.pack("=BI", PUSHED, 1))
+    gc.disable()  # which would close it by and by
+    try:
+        assert list(told.made(due[0], host.export, threading.Event()))
+        assert open_files().count("large") == 2
+        told.release()
+        assert open_files().count("large") == 1, "which the export keeps until it is closed"
+    finally:
+        gc.enable()
 
 
 def test_a_host_that_asks_for_it_is_far(host: Host) -> None:

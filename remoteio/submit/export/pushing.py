@@ -58,7 +58,7 @@ class Pushing:
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is leased is there
         self._lock = threading.Lock()
         self._credit, self._busy = 0, False
-        self._frames: Iterator[bytes] | None = None
+        self._frames: Generator[bytes, None, None] | None = None
 
     def credited(self, size: int) -> bool:
         """Take note that so much more may be sent. Whether the caller is to send what ``due`` gives."""
@@ -70,7 +70,7 @@ class Pushing:
     def due(self, export: Export) -> Iterator[bytes]:
         """Make what may be sent now."""
         if self._frames is None:
-            self._frames = self._all(export) if export.leases.wanted() else iter(())
+            self._frames = self._all(export)
         while True:
             with self._lock:
                 if self._credit <= 0:
@@ -83,7 +83,14 @@ class Pushing:
                 self._credit -= len(payload)
             yield payload
 
-    def _all(self, export: Export) -> Iterator[bytes]:
+    def close(self) -> None:
+        """Close the files that are open to be sent, once nobody makes what is due any more."""
+        if self._frames is not None:
+            self._frames.close()
+
+    def _all(self, export: Export) -> Generator[bytes, None, None]:
+        if not export.leases.wanted():
+            return
         parts: list[bytes] = []
         size = 0
         for part in self._parts(export):
