@@ -30,6 +30,9 @@ class AskedAhead(Told, ToKernel):
     def _came_ahead(self, asked: Asked, error: int, body: bytes) -> None:
         """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""
         op, nodeid, _, stamp, at, _ = asked
+        if op == abi.GETATTR:
+            self._root_came(stamp, body, at)
+            return
         now, known = time.monotonic(), self._known
         self.behind.answers.learned(op, nodeid, body)
         with self._order:
@@ -51,6 +54,18 @@ class AskedAhead(Told, ToKernel):
         self._ask_ahead()
         if known.files.unused:
             self.give_back()
+
+    def _ask_root(self) -> None:
+        with self._order:
+            request = self._known.ask_root(time.monotonic(), self._asked)
+        self.behind.send(request)
+
+    def _root_came(self, stamp: int, body: bytes, at: float) -> None:
+        now = time.monotonic()
+        with self._order:
+            self._known.root_told(stamp, body, now)
+            grant = self._known.opened.pushed.answered(now - at, now)  # the first that tells how far home is
+        self._grant(grant)
 
     def _answered_here(self, op: int, nodeid: int, raw: memoryview, answer: bytes) -> None:
         """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next."""

@@ -64,6 +64,15 @@ class KnownAhead(Known):
             for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
         ]
 
+    def ask_root(self, now: float, asked: dict[int, Asked]) -> bytes:
+        """Return the request for the root's attributes, which the kernel asks for as soon as INIT is answered."""
+        return self._own(abi.GETATTR, abi.ROOT_ID, abi.GETATTR_IN.pack(0, 0, 0), now, asked)
+
+    def root_told(self, stamp: int, body: bytes, now: float) -> None:
+        """Keep the body of the reply to that; empty: it has failed. Raises struct.error."""
+        if body and any(abi.ATTR_OUT.unpack_from(body)[:2]) and self.holds(abi.ROOT_ID, stamp):
+            self.learn(abi.ROOT_ID, body[abi.ATTR_OUT.size :], b"", now)
+
     def _own(self, op: int, nodeid: int, args: bytes, now: float, asked: dict[int, Asked]) -> bytes:
         """Make a request of the relay's own, and put it into `asked`."""
         stamp = self.asked(op, nodeid)

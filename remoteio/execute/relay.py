@@ -146,16 +146,7 @@ class Relay(KeptReads):
             self.forget(given_back.lookups(op, nodeid, raw))
             return True
         if op in (abi.RELEASE, abi.RELEASEDIR):
-            fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
-            self.handles.closed(fh)
-            self.behind.answers.closed(fh)
-            with self._order:
-                if op == abi.RELEASEDIR:
-                    self._known.listings.closed(fh)
-                at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
-            if at_home:
-                self.behind.send(raw)
-            self._to_kernel(abi.reply(unique))
+            self._release(op, unique, raw)
             return True
         if op == abi.FLUSH:
             fh = abi.FLUSH_IN.unpack_from(raw, abi.ARGS)[0]
@@ -169,6 +160,9 @@ class Relay(KeptReads):
             told = abi.IOCTL_OUT.pack(0, 0, 0, 0) + abi.HANDLE.pack(fh)
             self._to_kernel(abi.reply(unique, told) if command == abi.ASK_HANDLE else abi.failure(unique, errno.ENOTTY))
             return True
+        if op == abi.INIT:
+            self._ask_root()  # which is answered before INIT is
+            return False
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
         self.handles.locked.add(nodeid)
@@ -178,6 +172,18 @@ class Relay(KeptReads):
             self._beside(lambda: self._write_out(nodeid, raw))
             return True
         return False
+
+    def _release(self, op: int, unique: int, raw: bytes) -> None:
+        fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
+        self.handles.closed(fh)
+        self.behind.answers.closed(fh)
+        with self._order:
+            if op == abi.RELEASEDIR:
+                self._known.listings.closed(fh)
+            at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
+        if at_home:
+            self.behind.send(raw)
+        self._to_kernel(abi.reply(unique))
 
     def _write_out(self, nodeid: int, raw: bytes) -> None:
         # what the job changed through a shared mapping is at home before others may take the lock
@@ -297,7 +303,17 @@ def _own(reply: bytes | memoryview) -> bool:
 
 _TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(
-    (abi.FORGET, abi.BATCH_FORGET, abi.RELEASE, abi.RELEASEDIR, abi.FLUSH, abi.INTERRUPT, abi.IOCTL, *LOCK_OPS)
+    (
+        abi.INIT,
+        abi.FORGET,
+        abi.BATCH_FORGET,
+        abi.RELEASE,
+        abi.RELEASEDIR,
+        abi.FLUSH,
+        abi.INTERRUPT,
+        abi.IOCTL,
+        *LOCK_OPS,
+    )
 )
 
 

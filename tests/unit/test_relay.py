@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -97,3 +98,24 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
     relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0, b"")
     relay.from_link(abi.failure(9, errno.ENODATA))
     assert held == [True]
+
+
+def test_the_roots_attributes_are_asked_for_ahead_of_the_mount(ends: Ends) -> None:
+    relay, root = ends.relay, abi.GETATTR_IN.pack(0, 0, 0)
+    assert not relay._special(abi.INIT, 1, 0, abi.request(abi.INIT, 0, bytes(16), 1)), "INIT itself is passed on"
+    assert ends.sent() == [abi.GETATTR]
+    (asked,) = relay._asked
+    relay.from_link(abi.reply(asked, abi.ATTR_OUT.pack(1, 0, 0) + bytes(range(88))))
+    request = memoryview(abi.request(abi.GETATTR, abi.ROOT_ID, root, 2))
+    told = relay._known.answer(abi.GETATTR, 2, abi.ROOT_ID, request, time.monotonic())
+    assert told is not None and told.endswith(bytes(range(88))) and not relay._asked and ends.told() == []
+
+
+@pytest.mark.parametrize("reply", [abi.failure(0, errno.EIO), abi.reply(0, bytes(104))], ids=["failed", "not to keep"])
+def test_attributes_of_the_root_that_are_not_told_are_asked_for_again(ends: Ends, reply: bytes) -> None:
+    ends.relay._special(abi.INIT, 1, 0, abi.request(abi.INIT, 0, bytes(16), 1))
+    (asked,) = ends.relay._asked
+    size, error, _ = abi.OUT_HEADER.unpack_from(reply)
+    ends.relay.from_link(abi.OUT_HEADER.pack(size, error, asked) + reply[abi.OUT_HEADER.size :])
+    request = memoryview(abi.request(abi.GETATTR, abi.ROOT_ID, abi.GETATTR_IN.pack(0, 0, 0), 2))
+    assert ends.relay._known.answer(abi.GETATTR, 2, abi.ROOT_ID, request, time.monotonic()) is None
