@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -22,3 +24,24 @@ def test_every_signal_that_ends_a_process_ends_this_one(number: int) -> None:
             os._exit(99)
     # glibc may have put a handler of its own to its two: then as a shell says it
     assert os.waitpid(pid, 0)[1] in ((number, 128 + number << 8) if number in (32, 33) else (number,))
+
+
+def test_a_signal_in_a_finalizer_is_not_lost() -> None:
+    program = """
+import os, signal
+from shim.submit.foreground.own_streams import Signalled, raise_lost, raise_signals
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGHUP)
+        for _ in range(1000): pass
+raise_signals()
+raise_lost()
+Ends()
+print("goes on")
+try:
+    raise_lost()
+except Signalled as signalled:
+    print(signalled.number)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n") == ["goes on", str(int(signal.SIGHUP)), ""]

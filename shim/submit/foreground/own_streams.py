@@ -51,13 +51,18 @@ class Signalled(BaseException):
         self.number = number
 
 
+_came: list[int] = []
+
+
 def raise_signals() -> None:
     """Raise Signalled in the main thread at one of FATAL, so that what is open, the terminal above all, is put back.
 
-    Those that are ignored stay so; whoever takes the signals over later simply sets handlers of its own.
+    Those that are ignored stay so; whoever takes the signals over later sets handlers of its own, and then calls
+    ``raise_lost``.
     """
 
     def caught(number: int, _: object) -> None:
+        _came.append(number)
         for other in FATAL:
             if signal.getsignal(other) is caught:
                 signal.signal(other, signal.SIG_DFL)  # a second one ends this process at once
@@ -66,6 +71,12 @@ def raise_signals() -> None:
     for number in FATAL:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, caught)
+
+
+def raise_lost() -> None:
+    """Raise Signalled if a signal came and the job goes on: Python ignores what is raised within a finalizer."""
+    if _came:
+        raise Signalled(_came[0])
 
 
 def die_like(status: int, group: bool) -> int:

@@ -13,7 +13,7 @@ from remoteio.submit.export.refusals import Refusal
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames, own_process
-from shim.submit.foreground.own_streams import FATAL, let_go
+from shim.submit.foreground.own_streams import FATAL, let_go, raise_lost
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.host_session import clock_skew, skew_told
 from shim.submit.hosts.dialler import Dialler
@@ -67,6 +67,7 @@ class ForegroundRun:
         host misbehaves."""
         own_process.settle()  # it is the person's run and nothing else's
         self._catch_signals()
+        raise_lost()
         try:
             ended = self._run.run(lingers=lingers)
             return ended._replace(keys=self._terminal is not None and in_foreground(0))
