@@ -114,6 +114,9 @@ def make(top: Path) -> Copy:
     return copy
 
 
+_EXTRA = "match"  # the one that users have, not developers
+
+
 def _installed(packages: str) -> Iterator[str]:
     """What is in `packages` of rexec (its metadata) and of what it needs, as all their metadata says."""
     there = {canonicalize_name(each.name): each for each in importlib.metadata.distributions(path=[packages])}
@@ -130,6 +133,8 @@ def _installed(packages: str) -> Iterator[str]:
             )
         needs = [Requirement(line) for each in found for line in each.requires or ()]
         wanted = {
-            canonicalize_name(need.name) for need in needs if not need.marker or need.marker.evaluate({"extra": ""})
+            canonicalize_name(need.name)
+            for need in needs
+            if not need.marker or any(need.marker.evaluate({"extra": extra}) for extra in ("", _EXTRA))
         }
         wanted -= seen

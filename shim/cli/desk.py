@@ -25,6 +25,7 @@ def rows() -> list[dict[str, Any]]:
             "state": "running" if each.host else f"waiting, {ordinal(place)} in line",
             "host": each.host or None,
             "cpus": each.slots,
+            "memory": each.memory,
             "priority": each.priority,
             "command": list(each.command),
         }

@@ -8,11 +8,14 @@ from typing import Any
 
 import click
 
+from remoteio.errors import RexecError
 from shim.cli.parameters import Alone, host_names
 from shim.submit.api.host_reports import HostReport, hosts, report_of
 from shim.submit.foreground.progress import Waiting
 from shim.submit.hosts import config, survey
+from shim.submit.hosts.ad import lines, names
 from shim.submit.hosts.checks import Check, known_size, latency
+from shim.submit.hosts.matching import Matching, said
 
 
 def as_data(report: HostReport) -> dict[str, Any]:
@@ -28,6 +31,7 @@ def as_data(report: HostReport) -> dict[str, Any]:
         "latency": None if report.latency is None else round(report.latency, 6),
         "clock_offset": None if report.clock_offset is None else round(report.clock_offset, 3) + 0.0,
         "facts": dict(report.facts),
+        "ad": dict(report.ad),
         "checks": checks_as_data(report.checks),
     }
 
@@ -85,6 +89,19 @@ def why(report: HostReport) -> str:
     return "\n".join(lines)
 
 
+def matches(reports: Sequence[HostReport], require: str) -> str:
+    """Say of each host which clauses of a requirement do not hold there. Raises RexecError."""
+    wanted, width = Matching(require), max(len(report.name) for report in reports)
+    lines = []
+    for report in reports:
+        wrong = [f"{each.text} {each.wrong}" for each in wanted.look(report.ad) if each.wrong]
+        said = [report.why] if report.why else wrong or ["all holds"]
+        lines += [
+            f"{name:<{width}}  {text}" for name, text in zip([report.name, *[""] * len(said)], said, strict=False)
+        ]
+    return "\n".join(lines)
+
+
 def ask_in_person(name: str) -> HostReport:
     """Ask one host as `hosts` of the Python door does, but that ssh may ask the person in front for a password.
 
@@ -104,7 +121,9 @@ def ask_in_person(name: str) -> HostReport:
     shell_complete=host_names,
     help="Say what tells of HOST's owner, source by source, and what keeps a job off.",
 )
-def hosts_command(as_json: bool, asked: str | None) -> None:
+@click.option("--ad", "described", metavar="HOST", shell_complete=host_names, help="Print what --require sees of HOST.")
+@click.option("--require", metavar="EXPR", help="Say of each host which clauses of the ClassAd EXPR do not hold there.")
+def hosts_command(as_json: bool, asked: str | None, described: str | None, require: str | None) -> None:
     """Show the hosts known, whether each can be used, and since when its owner has not touched it.
 
     OWNER is the policy by which a job started with --checkpoint leaves it (docs/owner.md).
@@ -112,9 +131,22 @@ def hosts_command(as_json: bool, asked: str | None) -> None:
     if asked is not None:
         click.echo(why(ask_in_person(asked)))
         return
+    if described is not None:
+        report = ask_in_person(described)
+        if not report.ad:
+            raise RexecError(f"{report.name}: {report.why}")
+        click.echo("\n".join(lines(report.ad)))
+        return
+    if require is not None:
+        strangers = Matching(require).strangers(names(config.load()))
+        if strangers:
+            raise RexecError(said(strangers))
     with Waiting("asking the hosts"):
         reports = hosts()
-    click.echo(json.dumps([as_data(report) for report in reports], indent=2) if as_json else table(reports))
+    if as_json:
+        click.echo(json.dumps([as_data(report) for report in reports], indent=2))
+    else:
+        click.echo(table(reports) if require is None else matches(reports, require))
 
 
 def _idle(seconds: float | None) -> str:

@@ -68,12 +68,21 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     help="How many slots of a host it takes, with --on HOST,HOST… or `any`; 1 by default.",
 )
 @click.option(
+    "--memory", metavar="SIZE", help="With --on HOST,HOST… or `any`: how much of a host's memory is counted for it."
+)
+@click.option(
     "--priority",
     metavar="N",
     type=int,
     default=0,
     help="Its place among those who wait for slots: higher is sooner; 0 by default.",
 )
+@click.option(
+    "--require",
+    metavar="EXPR",
+    help="With --on HOST,HOST… or `any`: a ClassAd expression that has to hold on the host, such as 'Memory >= 16000'.",
+)
+@click.option("--rank", metavar="EXPR", help="Likewise: one that is larger on a host that is better, such as Cpus.")
 @click.option(
     "--sync/--no-sync",
     default=None,
@@ -130,7 +139,10 @@ def run_command(
     fds: str | None,
     lease: str | None,
     cpus: int,
+    memory: str | None,
     priority: int,
+    require: str | None,
+    rank: str | None,
     sync: bool | None,
     checkpoint: bool,
     every: str | None,
@@ -152,7 +164,7 @@ def run_command(
 
     \b
     Other uses:
-      rexec hosts [--json]      the hosts known, and whether each can be used
+      rexec hosts [--json]      the hosts known, and whether each can be used; --ad HOST, --require EXPR
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec disconnect [HOST]   end the connections that are kept for further runs
       rexec priority RUN N      the place of a run that waits for a slot of --on any
@@ -174,6 +186,7 @@ def run_command(
       rexec --on alice@bigbox python3 job.py
       rexec --on bigbox make -j32
       seq 200 | xargs -P 50 -I{} rexec --on any ./sim {}
+      rexec --on any --memory 8G --require 'Microarch >= "x86_64-v3"' --rank 'Memory' ./solve
       tar c . | rexec --on bigbox xz -9 > all.tar.xz
       rexec --checkpoint --on alpha,beta --every 10m ./simulate
     """
@@ -184,11 +197,11 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         plain.start(
             command, on=on, directory=directory, env=env, tty=tty, scratch=scratch, only=only, read=read, write=write,
-            hide=hide, disk=disk, fds=fds, lease=lease, cpus=cpus, priority=priority, sync=sync, keep=keep,
-            verbose=verbose, quiet=quiet, json_log=json_log,
+            hide=hide, disk=disk, fds=fds, lease=lease, cpus=cpus, memory=memory, priority=priority,
+            require=require, rank=rank, sync=sync, keep=keep, verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
-    if cpus != 1 or priority:
-        raise RexecError("--cpus and --priority are for a run without --checkpoint, on `any` or several hosts")
+    if cpus != 1 or memory or priority or require or rank:
+        raise RexecError(f"{run.FOR_SLOTS} are for a run without --checkpoint, on `any` or several hosts")
     if tty is None:
         tty = os.isatty(0) and os.isatty(1) and not detach
     asked = scope.asked(only, read, write, hide, disk)

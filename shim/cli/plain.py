@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from shim.cli import durations, run
 from shim.submit import scope
+from shim.submit.desk.wanted import Wanted
 
 _FLAGS: dict[str, tuple[str, bool]] = {
     "--tty": ("tty", True), "--no-tty": ("tty", False), "--sync": ("sync", True), "--no-sync": ("sync", False),
@@ -19,7 +20,7 @@ _FLAGS: dict[str, tuple[str, bool]] = {
 }  # fmt: skip
 _VALUES = {
     "--on": "on", "--cd": "directory", "--disk": "disk", "--fds": "fds", "--lease": "lease", "--keep": "keep",
-    "--json-log": "json_log",
+    "--json-log": "json_log", "--memory": "memory", "--require": "require", "--rank": "rank",
 }  # fmt: skip
 _LISTS = ("--env", "--scratch", "--read", "--write", "--hide")
 
@@ -66,7 +67,10 @@ def start(
     fds: str | None = None,
     lease: str | None = None,
     cpus: int = 1,
+    memory: str | None = None,
     priority: int = 0,
+    require: str | None = None,
+    rank: str | None = None,
     sync: bool | None = None,
     keep: str | None = None,
     verbose: bool = False,
@@ -78,9 +82,18 @@ def start(
         tty = os.isatty(0) and os.isatty(1)
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, False)
+    wanted = Wanted(cpus, _bytes(memory), priority, require or "", rank or "")
     status = run.run(
-        spec, on, asked, durations.lease(lease, False), durations.keep(keep), cpus=cpus, priority=priority,
+        spec, on, asked, durations.lease(lease, False), durations.keep(keep), wanted,
         sync=bool(sync), verbose=verbose, quiet=quiet, json_log=json_log,
     )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
+
+
+def _bytes(memory: str | None) -> int:
+    if memory is None:
+        return 0
+    from shim.wire.owner_policy import parse_size  # hardly ever
+
+    return parse_size(memory, "--memory")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from shim.cli.say import tell
+from shim.submit.desk.wanted import Wanted
 from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.progress import Waiting
@@ -41,25 +42,27 @@ if TYPE_CHECKING:
     _Reached = tuple[Host, Stream, Facts]
 
 Log = Callable[..., None]
+ANYWHERE = Wanted()
+FOR_SLOTS = "--cpus, --memory, --priority, --require and --rank"
 _MOST_UNASKED = 512 << 10  # bytes: they fit into the socket to ssh (_SOCKET_BYTES), whatever that does
 _LEAST_FILES = 256  # beside those of the job: limits.py
 
 
 def run(
-    spec: JobSpec, on: str | None, asked: Scope, lease: int, keep: int,
-    *, cpus: int, priority: int, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
+    spec: JobSpec, on: str | None, asked: Scope, lease: int, keep: int, wanted: Wanted = ANYWHERE,
+    *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
 ) -> int:  # fmt: skip
     """Run the job, wherever `on` says, with what is `asked` of the files here.
 
     `lease`: seconds; `keep`: so long a connection is kept for the next run; `sync`: it waits for each change of a file;
-    `cpus`, `priority`: its slots, and its place among those who wait for some, where `on` names several hosts.
+    `wanted`: its slots and of which hosts, where `on` names several.
 
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
     kept = Kept(keep)
     try:
-        with _place(spec, on, cpus, priority, quiet) as place:
+        with _place(spec, on, wanted, quiet) as place:
             return _run(
                 spec, place or on, asked, lease, kept, sync=sync, verbose=verbose, quiet=quiet, json_log=json_log
             )
@@ -67,21 +70,19 @@ def run(
         return die_like(signalled.number, group=False)
 
 
-def _place(
-    spec: JobSpec, on: str | None, cpus: int, priority: int, quiet: bool
-) -> AbstractContextManager[Place | None]:
+def _place(spec: JobSpec, on: str | None, wanted: Wanted, quiet: bool) -> AbstractContextManager[Place | None]:
     """Make what finds a slot on one of several hosts; None: `on` names one."""
     from shim.submit.hosts import config
 
     hosts = config.several(on)
-    if not hosts and (cpus != 1 or priority):
-        raise RexecError("--cpus and --priority are for slots: say --on any, or name several hosts")
+    if not hosts and wanted != ANYWHERE:
+        raise RexecError(f"{FOR_SLOTS} are for slots: say --on any, or name several hosts")
     if not hosts:
         return nullcontext()
     from shim.submit.desk.place import Place
 
     command = tuple(os.fsdecode(word)[:200] for word in spec.argv[:20])  # as much as a table has room for
-    return Place(hosts, cpus, priority, command, lambda line: nullcontext() if quiet else Waiting(line))
+    return Place(hosts, wanted, command, lambda line: nullcontext() if quiet else Waiting(line))
 
 
 def _reach(where: Place | str | None, say: Callable[[str], None], reach: Callable[[str | None], _Reached]) -> _Reached:

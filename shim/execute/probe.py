@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import time
 
 from checkpoint import procfs
@@ -20,6 +21,7 @@ from shim.execute.owner import load, sources
 from shim.wire import logout, sysctl
 
 _ANSWER_BYTES = 4096
+_GPU = re.compile(r"nvidia\d+|kfd|renderD\d+")  # NVIDIA's, AMD's for computing, and any that draws
 
 
 def main(read_fd: int, write_fd: int) -> int:
@@ -47,6 +49,9 @@ def facts() -> dict[str, object]:
         "memory_available": memory.get("MemAvailable"),
         "load": os.getloadavg()[0],
         "cache_free": _cache_free(),
+        "scratch_free": _free(os.environ.get("TMPDIR") or "/var/tmp"),
+        "gpu": any(map(_GPU.fullmatch, _listed("/dev") + _listed("/dev/dri"))),
+        "criu": _found("criu"),
         "page_size": os.sysconf("SC_PAGESIZE"),
         "cpu_flags": " ".join(sorted(procfs.cpu_features(_text("/proc/cpuinfo")))),
         "uid": uid,
@@ -92,8 +97,22 @@ def _cache_free() -> int | None:
         if path in ("", "/"):
             return None
         path = os.path.dirname(path)
-    status = os.statvfs(path)
+    return _free(path)
+
+
+def _free(path: str) -> int | None:
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return None
     return status.f_bavail * status.f_frsize
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _found(tool: str) -> bool:

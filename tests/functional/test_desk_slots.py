@@ -24,6 +24,7 @@ slots = 2
 ssh = "alice@beta"
 owner = "none"
 slots = 1
+tags = {tier = 2}
 """
 _JOB = """
 import sys
@@ -102,6 +103,40 @@ def test_many_runs_at_once(combo: Combo, desk: ModuleType) -> None:
         assert runs.jobs() == []
 
 
+def test_a_run_goes_where_its_requirement_holds_and_rather_where_its_rank_is_larger(
+    combo: Combo, desk: ModuleType
+) -> None:
+    with ExitStack() as stack:
+        runs = Desk(combo)
+        for options in (["--rank", "tier"], ["--rank", "tier"], ["--require", "tier =?= undefined"]):
+            runs.start(stack, *options)
+            until(lambda: len(runs.running()) == len(runs.runs), "it runs")
+        assert [runs.host(number) for number in range(3)] == ["beta", "alpha", "alpha"]
+        runs.start(stack, "--require", "Slots == 1 && TARGET.tier == 2")
+        until(lambda: [row["state"] for row in runs.jobs()] == ["running"] * 3 + ["waiting, 1st in line"], "it waits")
+        runs.end(1)
+        runs.end(2)
+        runs.start(stack)
+        until(lambda: 4 in runs.running(), "who wants alpha passes by")
+        runs.end(0)
+        until(lambda: 3 in runs.running(), "it runs")
+        assert [runs.host(number) for number in (3, 4)] == ["beta", "alpha"]
+        runs.end(3)
+        runs.end(4)
+        runs.start(stack, "--require", "Tear == 2")
+        _, said = runs.runs[5].communicate(timeout=HANG)
+        assert said == b"rexec: Tear: an attribute of no host; `rexec hosts --ad HOST` shows what there is\n"
+
+        def said_of_hosts(*words: str) -> str:
+            with combo.rexec.start(["hosts", *words], as_user=combo.as_user, env=runs.env) as process:
+                return process.communicate(timeout=HANG)[0].decode()
+
+        assert '\nArch = "X86_64"\n' in said_of_hosts("--ad", "beta") and "tier = 2\n" in said_of_hosts("--ad", "beta")
+        assert said_of_hosts("--require", "Slots >= 2 && Memory > 100").splitlines()[:2] == [
+            "alpha  all holds", "beta   Slots >= 2 does not hold (Slots = 1)",
+        ]  # fmt: skip
+
+
 def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> None:
     with ExitStack() as stack:
         runs = Desk(combo)
@@ -115,5 +150,7 @@ def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> No
         assert Path(runs.log).read_text() == ""
     said = combo.run(["true"], options=["--cpus", "2"])
     assert (said.returncode, said.stderr) == (
-        125, b"rexec: --cpus and --priority are for slots: say --on any, or name several hosts\n",
+        125,
+        b"rexec: --cpus, --memory, --priority, --require and --rank are for slots: say --on any, or name several "
+        b"hosts\n",
     )  # fmt: skip

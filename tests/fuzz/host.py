@@ -11,8 +11,9 @@ from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import frames
 from shim.submit import host_frames, names, spent
 from shim.submit.foreground import cost
-from shim.submit.hosts import bootstrap, checks, config, survey
+from shim.submit.hosts import ad, bootstrap, checks, config, survey
 from shim.submit.hosts import facts as host_facts
+from shim.submit.hosts.matching import Matching
 from shim.submit.job import image_head, next_host, placement, placement_actions
 from shim.submit.job import placement_events as events
 from shim.submit.shapes import decoded
@@ -26,6 +27,7 @@ SPEC = JobSpec(
 )  # fmt: skip
 _HOST = config.Host("far", "far")
 _HOSTS = config.Hosts((_HOST,), {"lazy": {"max_load": 0.5, "hours": ["22:00-07:00"], "min_free_memory": "2G"}})
+_WANTS = Matching('Memory > 1 && Disk > 1 && Machine == "far" && Kernel > "6"', "LoadAvg * KeyboardIdle")
 _ST = os.stat("/")
 
 
@@ -74,6 +76,8 @@ def facts_answer(data: bytes) -> None:
     report = survey.Report(_HOST, "", bootstrap.Facts((3, 11, 2), "have", ""), 0.1, 0.01, 0.0, told)
     for check in checks.checks(report):
         assert check.text.isprintable() and check.mend.isprintable()
+    assert all(line.isprintable() for line in ad.lines(ad.of(report)))
+    _WANTS.look(ad.of(report)), _WANTS.rank(ad.of(report))
     for owner in ("", "lazy", "none"):
         choose = placement_actions.Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
         next_host.choose_host(choose, next_host.AllowedHosts(("any",), owner), _HOSTS, None, lambda hosts: [report])

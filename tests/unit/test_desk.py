@@ -9,24 +9,30 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from remoteio.errors import RexecError
+from shim.execute import probe
 from shim.submit.desk.line import Member
 from shim.submit.desk.members import Members
 from shim.submit.desk.place import NoPlace, Place, ordinal
+from shim.submit.desk.wanted import Wanted
+from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.survey import Report
 
+FACTS = json.loads(json.dumps(probe.facts()))
+MEMORY = {"alpha": 4 << 30, "beta": 16 << 30, "gamma": 1 << 30}
 _JOINS = """
 import sys
 from shim.submit.desk.line import Member
 from shim.submit.desk.members import Members
 own = Members().join(Member(0, "g", 0, 1, ("alpha",)))
-own.take(lambda members: {own.member.number: "alpha"})
+own.take({"alpha": 0}, lambda members: {own.member.number: "alpha"})
 print("in", flush=True)
 sys.stdin.read()
 """
@@ -38,7 +44,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "config" / "rexec").mkdir(parents=True)
     (tmp_path / "config" / "rexec" / "hosts.toml").write_text(
-        '[host.alpha]\nowner = "none"\nslots = 2\n[host.beta]\nowner = "none"\nslots = 1\n'
+        '[host.alpha]\nowner = "none"\nslots = 2\n[host.beta]\nowner = "none"\nslots = 1\ntags = {site = "home"}\n'
     )
 
 
@@ -51,6 +57,10 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+class Waits(Exception):
+    """The run has said what it waits for."""
+
+
 class Asked:
     """Stands for the hosts: each is there, but for `gone`."""
 
@@ -59,13 +69,23 @@ class Asked:
 
     def __call__(self, hosts: Sequence[Host]) -> list[Report]:
         self.names += [host.name for host in hosts]
-        return [
-            Report(host, error="no route to it" if host.name in self.gone else "", facts={"cores": 8}) for host in hosts
-        ]
+        return [self.told(host) for host in hosts]
+
+    def told(self, host: Host) -> Report:
+        if host.name in self.gone:
+            return Report(host, error="no route to it")
+        facts = {**FACTS, "memory_total": MEMORY[host.name], "load": 0.0}
+        return Report(host, "", Facts((3, 11, 2), "have", ""), facts=facts)
 
 
-def place(asked: Asked, hosts: tuple[str, ...] = ("any",), slots: int = 1) -> Place:
-    return Place(hosts, slots, 0, ("true",), lambda line: nullcontext(), asked)
+def place(asked: Asked, hosts: tuple[str, ...] = ("any",), waits: list[str] | None = None, **wanted: Any) -> Place:
+    def says(line: str) -> AbstractContextManager[None]:
+        if waits is None:
+            return nullcontext()
+        waits.append(line)
+        raise Waits
+
+    return Place(hosts, Wanted(**wanted), ("true",), says, asked)
 
 
 def test_who_was_killed_holds_nothing(other: subprocess.Popen[bytes]) -> None:
@@ -98,10 +118,56 @@ def test_a_host_that_cannot_be_reached_after_all_is_left_to_others() -> None:
 
 
 def test_what_can_never_be_is_said() -> None:
-    with place(Asked(), slots=3) as wide, pytest.raises(NoPlace, match=r"no host has 3 slots \(alpha has 2\)"):
+    with place(Asked(), cpus=3) as wide, pytest.raises(NoPlace, match=r"no host has 3 slots \(alpha has 2\)"):
         wide.take()
     with place(Asked("gamma", "delta"), ("gamma", "delta")) as none, pytest.raises(NoPlace, match="gamma: no route"):
         none.take()
+
+
+def test_memory_that_no_host_has_is_said_and_what_one_has_is_counted() -> None:
+    with (
+        place(Asked(), memory=17 << 30) as large,
+        pytest.raises(NoPlace, match=r"has 17.0 GiB .*\(beta has 16.0 GiB\)"),
+    ):
+        large.take()
+    with place(Asked(), memory=3 << 30, cpus=2) as first, place(Asked(), memory=8 << 30, cpus=2) as second:
+        assert first.take().name == "alpha"
+        with pytest.raises(NoPlace, match=r"no host has 2 slots and 8.0 GiB of memory at once"):
+            second.take()
+
+
+def test_a_run_goes_only_where_its_requirement_holds_and_says_where_it_does_not() -> None:
+    waits = list[str]()
+    asks = {"require": 'Memory >= 2000 && TARGET.site == "home"'}
+    with place(Asked(), **asks) as first, place(Asked(), waits=waits, **asks) as second:
+        assert first.take().name == "beta"
+        with pytest.raises(Waits):
+            second.take()
+        assert waits == ["waiting for a slot: 1st in line"]
+    with place(Asked(), waits=waits, require="Memory > 20000 && Slots > 1") as third, pytest.raises(Waits):
+        third.take()
+    assert waits[1:] == [
+        "waiting for a host: alpha: Memory > 20000 does not hold (Memory = 4096); "
+        "beta: Memory > 20000 does not hold (Memory = 16384); Slots > 1 does not hold (Slots = 1)"
+    ]
+
+
+def test_a_run_goes_where_its_rank_is_largest() -> None:
+    for rank, expected in (
+        ("Memory", "beta"),
+        ("-Memory", "alpha"),
+        ('site == "home"', "beta"),
+        ("Slots * 0", "alpha"),
+    ):
+        with place(Asked(), rank=rank) as ranked:
+            assert ranked.take().name == expected, rank
+
+
+def test_an_attribute_of_no_host_is_said_before_anything_is_waited_for() -> None:
+    asked = Asked()
+    with pytest.raises(RexecError, match=r"^Memroy, place: attributes of no host; `rexec hosts --ad HOST` shows"):
+        place(asked, require="Memroy > 5 && Memory > 2", rank='TARGET.place == "home"')
+    assert asked.names == [] and Members().all() == []
 
 
 def test_a_file_of_hosts_that_cannot_be_read_is_written_anew() -> None:

@@ -112,9 +112,7 @@ def test_a_host_that_does_not_answer_is_waited_for_with_a_word(
     monkeypatch.setattr("shim.submit.hosts.connect.connect", connect)
     if words[0] == "run":
         with pytest.raises(RexecError, match="it is off"):
-            run.run(
-                SPEC, words[1], Scope(), 0, 0, cpus=1, priority=0, sync=True, verbose=False, quiet=False, json_log=None
-            )
+            run.run(SPEC, words[1], Scope(), 0, 0, sync=True, verbose=False, quiet=False, json_log=None)
     else:
         main.load(words[0]).main(words[1:], standalone_mode=False)
     assert seen == [f"rexec: {what} …"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim.submit.api import arguments
+from shim.submit.hosts import ad, config, survey
 from shim.submit.hosts import checks as all_checks
-from shim.submit.hosts import config, survey
+from shim.submit.hosts.ad import Ad
 from shim.submit.hosts.checks import BAD, Check
 from shim.submit.hosts.config import Hosts
 from shim.submit.hosts.survey import Report
@@ -30,6 +31,7 @@ class HostReport:
     clock_offset  seconds that its clock is ahead of ours
     facts         what it says of itself: cores, memory, kernel, … ; empty where it could not be asked
     checks        everything that rexec needs of it, in the order in which a run would meet it
+    ad            what it is, as --require and --rank see it; empty where it could not be asked
     """
 
     name: str
@@ -43,6 +45,7 @@ class HostReport:
     clock_offset: float | None
     facts: Mapping[str, Any]
     checks: tuple[Check, ...]
+    ad: Ad
 
 
 def hosts(*names: str) -> list[HostReport]:
@@ -72,4 +75,5 @@ def report_of(found: Report, known: Hosts) -> HostReport:
         clock_offset=None if started is None else found.clock,
         facts=found.facts,
         checks=verdicts,
+        ad=ad.of(found),
     )

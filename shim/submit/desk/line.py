@@ -12,6 +12,22 @@ import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Room(NamedTuple):
+    """What a host has for runs: slots, and bytes of memory."""
+
+    slots: int
+    memory: int
+
+    def less(self, member: Member) -> Room:
+        """Return what is left of it beside that run."""
+        return Room(self.slots - member.slots, self.memory - member.memory)
+
+    def holds(self, member: Member) -> bool:
+        """Tell whether there is enough for that run."""
+        return self.slots >= member.slots and self.memory >= member.memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +41,8 @@ class Member:
     hosts     where it may run, in the user's order
     host      where it has its slots; empty: it waits
     command   what it runs, for people to read
+    memory    how many bytes it wants
+    ranks     of each of its hosts, how much it wants that: more is better; (): one as much as another
     """
 
     number: int
@@ -34,6 +52,8 @@ class Member:
     hosts: tuple[str, ...]
     host: str = ""
     command: tuple[str, ...] = ()
+    memory: int = 0
+    ranks: tuple[float, ...] = ()
 
 
 def waiting(members: Iterable[Member]) -> list[Member]:
@@ -59,30 +79,32 @@ def waiting(members: Iterable[Member]) -> list[Member]:
     return found
 
 
-def free(members: Iterable[Member], slots: Mapping[str, int]) -> dict[str, int]:
-    """Return how many of each host's `slots` nobody has."""
-    taken = Counter[str]()
+def free(members: Iterable[Member], has: Mapping[str, Room]) -> dict[str, Room]:
+    """Return what nobody has of each host."""
+    left = dict(has)
     for each in members:
-        taken[each.host] += each.slots
-    return {host: most - taken[host] for host, most in slots.items()}
+        if each.host in left:
+            left[each.host] = left[each.host].less(each)
+    return left
 
 
-def turns(members: Sequence[Member], slots: Mapping[str, int], rank: Sequence[str]) -> dict[int, str]:
+def turns(members: Sequence[Member], has: Mapping[str, Room], better: Sequence[str]) -> dict[int, str]:
     """Return who of those that wait may go now, and where: number → host.
 
-    `slots`: of each host that will do; `rank`: the same hosts, best first. A run that named its hosts takes them in its
-    own order as far as they have room; one with several that are as free goes to the better one.
+    `has`: of each host that will do; `better`: the same hosts, best first. A run goes where it wants to most; among
+    hosts that it ranks alike to the one with the largest share of its slots free, and then to the better one.
     """
-    room, found = free(members, slots), {}
-    better = {host: k for k, host in enumerate(rank)}
+    room, found = free(members, has), {}
+    place = {host: -k for k, host in enumerate(better)}
     for each in waiting(members):
-        may = [host for host in each.hosts if slots.get(host, 0) >= each.slots]
-        fits = [host for host in may if room[host] >= each.slots]
+        may = [host for host in each.hosts if host in has and has[host].holds(each)]
+        fits = [host for host in may if room[host].holds(each)]
         if fits:
-            host = max(fits, key=lambda name: (room[name] / slots[name], -better[name]))
+            rank = dict(zip(each.hosts, each.ranks, strict=False))
+            host = max(fits, key=lambda name: (rank.get(name, 0), room[name].slots / has[name].slots, place[name]))
             found[each.number] = host
-            room[host] -= each.slots
+            room[host] = room[host].less(each)
         else:
             for host in may:
-                room[host] = 0
+                room[host] = Room(0, 0)
     return found

@@ -14,7 +14,7 @@ import json
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -88,7 +88,7 @@ class Members:
         except BlockingIOError:
             try:
                 said = json.loads(os.read(fd, _BYTES).partition(b"\n")[0])
-                return Member(**{**said, "hosts": tuple(said["hosts"]), "command": tuple(said["command"])})
+                return Member(**{**said, **{name: tuple(said[name]) for name in ("hosts", "command", "ranks")}})
             except (ValueError, TypeError, KeyError) as e:
                 why = "its run is of another version of rexec; wait until that has ended, or"
                 raise RexecError(f"{path} cannot be read: {why} {_INSTEAD}") from e
@@ -130,19 +130,24 @@ class Membership:
             self._members.path(self.member.number).unlink()
         os.close(self._fd)
 
-    def take(self, turns: Callable[[list[Member]], dict[int, str]]) -> list[Member]:
-        """Take the slots that are this run's by `turns` of all members. Return the members as they were before."""
+    def take(self, may: Mapping[str, float], turns: Callable[[list[Member]], dict[int, str]]) -> list[Member]:
+        """Take the slots that are this run's by `turns` of all members. Return these, as they were before.
+
+        `may`: the hosts where it may run now, and how much it wants each.
+        """
         with self._members.turn():
             found = self._members.listed()
             own = next((each for each in found if each.number == self.member.number), self.member)
-            self.member = replace(own, host=turns(found).get(own.number, ""))
+            asks = replace(own, hosts=tuple(may), ranks=tuple(may.values()))
+            found = [asks if each.number == asks.number else each for each in found]
+            self.member = replace(asks, host=turns(found).get(asks.number, ""))
             _write(self._fd, self.member)
             return found
 
-    def give_back(self, hosts: tuple[str, ...]) -> None:
-        """Wait again, for slots on one of these hosts."""
+    def give_back(self) -> None:
+        """Wait again, for slots on any of the hosts that the next `take` names."""
         with self._members.turn():
-            self.member = replace(self.member, host="", hosts=hosts)
+            self.member = replace(self.member, host="", hosts=(), ranks=())
             _write(self._fd, self.member)
 
 

@@ -15,14 +15,18 @@ from functools import partial
 from typing import Any
 
 from remoteio.errors import RexecError
-from shim.submit.desk.line import Member, turns, waiting
+from shim.submit.desk.line import Member, Room, turns, waiting
 from shim.submit.desk.members import Changes, Members
-from shim.submit.hosts import config, ranking, survey
+from shim.submit.desk.wanted import Wanted
+from shim.submit.hosts import ad, config, matching, ranking, survey
+from shim.submit.hosts.ad import Ad
 from shim.submit.hosts.config import Host, Hosts
+from shim.submit.hosts.matching import Matching
 from shim.submit.hosts.survey import Report
 from shim.submit.job import next_host
 from shim.submit.job.placement_actions import Choose
 from shim.submit.job.record import ANY
+from shim.submit.units import size
 
 FRESH = 15.0
 """Seconds for which hosts are believed, and after which a run that waits has them asked again."""
@@ -35,17 +39,19 @@ class Offer:
     """What a host is for the runs of a desk.
 
     at      when it was asked, seconds of CLOCK_BOOTTIME
-    slots   how many it has
+    has     its slots, and its memory
     load    its load by processor, as it was then
     broken  why nothing can run there, or empty
     unfit   why a run that did not name it may not go there now, or empty
+    ad      what it says of itself
     """
 
     at: float
-    slots: int
+    has: Room
     load: float
     broken: str
     unfit: str
+    ad: Ad
 
 
 class NoPlace(RexecError):
@@ -57,22 +63,23 @@ def offer(report: Report, known: Hosts, at: float) -> Offer:
     new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
     found = next_host.candidate(report, next_host.AllowedHosts((ANY,), ""), new, known, None)
     load = 0.0 if found.around is None else (found.around.load or 0.0) / max(found.cores, 1)
-    slots = report.host.slots or found.cores
-    return Offer(at, slots, load, found.unusable or "", ranking.refusal(found) or "")
+    room = Room(report.host.slots or found.cores, report.facts.get("memory_total") or 0)
+    return Offer(at, room, load, found.unusable or "", ranking.refusal(found) or "", ad.of(report))
 
 
 class Place:
     """Gets a slot for a run. Use it in a ``with``: the slot is given back with it.
 
     hosts     names of hosts, or ("any",): those of hosts.toml
-    slots     how many the run wants, all on one host
+    wanted    what the run wants of one of them
     waits     gives what shows a person the line that it is called with, as long as that is so
     """
 
     def __init__(
-        self, hosts: tuple[str, ...], slots: int, priority: int, command: tuple[str, ...],
+        self, hosts: tuple[str, ...], wanted: Wanted, command: tuple[str, ...],
         waits: Callable[[str], AbstractContextManager[object]], ask: Survey = survey.ask_all,
     ) -> None:  # fmt: skip
+        self._matching = Matching(wanted.require, wanted.rank)
         self._known = config.load()
         self._named = hosts != (ANY,)
         self._hosts = [config.resolve(name, self._known) for name in hosts] if self._named else list(self._known.hosts)
@@ -82,7 +89,11 @@ class Place:
         self._members = Members()
         self._failed: dict[str, str] = {}  # host -> why it could not be reached
         names = tuple(host.name for host in self._hosts)
-        self._own = self._members.join(Member(0, str(os.getsid(0)), priority, slots, names, command=command))
+        group = str(os.getsid(0))
+        member = Member(0, group, wanted.priority, wanted.cpus, names, command=command, memory=wanted.memory)
+        if strangers := self._matching.strangers(ad.names(self._known)):
+            raise RexecError(matching.said(strangers))
+        self._own = self._members.join(member)
 
     def __enter__(self) -> Place:
         return self
@@ -96,7 +107,7 @@ class Place:
         try:
             while True:
                 offers = self._offers()
-                members = self._own.take(partial(self._turns, offers))
+                members = self._own.take(self._may(offers), partial(self._turns, offers))
                 host = self._own.member.host
                 if host:
                     return next(each for each in self._hosts if each.name == host)
@@ -108,30 +119,47 @@ class Place:
     def failed(self, host: Host, why: str) -> None:
         """Take note that the host, where this run has its slot, could not be reached: it wants one elsewhere."""
         self._failed[host.name] = why
-        self._own.give_back(tuple(each for each in self._own.member.hosts if each != host.name))
+        self._own.give_back()
+
+    def _may(self, offers: dict[str, Offer]) -> dict[str, float]:
+        """Return the hosts that will do for this run, and how much it wants each."""
+        left = {name: each.ad for name, each in offers.items() if name not in self._failed}
+        return {name: self._matching.rank(said) for name, said in left.items() if not self._matching.unmet(said)}
 
     def _turns(self, offers: dict[str, Offer], members: list[Member]) -> dict[int, str]:
-        rank = sorted(offers, key=lambda name: offers[name].load)
+        better = sorted(offers, key=lambda name: offers[name].load)
         unfit = {name for name, each in offers.items() if each.broken or (each.unfit and not self._named)}
-        return turns(members, {name: each.slots for name, each in offers.items() if name not in unfit}, rank)
+        return turns(members, {name: each.has for name, each in offers.items() if name not in unfit}, better)
 
     def _says(self, members: list[Member], offers: dict[str, Offer]) -> str:
-        left = {name: each for name, each in offers.items() if name in self._own.member.hosts}
+        left = {name: each for name, each in offers.items() if name not in self._failed}
         broken = {**self._failed, **{name: each.broken for name, each in left.items() if each.broken}}
         usable = {name: each for name, each in left.items() if not each.broken}
         if not usable:
             raise NoPlace("no host will do: " + "; ".join(f"{name}: {why}" for name, why in broken.items()))
-        if all(each.slots < self._own.member.slots for each in usable.values()):
-            most = max(usable, key=lambda name: usable[name].slots)
-            raise NoPlace(
-                f"no host has {self._own.member.slots} slots ({most} has {usable[most].slots}): ask for fewer with "
-                "--cpus, or give it more with slots = N in hosts.toml"
-            )
-        unfit = {name: each.unfit for name, each in usable.items() if each.unfit}
-        if not self._named and len(unfit) == len(usable):
+        self._refuse_what_never_fits({name: each.has for name, each in usable.items()})
+        unfit = {name: "" if self._named else each.unfit for name, each in usable.items()}
+        unfit = {name: why for name, each in usable.items() if (why := unfit[name] or self._matching.unmet(each.ad))}
+        if len(unfit) == len(usable):
             return "waiting for a host: " + "; ".join(f"{name}: {why}" for name, why in unfit.items())
         line = [each.number for each in waiting(members)]
         return f"waiting for a slot: {ordinal(line.index(self._own.member.number) + 1)} in line"
+
+    def _refuse_what_never_fits(self, usable: dict[str, Room]) -> None:
+        wants = self._own.member
+        most = max(usable, key=lambda name: usable[name].slots)
+        if usable[most].slots < wants.slots:
+            raise NoPlace(
+                f"no host has {wants.slots} slots ({most} has {usable[most].slots}): ask for fewer with --cpus, or "
+                "give it more with slots = N in hosts.toml"
+            )
+        most = max(usable, key=lambda name: usable[name].memory)
+        if usable[most].memory < wants.memory:
+            have = f"{most} has {size(usable[most].memory)}"
+            raise NoPlace(f"no host has {size(wants.memory)} of memory ({have}): ask for less with --memory")
+        if not any(each.holds(wants) for each in usable.values()):
+            both = f"{wants.slots} slots and {size(wants.memory)} of memory"
+            raise NoPlace(f"no host has {both} at once: ask for less with --cpus or --memory")
 
     def _offers(self) -> dict[str, Offer]:
         """Return what the hosts are, as they said within the last FRESH seconds, or say now."""
@@ -157,7 +185,7 @@ def _key(host: Host) -> str:
 
 def _parsed(text: bytes) -> dict[str, Offer]:
     """What was kept of hosts; of what cannot be read, nothing: they are asked again."""
-    with suppress(ValueError, TypeError, AttributeError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError):
         found: dict[str, Any] = json.loads(text)
-        return {key: Offer(**each) for key, each in found.items()}
+        return {key: Offer(**{**each, "has": Room(*each["has"])}) for key, each in found.items()}
     return {}

@@ -24,6 +24,7 @@ _HOST_KEYS: dict[str, tuple[type, str]] = {
     "trust": (str, '"full", "home" or "project"'),
     "disk": (str, 'a size, such as "10G", or "all"'),
     "slots": (int, "a whole number from 1 on, such as 4"),
+    "tags": (dict, 'names and what they are, such as {site = "home", fast = true}'),
 }
 
 
@@ -38,6 +39,7 @@ class Host(NamedTuple):
     ``trust`` says how much of the files here its jobs may have: one of scope.TRUSTS; None: as the job asks.
     ``disk`` is how many bytes each of them may add to those; None: as the job asks.
     ``slots`` is how many runs of ``--on any`` may be there at a time; None: as many as it has processors.
+    ``tags`` are further attributes of its ad, for --require and --rank.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Host(NamedTuple):
     trust: str | None = None
     disk: int | None = None
     slots: int | None = None
+    tags: tuple[tuple[str, str | int | float | bool], ...] = ()
 
 
 class Hosts(NamedTuple):
@@ -140,10 +143,11 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
             type(value) is not kind
             or (isinstance(value, list) and not all(isinstance(word, str) for word in value))
             or (isinstance(value, int) and value < 1)
+            or (isinstance(value, dict) and not all(map(_is_tag, value.items())))
         ):
             raise HostsError(f"{file}: {where}{key} = {value!r} is wrong; write {example}")
     ssh, python, owner, options, trust = (table.get(key) for key in ("ssh", "python", "owner", "options", "trust"))
-    slots = table.get("slots")
+    slots, tags = table.get("slots"), table.get("tags")
     if ssh is not None and (not ssh or str(ssh).startswith("-")):
         raise HostsError(f"{file}: {where}ssh = {ssh!r} is wrong; write {_HOST_KEYS['ssh'][1]}")
     if owner is not None and owner not in ("keyboard", "none", *owners):
@@ -159,7 +163,13 @@ def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], 
         None if trust is None else str(trust),
         _disk(table.get("disk"), f"{file}: {where}disk"),
         slots if isinstance(slots, int) else None,
+        tuple(tags.items()) if isinstance(tags, dict) else (),
     )
+
+
+def _is_tag(pair: tuple[str, object]) -> bool:
+    name, value = pair
+    return name.isascii() and name.isidentifier() and isinstance(value, (str, int, float)) and value == value
 
 
 def _disk(text: object, key: str) -> int | None:

@@ -30,7 +30,8 @@ _FACTS = table(
     {
         "hostname": text(255), "kernel": text(100), "arch": text(64), "cores": whole(1, 1 << 20),
         "memory_total": maybe(_SIZE), "memory_available": maybe(_SIZE), "load": number(0, 1e9),
-        "cache_free": maybe(_SIZE), "page_size": _SIZE, "cpu_flags": text(1 << 14), "uid": _ID, "login": text(64),
+        "cache_free": maybe(_SIZE), "scratch_free": maybe(_SIZE), "gpu": flag, "criu": flag, "page_size": _SIZE,
+        "cpu_flags": text(1 << 14), "uid": _ID, "login": text(64),
         "fuse": table({"error": text(200), "mode": text(16)}),
         "namespaces": table({"step": text(64), "error": text(300)}),
         "settings": mapping(text(64), maybe(text(64)), 16), "logout": flag, "id_tools": flag,
