@@ -183,3 +183,50 @@ def stands(pid: int) -> bool:
     return said["State"].startswith("T") or bool(
         (int(said["SigPnd"], 16) | int(said["ShdPnd"], 16)) >> (signal.SIGSTOP - 1) & 1
     )
+
+
+READS = """
+import os, sys, time
+seen = os.open("seen", os.O_RDWR | os.O_CREAT)
+while not os.path.exists("end"):
+    with open("beside", "rb") as file:
+        os.pwrite(seen, file.read(), 0)
+    time.sleep(0.01)
+sys.exit(3)
+"""
+
+
+@USER
+def test_what_is_told_under_leases_is_true_over_another_supervisor_and_another_host(mover: Mover) -> None:
+    def changed(to: str) -> None:
+        (mover.dir / "beside").write_text(to)  # as it is: one that is open and was replaced is not taken up
+
+    def read(what: str) -> None:
+        until(lambda: (mover.dir / "seen").exists() and (mover.dir / "seen").read_text() == what, f"{what} is read")
+
+    changed("first")
+    job = mover.submit(PYTHON, "-c", READS)
+    read("first")
+    until(lambda: any(map(watches, supervisors(mover, job))), "what it is told of is watched")
+    mover.verb("checkpoint", job)
+    changed("other")
+    read("other")
+    kill_supervisor(mover, job)
+    changed("third")
+    resumed(mover, job)
+    read("third")
+    until(lambda: any(map(watches, supervisors(mover, job))), "what it is told of is watched")
+    mover.verb("vacate", job)
+    changed("fifth")
+    read("fifth")
+    (mover.dir / "end").touch()
+    assert mover.ended(job) == "exit 3" and mover.job(job)["moves"] == 1
+
+
+def watches(pid: int) -> bool:
+    """Whether it watches files."""
+    try:
+        found = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:
+        return False  # it has ended, or closed one meanwhile: looked at again
+    return "anon_inode:inotify" in found
