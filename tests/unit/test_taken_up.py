@@ -92,6 +92,17 @@ def test_numbers_are_not_given_twice(home: Home) -> None:
     assert after.host.lookup(abi.ROOT_ID, b"new") > handle < after.open(file)
 
 
+def test_numbers_of_which_nothing_is_noted_are_not_given_twice(home: Home) -> None:
+    (home.top / "other").touch()
+    given = [home.host.lookup(abi.ROOT_ID, b"other")]
+    for _ in range(3):
+        home.export.inodes.next_number += 1 << 24  # as if it had listed so many files
+        given.append(home.host.lookup(home.host.lookup(abi.ROOT_ID, b"below"), b"file"))
+        home = home.again()
+        given.append(home.host.lookup(abi.ROOT_ID, b"other"))
+    assert given == sorted(set(given))
+
+
 def test_what_was_renamed_and_linked_is_found_again_and_after_that_once_more(home: Home) -> None:
     below = home.host.lookup(abi.ROOT_ID, b"below")
     file, deep = home.host.lookup(below, b"file"), home.host.lookup(below, b"deep")

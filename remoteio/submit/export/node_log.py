@@ -9,7 +9,7 @@ Regular files and symbolic links are noted only once they are opened: of others 
 told that they are stale. What has its channel in the kernel (a fifo, a socket) would be another one then.
 
     u32 length, u8 what, then by it (native byte order):
-    BOOT     u64 the highest id that was ever given, the boot_id of random(4)
+    BOOT     u64 the highest id that is known to have been given, the boot_id of random(4)
     NODE     u64 id, u64 id of its directory, u64 st_dev, u64 st_ino, u32 format of st_mode, its name
     NAMED    u64 id, u64 id of its directory, u8 whether the name before is still one of it, its name
     GONE     u64 id: its last name was removed
@@ -47,7 +47,8 @@ def _record(what: int, *parts: bytes) -> bytes:
 class NodeLog:
     """Writes the log at `path`. Whoever changes a node tells it, and then calls `flush` if it is `behind`.
 
-    doings  which changes are begun and done, in a file beside it
+    doings   which changes are begun and done, in a file beside it
+    highest  at least that of any node of which it was told
 
     Where it cannot be written it is removed, and nothing more is written: a job of which a part is known is not taken
     up. Threads: any; `_lock` is held while it is written.
@@ -60,7 +61,7 @@ class NodeLog:
         self._lock = threading.Lock()
         self._told: list[bytes] = []
         self._writing = False
-        self._highest = 0
+        self.highest = 0
         self._fd, self._room = -1, _ROOM  # how much it may grow before it is written anew
         self._there: tuple[Callable[[], Iterable[Node]], dict[tuple[int, int], int]] = (tuple, {})  # as of `serves`
         self._known = -1  # how many of these are written down
@@ -85,7 +86,7 @@ class NodeLog:
         """Note a node, unless it has been noted, or is the root."""
         if not node.noted and node.parent is not None:
             node.noted = True
-            self._highest = max(self._highest, node.id)
+            self.highest = max(self.highest, node.id)
             self._told.append(b"".join(_whole(node)) if node.links or node.changes else _new(node, node.parent))
 
     def named(self, node: Node, also: bool) -> None:
@@ -145,7 +146,7 @@ class NodeLog:
         """Write it with what is there now alone, in place of the one before."""
         del self._told[:]  # the nodes are as it tells
         self._known = -1
-        parts = [_record(BOOT, _ID.pack(self._highest), self._boot), self._made()]
+        parts = [_record(BOOT, _ID.pack(self.highest), self._boot), self._made()]
         for node in self._there[0]():
             if node.noted:
                 parts += _whole(node)

@@ -23,7 +23,7 @@ from remoteio.wire import fuse_abi as abi
 _KEPT = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_NOATIME | EXECUTE  # of the flags of an OPEN
 _REMOVED = b" (deleted)"  # how a kernel ends a name that is gone: proc_pid_fd(5)
 _DEEPEST = 4096  # names of a path: linux/limits.h
-_LATE = 1 << 16  # numbers that may have been given out since the last that is known
+_EACH = 1 << 40  # numbers are for one process: no other gives one of these, whatever is not known of those given out
 
 
 def take_up(
@@ -36,7 +36,10 @@ def take_up(
     if export.room.counts:
         raise Unfit("how much it may add to the files here is counted, and the count is lost")
     export.inodes.allowed.confinement.made.update(told.made)
-    export.inodes.next_number = max(told.highest, highest) + _LATE
+    first = (max(told.highest, highest) // _EACH + 1) * _EACH
+    export.inodes.next_number = first
+    if export.inodes.log is not None:
+        export.inodes.log.highest = first
     _Nodes(export, told, frozenset(places)).find()
     for each in opened:
         _open(export, each)
