@@ -234,7 +234,7 @@ class Known:
         if file is not None:
             return self.open_ahead(unique, nodeid, file)
         if not leased and self.opened.pushed.may_open(nodeid):
-            leased, keeps = self.leases.open_first(nodeid, flags), 0
+            leased, keeps = self.leases.open_first(nodeid, flags, self.opened.pushed.version(nodeid)), 0
             self.opened.pushed.guesses.right += leased
         fh = self.opened.open(nodeid, flags, now) if leased else 0
         return abi.reply(unique, abi.OPEN_OUT.pack(fh, keeps, 0)) if fh else None

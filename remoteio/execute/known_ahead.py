@@ -128,10 +128,15 @@ class KnownAhead(Known):
                 self.learn_link(nodeid, 0, rest, now)
             elif what == names_ahead.LISTING:
                 self._learn_whole(nodeid, rest, now)
-            elif self.holds(nodeid, 0) and self.holds(abi.ENTRY.unpack_from(rest)[0], 0):
-                self.listings.learn_name(nodeid, name, rest, now)
             else:
-                self.listings.unused += [node for node in abi.ENTRY.unpack_from(rest)[:1] if node]
+                self._learn_name(nodeid, name, rest, now)
+
+    def _learn_name(self, nodeid: int, name: bytes, entry: bytes, now: float) -> None:
+        found = abi.ENTRY.unpack_from(entry)[0]
+        if self.holds(nodeid, 0) and self.holds(found, 0):
+            self.listings.learn_name(nodeid, name, entry, now)
+        elif found:
+            self.listings.unused.append(found)
 
     def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
         if self._latest:
@@ -152,12 +157,14 @@ class KnownAhead(Known):
                     self.leases.pushed(nodeid, name, found, rest[abi.ENTRY.size :])
                 elif found:
                     self.listings.unused.append(found)
+            elif what == wire.TOLD:
+                self._learn_name(nodeid, name, rest, now)
             elif what == wire.TARGET:
                 self.learn_link(nodeid, 0, rest, now, UNUSED_S)  # what is a link to something else is another node
             elif what == wire.DATA:
                 answers += self.opened.pushed.data(nodeid, offset, rest)
             elif self.holds(nodeid, 0) and (size := self.leases.size(nodeid)) >= 0:
-                self.opened.pushed.file(nodeid, size, wire.promised(rest), now)
+                self.opened.pushed.file(nodeid, size, wire.promised(rest), now, name)
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)
         return answers

@@ -199,11 +199,11 @@ class Leases:
         version, attr = self._whole.get(nodeid), self._attr.get(nodeid)
         return (version, abi.ATTR.unpack(attr)[1]) if version and attr else (b"", 0)
 
-    def open_first(self, nodeid: int, flags: int) -> bool:
+    def open_first(self, nodeid: int, flags: int, version: bytes) -> bool:
         """Say whether a file that was pushed may be opened here, and keep that its contents hold from then on."""
         if nodeid not in self._attr or flags & _ASKS:
             return False
-        self._whole[nodeid] = self._whole.get(nodeid, b"")
+        self.contents(nodeid, version)
         return True
 
     # what holds no more

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from remoteio.wire.pushed import FRAME, WIDEST
+from remoteio.wire.pushed import FAR, FRAME, WIDEST
 
-FAR = 0.003
-"""Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
-host as much; a third of what is sent may be for nothing."""
 SURELY_FAR = 0.015
 """Seconds that the first answer took, from which on no second one is waited for: home was busy for less than that."""
-FIRST = 128 << 10
+FIRST = 192 << 10
 LEAST = 16 << 10
 UNUSED_S = 0.3
 _GROWS = 1.25  # times: the link is faster than was known
@@ -42,6 +39,12 @@ class Pace:
         self._fastest = float("inf")
         self._rate = 0.0
         self._grants: deque[tuple[int, int, float]] = deque()  # up to which byte, what had come, when
+
+    def told(self, trip: float, now: float) -> int:
+        """Take note of how long a round trip takes, as home has found out before; return what to grant."""
+        self.wanted = True
+        self._answers = 1  # and it is the quickest of several
+        return self.answered(trip, now, 0)
 
     def answered(self, waited: float, now: float, unused: int) -> int:
         """Take note that home took so long for an answer; return what to grant."""

@@ -23,10 +23,10 @@ Waiting = tuple[int, bytes]  # the number of a READ, and it whole
 
 
 class _File:
-    __slots__ = ("at", "due", "pieces", "size", "waiting")
+    __slots__ = ("at", "due", "pieces", "size", "version", "waiting")
 
-    def __init__(self, size: int, due: list[tuple[int, int]], now: float) -> None:
-        self.size, self.due, self.at = size, due, now
+    def __init__(self, size: int, due: list[tuple[int, int]], version: bytes, now: float) -> None:
+        self.size, self.due, self.version, self.at = size, due, version, now
         self.pieces: dict[int, bytes] = {}  # by their offsets
         self.waiting: list[Waiting] = []
 
@@ -86,11 +86,12 @@ class Pushed:
         # while anybody waits for what is to come, more of it is not for nothing
         return 0 if self._waiting else self.pace.come - self.used
 
-    def file(self, nodeid: int, size: int, due: list[tuple[int, int]], now: float) -> None:
-        """Take note that a file may be opened that is as long as that, and what of it is to come."""
+    def file(self, nodeid: int, size: int, due: list[tuple[int, int]], now: float, version: bytes = b"") -> None:
+        """Take note that a file may be opened that is as long as that, what of it is to come, and how its version is
+        called, if it is."""
         self.changed(nodeid)
         if all(0 <= begin < end <= size for begin, end in due):
-            self._files[nodeid] = _File(size, due, now)
+            self._files[nodeid] = _File(size, due, version, now)
             self.guesses.came += bool(due)
 
     def data(self, nodeid: int, offset: int, data: bytes) -> list[tuple[int, bytes]]:
@@ -117,6 +118,10 @@ class Pushed:
     def may_open(self, nodeid: int) -> bool:
         """Say whether it may be opened here."""
         return nodeid in self._files
+
+    def version(self, nodeid: int) -> bytes:
+        """Return the name of the version of one that may be opened here, if it is known."""
+        return self._files[nodeid].version
 
     def read(self, nodeid: int, offset: int, size: int) -> bytes | None:
         """Take that much from there, or up to the file's end; None: not all of it is here."""

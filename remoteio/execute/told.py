@@ -41,6 +41,13 @@ class Told:
         self._known = KnownAhead()
         self._order = threading.Lock()  # of changes against what is learned
 
+    def begins(self, trip: float) -> None:
+        """Have home send what the job is likely to use, if its round trips take so many seconds; 0: nobody knows."""
+        if trip:
+            with self._order:
+                grant = self._known.opened.pushed.pace.told(trip, time.monotonic())
+            self._grant(grant)
+
     def from_link(self, payload: bytes | memoryview) -> None:
         """Pass a reply or a notification on to the kernel. Raises ProtocolError."""
         raise NotImplementedError

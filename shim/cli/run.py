@@ -159,6 +159,7 @@ class _Offer:
 
             spec, granted = self._spec, self._asked.on(host.trust, host.disk)
             spec.host, spec.scratch = os.fsencode(host.name), with_tmp(granted, self._scratch, spec.cwd)
+            spec.trip = stream.trip
             link = SessionLink(stream.read_fd, stream.write_fd)
             dialler = Dialler(host, link, self._lease)
             dialler.describe(spec)

@@ -24,7 +24,7 @@ from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.leader_followers import MOST_WAITING, QUICK, WAITS, LeaderFollowers
 from remoteio.submit.leader_followers import SLOW as TAKES_LONG
 from remoteio.submit.sandbox.threads import Outside, restrict
-from remoteio.wire import frames, fuse_abi
+from remoteio.wire import frames, fuse_abi, pushed
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, names, protect, told_ahead
 from shim.submit.hosts.dialler import Dialler
@@ -93,7 +93,7 @@ class _Files:
     def __init__(
         self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
     ) -> None:
-        self.ahead = ToldAhead(first_names)
+        self.ahead = ToldAhead(first_names, far=spec.trip >= pushed.FAR * 1e6)
         self._spec, self.record, self._rights = spec, record, rights or JobRights()
         self.behind = record is None and not self._rights.sync
         self.take: Callable[[int, bytes | memoryview], list[bytes | memoryview]] = unordered

@@ -7,7 +7,6 @@ needed no more would stay.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -16,6 +15,11 @@ from pathlib import Path
 from checkpoint.submit import xdg
 from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, Ranges, Uses
 from shim.submit.scope import Scope
+
+try:
+    from _blake2 import blake2b  # hashlib would import OpenSSL, which takes 5 ms
+except ImportError:
+    from hashlib import blake2b
 
 MOST_STARTS = 256
 MOST_BYTES = 1 << 18
@@ -31,7 +35,8 @@ class LearnedStart:
     """
 
     def __init__(self, argv: Sequence[bytes], cwd: bytes, scope: Scope) -> None:
-        key = hashlib.sha256(b"\0".join([os.fsencode(repr(scope)), cwd, *argv[:2]])).hexdigest()[:32]
+        told = b"\0".join([os.fsencode(repr(scope)), cwd, *argv[:2]])
+        key = blake2b(told, digest_size=16).hexdigest()
         try:
             self._path: Path | None = xdg.cache() / "starts" / key
         except RuntimeError:  # who has no home

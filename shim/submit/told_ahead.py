@@ -1,7 +1,8 @@
 """Tell a host what the job is likely to use, before it asks; as the session's own threads do it.
 
 Its names go when the host has greeted, the first of them ahead of the answer to INIT, with which the kernel there
-begins to ask; and what they lead to as a host that is far asks for it. Both are made by a thread that nobody else waits
+begins to ask; and what they lead to as a host that is far asks for it, with its first word if it knows by then that it
+is: then its names come so alone. Both are made by a thread that nobody else waits
 for, as a disk that does not answer may keep it waiting.
 """
 
@@ -35,8 +36,9 @@ class ToldAhead:
     Threads: `credited` is for the one that receives; all else for any.
     """
 
-    def __init__(self, first_names: FirstNames | None) -> None:
-        self._first_names = first_names
+    def __init__(self, first_names: FirstNames | None, far: bool = False) -> None:
+        """`far`: the host has been told that it is."""
+        self._first_names, self._far = first_names, far
         self._soon = threading.Event()  # the first names are on their way, or there are none
         self._pushing: Pushing | None = None
 
@@ -65,13 +67,15 @@ class ToldAhead:
         if self._pushing is None:
             from remoteio.submit.export.pushing import Pushing  # for hosts that are far
 
-            self._pushing = Pushing(self._first_names.known, self._first_names.read)
+            self._pushing = Pushing(self._first_names.known, self._first_names.read, alone=self._far)
         return [PUSH_DUE] if self._pushing.credited(count) else []
 
     def made(self, item: bytes | memoryview, export: Export, over: threading.Event) -> Iterator[tuple[int, bytes]]:
         """Make the frames that are due, until it is `over`."""
         told: Iterator[bytes] = iter(())
         if item is NAMES_DUE and self._first_names is not None:
+            if self._far and self._first_names.known and export.leases.wanted():
+                return  # its CREDIT comes behind HELLO
             told = self._first_names.begin(export)
         elif item is PUSH_DUE and self._pushing is not None:
             export.far = True  # or its host would not have asked

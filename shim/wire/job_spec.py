@@ -30,6 +30,7 @@ class JobSpec:
         "scratch",
         "secret",
         "stdio",
+        "trip",
         "tty",
         "uid",
         "umask",
@@ -56,13 +57,14 @@ class JobSpec:
         secret: bytes = b"",
         lease: int = 0,
         home: int = 0,
+        trip: int = 0,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
         ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`:
         those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
         `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
-        parent, 0: it is on another machine."""
+        parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
@@ -71,7 +73,7 @@ class JobSpec:
         self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
         self.descriptors = descriptors or []
-        self.secret, self.lease, self.home = secret, lease, home
+        self.secret, self.lease, self.home, self.trip = secret, lease, home, trip
 
     def pack(self) -> bytes:
         """Return the payload of a START frame."""
@@ -90,6 +92,7 @@ class JobSpec:
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
                 "descriptors": [each.pack() for each in self.descriptors],
+                "trip": _texts([self.trip]) if self.trip else [],
                 "session": [self.secret, *_texts([self.lease, self.home])] if self.secret else [],
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
@@ -127,6 +130,7 @@ class JobSpec:
             secret=secret,
             lease=int(lease),
             home=int(home),
+            trip=sum(_numbers(f.get("trip", []))),
         )
 
 

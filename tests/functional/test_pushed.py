@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import mmap
 import os
 import random
@@ -117,6 +119,32 @@ def test_what_the_job_changes_is_seen_by_it(served: Served) -> None:
     assert large.read_bytes() == LARGE[:100] + b"x" + LARGE[101:]
     large.unlink()
     assert not large.exists() and not (served.here / "lib/large").exists()
+
+
+def test_over_a_connection_that_was_kept_hardly_anything_is_asked_for(
+    rexec: Rexec, place: Callable[[str], Path]
+) -> None:
+    directory = place(SUBMIT_USER)
+    log, env = directory / "log", {"XDG_CACHE_HOME": str(directory / "cache"), "REXEC_KEEP": "1h"}
+
+    def trips() -> float:
+        log.unlink(missing_ok=True)
+        done = rexec(
+            ["true"], on="alpha-far20", as_user=SUBMIT_USER, options=["--json-log", log], env=env, cwd=directory
+        )
+        assert done.returncode == 0, done.stderr
+        events = {event["event"]: event for event in map(json.loads, log.read_text().splitlines())}
+        return events["ended"]["trips"] if events["reached"]["runtime"] == "waits" else math.inf  # type: ignore[no-any-return]
+
+    try:
+        least = math.inf
+        for _ in range(20):
+            if (least := min(least, trips())) <= 6:
+                break
+        assert least <= 6, "more is asked for than it takes to start"
+    finally:
+        with rexec.start(["disconnect"], as_user=SUBMIT_USER, env=env) as ending:
+            assert not ending.wait(60)
 
 
 def test_a_far_host_runs_a_command_again_as_the_files_are_then(rexec: Rexec, place: Callable[[str], Path]) -> None:

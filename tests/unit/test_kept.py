@@ -94,6 +94,7 @@ def asked(at: Path, said: bytes, fds: list[int]) -> tuple[object, list[str]]:
 
     taken = run.take(HOST, begin, lambda: did.append("imports"))
     if taken is not None:
+        assert taken[0].trip == 20_400
         assert os.read(taken[0].read_fd, 10) == b"START"
         taken[0].close(done=True)
     run.close()
@@ -109,7 +110,7 @@ def test_a_run_is_given_an_agent_that_answers(
     agent = wait_for_a_job(ours, theirs, monkeypatch)
     if under_way:
         ours.send(words.ALIVE)
-    assert asked(at, b"yes %d 3.13.5" % under_way, [ours.detach()]) == (
+    assert asked(at, b"yes %d 3.13.5 20400" % under_way, [ours.detach()]) == (
         Facts((3, 13, 5), "waits", ""),
         ["START", "imports"],
     )
@@ -121,10 +122,23 @@ def test_a_run_makes_its_own_where_the_agent_is_dead_or_there_is_none(
 ) -> None:
     ours, theirs = ends
     theirs.close()
-    assert asked(at, b"yes 0 3.13.5", [ours.detach()])[0] is None
+    assert asked(at, b"yes 0 3.13.5 0", [ours.detach()])[0] is None
     assert asked(at, b"no", []) == (None, [])
     assert kept.Kept(60).take(HOST, lambda stream: None, lambda: None) is None
     assert kept.Kept(0).take(HOST, lambda stream: None, lambda: None) is None
+
+
+def test_how_far_the_host_is_is_found_out_of_an_agent_that_waits(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ends
+    agent = wait_for_a_job(ours, theirs, monkeypatch)
+    assert 0 < keeper.trip(kept.KeptStream("box", ours.fileno(), 0)) < 60e6
+    ours.send(words.BEGIN + b"job")
+    agent.join()
+    theirs.close()
+    assert ours.recv(10) == words.YES + b"job", "no answer is under way"
+    assert keeper.trip(kept.KeptStream("box", ours.fileno(), 0)) == 0, "it has ended"
 
 
 def test_one_listens_for_a_host_and_takes_the_place_of_one_that_died(at: Path) -> None:

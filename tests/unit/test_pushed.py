@@ -26,8 +26,9 @@ from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.version_names import VersionNames
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, pushed
-from remoteio.wire.frames import HEADER, LARGE, PUSHED
-from shim.submit.told_ahead import PUSH_DUE, ToldAhead
+from remoteio.wire.coherence import TTL
+from remoteio.wire.frames import HEADER, LARGE, NAMES, PUSHED
+from shim.submit.told_ahead import NAMES_DUE, PUSH_DUE, ToldAhead
 from tests.hostile import Host
 from tests.named_versions import until_named
 
@@ -246,8 +247,60 @@ def test_much_of_a_file_that_the_host_keeps_by_itself_is_not_sent(
     assert opened(facts, look_up(facts, b"lib", b"large")), "there is no key"
     host.export.versions = VersionNames(b"a key")
     facts = facts_of(host, USES)
-    assert opened(facts, look_up(facts, b"lib", b"large")) is None
+    large = look_up(facts, b"lib", b"large")
+    assert facts.leases.version(large or 0)[0] == b"", "it was not opened"
+    assert opened(facts, large) == (abi.OWN_FILES + 1, 0), "it is opened there all the same"
+    fd = os.open(top / "lib/large", os.O_RDONLY)
+    version = host.export.versions.of(fd, os.fstat(fd))
+    os.close(fd)
+    assert version and facts.leases.version(large or 0) == (version, len(LARGE_FILE))
+    assert read(facts, large, 0, 4096) is None
     assert opened(facts, look_up(facts, b"lib", b"small"))
+
+
+def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other_way(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host.export.leases, "attributes", lambda *_: -1)
+    monkeypatch.setattr(host.export.leases, "name", lambda *_: False)
+    assert not parts_of(host, USES)
+    sending = Pushing(USES, alone=True)
+    assert sending.credited(1 << 30)
+    payloads = list(sending.due(host.export))
+    assert {part[0] for payload in payloads for part in pushed.parse(payload)} == {pushed.TOLD, pushed.TARGET}
+    facts = KnownAhead()
+    for payload in payloads:
+        facts.pushed(payload, NOW)
+    lib = look_up(facts, b"lib") or 0
+    gone = facts.answer(abi.LOOKUP, 7, lib, asked(abi.LOOKUP, lib, b"gone\0"), NOW)
+    assert gone and abi.ENTRY.unpack_from(gone, 16)[0] == 0
+    found = facts.answer(abi.LOOKUP, 7, lib, asked(abi.LOOKUP, lib, b"small\0"), NOW)
+    small = abi.ENTRY.unpack_from(found or b"", 16)[0]
+    assert small and opened(facts, small) is None
+    link = asked(abi.LOOKUP, abi.ROOT_ID, b"link\0")
+    assert facts.answer(abi.LOOKUP, 7, abi.ROOT_ID, link, NOW + TTL + 0.1) is None
+    facts = KnownAhead()
+    facts.asked(abi.UNLINK, abi.ROOT_ID)
+    for payload in payloads:
+        facts.pushed(payload, NOW)
+    assert look_up(facts, b"lib") is None and small in facts.listings.unused, "the job has changed something since"
+
+
+def test_a_host_that_knows_that_it_is_far_is_told_names_with_what_they_lead_to(host: Host) -> None:
+    for uses, kinds in ((USES, []), ({}, [])):
+        told = ToldAhead(FirstNames(uses, lambda uses: None), far=True)
+        assert [kind for kind, _ in told.made(NAMES_DUE, host.export, threading.Event())] == kinds
+        assert told._soon.is_set() == (not uses), "INIT is not answered ahead of the first names"
+    told = ToldAhead(FirstNames(USES, lambda uses: None), far=True)
+    due = told.credited(struct.pack("=BI", PUSHED, 1 << 20))
+    sent = list(told.made(due[0], host.export, threading.Event()))
+    assert {kind for kind, _ in sent} == {PUSHED} and len(sent[0][1]) <= 1 << 10 and told._soon.is_set()
+
+
+def test_names_go_by_themselves_where_nothing_is_leased(host: Host) -> None:
+    host.export.leases.close()
+    told = ToldAhead(FirstNames(USES, lambda uses: None), far=True)
+    assert {kind for kind, _ in told.made(NAMES_DUE, host.export, threading.Event())} == {NAMES}
 
 
 def test_what_the_job_reads_before_it_is_sent_is_not_sent(host: Host) -> None:
@@ -389,6 +442,9 @@ def test_where_home_is_near_nothing_is_asked_for() -> None:
     steps.wanted = True
     assert steps.grant(NOW, 0) == pace.FIRST
     assert far().grant(NOW, 0) == 0, "it is not known yet how far it is"
+    assert Pace().told(0.005, NOW) == pace.FIRST, "home has found out, and sends what there is"
+    steps = Pace()
+    assert steps.told(0.001, NOW) == 0 and steps.over
 
 
 def under_way(rate: float, trip: float, seconds: float) -> list[tuple[float, int]]:
@@ -442,7 +498,10 @@ def test_what_is_sent_and_cut_short_is_refused(cut: int) -> None:
     assert pushed.parse(whole) == [(pushed.NAME, 1, b"name", 0, entry), (pushed.DATA, 2, b"", 3, b"data")]
     with pytest.raises(ProtocolError):
         pushed.parse(whole[:cut])
-    for wrong in (pushed.pack(9, 1, b"", b"x"), pushed.pack(pushed.NAME, 1, b"name", b"short")):
+    for wrong in (
+        pushed.pack(9, 1, b"", b"x"), pushed.pack(pushed.NAME, 1, b"name", b"short"),
+        pushed.pack(pushed.TOLD, 1, b"name", b"short"), pushed.pack_file(1, [], False, b"no version"),
+    ):  # fmt: skip
         with pytest.raises(ProtocolError):
             pushed.parse(wrong)
     with pytest.raises(ProtocolError):

@@ -12,7 +12,7 @@ import pytest
 
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.frames import FUSE, FrameReader
+from remoteio.wire.frames import CREDIT, FUSE, PUSHED, FrameReader
 from remoteio.wire.link import Link
 
 NOBODY = (1 << 22) + 1  # beyond the largest pid: that process has died
@@ -98,6 +98,17 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
     relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0, b"")
     relay.from_link(abi.failure(9, errno.ENODATA))
     assert held == [True]
+
+
+@pytest.mark.parametrize(("trip", "asks"), [(0.0, False), (0.001, False), (0.02, True)])
+def test_home_is_asked_for_what_the_job_may_use_once_it_is_known_to_be_far(trip: float, asks: bool, ends: Ends) -> None:
+    ends.relay.begins(trip)
+    os.set_blocking(ends._home, False)
+    try:
+        sent = FrameReader().feed(os.read(ends._home, 1 << 16))
+    except BlockingIOError:
+        sent = []
+    assert [(kind, payload[0]) for kind, payload in sent] == ([(CREDIT, PUSHED)] if asks else [])
 
 
 def test_the_roots_attributes_are_asked_for_ahead_of_the_mount(ends: Ends) -> None:

@@ -25,12 +25,14 @@ from remoteio.wire.frames import KNOWN, LEASED
 
 MOST_BYTES = 64 << 20  # of one start
 _KEPT_THERE = 1 << 20  # bytes of one file, beyond which it is left to what the host keeps by itself (``leased_opens``)
+_SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
 _AT_ONCE = 64  # paths whose names go ahead of what is in them
 _NAMED = leases.NAME | leases.ATTR
 
 
 class _Found(NamedTuple):
-    """What a name leads to: `entry`, as a LOOKUP gives it; whether it is leased; where it points."""
+    """What a name leads to: `entry`, as a LOOKUP gives it, empty: nothing that may be told; whether it is leased; where
+    it points."""
 
     entry: bytes
     leased: bool
@@ -38,12 +40,14 @@ class _Found(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A file that is open, what is to be sent of it, and whether it has no ``security.capability``."""
+    """A file that is open, what is to be sent of it, whether it has no ``security.capability``, and the name of its
+    version, if the host may have kept that."""
 
     node: int
     fd: Descriptor
     ranges: Ranges
     bare: bool
+    version: bytes
 
 
 class Pushing:
@@ -52,10 +56,11 @@ class Pushing:
     Threads: any; one at a time makes them, and another who comes meanwhile leaves it to that one.
     """
 
-    def __init__(self, uses: Uses, asked: Set[bytes] = frozenset()) -> None:
-        """`asked`: the files of which the job has asked for something: it is ahead of what is sent."""
-        self._uses, self._asked = uses, asked
-        self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is leased is there
+    def __init__(self, uses: Uses, asked: Set[bytes] = frozenset(), alone: bool = False) -> None:
+        """`asked`: the files of which the job has asked for something: it is ahead of what is sent. `alone`: the names
+        are told in no other way, so those that are under no lease are sent as well."""
+        self._uses, self._asked, self._alone = uses, asked, alone
+        self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
         self._credit, self._busy = 0, False
         self._frames: Generator[bytes, None, None] | None = None
@@ -92,11 +97,11 @@ class Pushing:
         if not export.leases.wanted():
             return
         parts: list[bytes] = []
-        size = 0
+        size, most = 0, _SOON
         for part in self._parts(export):
-            if size + len(part) > pushed.FRAME:
+            if parts and size + len(part) > most:
                 yield b"".join(parts)
-                parts, size = [], 0
+                parts, size, most = [], 0, min(2 * most, pushed.FRAME)
             parts.append(part)
             size += len(part)
         if parts:
@@ -116,7 +121,7 @@ class Pushing:
                 if file is not None:
                     left -= sum(end - begin for begin, end in file.ranges)
                     files.append(file)
-                    yield pushed.pack_file(node, file.ranges, file.bare)
+                    yield pushed.pack_file(node, file.ranges, file.bare, file.version)
             for file in files:
                 yield from _contents(file)
 
@@ -127,8 +132,8 @@ class Pushing:
             at += b"/" + last
             found = self._nodes.get(at)
             if found is None:
-                told = _look_up(export, node, last)
-                found = self._nodes[at] = abi.ENTRY.unpack_from(told.entry)[0] if told.leased else 0
+                told = _look_up(export, node, last, self._alone)
+                found = self._nodes[at] = abi.ENTRY.unpack_from(told.entry)[0] if told.entry else 0
                 yield from _told(node, last, told)
             if not found:
                 return 0
@@ -149,7 +154,7 @@ def _contents(file: _File) -> Iterator[bytes]:
         yield pushed.pack_file(file.node, [], False)
 
 
-def _look_up(export: Export, parent: int, name: bytes, again: bool = False) -> _Found:
+def _look_up(export: Export, parent: int, name: bytes, unleased: bool, again: bool = False) -> _Found:
     if (above := export.inodes.nodes.get(parent)) is not None:
         above.asked = 0  # so many names in a row are no reason to tell all that is in the directory
     answer = export.answer(abi.Request(abi.request(abi.LOOKUP, parent, name + b"\0")))
@@ -171,8 +176,12 @@ def _look_up(export: Export, parent: int, name: bytes, again: bool = False) -> _
             export.inodes.forget(each[2], 1)
     if what & _NAMED == _NAMED or (what & leases.NAME and not node):
         return _Found(entry, True, link)
-    # a file that is met once is not leased
-    found = _look_up(export, parent, name, True) if what == leases.NAME and not again else _Found(b"", False, b"")
+    if what == leases.NAME and not again:  # a file that is met once is not leased
+        found = _look_up(export, parent, name, unleased, True)
+    elif unleased and abi.ENTRY.unpack_from(entry)[2]:  # it may be cached
+        return _Found(entry, False, link)
+    else:
+        found = _Found(b"", False, b"")
     export.inodes.forget(node, 1)
     return found
 
@@ -194,9 +203,14 @@ def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | Non
     whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
     due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < st.st_size]
     size = sum(end - begin for begin, end in due)
-    if size > most or not export.leases.contents(fd, st) or (size > _KEPT_THERE and export.versions.of(fd, st)):
+    if not export.leases.contents(fd, st) or not export.inodes.descriptors.keeps(node, fd):
         return None
-    return _File(nodeid, fd, due, _bare(fd)) if export.inodes.descriptors.keeps(node, fd) else None
+    version = export.versions.of(fd, st) if size > _KEPT_THERE else b""
+    if version:
+        due = []
+    elif size > most:
+        return None
+    return _File(nodeid, fd, due, _bare(fd), version)
 
 
 def _bare(fd: int) -> bool:
@@ -208,7 +222,7 @@ def _bare(fd: int) -> bool:
 
 
 def _told(parent: int, name: bytes, found: _Found) -> Iterator[bytes]:
-    if found.leased:
-        yield pushed.pack(pushed.NAME, parent, name, found.entry)
+    if found.entry:
+        yield pushed.pack(pushed.NAME if found.leased else pushed.TOLD, parent, name, found.entry)
         if found.link:
             yield pushed.pack(pushed.TARGET, abi.ENTRY.unpack_from(found.entry)[0], b"", found.link)

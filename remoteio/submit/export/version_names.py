@@ -10,7 +10,6 @@ files ``leases.contents`` tells that nobody has; those of others must have been 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import time
@@ -18,6 +17,11 @@ import time
 from remoteio import syscalls
 from remoteio.submit.export.filesystems import LOCAL
 from remoteio.wire.known import VERSION
+
+try:
+    from _blake2 import blake2b  # hashlib would import OpenSSL, which takes 5 ms
+except ImportError:
+    from hashlib import blake2b
 
 TIMED = frozenset(LOCAL[name] for name in ("ext4", "xfs", "btrfs"))  # and ext2, ext3, whose magic is ext4's
 _RECENT = 20_000_000  # ns: more than a tick, by which time stamps are rounded down
@@ -39,7 +43,7 @@ class VersionNames:
         if syscalls.fstatfs(fd)[0] not in TIMED:
             return b""
         state = _STATE.pack(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        return hashlib.blake2b(state, digest_size=VERSION, key=self._key).digest()
+        return blake2b(state, digest_size=VERSION, key=self._key).digest()
 
 
 NO_NAMES = VersionNames()

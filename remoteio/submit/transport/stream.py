@@ -36,6 +36,7 @@ class Stream(ABC):
     read_fd: int
     write_fd: int
     lingers = False  # what is written to it gets there though this process ends
+    trip = 0  # microseconds that a round trip takes, as far as is known
 
     @abstractmethod
     def wait(self, timeout: float | None) -> int | None:

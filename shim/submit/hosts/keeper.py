@@ -37,6 +37,7 @@ from shim.wire import kept as words
 
 _SPARE = "shim.execute.spare:main"
 _DEADLINE = 60.0
+_TRIPS = 3  # of which the quickest tells how far the host is: a busy machine takes its time
 _TRIES = 2  # that fail one after the other: what never works, such as a login by password, is not tried after each run
 
 
@@ -86,6 +87,7 @@ class Keeper:
         self._until = time.monotonic() + seconds
         self._wanted = True  # a connection, as soon as no run is on
         self._failures = 0  # in a row
+        self._trip = 0  # microseconds of a round trip; 0: not known yet
         self._ended = False
 
     def serve(self) -> None:
@@ -112,6 +114,11 @@ class Keeper:
             self._failures += 1  # the next run, which makes its own, tells its user why
             return
         assert isinstance(stream, ProcessStream)
+        self._trip = self._trip or trip(stream)
+        if not self._trip:
+            self._failures += 1
+            stream.close(done=True)
+            return
         self._failures = 0
         self._spare = Spare(stream, facts)
 
@@ -164,7 +171,7 @@ class Keeper:
         if spare is None:
             run.send(b"no")
             return None
-        said = b"yes %d %s" % (spare.owes, spare.python.encode())
+        said = b"yes %d %s %d" % (spare.owes, spare.python.encode(), self._trip)
         socket.send_fds(run, [said], [spare.stream.read_fd])
         self._spare = None
         spare.stream.give_away()
@@ -179,6 +186,22 @@ class Keeper:
         if self._failures < _TRIES:  # else one is tried again by the keeper after this one
             self._until = time.monotonic() + self._seconds
             self._wanted = self._spare is None
+
+
+def trip(stream: Stream) -> int:
+    """Measure a round trip to the agent that waits at the far end, in microseconds. 0: it does not answer."""
+    answered, found = select.poll(), []
+    answered.register(stream.read_fd, select.POLLIN)
+    for _ in range(_TRIPS):
+        began = time.monotonic()
+        try:
+            os.write(stream.write_fd, words.ALIVE)
+            if not answered.poll(words.ANSWERS * 1000) or os.read(stream.read_fd, 1) != words.YES:
+                return 0
+        except OSError:
+            return 0
+        found.append(time.monotonic() - began)
+    return max(int(min(found) * 1e6), 1)
 
 
 def listen(path: Path) -> socket.socket | None:

@@ -6,9 +6,9 @@ its job by one message; all else is as with a connection of its own. Where there
 answer over it, the run makes its own as ever: no job can have begun, as none of its files was there to be looked at.
 
 The keeper's socket lies in a directory that no job sees (shim/submit/protect.py). It is asked in packets: "run", which
-is answered by "no", or by "yes", whether an answer of the host's is under way, and python's version there, with
-the connection's descriptor; the socket stays open as long as the run. "end" and destinations, if not all are meant,
-ends the keeper of these; it answers with its own.
+is answered by "no", or by "yes", whether an answer of the host's is under way, python's version there, and how many
+microseconds a round trip takes (0: that is not known yet), with the connection's descriptor; the socket stays open as
+long as the run. "end" and destinations, if not all are meant, ends the keeper of these; it answers with its own.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class KeptStream(Stream):
 
     lingers = True
 
-    def __init__(self, destination: str, fd: int) -> None:
-        self.destination = destination
+    def __init__(self, destination: str, fd: int, trip: int) -> None:
+        self.destination, self.trip = destination, trip
         self.read_fd = self.write_fd = fd
 
     def wait(self, timeout: float | None) -> int | None:
@@ -187,9 +187,9 @@ class Kept:
         for _, _, data in found:
             fds.frombytes(data)
         words = said.split()
-        if not fds or len(words) != 3 or words[0] != b"yes":
+        if not fds or len(words) != 4 or words[0] != b"yes":
             return None
-        return KeptStream(destination, fds[0]), words[1] == b"1", words[2]
+        return KeptStream(destination, fds[0], int(words[3])), words[1] == b"1", words[2]
 
     def close(self) -> None:
         """End this run's part."""
