@@ -21,10 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remoteio.execute.behind import Change
     from remoteio.execute.known import Asked
+    from remoteio.execute.making import Made
 
 
-AT_ONCE = CHANGES | {abi.GETATTR}
+AT_ONCE = CHANGES | {abi.GETATTR, abi.READ}
 """Operations that may be answered while changes are under way."""
+
+_TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 
 class AtOnce(AskedAhead):
@@ -38,8 +41,8 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
         behind.sent.await_room(len(raw))
-        if op == abi.GETATTR:
-            return self._attributes(unique, nodeid)
+        if op not in CHANGES:
+            return self._look(op, unique, nodeid, raw, now)
         unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
         error = 0 if unseen else behind.told(op, nodeid, behind.answers.goes_on(op, raw))
         if error:
@@ -48,26 +51,34 @@ class AtOnce(AskedAhead):
         with self._order:
             if nodeid in self.handles.locked:
                 return False
-            made, answer = (
-                self._make(op, unique, raw, now) if op in OPS else (0, self._set(op, unique, nodeid, raw, now))
-            )
+            made = self._make(op, unique, raw, now) if op in OPS else None
+            answer = made.answer if made else None if op in OPS else self._set(op, unique, nodeid, raw, now)
             if answer is None:
                 return False
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
-            asked = op, nodeid, 0, self._known.asked(op, nodeid), now, raw
-            number, answer = behind.entered(unique, asked, answer, made)
+            asked = op, nodeid, 0, self._known.written.stamp(op, nodeid, raw, made, now), now, raw
+            number, answer = behind.entered(unique, asked, answer, made.nodeid if made else 0)
         behind.send_change(number, raw)
         if answer:
             self._answer(op, answer)
         return True
 
-    def _attributes(self, unique: int, nodeid: int) -> bool:
+    def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
+        """Answer a READ or GETATTR of what was made or written here."""
+        known = self._known
         with self._order:
-            answer = self._known.making.getattr(unique, nodeid, self.behind.done())
+            if nodeid in self.handles.locked:
+                return False
+            if op == abi.READ:
+                answer = known.written.read(unique, nodeid, raw, now)
+            else:
+                answer = known.written.getattr(unique, nodeid, raw, now) or known.making.getattr(
+                    unique, nodeid, self.behind.done()
+                )
             if answer is None:
                 return False
-            self.counts.here[abi.GETATTR] += 1
+            self.counts.here[op] += 1
         self._to_kernel(answer)
         return True
 
@@ -76,14 +87,13 @@ class AtOnce(AskedAhead):
             self._known.making.lose(nodeid)  # it may not be told any more what is made there
         return self.behind.answers.answer(op, unique, nodeid, raw, now)
 
-    def _make(self, op: int, unique: int, raw: bytes | memoryview, now: float) -> tuple[int, bytes | None]:
-        """The node and the answer of what is made; 0, None: home is to be asked. Under `_order`."""
+    def _make(self, op: int, unique: int, raw: bytes | memoryview, now: float) -> Made | None:
+        """What is made; None: home is to be asked. Under `_order`."""
         made = self._known.making.answer(op, unique, raw, self.behind.next(), now)
-        if made is None:
-            return 0, None
-        self.behind.answers.made(made, ALWAYS if op == abi.MKDIR else now + TTL)
-        self._known.no_capability(made.nodeid, now)
-        return made.nodeid, made.answer
+        if made is not None:
+            self.behind.answers.made(made, ALWAYS if op == abi.MKDIR else now + TTL)
+            self._known.no_capability(made.nodeid, now)
+        return made
 
     def _answer(self, op: int, answer: bytes) -> None:
         if not self._to_kernel(answer) and op in OPS:
@@ -106,6 +116,8 @@ class AtOnce(AskedAhead):
                 self._known.making.failed(nodeid, name, failed.node)
             self._tell_aside(abi.inval_entry(nodeid, name))
         else:
+            with self._order:
+                self._known.written.lose(nodeid)
             self._tell_aside(abi.inval_inode(nodeid))
 
     def _tell_aside(self, message: bytes) -> None:
@@ -122,6 +134,9 @@ class AtOnce(AskedAhead):
         op, nodeid, _, _, at, raw = asked
         if self.behind.answers.granted:
             self.behind.answers.learned(op, nodeid, payload)
+        if op in _TELLS_OF_FILES:
+            with self._order:
+                self._known.told_of_file(asked, payload, now)
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:

@@ -6,13 +6,17 @@ from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
+from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
+from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.coherence import TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.listed import parse, walk
 from remoteio.wire.makes import Granted
+
+_O_TRUNC = 0o1000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
 
 class KnownAhead(Known):
     """Asks for directories (LIST) and files (FETCH) that the job may open next; knows where it may make something and
-    be told before it is made (`making`)."""
+    be told before it is made (`making`), and what it has written (`written`)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.making = Making(self.leases)
+        self.written = Written(self)
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
         """Take note that what home has told of these nodes and names holds no more; of all that is in a directory, that
@@ -45,6 +50,28 @@ class KnownAhead(Known):
         if stamp < self.making.lost or not self.holds(made, stamp):
             return None  # it may have been taken back since
         return self.making.granted(op, raw, granted, reply, above, now)
+
+    def told_of_file(self, asked: Asked, reply: bytes | memoryview, now: float) -> None:
+        """Take note of home's word on a file: whether it is empty, or as the job left it. Raises struct.error.
+
+        Call it after what came along was kept.
+        """
+        op, nodeid, _, stamp, _, raw = asked
+        at, attr = abi.OUT_HEADER.size, b""
+        if op == abi.GETATTR:
+            self.written.told(nodeid, reply[at + abi.ATTR_OUT.size :])
+            return
+        if op != abi.OPEN:
+            nodeid, attr = abi.ENTRY.unpack_from(reply, at)[0], bytes(reply[at + abi.ENTRY.size :][: abi.ATTR.size])
+            at += abi.ENTRY.size + abi.ATTR.size
+        elif abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0] & _O_TRUNC and nodeid in self._attr:
+            attr = self._attr[nodeid][1]
+        if op == abi.LOOKUP:
+            self.written.told(nodeid, attr)
+        elif (words := abi.OPEN_OUT.unpack_from(reply, at)[1]) & MAY_WRITE and attr:
+            self.written.begin(nodeid, attr, stamp, now)
+        else:
+            self.written.opened(nodeid, words, now)
 
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
         """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on

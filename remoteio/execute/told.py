@@ -144,6 +144,8 @@ class Told:
             if op == abi.WRITE:
                 self.behind.answers.wrote(nodeid, known.attr)
             with self._order:
+                if op == abi.WRITE:
+                    self._known.written.confirmed(nodeid, _word(reply), known.attr, now)
                 self.counts.carried[op] += len(rest)
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))
@@ -218,6 +220,14 @@ def handle_of(reply: bytes | memoryview) -> int:
     """The handle in the reply to an OPENDIR; of one to a LOOKUP it says nothing."""
     try:
         return int(abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[0])
+    except struct.error as e:
+        raise cut_short(e) from None
+
+
+def _word(reply: bytes | memoryview) -> int:
+    """What the reply to a WRITE says of others: see ``behind.SAME``."""
+    try:
+        return int(abi.WRITE_OUT.unpack_from(reply, abi.OUT_HEADER.size)[1])
     except struct.error as e:
         raise cut_short(e) from None
 

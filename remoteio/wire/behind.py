@@ -27,6 +27,10 @@ MAY_SET = 1 << 30  # and the file is the user's own: he may set its mode and tim
 MAY_OWN = 1 << 29  # and give it to whom it belongs already: its ids are shown as they are
 WORDS = MAY_WRITE | MAY_SET | MAY_OWN
 
+SAME, OTHERS = 1, 2
+"""What the last word of the reply to a numbered write says: the file was as the job's last change left it, or others
+had changed it since; 0: that is not known."""
+
 CHANGES = frozenset((abi.WRITE, abi.SETATTR)) | OPS
 """What may be answered before it is done."""
 

@@ -116,3 +116,9 @@ FETCHED_FIRST = 64 << 10
 
 FETCHED_LEAST = 16 << 10
 """How many may be under way over the narrowest link."""
+
+WRITTEN_EACH = 4 << 20
+"""Bytes of a file that the job has made up to which the host keeps what is written to it, to be read back."""
+
+WRITTEN = 4 * WRITTEN_EACH
+"""Bytes of all such files that are kept."""

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remoteio.execute import behind
+from remoteio.execute.at_once import AT_ONCE
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.ordered import Ordered
 from remoteio.wire import fuse_abi as abi
@@ -76,6 +77,7 @@ class Kernel(Relay):
     def __init__(self, link: End) -> None:
         super().__init__(-1, cast(Link, link), self._fails)
         self.told: dict[int, int] = {}
+        self.read = b""  # what it was told last
 
     def _fails(self, error: BaseException) -> None:
         raise error
@@ -88,12 +90,13 @@ class Kernel(Relay):
         if unique:
             assert unique not in self.told, "each is answered once"
             self.told[unique] = -error
+            self.read = bytes(message[abi.OUT_HEADER.size :])
         return True
 
     def asks(self, op: int, unique: int, nodeid: int, args: bytes) -> None:
         """Take a request, as ``_read_kernel`` does."""
         raw = abi.request(op, nodeid, args, unique)
-        if op in CHANGES and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
+        if op in AT_ONCE and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
             return
         self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), 0.0, raw)
         self._send(op, raw)
@@ -116,12 +119,16 @@ class World:
         self.heard: list[int] = []
         self.numbered: set[int] = set()  # changes that may be answered before they are done
         self.refused: set[int] = set()  # that never went home: an error was due
+        self.answered_here: set[int] = set()  # nor did these
         self.in_vain: set[int] = set()  # which home could not do
         self.late: dict[int, set[int]] = {file: set() for file in FILES}  # of those, the answered, until a call is told
+        # what a file holds that was empty, if all of it is what the host was told is done
+        self.holds: dict[int, bytes | None] = dict.fromkeys(FILES, b"")
         for file in FILES:
             self._granted(file)
 
     def _granted(self, file: int) -> None:
+        self.job._known.written.begin(file, ATTR[abi.ATTR_OUT.size :], 0, float("inf"))
         body = abi.OPEN_OUT.pack(file + 10, MAY_WRITE, 0)
         self.job.behind.answers.opened(abi.OPEN, abi.reply(1, body), 0.0)
 
@@ -141,10 +148,17 @@ class World:
         if self.job.told.get(self.unique):
             self.refused.add(self.unique)
             self.late[file].clear()
+        elif op == abi.WRITE:
+            known = self.unique in self.numbered and self.holds[file] is not None
+            self.holds[file] = args[abi.WRITE_IN.size :] if known else None
+        elif op == abi.READ and self.unique in self.job.told:
+            assert self.job.read == self.holds[file], "it reads what it wrote"
+            self.answered_here.add(self.unique)
 
     def writes(self, file: int, appends: bool = False) -> None:
         flags = 0o2000 if appends else 0
-        self.asks(abi.WRITE, file, abi.WRITE_IN.pack(file + 10, 0, len(DATA), 0, 0, flags, 0) + DATA)
+        data = b"%04d" % (self.unique % 10000)
+        self.asks(abi.WRITE, file, abi.WRITE_IN.pack(file + 10, 0, len(data), 0, 0, flags, 0) + data)
 
     def says(self) -> None:
         self.words += 1
@@ -208,6 +222,8 @@ class World:
         op, file = self.asked[unique]
         before = self.job.told.get(unique)
         self.job.from_link(payload)
+        if error and op == abi.WRITE:
+            self.holds[file] = None
         if before == 0 and error:
             self.late[file].add(unique)
         elif before is None and op == abi.FSYNC:
@@ -230,7 +246,7 @@ class World:
             self.home_takes(1000)
             self.does(0, False)
         assert sorted(self.heard) == list(range(1, self.words + 1))
-        assert sorted(self.done) == sorted(self.asked.keys() - self.refused), "each once"
+        assert sorted(self.done) == sorted(self.asked.keys() - self.refused - self.answered_here), "each once"
         in_order = [unique for unique in self.done if unique in self.numbered]
         assert in_order == sorted(self.numbered), "in the job's order"
         assert self.home._count == self.home._bytes == 0

@@ -119,6 +119,25 @@ class TwoSides(RuleBasedStateMachine):
         whole = path.read_bytes()
         assert whole.endswith(token) if how == "a" else whole == token
 
+    @rule(name=NAMES)
+    def write_and_read_back(self, name: str) -> None:
+        """Have the job look into what it is writing, as linkers do, with others at work on the file, and hold it."""
+        first, second, top = self.token(), self.token(), self.side(True)
+        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            fd = os.open(top / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            assert os.pread(fd, 100, 0) == b""
+            os.pwrite(fd, second, len(first))
+            assert os.pread(fd, 100, 0) == bytes(len(first)) + second
+            os.pwrite(fd, first, 0)
+            assert (os.pread(fd, 100, 0), os.fstat(fd).st_size) == (first + second, len(first + second))
+            self.settle()
+            here = os.open(self.here / name, os.O_RDONLY)
+            if os.pread(here, 100, 0) == first + second:
+                self.held.append((fd, here))
+            else:  # others have renamed a directory above it, and the job has not heard of it yet
+                os.close(here)
+                os.close(fd)
+
     @rule(job=SIDES, name=NAMES)
     def replace(self, job: bool, name: str) -> None:
         token, top = self.token(), self.side(job)

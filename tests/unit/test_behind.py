@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from remoteio.execute import behind
+from remoteio.execute.at_once import AT_ONCE
 from remoteio.execute.behind import Behind
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import CHANGES, HEAD, MAY_OWN, MAY_SET, MAY_WRITE
+from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
 from tests.until import HANG
@@ -52,7 +53,7 @@ class Ends:
         """Have the kernel ask; the request's number. False: the relay passes it on."""
         self._unique += 1
         raw = abi.request(op, nodeid, args, self._unique)
-        if op not in CHANGES or not self.relay._at_once(op, self._unique, nodeid, raw):
+        if op not in AT_ONCE or not self.relay._at_once(op, self._unique, nodeid, raw):
             self.behind.send(raw)
         return self._unique
 
@@ -233,6 +234,16 @@ def test_what_home_could_not_do_is_told_once_by_the_next_call_on_that_file(ends:
         assert errno.EDQUOT in [error for error, _ in ends.told()]
         assert ends.behind.untold() is None
         assert ends.behind.told(abi.FSYNC, FILE) == 0
+
+
+def test_what_home_could_not_write_is_not_read_back(ends: Ends) -> None:
+    first = ends.writes(b"abc")
+    ends.asks(abi.READ, abi.READ_IN.pack(HANDLE, 0, 10, 0, 0, 0, 0))
+    assert [told[abi.OUT_HEADER.size :] for _, told in ends.told()][1:] == [b"abc"]
+    ends.sent()
+    ends.relay.from_link(abi.failure(first, errno.EDQUOT))
+    ends.asks(abi.READ, abi.READ_IN.pack(HANDLE, 0, 10, 0, 0, 0, 0))
+    assert [op for _, _, op in ends.sent()] == [abi.READ]
 
 
 def test_who_may_not_see_an_error_is_not_the_only_one_that_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import OTHERS, SAME
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 from remoteio.wire.makes import MADE
@@ -173,11 +174,12 @@ class OpenFiles(LeasedOpens):
             if node.grown is not None:
                 self.room.wrote(node.grown, st, done)
         # The kernel's pages have this write in them: they go on standing for the file, if nobody else changed it.
+        word = 0
         if kept:
-            node.seen, node.ctime = version(st), st.st_ctime_ns
-        else:
-            node.seen = None
-        out = abi.WRITE_OUT.pack(done, 0)
+            node.seen, node.ctime, word = version(st), st.st_ctime_ns, SAME
+        elif node.seen is not None:
+            node.seen, word = None, OTHERS
+        out = abi.WRITE_OUT.pack(done, word if r.number else 0)
         return Reply(out, None if handle.append or _guarded(node) else Piggyback(self.attr(st)))
 
     def _put(self, node: Node, back: bool, fd: int, data: memoryview, offset: int) -> int:

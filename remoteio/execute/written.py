@@ -1,0 +1,151 @@
+"""Execute side: what the job has written to files that it has made, or cut, itself. Pure. Shipped.
+
+Linkers and archivers read back what they have just written, with each write an end of what the kernel has of the file:
+it asks for the size before it reads, and for the bytes of each page that was not written whole. Where all that a file
+holds came from here since it was empty, both are known.
+
+A change of another kind, a lock, or a break of what is leased is seen by its number (`Known.holds`): home is asked from
+then on. What others change meanwhile is not seen. Home says with its reply to a write, and to an OPEN, whether the file
+is as the job left it (``behind.SAME``, FOPEN_KEEP_CACHE); for coherence.TTL from then on what is known here is used, as
+all that was told.
+
+What is answered are READs, and GETATTRs by handle: with these the kernel asks for the size, before it reads by that
+handle, and tells nobody the times. stat(2) comes without one, and is home's to answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import MAY_WRITE, SAME
+from remoteio.wire.coherence import KNOWN_NODES, TTL, WRITTEN, WRITTEN_EACH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Known
+    from remoteio.execute.making import Made
+
+_O_DIRECT = 0o40000
+_SIZE, _MTIME = 1, (4, 7)  # in struct fuse_attr, unpacked
+
+
+class _File:
+    """attr: as home told it last; data: all that is in it; stamp: of the last change that is in `data`."""
+
+    __slots__ = ("attr", "data", "stamp", "until")
+
+    def __init__(self, attr: bytes, stamp: int, until: float) -> None:
+        self.attr, self.data, self.stamp, self.until = attr, bytearray(), stamp, until
+
+
+class Written:
+    """Keeps what such files hold. `known`: gives changes their stamps.
+
+    The caller tells the time, and comes with one thread at a time (``relay.Relay._order``).
+    """
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._files: OrderedDict[int, _File] = OrderedDict()
+        self._bytes = 0
+
+    def begin(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
+        """Keep what is written to a file that is empty by the request of that stamp; `attr`: its struct fuse_attr."""
+        self.lose(nodeid)
+        if self._known.holds(nodeid, stamp) and not abi.ATTR.unpack(attr)[_SIZE]:
+            self._files[nodeid] = _File(attr, stamp, now + TTL)
+            self._bound()
+
+    def stamp(self, op: int, nodeid: int, raw: bytes | memoryview, made: Made | None, now: float) -> int:
+        """Give a change that the kernel is told is done its stamp, and keep what the file holds with it.
+
+        `made`: what it makes.
+        """
+        file = self._files.get(nodeid)
+        kept = file is not None and self._known.holds(nodeid, file.stamp)
+        stamp = self._known.asked(op, nodeid)
+        if made is not None and made.words & MAY_WRITE:
+            self.begin(made.nodeid, made.attr, stamp, now)
+        elif file is not None and kept:
+            file.stamp = stamp
+            if op == abi.WRITE:
+                self._wrote(nodeid, file, raw)
+        return stamp
+
+    def _wrote(self, nodeid: int, file: _File, raw: bytes | memoryview) -> None:
+        held, offset = file.data, abi.WRITE_IN.unpack_from(raw, abi.ARGS)[1]
+        data = memoryview(raw)[abi.ARGS + abi.WRITE_IN.size :]
+        end = offset + len(data)
+        if end > WRITTEN_EACH:
+            self.lose(nodeid)
+            return
+        before = len(held)
+        if offset > before:
+            held.extend(bytes(offset - before))
+        held[offset:end] = data
+        self._bytes += len(held) - before
+        self._files.move_to_end(nodeid)
+        self._bound()
+
+    def confirmed(self, nodeid: int, word: int, attr: bytes, now: float) -> None:
+        """Take note of home's reply to a write, with the file's attributes after it: `word` says what others did."""
+        file = self._files.get(nodeid)
+        if file is None:
+            return
+        file.attr = attr
+        if word == SAME:
+            file.until = now + TTL
+        elif word:
+            self.lose(nodeid)
+
+    def opened(self, nodeid: int, flags: int, now: float) -> None:
+        """Take note of home's reply to an OPEN, with these flags of struct fuse_open_out."""
+        file = self._files.get(nodeid)
+        if file is not None and flags & abi.FOPEN_KEEP_CACHE:
+            file.until = now + TTL
+        else:
+            self.lose(nodeid)
+
+    def told(self, nodeid: int, attr: bytes | memoryview) -> None:
+        """Take note of what home tells of a file: if that is not what the last write left, others have changed it."""
+        file = self._files.get(nodeid)
+        if file is not None and _version(file.attr) != _version(attr):
+            self.lose(nodeid)
+
+    def lose(self, nodeid: int) -> None:
+        """Have home asked for that file."""
+        file = self._files.pop(nodeid, None)
+        if file is not None:
+            self._bytes -= len(file.data)
+
+    def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
+        """Return the reply to a GETATTR by handle, if the size is known."""
+        file = self._file(nodeid, now)
+        if file is None or not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
+            return None
+        attr = list(abi.ATTR.unpack(file.attr))
+        attr[_SIZE] = len(file.data)
+        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(*attr))
+
+    def read(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
+        """Return the reply to a READ, if what it asks for is known."""
+        file = self._file(nodeid, now)
+        _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+        if file is None or flags & _O_DIRECT:
+            return None
+        return abi.reply(unique, bytes(file.data[offset : offset + size]))
+
+    def _file(self, nodeid: int, now: float) -> _File | None:
+        file = self._files.get(nodeid)
+        return file if file is not None and file.until >= now and self._known.holds(nodeid, file.stamp) else None
+
+    def _bound(self) -> None:
+        while self._bytes > WRITTEN or len(self._files) > KNOWN_NODES:
+            _, file = self._files.popitem(last=False)
+            self._bytes -= len(file.data)
+
+
+def _version(attr: bytes | memoryview) -> tuple[int, ...]:
+    told = abi.ATTR.unpack_from(attr)
+    return tuple(told[each] for each in (_SIZE, *_MTIME))
