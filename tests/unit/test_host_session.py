@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(host_session.lease, "PULSE", 0.001)
     link: Any = SlowLink()
     nobody: Any = None
-    session = HostSession(link, nobody, nobody)
+    spec: Any = SimpleNamespace(trip=0)
+    session = HostSession(link, spec, nobody)
     threads = [threading.Thread(target=session._pulse), threading.Thread(target=session.pause)]
     threads[0].start()
     assert link.giving.wait(60)

@@ -42,6 +42,7 @@ OTHERS = {
     "remoteio.submit.transport.paramiko_stream:_WINDOW_BYTES": "speed",
     "remoteio.submit.transport.paramiko_stream:_CHUNK_BYTES": "speed",
     "remoteio.submit.transport.ssh:_SOCKET_BYTES": "speed",
+    "shim.wire.dbus:_MAX_SIGNATURE": "the specification's: a byte says how long one is",
     "remoteio.submit.transport.stream:TAIL_BYTES": "what ssh has said last",
     "checkpoint.submit.packs:MAX_SOURCES": "a shape of the store",
     "checkpoint.submit.packs:_LARGEST": "a shape of the store",

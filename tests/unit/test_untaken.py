@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,8 +135,9 @@ def test_a_link_that_breaks_keeps_nothing(pair: tuple[Link, socket.socket]) -> N
 def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
     """The job may be going on elsewhere by then."""
     nobody: Any = None
+    spec: Any = SimpleNamespace(trip=0)
     session = HostSession.__new__(HostSession)
-    session._files = host_session._Files(nobody, None, None, None)
+    session._files = host_session._Files(spec, None, None, None)
     session.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
     session._over = threading.Event()
     session._link = nobody
@@ -152,8 +154,8 @@ def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
 def test_a_host_that_takes_nothing_keeps_no_user_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_session.lease, "RELEASE", 0.01)
     ours, theirs = socket.socketpair()
-    link, nobody = Link(ours.fileno(), ours.fileno()), Any
-    session = HostSession(link, nobody, nobody)  # type: ignore[arg-type]
+    link, spec = Link(ours.fileno(), ours.fileno()), SimpleNamespace(trip=0)
+    session = HostSession(link, spec, None)  # type: ignore[arg-type]
     writer = threading.Thread(target=session.send, args=(frames.FUSE, bytes(4 << 20)))
     writer.start()
     theirs.recv(1, socket.MSG_PEEK)
