@@ -12,11 +12,12 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli import desk
+from shim.cli import desk, submit
 from shim.cli.parameters import Alone, host_names, image_argument, job_argument
 from shim.cli.say import shown
 from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
 from shim.submit.api.job_handle import job as find
+from shim.submit.batch import record as batches
 from shim.submit.foreground.progress import Progress as ProgressLine
 from shim.submit.foreground.progress import Waiting
 from shim.submit.job import record
@@ -119,11 +120,12 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
             continue
         if all_jobs or report.ended is None or now - report.ended <= _RECENT:
             rows.append(as_data(report, now))
-    runs = desk.rows()
+    runs, many = desk.rows(), submit.rows()
     if as_json:
-        click.echo(json.dumps([*rows, *runs], indent=1))
-    elif rows or runs:
-        click.echo("\n\n".join(write(found) for write, found in ((table, rows), (desk.table, runs)) if found))
+        click.echo(json.dumps([*rows, *runs, *many], indent=1))
+    elif rows or runs or many:
+        tables = ((table, rows), (desk.table, runs), (submit.table, many))
+        click.echo("\n\n".join(write(found) for write, found in tables if found))
     else:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
 
@@ -172,6 +174,11 @@ def vacate_command(job: str, host: str) -> None:
     Until its image is committed here, nothing of it is given up: if that fails, it goes on where it is. A HOST that
     neither hosts.toml nor the job's --on names is asked first; where no job can run there, the job stays.
     """
+    if batches.named(job):
+        if host:
+            raise RexecError("--to is for a job with --checkpoint: who gives a batch its places chooses them")
+        submit.act("vacate", job)
+        return
     found = find(job)
     told(found, lambda progress: found.vacate(host or None, progress))
 
@@ -180,6 +187,9 @@ def vacate_command(job: str, host: str) -> None:
 @job_argument
 def hold_command(job: str) -> None:
     """Save JOB as an image and park it until `rexec release`."""
+    if batches.named(job):
+        submit.act("hold", job)
+        return
     found = find(job)
     told(found, found.hold)
 
@@ -188,6 +198,9 @@ def hold_command(job: str) -> None:
 @job_argument
 def release_command(job: str) -> None:
     """Let a held JOB go on; a parked one looks for a host at once."""
+    if batches.named(job):
+        submit.act("release", job)
+        return
     found = find(job)
     told(found, lambda progress: found.release())
 
@@ -196,6 +209,9 @@ def release_command(job: str) -> None:
 @job_argument
 def kill_command(job: str) -> None:
     """Kill JOB, wherever it is, also one that is stopped. Its images stay until `rexec images rm`."""
+    if batches.named(job):
+        submit.act("kill", job)
+        return
     found = find(job)
     told(found, lambda progress: found.kill())
 
@@ -254,6 +270,9 @@ def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
     With --condor the output is an HTCondor job event log (000 submit, 001 execute, 003 checkpointed, …), for tools that
     read one.
     """
+    if batches.named(job):
+        submit.log(job, as_json)
+        return
     found = find(job)
     for event in found.events(follow=follow):
         text = event.to_json() if as_json else condor_log([event], found.id) if condor else line(event)

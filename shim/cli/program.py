@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "hosts": ("shim.cli.hosts", "hosts_command"),
     "doctor": ("shim.cli.doctor", "doctor_command"),
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
+    "submit": ("shim.cli.submit", "submit_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "stat": ("shim.cli.stat", "stat_command"),
     "priority": ("shim.cli.desk", "priority_command"),

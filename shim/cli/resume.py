@@ -17,10 +17,12 @@ from pathlib import Path
 import click
 
 from remoteio.errors import RexecError
+from shim.cli import submit
 from shim.cli.parameters import job_ids
 from shim.cli.say import tell
 from shim.submit.api import revived
 from shim.submit.api.revived import Revived
+from shim.submit.batch import record as batches
 from shim.submit.job import placement_steps, record
 from shim.submit.job.logout import LINGER
 from shim.submit.job.placement_events import Phase
@@ -65,12 +67,17 @@ def resume_command(wanted: tuple[str, ...]) -> None:
     """Have jobs whose supervisor is gone go on, in the background; by default all of them.
 
     A job that still runs goes on where it is, if that can be; else from its last image, as after this machine was
-    switched off; which is said. Without JOB these are the jobs that were started with --detach, have an
-    image, and are not held. `rexec service install` has it done by itself.
+    switched off; which is said. A batch (b7) begins what waits, and what ran when its supervisor ended begins anew.
+
+    Without JOB these are all batches, and the jobs that were started with --detach, have an image, and are not held.
+    `rexec service install` has it done by itself.
     """
+    for name in submit.resumed([word for word in wanted if batches.named(word)] if wanted else None):
+        click.echo(f"batch {name} goes on")
+    wanted_jobs = [word for word in wanted if not batches.named(word)]
     failed = False
     begun: list[tuple[int, Callable[[], Revived]]] = []
-    for each in [record.find(word) for word in wanted] if wanted else left():
+    for each in [record.find(word) for word in wanted_jobs] if wanted else left():
         try:
             begun.append((each.id, revived.revive(each)))
         except RexecError as error:

@@ -137,8 +137,15 @@ def room(folder: str) -> Callable[[str], str | None]:
 
 
 def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
-    allowed = {"hosts": {""}, "": {"hosts"}, "job": {"", "hosts"}, "foreground": {"", "hosts", "job"}}
+    allowed = {
+        "engines": {""},
+        "hosts": {"", "engines"},
+        "": {"hosts"},
+        "job": {"", "hosts"},
+        "foreground": {"", "hosts", "job"},
+    }
     allowed["desk"] = {"", "hosts", "job"}
+    allowed["batch"] = {"", "engines"}
     allowed["api"] = {"", "hosts", "job", "foreground"}  # which in turn is for programs and commands alone
     assert not wrong(allowed, room("shim.submit"))
 

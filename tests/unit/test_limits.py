@@ -48,6 +48,8 @@ OTHERS = {
     "checkpoint.submit.packs:_LARGEST": "a shape of the store",
     "checkpoint.wire.manifest:_NAME_BYTES": "letters",
     "shim.cli.run:_MOST_UNASKED": "speed",
+    "shim.submit.batch.record:MOST_JOBS": "what the user asks for",
+    "shim.submit.engines.condor:MOST_IDLE": "what is in a queue of HTCondor at a time",
     "shim.submit.host_frames:_MOST_ID": "the last id there is",
     "shim.submit.host_frames:_MOST_CREDIT": "the windows of the link",
     "shim.submit.hosts.bootstrap:_LINE_BYTES": "part of NOISE_BYTES",

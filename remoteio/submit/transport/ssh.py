@@ -200,7 +200,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
         _refuse_no_stream(destination, arguments)
         os.write(config_fd, ssh_config(user_files, has_aes()).encode())
         argv = ssh_argv(ssh, destination, command, arguments, _path_of(config_fd), _path_of(log_fd), batch=batch)
-        process, sock = _spawn(apart(argv), session=batch)
+        process, sock = spawn(apart(argv), session=batch)
         return ProcessStream(destination, process, sock, log_fd, config_fd, -1 if batch else open_terminal())
     except BaseException:
         os.close(log_fd)
@@ -210,7 +210,7 @@ def open_ssh(destination: str, command: str, options: Sequence[str] = (), *, bat
 
 def open_local(argv: Sequence[str]) -> Stream:
     """Run ``argv`` on this machine, its standard input and output being one end of a socketpair."""
-    return ProcessStream("local", *_spawn(list(argv), session=True))
+    return ProcessStream("local", *spawn(list(argv), session=True))
 
 
 def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -266,7 +266,7 @@ def _path_of(fd: int) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def _spawn(argv: list[str], *, session: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def spawn(argv: list[str], *, session: bool) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a program, in a session of its own or else in a process group; and our end of its input and output."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):

@@ -38,6 +38,7 @@ _FOLDERS = (
 )  # fmt: skip
 _JEEPNEY = ("auth", "bus", "bus_messages", "fds", "low_level", "wrappers")
 STAGE = "shim.execute.stage"  # it asks for the others, and goes before them
+PILOT = "shim.execute.pilot"  # it goes by an engine, as a program by itself
 
 
 @cache
@@ -47,7 +48,7 @@ def shipped() -> tuple[str, ...]:
     for folder in (*_BOTH_ENDS, *_FOLDERS):
         files = (name.removesuffix(".py") for name in os.listdir(_folder(folder)) if name.endswith(".py"))
         found |= {f"{folder}.{name}" for name in files if name != "__init__"}
-    return tuple(sorted(found - {STAGE}))
+    return tuple(sorted(found - {STAGE, PILOT}))
 
 
 _FORMAT = b"rexec runtime 1\n"
@@ -203,6 +204,11 @@ def _read(name: str) -> tuple[bool, bytes]:
 def stage_source() -> bytes:
     """Read the text of the first stage."""
     return _read(STAGE)[1]
+
+
+def pilot_source() -> bytes:
+    """Read the text of the pilot."""
+    return _read(PILOT)[1]
 
 
 def first_bytes(stage: bytes, nonce: str, runtime_hash: str, entry: str) -> bytes:

@@ -10,6 +10,7 @@ from remoteio.errors import RexecError
 from remoteio.submit.sandbox import dumps
 from remoteio.submit.transport.ssh import open_host, open_local
 from remoteio.submit.transport.stream import Dropped, OptionUnknown, Stream
+from shim.submit.engines import names
 from shim.submit.hosts import bootstrap, config, turns
 from shim.submit.hosts.config import Host
 
@@ -65,6 +66,8 @@ def _connect_once(
     with dumps.allowed():
         if host.ssh is None:
             stream = open_local(bootstrap.local_argv(host.python))
+        elif names.is_job(host.ssh):
+            stream = names.open_job(host.ssh, bootstrap.command(host.python))
         else:
             stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
         try:

@@ -1,0 +1,208 @@
+"""``rexec submit``: many jobs of one command, on the desk here or on HTCondor; and what other verbs say of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from remoteio.errors import RexecError
+from remoteio.printable import printable
+from shim.cli import parameters
+from shim.cli.say import shown
+from shim.submit.batch import asking, process, record, story
+from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, Batch, Directory
+from shim.submit.engines import condor
+from shim.submit.hosts import bootstrap, config
+from shim.submit.hosts.config import ANY
+
+_RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still listed
+
+
+@click.command("submit", context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=LOCAL,
+    help="Who gives the jobs their places: the hosts of hosts.toml (local), or the HTCondor pool of this machine.",
+)  # fmt: skip
+@click.option("-n", "count", metavar="N", type=click.IntRange(1, record.MOST_JOBS), help="How many jobs; 1 by default.")
+@click.option(
+    "--each", metavar="FILE", help="A job for each line of FILE, which {} stands for then; - is standard input."
+)
+@click.option(
+    "--on", metavar="HOST,…", default=None, shell_complete=parameters.host_names,
+    help="Which hosts, with --engine local; any of hosts.toml by default.",
+)  # fmt: skip
+@click.option("--name", metavar="S", help="What its output files begin with, and what an engine calls it.")
+@click.option("-o", "--output", metavar="FILE", help="Where a job's output goes, {} being its number; S.{}.out.")
+@click.option("-e", "--error", metavar="FILE", help="Where its standard error goes; S.{}.err.")
+@click.option("--cpus", metavar="N", type=click.IntRange(1), default=1, help="Slots, or processors, of each job.")
+@click.option("--memory", metavar="SIZE", help="Memory of each job; with --engine condor 512M by default.")
+@click.option("--require", metavar="EXPR", default="", help="What a host must be, in ClassAd language.")
+@click.option("--rank", metavar="EXPR", default="", help="Likewise: what is larger on a host that is better.")
+@click.option("--priority", metavar="N", type=int, default=0, help="Higher is sooner.")
+@click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
+@click.option("--print", "prints", is_flag=True, help="Print what HTCondor would be told, and submit nothing.")
+@click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
+def submit_command(command: tuple[str, ...], **given: Any) -> None:
+    """Run CMD many times, each on a host that has room for it; {} in CMD is a job's number, from 0 on.
+
+    Prints the batch's name, such as b7, and does not wait. `rexec jobs` shows it, `rexec log b7` what has happened;
+    hold, release, vacate and kill take it, or one job of it: b7.3. A job that waits is no process here.
+
+    A job whose place is taken away runs again from its start, as HTCondor has it for a program that does not save
+    itself; its output begins anew.
+
+    \b
+    Examples:
+      rexec submit -n 200 ./sim --seed {}
+      rexec submit --each files.txt -o {}.log gzip -9 {}
+      rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' ./sim {}
+    """
+    _check(**given)
+    lines = _lines(given["each"], given["count"])
+    number = len(lines) or given["count"] or 1
+    stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
+    told = condor.description(
+        number, stem, given["cpus"], _mebibytes(given["memory"]), given["require"], given["rank"], given["priority"]
+    )  # fmt: skip
+    if given["prints"]:
+        click.echo(told, nl=False)
+        return
+    directory = record.create(_batch(command, number, lines, stem, **given))
+    try:
+        if given["engine"] == CONDOR:
+            directory.add({"engine": _to_condor(directory.path, told)})
+    except (RexecError, OSError):
+        shutil.rmtree(directory.path)  # nobody was given anything
+        raise
+    process.start(directory)
+    click.echo(directory.name)
+
+
+def _check(engine: str, on: str | None, prints: bool, **_: object) -> None:
+    if engine == CONDOR and on is not None:
+        raise RexecError("--on is for --engine local: HTCondor chooses by --require and --rank")
+    if engine == LOCAL and prints:
+        raise RexecError("--print is for --engine condor")
+
+
+def _mebibytes(memory: str | None) -> int:
+    from shim.wire.owner_policy import parse_size
+
+    return 512 if memory is None else -(-parse_size(memory, "--memory") >> 20)
+
+
+def _batch(
+    command: tuple[str, ...], number: int, lines: tuple[str, ...], stem: str, *, engine: str, on: str | None,
+    output: str | None, error: str | None, env: tuple[str, ...], **given: Any,
+) -> Batch:  # fmt: skip
+    options = [word for item in env for word in ("--env", item)]
+    if engine == LOCAL and config.several(on or ANY):
+        wanted = ("cpus", "memory", "priority", "require", "rank")
+        options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return Batch(
+        command, number, lines, engine, on or ANY, tuple(options), output or f"{stem}.{{}}.out",
+        error or f"{stem}.{{}}.err", os.getcwd(), tuple(f"{key}={value}" for key, value in os.environ.items()),
+        umask, time.time(),
+    )  # fmt: skip
+
+
+def _lines(each: str | None, count: int | None) -> tuple[str, ...]:
+    if each is None:
+        return ()
+    if count is not None:
+        raise RexecError("-n and --each exclude each other: there is a job for each line")
+    try:
+        with click.open_file(each, encoding="utf-8", errors="surrogateescape") as file:
+            lines = tuple(line.rstrip("\n") for line in file)
+    except OSError as e:
+        raise RexecError(f"--each {each}: {e.strerror}; name a file that you may read") from e
+    if not 1 <= len(lines) <= record.MOST_JOBS:
+        raise RexecError(f"--each {each}: it has {len(lines)} lines, and 1 to {record.MOST_JOBS} will do")
+    return lines
+
+
+def _to_condor(directory: Path, told: str) -> str:
+    """Submit what HTCondor is told; returns the cluster. Raises RexecError, OSError."""
+    pilot = directory / condor.PILOT
+    pilot.write_bytes(b"#!/usr/bin/env python3\n" + bootstrap.pilot_source())
+    pilot.chmod(0o755)
+    (directory / "condor.sub").write_text(told)
+    return condor.submit(str(directory))
+
+
+def rows() -> list[dict[str, Any]]:
+    """List the batches that have jobs left, or ended of late. Raises RexecError."""
+    found = []
+    for directory in record.every():
+        batch, told = directory.batch(), directory.story()
+        ended = told.over()
+        if ended and time.time() - os.stat(directory.path / "journal").st_mtime > _RECENT:
+            continue
+        counts = told.counts()
+        found.append(
+            {
+                "batch": directory.name,
+                "engine": batch.engine,
+                "state": "ended" if ended else "supervised" if directory.supervised() else "stopped",
+                **{state: counts[state] for state in story.STATES},
+                "unsuccessful": sum(bool(item.status) for item in told.items.values()),
+                "command": list(batch.command),
+            }
+        )
+    return found
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Write such rows as a table."""
+    heads = ("BATCH", "ENGINE", "STATE", "WAITING", "RUNNING", "HELD", "DONE", "FAILED", "KILLED", "COMMAND")
+    cells = [heads]
+    for row in found:
+        numbers = (str(row[state]) for state in story.STATES)
+        cells.append((row["batch"], row["engine"], row["state"], *numbers, shown(row["command"])))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def act(verb: str, word: str) -> None:
+    """Do something to a batch, or to one job of it. Raises RexecError."""
+    directory, job = record.find(word)
+    asking.ask(directory, verb, job)
+    click.echo(f"{word}: {story.PAST[verb]}")
+
+
+def resumed(words: list[str] | None) -> list[str]:
+    """Start the supervisors of these batches, or of all, that have jobs left and none. Raises RexecError."""
+    found = record.every() if words is None else [record.find(word)[0] for word in words]
+    return [each.name for each in found if not each.story().over() and process.start(each)]
+
+
+def log(word: str, as_json: bool) -> None:
+    """Print what has happened to a batch, or to one job of it. Raises RexecError."""
+    directory, job = record.find(word)
+    for row, _ in story.rows(directory.journal()):
+        if job is not None and row.get("job", job) != job:
+            continue
+        click.echo(json.dumps(row) if as_json else _line(directory, row))
+
+
+def _line(directory: Directory, row: dict[str, Any]) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.get("at", 0)))
+    job = row.get("job")
+    name = directory.name if job is None else f"{directory.name}.{job}"
+    status = row.get("status")
+    said = [
+        str(row.get("host") or ""),
+        "" if status is None else f"status {status}",
+        f"cluster {row['engine']}" if "engine" in row else "",
+        str(row.get("why") or ""),
+    ]
+    what = row.get("is") or (f"asked: {row['ask']}" if "ask" in row else "submitted" if "engine" in row else "answered")
+    return f"{at}  {name:<10}  {what}  {printable(', '.join(filter(None, said)), None)}".rstrip()

@@ -1,0 +1,12 @@
+"""Batches: many jobs of one command, each of which gets a place on some host when there is one, from an engine.
+
+story       what has become of each job, as the journal tells; pure
+record      a batch on the disk: what was asked for, and its journal
+places      where the jobs get their places: the desk here, or HTCondor
+runs        one job while it runs: a `rexec CMD` of its own
+supervisor  all jobs of a batch, from the first to the last; process: it as a process of its own
+asking      what others ask of it, and how the answer comes
+
+A job that waits is a number in a file: no process, no thread. Imported by the commands. A batch's directory is this
+user's, and trusted; no job sees it (shim/submit/protect.py). What an engine says is checked in shim/submit/engines.
+"""

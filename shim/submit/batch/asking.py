@@ -1,0 +1,38 @@
+"""What is asked of a batch from outside its supervisor: written into its journal, which the supervisor reads."""
+
+from __future__ import annotations
+
+import select
+import time
+
+from remoteio.errors import RexecError
+from remoteio.inotify import IN_MODIFY, Inotify
+from shim.submit.batch import process
+from shim.submit.batch.record import Directory
+
+_PATIENCE = 90.0  # seconds: an engine that is busy has its time (condor.py)
+
+
+def ask(directory: Directory, verb: str, job: int | None) -> None:
+    """Have `verb` done to a job, or to all of them; a supervisor that is gone is started for it. Raises RexecError."""
+    if directory.story().over():
+        raise RexecError(f"all jobs of batch {directory.name} have ended")
+    inotify = Inotify()
+    try:
+        inotify.add(str(directory.path / "journal"), IN_MODIFY)
+        end = directory.add({"ask": verb, "job": job})
+        process.start(directory)
+        until = time.monotonic() + _PATIENCE
+        while (story := directory.story()).obeyed < end:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise RexecError(
+                    f"the supervisor of batch {directory.name} has not done so yet; it will: see `rexec log "
+                    f"{directory.name}`"
+                )
+            select.select([inotify.fileno()], [], [], left)
+            inotify.read()
+    finally:
+        inotify.close()
+    if story.why:
+        raise RexecError(f"{directory.name}{'' if job is None else f'.{job}'}: {story.why}")

@@ -1,0 +1,161 @@
+"""Where the jobs of a batch get their places: on the hosts of the desk here, or from HTCondor.
+
+To a supervisor both are a Places: it asks which jobs may begin, and is told what becomes of the places of the others.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from remoteio.errors import RexecError
+from shim.submit.batch.story import HOLD, KILL, RELEASE, VACATE
+from shim.submit.engines import condor
+from shim.submit.engines.condor import GONE, RUNNING, Told
+
+AGAIN = 3.0
+"""Seconds from one try to have a place given back to the next."""
+
+_VERBS = {HOLD: "hold", RELEASE: "release", KILL: "remove", VACATE: "vacate"}
+
+
+class Places(Protocol):
+    """What gives places. One thread."""
+
+    moves: bool  # a job that is told to leave a place gets another
+
+    def changes(self) -> list[Told]:
+        """Return what has become of places since this was last asked."""
+
+    def placed(self) -> Iterable[int] | None:
+        """Return the jobs that have a place; None: each finds one by itself."""
+
+    def words(self, job: int) -> list[str]:
+        """Return what of a run's command line says where it runs."""
+
+    def host(self, job: int) -> str:
+        """Return what the host of a job's place is called, if whoever gave it has said so."""
+
+    def act(self, verb: str, jobs: Collection[int] | None) -> None:
+        """Do something to the places of these jobs, or of all. Raises RexecError."""
+
+    def over(self, job: int, status: int) -> None:
+        """Give a job's place back: that the job has ended, with `status`, is on record."""
+
+    def settled(self) -> bool:
+        """Tell whether all places are given back; if some are not yet, have them be so."""
+
+
+class Desk:
+    """The hosts of hosts.toml, or those that `on` names: each run stands in their line by itself (shim/submit/desk)."""
+
+    moves = False
+
+    def __init__(self, on: str) -> None:
+        self._on = on
+
+    def changes(self) -> list[Told]:
+        """Return nothing: a run that has its slot keeps it."""
+        return []
+
+    def placed(self) -> None:
+        """See Places."""
+
+    def words(self, job: int) -> list[str]:
+        """See Places."""
+        return ["--on", self._on]
+
+    def host(self, job: int) -> str:
+        """Return nothing: the run knows."""
+        return ""
+
+    def act(self, verb: str, jobs: Collection[int] | None) -> None:
+        """Do nothing: a run's end gives its slot back."""
+
+    def over(self, job: int, status: int) -> None:
+        """Do nothing, as for act."""
+
+    def settled(self) -> bool:
+        """See Places."""
+        return True
+
+
+class Pool:
+    """An HTCondor pool, to which the batch was submitted as `cluster`; its event log lies in `directory`."""
+
+    moves = True
+
+    def __init__(self, directory: Path, cluster: str) -> None:
+        self._log, self._cluster = directory / condor.LOG, cluster
+        self._at = 0
+        self._states: dict[int, str] = {}  # of the jobs that are in the queue
+        self._hosts: dict[int, str] = {}
+        self._ending: dict[
+            int, tuple[int, float, subprocess.Popen[bytes]]
+        ] = {}  # its status, and who says so since when
+
+    def changes(self) -> list[Told]:
+        """See Places."""
+        try:
+            with open(self._log, encoding="utf-8", errors="surrogateescape", newline="") as log:
+                log.seek(self._at)
+                text = log.read()
+        except FileNotFoundError:
+            return []
+        found, size = condor.events(text, self._cluster)
+        if not self._at:  # what is long past is of no use to a supervisor that has just begun
+            found = list({told.job: told for told in found}.values())
+        self._at += len(text[:size].encode("utf-8", "surrogateescape"))
+        for told in found:
+            if told.state == GONE:
+                self._states.pop(told.job, None)
+                self._ending.pop(told.job, None)
+            else:
+                self._states[told.job] = told.state
+            if told.host:
+                self._hosts[told.job] = told.host
+        return found
+
+    def placed(self) -> Iterable[int]:
+        """See Places."""
+        return sorted(job for job, state in self._states.items() if state == RUNNING)
+
+    def words(self, job: int) -> list[str]:
+        """See Places."""
+        return ["--on", f"condor:{self._cluster}.{job}", "--keep", "0"]  # a kept connection would keep the place
+
+    def host(self, job: int) -> str:
+        """See Places."""
+        return self._hosts.get(job, "")
+
+    def act(self, verb: str, jobs: Collection[int] | None) -> None:
+        """See Places."""
+        if jobs is None:
+            condor.act(_VERBS[verb], self._cluster)
+            return
+        for job in jobs:
+            condor.act(_VERBS[verb], f"{self._cluster}.{job}")
+
+    def over(self, job: int, status: int) -> None:
+        """Have the pilot end with that status: so HTCondor, and a DAG above, knows it too."""
+        self._ending[job] = status, time.monotonic(), condor.end(f"{self._cluster}.{job}", status)
+
+    def settled(self) -> bool:
+        """See Places."""
+        for job, (status, since, teller) in list(self._ending.items()):
+            unheard = teller.poll() and time.monotonic() > since + AGAIN
+            if unheard and self._states.get(job) == RUNNING:
+                self.over(job, status)
+        return not self._states
+
+
+def places(engine: str, on: str, directory: Path, cluster: str) -> Places:
+    """Return what gives the places of a batch of `engine`. Raises RexecError."""
+    if engine == "local":
+        return Desk(on)
+    if not cluster:
+        raise RexecError("the batch was never given to HTCondor: submit it again")
+    return Pool(directory, cluster)

@@ -1,0 +1,193 @@
+"""A batch on the disk: `$XDG_STATE_HOME/rexec/batches/N/` (mode 0700), N a whole number.
+
+batch.json   Batch: what was asked for; never changed
+journal      what has become of it (story.py): only ever added to
+lock         held by its supervisor, by flock(2), as long as that lives
+errors       what the supervisor had to say
+run-K        what the run of job K says of itself (--json-log), while it runs
+condor.*     what HTCondor is told, and its event log
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoint.durable import sync_directory
+from checkpoint.submit import xdg
+from remoteio.errors import RexecError
+from shim.submit.batch import story
+from shim.submit.batch.story import Story
+from shim.submit.shapes import ShapeError, listed, one_of, string, table, whole
+
+LOCAL, CONDOR = ENGINES = ("local", "condor")
+MOST_JOBS = 1_000_000
+_NAME = re.compile(r"b(\d{1,9})(?:\.(\d{1,7}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What was asked for.
+
+    command    {} in a word stands for the job's number, or its line
+    lines      of --each; empty: the jobs are numbered
+    on         what `--on` gave, for the desk
+    options    further words for each run's command line
+    out, err   where a job's output goes; {} is its number
+    environ    NAME=VALUE each
+    """
+
+    command: tuple[str, ...]
+    count: int
+    lines: tuple[str, ...]
+    engine: str
+    on: str
+    options: tuple[str, ...]
+    out: str
+    err: str
+    directory: str
+    environ: tuple[str, ...]
+    umask: int
+    created: float
+
+    def words(self, job: int) -> list[str]:
+        """Return the command of one of the jobs."""
+        given = self.lines[job] if self.lines else str(job)
+        return [word.replace("{}", given) for word in self.command]
+
+
+_TEXTS = listed(string, MOST_JOBS)
+_SHAPE = table(
+    {
+        "command": listed(string, MOST_JOBS, 1), "count": whole(1, MOST_JOBS), "lines": _TEXTS,
+        "engine": one_of(*ENGINES), "on": string, "options": _TEXTS, "out": string, "err": string,
+        "directory": string, "environ": _TEXTS, "umask": whole(0, 0o777), "created": lambda value, _: value,
+    }
+)  # fmt: skip
+
+
+class Directory:
+    """The directory of one batch. Raises RexecError where it cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = int(path.name)
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"b{self.number}"
+
+    def batch(self) -> Batch:
+        """Read what was asked for. Raises RexecError."""
+        try:
+            found: dict[str, Any] = _SHAPE(json.loads((self.path / "batch.json").read_bytes()), "batch.json")
+        except (OSError, ValueError, ShapeError) as e:
+            raise RexecError(f"batch {self.name} cannot be read: {e}; remove {self.path} if it is of no use") from e
+        values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in found.items()}
+        return Batch(**values)
+
+    def journal(self) -> bytes:
+        """Read the journal as it is now."""
+        return (self.path / "journal").read_bytes()
+
+    def story(self) -> Story:
+        """Return what has become of it. Raises RexecError."""
+        return story.told(self.batch().count, self.journal())
+
+    def add(self, *rows: Mapping[str, Any]) -> int:
+        """Write rows that outlive a power cut, in one piece; returns where they end."""
+        fd = os.open(self.path / "journal", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            torn = b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b""
+            at = {"at": round(time.time(), 3)}
+            data = torn + b"".join(json.dumps({**at, **row}).encode() + b"\n" for row in rows)
+            while data:
+                data = data[os.write(fd, data) :]
+            os.fdatasync(fd)
+            return os.lseek(fd, 0, os.SEEK_CUR)
+        finally:
+            os.close(fd)
+
+    def lock(self) -> int:
+        """Become its supervisor, until the descriptor is closed that this returns; -1: another process is."""
+        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return -1
+        return fd
+
+    def supervised(self) -> bool:
+        """Tell whether a supervisor lives."""
+        fd = self.lock()
+        if fd >= 0:
+            os.close(fd)
+        return fd < 0
+
+
+def _all() -> Path:
+    return xdg.state() / "batches"
+
+
+def every() -> Iterator[Directory]:
+    """List the batches, by number."""
+    try:
+        names = [name for name in os.listdir(_all()) if name.isdigit()]
+    except FileNotFoundError:
+        return
+    yield from (Directory(_all() / name) for name in sorted(names, key=int))
+
+
+def named(word: str) -> bool:
+    """Tell whether a word on a command line is a batch's name (b7), or that of a job of one (b7.3)."""
+    return _NAME.fullmatch(word) is not None
+
+
+def find(word: str) -> tuple[Directory, int | None]:
+    """Find the batch, and the job of it, that a name means. Raises RexecError."""
+    name = _NAME.fullmatch(word)
+    if name is None:
+        raise RexecError(f"{word!r:.80} names no batch: see `rexec jobs`")
+    found = Directory(_all() / str(int(name[1])))
+    if not found.path.is_dir():
+        raise RexecError(f"there is no batch {found.name}: see `rexec jobs`")
+    job = None if name[2] is None else int(name[2])
+    if job is not None and job >= (count := found.batch().count):
+        raise RexecError(f"batch {found.name} has no job {job}: they are 0 to {count - 1}")
+    return found, job
+
+
+def create(batch: Batch) -> Directory:
+    """Put a new batch on the disk. Raises RexecError."""
+    try:
+        xdg.make(_all())
+        number = max([each.number for each in every()], default=0)
+        while True:
+            number += 1
+            path = _all() / str(number)
+            try:
+                path.mkdir(0o700)
+                break
+            except FileExistsError:
+                continue  # another has just taken it
+        for name, data in (("journal", b""), ("batch.json", json.dumps(asdict(batch)).encode())):
+            fd = os.open(path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+        sync_directory(path)
+        sync_directory(_all())
+    except (OSError, RuntimeError) as e:
+        raise RexecError(f"the batch cannot be put on record: {e}; make room there") from e
+    return Directory(path)

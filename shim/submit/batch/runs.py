@@ -1,0 +1,91 @@
+"""One job of a batch while it runs: a `rexec CMD` as a process of its own, as a person would start it.
+
+How it fares it says in a file (--json-log). It ends with the supervisor, however that ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from remoteio.errors import RexecError
+from remoteio.submit import programs
+from shim.submit import own_code
+from shim.submit.batch.record import Batch
+
+_PROGRAM = "shim.cli.program"  # by name: it is the commands' own
+
+
+class Ended(NamedTuple):
+    """How a run ended: with the job's status; or None, and why rexec could not run it."""
+
+    status: int | None
+    why: str
+
+
+class Run:
+    """A run of job `job` of `batch`, with `where` on its command line."""
+
+    def __init__(self, batch: Batch, job: int, where: list[str], directory: Path) -> None:
+        """Start it. Raises RexecError."""
+        self.job, self.host = job, ""
+        self.fate = ""  # the state that the job has once this has ended before the job
+        self._said = directory / f"run-{job}"
+        self._said.unlink(missing_ok=True)
+        self._err = os.path.join(batch.directory, batch.err.replace("{}", str(job)))
+        out = os.path.join(batch.directory, batch.out.replace("{}", str(job)))
+        setpriv = programs.find("setpriv")
+        ends = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+        options = ["--no-tty", "--fds", "none", "--json-log", str(self._said), *batch.options]
+        argv = [*ends, *own_code.command(_PROGRAM), *where, *options, "--", *batch.words(job)]
+        try:
+            with open(out, "wb") as output, open(self._err, "wb") as errors:
+                self._process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=batch.directory,
+                    env=dict(item.split("=", 1) for item in batch.environ), umask=batch.umask,
+                )  # fmt: skip
+        except OSError as e:
+            raise RexecError(f"job {job} cannot be started: {e}") from e
+
+    def reached(self) -> bool:
+        """Tell whether it has a host; `host` names it from then on."""
+        if not self.host:
+            self.host = next((str(row.get("host")) for row in self._rows() if row.get("event") == "reached"), "")
+        return bool(self.host)
+
+    def ended(self) -> Ended | None:
+        """Tell how it has ended; None: it has not."""
+        if self._process.poll() is None:
+            return None
+        rows = [row for row in self._rows() if row.get("event") == "ended"]
+        if rows and "reason" not in rows[-1]:
+            return Ended(int(rows[-1]["code"]), "")
+        return Ended(None, str(rows[-1]["reason"]) if rows else self._last_word())
+
+    def end(self, *, at_once: bool) -> None:
+        """End it: by a signal that the job has too; or without a word to its host, where nothing of it runs any more.
+
+        Called again, where it does not end.
+        """
+        self._process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def forget(self) -> None:
+        """Remove what it said."""
+        self._said.unlink(missing_ok=True)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        found = []
+        with suppress(FileNotFoundError):
+            for line in self._said.read_bytes().split(b"\n")[:-1]:
+                found.append(json.loads(line))
+        return found
+
+    def _last_word(self) -> str:
+        words = Path(self._err).read_bytes()[-4096:].decode("utf-8", "replace").splitlines()
+        said = [line.removeprefix("rexec: ") for line in words if line.startswith("rexec: ")]
+        return said[-1] if said else f"its rexec ended with {self._process.returncode}, without a word"

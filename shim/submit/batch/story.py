@@ -1,0 +1,104 @@
+"""What has become of the jobs of a batch, as its journal tells it row by row. Pure.
+
+A row is an object, with `at`, seconds since 1970, and one of
+    job, is [host, status, why]   the job is in that state now
+    engine                        what the engine calls the batch
+    ask, job                      somebody asks that VERB be done to a job; null: to all
+    obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+WAITING, RUNNING, HELD, DONE, FAILED, KILLED = STATES = ("waiting", "running", "held", "done", "failed", "killed")
+FINAL = frozenset((DONE, FAILED, KILLED))
+HOLD, RELEASE, KILL, VACATE = VERBS = ("hold", "release", "kill", "vacate")
+PAST = {HOLD: "held", RELEASE: "released", KILL: "killed", VACATE: "told to leave its place"}
+
+
+class Item(NamedTuple):
+    """What a job is: its state, on which host, the status with which it ended, and why it is so."""
+
+    state: str = WAITING
+    host: str = ""
+    status: int | None = None
+    why: str = ""
+
+
+class Order(NamedTuple):
+    """What was asked: `verb` of VERBS, of a job or of all; `end`: where in the journal that stands."""
+
+    verb: str
+    job: int | None
+    end: int
+
+
+class Story:
+    """A batch of `count` jobs. Only those of which something is told have an item."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.items: dict[int, Item] = {}
+        self.engine = ""
+        self.obeyed = 0
+        self.why = ""  # what was asked last could not be done
+        self.asked: list[Order] = []
+
+    def item(self, job: int) -> Item:
+        """Return what that job is."""
+        return self.items.get(job, _NEW)
+
+    def counts(self) -> Counter[str]:
+        """Count the jobs in each state."""
+        found = Counter(item.state for item in self.items.values())
+        found[WAITING] += self.count - len(self.items)
+        return found
+
+    def over(self) -> bool:
+        """Tell whether all jobs have ended."""
+        return len(self.items) == self.count and all(item.state in FINAL for item in self.items.values())
+
+    def take(self, row: Mapping[str, Any], end: int) -> None:
+        """Take note of a row, which ends at that byte. What is no row of this version is passed over."""
+        job = row.get("job")
+        if row.get("is") in STATES and isinstance(job, int) and 0 <= job < self.count:
+            host, status, why = row.get("host", ""), row.get("status"), row.get("why", "")
+            self.items[job] = Item(row["is"], str(host), status if isinstance(status, int) else None, str(why))
+        elif "engine" in row:
+            self.engine = str(row["engine"])
+        elif row.get("ask") in VERBS and (job is None or isinstance(job, int)):
+            self.asked.append(Order(row["ask"], job, end))
+        elif isinstance(row.get("obeyed"), int):
+            self.obeyed, self.why = row["obeyed"], str(row.get("why", ""))
+            self.asked = [order for order in self.asked if order.end > self.obeyed]
+
+
+_NEW = Item()
+
+
+def rows(data: bytes, begins: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Read the whole lines of a journal, of which `begins` bytes come before: each row and where it ends.
+
+    A line that is none is what a power cut has left of one.
+    """
+    at = 0
+    while (stop := data.find(b"\n", at)) >= 0:
+        try:
+            row = json.loads(data[at:stop])
+        except ValueError:
+            row = None
+        at = stop + 1
+        if isinstance(row, dict):
+            yield row, begins + at
+
+
+def told(count: int, data: bytes) -> Story:
+    """Return the story that a journal tells."""
+    story = Story(count)
+    for row, end in rows(data):
+        story.take(row, end)
+    return story

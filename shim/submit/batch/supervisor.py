@@ -1,0 +1,216 @@
+"""All jobs of a batch, from the first to the last: begins those that have a place, and writes down how each ends.
+
+One thread, that of its process. A job's end is on record before its place is given back: where an engine gives it
+another, since it did not hear so, that one is given back at once. What waits is a number.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from math import inf
+
+from remoteio.errors import RexecError
+from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, Inotify
+from shim.submit.batch import story
+from shim.submit.batch.places import AGAIN, Places
+from shim.submit.batch.record import Directory
+from shim.submit.batch.runs import Run
+from shim.submit.batch.story import DONE, FAILED, FINAL, HELD, HOLD, KILL, KILLED, RELEASE, RUNNING, VACATE, WAITING
+from shim.submit.engines import condor
+from shim.submit.engines.condor import Told
+from shim.wire.wakeup import Wakeup
+
+TRIES = 3
+"""Times that rexec tries to run a job in one place before it is given up."""
+
+AT_ONCE = 8
+"""Runs that are on their way to a host at a time: the others wait as numbers."""
+
+_PAUSE = 3.0  # seconds from one try to the next
+_SELDOM = 60.0  # seconds without a look, though nothing was seen to change
+_ENDED = "its place has ended by itself with status {}: see whether python3 is there"
+_PATIENCE = 10.0  # seconds that a run which is to end may take
+
+
+class Supervisor:
+    """Supervises the batch in `directory`, which this process has locked."""
+
+    def __init__(self, directory: Directory, places: Places) -> None:
+        self._directory, self._places = directory, places
+        self._batch = directory.batch()
+        data = directory.journal()
+        self._story = story.told(self._batch.count, data)
+        self._read = data.rfind(b"\n") + 1
+        self._runs: dict[int, Run] = {}
+        self._tries: dict[int, int] = {}
+        self._later: dict[int, float] = {}  # job -> not to be begun before
+        self._ends: dict[int, float] = {}  # job -> when its run is killed that was asked to end
+        self._first = 0  # all jobs before it have ended
+        self._wakeup = Wakeup()
+
+    def run(self) -> None:
+        """Return when all jobs have ended, and their places are given back."""
+        signal.set_wakeup_fd(self._wakeup.write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        inotify = _watch(str(self._directory.path))
+        for job, item in list(self._story.items.items()):
+            if item.state == RUNNING:
+                self._note(job, WAITING, why="its supervisor had ended")
+        while True:
+            self._wakeup.clear()
+            if inotify is not None:
+                inotify.read()
+            self._hear(self._places.changes())
+            self._look_after()
+            self._obey()
+            self._begin()
+            settled = self._places.settled()
+            if settled and not self._runs and self._story.over():
+                return
+            ready = [self._wakeup.fd, *([] if inotify is None else [inotify.fileno()])]
+            select.select(ready, [], [], self._pause(settled) if inotify is not None else 1.0)
+
+    def _pause(self, settled: bool) -> float:
+        until = [*self._later.values(), *self._ends.values()]
+        longest = _SELDOM if settled else AGAIN
+        return min([longest, *(max(0.0, each - time.monotonic()) for each in until)])
+
+    def _note(self, job: int, state: str, **more: object) -> None:
+        self._add({"job": job, "is": state, **more})
+
+    def _add(self, *rows: Mapping[str, object]) -> None:
+        """Put rows on record, then in mind."""
+        end = self._directory.add(*rows)
+        for row in rows:
+            self._story.take(row, end)
+
+    def _hear(self, changes: Iterable[Told]) -> None:
+        """Act upon what has become of places."""
+        for told in changes:
+            item, run = self._story.item(told.job), self._runs.get(told.job)
+            if told.state == condor.RUNNING:
+                self._tries.pop(told.job, None)
+                self._later.pop(told.job, None)
+                if item.state in FINAL:
+                    self._places.over(told.job, item.status if item.status is not None else 1)
+                elif item.state == HELD:  # it was released while no supervisor lived
+                    self._note(told.job, WAITING)
+            elif item.state in FINAL or told.state == condor.SUSPENDED:
+                continue
+            elif told.state == condor.GONE and run is None:
+                self._note(told.job, _gone(told), why=told.why or _ENDED.format(told.status))
+            elif run is not None:
+                # it is no more in its place: what served it here may serve nothing else
+                if told.job not in self._ends:  # else somebody has asked for its end
+                    run.fate = {condor.HELD: HELD, condor.GONE: _gone(told)}.get(told.state, WAITING)
+                run.end(at_once=True)
+            elif (told.state == condor.HELD) != (item.state == HELD):
+                self._note(told.job, HELD if told.state == condor.HELD else WAITING, why=told.why)
+
+    def _look_after(self) -> None:
+        """Write down which runs have reached a host, and which have ended."""
+        for job, run in list(self._runs.items()):
+            if self._story.item(job).state != RUNNING and run.reached():
+                self._note(job, RUNNING, host=self._places.host(job) or run.host)
+            ended = run.ended()
+            if ended is None:
+                if self._ends.get(job, inf) < time.monotonic():
+                    run.end(at_once=True)
+                continue
+            del self._runs[job]
+            self._ends.pop(job, None)
+            if run.fate in (KILLED, FAILED):
+                self._note(job, run.fate)
+            elif ended.status is not None and run.fate != HELD:
+                self._note(job, DONE, host=self._story.item(job).host, status=ended.status)
+                self._places.over(job, ended.status)
+            elif run.fate:
+                self._note(job, run.fate)
+            else:
+                self._failed(job, ended.why)
+            run.forget()
+
+    def _failed(self, job: int, why: str) -> None:
+        """Take note that rexec could not run a job: perhaps it can in a moment, or in another place."""
+        tries = self._tries[job] = self._tries.get(job, 0) + 1
+        if tries < TRIES:
+            self._later[job] = time.monotonic() + _PAUSE * tries
+            self._note(job, WAITING, why=why)
+            return
+        self._note(job, FAILED, status=125, why=why)
+        self._places.over(job, 125)
+
+    def _obey(self) -> None:
+        """Do what was asked since the last look, in order, and say so."""
+        with open(self._directory.path / "journal", "rb") as journal:
+            journal.seek(self._read)
+            data = journal.read()
+        for row, end in story.rows(data, self._read):
+            self._read = end
+            if "ask" in row:
+                self._story.take(row, end)
+        for order in list(self._story.asked):
+            why = ""
+            try:
+                self._do(order.verb, order.job)
+            except RexecError as e:
+                why = str(e)
+            self._add({"obeyed": order.end, "why": why})
+
+    def _do(self, verb: str, job: int | None) -> None:
+        asked = range(self._batch.count) if job is None else (job,)
+        jobs = [each for each in asked if self._story.item(each).state not in FINAL]
+        if not jobs:
+            raise RexecError("it has ended" if job is not None else "all of it has ended")
+        if verb == VACATE and not self._places.moves:
+            raise RexecError("only an engine gives it another place: kill it, and submit it again")
+        self._places.act(verb, None if job is None else jobs)
+        fate = {HOLD: HELD, KILL: KILLED, RELEASE: WAITING}.get(verb, "")
+        rows = []
+        for each in jobs:
+            run, state = self._runs.get(each), self._story.item(each).state
+            if run is None and (verb == KILL or (fate and (state == HELD) == (verb == RELEASE))):
+                rows.append({"job": each, "is": fate})
+            elif run is not None and verb in (HOLD, KILL):
+                run.fate = fate
+                run.end(at_once=False)
+                self._ends[each] = time.monotonic() + _PATIENCE
+        self._add(*rows)
+
+    def _begin(self) -> None:
+        """Begin what may, in order."""
+        while self._first < self._batch.count and self._story.item(self._first).state in FINAL:
+            self._first += 1
+        starting = sum(not run.reached() for run in self._runs.values())
+        now = time.monotonic()
+        placed = self._places.placed()
+        for job in range(self._first, self._batch.count) if placed is None else placed:
+            if starting >= AT_ONCE:
+                return
+            if job in self._runs or self._story.item(job).state != WAITING or self._later.get(job, now) > now:
+                continue
+            self._later.pop(job, None)
+            try:
+                self._runs[job] = Run(self._batch, job, self._places.words(job), self._directory.path)
+            except RexecError as e:
+                self._failed(job, str(e))
+                continue
+            starting += 1
+
+
+def _gone(told: Told) -> str:
+    """Tell what a job is whose place has gone: somebody removed it, or it ended before the job had begun."""
+    return KILLED if told.status is None else FAILED
+
+
+def _watch(path: str) -> Inotify | None:
+    """Have changes of a batch's files seen; None: the kernel has no room left for that, and one looks each second."""
+    try:
+        inotify = Inotify()
+        inotify.add(path, IN_MODIFY | IN_CLOSE_WRITE)
+    except OSError:
+        return None
+    return inotify

@@ -1,0 +1,146 @@
+"""An HTCondor pool as it is: it gives rexec's jobs their places and takes them away, and nothing is installed there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import pool
+from tests.desk_root import DeskError
+from tests.pool import Pool
+from tests.until import until
+
+pytestmark = pytest.mark.long(lambda **_: True)
+
+# It says that it has begun, in a file of home's, and ends when another is there.
+WAITS = "echo $$ >>{name}.begun; until [ -e {name}.go ]; do sleep 0.1; done; echo end"
+PLACE = 60.0  # seconds for the pool to give a place: its negotiator, its schedd and its startds have their turns
+
+
+class Access:
+    """What alice does on p1."""
+
+    def __init__(self, of: Pool) -> None:
+        self.pool = of
+
+    def __call__(self, *words: str) -> str:
+        return self.pool.on("p1", *words, user="alice")
+
+    def sh(self, script: str) -> str:
+        return self("sh", "-c", script)
+
+    def submit(self, *words: str) -> str:
+        return self("rexec", "submit", "--engine", "condor", "--memory", "100M", *words).strip()
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self("rexec", "log", "--json", name).splitlines()]
+
+    def has(self, name: str, **row: object) -> Callable[[], list[dict[str, Any]]]:
+        """Look for rows of a batch's log with these values."""
+        return lambda: [each for each in self.rows(name) if row.items() <= each.items()]
+
+    def lines(self, file: str) -> list[str]:
+        """The lines of a file of home; none where it is not there."""
+        return self.sh(f"cat {file} 2>/dev/null || :").splitlines()
+
+
+@pytest.fixture(scope="module")
+def alice() -> Iterator[Access]:
+    with pool.up() as made:
+        access = Access(made)
+
+        def known() -> bool:
+            try:
+                return len(set(access("condor_status", "-af", "Machine").split())) == 2
+            except DeskError:
+                return False  # its collector has only just begun
+
+        until(known, "both execute hosts are known", within=PLACE)
+        yield access
+
+
+def test_a_pool_runs_a_batch_and_knows_each_status(alice: Access) -> None:
+    alice.sh("echo of home >given")
+    name = alice.submit("-n", "5", "sh", "-c", "cat given; pwd; echo {} >made.{}; exit {}")
+    until(lambda: len(alice.has(name, **{"is": "done"})()) == 5, "all have ended", within=PLACE)
+    ended = alice.has(name, **{"is": "done"})()
+    assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(5)}
+    assert {each["host"] for each in ended} <= {"p2", "p3"}
+    for job in range(5):
+        assert alice.lines(f"sh.{job}.out") == ["of home", "/home/alice"]
+        assert alice.lines(f"made.{job}") == [str(job)]
+    cluster = alice.rows(name)[0]["engine"]
+    # what its own queue says of them, and a DAG above would go by
+    said = until(
+        lambda: (
+            lines
+            if len(lines := alice("condor_history", cluster, "-af", "ProcId", "ExitCode").splitlines()) == 5
+            else []
+        ),
+        "all have left the queue", within=PLACE,
+    )  # fmt: skip
+    assert sorted(said) == [f"{job} {job}" for job in range(5)]
+
+
+def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
+    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
+    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
+    alice.sh("pkill -KILL -x ssh && touch cut.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    assert len(alice.lines("cut.begun")) == 1
+    assert alice.lines("cut.0.out") == ["end"]
+
+
+def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
+    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
+    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
+    alice("rexec", "vacate", f"{name}.0")
+    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
+    alice.sh("touch left.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
+    assert len(hosts) == 2 and hosts[0] != hosts[1]
+    assert alice.lines("left.0.out") == ["end"]
+
+
+def test_hold_release_and_kill_are_the_pool_s_too(alice: Access) -> None:
+    name = alice.submit("-n", "2", "--name", "held", "sh", "-c", WAITS.format(name="held{}"))
+    cluster = alice.rows(name)[0]["engine"]
+    until(lambda: alice.lines("held0.begun") and alice.lines("held1.begun"), "both have begun", within=PLACE)
+    alice("rexec", "hold", f"{name}.0")
+    until(alice.has(name, job=0, **{"is": "held"}), "it is held")
+    until(lambda: alice("condor_q", cluster, "-af", "ProcId", "JobStatus").splitlines()[0] == "0 5", "there too")
+    alice("rexec", "kill", f"{name}.1")
+    until(alice.has(name, job=1, **{"is": "killed"}), "it is killed")
+    alice("rexec", "release", f"{name}.0")
+    until(lambda: len(alice.lines("held0.begun")) == 2, "it has begun again", within=PLACE)
+    alice("condor_hold", f"{cluster}.0")  # by somebody else
+    until(lambda: len(alice.has(name, job=0, **{"is": "held"})()) == 2, "it is held again", within=PLACE)
+    alice("condor_release", f"{cluster}.0")
+    until(lambda: len(alice.lines("held0.begun")) == 3, "it has begun once more", within=PLACE)
+    alice.sh("touch held0.go")
+    until(alice.has(name, job=0, status=0), "it has ended", within=PLACE)
+    until(lambda: not alice("condor_q", cluster, "-af", "ProcId"), "the queue is empty", within=PLACE)
+
+
+def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
+    name = alice.submit("-n", "2", "--name", "gone", "sh", "-c", WAITS.format(name="gone{}"))
+    until(lambda: alice.lines("gone0.begun") and alice.lines("gone1.begun"), "both have begun", within=PLACE)
+    alice.sh("touch gone0.go")
+    until(alice.has(name, job=0, status=0), "one has ended", within=PLACE)
+    alice.sh("pkill -KILL -f 'batch[.]process import'")
+    until(lambda: '"stopped"' in alice("rexec", "jobs", "--json"), "it is stopped")
+    assert alice("rexec", "resume") == f"batch {name} goes on\n"
+    until(lambda: len(alice.lines("gone1.begun")) == 2, "the other has begun again", within=PLACE)
+    alice.sh("touch gone1.go")
+    until(alice.has(name, job=1, status=0), "it has ended", within=PLACE)
+    assert len(alice.lines("gone0.begun")) == 1
+
+
+def test_what_a_pool_cannot_do_is_said_in_a_sentence(alice: Access) -> None:
+    said = alice.sh("rexec submit --engine condor --require 'Memory >' true 2>&1; echo $?").splitlines()
+    assert said[-1] == "125" and said[-2].startswith("rexec: condor_submit failed: ")
+    assert alice.sh("rexec --on condor:9999.0 true 2>&1; echo $?").splitlines()[-1] == "125"

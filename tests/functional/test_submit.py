@@ -1,0 +1,178 @@
+"""`rexec submit` on the desk's own hosts: many jobs, few at a time, each of which ends once and with its own status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from shim.submit.batch.supervisor import AT_ONCE
+from tests.program import Combo
+from tests.until import HANG, until
+
+both = pytest.mark.parametrize("combo", ["root-root", "user-alice"], indirect=True)
+long = pytest.mark.long(lambda **_: True)
+HOSTS = """
+[host.alpha]
+ssh = "{alpha}"
+owner = "none"
+slots = 2
+[host.beta]
+ssh = "{beta}"
+owner = "none"
+slots = 1
+"""
+# It says that it has begun, and ends when it is told.
+WAITS = "echo >>begun.{}; until [ -e go.{} ]; do sleep 0.1; done; exit {}"
+
+
+MANY = 3 + AT_ONCE + 1
+
+
+class Submits:
+    """Batches of one user, in a directory and with a state of their own."""
+
+    def __init__(self, combo: Combo) -> None:
+        self.combo, self.dir = combo, combo.dir
+        self.env = {"XDG_CONFIG_HOME": str(self.dir / "config"), "XDG_STATE_HOME": str(self.dir / "state")}
+        (self.dir / "config" / "rexec").mkdir(parents=True)
+        (self.dir / "config" / "rexec" / "hosts.toml").write_text(
+            HOSTS.format(alpha=combo.on, beta=combo.on.replace("alpha", "beta"))
+        )
+        subprocess.run(["chown", "-R", combo.as_user, self.dir], check=True)
+
+    def __call__(self, *words: str, status: int = 0) -> str:
+        with self.combo.rexec.start(
+            words, as_user=self.combo.as_user, env=self.env, cwd=self.dir, stderr=subprocess.STDOUT
+        ) as process:
+            said = process.communicate(timeout=HANG)[0].decode()
+        assert process.returncode == status, said
+        return said
+
+    def submit(self, *words: str) -> str:
+        return self("submit", *words).strip()
+
+    def log(self, name: str, **row: object) -> list[dict[str, Any]]:
+        """The rows of a batch's log with these values."""
+        number = name[1:]
+        text = (self.dir / "state/rexec/batches" / number / "journal").read_text()
+        return [each for each in map(json.loads, text.splitlines()) if row.items() <= each.items()]
+
+    def begun(self, job: int) -> int:
+        path = self.dir / f"begun.{job}"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def go(self, job: int) -> None:
+        (self.dir / f"go.{job}").touch()
+
+    def supervisors(self) -> list[int]:
+        """The processes that supervise batches here, and have not ended."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"batch.process import" in (path / "cmdline").read_bytes() and self._ours(path):
+                    found.append(int(path.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended
+        return found
+
+    def _ours(self, path: Path) -> bool:
+        return f"XDG_STATE_HOME={self.dir}/state".encode() in (path / "environ").read_bytes().split(b"\0")
+
+
+@pytest.fixture
+def submits(combo: Combo, desk: ModuleType) -> Iterator[Submits]:
+    made = Submits(combo)
+    try:
+        yield made
+    finally:
+        for process in made.supervisors():
+            os.kill(process, signal.SIGKILL)  # of a test that has failed; with it go its runs
+        until(lambda: not made.supervisors(), "no supervisor is left")
+
+
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@both
+def test_as_many_run_as_there_are_slots_and_the_others_are_no_processes(submits: Submits) -> None:
+    name = submits.submit("-n", str(MANY), "--name", "each", "sh", "-c", WAITS)
+    until(lambda: len(submits.log(name, **{"is": "running"})) == 3, "three run")
+    [supervisor] = submits.supervisors()
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    assert len(children) <= 3 + AT_ONCE  # those that look for a host: as many as if a thousand waited
+    for job in range(MANY):
+        submits.go(job)
+    until(lambda: len(submits.log(name, **{"is": "done"})) == MANY, "all have ended")
+    assert {row["job"]: row["status"] for row in submits.log(name, **{"is": "done"})} == {k: k for k in range(MANY)}
+    assert all(submits.begun(job) == 1 for job in range(MANY))
+    assert {row["host"] for row in submits.log(name, **{"is": "done"})} == {"alpha", "beta"}
+    row = json.loads(submits("jobs", "--json"))[-1]
+    assert (row["batch"], row["done"], row["waiting"], row["unsuccessful"]) == (name, MANY, 0, MANY - 1)
+
+
+@long
+@both
+def test_a_job_for_each_line(submits: Submits) -> None:
+    lines = ["one", "two words", "", "äöü"]
+    (submits.dir / "lines").write_text("".join(f"{line}\n" for line in lines))
+    name = submits.submit("--each", "lines", "-o", "out-{}", "printf", "%s", "<{}>")
+    until(lambda: len(submits.log(name, **{"is": "done"})) == 4, "all have ended")
+    assert [(submits.dir / f"out-{job}").read_text() for job in range(4)] == [f"<{line}>" for line in lines]
+    assert (submits.dir / "printf.0.err").read_bytes() == b""
+
+
+@long
+@both
+def test_hold_release_and_kill(submits: Submits) -> None:
+    name = submits.submit("-n", "2", "--on", "alpha", "sh", "-c", WAITS)
+    until(lambda: submits.begun(0) and submits.begun(1), "both run")
+    assert submits("hold", f"{name}.0") == f"{name}.0: held\n"
+    until(lambda: submits.log(name, job=0, **{"is": "held"}), "it is held")
+    assert submits("kill", f"{name}.1") == f"{name}.1: killed\n"
+    until(lambda: submits.log(name, job=1, **{"is": "killed"}), "it is killed")
+    submits.go(0)
+    assert submits("release", name) == f"{name}: released\n"
+    until(lambda: submits.log(name, job=0, **{"is": "done"}), "it has ended")
+    assert (submits.begun(0), submits.begun(1)) == (2, 1)
+    said = submits("kill", f"{name}.0", status=125)
+    assert said == f"rexec: all jobs of batch {name} have ended\n"
+
+
+@long
+@both
+def test_a_supervisor_that_was_killed_is_started_again_and_runs_nothing_twice_that_has_ended(submits: Submits) -> None:
+    name = submits.submit("-n", "3", "--on", "alpha", "sh", "-c", WAITS)
+    submits.go(0)
+    until(lambda: submits.log(name, job=0, **{"is": "done"}), "one has ended")
+    until(lambda: submits.begun(1), "the next one runs")
+    [supervisor] = submits.supervisors()
+    os.kill(supervisor, 9)
+    until(lambda: not submits.supervisors(), "the supervisor is gone")
+    assert "stopped" in submits("jobs")
+    submits.go(1)
+    submits.go(2)
+    assert submits("resume") == f"batch {name} goes on\n"
+    until(lambda: len(submits.log(name, **{"is": "done"})) == 3, "all have ended")
+    assert submits.begun(0) == 1
+
+
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@both
+def test_what_cannot_be_done_is_said(submits: Submits) -> None:
+    assert submits("kill", "b9", status=125) == "rexec: there is no batch b9: see `rexec jobs`\n"
+    said = submits("submit", "--engine", "condor", "true", status=125)
+    assert said == (
+        "rexec: there is no condor_submit here: rexec has to run on a machine that submits to an HTCondor pool\n"
+    )
+    assert submits("jobs") == "rexec: no jobs; `rexec --checkpoint CMD` starts one\n"
+    assert submits("submit", "--print", "true", status=125) == "rexec: --print is for --engine condor\n"
+    name = submits.submit("--on", "local", "sh", "-c", "exit 7")
+    until(lambda: submits.log(name, **{"is": "done"}), "it has ended")
+    assert submits("vacate", f"{name}.0", status=125) == f"rexec: all jobs of batch {name} have ended\n"
+    assert "status 7" in submits("log", f"{name}.0")
