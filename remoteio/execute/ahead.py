@@ -10,7 +10,7 @@ Who looks up names in such a directory, as `git status` does, is answered from i
 
 A directory that was listed before, and is under a lease since then, is opened from that (``leases``), though with the
 attributes of its directories alone: files have a lease of their own, if any. A job that asks for those at once is given
-no such listing any more: one from home has them all.
+no such listing any more: one from home has them all. (Nor is one given of which a directory is not leased.)
 
 A job that comes to a directory whose listing is under way waits for that, rather than ask again.
 
@@ -28,7 +28,7 @@ from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases
 from remoteio.execute.walks import NameWalks, Walks
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
+from remoteio.wire.coherence import BARE_ASKED, KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
 from remoteio.wire.listed import Entries, walk
 
 Waiting = tuple[int, bytes]  # the number of an OPENDIR or LOOKUP, and it whole
@@ -41,9 +41,33 @@ if TYPE_CHECKING:
 class _Listed:
     __slots__ = ("entries", "found", "until", "walk")
 
-    def __init__(self, entries: bytes, found: Entries, until: float, walk: _Guesser) -> None:
+    def __init__(self, entries: bytes, found: Entries, until: float, walk: _Guesser | None) -> None:
         self.entries, self.found, self.until = entries, found, until
-        self.walk = walk  # which guessed it
+        self.walk = walk  # which guessed it; None: home, which has sent it unasked
+
+
+class Bare:
+    """Knows whether listings without attributes of files will do for the job.
+
+    unwanted  they do not: it has asked for several that these did not have, each within a second of such a listing
+    """
+
+    def __init__(self) -> None:
+        self.unwanted = False
+        self._until: dict[int, float] = {}  # nodeid of a directory -> until when who asks there is taken to want them
+        self._asked = 0
+
+    def given(self, nodeid: int, until: float) -> None:
+        """Take note that the job is given such a listing."""
+        if len(self._until) >= KNOWN_OPENED:
+            self._until.clear()
+        self._until[nodeid] = until
+
+    def asked(self, nodeid: int, now: float) -> None:
+        """Take note that the job asks for a name in a directory, and home must be."""
+        if self._until.get(nodeid, 0.0) >= now:
+            self._asked += 1
+            self.unwanted = self._asked >= BARE_ASKED
 
 
 class Ahead:
@@ -64,9 +88,7 @@ class Ahead:
         self._where: dict[int, int] = {}  # nodeid of an entry of these -> of its directory
         self._opened: dict[int, float] = {}  # nodeid -> until when it is known to be a directory that can be opened
         self._handle = abi.OWN
-        # nodeid -> until when who looks names up there is taken to want attributes that its listing did not have; None:
-        # the job did, and is given no such listings any more
-        self._bare: dict[int, float] | None = {}
+        self.bare = Bare()
 
     def open(self, unique: int, nodeid: int, now: float, leases: Leases | None) -> bytes | None:
         """Answer an OPENDIR; None: its listing has not come, nor is it among `leases` that hold."""
@@ -80,8 +102,7 @@ class Ahead:
             self.moved = True
             self.walks.opened(nodeid, listed is not None or leased)
         if listed is not None:
-            self._take(nodeid)
-            self.guesses.right += 1
+            self._used(nodeid)
             self._open_until(nodeid, listed.until)
             answer = self._opened_here(unique)
             self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
@@ -103,7 +124,7 @@ class Ahead:
         if self._listings.first(fh) and leases is not None and self._may_list(leases, nodeid):
             entries, found = leases.listing(nodeid)
             self._listings.opened_ahead(fh, entries, found, now, now + TTL)
-            self._given_bare(nodeid, now + TTL)
+            self.bare.given(nodeid, now + TTL)
             self._open_until(nodeid, now + TTL)
             self.walks.listed(nodeid, found)
         if found is not None and self.walks.above(nodeid):  # nobody goes back there, but begins anew
@@ -113,7 +134,7 @@ class Ahead:
         return self._listings.read(unique, fh, offset, size, now)
 
     def _may_list(self, leases: Leases, nodeid: int) -> bool:
-        return self._bare is not None and leases.lists(nodeid)
+        return not self.bare.unwanted and leases.lists(nodeid)
 
     def _opened_here(self, unique: int) -> bytes:
         self._handle += 1
@@ -140,15 +161,13 @@ class Ahead:
     def look(self, nodeid: int, now: float) -> bool:
         """Hand what has come of a directory over to who looks names up in it. False: nothing has."""
         listed = self._come.get(nodeid)
-        if self._bare is not None and self._bare.get(nodeid, 0.0) >= now:
-            self._bare = None
+        self.bare.asked(nodeid, now)
         if listed is None or listed.until < now:
             self.moved = self.lookups.met(nodeid, now) or self.moved
             return False
         self.moved = True
         self.lookups.opened(nodeid, True, now)
-        self._take(nodeid)
-        self.guesses.right += 1
+        self._used(nodeid)
         self._listings.learn(nodeid, listed.entries, listed.found, listed.until)
         return True
 
@@ -165,23 +184,25 @@ class Ahead:
         for _, waiting in self._asked.values():
             waiting.clear()
 
-    def next(self, now: float, leases: Leases) -> tuple[list[int], int]:
-        """Return the nodes to ask for with a LIST each, and of how many directories each reply is to tell.
+    def next(self, now: float, leases: Leases) -> tuple[list[int], list[int], int]:
+        """Return the nodes to ask for with a LIST each, those to be opened and those in which names are to be looked
+        up, and of how many directories each reply is to tell.
 
         They are taken as asked from now on. None that is opened by its lease.
         """
         self.moved = False
         self._expire(now)
         below = min(max(self.walks.window // 8, self.lookups.window // 8, 1), LISTED_BELOW)
-        found: list[int] = []
+        walked: list[int] = []
+        looked: list[int] = []
         if self._bytes < WALK_KEPT:
             room = WALK_AHEAD - len(self._asked) * below - len(self._come)
-            found += self._guess(
+            walked = self._guess(
                 self.walks, [each for each in self.walks.next(room // below) if not self._may_list(leases, each)]
             )
-            room -= len(found) * below
-            found += self._guess(self.lookups, self.lookups.next(room // below, now))
-        return found, below
+            room -= len(walked) * below
+            looked = self._guess(self.lookups, self.lookups.next(room // below, now))
+        return walked, looked, below
 
     def _guess(self, walks: _Guesser, nodes: list[int]) -> list[int]:
         """Take those of these nodes as asked for of which nothing is under way, nor has come."""
@@ -203,14 +224,20 @@ class Ahead:
             self._keep(directory, entries, holds, now + TTL, walks)
         return waiting
 
-    def _keep(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float, by: _Guesser) -> None:
+    def pushed(self, nodeid: int, entries: bytes, holds: Callable[[int], bool], now: float) -> None:
+        """Keep what home has listed unasked, if it still `holds`."""
+        self._keep(nodeid, entries, holds, now + TTL, None)
+
+    def _keep(
+        self, nodeid: int, entries: bytes, holds: Callable[[int], bool], until: float, by: _Guesser | None
+    ) -> None:
         found = walk(entries)
         named = [each[2] for each in found if each[2]]
         if nodeid in self._come or nodeid in self._asked or not holds(nodeid) or not all(map(holds, named)):
             self._listings.unused += named
             return
         self._come[nodeid] = _Listed(entries, found, until, by)
-        self.guesses.came += 1
+        self.guesses.came += by is not None
         self._bytes += len(entries)
         for each in named:
             self._where[each] = nodeid
@@ -237,15 +264,9 @@ class Ahead:
             self._opened.clear()
         self._opened[nodeid] = until
 
-    def _given_bare(self, nodeid: int, until: float) -> None:
-        if self._bare is not None:
-            if len(self._bare) >= KNOWN_OPENED:
-                self._bare.clear()
-            self._bare[nodeid] = until
-
     def _expire(self, now: float) -> None:
         late = [nodeid for nodeid, listed in self._come.items() if listed.until < now]
-        guessed_by = {self._come[nodeid].walk for nodeid in late}
+        guessed_by = {walks for nodeid in late if (walks := self._come[nodeid].walk) is not None}
         for nodeid in late:
             self._drop(nodeid)
         for walks in guessed_by:
@@ -254,6 +275,9 @@ class Ahead:
     def _drop(self, nodeid: int) -> None:
         if nodeid in self._come:
             self._listings.unused += [each[2] for each in self._take(nodeid, again=True).found if each[2]]
+
+    def _used(self, nodeid: int) -> None:
+        self.guesses.right += self._take(nodeid).walk is not None
 
     def _take(self, nodeid: int, again: bool = False) -> _Listed:
         listed = self._come.pop(nodeid)

@@ -73,7 +73,7 @@ class AskedAhead(Told, ToKernel):
             self.handles.opened(op, nodeid, raw, answer)  # a file that was fetched is open at home
         if not self._to_kernel(answer):
             self._undo(op, answer)
-        if op == abi.READ and not self._known.opened.pushed.pace.over:
+        if op in _OF_USE and not self._known.opened.pushed.pace.over:
             with self._order:
                 grant = self._known.opened.pushed.more(time.monotonic())
             self._grant(grant)
@@ -96,3 +96,6 @@ class AskedAhead(Told, ToKernel):
                 self._known.listings.closed(fh)
             else:
                 self._known.opened.close(fh)
+
+
+_OF_USE = frozenset((abi.READ, abi.OPENDIR, abi.LOOKUP))  # by whose answers what was pushed is used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
+from remoteio.execute.leases import keep_listing
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.written import Written
@@ -73,6 +74,13 @@ class KnownAhead(Known):
         else:
             self.written.opened(nodeid, words, now)
 
+    def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
+        """Return the reply to a request of one of ANSWERED, if it is known."""
+        answer = super().answer(op, unique, nodeid, raw, now)
+        if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
+            self.opened.pushed.looked(nodeid)
+        return answer
+
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
         """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on
         its way."""
@@ -85,8 +93,9 @@ class KnownAhead(Known):
     def ask_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
         """Return the requests that list and fetch ahead what the job may open next, each put into `asked` as the
         relay's are."""
-        found, below = self.ahead.next(now, self.leases)
-        return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, 0), now, asked) for nodeid in found] + [
+        walked, looked, below = self.ahead.next(now, self.leases)
+        found = [(nodeid, 0) for nodeid in walked] + [(nodeid, 1) for nodeid in looked]
+        return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found] + [
             self._own(abi.FETCH, nodeid, b"", now, asked)
             for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
         ]
@@ -114,14 +123,17 @@ class KnownAhead(Known):
         """
         listed = parse(body)
         for directory, attr, entries, leased in listed:
-            if self.holds(directory, stamp):
-                self.learn(directory, attr, b"", now)
-                if leased:
-                    self.leases.attributes(directory, attr)
-                    self.leases.listed(directory, walk(entries), entries)
-            self.files.orders.listed(directory, entries)
+            self._learn_directory(directory, attr, entries, leased, stamp, now)
         told = [(directory, entries) for directory, _, entries, _ in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+
+    def _learn_directory(self, nodeid: int, attr: bytes, entries: bytes, leased: bool, stamp: int, now: float) -> None:
+        if self.holds(nodeid, stamp):
+            self.learn(nodeid, attr, b"", now)
+            if leased:
+                self.leases.attributes(nodeid, attr)
+                self.leases.listed(nodeid, walk(entries), entries)
+        self.files.orders.listed(nodeid, entries)
 
     def fetched(self, nodeid: int, stamp: int, body: bytes, asked: float, now: float) -> list[Waiting]:
         """Keep the body of the reply to a FETCH that was `asked` for then; empty: it was refused. Return the OPENs that
@@ -171,6 +183,21 @@ class KnownAhead(Known):
         else:
             self.listings.learn(nodeid, entries, walk(entries), now + TTL)
 
+    def _listed(self, told: list[tuple[int, bytes, bytes, bool]], bare: bool, size: int, now: float) -> None:
+        """Keep directories that home has listed unasked, which came in so many bytes."""
+        for nodeid, attr, entries, leased in told:
+            if bare:
+                found = walk(entries)
+                named = [each[2] for each in found if each[2]]
+                if not leased or not all(self.holds(each, 0) for each in (nodeid, *named)):
+                    self.listings.unused += named
+                    continue
+                keep_listing(self.leases, nodeid, attr, found, entries)
+            else:
+                self._learn_directory(nodeid, attr, entries, leased, 0, now)
+                self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, 0), now)
+            self.opened.pushed.listing(nodeid, size // len(told))
+
     def pushed(self, payload: bytes | memoryview, now: float) -> list[tuple[int, bytes]]:
         """Keep what home has sent unasked, but for what the job or others have changed meanwhile.
 
@@ -188,6 +215,8 @@ class KnownAhead(Known):
                 self._learn_name(nodeid, name, rest, now)
             elif what == wire.TARGET:
                 self.learn_link(nodeid, 0, rest, now, UNUSED_S)  # what is a link to something else is another node
+            elif what == wire.LISTED:
+                self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now)
             elif what == wire.DATA:
                 answers += self.opened.pushed.data(nodeid, offset, rest)
             elif self.holds(nodeid, 0) and (size := self.leases.size(nodeid)) >= 0:

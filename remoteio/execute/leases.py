@@ -5,8 +5,9 @@ answered when both the name and the attributes of what it leads to are known. Th
 coherence.TTL seconds, as what comes from home: so it asks again, and what was taken back meanwhile is asked for there.
 
 A directory all of whose entries hold may be opened and read here (``listing``): each has the attributes with it that
-hold, or is a name alone, so that the kernel asks for it as it needs it. That lasts as long as the directory's own
-attributes: what the job changes in it takes these away before home has done it.
+hold, or is a name alone, so that the kernel asks for it as it needs it: but for directories, which who walks on asks
+for at once. That lasts as long as the directory's own attributes: what the job changes in it takes these away before
+home has done it.
 
 A file whose contents hold may be opened for reading here (``opened``): home has opened it so itself, and the pages that
 the kernel has since then are those of the file. They go with its attributes.
@@ -29,7 +30,7 @@ from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
-from remoteio.wire.listed import ENTRY_SIZE, Entries, walk
+from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, walk
 
 _ABSENT = 0  # of names: nothing has it
 _UNKNOWN = -1  # it is there, and home must be asked what it is
@@ -39,12 +40,13 @@ _NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
 
 
 class _Directory:
-    __slots__ = ("complete", "entries", "names")
+    __slots__ = ("complete", "entries", "names", "within")
 
     def __init__(self) -> None:
         self.names: dict[bytes, int] = {}
         self.complete = False  # it has no other names
         self.entries = b""  # struct fuse_direntplus each, as it is listed; empty: it is not known how
+        self.within: list[int] = []  # if it is known, the directories in it
 
 
 class _Node:
@@ -90,7 +92,7 @@ class Leases:
         directory = self._directory(parent)
         for name, nodeid in {each[3]: each[2] for each in found}.items():
             self._enter(directory, name, nodeid or _UNKNOWN)
-        directory.complete, directory.entries = True, entries
+        directory.complete, directory.entries, directory.within = True, entries, directories(found)
         self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept
             self._drop(old)
@@ -156,7 +158,7 @@ class Leases:
     def lists(self, nodeid: int) -> bool:
         """Say whether a directory may be opened and read here."""
         directory = self._directories.get(nodeid)
-        return directory is not None and bool(directory.entries) and nodeid in self._attr
+        return directory is not None and bool(directory.entries) and {nodeid, *directory.within} <= self._attr.keys()
 
     def listing(self, nodeid: int) -> tuple[bytes, Entries]:
         """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them.
@@ -312,3 +314,17 @@ def is_absent(leases: Leases, parent: int, name: bytes) -> bool:
     if directory is None:
         return False
     return directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN) == _ABSENT
+
+
+def keep_listing(leases: Leases, nodeid: int, attr: bytes, found: Entries, entries: bytes) -> None:
+    """Keep what home has told of a directory by itself: each entry with a node holds, and home has counted a lookup of
+    the kernel's for it."""
+    leases.attributes(nodeid, attr)
+    leases.listed(nodeid, found, entries)
+    for start, _, each, *_ in found:
+        node = leases._nodes.get(each) if each else None
+        if node is not None:
+            node.debt -= 1
+            leases.attributes(each, entries[start + abi.ENTRY.size : start + ENTRY_SIZE])
+        elif each:
+            leases.unused.append((each, 1))  # there were too many names

@@ -1,5 +1,7 @@
 """Execute side: contents of files that home has sent before the job asks for them (``wire.pushed``). Pure. Shipped.
 
+Of directories that it has sent (``ahead``, ``leases``) this knows how many there were, and which were of use.
+
 Such a file is under a lease on its contents: it is opened here (``opened``), and what of it has come is read here, for
 as long as nobody changes it. Who reads what is on its way waits for it, rather than ask again. What has been given to
 the kernel, which keeps it, is kept no longer, nor what is not asked for within UNUSED_S. The first time that it is
@@ -53,7 +55,7 @@ class Pushed:
     """Keeps what has come of files, and how fast it may come (`pace`).
 
     used      bytes that were given to the kernel
-    guesses   how many files came, and were opened
+    guesses   how many files and listings came, and were opened or looked into
     released  who waited for what does not come
     """
 
@@ -63,6 +65,7 @@ class Pushed:
         self.guesses = Guesses()
         self.released: list[Waiting] = []
         self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
+        self._listings: dict[int, int] = {}  # nodeid of a directory that nobody has looked into yet -> its bytes
         self._bytes = self._waiting = 0
 
     def answered(self, waited: float, now: float) -> int:
@@ -114,6 +117,18 @@ class Pushed:
         while self._bytes > PUSHED_KEPT:
             self.changed(next(iter(self._files)))
         return found
+
+    def listing(self, nodeid: int, size: int) -> None:
+        """Take note that a directory's listing has come in so many bytes."""
+        self.guesses.came += nodeid not in self._listings
+        self._listings[nodeid] = size
+
+    def looked(self, nodeid: int) -> None:
+        """Take note that the job opens a directory, or looks a name up in it, and is answered here."""
+        size = self._listings.pop(nodeid, None)
+        if size is not None:
+            self.used += size
+            self.guesses.right += 1
 
     def may_open(self, nodeid: int) -> bool:
         """Say whether it may be opened here."""
@@ -168,6 +183,7 @@ class Pushed:
 
     def clear(self) -> None:
         """Forget all."""
+        self._listings.clear()
         for nodeid in list(self._files):
             self.changed(nodeid)
 

@@ -12,7 +12,10 @@ TARGET      the link       where the symbolic link points; without a name
 FILE        the file       u64 from, u64 to, each: what of it will come as DATA, in that order; the name is that of
                            its version, of ``known.VERSION`` bytes, if the host may keep it by that; else there is none
 DATA        the file       what it holds from `offset` on; without a name
+LISTED      0              deflated (RFC 1950): directories as the reply to a LIST has them (``wire.listed``)
 ==========  =============  ============================================================================
+
+Of what is LISTED with BARE in place of the offset, files are names alone, and each entry that has a node holds as well.
 
 All else holds until a BREAK (``wire.leases``), but TARGET, which is that of this node for good. A FILE comes behind
 the NAME that leads to it: it may be opened for reading, and holds what it holds; with BARE in place of the offset, it
@@ -30,8 +33,7 @@ from remoteio.errors import ProtocolError
 from remoteio.wire.known import VERSION
 from remoteio.wire.listed import ENTRY_SIZE
 
-NAME, TARGET, FILE, DATA, TOLD = 0, 1, 2, 3, 5
-_KINDS = (NAME, TARGET, FILE, DATA, TOLD)
+NAME, TARGET, FILE, DATA, LISTED, TOLD = range(6)
 BARE = 1
 FAR = 0.003
 """Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
@@ -40,6 +42,8 @@ PIECE = 16 << 10
 """Bytes of a file that are one DATA, at the most."""
 FRAME = 48 << 10
 """Bytes of a frame at the most: it stays below frames.LARGE, and what is asked for waits behind no more than that."""
+LISTED_AT_ONCE = 256 << 10
+"""Bytes of the directories that are LISTED in one part, at the most."""
 WIDEST = 4 << 20
 """Bytes that a host may ask for at a time."""
 
@@ -55,6 +59,27 @@ def pack(what: int, nodeid: int, name: bytes = b"", rest: bytes = b"", offset: i
 def pack_file(nodeid: int, ranges: list[tuple[int, int]], bare: bool, version: bytes = b"") -> bytes:
     """Make a FILE of which these ranges will come."""
     return pack(FILE, nodeid, version, b"".join(_RANGE.pack(*each) for each in ranges), BARE if bare else 0)
+
+
+def pack_listed(directories: list[bytes], bare: bool) -> bytes:
+    """Make a LISTED of what ``listed.pack`` has made of each directory."""
+    import zlib  # a host that is near needs none
+
+    return pack(LISTED, 0, b"", zlib.compress(b"".join(directories), 1), BARE if bare else 0)
+
+
+def listed(rest: bytes) -> bytes:
+    """Read the rest of a LISTED, as the reply to a LIST has it. Raises ProtocolError."""
+    import zlib
+
+    inflating = zlib.decompressobj()
+    try:
+        body = inflating.decompress(rest, LISTED_AT_ONCE)
+    except zlib.error as e:
+        raise ProtocolError("directories that are pushed cannot be read: %s" % e) from None
+    if not inflating.eof:
+        raise ProtocolError("directories that are pushed are cut short, or too many")
+    return body
 
 
 def promised(rest: bytes) -> list[tuple[int, int]]:
@@ -73,7 +98,7 @@ def parse(payload: bytes | memoryview) -> list[tuple[int, int, bytes, int, bytes
         nodeid, offset, size, length, what = _HEAD.unpack_from(data, at)
         begin = at + _HEAD.size + length
         at = begin + size
-        if at > len(data) or what not in _KINDS or (what in (NAME, TOLD) and size != ENTRY_SIZE):
+        if at > len(data) or what > TOLD or (what in (NAME, TOLD) and size != ENTRY_SIZE):
             raise ProtocolError("what is pushed is cut short, or of no kind that there is (%d)" % what)
         if what == FILE and length not in (0, VERSION):
             raise ProtocolError("a version is pushed whose name is of no length that there is (%d)" % length)

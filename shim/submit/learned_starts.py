@@ -35,7 +35,8 @@ class LearnedStart:
     """
 
     def __init__(self, argv: Sequence[bytes], cwd: bytes, scope: Scope) -> None:
-        told = b"\0".join([os.fsencode(repr(scope)), cwd, *argv[:2]])
+        words = argv[: 3 if argv[1:2] in ([b"-c"], [b"-C"], [b"-m"]) else 2]  # sh -c, git -C, python -m
+        told = b"\0".join([os.fsencode(repr(scope)), cwd, *words])
         key = blake2b(told, digest_size=16).hexdigest()
         try:
             self._path: Path | None = xdg.cache() / "starts" / key

@@ -89,6 +89,16 @@ FILES = (
         f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
     ),
     Limit(
+        "directories that are listed ahead as a command starts", "remoteio.submit.export.learned_walks:MOST_WALKED", "",
+        "further ones are asked for", f"{_EXPORT}/learned_walks.py",
+        f"{_UNIT}_learned_walks.py::test_no_more_is_listed_than_so_many_directories",
+    ),
+    Limit(
+        "of these, those that were passed by", "remoteio.submit.export.learned_walks:MOST_PASSED_BY", "",
+        "the walk is not learned", f"{_EXPORT}/learned_walks.py",
+        f"{_UNIT}_learned_walks.py::test_who_passes_many_by_walks_no_tree",
+    ),
+    Limit(
         "files whose additions are given back", "remoteio.submit.export.added:MOST_COUNTED", "",
         "those of further ones count for good", f"{_EXPORT}/added.py",
         f"{_ROOM}::test_no_more_files_are_told_apart_than_memory_is_for",

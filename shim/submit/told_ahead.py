@@ -67,7 +67,8 @@ class ToldAhead:
         if self._pushing is None:
             from remoteio.submit.export.pushing import Pushing  # for hosts that are far
 
-            self._pushing = Pushing(self._first_names.known, self._first_names.read, alone=self._far)
+            learned = self._first_names
+            self._pushing = Pushing(learned.known, learned.read, self._far, learned.walks)
         return [PUSH_DUE] if self._pushing.credited(count) else []
 
     def made(self, item: bytes | memoryview, export: Export, over: threading.Event) -> Iterator[tuple[int, bytes]]:

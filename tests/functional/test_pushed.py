@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.submit.export.first_names import Uses
+from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, NAMES, use_of
 from tests.desk_hosts import SUBMIT_USER
 from tests.mounted import mounted
 from tests.program import Rexec
@@ -39,12 +40,12 @@ class Served:
         """Have home asked for what nobody but it knows: all that it had to say comes ahead of the answer."""
         assert os.statvfs(self.there).f_blocks
 
-    def asked(self, does: Callable[[], object]) -> set[str]:
-        """What home is asked when that is done."""
+    def asked(self, does: Callable[[], object], of: set[str] = ASKS) -> set[str]:
+        """What of that home is asked when that is done."""
         self.asks_home()
         self._asked.write_text("")
         does()
-        return ASKS & set(self._asked.read_text().split())
+        return of & set(self._asked.read_text().split())
 
 
 @pytest.fixture
@@ -159,3 +160,69 @@ def test_a_far_host_runs_a_command_again_as_the_files_are_then(rexec: Rexec, pla
         job = rexec(["cat", "a", "b", "large", "c"], on="alpha-far20", as_user=SUBMIT_USER, cwd=directory)
         assert job.stdout == b"a" * 1000 + text.encode() + LARGE + left, job.stderr
         assert (job.returncode == 0) == bool(left)
+
+
+WALKS = {"names": NAMES, "attributes": ATTRIBUTES, "contents": CONTENTS}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A tree of 4 x 4 directories with two files in each, which a command has walked for what the test wants."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts as root")
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    there.mkdir()
+    for name in (f"tree/{a}/{b}" for a in "abcd" for b in "efgh"):
+        (here / name).mkdir(parents=True)
+        for file in ("one", "two"):
+            (here / name / file).write_text(f"{name}/{file}")
+    with mounted(here, there, uses={b"/tree": use_of(WALKS[request.param])}, asked=asked):
+        yield Served(here, there, asked)
+
+
+def seen(top: Path) -> list[tuple[str, list[str], list[str]]]:
+    return sorted((os.path.relpath(at, top), sorted(dirs), sorted(files)) for at, dirs, files in os.walk(top))
+
+
+def read(top: Path) -> dict[str, str]:
+    return {str(each.relative_to(top)): each.read_text() for each in sorted(top.rglob("*")) if each.is_file()}
+
+
+WALKED = {*ASKS, "opendir", "readdirplus", "list", "fetch"}
+
+
+@pytest.mark.parametrize("tree", WALKS, indirect=True)
+def test_a_tree_that_was_walked_is_walked_again_without_asking(tree: Served, request: pytest.FixtureRequest) -> None:
+    here, there = tree.here / "tree", tree.there / "tree"
+    asked = tree.asked(lambda: seen(there), WALKED)
+    assert asked == set() and seen(there) == seen(here)
+    if "contents" in request.node.name:
+        assert tree.asked(lambda: read(there), WALKED) == set()
+    assert read(there) == read(here)
+
+
+@pytest.mark.parametrize("tree", WALKS, indirect=True)
+def test_a_tree_that_has_changed_since_is_walked_as_it_is(tree: Served) -> None:
+    here, there = tree.here / "tree", tree.there / "tree"
+    (here / "a/e/three").write_text("of others")
+    (here / "a/f/one").unlink()
+    (here / "b").rename(here / "z")
+    (here / "c/e/one").write_text("changed, and longer")
+    (here / "c/g").rename(tree.here / "away")
+    (here / "d/new/er").mkdir(parents=True)
+    tree.asks_home()
+    assert seen(there) == seen(here)
+    assert read(there) == read(here)
+
+
+@pytest.mark.parametrize("tree", WALKS, indirect=True)
+def test_what_the_job_changes_in_a_tree_is_in_it(tree: Served) -> None:
+    here, there = tree.here / "tree", tree.there / "tree"
+    (there / "a/e/three").write_text("its own")
+    (there / "a/f/one").unlink()
+    (there / "b").rename(there / "z")
+    with (there / "c/e/one").open("a") as file:
+        file.write(", and more")
+    (there / "d/new").mkdir()
+    assert seen(there) == seen(here)
+    assert read(there) == read(here)

@@ -13,7 +13,7 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
-from remoteio.wire.coherence import TTL
+from remoteio.wire.coherence import BARE_ASKED, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import pack, parse, walk
 
@@ -257,9 +257,13 @@ def test_who_wants_attributes_of_files_is_told_them_with_the_listing() -> None:
     assert job.open(TOP) and (file_in(TOP), 0) not in job.read(job.handles[-1])
     assert job.look(TOP, b"%x" % children(TOP)[0]) == "here", "of a directory there are some"
     assert job.open(children(TOP)[0])
-    assert job.look(TOP, b"%x" % file_in(TOP)) == "home"
-    job.now += 5 * TTL
-    assert not job.open(children(children(TOP)[0])[0])
+    for count, each in enumerate((TOP, *children(TOP)[: BARE_ASKED - 1]), 1):
+        assert job.open(each)
+        job.read(job.handles[-1])
+        assert job.look(each, b"%x" % file_in(each)) == "home"
+        job.now += 5 * TTL
+        last = children(children(TOP)[0])[count % WIDE]
+        assert job.open(last) == (count < BARE_ASKED), "one may be of what has changed"
 
 
 def look_down(job: Job, nodeid: int) -> tuple[int, int]:

@@ -20,12 +20,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from remoteio.execute.ahead import Bare
 from remoteio.execute.told import Told
 from remoteio.submit.export import node_log
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.first_names import Uses
+from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, use_of
+from remoteio.submit.export.learned_walks import NAMES as NAMES_ALONE
 from remoteio.submit.export.node_log import NodeLog
 from remoteio.submit.export.once import Opened, Unfit
 from remoteio.submit.export.pushing import Pushing
@@ -115,7 +118,7 @@ class Host(Told):
         raw = abi.request(op, nodeid, args, self._unique)
         answer = None
         if op in (abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.OPENDIR, abi.READ):
-            self._known.ahead._bare = {}
+            self._known.ahead.bare = Bare()
             answer = self._known.answer(op, self._unique, nodeid, memoryview(raw), time.monotonic() + 100)
         if answer is None:
             self._asked[self._unique] = (op, nodeid, 0, self._known.asked(op, nodeid), 0.0, raw)
@@ -141,6 +144,7 @@ class Host(Told):
     def clear(self) -> None:
         self._known.leases.clear()
         self._known.listings.sweep()
+        self._known.ahead.sweep()
         for fh in list(self._known.listings._reads):
             self._known.listings.closed(fh)
         self.give_back()
@@ -236,9 +240,10 @@ class World:
         self.lines.append(len(self.history) - 1)
         self.say(STDIN, b"x")
 
-    def push(self) -> None:
-        """Home sends what is said to be used, unasked."""
+    def push(self, walks: list[tuple[int, int]] | None = None) -> None:
+        """Home sends what is said to be used, unasked; `walks`: what is used of the tree of one directory."""
         uses: Uses = {b"/d": None, b"/a": [], b"/d/a": [], b"/d/b": [(0, 10)], b"/d/c": None}
+        uses = uses if walks is None else {b"/d": walks}
         pushing = Pushing(uses)
         assert pushing.credited(1 << 20)
         for payload in pushing.due(self.export):
@@ -411,12 +416,17 @@ NAME = st.sampled_from((b"a", b"d", b"d/a", b"d/a"))
 OTHER = st.sampled_from(NAMES)
 CHANGE = st.sampled_from(["write", "write", "mkdir", "remove", "remove", "rename", "link", "chmod"])
 ASK = st.sampled_from(["lookup", "lookup", "lookup", "list", "getattr", "open", "open", "hold", "read", "forget"])
+PUSHES: dict[str, list[tuple[int, int]] | None] = {
+    "push": None, "push listing": [], "push names": use_of(NAMES_ALONE), "push attributes": use_of(ATTRIBUTES),
+    "push contents": use_of(CONTENTS),
+}  # fmt: skip
 STEP = st.one_of(
     st.tuples(CHANGE, NAME, OTHER),
     st.tuples(st.just("hear of"), NAME, OTHER),  # a change, and all that is under way arrives
     st.tuples(st.just("know"), NAME, OTHER),  # the answers to several questions arrive
     st.tuples(ASK, NAME, OTHER),
-    st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle", "push"]), NAME, OTHER),
+    st.tuples(st.sampled_from(["line", "up", "down", "up", "down", "settle"]), NAME, OTHER),
+    st.tuples(st.sampled_from([*PUSHES]), NAME, OTHER),
     st.tuples(st.just("kill"), NAME, OTHER),
 )
 
@@ -430,8 +440,8 @@ def do(world: World, what: str, name: bytes, other: bytes) -> None:
         world.change("remove" if os.path.lexists(world.top + name) else "write", name, other)
         world.line()
         settle(world)
-    elif what == "push":
-        world.push()
+    elif what in PUSHES:
+        world.push(PUSHES[what])
     elif what in ("line", "up", "down", "settle"):
         {"line": world.line, "up": world.deliver_up, "down": world.deliver_down, "settle": lambda: settle(world)}[
             what
@@ -548,6 +558,47 @@ def test_what_home_has_sent_is_used_until_it_has_changed(world: World) -> None:
     world.end()
 
 
+@pytest.mark.parametrize("what", [what for what, walks in PUSHES.items() if walks is not None])
+def test_a_tree_that_is_sent_unasked_is_as_it_is_and_no_node_of_it_is_lost(world: World, what: str) -> None:
+    world.change("mkdir", b"d/b", b"")
+    world.change("write", b"d/a", b"")
+    world.push(PUSHES[what])
+    settle(world)
+    for name in (b"d/a", b"d/b"):
+        asks(world, "lookup", name)
+        asks(world, "getattr", name)
+        asks(world, "list", name)
+        asks(world, "open", name)
+    asks(world, "forget", b"d/a")
+    for how, name in (("chmod", b"d/b"), ("write", b"d/a"), ("remove", b"d/b")):
+        world.change(how, name, b"")
+        world.line()
+        settle(world)
+        for each in (b"d", b"d/a", b"d/b"):
+            asks(world, "lookup", each)
+        asks(world, "list", b"d/a")
+    world.end()
+
+
+@pytest.mark.parametrize("what", [what for what, walks in PUSHES.items() if walks is not None])
+def test_a_tree_that_is_sent_unasked_and_has_changed_meanwhile_is_not_taken(world: World, what: str) -> None:
+    world.change("write", b"d/a", b"")
+    asks(world, "lookup", b"d")
+    asks(world, "lookup", b"d/a")
+    world.push(PUSHES[what])
+    late, world.down = world.down, deque[bytes]()
+    world.change("write", b"d/a", b"")
+    world.change("mkdir", b"d/b", b"")
+    world.line()
+    settle(world)
+    world.down = late
+    settle(world)
+    for name in (b"d/a", b"d/b"):
+        for each in ("lookup", "getattr", "list"):
+            asks(world, each, name)
+    world.end()
+
+
 def test_a_directory_that_was_listed_is_known_by_all_its_names(world: World) -> None:
     world.change("mkdir", b"a", b"")
     asks(world, "list", b"a")
@@ -569,7 +620,8 @@ def test_a_directory_is_opened_on_the_host_until_it_has_changed(world: World) ->
         return sent
 
     asks(world, "lookup", b"a")
-    assert lists(b"a/a") == lists(b"a") == [abi.OPENDIR]
+    assert lists(b"a/a") == lists(b"a") == lists(b"a") == [abi.OPENDIR], "nothing is known of a directory in it"
+    asks(world, "lookup", b"d")
     assert lists(b"a/a") == lists(b"a") == []
     world.change("write", b"b", b"")
     assert lists(b"a") == [], "the same names are in it"

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.nodes import path
+from remoteio.submit.export.learned_walks import LearnedWalks
+from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, names_ahead
 from remoteio.wire.coherence import AHEAD
@@ -21,7 +22,9 @@ from remoteio.wire.frames import KNOWN, LEASED
 
 Ranges = list[tuple[int, int]]  # from, to, in the order of the file
 Uses = dict[bytes, "Ranges | None"]
-"""Paths in the order in which they were first used: of a file that was opened, what was read; None: looked up alone."""
+"""Paths in the order in which they were first used: of a file that was opened, what was read; None: looked up alone.
+
+Of a directory: nothing, if it alone is to be listed, or what is wanted of all below it (``learned_walks``)."""
 
 MOST_NAMES = 1024
 MOST_RANGES = 64  # of one file
@@ -40,6 +43,7 @@ class FirstNames:
         """`keep` is given all that is to be told the next time, if it is more than is known."""
         self.known, self._keep = known, keep
         self._uses: Uses = dict(known)
+        self.walks = LearnedWalks()
         self.read: set[bytes] = set()  # the files of which home was asked for something
         self._until: float | None = None  # when the first request comes, FIRST_S later
 
@@ -49,15 +53,16 @@ class FirstNames:
 
     def saw(self, export: Export, request: abi.Request) -> None:
         """Take note of a request, if it is to be learned."""
-        op = request.op
-        if op not in _LEARNED:
-            return
-        now = time.monotonic()
+        op, now = request.op, time.monotonic()
         if self._until is None:
             self._until = now + FIRST_S
+            export.listings.told = self._listed
+        if op not in _LEARNED:
+            return
         node = export.inodes.nodes.get(request.nodeid)
         if now > self._until or node is None:
             return
+        self.walks.saw(node, op)
         if op == abi.LOOKUP:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
         elif node.kind == stat.S_IFREG and node.parent is not None:
@@ -65,8 +70,12 @@ class FirstNames:
                 _, offset, size, *_ = abi.READ_IN.unpack_from(request.raw, abi.ARGS)
                 self._use(name := path(node.parent, node.name), (offset, offset + size))
                 self.read.add(name)
-            elif not abi.OPEN_IN.unpack_from(request.raw, abi.ARGS)[0] & (os.O_ACCMODE | os.O_TRUNC):
+            elif op == abi.OPEN and not abi.OPEN_IN.unpack_from(request.raw, abi.ARGS)[0] & (os.O_ACCMODE | os.O_TRUNC):
                 self._use(path(node.parent, node.name), (0, 0))
+
+    def _listed(self, node: Node, entries: bytes, wanted: int) -> None:
+        if self._until is not None and time.monotonic() <= self._until:
+            self.walks.listed(node, entries, wanted)
 
     def _use(self, name: bytes, read: tuple[int, int] | None) -> None:
         if name not in self._uses and len(self._uses) >= MOST_NAMES:
@@ -78,11 +87,12 @@ class FirstNames:
     def end(self) -> None:
         """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
-        if self._uses != self.known:
-            self._keep(self._uses)
+        uses = self.walks.uses(self._uses)
+        if uses != self.known:
+            self._keep(uses)
 
 
-_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ))
+_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ, abi.FETCH))
 
 
 def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:

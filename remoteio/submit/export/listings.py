@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from remoteio import syscalls
 from remoteio.submit.export import positions
@@ -15,6 +17,20 @@ from remoteio.submit.export.nodes import Found, Handle, Node
 from remoteio.submit.export.numbers import KEPT
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, LISTED_ENTRIES
+from remoteio.wire.listed import DIRECTORY
+
+
+class Held(NamedTuple):
+    """What of a directory's entries is told alone, else they are names: those that hold until a break.
+
+    holds  says so of an entry (struct fuse_entry_out with attributes) of what has that name in the directory that is
+           open so, made of that
+    files  of all; else of the directories alone
+    """
+
+    holds: Callable[[bytes, int, bytes, os.stat_result], bool]
+    files: bool
+
 
 _UNKNOWN = bytes(
     abi.ENTRY.size + abi.ATTR.size
@@ -30,10 +46,13 @@ class Listings:
     """Lists the directories of `inodes`, with what is shown `instead` of files.
 
     `entry` makes struct fuse_entry_out with attributes, and counts a lookup.
+
+    told  hears of which directory which entries have been told, and what is wanted there (``learned_walks``)
     """
 
     def __init__(self, inodes: Inodes, instead: Instead, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
         self._inodes, self._instead, self._entry = inodes, instead, entry
+        self.told: Callable[[Node, bytes, int], None] = _nobody_learns
         self._all: LeastUsed[Handle] = LeastUsed(MOST_ENTRIES, Handle.unlist)
 
     def _found(self, node: Node, fd: int, start: int = 0) -> list[Found]:
@@ -110,7 +129,10 @@ class Listings:
         """Answer READDIRPLUS: struct fuse_direntplus each; and whether the directory ends with it."""
         return self._plus(handle.node, handle.fd, *self._of(handle, offset), size)
 
-    def _plus(self, node: Node, fd: int, found: list[Found], first: int, size: int) -> tuple[bytes, bool]:
+    def _plus(
+        self, node: Node, fd: int, found: list[Found], first: int, size: int, held: Held | None = None
+    ) -> tuple[bytes, bool]:
+        """`held`: of no other entry more than its name."""
         out: list[bytes] = []
         used, kept, stat, entry_of, pack = 0, self._inodes.numbers.device, os.stat, self._entry, abi.DIRENT.pack
         told = self._inodes.numbers.told
@@ -120,12 +142,15 @@ class Listings:
             if used + need > size:
                 return b"".join(out), False
             entry = _UNKNOWN
-            if position > _OWN and name not in pinned:
+            if position > _OWN and name not in pinned and (held is None or held.files or kind == DIRECTORY):
                 try:
                     st = stat(name, dir_fd=fd, follow_symlinks=False)
                     entry, ino = entry_of(node, name, st), st.st_ino
                     if st.st_dev != kept or ino >= KEPT or ino in told:
                         ino = self._inodes.numbers.shown(st.st_dev, ino)
+                    if held is not None and not held.holds(entry, fd, name, st):
+                        self._inodes.forget(abi.ENTRY.unpack_from(entry)[0], 1)
+                        entry = _UNKNOWN
                 except FileNotFoundError:
                     continue
                 except OSError:
@@ -139,18 +164,23 @@ class Listings:
         """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""
         return self._small(node, self._found)
 
-    def ahead(self, node: Node, most: int, begin: Callable[[int], None]) -> bytes:
+    def ahead(self, node: Node, most: int, begin: Callable[[int], bool], held: Held | None = None) -> bytes:
         """List all of the directory as to who opens it and reads it from the start, or nothing if it is no less than
-        `most` bytes: see ``whole``. Before it is read, `begin` is told its descriptor."""
+        `most` bytes: see ``whole``. Before it is read, `begin` is told its descriptor, and says whether to go on.
+
+        `held`: of no other entry more than its name."""
 
         def listed(node: Node, fd: int) -> list[Found]:
-            begin(fd)
+            if not begin(fd):
+                raise OSError(errno.EAGAIN, "not now")
             return self._placed(node, fd, 0)
 
         with self._inodes.allowed.refusals.guessing():
-            return self._small(node, listed, most)
+            return self._small(node, listed, most, held)
 
-    def _small(self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD) -> bytes:
+    def _small(
+        self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD, held: Held | None = None
+    ) -> bytes:
         try:
             fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
@@ -161,9 +191,14 @@ class Listings:
             return b""  # as above; opendir(3) and readdir(3) say it
         else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, *_ in found)
-            return self._plus(node, fd, found, 0, room)[0] if len(found) <= LISTED_ENTRIES and room <= most else b""
+            few = held is not None or len(found) <= LISTED_ENTRIES
+            return self._plus(node, fd, found, 0, room, held)[0] if few and room <= most else b""
         finally:
             os.close(fd)
+
+
+def _nobody_learns(node: Node, entries: bytes, wanted: int) -> None:
+    """Take no note of what was told."""
 
 
 def _is_ext4(fd: int) -> bool:

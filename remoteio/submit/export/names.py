@@ -9,6 +9,8 @@ import time
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, lstat, same
+from remoteio.submit.export.learned_walks import ATTRIBUTES, LOOKED_UP, NAMES
+from remoteio.submit.export.listings import Held
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
@@ -56,6 +58,7 @@ class Names(ExportBase):
             listed = leases.LISTED if leased and self.leases.listing(parent, at) else 0
             entries = self.listings.whole(parent)
             if entries:
+                self.listings.told(parent, entries, LOOKED_UP)
                 known = Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True))
                 leased |= listed
         elif link:
@@ -186,6 +189,7 @@ class Names(ExportBase):
             entries, complete = self.listings.plus(handle, 0, AHEAD)
         except OSError:
             return Reply(out)  # it is readdir(3) that says so
+        self.listings.told(node, entries, NAMES)
         known = Piggyback(self.attr(os.fstat(fd)), listing=Listing(entries, complete))
         return Reply(out, known, leased=leased if complete else leased & leases.ATTR)
 
@@ -194,28 +198,42 @@ class Names(ExportBase):
 
         EAGAIN: it is not to be cached, or too large to be guessed.
         """
-        most = min(abi.LIST_IN.unpack_from(r.raw, abi.ARGS)[0], LISTED_BELOW)
+        most, looks = abi.LIST_IN.unpack_from(r.raw, abi.ARGS)
+        most = min(most, LISTED_BELOW)
         out: list[bytes] = []
         left, room = [self.inodes.get(r.nodeid)], AHEAD
         while left and len(out) < max(most, 1):
             node = left.pop()
-            entries = b"" if node.shared else self._ahead(node, room, out)
+            entries, part = self.listed(node, room)
             if entries:
-                room -= len(out[-1])
+                self.listings.told(node, entries, ATTRIBUTES if looks else NAMES)
+                out.append(part)
+                room -= len(part)
                 left += [self.inodes.get(nodeid) for nodeid in reversed(directories(walk(entries)))]
             if not out:
                 raise OSError(errno.EAGAIN, "not ahead")
         return Reply(b"".join(out))
 
-    def _ahead(self, node: Node, room: int, out: list[bytes]) -> bytes:
-        """Put a directory's part of the reply to a LIST behind `out`, and return its entries; nothing, if those are
-        `room` bytes or more."""
+    def listed(
+        self, node: Node, room: int, leased: bool = False, held: bool = False, files: bool = False
+    ) -> tuple[bytes, bytes]:
+        """Return a directory's entries, and its part of the reply to a LIST; nothing, if they are `room` bytes or more.
+
+        `leased`: nothing as well, if it cannot be. `held`: of directories in it what is leased, and of `files`, if that
+        is said; else their names.
+        """
         armed: list[bool] = []
-        entries = self.listings.ahead(node, room, lambda fd: armed.append(self.leases.listing(node, fd)))
-        if entries:
-            attr = self.attr(os.fstat(self.inodes.descriptors.directory(node)))
-            out.append(pack(node.id, attr, entries, armed[0]))
-        return entries
+
+        def begin(fd: int) -> bool:
+            armed.append(self.leases.listing(node, fd))
+            return armed[0] or not leased
+
+        which = Held(self._holds, files) if held else None
+        entries = b"" if node.shared else self.listings.ahead(node, room, begin, which)
+        if not entries:
+            return b"", b""
+        attr = self.attr(os.fstat(self.inodes.descriptors.directory(node)))
+        return entries, pack(node.id, attr, entries, armed[0])
 
     def do_readdir(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)

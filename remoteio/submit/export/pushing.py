@@ -18,6 +18,8 @@ from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.fetched import quiet
 from remoteio.submit.export.first_names import Ranges, Uses
+from remoteio.submit.export.learned_walks import PASSED_BY, LearnedWalks, wanted_of
+from remoteio.submit.export.pushed_walks import PushedWalk
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, listed, pushed
 from remoteio.wire.coherence import AHEAD
@@ -56,13 +58,15 @@ class Pushing:
     Threads: any; one at a time makes them, and another who comes meanwhile leaves it to that one.
     """
 
-    def __init__(self, uses: Uses, asked: Set[bytes] = frozenset(), alone: bool = False) -> None:
-        """`asked`: the files of which the job has asked for something: it is ahead of what is sent. `alone`: the names
-        are told in no other way, so those that are under no lease are sent as well."""
-        self._uses, self._asked, self._alone = uses, asked, alone
+    def __init__(
+        self, uses: Uses, asked: Set[bytes] = frozenset(), alone: bool = False, walks: LearnedWalks | None = None
+    ) -> None:
+        """`asked`: the files of which the job has asked for something: it is ahead of what is sent; `walks`: of which
+        directories. `alone`: the names are told in no other way, so those under no lease are sent as well."""
+        self._uses, self._asked, self._alone, self._walks = uses, asked, alone, walks or LearnedWalks()
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
-        self._credit, self._busy = 0, False
+        self._credit, self._busy, self._left = 0, False, MOST_BYTES
         self._frames: Generator[bytes, None, None] | None = None
 
     def credited(self, size: int) -> bool:
@@ -109,7 +113,8 @@ class Pushing:
 
     def _parts(self, export: Export) -> Iterator[bytes]:
         """All parts: of some paths after the other the names, then of these the contents."""
-        left, todo = MOST_BYTES, list(self._uses.items())
+        todo, walked, passed_by = list(self._uses.items()), [], set()
+        walk = PushedWalk(export, self._walks, lambda files: self._in_files(export, [(each, []) for each in files]))
         while todo:
             some, todo = todo[:_AT_ONCE], todo[_AT_ONCE:]
             files = []
@@ -117,12 +122,31 @@ class Pushing:
                 node = yield from self._names(export, name)
                 if ranges is None or not node or name in self._asked:
                     continue
-                file = _file(export, node, ranges, left)
+                known_by = export.inodes.nodes.get(node)
+                if known_by is None or known_by.kind != stat.S_IFDIR:
+                    files.append((node, ranges))
+                elif ranges == []:
+                    passed_by.add(node)
+                    yield from walk.parts(node, name, None, passed_by)
+                elif (wanted := wanted_of(ranges)) == PASSED_BY:
+                    passed_by.add(node)
+                elif wanted is not None:
+                    walked.append((node, name, wanted))
+            yield from self._in_files(export, files)
+        for node, name, wanted in walked:
+            yield from walk.parts(node, name, wanted, passed_by)
+
+    def _in_files(self, export: Export, files: list[tuple[int, Ranges]]) -> Iterator[bytes]:
+        """The parts for what is in these files: of some after the other what will come, then that."""
+        for at in range(0, len(files), _AT_ONCE):
+            opened = []
+            for node, ranges in files[at : at + _AT_ONCE]:
+                file = _file(export, node, ranges, self._left)
                 if file is not None:
-                    left -= sum(end - begin for begin, end in file.ranges)
-                    files.append(file)
+                    self._left -= sum(end - begin for begin, end in file.ranges)
+                    opened.append(file)
                     yield pushed.pack_file(node, file.ranges, file.bare, file.version)
-            for file in files:
+            for file in opened:
                 yield from _contents(file)
 
     def _names(self, export: Export, name: bytes) -> Generator[bytes, None, int]:

@@ -1,0 +1,138 @@
+"""Submit side: which trees a command walks, learned, to be listed at its next start before it asks (``pushed_walks``).
+
+What is learned are the roots of these walks, what the command wanted of what is below them (to know what is there, the
+attributes of files as well, or what is in them), and the few directories that it passed by. All else is as it is when
+it is sent.
+"""
+
+from __future__ import annotations
+
+from remoteio.submit.export.nodes import Node, path
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.listed import DIRECTORY, walk
+
+Ranges = list[tuple[int, int]]
+Uses = dict[bytes, "Ranges | None"]  # as ``first_names`` has them
+
+LOOKED_UP, NAMES, ATTRIBUTES, CONTENTS, PASSED_BY = range(-1, 4)
+"""What is wanted of the files below a directory: those that are looked up, and so no walk; that they are there, to know
+what they are, and what is in them; or nothing, nor of the directory itself."""
+LEAST = 4  # directories, each in another of them, that are a walk
+MOST_WALKED = 4096  # directories of one walk
+MOST_PASSED_BY = 64
+_ASKS = 3  # names asked for in directories of which names were sent alone: the attributes are wanted
+
+
+class LearnedWalks:
+    """Learns which trees are walked.
+
+    has   directories of which the job's host has a listing that it has asked for, by their ids
+    bare  directories of which names alone were sent, by their ids -> the root of that walk
+    left  roots of walks that are not sent to their end
+
+    Threads: any; what is lost when two come at once is learned the next time.
+    """
+
+    def __init__(self) -> None:
+        self.has: set[int] = set()
+        self.bare: dict[int, bytes] = {}
+        self.left: set[bytes] = set()
+        self._walked: dict[bytes, tuple[int, bytes]] = {}  # path of a directory -> what is wanted there, its entries
+        self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
+
+    def listed(self, node: Node, entries: bytes, wanted: int) -> None:
+        """Take note that the host is given a directory's entries, for what is `wanted`."""
+        name = path(node, b"")
+        if name != b"/" and (name in self._walked or len(self._walked) < MOST_WALKED):
+            if wanted == NAMES:
+                self.has.add(node.id)
+            self._walked[name] = max(wanted, self._walked.get(name, (wanted, b""))[0]), entries
+
+    def saw(self, node: Node, op: int) -> None:
+        """Take note of a LOOKUP in a directory, or a FETCH of a file."""
+        if op == abi.FETCH and node.parent is not None:
+            name = path(node.parent, b"")
+            if name in self._walked:
+                self._walked[name] = CONTENTS, self._walked[name][1]
+        elif node.id in self.bare:
+            root = self.bare[node.id]
+            self._asked[root] = self._asked.get(root, 0) + 1
+
+    def uses(self, known: Uses) -> Uses:
+        """Return `known` uses with those of the walks of this run, and without such as the command did not go on."""
+        found = {name: ranges for name, ranges in known.items() if name not in self.left}
+        for name in self._walked:
+            if wanted_of(found.get(name)) == PASSED_BY:
+                del found[name]
+        new = {
+            name for name, (wanted, _) in self._walked.items() if wanted > LOOKED_UP and not _is_in(name, wanted, known)
+        }
+        for its in self._walks() if new else ():
+            walked = [self._walked[name][0] for name in its.names]
+            few = len(its.alone) + len(its.passed_by) <= MOST_PASSED_BY
+            if sum(each > LOOKED_UP for each in walked) < LEAST or not few or new.isdisjoint(its.names):
+                continue
+            above = [
+                each for each in _above(its.names[0]) if wanted_of(known.get(each)) in (NAMES, ATTRIBUTES, CONTENTS)
+            ]
+            found[(above or its.names)[0]] = use_of(max(walked))
+            if not above:
+                found.update((name, []) for name in its.alone)
+                found.update((name, use_of(PASSED_BY)) for name in its.passed_by)
+        for root, asked in self._asked.items():
+            if asked >= _ASKS and wanted_of(found.get(root)) == NAMES:
+                found[root] = use_of(ATTRIBUTES)
+        return found
+
+    def _walks(self) -> list[_Walk]:
+        """What was walked, from where on: all that is in a directory, or most of it."""
+        found: list[_Walk] = []
+        of: dict[bytes, _Walk] = {}  # which of these goes on in a directory
+        for name in sorted(self._walked, key=lambda each: each.split(b"/")):
+            entries = walk(self._walked[name][1])
+            names = [each[3] for each in entries if each[5] == DIRECTORY]
+            within = [name + b"/" + each for each in names if each not in (b".", b"..")]
+            passed_by = [each for each in within if each not in self._walked]
+            its = of.get(name.rpartition(b"/")[0])
+            if 2 * len(passed_by) > len(within):
+                if its is not None:
+                    its.alone.append(name)
+                continue
+            if its is None:
+                found.append(its := _Walk())
+            of[name] = its
+            its.names.append(name)
+            its.passed_by += passed_by
+        return found
+
+
+class _Walk:
+    """One tree that was walked: the directories from its root on, those of which no more than a few of what is within
+    was walked on to, and those that were passed by."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+        self.alone: list[bytes] = []
+        self.passed_by: list[bytes] = []
+
+
+def use_of(wanted: int) -> Ranges:
+    """Note what is wanted of what is below a directory, as the use of a path."""
+    return [(wanted, wanted + 1)]
+
+
+def wanted_of(ranges: Ranges | None) -> int | None:
+    """Read what ``use_of`` has noted; None: the directory alone is wanted, or nothing was noted."""
+    return next((wanted for wanted in range(NAMES, PASSED_BY + 1) if ranges == use_of(wanted)), None)
+
+
+def _is_in(name: bytes, wanted: int, known: Uses) -> bool:
+    """Whether a directory is in a tree that is sent as it is `wanted`."""
+    of = (wanted_of(known.get(each)) for each in _above(name))
+    return any(each is not None and wanted <= each < PASSED_BY for each in of)
+
+
+def _above(name: bytes) -> list[bytes]:
+    """The paths that lead to it, and it itself."""
+    parts = name.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(2, len(parts) + 1)]
