@@ -128,6 +128,7 @@ def _run(
     )
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
+    job.leaves(kept.hold)
     if ended.status is None:
         tell(ended.reason)
         return ended.code

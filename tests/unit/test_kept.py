@@ -141,6 +141,31 @@ def test_how_far_the_host_is_is_found_out_of_an_agent_that_waits(
     assert keeper.trip(kept.KeptStream("box", ours.fileno(), 0)) == 0, "it has ended"
 
 
+def test_what_a_run_leaves_to_its_keeper_is_closed_after_it(at: Path) -> None:
+    listener = keeper.listen(at)
+    assert listener is not None
+    with listener:
+        serving = keeper.Keeper(HOST, 60, listener)
+        serving._failures = 9  # it dials nobody
+        first, second = kept.Kept(60), threading.Thread(target=lambda: kept.ask(at, b"look").close())
+        first._keeper = kept.ask(at, b"run")
+        serving._wait()
+        reads, writes = os.pipe()
+        first.hold(writes)
+        os.close(writes)
+        second.start()
+        serving._wait()
+        second.join()
+        os.set_blocking(reads, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reads, 1)
+        assert len(serving._runs) == 1, "it has not ended yet"
+        first.close()
+        serving._wait()
+        assert not serving._runs and os.read(reads, 1) == b""
+        os.close(reads)
+
+
 def test_one_listens_for_a_host_and_takes_the_place_of_one_that_died(at: Path) -> None:
     first = keeper.listen(at)
     assert first is not None

@@ -118,6 +118,17 @@ def test_names_that_are_hidden_are_not_told_of(export: Export, tmp_path: Path) -
     assert broken(export) == [(node, b"")]
 
 
+def test_who_holds_what_watches_may_close_it_later(export: Export, tmp_path: Path) -> None:
+    ask(export, abi.LOOKUP, abi.ROOT_ID, b"name\0")
+    held: list[int] = []
+    export.leases.close(lambda fd: held.append(os.dup(fd)))
+    (tmp_path / "name").write_text("made")
+    assert os.read(held[0], 1 << 16), "it watches on"
+    os.close(held[0])
+    export.leases.close(held.append)
+    assert len(held) == 1 and not export.leases.begin()
+
+
 def test_nothing_is_leased_where_inotify_sees_too_little(export: Export) -> None:
     export.leases._local._known[export.inodes.top.dev] = False
     assert look(export, abi.ROOT_ID, b"dir") == 0

@@ -79,6 +79,11 @@ class ForegroundRun:
         """See PlainRun.refused."""
         return self._run.refused()
 
+    def leaves(self, held: Callable[[int], None]) -> None:
+        """Let go, once it has ended, what takes long to be closed: see Leases.close."""
+        if self._run.session.export is not None:
+            self._run.session.export.leases.close(held)
+
     # PlainRun's watcher
 
     def greeted(self, hello: host_frames.Hello) -> None:

@@ -131,9 +131,10 @@ class Keeper:
         """Wait for what happens next, and deal with it."""
         wait = select.poll()
         spare = self._spare
-        for each in (self._listener, *self._runs):
-            if each.fileno() >= 0:
-                wait.register(each, select.POLLIN)
+        if self._listener.fileno() >= 0:
+            wait.register(self._listener, select.POLLIN)
+        for run in self._runs:
+            wait.register(run, 0)  # until it hangs up: what it sends is only to lie there until then (Kept.hold)
         until = None if self._runs else self._until
         if spare is not None:
             wait.register(spare.stream.read_fd, select.POLLIN)

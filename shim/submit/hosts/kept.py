@@ -191,6 +191,12 @@ class Kept:
             return None
         return KeptStream(destination, fds[0], int(words[3])), words[1] == b"1", words[2]
 
+    def hold(self, fd: int) -> None:
+        """Have the keeper close a descriptor after this run, if there is one: it lies in its socket until then."""
+        if self._keeper is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                socket.send_fds(self._keeper, [b"held"], [fd])
+
     def close(self) -> None:
         """End this run's part."""
         if self._keeper is not None:
