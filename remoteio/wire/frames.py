@@ -27,6 +27,7 @@ AFTER = 30
 PUSHED = 31
 GRANTED = 32
 EXTRA = range(64, 96)  # a stream each
+NOT_NOW = 75  # the exit status in a FAIL of a host whose owner lets no job begin now: another may try later
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
 BULK = frozenset((IMAGE, BUNDLE))
 
@@ -50,7 +51,7 @@ KINDS: dict[int, tuple[str, str, str]] = {
     ),
     STARTED: ("STARTED", "execute", "empty: the job's first instruction is next"),
     EXIT: ("EXIT", "execute", "u32 wait status of the job, as waitpid(2) gives it; all its writes are done"),
-    FAIL: ("FAIL", "execute", "u32 exit status for rexec, then a sentence in UTF-8"),
+    FAIL: ("FAIL", "execute", "u32 exit status for rexec, or 75: its owner lets no job begin now; a sentence in UTF-8"),
     STDIN: ("STDIN", "submit", "bytes of the job's standard input, or of the terminal; empty: end of file"),
     STDOUT: ("STDOUT", "execute", "bytes of standard output, or of the terminal; empty: end of file"),
     STDERR: ("STDERR", "execute", "bytes of standard error; empty: end of file"),

@@ -115,17 +115,18 @@ def _run(
             connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
         )
 
-    host, stream, facts = _reach(where, say, reach)
-    _tell_reached(host.name, facts, verbose, say, log)
-    from shim.submit.foreground.run import ForegroundRun
-    from shim.submit.plain_run import to_the_end
-
-    began = time.monotonic()
-    link, dialler, granted = offer.made(host, stream)
-    job = ForegroundRun(link, spec, say, log, JobRights(granted, sync=sync), dialler)
-    ended = to_the_end(
-        lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
-    )
+    while True:
+        host, stream, facts = _reach(where, say, reach)
+        _tell_reached(host.name, facts, verbose, say, log)
+        began = time.monotonic()
+        link, dialler, granted = offer.made(host, stream)
+        job, ended = _serve(link, spec, say, log, JobRights(granted, sync=sync), dialler, host, stream)
+        if not ended.not_now or where is None or isinstance(where, str):
+            break
+        job.never_was()
+        raise_signals()
+        log("refused", host=host.name, why=ended.reason)
+        where.refused(host, ended.reason)
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
     job.leaves(kept.hold)
@@ -133,6 +134,19 @@ def _run(
         tell(ended.reason)
         return ended.code
     return die_like(ended.status, ended.keys)
+
+
+def _serve(
+    link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler,
+    host: Host, stream: Stream,
+) -> tuple[ForegroundRun, RunResult]:  # fmt: skip
+    from shim.submit.foreground.run import ForegroundRun
+    from shim.submit.plain_run import to_the_end
+
+    job = ForegroundRun(link, spec, say, log, rights, dialler)
+    return job, to_the_end(
+        lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
+    )
 
 
 class _Offer:

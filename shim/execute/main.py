@@ -14,43 +14,69 @@ from shim.execute.agent.diagnostics import give_way
 from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
+from shim.execute.owner import places
 from shim.wire.job_spec import JobSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.execute.owner.admission import Admitted
 
 
 def main(read_fd: int, write_fd: int) -> int:
     """Serve the job that the first frame describes. Returns this process's exit status."""
     link = SessionLink(read_fd, write_fd)
     try:
-        first: list[tuple[int, bytes | memoryview]] = []
-        while not first:
-            first = link.receive()
-        if first[0][0] != frames.START:
-            raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
-        spec = JobSpec.unpack(first[0][1])
-        machine.call(os.fsdecode(spec.host))
-        if spec.checkpoint is None:
-            Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec).run(first[1:])
-        else:
-            from shim.execute.agent.checkpoint_agent import CheckpointAgent
-            from shim.execute.agent.criu_here import provide
-            from shim.wire import job_messages
-
-            means, left = provide(link, spec, spec.checkpoint, first[1:])
-            if means.unable and not (spec.checkpoint.restore or spec.checkpoint.anyway):
-                link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=means.unable))
-                return 1  # perhaps another host can
-            if spec.checkpoint.rehearsal:
-                from shim.execute.agent.rehearsal_room import lacking
-
-                if why := lacking(spec.checkpoint.rehearsal):
-                    link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=why))
-                    return 1
-            CheckpointAgent(link, spec, spec.checkpoint, means).run(left)
+        return _serve(link)
     except LinkClosed:
         give_way()
         return 1
-    except (RexecError, ProtocolError) as e:
-        said = str(e) if isinstance(e, RexecError) else "what came from rexec is not of its protocol: %s" % e
-        link.send(frames.FAIL, (125).to_bytes(4, "little"), said.encode("utf-8", "backslashreplace"))
+    except places.NotNow as e:
+        code, why = frames.NOT_NOW, "%s lets no job begin now: %s" % (machine.name(), e)
+    except RexecError as e:
+        code, why = 125, str(e)
+    except ProtocolError as e:
+        code, why = 125, "what came from rexec is not of its protocol: %s" % e
+    link.send(frames.FAIL, code.to_bytes(4, "little"), why.encode("utf-8", "backslashreplace"))
+    return 1
+
+
+def _serve(link: SessionLink) -> int:
+    first: list[tuple[int, bytes | memoryview]] = []
+    while not first:
+        first = link.receive()
+    if first[0][0] != frames.START:
+        raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
+    spec = JobSpec.unpack(first[0][1])
+    machine.call(os.fsdecode(spec.host))
+    admitted = _let_in(spec) if places.said() else None
+    if spec.checkpoint is None:
+        Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec).run(first[1:])
+        return 0
+    from shim.execute.agent.checkpoint_agent import CheckpointAgent
+    from shim.execute.agent.criu_here import provide
+    from shim.wire import job_messages
+
+    means, left = provide(link, spec, spec.checkpoint, first[1:])
+    unable = means.unable if not (spec.checkpoint.restore or spec.checkpoint.anyway) else ""  # perhaps another host can
+    if not unable and spec.checkpoint.rehearsal:
+        from shim.execute.agent.rehearsal_room import lacking
+
+        unable = lacking(spec.checkpoint.rehearsal)
+    if unable:
+        link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=unable))
         return 1
+    said = None if admitted is None else admitted.word
+    CheckpointAgent(link, spec, spec.checkpoint, means, said).run(left)
     return 0
+
+
+def _let_in(spec: JobSpec) -> Admitted | None:
+    """Let the job in by what this machine's owner says, and have it run as low. Raises NotNow."""
+    from shim.execute.owner import admission
+
+    if spec.checkpoint is not None and spec.checkpoint.rehearsal:
+        return None  # beside the job itself, which was let in
+    admitted = admission.admit()
+    if admitted is not None:
+        spec.scheduling = admitted.word.lowered(spec.scheduling)
+    return admitted

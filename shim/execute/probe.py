@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import time
 
@@ -17,8 +16,9 @@ from checkpoint.wire import compat
 from remoteio.errors import RexecError, named
 from remoteio.execute import mount
 from shim.execute.init import idmap, namespaces
-from shim.execute.owner import load, sources
+from shim.execute.owner import load, sources, word
 from shim.wire import logout, sysctl
+from shim.wire.conditions import Surroundings
 
 _ANSWER_BYTES = 4096
 _GPU = re.compile(r"nvidia\d+|kfd|renderD\d+")  # NVIDIA's, AMD's for computing, and any that draws
@@ -39,7 +39,7 @@ def facts() -> dict[str, object]:
     system = os.uname()
     memory = procfs.memory(_text("/proc/meminfo"))
     uid = os.geteuid()
-    login = _login(uid)
+    login = word.login()
     return {
         "hostname": system.nodename,
         "kernel": system.release,
@@ -76,14 +76,22 @@ def _owner() -> dict[str, object]:
     # For ranking.choose at home: `idle` seconds or None and why it is `unknown`; `around`: the fields of Surroundings.
     told = sources.owner_facts(time.monotonic())
     around = load.surroundings(os.getloadavg()[0])
-    return {**told, "around": [around.load, around.minute, around.on_battery, around.free_memory]}
+    return {
+        **told,
+        "around": [around.load, around.minute, around.on_battery, around.free_memory],
+        "word": _word(around, told["idle"], told["unknown"]),
+    }
 
 
-def _login(uid: int) -> str:
+def _word(around: Surroundings, idle: float | None, unknown: str | None) -> dict[str, object] | None:
+    # What the owner here says: the file, why no job may begin now or None, and how many may be here; None: nothing.
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+        said = word.find()
+    except word.WordError as error:
+        return {"file": "owner.toml", "refused": str(error), "slots": None}
+    if said is None:
+        return None
+    return {"file": said.file, "refused": said.refuses(word.login(), around, idle, unknown), "slots": said.slots}
 
 
 def _text(path: str) -> str:

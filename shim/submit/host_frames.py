@@ -21,7 +21,7 @@ _UNGREETED = frozenset((frames.HELLO, frames.FAIL, frames.PING, frames.NEWS))
 _SIZES = {
     frames.STARTED: 0, frames.PING: 0, frames.EXIT: 4, frames.CREDIT: 5, frames.CLOSED: 1, frames.STOPPED: 1,
 }  # fmt: skip
-_FAILURES = (125, 126, 127)
+_FAILURES = (frames.NOT_NOW, 125, 126, 127)
 _MOST_RANGES = 340  # lines of a uid_map: user_namespaces(7)
 _MOST_ID = (1 << 32) - 1
 _MOST_U64 = (1 << 64) - 1

@@ -40,7 +40,7 @@ class RunResult(NamedTuple):
     """How the job ended: `status` as waitpid(2) gives it, or None and the exit `code` and `reason` of rexec's own.
 
     `keys`: the job had this process's terminal; `told`: the host said so; `away`: it is out of touch, and not to be
-    waited for.
+    waited for; `not_now`: the owner of its host lets none begin there now, so it has not.
     """
 
     status: int | None
@@ -49,6 +49,7 @@ class RunResult(NamedTuple):
     keys: bool = False
     told: bool = False
     away: bool = False
+    not_now: bool = False
 
 
 class LostTouch(RexecError):
@@ -232,6 +233,12 @@ class PlainRun:
         if self._ended is None or not isinstance(e, (LinkClosed, LostTouch)):
             raise e
 
+    def _fails(self, code: int, why: str) -> None:
+        self.end(RunResult(None, code, why, told=True))
+
+    def _refused(self, why: str) -> None:
+        self.end(RunResult(None, 125, why, told=True, not_now=not self.started))
+
     def _sink(self, kind: int, end: StreamEnd, first_words: _FirstWords) -> Sink:
         def close(fd: int) -> None:
             end.close(fd)
@@ -305,7 +312,7 @@ class PlainRun:
             self.tell(lambda: self.end(RunResult(status, told=True)))
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
-            self.tell(lambda: self.end(RunResult(None, code, text, told=True)))
+            self.tell(lambda: self._refused(text) if code == frames.NOT_NOW else self._fails(code, text))
 
 
 def to_the_end(

@@ -319,6 +319,10 @@ def _owner() -> dict[str, list[bytes]]:
         "x11_answers": [setup, idle, extension],
         "x11_display": [display + extension + none + idle, struct.pack("<BBHHH", 0, 4, 11, 0, 1) + b"No!\n"],
         "policy": [b'["keyboard", {"linger": "10s", "hours": ["22:00-07:00"], "max_load": 0.3}]', b'["none", null]'],
+        "owner_toml": [
+            b'linger = "3s"  # soon\nhours = ["22:00-07:00", \'12:00-13:00\']\nmax_load = 0.5\nslots = 2\nnice = 15\n'
+            b'users = ["ann", "\\"b\\\\"]\nkeyboard = false\nio = "normal"',
+        ],
     }
 
 

@@ -7,11 +7,13 @@ import select
 import socket
 import struct
 import threading
+import tomllib
 
 from remoteio.errors import ProtocolError
 from shim.execute.agent import owner_guard
-from shim.execute.owner import x11, x11_wire
+from shim.execute.owner import flat_toml, word, x11, x11_wire
 from shim.wire import dbus, owner_policy
+from shim.wire.conditions import Surroundings
 from tests.fuzz.target import pieces, scratch, target
 
 _PATIENCE = 0.02  # seconds
@@ -88,6 +90,16 @@ def policy(data: bytes) -> None:
         assert owner_policy.parse_owner_policy(found.name, found.table()) == found
 
 
+@target(word.WordError)
+def owner_toml(data: bytes) -> None:
+    """The file of a machine's owner, as the machine reads it: what is accepted is TOML, and means the same."""
+    text = data.decode("utf-8", "replace")
+    found = word.parse(text, "owner.toml")
+    assert flat_toml.parse(text).keys() == tomllib.loads(text).keys()
+    assert found.lowered(())[0] == found.nice
+    found.refuses("someone", Surroundings(0.5, 0, False, 0), 1.0, None)
+
+
 class _Server:
     """Listens on a unix socket; to whoever connects it says a word for each that it hears, and then no more."""
 
@@ -125,4 +137,4 @@ class _Server:
                 continue  # it has gone
 
 
-TARGETS = (dbus_messages, bus_address, bus, x11_cookies, x11_answers, x11_display, policy)
+TARGETS = (dbus_messages, bus_address, bus, x11_cookies, x11_answers, x11_display, policy, owner_toml)

@@ -45,7 +45,7 @@ GOOD: dict[str, Any] = {
     "subordinate_end": 165536,
     "encrypts": True,
     "subgid": [[100000, 65536]],
-    "owner": {"idle": 5.0, "unknown": None, "sources": [], "around": [0.5, 600, False, 8 << 30]},
+    "owner": {"idle": 5.0, "unknown": None, "sources": [], "around": [0.5, 600, False, 8 << 30], "word": None},
     "compat": {},
 }
 
@@ -88,6 +88,7 @@ def test_a_host_that_cannot_be_reached_is_that_and_nothing_else() -> None:
 
 def test_what_tells_of_an_owner_is_said_source_by_source() -> None:
     seen = {
+        **GOOD["owner"],
         "idle": 65.0,
         "unknown": None,
         "sources": [

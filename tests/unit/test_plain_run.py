@@ -11,7 +11,7 @@ import pytest
 
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
-from shim.submit.plain_run import PlainRun, StreamEnd
+from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink
 
@@ -108,6 +108,27 @@ def test_a_run_that_was_begun_ahead_is_begun_once_and_ends_without_a_last_word_o
             assert heard.count(frames.START) == 1
         run.release()
         host.close()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_only_a_job_that_has_not_begun_can_be_told_that_it_may_not(begun: bool) -> None:
+    """Else a host could have a run done again elsewhere, though its input was read and its output said."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        run = PlainRun(Link(ours.fileno(), ours.fileno()), SPEC, {}, Somebody([]))
+        ended: list[RunResult] = []
+        thread = threading.Thread(target=lambda: ended.append(run.run(lingers=True)))
+        thread.start()
+        host = Link(theirs.fileno(), theirs.fileno())
+        hello: dict[str, list[bytes]] = {"host": [b"x"], "time": [b"0"], "uids": [], "gids": []}
+        if begun:
+            host.send(frames.HELLO, frames.pack_fields(hello))
+            host.send(frames.STARTED)
+        host.send(frames.FAIL, frames.NOT_NOW.to_bytes(4, "little") + b"its owner types")
+        thread.join(60)
+        run.release()
+        host.close()
+    assert ended == [RunResult(None, 125, "its owner types", told=True, not_now=not begun)]
 
 
 class Nobody:

@@ -13,10 +13,14 @@ from remoteio.errors import ProtocolError
 from shim.execute.agent.checkpoint_parts import CheckpointParts
 from shim.execute.agent.diagnostics import start_thread
 from shim.execute.agent.job_tree import Gone
-from shim.execute.owner import load, step
+from shim.execute.owner import load, step, word
 from shim.wire import job_messages
-from shim.wire.conditions import broken_condition
+from shim.wire.conditions import Surroundings, broken_condition
 from shim.wire.owner_policy import AT_ONCE, NOBODY, OwnerPolicy, parse_owner_policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.execute.owner.word import OwnerWord
 
 LOOK = 5.0  # seconds between looks at the conditions
 
@@ -40,20 +44,25 @@ class OwnerGuard:
     dumps. `_lock` is held for the state; the tree is stopped and continued under a lock of its own (JobTree.still).
     """
 
-    def __init__(self, parts: CheckpointParts) -> None:
-        """Raises PolicyError, ProtocolError for a policy that cannot be."""
-        self._parts = parts
-        self._policy = parse(parts.checkpoint.owner)
-        self._state = step.start(time.monotonic(), parts.checkpoint.named)
+    def __init__(self, parts: CheckpointParts, said: OwnerWord | None) -> None:
+        """`said`: what this machine's owner says, over what home does.
+
+        Raises PolicyError, ProtocolError for a policy that cannot be.
+        """
+        self._parts, self._said = parts, said
+        self._asked = parse(parts.checkpoint.owner)
+        self._policy = self._asked if said is None else said.policy
+        self._state = self._fresh()
         self._lock = threading.Lock()
         self._load = load.OthersLoad()
+        self._login = word.login()
         self._short = False  # of memory
         self._vacate: Callable[[str], None] = lambda why: None
 
     def start(self, vacate: Callable[[str], None]) -> None:
         """Begin to watch: the job runs here from now on. `vacate` is to have it leave, for the reason given."""
         self._vacate = vacate
-        self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
+        self._state = self._fresh()
         start_thread("owner", self.run)
 
     @property
@@ -73,14 +82,32 @@ class OwnerGuard:
             if again:
                 self._parts.tree.thaw()
                 self._parts.news(job_messages.THAWED, why="it could not be checkpointed")
-                self._state = step.start(time.monotonic(), self._parts.checkpoint.named)
+                self._state = self._fresh()
             else:
                 self._state = step.nowhere(time.monotonic(), self._parts.tree.frozen)
 
+    def _fresh(self) -> step.State:
+        # who named the host excused it from home's policy, not from its owner's own
+        return step.start(time.monotonic(), self._parts.checkpoint.named and self._said is None)
+
+    def _look(self) -> str | None:
+        """Look what this machine's owner says by now; return why that cannot be read, for which the job leaves."""
+        try:
+            self._said = word.find()
+        except word.WordError as e:
+            return str(e)
+        self._policy = self._asked if self._said is None else self._said.policy
+        return None
+
+    def _broken(self, around: Surroundings) -> str | None:
+        return broken_condition(self._policy, around) if self._said is None else self._said.broken(self._login, around)
+
     def run(self) -> None:
         """Watch until the job has ended."""
-        if self._policy is NOBODY:
-            return
+        while self._policy is NOBODY:  # until its owner says otherwise
+            time.sleep(LOOK)
+            if self._look():
+                break
         try:
             self._watch()
         except Gone:
@@ -106,11 +133,12 @@ class OwnerGuard:
             poll.poll(max(0, int((min(dues) - now) * 1000)))
             now = time.monotonic()
             events: list[step.Input | step.Conditions | step.Tick] = []
+            touched = watch.poll(now)
             if self._policy.watched:
-                events += [step.Input(now, source) for source in watch.poll(now)]
+                events += [step.Input(now, source) for source in touched]
             if now >= look:
                 around = load.surroundings(self._load.add(load.sample([os.getpid()])))
-                events.append(step.Conditions(broken_condition(self._policy, around)))
+                events.append(step.Conditions(self._look() or self._broken(around)))
                 self._short = around.free_memory < self._policy.min_free_memory
                 look = now + LOOK
             for event in [*events, step.Tick()]:

@@ -31,6 +31,10 @@ from shim.execute.agent.job_tree import ASK_S, Gone
 from shim.execute.init import messages
 from shim.wire import job_messages
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from shim.execute.owner.word import OwnerWord
+
 RESTORE_S = 30  # criu's own limit
 
 
@@ -43,12 +47,14 @@ class Restorer:
     `end` by the one that hears init.
     """
 
-    def __init__(self, parts: CheckpointParts, manifest: Manifest, groups: list[int] | None) -> None:
-        """`groups`: those that its processes have here, if not the image's.
+    def __init__(
+        self, parts: CheckpointParts, manifest: Manifest, groups: list[int] | None, said: OwnerWord | None
+    ) -> None:
+        """`groups`: those that its processes have here, if not the image's; `said`: what this machine's owner says.
 
         Raises RexecError, OSError: there is no place for the image.
         """
-        self._parts, self._manifest, self._groups = parts, manifest, groups
+        self._parts, self._manifest, self._groups, self._said = parts, manifest, groups, said
         self._place = Place(parts.sandbox, "restore")
         self._spool = self._place.spool
         self._arriving = restore.SpooledImage(self._spool)
@@ -169,6 +175,8 @@ class Restorer:
             pid = restore.restore(sock, request, self._place.work, parts.log, gate, tidy)
             fault_points.reached("runs")
             thread_scheduling.put_back(tree.init(), threads)
+            if self._said is not None:
+                thread_scheduling.lower(tree.init(), self._said)
             # from here on init knows whose end is the job's
             tree.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
         finally:

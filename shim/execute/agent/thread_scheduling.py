@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shim.execute.owner.word import OwnerWord
+
 
 def look(root: int, cpus: list[int]) -> list[tuple[int, int, list[int]]]:
     """List (tid as the job numbers it, I/O priority, CPUs) of each thread that any host would not give the same.
@@ -56,6 +58,21 @@ def put_back(root: int, rows: list[tuple[int, int, list[int]]]) -> list[tuple[in
         except ProcessLookupError:
             continue  # it runs already, and has ended
     return left
+
+
+def lower(root: int, word: OwnerWord) -> None:
+    """Have all threads beneath the process `root`, which came from another host, run as low as its owner says here.
+
+    Raises OSError.
+    """
+    for tid, _ in _threads(root):
+        try:
+            if os.getpriority(os.PRIO_PROCESS, tid) < word.nice:
+                os.setpriority(os.PRIO_PROCESS, tid, word.nice)
+            if word.io:
+                scheduling.set_io_priority(tid, word.io)
+        except ProcessLookupError:
+            continue  # it has ended
 
 
 def _threads(root: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ class HostReport:
 
     name          as `on` and `hosts` take it
     ssh           the destination of ssh; None: this machine
-    owner         the policy by which a job leaves it: "keyboard", "none" or a table of hosts.toml
+    owner         the policy by which a job leaves it: "keyboard", "none" or a table of hosts.toml; its own owner.toml
     usable        whether a job can run there
     why           why none can; empty where one can
     left_out      why a job with hosts=("any",) leaves it out now, although one can; empty where it does not
@@ -66,7 +66,7 @@ def report_of(found: Report, known: Hosts) -> HostReport:
     return HostReport(
         name=host.name,
         ssh=host.ssh,
-        owner=host.owner,
+        owner=_owner(found),
         usable=not bad,
         why="" if not bad else found.error or f"{bad[0].what}: {bad[0].text}",
         left_out="" if bad else next_host.left_out(found, known),
@@ -77,3 +77,8 @@ def report_of(found: Report, known: Hosts) -> HostReport:
         checks=verdicts,
         ad=ad.of(found),
     )
+
+
+def _owner(found: Report) -> str:
+    word = found.facts["owner"]["word"] if found.facts else None
+    return found.host.owner if word is None else str(word["file"])

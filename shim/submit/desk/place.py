@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 from remoteio.errors import RexecError
@@ -44,6 +45,7 @@ class Offer:
     broken  why nothing can run there, or empty
     unfit   why a run that did not name it may not go there now, or empty
     ad      what it says of itself
+    barred  that is what its owner says there, and holds for one that did name it too
     """
 
     at: float
@@ -52,6 +54,7 @@ class Offer:
     broken: str
     unfit: str
     ad: Ad
+    barred: bool
 
 
 class NoPlace(RexecError):
@@ -63,8 +66,11 @@ def offer(report: Report, known: Hosts, at: float) -> Offer:
     new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
     found = next_host.candidate(report, next_host.AllowedHosts((ANY,), ""), new, known, None)
     load = 0.0 if found.around is None else (found.around.load or 0.0) / max(found.cores, 1)
-    room = Room(report.host.slots or found.cores, report.facts.get("memory_total") or 0)
-    return Offer(at, room, load, found.unusable or "", ranking.refusal(found) or "", ad.of(report))
+    word = (report.facts.get("owner") or {}).get("word") or {}
+    slots = min(report.host.slots or found.cores, word.get("slots") or 1 << 20)
+    room = Room(slots, report.facts.get("memory_total") or 0)
+    why = ranking.refusal(found) or ""
+    return Offer(at, room, load, found.unusable or "", why, ad.of(report), barred=bool(found.barred))
 
 
 class Place:
@@ -87,7 +93,7 @@ class Place:
             raise NoPlace("hosts.toml names no host: add one, or say --on HOST")
         self._waits, self._ask = waits, ask
         self._members = Members()
-        self._failed: dict[str, str] = {}  # host -> why it could not be reached
+        self._passed: dict[str, tuple[float, str]] = {}  # host -> until when it is passed over, and why
         names = tuple(host.name for host in self._hosts)
         group = str(os.getsid(0))
         member = Member(0, group, wanted.priority, wanted.cpus, names, command=command, memory=wanted.memory)
@@ -118,32 +124,50 @@ class Place:
 
     def failed(self, host: Host, why: str) -> None:
         """Take note that the host, where this run has its slot, could not be reached: it wants one elsewhere."""
-        self._failed[host.name] = why
+        self._pass_over(host, why, inf)
+
+    def refused(self, host: Host, why: str) -> None:
+        """Take note that the host's owner lets no job begin there just now: it wants a slot elsewhere, or later."""
+        self._pass_over(host, why, time.monotonic() + FRESH)
+
+    def _pass_over(self, host: Host, why: str, until: float) -> None:
+        self._passed[host.name] = until, why
         self._own.give_back()
+
+    def _failed(self) -> dict[str, str]:
+        return {name: why for name, (until, why) in self._passed.items() if until > time.monotonic()}
 
     def _may(self, offers: dict[str, Offer]) -> dict[str, float]:
         """Return the hosts that will do for this run, and how much it wants each."""
-        left = {name: each.ad for name, each in offers.items() if name not in self._failed}
+        failed = self._failed()
+        left = {name: each.ad for name, each in offers.items() if name not in failed}
         return {name: self._matching.rank(said) for name, said in left.items() if not self._matching.unmet(said)}
 
     def _turns(self, offers: dict[str, Offer], members: list[Member]) -> dict[int, str]:
         better = sorted(offers, key=lambda name: offers[name].load)
-        unfit = {name for name, each in offers.items() if each.broken or (each.unfit and not self._named)}
+        unfit = {name for name, each in offers.items() if each.broken or self._unfit(each)}
         return turns(members, {name: each.has for name, each in offers.items() if name not in unfit}, better)
 
     def _says(self, members: list[Member], offers: dict[str, Offer]) -> str:
-        left = {name: each for name, each in offers.items() if name not in self._failed}
-        broken = {**self._failed, **{name: each.broken for name, each in left.items() if each.broken}}
+        failed = self._failed()
+        left = {name: each for name, each in offers.items() if name not in failed}
+        broken = {**failed, **{name: each.broken for name, each in left.items() if each.broken}}
         usable = {name: each for name, each in left.items() if not each.broken}
+        if not usable and any(self._passed[name][0] < inf for name in failed):
+            return "waiting for a host: " + "; ".join(f"{name}: {why}" for name, why in broken.items())
         if not usable:
             raise NoPlace("no host will do: " + "; ".join(f"{name}: {why}" for name, why in broken.items()))
         self._refuse_what_never_fits({name: each.has for name, each in usable.items()})
-        unfit = {name: "" if self._named else each.unfit for name, each in usable.items()}
-        unfit = {name: why for name, each in usable.items() if (why := unfit[name] or self._matching.unmet(each.ad))}
+        unfit = {
+            name: why for name, each in usable.items() if (why := self._unfit(each) or self._matching.unmet(each.ad))
+        }
         if len(unfit) == len(usable):
             return "waiting for a host: " + "; ".join(f"{name}: {why}" for name, why in unfit.items())
         line = [each.number for each in waiting(members)]
         return f"waiting for a slot: {ordinal(line.index(self._own.member.number) + 1)} in line"
+
+    def _unfit(self, offer: Offer) -> str:
+        return offer.unfit if offer.barred or not self._named else ""
 
     def _refuse_what_never_fits(self, usable: dict[str, Room]) -> None:
         wants = self._own.member

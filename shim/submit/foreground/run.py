@@ -48,18 +48,19 @@ class ForegroundRun:
         self.lacks = ""  # what its host had to do without, in a sentence
         self.cost: Spent | None = None  # once its host has said so
         self._terminal = Terminal(0) if spec.tty else None
+        self._never = False  # its host has not let it begin
         self._asked: tuple[int, int] | None = None  # the last signal that ends most programs, and where it was sent
         outputs: dict[int, StreamEnd] = {}
         self._inputs: dict[int, int] = {}
         for kind, each in stream_kinds(spec.descriptors).items():
             if each.kind == WRITE:
-                outputs[kind] = StreamEnd(os.dup(each.number), let_go(each.number))
+                outputs[kind] = StreamEnd(os.dup(each.number), self._closes(each.number))
             else:
                 self._inputs[kind] = each.number
         for kind, fd in ((frames.STDOUT, 1), (frames.STDERR, 2)):
             if fd in spec.stdio or (fd == 1 and spec.tty):
                 # 2 stays: what we have to say goes there too
-                outputs[kind] = StreamEnd(os.dup(fd), let_go(fd) if fd == 1 else os.close)
+                outputs[kind] = StreamEnd(os.dup(fd), self._closes(fd) if fd == 1 else os.close)
         self._run = PlainRun(link, spec, outputs, self, rights, dialler)
 
     def run(self, *, lingers: bool) -> RunResult:
@@ -74,6 +75,22 @@ class ForegroundRun:
         finally:
             if self._terminal is not None:
                 self._terminal.restore()
+
+    def _closes(self, fd: int) -> Callable[[int], None]:
+        close = let_go(fd)
+        return lambda copy: os.close(copy) if self._never else close(copy)
+
+    def never_was(self) -> None:
+        """Give back all that the run held, after `run`, where its job has not begun: another may take its place.
+
+        This process's own streams and terminal are as they were, and its signals as they are by default.
+        """
+        self._never = True
+        for number in (*FORWARDED, signal.SIGCONT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        self._run.release()
 
     def refused(self) -> Mapping[Refusal, int]:
         """See PlainRun.refused."""

@@ -19,6 +19,7 @@ _OWNER = table(
             table({"source": text(32), "present": flag, "why": maybe(text(300)), "idle": maybe(_IDLE)}), 32
         ),
         "around": tuple_of(maybe(number(0, 1e9)), whole(0, 1439), flag, _SIZE),
+        "word": maybe(table({"file": text(300), "refused": maybe(text(500)), "slots": maybe(whole(1, 1 << 20))})),
     }
 )
 # what checkpoint/wire/compat.py has of a host

@@ -21,6 +21,8 @@ class Candidate:
     unknown       if idle is None: why nothing tells
     around        Surroundings, or None where unusable
     cores         number of processors
+    word          its owner says on the host itself who may be there, which holds over `policy` and `named`
+    barred        why that lets no job begin now, or None
     """
 
     name: str
@@ -33,6 +35,8 @@ class Candidate:
     unknown: str = "no source tells whether its owner is there"
     around: Surroundings | None = None
     cores: int = 1
+    word: bool = False
+    barred: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +78,8 @@ def refusal(candidate: Candidate, memory: int = 0) -> str | None:
     around = candidate.around
     if around is not None and around.free_memory < memory:
         return f"{mib(around.free_memory)} of memory are free there, and the job needs {mib(memory)}"
-    if candidate.named:
-        return None
+    if candidate.named or candidate.word:
+        return candidate.barred
     policy, idle = candidate.policy, candidate.idle
     if policy.watched:
         if idle is None:

@@ -246,7 +246,7 @@ class Generation:
         elif kind == frames.FAIL:
             code, text = host_frames.failure(payload)
             self.told = True
-            tell(placement_events.Failed(self.number, code, text))
+            tell(placement_events.Failed(self.number, 125 if code == frames.NOT_NOW else code, text))
         elif kind == frames.IMAGE:
             self._arrivals.came(len(payload))
             if self._intake is not None and self._dumping >= 0:

@@ -96,7 +96,7 @@ def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, 
     owner = owner_of(host, wish.owner, known)
     unusable = report.error or next((check.text for check in checks(report) if check.state == BAD), None)
     told: Mapping[str, Any] = facts.get("owner") or {}
-    around = told.get("around")
+    around, word = told.get("around"), told.get("word")
     return Candidate(
         host.name,
         owner,
@@ -107,6 +107,8 @@ def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, 
         unknown=str(told.get("unknown") or "no source tells whether its owner is there"),
         around=None if around is None else Surroundings(*around),
         cores=int(facts.get("cores") or 1),
+        word=word is not None,
+        barred=None if word is None else word["refused"],
     )
 
 
