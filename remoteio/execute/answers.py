@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
+from remoteio.wire.behind import BESIDE, MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import KNOWN_NODES, TTL
 
 _WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
@@ -45,12 +45,14 @@ class Answers:
     """Knows what home has granted, and answers changes by it.
 
     granted  home has let the job go on before a change is done, of one file at least
+    beside   handles, of these, of files that lie beside one that is locked
 
     Threads: any, under `_lock`.
     """
 
     def __init__(self) -> None:
         self.granted = False
+        self.beside: set[int] = set()
         self._lock = threading.Lock()
         self._written: dict[int, int] = {}  # handle by which may be written so -> bytes written
         self._ends: dict[int, int] = {}  # handle by which much was written at once -> where that ended
@@ -69,6 +71,8 @@ class Answers:
             self.granted = True
             if words & MAY_WRITE:
                 self._written[fh] = 0
+            if words & BESIDE:
+                self.beside.add(fh)
             if made and words & MAY_SET:
                 nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
                 self._keep(nodeid, now + TTL, words, bytes(reply[_BODY + abi.ENTRY.size : at]))
@@ -86,6 +90,7 @@ class Answers:
         """Take note that the kernel has closed it."""
         self._written.pop(fh, None)
         self._ends.pop(fh, None)
+        self.beside.discard(fh)
 
     def goes_on(self, op: int, raw: bytes | memoryview) -> bool:
         """Take note of a change; say whether it may be the rest of a write(2) whose first bytes were confirmed.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from remoteio.execute.making import Made
 
 
-AT_ONCE = CHANGES | {abi.GETATTR, abi.READ}
+AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ}) - {abi.SETLK}
 """Operations that may be answered while changes are under way."""
 
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
@@ -49,7 +49,7 @@ class AtOnce(AskedAhead):
             self._to_kernel(abi.failure(unique, error))
             return True
         with self._order:
-            if nodeid in self.handles.locked:
+            if self._guarded(nodeid):
                 return False
             made = self._make(op, unique, raw, now) if op in OPS else None
             answer = made.answer if made else None if op in OPS else self._set(op, unique, nodeid, raw, now)
@@ -63,6 +63,10 @@ class AtOnce(AskedAhead):
         if answer:
             self._answer(op, answer)
         return True
+
+    def _guarded(self, nodeid: int) -> bool:
+        """Say whether a lock may tell of what is changed in that file."""
+        return nodeid in self.handles.locked
 
     def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
         """Answer a READ or GETATTR of what was made or written here."""

@@ -195,6 +195,11 @@ class Behind:
             last = self._answered
             self._turn.wait_for(lambda: self.has_done(last))
 
+    def admit(self, number: int) -> None:
+        """Wait until a change that was entered counts as answered: what is asked for from then on comes after it."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._answered >= number or self.has_done(number))
+
     def has_done(self, last: int) -> bool:
         """Say whether home has done the change of that number, and so all before."""
         return not self._changes or next(iter(self._changes.values())).number > last

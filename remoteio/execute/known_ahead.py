@@ -11,7 +11,7 @@ from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
-from remoteio.wire.behind import MAY_WRITE
+from remoteio.wire.behind import BESIDE, MAY_WRITE
 from remoteio.wire.coherence import TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.listed import parse, walk
@@ -69,7 +69,7 @@ class KnownAhead(Known):
             attr = self._attr[nodeid][1]
         if op == abi.LOOKUP:
             self.written.told(nodeid, attr)
-        elif (words := abi.OPEN_OUT.unpack_from(reply, at)[1]) & MAY_WRITE and attr:
+        elif (words := abi.OPEN_OUT.unpack_from(reply, at)[1]) & (MAY_WRITE | BESIDE) == MAY_WRITE and attr:
             self.written.begin(nodeid, attr, stamp, now)
         else:
             self.written.opened(nodeid, words, now)

@@ -4,6 +4,7 @@ The relay understands of a message what it must to answer some itself, and passe
 
 * RELEASE and RELEASEDIR, for which nobody waits (the submit side does them, and does not reply);
 * FLUSH of a file that has no lock: every write has already been done at home;
+* locks that home has left to this host (``locks_here``);
 * anything a dying process waits for: the kernel keeps the process until each of its requests has a reply.
 
 Threads. READERS of them read requests (``_read_kernel``); the link's receiver brings replies (``from_link``, ``known``,
@@ -38,9 +39,9 @@ from remoteio.execute import given_back
 from remoteio.execute.at_once import AT_ONCE
 from remoteio.execute.behind import TELL
 from remoteio.execute.false_deleted import FalseDeleted
-from remoteio.execute.held_locks import F_UNLCK, LOCK_OPS
-from remoteio.execute.kept_reads import KeptReads
+from remoteio.execute.held_locks import LOCK_OPS
 from remoteio.execute.known import ANSWERED, OPENING, WAITING
+from remoteio.execute.locks_here import LOCKING, LocksHere
 from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
 from remoteio.wire import fuse_abi as abi
@@ -52,12 +53,11 @@ _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
 
 
-class Relay(KeptReads):
+class Relay(LocksHere):
     """Relays between the mounted connection `fd` and `link`. `fail` is told what ended it."""
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         super().__init__(fd, link, fail)
-        self._fail = fail
         self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
         self._false_deleted = FalseDeleted()
 
@@ -125,7 +125,7 @@ class Relay(KeptReads):
                 raw = view[:n] if n >= LARGE else bytes(view[:n])
                 if n >= LARGE:  # the link may hold the old buffer for a while
                     view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
-                if op in AT_ONCE and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw):
+                if (self.kept_locks or op in AT_ONCE) and self._early(op, unique, nodeid, pid, raw):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
@@ -149,8 +149,8 @@ class Relay(KeptReads):
             self._release(op, unique, raw)
             return True
         if op == abi.FLUSH:
-            fh = abi.FLUSH_IN.unpack_from(raw, abi.ARGS)[0]
-            if nodeid in self.handles.locked or self.behind.at_close(fh, nodeid):
+            fh, _, _, owner = abi.FLUSH_IN.unpack_from(raw, abi.ARGS)
+            if self._unlocked(nodeid, owner) or self.behind.at_close(fh, nodeid):
                 return False
             error = self.behind.told(op, nodeid)
             self._to_kernel(abi.failure(unique, error) if error else abi.reply(unique))
@@ -165,19 +165,14 @@ class Relay(KeptReads):
             return False
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
-        self.handles.locked.add(nodeid)
-        if nodeid in self.handles.coherent and abi.LK_IN.unpack_from(raw, abi.ARGS)[4] == F_UNLCK:
-            with self._order:
-                self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic(), raw)
-            self._beside(lambda: self._write_out(nodeid, raw))
-            return True
-        return False
+        return self._locks(op, unique, nodeid, raw)
 
     def _release(self, op: int, unique: int, raw: bytes) -> None:
         fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
         self.handles.closed(fh)
         self.behind.answers.closed(fh)
         with self._order:
+            self.kept_locks.closed(fh)
             if op == abi.RELEASEDIR:
                 self._known.listings.closed(fh)
             at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
@@ -185,14 +180,11 @@ class Relay(KeptReads):
             self.behind.send(raw)
         self._to_kernel(abi.reply(unique))
 
-    def _write_out(self, nodeid: int, raw: bytes) -> None:
-        # what the job changed through a shared mapping is at home before others may take the lock
-        self._to_kernel(abi.inval_inode(nodeid))
-        self._send(abi.SETLK, raw)
-
     def _interrupt(self, unique: int) -> bool:
         asked = self._asked.get(unique)
         if asked is None:
+            if self._interrupted(unique):
+                return True
             if answer := self.behind.interrupted(unique):
                 self._to_kernel(answer)
             return True  # or its reply has crossed the interrupt
@@ -235,6 +227,8 @@ class Relay(KeptReads):
                 self._grant(grant)
             if not error:
                 payload = self._noted(asked, unique, payload, now)
+            elif error == -errno.EAGAIN and self._refused(asked, unique):
+                return
             elif op in TELL and (late := self.behind.told(op, nodeid)):  # of which this error comes, as a rule
                 payload = abi.failure(unique, late)
             if not self._to_kernel(payload):
@@ -312,7 +306,7 @@ _SPECIAL = frozenset(
         abi.FLUSH,
         abi.INTERRUPT,
         abi.IOCTL,
-        *LOCK_OPS,
+        *LOCKING,
     )
 )
 

@@ -25,13 +25,24 @@ HEAD = struct.Struct("=QQ")
 MAY_WRITE = 1 << 31  # among the flags of struct fuse_open_out: home has room for what is written by this handle
 MAY_SET = 1 << 30  # and the file is the user's own: he may set its mode and times
 MAY_OWN = 1 << 29  # and give it to whom it belongs already: its ids are shown as they are
-WORDS = MAY_WRITE | MAY_SET | MAY_OWN
+BESIDE = 1 << 28  # it lies beside a file that is locked: what is written to it tells nobody that a lock was given up
+WORDS = MAY_WRITE | MAY_SET | MAY_OWN | BESIDE
 
 SAME, OTHERS = 1, 2
 """What the last word of the reply to a numbered write says: the file was as the job's last change left it, or others
 had changed it since; 0: that is not known."""
 
-CHANGES = frozenset((abi.WRITE, abi.SETATTR)) | OPS
+WHOLE = b"the file"
+"""Body of the reply to a SETLK or SETLKW: the whole file is locked, for writing, for who asked.
+
+Nobody at home has it open. The kernel is not told; the relay locks and unlocks for that process of the job from then
+on, until it tells home which locks there are, by a SETLK that is numbered for each.
+"""
+
+LOCKS = b"/"
+"""In place of a name in a BREAK: somebody at home has opened that file, and the locks on it are home's again."""
+
+CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.SETLK)) | OPS
 """What may be answered before it is done."""
 
 ROOM = 1024

@@ -12,7 +12,7 @@ file in place of its contents; what has that name has the same contents, in all 
 since its reply does not have it.
 
 BREAK takes leases back, of each node named, and of the name in it; a name of no bytes stands for the node's attributes
-and contents, and all names in it, and node 0 for all that was ever told::
+and contents, and all names in it, node 0 for all that was ever told, and a `/` for the locks on it (``behind.LOCKS``)::
 
     u64 nodeid | u64 length of the name | the name, padded to 8 bytes        (again and again)
 """

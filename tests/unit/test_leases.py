@@ -106,7 +106,7 @@ def test_watches_are_bounded_and_those_set_first_go(
     for k in range(8):
         (tmp_path / f"{k}").mkdir()
         look(export, abi.ROOT_ID, b"%d" % k)
-    assert len(export.leases._nodes) == len(export.leases._numbers) == 4
+    assert len(export.leases._nodes) == len(export.leases.numbers) == 4
     assert (node, b"") in broken(export)
 
 

@@ -14,6 +14,7 @@ import pytest
 from remoteio.execute.opened import AGE, Opened
 from remoteio.execute.relay import Relay
 from remoteio.submit.export import opened_on_host
+from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.written_files import opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
@@ -136,11 +137,11 @@ def test_what_somebody_may_have_mapped_is_not_leased(host: Host, tmp_path: Path)
     assert leases.begin()
     with (tmp_path / "file").open("rb") as file:
         st = os.fstat(file.fileno())
-        assert leases.contents(file.fileno(), st)
+        assert leasable(leases, file.fileno(), st)
         assert fcntl.fcntl(file, fcntl.F_GETLEASE) == fcntl.F_UNLCK, "it was for a moment"
         with (tmp_path / "file").open("r+b"):
-            assert not leases.contents(file.fileno(), st)
-        assert leases.contents(file.fileno(), st)
+            assert not leasable(leases, file.fileno(), st)
+        assert leasable(leases, file.fileno(), st)
 
 
 def test_home_is_told_before_it_is_asked() -> None:

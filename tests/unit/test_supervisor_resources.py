@@ -59,8 +59,8 @@ def without_leases(run: Run) -> int:
     generation = run.supervisor.generation()
     assert generation is not None and generation._session.export is not None
     leases = generation._session.export.leases
-    with leases._lock:
-        return descriptors(run.country) - (2 if leases._inotify is not None else 0)
+    with leases.lock:
+        return descriptors(run.country) - (2 if leases.inotify is not None else 0)
 
 
 def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, job_place: None) -> None:

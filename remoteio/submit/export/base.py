@@ -22,6 +22,7 @@ from remoteio.submit.export.numbers import KEPT
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.submit.export.sole import Soles
 from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.sandbox.threads import Call
 from remoteio.submit.umask import own_umask
@@ -32,6 +33,8 @@ from remoteio.wire.known import Piggyback
 
 class ExportBase:
     """Holds the tables behind the operations. Names are resolved beneath `root`, with the rights of this process."""
+
+    behind = False  # changes may be answered on the host before they are done here
 
     def __init__(
         self,
@@ -49,8 +52,8 @@ class ExportBase:
         self._umask = own_umask()
         log = None if record is None else record.log
         self.inodes = Inodes(root, confinement=confinement, device=device, log=log)
-        self.locks = Locks(self.inodes)
         self.leases = Leases()
+        self.locks = Locks(self.inodes, Soles(self.leases))
         self._notes = ChangeNotes(self.inodes, record)
         self.room = room or Room()
         self.room.refusals = self.inodes.allowed.refusals

@@ -32,6 +32,7 @@ from remoteio.submit.export.doings import FAILED
 from remoteio.submit.export.fence import KEPT, Fence
 from remoteio.submit.export.fetched import Fetched
 from remoteio.submit.export.files import OpenFiles
+from remoteio.submit.export.locking import Locking
 from remoteio.submit.export.more_made import MoreMade
 from remoteio.submit.export.names import Names
 from remoteio.submit.export.nodes import Node, Place
@@ -56,7 +57,7 @@ _RENAME_EXCHANGE = 2
 _TARGET = {abi.COPY_FILE_RANGE: 24, abi.COPY_FILE_RANGE_64: 24}
 
 
-class Export(Names, Attributes, OpenFiles, Fetched, Space):
+class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
     """Serves the tree at `root` with the rights of this process."""
 
     def __init__(

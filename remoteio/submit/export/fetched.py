@@ -7,6 +7,7 @@ import os
 import stat
 
 from remoteio.submit.export.base import ExportBase
+from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import Reply
 from remoteio.wire import fetched
@@ -51,7 +52,7 @@ class Fetched(ExportBase):
         contents = os.pread(fd, AHEAD + 1, 0)
         if len(contents) != st.st_size:
             raise OSError(errno.EAGAIN, "it is changing")
-        if not self.leases.contents(fd, st) or not self.inodes.descriptors.keeps(node, fd):
+        if not leasable(self.leases, fd, st) or not self.inodes.descriptors.keeps(node, fd):
             raise OSError(errno.EAGAIN, "somebody may be writing to it, or there is no room for one more descriptor")
         return self.attr(st), parent.id if parent else 0, node.name if parent else b"", contents
 

@@ -19,7 +19,7 @@ from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import OTHERS, SAME
+from remoteio.wire.behind import BESIDE, MAY_WRITE, OTHERS, SAME
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 from remoteio.wire.makes import MADE
@@ -29,8 +29,6 @@ _OPEN_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_TRUNC | os.O_SYNC | os.O_DSYNC |
 
 class OpenFiles(LeasedOpens):
     """Opens and creates, reads and writes, syncs, locks, closes."""
-
-    behind = False  # changes may be answered on the host before they are done here
 
     late: OpenedOnHost
 
@@ -76,8 +74,9 @@ class OpenFiles(LeasedOpens):
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
-        elif self.behind and handle.writable and not (self.room.counts or _guarded(node)):
-            out |= granted(fd, flags, st, made, self.ids.plain)
+        elif self.behind and handle.writable and not (self.room.counts or node.locks):
+            words = granted(fd, flags, st, made, self.ids.plain)
+            out |= MAY_WRITE | BESIDE if words and _guarded(node) else words
         return abi.OPEN_OUT.pack(handle.number, out, 0)
 
     def do_create(self, r: abi.Request, new: Place) -> Reply:
@@ -218,6 +217,8 @@ class OpenFiles(LeasedOpens):
             return DONE
         node = self.inodes.handle(fh).node
         self.inodes.close(fh)
+        if not node.handles:
+            self.locks.soles.closed(node)
         if node.grown is not None and not node.handles:
             self.room.closed(node.grown)
         return DONE
@@ -248,29 +249,6 @@ class OpenFiles(LeasedOpens):
     def do_lseek(self, r: abi.Request) -> Reply:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(r.raw, abi.ARGS)
         return Reply(abi.LSEEK_OUT.pack(os.lseek(self.inodes.handle(fh).fd, offset, whence)))
-
-    def do_getlk(self, r: abi.Request) -> Reply:
-        return Reply(self.locks.test(r))
-
-    def do_setlk(self, r: abi.Request) -> Reply:
-        return self._lock(r, wait=False)
-
-    def do_setlkw(self, r: abi.Request) -> Reply:
-        try:
-            return self._lock(r, wait=True)
-        finally:
-            self.locks.over(r.unique)
-
-    def _lock(self, r: abi.Request, wait: bool) -> Reply:
-        parent = self.inodes.get(r.nodeid).parent
-        first = parent is not None and not parent.shared
-        self.locks.set(r, wait)
-        before = abi.inval_inode(r.nodeid) if self.locks.stale_pages(r) else b""
-        if first:  # from now on nothing is told ahead of what is in this directory; what was told is taken back
-            self.leases.break_all()
-            beside = {h.node.id for h in tuple(self.inodes.handles.values()) if h.node.parent is parent}
-            before += b"".join(abi.inval_inode(node, -1) for node in beside - {r.nodeid})
-        return Reply(b"", before=before) if before else DONE
 
 
 def _set_append(handle: Handle, append: bool) -> None:

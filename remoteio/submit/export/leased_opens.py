@@ -6,6 +6,7 @@ import os
 
 from remoteio.submit.export.base import ExportBase
 from remoteio.submit.export.executing import EXECUTE
+from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.version_names import NO_NAMES
 from remoteio.wire import leases
@@ -36,7 +37,7 @@ class LeasedOpens(ExportBase):
         """Return what of a file that was armed, and then was as `st` says, is leased; and the name of its version."""
         if flags & EXECUTE and not _readable(fd):
             return leases.ATTR, b""
-        if not self.leases.contents(fd, st) or not self.inodes.descriptors.keeps(node, fd):
+        if not leasable(self.leases, fd, st) or not self.inodes.descriptors.keeps(node, fd):
             return leases.ATTR, b""
         version = self.versions.of(fd, st) if st.st_size > AHEAD else b""
         return leases.ATTR | leases.CONTENTS | (leases.KEPT if version else 0), version

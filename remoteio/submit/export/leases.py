@@ -19,7 +19,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import stat
 import threading
 import time
@@ -28,6 +27,7 @@ from collections.abc import Callable
 
 from remoteio import inotify as ino
 from remoteio.submit.export.filesystems import ChangedHere
+from remoteio.submit.export.held_open import unwritten
 from remoteio.submit.export.nodes import Node
 from remoteio.wire import frames
 from remoteio.wire import leases as wire
@@ -105,27 +105,29 @@ class _Mounts:
 class Leases:
     """Watches what is leased, and tells what is leased no more. Leases nothing until `begin`.
 
-    Threads: any. `_lock` guards all; nothing is waited for under it.
+    Threads: any. `lock` guards all; nothing is waited for under it. Under it `opened` is told whose file may be opened.
     """
 
+    opened: Callable[[int, int], None] | None = None
+
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inotify: ino.Inotify | None = None
+        self.lock = threading.Lock()
+        self.inotify: ino.Inotify | None = None
         self._mounts: _Mounts | None = None
         self._nodes: OrderedDict[int, _Watch] = OrderedDict()
-        self._numbers: dict[int, _Watch] = {}
+        self.numbers: dict[int, _Watch] = {}
         self._local = ChangedHere()
         self._resting: dict[int, float] = {}  # by node, until when
         self._most = MOST_WATCHES
-        self._news: list[bytes] = []
+        self.news: list[bytes] = []
         self._over = threading.Event()
         self._may = threading.Event()
         self._lacks: Callable[[str], None] = lambda why: None
 
     def begin(self) -> bool:
         """Lease from now on: the link asks what is `due`. False: this user is to have no more inotify instances."""
-        with self._lock:
-            if self._inotify is not None or self._over.is_set():
+        with self.lock:
+            if self.inotify is not None or self._over.is_set():
                 return not self._over.is_set()
             try:
                 with open(_WATCHES, encoding="ascii") as file:
@@ -134,7 +136,7 @@ class Leases:
             except OSError:
                 self._lacks(_LACKS % ("inotify instance", "instances=1024"))
                 return False
-            self._inotify, self._mounts = watches, _Mounts(watches)
+            self.inotify, self._mounts = watches, _Mounts(watches)
             return True
 
     def start(self, link: Link, lacks: Callable[[str], None]) -> None:
@@ -152,7 +154,7 @@ class Leases:
 
     def wanted(self) -> bool | None:
         """Lease from now on, if this job has leases. Whether it has; None: not yet."""
-        return self.begin() if self._may.is_set() or self._inotify is not None else None
+        return self.begin() if self._may.is_set() or self.inotify is not None else None
 
     def begun(self) -> bool:
         """Wait until it is time to `begin`, and do. False: nothing is leased."""
@@ -163,25 +165,25 @@ class Leases:
         """Lease nothing any more. `held` may keep the descriptor open elsewhere: who closes it last waits 20 ms."""
         self._over.set()
         self._may.set()
-        with self._lock:
-            if self._inotify is not None and self._mounts is not None:
-                held(self._inotify.fileno())
-                self._inotify.close()
+        with self.lock:
+            if self.inotify is not None and self._mounts is not None:
+                held(self.inotify.fileno())
+                self.inotify.close()
                 os.close(self._mounts.fd)
-                self._inotify = None
+                self.inotify = None
 
     def wait(self, pause: float) -> bool:
         """Wait `pause` seconds, and then until something is due. False: it is over."""
-        watches = self._inotify
+        watches = self.inotify
         if watches is None:
             return False
         poll = select.poll()
         poll.register(watches.fileno(), select.POLLIN)
         while not self._over.wait(pause):
             if poll.poll(1000):
-                with self._lock:
-                    self._drain()
-                    if self._news:
+                with self.lock:
+                    self.drain()
+                    if self.news:
                         return True
         return False
 
@@ -190,7 +192,7 @@ class Leases:
     def name(self, parent: Node, at: int, name: bytes) -> bool:
         """Arm a name in the directory `parent`, open as `at`, which is about to be looked up. False: do not lease."""
         local = self._is_local(parent, at)
-        with self._lock:
+        with self.lock:
             watch = self._directory(parent, at) if local else None
             if watch is not None:
                 watch.arm(name)
@@ -199,7 +201,7 @@ class Leases:
     def listing(self, node: Node, fd: int) -> bool:
         """Arm all names in a directory, and itself, which is about to be read. False: do not lease them."""
         local = self._is_local(node, fd)
-        with self._lock:
+        with self.lock:
             watch = self._directory(node, fd) if local else None
             if watch is not None:
                 watch.all_broken, watch.broken = False, set()
@@ -211,8 +213,8 @@ class Leases:
         1: they were armed already, and what was read before holds; 0: it is to be read again; -1: do not lease them.
         """
         local = self._is_local(node, -1 if name else at)
-        with self._lock:
-            if self._inotify is None or node.kind not in _LEASABLE or _guarded(node):
+        with self.lock:
+            if self.inotify is None or node.kind not in _LEASABLE or _guarded(node):
                 return -1
             watch = self._nodes.get(node.id)
             if watch is None:
@@ -227,24 +229,19 @@ class Leases:
             watch.arm(_ITSELF)
             return 0
 
-    def contents(self, fd: int, st: os.stat_result) -> bool:
-        """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed: not if
-        somebody has it open for writing, who may have it mapped, which makes no event."""
-        return self._inotify is not None and _unwritten(fd, st)
-
     def watches(self, node: Node, fd: int) -> bool:
         """Arm a file that is open as `fd`, and is about to be read ahead. False: what is read may change unseen."""
         return self._is_local(node, fd) and self.attributes(node, fd) >= 0
 
     def making(self, parent: Node, name: bytes, fails: bool = False) -> None:
         """Break nothing for that alone that the name is made now: the host has told of it. `fails`: it was not."""
-        with self._lock:
+        with self.lock:
             if (watch := self._nodes.get(parent.id)) is not None and watch.makes(name, fails):
                 self._break(watch, name)
 
     def known(self, node: Node) -> bool:
         """Arm the attributes of `node`, which are about to be read, if it is watched. False: do not lease them."""
-        with self._lock:
+        with self.lock:
             watch = self._nodes.get(node.id)
             if watch is None or _guarded(node):
                 return False
@@ -253,33 +250,33 @@ class Leases:
 
     def _is_local(self, node: Node, fd: int) -> bool:
         """Does inotify see all changes there? Not under the lock: it may wait for ever."""
-        return self._inotify is not None and self._local.sees(node.dev, fd)
+        return self.inotify is not None and self._local.sees(node.dev, fd)
 
     # the watches; all under the lock
 
     def _directory(self, node: Node, at: int) -> _Watch | None:
-        if self._inotify is None or node.shared or node.rights.closed:
+        if self.inotify is None or node.shared or node.rights.closed:
             return None
         watch = self._nodes.get(node.id)
         return watch or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
 
     def _add(self, node: Node, path: bytes, mask: int) -> _Watch | None:
-        watches = self._inotify
+        watches = self.inotify
         if watches is None or self._resting.get(node.id, 0.0) > time.monotonic():
             return None
         follow = 0 if path.rpartition(b"/")[0] == b"/proc/self/fd" else ino.IN_DONT_FOLLOW
         try:
-            number = watches.add(path, mask | follow)
+            number = watches.add(path, mask | follow | ino.IN_MASK_ADD)
         except OSError as e:  # it may not be read, or there are no more: it is asked for, as others are
             if e.errno == errno.ENOSPC:
                 self._lacks(_LACKS % ("inotify watch", "watches=524288"))
                 self._lacks = lambda why: None
             return None
-        same = self._numbers.get(number)
+        same = self.numbers.get(number)
         if same is not None:  # of a node that the job's kernel has forgotten, or of a name that was replaced just now
             self._break(same)
             self._nodes.pop(same.nodeid, None)
-        watch = self._numbers[number] = self._nodes[node.id] = _Watch(node.id, number, node.rights.hides)
+        watch = self.numbers[number] = self._nodes[node.id] = _Watch(node.id, number, node.rights.hides)
         if len(self._nodes) > self._most:
             self._leave(next(iter(self._nodes.values())))
         return watch
@@ -287,43 +284,44 @@ class Leases:
     def _leave(self, watch: _Watch) -> None:
         self._break(watch)
         del self._nodes[watch.nodeid]
-        del self._numbers[watch.number]
-        if self._inotify is not None:
-            self._inotify.remove(watch.number)
+        del self.numbers[watch.number]
+        if self.inotify is not None:
+            self.inotify.remove(watch.number)
 
     def _break(self, watch: _Watch, name: bytes = b"") -> None:
         if watch.all_broken:
             return
         if not name or watch.hides:
             watch.all_broken = True
-            self._news.append(wire.pack_break(watch.nodeid, b""))
+            self.news.append(wire.pack_break(watch.nodeid, b""))
         elif name not in watch.broken or _ITSELF not in watch.broken:
             watch.broken |= {name, _ITSELF}
-            self._news.append(wire.pack_break(watch.nodeid, name))
+            self.news.append(wire.pack_break(watch.nodeid, name))
 
     # what is due
 
     def break_all(self) -> None:
         """Take back all leases."""
-        with self._lock:
+        with self.lock:
             self._break_all()
 
     def _break_all(self) -> None:
         for watch in self._nodes.values():
             watch.all_broken = True
-        self._news.append(wire.pack_break(wire.EVERYTHING, b""))
+        self.news.append(wire.pack_break(wire.EVERYTHING, b""))
 
     def due(self) -> bytes:
         """Return the frame that takes back what others have changed by now; nothing if there is none."""
-        with self._lock:
-            self._drain()
-            if not self._news:
+        with self.lock:
+            self.drain()
+            if not self.news:
                 return b""
-            news, self._news = b"".join(self._news), []
+            news, self.news = b"".join(self.news), []
         return frames.frame(frames.BREAK, news)
 
-    def _drain(self) -> None:
-        watches, mounts = self._inotify, self._mounts
+    def drain(self) -> None:
+        """Take note of what has happened. Under the lock."""
+        watches, mounts = self.inotify, self._mounts
         ready = mounts.poll.poll(0) if watches is not None and mounts is not None else ()
         for fd, _ in ready:
             if mounts is not None and fd == mounts.fd:
@@ -334,16 +332,20 @@ class Leases:
                 self._happened(number, mask, os.fsencode(name))
 
     def _happened(self, number: int, mask: int, name: bytes) -> None:
+        if self.opened is not None and not name and mask & (ino.IN_OPEN | ino.IN_IGNORED | ino.IN_Q_OVERFLOW):
+            self.opened(number, mask)
         if mask & ino.IN_Q_OVERFLOW:
             self._break_all()
             return
-        watch = self._numbers.get(number)
+        if mask & ino.IN_OPEN:
+            return
+        watch = self.numbers.get(number)
         if watch is None or (name and not mask & _DIRECTORY) or (mask & ino.IN_CREATE and watch.saw(name)):
             return  # left meanwhile; of what is in a directory, and has a watch of its own; or known to the host
         self._break(watch, name)
         if mask & ino.IN_IGNORED:
             self._nodes.pop(watch.nodeid, None)
-            del self._numbers[number]
+            del self.numbers[number]
             return
         if watch.is_busy(now := time.monotonic()):
             self._leave(watch)
@@ -379,18 +381,7 @@ def _guarded(node: Node) -> bool:
     return node.parent is not None and node.parent.shared
 
 
-def _unwritten(fd: int, st: os.stat_result) -> bool:
-    """Whether nobody has that file open for writing; of somebody else's, whether nobody but he could."""
-    import fcntl  # a session has no leases that is over soon
-
-    try:
-        # for the moment that it is there, who opens the file for writing waits; and we are sent a signal, which is
-        # this one as it ends no process
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except PermissionError:  # somebody else's: nobody but he may write to it
-        return not st.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    except OSError:
-        return False  # open for writing, or of a filesystem that does not tell
-    return True
+def leasable(leases: Leases, fd: int, st: os.stat_result) -> bool:
+    """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed: not if
+    somebody has it open for writing, who may have it mapped, which makes no event."""
+    return leases.inotify is not None and unwritten(fd, st)

@@ -23,6 +23,7 @@ from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.inodes import Inodes, version
 from remoteio.submit.export.least_used import LeastUsed
 from remoteio.submit.export.nodes import Handle, LockOwner, Node
+from remoteio.submit.export.sole import Soles
 from remoteio.submit.interruptible import Wait
 from remoteio.wire import fuse_abi as abi
 
@@ -37,10 +38,11 @@ class Locks:
     for or made. `_waiting` is a dict by number of request, whose entry is there before the request is handed on.
     """
 
-    def __init__(self, inodes: Inodes) -> None:
+    def __init__(self, inodes: Inodes, soles: Soles) -> None:
         self._inodes = inodes
         # Of a file that is open the kernel may have pages to write back; of any other it reads them anew.
         self.twins: LeastUsed[Node] = LeastUsed(MOST_TWINS, Node.altered, lambda node: bool(node.handles))
+        self.soles = soles  # the files that nobody else has open
         self.claims: Claims | None = None  # of a job that is being restored
         self._waiting: dict[int, Wait] = {}
         self._guard = threading.Lock()
@@ -92,6 +94,25 @@ class Locks:
             r.unique, wait, handle, fd, lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock),
             lambda fd: syscalls.lock_range(fd, lock),
         )  # fmt: skip
+
+    def alone(self, r: abi.Request) -> bool:
+        """Say whether a record lock is asked for on a file that the job has open once, and nobody else has."""
+        fh, owner, _, _, kind, pid, flags, _ = _asked(r)
+        if flags & abi.LK_FLOCK or kind == fcntl.F_UNLCK:
+            return False
+        handle = self._inodes.handle(fh)
+        return self.soles.alone(handle, lambda: self._owner(handle, owner, pid)) and len(handle.node.handles) == 1
+
+    def whole(self, r: abi.Request) -> bool:
+        """Lock the whole file for the owner who asked. False: others hold some, or it may not be written."""
+        fh, owner, *_ = _asked(r)
+        held = self._inodes.handle(fh).node.locks.get(owner)
+        try:
+            if held is not None:
+                fcntl.fcntl(held.fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        except OSError:
+            return False
+        return held is not None
 
     def _owner(self, handle: Handle, owner: int, pid: int, asked: Range | None = None) -> LockOwner:
         node = handle.node

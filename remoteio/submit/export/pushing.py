@@ -19,6 +19,7 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.fetched import quiet
 from remoteio.submit.export.first_names import Ranges, Uses
 from remoteio.submit.export.learned_walks import PASSED_BY, LearnedWalks, wanted_of
+from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.pushed_walks import PushedWalk
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, listed, pushed
@@ -227,7 +228,7 @@ def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | Non
     whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
     due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < st.st_size]
     size = sum(end - begin for begin, end in due)
-    if not export.leases.contents(fd, st) or not export.inodes.descriptors.keeps(node, fd):
+    if not leasable(export.leases, fd, st) or not export.inodes.descriptors.keeps(node, fd):
         return None
     version = export.versions.of(fd, st) if size > _KEPT_THERE else b""
     if version:

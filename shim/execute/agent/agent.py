@@ -73,7 +73,7 @@ class Agent:
         self.link, self.sandbox, self.streams = link, sandbox, streams
         self.relay = Relay(sandbox.fuse, link, fail)
         self.relay.keep_in(kept("contents"), encrypting)
-        streams.before = self.relay.behind.settle
+        streams.before = self.relay.all_done
         self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
         self._trip = spec.trip / 1e6
@@ -160,7 +160,7 @@ class Agent:
         tell_init(self.sandbox.init, messages.SIGNAL, b"%d" % payload[0])
 
     def _stopped(self, number: int) -> None:
-        self.relay.behind.settle()
+        self.relay.all_done()
         self.link.send(frames.STOPPED, bytes((number,)))
 
     def _pause(self, paused: bool) -> None:
@@ -198,7 +198,7 @@ class Agent:
         """Return the frames that tell home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()
-        self.relay.behind.settle()
+        self.relay.all_done()
         if said is messages.ENDED:
             status, cpu = rest.split()
             spent = frames.pack_fields({**self.relay.spent(), "cpu": [cpu]})
