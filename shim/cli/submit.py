@@ -14,7 +14,7 @@ import click
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from shim.cli import parameters
-from shim.cli.say import shown
+from shim.cli.say import shown, tell
 from shim.submit.batch import asking, process, record, story
 from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, Batch, Directory
 from shim.submit.engines import condor
@@ -102,7 +102,9 @@ def _batch(
     output: str | None, error: str | None, env: tuple[str, ...], **given: Any,
 ) -> Batch:  # fmt: skip
     options = [word for item in env for word in ("--env", item)]
-    if engine == LOCAL and config.several(on or ANY):
+    if on is not None and not config.several(on):
+        on += ","  # so that its slots count, though it is one
+    if engine == LOCAL:
         wanted = ("cpus", "memory", "priority", "require", "rank")
         options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
     umask = os.umask(0o077)
@@ -142,7 +144,11 @@ def rows() -> list[dict[str, Any]]:
     """List the batches that have jobs left, or ended of late. Raises RexecError."""
     found = []
     for directory in record.every():
-        batch, told = directory.batch(), directory.story()
+        try:
+            batch, told = directory.batch(), directory.story()
+        except RexecError as error:
+            tell(str(error))  # the others are there all the same
+            continue
         ended = told.over()
         if ended and time.time() - os.stat(directory.path / "journal").st_mtime > _RECENT:
             continue

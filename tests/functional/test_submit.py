@@ -146,20 +146,33 @@ def test_hold_release_and_kill(submits: Submits) -> None:
 
 @long
 @both
+def test_the_slots_of_one_host_count_too(submits: Submits) -> None:
+    name = submits.submit("-n", "3", "--on", "alpha", "sh", "-c", WAITS)
+    until(lambda: len(submits.log(name, **{"is": "running"})) == 2, "two run")
+    until(lambda: "waiting, 1st in line" in submits("jobs"), "the third waits")
+    assert sum(map(submits.begun, range(3))) == 2
+    for job in range(3):
+        submits.go(job)
+    until(lambda: len(submits.log(name, **{"is": "done"})) == 3, "all have ended")
+
+
+@long
+@both
 def test_a_supervisor_that_was_killed_is_started_again_and_runs_nothing_twice_that_has_ended(submits: Submits) -> None:
     name = submits.submit("-n", "3", "--on", "alpha", "sh", "-c", WAITS)
-    submits.go(0)
-    until(lambda: submits.log(name, job=0, **{"is": "done"}), "one has ended")
-    until(lambda: submits.begun(1), "the next one runs")
+    until(lambda: any(map(submits.begun, range(3))), "one runs")
+    first = next(job for job in range(3) if submits.begun(job))
+    submits.go(first)
+    until(lambda: submits.log(name, job=first, **{"is": "done"}), "it has ended")
     [supervisor] = submits.supervisors()
-    os.kill(supervisor, 9)
+    os.kill(supervisor, signal.SIGKILL)
     until(lambda: not submits.supervisors(), "the supervisor is gone")
     assert "stopped" in submits("jobs")
-    submits.go(1)
-    submits.go(2)
+    for job in range(3):
+        submits.go(job)
     assert submits("resume") == f"batch {name} goes on\n"
     until(lambda: len(submits.log(name, **{"is": "done"})) == 3, "all have ended")
-    assert submits.begun(0) == 1
+    assert submits.begun(first) == 1
 
 
 @pytest.mark.long(lambda combo, **_: combo != "user-alice")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shim.submit.batch import story
+from remoteio.errors import RexecError
+from shim.submit.batch import record, story
 from shim.submit.batch.story import DONE, HELD, RUNNING, WAITING, Item
 from shim.submit.engines import condor, names
 from shim.submit.engines.condor import Told
@@ -129,6 +130,16 @@ def test_what_was_asked_is_asked_until_it_is_obeyed() -> None:
 def test_a_line_that_a_power_cut_has_left_is_passed_over() -> None:
     row = {"job": 0, "is": DONE, "status": 0}
     assert story.told(1, b'{"job": 0, "is"\n' + _journal(row)).over()
+
+
+def test_a_batch_that_is_being_made_is_none_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = record.create(record.Batch(("true",), 1, (), "local", "any", (), "o", "e", "/", (), 0o22, 0.0))
+    (tmp_path / "rexec/batches/2").mkdir()
+    assert [each.name for each in record.every()] == ["b1"]
+    with pytest.raises(RexecError, match="there is no batch b2"):
+        record.find("b2.0")
+    assert record.create(made.batch()).name == "b3"
 
 
 @pytest.fixture

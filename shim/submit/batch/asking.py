@@ -12,14 +12,15 @@ from shim.submit.batch.record import Directory
 
 _PATIENCE = 90.0  # seconds: an engine that is busy has its time (condor.py)
 
+_LOOK = 0.5  # seconds from one look to the next where the kernel has no room left for inotify
+
 
 def ask(directory: Directory, verb: str, job: int | None) -> None:
     """Have `verb` done to a job, or to all of them; a supervisor that is gone is started for it. Raises RexecError."""
     if directory.story().over():
         raise RexecError(f"all jobs of batch {directory.name} have ended")
-    inotify = Inotify()
+    inotify = _watch(str(directory.path / "journal"))
     try:
-        inotify.add(str(directory.path / "journal"), IN_MODIFY)
         end = directory.add({"ask": verb, "job": job})
         process.start(directory)
         until = time.monotonic() + _PATIENCE
@@ -30,9 +31,22 @@ def ask(directory: Directory, verb: str, job: int | None) -> None:
                     f"the supervisor of batch {directory.name} has not done so yet; it will: see `rexec log "
                     f"{directory.name}`"
                 )
-            select.select([inotify.fileno()], [], [], left)
-            inotify.read()
+            if inotify is None:
+                time.sleep(min(left, _LOOK))
+            else:
+                select.select([inotify.fileno()], [], [], left)
+                inotify.read()
     finally:
-        inotify.close()
+        if inotify is not None:
+            inotify.close()
     if story.why:
         raise RexecError(f"{directory.name}{'' if job is None else f'.{job}'}: {story.why}")
+
+
+def _watch(journal: str) -> Inotify | None:
+    try:
+        inotify = Inotify()
+        inotify.add(journal, IN_MODIFY)
+    except OSError:
+        return None
+    return inotify

@@ -29,6 +29,7 @@ from shim.submit.shapes import ShapeError, listed, one_of, string, table, whole
 
 LOCAL, CONDOR = ENGINES = ("local", "condor")
 MOST_JOBS = 1_000_000
+_ASKED, _NEW = "batch.json", "batch.json.new"
 _NAME = re.compile(r"b(\d{1,9})(?:\.(\d{1,7}))?")
 
 
@@ -88,7 +89,7 @@ class Directory:
     def batch(self) -> Batch:
         """Read what was asked for. Raises RexecError."""
         try:
-            found: dict[str, Any] = _SHAPE(json.loads((self.path / "batch.json").read_bytes()), "batch.json")
+            found: dict[str, Any] = _SHAPE(json.loads((self.path / _ASKED).read_bytes()), _ASKED)
         except (OSError, ValueError, ShapeError) as e:
             raise RexecError(f"batch {self.name} cannot be read: {e}; remove {self.path} if it is of no use") from e
         values: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in found.items()}
@@ -141,11 +142,17 @@ def _all() -> Path:
 
 def every() -> Iterator[Directory]:
     """List the batches, by number."""
+    for number in _numbers():
+        if (_all() / str(number) / _ASKED).exists():  # else it is being made
+            yield Directory(_all() / str(number))
+
+
+def _numbers() -> list[int]:
+    """List the numbers that are taken."""
     try:
-        names = [name for name in os.listdir(_all()) if name.isdigit()]
+        return sorted(int(name) for name in os.listdir(_all()) if name.isdigit())
     except FileNotFoundError:
-        return
-    yield from (Directory(_all() / name) for name in sorted(names, key=int))
+        return []
 
 
 def named(word: str) -> bool:
@@ -159,7 +166,7 @@ def find(word: str) -> tuple[Directory, int | None]:
     if name is None:
         raise RexecError(f"{word!r:.80} names no batch: see `rexec jobs`")
     found = Directory(_all() / str(int(name[1])))
-    if not found.path.is_dir():
+    if not (found.path / _ASKED).exists():
         raise RexecError(f"there is no batch {found.name}: see `rexec jobs`")
     job = None if name[2] is None else int(name[2])
     if job is not None and job >= (count := found.batch().count):
@@ -171,7 +178,7 @@ def create(batch: Batch) -> Directory:
     """Put a new batch on the disk. Raises RexecError."""
     try:
         xdg.make(_all())
-        number = max([each.number for each in every()], default=0)
+        number = max(_numbers(), default=0)
         while True:
             number += 1
             path = _all() / str(number)
@@ -180,12 +187,13 @@ def create(batch: Batch) -> Directory:
                 break
             except FileExistsError:
                 continue  # another has just taken it
-        for name, data in (("journal", b""), ("batch.json", json.dumps(asdict(batch)).encode())):
+        for name, data in (("journal", b""), (_NEW, json.dumps(asdict(batch)).encode())):
             fd = os.open(path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
+        os.rename(path / _NEW, path / _ASKED)  # from now on it is a batch, to whoever looks
         sync_directory(path)
         sync_directory(_all())
     except (OSError, RuntimeError) as e:

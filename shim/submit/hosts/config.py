@@ -128,8 +128,13 @@ def resolve(on: str, known: Hosts) -> Host:
 
 
 def several(on: str | None) -> tuple[str, ...]:
-    """Return the names in an ``--on`` of several hosts, ("any",) for all of hosts.toml; (): it names one, or none."""
-    return tuple(word.strip() for word in on.split(",")) if on is not None and (on == ANY or "," in on) else ()
+    """Return the names in an ``--on`` of several hosts, ("any",) for all of hosts.toml; (): it names one, or none.
+
+    "alpha," is a list too, of one.
+    """
+    if on is None or (on != ANY and "," not in on):
+        return ()
+    return tuple(name for word in on.split(",") if (name := word.strip()))
 
 
 def _host(name: str, table: Mapping[str, object], owners: Mapping[str, object], file: str) -> Host:
