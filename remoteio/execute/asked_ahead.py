@@ -73,12 +73,16 @@ class AskedAhead(Told, ToKernel):
             self.handles.opened(op, nodeid, raw, answer)  # a file that was fetched is open at home
         if not self._to_kernel(answer):
             self._undo(op, answer)
+        self._more(op)
+        if self._known.ahead.moved or (op == abi.OPEN and self._known.files.orders.window):
+            self._ask_ahead()
+
+    def _more(self, op: int) -> None:
+        """Have home send more, now that the job has used some of it, or waits for it."""
         if op in _OF_USE and not self._known.opened.pushed.pace.over:
             with self._order:
                 grant = self._known.opened.pushed.more(time.monotonic())
             self._grant(grant)
-        if self._known.ahead.moved or (op == abi.OPEN and self._known.files.orders.window):
-            self._ask_ahead()
 
     def _come(self, unique: int, answer: bytes) -> None:
         if (asked := self._asked.pop(unique, None)) is None:
@@ -98,4 +102,4 @@ class AskedAhead(Told, ToKernel):
                 self._known.opened.close(fh)
 
 
-_OF_USE = frozenset((abi.READ, abi.OPENDIR, abi.LOOKUP))  # by whose answers what was pushed is used
+_OF_USE = frozenset((abi.READ, abi.OPENDIR, abi.LOOKUP))  # by which what was pushed is used

@@ -71,10 +71,10 @@ class Pace:
         """Return what to grant, when so much of what has come was not used."""
         if not self._window and self.wanted and (self._answers > 1 or SURELY_FAR <= self._fastest < float("inf")):
             self._window = FIRST
-        under_way = max(self._granted - self.come, 0)
+        under_way = self._granted - self.come  # less than nothing, where the last frame was larger than what was left
         room = min(self._window, max(2 * FIRST, int(self._rate * UNUSED_S)) - unused) - under_way
-        if self.over or room < max(min(self._window // 4, FRAME), 1):
+        if self.over or not self._window or room < max(min(self._window // 4, FRAME), 1):
             return 0
-        self._granted = self.come + under_way + room
+        self._granted += room
         self._grants.append((self._granted, self.come, now))
         return room

@@ -130,15 +130,21 @@ class Relay(LocksHere):
                 if op not in abi.NO_REPLY:
                     with order:
                         asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), time.monotonic(), raw)
-                        if op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw))):
-                            continue
+                        waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)))
+                    if waits:
+                        self._more(op)  # or what it waits for may not be under way at all
+                        continue
                 send(op, raw)
-                if facts.ahead.moved or facts.files.orders.window:
-                    self._ask_ahead()
-                if facts.unused():
-                    self.give_back()
+                self._sent()
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
             self._fail(e)
+
+    def _sent(self) -> None:
+        facts = self._known
+        if facts.ahead.moved or facts.files.orders.window:
+            self._ask_ahead()
+        if facts.unused():
+            self.give_back()
 
     def _special(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
         """What is not simply passed on; True: it is dealt with."""

@@ -441,29 +441,29 @@ def test_where_home_is_near_nothing_is_asked_for() -> None:
     assert steps.answered(0.020, NOW, 0) == steps.answered(0.020, NOW, 0) == 0, "home has nothing to send"
     steps.wanted = True
     assert steps.grant(NOW, 0) == pace.FIRST
-    assert far().grant(NOW, 0) == 0, "it is not known yet how far it is"
+    assert far().grant(NOW, 0) == far().came(1000, NOW, 0) == 0, "it is not known yet how far it is"
     assert Pace().told(0.005, NOW) == pace.FIRST, "home has found out, and sends what there is"
     steps = Pace()
     assert steps.told(0.001, NOW) == 0 and steps.over
 
 
-def under_way(rate: float, trip: float, seconds: float) -> list[tuple[float, int]]:
-    """When how many bytes are under way over a link of so many bytes a second, as long as all of it is used."""
+def under_way(rate: float, trip: float, seconds: float, frame: int = 16 << 10) -> list[tuple[float, int]]:
+    """When how many bytes are under way over a link of so many bytes a second, as long as all of it is used: home sends
+    frames of that size, and begins one while it may send anything."""
     steps, now, free = far(), NOW, NOW
     flying: list[tuple[float, int]] = []  # when it arrives, size
-    grant = steps.answered(trip, now, 0)
+    credit = steps.answered(trip, now, 0)
     found = []
     while now < NOW + seconds:
-        while grant > 0:  # home sends it half a round trip later, one frame after the other
-            size = min(grant, 16 << 10)
-            free = max(free, now + trip / 2) + size / rate
-            flying.append((free + trip / 2, size))
-            grant -= size
+        while credit > 0:  # home sends it half a round trip later, one frame after the other
+            free = max(free, now + trip / 2) + frame / rate
+            flying.append((free + trip / 2, frame))
+            credit -= frame
         found.append((now - NOW, sum(size for _, size in flying)))
         if not flying:
             break
         now, size = flying.pop(0)
-        grant = steps.came(size, now, 0)
+        credit += steps.came(size, now, 0)
     return found
 
 
@@ -471,6 +471,11 @@ def test_over_a_narrow_link_little_more_is_under_way_than_it_carries() -> None:
     for rate in (1.25e6, 12.5e6):
         later = [size for when, size in under_way(rate, 0.02, 3.0) if when > 1.0]
         assert later and max(later) <= max(1.4 * rate * 0.02, pace.LEAST + pushed.FRAME)
+
+
+def test_frames_that_are_larger_than_what_home_may_send_stop_nothing() -> None:
+    for frame in (pace.LEAST + 1, pushed.FRAME, 2 * pushed.FRAME):
+        assert under_way(1.25e6, 0.02, 3.0, frame)[-1][0] > 2.5
 
 
 def test_over_a_wide_link_it_is_as_much_as_that_carries_soon() -> None:
