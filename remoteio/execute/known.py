@@ -301,6 +301,8 @@ class Known:
             if not bare or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
                 return None
             return abi.failure(unique, errno.ENODATA)
+        if op == abi.ACCESS:
+            return self.opened.searched.answer(leases, unique, nodeid, raw) if leased else None
         if op == abi.GETATTR and leased and (known := leases.getattr(unique, nodeid)) is not None:
             return known
         if op == abi.READ:
@@ -331,4 +333,4 @@ OPENING = frozenset((abi.OPEN, abi.OPENDIR))
 WAITING = OPENING | {abi.LOOKUP, abi.READ}
 """Operations that may wait for what is under way."""
 
-ANSWERED = WAITING | {abi.GETATTR, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}
+ANSWERED = WAITING | {abi.ACCESS, abi.GETATTR, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}

@@ -215,6 +215,9 @@ class KnownAhead(Known):
                 self._learn_name(nodeid, name, rest, now)
             elif what == wire.TARGET:
                 self.learn_link(nodeid, 0, rest, now, UNUSED_S)  # what is a link to something else is another node
+            elif what == wire.SEARCHED:
+                if self.holds(nodeid, 0):
+                    self.opened.searched.learn(self.leases, nodeid, rest)
             elif what == wire.LISTED:
                 self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now)
             elif what == wire.DATA:

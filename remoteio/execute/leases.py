@@ -106,7 +106,7 @@ class Leases:
         node = self._nodes.get(nodeid)
         if nodeid != abi.ROOT_ID and (node is None or not node.names):
             return
-        self._attr[nodeid] = attr
+        self._attr[nodeid] = self._attr[nodeid] if self._attr.get(nodeid) == attr else attr  # see attributes_of
         self._attr.move_to_end(nodeid)
         if len(self._attr) > LEASED_NODES:
             self.changed(next(iter(self._attr)))
@@ -306,6 +306,14 @@ class Leases:
     def _bound(self) -> None:
         while (self._names > LEASED_NAMES or self._bytes > LEASED_LISTINGS) and len(self._directories) > 1:
             self._drop(self._directories.popitem(last=False)[1])
+
+
+def attributes_of(leases: Leases, nodeid: int) -> bytes | None:
+    """Return the attributes (struct fuse_attr) of a node that hold; None: none do.
+
+    As long as nothing has changed them it is the same object, though they were told again.
+    """
+    return leases._attr.get(nodeid)
 
 
 def is_absent(leases: Leases, parent: int, name: bytes) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from remoteio.execute.pushed import Pushed
+from remoteio.execute.searched import Searched
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
 
@@ -38,12 +39,13 @@ _FLAGGED = frozenset((abi.GETATTR, abi.STATX_OP))
 
 class Opened:
     """Keeps the handles; ``untold`` are those that home has not been told of. ``pushed``: what is read by them.
+    ``searched``: the directories that may be entered.
 
     `by_home`: none is opened here.
     """
 
     def __init__(self) -> None:
-        self.pushed = Pushed()
+        self.pushed, self.searched = Pushed(), Searched()
         self.by_home = False
         self._told: dict[int, tuple[int, int]] = {}  # fh -> nodeid, flags
         self.untold: dict[int, tuple[int, int, float]] = {}  # fh -> nodeid, flags, since when; in that order

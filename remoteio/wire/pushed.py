@@ -12,6 +12,7 @@ TARGET      the link       where the symbolic link points; without a name
 FILE        the file       u64 from, u64 to, each: what of it will come as DATA, in that order; the name is that of
                            its version, of ``known.VERSION`` bytes, if the host may keep it by that; else there is none
 DATA        the file       what it holds from `offset` on; without a name
+SEARCHED    the directory  struct fuse_attr; the job's user may search it (access(2), X_OK); without a name
 LISTED      0              deflated (RFC 1950): directories as the reply to a LIST has them (``wire.listed``)
 ==========  =============  ============================================================================
 
@@ -30,10 +31,12 @@ from __future__ import annotations
 import struct
 
 from remoteio.errors import ProtocolError
+from remoteio.wire.fuse_abi import ATTR
 from remoteio.wire.known import VERSION
 from remoteio.wire.listed import ENTRY_SIZE
 
-NAME, TARGET, FILE, DATA, LISTED, TOLD = range(6)
+NAME, TARGET, FILE, DATA, LISTED, TOLD, SEARCHED = range(7)
+_SIZES = {NAME: ENTRY_SIZE, TOLD: ENTRY_SIZE, SEARCHED: ATTR.size}
 BARE = 1
 FAR = 0.003
 """Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
@@ -98,7 +101,7 @@ def parse(payload: bytes | memoryview) -> list[tuple[int, int, bytes, int, bytes
         nodeid, offset, size, length, what = _HEAD.unpack_from(data, at)
         begin = at + _HEAD.size + length
         at = begin + size
-        if at > len(data) or what > TOLD or (what in (NAME, TOLD) and size != ENTRY_SIZE):
+        if at > len(data) or what > SEARCHED or size != _SIZES.get(what, size):
             raise ProtocolError("what is pushed is cut short, or of no kind that there is (%d)" % what)
         if what == FILE and length not in (0, VERSION):
             raise ProtocolError("a version is pushed whose name is of no length that there is (%d)" % length)

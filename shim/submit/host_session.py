@@ -93,7 +93,7 @@ class _Files:
     def __init__(
         self, spec: JobSpec, record: WrittenFiles | None, rights: JobRights | None, first_names: FirstNames | None
     ) -> None:
-        self.ahead = ToldAhead(first_names, far=spec.trip >= pushed.FAR * 1e6)
+        self.ahead = ToldAhead(first_names, spec.trip >= pushed.FAR * 1e6, spec.cwd)
         self._spec, self.record, self._rights = spec, record, rights or JobRights()
         self.behind = record is None and not self._rights.sync
         self.take: Callable[[int, bytes | memoryview], list[bytes | memoryview]] = unordered

@@ -36,9 +36,9 @@ class ToldAhead:
     Threads: `credited` is for the one that receives; all else for any.
     """
 
-    def __init__(self, first_names: FirstNames | None, far: bool = False) -> None:
-        """`far`: the host has been told that it is."""
-        self._first_names, self._far = first_names, far
+    def __init__(self, first_names: FirstNames | None, far: bool = False, directory: bytes = b"") -> None:
+        """`far`: the host has been told that it is; `directory`: the job's own."""
+        self._first_names, self._far, self._directory = first_names, far, directory
         self._soon = threading.Event()  # the first names are on their way, or there are none
         self._pushing: Pushing | None = None
 
@@ -68,7 +68,7 @@ class ToldAhead:
             from remoteio.submit.export.pushing import Pushing  # for hosts that are far
 
             learned = self._first_names
-            self._pushing = Pushing(learned.known, learned.read, self._far, learned.walks)
+            self._pushing = Pushing(learned.known, learned.read, self._far, learned.walks, self._directory)
         return [PUSH_DUE] if self._pushing.credited(count) else []
 
     def made(self, item: bytes | memoryview, export: Export, over: threading.Event) -> Iterator[tuple[int, bytes]]:

@@ -37,7 +37,7 @@ def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(host_session.lease, "PULSE", 0.001)
     link: Any = SlowLink()
     nobody: Any = None
-    spec: Any = SimpleNamespace(trip=0)
+    spec: Any = SimpleNamespace(trip=0, cwd=b"/")
     session = HostSession(link, spec, nobody)
     threads = [threading.Thread(target=session._pulse), threading.Thread(target=session.pause)]
     threads[0].start()

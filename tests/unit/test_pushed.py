@@ -286,6 +286,52 @@ def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other
     assert look_up(facts, b"lib") is None and small in facts.listings.unused, "the job has changed something since"
 
 
+def test_who_may_search_the_directory_that_he_begins_in_does_not_ask(host: Host, top: Path) -> None:
+    def facts() -> KnownAhead:
+        sending, made = Pushing({}, directory=b"/lib"), KnownAhead()
+        made.leases.heard = NOW
+        assert sending.credited(1 << 20)
+        for payload in sending.due(host.export):
+            made.pushed(payload, NOW)
+        return made
+
+    def may(here: KnownAhead, node: int, mask: int = os.X_OK) -> bool:
+        answer = here.answer(abi.ACCESS, 7, node, asked(abi.ACCESS, node, abi.ACCESS_IN.pack(mask, 0)), NOW)
+        assert answer in (None, abi.reply(7))
+        return answer is not None
+
+    here, lib = facts(), host.walk("lib")
+    assert may(here, abi.ROOT_ID) and may(here, lib)
+    assert not may(here, lib, os.R_OK) and not may(here, lib, os.W_OK | os.X_OK) and not may(here, 99)
+    attr = bytes(bytearray(here.leases._attr[lib]))
+    here.leases.attributes(lib, attr)
+    assert may(here, lib), "it was told again"
+    here.leases.changed(lib)
+    here.leases.attributes(lib, attr)
+    assert not may(here, lib), "it was changed meanwhile"
+    here = facts()
+    here.leases.heard = NOW - 10
+    assert not may(here, lib), "home has not been heard of"
+    here = facts()
+    host.export.leases.due()
+    (top / "lib").chmod(0o700)
+    here.broken(leases.broken(host.export.leases.due()[HEADER.size :]))
+    assert may(here, abi.ROOT_ID) and not may(here, lib), "somebody has changed who may"
+    here = facts()
+    here.asked(abi.SETATTR, lib)
+    assert may(here, abi.ROOT_ID) and not may(here, lib), "the job has"
+    here = facts()
+    here.broken([(leases.EVERYTHING, b"")])
+    assert not may(here, abi.ROOT_ID)
+
+
+def test_what_may_not_be_searched_is_not_said_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    sending = Pushing({}, directory=b"/lib")
+    assert sending.credited(1 << 20)
+    assert {part[0] for payload in sending.due(host.export) for part in pushed.parse(payload)} == {pushed.NAME}
+
+
 def test_a_host_that_knows_that_it_is_far_is_told_names_with_what_they_lead_to(host: Host) -> None:
     for uses, kinds in ((USES, []), ({}, [])):
         told = ToldAhead(FirstNames(uses, lambda uses: None), far=True)
@@ -505,7 +551,8 @@ def test_what_is_sent_and_cut_short_is_refused(cut: int) -> None:
         pushed.parse(whole[:cut])
     for wrong in (
         pushed.pack(9, 1, b"", b"x"), pushed.pack(pushed.NAME, 1, b"name", b"short"),
-        pushed.pack(pushed.TOLD, 1, b"name", b"short"), pushed.pack_file(1, [], False, b"no version"),
+        pushed.pack(pushed.TOLD, 1, b"name", b"short"), pushed.pack(pushed.SEARCHED, 1, b"", b"short"),
+        pushed.pack_file(1, [], False, b"no version"),
     ):  # fmt: skip
         with pytest.raises(ProtocolError):
             pushed.parse(wrong)

@@ -135,7 +135,7 @@ def test_a_link_that_breaks_keeps_nothing(pair: tuple[Link, socket.socket]) -> N
 def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
     """The job may be going on elsewhere by then."""
     nobody: Any = None
-    spec: Any = SimpleNamespace(trip=0)
+    spec: Any = SimpleNamespace(trip=0, cwd=b"/")
     session = HostSession.__new__(HostSession)
     session._files = host_session._Files(spec, None, None, None)
     session.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
@@ -154,7 +154,7 @@ def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
 def test_a_host_that_takes_nothing_keeps_no_user_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_session.lease, "RELEASE", 0.01)
     ours, theirs = socket.socketpair()
-    link, spec = Link(ours.fileno(), ours.fileno()), SimpleNamespace(trip=0)
+    link, spec = Link(ours.fileno(), ours.fileno()), SimpleNamespace(trip=0, cwd=b"/")
     session = HostSession(link, spec, None)  # type: ignore[arg-type]
     writer = threading.Thread(target=session.send, args=(frames.FUSE, bytes(4 << 20)))
     writer.start()

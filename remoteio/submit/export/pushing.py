@@ -60,11 +60,18 @@ class Pushing:
     """
 
     def __init__(
-        self, uses: Uses, asked: Set[bytes] = frozenset(), alone: bool = False, walks: LearnedWalks | None = None
+        self,
+        uses: Uses,
+        asked: Set[bytes] = frozenset(),
+        alone: bool = False,
+        walks: LearnedWalks | None = None,
+        directory: bytes = b"",
     ) -> None:
         """`asked`: the files of which the job has asked for something: it is ahead of what is sent; `walks`: of which
-        directories. `alone`: the names are told in no other way, so those under no lease are sent as well."""
+        directories. `alone`: the names are told in no other way, so those under no lease are sent as well. `directory`:
+        that the job begins in."""
         self._uses, self._asked, self._alone, self._walks = uses, asked, alone, walks or LearnedWalks()
+        self._directory = directory
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
         self._credit, self._busy, self._left = 0, False, MOST_BYTES
@@ -114,6 +121,9 @@ class Pushing:
 
     def _parts(self, export: Export) -> Iterator[bytes]:
         """All parts: of some paths after the other the names, then of these the contents."""
+        if self._directory:
+            yield from _searched(export, abi.ROOT_ID)
+            yield from _searched(export, (yield from self._names(export, self._directory)))
         todo, walked, passed_by = list(self._uses.items()), [], set()
         walk = PushedWalk(export, self._walks, lambda files: self._in_files(export, [(each, []) for each in files]))
         while todo:
@@ -164,6 +174,16 @@ class Pushing:
                 return 0
             node = found
         return node
+
+
+def _searched(export: Export, node: int) -> Iterator[bytes]:
+    """The part for a directory that the job's user may search: its kernel asks for that as the job begins there."""
+    told = export.answer(abi.Request(abi.request(abi.GETATTR, node, abi.GETATTR_IN.pack(0, 0, 0))))
+    allowed = export.answer(abi.Request(abi.request(abi.ACCESS, node, abi.ACCESS_IN.pack(os.X_OK, 0))))
+    if told is None or told[0] != LEASED or allowed is None or abi.OUT_HEADER.unpack_from(allowed[1])[1]:
+        return
+    _, _, _, reply = leases.split(told[1])
+    yield pushed.pack(pushed.SEARCHED, node, b"", bytes(reply[abi.OUT_HEADER.size + abi.ATTR_OUT.size :]))
 
 
 def _contents(file: _File) -> Iterator[bytes]:
