@@ -145,3 +145,10 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
                 abi.COPY_FILE_RANGE_64: [(node, abi.COPY_IN.pack(each, 0, node, handle, 0, 9, 0)) for each in handles],
             }.get(op, [])
     return found
+
+
+def alone_with_its_mounts(export: Export) -> None:
+    """Have what is mounted elsewhere on this machine, as other tests do all the time, take no lease back."""
+    mounts = export.leases._mounts
+    assert mounts is not None
+    mounts.poll.unregister(mounts.fd)

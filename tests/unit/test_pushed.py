@@ -29,7 +29,7 @@ from remoteio.wire import leases, pushed
 from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import HEADER, LARGE, NAMES, PUSHED
 from shim.submit.told_ahead import NAMES_DUE, PUSH_DUE, ToldAhead
-from tests.hostile import Host
+from tests.hostile import Host, alone_with_its_mounts
 from tests.named_versions import until_named
 
 NOW = 100.0
@@ -97,6 +97,7 @@ def top(disk: Path) -> Path:
 def host(top: Path) -> Iterator[Host]:
     made = Host.of(top)
     assert made.export.leases.begin()
+    alone_with_its_mounts(made.export)
     yield made
     made.export.close()
 
