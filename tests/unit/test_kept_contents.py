@@ -21,6 +21,11 @@ DATA = random.Random(1).randbytes(20 * PAGE + 100)  # ends within a page
 SIZE = len(DATA)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_contents, "_SETTLED", 60.0)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> KeptContents:
     return store_in(tmp_path)
