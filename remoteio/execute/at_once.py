@@ -15,7 +15,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
 from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link
-from remoteio.wire.makes import OPS, name_of
+from remoteio.wire.makes import OPS, name_of, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
         behind.sent.await_room(len(raw))
+        if op == abi.UNLINK:
+            return self._unlink(unique, nodeid, raw, now)
         if op not in CHANGES:
             return self._look(op, unique, nodeid, raw, now)
         unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
@@ -67,6 +69,29 @@ class AtOnce(AskedAhead):
     def _guarded(self, nodeid: int) -> bool:
         """Say whether a lock may tell of what is changed in that file."""
         return nodeid in self.handles.locked
+
+    def _unlink(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
+        """Answer an UNLINK of a file that the job has made."""
+        known, behind = self._known, self.behind
+        with self._order:
+            if not known.making.removes(raw, now):
+                return False
+        self._tell_of(lambda: list(known.opened.untold))  # what is open is found by its name at home
+        with self._order:
+            node = known.making.removes(raw, now)
+            if not node or known.opened.is_untold(node):
+                return False
+            known.making.removed(raw, behind.next(), now)
+            self.counts.here[abi.UNLINK] += 1
+            self.counts.carried[abi.UNLINK] += len(raw)
+            asked = abi.UNLINK, nodeid, 0, known.removes(nodeid, node), now, raw
+            number, answer = behind.entered(unique, asked, abi.reply(unique), node)
+        behind.send_change(number, unlink(raw, node))
+        if answer:
+            self._to_kernel(answer)
+        if known.unused():
+            self.give_back()
+        return True
 
     def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
         """Answer a READ or GETATTR of what was made or written here."""
@@ -114,7 +139,7 @@ class AtOnce(AskedAhead):
     def _forget(self, failed: Change) -> None:
         """Forget what is known here and is not so at home: pages, or a name."""
         op, nodeid, *_, raw = failed.asked
-        if op in OPS:
+        if op in OPS or op == abi.UNLINK:
             name = name_of(op, raw)
             with self._order:
                 self._known.making.failed(nodeid, name, failed.node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
-from remoteio.execute.leases import keep_listing
+from remoteio.execute.leases import given, is_absent, keep_listing, named
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.written import Written
@@ -15,7 +15,7 @@ from remoteio.wire.behind import BESIDE, MAY_WRITE
 from remoteio.wire.coherence import TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.listed import parse, walk
-from remoteio.wire.makes import Granted
+from remoteio.wire.makes import Granted, name_of
 
 _O_TRUNC = 0o1000
 
@@ -46,11 +46,26 @@ class KnownAhead(Known):
         self, asked: Asked, granted: Granted, reply: bytes | memoryview, above: bytes, now: float
     ) -> Made | None:
         """Keep what goes along with the reply to what makes a name: see ``Making.granted``. Raises struct.error."""
-        op, _, _, stamp, _, raw = asked
-        made = abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0]
+        op, nodeid, _, stamp, _, raw = asked
+        made, name = abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0], name_of(op, raw)
+        absent = is_absent(self.leases, nodeid, name)
+        self.leases.changed(nodeid)
+        self.leases.broken(nodeid, name)  # home does not say so by a break
+        if absent and self.holds(made, stamp):
+            self.leases.name(nodeid, name, made)
         if stamp < self.making.lost or not self.holds(made, stamp):
             return None  # it may have been taken back since
         return self.making.granted(op, raw, granted, reply, above, now)
+
+    def removes(self, nodeid: int, node: int) -> int:
+        """Take note that the kernel is told that a name of that node in the directory `nodeid` is gone; return the
+        stamp of that."""
+        self._count += 1
+        for each in (nodeid, node):
+            self._attr.pop(each, None)
+            self.leases.changed(each)
+            self._changed(each)
+        return self._count
 
     def told_of_file(self, asked: Asked, reply: bytes | memoryview, now: float) -> None:
         """Take note of home's word on a file: whether it is empty, or as the job left it. Raises struct.error.
@@ -79,6 +94,12 @@ class KnownAhead(Known):
         answer = super().answer(op, unique, nodeid, raw, now)
         if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
             self.opened.pushed.looked(nodeid)
+        elif op == abi.LOOKUP and self.leases.holds(now):
+            found = named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
+            attr = self.written.attributes(found, now)
+            if attr:
+                given(self.leases, found)
+                return abi.reply(unique, abi.ENTRY.pack(found, 0, TTL, 0, 0, 0) + attr)
         return answer
 
     def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:

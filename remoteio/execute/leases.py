@@ -316,6 +316,17 @@ def attributes_of(leases: Leases, nodeid: int) -> bytes | None:
     return leases._attr.get(nodeid)
 
 
+def named(leases: Leases, parent: int, name: bytes) -> int:
+    """Return the node to which that name is known to lead; 0: none is."""
+    directory = leases._directories.get(parent)
+    return 0 if directory is None else max(directory.names.get(name, _UNKNOWN), 0)
+
+
+def given(leases: Leases, nodeid: int) -> None:
+    """Take note that the kernel is told of a node by a name that is known to lead there."""
+    leases._nodes[nodeid].debt += 1
+
+
 def is_absent(leases: Leases, parent: int, name: bytes) -> bool:
     """Say whether nothing is known to have that name in the directory."""
     directory = leases._directories.get(parent)

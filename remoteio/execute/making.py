@@ -20,7 +20,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from remoteio.execute.leases import Leases, is_absent
+from remoteio.execute.leases import Leases, is_absent, named
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import TTL
@@ -172,15 +172,12 @@ class Making:
             return None
         told = list(attr)
         told[0], told[9] = INODES + number, _mode(op, raw)
-        seconds, ns = divmod(self._time(now), _NS)
+        seconds, ns = self._changed(grant, number, now)
         told[3:9] = seconds, seconds, seconds, ns, ns, ns
         if op == abi.SYMLINK:
             told[1] = len(raw) - abi.ARGS - len(name) - 2
-        self._leases.broken(nodeid, name)  # something has it, of which home is to be asked
         made = MADE + number
-        grant.last = number
-        if grant.attr:
-            grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
+        self._leases.name(nodeid, name, made)
         if op == abi.MKDIR:
             self._empty(made, grant, told)
             if grant.attr:
@@ -192,6 +189,30 @@ class Making:
         if not abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] & _ACCMODE:
             words &= ~MAY_WRITE
         return Made(made, made, words, packed, abi.reply(unique, body + abi.OPEN_OUT.pack(made, 0, 0)))
+
+    def removes(self, raw: bytes | memoryview, now: float) -> int:
+        """Return the node of the file whose name an UNLINK takes away, if the job has made that and it is known to have
+        the name still; 0: home is to be asked."""
+        nodeid, uid, gid = _asking(raw)
+        grant, name = self._granted.get(nodeid), bytes(raw[abi.ARGS : -1])
+        if grant is None or (abi.CREATE, uid, gid) not in grant.likes or not self._leases.holds(now):
+            return 0
+        found = named(self._leases, nodeid, name)
+        return 0 if found < MADE or grant.speaks_of(name) else found
+
+    def removed(self, raw: bytes | memoryview, number: int, now: float) -> None:
+        """Take note that the change of that number has taken the name away."""
+        nodeid, _, _ = _asking(raw)
+        self._leases.name(nodeid, bytes(raw[abi.ARGS : -1]), 0)
+        self._changed(self._granted[nodeid], number, now)
+
+    def _changed(self, grant: _Grant, number: int, now: float) -> tuple[int, int]:
+        """Take note that the change of that number was made in a directory; return when, as home's clock has it."""
+        seconds, ns = divmod(self._time(now), _NS)
+        grant.last = number
+        if grant.attr:
+            grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
+        return seconds, ns
 
     def getattr(self, unique: int, nodeid: int, done: int) -> bytes | None:
         """Return the reply to a GETATTR of a directory in which something is made after the change of number `done`."""

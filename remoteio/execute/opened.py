@@ -72,6 +72,10 @@ class Opened:
             return []
         return [fh] if fh in self.untold else []
 
+    def is_untold(self, nodeid: int) -> bool:
+        """Say whether home is still to be told that a file is open."""
+        return any(each == nodeid for each, _, _ in self.untold.values())
+
     def old(self, now: float) -> list[int]:
         """List the handles that have been open for a while, and home does not know."""
         found = []

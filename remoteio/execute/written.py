@@ -9,8 +9,8 @@ then on. What others change meanwhile is not seen. Home says with its reply to a
 is as the job left it (``behind.SAME``, FOPEN_KEEP_CACHE); for coherence.TTL from then on what is known here is used, as
 all that was told.
 
-What is answered are READs, and GETATTRs by handle: with these the kernel asks for the size, before it reads by that
-handle, and tells nobody the times. stat(2) comes without one, and is home's to answer.
+READs are answered, LOOKUPs whose name is known to lead there, and GETATTRs by handle: the kernel asks so for the size
+before it reads by that handle, and tells nobody the times. stat(2) comes without one, and is home's to answer.
 """
 
 from __future__ import annotations
@@ -121,12 +121,19 @@ class Written:
 
     def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
         """Return the reply to a GETATTR by handle, if the size is known."""
-        file = self._file(nodeid, now)
-        if file is None or not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
+        attr = self.attributes(nodeid, now)
+        if not attr or not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
             return None
+        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + attr)
+
+    def attributes(self, nodeid: int, now: float) -> bytes:
+        """Return the struct fuse_attr of a file whose size is known, not to be used again; nothing: it is not."""
+        file = self._file(nodeid, now)
+        if file is None:
+            return b""
         attr = list(abi.ATTR.unpack(file.attr))
         attr[_SIZE] = len(file.data)
-        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(*attr))
+        return abi.ATTR.pack(*attr)
 
     def read(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
         """Return the reply to a READ, if what it asks for is known."""

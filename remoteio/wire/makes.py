@@ -13,6 +13,9 @@ of the job's speaks, parted by slashes, folded, with "*" for any bytes: these ar
 
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
 its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number).
+
+An UNLINK that is answered before it is done takes away the name of a file that was made so. In place of the number of
+the process that asks it has that of the change that made the file: home removes nothing else that has the name by then.
 """
 
 from __future__ import annotations
@@ -60,3 +63,9 @@ def split(payload: bytes | memoryview) -> tuple[int, Granted, bytes | memoryview
 def name_of(op: int, raw: bytes | memoryview) -> bytes:
     """The name that a request of one of OPS makes."""
     return bytes(raw[abi.ARGS + abi.OPERATIONS[op][1] :]).partition(b"\0")[0]
+
+
+def unlink(raw: bytes | memoryview, nodeid: int) -> bytes:
+    """Make of the kernel's UNLINK the one that says which node is meant."""
+    length, op, unique, parent, uid, gid, _, *rest = abi.IN_HEADER.unpack_from(raw)
+    return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, nodeid - MADE, *rest) + raw[abi.ARGS :]

@@ -100,7 +100,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     made = Served(tmp_path)
     monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
     monkeypatch.setattr(OpenFiles, "do_create", made.waits(OpenFiles.do_create))
-    for name in ("do_mkdir", "do_symlink"):
+    for name in ("do_mkdir", "do_symlink", "do_unlink"):
         monkeypatch.setattr(Names, name, made.waits(getattr(Names, name)))
     with mounted(made.here, made.there, late=True):
         yield made
@@ -214,3 +214,39 @@ def test_many_files_in_one_directory_are_not_waited_for(served: Served) -> None:
 
     here, _ = served.goes_on(work, before=200)  # more than a directory may change by others, and be leased
     assert len(list(here.iterdir())) == 3 + 200 + 10
+
+
+def test_what_is_made_read_back_and_removed_is_not_waited_for(served: Served) -> None:
+    def work(there: Path) -> None:
+        for k in range(5):
+            fd = os.open(there / "temporary", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+            os.pwrite(fd, b"%d" % k, 3)
+            assert os.pread(fd, 10, 0) == b"\0\0\0%d" % k
+            (there / "temporary").unlink()
+            os.close(fd)
+        (there / "temporary").write_bytes(b"the last")
+
+    here, there = served.goes_on(work)
+    assert len(os.listdir(here)) == 3 + 1
+    assert (here / "temporary").read_bytes() == (there / "temporary").read_bytes() == b"the last"
+
+
+def test_what_others_have_put_in_its_place_meanwhile_is_not_removed(served: Served) -> None:
+    here, there = served.begin("top")
+    for k in range(30):
+        (there / f"{k}").touch()
+        served.all_done()
+        (here.parent / "theirs").write_bytes(b"theirs")
+        removing = threading.Thread(target=(there / f"{k}").unlink)
+        with served.held():
+            removing.start()
+            removing.join(TTL)
+            if went_on := not removing.is_alive():
+                (here.parent / "theirs").rename(here / f"{k}")
+        removing.join()
+        served.all_done()
+        if went_on:
+            assert (here / f"{k}").read_bytes() == b"theirs"
+            until(lambda name=f"{k}": (there / name).exists(), "the job sees it")
+            return
+    pytest.fail("it waits for what it removes")

@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 
 from remoteio.execute import behind
 from remoteio.execute.at_once import AT_ONCE
+from remoteio.execute.leases import is_absent
+from remoteio.execute.making import _Grant
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.ordered import Ordered
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES, MAY_WRITE
 from remoteio.wire.frames import ACK, AFTER, FUSE, STDOUT, FrameReader, frame
 from remoteio.wire.link import Link
+from remoteio.wire.makes import MADE
 from remoteio.wire.session import Session
 
-FILES = (5, 6)
+FILES, TOP = (5, 6), 1
 ATTR = abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(5, *[0] * 8, 0o100644, 1, 0, 0, 0, 4096, 0)
 DATA = b"data"
 
@@ -121,11 +124,14 @@ class World:
         self.refused: set[int] = set()  # that never went home: an error was due
         self.answered_here: set[int] = set()  # nor did these
         self.in_vain: set[int] = set()  # which home could not do
-        self.late: dict[int, set[int]] = {file: set() for file in FILES}  # of those, the answered, until a call is told
+        # of those, the answered, until a call is told
+        self.late: dict[int, set[int]] = {file: set() for file in (*FILES, TOP)}
         # what a file holds that was empty, if all of it is what the host was told is done
         self.holds: dict[int, bytes | None] = dict.fromkeys(FILES, b"")
         for file in FILES:
             self._granted(file)
+        self.names: dict[int, bytes] = {}  # request -> the name that it takes away, of a file that the job has made
+        self.job._known.leases.heard = float("inf")
 
     def _granted(self, file: int) -> None:
         self.job._known.written.begin(file, ATTR[abi.ATTR_OUT.size :], 0, float("inf"))
@@ -159,6 +165,14 @@ class World:
         flags = 0o2000 if appends else 0
         data = b"%04d" % (self.unique % 10000)
         self.asks(abi.WRITE, file, abi.WRITE_IN.pack(file + 10, 0, len(data), 0, 0, flags, 0) + data)
+
+    def unlinks(self) -> None:
+        name = b"%d" % self.unique
+        self.job._known.making._enter(TOP, _Grant({(abi.CREATE, 0, 0): (0, ())}, []))
+        self.job._known.leases.name(TOP, name, MADE + self.unique)
+        self.asks(abi.UNLINK, TOP, name + b"\0")
+        self.names[self.unique] = name
+        assert self.unique in self.numbered and is_absent(self.job._known.leases, TOP, name)
 
     def says(self) -> None:
         self.words += 1
@@ -224,6 +238,8 @@ class World:
         self.job.from_link(payload)
         if error and op == abi.WRITE:
             self.holds[file] = None
+        if error and unique in self.names:
+            assert not is_absent(self.job._known.leases, TOP, self.names[unique]), "what has the name is home's to tell"
         if before == 0 and error:
             self.late[file].add(unique)
         elif before is None and op == abi.FSYNC:
@@ -256,7 +272,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(
             ("write", "write", "write", "append", "sync", "look", "read", "remove", "say", "interrupt", "send", "send",
-             "answer", "answer", "do", "do", "fail", "home", "home", "job", "job", "cut")
+             "answer", "answer", "unlink", "do", "do", "fail", "fail", "home", "home", "job", "job", "cut")
         ),
         st.integers(0, 400),
     ),
@@ -279,6 +295,7 @@ def test_what_is_seen_at_home_comes_after_what_the_job_did(steps: list[tuple[str
                 abi.READ, FILES[n % 2], abi.READ_IN.pack(FILES[n % 2] + 10, 0, 10, 0, 0, 0, 0)
             ),
             "remove": lambda n: world.asks(abi.UNLINK, 1, b"name\0"),
+            "unlink": lambda n: world.unlinks(),
             "say": lambda n: world.says(),
             "interrupt": world.interrupts,
             "send": world.there.put,  # large ones are overtaken by small ones, and threads by one another

@@ -19,6 +19,7 @@ from remoteio.submit.export.leases import Leases
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, makes
+from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
 from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
 
@@ -229,3 +230,110 @@ def test_what_the_host_makes_breaks_nothing_but_what_others_make_does(export: Ex
     (tmp_path / "n").touch()
     assert ask(export, abi.CREATE, CREATE + b"n\0", 101)[0] == errno.EEXIST
     assert b"n" in export.leases.due()
+
+
+def unlinks(host: Host, name: bytes, node: int = TOP, uid: int = 0) -> int:
+    raw = bytearray(abi.request(abi.UNLINK, node, name + b"\0", 9))
+    raw[24:28] = uid.to_bytes(4, "little")
+    return host.known.making.removes(bytes(raw), NOW)
+
+
+def test_the_name_of_a_file_that_was_made_here_is_removed_here_and_free_again() -> None:
+    host = Host()
+    made = host.makes(abi.CREATE, CREATE + b"new\0")
+    assert made is not None and unlinks(host, b"new") == made.nodeid
+    stamp = host.known.asked(abi.GETATTR, made.nodeid)
+    host.known.removes(TOP, made.nodeid)
+    assert not host.known.holds(made.nodeid, stamp) and not host.known.holds(TOP, stamp)
+    host.known.making.removed(abi.request(abi.UNLINK, TOP, b"new\0", 9), 2, NOW)
+    assert unlinks(host, b"new") == 0
+    again = host.makes(abi.CREATE, CREATE + b"new\0")
+    assert again is not None and again.nodeid != made.nodeid
+    assert host.known.leases.unused == [], "the kernel has the first one still"
+
+
+def test_what_home_has_made_or_taken_back_is_removed_by_home() -> None:
+    for items in ([(TOP, b"new")], [(TOP, b"")], [(0, b"")]):
+        host = Host()
+        host.makes(abi.CREATE, CREATE + b"new\0")
+        host.known.broken(items)
+        assert unlinks(host, b"new") == 0
+    host = Host((b".git",))
+    host.makes(abi.CREATE, CREATE + b"new\0")
+    assert unlinks(host, b"new", uid=7) == 0, "who has made nothing there may not be allowed to remove"
+    assert unlinks(host, b"a") == 0, "home has made it"
+    assert unlinks(host, b"b") == 0
+    assert unlinks(host, b"none") == 0
+    host.known.leases.name(TOP, b".git", MADE + 1)
+    assert unlinks(host, b".git") == 0, "a rule speaks of it"
+    host.known.leases.heard = 0.0
+    assert unlinks(host, b"new") == 0, "home may have taken it back"
+
+
+def test_what_home_makes_for_the_host_is_known_by_its_reply() -> None:
+    host = Host()
+    assert host.known.leases.lookup(1, TOP, b"a") is None, "what it is like is home's to tell"
+    assert unlinks(host, b"a") == 0
+    assert host.makes(abi.CREATE, CREATE + b"a\0") is None
+
+
+def test_a_name_that_leads_to_what_is_known_is_looked_up_here() -> None:
+    host = Host()
+    made = host.makes(abi.CREATE, CREATE + b"new\0")
+    assert made is not None
+    looked = abi.LOOKUP, 9, TOP, memoryview(abi.request(abi.LOOKUP, TOP, b"new\0", 9)), NOW
+    assert host.known.answer(*looked) is None
+    made.words = MAY_WRITE
+    host.known.written.stamp(abi.CREATE, TOP, b"", made, NOW)
+    told = host.known.answer(*looked)
+    assert told is not None
+    nodeid, _, name, attributes, *_ = abi.ENTRY.unpack_from(told, abi.OUT_HEADER.size)
+    assert (nodeid, name, attributes) == (made.nodeid, 1, 0), "its attributes are asked for again"
+    assert host.known.leases.forgotten(made.nodeid, 2) == 0, "home has counted one, and the name is known still"
+    host.known.broken([(TOP, b"new")])
+    assert host.known.leases.unused == [(made.nodeid, 1)]
+
+
+def test_home_removes_what_the_host_means_and_nothing_else(export: Export, tmp_path: Path) -> None:
+    ask(export, abi.MKDIR, MKDIR + b"a\0", 0)
+    for k, name in enumerate((b"f\0", b"g\0", b"h\0"), 1):
+        ask(export, abi.CREATE, CREATE + name, k)
+    export.leases.due()
+    assert remove(export, b"f", 1, 4) == 0
+    assert not (tmp_path / "f").exists()
+    assert export.leases.due() == b"", "the host knows"
+    (tmp_path / "f").touch()
+    assert b"f" in export.leases.due(), "this it does not"
+    (tmp_path / "theirs").touch()
+    (tmp_path / "theirs").rename(tmp_path / "g")
+    export.leases.due()
+    assert remove(export, b"g", 2, 5) == errno.ESTALE
+    assert remove(export, b"h", 2, 6) == errno.ESTALE, "it is that of another"
+    assert remove(export, b"h", 9, 7) == errno.ESTALE, "which was never made"
+    assert (tmp_path / "g").exists() and (tmp_path / "h").exists()
+    (tmp_path / "h").unlink()
+    assert remove(export, b"h", 3, 8) == errno.ENOENT
+
+
+def remove(export: Export, name: bytes, made: int, number: int) -> int:
+    """Have the host remove what the change `made` has made; the error."""
+    request = abi.Request(makes.unlink(abi.request(abi.UNLINK, abi.ROOT_ID, name + b"\0", 1), MADE + made))
+    request.number = number
+    answer = export.answer(request)
+    assert answer is not None
+    return -int(abi.OUT_HEADER.unpack_from(answer[1])[1])
+
+
+def test_what_is_made_for_the_host_breaks_nothing_unless_it_was_there(export: Export, tmp_path: Path) -> None:
+    export.leases.listing(export.inodes.top, export.inodes.descriptors.directory(export.inodes.top))
+    export.leases.due()
+    ask(export, abi.CREATE, CREATE + b"f\0", 0)
+    assert export.leases.due() == b""
+    (tmp_path / "theirs").touch()
+    export.leases.due()
+    ask(export, abi.CREATE, CREATE + b"theirs\0", 0)
+    (tmp_path / "theirs").unlink()
+    export.leases.due()
+    export.leases.listing(export.inodes.top, export.inodes.descriptors.directory(export.inodes.top))
+    (tmp_path / "theirs").touch()
+    assert b"theirs" in export.leases.due(), "that is not what the job has asked for"

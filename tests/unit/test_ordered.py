@@ -85,7 +85,7 @@ def test_an_interrupt_does_not_overtake_what_it_interrupts() -> None:
 
 @pytest.mark.parametrize(
     "frames", [[after(1, 1, 0), after(2, 1, 0)], [after(1, 1, 0), after(1, 2, 1)], [after(1, 3, 1)], [b"short"],
-     [after(1, 1, 0, abi.UNLINK)], [after(1, 0, 0) + bytes(abi.MAX_REQUEST)]],
+     [after(1, 1, 0, abi.RENAME)], [after(1, 0, 0) + bytes(abi.MAX_REQUEST)]],
     ids=["a number twice", "a request twice", "out of its order", "short", "not to be answered before", "long"],
 )  # fmt: skip
 def test_what_no_relay_sends_ends_the_session(frames: list[bytes]) -> None:

@@ -95,6 +95,7 @@ class OpenFiles(LeasedOpens):
         except FileExistsError:
             if flags & os.O_EXCL or r.number:  # others have made it meanwhile: the job takes it for its own
                 raise
+            new.taken = True
             return self._with_parent(self._open_there(new, flags), new)
         try:
             entry = self._new_entry(r, new, fd, lacking)

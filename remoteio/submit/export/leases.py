@@ -41,6 +41,7 @@ _LEFT = 16  # inotify instances of this user's, of 128 as a rule, for other prog
 _BREAKS = 0.05  # seconds between two breaks that go by themselves
 _ITSELF = b""  # its attributes, among what is broken of a node
 _DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
+_OWN = ino.IN_CREATE | ino.IN_DELETE
 _SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
 _FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
 _LEASABLE = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)  # the others change without an event: who holds a channel
@@ -54,20 +55,20 @@ _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
 class _Watch:
     """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
 
-    __slots__ = ("all_broken", "broken", "events", "hides", "making", "nodeid", "number", "since")
+    __slots__ = ("all_broken", "broken", "events", "hides", "nodeid", "number", "own", "since")
 
     def __init__(self, nodeid: int, number: int, hides: bool) -> None:
         self.nodeid, self.number = nodeid, number
         self.hides = hides  # names in it are not to be told of
         self.all_broken, self.broken = True, {_ITSELF}
         self.events, self.since = 0, 0.0
-        self.making: set[bytes] = set()  # names whose making is known to the host, and not seen here yet
+        self.own: set[tuple[int, bytes]] = set()  # events of the job's doing: the host knows, and none was seen here
 
-    def makes(self, name: bytes, fails: bool) -> bool:
-        """Take note that the job makes that name, or fails to; whether it was others' making that was taken for his."""
+    def does(self, event: int, name: bytes, fails: bool) -> bool:
+        """Take note that the job does that to a name, or fails to; whether others' doing was taken for his."""
         if fails:
-            return not self.saw(name)
-        self.making.add(name)
+            return not self.saw(event, name)
+        self.own.add((event, name))
         return False
 
     def is_busy(self, now: float) -> bool:
@@ -77,10 +78,10 @@ class _Watch:
         self.events += 1
         return self.events > _BUSY
 
-    def saw(self, name: bytes) -> bool:
-        """Say whether the host knows that the name is made; but once."""
-        known = name in self.making
-        self.making.discard(name)
+    def saw(self, event: int, name: bytes) -> bool:
+        """Say whether the host knows that the name is made, or removed; but once."""
+        known = (event & _OWN, name) in self.own
+        self.own.discard((event & _OWN, name))
         return known
 
     def arm(self, name: bytes) -> None:
@@ -233,10 +234,11 @@ class Leases:
         """Arm a file that is open as `fd`, and is about to be read ahead. False: what is read may change unseen."""
         return self._is_local(node, fd) and self.attributes(node, fd) >= 0
 
-    def making(self, parent: Node, name: bytes, fails: bool = False) -> None:
-        """Break nothing for that alone that the name is made now: the host has told of it. `fails`: it was not."""
+    def making(self, parent: Node, name: bytes, fails: bool = False, event: int = ino.IN_CREATE) -> None:
+        """Break nothing for that alone that the name is made, or removed, now: the host has told of it, or is told of
+        it with the reply. `fails`: it was not."""
         with self.lock:
-            if (watch := self._nodes.get(parent.id)) is not None and watch.makes(name, fails):
+            if (watch := self._nodes.get(parent.id)) is not None and watch.does(event, name, fails):
                 self._break(watch, name)
 
     def known(self, node: Node) -> bool:
@@ -340,7 +342,7 @@ class Leases:
         if mask & ino.IN_OPEN:
             return
         watch = self.numbers.get(number)
-        if watch is None or (name and not mask & _DIRECTORY) or (mask & ino.IN_CREATE and watch.saw(name)):
+        if watch is None or (name and not mask & _DIRECTORY) or watch.saw(mask, name):
             return  # left meanwhile; of what is in a directory, and has a watch of its own; or known to the host
         self._break(watch, name)
         if mask & ino.IN_IGNORED:

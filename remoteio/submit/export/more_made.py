@@ -13,13 +13,14 @@ import stat
 import time
 from collections.abc import Callable
 
+from remoteio import inotify as ino
 from remoteio import syscalls
 from remoteio.submit.export.confine import FREE
 from remoteio.submit.export.filesystems import LOCAL
 from remoteio.submit.export.granted import LEAST_FREE
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.leases import Leases
-from remoteio.submit.export.nodes import Node, Place
+from remoteio.submit.export.nodes import Node, Place, Stat
 from remoteio.submit.export.numbers import MOST_TOLD
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.rights import Rights
@@ -47,22 +48,40 @@ class MoreMade:
     def make(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
         """Do it. Raises OSError; ENFILE for more than may be told of."""
         if not r.number:
-            reply = do(r, place)
-            if self._leases.wanted() and not self._room.counts:
-                reply.granted = self._granted(r, place, reply, self._may_be_told(place))
+            if not self._leases.wanted() or self._room.counts:
+                return do(r, place)
+            reply = self._known_to_host(do, r, place, ino.IN_CREATE)
+            reply.granted = self._granted(r, place, reply, self._may_be_told(place))
             return reply
         numbers = self._inodes.numbers
         if r.number >= NUMBERS or len(numbers.told) >= MOST_TOLD + ROOM:
             raise OSError(errno.ENFILE, "the host has told of more that it makes than may be")
-        self._leases.making(place.parent, place.name)
-        try:
-            reply = do(r, place)
-        except OSError:
-            self._leases.making(place.parent, place.name, fails=True)
-            raise
+        reply = self._known_to_host(do, r, place, ino.IN_CREATE)
         node = self._inodes.get(MADE + r.number)
         numbers.tell(node.dev, node.ino, INODES + r.number)
         reply.granted = self._granted(r, place, reply, True)
+        return reply
+
+    def remove(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place, st: Stat) -> Reply:
+        """Take a name away that `st` describes, if it is that of the file which the host means. Raises OSError."""
+        if not r.number:
+            return do(r, place)
+        if self._inodes.known(st) is not self._inodes.get(MADE + r.pid):
+            raise OSError(errno.ESTALE, "another file has the name by now")
+        return self._known_to_host(do, r, place, ino.IN_DELETE)
+
+    def _known_to_host(
+        self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place, event: int
+    ) -> Reply:
+        """Do what makes or removes a name with no lease broken for that: the host knows, or hears by the reply."""
+        self._leases.making(place.parent, place.name, event=event)
+        try:
+            reply = do(r, place)
+        except OSError:
+            self._leases.making(place.parent, place.name, True, event)
+            raise
+        if place.taken:
+            self._leases.making(place.parent, place.name, True, event)
         return reply
 
     def _granted(self, r: abi.Request, place: Place, reply: Reply, told: bool) -> Granted:

@@ -109,12 +109,13 @@ class Handle:
 
 
 class Place:
-    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory."""
+    """A name in a directory: `parent`, `name`, and `at`, a descriptor of the directory. `taken`: it was there."""
 
-    __slots__ = ("at", "name", "parent")
+    __slots__ = ("at", "name", "parent", "taken")
 
     def __init__(self, parent: Node, name: bytes, at: int) -> None:
         self.parent, self.name, self.at = parent, name, at
+        self.taken = False
 
 
 def path(parent: Node | None, name: bytes) -> bytes:
