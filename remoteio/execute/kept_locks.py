@@ -44,7 +44,7 @@ class KeptLocks:
         self._held: dict[Key, list[Range]] = {}
         self._through: dict[int, set[Key]] = {}  # handle -> whose locks were asked for by it
         self._kept: dict[int, _Kept] = {}
-        self._lost: set[int] = set()  # nodes that others have opened since they were left to this host, or before
+        self._lost: dict[int, float] = {}  # node -> when home said that others have opened it
         self._left: dict[int, float] = {}  # node -> when it was home's again
 
     def __bool__(self) -> bool:
@@ -66,8 +66,8 @@ class KeptLocks:
         kept.used = now
         return True
 
-    def replied(self, nodeid: int, raw: bytes | memoryview, whole: bool, now: float) -> bool:
-        """Take note that home has locked or unlocked what was asked, and perhaps the `whole` file for this host.
+    def replied(self, nodeid: int, raw: bytes | memoryview, whole: bool, asked: float, now: float) -> bool:
+        """Take note that home has locked or unlocked what was `asked` for then, and perhaps the `whole` file for us.
 
         False: that is to be home's again at once, as somebody has opened the file meanwhile.
         """
@@ -77,15 +77,15 @@ class KeptLocks:
         self._set(nodeid, raw)
         if whole:
             self._kept[nodeid] = _Kept(owner, fh, now)
-        return not whole or nodeid not in self._lost
+        return not whole or self._lost.get(nodeid, -1.0) < asked
 
     def was(self, nodeid: int, asked: float) -> bool:
         """Say whether home may have refused a lock that was `asked` for then since it had left them to this host."""
         return nodeid in self._kept or self._left.get(nodeid, 0.0) >= asked
 
-    def lost(self, nodeid: int) -> None:
-        """Take note that others have opened the file: its locks are not left to this host again."""
-        self._lost.add(nodeid)
+    def lost(self, nodeid: int, now: float) -> None:
+        """Take note that others have opened the file: what was asked for before leaves nothing to this host."""
+        self._lost[nodeid] = now
 
     def due(self, now: float) -> bool:
         """Say whether any were left to this host for as long as they may be."""

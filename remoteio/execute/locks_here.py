@@ -65,7 +65,7 @@ class LocksHere(KeptReads):
         nodes = [nodeid for nodeid, name in leases.broken(payload) if name == LOCKS]
         with self._order:
             for nodeid in nodes:
-                self.kept_locks.lost(nodeid)
+                self.kept_locks.lost(nodeid, time.monotonic())
         if nodes and self.kept_locks:
             self._beside(self._give_up)
         super().broken(payload)
@@ -180,11 +180,11 @@ class LocksHere(KeptReads):
                 self.behind.admit(changes[-1][0])
 
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
-        op, nodeid, _, _, _, raw = asked
+        op, nodeid, _, _, at, raw = asked
         if op in LOCK_OPS:
             whole = len(payload) > abi.OUT_HEADER.size
             with self._order:
-                keep = self.kept_locks.replied(nodeid, raw, whole, now) and not (whole and self._others(nodeid))
+                keep = self.kept_locks.replied(nodeid, raw, whole, at, now) and not (whole and self._others(nodeid))
             if whole:
                 payload = abi.reply(unique)
                 if keep:

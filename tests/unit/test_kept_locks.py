@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from remoteio.execute.kept_locks import END, F_RDLCK, F_UNLCK, F_WRLCK, IDLE, LONGEST, KeptLocks
+from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import HEAD, WHOLE
+from remoteio.wire.frames import AFTER, FrameReader
+from remoteio.wire.link import Link
+from tests.until import HANG
 
 NODE, OWNER, HANDLE = 5, 77, 9
 SIZE = 12  # bytes of a file that are looked at, and its last
@@ -20,7 +29,7 @@ def asks(kind: int, first: int = 0, last: int = END, owner: int = OWNER, flags: 
 def left(kind: int = F_WRLCK, first: int = 0, last: int = 0) -> KeptLocks:
     """Locks after home has granted one, and left all of the file to this host."""
     locks = KeptLocks()
-    assert locks.replied(NODE, asks(kind, first, last), True, 0.0)
+    assert locks.replied(NODE, asks(kind, first, last), True, 0.0, 0.0)
     return locks
 
 
@@ -58,7 +67,7 @@ def test_home_is_told_of_what_the_job_holds_and_of_no_more(asked: list[tuple[int
 def test_what_was_held_before_is_held_after_the_file_was_left_to_this_host_once_more() -> None:
     locks = left(F_RDLCK, 3, 4)
     assert plan(locks) == [(0, 2, F_UNLCK), (3, 4, F_RDLCK), (5, END, F_UNLCK)]
-    assert locks.replied(NODE, asks(F_WRLCK, 8, 8), True, 2.0)
+    assert locks.replied(NODE, asks(F_WRLCK, 8, 8), True, 2.0, 2.0)
     assert plan(locks) == [(0, 2, F_UNLCK), (3, 4, F_RDLCK), (5, 7, F_UNLCK), (9, END, F_UNLCK)]
 
 
@@ -88,11 +97,12 @@ def test_what_is_closed_is_home_s_without_a_word() -> None:
 
 def test_who_opened_the_file_meanwhile_has_its_locks_at_home() -> None:
     locks = KeptLocks()
-    locks.lost(NODE)
-    assert not locks.replied(NODE, asks(F_WRLCK, 1, 1), True, 0.0)
+    locks.lost(NODE, 0.2)
+    assert not locks.replied(NODE, asks(F_WRLCK, 1, 1), True, 0.1, 0.3)
     assert plan(locks) == [(0, 0, F_UNLCK), (2, END, F_UNLCK)]
     assert locks.was(NODE, 0.5), "asked for before it was home's again: home may have refused that"
     assert not locks.was(NODE, 1.5)
+    assert locks.replied(NODE, asks(F_WRLCK, 1, 1), True, 1.5, 1.6), "nobody else has it open any more"
 
 
 def test_none_is_left_to_this_host_for_long() -> None:
@@ -102,3 +112,31 @@ def test_none_is_left_to_this_host_for_long() -> None:
     assert locks.answer(abi.SETLK, NODE, asks(F_UNLCK), LONGEST - IDLE / 2)
     assert not locks.due(LONGEST - IDLE / 4)
     assert locks.due(LONGEST)
+
+
+def test_what_home_refused_as_it_had_left_the_locks_to_this_host_is_asked_once_more() -> None:
+    """Two processes ask at once: home grants the first all of the file, and so refuses the second."""
+    ends = [os.pipe() for _ in range(3)]
+    (kernel, to_kernel), (unused, _), (home, to_home) = ends
+    relay = Relay(to_kernel, Link(unused, to_home), _raises)
+    first, second = asks(F_WRLCK, 0, 0), asks(F_WRLCK, 5, 5, owner=OWNER + 1)
+    for unique, raw in ((2, first), (4, second)):
+        relay._asked[unique] = (abi.SETLK, NODE, 1, relay._known.asked(abi.SETLK, NODE), time.monotonic(), raw)
+    relay.from_link(abi.reply(2, WHOLE))
+    assert relay._aside.rest(HANG)
+    relay.from_link(abi.failure(4, errno.EAGAIN))
+    assert relay._aside.rest(HANG)
+    assert os.read(kernel, 1 << 16) == abi.reply(2), "the second is told nothing so far"
+    sent = [(kind, payload) for kind, payload in FrameReader().feed(os.read(home, 1 << 16))]
+    assert [kind for kind, _ in sent] == [AFTER, AFTER]
+    (number, _), (nothing, after) = (HEAD.unpack_from(payload) for _, payload in sent)
+    unlock, again = (abi.LK_IN.unpack_from(payload, HEAD.size + abi.ARGS) for _, payload in sent)
+    assert unlock[1:5] == (OWNER, 1, END, F_UNLCK)
+    assert again[1:5] == (OWNER + 1, 5, 5, F_WRLCK)
+    assert (number, nothing, after) == (1, 0, 1), "and after that"
+    for fd in (fd for pair in ends for fd in pair):
+        os.close(fd)
+
+
+def _raises(error: BaseException) -> None:
+    raise error
