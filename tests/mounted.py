@@ -86,7 +86,7 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses:
         assert export.leases._mounts is not None
         export.leases._mounts.poll.unregister(export.leases._mounts.fd)  # a mount of another test's would take all back
         threading.Thread(target=_signs_of_life, args=(submit,), daemon=True).start()
-    pushing = Pushing(uses)
+    pushing = Pushing(uses.items())
     pushing.credited(1 << 30)
     for pushed in pushing.due(export):
         submit.send(frames.PUSHED, pushed)

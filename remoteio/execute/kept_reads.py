@@ -78,6 +78,17 @@ class KeptReads(AtOnce):
                 return
         super()._send(op, raw)
 
+    def pushed(self, payload: bytes | memoryview) -> None:
+        """Keep also for later runs what home has sent of files that may be kept. Raises ProtocolError."""
+        super().pushed(payload)
+        with self._order:
+            pushed = self._known.opened.pushed
+            told, pushed.to_keep = pushed.to_keep, []
+        kept = self._store() if told else None
+        if kept is not None:
+            for each in told:
+                kept.keep(*each)
+
     def _read(self, unique: int, raw: bytes | memoryview, data: bytes | None) -> None:
         if data is None:
             super()._send(abi.READ, raw)

@@ -235,7 +235,7 @@ class Known:
             return self.open_ahead(unique, nodeid, file)
         if not leased and self.opened.pushed.may_open(nodeid):
             leased, keeps = self.leases.open_first(nodeid, flags, self.opened.pushed.version(nodeid)), 0
-            self.opened.pushed.guesses.right += leased
+            self.opened.pushed.opened(nodeid, leased)
         fh = self.opened.open(nodeid, flags, now) if leased else 0
         return abi.reply(unique, abi.OPEN_OUT.pack(fh, keeps, 0)) if fh else None
 
@@ -319,7 +319,7 @@ class Known:
         _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
         if flags & _O_DIRECT:
             return None
-        if leased and self.leases.may_open(nodeid, 0):
+        if leased and self.leases.size(nodeid) >= 0:  # else it may have been taken back
             data = self.opened.pushed.read(nodeid, offset, size)
             if data is not None:
                 return abi.reply(unique, data)

@@ -12,6 +12,7 @@ The caller sees to it that one thread at a time is here (``relay.Relay._order``)
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 
 from remoteio.execute.counts import Guesses
@@ -25,11 +26,13 @@ Waiting = tuple[int, bytes]  # the number of a READ, and it whole
 
 
 class _File:
-    __slots__ = ("at", "due", "pieces", "size", "version", "waiting")
+    __slots__ = ("at", "begins", "comes", "due", "pieces", "size", "version", "waiting")
 
     def __init__(self, size: int, due: list[tuple[int, int]], version: bytes, now: float) -> None:
         self.size, self.due, self.version, self.at = size, due, version, now
+        self.comes = bool(due)
         self.pieces: dict[int, bytes] = {}  # by their offsets
+        self.begins: list[int] = []  # these, in order
         self.waiting: list[Waiting] = []
 
     def came(self, offset: int, end: int) -> None:
@@ -38,17 +41,32 @@ class _File:
             (end if begin == offset else begin, last) for begin, last in self.due if (begin, last) != (offset, end)
         ]
 
+    def put(self, offset: int, data: bytes) -> None:
+        """Keep a piece that has come."""
+        if offset not in self.pieces:
+            insort(self.begins, offset)
+        self.pieces[offset] = data
+
+    def take(self, begin: int) -> bytes:
+        """Take a piece away."""
+        del self.begins[bisect_left(self.begins, begin)]
+        return self.pieces.pop(begin)
+
     def holds(self, offset: int, end: int, coming: bool) -> list[int] | None:
         """List which pieces have all of that; `coming`: or will have it. None: it is not all here."""
         found = []
-        spans = [(begin, begin + len(piece)) for begin, piece in self.pieces.items()]
-        for begin, last in sorted(spans + self.due if coming else spans):
-            if begin <= offset < last:
+        while offset < end:
+            at = bisect_right(self.begins, offset) - 1
+            begin = self.begins[at] if at >= 0 else -1
+            if begin >= 0 and offset < begin + len(self.pieces[begin]):
                 found.append(begin)
-                offset = last
-                if offset >= end:
-                    return found
-        return None
+                offset = begin + len(self.pieces[begin])
+                continue
+            last = next((last for begin, last in self.due if begin <= offset < last), 0) if coming else 0
+            if not last:
+                return None
+            offset = last
+        return found
 
 
 class Pushed:
@@ -57,6 +75,7 @@ class Pushed:
     used      bytes that were given to the kernel
     guesses   how many files and listings came, and were opened or looked into
     released  who waited for what does not come
+    to_keep   what has come of versions of files that may be kept: their names, their sizes, offsets, data
     """
 
     def __init__(self) -> None:
@@ -64,6 +83,7 @@ class Pushed:
         self.used = 0
         self.guesses = Guesses()
         self.released: list[Waiting] = []
+        self.to_keep: list[tuple[bytes, int, int, bytes]] = []
         self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
         self._listings: dict[int, int] = {}  # nodeid of a directory that nobody has looked into yet -> its bytes
         self._bytes = self._waiting = 0
@@ -103,7 +123,9 @@ class Pushed:
         if file is None or not any(begin == offset < end <= last for begin, last in file.due):
             return []
         file.came(offset, end)
-        file.pieces[offset] = data
+        file.put(offset, data)
+        if file.version:
+            self.to_keep.append((file.version, file.size, offset, data))
         self._bytes += len(data)
         waiting, file.waiting = file.waiting, []
         self._waiting -= len(waiting)
@@ -134,6 +156,10 @@ class Pushed:
         """Say whether it may be opened here."""
         return nodeid in self._files
 
+    def opened(self, nodeid: int, here: bool) -> None:
+        """Take note that it was opened, `here` or not."""
+        self.guesses.right += here and self._files[nodeid].comes
+
     def version(self, nodeid: int) -> bytes:
         """Return the name of the version of one that may be opened here, if it is known."""
         return self._files[nodeid].version
@@ -153,7 +179,7 @@ class Pushed:
     def _take(self, file: _File, begin: int, offset: int, end: int) -> bytes:
         piece = file.pieces[begin]
         if offset <= begin and begin + len(piece) <= end:
-            self._bytes -= len(file.pieces.pop(begin))
+            self._bytes -= len(file.take(begin))
         return piece[max(offset - begin, 0) : end - begin]
 
     def waits(self, nodeid: int, waiting: Waiting) -> bool:

@@ -326,7 +326,8 @@ class HostSession:
                 self._greet(host_frames.hello(payload))
                 requests.append(told_ahead.NAMES_DUE)
             elif kind == frames.CREDIT and payload[0] == frames.PUSHED:
-                requests += self._files.ahead.credited(payload)
+                assert self.export is not None
+                requests += self._files.ahead.credited(payload, self.export)
             else:
                 if self._dialler is not None and self.export is None:
                     self._dialler.heard()
@@ -366,7 +367,8 @@ class HostSession:
                     self.send(*frame)
                 return
             request = self.export.ordered.request(each)
-            self._files.ahead.saw(self.export, request)
+            if self._files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
+                due.append(told_ahead.PUSH_DUE)
             if (answer := self.export.answer(request)) is not None:
                 self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session
             if self.export.behind:

@@ -74,6 +74,34 @@ FILES = (
         f"{_UNIT}_pushed.py::test_of_one_start_no_more_is_sent_than_so_much",
     ),
     Limit(
+        "programs of one job of which is guessed what they use", "shim.submit.told_ahead:MOST_PROGRAMS", "",
+        "what further ones use is asked for", "shim/submit/told_ahead.py",
+        f"{_UNIT}_guessed.py::test_no_more_programs_are_guessed_than_so_many",
+    ),
+    Limit(
+        "of these, the libraries of one", "shim.submit.guessed.libraries:_MOST", "", "further ones are asked for",
+        "shim/submit/guessed/libraries.py",
+        f"{_UNIT}_guessed.py::test_no_more_libraries_are_followed_than_so_many",
+    ),
+    Limit(
+        "the modules of a python", "shim.submit.guessed.modules:MOST_MODULES", "", "further ones are asked for",
+        "shim/submit/guessed/modules.py", f"{_UNIT}_guessed.py::test_no_more_modules_are_followed_than_so_many",
+    ),
+    Limit(
+        "names that may be such modules", "shim.submit.guessed.modules:_MOST_NAMES", "", "further ones are asked for",
+        "shim/submit/guessed/modules.py", f"{_UNIT}_guessed.py::test_no_more_modules_are_followed_than_so_many",
+    ),
+    Limit(
+        "what is read of the source of one", "shim.submit.guessed.modules:MOST_TEXT", BYTES,
+        "what it imports further on is asked for", "shim/submit/guessed/modules.py",
+        f"{_UNIT}_guessed.py::test_no_more_modules_are_followed_than_so_many",
+    ),
+    Limit(
+        "the headers of a compiler's sources", "shim.submit.guessed.compilers:MOST_HEADERS", "",
+        "further ones are asked for", "shim/submit/guessed/compilers.py",
+        f"{_UNIT}_guessed.py::test_no_more_headers_are_followed_than_so_many",
+    ),
+    Limit(
         "of these files, the ranges of one", "remoteio.submit.export.first_names:MOST_RANGES", "",
         "the last are not learned", f"{_EXPORT}/first_names.py",
         f"{_UNIT}_first_names.py::test_ranges_that_are_near_each_other_are_one",

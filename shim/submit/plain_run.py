@@ -24,6 +24,7 @@ from remoteio.submit.transport.stream import Stream
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, spent
+from shim.submit.guessed.guesses import Guessed
 from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Dialler
@@ -137,7 +138,7 @@ class PlainRun:
     ) -> None:
         """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
         start = LearnedStart(spec.argv, spec.cwd, (rights or JobRights()).scope)
-        names = FirstNames(start.uses(), start.keep)
+        names = FirstNames(start.uses(), start.keep, Guessed(spec.argv, spec.cwd, spec.env))
         self.session = HostSession(link, spec, self, rights=rights, dialler=dialler, first_names=names)
         first_words = _FirstWords(spec, self.session.send)
         if dialler is not None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from remoteio.submit.export.pushing import Pushing
 
 SOON_S = 0.1  # seconds that a start is kept waiting at the most by a disk that does not answer
+MOST_PROGRAMS = 64  # that one job executes
 NAMES_DUE, PUSH_DUE = memoryview(b""), memoryview(b"")
 """Among a session's requests: it is time to tell names, or to send what was asked for."""
 
@@ -41,13 +42,23 @@ class ToldAhead:
         self._first_names, self._far, self._directory = first_names, far, directory
         self._soon = threading.Event()  # the first names are on their way, or there are none
         self._pushing: Pushing | None = None
+        self._lock = threading.Lock()  # around these
+        self._programs: set[bytes] = set()  # that the job has executed, and that nothing was known of
 
-    def saw(self, export: Export, request: fuse_abi.Request) -> None:
-        """Take note of what the job asks for."""
-        if self._first_names is not None:
-            if request.op == fuse_abi.INIT:
-                self._soon.wait(SOON_S)
-            self._first_names.saw(export, request)
+    def saw(self, export: Export, request: fuse_abi.Request) -> bool:
+        """Take note of what the job asks for; say whether PUSH_DUE is due."""
+        if self._first_names is None:
+            return False
+        if request.op == fuse_abi.INIT:
+            self._soon.wait(SOON_S)
+        program = self._first_names.saw(export, request)
+        if not program:
+            return False
+        with self._lock:
+            if program in self._programs or len(self._programs) >= MOST_PROGRAMS:
+                return False
+            self._programs.add(program)
+            return self._pushing is not None and self._pushing.more(self._first_names.executed(export, program))
 
     def end(self) -> None:
         """Take note that the job is over."""
@@ -59,7 +70,7 @@ class ToldAhead:
         if self._pushing is not None:
             self._pushing.close()
 
-    def credited(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+    def credited(self, payload: bytes | memoryview, export: Export) -> list[bytes | memoryview]:
         """Take a CREDIT for what is PUSHED; return what is due now among the requests."""
         _, count = host_frames.credit(payload)
         if self._first_names is None:
@@ -67,15 +78,19 @@ class ToldAhead:
         if self._pushing is None:
             from remoteio.submit.export.pushing import Pushing  # for hosts that are far
 
-            learned = self._first_names
-            self._pushing = Pushing(learned.known, learned.read, self._far, learned.walks, self._directory)
+            names, guessed = self._first_names, not self._first_names.known
+            pushing = Pushing(names.used(export), names.read, self._far, names.walks, self._directory, guessed)
+            with self._lock:
+                for program in self._programs:
+                    pushing.more(names.executed(export, program))
+                self._pushing = pushing
         return [PUSH_DUE] if self._pushing.credited(count) else []
 
     def made(self, item: bytes | memoryview, export: Export, over: threading.Event) -> Iterator[tuple[int, bytes]]:
         """Make the frames that are due, until it is `over`."""
         told: Iterator[bytes] = iter(())
         if item is NAMES_DUE and self._first_names is not None:
-            if self._far and self._first_names.known and export.leases.wanted():
+            if self._far and self._first_names.knows and export.leases.wanted():
                 return  # its CREDIT comes behind HELLO
             told = self._first_names.begin(export)
         elif item is PUSH_DUE and self._pushing is not None:

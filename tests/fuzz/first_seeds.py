@@ -326,6 +326,13 @@ def _owner() -> dict[str, list[bytes]]:
     }
 
 
+def _library_cache() -> bytes:
+    """ld.so.cache with one library."""
+    strings = b"libc.so.6\0/lib/libc.so.6\0"
+    head = b"glibc-ld.so.cache1.1" + struct.pack("<II", 1, len(strings)) + bytes(20)
+    return head + struct.pack("<iIIIQ", 0x303, 72, 82, 0, 0) + strings
+
+
 def _records() -> dict[str, list[bytes]]:
     toml = (
         b'[host.far]\nssh = "me@far"\noptions = ["-p", "22"]\nowner = "lazy"\ntrust = "project"\n'
@@ -344,6 +351,16 @@ def _records() -> dict[str, list[bytes]]:
         "job_record": [json.dumps(asdict(kept)).encode()],
         "event_log": ["".join(event.to_json() for event in said).encode() + b'{"torn'],
         "control_request": [b'{"do": "vacate", "host": "far"}'],
+        "guessed_program": [
+            _elf(),
+            b"#!/python3.12 -S\n",
+            b"import a\nfrom . import b\n",
+            b'#include "a.c"\n',
+        ],
+        "guessed_libraries": [_library_cache()],
+        "guessed_imports": [
+            b"import a, b.c\nfrom . import (\n  d,  # so\n)\nclass X:\n  import e\nif f:\n  import h\n"
+        ],
         "etc_hosts": [b"127.0.0.1 localhost\n10.0.0.1 me.example me # own\n::1 ip6"],
     }
 

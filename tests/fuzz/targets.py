@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.fuzz import criu_files, export, host, images, link, owner, records
+from tests.fuzz import criu_files, export, guesses, host, images, link, owner, records
 from tests.fuzz.target import Target
 
 TARGETS: tuple[Target, ...] = (
     *link.TARGETS, *host.TARGETS, *export.TARGETS, *images.TARGETS, *criu_files.TARGETS, *owner.TARGETS,
-    *records.TARGETS,
+    *records.TARGETS, *guesses.TARGETS,
 )  # fmt: skip
 BY_NAME = {target.name: target for target in TARGETS}

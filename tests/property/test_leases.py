@@ -244,7 +244,7 @@ class World:
         """Home sends what is said to be used, unasked; `walks`: what is used of the tree of one directory."""
         uses: Uses = {b"/d": None, b"/a": [], b"/d/a": [], b"/d/b": [(0, 10)], b"/d/c": None}
         uses = uses if walks is None else {b"/d": walks}
-        pushing = Pushing(uses)
+        pushing = Pushing(uses.items())
         assert pushing.credited(1 << 20)
         for payload in pushing.due(self.export):
             self.say(PUSHED, payload)

@@ -139,8 +139,9 @@ def room(folder: str) -> Callable[[str], str | None]:
 def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
     allowed = {
         "engines": {""},
+        "guessed": set[str](),
         "hosts": {"", "engines"},
-        "": {"hosts"},
+        "": {"guessed", "hosts"},
         "job": {"", "hosts"},
         "foreground": {"", "hosts", "job"},
     }

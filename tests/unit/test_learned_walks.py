@@ -145,7 +145,7 @@ def test_no_more_is_listed_than_so_many_directories(host: Host, monkeypatch: pyt
 def told(host: Host, uses: Uses, walks: LearnedWalks | None = None) -> list[bytes]:
     """The paths of the directories that are listed, in that order."""
     found = []
-    sending = Pushing(uses, walks=walks)
+    sending = Pushing(uses.items(), walks=walks)
     assert sending.credited(1 << 30)
     for payload in sending.due(host.export):
         for what, _, _, _, rest in pushed.parse(payload):
@@ -158,7 +158,7 @@ def told(host: Host, uses: Uses, walks: LearnedWalks | None = None) -> list[byte
 def facts_of(host: Host, uses: Uses) -> KnownAhead:
     facts = KnownAhead()
     facts.leases.heard = NOW
-    sending = Pushing(uses)
+    sending = Pushing(uses.items())
     assert sending.credited(1 << 30)
     for payload in sending.due(host.export):
         facts.pushed(payload, NOW)
@@ -250,7 +250,7 @@ def test_what_the_job_has_changed_is_not_taken_from_what_is_sent(host: Host) -> 
             facts.leases.heard = NOW
             node = host.walk(path)
             facts.answered(op, node, facts.asked(op, node))
-            sending = Pushing({b"/top": use_of(wanted)})
+            sending = Pushing({b"/top": use_of(wanted)}.items())
             assert sending.credited(1 << 30)
             for payload in sending.due(host.export):
                 facts.pushed(payload, NOW)
@@ -259,7 +259,7 @@ def test_what_the_job_has_changed_is_not_taken_from_what_is_sent(host: Host) -> 
 
 def test_a_walk_that_the_command_did_not_go_on_is_forgotten(host: Host) -> None:
     command = Command(host, {b"/top": use_of(CONTENTS), b"/top/a/d/file": []})
-    sending = Pushing(command.names.known, walks=command.names.walks)
+    sending = Pushing(command.names.known.items(), walks=command.names.walks)
     assert command.ends()[b"/top"] == CONTENTS, "it has not begun"
     while not command.names.walks.left:
         assert sending.credited(1) and list(sending.due(host.export))

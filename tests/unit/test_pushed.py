@@ -41,8 +41,8 @@ def open_files() -> list[str]:
     return [os.path.basename(os.readlink(each)) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
 
 
-def frames_of(host: Host, uses: Uses, credit: int = 1 << 30) -> list[bytes]:
-    sending = Pushing(uses)
+def frames_of(host: Host, uses: Uses, credit: int = 1 << 30, guessed: bool = False) -> list[bytes]:
+    sending = Pushing(uses.items(), guessed=guessed)
     assert sending.credited(credit)
     return list(sending.due(host.export))
 
@@ -51,10 +51,10 @@ def parts_of(host: Host, uses: Uses) -> list[tuple[int, int, bytes, int, bytes]]
     return [part for payload in frames_of(host, uses) for part in pushed.parse(payload)]
 
 
-def facts_of(host: Host, uses: Uses) -> KnownAhead:
+def facts_of(host: Host, uses: Uses, guessed: bool = False) -> KnownAhead:
     facts = KnownAhead()
     facts.leases.heard = NOW
-    for payload in frames_of(host, uses):
+    for payload in frames_of(host, uses, guessed=guessed):
         facts.pushed(payload, NOW)
     return facts
 
@@ -119,7 +119,6 @@ def test_what_was_used_is_opened_and_read_without_asking(host: Host) -> None:
     again = opened(facts, small)
     assert again and again[1] == abi.FOPEN_KEEP_CACHE
     large = look_up(facts, b"lib", b"large")
-    assert read(facts, large, 0, 4096) is None, "nobody has opened it"
     assert opened(facts, large)
     for offset, size in ((0, 4096), (90_000, 10_000), (5000, 80_000)):
         assert read(facts, large, offset, size) == LARGE_FILE[offset : offset + size]
@@ -196,7 +195,7 @@ def test_what_is_open_for_writing_is_not_sent(host: Host, top: Path) -> None:
 
 
 def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
-    sending = Pushing({b"/lib/large": [(0, len(LARGE_FILE))]})
+    sending = Pushing({b"/lib/large": [(0, len(LARGE_FILE))]}.items())
     sent: list[bytes] = []
     while len(sent) < 20 and sum(map(len, sent)) < len(LARGE_FILE):
         assert sending.credited(10_000)
@@ -210,7 +209,7 @@ def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
 
 def test_what_is_open_to_be_sent_is_closed_with_the_session(host: Host) -> None:
     told = ToldAhead(FirstNames({b"/lib/large": [(0, len(LARGE_FILE))]}, lambda uses: None))
-    due = told.credited(struct.pack("=BI", PUSHED, 1))
+    due = told.credited(struct.pack("=BI", PUSHED, 1), host.export)
     gc.disable()  # which would close it by and by
     try:
         assert list(told.made(due[0], host.export, threading.Event()))
@@ -223,7 +222,7 @@ def test_what_is_open_to_be_sent_is_closed_with_the_session(host: Host) -> None:
 
 def test_a_host_that_asks_for_it_is_far(host: Host) -> None:
     told = ToldAhead(FirstNames({}, lambda uses: None))
-    due = told.credited(struct.pack("=BI", PUSHED, 1000))
+    due = told.credited(struct.pack("=BI", PUSHED, 1000), host.export)
     assert due == [PUSH_DUE] and not host.export.far
     assert not list(told.made(due[0], host.export, threading.Event()))
     assert host.export.far
@@ -242,21 +241,23 @@ def test_of_one_start_no_more_is_sent_than_so_much(host: Host, monkeypatch: pyte
 def test_much_of_a_file_that_the_host_keeps_by_itself_is_not_sent(
     host: Host, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    until_named(top / "lib/large")
+    key = VersionNames(b"a key")
+    name = until_named(top / "lib/large", key)
     monkeypatch.setattr(pushing, "_KEPT_THERE", 50_000)
     facts = facts_of(host, USES)
     assert opened(facts, look_up(facts, b"lib", b"large")), "there is no key"
-    host.export.versions = VersionNames(b"a key")
-    facts = facts_of(host, USES)
-    large = look_up(facts, b"lib", b"large")
-    assert facts.leases.version(large or 0)[0] == b"", "it was not opened"
-    assert opened(facts, large) == (abi.OWN_FILES + 1, 0), "it is opened there all the same"
-    fd = os.open(top / "lib/large", os.O_RDONLY)
-    version = host.export.versions.of(fd, os.fstat(fd))
-    os.close(fd)
-    assert version and facts.leases.version(large or 0) == (version, len(LARGE_FILE))
-    assert read(facts, large, 0, 4096) is None
-    assert opened(facts, look_up(facts, b"lib", b"small"))
+    host.export.versions = key
+    for guessed in (False, True):
+        facts = facts_of(host, USES, guessed)
+        large = look_up(facts, b"lib", b"large") or 0
+        assert facts.leases.version(large)[0] == b"", "it was not opened"
+        assert opened(facts, large) == (abi.OWN_FILES + 1, 0), "it is opened there all the same"
+        assert facts.leases.version(large) == (name, len(LARGE_FILE))
+        assert read(facts, large, 0, 4096) == (LARGE_FILE[:4096] if guessed else None), "the host has read it before"
+        kept = facts.opened.pushed.to_keep
+        assert {each[:2] for each in kept} == ({facts.leases.version(large)} if guessed else set())
+        assert b"".join(each[3] for each in kept) == (LARGE_FILE[:100_000] if guessed else b"")
+        assert opened(facts, look_up(facts, b"lib", b"small"))
 
 
 def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other_way(
@@ -265,7 +266,7 @@ def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other
     monkeypatch.setattr(host.export.leases, "attributes", lambda *_: -1)
     monkeypatch.setattr(host.export.leases, "name", lambda *_: False)
     assert not parts_of(host, USES)
-    sending = Pushing(USES, alone=True)
+    sending = Pushing(USES.items(), alone=True)
     assert sending.credited(1 << 30)
     payloads = list(sending.due(host.export))
     assert {part[0] for payload in payloads for part in pushed.parse(payload)} == {pushed.TOLD, pushed.TARGET}
@@ -339,7 +340,7 @@ def test_a_host_that_knows_that_it_is_far_is_told_names_with_what_they_lead_to(h
         assert [kind for kind, _ in told.made(NAMES_DUE, host.export, threading.Event())] == kinds
         assert told._soon.is_set() == (not uses), "INIT is not answered ahead of the first names"
     told = ToldAhead(FirstNames(USES, lambda uses: None), far=True)
-    due = told.credited(struct.pack("=BI", PUSHED, 1 << 20))
+    due = told.credited(struct.pack("=BI", PUSHED, 1 << 20), host.export)
     sent = list(told.made(due[0], host.export, threading.Event()))
     assert {kind for kind, _ in sent} == {PUSHED} and len(sent[0][1]) <= 1 << 10 and told._soon.is_set()
 
@@ -351,7 +352,7 @@ def test_names_go_by_themselves_where_nothing_is_leased(host: Host) -> None:
 
 
 def test_what_the_job_reads_before_it_is_sent_is_not_sent(host: Host) -> None:
-    sending = Pushing(USES, {b"/lib/small"})
+    sending = Pushing(USES.items(), {b"/lib/small"})
     assert sending.credited(1 << 20)
     files = [
         part[1] for payload in sending.due(host.export) for part in pushed.parse(payload) if part[0] == pushed.FILE
@@ -360,7 +361,7 @@ def test_what_the_job_reads_before_it_is_sent_is_not_sent(host: Host) -> None:
 
 
 def test_who_waits_is_told_of_what_does_not_come(host: Host, top: Path) -> None:
-    sending = Pushing(USES)
+    sending = Pushing(USES.items())
     assert sending.credited(1)
     facts = KnownAhead()
     facts.leases.heard = NOW

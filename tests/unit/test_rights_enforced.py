@@ -147,7 +147,7 @@ def test_what_is_hidden_is_not_told_ahead_either(of: Of, path: str) -> None:
 @pytest.mark.parametrize("path", HIDDEN)
 def test_what_is_hidden_is_not_sent_before_it_is_asked_for(of: Of, path: str) -> None:
     host = of()
-    sending = Pushing({os.fsencode(host.home / path): [(0, 1 << 20)]})
+    sending = Pushing({os.fsencode(host.home / path): [(0, 1 << 20)]}.items())
     assert host.export.leases.begin() and sending.credited(1 << 20)
     parts = [part for payload in sending.due(host.export) for part in pushed.parse(payload)]
     assert {part[0] for part in parts} == {pushed.NAME}

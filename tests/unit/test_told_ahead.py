@@ -54,7 +54,7 @@ def test_where_nothing_is_told_nothing_is_waited_for(export: Export, monkeypatch
     monkeypatch.setattr(told_ahead, "SOON_S", 10 * HANG)
     ahead = ToldAhead(None)
     ahead.saw(export, INIT)
-    assert ahead.credited(bytes((frames.PUSHED,)) + (1000).to_bytes(4, "little")) == []
+    assert ahead.credited(bytes((frames.PUSHED,)) + (1000).to_bytes(4, "little"), export) == []
     assert not list(ahead.made(NAMES_DUE, export, threading.Event()))
 
 
@@ -62,6 +62,6 @@ def test_what_is_to_be_sent_is_sent_as_far_as_there_is_credit(export: Export) ->
     assert export.leases.begin()
     ahead, over = ToldAhead(FirstNames({b"/file": []}, lambda uses: None)), threading.Event()
     assert not list(ahead.made(PUSH_DUE, export, over)), "nobody has asked for it"
-    assert ahead.credited(bytes((frames.PUSHED,)) + (1000).to_bytes(4, "little")) == [PUSH_DUE]
+    assert ahead.credited(bytes((frames.PUSHED,)) + (1000).to_bytes(4, "little"), export) == [PUSH_DUE]
     assert [kind for kind, _ in ahead.made(PUSH_DUE, export, over)] == [frames.PUSHED]
     export.close()

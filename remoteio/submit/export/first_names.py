@@ -11,8 +11,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.executing import EXECUTE
 from remoteio.submit.export.learned_walks import LearnedWalks
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
@@ -25,6 +27,7 @@ Uses = dict[bytes, "Ranges | None"]
 """Paths in the order in which they were first used: of a file that was opened, what was read; None: looked up alone.
 
 Of a directory: nothing, if it alone is to be listed, or what is wanted of all below it (``learned_walks``)."""
+Use = tuple[bytes, "Ranges | None"]
 
 MOST_NAMES = 1024
 MOST_RANGES = 64  # of one file
@@ -33,35 +36,83 @@ FIRST_S = 15.0  # seconds from the first of them, for which they are learned
 _NEAR = 64 << 10  # bytes between two ranges that are learned as one: the kernel reads ahead now less, now more
 
 
+class Guesses(Protocol):
+    """Guesses what is used, where nothing was learned of it. Threads: any."""
+
+    def start(self, export: Export) -> Iterable[Use]:
+        """What is looked up until the command's program is found."""
+
+    def used(self, export: Export) -> Iterator[Use]:
+        """What that program uses."""
+
+    def program(self, export: Export, path: bytes) -> Iterator[Use]:
+        """What a program uses that is executed."""
+
+
 class FirstNames:
-    """Tells the names of what is `known` to be used, and learns what is used beside.
+    """Tells the names of what is `known` to be used, or guessed where nothing is, and learns what is used beside.
 
     Threads: any may call what is here.
     """
 
-    def __init__(self, known: Uses, keep: Callable[[Uses], None]) -> None:
+    def __init__(self, known: Uses, keep: Callable[[Uses], None], guesses: Guesses | None = None) -> None:
         """`keep` is given all that is to be told the next time, if it is more than is known."""
-        self.known, self._keep = known, keep
+        self.known, self._keep, self._guesses = known, keep, guesses
         self._uses: Uses = dict(known)
         self.walks = LearnedWalks()
         self.read: set[bytes] = set()  # the files of which home was asked for something
         self._until: float | None = None  # when the first request comes, FIRST_S later
 
+    @property
+    def knows(self) -> bool:
+        """Is anything known, or to be guessed?"""
+        return bool(self.known) or self._guesses is not None
+
     def begin(self, export: Export) -> Iterator[bytes]:
         """Make the payloads of the NAMES frames that tell what is known of these names now."""
-        return _Telling(export).told(self.known)
+        if self.known or self._guesses is None:
+            return _Telling(export).told(self.known)
+        return _Telling(export).told(name for name, _ in self._guesses.start(export))
 
-    def saw(self, export: Export, request: abi.Request) -> None:
-        """Take note of a request, if it is to be learned."""
+    def used(self, export: Export) -> Iterator[Use]:
+        """What the command is likely to use as it starts."""
+        if self.known or self._guesses is None:
+            return iter(self.known.items())
+        return self._guessed(self._guesses.used(export))
+
+    def executed(self, export: Export, program: bytes) -> Iterator[Use]:
+        """What a program is likely to use that the job has executed: see ``saw``."""
+        return self._guessed(self._guesses.program(export, program)) if self._guesses is not None else iter(())
+
+    def _guessed(self, uses: Iterator[Use]) -> Iterator[Use]:
+        """Learn also what is guessed: of what the host uses of that, home hears nothing."""
+        for name, ranges in uses:
+            if self._until != 0.0 and self._uses.get(name) is None:
+                self._use(name, None)
+                if ranges is not None and name in self._uses:
+                    self._uses[name] = ranges
+            yield name, ranges
+
+    def saw(self, export: Export, request: abi.Request) -> bytes:
+        """Take note of a request, if it is to be learned; return the program, of which nothing is known, that the job
+        executes by it."""
         op, now = request.op, time.monotonic()
         if self._until is None:
             self._until = now + FIRST_S
             export.listings.told = self._listed
         if op not in _LEARNED:
-            return
+            return b""
         node = export.inodes.nodes.get(request.nodeid)
-        if now > self._until or node is None:
-            return
+        if node is None:
+            return b""
+        if now < self._until:
+            self._learn(op, node, request)
+        if op != abi.OPEN or node.parent is None or not abi.OPEN_IN.unpack_from(request.raw, abi.ARGS)[0] & EXECUTE:
+            return b""
+        name = path(node.parent, node.name)
+        return b"" if self.known.get(name) is not None else name
+
+    def _learn(self, op: int, node: Node, request: abi.Request) -> None:
         self.walks.saw(node, op)
         if op == abi.LOOKUP:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
@@ -87,7 +138,7 @@ class FirstNames:
     def end(self) -> None:
         """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
-        uses = self.walks.uses(self._uses)
+        uses = self.walks.uses(dict(self._uses))  # guesses may be on their way still
         if uses != self.known:
             self._keep(uses)
 

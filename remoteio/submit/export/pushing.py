@@ -11,13 +11,15 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Generator, Iterator, Set
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Set
+from itertools import islice
 from typing import NamedTuple
 
 from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.fetched import quiet
-from remoteio.submit.export.first_names import Ranges, Uses
+from remoteio.submit.export.first_names import Ranges, Use
 from remoteio.submit.export.learned_walks import PASSED_BY, LearnedWalks, wanted_of
 from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.pushed_walks import PushedWalk
@@ -27,8 +29,9 @@ from remoteio.wire.coherence import AHEAD
 from remoteio.wire.frames import KNOWN, LEASED
 
 MOST_BYTES = 64 << 20  # of one start
-_KEPT_THERE = 1 << 20  # bytes of one file, beyond which it is left to what the host keeps by itself (``leased_opens``)
+_KEPT_THERE = 1 << 20  # bytes of a file; of more that was read before, the host has what it needs (``kept_contents``)
 _SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
+_FIRST = 1 << 20  # bytes of one file that go ahead of the other files
 _AT_ONCE = 64  # paths whose names go ahead of what is in them
 _NAMED = leases.NAME | leases.ATTR
 
@@ -61,17 +64,20 @@ class Pushing:
 
     def __init__(
         self,
-        uses: Uses,
+        uses: Iterable[Use],
         asked: Set[bytes] = frozenset(),
         alone: bool = False,
         walks: LearnedWalks | None = None,
         directory: bytes = b"",
+        guessed: bool = False,
     ) -> None:
         """`asked`: the files of which the job has asked for something: it is ahead of what is sent; `walks`: of which
         directories. `alone`: the names are told in no other way, so those under no lease are sent as well. `directory`:
-        that the job begins in."""
-        self._uses, self._asked, self._alone, self._walks = uses, asked, alone, walks or LearnedWalks()
-        self._directory = directory
+        that the job begins in. `guessed`: nothing was read of them before, as far as is known."""
+        self._todo: deque[tuple[Iterable[Use], bool]] = deque([(uses, guessed)])
+        self._asked, self._alone, self._walks = asked, alone, walks or LearnedWalks()
+        self._directory = directory  # until it is told
+        self._sent: set[int] = set()  # files and directories, by their nodes
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
         self._credit, self._busy, self._left = 0, False, MOST_BYTES
@@ -81,36 +87,48 @@ class Pushing:
         """Take note that so much more may be sent. Whether the caller is to send what ``due`` gives."""
         with self._lock:
             self._credit += size
-            busy, self._busy = self._busy, True
-        return not busy
+            return self._begins()
+
+    def more(self, uses: Iterable[Use]) -> bool:
+        """Have what is guessed now sent after all else. Whether the caller is to send what ``due`` gives."""
+        with self._lock:
+            self._todo.append((uses, True))
+            return self._credit > 0 and self._begins()
+
+    def _begins(self) -> bool:
+        if self._busy or not (self._frames or self._todo):
+            return False
+        self._busy = True
+        return True
 
     def due(self, export: Export) -> Iterator[bytes]:
         """Make what may be sent now."""
-        if self._frames is None:
-            self._frames = self._all(export)
         while True:
             with self._lock:
-                if self._credit <= 0:
+                if self._credit <= 0 or not (self._frames or self._todo):
                     self._busy = False
                     return
+                if self._frames is None:
+                    self._frames = self._all(export, *self._todo.popleft())
             payload = next(self._frames, b"")
-            if not payload:
-                return  # and nobody is to begin again
             with self._lock:
                 self._credit -= len(payload)
-            yield payload
+                if not payload:
+                    self._frames = None
+            if payload:
+                yield payload
 
     def close(self) -> None:
         """Close the files that are open to be sent, once nobody makes what is due any more."""
         if self._frames is not None:
             self._frames.close()
 
-    def _all(self, export: Export) -> Generator[bytes, None, None]:
+    def _all(self, export: Export, uses: Iterable[Use], guessed: bool) -> Generator[bytes, None, None]:
         if not export.leases.wanted():
             return
         parts: list[bytes] = []
         size, most = 0, _SOON
-        for part in self._parts(export):
+        for part in self._parts(export, iter(uses), guessed):
             if parts and size + len(part) > most:
                 yield b"".join(parts)
                 parts, size, most = [], 0, min(2 * most, pushed.FRAME)
@@ -119,46 +137,62 @@ class Pushing:
         if parts:
             yield b"".join(parts)
 
-    def _parts(self, export: Export) -> Iterator[bytes]:
-        """All parts: of some paths after the other the names, then of these the contents."""
-        if self._directory:
+    def _parts(self, export: Export, uses: Iterator[Use], guessed: bool) -> Iterator[bytes]:
+        """All parts: of some paths after the other the names, then of these the contents; of large files the most last
+        of all."""
+        walked, passed_by, last = [], set[int](), list[_File]()
+        directory, self._directory = self._directory, b""
+        if directory:
             yield from _searched(export, abi.ROOT_ID)
-            yield from _searched(export, (yield from self._names(export, self._directory)))
-        todo, walked, passed_by = list(self._uses.items()), [], set()
-        walk = PushedWalk(export, self._walks, lambda files: self._in_files(export, [(each, []) for each in files]))
-        while todo:
-            some, todo = todo[:_AT_ONCE], todo[_AT_ONCE:]
+            yield from _searched(export, (yield from self._names(export, directory)))
+
+        def contents(files: list[int]) -> Iterator[bytes]:
+            return self._in_files(export, [(each, [], False) for each in files], guessed, last)
+
+        walk = PushedWalk(export, self._walks, contents)
+        while some := list(islice(uses, _AT_ONCE)):
             files = []
             for name, ranges in some:
                 node = yield from self._names(export, name)
-                if ranges is None or not node or name in self._asked:
+                if ranges is None or not node or node in self._sent:
                     continue
                 known_by = export.inodes.nodes.get(node)
                 if known_by is None or known_by.kind != stat.S_IFDIR:
-                    files.append((node, ranges))
+                    files.append((node, ranges, name in self._asked))
                 elif ranges == []:
+                    self._sent.add(node)
                     passed_by.add(node)
                     yield from walk.parts(node, name, None, passed_by)
                 elif (wanted := wanted_of(ranges)) == PASSED_BY:
                     passed_by.add(node)
                 elif wanted is not None:
                     walked.append((node, name, wanted))
-            yield from self._in_files(export, files)
+            yield from self._in_files(export, files, guessed, last)
         for node, name, wanted in walked:
             yield from walk.parts(node, name, wanted, passed_by)
+        for file in last:
+            yield from _contents(file)
 
-    def _in_files(self, export: Export, files: list[tuple[int, Ranges]]) -> Iterator[bytes]:
-        """The parts for what is in these files: of some after the other what will come, then that."""
+    def _in_files(
+        self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool, last: list[_File]
+    ) -> Iterator[bytes]:
+        """The parts for what is in these files: of some after the other what will come, then that; but what comes
+        `last`. Of those that were asked for only what is large."""
         for at in range(0, len(files), _AT_ONCE):
             opened = []
-            for node, ranges in files[at : at + _AT_ONCE]:
-                file = _file(export, node, ranges, self._left)
-                if file is not None:
-                    self._left -= sum(end - begin for begin, end in file.ranges)
-                    opened.append(file)
-                    yield pushed.pack_file(node, file.ranges, file.bare, file.version)
+            for node, ranges, asked in files[at : at + _AT_ONCE]:
+                file = _file(export, node, ranges, self._left, guessed)
+                size = 0 if file is None else sum(end - begin for begin, end in file.ranges)
+                if file is None or (asked and size <= AHEAD) or node in self._sent:
+                    continue
+                self._sent.add(node)
+                self._left -= size
+                opened.append(file)
+                yield pushed.pack_file(node, file.ranges, file.bare, file.version)
             for file in opened:
-                yield from _contents(file)
+                first, rest = _parted(file)
+                yield from _contents(first)
+                last += [rest] if rest.ranges else []
 
     def _names(self, export: Export, name: bytes) -> Generator[bytes, None, int]:
         """The parts for what is on the way to a path, and it itself; return its node, 0: there is none to send."""
@@ -184,6 +218,19 @@ def _searched(export: Export, node: int) -> Iterator[bytes]:
         return
     _, _, _, reply = leases.split(told[1])
     yield pushed.pack(pushed.SEARCHED, node, b"", bytes(reply[abi.OUT_HEADER.size + abi.ATTR_OUT.size :]))
+
+
+def _parted(file: _File) -> tuple[_File, _File]:
+    """Part what is to be sent of a file into no more than _FIRST bytes and the rest."""
+    first: Ranges = []
+    rest: Ranges = []
+    left = _FIRST
+    for begin, end in file.ranges:
+        middle = min(begin + left, end)
+        left -= middle - begin
+        first += [(begin, middle)] if begin < middle else []
+        rest += [(middle, end)] if middle < end else []
+    return file._replace(ranges=first), file._replace(ranges=rest)
 
 
 def _contents(file: _File) -> Iterator[bytes]:
@@ -231,7 +278,7 @@ def _look_up(export: Export, parent: int, name: bytes, unleased: bool, again: bo
     return found
 
 
-def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | None:
+def _file(export: Export, nodeid: int, ranges: Ranges, most: int, guessed: bool) -> _File | None:
     """Open a file, of which no more than so many bytes may be sent, and watch it; None: not this one."""
     node = export.inodes.nodes.get(nodeid)
     if node is None or not quiet(node):
@@ -246,16 +293,16 @@ def _file(export: Export, nodeid: int, ranges: Ranges, most: int) -> _File | Non
     if st is None or not stat.S_ISREG(st.st_mode) or st.st_ctime_ns != node.ctime:
         return None
     whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
-    due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < st.st_size]
+    due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < min(end, st.st_size)]
     size = sum(end - begin for begin, end in due)
-    if not leasable(export.leases, fd, st) or not export.inodes.descriptors.keeps(node, fd):
+    if not leasable(export.leases, fd, st):
         return None
-    version = export.versions.of(fd, st) if size > _KEPT_THERE else b""
-    if version:
-        due = []
-    elif size > most:
+    version = export.versions.of(fd, st) if st.st_size > AHEAD else b""
+    if version and size > _KEPT_THERE and not guessed:
+        due, size = [], 0  # the host has kept it since, and else asks
+    if size > most:
         return None
-    return _File(nodeid, fd, due, _bare(fd), version)
+    return _File(nodeid, fd, due, _bare(fd), version) if export.inodes.descriptors.keeps(node, fd) else None
 
 
 def _bare(fd: int) -> bool:
