@@ -14,10 +14,9 @@ import pytest
 
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.leases import Leases
+from remoteio.submit.export.more_made import MoreMade
 from remoteio.submit.export.names import Names
-from remoteio.submit.export.nodes import Place
 from remoteio.submit.export.reply import Reply
-from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import TTL
 from tests.mounted import mounted
 from tests.until import until
@@ -39,10 +38,10 @@ class Served:
     def waits(self, do: Callable[..., Reply]) -> Callable[..., Reply]:
         """The operation, which waits at home as long as `held`."""
 
-        def waiting(export: Names, r: abi.Request, new: Place) -> Reply:
+        def waiting(*args: object) -> Reply:
             with self._gate.open() as gate:
                 fcntl.flock(gate, fcntl.LOCK_SH)
-                return do(export, r, new)
+                return do(*args)
 
         return waiting
 
@@ -100,7 +99,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     made = Served(tmp_path)
     monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
     monkeypatch.setattr(OpenFiles, "do_create", made.waits(OpenFiles.do_create))
-    for name in ("do_mkdir", "do_symlink", "do_unlink"):
+    monkeypatch.setattr(MoreMade, "remove", made.waits(MoreMade.remove))  # before it looks what has the name
+    for name in ("do_mkdir", "do_symlink"):
         monkeypatch.setattr(Names, name, made.waits(getattr(Names, name)))
     with mounted(made.here, made.there, late=True):
         yield made

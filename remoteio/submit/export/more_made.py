@@ -20,7 +20,7 @@ from remoteio.submit.export.filesystems import LOCAL
 from remoteio.submit.export.granted import LEAST_FREE
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.leases import Leases
-from remoteio.submit.export.nodes import Node, Place, Stat
+from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.numbers import MOST_TOLD
 from remoteio.submit.export.reply import Reply
 from remoteio.submit.export.rights import Rights
@@ -62,10 +62,12 @@ class MoreMade:
         reply.granted = self._granted(r, place, reply, True)
         return reply
 
-    def remove(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place, st: Stat) -> Reply:
-        """Take a name away that `st` describes, if it is that of the file which the host means. Raises OSError."""
+    def remove(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
+        """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
+        in the last moment. Raises OSError."""
         if not r.number:
             return do(r, place)
+        st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
         if self._inodes.known(st) is not self._inodes.get(MADE + r.pid):
             raise OSError(errno.ESTALE, "another file has the name by now")
         return self._known_to_host(do, r, place, ino.IN_DELETE)
