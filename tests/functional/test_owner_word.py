@@ -120,8 +120,12 @@ def test_a_job_leaves_when_the_owner_says_so_and_comes_back_lower(mover: Mover) 
     why = f"owner.toml does not let {mover.user} run jobs"
     until(lambda: why in mover.verb("log", job), "its log says why")
     says(mover.dir, CALM + "nice = 12")
-    mover.verb_fails("release", job)  # it looks at once, unless it is just looking by itself
-    until(lambda: "12\n12\n" in out(mover, job), "it goes on")
+
+    def goes_on() -> bool:
+        mover.verb_fails("release", job)  # it looks at once, unless it is just looking, with what was said before
+        return "12\n12\n" in out(mover, job)
+
+    until(goes_on, "it goes on")
     (mover.dir / "end").touch()
     assert mover.ended(job) == "exit 3"
     assert set(out(mover, job).split()) == {"3", "12"}
