@@ -239,11 +239,16 @@ def supervisor():
         except OSError:
             continue  # it has ended
 
+def end():
+    while (pid := supervisor()) is None:
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGTERM)
+
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a supervisor that inherited this would not hear it
 made = start(["sleep", "600"], hosts=os.environ["FIRST"], owner="none")
 while made.state != "running":
     time.sleep(0.1)
-threading.Timer(0.5, lambda: os.kill(supervisor(), signal.SIGTERM)).start()
+threading.Timer(0.5, end).start()
 try:
     made.wait()
 except JobStopped as error:
