@@ -106,6 +106,26 @@ def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None
     assert alice.lines("left.0.out") == ["end"]
 
 
+def test_hold_release_and_kill_are_the_pool_s_too(alice: Access) -> None:
+    name = alice.submit("-n", "2", "--name", "held", "sh", "-c", WAITS.format(name="held{}"))
+    cluster = alice.rows(name)[0]["engine"]
+    until(lambda: alice.lines("held0.begun") and alice.lines("held1.begun"), "both have begun", within=PLACE)
+    alice("rexec", "hold", f"{name}.0")
+    until(alice.has(name, job=0, **{"is": "held"}), "it is held")
+    until(lambda: alice("condor_q", cluster, "-af", "ProcId", "JobStatus").splitlines()[0] == "0 5", "there too")
+    alice("rexec", "kill", f"{name}.1")
+    until(alice.has(name, job=1, **{"is": "killed"}), "it is killed")
+    alice("rexec", "release", f"{name}.0")
+    until(lambda: len(alice.lines("held0.begun")) == 2, "it has begun again", within=PLACE)
+    alice("condor_hold", f"{cluster}.0")  # by somebody else
+    until(lambda: len(alice.has(name, job=0, **{"is": "held"})()) == 2, "it is held again", within=PLACE)
+    alice("condor_release", f"{cluster}.0")
+    until(lambda: len(alice.lines("held0.begun")) == 3, "it has begun once more", within=PLACE)
+    alice.sh("touch held0.go")
+    until(alice.has(name, job=0, status=0), "it has ended", within=PLACE)
+    until(lambda: not alice("condor_q", cluster, "-af", "ProcId"), "the queue is empty", within=PLACE)
+
+
 def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
     name = alice.submit("-n", "2", "--name", "gone", "sh", "-c", WAITS.format(name="gone{}"))
     until(lambda: alice.lines("gone0.begun") and alice.lines("gone1.begun"), "both have begun", within=PLACE)

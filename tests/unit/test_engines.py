@@ -64,7 +64,7 @@ def test_an_event_log_tells_of_each_place() -> None:
         Told(1, condor.WAITING),
         Told(1, condor.RUNNING, "p3"),
         Told(0, condor.RUNNING, "10.80.1.2"),
-        Told(0, condor.WAITING),
+        Told(0, condor.LOST),
         Told(0, condor.HELD, why="via condor_hold (by user alice)"),
         Told(0, condor.WAITING),
         Told(0, condor.GONE, why="via condor_rm (by user alice)"),

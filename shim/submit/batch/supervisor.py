@@ -107,7 +107,7 @@ class Supervisor:
                 if told.job not in self._ends:  # else somebody has asked for its end
                     run.fate = {condor.HELD: HELD, condor.GONE: _gone(told)}.get(told.state, WAITING)
                 run.end(at_once=True)
-            elif (told.state == condor.HELD) != (item.state == HELD):
+            elif told.state != condor.LOST and (told.state == condor.HELD) != (item.state == HELD):
                 self._note(told.job, HELD if told.state == condor.HELD else WAITING, why=told.why)
 
     def _look_after(self) -> None:

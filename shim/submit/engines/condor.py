@@ -24,10 +24,10 @@ LOG = "condor.log"
 MOST_IDLE = 200
 """Jobs of a batch that are in the queue without a place, at a time: the schedd makes the others as these go."""
 
-WAITING, RUNNING, HELD, SUSPENDED, GONE = "waiting", "running", "held", "suspended", "gone"
+WAITING, RUNNING, LOST, HELD, SUSPENDED, GONE = "waiting", "running", "lost", "held", "suspended", "gone"
 _EVENTS = {
-    "000": WAITING, "001": RUNNING, "004": WAITING, "005": GONE, "009": GONE, "010": SUSPENDED, "011": RUNNING,
-    "012": HELD, "013": WAITING, "024": WAITING,
+    "000": WAITING, "001": RUNNING, "004": LOST, "005": GONE, "009": GONE, "010": SUSPENDED, "011": RUNNING,
+    "012": HELD, "013": WAITING, "024": LOST,
 }  # fmt: skip
 _HEAD = re.compile(r"(\d{3}) \((\d+)\.(\d+)\.\d+\) ")
 _SLOT = re.compile(r"^\s+SlotName: (?:[^\s@]+@)?(\S+)$", re.M)
