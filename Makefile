@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: help setup demo check test test-all lint fuzz bench bench-checkpoint lock clean root fresh
+.PHONY: help setup demo check test test-all test-pool lint fuzz bench bench-checkpoint lock clean root fresh
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -47,6 +47,9 @@ test: root .venv/dev lint ## all tests but the long matrix, against two hosts ma
 
 test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
+
+test-pool: root .venv/dev ## tests on an HTCondor pool, which they make
+	$(RUN_TESTS) --all tests/functional/condor_pool.py $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)

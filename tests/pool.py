@@ -117,6 +117,7 @@ class Pool:
         state = self._directory / name
         for each in ("upper", "work", "root"):
             (state / each).mkdir(parents=True, exist_ok=True)
+        (state / "upper").chmod(0o755)  # its root directory, whatever the umask is
         self._settings(name, state / "upper")
         lower = f"{layer()}:{desk_root.base()}"
         booted = self._booted[name] = subprocess.Popen(
@@ -188,6 +189,7 @@ class Pool:
 @contextmanager
 def up() -> Iterator[Pool]:
     """Have a pool, in which both execute hosts are known."""
+    layer()
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-hosts-") as directory:
         pool = Pool(Path(directory))
         try:

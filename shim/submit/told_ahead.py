@@ -69,6 +69,8 @@ class ToldAhead:
         """Close what is open to be sent, once nobody makes frames any more."""
         if self._pushing is not None:
             self._pushing.close()
+        if self._first_names is not None:
+            self._first_names.release()
 
     def credited(self, payload: bytes | memoryview, export: Export) -> list[bytes | memoryview]:
         """Take a CREDIT for what is PUSHED; return what is due now among the requests."""

@@ -108,10 +108,14 @@ class Vacates:
         new = self.home / "drawn.new"
         new.write_text(f"{point}:{who}")
         new.rename(self._drawn)
-        asks = threading.Thread(target=self._ask, daemon=True)
+        answers: list[str] = []
+        asks = threading.Thread(target=self._ask, args=(answers, who == "stands"), daemon=True)
         asks.start()
         if who == "stands":
-            until(self._struck.exists, f"it comes to {point}")
+            try:
+                until(self._struck.exists, f"it comes to {point}")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{answers}\n{self.job.job.log.read_text()}") from None
             self.job.kill()
             asks.join()
             self.job.begin()
@@ -121,9 +125,14 @@ class Vacates:
         self._drawn.unlink(missing_ok=True)
         return self._struck.exists()
 
-    def _ask(self) -> None:
-        with suppress(ControlError, AssertionError, ValueError):  # it was killed before it could answer
-            self.job.ask("vacate")
+    def _ask(self, answers: list[str], again: bool) -> None:
+        """Ask for it; `again`: until it happens, as where to it could go may be resting from the failure before."""
+        while True:
+            with suppress(ControlError, AssertionError, ValueError):  # it was killed before it could answer
+                answers.append(self.job.ask("vacate"))
+            if not again or self._struck.exists():
+                return
+            time.sleep(0.5)
 
     def end(self) -> int:
         """The job ends, and has done what an undisturbed one does; how many rounds that was."""

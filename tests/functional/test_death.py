@@ -220,7 +220,7 @@ def test_an_agent_that_is_killed_while_the_kernel_waits_for_it(
 ) -> None:
     """A thread of it has the page written out, which the agent itself would pass on: it cannot end by itself."""
     with nothing_left(combo.on):
-        process = combo.popen(["/usr/bin/python3", "-c", UNLOCKS])
+        process = combo.popen(["/usr/bin/python3", "-c", UNLOCKS], options=["--sync"])  # home has its locks
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         here = psutil.Process(process.pid)

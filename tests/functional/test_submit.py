@@ -83,6 +83,15 @@ class Submits:
                 continue  # it has just ended
         return found
 
+    def supervisor(self) -> int:
+        """The one process that supervises a batch here; one more is there while it starts a run."""
+
+        def alone() -> int:
+            found = self.supervisors()
+            return found[0] if len(found) == 1 else 0
+
+        return until(alone, "one process supervises")
+
     def _ours(self, path: Path) -> bool:
         return f"XDG_STATE_HOME={self.dir}/state".encode() in (path / "environ").read_bytes().split(b"\0")
 
@@ -103,7 +112,7 @@ def submits(combo: Combo, desk: ModuleType) -> Iterator[Submits]:
 def test_as_many_run_as_there_are_slots_and_the_others_are_no_processes(submits: Submits) -> None:
     name = submits.submit("-n", str(MANY), "--name", "each", "sh", "-c", WAITS)
     until(lambda: len(submits.log(name, **{"is": "running"})) == 3, "three run")
-    [supervisor] = submits.supervisors()
+    supervisor = submits.supervisor()
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     assert len(children) <= 3 + AT_ONCE  # those that look for a host: as many as if a thousand waited
     for job in range(MANY):
@@ -164,7 +173,7 @@ def test_a_supervisor_that_was_killed_is_started_again_and_runs_nothing_twice_th
     first = next(job for job in range(3) if submits.begun(job))
     submits.go(first)
     until(lambda: submits.log(name, job=first, **{"is": "done"}), "it has ended")
-    [supervisor] = submits.supervisors()
+    supervisor = submits.supervisor()
     os.kill(supervisor, signal.SIGKILL)
     until(lambda: not submits.supervisors(), "the supervisor is gone")
     assert "stopped" in submits("jobs")

@@ -241,6 +241,9 @@ class Some:
     def program(self, export: object, path: bytes) -> Iterator[Use]:
         yield path + b".so", WHOLE
 
+    def release(self) -> None:
+        self.uses.clear()
+
 
 def executes(host: Host, path: str, flags: int = 0x20) -> abi.Request:
     return abi.Request(abi.request(abi.OPEN, host.walk(path), abi.OPEN_IN.pack(os.O_RDONLY | flags, 0)))

@@ -48,6 +48,9 @@ class Guesses(Protocol):
     def program(self, export: Export, path: bytes) -> Iterator[Use]:
         """What a program uses that is executed."""
 
+    def release(self) -> None:
+        """Close what is open to guess by, once nobody asks any more."""
+
 
 class FirstNames:
     """Tells the names of what is `known` to be used, or guessed where nothing is, and learns what is used beside.
@@ -79,6 +82,11 @@ class FirstNames:
         if self.known or self._guesses is None:
             return iter(self.known.items())
         return self._guessed(self._guesses.used(export))
+
+    def release(self) -> None:
+        """Close what is open to guess by, once nobody asks what is used any more."""
+        if self._guesses is not None:
+            self._guesses.release()
 
     def executed(self, export: Export, program: bytes) -> Iterator[Use]:
         """What a program is likely to use that the job has executed: see ``saw``."""

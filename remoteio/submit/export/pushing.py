@@ -119,7 +119,8 @@ class Pushing:
                 yield payload
 
     def close(self) -> None:
-        """Close the files that are open to be sent, once nobody makes what is due any more."""
+        """Close the files that are open to be sent, and the directories for guesses, once nobody makes what is due."""
+        self._todo.clear()
         if self._frames is not None:
             self._frames.close()
 
@@ -144,7 +145,9 @@ class Pushing:
         directory, self._directory = self._directory, b""
         if directory:
             yield from _searched(export, abi.ROOT_ID)
-            yield from _searched(export, (yield from self._names(export, directory)))
+            begins = yield from self._names(export, directory)
+            if begins != abi.ROOT_ID:
+                yield from _searched(export, begins)
 
         def contents(files: list[int]) -> Iterator[bytes]:
             return self._in_files(export, [(each, [], False) for each in files], guessed, last)
@@ -197,7 +200,9 @@ class Pushing:
     def _names(self, export: Export, name: bytes) -> Generator[bytes, None, int]:
         """The parts for what is on the way to a path, and it itself; return its node, 0: there is none to send."""
         node, at = abi.ROOT_ID, b""
-        for last in name[1:].split(b"/"):
+        for last in filter(None, name.split(b"/")):
+            if last in (b".", b".."):
+                return 0  # no lookup is of these: the kernel resolves them itself
             at += b"/" + last
             found = self._nodes.get(at)
             if found is None:

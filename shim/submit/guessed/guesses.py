@@ -50,3 +50,8 @@ class Guessed:
     def program(self, export: Export, path: bytes) -> Iterator[Use]:
         """What a program uses that is executed."""
         yield from self._made(export).program(path)
+
+    def release(self) -> None:
+        """Close what is open to guess by, once nobody asks any more."""
+        with self._lock:
+            self._programs = None
