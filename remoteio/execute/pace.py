@@ -73,6 +73,7 @@ class Pace:
             self._window = FIRST
         under_way = self._granted - self.come  # less than nothing, where the last frame was larger than what was left
         room = min(self._window, max(2 * FIRST, int(self._rate * UNUSED_S)) - unused) - under_way
+        room = min(room, WIDEST)  # home takes no more at once
         if self.over or not self._window or room < max(min(self._window // 4, FRAME), 1):
             return 0
         self._granted += room

@@ -28,6 +28,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, pushed
 from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import HEADER, LARGE, NAMES, PUSHED
+from shim.submit import host_frames
 from shim.submit.told_ahead import NAMES_DUE, PUSH_DUE, ToldAhead
 from tests.hostile import Host, alone_with_its_mounts
 from tests.named_versions import until_named
@@ -493,6 +494,19 @@ def test_where_home_is_near_nothing_is_asked_for() -> None:
     assert Pace().told(0.005, NOW) == pace.FIRST, "home has found out, and sends what there is"
     steps = Pace()
     assert steps.told(0.001, NOW) == 0 and steps.over
+
+
+def test_no_more_is_granted_at_once_than_home_takes() -> None:
+    steps, now = far(), NOW
+    grant = steps.answered(0.020, now, 0)
+    widest = grant
+    for _ in range(100):
+        now += 0.020
+        grant = steps.came(grant + 12_609, now, 0)  # the last frame is larger than what was left
+        assert grant <= pushed.WIDEST
+        widest = max(widest, grant)
+    assert widest == pushed.WIDEST
+    host_frames.credit(struct.pack("=BI", PUSHED, widest))
 
 
 def under_way(rate: float, trip: float, seconds: float, frame: int = 16 << 10) -> list[tuple[float, int]]:
