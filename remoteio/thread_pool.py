@@ -74,4 +74,7 @@ class ThreadPool:
                 job()
             except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
                 self._fail(e)
+                with self._more:
+                    self._made -= 1
+                    self._rest.notify_all()
                 return

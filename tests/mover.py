@@ -36,7 +36,7 @@ from shim.submit.hosts.config import Hosts, load, resolve
 from shim.submit.hosts.connect import connect
 from shim.wire import job_messages
 from shim.wire.job_spec import CheckpointSpec, JobSpec
-from tests.until import HANG
+from tests.until import HANG, until
 
 NOBODY = '["none", null]'
 # rows cols x y, then termios of a terminal as sshd makes it
@@ -148,18 +148,18 @@ class Placement:
         self.given = self.base.streams.stdin + len(self.base.streams.stdin_unread) if self.base else 0
         self.spec = mover.spec(restore)
         self.link.send(frames.START, self.spec.pack())
-        threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(
+        self.threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(
             self._receive, self._answer, lambda payload: len(payload) >= frames.LARGE
         )
         self.over = threading.Event()
-        threading.Thread(target=self._serve, args=(threads,), daemon=True).start()
+        threading.Thread(target=self._serve, daemon=True).start()
         threading.Thread(target=self._pulse, daemon=True).start()
         if image:
             threading.Thread(target=self._deliver, args=(image,), daemon=True).start()
 
-    def _serve(self, threads: LeaderFollowers[bytes | memoryview]) -> None:
+    def _serve(self) -> None:
         try:
-            threads.run()
+            self.threads.run()
         except LinkClosed:
             pass
         finally:
@@ -296,10 +296,10 @@ class Placement:
 
     def wait(self, *what: str, seconds: float = HANG) -> dict[str, Any]:
         """The next of these that is heard; what comes before it is kept in `seen`."""
-        until = time.monotonic() + seconds
+        end = time.monotonic() + seconds
         while True:
             try:
-                name, news = self.heard.get(timeout=max(0.0, until - time.monotonic()))
+                name, news = self.heard.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 raise AssertionError(
                     f"waited in vain for {what}; heard {self.seen}; {self.stream.stderr_tail()}"
@@ -342,6 +342,7 @@ class Placement:
         with socket.socket(fileno=os.dup(self.stream.write_fd)) as end, suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)  # unless it has ended by itself
         self.link.close()
+        until(lambda: self.threads.rest(1.0), "nobody receives: the number of its descriptor may be another stream's")
         self.stream.close()
 
 

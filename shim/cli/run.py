@@ -116,11 +116,12 @@ def _run(
         )
 
     while True:
+        since_ns = time.time_ns()
         host, stream, facts = _reach(where, say, reach)
         _tell_reached(host.name, facts, verbose, say, log)
         began = time.monotonic()
         link, dialler, granted = offer.made(host, stream)
-        job, ended = _serve(link, spec, say, log, JobRights(granted, sync=sync), dialler, host, stream)
+        job, ended = _serve(link, spec, say, log, JobRights(granted, sync=sync), dialler, host, stream, since_ns)
         if not ended.not_now or where is None or isinstance(where, str):
             break
         job.never_was()
@@ -138,12 +139,12 @@ def _run(
 
 def _serve(
     link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler,
-    host: Host, stream: Stream,
+    host: Host, stream: Stream, since_ns: int,
 ) -> tuple[ForegroundRun, RunResult]:  # fmt: skip
     from shim.submit.foreground.run import ForegroundRun
     from shim.submit.plain_run import to_the_end
 
-    job = ForegroundRun(link, spec, say, log, rights, dialler)
+    job = ForegroundRun(link, spec, say, log, rights, dialler, since_ns)
     return job, to_the_end(
         lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
     )

@@ -70,14 +70,14 @@ class Handler(Protocol):
         """Take note that the host may answer by itself less than it could, and why, a sentence. From any thread."""
 
 
-def clock_skew(hello: host_frames.Hello) -> float:
-    """Compare the host's clock, as it has just said it, with ours: seconds that it is ahead."""
-    return (hello.time_ns - time.time_ns()) / 1e9
+def clock_skew(hello: host_frames.Hello, since_ns: int) -> float:
+    """Compare the host's clock with ours: seconds that it is ahead at least. It was said between `since_ns` and now."""
+    return max(hello.time_ns - time.time_ns(), min(hello.time_ns - since_ns, 0)) / 1e9
 
 
-def skew_told(hello: host_frames.Hello) -> str:
+def skew_told(hello: host_frames.Hello, since_ns: int) -> str:
     """Say in a sentence that the host's clock is off; "" where it is not by more than SKEW seconds."""
-    skew = clock_skew(hello)
+    skew = clock_skew(hello, since_ns)
     if abs(skew) <= SKEW:
         return ""
     return f"the clock of {hello.host} is {skew:+.0f} s off; programs that compare times may wonder: set it there"

@@ -42,9 +42,10 @@ class ForegroundRun:
         log: Callable[..., None],
         rights: JobRights | None = None,
         dialler: Dialler | None = None,
+        since_ns: int = 0,
     ) -> None:
-        """`rights`, `dialler`: see HostSession."""
-        self._spec, self._say, self._log = spec, say, log
+        """`rights`, `dialler`: see HostSession; `since_ns`: the host's first word was said after that."""
+        self._spec, self._say, self._log, self._since_ns = spec, say, log, since_ns
         self.lacks = ""  # what its host had to do without, in a sentence
         self.cost: Spent | None = None  # once its host has said so
         self._terminal = Terminal(0) if spec.tty else None
@@ -105,10 +106,10 @@ class ForegroundRun:
 
     def greeted(self, hello: host_frames.Hello) -> None:
         """Say what is wrong with the host's clock. Called by the session's thread."""
-        warning = skew_told(hello)
+        warning = skew_told(hello, self._since_ns)
         if warning:
             self._say(warning)
-        self._log("connected", host=hello.host, clock_skew=clock_skew(hello))
+        self._log("connected", host=hello.host, clock_skew=clock_skew(hello, self._since_ns))
 
     def begun(self) -> dict[int, StreamEnd]:
         """Let the job have the keys, or standard input, and what else it reads: it runs."""

@@ -206,7 +206,7 @@ class Generation:
 
     def greeted(self, hello: host_frames.Hello) -> None:
         self._session.outside(lambda: self._contact.greeted(hello.door))
-        if warning := skew_told(hello):
+        if warning := skew_told(hello, time.time_ns()):
             self._home.say(warning)
         image = self._image
         if image is not None and self._session.export is not None:
