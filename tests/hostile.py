@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,3 +154,13 @@ def alone_with_its_mounts(export: Export) -> None:
     mounts = export.leases._mounts
     assert mounts is not None
     mounts.poll.unregister(mounts.fd)
+
+
+@contextmanager
+def leasing(top: Path) -> Iterator[Host]:
+    """Have a host of the tree at `top`, to which home leases."""
+    host = Host.of(top)
+    assert host.export.leases.begin()
+    alone_with_its_mounts(host.export)
+    yield host
+    host.export.close()

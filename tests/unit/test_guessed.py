@@ -130,14 +130,14 @@ def test_a_venv_has_its_modules_beside_the_library_of_its_python(tmp_path: Path)
 def test_a_compiler_uses_the_headers_of_its_sources(tmp_path: Path) -> None:
     write(tmp_path, {f"{GCC}/include/std.h": "", f"{GCC}/crtbeginS.o": "", "usr/bin/x86_64-linux-gnu-gcc-12": ""})
     write(tmp_path, {"usr/include/io.h": '#include "bits/x.h"\n# include <std.h>\n', "usr/include/bits/x.h": ""})
-    write(tmp_path, {"work/a.c": '#include <io.h>\n#include "own.h"\n', "work/own.h": "#include <none.h>"})
+    write(tmp_path, {"src/a.c": '#include <io.h>\n#include "own.h"\n', "src/own.h": "#include <none.h>"})
     (tmp_path / "usr/bin/x86_64-linux-gnu-gcc-12").chmod(0o755)
     (tmp_path / "usr/bin/gcc").symlink_to("x86_64-linux-gnu-gcc-12")
-    uses = guessed(programs(tmp_path, "gcc", "-c", "a.c", cwd="/work", PATH="/usr/bin"))
-    headers = ["/work/a.c", "/usr/include/io.h", "/work/own.h", "/usr/include/bits/x.h", f"/{GCC}/include/std.h"]
+    uses = guessed(programs(tmp_path, "gcc", "-c", "a.c", cwd="/src", PATH="/usr/bin"))
+    headers = ["/src/a.c", "/usr/include/io.h", "/src/own.h", "/usr/include/bits/x.h", f"/{GCC}/include/std.h"]
     assert [name for name in read(uses) if name.endswith((".c", ".h"))] == headers
     assert (b"/usr/include/none.h", None) in uses and f"/{GCC}/crtbeginS.o" not in read(uses)
-    linked = guessed(programs(tmp_path, "gcc", "a.c", cwd="/work", PATH="/usr/bin"))
+    linked = guessed(programs(tmp_path, "gcc", "a.c", cwd="/src", PATH="/usr/bin"))
     assert f"/{GCC}/crtbeginS.o" in read(linked)
 
 
@@ -152,22 +152,22 @@ def test_nothing_is_read_that_the_job_may_not_read(tmp_path: Path, through: str)
     write(tmp_path, {"secret/key": "#!/leaked/one\n", "secret/app.py": "import leaked\n", "lib/leaked.py": ""})
     write(tmp_path, {"usr/bin/python3.12": "", "usr/lib/python3.12/leaked.py": ""})
     (tmp_path / "usr/bin/python3.12").chmod(0o755)
-    (tmp_path / "work").mkdir()
+    (tmp_path / "src").mkdir()
     if through == "file":
         for name in ("key", "app.py"):
-            (tmp_path / "work" / name).symlink_to(f"/secret/{name}")
+            (tmp_path / "src" / name).symlink_to(f"/secret/{name}")
     else:
-        (tmp_path / "work").rmdir()
-        (tmp_path / "work").symlink_to("/secret")
+        (tmp_path / "src").rmdir()
+        (tmp_path / "src").symlink_to("/secret")
     for hidden in ("", "/secret"):
-        found = programs(tmp_path, "/usr/bin/python3.12", "-S", "/work/app.py", hidden=hidden)
-        names = b" ".join(name for name, _ in [*guessed(found), *found.program(b"/work/key")])
+        found = programs(tmp_path, "/usr/bin/python3.12", "-S", "/src/app.py", hidden=hidden)
+        names = b" ".join(name for name, _ in [*guessed(found), *found.program(b"/src/key")])
         assert (b"leaked" in names) == (not hidden)
         assert b"leaked/one" not in names, "a path leads through no link, but by its own lookup"
         seen = found._seen
         assert bool(seen.content(b"/secret/key", 100)) == bool(seen.mode(b"/secret/key")) == (not hidden)
         assert (b"secret" in seen.listed(b"")) == bool(seen.listed(b"/secret")) == (not hidden)
-        assert not seen.content(b"/work/key", 100)
+        assert not seen.content(b"/src/key", 100)
 
 
 def test_links_that_lead_to_themselves_end(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import HEADER
 from shim.submit.learned_starts import LearnedStart
 from shim.submit.scope import Scope
-from tests.hostile import Host, Refused, alone_with_its_mounts
+from tests.hostile import Host, Refused, leasing
 
 NOW = 100.0
 DIRECTORIES = [f"top/{a}/{b}" for a in "abc" for b in "def"]
@@ -36,11 +36,8 @@ def top(disk: Path) -> Path:
 
 @pytest.fixture
 def host(top: Path) -> Iterator[Host]:
-    made = Host.of(top)
-    assert made.export.leases.begin()
-    alone_with_its_mounts(made.export)
-    yield made
-    made.export.close()
+    with leasing(top) as made:
+        yield made
 
 
 class Command:

@@ -30,7 +30,7 @@ from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import HEADER, LARGE, NAMES, PUSHED
 from shim.submit import host_frames
 from shim.submit.told_ahead import NAMES_DUE, PUSH_DUE, ToldAhead
-from tests.hostile import Host, alone_with_its_mounts
+from tests.hostile import Host, leasing
 from tests.named_versions import until_named
 
 NOW = 100.0
@@ -96,11 +96,8 @@ def top(disk: Path) -> Path:
 
 @pytest.fixture
 def host(top: Path) -> Iterator[Host]:
-    made = Host.of(top)
-    assert made.export.leases.begin()
-    alone_with_its_mounts(made.export)
-    yield made
-    made.export.close()
+    with leasing(top) as made:
+        yield made
 
 
 USES: Uses = {b"/lib": None, b"/link": None, b"/lib/small": [], b"/lib/gone": None, b"/lib/large": [(0, 100_000)]}
