@@ -7,10 +7,10 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import psutil
+
+from tests.standing import stand
 
 
 def in_a_fork(body: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ def in_a_fork(body: Callable[[], None]) -> None:
         _, status = os.waitpid(child, 0)
     except BaseException as e:
         late = e
-        below = _below(child)
+        below = stand(psutil.Process(child).children(recursive=True))
         os.kill(child, signal.SIGABRT)
         _, status = os.waitpid(child, 0)
     with open(said, "rb") as f:
@@ -45,14 +45,3 @@ def in_a_fork(body: Callable[[], None]) -> None:
         text = f.read().decode()
     if status or late:
         raise AssertionError((text or "the child was killed") + below) from late
-
-
-def _below(pid: int) -> str:
-    """Tell where each process below that one is in the kernel, and what it has open."""
-    told = []
-    for each in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.Error, OSError):
-            opened = [os.readlink(fd) for fd in Path(f"/proc/{each.pid}/fd").iterdir()]
-            stack = Path(f"/proc/{each.pid}/stack").read_text()
-            told.append(f"\n{each.pid} {each.status()} {' '.join(each.cmdline())[:200]}\n{opened}\n{stack}")
-    return "".join(told)

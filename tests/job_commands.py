@@ -19,6 +19,7 @@ from shim.submit.job import agent_file
 from shim.wire import rendezvous
 from tests.desk_root import give_criu
 from tests.program import Argument, Rexec, as_login
+from tests.standing import inside, stand
 from tests.until import HANG, until
 
 PAIRS = {
@@ -184,7 +185,11 @@ def out(mover: Mover, job: str) -> str:
 
 
 def said(mover: Mover, job: str, what: str, within: float = HANG) -> None:
-    until(lambda: what in out(mover, job), f"the job says {what!r}", within=within)
+    try:
+        until(lambda: what in out(mover, job), f"the job says {what!r}", within=within)
+    except AssertionError as e:
+        e.add_note(mover.verb("log", job) + mover.path(job, "stderr").read_text() + stand(inside(mover.dir)))
+        raise
 
 
 def vacate(mover: Mover, job: str) -> None:

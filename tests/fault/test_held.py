@@ -128,7 +128,8 @@ def test_a_criu_that_is_gone_lets_nothing_run_before_home_says_so(run: Run) -> N
         mover = make(*job(make, mark), strike="held:criu:1")
         at = held(mover)
         assert (home / "struck").exists()
-        assert stands(mark)
+        # As criu dies each thread is woken, to find the SIGSTOP that lay there for it.
+        until(lambda: stands(mark), "it stands still without criu")
         at.order("thaw", 1, why="nobody could go on with it")
         assert at.wait("refused")["why"] == "nobody could go on with it"
         goes_on(mover, at)
