@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.refusals import Refusal
-from remoteio.submit.transport.stream import Stream
+from remoteio.submit.transport.stream import Stream, last_line
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, spent
@@ -328,7 +328,8 @@ def to_the_end(
     except (LinkClosed, LostTouch) as e:
         why = stream.failure() if host.ssh and isinstance(e, LinkClosed) else e
         stream.close(done=True)
-        raise RexecError(f"lost {host.name}, and the job with it: {why}") from e
+        said = last_line(stream.stderr_tail()) if isinstance(e, LostTouch) else ""
+        raise RexecError(f"lost {host.name}, and the job with it: {why}{said and f'; it said {said!r}'}") from e
     except ProtocolError as e:
         stream.close()
         raise HostMisbehaves(host.name, f"{e}; the job is lost with it") from e
