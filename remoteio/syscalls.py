@@ -23,6 +23,7 @@ _CLONE3 = 435  # the same on every architecture
 _KCMP = {"x86_64": 312, "i686": 349, "armv7l": 378, "ppc64le": 354, "s390x": 343}.get(os.uname().machine, 272)
 _KCMP_VM = 1
 _BTIME = 0x800  # STATX_BTIME
+_M_ARENA_MAX = -8  # malloc.h
 _TYPE, _INO = 0x1, 0x100
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 
@@ -50,6 +51,21 @@ def fill(sock: int, room: memoryview) -> int:
         n = libc.recv(sock, buffer, ctypes.c_size_t(len(room)), MSG_WAITALL)
         if n >= 0 or ctypes.get_errno() != errno.EINTR:
             return check(n, "recv")
+
+
+def one_arena() -> None:
+    """Have all threads to come get memory from one place, where libc can: mallopt(3).
+
+    Each would hold on to a place of its own, and no two want memory at once, or hardly ever: Python lets one run.
+    """
+    if hasattr(libc, "mallopt"):  # musl's has none, nor such places
+        libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Give the kernel back what memory has been freed, where libc can: malloc_trim(3). It takes a millisecond."""
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def fork_as(pid: int) -> int:

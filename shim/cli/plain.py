@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from remoteio.syscalls import one_arena
 from shim.cli import durations, run
 from shim.submit import scope
 from shim.submit.desk.wanted import Wanted
@@ -78,6 +79,7 @@ def start(
     json_log: str | None = None,
 ) -> NoReturn:
     """Run CMD, and end this process with its status. The options are those of ``rexec --help``. Raises RexecError."""
+    one_arena()  # before there are threads
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     asked = scope.asked(only, read, write, hide, disk)

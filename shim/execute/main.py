@@ -6,6 +6,7 @@ import os
 
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.execute import machine
+from remoteio.syscalls import one_arena
 from remoteio.wire import frames
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 def main(read_fd: int, write_fd: int) -> int:
     """Serve the job that the first frame describes. Returns this process's exit status."""
+    one_arena()  # before there are threads
     link = SessionLink(read_fd, write_fd)
     try:
         return _serve(link)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import gc
 
 from remoteio.submit.sandbox import dumps
+from remoteio.syscalls import one_arena
 
 _SELDOM = 10_000  # objects made and not gone, before their cycles are looked for
 
 
 def settle() -> None:
-    """Let no other process look into this one, and look for garbage seldom; once all that serves is imported.
+    """Let no other process look into this one, hold no more memory than is used, and look for garbage seldom.
+
+    It is called once all that serves is imported.
 
     What a job's files are known by is a hundred thousand objects that live on: to go through them, and through all that
     was imported, each time that some hundred were made took a tenth of ``find``.
     """
     dumps.forbid()
+    one_arena()
     gc.freeze()
     gc.set_threshold(_SELDOM)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple, TypeVar, Union
 
 # Each may do all that those before it may.
@@ -60,8 +61,9 @@ class Rule(NamedTuple):
     kind: int = ALWAYS
 
 
-_NON_ASCII = frozenset(range(128, 256))
-_EVERY = frozenset(range(256))
+# Letters, a bit each.
+_EVERY = (1 << 256) - 1
+_NON_ASCII = _EVERY ^ (1 << 128) - 1
 _MOST_KNOWN = 2048  # names in directories alike whose rights are remembered
 
 
@@ -91,6 +93,19 @@ def _word(word: str) -> Word:
         return Folded(folded(name))
     head, _, tail = name.partition(b"*")
     return Glob(head, tail)
+
+
+def _bits(letters: Iterable[int]) -> int:
+    found = 0
+    for letter in letters:
+        found |= 1 << letter
+    return found
+
+
+@lru_cache(1024)  # one for all rights that are alike in this: there are hundreds of these
+def _table(letters: int) -> bytes:
+    """Tell of each letter whether it is one of them: quicker to look at than the bits are."""
+    return bytes(letters >> letter & 1 for letter in range(256))
 
 
 class _Step:
@@ -125,7 +140,7 @@ class _Step:
         self.globs: dict[Glob, _Step] = {}
         self.any: _Step | None = None
         self.done: list[Rule] = []
-        self._letters: tuple[frozenset[int], frozenset[int]] | None = None
+        self._letters: tuple[int, int] | None = None
         self.way: Rule | None = None
         self.granted = self.hides = False
         self.general, self.stays, self.initial = general, stays, initial
@@ -151,17 +166,17 @@ class _Step:
         else:
             _then(self, self.folded if isinstance(word, Folded) else self.exact, bytes(word)).add(rule, at + 1)
 
-    def letters(self) -> tuple[frozenset[int], frozenset[int]]:
-        """With which letters a name begins, or ends, that a rule may speak of: most do with none."""
+    def letters(self) -> tuple[int, int]:
+        """With which letters (bits) a name begins, or ends, that a rule may speak of: most do with none."""
         if self._letters is None:
-            heads: set[int] = {name[0] for name in self.exact}
-            tails: set[int] = set()
+            heads, tails = _bits(name[0] for name in self.exact), 0
             for head in (*self.folded, *(glob.head for glob in self.globs)):
-                heads |= _NON_ASCII.union(head[:1].lower() + head[:1].upper())
+                heads |= _NON_ASCII | _bits(head[:1].lower() + head[:1].upper())
             for glob in self.globs:
                 if not glob.head:
-                    tails |= _NON_ASCII.union(b". ", glob.tail[-1:].lower() + glob.tail[-1:].upper() or _EVERY)
-            self._letters = frozenset(heads), frozenset(tails)
+                    last = _bits(glob.tail[-1:].lower() + glob.tail[-1:].upper()) or _EVERY
+                    tails |= _NON_ASCII | _bits(b". ") | last
+            self._letters = heads, tails
         return self._letters
 
     @property
@@ -216,9 +231,11 @@ class Rights:
         self.level = self.file = level
         self.closed = False
         self.hides = state.within == HIDDEN or any(step.hides for step in state.steps)
-        begin = [step.letters() for step in state.steps]
-        self._heads = frozenset().union(*(heads for heads, _ in begin))
-        self._tails = frozenset().union(*(tails for _, tails in begin))
+        heads = tails = 0
+        for step in state.steps:
+            begin, end = step.letters()
+            heads, tails = heads | begin, tails | end
+        self._heads, self._tails = _table(heads), _table(tails)
         self._known: dict[bytes, Rights] = {}
         self._others: Rights | None = None
         self._owned: Rights | None = None
@@ -232,7 +249,7 @@ class Rights:
 
     def child(self, name: bytes) -> Rights:
         """Return the rights of what has that name in this directory."""
-        if not name or (name[0] not in self._heads and name[-1] not in self._tails):
+        if not name or not (self._heads[name[0]] or self._tails[name[-1]]):
             return self._others or self.others
         return self._known.get(name) or self._named(name)
 

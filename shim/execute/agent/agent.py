@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from remoteio.execute import machine
 from remoteio.execute.relay import Relay
+from remoteio.syscalls import give_back
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session_link import SessionLink
@@ -213,9 +214,11 @@ class Agent:
         return [self.killed(self.sandbox.last_word() or killed)]
 
     def _pulse(self) -> None:
+        time.sleep(lease.PULSE)
+        give_back()  # what it took to begin; a short job is spared this
         while True:
-            time.sleep(lease.PULSE)
             self.link.send(frames.PING)
+            time.sleep(lease.PULSE)
 
 
 _NOT_KEPT = {
