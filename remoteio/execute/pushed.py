@@ -4,8 +4,9 @@ Of directories that it has sent (``ahead``, ``leases``) this knows how many ther
 
 Such a file is under a lease on its contents: it is opened here (``opened``), and what of it has come is read here, for
 as long as nobody changes it. Who reads what is on its way waits for it, rather than ask again. What has been given to
-the kernel, which keeps it, is kept no longer, nor what is not asked for within UNUSED_S. The first time that it is
-opened the kernel drops its pages of it: they may be older.
+the kernel, which keeps it, is kept no longer, nor what is not asked for within UNUSED_S of when it was all here: over
+a narrow line a large file takes longer than that. The first time that it is opened the kernel drops its pages of it:
+they may be older.
 
 The caller sees to it that one thread at a time is here (``relay.Relay._order``).
 """
@@ -87,6 +88,7 @@ class Pushed:
         self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
         self._listings: dict[int, int] = {}  # nodeid of a directory that nobody has looked into yet -> its bytes
         self._bytes = self._waiting = 0
+        self._heard = float("-inf")  # when something came
 
     def answered(self, waited: float, now: float) -> int:
         """Take note that home took so long for an answer; return how much it may send."""
@@ -99,6 +101,7 @@ class Pushed:
 
     def came(self, size: int, now: float) -> int:
         """Take note that so much came; return how much home may send."""
+        self._heard = now
         return self.pace.came(size, now, self._unused() - size)
 
     def more(self, now: float) -> int:
@@ -123,6 +126,7 @@ class Pushed:
         if file is None or not any(begin == offset < end <= last for begin, last in file.due):
             return []
         file.came(offset, end)
+        file.at = max(file.at, self._heard)
         file.put(offset, data)
         if file.version:
             self.to_keep.append((file.version, file.size, offset, data))
@@ -203,9 +207,12 @@ class Pushed:
             self.released += file.waiting
 
     def expire(self, now: float) -> None:
-        """Forget what has not been asked for in time."""
-        while self._files and next(iter(self._files.values())).at + UNUSED_S < now:
-            self.changed(next(iter(self._files)))
+        """Forget what has not been asked for in time, or does not come."""
+        while self._files:
+            nodeid, file = next(iter(self._files.items()))
+            if (max(file.at, self._heard) if file.due else file.at) + UNUSED_S >= now:
+                return
+            self.changed(nodeid)
 
     def clear(self) -> None:
         """Forget all."""

@@ -420,6 +420,25 @@ def test_who_waits_asks_home_when_it_holds_no_more(how: str, monkeypatch: pytest
     assert not table.may_open(5) and table.data(5, 101, bytes(10)) == [] and table.read(5, 0, 10) is None
 
 
+def test_what_comes_slowly_is_waited_for() -> None:
+    table, slowly = Pushed(), UNUSED_S - 1
+    table.file(5, 300, [(0, 300)], NOW)
+    assert table.waits(5, request(0, 300))
+    for number in range(3):  # over a narrow line, with what else there is in between
+        now = NOW + (number + 1) * slowly
+        table.came(100, now)
+        if number != 1:
+            assert table.data(5, 50 * number, bytes(100)) == []
+        table.expire(now)
+        assert table.may_open(5) and not table.released
+    table.came(100, now)
+    assert [unique for unique, _ in table.data(5, 200, bytes(100))] == [7]
+    table.expire(now + slowly)
+    assert table.may_open(5)
+    table.expire(now + UNUSED_S + 0.1)
+    assert not table.may_open(5), "all of it has come since long, and nobody wants it"
+
+
 def test_no_more_is_kept_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(here, "PUSHED_KEPT", 1000)
     table = Pushed()
