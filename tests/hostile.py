@@ -73,7 +73,7 @@ class Host:
                 at += (skip + abi.DIRENT.size + length + 7) & ~7
             seen.append(names - {b".", b".."})
         self.ask(abi.RELEASEDIR, node, abi.RELEASE_IN.pack(handle, 0, 0, 0))
-        assert seen[0] == seen[1] == seen[2] == self.ahead(node, seen[0])
+        assert seen[0] == seen[1] == seen[2] == self.ahead(node, seen[0]) == self.names_alone(node, seen[0])
         return seen[0]
 
     def ahead(self, node: int, if_large: set[bytes]) -> set[bytes]:
@@ -84,6 +84,15 @@ class Host:
             assert e.errno == errno.EAGAIN
             return if_large
         return {name for _, _, _, name, _, _ in listed.walk(entries)} - {b".", b".."}
+
+    def names_alone(self, node: int, if_large: set[bytes]) -> set[bytes]:
+        """The same of a LIST of the names alone."""
+        try:
+            told = self.ask(abi.LIST, node, abi.LIST_IN.pack(1, listed.NAMES))
+        except Refused as e:
+            assert e.errno == errno.EAGAIN
+            return if_large
+        return set(listed.parse_names(told)) - {b".", b".."}
 
     def open(self, node: int, flags: int) -> int:
         """A handle."""
@@ -106,7 +115,7 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
                 abi.LOOKUP: [(node, text)],
                 abi.REMOVED: [(node, text)],
                 abi.FETCH: [(node, b"")],
-                abi.LIST: [(node, abi.LIST_IN.pack(most, 0)) for most in (0, 8, 1 << 31)],
+                abi.LIST: [(node, abi.LIST_IN.pack(*how)) for how in ((0, 0), (8, 0), (1 << 31, 0), (1, 2))],
                 abi.CREATE: [
                     (node, abi.CREATE_IN.pack(flags, 0o644, 0, 0) + text)
                     for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC)

@@ -8,6 +8,7 @@ import time
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.listed import NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class AskedAhead(Told, ToKernel):
         self.behind.answers.learned(op, nodeid, body)
         with self._order:
             self.counts.carried[op] += len(asked[5]) + len(body)
+            if op == abi.LIST and abi.LIST_IN.unpack_from(asked[5], abi.ARGS)[1] == NAMES:
+                known.names_listed(nodeid, stamp, body)
+                return
             if op == abi.LIST:
                 waiting = known.listed_ahead(nodeid, stamp, body, now)
             else:

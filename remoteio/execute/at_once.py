@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ}) - {abi.SETLK}
 """Operations that may be answered while changes are under way."""
 
+REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
+
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 
@@ -166,6 +168,9 @@ class AtOnce(AskedAhead):
         if op in _TELLS_OF_FILES:
             with self._order:
                 self._known.told_of_file(asked, payload, now)
+        if op in REMOVES:
+            with self._order:
+                self._known.removed(nodeid, name_of(op, raw))
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
-from remoteio.execute.leases import given, is_absent, keep_listing, named
+from remoteio.execute.leases import given, is_absent, is_whole, keep_listing, keep_names, named
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.written import Written
@@ -12,10 +12,10 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
 from remoteio.wire.behind import BESIDE, MAY_WRITE
-from remoteio.wire.coherence import TTL
+from remoteio.wire.coherence import KNOWN_OPENED, TTL
 from remoteio.wire.fetched import parse as parse_fetched
-from remoteio.wire.listed import parse, walk
-from remoteio.wire.makes import Granted, name_of
+from remoteio.wire.listed import NAMES, parse, parse_names, walk
+from remoteio.wire.makes import MORE, Granted, name_of
 
 _O_TRUNC = 0o1000
 
@@ -32,6 +32,7 @@ class KnownAhead(Known):
         super().__init__()
         self.making = Making(self.leases)
         self.written = Written(self)
+        self._names: dict[int, float] = {}  # directories whose names are asked for -> when they were; 0: they will be
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
         """Take note that what home has told of these nodes and names holds no more; of all that is in a directory, that
@@ -53,9 +54,21 @@ class KnownAhead(Known):
         self.leases.broken(nodeid, name)  # home does not say so by a break
         if absent and self.holds(made, stamp):
             self.leases.name(nodeid, name, made)
+            if op == abi.CREATE:
+                self.making.owns(made)
         if stamp < self.making.lost or not self.holds(made, stamp):
             return None  # it may have been taken back since
+        if granted.what & MORE and not is_whole(self.leases, nodeid) and self._names.get(nodeid, 0.0) < now - TTL:
+            if len(self._names) >= KNOWN_OPENED:
+                self._names.clear()
+            self._names[nodeid] = 0.0
+            self.ahead.moved = True
         return self.making.granted(op, raw, granted, reply, above, now)
+
+    def removed(self, nodeid: int, name: bytes) -> None:
+        """Take note that home has removed a name when the job asked for that: it does not say so by a break."""
+        if named(self.leases, nodeid, name):
+            self.leases.name(nodeid, name, 0)
 
     def removes(self, nodeid: int, node: int) -> int:
         """Take note that the kernel is told that a name of that node in the directory `nodeid` is gone; return the
@@ -116,6 +129,9 @@ class KnownAhead(Known):
         relay's are."""
         walked, looked, below = self.ahead.next(now, self.leases)
         found = [(nodeid, 0) for nodeid in walked] + [(nodeid, 1) for nodeid in looked]
+        wanted = [nodeid for nodeid, since in self._names.items() if not since]
+        self._names.update(dict.fromkeys(wanted, now))
+        found += [(nodeid, NAMES) for nodeid in wanted]
         return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found] + [
             self._own(abi.FETCH, nodeid, b"", now, asked)
             for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
@@ -147,6 +163,13 @@ class KnownAhead(Known):
             self._learn_directory(directory, attr, entries, leased, stamp, now)
         told = [(directory, entries) for directory, _, entries, _ in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+
+    def names_listed(self, nodeid: int, stamp: int, body: bytes) -> None:
+        """Keep the body of the reply to a LIST of the names alone; empty: it has failed. Raises ProtocolError."""
+        if body and self.holds(nodeid, stamp):
+            keep_names(self.leases, nodeid, parse_names(body))
+        elif body:
+            self._names.pop(nodeid, None)  # the next that is made there may have it asked for again at once
 
     def _learn_directory(self, nodeid: int, attr: bytes, entries: bytes, leased: bool, stamp: int, now: float) -> None:
         if self.holds(nodeid, stamp):

@@ -335,6 +335,17 @@ def is_absent(leases: Leases, parent: int, name: bytes) -> bool:
     return directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN) == _ABSENT
 
 
+def is_whole(leases: Leases, parent: int) -> bool:
+    """Say whether all names in the directory are known."""
+    directory = leases._directories.get(parent)
+    return directory is not None and directory.complete
+
+
+def keep_names(leases: Leases, parent: int, names: list[bytes]) -> None:
+    """Keep that these are all the names in a directory, of which some are known."""
+    leases.listed(parent, [(0, 0, named(leases, parent, name), name, 0, 0) for name in names])
+
+
 def keep_listing(leases: Leases, nodeid: int, attr: bytes, found: Entries, entries: bytes) -> None:
     """Keep what home has told of a directory by itself: each entry with a node holds, and home has counted a lookup of
     the kernel's for it."""

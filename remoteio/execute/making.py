@@ -24,9 +24,10 @@ from remoteio.execute.leases import Leases, is_absent, named
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import TTL
-from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, name_of
+from remoteio.wire.makes import EMPTY, HOMES, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, name_of
 
 MOST_GRANTED = 1 << 14  # directories: some 300 bytes each
+MOST_OWN = 1 << 14  # files that home has made for the job: some 100 bytes each
 
 _FORMATS = {abi.CREATE: stat.S_IFREG, abi.MKDIR: stat.S_IFDIR, abi.SYMLINK: stat.S_IFLNK}
 # flags of a CREATE for which home is to do it: O_APPEND, O_DSYNC (O_SYNC has it in it), O_DIRECT
@@ -93,6 +94,7 @@ class Making:
         self.lost = 0
         self._leases = leases
         self._granted: OrderedDict[int, _Grant] = OrderedDict()
+        self._own: OrderedDict[int, None] = OrderedDict()  # files that home has made when the job asked for them
         self._ahead: int | None = None  # home's clock less this machine's monotonic one, at the least: ns
 
     # what home grants
@@ -123,6 +125,13 @@ class Making:
             self._empty(made, self._granted[nodeid], attr)
             return Made(made, 0, words, abi.ATTR.pack(*attr), b"")
         return None
+
+    def owns(self, nodeid: int) -> None:
+        """Take note of a file that home has made when the job asked for that."""
+        if nodeid < HOMES:
+            self._own[nodeid] = None
+            if len(self._own) > MOST_OWN:
+                self._own.popitem(last=False)
 
     def goes_on(self, op: int, made: int, granted: Granted, now: float) -> None:
         """Take note of what goes along with home's reply to what was answered here: `made` is its node."""
@@ -198,7 +207,7 @@ class Making:
         if grant is None or (abi.CREATE, uid, gid) not in grant.likes or not self._leases.holds(now):
             return 0
         found = named(self._leases, nodeid, name)
-        return 0 if found < MADE or grant.speaks_of(name) else found
+        return found if (found >= MADE or found in self._own) and not grant.speaks_of(name) else 0
 
     def removed(self, raw: bytes | memoryview, number: int, now: float) -> None:
         """Take note that the change of that number has taken the name away."""

@@ -36,7 +36,7 @@ import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
-from remoteio.execute.at_once import AT_ONCE
+from remoteio.execute.at_once import AT_ONCE, REMOVES
 from remoteio.execute.behind import TELL
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import LOCK_OPS
@@ -48,6 +48,11 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
+from remoteio.wire.makes import OPS, name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Asked
 
 _SIGKILL_PENDING = 1 << 8
 READERS = 2  # one may be held up by a full link; the other goes on
@@ -58,7 +63,7 @@ class Relay(LocksHere):
 
     def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
         super().__init__(fd, link, fail)
-        self._abandoned: dict[int, int] = {}  # unique -> op: answered here, the true reply is still to come
+        self._abandoned: dict[int, Asked] = {}  # unique -> what is answered here, and the true reply is still to come
         self._false_deleted = FalseDeleted()
 
     def criu(self, works: bool) -> None:
@@ -196,7 +201,7 @@ class Relay(LocksHere):
             return True  # or its reply has crossed the interrupt
         op, _, pid, _, _, _ = asked
         if op not in abi.NO_REPLY and _dying(pid):
-            self._abandoned[unique] = op  # first: the reply may come this moment, and is to find one or the other
+            self._abandoned[unique] = asked  # first: the reply may come this moment, and is to find one or the other
             if self._asked.pop(unique, None) is None:
                 self._abandoned.pop(unique, None)
             else:
@@ -248,8 +253,12 @@ class Relay(LocksHere):
         """Take a notification, or the reply to what the kernel has been answered already."""
         if not unique:
             self._to_kernel(payload)
-        elif (op := self._abandoned.pop(unique, None)) is not None:
+        elif (asked := self._abandoned.pop(unique, None)) is not None:
+            op, nodeid, *_, raw = asked
             self.behind.sent.answered(unique)
+            if op in _NAMES:  # home does not say by a break what it has done to the name
+                with self._order:
+                    self._known.broken([(nodeid, name_of(op, raw))])
             self._undo(op, payload)
         else:
             self._done(unique, error, payload)
@@ -301,6 +310,7 @@ def _own(reply: bytes | memoryview) -> bool:
     return len(reply) > abi.OUT_HEADER.size and handle_of(reply) >= abi.OWN
 
 
+_NAMES = OPS | REMOVES
 _TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(
     (

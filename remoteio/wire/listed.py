@@ -6,17 +6,22 @@ The reply to a LIST has, for the directory that was asked for and then for some 
 
 `leased` is 1 if its attributes and all its names hold until a BREAK (``wire.leases``), and 0 if not. Each entry whose
 nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS.
+
+Where the names alone are asked for (`NAMES`), of one directory, it has these, each behind a slash, which hold until a
+BREAK: there are no others.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from remoteio.errors import ProtocolError
 from remoteio.wire import fuse_abi as abi
 
 ENTRY_SIZE = abi.ENTRY.size + abi.ATTR.size
 _HEAD = struct.Struct("=QII")
+NAMES = 2  # instead of whether names are looked up
 DIRECTORY = 4  # d_type: DT_DIR of readdir(3)
 
 # start, end, nodeid, name, offset of the next, d_type
@@ -34,6 +39,19 @@ def walk(listing: bytes) -> Entries:
         found.append((at, end, abi.ENTRY.unpack_from(listing, at)[0], listing[begin : begin + length], offset, kind))
         at = end
     return found
+
+
+def pack_names(names: Iterable[bytes]) -> bytes:
+    """Make the reply to a LIST of the names alone."""
+    return b"".join(b"/" + name for name in names)
+
+
+def parse_names(body: bytes) -> list[bytes]:
+    """Read the reply to a LIST of the names alone. Raises ProtocolError."""
+    first, *names = body.split(b"/")
+    if first or not names or b"" in names:
+        raise ProtocolError("the names in a directory are not told as they are (%d bytes)" % len(body))
+    return names
 
 
 def directories(found: Entries) -> list[int]:

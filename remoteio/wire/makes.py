@@ -14,8 +14,9 @@ of the job's speaks, parted by slashes, folded, with "*" for any bytes: these ar
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
 its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number).
 
-An UNLINK that is answered before it is done takes away the name of a file that was made so. In place of the number of
-the process that asks it has that of the change that made the file: home removes nothing else that has the name by then.
+An UNLINK that is answered before it is done takes away the name of a file that the job has made. In place of the
+number of the process that asks it has that of the change that made the file, or, of one that home has made when it was
+asked for, HOMES + its node: home removes nothing else that has the name by then.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MORE, EMPTY, SET, OWN = 1, 2, 4, 8
 MADE = 1 << 62  # below the relay's own handles (fuse_abi.OWN), above all that home gives
 INODES = 0xE0000000  # up to 32 bits, which 32-bit programs can read
 NUMBERS = (1 << 32) - INODES  # numbers of changes that may make something
+HOMES = 1 << 31  # above these, and above the numbers of all nodes that home gives to what such an UNLINK may mean
 _HEAD = struct.Struct("=BBHIQ")
 
 
@@ -61,11 +63,17 @@ def split(payload: bytes | memoryview) -> tuple[int, Granted, bytes | memoryview
 
 
 def name_of(op: int, raw: bytes | memoryview) -> bytes:
-    """The name that a request of one of OPS makes."""
+    """The name that a request of one of OPS makes, or an UNLINK or RMDIR removes."""
     return bytes(raw[abi.ARGS + abi.OPERATIONS[op][1] :]).partition(b"\0")[0]
 
 
 def unlink(raw: bytes | memoryview, nodeid: int) -> bytes:
     """Make of the kernel's UNLINK the one that says which node is meant."""
     length, op, unique, parent, uid, gid, _, *rest = abi.IN_HEADER.unpack_from(raw)
-    return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, nodeid - MADE, *rest) + raw[abi.ARGS :]
+    meant = nodeid - MADE if nodeid >= MADE else HOMES + nodeid
+    return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, meant, *rest) + raw[abi.ARGS :]
+
+
+def meant(number: int) -> int:
+    """The node that such an UNLINK means, by what it has in place of a process."""
+    return number - HOMES if number >= HOMES else MADE + number

@@ -10,6 +10,7 @@ from remoteio.execute.relay import Relay
 from remoteio.wire import frames as wire
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as known_wire
+from remoteio.wire.listed import NAMES
 from shim.wire import job_messages
 from shim.wire.job_spec import JobSpec
 from tests.fuzz.target import pieces, target
@@ -85,8 +86,11 @@ def replies(data: bytes) -> None:
             if op not in abi.NO_REPLY:
                 stamp = relay._known.asked(op, unique % _NODES)
                 (relay._asked if unique < 60 else relay._abandoned)[unique] = (
-                    (op, unique % _NODES, 0, stamp, 0.0, bytes(256)) if unique < 60 else op
-                )
+                    op, unique % _NODES, 0, stamp, 0.0, bytes(256),
+                )  # fmt: skip
+        for k, looks in enumerate((0, 1, NAMES)):
+            listing = abi.request(abi.LIST, k + 1, abi.LIST_IN.pack(8, looks), abi.OWN + k)
+            relay._asked[abi.OWN + k] = (abi.LIST, k + 1, 0, relay._known.asked(abi.LIST, k + 1), 0.0, listing)
         for message in pieces(data):
             take = {b"k": relay.known, b"o": relay.ordered, b"l": relay.leased, b"b": relay.broken, b"g": relay.granted}
             take.get(message[:1], relay.from_link)(message[1:])

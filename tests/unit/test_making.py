@@ -12,6 +12,7 @@ import pytest
 
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
+from remoteio.execute.leases import is_absent
 from remoteio.execute.making import Made
 from remoteio.submit.export import more_made
 from remoteio.submit.export.dispatch import Export
@@ -20,8 +21,14 @@ from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, makes
 from remoteio.wire.behind import MAY_WRITE
+from remoteio.wire.coherence import LISTED_NAMES
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
+from remoteio.wire.listed import NAMES, pack_names, parse_names
 from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from remoteio.execute.known import Asked
 
 TOP, NOW = 7, 1000.0
 CREATE = abi.CREATE_IN.pack(os.O_CREAT | os.O_WRONLY, stat.S_IFREG | 0o666, 0o22, 0)
@@ -261,7 +268,6 @@ def test_what_home_has_made_or_taken_back_is_removed_by_home() -> None:
     host = Host((b".git",))
     host.makes(abi.CREATE, CREATE + b"new\0")
     assert unlinks(host, b"new", uid=7) == 0, "who has made nothing there may not be allowed to remove"
-    assert unlinks(host, b"a") == 0, "home has made it"
     assert unlinks(host, b"b") == 0
     assert unlinks(host, b"none") == 0
     host.known.leases.name(TOP, b".git", MADE + 1)
@@ -273,8 +279,12 @@ def test_what_home_has_made_or_taken_back_is_removed_by_home() -> None:
 def test_what_home_makes_for_the_host_is_known_by_its_reply() -> None:
     host = Host()
     assert host.known.leases.lookup(1, TOP, b"a") is None, "what it is like is home's to tell"
-    assert unlinks(host, b"a") == 0
+    assert unlinks(host, b"a") == 20 + abi.CREATE, "and so may be removed"
     assert host.makes(abi.CREATE, CREATE + b"a\0") is None
+    host = Host()
+    host.known.broken([(TOP, b"d")])
+    host.grants(abi.CREATE, CREATE + b"d\0", MORE, (), attr(9, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(5, 0, 0))
+    assert unlinks(host, b"d") == 0, "it may have been there"
 
 
 def test_a_name_that_leads_to_what_is_known_is_looked_up_here() -> None:
@@ -315,8 +325,116 @@ def test_home_removes_what_the_host_means_and_nothing_else(export: Export, tmp_p
     assert remove(export, b"h", 3, 8) == errno.ENOENT
 
 
+def test_home_removes_what_it_has_made_itself_for_the_host_and_nothing_else(export: Export, tmp_path: Path) -> None:
+    for name in (b"f\0", b"g\0"):
+        ask(export, abi.CREATE, CREATE + name, 0)
+    nodes = [abi.ENTRY.unpack_from(ask(export, abi.LOOKUP, name, 0)[2])[0] for name in (b"f\0", b"g\0")]
+    assert max(nodes) < makes.HOMES
+    assert remove(export, b"f", nodes[1] - MADE, 1) == errno.ESTALE, "it is that of another"
+    assert remove(export, b"f", makes.HOMES - 1 - MADE, 2) == errno.ESTALE, "there is no such"
+    assert remove(export, b"f", nodes[0] - MADE, 3) == 0
+    assert os.listdir(tmp_path) == ["g"]
+
+
+@pytest.mark.parametrize(("op", "event"), [(abi.UNLINK, "file"), (abi.RMDIR, "dir")])
+def test_what_the_job_removes_and_waits_for_breaks_nothing_but_what_others_do(
+    export: Export, tmp_path: Path, op: int, event: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dir").mkdir()
+    top = export.inodes.top
+    export.leases.listing(top, export.inodes.descriptors.directory(top))
+    export.leases.due()
+    assert ask(export, op, event.encode() + b"\0", 0)[0] == 0
+    assert export.leases.due() == b"", "the host hears by the reply"
+    assert ask(export, op, event.encode() + b"\0", 0)[0] == errno.ENOENT
+    (tmp_path / event).touch()
+    assert event.encode() in export.leases.due()
+    export.leases.listing(top, export.inodes.descriptors.directory(top))
+    (tmp_path / event).unlink()
+    assert event.encode() in export.leases.due(), "this the job has not asked for"
+
+
+def test_a_name_that_home_has_removed_is_free_at_the_host() -> None:
+    host = Host()
+    host.known.removed(TOP, b"a")
+    assert is_absent(host.known.leases, TOP, b"a") and unlinks(host, b"a") == 0
+    host.known.broken([(TOP, b"b")])
+    host.known.removed(TOP, b"b")
+    assert not is_absent(host.known.leases, TOP, b"b"), "others may have made it anew"
+
+
+def wanted(host: Host, now: float = NOW) -> list[tuple[int, int]]:
+    """Of which directories the host asks for the names alone, each with the stamp of that."""
+    asked: dict[int, Asked] = {}
+    host.known.ask_ahead(now, asked)
+    return [
+        (each[1], each[3])
+        for each in asked.values()
+        if each[0] == abi.LIST and each[5].endswith(bytes((NAMES, 0, 0, 0)))
+    ]
+
+
+def told_some(now: float = NOW) -> Host:
+    """A host that knows some names of the directory in which it has made something, and asks for the others."""
+    host = Host()
+    assert wanted(host) == [], "it knows them all"
+    host.known.broken([(TOP, b"")])
+    host.known.leases.name(TOP, b"d", 0)
+    host.grants(abi.CREATE, CREATE + b"d\0", MORE, (), attr(9, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(5, 0, 0))
+    assert host.known.ahead.moved
+    return host
+
+
+def test_the_names_in_a_directory_in_which_something_is_made_are_asked_for_once() -> None:
+    host = told_some()
+    ((node, stamp),) = wanted(host)
+    assert node == TOP and wanted(host) == []
+    host.known.names_listed(TOP, stamp, pack_names([b".", b"d", b"theirs"]))
+    assert unlinks(host, b"d"), "what was known is known still"
+    assert is_absent(host.known.leases, TOP, b"other") and not is_absent(host.known.leases, TOP, b"theirs")
+    assert host.makes(abi.CREATE, CREATE + b"other\0") is not None
+    assert host.makes(abi.CREATE, CREATE + b"theirs\0") is None
+
+
+@pytest.mark.parametrize("meanwhile", ["the job", "others"])
+def test_names_that_were_told_before_something_was_made_there_are_not_kept(meanwhile: str) -> None:
+    host = told_some()
+    ((_, stamp),) = wanted(host)
+    if meanwhile == "others":
+        host.known.broken([(TOP, b"theirs")])
+    else:
+        host.known.asked(abi.MKDIR, TOP)
+    host.known.names_listed(TOP, stamp, pack_names([b"d"]))
+    assert not is_absent(host.known.leases, TOP, b"theirs")
+
+
+def test_names_that_home_does_not_tell_are_not_asked_for_again_soon() -> None:
+    host = told_some()
+    ((_, stamp),) = wanted(host)
+    host.known.names_listed(TOP, stamp, b"")
+    host.grants(abi.CREATE, CREATE + b"e\0", MORE, (), attr(8, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(6, 0, 0))
+    assert wanted(host) == []
+
+
+def test_home_tells_the_names_alone_until_somebody_changes_them(export: Export, tmp_path: Path) -> None:
+    (tmp_path / "theirs").touch()
+    args = abi.LIST_IN.pack(1, NAMES)
+    names = parse_names(ask(export, abi.LIST, args, 0)[2])
+    assert {*names} == {b".", b"..", b"theirs"}
+    export.leases.due()
+    (tmp_path / "more").touch()
+    assert b"more" in export.leases.due()
+    for k in range(LISTED_NAMES // 100):
+        (tmp_path / f"{k:0100d}").touch()
+    assert ask(export, abi.LIST, args, 0)[0] == errno.EAGAIN, "there are too many"
+    for wrong in (b"", b"a", b"/a//b", b"/"):
+        with pytest.raises(ProtocolError):
+            parse_names(wrong)
+
+
 def remove(export: Export, name: bytes, made: int, number: int) -> int:
-    """Have the host remove what the change `made` has made; the error."""
+    """Have the host remove what the change `made` has made, or, below 0, a node of home's; the error."""
     request = abi.Request(makes.unlink(abi.request(abi.UNLINK, abi.ROOT_ID, name + b"\0", 1), MADE + made))
     request.number = number
     answer = export.answer(request)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from remoteio.execute.leases import is_absent, named
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import CREDIT, FUSE, PUSHED, FrameReader
@@ -80,6 +81,17 @@ def test_a_reply_that_crosses_the_answer_to_a_dying_process_is_undone(ends: Ends
     assert ends.told() == [(errno.EINTR, 9)]
     assert ends.sent() == [abi.FORGET], "the submit side has counted a lookup"
     assert not ends.relay._asked and not ends.relay._abandoned
+
+
+@pytest.mark.parametrize(("op", "size"), [(abi.UNLINK, 0), (abi.RMDIR, 0), (abi.MKDIR, abi.MKDIR_IN.size)])
+def test_a_name_that_home_has_changed_for_a_dying_process_is_looked_up_anew(ends: Ends, op: int, size: int) -> None:
+    raw, leases = abi.request(op, 7, bytes(size) + b"name\0", 9), ends.relay._known.leases
+    ends.relay._asked[9] = (op, 7, NOBODY, ends.relay._known.asked(op, 7), 0.0, raw)
+    ends.relay._interrupt(9)
+    leases.name(7, b"name", 0 if size else 8)  # as another request tells before home has done this one
+    leases.heard, reply = float("inf"), abi.reply(9, ENTRY) if size else abi.reply(9)
+    ends.relay.from_link(reply)
+    assert not is_absent(leases, 7, b"name") and not named(leases, 7, b"name")
 
 
 def test_a_reply_before_the_answer_to_a_dying_process_is_the_answer(ends: Ends) -> None:

@@ -228,7 +228,8 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         self.inodes.allowed.may_name(parent, name, st)
         self._leave_bound(at, name, st)
         with self._notes.removing(at, name, st), self._notes.losing(at, name, st):
-            reply = self.more.remove(do, r, Place(parent, name, at))
+            place = Place(parent, name, at)
+            reply = self.more.remove(do, r, place) if self.behind else do(r, place)
         self._removed(st)
         if r.op == abi.RMDIR:
             self.inodes.allowed.removed(st)

@@ -39,6 +39,7 @@ _PLUS = len(_UNKNOWN) + abi.DIRENT.size
 _OURS = (b".", b"..")
 _OWN = positions.OWN
 
+_SMALL = 1 << 16  # bytes of a directory whose names are told ahead: reading more takes the disk long
 MOST_ENTRIES = 1 << 20  # of directories that are open, kept in memory
 
 
@@ -159,6 +160,22 @@ class Listings:
             out.append((entry + pack(ino, position, len(name), kind) + name).ljust(need, b"\0"))
             used += need
         return b"".join(out), True
+
+    def names(self, node: Node, begin: Callable[[int], bool]) -> list[bytes]:
+        """List the names in the directory, after `begin` was told its descriptor; none, if that says so, or if it is
+        large or may not be read."""
+        with self._inodes.allowed.refusals.guessing():
+            try:
+                fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                return []  # nobody asked for it, as below
+            try:
+                small = os.fstat(fd).st_size <= _SMALL
+                return [name for name, *_ in self._found(node, fd)] if small and begin(fd) else []
+            except OSError:
+                return []
+            finally:
+                os.close(fd)
 
     def whole(self, node: Node) -> bytes:
         """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""

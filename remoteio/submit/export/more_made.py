@@ -27,7 +27,7 @@ from remoteio.submit.export.rights import Rights
 from remoteio.submit.export.room import Room
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import ROOM
-from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
+from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, meant
 
 LEAST_FILES = 1 << 14  # that the filesystem has room for still
 _FEW = 4096  # bytes of the names of which rules speak
@@ -65,11 +65,10 @@ class MoreMade:
     def remove(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
         """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
         in the last moment. Raises OSError."""
-        if not r.number:
-            return do(r, place)
-        st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
-        if self._inodes.known(st) is not self._inodes.get(MADE + r.pid):
-            raise OSError(errno.ESTALE, "another file has the name by now")
+        if r.number:
+            st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
+            if self._inodes.known(st) is not self._inodes.get(meant(r.pid)):
+                raise OSError(errno.ESTALE, "another file has the name by now")
         return self._known_to_host(do, r, place, ino.IN_DELETE)
 
     def _known_to_host(

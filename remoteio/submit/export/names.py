@@ -16,9 +16,10 @@ from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases
-from remoteio.wire.coherence import AHEAD, LISTED_AFTER, LISTED_BELOW, TTL
+from remoteio.wire.coherence import AHEAD, LISTED_AFTER, LISTED_BELOW, LISTED_NAMES, TTL
 from remoteio.wire.known import Listing, Piggyback
-from remoteio.wire.listed import directories, pack, walk
+from remoteio.wire.listed import NAMES as NAMES_ALONE
+from remoteio.wire.listed import directories, pack, pack_names, walk
 
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
@@ -199,6 +200,8 @@ class Names(ExportBase):
         EAGAIN: it is not to be cached, or too large to be guessed.
         """
         most, looks = abi.LIST_IN.unpack_from(r.raw, abi.ARGS)
+        if looks == NAMES_ALONE:
+            return Reply(self._names_alone(self.inodes.get(r.nodeid)))
         most = min(most, LISTED_BELOW)
         out: list[bytes] = []
         left, room = [self.inodes.get(r.nodeid)], AHEAD
@@ -213,6 +216,14 @@ class Names(ExportBase):
             if not out:
                 raise OSError(errno.EAGAIN, "not ahead")
         return Reply(b"".join(out))
+
+    def _names_alone(self, node: Node) -> bytes:
+        """Tell the names in a directory under a lease, or raise EAGAIN."""
+        names = [] if node.shared else self.listings.names(node, lambda fd: self.leases.listing(node, fd))
+        told = pack_names(names)
+        if not 0 < len(told) <= LISTED_NAMES:
+            raise OSError(errno.EAGAIN, "not ahead")
+        return told
 
     def listed(
         self, node: Node, room: int, leased: bool = False, held: bool = False, files: bool = False
