@@ -230,7 +230,7 @@ class Known:
             return None
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         leased, keeps = self.leases.may_open(nodeid, flags), abi.FOPEN_KEEP_CACHE
-        file = self.files.open(nodeid, flags, now, leased)
+        file = self.files.open(nodeid, flags, now, leased or self.opened.pushed.may_open(nodeid))
         if file is not None:
             return self.open_ahead(unique, nodeid, file)
         if not leased and self.opened.pushed.may_open(nodeid):

@@ -128,13 +128,14 @@ class KnownAhead(Known):
         """Return the requests that list and fetch ahead what the job may open next, each put into `asked` as the
         relay's are."""
         walked, looked, below = self.ahead.next(now, self.leases)
+        pushed = self.opened.pushed
         found = [(nodeid, 0) for nodeid in walked] + [(nodeid, 1) for nodeid in looked]
         wanted = [nodeid for nodeid, since in self._names.items() if not since]
         self._names.update(dict.fromkeys(wanted, now))
         found += [(nodeid, NAMES) for nodeid in wanted]
         return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found] + [
             self._own(abi.FETCH, nodeid, b"", now, asked)
-            for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0))
+            for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0) or pushed.may_open(each))
         ]
 
     def ask_root(self, now: float, asked: dict[int, Asked]) -> bytes:
@@ -241,6 +242,7 @@ class KnownAhead(Known):
                 self._learn_directory(nodeid, attr, entries, leased, 0, now)
                 self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, 0), now)
             self.opened.pushed.listing(nodeid, size // len(told))
+        self.ahead.walks.sent()
 
     def pushed(self, payload: bytes | memoryview, now: float) -> list[tuple[int, bytes]]:
         """Keep what home has sent unasked, but for what the job or others have changed meanwhile.

@@ -79,7 +79,7 @@ class Leases:
         """Keep that `name` in the directory `parent` leads to that node; 0: to nothing."""
         directory = self._directory(parent)
         if directory.names.get(name) != nodeid:
-            self._unname(directory, name)
+            self._unname(directory, name, nodeid)
             self._enter(directory, name, nodeid)
             self._bound()
 
@@ -273,19 +273,17 @@ class Leases:
                 node = self._nodes[nodeid] = _Node()
             node.names += 1
 
-    def _unname(self, directory: _Directory, name: bytes) -> None:
-        self._unlist(directory)
+    def _unname(self, directory: _Directory, name: bytes, now: int = 0) -> None:
         nodeid = directory.names.pop(name, None)
+        if now <= 0 or nodeid != _UNKNOWN:  # else it is listed as a name alone
+            self._bytes -= len(directory.entries)
+            directory.entries = b""
         if nodeid is not None:
             self._names -= 1
             self._lose(nodeid)
 
-    def _unlist(self, directory: _Directory) -> None:
-        self._bytes -= len(directory.entries)
-        directory.entries = b""
-
     def _drop(self, directory: _Directory) -> None:
-        self._unlist(directory)
+        self._bytes -= len(directory.entries)
         self._names -= len(directory.names)
         for nodeid in directory.names.values():
             self._lose(nodeid)

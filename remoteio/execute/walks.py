@@ -35,6 +35,10 @@ class _Learned:
         """Take note that something was listed in vain."""
         self.window //= 2
 
+    def sent(self) -> None:
+        """Take note that home lists by itself what comes next: no more is to be guessed while that is right."""
+        self.window = 0
+
     def disturbed(self) -> None:
         """Take note that the job goes elsewhere, or changes names, so that what it is told ahead would not hold."""
         self._hits = 0

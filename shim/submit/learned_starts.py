@@ -1,4 +1,4 @@
-"""Keep, for each command and directory, what it used as it started (remoteio/submit/export/first_names.py).
+"""Keep, for each command line and directory, what it used as it started (remoteio/submit/export/first_names.py).
 
 A file each in the user's cache, readable by nobody else: names, and which ranges of the files were read, which say
 nothing by themselves. What is not as it was written is ignored, and written anew; so is what is old, or else what is
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from checkpoint.submit import xdg
 from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, Ranges, Uses
+from remoteio.submit.export.learned_walks import wanted_of
 from shim.submit.scope import Scope
 
 try:
@@ -21,7 +22,7 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-MOST_STARTS = 256
+MOST_STARTS = 512  # two of most commands
 MOST_BYTES = 1 << 18
 OLD_S = 7 * 24 * 3600.0
 _PATH_MAX = 4096  # bytes: linux/limits.h
@@ -29,52 +30,69 @@ _HEAD = b"rexec start 2"
 
 
 class LearnedStart:
-    """What one command uses, started in one directory with what is of one scope.
+    """What one command uses, started in one directory with what is of one scope; or else what is known of one like it,
+    with the same program and first argument, but for the trees that this has walked.
 
     Each scope has its own: what a job with more rights looked up is no business of a host that has fewer.
+
+    sure  what ``uses`` has read was learned of this very command
     """
 
     def __init__(self, argv: Sequence[bytes], cwd: bytes, scope: Scope) -> None:
-        words = argv[: 3 if argv[1:2] in ([b"-c"], [b"-C"], [b"-m"]) else 2]  # sh -c, git -C, python -m
-        told = b"\0".join([os.fsencode(repr(scope)), cwd, *words])
-        key = blake2b(told, digest_size=16).hexdigest()
+        few = argv[: 3 if argv[1:2] in ([b"-c"], [b"-C"], [b"-m"]) else 2]  # sh -c, git -C, python -m
+        self.sure = True
         try:
-            self._path: Path | None = xdg.cache() / "starts" / key
+            keys = [_key(words, cwd, scope) for words in ((argv, few) if len(few) < len(argv) else (argv,))]
+            self._paths = [xdg.cache() / "starts" / key for key in keys]
         except RuntimeError:  # who has no home
-            self._path = None
+            self._paths = []
 
     def uses(self) -> Uses:
         """Read it; nothing, if nothing that can be used is kept."""
-        if self._path is None:
-            return {}
-        try:
-            with open(self._path, "rb") as f:
-                old = time.time() - os.fstat(f.fileno()).st_mtime > OLD_S
-                text = f.read(MOST_BYTES + 1)
-        except OSError:
-            return {}
-        head, *items = text.split(b"\0")
-        if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(items) <= MOST_NAMES:
-            return {}
-        found = [_use(item) for item in items]
-        return {use[0]: use[1] for use in found if use is not None} if None not in found else {}
+        for path in self._paths:
+            found = _read(path)
+            self.sure = path == self._paths[0]
+            if found:
+                return found if self.sure else {name: each for name, each in found.items() if wanted_of(each) is None}
+        return {}
 
     def keep(self, uses: Uses) -> None:
         """Write it; where that cannot be done, the next start is told nothing."""
         text = b"\0".join([_HEAD, *(_item(name, ranges) for name, ranges in uses.items())])
-        if self._path is None or len(text) > MOST_BYTES:
+        if not self._paths or len(text) > MOST_BYTES:
             return
-        work = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        places = self._paths[0].parent
         try:
-            xdg.make(self._path.parent)
-            with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as f:
-                f.write(text)
-            os.replace(work, self._path)
-            kept = sorted(self._path.parent.iterdir(), key=lambda each: each.stat().st_mtime)
+            xdg.make(places)
+            for path in self._paths:
+                work = path.with_name(f"{path.name}.{os.getpid()}")
+                with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as f:
+                    f.write(text)
+                os.replace(work, path)
+            kept = sorted(places.iterdir(), key=lambda each: each.stat().st_mtime)
             for each in kept[: max(len(kept) - MOST_STARTS, 0)]:
                 each.unlink(missing_ok=True)
         except OSError:
             return
+
+
+def _key(words: Sequence[bytes], cwd: bytes, scope: Scope) -> str:
+    told = b"\0".join([os.fsencode(repr(scope)), cwd, *words])
+    return blake2b(told, digest_size=16).hexdigest()
+
+
+def _read(path: Path) -> Uses:
+    try:
+        with open(path, "rb") as f:
+            old = time.time() - os.fstat(f.fileno()).st_mtime > OLD_S
+            text = f.read(MOST_BYTES + 1)
+    except OSError:
+        return {}
+    head, *items = text.split(b"\0")
+    if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(items) <= MOST_NAMES:
+        return {}
+    found = [_use(item) for item in items]
+    return {use[0]: use[1] for use in found if use is not None} if None not in found else {}
 
 
 def _item(name: bytes, ranges: Ranges | None) -> bytes:

@@ -102,6 +102,11 @@ FILES = (
         f"{_UNIT}_guessed.py::test_no_more_headers_are_followed_than_so_many",
     ),
     Limit(
+        "words of a command line that may name files", "shim.submit.guessed.words:MOST_WORDS", "",
+        "what further ones name is asked for", "shim/submit/guessed/words.py",
+        f"{_UNIT}_guessed.py::test_no_more_words_are_looked_at_than_so_many",
+    ),
+    Limit(
         "of these files, the ranges of one", "remoteio.submit.export.first_names:MOST_RANGES", "",
         "the last are not learned", f"{_EXPORT}/first_names.py",
         f"{_UNIT}_first_names.py::test_ranges_that_are_near_each_other_are_one",
@@ -120,6 +125,11 @@ FILES = (
         "directories that are listed ahead as a command starts", "remoteio.submit.export.learned_walks:MOST_WALKED", "",
         "further ones are asked for", f"{_EXPORT}/learned_walks.py",
         f"{_UNIT}_learned_walks.py::test_no_more_is_listed_than_so_many_directories",
+    ),
+    Limit(
+        "trees that are sent as a command begins to walk them", "remoteio.submit.export.begun_walks:MOST_BEGUN", "",
+        "further ones are asked for", f"{_EXPORT}/begun_walks.py",
+        f"{_UNIT}_learned_walks.py::test_no_more_trees_are_begun_with_than_so_many",
     ),
     Limit(
         "of these, those that were passed by", "remoteio.submit.export.learned_walks:MOST_PASSED_BY", "",

@@ -138,7 +138,8 @@ class PlainRun:
     ) -> None:
         """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
         start = LearnedStart(spec.argv, spec.cwd, (rights or JobRights()).scope)
-        names = FirstNames(start.uses(), start.keep, Guessed(spec.argv, spec.cwd, spec.env))
+        known = start.uses()
+        names = FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure)
         self.session = HostSession(link, spec, self, rights=rights, dialler=dialler, first_names=names)
         first_words = _FirstWords(spec, self.session.send)
         if dialler is not None:

@@ -52,9 +52,12 @@ class ToldAhead:
         if request.op == fuse_abi.INIT:
             self._soon.wait(SOON_S)
         program = self._first_names.saw(export, request)
-        if not program:
+        walks = self._first_names.begins()
+        if not program and not walks:
             return False
         with self._lock:
+            if walks:
+                return self._pushing is not None and self._pushing.more(walks.items())
             if program in self._programs or len(self._programs) >= MOST_PROGRAMS:
                 return False
             self._programs.add(program)

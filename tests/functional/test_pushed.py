@@ -162,6 +162,37 @@ def test_a_far_host_runs_a_command_again_as_the_files_are_then(rexec: Rexec, pla
         assert (job.returncode == 0) == bool(left)
 
 
+def test_a_tree_that_is_walked_far_away_for_the_first_time_is_sent_meanwhile(
+    rexec: Rexec, place: Callable[[str], Path]
+) -> None:
+    """Of 40 directories and 160 files home is asked for a few, in a command's first run; and in its next."""
+    directory, tries = place(SUBMIT_USER), 8
+    names = [f"tree/{k:02d}/{name}" for k in range(40) for name in "abcd"]
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(name * 100)
+
+    def trips(argv: list[str], attempt: int) -> tuple[float, str]:
+        log, env = directory / "log", {"XDG_CACHE_HOME": str(directory / f"cache{attempt}")}
+        log.unlink(missing_ok=True)
+        options = ["--keep", "0", "--json-log", log]
+        job = rexec(argv, on="alpha-far20", as_user=SUBMIT_USER, options=options, env=env, cwd=directory)
+        assert job.returncode == 0, job.stderr
+        (ended,) = [each for each in map(json.loads, log.read_text().splitlines()) if each["event"] == "ended"]
+        return ended["trips"], job.stdout.decode()
+
+    for argv, most in ((["find", "tree", "-type", "f"], 30), (["grep", "-rl", "tree", "tree"], 30)):
+        least = [math.inf, math.inf]
+        for attempt in range(tries):
+            for run in range(2):
+                made, said = trips(argv, attempt)
+                assert sorted(said.split()) == names
+                least[run] = min(least[run], made)
+            if max(least) <= most:
+                break
+        assert max(least) <= most, f"{argv} asks {least} times at the least"
+
+
 WALKS = {"names": NAMES, "attributes": ATTRIBUTES, "contents": CONTENTS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.submit.export import first_names
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.first_names import MOST_RANGES, FirstNames, Ranges, Uses, joined
+from remoteio.submit.export.first_names import MOST_RANGES, FirstNames, Ranges, Use, Uses, joined
+from remoteio.submit.export.learned_walks import NAMES, use_of
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
@@ -195,12 +197,46 @@ def test_names_are_kept_for_a_command_and_a_directory(start: LearnedStart, tmp_p
     uses: Uses = {b"/a": None, b"/b/\xff\n": [(0, 4096), (8192, 10000)], b"/1-2 /c": [], b"/b": None}
     start.keep(uses)
     assert start.uses() == uses and list(start.uses()) == list(uses)
-    assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope()).uses() == uses
+    assert start.sure
+    for like in ([b"gcc", b"-O2"], [b"gcc", b"-O2", b"y.c"]):
+        assert (other := LearnedStart(like, b"/home/me", Scope())).uses() == uses and other.sure == (len(like) == 2)
     for argv, cwd, scope in (([b"gcc", b"-c"], b"/home/me", Scope()), ([b"gcc", b"-O2"], b"/", Scope())):
         assert LearnedStart(argv, cwd, scope).uses() == {}
     assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope(PROJECT)).uses() == {}, "it may see less"
-    (file,) = kept(tmp_path)
-    assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+    for file in kept(tmp_path):
+        assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_of_a_command_that_is_like_another_trees_are_not_known(start: LearnedStart) -> None:
+    start.keep({b"/a": None, b"/tree": use_of(NAMES), b"/alone": [], b"/b": [(0, 4096)]})
+    like = LearnedStart([b"gcc", b"-O2", b"y.c"], b"/home/me", Scope())
+    assert like.uses() == {b"/a": None, b"/alone": [], b"/b": [(0, 4096)]} and not like.sure
+    like.keep({b"/c": None})
+    assert like.uses() == {b"/c": None} and like.sure and b"/tree" in start.uses() and start.sure
+
+
+def test_what_is_known_of_another_command_is_told_with_guesses_and_kept_for_this_one(top: Path) -> None:
+    host = Host.of(top)
+    learned: list[Uses] = []
+
+    class Guesses:
+        def start(self, export: Export) -> list[Use]:
+            return []
+
+        def used(self, export: Export) -> Iterator[Use]:
+            return iter([(b"/guessed", None)])
+
+        def program(self, export: Export, path: bytes) -> Iterator[Use]:
+            return iter(())
+
+        def release(self) -> None:
+            pass
+
+    for sure, uses in ((True, [b"/known"]), (False, [b"/known", b"/guessed"])):
+        names = FirstNames({b"/known": None}, learned.append, Guesses(), sure)
+        assert [name for name, _ in names.used(host.export)] == uses
+        names.end()
+    assert learned == [{b"/known": None, b"/guessed": None}]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +254,8 @@ def test_what_is_not_as_it_was_written_is_ignored_and_written_anew(
     start: LearnedStart, tmp_path: Path, text: bytes
 ) -> None:
     start.keep({b"/a": None})
-    kept(tmp_path)[0].write_bytes(text)
+    for file in kept(tmp_path):
+        file.write_bytes(text)
     assert start.uses() == {}
     start.keep({b"/b": None})
     assert start.uses() == {b"/b": None}
@@ -227,7 +264,8 @@ def test_what_is_not_as_it_was_written_is_ignored_and_written_anew(
 def test_what_is_old_is_learned_anew(start: LearnedStart, tmp_path: Path) -> None:
     start.keep({b"/a": None})
     old = time.time() - learned_starts.OLD_S - 10
-    os.utime(kept(tmp_path)[0], (old, old))
+    for file in kept(tmp_path):
+        os.utime(file, (old, old))
     assert start.uses() == {}
 
 

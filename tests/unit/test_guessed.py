@@ -18,7 +18,7 @@ from remoteio.submit.export.seen import LISTED, WHOLE, Seen
 from remoteio.wire import frames
 from remoteio.wire import fuse_abi as abi
 from shim.submit import told_ahead
-from shim.submit.guessed import compilers, elf, libraries, modules, python
+from shim.submit.guessed import compilers, elf, libraries, modules, python, words
 from shim.submit.guessed.guesses import Guessed
 from shim.submit.guessed.modules import imported
 from shim.submit.guessed.programs import Programs
@@ -206,6 +206,35 @@ def test_no_more_headers_are_followed_than_so_many(tmp_path: Path, monkeypatch: 
     assert sum("/h" in name for name in read(guessed(programs(tmp_path, *argv)))) == 9
     monkeypatch.setattr(compilers, "MOST_HEADERS", 3)
     assert sum("/h" in name for name in read(guessed(programs(tmp_path, *argv)))) == 3
+
+
+def test_what_the_words_name_is_looked_up(tmp_path: Path) -> None:
+    write(tmp_path, {"home/tree/file": "", "home/a.txt": "", "bin/sh": "", "bin/tool": "of its own", "bin/plain": ""})
+    for name in ("sh", "tool"):
+        (tmp_path / "bin" / name).chmod(0o755)
+    line = "cd tree/; X=1 tool -v 'a.txt'|plain --in=missing"
+    uses = guessed(programs(tmp_path, "/bin/sh", "-c", line, cwd="/home", PATH="/sbin:/usr/../bin:/bin"))
+    found = dict(uses)
+    assert found[b"/home/tree"] == LISTED and found[b"/bin/tool"] is None and found[b"/home/a.txt"] is None
+    names = [name for name, _ in uses]
+    assert names[-1] != b"/home/missing" and b"/home/missing" not in found and b"/home/tool" not in found
+    assert b"/bin/plain" not in found, "it may not be executed"
+    assert names.index(b"/sbin") < names.index(b"/bin/tool")
+
+
+def test_no_more_words_are_looked_at_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(words.of([b"a" * 5000])[0]) < 5000
+    monkeypatch.setattr(words, "MOST_WORDS", 2)
+    assert words.of([b"-x", b"a b a", b"c"]) == [b"a", b"b"]
+
+
+def test_what_setlocale_opens_is_guessed(tmp_path: Path) -> None:
+    places = [f"usr/lib/locale/C.utf8/LC_{each}" for each in ("CTYPE", "TIME", "ADDRESS")]
+    write(tmp_path, {**dict.fromkeys(places, "words"), "bin/sh": "", "bin/python3": ""})
+    for name, whole in (("sh", True), ("python3", False)):
+        (tmp_path / "bin" / name).chmod(0o755)
+        found = read(guessed(programs(tmp_path, f"/bin/{name}", LANG="C.UTF-8")))
+        assert [f"/{each}" in found for each in places] == [True, whole, whole]
 
 
 def test_no_more_libraries_are_followed_than_so_many(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
-from remoteio.submit.export import learned_walks, pushed_walks
+from remoteio.submit.export import begun_walks, learned_walks, pushed_walks
 from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, NAMES, PASSED_BY, LearnedWalks, use_of, wanted_of
+from remoteio.submit.export.pushed_walks import PushedWalk
 from remoteio.submit.export.pushing import Pushing
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, listed, pushed
@@ -135,7 +136,7 @@ def test_no_more_is_listed_than_so_many_directories(host: Host, monkeypatch: pyt
     monkeypatch.setattr(pushed_walks, "MOST_WALKED", 5)
     command = Command(host)
     command.opens("top", "top/a", "top/b", "top/c", *DIRECTORIES)
-    assert len(command.names.walks._walked) == 5
+    assert len(command.names.walks.walked) == 5
     assert len(told(host, {b"/top": use_of(NAMES)})) == 5
 
 
@@ -220,6 +221,17 @@ def test_a_tree_is_walked_without_asking_for_as_long_as_it_is_as_it_was(host: Ho
     assert names_in(facts, "top/a/d") is None and names_in(facts, "top/a/e") is not None
 
 
+def test_a_directory_is_listed_though_a_name_in_it_is_told_by_itself(host: Host, top: Path) -> None:
+    facts = facts_of(host, {b"/top/a/d": [], b"/top/a/d/file": None})
+    names = names_in(facts, "top/a/d")
+    assert names and names[b"file"] == host.walk("top/a/d/file")
+    host.export.leases.due()
+    (top / "top/a/d/file").rename(top / "away")
+    facts.broken(leases.broken(host.export.leases.due()[HEADER.size :]))
+    facts.leases.name(host.walk("top/a/d"), b"file", host.walk("away"))
+    assert names_in(facts, "top/a/d") is None
+
+
 def test_attributes_of_files_hold_for_their_time(host: Host, top: Path) -> None:
     facts = facts_of(host, {b"/top": use_of(ATTRIBUTES)})
     assert look_up(facts, "top/a/d/file") == host.walk("top/a/d/file")
@@ -278,6 +290,89 @@ def test_who_asks_for_files_where_names_alone_were_sent_is_sent_their_attributes
     assert command.ends() == {b"/top": ATTRIBUTES}
 
 
+def test_a_tree_that_is_walked_is_sent_from_where_the_walk_has_come_to(host: Host, top: Path) -> None:
+    first, second, third = (each for each in os.listdir(top / "top"))
+    command = Command(host)
+    command.opens("top", f"top/{second}")
+    for each in "def":
+        command.lists(f"top/{second}/{each}")
+        assert command.names.begins() == {}
+    command.lists(f"top/{third}")
+    uses = command.names.begins()
+    expected = {os.fsencode(f"/top/{first}"): PASSED_BY, b"/top": NAMES}
+    assert {name: wanted_of(each) for name, each in uses.items()} == expected
+    command.lists(f"top/{third}/d")
+    assert command.names.begins() == {}, "it is sent"
+    sent = told(host, uses, command.names.walks)
+    left = [os.fsencode(f"/top/{third}/{each}") for each in "ef"]
+    assert sorted(sent) == left, "what the host has asked for is not sent again"
+    assert command.ends() == expected
+
+
+def test_a_tree_that_the_host_could_not_be_sent_is_learned_by_what_it_asked_for(host: Host) -> None:
+    command = Command(host)
+    command.opens("top", "top/a", "top/b", "top/c")
+    for each in DIRECTORIES[:8]:
+        command.lists(each)
+    assert command.names.begins()
+    assert command.ends() == {b"/top": NAMES, b"/top/c/f": PASSED_BY}
+
+
+def test_of_a_tree_whose_files_are_read_these_are_sent(host: Host) -> None:
+    command = Command(host)
+    command.opens("top", "top/a", "top/b", "top/c", "top/a/d", "top/a/e")
+    command.ask(abi.OPEN, "top/a/d/file", abi.OPEN_IN.pack(os.O_RDONLY, 0))
+    for each in DIRECTORIES[2:7]:
+        command.lists(each)
+        assert command.names.begins() == {}, "files are read: names are not enough"
+    for each in DIRECTORIES[:3]:
+        assert command.names.begins() == {}
+        command.ask(abi.FETCH, f"{each}/file")
+    uses = command.names.begins()
+    assert {name: wanted_of(each) for name, each in uses.items()} == {b"/top": CONTENTS}
+    sending = Pushing({}.items(), walks=command.names.walks)
+    assert sending.more(uses.items()) is False and sending.credited(1 << 30)
+    files = [
+        host.export.inodes.nodes[nodeid]
+        for payload in sending.due(host.export)
+        for what, nodeid, *_ in pushed.parse(payload)
+        if what == pushed.DATA
+    ]
+    sent = sorted(learned_walks.path(each.parent, b"") for each in files if each.parent)
+    assert sent == [os.fsencode(f"/{each}") for each in DIRECTORIES[3:]], (
+        "what the host has asked for is not sent again"
+    )
+    assert command.ends()[b"/top"] == CONTENTS
+
+
+def test_no_more_trees_are_begun_with_than_so_many(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(begun_walks, "MOST_BEGUN", 1)
+    command = Command(host)
+    for top, begun in (("a", True), ("b", False)):
+        command.opens(f"top/{top}")
+        command.lists(f"top/{top}/d")
+        command.lists(f"top/{top}/e")
+        command.lists(f"top/{top}/f")
+        command.lists(f"top/{top}/d")
+        assert bool(command.names.begins()) == begun
+
+
+def test_who_asks_for_files_while_names_are_sent_is_sent_attributes_from_then_on(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushed_walks, "_SOON", 1)
+    monkeypatch.setattr(pushed_walks, "_PART", 1)
+    walks, node = LearnedWalks(), host.export.inodes.nodes[host.walk("top")]
+    bare = []
+    for part in PushedWalk(host.export, walks, lambda _: iter(())).parts(node.id, b"/top", NAMES, set()):
+        (told,) = pushed.parse(part)
+        bare.append(told[3] == pushed.BARE)
+        if len(bare) == 4:
+            for _ in range(3):
+                walks.saw(node, abi.LOOKUP)
+    assert bare == [True] * 4 + [False] * 9
+
+
 def test_it_is_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     uses: Uses = {
@@ -290,12 +385,12 @@ def test_it_is_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.Monke
     start = LearnedStart([b"git", b"-C", b"here", b"status"], b"/home", Scope())
     start.keep(uses)
     assert start.uses() == uses
-    for words, same in (
-        ([b"git", b"-C", b"here", b"log"], True),
-        ([b"git", b"-C", b"there"], False),
-        ([b"git"], False),
+    for words, known in (
+        ([b"git", b"-C", b"here", b"log"], {b"/top/d": [], b"/file": [(0, 10)], b"/x": None}),
+        ([b"git", b"-C", b"there"], {}),
+        ([b"git"], {}),
     ):
-        assert (LearnedStart(words, b"/home", Scope()).uses() == uses) == same
+        assert LearnedStart(words, b"/home", Scope()).uses() == known
 
 
 def test_directories_that_are_cut_short_or_too_many_are_refused() -> None:

@@ -11,11 +11,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Protocol
 
+from remoteio.submit.export.begun_walks import BegunWalks
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.executing import EXECUTE
-from remoteio.submit.export.learned_walks import LearnedWalks
+from remoteio.submit.export.learned_walks import NAMES, LearnedWalks
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, names_ahead
@@ -58,11 +60,16 @@ class FirstNames:
     Threads: any may call what is here.
     """
 
-    def __init__(self, known: Uses, keep: Callable[[Uses], None], guesses: Guesses | None = None) -> None:
-        """`keep` is given all that is to be told the next time, if it is more than is known."""
-        self.known, self._keep, self._guesses = known, keep, guesses
+    def __init__(
+        self, known: Uses, keep: Callable[[Uses], None], guesses: Guesses | None = None, sure: bool = True
+    ) -> None:
+        """`keep` is given all that is to be told the next time, if it is more than is known. Not `sure`: that is known
+        of another command, much like this one."""
+        self.known, self._keep, self._guesses, self._sure = known, keep, guesses, sure
         self._uses: Uses = dict(known)
         self.walks = LearnedWalks()
+        self._begun = BegunWalks(self.walks.walked)
+        self._begins: Uses = {}
         self.read: set[bytes] = set()  # the files of which home was asked for something
         self._until: float | None = None  # when the first request comes, FIRST_S later
 
@@ -79,9 +86,9 @@ class FirstNames:
 
     def used(self, export: Export) -> Iterator[Use]:
         """What the command is likely to use as it starts."""
-        if self.known or self._guesses is None:
+        if self._guesses is None or (self.known and self._sure):
             return iter(self.known.items())
-        return self._guessed(self._guesses.used(export))
+        return chain(self.known.items(), self._guessed(self._guesses.used(export)))
 
     def release(self) -> None:
         """Close what is open to guess by, once nobody asks what is used any more."""
@@ -120,10 +127,20 @@ class FirstNames:
         name = path(node.parent, node.name)
         return b"" if self.known.get(name) is not None else name
 
+    def begins(self) -> Uses:
+        """Take what is to be sent of trees that the command was seen to begin to walk."""
+        uses, self._begins = self._begins, {}
+        return uses
+
     def _learn(self, op: int, node: Node, request: abi.Request) -> None:
         self.walks.saw(node, op)
         if op == abi.LOOKUP:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
+        elif op == abi.LIST:
+            if not abi.LIST_IN.unpack_from(request.raw, abi.ARGS)[1]:
+                self._begins |= self._begun.listed(path(node, b""), self.known)
+        elif op == abi.FETCH and node.parent is not None:
+            self._begins |= self._begun.fetched(path(node.parent, b""), self.known)
         elif node.kind == stat.S_IFREG and node.parent is not None:
             if op == abi.READ:
                 _, offset, size, *_ = abi.READ_IN.unpack_from(request.raw, abi.ARGS)
@@ -131,10 +148,13 @@ class FirstNames:
                 self.read.add(name)
             elif op == abi.OPEN and not abi.OPEN_IN.unpack_from(request.raw, abi.ARGS)[0] & (os.O_ACCMODE | os.O_TRUNC):
                 self._use(path(node.parent, node.name), (0, 0))
+                self._begun.opened(path(node.parent, b""))
 
     def _listed(self, node: Node, entries: bytes, wanted: int) -> None:
         if self._until is not None and time.monotonic() <= self._until:
             self.walks.listed(node, entries, wanted)
+            if wanted == NAMES:
+                self._begun.told(path(node, b""))
 
     def _use(self, name: bytes, read: tuple[int, int] | None) -> None:
         if name not in self._uses and len(self._uses) >= MOST_NAMES:
@@ -146,12 +166,15 @@ class FirstNames:
     def end(self) -> None:
         """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
-        uses = self.walks.uses(dict(self._uses))  # guesses may be on their way still
-        if uses != self.known:
+        known = dict(self._uses)  # guesses may be on their way still
+        for root in self.walks.sent & self._begun.begun.keys():
+            known |= self._begun.begun[root]
+        uses = self.walks.uses(known)
+        if uses != self.known or (uses and not self._sure):
             self._keep(uses)
 
 
-_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ, abi.FETCH))
+_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ, abi.FETCH, abi.LIST))
 
 
 def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import AHEAD
 from remoteio.wire.listed import DIRECTORY, walk
 
 Ranges = list[tuple[int, int]]
@@ -20,6 +21,7 @@ what they are, and what is in them; or nothing, nor of the directory itself."""
 LEAST = 4  # directories, each in another of them, that are a walk
 MOST_WALKED = 4096  # directories of one walk
 MOST_PASSED_BY = 64
+_ENTRY = 512  # bytes, and few are so long
 _ASKS = 3  # names asked for in directories of which names were sent alone: the attributes are wanted
 
 
@@ -27,48 +29,63 @@ class LearnedWalks:
     """Learns which trees are walked.
 
     has   directories of which the job's host has a listing that it has asked for, by their ids
+    fetched  files of which it has asked for what is in them, by their ids
     bare  directories of which names alone were sent, by their ids -> the root of that walk
     left  roots of walks that are not sent to their end
+    sent  roots of those that are
+    walked  path of a directory of which the host was told -> what is wanted there, its entries
 
     Threads: any; what is lost when two come at once is learned the next time.
     """
 
     def __init__(self) -> None:
         self.has: set[int] = set()
+        self.fetched: set[int] = set()
         self.bare: dict[int, bytes] = {}
         self.left: set[bytes] = set()
-        self._walked: dict[bytes, tuple[int, bytes]] = {}  # path of a directory -> what is wanted there, its entries
+        self.sent: set[bytes] = set()
+        self.walked: dict[bytes, tuple[int, bytes]] = {}
         self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
 
     def listed(self, node: Node, entries: bytes, wanted: int) -> None:
         """Take note that the host is given a directory's entries, for what is `wanted`."""
         name = path(node, b"")
-        if name != b"/" and (name in self._walked or len(self._walked) < MOST_WALKED):
+        if name != b"/" and (name in self.walked or len(self.walked) < MOST_WALKED):
             if wanted == NAMES:
                 self.has.add(node.id)
-            self._walked[name] = max(wanted, self._walked.get(name, (wanted, b""))[0]), entries
+            self.walked[name] = max(wanted, self.walked.get(name, (wanted, b""))[0]), entries
 
     def saw(self, node: Node, op: int) -> None:
         """Take note of a LOOKUP in a directory, or a FETCH of a file."""
         if op == abi.FETCH and node.parent is not None:
+            self.fetched.add(node.id)
             name = path(node.parent, b"")
-            if name in self._walked:
-                self._walked[name] = CONTENTS, self._walked[name][1]
-        elif node.id in self.bare:
+            if name in self.walked:
+                self.walked[name] = CONTENTS, self.walked[name][1]
+        elif op == abi.LOOKUP and node.id in self.bare:
             root = self.bare[node.id]
             self._asked[root] = self._asked.get(root, 0) + 1
+
+    def asked_for(self, node: Node) -> bytes:
+        """Return the entries of a directory that the host has asked for; nothing, if it has not, or not for all."""
+        entries = self.walked[path(node, b"")][1] if node.id in self.has else b""
+        return entries if len(entries) < AHEAD - _ENTRY else b""
+
+    def wants(self, root: bytes, wanted: int) -> int:
+        """Return what is wanted of what is below a root, of which so much was sent: more, if the host asked for it."""
+        return ATTRIBUTES if wanted == NAMES and self._asked.get(root, 0) >= _ASKS else wanted
 
     def uses(self, known: Uses) -> Uses:
         """Return `known` uses with those of the walks of this run, and without such as the command did not go on."""
         found = {name: ranges for name, ranges in known.items() if name not in self.left}
-        for name in self._walked:
+        for name in self.walked:
             if wanted_of(found.get(name)) == PASSED_BY:
                 del found[name]
         new = {
-            name for name, (wanted, _) in self._walked.items() if wanted > LOOKED_UP and not _is_in(name, wanted, known)
+            name for name, (wanted, _) in self.walked.items() if wanted > LOOKED_UP and not is_in(name, wanted, known)
         }
         for its in self._walks() if new else ():
-            walked = [self._walked[name][0] for name in its.names]
+            walked = [self.walked[name][0] for name in its.names]
             few = len(its.alone) + len(its.passed_by) <= MOST_PASSED_BY
             if sum(each > LOOKED_UP for each in walked) < LEAST or not few or new.isdisjoint(its.names):
                 continue
@@ -79,20 +96,21 @@ class LearnedWalks:
             if not above:
                 found.update((name, []) for name in its.alone)
                 found.update((name, use_of(PASSED_BY)) for name in its.passed_by)
-        for root, asked in self._asked.items():
-            if asked >= _ASKS and wanted_of(found.get(root)) == NAMES:
-                found[root] = use_of(ATTRIBUTES)
+        for root in self._asked:
+            wanted = wanted_of(found.get(root))
+            if wanted is not None:
+                found[root] = use_of(self.wants(root, wanted))
         return found
 
     def _walks(self) -> list[_Walk]:
         """What was walked, from where on: all that is in a directory, or most of it."""
         found: list[_Walk] = []
         of: dict[bytes, _Walk] = {}  # which of these goes on in a directory
-        for name in sorted(self._walked, key=lambda each: each.split(b"/")):
-            entries = walk(self._walked[name][1])
+        for name in sorted(self.walked, key=lambda each: each.split(b"/")):
+            entries = walk(self.walked[name][1])
             names = [each[3] for each in entries if each[5] == DIRECTORY]
             within = [name + b"/" + each for each in names if each not in (b".", b"..")]
-            passed_by = [each for each in within if each not in self._walked]
+            passed_by = [each for each in within if each not in self.walked]
             its = of.get(name.rpartition(b"/")[0])
             if 2 * len(passed_by) > len(within):
                 if its is not None:
@@ -126,7 +144,7 @@ def wanted_of(ranges: Ranges | None) -> int | None:
     return next((wanted for wanted in range(NAMES, PASSED_BY + 1) if ranges == use_of(wanted)), None)
 
 
-def _is_in(name: bytes, wanted: int, known: Uses) -> bool:
+def is_in(name: bytes, wanted: int, known: Uses) -> bool:
     """Whether a directory is in a tree that is sent as it is `wanted`."""
     of = (wanted_of(known.get(each)) for each in _above(name))
     return any(each is not None and wanted <= each < PASSED_BY for each in of)

@@ -10,14 +10,21 @@ import stat
 from collections.abc import Callable, Iterator, Set
 
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, MOST_WALKED, NAMES, LearnedWalks
+from remoteio.submit.export.learned_walks import (
+    ATTRIBUTES,
+    CONTENTS,
+    LOOKED_UP,
+    MOST_WALKED,
+    NAMES,
+    LearnedWalks,
+)
 from remoteio.wire import pushed
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.listed import directories, walk
 
 _REGULAR = 8  # d_type: DT_REG of readdir(3)
 _HELD = 3 * AHEAD  # bytes of entries of which most are names alone, and the rest of these is nothing when deflated
-_SOON, _PART = 8 << 10, 48 << 10  # bytes of directories that are sent in one part: in the first, in all others
+_SOON, _PART = 8 << 10, 16 << 10  # bytes of directories that are sent in one part: in the first, in all others
 
 Contents = Callable[[list[int]], Iterator[bytes]]
 """Makes the parts for what is in files, of which the names have been told."""
@@ -36,12 +43,21 @@ class PushedWalk:
 
         None: it alone.
         """
-        held, most = wanted != ATTRIBUTES, 1 if wanted is None else MOST_WALKED
-        left, inodes = [top], self._export.inodes
-        self._learned.left.add(root)
+        most = 1 if wanted is None else MOST_WALKED
+        left, inodes, learned = [top], self._export.inodes, self._learned
+        learned.left.add(root)
+        held = wanted != ATTRIBUTES
         while left and most:
             node = inodes.nodes.get(left.pop())
             if node is None or node.kind != stat.S_IFDIR:
+                continue
+            if held and wanted is not None and (wanted := learned.wants(root, wanted)) == ATTRIBUTES:
+                yield from self._add(b"", held, True)
+                held = False
+            if wanted != CONTENTS and (asked := learned.asked_for(node)):
+                most -= 1
+                if wanted is not None:
+                    left += reversed([each for each in directories(walk(asked)) if each not in passed_by])
                 continue
             room = _HELD if held else AHEAD
             entries, part = self._export.listed(node, room, leased=True, held=held, files=wanted == CONTENTS)
@@ -49,19 +65,19 @@ class PushedWalk:
                 continue
             most -= 1
             found = walk(entries)
-            if wanted is not None:
+            if wanted is None:
+                learned.listed(node, entries, LOOKED_UP)  # a walk may come from there
+            else:
                 left += reversed([each for each in directories(found) if each not in passed_by])
-            if node.id in self._learned.has:
-                for each in found:
-                    inodes.forget(each[2], 1)
-                continue
             if wanted == NAMES:
-                self._learned.bare[node.id] = root
+                learned.bare[node.id] = root
             files = [each[2] for each in found if each[5] == _REGULAR and each[2]] if wanted == CONTENTS else []
+            files = [each for each in files if each not in learned.fetched]
             yield from self._add(part, held, bool(files))
             yield from self._contents(files)
         yield from self._add(b"", held, True)
-        self._learned.left.discard(root)
+        learned.left.discard(root)
+        learned.sent.add(root)
 
     def _add(self, part: bytes, held: bool, last: bool) -> Iterator[bytes]:
         """Send what is ready, if it is enough or the last of it."""

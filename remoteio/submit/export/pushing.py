@@ -157,7 +157,8 @@ class Pushing:
             files = []
             for name, ranges in some:
                 node = yield from self._names(export, name)
-                if ranges is None or not node or node in self._sent:
+                wanted = wanted_of(ranges)
+                if ranges is None or not node or (node in self._sent and wanted is None):
                     continue
                 known_by = export.inodes.nodes.get(node)
                 if known_by is None or known_by.kind != stat.S_IFDIR:
@@ -166,7 +167,7 @@ class Pushing:
                     self._sent.add(node)
                     passed_by.add(node)
                     yield from walk.parts(node, name, None, passed_by)
-                elif (wanted := wanted_of(ranges)) == PASSED_BY:
+                elif wanted == PASSED_BY:
                     passed_by.add(node)
                 elif wanted is not None:
                     walked.append((node, name, wanted))

@@ -20,6 +20,11 @@ LARGE = 8 << 20
 _BEHIND = 1 << 20  # bytes behind what is written to: the kernel reads ahead
 _LOCALES = b"/usr/lib/locale/"
 _C = (b"", b"C", b"POSIX")
+_CATEGORIES = (
+    b"IDENTIFICATION", b"MEASUREMENT", b"TELEPHONE", b"ADDRESS", b"NAME", b"PAPER", b"MONETARY", b"COLLATE", b"TIME",
+    b"NUMERIC",
+)  # fmt: skip
+_BESIDE = {b"libselinux.so.1": b"/etc/selinux/config"}  # files that a library looks for as it is loaded
 
 
 class Libraries:
@@ -64,6 +69,7 @@ class Libraries:
                 found = self._read(at)
                 if found is not None and found.machine == first.machine:
                     yield at, _part(found)
+                    yield from self._seen.names(*filter(None, (_BESIDE.get(soname),)))
                     todo += [(at, found, each) for each in found.needed]
                     break
 
@@ -110,8 +116,8 @@ def _text(data: bytes, at: int) -> bytes:
     return data[at : max(data.find(b"\0", at), at)]
 
 
-def language(seen: Seen, env: Mapping[bytes, bytes]) -> Iterator[Use]:
-    """What setlocale(3) uses for these variables."""
+def language(seen: Seen, env: Mapping[bytes, bytes], whole: bool) -> Iterator[Use]:
+    """What setlocale(3) uses for these variables, for the `whole` of a language or for its characters alone."""
     told = env.get(b"LC_ALL") or env.get(b"LC_CTYPE") or env.get(b"LANG", b"")
     if told in _C or b"/" in told:
         return
@@ -122,6 +128,8 @@ def language(seen: Seen, env: Mapping[bytes, bytes]) -> Iterator[Use]:
     name, _, codeset = told.partition(b".")
     usual = name + b"." + codeset.replace(b"-", b"").lower() if codeset else name
     yield from seen.names(_LOCALES + told)
+    for each in _CATEGORIES if whole else ():
+        yield from seen.walk(_LOCALES + usual + b"/LC_" + each, [(0, elf.HEAD)])
     yield from seen.walk(_LOCALES + usual + b"/LC_CTYPE", WHOLE)
     yield from seen.walk(_LOCALES + usual + b"/LC_MESSAGES", LISTED)
     yield from seen.walk(_LOCALES + usual + b"/LC_MESSAGES/SYS_LC_MESSAGES", WHOLE)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from remoteio.submit.export.first_names import Use
 from remoteio.submit.export.seen import WHOLE, Seen
-from shim.submit.guessed import libraries, python
+from shim.submit.guessed import libraries, python, words
 
 _USUAL = b"/bin:/usr/bin"  # as shim/execute/init/init.py has it
 _LINE = 256  # bytes: BINPRM_BUF_SIZE of linux/binfmts.h
@@ -32,8 +32,7 @@ class Programs:
         """What is looked up until the command's program is found."""
         yield from self._seen.names(b"/proc", b"/sys", b"/dev", self._cwd)
         name = self._argv[0]
-        places = [b""] if b"/" in name else self._env.get(b"PATH", _USUAL).split(b":")
-        for place in places:
+        for place in self._places(name):
             called = os.path.join(self._cwd, place, name)
             self._first = yield from self._seen.walk(called)
             if self._first and self._seen.mode(self._first) & _EXECUTABLE and self._seen.is_file(self._first):
@@ -41,10 +40,24 @@ class Programs:
                 return
         self._first = b""
 
+    def _places(self, name: bytes) -> list[bytes]:
+        """The directories in which a program is looked for."""
+        return [b""] if b"/" in name else self._env.get(b"PATH", _USUAL).split(b":")
+
     def used(self) -> Iterator[Use]:
         """What the command's program uses; after `start`."""
         if self._first:
             yield from self.program(self._first)
+            yield from self._told()
+
+    def _told(self) -> Iterator[Use]:
+        """What the words of the command name: files, and programs that a shell or the like is to execute."""
+        for word in words.of(self._argv[1:]):
+            if b"/" not in word:
+                found = yield from words.executed(self._seen, word, self._places(word), self._cwd)
+                if found:
+                    yield from self.program(found)
+            yield from words.named(self._seen, os.path.join(self._cwd, word))
 
     def program(self, path: bytes) -> Iterator[Use]:
         """What a program uses, by its path without links."""
@@ -59,8 +72,9 @@ class Programs:
             words = line[2:].partition(b"\n")[0].split()
             path = (yield from self._seen.walk(words[0])) if words and words[0].startswith(b"/") else b""
         yield from self._libraries.program(path)
-        yield from libraries.language(self._seen, self._env)
-        if python.is_python(path):
+        is_python = python.is_python(path)
+        yield from libraries.language(self._seen, self._env, not is_python)
+        if is_python:
             first = path == self._first
             called, argv = (self._called, self._argv) if first else (path, [path])
             yield from python.Python(self._seen, path, called, argv, self._cwd, self._env).start(self._libraries)
