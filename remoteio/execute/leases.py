@@ -78,20 +78,21 @@ class Leases:
     def name(self, parent: int, name: bytes, nodeid: int) -> None:
         """Keep that `name` in the directory `parent` leads to that node; 0: to nothing."""
         directory = self._directory(parent)
-        if directory.names.get(name) != nodeid:
+        if directory.names.get(name, _ABSENT if directory.complete else None) != nodeid:
             self._unname(directory, name, nodeid)
             self._enter(directory, name, nodeid)
             self._bound()
 
     def listed(self, parent: int, found: Entries, entries: bytes = b"") -> None:
-        """Keep that these are all the names in a directory, with their nodes; 0: of which home must be asked.
+        """Keep that these are all the names in a directory, with their nodes; 0: what was known holds, or home must be
+        asked.
 
         `entries`: it is listed so, if it is opened again.
         """
         old = self._directories.pop(parent, None)
-        directory = self._directory(parent)
+        directory, before = self._directory(parent), old.names if old is not None else {}
         for name, nodeid in {each[3]: each[2] for each in found}.items():
-            self._enter(directory, name, nodeid or _UNKNOWN)
+            self._enter(directory, name, nodeid or before.get(name) or _UNKNOWN)
         directory.complete, directory.entries, directory.within = True, entries, directories(found)
         self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept

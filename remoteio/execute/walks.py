@@ -8,6 +8,10 @@ own (`ls -R` has the alphabet's) finds what was guessed all the same, while that
 Programs that know what was there (`git status`, make, rsync) look up the names in each directory instead, in the
 alphabet's order of the directories: see ``NameWalks``.
 
+Who opens directories here and there (a python those of its modules) walks none: only those count that are beside
+another that was opened, or the first or last, in the order of the listing or of the alphabet; one that is not halves
+the count.
+
 How many are guessed, the window, is learned: it doubles when the job opens a directory of the walk that has not come,
 and is halved when one was listed in vain. On a network without delay it stays small by itself.
 """
@@ -23,6 +27,9 @@ from remoteio.wire.listed import DIRECTORY, Entries
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     _Place = tuple["int | bytes", ...]
+
+
+_MOST_HITS = 8  # that count: who stops walking is soon taken for one who does not
 
 
 class _Learned:
@@ -52,6 +59,8 @@ class Walks(_Learned):
         self._places: dict[int, _Place] = {}  # of each directory that was named, by nodeid
         self._order: list[tuple[_Place, int]] = []  # those that are neither opened nor guessed yet
         self._guessed: list[tuple[_Place, int]] = []  # those that are asked for, or have come and are not opened
+        self._beside: dict[int, tuple[int, ...]] = {}  # which are beside each one that is named; 0: the end
+        self._opened: set[int] = set()
         self._at: _Place = ()
         self._named = 0
 
@@ -64,7 +73,9 @@ class Walks(_Learned):
             return
         self._at = place
         _remove(self._order, (place, nodeid))
-        self._hits += 1
+        follows = any(not each or each in self._opened for each in self._beside.get(nodeid, (0,)))
+        self._opened.add(nodeid)
+        self._hits = min(self._hits + 1, _MOST_HITS) if follows else self._hits // 2
         if not had and self._hits >= WALK_HITS:
             self.window = min(max(2 * self.window, 2), WALK_WINDOW)
 
@@ -81,7 +92,8 @@ class Walks(_Learned):
     def listed(self, nodeid: int, found: Entries) -> None:
         """Take note of entries of a directory, in the order in which they are listed: all, or some behind others."""
         place, places = self._places.get(nodeid), self._places
-        within = [each for _, _, each, _, _, kind in found if kind == DIRECTORY and each]
+        named = {each: name for _, _, each, name, _, kind in found if kind == DIRECTORY and each}
+        within = list(named)
         if place is None or not within:
             return
         new = [each for each in within if each not in places]
@@ -96,6 +108,10 @@ class Walks(_Learned):
             places.update((each, its) for its, each in placed)
             at = bisect_left(self._order, placed[0])
             self._order[at:at] = placed
+            self._beside.update((each, ()) for each in within)
+            for row in (within, sorted(within, key=named.__getitem__)):
+                for before, each, after in zip([0, *row], row, [*row[1:], 0]):
+                    self._beside[each] += before, after
 
     def _again(self, nodes: Iterable[int]) -> None:
         """Take these for those that the job may come to once more: the directory that they are in was listed anew."""
@@ -142,6 +158,8 @@ class Walks(_Learned):
         self._places.clear()
         self._order.clear()
         self._guessed.clear()
+        self._beside.clear()
+        self._opened.clear()
         self._at = ()
 
 

@@ -232,6 +232,31 @@ def test_who_walks_a_tree_waits_for_few_of_its_directories() -> None:
     assert waited < 12
 
 
+def test_who_opens_directories_here_and_there_walks_no_tree() -> None:
+    """A python lists those of its modules: none is beside another, in the listing or in the alphabet."""
+    wide = [b"%02d" % (37 * k % 60) for k in range(60)]
+
+    def listing(nodeid: int) -> bytes:
+        out = b""
+        for k, name in enumerate(wide if nodeid == TOP else [], 1):
+            attr = abi.ATTR.pack(1000 + k, *[0] * 15)
+            entry = abi.ENTRY.pack(1000 + k, 0, 1, 1, 0, 0) + attr + abi.DIRENT.pack(1000 + k, k, len(name), 4) + name
+            out += entry.ljust(len(entry) + 7 & ~7, b"\0")
+        return out
+
+    for order, walks in (
+        ((10, 30, 21, 50, 40), False),
+        (range(1, 61), True),
+        (sorted(range(1, 61), key=lambda k: wide[k - 1]), True),
+        ((10, 30, 21, 50, 40, *range(1, 9)), True),
+    ):
+        job = Job()
+        job.home.listing = listing  # type: ignore[method-assign]
+        for nodeid in (TOP, *(1000 + k for k in order)):
+            job.open(nodeid)
+        assert bool(job.replies) == walks
+
+
 def test_who_walks_a_tree_again_waits_for_few_of_its_directories() -> None:
     job = Job()
     walk_down(job, TOP)
@@ -348,11 +373,11 @@ def test_a_directory_that_is_gone_back_to_is_opened_here_and_read_at_home() -> N
 def test_entries_that_are_told_late_are_names_alone() -> None:
     """Their attributes, and what has the name, may be others by then."""
     job = Job()
-    for nodeid in (TOP, children(TOP)[1], children(children(TOP)[1])[0]):
+    for nodeid in (TOP, children(TOP)[0], children(children(TOP)[0])[0]):
         job.open(nodeid)
         while job.replies:
             job.come()
-    inner = children(children(children(TOP)[1])[0])[0]
+    inner = children(children(children(TOP)[0])[0])[0]
     assert job.open(inner)
     job.now += 1.1 * TTL
     found = job.read(job.handles[-1])

@@ -10,6 +10,7 @@ import pytest
 
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
+from remoteio.execute.leases import attributes_of
 from remoteio.submit.export import begun_walks, learned_walks, pushed_walks
 from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, NAMES, PASSED_BY, LearnedWalks, use_of, wanted_of
@@ -114,18 +115,29 @@ def test_what_was_passed_by_and_is_walked_now_is_so_no_more(host: Host) -> None:
 def test_who_looks_into_few_directories_walks_no_tree(host: Host) -> None:
     command = Command(host)
     command.opens("top", "top/a", "top/a/d")
-    assert command.ends() == {}
+    assert set(command.ends().values()) == {None}
     command = Command(host)
     command.opens("top/a/d", "top/b/d", "top/c/d")
-    assert command.ends() == {}
+    assert command.ends() == {b"/top/a/d": None, b"/top/b/d": None, b"/top/c/d": None}, "they alone"
+
+
+def test_of_directories_that_are_opened_alone_no_more_are_learned_than_so_many(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learned_walks, "MOST_ALONE", 2)
+    command = Command(host)
+    command.opens("top/a/d", "top/b/d", "top/c/d")
+    assert command.ends() == {b"/top/a/d": None, b"/top/b/d": None}
+    command = Command(host)
+    command.lists("top/a/d")
+    assert command.ends() == {}, "what was listed ahead alone is of no use"
 
 
 def test_who_passes_many_by_walks_no_tree(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned_walks, "MOST_PASSED_BY", 1)
-    for walked, learned in (("top top/a top/b top/b/d top/b/e top/b/f top/a/d top/a/e", {}),):
-        command = Command(host)
-        command.opens(*walked.split())
-        assert command.ends() == learned
+    command = Command(host)
+    command.opens("top", "top/a", "top/b", "top/b/d", "top/b/e", "top/b/f", "top/a/d", "top/a/e")
+    assert set(command.ends().values()) == {None}
     command = Command(host)
     command.opens("top", "top/a", "top/b", "top/c", *DIRECTORIES[1:])
     assert command.ends() == {b"/top": NAMES, b"/top/a/d": PASSED_BY}
@@ -221,15 +233,30 @@ def test_a_tree_is_walked_without_asking_for_as_long_as_it_is_as_it_was(host: Ho
     assert names_in(facts, "top/a/d") is None and names_in(facts, "top/a/e") is not None
 
 
-def test_a_directory_is_listed_though_a_name_in_it_is_told_by_itself(host: Host, top: Path) -> None:
-    facts = facts_of(host, {b"/top/a/d": [], b"/top/a/d/file": None})
+def test_a_directory_is_listed_also_where_names_in_it_are_told_after_it(host: Host, top: Path) -> None:
+    facts = facts_of(host, {b"/top/a/d": [], b"/top/a/d/file": [], b"/top/a/d/none": None})
     names = names_in(facts, "top/a/d")
-    assert names and names[b"file"] == host.walk("top/a/d/file")
+    assert names is not None and names[b"file"] == host.walk("top/a/d/file"), "its attributes are known by now"
+    assert look_up(facts, "top/a/d/none") == 0
+    directory = host.walk("top/a/d")
+    attr = attributes_of(facts.leases, directory)
     host.export.leases.due()
-    (top / "top/a/d/file").rename(top / "away")
+    (top / "top/a/d/file").rename(top / "top/a/d/none")
     facts.broken(leases.broken(host.export.leases.due()[HEADER.size :]))
-    facts.leases.name(host.walk("top/a/d"), b"file", host.walk("away"))
     assert names_in(facts, "top/a/d") is None
+    assert attr
+    facts.leases.attributes(directory, attr)
+    assert names_in(facts, "top/a/d") is None, "its attributes are known again, what is in it is not"
+    assert look_up(facts, "top/a/d/file") is None and look_up(facts, "top/a/d/none") is None
+
+
+def test_what_is_known_of_a_file_holds_also_where_its_directory_is_listed_by_names_alone(host: Host) -> None:
+    facts = facts_of(host, {b"/top/a/d/file": [], b"/top/a/d": []})
+    assert names_in(facts, "top/a/d") is not None
+    node = look_up(facts, "top/a/d/file")
+    assert node == host.walk("top/a/d/file")
+    raw = memoryview(abi.request(abi.OPEN, node, abi.OPEN_IN.pack(os.O_RDONLY, 0)))
+    assert facts.answer(abi.OPEN, 7, node, raw, NOW)
 
 
 def test_attributes_of_files_hold_for_their_time(host: Host, top: Path) -> None:

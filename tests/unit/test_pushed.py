@@ -258,6 +258,30 @@ def test_much_of_a_file_that_the_host_keeps_by_itself_is_not_sent(
         assert opened(facts, look_up(facts, b"lib", b"small"))
 
 
+def test_all_of_a_file_that_is_sent_may_be_kept(host: Host, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host keeps pages: one that came in two parts it would not."""
+    (top / "lib/odd").write_bytes(LARGE_FILE[: 64 * 4096 + 100])
+    key = VersionNames(b"a key")
+    until_named(top / "lib/odd", key)
+    host.export.versions = key
+    monkeypatch.setattr(pushing, "_FIRST", 10_000)
+    size = 64 * 4096 + 100
+    facts = facts_of(host, {b"/lib": None, b"/lib/odd": [(200_704, size), (0, 200_704)]}, guessed=True)
+    kept = {offset: data for _, _, offset, data in facts.opened.pushed.to_keep}
+    assert len(kept) > 2 and all(offset % 4096 == 0 for offset in kept)
+    assert b"".join(kept[offset] for offset in sorted(kept)) == LARGE_FILE[:size]
+
+
+def test_what_is_looked_up_alone_is_told_before_what_is_read_later(
+    host: Host, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "_AT_ONCE", 2)
+    (top / "lib/more").write_bytes(b"more")
+    uses: Uses = {b"/lib": None, b"/lib/small": [], b"/lib/more": [], b"/lib/large": [(0, 9)], b"/lib/gone": None}
+    names = [name for what, _, name, *_ in parts_of(host, uses) if what == pushed.NAME]
+    assert names == [b"lib", b"small", b"gone", b"more", b"large"]
+
+
 def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other_way(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

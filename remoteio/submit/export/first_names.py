@@ -174,7 +174,7 @@ class FirstNames:
             self._keep(uses)
 
 
-_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.READ, abi.FETCH, abi.LIST))
+_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.READ, abi.FETCH, abi.LIST))
 
 
 def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:

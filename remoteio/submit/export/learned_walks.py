@@ -7,6 +7,8 @@ it is sent.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD
@@ -22,6 +24,7 @@ LEAST = 4  # directories, each in another of them, that are a walk
 MOST_WALKED = 4096  # directories of one walk
 MOST_PASSED_BY = 64
 _ENTRY = 512  # bytes, and few are so long
+MOST_ALONE = 64  # directories of one run that are in no walk
 _ASKS = 3  # names asked for in directories of which names were sent alone: the attributes are wanted
 
 
@@ -46,6 +49,7 @@ class LearnedWalks:
         self.sent: set[bytes] = set()
         self.walked: dict[bytes, tuple[int, bytes]] = {}
         self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
+        self._opened: dict[bytes, None] = {}  # paths of directories that the job has opened
 
     def listed(self, node: Node, entries: bytes, wanted: int) -> None:
         """Take note that the host is given a directory's entries, for what is `wanted`."""
@@ -56,8 +60,11 @@ class LearnedWalks:
             self.walked[name] = max(wanted, self.walked.get(name, (wanted, b""))[0]), entries
 
     def saw(self, node: Node, op: int) -> None:
-        """Take note of a LOOKUP in a directory, or a FETCH of a file."""
-        if op == abi.FETCH and node.parent is not None:
+        """Take note of a LOOKUP in a directory, an OPENDIR of it, or a FETCH of a file."""
+        if op == abi.OPENDIR:
+            if len(self._opened) < MOST_WALKED and node.parent is not None:
+                self._opened[path(node, b"")] = None
+        elif op == abi.FETCH and node.parent is not None:
             self.fetched.add(node.id)
             name = path(node.parent, b"")
             if name in self.walked:
@@ -100,6 +107,8 @@ class LearnedWalks:
             wanted = wanted_of(found.get(root))
             if wanted is not None:
                 found[root] = use_of(self.wants(root, wanted))
+        alone = (name for name in self._opened if not _is_in(name, NAMES, found) and found.get(name) is None)
+        found.update((name, []) for name in islice(alone, MOST_ALONE))
         return found
 
     def _walks(self) -> list[_Walk]:

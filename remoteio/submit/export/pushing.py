@@ -32,6 +32,7 @@ MOST_BYTES = 64 << 20  # of one start
 _KEPT_THERE = 1 << 20  # bytes of a file; of more that was read before, the host has what it needs (``kept_contents``)
 _SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
 _FIRST = 1 << 20  # bytes of one file that go ahead of the other files
+_PAGE = 4096  # bytes
 _AT_ONCE = 64  # paths whose names go ahead of what is in them
 _NAMED = leases.NAME | leases.ATTR
 
@@ -129,7 +130,7 @@ class Pushing:
             return
         parts: list[bytes] = []
         size, most = 0, _SOON
-        for part in self._parts(export, iter(uses), guessed):
+        for part in self._parts(export, iter(uses) if guessed else _names_first(uses), guessed):
             if parts and size + len(part) > most:
                 yield b"".join(parts)
                 parts, size, most = [], 0, min(2 * most, pushed.FRAME)
@@ -216,6 +217,13 @@ class Pushing:
         return node
 
 
+def _names_first(uses: Iterable[Use]) -> Iterator[Use]:
+    """What is used first, and then what is looked up alone, which is small, before all else."""
+    known = iter(uses)
+    yield from islice(known, _AT_ONCE)
+    yield from sorted(known, key=lambda use: use[1] is not None)
+
+
 def _searched(export: Export, node: int) -> Iterator[bytes]:
     """The part for a directory that the job's user may search: its kernel asks for that as the job begins there."""
     told = export.answer(abi.Request(abi.request(abi.GETATTR, node, abi.GETATTR_IN.pack(0, 0, 0))))
@@ -232,7 +240,7 @@ def _parted(file: _File) -> tuple[_File, _File]:
     rest: Ranges = []
     left = _FIRST
     for begin, end in file.ranges:
-        middle = min(begin + left, end)
+        middle = min(begin + left // _PAGE * _PAGE, end)  # a host keeps whole pages
         left -= middle - begin
         first += [(begin, middle)] if begin < middle else []
         rest += [(middle, end)] if middle < end else []
