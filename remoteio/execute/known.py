@@ -37,7 +37,7 @@ from collections import OrderedDict
 from remoteio.execute.ahead import Ahead
 from remoteio.execute.files_ahead import File, FilesAhead
 from remoteio.execute.known_listings import KnownListings
-from remoteio.execute.leases import Leases
+from remoteio.execute.leases import Leases, size_of
 from remoteio.execute.opened import Opened
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
@@ -319,7 +319,7 @@ class Known:
         _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
         if flags & _O_DIRECT:
             return None
-        if leased and self.leases.size(nodeid) >= 0:  # else it may have been taken back
+        if leased and size_of(self.leases, nodeid) >= 0:  # else it may have been taken back
             data = self.opened.pushed.read(nodeid, offset, size)
             if data is not None:
                 return abi.reply(unique, data)

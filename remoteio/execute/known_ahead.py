@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.known import Known
-from remoteio.execute.leases import given, is_absent, is_whole, keep_listing, keep_names, named
+from remoteio.execute.leases import given, is_absent, is_whole, keep_listing, keep_names, named, size_of
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.written import Written
@@ -268,7 +268,7 @@ class KnownAhead(Known):
                 self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now)
             elif what == wire.DATA:
                 answers += self.opened.pushed.data(nodeid, offset, rest)
-            elif self.holds(nodeid, 0) and (size := self.leases.size(nodeid)) >= 0:
+            elif self.holds(nodeid, 0) and (size := size_of(self.leases, nodeid)) >= 0:
                 self.opened.pushed.file(nodeid, size, wire.promised(rest), now, name)
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)

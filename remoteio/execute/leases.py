@@ -119,11 +119,6 @@ class Leases:
             self._nodes[nodeid].debt -= 1
             self.attributes(nodeid, attr)
 
-    def size(self, nodeid: int) -> int:
-        """Return the size of a file by the attributes that are known; -1: none are."""
-        attr = self._attr.get(nodeid)
-        return -1 if attr is None else int(abi.ATTR.unpack_from(attr)[1])
-
     def no_capability(self, nodeid: int) -> None:
         """Keep that a file has no ``security.capability``, as long as its attributes hold."""
         if nodeid in self._attr:
@@ -313,6 +308,12 @@ def attributes_of(leases: Leases, nodeid: int) -> bytes | None:
     As long as nothing has changed them it is the same object, though they were told again.
     """
     return leases._attr.get(nodeid)
+
+
+def size_of(leases: Leases, nodeid: int) -> int:
+    """Return the size of a file by the attributes that are known; -1: none are."""
+    attr = leases._attr.get(nodeid)
+    return -1 if attr is None else int(abi.ATTR.unpack_from(attr)[1])
 
 
 def named(leases: Leases, parent: int, name: bytes) -> int:

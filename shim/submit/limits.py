@@ -137,6 +137,12 @@ FILES = (
         f"{_UNIT}_learned_walks.py::test_who_passes_many_by_walks_no_tree",
     ),
     Limit(
+        "directories that one run opens alone, and are listed at its next start",
+        "remoteio.submit.export.learned_walks:MOST_ALONE", "", "further ones are asked for",
+        f"{_EXPORT}/learned_walks.py",
+        f"{_UNIT}_learned_walks.py::test_of_directories_that_are_opened_alone_no_more_are_learned_than_so_many",
+    ),
+    Limit(
         "files whose additions are given back", "remoteio.submit.export.added:MOST_COUNTED", "",
         "those of further ones count for good", f"{_EXPORT}/added.py",
         f"{_ROOM}::test_no_more_files_are_told_apart_than_memory_is_for",

@@ -298,7 +298,8 @@ def test_a_walk_that_the_command_did_not_go_on_is_forgotten(host: Host) -> None:
     sending = Pushing(command.names.known.items(), walks=command.names.walks)
     assert command.ends()[b"/top"] == CONTENTS, "it has not begun"
     while not command.names.walks.left:
-        assert sending.credited(1) and list(sending.due(host.export))
+        assert sending.credited(1)
+        list(sending.due(host.export))
     command.names.end()
     assert command.kept == {b"/top/a/d/file": []}
     while sending.credited(1 << 20) and list(sending.due(host.export)):

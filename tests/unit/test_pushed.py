@@ -275,7 +275,8 @@ def test_all_of_a_file_that_is_sent_may_be_kept(host: Host, top: Path, monkeypat
 def test_what_is_looked_up_alone_is_told_before_what_is_read_later(
     host: Host, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushing, "_AT_ONCE", 2)
+    monkeypatch.setattr(pushing, "_SOONEST", 1)
+    monkeypatch.setattr(pushing, "_AT_ONCE", 1)
     (top / "lib/more").write_bytes(b"more")
     uses: Uses = {b"/lib": None, b"/lib/small": [], b"/lib/more": [], b"/lib/large": [(0, 9)], b"/lib/gone": None}
     names = [name for what, _, name, *_ in parts_of(host, uses) if what == pushed.NAME]

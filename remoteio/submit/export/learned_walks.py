@@ -107,7 +107,7 @@ class LearnedWalks:
             wanted = wanted_of(found.get(root))
             if wanted is not None:
                 found[root] = use_of(self.wants(root, wanted))
-        alone = (name for name in self._opened if not _is_in(name, NAMES, found) and found.get(name) is None)
+        alone = (name for name in self._opened if not is_in(name, NAMES, found) and found.get(name) is None)
         found.update((name, []) for name in islice(alone, MOST_ALONE))
         return found
 

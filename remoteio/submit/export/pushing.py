@@ -33,7 +33,9 @@ _KEPT_THERE = 1 << 20  # bytes of a file; of more that was read before, the host
 _SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
 _FIRST = 1 << 20  # bytes of one file that go ahead of the other files
 _PAGE = 4096  # bytes
-_AT_ONCE = 64  # paths whose names go ahead of what is in them
+_SOONEST = 12  # paths that are used first: the program, and what loads it
+_AT_ONCE = 64  # of the others, paths whose names go ahead of what is in them
+_NOW = b""
 _NAMED = leases.NAME | leases.ATTR
 
 
@@ -55,6 +57,16 @@ class _File(NamedTuple):
     ranges: Ranges
     bare: bool
     version: bytes
+
+
+class _Walks:
+    """What sends the trees that are walked, those that were `found` to be sent (node, path, what is wanted there), and
+    the directories that are `passed_by`."""
+
+    def __init__(self, walk: PushedWalk) -> None:
+        self.walk = walk
+        self.found: list[tuple[int, bytes, int]] = []
+        self.passed_by: set[int] = set()
 
 
 class Pushing:
@@ -131,18 +143,43 @@ class Pushing:
         parts: list[bytes] = []
         size, most = 0, _SOON
         for part in self._parts(export, iter(uses) if guessed else _names_first(uses), guessed):
-            if parts and size + len(part) > most:
+            if parts and (part == _NOW or size + len(part) > most):
                 yield b"".join(parts)
                 parts, size, most = [], 0, min(2 * most, pushed.FRAME)
-            parts.append(part)
-            size += len(part)
+            if part != _NOW:
+                parts.append(part)
+                size += len(part)
         if parts:
             yield b"".join(parts)
 
     def _parts(self, export: Export, uses: Iterator[Use], guessed: bool) -> Iterator[bytes]:
         """All parts: of some paths after the other the names, then of these the contents; of large files the most last
-        of all."""
-        walked, passed_by, last = [], set[int](), list[_File]()
+        of all. _NOW: it is time to send what there is."""
+        last: list[_File] = []
+
+        def contents(files: list[int]) -> Iterator[bytes]:
+            return self._in_files(export, [(each, [], False) for each in files], guessed, last)
+
+        walks = _Walks(PushedWalk(export, self._walks, contents))
+        yield from self._begins_in(export)
+        soonest: list[_File] | None = None  # of what is needed first names and promises go, then others' names
+        while some := list(islice(uses, _SOONEST if soonest is None else _AT_ONCE)):
+            files = yield from self._told(export, some, walks)
+            opened = yield from self._promised(export, files, guessed)
+            if soonest is None:
+                soonest = opened
+                yield _NOW
+                continue
+            yield from _begun([*soonest, *opened], last)
+            soonest = []
+        yield from _begun(soonest or [], last)
+        for node, name, wanted in walks.found:
+            yield from walks.walk.parts(node, name, wanted, walks.passed_by)
+        for file in last:
+            yield from _contents(file)
+
+    def _begins_in(self, export: Export) -> Iterator[bytes]:
+        """The parts for the directory that the job begins in."""
         directory, self._directory = self._directory, b""
         if directory:
             yield from _searched(export, abi.ROOT_ID)
@@ -150,54 +187,55 @@ class Pushing:
             if begins != abi.ROOT_ID:
                 yield from _searched(export, begins)
 
-        def contents(files: list[int]) -> Iterator[bytes]:
-            return self._in_files(export, [(each, [], False) for each in files], guessed, last)
-
-        walk = PushedWalk(export, self._walks, contents)
-        while some := list(islice(uses, _AT_ONCE)):
-            files = []
-            for name, ranges in some:
-                node = yield from self._names(export, name)
-                wanted = wanted_of(ranges)
-                if ranges is None or not node or (node in self._sent and wanted is None):
-                    continue
-                known_by = export.inodes.nodes.get(node)
-                if known_by is None or known_by.kind != stat.S_IFDIR:
-                    files.append((node, ranges, name in self._asked))
-                elif ranges == []:
-                    self._sent.add(node)
-                    passed_by.add(node)
-                    yield from walk.parts(node, name, None, passed_by)
-                elif wanted == PASSED_BY:
-                    passed_by.add(node)
-                elif wanted is not None:
-                    walked.append((node, name, wanted))
-            yield from self._in_files(export, files, guessed, last)
-        for node, name, wanted in walked:
-            yield from walk.parts(node, name, wanted, passed_by)
-        for file in last:
-            yield from _contents(file)
+    def _told(
+        self, export: Export, uses: list[Use], walks: _Walks
+    ) -> Generator[bytes, None, list[tuple[int, Ranges, bool]]]:
+        """The parts for some names, and the directories that are listed alone; return the files: nodes, what is used of
+        them, whether home was asked for any of it."""
+        files = []
+        for name, ranges in uses:
+            node = yield from self._names(export, name)
+            wanted = wanted_of(ranges)
+            if ranges is None or not node or (node in self._sent and wanted is None):
+                continue
+            known_by = export.inodes.nodes.get(node)
+            if known_by is None or known_by.kind != stat.S_IFDIR:
+                files.append((node, ranges, name in self._asked))
+            elif ranges == []:
+                self._sent.add(node)
+                walks.passed_by.add(node)
+                yield from walks.walk.parts(node, name, None, walks.passed_by)
+            elif wanted == PASSED_BY:
+                walks.passed_by.add(node)
+            elif wanted is not None:
+                walks.found.append((node, name, wanted))
+        return files
 
     def _in_files(
         self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool, last: list[_File]
     ) -> Iterator[bytes]:
         """The parts for what is in these files: of some after the other what will come, then that; but what comes
-        `last`. Of those that were asked for only what is large."""
+        `last`."""
         for at in range(0, len(files), _AT_ONCE):
-            opened = []
-            for node, ranges, asked in files[at : at + _AT_ONCE]:
-                file = _file(export, node, ranges, self._left, guessed)
-                size = 0 if file is None else sum(end - begin for begin, end in file.ranges)
-                if file is None or (asked and size <= AHEAD) or node in self._sent:
-                    continue
-                self._sent.add(node)
-                self._left -= size
-                opened.append(file)
-                yield pushed.pack_file(node, file.ranges, file.bare, file.version)
-            for file in opened:
-                first, rest = _parted(file)
-                yield from _contents(first)
-                last += [rest] if rest.ranges else []
+            opened = yield from self._promised(export, files[at : at + _AT_ONCE], guessed)
+            yield from _begun(opened, last)
+
+    def _promised(
+        self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool
+    ) -> Generator[bytes, None, list[_File]]:
+        """The parts for what will come of these files; return those. Of those that were asked for only what is
+        large."""
+        opened = []
+        for node, ranges, asked in files:
+            file = _file(export, node, ranges, self._left, guessed)
+            size = 0 if file is None else sum(end - begin for begin, end in file.ranges)
+            if file is None or (asked and size <= AHEAD) or node in self._sent:
+                continue
+            self._sent.add(node)
+            self._left -= size
+            opened.append(file)
+            yield pushed.pack_file(node, file.ranges, file.bare, file.version)
+        return opened
 
     def _names(self, export: Export, name: bytes) -> Generator[bytes, None, int]:
         """The parts for what is on the way to a path, and it itself; return its node, 0: there is none to send."""
@@ -210,7 +248,7 @@ class Pushing:
             if found is None:
                 told = _look_up(export, node, last, self._alone)
                 found = self._nodes[at] = abi.ENTRY.unpack_from(told.entry)[0] if told.entry else 0
-                yield from _told(node, last, told)
+                yield from _entry(node, last, told)
             if not found:
                 return 0
             node = found
@@ -220,7 +258,7 @@ class Pushing:
 def _names_first(uses: Iterable[Use]) -> Iterator[Use]:
     """What is used first, and then what is looked up alone, which is small, before all else."""
     known = iter(uses)
-    yield from islice(known, _AT_ONCE)
+    yield from islice(known, _SOONEST + _AT_ONCE)
     yield from sorted(known, key=lambda use: use[1] is not None)
 
 
@@ -245,6 +283,14 @@ def _parted(file: _File) -> tuple[_File, _File]:
         first += [(begin, middle)] if begin < middle else []
         rest += [(middle, end)] if middle < end else []
     return file._replace(ranges=first), file._replace(ranges=rest)
+
+
+def _begun(files: list[_File], last: list[_File]) -> Iterator[bytes]:
+    """The parts for what is in these files, but for what comes `last`."""
+    for file in files:
+        first, rest = _parted(file)
+        yield from _contents(first)
+        last += [rest] if rest.ranges else []
 
 
 def _contents(file: _File) -> Iterator[bytes]:
@@ -327,7 +373,7 @@ def _bare(fd: int) -> bool:
     return False
 
 
-def _told(parent: int, name: bytes, found: _Found) -> Iterator[bytes]:
+def _entry(parent: int, name: bytes, found: _Found) -> Iterator[bytes]:
     if found.entry:
         yield pushed.pack(pushed.NAME if found.leased else pushed.TOLD, parent, name, found.entry)
         if found.link:
