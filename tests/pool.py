@@ -1,29 +1,39 @@
-"""A real HTCondor pool on this machine: p1 submits, p2 and p3 execute. For tests, as root.
+"""A real HTCondor pool, or a real Slurm cluster, on this machine: p1 submits, p2 and p3 execute. For tests, as root.
 
-Each is a Debian root of its own (that of the desk, with HTCondor's own packages) in namespaces of its own, on a network
-that leads nowhere else; they share no files. alice is an ordinary user on all three, and rexec is on p1 alone. The
-pool's times are short, as a test waits for them: which, is in CONFIG. cgroups are not used.
+Each is a Debian root of its own (that of the desk, with the engines' own packages) in namespaces of its own, on a
+network that leads nowhere else; they share no files. alice is an ordinary user on all three, and rexec is on p1 alone.
+The engines' times are short, as a test waits for them: which, is in CONDOR and SLURM. cgroups are not used.
 
-The layer with HTCondor is made once and kept, as the desk's root is: 200 MB more, and a minute.
+The layer with the engines is made once and kept, as the desk's root is: 250 MB more, and a minute.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests import desk_root, netns
 from tests.desk_root import CACHE, SUITE, call, digest, locked
 
-PACKAGES = ("condor", "criu", "python3-click", "python3-jeepney", "python3-zstandard")
+PACKAGES = (
+    "condor", "slurmctld", "slurmd", "slurm-client", "munge",
+    "criu", "python3-click", "python3-jeepney", "python3-zstandard",
+)  # fmt: skip
 HOSTS = {"p1": "10.80.1.1", "p2": "10.80.1.2", "p3": "10.80.1.3"}
 ROOT = Path(__file__).parents[1]
-CONFIG = """\
+# A job that says that it has begun, in a file of home's, and ends when another is there.
+WAITS = "echo $$ >>{name}.begun; until [ -e {name}.go ]; do sleep 0.1; done; echo end"
+PLACE = 60.0
+"""Seconds for an engine to give a place: its negotiator, its schedd and its startds have their turns."""
+
+CONDOR = """\
 CONDOR_HOST = 10.80.1.1
 NETWORK_INTERFACE = {address}
 use SECURITY : HOST_BASED
@@ -53,6 +63,47 @@ BASE_CGROUP =
 """
 SUBMITS = "DAEMON_LIST = MASTER COLLECTOR NEGOTIATOR SCHEDD\n"
 EXECUTES = "DAEMON_LIST = MASTER STARTD\nNUM_CPUS = 2\nMEMORY = 4096\n"
+SLURM = """\
+ClusterName=pool
+SlurmctldHost=p1(10.80.1.1)
+SlurmUser=slurm
+AuthType=auth/munge
+AuthInfo=cred_expire=5
+StateSaveLocation=/var/lib/slurm/ctld
+SlurmdSpoolDir=/var/lib/slurm/d
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd.pid
+SlurmctldLogFile=/var/log/slurm/ctld.log
+SlurmdLogFile=/var/log/slurm/d.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+KillWait=5
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=p2 NodeAddr=10.80.1.2 CPUs=2 RealMemory=2000
+NodeName=p3 NodeAddr=10.80.1.3 CPUs=2 RealMemory=2000
+PartitionName=low Nodes=p2,p3 Default=YES PriorityTier=1
+PartitionName=high Nodes=p2,p3 PriorityTier=10
+"""
+_START_CONDOR = """
+mkdir -p /run/condor /run/lock/condor && chown condor:condor /run/condor /run/lock/condor && condor_master
+"""
+_START_SLURM = """
+set -e
+mkdir -p /run/munge /var/lib/slurm/ctld /var/lib/slurm/d /var/log/slurm
+chown munge:munge /run/munge
+chown slurm:slurm /var/lib/slurm/ctld /var/log/slurm
+setpriv --reuid munge --regid munge --clear-groups munged
+if [ $(hostname) = p1 ]; then slurmctld; else slurmd; fi
+"""
 PROGRAM = """\
 #!/usr/bin/python3
 import sys
@@ -105,15 +156,15 @@ rm -rf {root}/etc/condor/config.d/* {root}/var/lib/apt/lists/*
 
 
 class Pool:
-    """A pool that is up."""
+    """A pool that is up, of `engine`: condor or slurm."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, engine: str) -> None:
+        self._directory, self._engine = directory, engine
         self._booted: dict[str, subprocess.Popen[str]] = {}
         self._init: dict[str, int] = {}
 
     def boot(self, name: str) -> None:
-        """Have a host up, on the pool's network, with HTCondor's daemons started."""
+        """Have a host up, on the pool's network, with the engine's daemons started."""
         state = self._directory / name
         for each in ("upper", "work", "root"):
             (state / each).mkdir(parents=True, exist_ok=True)
@@ -130,13 +181,16 @@ class Pool:
         booted.stdin.write("go on\n")
         booted.stdin.flush()
         assert booted.stdout.readline() == "up\n", f"{name} did not come up"
-        made = "mkdir -p /run/condor /run/lock/condor && chown condor:condor /run/condor /run/lock/condor"
-        self.on(name, "sh", "-c", f"{made} && condor_master")
+        self.on(name, "sh", "-c", _START_CONDOR if self._engine == "condor" else _START_SLURM)
 
     def _settings(self, name: str, upper: Path) -> None:
-        config = upper / "etc/condor/config.d/50-pool"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(CONFIG.format(address=HOSTS[name]) + (SUBMITS if name == "p1" else EXECUTES))
+        condor = CONDOR.format(address=HOSTS[name]) + (SUBMITS if name == "p1" else EXECUTES)
+        files = {"condor": {"condor/config.d/50-pool": condor},
+                 "slurm": {"slurm/slurm.conf": SLURM, "slurm/cgroup.conf": "CgroupPlugin=disabled\n"}}  # fmt: skip
+        for file, text in files[self._engine].items():
+            config = upper / "etc" / file
+            config.parent.mkdir(parents=True, exist_ok=True)
+            config.write_text(text)
         (upper / "etc/hostname").write_text(f"{name}\n")
         known = "".join(f"{address} {each}\n" for each, address in HOSTS.items())
         (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n{known}")
@@ -186,12 +240,39 @@ class Pool:
             booted.communicate()
 
 
+class Access:
+    """What alice does on p1, whose engine is `engine`."""
+
+    def __init__(self, of: Pool, engine: str) -> None:
+        self.pool, self._engine = of, engine
+
+    def __call__(self, *words: str) -> str:
+        return self.pool.on("p1", *words, user="alice")
+
+    def sh(self, script: str) -> str:
+        return self("sh", "-c", script)
+
+    def submit(self, *words: str) -> str:
+        return self("rexec", "submit", "--engine", self._engine, "--memory", "100M", *words).strip()
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self("rexec", "log", "--json", name).splitlines()]
+
+    def has(self, name: str, **row: object) -> Callable[[], list[dict[str, Any]]]:
+        """Look for rows of a batch's log with these values."""
+        return lambda: [each for each in self.rows(name) if row.items() <= each.items()]
+
+    def lines(self, file: str) -> list[str]:
+        """The lines of a file of home; none where it is not there."""
+        return self.sh(f"cat {file} 2>/dev/null || :").splitlines()
+
+
 @contextmanager
-def up() -> Iterator[Pool]:
-    """Have a pool, in which both execute hosts are known."""
+def up(engine: str) -> Iterator[Pool]:
+    """Have a pool, whose execute hosts are on their way into it."""
     layer()
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-hosts-") as directory:
-        pool = Pool(Path(directory))
+        pool = Pool(Path(directory), engine)
         try:
             for name in HOSTS:
                 pool.boot(name)

@@ -1,4 +1,4 @@
-"""``rexec submit``: many jobs of one command, on the desk here or on HTCondor; and what other verbs say of them."""
+"""``rexec submit``: many jobs of one command, on the desk here, HTCondor or Slurm; what other verbs say of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from remoteio.printable import printable
 from shim.cli import parameters
 from shim.cli.say import shown, tell
 from shim.submit.batch import asking, process, record, story
-from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, Batch, Directory
-from shim.submit.engines import condor
+from shim.submit.batch.arrays import Arrays
+from shim.submit.batch.cluster import CHUNK
+from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, SLURM, Batch, Directory
+from shim.submit.engines import condor, slurm
 from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.config import ANY
 
@@ -27,7 +29,8 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.command("submit", context_settings={"allow_interspersed_args": False})
 @click.option(
     "--engine", type=click.Choice(ENGINES), default=LOCAL,
-    help="Who gives the jobs their places: the hosts of hosts.toml (local), or the HTCondor pool of this machine.",
+    help="Who gives the jobs their places: the hosts of hosts.toml (local), or the HTCondor pool or Slurm cluster "
+    "of this machine.",
 )  # fmt: skip
 @click.option("-n", "count", metavar="N", type=click.IntRange(1, record.MOST_JOBS), help="How many jobs; 1 by default.")
 @click.option(
@@ -41,12 +44,13 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.option("-o", "--output", metavar="FILE", help="Where a job's output goes, {} being its number; S.{}.out.")
 @click.option("-e", "--error", metavar="FILE", help="Where its standard error goes; S.{}.err.")
 @click.option("--cpus", metavar="N", type=click.IntRange(1), default=1, help="Slots, or processors, of each job.")
-@click.option("--memory", metavar="SIZE", help="Memory of each job; with --engine condor 512M by default.")
+@click.option("--memory", metavar="SIZE", help="Memory of each job; 512M by default with condor and slurm.")
+@click.option("--time", metavar="T", help="With --engine slurm: how long each may take, in minutes or as 1-00:00:00.")
 @click.option("--require", metavar="EXPR", default="", help="What a host must be, in ClassAd language.")
 @click.option("--rank", metavar="EXPR", default="", help="Likewise: what is larger on a host that is better.")
 @click.option("--priority", metavar="N", type=int, default=0, help="Higher is sooner.")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
-@click.option("--print", "prints", is_flag=True, help="Print what HTCondor would be told, and submit nothing.")
+@click.option("--print", "prints", is_flag=True, help="Print what the engine would be told, and submit nothing.")
 @click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
 def submit_command(command: tuple[str, ...], **given: Any) -> None:
     """Run CMD many times, each on a host that has room for it; {} in CMD is a job's number, from 0 on.
@@ -67,9 +71,7 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     lines = _lines(given["each"], given["count"])
     number = len(lines) or given["count"] or 1
     stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
-    told = condor.description(
-        number, stem, given["cpus"], _mebibytes(given["memory"]), given["require"], given["rank"], given["priority"]
-    )  # fmt: skip
+    told = _told(number, stem, **given)
     if given["prints"]:
         click.echo(told, nl=False)
         return
@@ -77,6 +79,8 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     try:
         if given["engine"] == CONDOR:
             directory.add({"engine": _to_condor(directory.path, told)})
+        elif given["engine"] == SLURM:
+            directory.add({"engine": _to_slurm(directory.path, told, number)})
     except (RexecError, OSError):
         shutil.rmtree(directory.path)  # nobody was given anything
         raise
@@ -84,11 +88,30 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     click.echo(directory.name)
 
 
-def _check(engine: str, on: str | None, prints: bool, **_: object) -> None:
-    if engine == CONDOR and on is not None:
-        raise RexecError("--on is for --engine local: HTCondor chooses by --require and --rank")
+def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, time: str | None, **_: object) -> None:
+    if engine != LOCAL and on is not None:
+        chosen = "HTCondor chooses by --require and --rank" if engine == CONDOR else "Slurm chooses"
+        raise RexecError(f"--on is for --engine local: {chosen}")
     if engine == LOCAL and prints:
-        raise RexecError("--print is for --engine condor")
+        raise RexecError("--print is for --engine condor and slurm")
+    if engine == SLURM and (require or rank):
+        raise RexecError(
+            "--require and --rank are in HTCondor's language, which Slurm does not know: set SBATCH_CONSTRAINT"
+        )
+    if engine != SLURM and time is not None:
+        raise RexecError("--time is for --engine slurm")
+
+
+def _told(
+    number: int, stem: str, *, engine: str, cpus: int, memory: str | None, time: str | None, require: str, rank: str,
+    priority: int, **_: object,
+) -> str:  # fmt: skip
+    """Write what the engine is told of the batch. Raises RexecError."""
+    if engine == CONDOR:
+        return condor.description(number, stem, cpus, _mebibytes(memory), require, rank, priority)
+    if engine == SLURM:
+        return slurm.description(stem, cpus, _mebibytes(memory), time, priority, bootstrap.pilot_source().decode())
+    return ""
 
 
 def _mebibytes(memory: str | None) -> int:
@@ -138,6 +161,14 @@ def _to_condor(directory: Path, told: str) -> str:
     pilot.chmod(0o755)
     (directory / "condor.sub").write_text(told)
     return condor.submit(str(directory))
+
+
+def _to_slurm(directory: Path, told: str, number: int) -> str:
+    """Give Slurm as many jobs as may wait there; returns what it calls them. Raises RexecError, OSError."""
+    (directory / slurm.SCRIPT).write_text(told)
+    arrays = Arrays()
+    arrays.add(slurm.submit(str(directory), min(number, CHUNK)), range(min(number, CHUNK)))
+    return str(arrays)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -207,7 +238,7 @@ def _line(directory: Directory, row: dict[str, Any]) -> str:
     said = [
         str(row.get("host") or ""),
         "" if status is None else f"status {status}",
-        f"cluster {row['engine']}" if "engine" in row else "",
+        f"as {row['engine']}" if "engine" in row else "",
         str(row.get("why") or ""),
     ]
     what = row.get("is") or (f"asked: {row['ask']}" if "ask" in row else "submitted" if "engine" in row else "answered")

@@ -193,7 +193,7 @@ def test_what_cannot_be_done_is_said(submits: Submits) -> None:
         "rexec: there is no condor_submit here: rexec has to run on a machine that submits to an HTCondor pool\n"
     )
     assert submits("jobs") == "rexec: no jobs; `rexec --checkpoint CMD` starts one\n"
-    assert submits("submit", "--print", "true", status=125) == "rexec: --print is for --engine condor\n"
+    assert submits("submit", "--print", "true", status=125) == "rexec: --print is for --engine condor and slurm\n"
     name = submits.submit("--on", "local", "sh", "-c", "exit 7")
     until(lambda: submits.log(name, **{"is": "done"}), "it has ended")
     assert submits("vacate", f"{name}.0", status=125) == f"rexec: all jobs of batch {name} have ended\n"

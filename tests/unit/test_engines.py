@@ -1,4 +1,4 @@
-"""What HTCondor is told of a batch, and what its event log says; what a batch's journal tells; the pilot."""
+"""What HTCondor and Slurm are told of a batch, and what they say of it; what a batch's journal tells; the pilot."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import RexecError
-from shim.submit.batch import record, story
-from shim.submit.batch.story import DONE, HELD, RUNNING, WAITING, Item
-from shim.submit.engines import condor, names
-from shim.submit.engines.condor import Told
+from shim.submit.batch import cluster, record, story
+from shim.submit.batch.arrays import Arrays
+from shim.submit.batch.cluster import CHUNK, Cluster
+from shim.submit.batch.story import DONE, HELD, RUNNING, VACATE, WAITING, Item, Story
+from shim.submit.engines import condor, names, slurm
+from shim.submit.engines import told as engine
+from shim.submit.engines.slurm import Seen
+from shim.submit.engines.told import Told
 from shim.submit.hosts import bootstrap
 from tests.until import HANG, until
 
@@ -60,15 +64,15 @@ def test_an_event_log_tells_of_each_place() -> None:
     found, size = condor.events(LOG, "12")
     assert size == len(LOG)
     assert found == [
-        Told(0, condor.WAITING),
-        Told(1, condor.WAITING),
-        Told(1, condor.RUNNING, "p3"),
-        Told(0, condor.RUNNING, "10.80.1.2"),
-        Told(0, condor.LOST),
-        Told(0, condor.HELD, why="via condor_hold (by user alice)"),
-        Told(0, condor.WAITING),
-        Told(0, condor.GONE, why="via condor_rm (by user alice)"),
-        Told(1, condor.GONE, status=7),
+        Told(0, engine.WAITING),
+        Told(1, engine.WAITING),
+        Told(1, engine.RUNNING, "p3"),
+        Told(0, engine.RUNNING, "10.80.1.2"),
+        Told(0, engine.LOST),
+        Told(0, engine.HELD, why="via condor_hold (by user alice)"),
+        Told(0, engine.WAITING),
+        Told(0, engine.GONE, why="via condor_rm (by user alice)"),
+        Told(1, engine.GONE, status=7),
     ]
     assert condor.events(LOG, "13") == ([], len(LOG))
 
@@ -95,10 +99,157 @@ def test_a_batch_is_described_to_condor() -> None:
 
 @pytest.mark.parametrize(
     ("destination", "job"),
-    [("condor:12.0", True), ("condor:12", False), ("condor:-a.0", False), ("alice@condor", False), ("condor", False)],
+    [
+        ("slurm:12", True),
+        ("slurm:12_0", False),
+        ("slurm:", False),
+        ("condor:12.0", True),
+        ("condor:12", False),
+        ("condor:-a.0", False),
+        ("alice@condor", False),
+        ("condor", False),
+    ],
 )
 def test_which_destination_is_an_engine_s_job(destination: str, job: bool) -> None:
     assert names.is_job(destination) == job
+
+
+QUEUE = """\
+5|0|6|R|1|0:0|p2||4294|None|
+5|1|7|CG|1|0:0|p3|p2|4294|None|
+5|2|5|PD|0|0:0||p2|4294|Resources|
+5|3|8|PD|1|0:0|||0|job requeued in held state|
+5|4|9|F|0|138:0|p2||1|NonZeroExitCode|
+5|5|10|F|0|0:9|p2||1|RaisedSignal:9(Killed)|
+5|6|11|F|0|7:0|p2||1|NonZeroExitCode|
+5|7|12|CD|0|0:0|p2||1|None|
+5|8|13|CA|0|0:0|p2||1|None|
+5|9|14|TO|0|0:15|p2||1|TimeLimit|
+5|10|15|NF|0|0:0|p2||1|NodeFail|
+N/A|N/A|16|R|0|0:0|p2||1|None|
+5|11|17|??|0|0:0|p2||1|None|
+5|x|17|R|0|0:0|p2||1|None|
+slurm_load_jobs error: |
+"""
+
+
+def test_a_queue_of_slurm_s_tells_of_each_task() -> None:
+    assert slurm.parsed(QUEUE) == [
+        Seen(5, 0, 6, engine.RUNNING, 1, "p2"),
+        Seen(5, 1, 7, engine.LOST, 1, "p3", excluded=True),
+        Seen(5, 2, 5, engine.WAITING, excluded=True),
+        Seen(5, 3, 8, engine.HELD, 1, why="job requeued in held state"),
+        Seen(5, 4, 9, engine.LOST, 0, "p2", over=True),  # what a pilot ends by that was told no status
+        Seen(5, 5, 10, engine.LOST, 0, "p2", over=True),
+        Seen(5, 6, 11, engine.GONE, 0, "p2", over=True, status=7),
+        Seen(5, 7, 12, engine.GONE, 0, "p2", over=True, status=0),
+        Seen(5, 8, 13, engine.GONE, 0, "p2", over=True, why="Slurm was told to cancel it"),
+        Seen(5, 9, 14, engine.GONE, 0, "p2", over=True, status=143, why=slurm._WHY["TO"]),
+        Seen(5, 10, 15, engine.LOST, 0, "p2", over=True),
+    ]
+
+
+def test_arrays_are_written_as_they_are_read() -> None:
+    arrays = Arrays()
+    arrays.add(12, range(200))
+    arrays.add(15, [3, 7, 8, 9])
+    assert str(arrays) == "12:0-199 15:3,7-9"
+    read = Arrays(str(arrays))
+    assert str(read) == str(arrays)
+    assert [read.tasks()[job] for job in (0, 3, 8, 199)] == [(12, 0), (15, 0), (15, 2), (12, 199)]
+    read.keep({9, 400})
+    assert str(read) == "15:3,7-9"
+    assert not Arrays("x:1 12: 13:9-x,,-").tasks()
+
+
+class Controller:
+    """What a cluster does with what it is told, to who sees no other."""
+
+    def __init__(self) -> None:
+        self.queue: dict[tuple[int, int], Seen] = {}
+        self.asked: list[str] = []
+        self._last = 10
+
+    def submit(self, directory: str, count: int, environ: object) -> int:
+        self._last += 1
+        for task in range(count):
+            self.queue[self._last, task] = Seen(self._last, task, self._last, engine.WAITING)
+        return self._last
+
+    def put(self, array: int, task: int, **values: object) -> None:
+        self.queue[array, task] = self.queue[array, task]._replace(**values)  # type: ignore[arg-type]
+
+    def act(self, verb: str, running: list[str], others: list[str]) -> None:
+        self.asked.append(f"{verb} {','.join(running)} {','.join(others)}")
+
+    def exclude(self, task: str, hosts: str) -> None:
+        self.asked.append(f"exclude {task} {hosts}")
+
+
+@pytest.fixture
+def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
+    made = Controller()
+    monkeypatch.setattr(slurm, "queue", lambda: list(made.queue.values()))
+    for name in ("submit", "act", "exclude"):
+        monkeypatch.setattr(slurm, name, getattr(made, name))
+    monkeypatch.setattr(cluster, "_SOON", 0.0)  # so each is a look
+    return made
+
+
+def test_no_more_of_a_batch_wait_in_slurm_s_queue_than_a_chunk(controller: Controller) -> None:
+    told, places = Story(CHUNK + 50), Cluster(Path(), "", {})
+    assert places.feed(told) == "" and places.changes() == []  # it has not looked yet what is there
+    assert places.feed(told) == f"11:0-{CHUNK - 1}"
+    places.changes()
+    assert places.feed(told) == ""
+    for task in range(CHUNK - 10):
+        controller.put(11, task, state=engine.RUNNING, host="p2", id=1000 + task)
+    assert [each.state for each in places.changes()].count(engine.RUNNING) == CHUNK - 10
+    assert places.feed(told) == f"11:0-{CHUNK - 1} 12:{CHUNK}-{CHUNK + 49}"
+    assert len(list(places.placed())) == CHUNK - 10
+    assert places.words(5)[:2] == ["--on", "slurm:1005"]
+
+
+def test_what_has_lost_its_task_is_given_to_slurm_again(controller: Controller) -> None:
+    told, places = Story(3), Cluster(Path(), "", {})
+    places.changes()
+    assert places.feed(told) == "11:0-2"
+    for task in range(3):
+        controller.put(11, task, state=engine.RUNNING, host="p2", id=100 + task)
+    places.changes()
+    controller.put(11, 0, state=engine.LOST, over=True)
+    controller.put(11, 1, host="p3", restarts=1)  # between two looks it has lost its place and got another
+    del controller.queue[11, 2]  # Slurm forgets what ended a while ago
+    assert [(each.job, each.state, each.host) for each in places.changes()] == [
+        (0, engine.LOST, ""), (1, engine.LOST, ""), (1, engine.RUNNING, "p3"), (2, engine.LOST, ""),
+    ]  # fmt: skip
+    assert places.feed(told) == "11:0-2 12:0,2"
+    later = Cluster(Path(), "11:0-2 12:0,2", {})  # of a supervisor that has just begun
+    found = later.changes()
+    assert [(each.job, each.state) for each in found] == [
+        (0, engine.WAITING), (1, engine.RUNNING), (2, engine.WAITING)
+    ]  # fmt: skip
+    assert later.feed(told) == ""
+
+
+def test_a_job_that_is_told_to_leave_a_host_does_not_want_it_for_a_minute(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, places = Story(1), Cluster(Path(), "", {})
+    places.changes()
+    places.feed(told)
+    controller.put(11, 0, state=engine.RUNNING, host="p2", id=100)
+    places.changes()
+    places.act(VACATE, [0])
+    controller.put(11, 0, state=engine.WAITING, restarts=1)
+    places.changes()
+    places.changes()
+    assert controller.asked == ["vacate 11_0 ", "exclude 11_0 p2"]
+    controller.put(11, 0, excluded=True)
+    places.changes()
+    monkeypatch.setattr(cluster, "_ELSEWHERE", -1.0)
+    places.changes()
+    assert controller.asked[2:] == ["exclude 11_0 "]
 
 
 def _journal(*rows: object) -> bytes:
@@ -140,6 +291,21 @@ def test_a_batch_that_is_being_made_is_none_yet(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RexecError, match="there is no batch b2"):
         record.find("b2.0")
     assert record.create(made.batch()).name == "b3"
+
+
+def test_batches_that_ended_long_ago_go_as_another_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = [
+        record.create(record.Batch(("true",), 1, (), "local", "any", (), "o", "e", "/", (), 0o22, 0.0))
+        for _ in range(3)
+    ]
+    for directory in made[:2]:
+        directory.add({"job": 0, "is": DONE, "status": 0})
+    for directory in made[1:]:
+        os.utime(directory.path / "journal", (0.0, 0.0))
+    assert [each.name for each in record.every()] == ["b1", "b2", "b3"]
+    assert record.create(made[0].batch()).name == "b4"
+    assert [each.name for each in record.every()] == ["b1", "b3", "b4"]  # b3 waits, since long
 
 
 @pytest.fixture

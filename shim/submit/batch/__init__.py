@@ -2,7 +2,8 @@
 
 story       what has become of each job, as the journal tells; pure
 record      a batch on the disk: what was asked for, and its journal
-places      where the jobs get their places: the desk here, or HTCondor
+places      where the jobs get their places: the desk here, or HTCondor; cluster: Slurm
+arrays      which task of which of Slurm's arrays is which job's; pure
 runs        one job while it runs: a `rexec CMD` of its own
 supervisor  all jobs of a batch, from the first to the last; process: it as a process of its own
 asking      what others ask of it, and how the answer comes

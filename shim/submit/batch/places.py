@@ -1,4 +1,4 @@
-"""Where the jobs of a batch get their places: on the hosts of the desk here, or from HTCondor.
+"""Where the jobs of a batch get their places: on the hosts of the desk here, from HTCondor, or from Slurm (cluster.py).
 
 To a supervisor both are a Places: it asks which jobs may begin, and is told what becomes of the places of the others.
 """
@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
-from remoteio.errors import RexecError
-from shim.submit.batch.story import HOLD, KILL, RELEASE, VACATE
+from shim.submit.batch.story import HOLD, KILL, RELEASE, VACATE, Story
 from shim.submit.engines import condor
-from shim.submit.engines.condor import GONE, RUNNING, Told
+from shim.submit.engines.told import GONE, RUNNING, Told
 
 AGAIN = 3.0
 """Seconds from one try to have a place given back to the next."""
 
-_VERBS = {HOLD: "hold", RELEASE: "release", KILL: "remove", VACATE: "vacate"}
+VERBS = {HOLD: "hold", RELEASE: "release", KILL: "remove", VACATE: "vacate"}
 
 
 class Places(Protocol):
@@ -29,6 +29,14 @@ class Places(Protocol):
 
     def changes(self) -> list[Told]:
         """Return what has become of places since this was last asked."""
+
+    def looks(self) -> float:
+        """Return in how many seconds it wants to be asked again, though nothing was seen to change here."""
+
+    def feed(self, story: Story) -> str:
+        """Ask for places for more of the jobs that wait, when it is time. Returns what the engine calls the batch since
+        then; "" where that has not changed.
+        """
 
     def placed(self) -> Iterable[int] | None:
         """Return the jobs that have a place; None: each finds one by itself."""
@@ -61,6 +69,14 @@ class Desk:
         """Return nothing: a run that has its slot keeps it."""
         return []
 
+    def looks(self) -> float:
+        """See Places."""
+        return inf
+
+    def feed(self, story: Story) -> str:
+        """Do nothing: each run asks for itself."""
+        return ""
+
     def placed(self) -> None:
         """See Places."""
 
@@ -83,6 +99,28 @@ class Desk:
         return True
 
 
+class Endings:
+    """Has engines' jobs end with the status that each had; `tell` starts who says so. Again, where one did not hear."""
+
+    def __init__(self, tell: Callable[[int, int], subprocess.Popen[bytes]]) -> None:
+        self._tell = tell
+        self._told: dict[int, tuple[int, float, subprocess.Popen[bytes]]] = {}  # the status, and who says so since when
+
+    def add(self, job: int, status: int) -> None:
+        """Have a job's place end so."""
+        self._told[job] = status, time.monotonic(), self._tell(job, status)
+
+    def drop(self, job: int) -> None:
+        """Take note that the place has ended."""
+        self._told.pop(job, None)
+
+    def again(self, running: Collection[int]) -> None:
+        """Tell those of these again that were told in vain."""
+        for job, (status, since, teller) in list(self._told.items()):
+            if teller.poll() and time.monotonic() > since + AGAIN and job in running:
+                self.add(job, status)
+
+
 class Pool:
     """An HTCondor pool, to which the batch was submitted as `cluster`; its event log lies in `directory`."""
 
@@ -93,9 +131,7 @@ class Pool:
         self._at = 0
         self._states: dict[int, str] = {}  # of the jobs that are in the queue
         self._hosts: dict[int, str] = {}
-        self._ending: dict[
-            int, tuple[int, float, subprocess.Popen[bytes]]
-        ] = {}  # its status, and who says so since when
+        self._endings = Endings(lambda job, status: condor.end(f"{cluster}.{job}", status))
 
     def changes(self) -> list[Told]:
         """See Places."""
@@ -112,12 +148,20 @@ class Pool:
         for told in found:
             if told.state == GONE:
                 self._states.pop(told.job, None)
-                self._ending.pop(told.job, None)
+                self._endings.drop(told.job)
             else:
                 self._states[told.job] = told.state
             if told.host:
                 self._hosts[told.job] = told.host
         return found
+
+    def looks(self) -> float:
+        """See Places: its log is a file of ours."""
+        return inf
+
+    def feed(self, story: Story) -> str:
+        """Do nothing: HTCondor has all of them."""
+        return ""
 
     def placed(self) -> Iterable[int]:
         """See Places."""
@@ -134,28 +178,16 @@ class Pool:
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """See Places."""
         if jobs is None:
-            condor.act(_VERBS[verb], self._cluster)
+            condor.act(VERBS[verb], self._cluster)
             return
         for job in jobs:
-            condor.act(_VERBS[verb], f"{self._cluster}.{job}")
+            condor.act(VERBS[verb], f"{self._cluster}.{job}")
 
     def over(self, job: int, status: int) -> None:
         """Have the pilot end with that status: so HTCondor, and a DAG above, knows it too."""
-        self._ending[job] = status, time.monotonic(), condor.end(f"{self._cluster}.{job}", status)
+        self._endings.add(job, status)
 
     def settled(self) -> bool:
         """See Places."""
-        for job, (status, since, teller) in list(self._ending.items()):
-            unheard = teller.poll() and time.monotonic() > since + AGAIN
-            if unheard and self._states.get(job) == RUNNING:
-                self.over(job, status)
+        self._endings.again([job for job, state in self._states.items() if state == RUNNING])
         return not self._states
-
-
-def places(engine: str, on: str, directory: Path, cluster: str) -> Places:
-    """Return what gives the places of a batch of `engine`. Raises RexecError."""
-    if engine == "local":
-        return Desk(on)
-    if not cluster:
-        raise RexecError("the batch was never given to HTCondor: submit it again")
-    return Pool(directory, cluster)

@@ -14,8 +14,9 @@ import sys
 from remoteio.errors import RexecError
 from shim.submit import faults, own_code
 from shim.submit.batch import record
-from shim.submit.batch.places import places
-from shim.submit.batch.record import Directory
+from shim.submit.batch.cluster import Cluster
+from shim.submit.batch.places import Desk, Places, Pool
+from shim.submit.batch.record import CONDOR, LOCAL, Directory
 from shim.submit.batch.supervisor import Supervisor
 
 _TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -54,14 +55,24 @@ def main() -> None:
     directory, _ = record.find(name)
     status = 1
     try:
-        batch = directory.batch()
-        Supervisor(directory, places(batch.engine, batch.on, directory.path, directory.story().engine)).run()
+        Supervisor(directory, _places(directory)).run()
         status = 0
     except faults.SAID as error:
         print("rexec:", error, file=sys.stderr, flush=True)
     except BaseException as error:  # else nobody would ever hear of it
         faults.record(directory.path / "errors", f"supervising batch {name}", error)
     os._exit(status)
+
+
+def _places(directory: Directory) -> Places:
+    batch, given = directory.batch(), directory.story().engine
+    if batch.engine == LOCAL:
+        return Desk(batch.on)
+    if not given:
+        raise RexecError("the batch was never given to its engine: submit it again")
+    if batch.engine == CONDOR:
+        return Pool(directory.path, given)
+    return Cluster(directory.path, given, dict(item.split("=", 1) for item in batch.environ))
 
 
 def _private(path: str, flags: int) -> int:

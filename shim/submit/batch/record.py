@@ -6,6 +6,7 @@ lock         held by its supervisor, by flock(2), as long as that lives
 errors       what the supervisor had to say
 run-K        what the run of job K says of itself (--json-log), while it runs
 condor.*     what HTCondor is told, and its event log
+slurm.sh     what Slurm is told
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -27,8 +29,11 @@ from shim.submit.batch import story
 from shim.submit.batch.story import Story
 from shim.submit.shapes import ShapeError, listed, one_of, string, table, whole
 
-LOCAL, CONDOR = ENGINES = ("local", "condor")
+LOCAL, CONDOR, SLURM = ENGINES = ("local", "condor", "slurm")
 MOST_JOBS = 1_000_000
+KEPT = 30 * 24 * 3600.0
+"""Seconds for which a batch that has ended can be asked about: what is older goes as the next one is made."""
+
 _ASKED, _NEW = "batch.json", "batch.json.new"
 _NAME = re.compile(r"b(\d{1,9})(?:\.(\d{1,7}))?")
 
@@ -196,6 +201,21 @@ def create(batch: Batch) -> Directory:
         os.rename(path / _NEW, path / _ASKED)  # from now on it is a batch, to whoever looks
         sync_directory(path)
         sync_directory(_all())
+        _forget(time.time() - KEPT)
     except (OSError, RuntimeError) as e:
         raise RexecError(f"the batch cannot be put on record: {e}; make room there") from e
     return Directory(path)
+
+
+def _forget(before: float) -> None:
+    """Remove the batches that ended before then; the newest is there, so no number is given again. Raises OSError."""
+    for directory in every():
+        if os.stat(directory.path / "journal").st_mtime < before and _ended(directory):
+            shutil.rmtree(directory.path)
+
+
+def _ended(directory: Directory) -> bool:
+    try:
+        return directory.story().over() and not directory.supervised()
+    except RexecError:
+        return False  # what cannot be read is not taken for one that has ended

@@ -19,8 +19,8 @@ from shim.submit.batch.places import AGAIN, Places
 from shim.submit.batch.record import Directory
 from shim.submit.batch.runs import Run
 from shim.submit.batch.story import DONE, FAILED, FINAL, HELD, HOLD, KILL, KILLED, RELEASE, RUNNING, VACATE, WAITING
-from shim.submit.engines import condor
-from shim.submit.engines.condor import Told
+from shim.submit.engines import told as engine
+from shim.submit.engines.told import Told
 from shim.wire.wakeup import Wakeup
 
 TRIES = 3
@@ -66,6 +66,8 @@ class Supervisor:
             self._hear(self._places.changes())
             self._look_after()
             self._obey()
+            if given := self._places.feed(self._story):
+                self._add({"engine": given})
             self._begin()
             settled = self._places.settled()
             if settled and not self._runs and self._story.over():
@@ -76,7 +78,7 @@ class Supervisor:
     def _pause(self, settled: bool) -> float:
         until = [*self._later.values(), *self._ends.values()]
         longest = _SELDOM if settled else AGAIN
-        return min([longest, *(max(0.0, each - time.monotonic()) for each in until)])
+        return min([longest, self._places.looks(), *(max(0.0, each - time.monotonic()) for each in until)])
 
     def _note(self, job: int, state: str, **more: object) -> None:
         self._add({"job": job, "is": state, **more})
@@ -91,24 +93,24 @@ class Supervisor:
         """Act upon what has become of places."""
         for told in changes:
             item, run = self._story.item(told.job), self._runs.get(told.job)
-            if told.state == condor.RUNNING:
+            if told.state == engine.RUNNING:
                 self._tries.pop(told.job, None)
                 self._later.pop(told.job, None)
                 if item.state in FINAL:
                     self._places.over(told.job, item.status if item.status is not None else 1)
                 elif item.state == HELD:  # it was released while no supervisor lived
                     self._note(told.job, WAITING)
-            elif item.state in FINAL or told.state == condor.SUSPENDED:
+            elif item.state in FINAL or told.state == engine.SUSPENDED:
                 continue
-            elif told.state == condor.GONE and run is None:
+            elif told.state == engine.GONE and run is None:
                 self._note(told.job, _gone(told), why=told.why or _ENDED.format(told.status))
             elif run is not None:
                 # it is no more in its place: what served it here may serve nothing else
                 if told.job not in self._ends:  # else somebody has asked for its end
-                    run.fate = {condor.HELD: HELD, condor.GONE: _gone(told)}.get(told.state, WAITING)
+                    run.fate = {engine.HELD: HELD, engine.GONE: _gone(told)}.get(told.state, WAITING)
                 run.end(at_once=True)
-            elif told.state != condor.LOST and (told.state == condor.HELD) != (item.state == HELD):
-                self._note(told.job, HELD if told.state == condor.HELD else WAITING, why=told.why)
+            elif told.state != engine.LOST and (told.state == engine.HELD) != (item.state == HELD):
+                self._note(told.job, HELD if told.state == engine.HELD else WAITING, why=told.why)
 
     def _look_after(self) -> None:
         """Write down which runs have reached a host, and which have ended."""

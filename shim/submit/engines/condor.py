@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from remoteio.submit import programs
 from remoteio.submit.transport.program import ProgramStream, open_program
 from remoteio.submit.transport.stream import Dropped, TransportError, last_line
+from shim.submit.engines.told import GONE, HELD, LOST, RUNNING, SUSPENDED, WAITING, Told
 
 PILOT = "rexec-pilot"
 """What the pilot is called in the job's directory: HTCondor keeps an executable's name."""
@@ -24,7 +24,6 @@ LOG = "condor.log"
 MOST_IDLE = 200
 """Jobs of a batch that are in the queue without a place, at a time: the schedd makes the others as these go."""
 
-WAITING, RUNNING, LOST, HELD, SUSPENDED, GONE = "waiting", "running", "lost", "held", "suspended", "gone"
 _EVENTS = {
     "000": WAITING, "001": RUNNING, "004": LOST, "005": GONE, "009": GONE, "010": SUSPENDED, "011": RUNNING,
     "012": HELD, "013": WAITING, "024": LOST,
@@ -37,16 +36,6 @@ _ELSEWHERE = 60  # seconds for which a job that has lost its place does not want
 # All that it says before the job's starter has reported, seconds after its start (STARTER_INITIAL_UPDATE_INTERVAL).
 _TOO_EARLY = "-auto-retry"
 _SECONDS = 60.0  # for a schedd that is busy to answer
-
-
-class Told(NamedTuple):
-    """What an event says of a job: which of the batch, what it is now, where, and the status or the reason."""
-
-    job: int
-    state: str
-    host: str = ""
-    status: int | None = None
-    why: str = ""
 
 
 def stream(job: str, command: str) -> ProgramStream:

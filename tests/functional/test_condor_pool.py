@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from tests import pool
 from tests.desk_root import DeskError
-from tests.pool import Pool
+from tests.pool import PLACE, WAITS, Access
 from tests.until import until
 
 pytestmark = pytest.mark.long(lambda **_: True)
 
-# It says that it has begun, in a file of home's, and ends when another is there.
-WAITS = "echo $$ >>{name}.begun; until [ -e {name}.go ]; do sleep 0.1; done; echo end"
-PLACE = 60.0  # seconds for the pool to give a place: its negotiator, its schedd and its startds have their turns
-
-
-class Access:
-    """What alice does on p1."""
-
-    def __init__(self, of: Pool) -> None:
-        self.pool = of
-
-    def __call__(self, *words: str) -> str:
-        return self.pool.on("p1", *words, user="alice")
-
-    def sh(self, script: str) -> str:
-        return self("sh", "-c", script)
-
-    def submit(self, *words: str) -> str:
-        return self("rexec", "submit", "--engine", "condor", "--memory", "100M", *words).strip()
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self("rexec", "log", "--json", name).splitlines()]
-
-    def has(self, name: str, **row: object) -> Callable[[], list[dict[str, Any]]]:
-        """Look for rows of a batch's log with these values."""
-        return lambda: [each for each in self.rows(name) if row.items() <= each.items()]
-
-    def lines(self, file: str) -> list[str]:
-        """The lines of a file of home; none where it is not there."""
-        return self.sh(f"cat {file} 2>/dev/null || :").splitlines()
-
 
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Access]:
-    with pool.up() as made:
-        access = Access(made)
+    with pool.up("condor") as made:
+        access = Access(made, "condor")
 
         def known() -> bool:
             try:

@@ -1,0 +1,156 @@
+"""A Slurm cluster as it is: it gives rexec's jobs their places and takes them away, and nothing is installed there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import pool
+from tests.pool import PLACE, WAITS, Access
+from tests.until import until
+
+pytestmark = pytest.mark.long(lambda **_: True)
+
+
+@pytest.fixture(scope="module")
+def alice() -> Iterator[Access]:
+    with pool.up("slurm") as made:
+        access = Access(made, "slurm")
+        until(lambda: _idle(access) == 2, "both nodes are known", within=PLACE)
+        yield access
+
+
+def _idle(alice: Access) -> int:
+    return len(alice.sh("sinfo -h -N -p low -t idle -o %N 2>/dev/null || :").split())
+
+
+def _task(alice: Access, name: str, job: int) -> str:
+    """What Slurm calls a job of a batch that was given to it once."""
+    array, _, _ = alice.rows(name)[0]["engine"].partition(":")
+    return f"{array}_{job}"
+
+
+def test_a_cluster_runs_a_batch_and_knows_each_status(alice: Access) -> None:
+    alice.sh("echo of home >given")
+    name = alice.submit("-n", "5", "--name", "each", "sh", "-c", "cat given; pwd; echo {} >made.{}; exit {}")
+    until(lambda: len(alice.has(name, **{"is": "done"})()) == 5, "all have ended", within=PLACE)
+    ended = alice.has(name, **{"is": "done"})()
+    assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(5)}
+    assert {each["host"] for each in ended} <= {"p2", "p3"}
+    for job in range(5):
+        assert alice.lines(f"each.{job}.out") == ["of home", "/home/alice"]
+        assert alice.lines(f"made.{job}") == [str(job)]
+    # what its own queue says of them, and a dependency there would go by
+    said = "squeue --me -h -r -t CD,F -n each -O 'ArrayTaskID:|,exit_code:|' | sort"
+    until(lambda: alice.sh(said).split() == [f"{job}|{job}:0|" for job in range(5)], "Slurm knows", within=PLACE)
+    for host in ("p2", "p3"):
+        until(lambda host=host: not alice.pool.on(host, "sh", "-c", "ls -d /tmp/rexec-* 2>/dev/null || :"), "no file")
+
+
+def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
+    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
+    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
+    alice.sh("pkill -KILL -x srun && touch cut.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    assert len(alice.lines("cut.begun")) == 1
+    assert alice.lines("cut.0.out") == ["end"]
+
+
+def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
+    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
+    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
+    alice("rexec", "vacate", f"{name}.0")
+    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
+    alice.sh("touch left.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
+    assert len(hosts) == 2 and hosts[0] != hosts[1]
+    assert alice.lines("left.0.out") == ["end"]
+
+
+def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
+    name = alice.submit("-n", "2", "--name", "held", "sh", "-c", WAITS.format(name="held{}"))
+    until(lambda: alice.lines("held0.begun") and alice.lines("held1.begun"), "both have begun", within=PLACE)
+    alice("scontrol", "requeuehold", _task(alice, name, 1))  # by somebody else
+    alice("rexec", "hold", f"{name}.0")
+    until(alice.has(name, job=0, **{"is": "held"}), "it is held")
+    assert alice("squeue", "-h", "-j", _task(alice, name, 0), "-O", "PriorityLong").strip() == "0"
+    alice("rexec", "release", f"{name}.0")
+    until(alice.has(name, job=1, **{"is": "held"}), "the other is held too", within=PLACE)
+    alice("rexec", "kill", f"{name}.1")
+    until(alice.has(name, job=1, **{"is": "killed"}), "it is killed")
+    until(lambda: len(alice.lines("held0.begun")) == 2, "it has begun again", within=PLACE)
+    alice.sh("touch held0.go")
+    until(alice.has(name, job=0, status=0), "it has ended", within=PLACE)
+    assert len(alice.lines("held1.begun")) == 1
+
+
+def test_what_slurm_gives_to_others_is_run_again(alice: Access) -> None:
+    name = alice.submit("--name", "preempted", "sh", "-c", WAITS.format(name="preempted"))
+    until(lambda: alice.lines("preempted.begun"), "the job has begun", within=PLACE)
+    others = alice(
+        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o/dev/null", "--wrap=sleep 1000"
+    ).strip()
+    until(lambda: alice("squeue", "-h", "-j", others, "-o", "%t").strip() == "R", "the others run", within=PLACE)
+    until(alice.has(name, **{"is": "waiting"}), "the job waits", within=PLACE)
+    alice("scancel", others)
+    until(lambda: len(alice.lines("preempted.begun")) == 2, "it has begun again", within=PLACE)
+    alice.sh("touch preempted.go")
+    until(alice.has(name, status=0), "it has ended", within=PLACE)
+    assert alice.lines("preempted.0.out") == ["end"]
+
+
+def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
+    name = alice.submit("-n", "2", "--name", "gone", "sh", "-c", WAITS.format(name="gone{}"))
+    until(lambda: alice.lines("gone0.begun") and alice.lines("gone1.begun"), "both have begun", within=PLACE)
+    alice.sh("touch gone0.go")
+    until(alice.has(name, job=0, status=0), "one has ended", within=PLACE)
+    alice.sh("pkill -KILL -f 'batch[.]process import'")
+    until(lambda: '"stopped"' in alice("rexec", "jobs", "--json"), "it is stopped")
+    assert alice("rexec", "resume") == f"batch {name} goes on\n"
+    until(lambda: len(alice.lines("gone1.begun")) == 2, "the other has begun again", within=PLACE)
+    alice.sh("touch gone1.go")
+    until(alice.has(name, job=1, status=0), "it has ended", within=PLACE)
+    assert len(alice.lines("gone0.begun")) == 1
+
+
+def test_a_job_whose_link_is_lost_takes_no_node_out_when_it_is_cancelled(alice: Access) -> None:
+    """It reads a file of home's, from which nothing comes any more: Slurm takes out a node that cannot kill a job."""
+    name = alice.submit("--name", "lost", "sh", "-c", "echo >>lost.begun; while cat lost.begun; do :; done")
+    until(lambda: alice.lines("lost.begun"), "the job has begun", within=PLACE)
+    alice.sh("pkill -STOP -f -- '[-]-on slurm:'")
+    alice("scancel", _task(alice, name, 0))
+    until(lambda: _idle(alice) == 2, "both nodes are idle again", within=PLACE)
+    until(alice.has(name, **{"is": "killed"}), "it is killed", within=PLACE)
+
+
+def test_what_slurm_cannot_do_is_said_in_a_sentence(alice: Access) -> None:
+    def said(*words: str) -> str:
+        *_, sentence, status = alice.sh(f"rexec {' '.join(words)} 2>&1; echo $?").splitlines()
+        assert status == "125"
+        return sentence
+
+    assert said("submit --engine slurm --memory 900G true").startswith("rexec: sbatch failed: ")
+    assert said("--on slurm:9999 true").startswith("rexec: cannot reach slurm:9999: srun says ")
+    assert said("submit --engine slurm --require X true").endswith("set SBATCH_CONSTRAINT")
+    assert said("submit --engine slurm --time soon true").startswith("rexec: --time 'soon' is no time as Slurm has it")
+
+
+def test_the_jobs_of_a_node_that_dies_run_on_another(alice: Access) -> None:
+    name = alice.submit("--name", "dead", "sh", "-c", WAITS.format(name="dead"))
+    until(alice.has(name, **{"is": "running"}), "the job runs", within=PLACE)
+    until(lambda: len(alice.lines("dead.begun")) == 1, "the job has begun", within=PLACE)
+    host = alice.has(name, **{"is": "running"})()[0]["host"]
+    alice.pool.down(host)
+    # as whoever watches over the nodes says; Slurm itself notices in some minutes
+    alice.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
+    try:
+        until(lambda: len(alice.lines("dead.begun")) == 2, "the job has begun again", within=PLACE)
+        alice.sh("touch dead.go")
+        until(alice.has(name, status=0), "the job has ended", within=PLACE)
+        assert alice.has(name, status=0)()[0]["host"] != host
+        assert alice.lines("dead.0.out") == ["end"]
+    finally:
+        alice.pool.boot(host)
+    until(lambda: _idle(alice) == 2, "it is back", within=PLACE)
