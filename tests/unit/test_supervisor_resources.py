@@ -14,22 +14,28 @@ import pytest
 from shim.submit.job import replayed_streams
 from shim.submit.job.placement_actions import Result
 from shim.submit.job.replayed_streams import ReplayedInput
+from tests.forked import in_a_fork
 from tests.supervised import Run, descriptors
 from tests.until import until
 
+LATE = 8  # what a job that goes on opens, or begins, only once there is a reason to
 
-def test_a_generation_that_is_over_leaves_no_descriptor_open(run: Run) -> None:
-    open_before = 0
-    for number in range(5):
-        run.country.running(number)
-        until(run.supervisor.generation, "it is known to run")
-        open_before = open_before or descriptors(run.country)
-        run.ask("vacate")
-    run.country.running(5)
-    # From the first image on there is a journal, which has three files open.
-    until(lambda: descriptors(run.country) <= open_before + 2 + 3, "what each of five opened is closed")
-    run.country.agents[5].end(0)
-    run.end()
+
+def test_a_generation_that_is_over_leaves_no_descriptor_open(tmp_path: Path, job_place: None) -> None:
+    def body() -> None:  # alone in its process: threads that other tests left may open what they like
+        run = Run(tmp_path)
+        open_before = 0
+        for number in range(2 * LATE):
+            run.country.running(number)
+            until(run.supervisor.generation, "it is known to run")
+            open_before = open_before or descriptors(run.country)
+            run.ask("vacate")
+        run.country.running(2 * LATE)
+        until(lambda: descriptors(run.country) <= open_before + LATE, "what each of them opened is closed")
+        run.country.agents[2 * LATE].end(0)
+        run.end()
+
+    in_a_fork(body)
 
 
 @pytest.fixture
@@ -54,35 +60,30 @@ def test_a_generation_that_is_over_is_not_kept(run: Run, no_collector: None) -> 
     until(lambda: before[0]() is None and before[1]() is None, "nothing holds it")
 
 
-def without_leases(run: Run) -> int:
-    """How many descriptors this process has, but for the two that the leases of that job need from its second on."""
-    generation = run.supervisor.generation()
-    assert generation is not None and generation._session.export is not None
-    leases = generation._session.export.leases
-    with leases.lock:
-        return descriptors(run.country) - (2 if leases.inotify is not None else 0)
-
-
 def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, job_place: None) -> None:
     """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
-    first = Run(tmp_path / "0", make=True)
-    first.country.running(0)
-    until(first.supervisor.generation, "it is known to run")
-    open_before, running_before = without_leases(first), threading.active_count()
-    others = [Run(tmp_path / str(number), make=True) for number in (1, 2)]
-    for run in others:
-        run.country.running(0).say()
-        assert run.ask("vacate") == "True: the job goes on on beta"
-    for run in others:
-        run.country.running(1).say()
-        run.country.agents[1].end(0)
-        assert run.end() == Result(0)
-        assert run.out.read_text() == "1\n2\n"
-        run.forget()
-    until(lambda: without_leases(first) <= open_before, "their descriptors are closed")
-    until(lambda: threading.active_count() <= running_before, "their threads have ended")
-    first.country.agents[0].end(0)
-    assert first.end() == Result(0)
+
+    def body() -> None:  # as above
+        first = Run(tmp_path / "0", make=True)
+        first.country.running(0)
+        until(first.supervisor.generation, "it is known to run")
+        open_before, running_before = descriptors(first.country), threading.active_count()
+        others = [Run(tmp_path / str(number), make=True) for number in range(1, 2 + LATE)]
+        for run in others:
+            run.country.running(0).say()
+            assert run.ask("vacate") == "True: the job goes on on beta"
+        for run in others:
+            run.country.running(1).say()
+            run.country.agents[1].end(0)
+            assert run.end() == Result(0)
+            assert run.out.read_text() == "1\n2\n"
+            run.forget()
+        until(lambda: descriptors(first.country) <= open_before + LATE, "their descriptors are closed")
+        until(lambda: threading.active_count() <= running_before + LATE, "their threads have ended")
+        first.country.agents[0].end(0)
+        assert first.end() == Result(0)
+
+    in_a_fork(body)
 
 
 def test_much_input_is_not_kept_before_there_is_an_image(run: Run) -> None:
