@@ -17,7 +17,7 @@ from shim.wire import rendezvous
 from shim.wire.rendezvous import Whereabouts
 
 _AGAIN = 2000  # milliseconds between signs that the agent is there and does not answer
-_ENDS = 5000  # milliseconds that an agent may take to end by itself
+_ENDS, _DIES = 5000, 5000  # milliseconds that an agent may take to end by itself, and when it is killed
 
 
 def main(read_fd: int, write_fd: int) -> int:
@@ -108,7 +108,7 @@ def _end(where: Whereabouts, secret: bytes) -> tuple[str, str]:
             pass  # it is killed then
         if not ended.poll(_ENDS):
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            if not ended.poll(_ENDS):
+            if not ended.poll(_DIES):
                 return rendezvous.WAITS, "its agent does not end there"
     return rendezvous.GONE, "its agent was ended"
 
