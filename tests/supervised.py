@@ -39,8 +39,9 @@ class Run:
         keep: int = 2,
         country: Callable[[Path], Country] = Country,
         lease: int = 300,
+        desk: dict[str, object] | None = None,
     ) -> None:
-        """`make`: the directory is not there yet."""
+        """`make`: the directory is not there yet; `desk`: what it takes of the desk."""
         if make:
             directory.mkdir()
         self.country = country(directory)
@@ -52,6 +53,7 @@ class Run:
         record = Record(
             id=0, command=("count",), cwd="/", created=time.time(), hosts=hosts, owner="none", every=every, keep=keep,
             detached=True, tty=False, spec=packed(spec), scope=(scope or Scope()).row(), lease=lease,
+            desk=desk,
         )  # fmt: skip
         self.job = create(record)
         assert self.job.lock()

@@ -22,6 +22,7 @@ def rows() -> list[dict[str, Any]]:
     return [
         {
             "run": each.number,
+            "job": each.job or None,
             "state": "running" if each.host else f"waiting, {ordinal(place)} in line",
             "host": each.host or None,
             "cpus": each.slots,
@@ -43,7 +44,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             row["host"] or "-",
             str(row["cpus"]),
             str(row["priority"]),
-            shown(row["command"]),
+            f"job {row['job']}: {shown(row['command'])}" if row["job"] else shown(row["command"]),
         )
         for row in found
     ]

@@ -64,7 +64,6 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--cpus",
     metavar="N",
     type=click.IntRange(1),
-    default=1,
     help="How many slots of a host it takes, with --on HOST,HOST… or `any`; 1 by default.",
 )
 @click.option(
@@ -74,7 +73,6 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--priority",
     metavar="N",
     type=int,
-    default=0,
     help="Its place among those who wait for slots: higher is sooner; 0 by default.",
 )
 @click.option(
@@ -138,9 +136,9 @@ def run_command(
     disk: str | None,
     fds: str | None,
     lease: str | None,
-    cpus: int,
+    cpus: int | None,
     memory: str | None,
-    priority: int,
+    priority: int | None,
     require: str | None,
     rank: str | None,
     sync: bool | None,
@@ -201,8 +199,6 @@ def run_command(
             hide=hide, disk=disk, fds=fds, lease=lease, cpus=cpus, memory=memory, priority=priority,
             require=require, rank=rank, sync=sync, keep=keep, verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
-    if cpus != 1 or memory or priority or require or rank:
-        raise RexecError(f"{run.FOR_SLOTS} are for a run without --checkpoint, on `any` or several hosts")
     if tty is None:
         tty = os.isatty(0) and os.isatty(1) and not detach
     asked = scope.asked(only, read, write, hide, disk)
@@ -214,10 +210,11 @@ def run_command(
     from shim.submit.job import record, submission
 
     hosts = submission.host_names(on)
+    slots = submission.slots(on, plain.slots(cpus, memory, priority, require, rank))
     wanted = submission.Wanted(
         hosts, owner or "", submission.parse_every(every), parameters.images(keep) or submission.KEEP, detach,
         asked, files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
-        durations.lease(lease, True),
+        durations.lease(lease, True), slots,
     )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(with_images.submit(spec, wanted, quiet=quiet))

@@ -67,9 +67,9 @@ def start(
     disk: str | None = None,
     fds: str | None = None,
     lease: str | None = None,
-    cpus: int = 1,
+    cpus: int | None = None,
     memory: str | None = None,
-    priority: int = 0,
+    priority: int | None = None,
     require: str | None = None,
     rank: str | None = None,
     sync: bool | None = None,
@@ -84,13 +84,22 @@ def start(
         tty = os.isatty(0) and os.isatty(1)
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, False)
-    wanted = Wanted(cpus, _bytes(memory), priority, require or "", rank or "")
+    wanted = slots(cpus, memory, priority, require, rank) or Wanted()
     status = run.run(
         spec, on, asked, durations.lease(lease, False), durations.keep(keep), wanted,
         sync=bool(sync), verbose=verbose, quiet=quiet, json_log=json_log,
     )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(status)
+
+
+def slots(
+    cpus: int | None, memory: str | None, priority: int | None, require: str | None, rank: str | None
+) -> Wanted | None:
+    """Return what these options ask of a desk; None: none of them was given. Raises PolicyError."""
+    if (cpus, memory, priority, require, rank) == (None,) * 5:
+        return None
+    return Wanted(cpus or 1, _bytes(memory), priority or 0, require or "", rank or "")
 
 
 def _bytes(memory: str | None) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from remoteio.errors import RexecError
 from remoteio.wire import frames
 from shim.cli.say import tell
-from shim.submit.desk.wanted import Wanted
+from shim.submit.desk.wanted import FOR_SLOTS, Wanted
 from shim.submit.foreground import description, inherited
 from shim.submit.foreground.own_streams import Signalled, die_like, fill, raise_signals
 from shim.submit.foreground.progress import Waiting
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 Log = Callable[..., None]
 ANYWHERE = Wanted()
-FOR_SLOTS = "--cpus, --memory, --priority, --require and --rank"
 _MOST_UNASKED = 512 << 10  # bytes: they fit into the socket to ssh (_SOCKET_BYTES), whatever that does
 _LEAST_FILES = 256  # beside those of the job: limits.py
 

@@ -1,4 +1,4 @@
-"""Many runs at once on the hosts of hosts.toml: each has no more than its slots, and who was killed holds none."""
+"""Runs and jobs at once on the hosts of hosts.toml: none has more than its slots, and who was killed holds none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from types import ModuleType
 
 import pytest
 
+from tests.job_commands import COUNT, USER, Mover, give
 from tests.program import Combo
 from tests.until import HANG, until
 
-pytestmark = pytest.mark.parametrize("combo", ["user-alice"], indirect=True)
+one = pytest.mark.parametrize("combo", ["user-alice"], indirect=True)
 HOSTS = """
 [host.alpha]
 ssh = "alice@alpha"
@@ -75,6 +76,7 @@ class Desk:
         assert self.runs[number].returncode == 0, said
 
 
+@one
 def test_many_runs_at_once(combo: Combo, desk: ModuleType) -> None:
     with ExitStack() as stack:
         runs = Desk(combo)
@@ -103,6 +105,7 @@ def test_many_runs_at_once(combo: Combo, desk: ModuleType) -> None:
         assert runs.jobs() == []
 
 
+@one
 def test_a_run_goes_where_its_requirement_holds_and_rather_where_its_rank_is_larger(
     combo: Combo, desk: ModuleType
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_run_goes_where_its_requirement_holds_and_rather_where_its_rank_is_lar
         ]  # fmt: skip
 
 
+@one
 def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> None:
     with ExitStack() as stack:
         runs = Desk(combo)
@@ -154,3 +158,42 @@ def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> No
         b"rexec: --cpus, --memory, --priority, --require and --rank are for slots: say --on any, or name several "
         b"hosts\n",
     )  # fmt: skip
+
+
+@USER
+def test_jobs_that_move_take_slots_too(mover: Mover) -> None:
+    (mover.dir / "config" / "rexec").mkdir(parents=True)
+    (mover.dir / "config" / "rexec" / "hosts.toml").write_text(
+        "".join(f'[host.{name}]\nssh = "{name}"\nowner = "none"\nslots = 1\n' for name in mover.hosts)
+    )
+    give(mover, mover.dir)
+
+    def start(*options: str) -> str:
+        return mover.verb("--checkpoint", "--detach", "--on", "any", *options, "--", "sh", "-c", COUNT).strip()
+
+    def runs() -> list[tuple[int, str]]:
+        rows = [row for row in json.loads(mover.verb("jobs", "--json")) if "run" in row]
+        return [(row["job"] or 0, row["state"]) for row in rows]
+
+    first, second = start(), start()
+    for job in (first, second):
+        mover.running(job)
+    assert {mover.job(job)["host"] for job in (first, second)} == set(mover.hosts)
+    third = start("--cpus", "1")
+    until(lambda: mover.job(third)["state"] == "parked", "it waits")
+    with mover.rexec.start(["--on", "any", "--", "true"], as_user=mover.user, env=mover.env, cwd=mover.dir) as plain:
+        until(lambda: len(runs()) == 4, "all have joined")
+        assert runs()[2:] == [(int(third), "waiting, 1st in line"), (0, "waiting, 2nd in line")]
+        assert f"job {third}: sh -c" in mover.verb("jobs")
+        assert mover.verb("hold", second).startswith(f"job {second}: the job is parked: it is held")
+        mover.running(third)
+        assert (int(second), "running") not in runs()
+        (mover.dir / "end").touch()
+        assert plain.wait(HANG) == 0
+    assert mover.ended(third) == "exit 3"
+    mover.verb("release", second)
+    assert mover.ended(second) == "exit 3"
+    assert runs() == []
+    assert mover.verb_fails("--checkpoint", "--on", mover.hosts[0], "--cpus", "2", "--", "true")[2] == (
+        "rexec: --cpus, --memory, --priority, --require and --rank are for slots: say --on any, or name several hosts\n"
+    )

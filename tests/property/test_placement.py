@@ -42,6 +42,7 @@ from shim.submit.job.placement_events import (
     Phase,
     Quit,
     Rehearsed,
+    SlotFree,
     State,
     Tick,
     Touch,
@@ -278,6 +279,11 @@ class World(RuleBasedStateMachine):
         due = placement.deadline(self.state)
         if due is not None and self.now >= due:
             self.feed(Tick())
+
+    @rule()
+    def slot(self) -> None:
+        """It is said to have got the slots that it waited for, whether it waits or not."""
+        self.feed(SlotFree())
 
     @rule(which=st.integers(0, 9), what=st.sampled_from(WHAT))
     def act(self, which: int, what: str) -> None:

@@ -142,10 +142,10 @@ def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
         "guessed": set[str](),
         "hosts": {"", "engines"},
         "": {"guessed", "hosts"},
-        "job": {"", "hosts"},
+        "desk": {"", "hosts"},
+        "job": {"", "hosts", "desk"},
         "foreground": {"", "hosts", "job"},
     }
-    allowed["desk"] = {"", "hosts", "job"}
     allowed["batch"] = {"", "engines"}
     allowed["api"] = {"", "hosts", "job", "foreground"}  # which in turn is for programs and commands alone
     assert not wrong(allowed, room("shim.submit"))

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from shim.submit.api import arguments
-from shim.submit.hosts import ad, config, survey
+from shim.submit.hosts import ad, candidates, config, survey
 from shim.submit.hosts import checks as all_checks
 from shim.submit.hosts.ad import Ad
 from shim.submit.hosts.checks import BAD, Check
 from shim.submit.hosts.config import Hosts
 from shim.submit.hosts.survey import Report
-from shim.submit.job import next_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def report_of(found: Report, known: Hosts) -> HostReport:
         owner=_owner(found),
         usable=not bad,
         why="" if not bad else found.error or f"{bad[0].what}: {bad[0].text}",
-        left_out="" if bad else next_host.left_out(found, known),
+        left_out="" if bad else candidates.left_out(found, known),
         python=None if started is None else ".".join(map(str, started.python)),
         latency=None if started is None else found.latency,
         clock_offset=None if started is None else found.clock,

@@ -49,12 +49,12 @@ def start(
     names, policy, pause = arguments.hosts(hosts), arguments.policy(owner), _pause(every)
     images, undo = arguments.whole(keep, "keep", 1), _checked(files, undo_limit, rehearse)
     directory, variables = None if cwd is None else arguments.text(cwd, "cwd"), arguments.variables(env)
-    places = arguments.texts(scratch, "scratch")
+    places, slots = arguments.texts(scratch, "scratch"), submission.slots(names, None)
     with ExitStack() as held:
         given = None if stdin is None else given_input(stdin, held)
         spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
         spec.scratch = with_tmp(asked, spec.scratch, spec.cwd)
-        wanted = submission.Wanted(submission.host_names(names), policy, pause, images, True, asked, *undo)
+        wanted = submission.Wanted(submission.host_names(names), policy, pause, images, True, asked, *undo, slots=slots)
         detached.start(made := submission.create(spec, wanted), stdin=given)
         return Job(made)
 

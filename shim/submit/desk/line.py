@@ -1,9 +1,9 @@
 """Whose turn it is, and on which host: for runs that want slots of a desk. Pure.
 
-Those of higher priority come first. Among equals each group (the runs of one shell, of one make) has its turn when it
-has fewer slots than the others, counting those that it would be given before: so who starts fifty runs does not keep
-out who starts one. A run that fits nowhere just now keeps the hosts that it may use for itself: smaller ones that come
-behind it wait too, else a wide one would wait for ever.
+Those of higher priority come first, and among these a job that moves: it has run already. Among equals each group (the
+runs of one shell, of one make) has its turn when it has fewer slots than the others, counting those that it would be
+given before: so who starts fifty runs does not keep out who starts one. A run that fits nowhere just now keeps for
+itself the hosts that it may use: smaller ones that come behind it wait too, else a wide one would wait for ever.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Member:
     command   what it runs, for people to read
     memory    how many bytes it wants
     ranks     of each of its hosts, how much it wants that: more is better; (): one as much as another
+    job       the number of the job with --checkpoint that it is; 0: none
+    began     it has run already, and moves: it goes before those of its priority that have not
     """
 
     number: int
@@ -54,20 +56,22 @@ class Member:
     command: tuple[str, ...] = ()
     memory: int = 0
     ranks: tuple[float, ...] = ()
+    job: int = 0
+    began: bool = False
 
 
 def waiting(members: Iterable[Member]) -> list[Member]:
     """List those that wait, in the order in which they have their turn."""
     has: Counter[str] = Counter()
-    queues: dict[int, dict[str, deque[Member]]] = defaultdict(lambda: defaultdict(deque))
+    queues: dict[tuple[int, bool], dict[str, deque[Member]]] = defaultdict(lambda: defaultdict(deque))
     for each in sorted(members, key=lambda member: member.number):
         if each.host:
             has[each.group] += each.slots
         else:
-            queues[each.priority][each.group].append(each)
+            queues[each.priority, each.began][each.group].append(each)
     found = []
-    for priority in sorted(queues, reverse=True):
-        groups = queues[priority]
+    for key in sorted(queues, reverse=True):
+        groups = queues[key]
         heap = [(has[group], queue[0].number, group) for group, queue in groups.items()]
         heapq.heapify(heap)
         while heap:

@@ -4,7 +4,8 @@
 for as long as it lives: so a file that can be locked is of a run that is gone, however it ended, and is removed by
 whoever looks. All that is read and written is so under the lock of `turn`, which is held for no longer than that takes.
 
-A file that is written, closed (with its process, too) or removed is an event of inotify(7): who waits is woken by it.
+A member's file that is closed by one who could write to it (with its process, too) or removed is an event of
+inotify(7): who waits is woken by it. What was written alone is none, so those who wait do not wake each other.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ from shim.submit.desk.line import Member
 _TURN = "turn"
 _INSTEAD = "name one host with --on"
 _BYTES = 1 << 20  # more than a run says
+_CLOSING = 0.1  # seconds from the close of a file, as it is told, to the end of its lock
 
 
 class Members:
@@ -118,56 +121,92 @@ class Members:
 
 
 class Membership:
-    """A run's own place among the members, until ``leave`` or the end of this process."""
+    """A run's own place among the members, until ``leave`` or the end of this process. Threads: any."""
 
     def __init__(self, members: Members, fd: int, member: Member) -> None:
         self._members, self._fd, self.member = members, fd, member
+        self._lock = threading.Lock()
         _write(fd, member)
 
     def leave(self) -> None:
-        """Give the slots, or the place in the line, to others."""
-        with suppress(FileNotFoundError):
-            self._members.path(self.member.number).unlink()
-        os.close(self._fd)
+        """Give the slots, or the place in the line, to others. Once only."""
+        with self._lock:
+            with suppress(FileNotFoundError):
+                self._members.path(self.member.number).unlink()
+            os.close(self._fd)
+            self._fd = -1
 
     def take(self, may: Mapping[str, float], turns: Callable[[list[Member]], dict[int, str]]) -> list[Member]:
         """Take the slots that are this run's by `turns` of all members. Return these, as they were before.
 
-        `may`: the hosts where it may run now, and how much it wants each.
+        `may`: the hosts where it may run now, and how much it wants each. What has slots keeps these.
         """
-        with self._members.turn():
-            found = self._members.listed()
-            own = next((each for each in found if each.number == self.member.number), self.member)
-            asks = replace(own, hosts=tuple(may), ranks=tuple(may.values()))
-            found = [asks if each.number == asks.number else each for each in found]
-            self.member = replace(asks, host=turns(found).get(asks.number, ""))
-            _write(self._fd, self.member)
+        with self._changing() as found:
+            own = self._own(found)
+            if not own.host:
+                own = replace(own, hosts=tuple(may), ranks=tuple(may.values()))
+                found = [own if each.number == own.number else each for each in found]
+                self._becomes(replace(own, host=turns(found).get(own.number, "")))
             return found
 
-    def give_back(self) -> None:
-        """Wait again, for slots on any of the hosts that the next `take` names."""
-        with self._members.turn():
-            self.member = replace(self.member, host="", hosts=(), ranks=())
-            _write(self._fd, self.member)
+    def give_back(self, *, began: bool = False) -> None:
+        """Wait again, for slots on any of the hosts that the next `take` names; `began`: as one that has run."""
+        with self._changing() as found:
+            own = self._own(found)
+            self._becomes(replace(own, host="", hosts=(), ranks=(), began=own.began or began))
+            with suppress(FileNotFoundError):
+                os.close(os.open(self._members.path(own.number), os.O_WRONLY | os.O_CLOEXEC))  # those who wait see it
+
+    def claim(self, host: str) -> None:
+        """Have the slots on that host, whoever else has some there: it runs there."""
+        with self._changing() as found:
+            self._becomes(replace(self._own(found), host=host))
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Member]]:
+        """Give all members, for as long as nobody else may change them."""
+        with self._lock, self._members.turn():
+            if self._fd < 0:
+                raise RexecError("the run has left the line")
+            yield self._members.listed()
+
+    def _own(self, found: list[Member]) -> Member:
+        """Return it as it is on the disk: its priority may have been changed there."""
+        return next((each for each in found if each.number == self.member.number), self.member)
+
+    def _becomes(self, member: Member) -> None:
+        self.member = member
+        _write(self._fd, member)
 
 
 class Changes:
-    """Tells when members have come, gone, or changed. Where the kernel has no inotify left, it is said each second."""
+    """Tells when members have gone, or changed. Where the kernel has no inotify left, it is said each second."""
 
     def __init__(self, members: Members) -> None:
         self._inotify: Inotify | None
+        self._soon = False
         try:
             self._inotify = Inotify()
             self._inotify.add(str(members.directory), IN_CLOSE_WRITE | IN_DELETE)
         except OSError:
             self._inotify = None
 
-    def wait(self, seconds: float) -> None:
-        """Wait until something has changed, `seconds` at the most."""
+    def wait(self, seconds: float) -> bool:
+        """Wait until something has changed, `seconds` at the most. False: nothing has."""
+        if self._soon:
+            seconds, self._soon = min(seconds, _CLOSING), False
+        until = time.monotonic() + seconds
         if self._inotify is None:
             time.sleep(min(seconds, 1.0))
-        elif select.select([self._inotify], [], [], seconds)[0]:
-            self._inotify.read()
+            return True
+        while select.select([self._inotify], [], [], max(until - time.monotonic(), 0.0))[0]:
+            # what is locked or counted by, such as `turn`, is closed at each look: that is no change
+            events = [mask for _, mask, name in self._inotify.read() if name.isdigit() or not name]
+            if events:
+                # a close is told before the lock goes (__fput of fs/file_table.c): one looks again
+                self._soon = any(mask & IN_CLOSE_WRITE for mask in events)
+                return True
+        return False
 
     def close(self) -> None:
         """Give the descriptor back."""

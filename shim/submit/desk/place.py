@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import inf
 from typing import Any
@@ -19,14 +19,11 @@ from remoteio.errors import RexecError
 from shim.submit.desk.line import Member, Room, turns, waiting
 from shim.submit.desk.members import Changes, Members
 from shim.submit.desk.wanted import Wanted
-from shim.submit.hosts import ad, config, matching, ranking, survey
+from shim.submit.hosts import ad, candidates, config, matching, ranking, survey
 from shim.submit.hosts.ad import Ad
-from shim.submit.hosts.config import Host, Hosts
+from shim.submit.hosts.config import ANY, Host, Hosts
 from shim.submit.hosts.matching import Matching
 from shim.submit.hosts.survey import Report
-from shim.submit.job import next_host
-from shim.submit.job.placement_actions import Choose
-from shim.submit.job.record import ANY
 from shim.submit.units import size
 
 FRESH = 15.0
@@ -57,14 +54,23 @@ class Offer:
     barred: bool
 
 
+def check(wanted: Wanted, known: Hosts) -> None:
+    """Look whether hosts have what is asked of them at all. Raises RexecError."""
+    _check(Matching(wanted.require, wanted.rank), known)
+
+
+def _check(asked: Matching, known: Hosts) -> None:
+    if strangers := asked.strangers(ad.names(known)):
+        raise RexecError(matching.said(strangers))
+
+
 class NoPlace(RexecError):
     """No host of those that were allowed will do."""
 
 
 def offer(report: Report, known: Hosts, at: float) -> Offer:
     """Return what a host is that has said so much. Raises PolicyError."""
-    new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
-    found = next_host.candidate(report, next_host.AllowedHosts((ANY,), ""), new, known, None)
+    found = candidates.candidate(report, candidates.owner_of(report.host, "", known))
     load = 0.0 if found.around is None else (found.around.load or 0.0) / max(found.cores, 1)
     word = (report.facts.get("owner") or {}).get("word") or {}
     slots = min(report.host.slots or found.cores, word.get("slots") or 1 << 20)
@@ -73,54 +79,92 @@ def offer(report: Report, known: Hosts, at: float) -> Offer:
     return Offer(at, room, load, found.unusable or "", why, ad.of(report), barred=bool(found.barred))
 
 
+class NeverFits(NoPlace):
+    """No host is as large as what is wanted."""
+
+
 class Place:
     """Gets a slot for a run. Use it in a ``with``: the slot is given back with it.
 
     hosts     names of hosts, or ("any",): those of hosts.toml
     wanted    what the run wants of one of them
     waits     gives what shows a person the line that it is called with, as long as that is so
+    own       what else is known of the run as a member of the desk
     """
 
     def __init__(
         self, hosts: tuple[str, ...], wanted: Wanted, command: tuple[str, ...],
-        waits: Callable[[str], AbstractContextManager[object]], ask: Survey = survey.ask_all,
+        waits: Callable[[str], AbstractContextManager[object]] = lambda line: nullcontext(),
+        ask: Survey = survey.ask_all, **own: Any,
     ) -> None:  # fmt: skip
         self._matching = Matching(wanted.require, wanted.rank)
-        self._known = config.load()
-        self._named = hosts != (ANY,)
-        self._hosts = [config.resolve(name, self._known) for name in hosts] if self._named else list(self._known.hosts)
-        if not self._hosts:
-            raise NoPlace("hosts.toml names no host: add one, or say --on HOST")
+        self._names = hosts
+        self._as_they_are = hosts != (ANY,) or "job" in own  # they are named, or a job looks at them by itself
+        self._read()
         self._waits, self._ask = waits, ask
         self._members = Members()
         self._passed: dict[str, tuple[float, str]] = {}  # host -> until when it is passed over, and why
+        self._avoided: dict[str, str] = {}
         names = tuple(host.name for host in self._hosts)
-        group = str(os.getsid(0))
-        member = Member(0, group, wanted.priority, wanted.cpus, names, command=command, memory=wanted.memory)
-        if strangers := self._matching.strangers(ad.names(self._known)):
-            raise RexecError(matching.said(strangers))
-        self._own = self._members.join(member)
+        own = {"group": str(os.getsid(0)), **own}
+        member = Member(0, own.pop("group"), wanted.priority, wanted.cpus, names, command=command, **own)
+        self._own = self._members.join(replace(member, memory=wanted.memory))
+
+    def _read(self) -> None:
+        """Read hosts.toml. Raises NoPlace, and RexecError for an expression that names what no host has."""
+        known = self._known = config.load()
+        every = self._names == (ANY,)
+        self._hosts = list(known.hosts) if every else [config.resolve(name, known) for name in self._names]
+        if not self._hosts:
+            raise NoPlace("hosts.toml names no host: add one, or say --on HOST")
+        _check(self._matching, known)
 
     def __enter__(self) -> Place:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._own.leave()
+        self.leave()
 
     def take(self) -> Host:
         """Wait for a slot; return where it is. Raises NoPlace."""
-        changes = Changes(self._members)
-        try:
-            while True:
-                offers = self._offers()
-                members = self._own.take(self._may(offers), partial(self._turns, offers))
-                host = self._own.member.host
-                if host:
-                    return next(each for each in self._hosts if each.name == host)
-                with self._waits(self._says(members, offers)):
+        with closing(Changes(self._members)) as changes:
+            while isinstance(found := self._look(), str):
+                with self._waits(found):
                     changes.wait(FRESH)
-        finally:
-            changes.close()
+        return found
+
+    def _look(self) -> Host | str:
+        """Take a slot, and return where; or say what is waited for. Raises NoPlace."""
+        offers = self._offers()
+        members = self._own.take(self._may(offers), partial(self._turns, offers))
+        host = self._own.member.host
+        return next((each for each in self._hosts if each.name == host), None) or self._says(members, offers)
+
+    def look(self, avoid: Mapping[str, str]) -> Host | str:
+        """Take a slot, and return where; or say what is waited for. For a job; `avoid`: not there, and why.
+
+        What has slots already keeps them. Raises NoPlace, and RexecError where hosts.toml is wrong.
+        """
+        self._avoided = dict(avoid)
+        self._read()
+        return self._look()
+
+    def wait(self) -> Changes:
+        """Return what tells of changes from now on; to be closed."""
+        return Changes(self._members)
+
+    def claim(self, host: str) -> None:
+        """Have slots on that host, whoever else has some there: what wants them runs there."""
+        if self._own.member.host != host:
+            self._own.claim(host)
+
+    def give_back(self, *, began: bool) -> None:
+        """Wait in the line again; `began`: ahead of those that have not begun yet."""
+        self._own.give_back(began=began)
+
+    def leave(self) -> None:
+        """Give the slots, or the place in the line, to others, for good."""
+        self._own.leave()
 
     def failed(self, host: Host, why: str) -> None:
         """Take note that the host, where this run has its slot, could not be reached: it wants one elsewhere."""
@@ -135,7 +179,8 @@ class Place:
         self._own.give_back()
 
     def _failed(self) -> dict[str, str]:
-        return {name: why for name, (until, why) in self._passed.items() if until > time.monotonic()}
+        passed = {name: why for name, (until, why) in self._passed.items() if until > time.monotonic()}
+        return {**self._avoided, **passed}
 
     def _may(self, offers: dict[str, Offer]) -> dict[str, float]:
         """Return the hosts that will do for this run, and how much it wants each."""
@@ -153,7 +198,7 @@ class Place:
         left = {name: each for name, each in offers.items() if name not in failed}
         broken = {**failed, **{name: each.broken for name, each in left.items() if each.broken}}
         usable = {name: each for name, each in left.items() if not each.broken}
-        if not usable and any(self._passed[name][0] < inf for name in failed):
+        if not usable and any(until < inf for name, (until, _) in self._passed.items() if name in failed):
             return "waiting for a host: " + "; ".join(f"{name}: {why}" for name, why in broken.items())
         if not usable:
             raise NoPlace("no host will do: " + "; ".join(f"{name}: {why}" for name, why in broken.items()))
@@ -167,23 +212,23 @@ class Place:
         return f"waiting for a slot: {ordinal(line.index(self._own.member.number) + 1)} in line"
 
     def _unfit(self, offer: Offer) -> str:
-        return offer.unfit if offer.barred or not self._named else ""
+        return offer.unfit if offer.barred or not self._as_they_are else ""
 
     def _refuse_what_never_fits(self, usable: dict[str, Room]) -> None:
         wants = self._own.member
         most = max(usable, key=lambda name: usable[name].slots)
         if usable[most].slots < wants.slots:
-            raise NoPlace(
+            raise NeverFits(
                 f"no host has {wants.slots} slots ({most} has {usable[most].slots}): ask for fewer with --cpus, or "
                 "give it more with slots = N in hosts.toml"
             )
         most = max(usable, key=lambda name: usable[name].memory)
         if usable[most].memory < wants.memory:
             have = f"{most} has {size(usable[most].memory)}"
-            raise NoPlace(f"no host has {size(wants.memory)} of memory ({have}): ask for less with --memory")
+            raise NeverFits(f"no host has {size(wants.memory)} of memory ({have}): ask for less with --memory")
         if not any(each.holds(wants) for each in usable.values()):
             both = f"{wants.slots} slots and {size(wants.memory)} of memory"
-            raise NoPlace(f"no host has {both} at once: ask for less with --cpus or --memory")
+            raise NeverFits(f"no host has {both} at once: ask for less with --cpus or --memory")
 
     def _offers(self) -> dict[str, Offer]:
         """Return what the hosts are, as they said within the last FRESH seconds, or say now."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+FOR_SLOTS = "--cpus, --memory, --priority, --require and --rank"
+
 
 class Wanted(NamedTuple):
     """Slots of one host, and which hosts will do.

@@ -9,17 +9,15 @@ from typing import Any
 from checkpoint.wire import compat
 from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
+from shim.submit.hosts import candidates as candidates_of
 from shim.submit.hosts import config, survey
-from shim.submit.hosts.checks import BAD, checks
 from shim.submit.hosts.config import Host, Hosts
-from shim.submit.hosts.ranking import Candidate, refusal
+from shim.submit.hosts.ranking import Candidate
 from shim.submit.hosts.ranking import choose as rank
 from shim.submit.hosts.survey import Report
 from shim.submit.job.placement_actions import Choose
 from shim.submit.job.placement_events import Chosen, NoHost
 from shim.submit.job.record import ANY
-from shim.wire.conditions import Surroundings
-from shim.wire.owner_policy import OwnerPolicy, named_policy
 
 Survey = Callable[[Sequence[Host]], list[Report]]
 
@@ -30,12 +28,6 @@ class AllowedHosts:
 
     names: tuple[str, ...]
     owner: str
-
-
-def owner_of(host: Host, owner: str, known: Hosts) -> OwnerPolicy:
-    """Return the policy that holds for a job on that host. Raises PolicyError."""
-    tables: dict[str, object] = dict(known.owners)
-    return named_policy(owner or ("none" if host.ssh is None else host.owner), tables)
 
 
 def is_named(name: str, wish: AllowedHosts, choose_driven: frozenset[str], wanted: str) -> bool:
@@ -54,11 +46,15 @@ def candidates(wish: AllowedHosts, choose: Choose, known: Hosts) -> list[Host]:
 
 
 def choose_host(
-    choose: Choose, wish: AllowedHosts, known: Hosts, image: Manifest | None, ask: Survey = survey.ask_all
-) -> Chosen | NoHost:
-    """Choose the next host. One that the user named is taken as it is: who goes there finds out whether it will do."""
+    choose: Choose, wish: AllowedHosts, known: Hosts, image: Manifest | None, ask: Survey = survey.ask_all,
+    only: str | None = None,
+) -> Chosen | NoHost:  # fmt: skip
+    """Choose the next host; `only`: that one or none.
+
+    One that the user named is taken as it is: who goes there finds out whether it will do.
+    """
     try:
-        found = candidates(wish, choose, known)
+        found = [host for host in candidates(wish, choose, known) if only in (None, host.name)]
         for host in found:
             if is_named(host.name, wish, choose.driven, choose.wanted):
                 return Chosen(choose.turn, host.name)
@@ -91,31 +87,14 @@ def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:
-    """Return a host's report as it is ranked. Raises PolicyError."""
-    host, facts = report.host, report.facts
-    owner = owner_of(host, wish.owner, known)
-    unusable = report.error or next((check.text for check in checks(report) if check.state == BAD), None)
-    told: Mapping[str, Any] = facts.get("owner") or {}
-    around, word = told.get("around"), told.get("word")
-    return Candidate(
-        host.name,
-        owner,
+    """Return a host's report as it is ranked for this job. Raises PolicyError."""
+    host = report.host
+    return candidates_of.candidate(
+        report,
+        candidates_of.owner_of(host, wish.owner, known),
         named=is_named(host.name, wish, choose.driven, choose.wanted),
-        unusable=unusable,
-        incompatible=() if unusable or image is None else tuple(differences(image, facts)),
-        idle=told.get("idle"),
-        unknown=str(told.get("unknown") or "no source tells whether its owner is there"),
-        around=None if around is None else Surroundings(*around),
-        cores=int(facts.get("cores") or 1),
-        word=word is not None,
-        barred=None if word is None else word["refused"],
+        incompatible=() if report.error or image is None else tuple(differences(image, report.facts)),
     )
-
-
-def left_out(report: Report, known: Hosts) -> str:
-    """Say why a new job that may go to any host leaves this one out now; empty: it may go there. Raises PolicyError."""
-    new = Choose(turn=0, image=0, wanted="", avoid=(), driven=frozenset())
-    return refusal(candidate(report, AllowedHosts((ANY,), ""), new, known, None)) or ""
 
 
 def differences(image: Manifest, facts: Mapping[str, Any]) -> list[str]:

@@ -64,6 +64,7 @@ from shim.submit.job.placement_events import (
     Phase,
     Quit,
     Rehearsed,
+    SlotFree,
     State,
     Steps,
     Stirs,
@@ -155,7 +156,8 @@ def _late(state: State, event: Event) -> bool:
     """Is it about a look or a generation before the present one?"""
     if isinstance(event, (Chosen, NoHost)):
         return event.turn != state.search.turn
-    return not isinstance(event, (Tick, Ask, Heavy, Fault, Quit)) and event.generation != state.place.generation
+    of_none = (Tick, Ask, Heavy, Fault, Quit, SlotFree)
+    return not isinstance(event, of_none) and event.generation != state.place.generation
 
 
 def check(state: State) -> None:
@@ -192,7 +194,7 @@ def _all(keys: Iterable[Key], handler: Handler | None = None) -> dict[Key, Handl
     return dict.fromkeys(keys, handler)
 
 
-_TICK, _QUIT_KEY, _HEAVY, _FAULT = (Tick, ""), (Quit, ""), (Heavy, ""), (Fault, "")
+_TICK, _QUIT_KEY, _HEAVY, _FAULT, _SLOT = (Tick, ""), (Quit, ""), (Heavy, ""), (Fault, ""), (SlotFree, "")
 _ASKS: list[Key] = [(Ask, what) for what in ("checkpoint", "vacate", "hold", "release", "kill")]
 _SEARCHED: list[Key] = [(Chosen, ""), (NoHost, "")]
 _NEWS = _news(
@@ -228,6 +230,7 @@ _PLACED: dict[Key, Handler | None] = {
     **_all(_news(job_messages.HELD), host.held),
     **_all(_news(job_messages.CLOSES), host.closes),
     **_all(_news(job_messages.CRIU)),  # the generation's own affair
+    _SLOT: None,  # it has gone elsewhere meanwhile
     _HEAVY: user.heavy,
     _FAULT: host.fault,
 }
@@ -253,6 +256,7 @@ _ON_ITS_WAY: dict[Key, Handler | None] = {
     **_all(_ASKS, user.put_off),
     (Ask, "release"): user.not_parked,
     (Ask, "kill"): user.kill_unseen,
+    _SLOT: None,
     _HEAVY: user.heavy,
     _FAULT: host.fault,
     _QUIT_KEY: user.quit,
@@ -317,12 +321,13 @@ PHASES: dict[Phase, dict[Key, Handler | None]] = {
     _FAULT: host.fault,
         _QUIT_KEY: user.quit,
         _TICK: host.look_again,
+        _SLOT: host.slot_free,
     },
     Phase.ENDED: {
         **_OVER,
         **_all(_SEARCHED),
         **_all(_ASKS, user.ask_ended),
-        **_all((_TICK, _QUIT_KEY, _HEAVY)),
+        **_all((_TICK, _QUIT_KEY, _HEAVY, _SLOT)),
         _FAULT: host.fault,
     },
 }  # fmt: skip

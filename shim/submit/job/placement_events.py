@@ -208,6 +208,11 @@ class NoHost:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotFree:
+    """A host that it waited for has slots for the job, which are the job's now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     generation: int
 
@@ -341,7 +346,7 @@ class Quit:
 
 Event = (
     Chosen | NoHost | Connected | Unreached | Began | Exited | Failed | Closed | News | Committed | Stirs | Ask | Heavy
-    | Fault | Quit | Tick | Rehearsed | Touch | Taken
+    | Fault | Quit | Tick | Rehearsed | Touch | Taken | SlotFree
 )  # fmt: skip
 
 Steps = tuple[State, list[Action]]

@@ -27,6 +27,7 @@ from shim.submit.job.placement_events import (
     Phase,
     Place,
     Rehearsed,
+    SlotFree,
     Source,
     State,
     Steps,
@@ -102,6 +103,11 @@ def held(state: State, event: News, now: float) -> Steps:
 def look_again(state: State, event: Tick, now: float) -> Steps:
     """Look for a host again, when it is time and the job is not held."""
     return steps.choose(state) if not state.wants.held and now >= state.until else (state, [])
+
+
+def slot_free(state: State, event: SlotFree, now: float) -> Steps:
+    """Look for a host at once, where it waits for one: it has got the slots that it waited for."""
+    return steps.choose(state) if not state.wants.held else (state, [])
 
 
 def connected(state: State, event: Connected, now: float) -> Steps:

@@ -87,6 +87,8 @@ class Record:
     lease       seconds for which its host waits for home when the link is cut
     away        since when its host is out of touch, seconds since 1970; 0: it is not
     after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
+    desk        what it wants of the desk (Wanted of shim/submit/desk/wanted.py), and `group`, with which it shares its
+                turns (Member); None: it takes no slots
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
 
@@ -124,6 +126,7 @@ class Record:
     lease: int = IMAGES
     away: float = 0.0
     after: tuple[Any, ...] = ()
+    desk: Mapping[str, Any] | None = None
     status: int | None = None
     code: int = 0
     reason: str = ""
@@ -164,6 +167,9 @@ _AFTER = listed(any_of(whole(), _OLD_AFTER, _OLD_CHANGE, _CHANGE), 1 << 24)
 _MADE = listed(tuple_of(whole(), whole(), whole(-NATURAL)), MOST_MADE)
 _NUMBER = whole(-NATURAL)
 _ADDED = listed(any_of(_NUMBER, tuple_of(whole(), whole(), *[_NUMBER] * 8)), MOST_ROWS + 1)
+_DESK = table(
+    {"cpus": whole(1), "memory": whole(), "priority": _NUMBER, "require": string, "rank": string, "group": string}
+)
 _RECORD = table(
     {
         "id": whole(), "command": _WORDS, "cwd": string, "created": _SECONDS, "hosts": _WORDS, "owner": string,
@@ -176,7 +182,7 @@ _RECORD = table(
         "saved": _SECONDS, "saved_size": whole(),
         "scope": scope.SHAPE, "made": _MADE, "added": _ADDED, "after": _AFTER,
         "files": one_of("rollback", "keep"), "undo_limit": whole(), "lease": whole(), "away": _SECONDS,
-        "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
+        "desk": maybe(_DESK), "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
     },
 )  # fmt: skip
 

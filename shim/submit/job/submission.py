@@ -16,6 +16,9 @@ from remoteio.errors import RexecError
 from remoteio.submit.export.changes import Changes
 from remoteio.submit.undo.journal import LIMIT
 from remoteio.wire import frames
+from shim.submit.desk.place import check
+from shim.submit.desk.wanted import FOR_SLOTS
+from shim.submit.desk.wanted import Wanted as Slots
 from shim.submit.hosts import config
 from shim.submit.job import agent_file, file_rollback, pins, placement_events, placement_steps, undo_home, undo_plan
 from shim.submit.job import record as jobs
@@ -49,6 +52,7 @@ class Wanted:
     detach  its supervisor is a process of its own, and its output goes to files
     rehearse  which images are restored where they were made, as a test
     lease   seconds for which its host waits for home when the link is cut
+    slots   what it takes of the desk while it is on a host; None: nothing, and it waits for none
     """
 
     hosts: tuple[str, ...]
@@ -61,6 +65,7 @@ class Wanted:
     undo: int = LIMIT
     rehearse: str = SMALL
     lease: int = IMAGES
+    slots: Slots | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,23 @@ def host_names(on: str | None) -> tuple[str, ...]:
         return (ANY,) if known.hosts else (config.LOCAL,)
     if on == ANY:
         return (ANY,)
-    return tuple(config.resolve(name.strip(), known).name for name in on.split(","))
+    names = config.several(on) or (on,)
+    return tuple(config.resolve(name, known).name for name in names)
+
+
+def slots(on: str | None, asked: Slots | None) -> Slots | None:
+    """Return what a job takes of the desk: with `any`, or where it is said for several hosts. Raises RexecError."""
+    if host_names(on) == (ANY,):
+        return asked or Slots()
+    if asked is not None and not config.several(on):
+        raise SubmitError(f"{FOR_SLOTS} are for slots: say --on any, or name several hosts")
+    return asked
 
 
 def create(spec: JobSpec, wanted: Wanted) -> Job:
     """Put a new job on record, and lock it. Raises RexecError."""
+    if wanted.slots is not None:
+        check(wanted.slots, config.load())
     if wanted.owner:
         named_policy(wanted.owner, dict(config.load().owners))
     return locked(
@@ -135,6 +152,7 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
                 undo_limit=wanted.undo,
                 lease=wanted.lease,
                 rehearse=wanted.rehearse,
+                desk=None if wanted.slots is None else {**wanted.slots._asdict(), "group": str(os.getsid(0))},
             )
         )
     )

@@ -16,12 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 from checkpoint.submit.job_images import StoreError
+from remoteio.errors import RexecError
 from remoteio.wire import frames
 from shim.submit import faults, threads
-from shim.submit.hosts import config
 from shim.submit.hosts.connect import connect
 from shim.submit.job import (
     accounting,
@@ -32,6 +33,7 @@ from shim.submit.job import (
     placement_actions,
     placement_events,
     recorder,
+    seat,
     taking_up,
 )
 from shim.submit.job.agent_file import Noted
@@ -47,6 +49,7 @@ from shim.submit.job.record import NEVER, Job, Record
 from shim.submit.job.recorder import Records
 from shim.submit.job.rehearsal import Rehearsal
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.seat import Seat
 from shim.submit.job.taken_up import Offer
 from shim.submit.job.visits import Terms, Visits
 
@@ -90,13 +93,13 @@ class JobSupervisor:
         self._visits, self._reach = Visits(self.home, reach, stopped), reach
         self._rehearsal: Rehearsal | None = None
         self._allowed = AllowedHosts(self.record.hosts, self.record.owner)
+        self._seat = None if self.record.desk is None else Seat(self.record, self._allowed, self.tell)
         self._say, self._watch, self._ready = say, watch, ready
         self._records = Records(job, say)
         self._events: queue.SimpleQueue[placement_events.Event | BaseException] = queue.SimpleQueue()
-        self._forget, self._takes_up = False, take_up
+        self._forget, self._takes_up, self._leave = False, take_up, ""  # why this process ends before its job
         self._early: deque[placement_events.Event] = deque()  # what happened while it was being taken up
         self._noted: set[str] = set()  # what was unexpected; as many as there are phases and words
-        self._leave = ""  # why this process ends before its job
         self._left = agent_file.noted(job.path)  # by supervisors before this one, and perhaps there still
         self.state = _where(self.record, patient, self._left)
         self._callers = Callers(self)
@@ -126,6 +129,8 @@ class JobSupervisor:
             self._drop_rehearsal()
             self._visits.end_all()
             self._callers.begins(False, "")
+            if self._seat is not None:
+                self._seat.close()
             control.close()
             self._records.close()
             self.home.close()
@@ -244,6 +249,8 @@ class JobSupervisor:
         self.state, actions = steps
         after = self.state
         self._account(before, after)
+        if self._seat is not None:
+            self._sit(self._seat)
         self._look_after_rehearsal(before, after)
         for action in actions:
             if isinstance(action, placement_actions.Connect) and not self._records.recorded:
@@ -262,9 +269,16 @@ class JobSupervisor:
             self.record = new
             self._records.write(new)
 
+    def _sit(self, place: Seat) -> None:
+        try:
+            place.settle(self.state)
+        except RexecError as error:  # it runs all the same
+            self._note(Event(time.time(), Kind.NOTE, reason=f"its slots are not counted: {error}"))
+
     def _act(self, action: placement_actions.Action) -> None:
         if isinstance(action, placement_actions.Choose):
-            self.home.in_thread(lambda: self._choose(action), lambda why: placement_events.NoHost(action.turn, why))
+            look = partial(seat.look, self.home, action, self._allowed, self._seat)
+            self.home.in_thread(lambda: self.tell(look()), lambda why: placement_events.NoHost(action.turn, why))
         elif isinstance(action, placement_actions.Connect):
             self._visits.connect(action.generation, action.host)
         elif isinstance(action, placement_actions.Start):
@@ -364,20 +378,6 @@ class JobSupervisor:
             return
         self.record = replace(self.record, saved=0.0, saved_size=0)
         self._records.write(self.record)
-
-    # in a thread of its own
-
-    def _choose(self, choose: placement_actions.Choose) -> None:
-        image = None
-        if choose.image:
-            try:
-                image = self.home.image(choose.image)
-                self.home.check(image)
-            except faults.SAID as error:
-                self.tell(placement_events.NoHost(choose.turn, str(error), nowhere=True))
-                return
-        # What is wrong in hosts.toml may be put right at any time: that is waited for.
-        self.tell(next_host.choose_host(choose, self._allowed, config.load(), image))
 
 
 def _seen(state: State) -> tuple[Phase, bool, bool]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from remoteio.errors import RexecError
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire.session_link import SessionLink
-from shim.submit.hosts import config, taking
+from shim.submit.hosts import candidates, config, taking
 from shim.submit.hosts.dialler import Agent
-from shim.submit.job import agent_file, next_host
+from shim.submit.job import agent_file
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.contact import Contact, Reach, end_noted
 from shim.submit.job.generation import Generation
@@ -167,7 +167,7 @@ class Visits:
         try:
             known = config.load()
             host = config.resolve(name, known)
-            policy = next_host.owner_of(host, home.record.owner, known)
+            policy = candidates.owner_of(host, home.record.owner, known)
             stream, _ = self._reach(host, "shim.execute.main:main", batch=home.record.detached or number > 1)
         except RexecError as error:
             self._ended(number)
