@@ -12,7 +12,7 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli import desk, submit
+from shim.cli import desk, report, submit
 from shim.cli.parameters import Alone, host_names, image_argument, job_argument
 from shim.cli.say import shown
 from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
@@ -22,7 +22,7 @@ from shim.submit.foreground.progress import Progress as ProgressLine
 from shim.submit.foreground.progress import Waiting
 from shim.submit.job import record
 from shim.submit.job.events import Event, condor_log
-from shim.submit.units import size
+from shim.submit.units import size, span
 
 _RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
 
@@ -72,19 +72,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     saved = row["checkpoint"]
-    last = "none" if saved is None else f"{_span(saved['age'])} ago, {size(saved['bytes'])}"
+    last = "none" if saved is None else f"{span(saved['age'])} ago, {size(saved['bytes'])}"
     movable = {True: "yes", False: "no", None: "-"}[row["movable"]]
-    words = (row["id"], row["state"], row["host"] or "-", _span(row["run_time"]), last, movable, row["moves"])
+    words = (row["id"], row["state"], row["host"] or "-", span(row["run_time"]), last, movable, row["moves"])
     return (*(str(word) for word in words), shown(row["command"]))
-
-
-def _span(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole // 60 % 60:02d} h"
 
 
 @click.command("jobs", cls=Alone, instead="`rexec log {}` shows what happened to one job")
@@ -263,13 +254,22 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
 @click.option("--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--json", "as_json", is_flag=True, help="Print the log as it is kept: JSON, one event a line.")
 @click.option("--condor", is_flag=True, help="Print it as an HTCondor job event log.")
+@click.option("--plot", metavar="FILE", help="Draw its life as an SVG picture into FILE instead.")
 @job_argument
-def log_command(job: str, follow: bool, as_json: bool, condor: bool) -> None:
+def log_command(job: str, follow: bool, as_json: bool, condor: bool, plot: str | None) -> None:
     """Show what happened to JOB.
 
     With --condor the output is an HTCondor job event log (000 submit, 001 execute, 003 checkpointed, …), for tools that
-    read one.
+    read one. --plot draws on which host it was and when it ran, stood still, moved and waited, its images, what was
+    lost, and what of its time on a host was computed and what was waited for files.
+
+    \b
+    Example:
+      rexec log 7 --plot life.svg
     """
+    if plot is not None:
+        report.plot(job, plot)
+        return
     if batches.named(job):
         submit.log(job, as_json)
         return

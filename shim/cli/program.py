@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "submit": ("shim.cli.submit", "submit_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
+    "watch": ("shim.cli.watch", "watch_command"),
+    "report": ("shim.cli.report", "report_command"),
     "stat": ("shim.cli.stat", "stat_command"),
     "priority": ("shim.cli.desk", "priority_command"),
     "attach": ("shim.cli.attach", "attach_command"),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:
         f"execute     {first}",
         f"end         {first}: status 3",
     ]
+    told = json.loads(mover.verb("report", "--json", job))
+    assert told["all"]["told"] == told["all"]["stays"] == 3 and told["all"]["taken"] == 2
+    assert told["all"]["cpu"] > 0 < told["all"]["bytes"] and set(told["hosts"]) == {first, second}
+    mover.verb("log", "--plot", "life.svg", job)
+    names = [each.text for each in ElementTree.parse(mover.dir / "life.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {first, second, "no host", "held", "image"} <= set(names)
 
 
 def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:

@@ -198,3 +198,22 @@ def test_what_cannot_be_done_is_said(submits: Submits) -> None:
     until(lambda: submits.log(name, **{"is": "done"}), "it has ended")
     assert submits("vacate", f"{name}.0", status=125) == f"rexec: all jobs of batch {name} have ended\n"
     assert "status 7" in submits("log", f"{name}.0")
+
+
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@both
+def test_watched_until_all_have_ended_and_what_they_got_is_reported(submits: Submits) -> None:
+    name = submits.submit("-n", "2", "sh", "-c", WAITS)
+    until(lambda: len(submits.log(name, **{"is": "running"})) == 2, "both run")
+    with submits.combo.rexec.start(
+        ["watch", name], as_user=submits.combo.as_user, env=submits.env, cwd=submits.dir, stdout=subprocess.PIPE
+    ) as watcher:
+        assert watcher.stdout is not None
+        assert b": 2 running" in watcher.stdout.readline()
+        for job in range(2):
+            submits.go(job)
+        last = watcher.communicate(timeout=HANG)[0].decode().splitlines()[-1]
+    assert last.endswith(": 1 done, 1 failed") and watcher.returncode == 0
+    told = json.loads(submits("report", "--json", name))["all"]
+    assert (told["jobs"], told["taken"], told["told"], told["lost"]) == (2, 0, 2, 0)
+    assert told["ran"] > 0 and told["cpu"] > 0 and told["bytes"] > 0

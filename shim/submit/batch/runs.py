@@ -22,10 +22,14 @@ _PROGRAM = "shim.cli.program"  # by name: it is the commands' own
 
 
 class Ended(NamedTuple):
-    """How a run ended: with the job's status; or None, and why rexec could not run it."""
+    """How a run ended: with the job's status; or None, and why rexec could not run it.
+
+    cost   processor time and seconds that files were waited for, and bytes to and fro, if its host has told
+    """
 
     status: int | None
     why: str
+    cost: list[float] | None = None
 
 
 class Run:
@@ -64,7 +68,7 @@ class Run:
             return None
         rows = [row for row in self._rows() if row.get("event") == "ended"]
         if rows and "reason" not in rows[-1]:
-            return Ended(int(rows[-1]["code"]), "")
+            return Ended(int(rows[-1]["code"]), "", _cost(rows[-1]))
         return Ended(None, str(rows[-1]["reason"]) if rows else self._last_word())
 
     def end(self, *, at_once: bool) -> None:
@@ -89,3 +93,9 @@ class Run:
         words = Path(self._err).read_bytes()[-4096:].decode("utf-8", "replace").splitlines()
         said = [line.removeprefix("rexec: ") for line in words if line.startswith("rexec: ")]
         return said[-1] if said else f"its rexec ended with {self._process.returncode}, without a word"
+
+
+def _cost(row: dict[str, Any]) -> list[float] | None:
+    if "cpu" not in row:
+        return None
+    return [round(row["cpu"], 3), round(row["waited"], 3), row["received"] + row["sent"]]

@@ -1,7 +1,7 @@
 """What has become of the jobs of a batch, as its journal tells it row by row. Pure.
 
 A row is an object, with `at`, seconds since 1970, and one of
-    job, is [host, status, why]   the job is in that state now
+    job, is [host, status, why, cost]   the job is in that state now; its run has cost (Ended.cost)
     engine                        what the engine calls the batch
     ask, job                      somebody asks that VERB be done to a job; null: to all
     obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not

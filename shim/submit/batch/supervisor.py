@@ -127,7 +127,8 @@ class Supervisor:
             if run.fate in (KILLED, FAILED):
                 self._note(job, run.fate)
             elif ended.status is not None and run.fate != HELD:
-                self._note(job, DONE, host=self._story.item(job).host, status=ended.status)
+                cost = {} if ended.cost is None else {"cost": ended.cost}
+                self._note(job, DONE, host=self._story.item(job).host, status=ended.status, **cost)
                 self._places.over(job, ended.status)
             elif run.fate:
                 self._note(job, run.fate)

@@ -55,6 +55,8 @@ class Event:
     image, size     CHECKPOINT, EVICT: the image's name, and how many bytes of it were new
     processes       SUSPEND: how many were frozen
     status, signal  END: exit status, or the signal that ended the job
+    cpu, waited, carried  CHECKPOINT, and the end of its stay on a host: what that has cost as far as the host has told:
+                    seconds of processor time, seconds that files were waited for, bytes to and fro
     """
 
     at: float
@@ -67,6 +69,9 @@ class Event:
     processes: int = 0
     status: int | None = None
     signal: int | None = None
+    cpu: float = 0.0
+    waited: float = 0.0
+    carried: int = 0
 
     def to_json(self) -> str:
         """Return the event as a line, with its newline."""
@@ -80,8 +85,8 @@ class Event:
 
 _NAMES = {field.name for field in fields(Event)}
 _TYPES = {
-    "at": (int, float),
-    **dict.fromkeys(("size", "processes", "status", "signal"), (int,)),
+    **dict.fromkeys(("at", "cpu", "waited"), (int, float)),
+    **dict.fromkeys(("size", "processes", "status", "signal", "carried"), (int,)),
     **dict.fromkeys(("kind", "host", "reason", "command", "image"), (str,)),
 }
 

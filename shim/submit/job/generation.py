@@ -65,7 +65,7 @@ class Generation:
         self._home, self._spec, self._link = home, spec, contact.link
         self._files = WrittenFiles(home.changes, home.undo.watch, agent_file.log(home.job.path, number, self.goes_on))
         self._session = HostSession(self._link, spec, self, self._files, rights, contact.dialler)
-        self._contact, self.spent = contact, SpentSoFar(lambda: self._session.send(frames.SPENT))
+        self._contact, self.spent = contact, SpentSoFar(self._session.send, home.costs, number)
         contact.begin(spec, self._session, self.cut)
         self._seen = Seen((), OpenFiles([], []), [])
         self._before: tuple[WrittenFile, ...] = ()  # of the latest image that the job has gone on from, or made
@@ -285,6 +285,7 @@ class Generation:
         if what in (job_messages.LEAVING, job_messages.DUMPING):
             self._vacating = self._due.leaves(what, serial, self.left) or self._vacating
             self._begin_intake(serial)
+            self.spent.want()  # the log tells it with the image
         elif what == job_messages.DUMPED and self._session.export is not None:
             # Here, before anything that the job may write from now on is done.
             inodes, lost = self._session.export.inodes, self._session.export.late.lost()
@@ -324,8 +325,7 @@ class Generation:
         self._give_up()
         self._dumping = serial
         self._files.pinned.saves(True)
-        home = self._home
-        source = max(self._image.number if self._image is not None else 0, home.restored)
+        home, source = self._home, max(self._image.number if self._image is not None else 0, self._home.restored)
         for output in home.outputs.values():
             output.dumping()
         if home.input is not None:

@@ -30,6 +30,7 @@ from shim.submit.job.kept_copies import KeepError, Tail
 from shim.submit.job.pins import Pins
 from shim.submit.job.record import Job, Record
 from shim.submit.job.replayed_streams import OutputOnce, ReplayedInput
+from shim.submit.job.spent_so_far import Costs
 from shim.submit.job.undo_home import KEEP, JobUndo
 from shim.submit.job.undo_plan import Plan
 from shim.submit.scope import JobRights
@@ -62,6 +63,7 @@ class JobHome:
     restored  the number of the newest image that a host has restored; 0: none was
     saved     when that was made, in seconds since 1970, and how large it is
     forced    the image that it goes on from though its files were changed since
+    costs     what it has cost, for its log
     tell      is given what happens, as an event, by any thread
     say       is given sentences for the person
 
@@ -94,7 +96,7 @@ class JobHome:
             job.path, record.files != KEEP, record.undo_limit, lambda: tell(placement_events.Heavy()), self._unkept
         )
         self.pins = Pins(job.path, self._note)
-        self.forced = 0
+        self.forced, self.costs = 0, Costs()
         self._tails: list[Tail] = []
         self._rewinding = threading.Lock()
         self._rewound = 0

@@ -299,7 +299,8 @@ class JobSupervisor:
             again = f"`rexec restart {self.home.name}` goes on from its last image"
             self._leave = f"{action.why}: {again if self.state.images.newest else self.record.without_image()}"
         elif isinstance(action, placement_actions.Log):
-            self._note(Event(time.time(), action.kind, **action.fields))  # type: ignore[arg-type]
+            costs = self.home.costs.fields(action.kind, self.state.place.generation)
+            self._note(Event(time.time(), action.kind, **action.fields, **costs))  # type: ignore[arg-type]
 
     def _order(self, order: placement_actions.Order) -> None:
         generation = self._visits.get(order.generation)
