@@ -14,6 +14,7 @@ from checkpoint.errors import CheckpointError
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
 from remoteio.printable import printable
+from shim.submit.batch import record as batch_record
 from shim.submit.hosts import config
 from shim.submit.job import record
 
@@ -52,6 +53,11 @@ def jobs(begun: str) -> list[CompletionItem[Any]]:
     """Offer the ids of jobs."""
     found = [(str(job.id), job) for job in record.every()]
     return [CompletionItem(name, help=_command(job)) for name, job in found if name.startswith(begun)]
+
+
+def batches(begun: str) -> list[CompletionItem[Any]]:
+    """Offer the names of batches."""
+    return [CompletionItem(batch.name) for batch in batch_record.every() if batch.name.startswith(begun)]
 
 
 def _command(job: record.Job) -> str:

@@ -13,7 +13,7 @@ import click
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from shim.cli import desk, report, submit
-from shim.cli.parameters import Alone, host_names, image_argument, job_argument
+from shim.cli.parameters import Alone, host_names, image_argument, job_argument, job_or_batch_argument
 from shim.cli.say import shown
 from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
 from shim.submit.api.job_handle import job as find
@@ -158,7 +158,7 @@ def checkpoint_command(job: str) -> None:
     shell_complete=host_names,
     help="Where it is to go; by default, where its --on lets it.",
 )
-@job_argument
+@job_or_batch_argument
 def vacate_command(job: str, host: str) -> None:
     """Have JOB leave its host now and go on elsewhere; the command ends when it runs again, or waits for a host.
 
@@ -175,7 +175,7 @@ def vacate_command(job: str, host: str) -> None:
 
 
 @click.command("hold")
-@job_argument
+@job_or_batch_argument
 def hold_command(job: str) -> None:
     """Save JOB as an image and park it until `rexec release`."""
     if batches.named(job):
@@ -186,7 +186,7 @@ def hold_command(job: str) -> None:
 
 
 @click.command("release")
-@job_argument
+@job_or_batch_argument
 def release_command(job: str) -> None:
     """Let a held JOB go on; a parked one looks for a host at once."""
     if batches.named(job):
@@ -197,7 +197,7 @@ def release_command(job: str) -> None:
 
 
 @click.command("kill")
-@job_argument
+@job_or_batch_argument
 def kill_command(job: str) -> None:
     """Kill JOB, wherever it is, also one that is stopped. Its images stay until `rexec images rm`."""
     if batches.named(job):
@@ -255,7 +255,7 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
 @click.option("--json", "as_json", is_flag=True, help="Print the log as it is kept: JSON, one event a line.")
 @click.option("--condor", is_flag=True, help="Print it as an HTCondor job event log.")
 @click.option("--plot", metavar="FILE", help="Draw its life as an SVG picture into FILE instead.")
-@job_argument
+@job_or_batch_argument
 def log_command(job: str, follow: bool, as_json: bool, condor: bool, plot: str | None) -> None:
     """Show what happened to JOB.
 

@@ -28,6 +28,13 @@ def job_ids(_: click.Context, __: click.Parameter, begun: str) -> list[Completio
     return completion.jobs(begun)
 
 
+def job_and_batch_ids(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem[Any]]:
+    """Offer ids of jobs and names of batches, as click's shell_complete."""
+    from shim.cli import completion
+
+    return [*completion.jobs(begun), *completion.batches(begun)]
+
+
 def image_names(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem[Any]]:
     """Offer JOB and JOB/IMAGE, as click's shell_complete."""
     from shim.cli import completion
@@ -72,6 +79,9 @@ class Alone(click.Command):
 
 
 job_argument = click.argument("job", metavar="JOB", type=_Listed("rexec jobs"), shell_complete=job_ids)
+job_or_batch_argument = click.argument(
+    "job", metavar="JOB", type=_Listed("rexec jobs"), shell_complete=job_and_batch_ids
+)
 jobs_argument = click.argument("job", metavar="[JOB]", required=False, shell_complete=job_ids)
 image_argument = click.argument(
     "image", metavar="JOB[/IMAGE]", type=_Listed("rexec images"), shell_complete=image_names

@@ -14,7 +14,7 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli.parameters import job_ids
+from shim.cli.parameters import job_and_batch_ids
 from shim.cli.say import shown, tell
 from shim.submit import life_plot, lives
 from shim.submit.batch import life as batch_life
@@ -96,7 +96,7 @@ def plot(word: str, file: str) -> None:
 
 @click.command("report")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of tables.")
-@click.argument("jobs", metavar="[BATCH|JOB]...", nargs=-1, shell_complete=job_ids)
+@click.argument("jobs", metavar="[BATCH|JOB]...", nargs=-1, shell_complete=job_and_batch_ids)
 def report_command(jobs: tuple[str, ...], as_json: bool) -> None:
     """Sum up what jobs got and what they cost, by host: a batch (b7), one of its jobs (b7.3), a job with --checkpoint.
 

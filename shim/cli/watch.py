@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from remoteio.printable import printable
-from shim.cli.parameters import job_ids
+from shim.cli.parameters import job_and_batch_ids
 from shim.cli.say import shown, tell
 from shim.cli.watched import DONE, ENDED, FAILED, STATES, Group, Watched
 from shim.submit import lives
@@ -36,7 +36,7 @@ _MOST_HOSTS, _WIDE = 12, 90
 
 
 @click.command("watch")
-@click.argument("jobs", metavar="[BATCH|JOB]...", nargs=-1, shell_complete=job_ids)
+@click.argument("jobs", metavar="[BATCH|JOB]...", nargs=-1, shell_complete=job_and_batch_ids)
 def watch_command(jobs: tuple[str, ...]) -> None:
     """Show how jobs get on, until all have ended: a bar for each batch, and for each program that runs as jobs.
 

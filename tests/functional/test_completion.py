@@ -26,12 +26,13 @@ SHELLS = {
 
 @pytest.fixture
 def home(place: Callable[[str], Path], rexec: Rexec) -> Path:
-    """A directory with a job 17, a host nearbox and rexec in bin."""
+    """A directory with a job 17, a batch b3, a host nearbox and rexec in bin."""
     made = place(SUBMIT_USER)
     spec = JobSpec([b"x"], [], b"/", 0, 0, [], 0, b"", [], [], [], [])
     record = Record(17, ("sleep", "60"), "/", 1.0, ("alpha",), "", 0.0, 2, True, False, packed(spec), phase="ended")
     for name, text in (
         ("state/rexec/jobs/17/job.json", json.dumps(asdict(record))),
+        ("state/rexec/batches/3/batch.json", "{}"),
         ("config/rexec/hosts.toml", '[host.nearbox]\nssh = "alpha"\n'),
     ):
         (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,3 +68,11 @@ def test_a_wrong_hosts_file_is_no_matter_to_one_who_types(home: Path, rexec: Rex
     env = {**os.environ, **asked, "XDG_CONFIG_HOME": str(home / "config")}
     done = subprocess.run([rexec.path], env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize(("verb", "offered"), [("report", "plain,17\nplain,b3\n"), ("stat", "plain,17\n")])
+def test_batches_are_offered_to_what_takes_them(verb: str, offered: str, home: Path, rexec: Rexec) -> None:
+    asked = {"_REXEC_COMPLETE": "bash_complete", "COMP_WORDS": f"rexec\n{verb}\n", "COMP_CWORD": "2"}
+    env = {**os.environ, **asked, "XDG_STATE_HOME": str(home / "state")}
+    done = subprocess.run([rexec.path], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, offered)

@@ -149,8 +149,8 @@ class Job:
         """Read where it stands, all at once."""
         directory = self._directory
         found = directory.read()
-        ended = (self.path / "job.json").stat().st_mtime if found.phase == Phase.ENDED else None
-        return report_of(found, directory.supervised(), time.monotonic(), ended)
+        ended = os.stat(f"{directory.path}/job.json").st_mtime if found.phase == Phase.ENDED else None
+        return report_of(found, ended is None and directory.supervised(), time.monotonic(), ended)
 
     # what it can be told
 

@@ -216,7 +216,8 @@ class Job:
     def read(self) -> Record:
         """Return the record as last written."""
         try:
-            values = _RECORD(decoded((self.path / "job.json").read_bytes(), "it"), "it")
+            with open(f"{self.path}/job.json", "rb", buffering=0) as file:  # there may be ten thousand: no Path of each
+                values = _RECORD(decoded(file.read(), "it"), "it")
             return Record(**{**values, **{name: tuple(values[name]) for name in _TUPLES if name in values}})
         except FileNotFoundError:
             raise JobError(f"there is no job {self.path.name}: see `rexec jobs`") from None
@@ -270,7 +271,7 @@ class Job:
     def supervised(self) -> bool:
         """Does its supervisor live?"""
         try:
-            fd = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)  # `watch_end` sees who closes it for writing
+            fd = os.open(f"{self.path}/lock", os.O_RDONLY | os.O_CLOEXEC)  # `watch_end` sees who closes it for writing
         except FileNotFoundError:
             return False
         try:
@@ -341,9 +342,10 @@ def find(word: str) -> Job:
 
 def every() -> Iterator[Job]:
     """Return all jobs, oldest first."""
+    top = home()
     try:
-        names = os.listdir(home())
+        names = os.listdir(top)
     except FileNotFoundError:
         return
     for name in sorted((name for name in names if name.isdigit()), key=int):
-        yield Job(home() / name)
+        yield Job(top / name)
