@@ -147,10 +147,10 @@ def _data(row: Sum) -> dict[str, Any]:
 def text(found: list[Told]) -> str:
     """Write it for people: a line of each that is reported, up to twenty, then the table by host."""
     every = [life for each in found for life in each.lives]
-    lines = [_line(each) for each in found[:_MOST]]
-    if len(found) > _MOST:
+    lines = [_line(each) for each in found[:_LINES]]
+    if len(found) > _LINES:
         all_jobs: Counter[str] = sum((Counter(each.jobs) for each in found), Counter())
-        lines.append(f"and {len(found) - _MOST} more; all: {_counted(all_jobs)}")
+        lines.append(f"and {len(found) - _LINES} more; all: {_counted(all_jobs)}")
     rows = lives.by_host(every)
     if not rows[""].stays:
         return "\n".join([*lines, "none has run on a host yet"])
@@ -167,7 +167,7 @@ def text(found: list[Told]) -> str:
     return "\n".join(lines)
 
 
-_MOST = 20
+_LINES = 20
 _HEADS = ("HOST", "JOBS", "TAKEN", "RAN", "FROZEN", "LOST", "CPU", "FILES", "BYTES")
 
 

@@ -32,7 +32,7 @@ _SHORT = {
     lives.WAITING: "WAIT", lives.RUNNING: "RUN", lives.FROZEN: "FROZ", lives.MOVING: "MOVE", lives.HELD: "HELD",
     DONE: "DONE", FAILED: "FAIL",
 }  # fmt: skip
-_MOST_HOSTS, _WIDE = 12, 90
+_HOSTS, _WIDE = 12, 90
 
 
 @click.command("watch")
@@ -57,8 +57,7 @@ def watch_command(jobs: tuple[str, ...]) -> None:
       rexec watch
       rexec watch b7 | tee progress
     """
-    signal.signal(signal.SIGINT, _leave)  # the terminal is put in order again
-    signal.signal(signal.SIGTERM, _leave)
+    _catch()
     watched = Watched(jobs)
     first = watched.look()
     if all(group.over for group in first) and not jobs:
@@ -68,6 +67,12 @@ def watch_command(jobs: tuple[str, ...]) -> None:
         _draw(watched, first)
     else:
         _write(watched, first)
+
+
+def _catch() -> None:
+    """Have the terminal put in order again, whatever ends this."""
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
 
 
 def _leave(number: int, _: FrameType | None) -> NoReturn:
@@ -155,9 +160,9 @@ def _head(total: Counter[str], now: float) -> Text:
 def _on(hosts: Counter[str]) -> Text:
     from rich.text import Text
 
-    told = [f"{printable(host, 40)} {number}" for host, number in hosts.most_common(_MOST_HOSTS)]
-    if len(hosts) > _MOST_HOSTS:
-        told.append(f"and {len(hosts) - _MOST_HOSTS} more hosts")
+    told = [f"{printable(host, 40)} {number}" for host, number in hosts.most_common(_HOSTS)]
+    if len(hosts) > _HOSTS:
+        told.append(f"and {len(hosts) - _HOSTS} more hosts")
     return Text.assemble(("on  ", "bold"), "  ".join(told), no_wrap=True, overflow="ellipsis")
 
 

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -159,6 +160,7 @@ def a_job(**fields: object) -> record.Job:
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path / "state"))
+    monkeypatch.setattr(watch, "_catch", lambda: None)
 
 
 def test_a_line_for_each_change_until_all_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +174,8 @@ def test_a_line_for_each_change_until_all_have_ended(monkeypatch: pytest.MonkeyP
         ]
     )
     monkeypatch.setattr(batches.Directory, "supervised", lambda self: True)
-    monkeypatch.setattr(watch.time, "sleep", lambda seconds: batch.add(*rows) if (rows := next(steps)) else None)
+    clock = SimpleNamespace(sleep=lambda _: batch.add(*rows) if (rows := next(steps)) else None, strftime=time.strftime)
+    monkeypatch.setattr(watch, "time", clock)  # this module's alone: other threads of this process sleep as ever
     said = CliRunner().invoke(watch.watch_command, ["b1"])
     assert [line.split("  ", 1)[1] for line in said.output.splitlines()] == [
         "b1  ./sim '{}': 3 waiting",
