@@ -177,13 +177,13 @@ def _of_job(found: Record, supervised: bool) -> str:
 
 
 def _runs() -> Iterable[Group]:
-    """Count the runs of `--on any` that no batch has started; who has ended is no more among them."""
+    """Count the runs of `--on any` that are of no batch and no job's; who has ended is no more among them."""
     groups: dict[str, Group] = {}
     supervisors: dict[str, bool] = {}
     for member in Members().all():
         if member.group not in supervisors:
             supervisors[member.group] = _supervises(member.group)
-        if not supervisors[member.group]:
+        if not (member.job or supervisors[member.group]):
             name = _name(member.command)
             group = groups.setdefault(name, Group(name, member.command))
             group.add(lives.RUNNING if member.host else lives.WAITING, member.host)

@@ -23,6 +23,7 @@ from shim.submit import life_plot, lives
 from shim.submit.batch import life as batch_life
 from shim.submit.batch import record as batches
 from shim.submit.batch.record import Batch
+from shim.submit.desk.line import Member
 from shim.submit.job import record
 from shim.submit.job.events import Event, EventLog, Kind, parse_event
 from shim.submit.job.life import life
@@ -211,6 +212,20 @@ def test_jobs_of_one_program_have_a_line_together(monkeypatch: pytest.MonkeyPatc
     job.write(replace(job.read(), phase="ended", status=0))
     (group,) = watched_jobs.look()
     assert group.states == Counter(done=1, frozen=1, waiting=2, moving=1, held=1)
+
+
+def test_runs_of_the_desk_have_a_line_too_but_for_those_that_are_counted_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = [
+        Member(1, "0", 0, 1, ("alpha",), host="alpha", command=("/bin/sim", "1")),
+        Member(2, "0", 0, 1, ("alpha",), command=("sim", "2")),
+        Member(3, "0", 0, 1, ("alpha",), command=("sim", "3"), job=7),
+        Member(4, "9", 0, 1, ("alpha",), command=("sim", "4")),
+    ]
+    monkeypatch.setattr(watched, "Members", lambda: SimpleNamespace(all=lambda: members))
+    monkeypatch.setattr(watched, "_supervises", lambda session: session == "9")
+    assert Watched().look() == [Group("sim", ("/bin/sim", "1"), Counter(running=1, waiting=1), Counter(alpha=1))]
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=7), st.integers(7, 300))
