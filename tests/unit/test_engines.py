@@ -252,6 +252,21 @@ def test_a_job_that_is_told_to_leave_a_host_does_not_want_it_for_a_minute(
     assert controller.asked[2:] == ["exclude 11_0 "]
 
 
+def test_a_place_whose_job_has_ended_is_not_held(controller: Controller, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, places = Story(2), Cluster(Path(), "", {})
+    places.changes()
+    places.feed(told)
+    for task in range(2):
+        controller.put(11, task, state=engine.RUNNING, host="p2", id=100 + task)
+    places.changes()
+    with subprocess.Popen(["true"], stdout=subprocess.DEVNULL) as teller:
+        monkeypatch.setattr(slurm, "end", lambda job, status: teller)
+        places.over(0, 7)
+        places.act(story.HOLD, None)
+        places.act(story.KILL, None)
+    assert controller.asked == ["hold 11_1 ", "remove 11_0,11_1 "]
+
+
 def _journal(*rows: object) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from remoteio.errors import RexecError
 from shim.submit.batch.arrays import Arrays
 from shim.submit.batch.places import VERBS, Endings
-from shim.submit.batch.story import VACATE, WAITING, Story
+from shim.submit.batch.story import KILL, VACATE, WAITING, Story
 from shim.submit.engines import slurm
 from shim.submit.engines import told as engine
 from shim.submit.engines.slurm import Seen
@@ -140,6 +140,8 @@ class Cluster:
         """See Places."""
         self._look()  # Slurm holds one that runs otherwise than one that waits
         known = [job for job in (self._tasks if jobs is None else jobs) if job in self._tasks]
+        if verb != KILL:  # one whose job has ended is on its way out, and would wait there for ever
+            known = [job for job in known if job not in self._endings]
         running = [job for job in known if self._tasks[job].state in (RUNNING, engine.SUSPENDED)]
         others = [self._tasks[job].name for job in known if job not in running]
         slurm.act(VERBS[verb], [self._tasks[job].name for job in running], others)

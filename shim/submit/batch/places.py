@@ -110,6 +110,9 @@ class Endings:
         """Have a job's place end so."""
         self._told[job] = status, time.monotonic(), self._tell(job, status)
 
+    def __contains__(self, job: int) -> bool:
+        return job in self._told
+
     def drop(self, job: int) -> None:
         """Take note that the place has ended."""
         self._told.pop(job, None)
