@@ -181,7 +181,7 @@ def test_a_tree_that_is_walked_far_away_for_the_first_time_is_sent_meanwhile(
         (ended,) = [each for each in map(json.loads, log.read_text().splitlines()) if each["event"] == "ended"]
         return ended["trips"], job.stdout.decode()
 
-    for argv, most in ((["find", "tree", "-type", "f"], 30), (["grep", "-rl", "tree", "tree"], 30)):
+    for argv, most in ((["find", "tree", "-type", "f"], 20), (["grep", "-rl", "tree", "tree"], 30)):
         least = [math.inf, math.inf]
         for attempt in range(tries):
             for run in range(2):

@@ -237,6 +237,11 @@ def test_what_setlocale_opens_is_guessed(tmp_path: Path) -> None:
         assert [f"/{each}" in found for each in places] == [True, whole, whole]
 
 
+def test_a_program_that_asks_for_accounts_uses_their_files(root: Path) -> None:
+    for name, asks in (("tar", True), ("sleep", False)):
+        assert ("/etc/passwd" in read(guessed(programs(root, name, PATH="/usr/bin:/bin")))) == asks
+
+
 def test_no_more_libraries_are_followed_than_so_many(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "_MOST", 1)
     shell = os.path.realpath("/bin/sh")

@@ -346,6 +346,14 @@ def test_a_tree_that_the_host_could_not_be_sent_is_learned_by_what_it_asked_for(
     assert command.ends() == {b"/top": NAMES, b"/top/c/f": PASSED_BY}
 
 
+def test_what_was_asked_for_and_has_another_name_since_is_sent(host: Host, top: Path) -> None:
+    command = Command(host)
+    command.lists("top/b", below=8)
+    (top / "top/b").rename(top / "top/z")
+    host.export.inodes.nodes[host.walk("top/z")].name = b"z"
+    assert b"/top/z" in told(host, {b"/top": use_of(NAMES)}, command.names.walks)
+
+
 def test_of_a_tree_whose_files_are_read_these_are_sent(host: Host) -> None:
     command = Command(host)
     command.opens("top", "top/a", "top/b", "top/c", "top/a/d", "top/a/e")
@@ -399,6 +407,17 @@ def test_who_asks_for_files_while_names_are_sent_is_sent_attributes_from_then_on
             for _ in range(3):
                 walks.saw(node, abi.LOOKUP)
     assert bare == [True] * 4 + [False] * 9
+
+
+def test_who_has_looked_names_up_in_a_tree_and_lists_it_then_wants_attributes(host: Host) -> None:
+    command = Command(host)
+    for each in DIRECTORIES[:4]:
+        for name in (b"file", b"none", b"neither"):
+            command.ask(abi.LOOKUP, each, name + b"\0")
+    command.opens("top", "top/a", "top/b", "top/c")
+    for each in DIRECTORIES:
+        command.lists(each)
+    assert command.ends()[b"/top"] == ATTRIBUTES
 
 
 def test_it_is_kept_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ class BegunWalks:
 
     begun  what was begun with: by the root of each tree its uses, as ``learned_walks`` has them
 
-    Threads: any; when two come at once, something may be sent twice.
+    Threads: any; when two come at once, something may be sent twice. What is gone through is copied first, in one step.
     """
 
     def __init__(self, walked: Mapping[bytes, tuple[int, bytes]]) -> None:
@@ -67,7 +67,7 @@ class BegunWalks:
         return self._begin(self._root(above), above, CONTENTS, known)
 
     def _reads(self, root: bytes) -> bool:
-        return any(each == root or each.startswith(root + b"/") for each in self._read)
+        return any(each == root or each.startswith(root + b"/") for each in list(self._read))
 
     def _root(self, name: bytes) -> bytes:
         """The highest directory from which on the walk has come to that one: it went to several of what is in it."""
@@ -98,4 +98,4 @@ class BegunWalks:
         return uses
 
     def _roots(self) -> Uses:
-        return {root: uses[root] for root, uses in self.begun.items()}
+        return {root: uses[root] for root, uses in list(self.begun.items())}

@@ -132,15 +132,19 @@ class FirstNames:
         uses, self._begins = self._begins, {}
         return uses
 
+    def _begin(self, uses: Uses) -> None:
+        if uses:
+            self._begins = {**self._begins, **uses}  # another thread may go through what was taken
+
     def _learn(self, op: int, node: Node, request: abi.Request) -> None:
         self.walks.saw(node, op)
         if op == abi.LOOKUP:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
         elif op == abi.LIST:
             if not abi.LIST_IN.unpack_from(request.raw, abi.ARGS)[1]:
-                self._begins |= self._begun.listed(path(node, b""), self.known)
+                self._begin(self._begun.listed(path(node, b""), self.known))
         elif op == abi.FETCH and node.parent is not None:
-            self._begins |= self._begun.fetched(path(node.parent, b""), self.known)
+            self._begin(self._begun.fetched(path(node.parent, b""), self.known))
         elif node.kind == stat.S_IFREG and node.parent is not None:
             if op == abi.READ:
                 _, offset, size, *_ = abi.READ_IN.unpack_from(request.raw, abi.ARGS)
@@ -167,7 +171,7 @@ class FirstNames:
         """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
         known = dict(self._uses)  # guesses may be on their way still
-        for root in self.walks.sent & self._begun.begun.keys():
+        for root in self.walks.sent.intersection(list(self._begun.begun)):
             known |= self._begun.begun[root]
         uses = self.walks.uses(known)
         if uses != self.known or (uses and not self._sure):

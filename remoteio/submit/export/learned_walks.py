@@ -48,6 +48,7 @@ class LearnedWalks:
         self.left: set[bytes] = set()
         self.sent: set[bytes] = set()
         self.walked: dict[bytes, tuple[int, bytes]] = {}
+        self._looked: set[bytes] = set()  # directories in which names were looked up
         self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
         self._opened: dict[bytes, None] = {}  # paths of directories that the job has opened
 
@@ -57,6 +58,8 @@ class LearnedWalks:
         if name != b"/" and (name in self.walked or len(self.walked) < MOST_WALKED):
             if wanted == NAMES:
                 self.has.add(node.id)
+            elif wanted == LOOKED_UP:
+                self._looked.add(name)
             self.walked[name] = max(wanted, self.walked.get(name, (wanted, b""))[0]), entries
 
     def saw(self, node: Node, op: int) -> None:
@@ -73,9 +76,13 @@ class LearnedWalks:
             root = self.bare[node.id]
             self._asked[root] = self._asked.get(root, 0) + 1
 
+    def pushed(self, node: Node, entries: bytes) -> None:
+        """Take note that the host is sent a directory alone: a walk may come from there."""
+        self.walked.setdefault(path(node, b""), (LOOKED_UP, entries))
+
     def asked_for(self, node: Node) -> bytes:
         """Return the entries of a directory that the host has asked for; nothing, if it has not, or not for all."""
-        entries = self.walked[path(node, b"")][1] if node.id in self.has else b""
+        entries = self.walked.get(path(node, b""), (0, b""))[1] if node.id in self.has else b""
         return entries if len(entries) < AHEAD - _ENTRY else b""
 
     def wants(self, root: bytes, wanted: int) -> int:
@@ -103,10 +110,11 @@ class LearnedWalks:
             if not above:
                 found.update((name, []) for name in its.alone)
                 found.update((name, use_of(PASSED_BY)) for name in its.passed_by)
-        for root in self._asked:
-            wanted = wanted_of(found.get(root))
+        for root, ranges in found.items():
+            wanted = wanted_of(ranges)
             if wanted is not None:
-                found[root] = use_of(self.wants(root, wanted))
+                looked = sum(each.startswith(root + b"/") for each in list(self._looked)) >= LEAST
+                found[root] = use_of(ATTRIBUTES if looked and wanted == NAMES else self.wants(root, wanted))
         alone = (name for name in self._opened if not is_in(name, NAMES, found) and found.get(name) is None)
         found.update((name, []) for name in islice(alone, MOST_ALONE))
         return found

@@ -13,7 +13,6 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.learned_walks import (
     ATTRIBUTES,
     CONTENTS,
-    LOOKED_UP,
     MOST_WALKED,
     NAMES,
     LearnedWalks,
@@ -66,7 +65,7 @@ class PushedWalk:
             most -= 1
             found = walk(entries)
             if wanted is None:
-                learned.listed(node, entries, LOOKED_UP)  # a walk may come from there
+                learned.pushed(node, entries)
             else:
                 left += reversed([each for each in directories(found) if each not in passed_by])
             if wanted == NAMES:

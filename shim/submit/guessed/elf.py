@@ -10,23 +10,27 @@ from remoteio.submit.export.first_names import Ranges
 from remoteio.submit.export.seen import WHOLE
 
 _LOAD, _DYNAMIC, _INTERP = 1, 2, 3
-_NEEDED, _STRTAB, _RPATH, _RUNPATH = 1, 5, 15, 29
+_NEEDED, _STRTAB, _STRSZ, _RPATH, _RUNPATH = 1, 5, 10, 15, 29
+_ACCOUNTS = (b"getpwuid", b"getpwnam", b"getgrgid", b"getgrnam")  # functions of libc
 _WRITABLE = 2
 _PROGRAM = struct.Struct("<IIQQQQQQ")
 _MOST_HEADERS, _MOST_DYNAMIC, _MOST_TAGS, _LONGEST = 128, 1 << 16, 256, 4096  # there are fewer in what is used
+_NAMES = 1 << 18  # bytes, of its own
 _PAGE = 4096
 HEAD = 64 << 10
 """Bytes that the kernel reads first."""
 
 
 class Elf(NamedTuple):
-    """What an ELF file says of itself; `ranges`: all of it, in the order in which it is used."""
+    """What an ELF file says of itself; `ranges`: all of it, in the order in which it is used; `accounts`: it may ask
+    who has a user's or group's number, or name."""
 
     machine: int
     interpreter: bytes
     needed: list[bytes]
     runpath: list[bytes]
     ranges: Ranges
+    accounts: bool
 
 
 def read(fd: int) -> Elf | None:
@@ -57,7 +61,10 @@ def _parse(fd: int) -> Elf | None:
     base = next((o + strings - a for o, a, held, _ in loads if a <= strings < a + held), 0)
     needed = [_text(fd, base + value) for tag, value in tags if tag == _NEEDED][:_MOST_TAGS]
     told = [_text(fd, base + value) for tag, value in tags if tag in (_RPATH, _RUNPATH)][:1]
-    return Elf(machine, interpreter, needed, [each for text in told for each in text.split(b":")], _ranges(loads))
+    size = next((value for tag, value in tags if tag == _STRSZ), 0)
+    names = {*os.pread(fd, min(size, _NAMES), base).split(b"\0")} if strings else set()
+    runpath = [each for text in told for each in text.split(b":")]
+    return Elf(machine, interpreter, needed, runpath, _ranges(loads), not names.isdisjoint(_ACCOUNTS))
 
 
 def _text(fd: int, offset: int) -> bytes:

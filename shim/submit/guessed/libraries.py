@@ -24,6 +24,7 @@ _CATEGORIES = (
     b"IDENTIFICATION", b"MEASUREMENT", b"TELEPHONE", b"ADDRESS", b"NAME", b"PAPER", b"MONETARY", b"COLLATE", b"TIME",
     b"NUMERIC",
 )  # fmt: skip
+_ACCOUNTS = (b"/etc/nsswitch.conf", b"/etc/passwd", b"/etc/group")
 _BESIDE = {b"libselinux.so.1": b"/etc/selinux/config"}  # files that a library looks for as it is loaded
 
 
@@ -48,6 +49,10 @@ class Libraries:
             yield from self._seen.names(b"/etc/ld.so.preload")
             yield from self._seen.walk(_CACHE, WHOLE)
         yield from self._needed(path, found)
+        if found.accounts:
+            yield from self._seen.names(b"/var/run/nscd/socket")
+            for each in _ACCOUNTS:
+                yield from self._seen.walk(each, WHOLE)
 
     def library(self, path: bytes) -> Iterator[Use]:
         """What the loader uses of a library that a program opens as it runs."""
