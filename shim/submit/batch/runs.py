@@ -48,7 +48,7 @@ class Run:
         options = ["--no-tty", "--fds", "none", "--json-log", str(self._said), *batch.options]
         argv = [*ends, *own_code.command(_PROGRAM), *where, *options, "--", *batch.words(job)]
         try:
-            with open(out, "wb") as output, open(self._err, "wb") as errors:
+            with open(out, "wb", opener=_there) as output, open(self._err, "wb", opener=_there) as errors:
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=batch.directory,
                     env=dict(item.split("=", 1) for item in batch.environ), umask=batch.umask,
@@ -99,3 +99,8 @@ def _cost(row: dict[str, Any]) -> list[float] | None:
     if "cpu" not in row:
         return None
     return [round(row["cpu"], 3), round(row["waited"], 3), row["received"] + row["sent"]]
+
+
+def _there(path: str, flags: int) -> int:
+    # where another job of the batch may write, it may have made a link to what it may not
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
