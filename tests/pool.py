@@ -4,7 +4,7 @@ Each is a Debian root of its own (that of the desk, with the engines' own packag
 network that leads nowhere else; they share no files. alice is an ordinary user on all three, and rexec is on p1 alone.
 The engines' times are short, as a test waits for them: which, is in CONDOR and SLURM. cgroups are not used.
 
-The layer with the engines is made once and kept, as the desk's root is: 250 MB more, and a minute.
+The layer with an engine is made once and kept, as the desk's root is: 200 MB more, and a minute.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from typing import Any
 from tests import desk_root, netns
 from tests.desk_root import CACHE, SUITE, call, digest, locked
 
-PACKAGES = (
-    "condor", "slurmctld", "slurmd", "slurm-client", "munge",
-    "criu", "python3-click", "python3-jeepney", "python3-zstandard",
-)  # fmt: skip
+OURS = ("criu", "python3-click", "python3-jeepney", "python3-zstandard")
+PACKAGES = {"condor": ("condor", *OURS), "slurm": ("slurmctld", "slurmd", "slurm-client", "munge", *OURS)}
 HOSTS = {"p1": "10.80.1.1", "p2": "10.80.1.2", "p3": "10.80.1.3"}
 ROOT = Path(__file__).parents[1]
 # A job that says that it has begun, in a file of home's, and ends when another is there.
@@ -113,19 +111,19 @@ main()
 """
 
 
-def layer() -> Path:
+def layer(engine: str) -> Path:
     """The directory with what the packages add to the desk's root; made if it is not there yet."""
     lower = desk_root.base()
-    kept = CACHE / f"pool-{digest(lower.name, *PACKAGES)}"
+    kept = CACHE / f"pool-{digest(lower.name, *PACKAGES[engine])}"
     with locked(CACHE / "lock"):
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-") as scratch:
-                _install(lower, Path(scratch))
+                _install(lower, Path(scratch), PACKAGES[engine])
                 (Path(scratch) / "upper").rename(kept)
     return kept
 
 
-def _install(lower: Path, scratch: Path) -> None:
+def _install(lower: Path, scratch: Path, packages: Sequence[str]) -> None:
     # In a private mount namespace, so that no mount outlives it, whatever ends it.
     for name in ("upper", "work", "root"):
         (scratch / name).mkdir()
@@ -145,7 +143,7 @@ printf '#!/bin/sh\\nexit 101\\n' >{root}/usr/sbin/policy-rc.d
 chmod 755 {root}/usr/sbin/policy-rc.d
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 chroot {root} apt-get -q update </dev/null
-chroot {root} apt-get -q -y --no-install-recommends install {" ".join(PACKAGES)} </dev/null
+chroot {root} apt-get -q -y --no-install-recommends install {" ".join(packages)} </dev/null
 chroot {root} apt-get clean
 cp {scratch}/nsswitch.conf {root}/etc/nsswitch.conf
 : >{root}/etc/resolv.conf
@@ -170,7 +168,7 @@ class Pool:
             (state / each).mkdir(parents=True, exist_ok=True)
         (state / "upper").chmod(0o755)  # its root directory, whatever the umask is
         self._settings(name, state / "upper")
-        lower = f"{layer()}:{desk_root.base()}"
+        lower = f"{layer(self._engine)}:{desk_root.base()}"
         booted = self._booted[name] = subprocess.Popen(
             [sys.executable, "-m", "tests.pool_boot", name, lower, str(state)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
@@ -270,7 +268,7 @@ class Access:
 @contextmanager
 def up(engine: str) -> Iterator[Pool]:
     """Have a pool, whose execute hosts are on their way into it."""
-    layer()
+    layer(engine)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-hosts-") as directory:
         pool = Pool(Path(directory), engine)
         try:
