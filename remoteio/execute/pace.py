@@ -1,9 +1,11 @@
 """Execute side: how fast home may send what the job has not asked for (``wire.pushed``). Pure. Shipped.
 
 Nothing, where home is near: there a round trip costs less than what is guessed in vain. Else as much is under way as
-the link carries in a round trip or little more: what the job asks for waits behind it. How much that is, is measured as
-by TCP's BBR: the link's rate is the most that came in the time from a grant to its last byte; while that grows, twice
-as much is granted the next time.
+the link carries in a round trip and until a frame has come whole, or little more: what the job asks for waits behind
+it. How much that is, is measured as by TCP's BBR: the link's rate is the most that came in the time from a grant to its
+last byte; while that grows, twice as much is granted the next time. Home makes its frames as large as what it is
+granted, and where that is little, half of it is the most at a time: of one frame alone the link would be idle until
+the next is granted.
 
 Nor is more sent than the link carries in UNUSED_S, and that was not used: a command that does something else than the
 last time is left alone.
@@ -19,6 +21,9 @@ SURELY_FAR = 0.015
 """Seconds that the first answer took, from which on no second one is waited for: home was busy for less than that."""
 FIRST = 192 << 10
 LEAST = 16 << 10
+FRAMES = 24 << 10
+"""Bytes that are under way beside those that the link carries in a round trip: a frame is granted anew once it is here
+and dealt with, and the smallest are of 16 KiB."""
 UNUSED_S = 0.3
 _GROWS = 1.25  # times: the link is faster than was known
 _FULL = 3  # grants in a row by which it was not
@@ -65,7 +70,7 @@ class Pace:
         self._level = 0 if rate > _GROWS * self._rate else self._level + 1
         self._rate = max(rate, self._rate)
         gain = 2.0 if self._level < _FULL else _GROWS
-        self._window = int(min(max(gain * self._rate * self._fastest, LEAST), WIDEST))
+        self._window = int(min(max(gain * self._rate * self._fastest + FRAMES, LEAST), WIDEST))
 
     def grant(self, now: float, unused: int) -> int:
         """Return what to grant, when so much of what has come was not used."""
@@ -73,6 +78,8 @@ class Pace:
             self._window = FIRST
         under_way = self._granted - self.come  # less than nothing, where the last frame was larger than what was left
         room = min(self._window, max(2 * FIRST, int(self._rate * UNUSED_S)) - unused) - under_way
+        if self._window < 2 * FRAME:
+            room = min(room, max(self._window // 2, LEAST) - min(under_way, 0))
         room = min(room, WIDEST)  # home takes no more at once
         if self.over or not self._window or room < max(min(self._window // 4, FRAME), 1):
             return 0

@@ -200,7 +200,8 @@ def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
         sent += list(sending.due(host.export))
     assert sum(map(len, sent)) >= len(LARGE_FILE)
     assert all(len(payload) + HEADER.size < LARGE for payload in sent)
-    assert all(len(a) <= pushed.FRAME for a, _ in pairwise(sent))
+    one = pushed.PIECE + len(pushed.pack(pushed.DATA, 1))
+    assert all(len(a) <= one for a, _ in pairwise(sent)), "several are to be under way"
     assert sending.credited(1 << 20) and not list(sending.due(host.export)), "all was sent"
     assert not sending.credited(10_000), "and nobody is to look again"
 
@@ -550,30 +551,40 @@ def test_no_more_is_granted_at_once_than_home_takes() -> None:
     host_frames.credit(struct.pack("=BI", PUSHED, widest))
 
 
-def under_way(rate: float, trip: float, seconds: float, frame: int = 16 << 10) -> list[tuple[float, int]]:
-    """When how many bytes are under way over a link of so many bytes a second, as long as all of it is used: home sends
-    frames of that size, and begins one while it may send anything."""
-    steps, now, free = far(), NOW, NOW
+def under_way(rate: float, trip: float, seconds: float, frame: int = 0) -> list[tuple[float, int, int]]:
+    """When how many bytes are under way, and have come, over a link of so many bytes a second, as long as all of it is
+    used: home sends frames of that size, 0: as large as what it was granted last, and begins one while it may send
+    anything."""
+    steps, now, free, come = far(), NOW, NOW, 0
     flying: list[tuple[float, int]] = []  # when it arrives, size
-    credit = steps.answered(trip, now, 0)
+    granted = credit = steps.answered(trip, now, 0)
     found = []
     while now < NOW + seconds:
+        each = frame or min(max(granted, pushed.PIECE), pushed.FRAME)
         while credit > 0:  # home sends it half a round trip later, one frame after the other
-            free = max(free, now + trip / 2) + frame / rate
-            flying.append((free + trip / 2, frame))
-            credit -= frame
-        found.append((now - NOW, sum(size for _, size in flying)))
+            free = max(free, now + trip / 2) + each / rate
+            flying.append((free + trip / 2, each))
+            credit -= each
+        found.append((now - NOW, sum(size for _, size in flying), come))
         if not flying:
             break
         now, size = flying.pop(0)
-        credit += steps.came(size, now, 0)
+        come += size
+        if more := steps.came(size, now, 0):
+            credit, granted = credit + more, more
     return found
 
 
 def test_over_a_narrow_link_little_more_is_under_way_than_it_carries() -> None:
     for rate in (1.25e6, 12.5e6):
-        later = [size for when, size in under_way(rate, 0.02, 3.0) if when > 1.0]
-        assert later and max(later) <= max(1.4 * rate * 0.02, pace.LEAST + pushed.FRAME)
+        later = [size for when, size, _ in under_way(rate, 0.02, 3.0) if when > 1.0]
+        assert later and max(later) <= 1.4 * rate * 0.02 + pace.FRAMES + pushed.PIECE
+
+
+@pytest.mark.parametrize(("rate", "trip"), [(1.25e6, 0.02), (1.25e6, 0.1), (12.5e6, 0.02)])
+def test_what_a_link_carries_is_used(rate: float, trip: float) -> None:
+    when, _, come = under_way(rate, trip, 3.0)[-1]
+    assert when > 2.9 and come > 0.95 * rate * (when - trip)
 
 
 def test_frames_that_are_larger_than_what_home_may_send_stop_nothing() -> None:
@@ -583,7 +594,7 @@ def test_frames_that_are_larger_than_what_home_may_send_stop_nothing() -> None:
 
 def test_over_a_wide_link_it_is_as_much_as_that_carries_soon() -> None:
     found = under_way(1e9, 0.02, 0.3)
-    assert max(size for when, size in found if when < 0.2) >= 2 << 20
+    assert max(size for when, size, _ in found if when < 0.2) >= 2 << 20
 
 
 def test_what_is_not_used_is_not_sent_on() -> None:

@@ -69,6 +69,21 @@ class _Walks:
         self.passed_by: set[int] = set()
 
 
+class _Credit:
+    """What the host may be sent: `left` bytes, in frames of no more than `frame`: over a narrow line several are to be
+    under way."""
+
+    __slots__ = ("frame", "left")
+
+    def __init__(self) -> None:
+        self.left, self.frame = 0, pushed.FRAME
+
+    def given(self, size: int) -> None:
+        """Take note that so much more may be sent."""
+        self.left += size
+        self.frame = min(max(size, pushed.PIECE), pushed.FRAME)
+
+
 class Pushing:
     """Makes the payloads of the PUSHED frames for what is known to be used, as far as there is credit.
 
@@ -93,20 +108,20 @@ class Pushing:
         self._sent: set[int] = set()  # files and directories, by their nodes
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
-        self._credit, self._busy, self._left = 0, False, MOST_BYTES
+        self._credit, self._busy, self._left = _Credit(), False, MOST_BYTES
         self._frames: Generator[bytes, None, None] | None = None
 
     def credited(self, size: int) -> bool:
         """Take note that so much more may be sent. Whether the caller is to send what ``due`` gives."""
         with self._lock:
-            self._credit += size
+            self._credit.given(size)
             return self._begins()
 
     def more(self, uses: Iterable[Use]) -> bool:
         """Have what is guessed now sent after all else. Whether the caller is to send what ``due`` gives."""
         with self._lock:
             self._todo.append((uses, True))
-            return self._credit > 0 and self._begins()
+            return self._credit.left > 0 and self._begins()
 
     def _begins(self) -> bool:
         if self._busy or not (self._frames or self._todo):
@@ -118,14 +133,14 @@ class Pushing:
         """Make what may be sent now."""
         while True:
             with self._lock:
-                if self._credit <= 0 or not (self._frames or self._todo):
+                if self._credit.left <= 0 or not (self._frames or self._todo):
                     self._busy = False
                     return
                 if self._frames is None:
                     self._frames = self._all(export, *self._todo.popleft())
             payload = next(self._frames, b"")
             with self._lock:
-                self._credit -= len(payload)
+                self._credit.left -= len(payload)
                 if not payload:
                     self._frames = None
             if payload:
@@ -145,7 +160,7 @@ class Pushing:
         for part in self._parts(export, iter(uses) if guessed else _names_first(uses), guessed):
             if parts and (part == _NOW or size + len(part) > most):
                 yield b"".join(parts)
-                parts, size, most = [], 0, min(2 * most, pushed.FRAME)
+                parts, size, most = [], 0, min(2 * most, self._credit.frame)
             if part != _NOW:
                 parts.append(part)
                 size += len(part)
