@@ -373,7 +373,7 @@ class HostSession:
             request = self.export.ordered.request(each)
             if self._files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
                 due.append(told_ahead.PUSH_DUE)
-            if (answer := self.export.answer(request)) is not None:
+            if (answer := self.export.answered(request)) is not None:
                 self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session
             if self.export.behind:
                 due += self.export.ordered.done(request.unique)

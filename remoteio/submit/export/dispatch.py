@@ -40,7 +40,7 @@ from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.once import how_done, noted
 from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.ordered import Ordered
-from remoteio.submit.export.reply import DONE, Reply
+from remoteio.submit.export.reply import DONE, Frame, Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.room_asked import adding
 from remoteio.submit.export.shown_ids import ShownIds
@@ -109,10 +109,13 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         return methods
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
-        """Do what `request` asks, and return the frame (kind, payload) that answers it.
+        """Do what `request` asks, and return the frame (kind, payload) that answers it: see `answered`."""
+        found = self.answered(request)
+        return None if found is None else (found[0], b"".join(found[1:]))
 
-        None: the ABI has no reply, or the job stands still and the request waits (Fence). Raises FuseError.
-        """
+    def answered(self, request: abi.Request) -> Frame | None:
+        """Do what `request` asks, and return the frame that answers it. None: the ABI has no reply, or the job stands
+        still and the request waits (Fence). Raises FuseError."""
         op = request.op
         if op == abi.INTERRUPT:
             self.locks.interrupt(abi.INTERRUPT_IN.unpack_from(request.raw, abi.ARGS)[0])
@@ -134,7 +137,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         doings.done(at, how_done(op, answer))
         return answer
 
-    def _do(self, method: Callable[[abi.Request], Reply], request: abi.Request) -> tuple[int, bytes] | None:
+    def _do(self, method: Callable[[abi.Request], Reply], request: abi.Request) -> Frame | None:
         op = request.op
         try:
             reply = method(request)
@@ -147,7 +150,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
             log.flush()  # before the kernel hears of a node
         return None if op in abi.UNANSWERED else reply.frame(request.unique)
 
-    def _done_before(self, request: abi.Request, how: int) -> tuple[int, bytes] | None:
+    def _done_before(self, request: abi.Request, how: int) -> Frame | None:
         """Answer what the process before this one has done (once.check_asked): nobody has heard so."""
         unique = request.unique
         if how & FAILED:

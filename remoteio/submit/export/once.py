@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from remoteio.errors import RexecError
 from remoteio.submit.export.doings import FAILED, OPEN, Doings
+from remoteio.submit.export.reply import Frame
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE
 
@@ -74,11 +75,11 @@ def check_asked(asked: Iterable[Asked], doings: Doings) -> None:
             raise Unfit(f"it had asked for a change ({name}) of which it is not known {known}")
 
 
-def how_done(op: int, answer: tuple[int, bytes] | None) -> int:
+def how_done(op: int, answer: Frame | None) -> int:
     """Say for ``Doings.done`` how a request was done, from the frame that answers it; OPEN: it was not begun."""
     if answer is None:
         return OPEN
-    kind, payload = answer
+    kind, payload = answer[:2]
     if kind != FUSE:  # more than its own answer, which neither a failure is nor that of an append
         return OPEN if op == abi.WRITE else 0
     _, error, _ = abi.OUT_HEADER.unpack_from(payload)

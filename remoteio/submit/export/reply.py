@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Union
+
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases, makes
-from remoteio.wire.frames import FUSE, GRANTED, KNOWN, LEASED, ORDERED
+from remoteio.wire.frames import FUSE, GRANTED, KNOWN, LARGE, LEASED, ORDERED
 from remoteio.wire.known import Piggyback
 
 _HEADER = abi.OUT_HEADER.pack
+
+Frame = Union[tuple[int, bytes], tuple[int, bytes, bytes]]
+"""A kind, and the payload, perhaps in two parts."""
 
 
 class Reply:
@@ -29,10 +34,13 @@ class Reply:
         self.body, self.known, self.before, self.leased, self.name = body, known, before, leased, name
         self.granted: makes.Granted | None = None
 
-    def frame(self, unique: int) -> tuple[int, bytes]:
-        """Make the frame (kind, payload) that answers the request of that number."""
+    def frame(self, unique: int) -> Frame:
+        """Make the frame that answers the request of that number."""
         body, known = self.body, self.known
-        reply = _HEADER(16 + len(body), 0, unique) + body
+        head = _HEADER(16 + len(body), 0, unique)
+        if len(body) >= LARGE and known is None and not (self.before or self.leased):
+            return FUSE, head, body  # what was read, which to copy would take as long as to read it
+        reply = head + body
         if self.before:
             return ORDERED, self.before + reply
         kind, payload = (FUSE, reply) if known is None else (KNOWN, wire.pack(reply, known))
