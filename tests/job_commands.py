@@ -102,7 +102,10 @@ def mover(
     made = Mover(rexec, user, (first, second), place(user))
     give_criu(kept, made.dir / "data", user)
     yield made
-    for row in json.loads(made.verb("jobs", "--json")):
+    rows = json.loads(made.verb("jobs", "--json"))
+    for name in (row["batch"] for row in rows if "batch" in row and row["state"] != "ended"):
+        made.verb_fails("kill", name)
+    for row in (row for row in rows if "id" in row):
         if row["state"] not in ("done", "failed") and not str(row["state"]).startswith(("exit", "signal")):
             made.verb_fails("kill", str(row["id"]))  # which answers before its supervisor, that writes there, has ended
             until(lambda job=str(row["id"]): not supervisors(made, job), "its supervisor ends")

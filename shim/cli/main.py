@@ -117,6 +117,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     type=click.Choice(["never", "small", "always"]),
     help="With --checkpoint: which images are tried out on their host, to know if it can leave; small: up to 256 MiB.",
 )
+@click.option("--for-batch", "batch", hidden=True, default="")  # said by the supervisor of one
 @click.option("--detach", is_flag=True, help="With --checkpoint: in the background; prints the job's id.")
 @click.option("-v", "verbose", is_flag=True, help="Say what happens.")
 @click.option("-q", "quiet", is_flag=True, help="Say nothing but why rexec itself failed.")
@@ -149,6 +150,7 @@ def run_command(
     files: str | None,
     undo_limit: str | None,
     rehearse: str | None,
+    batch: str,
     detach: bool,
     verbose: bool,
     quiet: bool,
@@ -210,12 +212,17 @@ def run_command(
     from shim.cli import checkpoint as with_images
     from shim.submit.job import record, submission
 
+    outputs: tuple[str, ...] = ()
+    if batch:
+        from shim.submit.batch import record as batches
+
+        outputs = batches.outputs(batch)
     hosts = submission.host_names(on)
     slots = submission.slots(on, plain.slots(cpus, memory, priority, require, rank))
     wanted = submission.Wanted(
         hosts, owner or "", submission.parse_every(every), parameters.images(keep) or submission.KEEP, detach,
         asked, files or submission.ROLLBACK, submission.parse_undo(undo_limit), rehearse or record.SMALL,
-        durations.lease(lease, True), slots,
+        durations.lease(lease, True), slots, batch, outputs,
     )  # fmt: skip
     # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
     os._exit(with_images.submit(spec, wanted, quiet=quiet))

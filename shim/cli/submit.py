@@ -49,6 +49,8 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.option("--require", metavar="EXPR", default="", help="What a host must be, in ClassAd language.")
 @click.option("--rank", metavar="EXPR", default="", help="Likewise: what is larger on a host that is better.")
 @click.option("--priority", metavar="N", type=int, default=0, help="Higher is sooner.")
+@click.option("--checkpoint", is_flag=True, help="With --engine local: jobs that are saved, held and moved (rexec -h).")
+@click.option("--every", metavar="D", help="With --checkpoint: save each every D too (10m, 1h30m) while it runs.")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
 @click.option("--print", "prints", is_flag=True, help="Print what the engine would be told, and submit nothing.")
 @click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
@@ -59,11 +61,13 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     hold, release, vacate and kill take it, or one job of it: b7.3. A job that waits is no process here.
 
     A job whose place is taken away runs again from its start, as HTCondor has it for a program that does not save
-    itself; its output begins anew.
+    itself; its output begins anew. With --checkpoint it is saved: hold, release and vacate have it go on where it was,
+    and a host that dies costs what it did since its last image. `rexec jobs` shows each that has begun as a job too.
 
     \b
     Examples:
       rexec submit -n 200 ./sim --seed {}
+      rexec submit -n 200 --checkpoint --every 10m ./sim --seed {}
       rexec submit --each files.txt -o {}.log gzip -9 {}
       rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' ./sim {}
     """
@@ -88,7 +92,8 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     click.echo(directory.name)
 
 
-def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, time: str | None, **_: object) -> None:
+def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, time: str | None, **given: Any) -> None:
+    _check_moves(engine, given["checkpoint"], given["every"])
     if engine != LOCAL and on is not None:
         chosen = "HTCondor chooses by --require and --rank" if engine == CONDOR else "Slurm chooses"
         raise RexecError(f"--on is for --engine local: {chosen}")
@@ -100,6 +105,17 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         )
     if engine != SLURM and time is not None:
         raise RexecError("--time is for --engine slurm")
+
+
+def _check_moves(engine: str, checkpoint: bool, every: str | None) -> None:
+    if checkpoint and engine != LOCAL:
+        raise RexecError("--checkpoint is for --engine local: the jobs of a pool run again from their start")
+    if every is not None:
+        if not checkpoint:
+            raise RexecError("--every is for jobs that can be checkpointed: say --checkpoint too")
+        from shim.submit.job.submission import parse_every
+
+        parse_every(every)  # for what it raises
 
 
 def _told(
@@ -130,12 +146,14 @@ def _batch(
     if engine == LOCAL:
         wanted = ("cpus", "memory", "priority", "require", "rank")
         options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
+    if given["every"] is not None:
+        options += ["--every", given["every"]]
     umask = os.umask(0o077)
     os.umask(umask)
     return Batch(
         command, number, lines, engine, on or ANY, tuple(options), output or f"{stem}.{{}}.out",
         error or f"{stem}.{{}}.err", os.getcwd(), tuple(f"{key}={value}" for key, value in os.environ.items()),
-        umask, time.time(),
+        umask, time.time(), given["checkpoint"],
     )  # fmt: skip
 
 
@@ -237,6 +255,7 @@ def _line(directory: Directory, row: dict[str, Any]) -> str:
     status = row.get("status")
     said = [
         str(row.get("host") or ""),
+        f"job {row['id']}" if "id" in row else "",
         "" if status is None else f"status {status}",
         f"as {row['engine']}" if "engine" in row else "",
         str(row.get("why") or ""),

@@ -53,7 +53,8 @@ def test_usual_words_are_read() -> None:
             and not option.is_eager
         ):
             value = [] if option.is_flag else ["1"]
-            assert option.name == "checkpoint" or plain.usual([option.opts[0], *value, "true"]) is not None, option
+            if option.name not in ("checkpoint", "batch"):
+                assert plain.usual([option.opts[0], *value, "true"]) is not None, option
 
 
 def test_a_usual_run_imports_no_click() -> None:

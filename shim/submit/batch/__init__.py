@@ -5,6 +5,7 @@ record      a batch on the disk: what was asked for, and its journal
 places      where the jobs get their places: the desk here, or HTCondor; cluster: Slurm
 arrays      which task of which of Slurm's arrays is which job's; pure
 runs        one job while it runs: a `rexec CMD` of its own
+moving      one that can be checkpointed, and outlives the supervisor
 supervisor  all jobs of a batch, from the first to the last; process: it as a process of its own
 asking      what others ask of it, and how the answer comes
 

@@ -27,7 +27,7 @@ from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from shim.submit.batch import story
 from shim.submit.batch.story import Story
-from shim.submit.shapes import ShapeError, listed, one_of, string, table, whole
+from shim.submit.shapes import ShapeError, flag, listed, one_of, string, table, whole
 
 LOCAL, CONDOR, SLURM = ENGINES = ("local", "condor", "slurm")
 MOST_JOBS = 1_000_000
@@ -48,6 +48,7 @@ class Batch:
     options    further words for each run's command line
     out, err   where a job's output goes; {} is its number
     environ    NAME=VALUE each
+    moves      its jobs can be checkpointed
     """
 
     command: tuple[str, ...]
@@ -62,6 +63,12 @@ class Batch:
     environ: tuple[str, ...]
     umask: int
     created: float
+    moves: bool = False
+
+    def outputs(self, job: int) -> tuple[str, str]:
+        """Return where the output of one of the jobs goes, and its standard error."""
+        out, err = (os.path.join(self.directory, each.replace("{}", str(job))) for each in (self.out, self.err))
+        return out, err
 
     def words(self, job: int) -> list[str]:
         """Return the command of one of the jobs."""
@@ -75,7 +82,8 @@ _SHAPE = table(
         "command": listed(string, MOST_JOBS, 1), "count": whole(1, MOST_JOBS), "lines": _TEXTS,
         "engine": one_of(*ENGINES), "on": string, "options": _TEXTS, "out": string, "err": string,
         "directory": string, "environ": _TEXTS, "umask": whole(0, 0o777), "created": lambda value, _: value,
-    }
+    },
+    {"moves": flag},
 )  # fmt: skip
 
 
@@ -177,6 +185,12 @@ def find(word: str) -> tuple[Directory, int | None]:
     if job is not None and job >= (count := found.batch().count):
         raise RexecError(f"batch {found.name} has no job {job}: they are 0 to {count - 1}")
     return found, job
+
+
+def outputs(name: str) -> tuple[str, ...]:
+    """Return where the output of a job that is called so goes. Raises RexecError."""
+    directory, job = find(name)
+    return () if job is None else directory.batch().outputs(job)
 
 
 def create(batch: Batch) -> Directory:

@@ -18,7 +18,7 @@ from remoteio.submit import programs
 from shim.submit import own_code
 from shim.submit.batch.record import Batch
 
-_PROGRAM = "shim.cli.program"  # by name: it is the commands' own
+PROGRAM = "shim.cli.program"  # by name: it is the commands' own
 
 
 class Ended(NamedTuple):
@@ -41,12 +41,11 @@ class Run:
         self.fate = ""  # the state that the job has once this has ended before the job
         self._said = directory / f"run-{job}"
         self._said.unlink(missing_ok=True)
-        self._err = os.path.join(batch.directory, batch.err.replace("{}", str(job)))
-        out = os.path.join(batch.directory, batch.out.replace("{}", str(job)))
+        out, self._err = batch.outputs(job)
         setpriv = programs.find("setpriv")
         ends = [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
         options = ["--no-tty", "--fds", "none", "--json-log", str(self._said), *batch.options]
-        argv = [*ends, *own_code.command(_PROGRAM), *where, *options, "--", *batch.words(job)]
+        argv = [*ends, *own_code.command(PROGRAM), *where, *options, "--", *batch.words(job)]
         try:
             with open(out, "wb", opener=_there) as output, open(self._err, "wb", opener=_there) as errors:
                 self._process = subprocess.Popen(

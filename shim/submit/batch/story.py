@@ -1,7 +1,8 @@
 """What has become of the jobs of a batch, as its journal tells it row by row. Pure.
 
 A row is an object, with `at`, seconds since 1970, and one of
-    job, is [host, status, why, cost]   the job is in that state now; its run has cost (Ended.cost)
+    job, is [host, status, why, cost, id]   the job is in that state now; its run has cost (Ended.cost); its number in
+                                        `rexec jobs`, if it can be checkpointed
     engine                        what the engine calls the batch
     ask, job                      somebody asks that VERB be done to a job; null: to all
     obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not

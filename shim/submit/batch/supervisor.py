@@ -9,12 +9,13 @@ from __future__ import annotations
 import select
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from remoteio.errors import RexecError
-from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, Inotify
+from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, IN_MOVED_TO, Inotify
 from shim.submit.batch import story
+from shim.submit.batch.moving import Begun, MovingRun
 from shim.submit.batch.places import AGAIN, Places
 from shim.submit.batch.record import Directory
 from shim.submit.batch.runs import Run
@@ -32,6 +33,7 @@ AT_ONCE = 8
 _PAUSE = 3.0  # seconds from one try to the next
 _SELDOM = 60.0  # seconds without a look, though nothing was seen to change
 _ENDED = "its place has ended by itself with status {}: see whether python3 is there"
+_SOON = 0.1  # seconds to the next look at a job whose own supervisor is about to end
 _PATIENCE = 10.0  # seconds that a run which is to end may take
 
 
@@ -41,10 +43,11 @@ class Supervisor:
     def __init__(self, directory: Directory, places: Places) -> None:
         self._directory, self._places = directory, places
         self._batch = directory.batch()
+        self._begun = Begun(self._batch, directory.name)
         data = directory.journal()
         self._story = story.told(self._batch.count, data)
         self._read = data.rfind(b"\n") + 1
-        self._runs: dict[int, Run] = {}
+        self._runs: dict[int, Run | MovingRun] = {}
         self._tries: dict[int, int] = {}
         self._later: dict[int, float] = {}  # job -> not to be begun before
         self._ends: dict[int, float] = {}  # job -> when its run is killed that was asked to end
@@ -56,9 +59,15 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup.write_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         inotify = _watch(str(self._directory.path))
+        if inotify is not None:
+            self._begun.watch = lambda path: inotify.add(str(path), IN_MOVED_TO | IN_CLOSE_WRITE)
         for job, item in list(self._story.items.items()):
-            if item.state == RUNNING:
+            if item.state == RUNNING and job in self._begun:
+                self._start(job)  # it has run on
+            elif item.state == RUNNING:
                 self._note(job, WAITING, why="its supervisor had ended")
+            elif item.state in FINAL:
+                self._begun.remove(job)
         while True:
             self._wakeup.clear()
             if inotify is not None:
@@ -78,6 +87,8 @@ class Supervisor:
     def _pause(self, settled: bool) -> float:
         until = [*self._later.values(), *self._ends.values()]
         longest = _SELDOM if settled else AGAIN
+        if any(isinstance(run, MovingRun) and run.soon() for run in self._runs.values()):
+            longest = _SOON
         return min([longest, self._places.looks(), *(max(0.0, each - time.monotonic()) for each in until)])
 
     def _note(self, job: int, state: str, **more: object) -> None:
@@ -104,7 +115,7 @@ class Supervisor:
                 continue
             elif told.state == engine.GONE and run is None:
                 self._note(told.job, _gone(told), why=told.why or _ENDED.format(told.status))
-            elif run is not None:
+            elif isinstance(run, Run):
                 # it is no more in its place: what served it here may serve nothing else
                 if told.job not in self._ends:  # else somebody has asked for its end
                     run.fate = {engine.HELD: HELD, engine.GONE: _gone(told)}.get(told.state, WAITING)
@@ -115,11 +126,15 @@ class Supervisor:
     def _look_after(self) -> None:
         """Write down which runs have reached a host, and which have ended."""
         for job, run in list(self._runs.items()):
-            if self._story.item(job).state != RUNNING and run.reached():
-                self._note(job, RUNNING, host=self._places.host(job) or run.host)
-            ended = run.ended()
+            if isinstance(run, MovingRun):
+                ended = run.ended()
+                self._follow(job, run)
+            else:
+                if self._story.item(job).state != RUNNING and run.reached():
+                    self._note(job, RUNNING, host=self._places.host(job) or run.host)
+                ended = run.ended()
             if ended is None:
-                if self._ends.get(job, inf) < time.monotonic():
+                if isinstance(run, Run) and self._ends.get(job, inf) < time.monotonic():
                     run.end(at_once=True)
                 continue
             del self._runs[job]
@@ -134,7 +149,21 @@ class Supervisor:
                 self._note(job, run.fate)
             else:
                 self._failed(job, ended.why)
-            run.forget()
+            if isinstance(run, MovingRun):
+                self._begun.keep(run)
+            else:
+                run.forget()
+
+    def _follow(self, job: int, run: MovingRun) -> None:
+        """Write down where a job that moves is, and that it waits or is held."""
+        if run.soon():
+            return
+        item, state, news = self._story.item(job), run.state(), run.news
+        run.news = ""
+        host = (self._places.host(job) or run.host) if state == RUNNING else ""
+        if (item.state, item.host) != (state, host) or news:
+            number = {"id": run.found.id} if run.found is not None else {}
+            self._note(job, state, host=host, why=news, **number)
 
     def _failed(self, job: int, why: str) -> None:
         """Take note that rexec could not run a job: perhaps it can in a moment, or in another place."""
@@ -168,7 +197,9 @@ class Supervisor:
         jobs = [each for each in asked if self._story.item(each).state not in FINAL]
         if not jobs:
             raise RexecError("it has ended" if job is not None else "all of it has ended")
-        if verb == VACATE and not self._places.moves:
+        if self._batch.moves:
+            self._moving(verb, jobs)
+        elif verb == VACATE and not self._places.moves:
             raise RexecError("only an engine gives it another place: kill it, and submit it again")
         self._places.act(verb, None if job is None else jobs)
         fate = {HOLD: HELD, KILL: KILLED, RELEASE: WAITING}.get(verb, "")
@@ -177,11 +208,37 @@ class Supervisor:
             run, state = self._runs.get(each), self._story.item(each).state
             if run is None and (verb == KILL or (fate and (state == HELD) == (verb == RELEASE))):
                 rows.append({"job": each, "is": fate})
-            elif run is not None and verb in (HOLD, KILL):
+            elif isinstance(run, Run) and verb in (HOLD, KILL):
                 run.fate = fate
                 run.end(at_once=False)
                 self._ends[each] = time.monotonic() + _PATIENCE
         self._add(*rows)
+        for each in jobs:
+            if verb == KILL and each not in self._runs:
+                self._begun.remove(each)
+
+    def _moving(self, verb: str, jobs: Sequence[int]) -> None:
+        """Do something to those of the jobs that can be checkpointed and have begun. Raises RexecError."""
+        runs = [run for each in jobs if isinstance(run := self._runs.get(each), MovingRun) and run.takes(verb)]
+        if verb == VACATE and not runs:
+            raise RexecError("it is on no host" if len(jobs) == 1 else "none of them is on a host")
+        for run in runs:
+            try:
+                run.ask(verb)
+            except RexecError as e:
+                if len(jobs) == 1:
+                    raise
+                run.news = f"{verb}: {e}"
+
+    def _start(self, job: int) -> None:
+        try:
+            words = self._places.words(job)
+            if self._batch.moves:
+                self._runs[job] = self._begun.run(job, words)
+            else:
+                self._runs[job] = Run(self._batch, job, words, self._directory.path)
+        except RexecError as e:
+            self._failed(job, str(e))
 
     def _begin(self) -> None:
         """Begin what may, in order."""
@@ -196,11 +253,7 @@ class Supervisor:
             if job in self._runs or self._story.item(job).state != WAITING or self._later.get(job, now) > now:
                 continue
             self._later.pop(job, None)
-            try:
-                self._runs[job] = Run(self._batch, job, self._places.words(job), self._directory.path)
-            except RexecError as e:
-                self._failed(job, str(e))
-                continue
+            self._start(job)
             starting += 1
 
 

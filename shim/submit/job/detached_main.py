@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from checkpoint.submit.store import Store
 from remoteio.errors import RexecError
@@ -27,6 +28,9 @@ from shim.submit.job.supervisor import JobSupervisor
 
 # What a key, or a terminal's end, sends: it is nothing to one that has no terminal.
 _TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+# no further link: where the file lies, the job may have made one to what it may not write
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def main() -> None:
@@ -98,13 +102,18 @@ def _outputs(job: Job, record: Record, resumed: Resumed | None) -> dict[int, Out
     found = {kind: name for kind, (fd, name) in names.items() if fd in stdio}
     outputs = {}
     for kind, name in ({frames.STDOUT: "terminal"} if record.tty else found).items():
-        fd = os.open(job.path / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(_target(job.path / name), _FLAGS, 0o600)
         size, count = os.fstat(fd).st_size, OutputCount(job.path, kind)
         # Part of the stream may have gone elsewhere: then the file does not begin where that does.
         taken = count.begins + size if resumed is None or resumed.from_files else resumed.written(kind, count)
         count.begin(taken, taken - size)
         outputs[kind] = OutputOnce(kind, OutputFile(fd, say=_say, count=count), taken=taken)
     return outputs
+
+
+def _target(path: Path) -> Path:
+    """Return the file that a stream goes to: that one, or what it was linked to when the job was submitted."""
+    return path.readlink() if path.is_symlink() else path
 
 
 def _ended_by(job: Job, error: BaseException) -> str:

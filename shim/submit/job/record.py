@@ -89,6 +89,7 @@ class Record:
     after       what the job did to its files since that image, once nothing of it runs (Changes.rows)
     desk        what it wants of the desk (Wanted of shim/submit/desk/wanted.py), and `group`, with which it shares its
                 turns (Member); None: it takes no slots
+    batch       of which job of which batch it is ("b7.3"), whose supervisor looks after it; empty: of none
     status, reason    how it ended: waitpid(2)'s status, or rexec's own reason
     """
 
@@ -127,6 +128,7 @@ class Record:
     away: float = 0.0
     after: tuple[Any, ...] = ()
     desk: Mapping[str, Any] | None = None
+    batch: str = ""
     status: int | None = None
     code: int = 0
     reason: str = ""
@@ -182,7 +184,8 @@ _RECORD = table(
         "saved": _SECONDS, "saved_size": whole(),
         "scope": scope.SHAPE, "made": _MADE, "added": _ADDED, "after": _AFTER,
         "files": one_of("rollback", "keep"), "undo_limit": whole(), "lease": whole(), "away": _SECONDS,
-        "desk": maybe(_DESK), "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
+        "desk": maybe(_DESK), "batch": string,
+        "status": maybe(whole(0, (1 << 32) - 1)), "code": whole(), "reason": string,
     },
 )  # fmt: skip
 

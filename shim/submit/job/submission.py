@@ -53,6 +53,8 @@ class Wanted:
     rehearse  which images are restored where they were made, as a test
     lease   seconds for which its host waits for home when the link is cut
     slots   what it takes of the desk while it is on a host; None: nothing, and it waits for none
+    batch   of which job of which batch it is; empty: of none
+    outputs  files to which its output and its standard error go, if not to its own directory
     """
 
     hosts: tuple[str, ...]
@@ -66,6 +68,8 @@ class Wanted:
     rehearse: str = SMALL
     lease: int = IMAGES
     slots: Slots | None = None
+    batch: str = ""
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +137,35 @@ def create(spec: JobSpec, wanted: Wanted) -> Job:
         check(wanted.slots, config.load())
     if wanted.owner:
         named_policy(wanted.owner, dict(config.load().owners))
-    return locked(
-        jobs.create(
-            Record(
-                id=0,
-                command=tuple(os.fsdecode(word) for word in spec.argv),
-                cwd=os.fsdecode(spec.cwd),
-                created=time.time(),
-                hosts=wanted.hosts,
-                owner=wanted.owner,
-                every=wanted.every,
-                keep=wanted.keep,
-                detached=wanted.detach,
-                tty=bool(spec.tty),
-                spec=jobs.packed(spec),
-                scope=wanted.scope.row(),
-                files=wanted.files,
-                undo_limit=wanted.undo,
-                lease=wanted.lease,
-                rehearse=wanted.rehearse,
-                desk=None if wanted.slots is None else {**wanted.slots._asdict(), "group": str(os.getsid(0))},
-            )
-        )
+    record = Record(
+        id=0,
+        command=tuple(os.fsdecode(word) for word in spec.argv),
+        cwd=os.fsdecode(spec.cwd),
+        created=time.time(),
+        hosts=wanted.hosts,
+        owner=wanted.owner,
+        every=wanted.every,
+        keep=wanted.keep,
+        detached=wanted.detach,
+        tty=bool(spec.tty),
+        spec=jobs.packed(spec),
+        scope=wanted.scope.row(),
+        files=wanted.files,
+        undo_limit=wanted.undo,
+        lease=wanted.lease,
+        rehearse=wanted.rehearse,
+        desk=None if wanted.slots is None else {**wanted.slots._asdict(), "group": str(os.getsid(0))},
+        batch=wanted.batch,
     )
+    job = jobs.create(record)
+    try:
+        for name, path in zip(("stdout", "stderr"), wanted.outputs, strict=False):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+            os.symlink(path, job.path / name)
+    except OSError as error:
+        job.remove()
+        raise SubmitError(f"its output cannot go to {path}: {error.strerror}; say another file") from error
+    return locked(job)
 
 
 def resume(
