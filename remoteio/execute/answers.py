@@ -18,7 +18,6 @@ from remoteio.wire.coherence import KNOWN_NODES, TTL
 
 _WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
 _END = 1 << 40  # of what is written so: no filesystem here ends before
-_MOST_OPEN = 512  # for writing: home has room for four times as many wherever it lets the job make something
 _PLENTY = 1 << 20  # bytes written by one handle, after which its close waits until they are at home
 _IDS, _TIMES = abi.FATTR_UID | abi.FATTR_GID, abi.FATTR_ATIME | abi.FATTR_MTIME
 _SETS = abi.FATTR_MODE | _IDS | _TIMES
@@ -86,20 +85,6 @@ class Answers:
                 self._written[made.handle] = 0
             if made.words & MAY_SET:
                 self._keep(made.nodeid, until, made.words, made.attr)
-
-    def opened_here(self, fh: int, nodeid: int, cut: bool) -> None:
-        """Take note that the kernel is told that a file is open for writing by that handle; if it is `cut`, empty."""
-        with self._lock:
-            self._written[fh] = 0
-            made = self._made.get(nodeid)
-            if cut and made is not None:
-                attr = list(abi.ATTR.unpack(made[2]))
-                attr[1] = 0
-                self._keep(nodeid, *made[:2], abi.ATTR.pack(*attr))
-
-    def may_open(self) -> bool:
-        """Say whether one more file may be opened before home has: it has to have room for them."""
-        return len(self._written) < _MOST_OPEN
 
     def closed(self, fh: int) -> None:
         """Take note that the kernel has closed it."""

@@ -39,7 +39,7 @@ class AskedAhead(Told, ToKernel):
         with self._order:
             self.counts.carried[op] += len(asked[5]) + len(body)
             if op == abi.LIST and abi.LIST_IN.unpack_from(asked[5], abi.ARGS)[1] == NAMES:
-                known.whole.told(nodeid, known.holds(nodeid, stamp), body)
+                known.names_listed(nodeid, stamp, body)
                 return
             if op == abi.LIST:
                 waiting = known.listed_ahead(nodeid, stamp, body, now)

@@ -13,9 +13,9 @@ from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import ALWAYS, Told
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
-from remoteio.wire.coherence import SILENCE, TTL
+from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link
-from remoteio.wire.makes import MADE, NUMBERS, OPS, name_of, unlink
+from remoteio.wire.makes import OPS, name_of, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ}) - {abi.SETLK}
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
-_O_ACCMODE, _O_TRUNC = 0o3, 0o1000
-# where the file's attributes are in the reply to a change of it
-_ATTR_AT = {
-    abi.CREATE: abi.OUT_HEADER.size + abi.ENTRY.size,
-    abi.SETATTR: abi.OUT_HEADER.size + abi.ATTR_OUT.size,
-}
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 
@@ -51,8 +45,6 @@ class AtOnce(AskedAhead):
         behind.sent.await_room(len(raw))
         if op == abi.UNLINK:
             return self._unlink(unique, nodeid, raw, now)
-        if op == abi.OPEN:
-            return self._open(unique, nodeid, raw, now)
         if op not in CHANGES:
             return self._look(op, unique, nodeid, raw, now)
         unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
@@ -71,7 +63,6 @@ class AtOnce(AskedAhead):
             self.counts.carried[op] += len(raw)
             asked = op, nodeid, 0, self._known.written.stamp(op, nodeid, raw, made, now), now, raw
             number, answer = behind.entered(unique, asked, answer, made.nodeid if made else 0)
-            self._known.written.changed(made.nodeid if made else nodeid, number)
         behind.send_change(number, raw)
         if answer:
             self._answer(op, answer)
@@ -97,45 +88,11 @@ class AtOnce(AskedAhead):
             self.counts.carried[abi.UNLINK] += len(raw)
             asked = abi.UNLINK, nodeid, 0, known.removes(nodeid, node), now, raw
             number, answer = behind.entered(unique, asked, abi.reply(unique), node)
-            known.written.changed(node, number)
         behind.send_change(number, unlink(raw, node))
         if answer:
             self._to_kernel(answer)
         if known.unused():
             self.give_back()
-        return True
-
-    def _open(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Answer an OPEN of a file that the job has written: for reading with a handle of the relay's own, for writing
-        with one that home gives it."""
-        known, behind = self._known, self.behind
-        flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
-        with self._order:
-            if (
-                nodeid in self.handles.locked
-                or not known.leases.holds(now + SILENCE / 2)
-                or not known.written.may_open(nodeid, raw, now)
-            ):
-                return False
-            writes = flags & (_O_ACCMODE | _O_TRUNC)
-            fh = MADE + behind.next() if writes else known.opened.open(nodeid, flags, now)
-            if not fh or (writes and not (behind.answers.may_open() and behind.next() < NUMBERS)):
-                return False
-            self.counts.here[abi.OPEN] += 1
-            number, answer = 0, abi.reply(unique, abi.OPEN_OUT.pack(fh, 0, 0))
-            self.handles.opened(abi.OPEN, nodeid, raw, answer)
-            if writes:
-                behind.answers.opened_here(fh, nodeid, bool(flags & _O_TRUNC))
-                self.counts.carried[abi.OPEN] += len(raw)
-                asked = abi.OPEN, nodeid, 0, known.opens(nodeid, raw, now), now, raw
-                number, answer = behind.entered(unique, asked, answer)
-                known.written.changed(nodeid, number)
-        if number:
-            behind.send_change(number, raw)
-        if answer:
-            self._answer(abi.OPEN, answer)
-        if not number:  # nobody at home keeps what others take away: it is to be open there soon
-            self._tell_of(lambda: [fh] if fh in known.opened.untold else [])
         return True
 
     def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
@@ -170,17 +127,12 @@ class AtOnce(AskedAhead):
         return made
 
     def _answer(self, op: int, answer: bytes) -> None:
-        if not self._to_kernel(answer) and (op in OPS or op == abi.OPEN):
+        if not self._to_kernel(answer) and op in OPS:
             self._undo(op, answer)
 
     def _done(self, unique: int, error: int, payload: bytes | memoryview) -> None:
         """Take note that home has done a change that was answered, or could not."""
-        change = self.behind.change(unique)
         failed, told = self.behind.replied(unique, error, payload)
-        if change is not None and not error and change.asked[0] in _ATTR_AT:
-            with self._order:
-                attr = payload[_ATTR_AT[change.asked[0]] :][: abi.ATTR.size]
-                self._known.written.done(change.node, change.number, attr)
         for op, answer in told:
             self._answer(op, answer)
         if failed is not None:
@@ -192,7 +144,6 @@ class AtOnce(AskedAhead):
         if op in OPS or op == abi.UNLINK:
             name = name_of(op, raw)
             with self._order:
-                self._known.written.lose(failed.node)
                 self._known.making.failed(nodeid, name, failed.node)
             self._tell_aside(abi.inval_entry(nodeid, name))
         else:

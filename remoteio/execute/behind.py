@@ -33,7 +33,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
-_MAKES = OPS | {abi.OPEN}  # whose answer tells what home does not, or not so
 _O_ACCMODE, _O_TRUNC = 0o3, 0o1000  # asm-generic/fcntl.h
 # what cannot see a change of another node
 _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.OPEN))
@@ -169,7 +168,7 @@ class Behind:
             told = []
             if change.answer:
                 self._waiting.remove(unique)
-                told.append((op, bytes(payload) if error or op not in _MAKES else change.answer))
+                told.append((op, bytes(payload) if error or op not in OPS else change.answer))
             else:
                 self._bytes -= change.size
                 if error and len(self._failed) < KNOWN_NODES:  # the first stand for all: the job's end tells of one

@@ -72,7 +72,7 @@ _SWEEPING = frozenset(
     )
 )
 _O_DIRECT = 0o40000
-NOTHING = (float("-inf"), b"", b"")  # is known of a node
+_NOTHING = (float("-inf"), b"", b"")  # is known of a node
 
 
 class Known:
@@ -307,7 +307,7 @@ class Known:
             return known
         if op == abi.READ:
             return self._read(unique, nodeid, raw, leased, now)
-        until, attr, _ = self._attr.get(nodeid, NOTHING)
+        until, attr, _ = self._attr.get(nodeid, _NOTHING)
         return (
             abi.reply(unique, abi.ATTR_OUT.pack(0, int((until - now) * 1e9) % 1000000000, 0) + attr)
             if until >= now
@@ -323,7 +323,7 @@ class Known:
             data = self.opened.pushed.read(nodeid, offset, size)
             if data is not None:
                 return abi.reply(unique, data)
-        until, _, contents = self._attr.get(nodeid, NOTHING)
+        until, _, contents = self._attr.get(nodeid, _NOTHING)
         return abi.reply(unique, contents[offset : offset + size]) if until >= now and offset < len(contents) else None
 
 

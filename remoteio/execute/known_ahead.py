@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
-from remoteio.execute.known import NOTHING, Known
-from remoteio.execute.leases import given, is_absent, keep_listing, named, size_of
+from remoteio.execute.known import Known
+from remoteio.execute.leases import given, is_absent, is_whole, keep_listing, keep_names, named, size_of
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
-from remoteio.execute.whole import Whole
 from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
 from remoteio.wire.behind import BESIDE, MAY_WRITE
-from remoteio.wire.coherence import TTL
+from remoteio.wire.coherence import KNOWN_OPENED, TTL
 from remoteio.wire.fetched import parse as parse_fetched
-from remoteio.wire.listed import NAMES, parse, walk
+from remoteio.wire.listed import NAMES, parse, parse_names, walk
 from remoteio.wire.makes import MORE, Granted, name_of
 
 _O_TRUNC = 0o1000
@@ -33,7 +32,7 @@ class KnownAhead(Known):
         super().__init__()
         self.making = Making(self.leases)
         self.written = Written(self)
-        self.whole = Whole(self.leases)
+        self._names: dict[int, float] = {}  # directories whose names are asked for -> when they were; 0: they will be
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
         """Take note that what home has told of these nodes and names holds no more; of all that is in a directory, that
@@ -59,7 +58,10 @@ class KnownAhead(Known):
                 self.making.owns(made)
         if stamp < self.making.lost or not self.holds(made, stamp):
             return None  # it may have been taken back since
-        if granted.what & MORE and self.whole.wants(nodeid, now):
+        if granted.what & MORE and not is_whole(self.leases, nodeid) and self._names.get(nodeid, 0.0) < now - TTL:
+            if len(self._names) >= KNOWN_OPENED:
+                self._names.clear()
+            self._names[nodeid] = 0.0
             self.ahead.moved = True
         return self.making.granted(op, raw, granted, reply, above, now)
 
@@ -76,16 +78,6 @@ class KnownAhead(Known):
             self._attr.pop(each, None)
             self.leases.changed(each)
             self._changed(each)
-        return self._count
-
-    def opens(self, nodeid: int, raw: bytes | memoryview, now: float) -> int:
-        """Take note that the kernel is told that a file that the job has written is open for writing again; return the
-        stamp of that."""
-        self._count += 1
-        self._attr.pop(nodeid, None)
-        self.leases.changed(nodeid)
-        self._changed(nodeid)
-        self.written.opens(nodeid, raw, self._count, self.making.time(now))
         return self._count
 
     def told_of_file(self, asked: Asked, reply: bytes | memoryview, now: float) -> None:
@@ -117,8 +109,8 @@ class KnownAhead(Known):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
             found = named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
-            until, attr, _ = self._attr.get(found, NOTHING)
-            if (until >= now and attr) or (attr := self.written.attributes(found, now)):
+            attr = self.written.attributes(found, now)
+            if attr:
                 given(self.leases, found)
                 return abi.reply(unique, abi.ENTRY.pack(found, 0, TTL, 0, 0, 0) + attr)
         return answer
@@ -138,7 +130,9 @@ class KnownAhead(Known):
         walked, looked, below = self.ahead.next(now, self.leases)
         pushed = self.opened.pushed
         found = [(nodeid, 0) for nodeid in walked] + [(nodeid, 1) for nodeid in looked]
-        found += [(nodeid, NAMES) for nodeid in self.whole.next(now)]
+        wanted = [nodeid for nodeid, since in self._names.items() if not since]
+        self._names.update(dict.fromkeys(wanted, now))
+        found += [(nodeid, NAMES) for nodeid in wanted]
         return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found] + [
             self._own(abi.FETCH, nodeid, b"", now, asked)
             for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0) or pushed.may_open(each))
@@ -170,6 +164,13 @@ class KnownAhead(Known):
             self._learn_directory(directory, attr, entries, leased, stamp, now)
         told = [(directory, entries) for directory, _, entries, _ in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
+
+    def names_listed(self, nodeid: int, stamp: int, body: bytes) -> None:
+        """Keep the body of the reply to a LIST of the names alone; empty: it has failed. Raises ProtocolError."""
+        if body and self.holds(nodeid, stamp):
+            keep_names(self.leases, nodeid, parse_names(body))
+        elif body:
+            self._names.pop(nodeid, None)  # the next that is made there may have it asked for again at once
 
     def _learn_directory(self, nodeid: int, attr: bytes, entries: bytes, leased: bool, stamp: int, now: float) -> None:
         if self.holds(nodeid, stamp):

@@ -341,6 +341,11 @@ def is_whole(leases: Leases, parent: int) -> bool:
     return directory is not None and directory.complete
 
 
+def keep_names(leases: Leases, parent: int, names: list[bytes]) -> None:
+    """Keep that these are all the names in a directory, of which some are known."""
+    leases.listed(parent, [(0, 0, named(leases, parent, name), name, 0, 0) for name in names])
+
+
 def keep_listing(leases: Leases, nodeid: int, attr: bytes, found: Entries, entries: bytes) -> None:
     """Keep what home has told of a directory by itself: each entry with a node holds, and home has counted a lookup of
     the kernel's for it."""

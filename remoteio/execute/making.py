@@ -217,7 +217,7 @@ class Making:
 
     def _changed(self, grant: _Grant, number: int, now: float) -> tuple[int, int]:
         """Take note that the change of that number was made in a directory; return when, as home's clock has it."""
-        seconds, ns = self.time(now)
+        seconds, ns = divmod(self._time(now), _NS)
         grant.last = number
         if grant.attr:
             grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
@@ -234,9 +234,8 @@ class Making:
         ahead = ns - int(now * _NS)
         self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
 
-    def time(self, now: float) -> tuple[int, int]:
-        """Return what home's clock says, at the least: seconds, and ns."""
-        return divmod((self._ahead or 0) + int(now * _NS), _NS)
+    def _time(self, now: float) -> int:
+        return (self._ahead or 0) + int(now * _NS)
 
 
 def _asking(raw: bytes | memoryview) -> tuple[int, int, int]:

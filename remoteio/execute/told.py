@@ -136,8 +136,7 @@ class Told:
         reply, rest = wire.split(payload)
         unique = _unique(reply)
         asked = self._asked.get(unique)
-        change = self.behind.change(unique) if asked is None else None
-        if change is not None:
+        if asked is None and (change := self.behind.change(unique)) is not None:
             asked = change.asked
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
@@ -147,8 +146,6 @@ class Told:
             with self._order:
                 if op == abi.WRITE:
                     self._known.written.confirmed(nodeid, _word(reply), known.attr, now)
-                if change is not None and op in (abi.WRITE, abi.OPEN):
-                    self._known.written.done(nodeid, change.number, known.attr)
                 self.counts.carried[op] += len(rest)
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))

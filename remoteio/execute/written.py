@@ -26,26 +26,17 @@ if TYPE_CHECKING:
     from remoteio.execute.known import Known
     from remoteio.execute.making import Made
 
-_O_DIRECT, _O_TRUNC = 0o40000, 0o1000
-# flags of an OPEN for which home is to do it: O_APPEND, O_DSYNC (O_SYNC has it in it), O_DIRECT, O_DIRECTORY,
-# O_NOATIME, and __FMODE_EXEC of linux/fs.h
-_NOT_OPENED = 0o2000 | 0o10000 | 0o40000 | 0o200000 | 0o1000000 | 0x20
-_NEEDS = {0: 0o400, 1: 0o200, 2: 0o600}  # of the mode, by O_ACCMODE
-_SIZE, _BLOCKS, _MTIME, _MODE, _UID = 1, 2, (4, 7), 9, 11  # in struct fuse_attr, unpacked
-_NS = 1000000000
+_O_DIRECT = 0o40000
+_SIZE, _MTIME = 1, (4, 7)  # in struct fuse_attr, unpacked
 
 
 class _File:
-    """attr: as home told it last; data: all that is in it; stamp: of the last change that is in `data`; number: of the
-    last that the kernel was told is done, before home had; exact: `attr` is as that left it; emptied: as it was told by
-    that, which has cut the file; mode: as it leaves it."""
+    """attr: as home told it last; data: all that is in it; stamp: of the last change that is in `data`."""
 
-    __slots__ = ("attr", "data", "emptied", "exact", "mode", "number", "stamp", "until")
+    __slots__ = ("attr", "data", "stamp", "until")
 
     def __init__(self, attr: bytes, stamp: int, until: float) -> None:
         self.attr, self.data, self.stamp, self.until = attr, bytearray(), stamp, until
-        self.number, self.mode = 0, int(abi.ATTR.unpack(attr)[_MODE])
-        self.exact = self.emptied = False
 
 
 class Written:
@@ -59,13 +50,11 @@ class Written:
         self._files: OrderedDict[int, _File] = OrderedDict()
         self._bytes = 0
 
-    def begin(self, nodeid: int, attr: bytes, stamp: int, now: float, exact: bool = True) -> None:
-        """Keep what is written to a file that is empty by the request of that stamp; `attr`: its struct fuse_attr, as
-        home has told it, if it is `exact`."""
+    def begin(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
+        """Keep what is written to a file that is empty by the request of that stamp; `attr`: its struct fuse_attr."""
         self.lose(nodeid)
         if self._known.holds(nodeid, stamp) and not abi.ATTR.unpack(attr)[_SIZE]:
-            file = self._files[nodeid] = _File(attr, stamp, now + TTL)
-            file.exact = exact
+            self._files[nodeid] = _File(attr, stamp, now + TTL)
             self._bound()
 
     def stamp(self, op: int, nodeid: int, raw: bytes | memoryview, made: Made | None, now: float) -> int:
@@ -77,50 +66,12 @@ class Written:
         kept = file is not None and self._known.holds(nodeid, file.stamp)
         stamp = self._known.asked(op, nodeid)
         if made is not None and made.words & MAY_WRITE:
-            self.begin(made.nodeid, made.attr, stamp, now, False)
+            self.begin(made.nodeid, made.attr, stamp, now)
         elif file is not None and kept:
             file.stamp = stamp
             if op == abi.WRITE:
                 self._wrote(nodeid, file, raw)
-            else:
-                _set(file, raw)
         return stamp
-
-    def changed(self, nodeid: int, number: int) -> None:
-        """Take note that the kernel was told that the change of that number is done."""
-        file = self._files.get(nodeid)
-        if file is not None:
-            file.emptied = file.emptied and not file.number  # 0: it is this one
-            file.number, file.exact = number, False
-
-    def done(self, nodeid: int, number: int, attr: bytes | memoryview) -> None:
-        """Take note that home has done that change, after which those are the file's attributes (struct fuse_attr)."""
-        file = self._files.get(nodeid)
-        if file is not None and not file.exact and len(attr) == abi.ATTR.size:
-            file.attr, file.exact, file.emptied = bytes(attr), number >= file.number, False
-
-    def may_open(self, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Say whether an OPEN of the file is known to succeed, as it is its owner's, and its mode lets him."""
-        file, flags = self._file(nodeid, now), abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
-        needs = _NEEDS.get(flags & 3)
-        if file is None or needs is None or flags & _NOT_OPENED:
-            return False
-        owner = abi.IN_HEADER.unpack_from(raw)[4] == abi.ATTR.unpack(file.attr)[_UID]
-        return bool(owner and file.mode & needs == needs)
-
-    def opens(self, nodeid: int, raw: bytes | memoryview, stamp: int, when: tuple[int, int]) -> None:
-        """Take note that the kernel is told, by that stamp, that the file is open for writing: `when` by home's clock,
-        in seconds and ns."""
-        file = self._files[nodeid]
-        file.stamp = stamp
-        if abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0] & _O_TRUNC:
-            self._bytes -= len(file.data)
-            file.data.clear()
-            attr = list(abi.ATTR.unpack(file.attr))
-            attr[_SIZE] = attr[_BLOCKS] = 0
-            seconds, ns = max(when, (attr[4], attr[7]))
-            attr[4:6], attr[7:9], attr[_MODE] = (seconds, seconds), (ns, ns), file.mode
-            file.attr, file.number, file.emptied = abi.ATTR.pack(*attr), 0, True
 
     def _wrote(self, nodeid: int, file: _File, raw: bytes | memoryview) -> None:
         held, offset = file.data, abi.WRITE_IN.unpack_from(raw, abi.ARGS)[1]
@@ -142,8 +93,7 @@ class Written:
         file = self._files.get(nodeid)
         if file is None:
             return
-        if not file.exact:
-            file.attr = attr
+        file.attr = attr
         if word == SAME:
             file.until = now + TTL
         elif word:
@@ -170,10 +120,7 @@ class Written:
             self._bytes -= len(file.data)
 
     def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
-        """Return the reply to a GETATTR, if all is known, or, by handle, if the size is."""
-        file = self._file(nodeid, now)
-        if file is not None and (file.exact or file.emptied):
-            return abi.reply(unique, abi.ATTR_OUT.pack(0, int((file.until - now) * 1e9) % _NS, 0) + file.attr)
+        """Return the reply to a GETATTR by handle, if the size is known."""
         attr = self.attributes(nodeid, now)
         if not attr or not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
             return None
@@ -204,13 +151,6 @@ class Written:
         while self._bytes > WRITTEN or len(self._files) > KNOWN_NODES:
             _, file = self._files.popitem(last=False)
             self._bytes -= len(file.data)
-
-
-def _set(file: _File, raw: bytes | memoryview) -> None:
-    """Keep the mode that a SETATTR gives."""
-    valid, *_, mode, _, _, _, _ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
-    if valid & abi.FATTR_MODE:
-        file.mode = mode
 
 
 def _version(attr: bytes | memoryview) -> tuple[int, ...]:

@@ -42,8 +42,8 @@ on, until it tells home which locks there are, by a SETLK that is numbered for e
 LOCKS = b"/"
 """In place of a name in a BREAK: somebody at home has opened that file, and the locks on it are home's again."""
 
-CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.OPEN, abi.SETLK)) | OPS
-"""What may be answered before it is done. What is opened so has the handle makes.MADE + the number of that."""
+CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.SETLK)) | OPS
+"""What may be answered before it is done."""
 
 ROOM = 1024
 """Changes that are answered and not known to be done, at the most."""

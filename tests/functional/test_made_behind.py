@@ -231,42 +231,6 @@ def test_what_is_made_read_back_and_removed_is_not_waited_for(served: Served) ->
     assert (here / "temporary").read_bytes() == (there / "temporary").read_bytes() == b"the last"
 
 
-def test_what_is_made_is_opened_again_and_not_waited_for(served: Served) -> None:
-    def work(there: Path) -> None:
-        os.close(os.open(there / "out", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        for k in range(5):
-            fd = os.open(there / "out", os.O_WRONLY | os.O_TRUNC)
-            assert os.fstat(fd).st_size == 0
-            os.write(fd, b"%d" % k)
-            os.close(fd)
-        fd = os.open(there / "out", os.O_WRONLY)
-        os.pwrite(fd, b"the last", 1)
-        os.close(fd)
-        fd = os.open(there / "out", os.O_RDONLY)
-        assert os.read(fd, 10) == b"4the last"
-        os.close(fd)
-
-    here, there = served.goes_on(work)
-    assert (here / "out").read_bytes() == (there / "out").read_bytes() == b"4the last"
-
-
-def test_stat_tells_the_job_what_it_tells_here(served: Served) -> None:
-    here, there = served.begin("top")
-    for k in range(20):
-        fd = os.open(there / "first", os.O_WRONLY | os.O_TRUNC)
-        os.write(fd, bytes(k + 1))
-        os.fchmod(fd, 0o600 + k % 2)
-        os.close(fd)
-        if k % 3:
-            until(lambda size=k + 1, mode=0o600 + k % 2: stood(here / "first")[:2] == (size, mode), "it is done")
-        assert stood(there / "first") == stood(here / "first")
-
-
-def stood(path: Path) -> tuple[int, int, int, int]:
-    st = path.stat()
-    return st.st_size, st.st_mode & 0o777, st.st_mtime_ns, st.st_ctime_ns
-
-
 def test_what_others_have_put_in_its_place_meanwhile_is_not_removed(served: Served) -> None:
     here, there = served.begin("top")
     for k in range(30):

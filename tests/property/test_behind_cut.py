@@ -134,7 +134,7 @@ class World:
         self.job._known.leases.heard = float("inf")
 
     def _granted(self, file: int) -> None:
-        self.job._known.written.begin(file, ATTR[abi.ATTR_OUT.size :], 0, 1e12, exact=False)
+        self.job._known.written.begin(file, ATTR[abi.ATTR_OUT.size :], 0, float("inf"))
         body = abi.OPEN_OUT.pack(file + 10, MAY_WRITE, 0)
         self.job.behind.answers.opened(abi.OPEN, abi.reply(1, body), 0.0)
 
@@ -157,12 +157,6 @@ class World:
         elif op == abi.WRITE:
             known = self.unique in self.numbered and self.holds[file] is not None
             self.holds[file] = args[abi.WRITE_IN.size :] if known else None
-        elif op == abi.OPEN:
-            self.holds[file] = b"" if self.unique in self.numbered else None
-        elif op == abi.GETATTR and self.unique in self.job.told:
-            assert abi.ATTR.unpack_from(self.job.read, abi.ATTR_OUT.size)[1] == 0, "it was cut, and nothing else"
-            assert self.holds[file] == b""
-            self.answered_here.add(self.unique)
         elif op == abi.READ and self.unique in self.job.told:
             assert self.job.read == self.holds[file], "it reads what it wrote"
             self.answered_here.add(self.unique)
@@ -171,11 +165,6 @@ class World:
         flags = 0o2000 if appends else 0
         data = b"%04d" % (self.unique % 10000)
         self.asks(abi.WRITE, file, abi.WRITE_IN.pack(file + 10, 0, len(data), 0, 0, flags, 0) + data)
-
-    def opens(self, file: int) -> None:
-        """Open it anew, and empty."""
-        if self.holds[file] is not None:
-            self.asks(abi.OPEN, file, abi.OPEN_IN.pack(0o1001, 0))
 
     def unlinks(self) -> None:
         name = b"%d" % self.unique
@@ -212,7 +201,7 @@ class World:
         if not self.begun:
             return
         _, op, unique, *_ = abi.IN_HEADER.unpack_from(self.begun.pop(k % len(self.begun)))
-        if op in (abi.INTERRUPT, abi.RELEASE):
+        if op == abi.INTERRUPT:
             return
         assert self.must[unique] <= set(self.done), "it is done before what the job had done before"
         assert unique not in self.done
@@ -221,7 +210,6 @@ class World:
         if fails:
             self.in_vain.add(unique)
         body = {abi.WRITE: abi.WRITE_OUT.pack(len(DATA), 0), abi.GETATTR: ATTR, abi.READ: DATA}.get(op, b"")
-        body = abi.OPEN_OUT.pack(unique, 0, 0) if op == abi.OPEN else body
         self.here.send(FUSE, abi.failure(unique, errno.EDQUOT) if fails else abi.reply(unique, body))
         for each in self.home.done(unique):
             self._begin(each)
@@ -248,7 +236,7 @@ class World:
         op, file = self.asked[unique]
         before = self.job.told.get(unique)
         self.job.from_link(payload)
-        if error and op in (abi.WRITE, abi.OPEN):
+        if error and op == abi.WRITE:
             self.holds[file] = None
         if error and unique in self.names:
             assert not is_absent(self.job._known.leases, TOP, self.names[unique]), "what has the name is home's to tell"
@@ -283,9 +271,8 @@ class World:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ("write", "write", "write", "append", "open", "open", "sync", "look", "read", "remove", "say", "interrupt",
-             "send", "send", "answer", "answer", "unlink", "do", "do", "fail", "fail", "home", "home", "job", "job",
-             "cut")
+            ("write", "write", "write", "append", "sync", "look", "read", "remove", "say", "interrupt", "send", "send",
+             "answer", "answer", "unlink", "do", "do", "fail", "fail", "home", "home", "job", "job", "cut")
         ),
         st.integers(0, 400),
     ),
@@ -302,7 +289,6 @@ def test_what_is_seen_at_home_comes_after_what_the_job_did(steps: list[tuple[str
         by_name: dict[str, Callable[[int], object]] = {
             "write": lambda n: world.writes(FILES[n % 2]),
             "append": lambda n: world.writes(FILES[n % 2], appends=True),
-            "open": lambda n: world.opens(FILES[n % 2]),
             "sync": lambda n: world.asks(abi.FSYNC, FILES[n % 2], abi.FSYNC_IN.pack(FILES[n % 2] + 10, 0, 0)),
             "look": lambda n: world.asks(abi.GETATTR, FILES[n % 2], abi.GETATTR_IN.pack(0, 0, 0)),
             "read": lambda n: world.asks(

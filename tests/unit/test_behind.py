@@ -18,7 +18,6 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
-from remoteio.wire.makes import MADE
 from tests.until import HANG
 
 FILE, OTHER, HANDLE = 5, 6, 17
@@ -274,55 +273,6 @@ def test_a_write_that_is_done_is_not_told_what_went_wrong_meanwhile(ends: Ends) 
 def test_a_write_cut_short_has_failed(ends: Ends) -> None:
     done(ends, ends.writes(b"abc"), 1)
     assert ends.behind.untold() == (abi.WRITE, errno.ENOSPC)
-
-
-def opens(ends: Ends, flags: int) -> int:
-    """Have its owner open the file; the handle that he is told, 0: none yet."""
-    ends.relay._known.leases.heard = float("inf")
-    unique = 1000 + flags
-    raw = bytearray(abi.request(abi.OPEN, FILE, abi.OPEN_IN.pack(flags, 0), unique))
-    raw[24:28] = (1000).to_bytes(4, "little")
-    if not ends.relay._at_once(abi.OPEN, unique, FILE, bytes(raw)):
-        return 0
-    told = ends.told()
-    return int(abi.OPEN_OUT.unpack_from(told[0][1], abi.OUT_HEADER.size)[0]) if told else 0
-
-
-def test_what_is_written_is_opened_again_at_once(ends: Ends) -> None:
-    ends.writes(b"abc")
-    assert ends.told() and ends.sent() == [(1, 0, abi.WRITE)]
-    assert opens(ends, os.O_WRONLY | os.O_TRUNC) == MADE + 2
-    assert ends.sent() == [(2, 1, abi.OPEN)]
-    args = abi.WRITE_IN.pack(MADE + 2, 0, 2, 0, 0, 0, 0) + b"de"
-    ends.asks(abi.WRITE, args)
-    assert ends.sent() == [(3, 2, abi.WRITE)] and ends.told()
-    assert opens(ends, os.O_RDONLY) > abi.OWN_FILES
-    assert ends.sent() == [(0, 3, abi.OPENED)], "what others take away is open at home"
-    ends.relay.handles.locked.add(FILE)
-    assert opens(ends, os.O_RDWR) == opens(ends, os.O_RDONLY) == 0
-
-
-def test_what_could_not_be_opened_again_is_told_by_the_next_call(ends: Ends) -> None:
-    assert opens(ends, os.O_WRONLY | os.O_TRUNC)
-    ends.relay.from_link(abi.failure(1000 + (os.O_WRONLY | os.O_TRUNC), errno.ETXTBSY))
-    assert ends.behind.untold() == (abi.OPEN, errno.ETXTBSY)
-    assert opens(ends, os.O_RDONLY) == 0, "home is to say what is in it"
-    ends.told()
-    ends.writes(b"abc")
-    assert ends.errors() == [errno.ETXTBSY]
-
-
-def test_one_who_waits_to_open_it_again_is_not_told_what_home_grants(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(behind, "ROOM", 1)
-    first = ends.writes(b"abc")
-    ends.told()
-    assert opens(ends, os.O_WRONLY) == 0, "not yet"
-    ends.relay.from_link(abi.reply(1000 + os.O_WRONLY, abi.OPEN_OUT.pack(MADE + 2, MAY_WRITE, 0)))
-    ((error, told),) = ends.told()
-    assert (error, abi.OPEN_OUT.unpack_from(told, abi.OUT_HEADER.size)) == (0, (MADE + 2, 0, 0))
-    done(ends, first, 3)
 
 
 @pytest.mark.parametrize(("name", "most"), [("ROOM", 2), ("ROOM_SIZE", 200)])

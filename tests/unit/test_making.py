@@ -390,7 +390,7 @@ def test_the_names_in_a_directory_in_which_something_is_made_are_asked_for_once(
     host = told_some()
     ((node, stamp),) = wanted(host)
     assert node == TOP and wanted(host) == []
-    host.known.whole.told(TOP, host.known.holds(TOP, stamp), pack_names([b".", b"d", b"theirs"]))
+    host.known.names_listed(TOP, stamp, pack_names([b".", b"d", b"theirs"]))
     assert unlinks(host, b"d"), "what was known is known still"
     assert is_absent(host.known.leases, TOP, b"other") and not is_absent(host.known.leases, TOP, b"theirs")
     assert host.makes(abi.CREATE, CREATE + b"other\0") is not None
@@ -405,14 +405,14 @@ def test_names_that_were_told_before_something_was_made_there_are_not_kept(meanw
         host.known.broken([(TOP, b"theirs")])
     else:
         host.known.asked(abi.MKDIR, TOP)
-    host.known.whole.told(TOP, host.known.holds(TOP, stamp), pack_names([b"d"]))
+    host.known.names_listed(TOP, stamp, pack_names([b"d"]))
     assert not is_absent(host.known.leases, TOP, b"theirs")
 
 
 def test_names_that_home_does_not_tell_are_not_asked_for_again_soon() -> None:
     host = told_some()
     ((_, stamp),) = wanted(host)
-    host.known.whole.told(TOP, host.known.holds(TOP, stamp), b"")
+    host.known.names_listed(TOP, stamp, b"")
     host.grants(abi.CREATE, CREATE + b"e\0", MORE, (), attr(8, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(6, 0, 0))
     assert wanted(host) == []
 

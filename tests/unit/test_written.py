@@ -50,28 +50,6 @@ class Host:
         assert abi.ATTR_OUT.unpack_from(reply, abi.OUT_HEADER.size)[:2] == (0, 0), "not to be used again"
         return int(abi.ATTR.unpack_from(reply, abi.OUT_HEADER.size + abi.ATTR_OUT.size)[1])
 
-    def chmods(self, mode: int) -> None:
-        args = abi.SETATTR_IN.pack(abi.FATTR_MODE, *[0] * 10, mode, *[0] * 4)
-        self.written.stamp(abi.SETATTR, NODE, abi.request(abi.SETATTR, NODE, args), None, NOW)
-
-    def may_open(self, flags: int, uid: int = 0, now: float = NOW) -> bool:
-        raw = bytearray(abi.request(abi.OPEN, NODE, abi.OPEN_IN.pack(flags, 0)))
-        raw[24:28] = uid.to_bytes(4, "little")
-        return self.written.may_open(NODE, raw, now)
-
-    def opens(self, flags: int) -> None:
-        self.known.opens(NODE, abi.request(abi.OPEN, NODE, abi.OPEN_IN.pack(flags, 0)), NOW)
-
-    def told(self) -> tuple[int, int, int] | None:
-        """What stat(2) is told without a question: the size, seconds of the last change, and for how long that may be
-        used."""
-        raw = abi.request(abi.GETATTR, NODE, abi.GETATTR_IN.pack(0, 0, 0))
-        reply = self.written.getattr(9, NODE, raw, NOW + TTL / 4)
-        if reply is None:
-            return None
-        attr = abi.ATTR.unpack_from(reply, abi.OUT_HEADER.size + abi.ATTR_OUT.size)
-        return attr[1], attr[4], abi.ATTR_OUT.unpack_from(reply, abi.OUT_HEADER.size)[1]
-
     def opened(self, flags: int, words: int, told: bytes = b"", stamp: int = 0) -> None:
         """Home's reply to an OPEN; `told`: the attributes that come along."""
         stamp = stamp or self.known.asked(abi.OPEN, NODE)
@@ -147,80 +125,8 @@ def test_what_is_changed_otherwise_is_asked_for(what: str) -> None:
 def test_mode_and_times_leave_what_is_in_it() -> None:
     host = Host()
     host.writes(b"abc")
-    host.chmods(0o600)
+    host.written.stamp(abi.SETATTR, NODE, b"", None, NOW)
     assert host.reads() == b"abc"
-
-
-def test_what_is_written_is_opened_again_as_its_mode_lets_its_owner() -> None:
-    host = Host()
-    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC):
-        assert host.may_open(flags) and not host.may_open(flags, uid=7) and not host.may_open(flags, now=NOW + 2 * TTL)
-    for flags in (os.O_APPEND, os.O_SYNC, os.O_DSYNC, os.O_DIRECT, os.O_DIRECTORY, os.O_NOATIME, 0x20, 3):
-        assert not host.may_open(flags)
-    host.chmods(0o400)
-    assert host.may_open(os.O_RDONLY) and not host.may_open(os.O_WRONLY) and not host.may_open(os.O_RDWR)
-    host.written.confirmed(NODE, SAME, attr(), NOW)
-    assert not host.may_open(os.O_WRONLY), "home has written before it has given the mode"
-    host.chmods(0o200)
-    assert host.may_open(os.O_WRONLY) and not host.may_open(os.O_RDONLY)
-    host.known.broken([(NODE, b"")])
-    assert not host.may_open(os.O_WRONLY)
-
-
-def test_what_is_opened_again_is_empty_if_it_is_cut() -> None:
-    for flags, left in ((os.O_WRONLY, b"abc"), (os.O_WRONLY | os.O_TRUNC, b"")):
-        host = Host()
-        host.writes(b"abc")
-        stamp = host.known.asked(abi.READ, NODE)
-        host.opens(flags)
-        assert host.reads() == left and host.size() == len(left)
-        assert not host.known.holds(NODE, stamp), "what home tells of it is of before"
-        host.writes(b"x", 1)
-        assert host.reads() == (b"axc" if left else b"\0x")
-
-
-def test_stat_is_told_what_home_has_told_after_the_last_change() -> None:
-    host = Host()
-    assert host.told() is None, "it is made, and nobody knows when"
-    host.written.changed(NODE, 1)
-    host.writes(b"abc")
-    host.written.changed(NODE, 2)
-    host.written.done(NODE, 1, attr(0, 8))
-    assert host.told() is None
-    host.written.confirmed(NODE, SAME, attr(3, 9), NOW)
-    host.written.done(NODE, 2, attr(3, 9))
-    size, seconds, ns = host.told() or (0, 0, 0)
-    assert (size, seconds) == (3, 9) and 0 < ns <= 0.75 * 1e9, "until home would be asked"
-    host.written.done(NODE, 1, attr(0, 8))  # that was overtaken
-    host.written.confirmed(NODE, SAME, attr(0, 8), NOW)
-    assert (host.told() or ())[:2] == (3, 9)
-    host.writes(b"d", 3)
-    host.written.changed(NODE, 3)
-    assert host.told() is None, "it is written, and nobody knows when"
-    host.written.done(NODE, 3, attr(4, 10))
-    assert (host.told() or ())[:2] == (4, 10)
-    host.known.removes(1, NODE)
-    assert host.told() is None, "it has a name less"
-
-
-def test_a_file_that_was_just_cut_is_told_as_such_until_it_is_written() -> None:
-    host = Host()
-    host.writes(b"abc")
-    host.written.changed(NODE, 1)
-    host.opens(os.O_WRONLY | os.O_TRUNC)
-    host.written.changed(NODE, 2)
-    assert (host.told() or ())[:2] == (0, int(NOW)), "as what is made"
-    host.written.done(NODE, 1, attr(3, 9))
-    assert host.told() is None
-    host.opens(os.O_WRONLY | os.O_TRUNC)
-    host.written.changed(NODE, 3)
-    host.writes(b"x")
-    host.written.changed(NODE, 4)
-    assert host.told() is None
-    host.written.done(NODE, 4, attr(1, 2 * int(NOW)))
-    host.opens(os.O_WRONLY | os.O_TRUNC)
-    host.written.changed(NODE, 5)
-    assert (host.told() or ())[:2] == (0, 2 * NOW), "no earlier than it was"
 
 
 def test_a_file_that_the_job_has_cut_is_empty_unless_it_was_changed_since() -> None:

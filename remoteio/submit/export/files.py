@@ -43,14 +43,14 @@ class OpenFiles(LeasedOpens):
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
         leased = self._arm(node, fd, flags)
         st = _begun(fd, kill)
-        out = self._opened(fd, node, flags, st, number=MADE + r.number if r.number else 0)
+        out = self._opened(fd, node, flags, st)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
             # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
             return Reply(out, before=abi.inval_inode(node.id, -1))
         if flags & (os.O_APPEND | os.O_DIRECT) or _guarded(node):
             return Reply(out)
         ahead = b""
-        if st.st_size <= AHEAD and not r.number and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
+        if st.st_size <= AHEAD and not flags & os.O_WRONLY and not out[8] & abi.FOPEN_KEEP_CACHE:
             ahead = _ahead(fd, st.st_size)
         what, version = self._lease(node, fd, flags, st) if leased else (0, b"")
         return Reply(out, Piggyback(self.attr(st), ahead, version=version), leased=what)
@@ -59,12 +59,9 @@ class OpenFiles(LeasedOpens):
         self.late.open(self.late.expect(r.raw))
         return DONE
 
-    def _opened(
-        self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False, number: int = 0
-    ) -> bytes:
-        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now. `number`: of the
-        handle, if the host has told it."""
-        handle = self.inodes.opened(fd, node, flags, number)
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False) -> bytes:
+        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
+        handle = self.inodes.opened(fd, node, flags, node.id if made and node.id >= MADE else 0)
         if handle.writable:
             self._notes.may_write(node)
             self._counted(node, st)
@@ -106,8 +103,7 @@ class OpenFiles(LeasedOpens):
             os.close(fd)
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
-        number = MADE + r.number if r.number else 0
-        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd), True, number), new)
+        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd), True), new)
 
     def _open_there(self, place: Place, flags: int) -> bytes:
         """Open what was to be created and is there already: the entry and struct fuse_open_out."""
