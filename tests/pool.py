@@ -179,7 +179,11 @@ class Pool:
         booted.stdin.write("go on\n")
         booted.stdin.flush()
         assert booted.stdout.readline() == "up\n", f"{name} did not come up"
-        self.on(name, "sh", "-c", _START_CONDOR if self._engine == "condor" else _START_SLURM)
+        try:
+            self.on(name, "sh", "-c", _START_CONDOR if self._engine == "condor" else _START_SLURM)
+        except desk_root.DeskError as e:
+            e.add_note(self.on(name, "sh", "-c", "umask; id; df /; ls -ldn / /run/* /var /var/log /var/log/*"))
+            raise
 
     def _settings(self, name: str, upper: Path) -> None:
         condor = CONDOR.format(address=HOSTS[name]) + (SUBMITS if name == "p1" else EXECUTES)
