@@ -1,16 +1,21 @@
-"""Runs a part of a test in a process of its own, whose failure is the test's."""
+"""Runs a part of a test in a process of its own, a fork or a new one, whose failure is the test's."""
 
 from __future__ import annotations
 
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
 from tests.standing import stand
+
+ROOT = Path(__file__).parents[1]
 
 
 def in_a_fork(body: Callable[[], None]) -> None:
@@ -45,3 +50,19 @@ def in_a_fork(body: Callable[[], None]) -> None:
         text = f.read().decode()
     if status or late:
         raise AssertionError((text or "the child was killed") + below) from late
+
+
+_CALL = """
+import importlib, pathlib, sys
+getattr(importlib.import_module(sys.argv[1]), sys.argv[2])(pathlib.Path(sys.argv[3]))
+"""
+
+
+def in_a_new_process(body: Callable[[Path], None], directory: Path) -> None:
+    """Call a function of a module with a directory in a new python3. Raises AssertionError with what it says of errors.
+
+    A fork has what the tests before have left of themselves in this process, which need be no thread.
+    """
+    argv = [sys.executable, "-c", _CALL, body.__module__, body.__qualname__, str(directory)]
+    done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr

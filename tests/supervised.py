@@ -113,14 +113,18 @@ class Run:
         return [event.kind for event in events.read_events(self.job.log)[0]]
 
 
-@pytest.fixture
-def job_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the job is kept, and a placement that does not wait long."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+def place_jobs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have jobs kept in that directory, and a placement that does not wait long."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(directory / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(directory / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(directory / "data"))
     monkeypatch.setattr(lease, "LOST", 0.3)
     monkeypatch.setattr(placement_steps, "RETRY", 0.5)
+
+
+@pytest.fixture
+def job_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_jobs(tmp_path, monkeypatch)
 
 
 @pytest.fixture

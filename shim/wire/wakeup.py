@@ -8,7 +8,23 @@ it interrupted holds.
 from __future__ import annotations
 
 import os
+import select
 import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def await_any(descriptors: Iterable[int], seconds: float) -> bool:
+    """Wait until one of some descriptors can be read, `seconds` at the most. False: none can.
+
+    Not by select(2), which knows numbers below 1,024 alone: a process that serves jobs may have more files open.
+    """
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    return bool(poll.poll(max(seconds, 0.0) * 1000))
 
 
 class Wakeup:

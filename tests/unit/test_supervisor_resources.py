@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import threading
@@ -9,21 +10,34 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shim.submit.job import replayed_streams
 from shim.submit.job.placement_actions import Result
 from shim.submit.job.replayed_streams import ReplayedInput
-from tests.forked import in_a_fork
-from tests.supervised import Run, descriptors
+from tests.forked import in_a_new_process
+from tests.standing import stand
+from tests.supervised import Run, descriptors, place_jobs
 from tests.until import until
 
 LATE = 8  # what a job that goes on opens, or begins, only once there is a reason to
 
 
-def test_a_generation_that_is_over_leaves_no_descriptor_open(tmp_path: Path, job_place: None) -> None:
-    def body() -> None:  # alone in its process: threads that other tests left may open what they like
-        run = Run(tmp_path)
+def few(run: Run, most: int) -> None:
+    """Wait until no more than so many descriptors are open. AssertionError says which are, and what the threads do."""
+    try:
+        until(lambda: descriptors(run.country) <= most, f"no more than {most} descriptors are open")
+    except AssertionError as e:
+        e.add_note(stand([psutil.Process()]))
+        faulthandler.dump_traceback()
+        raise
+
+
+def generations(directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place_jobs(directory, monkeypatch)
+        run = Run(directory)
         open_before = 0
         for number in range(2 * LATE):
             run.country.running(number)
@@ -31,11 +45,13 @@ def test_a_generation_that_is_over_leaves_no_descriptor_open(tmp_path: Path, job
             open_before = open_before or descriptors(run.country)
             run.ask("vacate")
         run.country.running(2 * LATE)
-        until(lambda: descriptors(run.country) <= open_before + LATE, "what each of them opened is closed")
+        few(run, open_before + LATE)
         run.country.agents[2 * LATE].end(0)
         run.end()
 
-    in_a_fork(body)
+
+def test_a_generation_that_is_over_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    in_a_new_process(generations, tmp_path)
 
 
 @pytest.fixture
@@ -60,15 +76,14 @@ def test_a_generation_that_is_over_is_not_kept(run: Run, no_collector: None) -> 
     until(lambda: before[0]() is None and before[1]() is None, "nothing holds it")
 
 
-def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, job_place: None) -> None:
-    """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
-
-    def body() -> None:  # as above
-        first = Run(tmp_path / "0", make=True)
+def side_by_side(directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place_jobs(directory, monkeypatch)
+        first = Run(directory / "0", make=True)
         first.country.running(0)
         until(first.supervisor.generation, "it is known to run")
         open_before, running_before = descriptors(first.country), threading.active_count()
-        others = [Run(tmp_path / str(number), make=True) for number in range(1, 2 + LATE)]
+        others = [Run(directory / str(number), make=True) for number in range(1, 2 + LATE)]
         for run in others:
             run.country.running(0).say()
             assert run.ask("vacate") == "True: the job goes on on beta"
@@ -78,12 +93,15 @@ def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path, j
             assert run.end() == Result(0)
             assert run.out.read_text() == "1\n2\n"
             run.forget()
-        until(lambda: descriptors(first.country) <= open_before + LATE, "their descriptors are closed")
+        few(first, open_before + LATE)
         until(lambda: threading.active_count() <= running_before + LATE, "their threads have ended")
         first.country.agents[0].end(0)
         assert first.end() == Result(0)
 
-    in_a_fork(body)
+
+def test_jobs_side_by_side_in_one_process_leave_nothing_behind(tmp_path: Path) -> None:
+    """Whoever supervises several has a thread for each, and neither thread nor descriptor of one that has ended."""
+    in_a_new_process(side_by_side, tmp_path)
 
 
 def test_much_input_is_not_kept_before_there_is_an_image(run: Run) -> None:

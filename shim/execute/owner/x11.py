@@ -13,6 +13,7 @@ import time
 
 from shim.execute.owner import x11_wire
 from shim.execute.owner.source import LOOK, RESCAN, Source
+from shim.wire.wakeup import await_any
 
 # The server counts in whole milliseconds.
 _ROUNDING = 0.003
@@ -249,7 +250,7 @@ class X11Source(Source):
             try:
                 # The first answer is waited for: without it the display says nothing about its idle time.
                 display.ask()
-                if not select.select([display.fileno()], [], [], 0.5)[0]:
+                if not await_any([display.fileno()], 0.5):
                     raise X11Error(f"display {display.name} does not answer")
                 self._note(path, display.answer())
             except X11Error as error:

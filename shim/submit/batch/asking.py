@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import time
 
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_MODIFY, Inotify
 from shim.submit.batch import process
 from shim.submit.batch.record import Directory
+from shim.wire.wakeup import await_any
 
 _PATIENCE = 90.0  # seconds: an engine that is busy has its time (condor.py)
 
@@ -34,7 +34,7 @@ def ask(directory: Directory, verb: str, job: int | None) -> None:
             if inotify is None:
                 time.sleep(min(left, _LOOK))
             else:
-                select.select([inotify.fileno()], [], [], left)
+                await_any([inotify.fileno()], left)
                 inotify.read()
     finally:
         if inotify is not None:

@@ -6,7 +6,6 @@ another, since it did not hear so, that one is given back at once. What waits is
 
 from __future__ import annotations
 
-import select
 import signal
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from shim.submit.batch.runs import Run
 from shim.submit.batch.story import DONE, FAILED, FINAL, HELD, HOLD, KILL, KILLED, RELEASE, RUNNING, VACATE, WAITING
 from shim.submit.engines import told as engine
 from shim.submit.engines.told import Told
-from shim.wire.wakeup import Wakeup
+from shim.wire.wakeup import Wakeup, await_any
 
 TRIES = 3
 """Times that rexec tries to run a job in one place before it is given up."""
@@ -82,7 +81,7 @@ class Supervisor:
             if settled and not self._runs and self._story.over():
                 return
             ready = [self._wakeup.fd, *([] if inotify is None else [inotify.fileno()])]
-            select.select(ready, [], [], self._pause(settled) if inotify is not None else 1.0)
+            await_any(ready, self._pause(settled) if inotify is not None else 1.0)
 
     def _pause(self, settled: bool) -> float:
         until = [*self._later.values(), *self._ends.values()]

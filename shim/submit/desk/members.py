@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_DELETE, Inotify
 from shim.submit.desk.line import Member
+from shim.wire.wakeup import await_any
 
 _TURN = "turn"
 _INSTEAD = "name one host with --on"
@@ -199,7 +199,7 @@ class Changes:
         if self._inotify is None:
             time.sleep(min(seconds, 1.0))
             return True
-        while select.select([self._inotify], [], [], max(until - time.monotonic(), 0.0))[0]:
+        while await_any([self._inotify.fileno()], until - time.monotonic()):
             # what is locked or counted by, such as `turn`, is closed at each look: that is no change
             events = [mask for _, mask, name in self._inotify.read() if name.isdigit() or not name]
             if events:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import tempfile
 import threading
 import time
@@ -29,6 +28,7 @@ from remoteio.wire.link import Arrivals, Link, LinkClosed, Window, credit
 from shim.submit.job import output_file
 from shim.submit.job.output_file import FULL, OutputFile
 from shim.wire.stream_pumps import CHUNK, guarded, is_gone
+from shim.wire.wakeup import await_any
 
 Fail = Callable[[BaseException], None]
 
@@ -319,7 +319,7 @@ class ReplayedInput:
                 self._change.wait_for(lambda: self._hungry or self._over)
             while not self._ours() and not self._over:
                 time.sleep(_AWAY)  # there is no event for that
-            if not select.select([self._fd], [], [], _AWAY)[0] or not self._ours():
+            if not await_any([self._fd], _AWAY) or not self._ours():
                 continue
             try:
                 data = os.read(self._fd, CHUNK)
