@@ -52,16 +52,29 @@ def _lines(name: str, found: Sequence[Check]) -> str:
     "--mirror", metavar="ADDRESS", help="With --fix: the Debian archive, if not that of apt here or $REXEC_MIRROR."
 )
 @click.option("--access", metavar="PATH", help="Say what a job on HOST may do with PATH here, and by which rule.")
+@click.option(
+    "--engine",
+    type=click.Choice(["condor", "slurm"]),
+    help="Check the pool of this machine, each HOST being one of it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --access, one object a line.")
 @click.argument("names", metavar="[HOST]...", nargs=-1, shell_complete=host_names)
 @click.pass_context
 def doctor_command(
-    context: click.Context, fix: bool, mirror: str | None, access: str | None, as_json: bool, names: tuple[str, ...]
-) -> None:
+    context: click.Context, fix: bool, mirror: str | None, access: str | None, engine: str | None, as_json: bool,
+    names: tuple[str, ...],
+) -> None:  # fmt: skip
     """Check everything rexec needs on each HOST (default: all hosts known), and say how to mend what is wrong.
 
     The exit status is 1 if a job could not run on one of them. For a single HOST ssh may ask for a password.
+
+    With --engine: what an HTCondor pool or a Slurm cluster lacks. A place is asked for on each HOST (by default on
+    some of each kind), for a minute at most, and what is there is looked at from within.
     """
+    if engine is not None:
+        if fix or access is not None:
+            raise RexecError("--engine looks at a pool alone: say --fix or --access without it")
+        context.exit(_pool(engine, tuple(dict.fromkeys(names)), as_json))
     if access is not None:
         known = config.load()
         _explain(access, [config.resolve(name, known) for name in names] or config.known(), as_json)
@@ -83,6 +96,24 @@ def doctor_command(
     else:
         click.echo("\n".join([*map(advice, reports), _lines("here", _here())]))
     context.exit(0 if all(report.usable for report in reports) else 1)
+
+
+def _pool(engine: str, names: Sequence[str], as_json: bool) -> int:
+    """Print what a pool lacks. Returns an exit status. Raises RexecError."""
+    from shim.submit.hosts import pool_checks, pool_trial
+
+    with Waiting(f"waiting for {pool_checks.NAMES[engine]} to give places to look at"):
+        found = pool_trial.look(engine, names)
+    if as_json:
+        nodes = [{"name": name, "checks": checks_as_data(each)} for name, each in found.nodes.items()]
+        data = {"pool": checks_as_data(found.pool), "nodes": nodes, "here": checks_as_data(_here())}
+        click.echo(json.dumps(data, indent=2))
+    else:
+        parts = {pool_checks.NAMES[engine]: found.pool, **found.nodes, "here": _here()}
+        click.echo("\n".join(_lines(name, each) for name, each in parts.items()))
+        if found.untried:
+            click.echo(f"{found.untried} more were not tried: name them, to have them looked at")
+    return int(any(check.state == BAD for each in (found.pool, *found.nodes.values()) for check in each))
 
 
 def _explain(path: str, hosts: Sequence[config.Host], as_json: bool) -> None:

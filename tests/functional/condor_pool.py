@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -111,3 +112,37 @@ def test_what_a_pool_cannot_do_is_said_in_a_sentence(alice: Access) -> None:
     said = alice.sh("rexec submit --engine condor --require 'Memory >' true 2>&1; echo $?").splitlines()
     assert said[-1] == "125" and said[-2].startswith("rexec: condor_submit failed: ")
     assert alice.sh("rexec --on condor:9999.0 true 2>&1; echo $?").splitlines()[-1] == "125"
+
+
+def test_the_doctor_says_what_each_machine_lacks_and_leaves_no_job(alice: Access) -> None:
+    alice.pool.on("p2", "mv", "/usr/bin/python3", "/usr/bin/python3.away")
+    alice.pool.on("p3", "chmod", "600", "/dev/fuse")
+    try:
+        said = json.loads(alice.sh("rexec doctor --engine condor --json; echo $? >doctor.status"))
+    finally:
+        alice.pool.on("p2", "mv", "/usr/bin/python3.away", "/usr/bin/python3")
+        alice.pool.on("p3", "chmod", "666", "/dev/fuse")
+    assert alice.lines("doctor.status") == ["1"]
+    assert {each["what"]: each["state"] for each in said["pool"]}.keys() >= {
+        "tools",
+        "schedd",
+        "ssh_to_job",
+        "machines",
+    }
+    assert {each["state"] for each in said["pool"]} == {"ok"}
+    wrong = {node["name"]: [each for each in node["checks"] if each["state"] == "bad"] for node in said["nodes"]}
+    assert [(each["what"], each["mend"]) for each in wrong["p2"]] == [
+        ("python", "there, as root: apt-get install python3")
+    ]
+    assert [each["what"] for each in wrong["p3"]] == ["/dev/fuse", "namespaces"]
+    assert not alice("condor_q", "-af", "ClusterId").split()
+    assert alice.sh("ls -d /tmp/rexec-doctor-* 2>/dev/null || :") == ""
+
+
+def test_the_doctor_says_that_no_schedd_answers(alice: Access) -> None:
+    alice.pool.on("p1", "condor_off", "-schedd")
+    try:
+        until(lambda: "bad   schedd" in alice.sh("rexec doctor --engine condor || :"), "the schedd is said to be gone")
+    finally:
+        alice.pool.on("p1", "condor_on", "-schedd")
+    until(lambda: alice.sh("condor_q >/dev/null && echo yes || :"), "the schedd is there again", within=PLACE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -154,3 +155,24 @@ def test_the_jobs_of_a_node_that_dies_run_on_another(alice: Access) -> None:
     finally:
         alice.pool.boot(host)
     until(lambda: _idle(alice) == 2, "it is back", within=PLACE)
+
+
+def test_the_doctor_says_what_each_node_lacks_and_leaves_no_job(alice: Access) -> None:
+    alice.pool.on("p2", "mv", "/usr/bin/python3", "/usr/bin/python3.away")
+    alice.pool.on("p3", "chmod", "600", "/dev/fuse")
+    try:
+        said = json.loads(alice.sh("rexec doctor --engine slurm --json; echo $? >doctor.status"))
+    finally:
+        alice.pool.on("p2", "mv", "/usr/bin/python3.away", "/usr/bin/python3")
+        alice.pool.on("p3", "chmod", "666", "/dev/fuse")
+    assert alice.lines("doctor.status") == ["1"]
+    found = {each["what"]: each for each in said["pool"]}
+    assert found["preemption"]["text"].startswith("REQUEUE")
+    assert found["leaving"]["state"] == "note" and "has 5 s" in found["leaving"]["text"]
+    wrong = {node["name"]: [each for each in node["checks"] if each["state"] == "bad"] for node in said["nodes"]}
+    assert [(each["what"], each["mend"]) for each in wrong["p2"]] == [
+        ("python", "there, as root: apt-get install python3")
+    ]
+    assert [each["what"] for each in wrong["p3"]] == ["/dev/fuse", "namespaces"]
+    assert not alice("squeue", "--me", "-h", "-t", "PD,R,CG")
+    assert alice.sh("ls -d /tmp/rexec-doctor-* 2>/dev/null || :") == ""

@@ -103,7 +103,7 @@ def description(count: int, name: str, cpus: int, memory: int, requirements: str
 
 def submit(directory: str) -> str:
     """Submit what `description` wrote to condor.sub in that directory. Returns the cluster. Raises RexecError."""
-    said = _ask(["condor_submit", "-terse", "condor.sub"], directory)
+    said = ask(["condor_submit", "-terse", "condor.sub"], directory)
     found = re.match(r"(\d+)\.\d+ - \d+\.\d+", said)
     if found is None:
         raise RexecError(f"condor_submit answers {printable(said, 200)!r}, which names no cluster; see `condor_q`")
@@ -113,10 +113,11 @@ def submit(directory: str) -> str:
 def act(verb: str, job: str) -> None:
     """Have HTCondor `hold`, `release`, `remove` or `vacate` a job, or a whole cluster. Raises RexecError."""
     tools = {"hold": "condor_hold", "release": "condor_release", "remove": "condor_rm", "vacate": "condor_vacate_job"}
-    _ask([tools[verb], job])
+    ask([tools[verb], job])
 
 
-def _ask(argv: Sequence[str], directory: str | None = None) -> str:
+def ask(argv: Sequence[str], directory: str | None = None) -> str:
+    """Run one of HTCondor's programs; what it prints. Raises RexecError."""
     try:
         done = subprocess.run(
             [_tool(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, capture_output=True, cwd=directory,

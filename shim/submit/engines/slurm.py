@@ -42,6 +42,7 @@ _START = 20  # seconds within which a pilot serves, once its job has begun
 _BEGIN = """\
 PATH=/usr/local/bin:/usr/bin:/bin:{tools}
 export PATH
+command -v python3 >/dev/null || exit 127
 umask 077
 trap : TERM
 rm -rf "/tmp/rexec-slurm-$SLURM_JOB_ID".*
@@ -143,7 +144,7 @@ def description(name: str, cpus: int, memory: int, time: str | None, priority: i
 
 def submit(directory: str, count: int, environ: Mapping[str, str] | None = None) -> int:
     """Submit what `description` wrote, for `count` jobs. Returns the number of the array. Raises RexecError."""
-    said = _ask(["sbatch", "--parsable", f"--array=0-{count - 1}", os.path.join(directory, SCRIPT)], environ)
+    said = ask(["sbatch", "--parsable", f"--array=0-{count - 1}", os.path.join(directory, SCRIPT)], environ)
     found = re.match(r"(\d{1,10})(;|$)", said.strip())
     if found is None:
         raise RexecError(f"sbatch answers {printable(said, 200)!r}, which is no number of a job; see `squeue --me`")
@@ -152,7 +153,7 @@ def submit(directory: str, count: int, environ: Mapping[str, str] | None = None)
 
 def queue() -> list[Seen]:
     """Return what Slurm knows of this user's arrays, those that have just ended among them. Raises RexecError."""
-    said = _ask(["squeue", "--me", "-h", "-r", "-t", "all", "-O", ",".join(f"{each}:|" for each in _FIELDS)])
+    said = ask(["squeue", "--me", "-h", "-r", "-t", "all", "-O", ",".join(f"{each}:|" for each in _FIELDS)])
     return parsed(said)
 
 
@@ -209,7 +210,7 @@ def act(verb: str, running: Collection[str], others: Collection[str]) -> None:
 
 def _each(argv: list[str], tasks: Collection[str]) -> None:
     if tasks:
-        _ask([*argv, *tasks] if argv[0] == "scancel" else [*argv, ",".join(tasks)])
+        ask([*argv, *tasks] if argv[0] == "scancel" else [*argv, ",".join(tasks)])
 
 
 def exclude(task: str, hosts: str) -> None:
@@ -217,10 +218,11 @@ def exclude(task: str, hosts: str) -> None:
 
     Raises RexecError where Slurm does not do so, or not yet.
     """
-    _ask(["scontrol", "update", f"JobId={task}", f"ExcNodeList={hosts}", *(["StartTime=now"] if hosts else [])])
+    ask(["scontrol", "update", f"JobId={task}", f"ExcNodeList={hosts}", *(["StartTime=now"] if hosts else [])])
 
 
-def _ask(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> str:
+def ask(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> str:
+    """Run one of Slurm's programs; what it prints. Raises RexecError."""
     try:
         done = subprocess.run(
             [*_tool(argv[0]), *argv[1:]], stdin=subprocess.DEVNULL, capture_output=True, env=environ,
