@@ -62,6 +62,16 @@ class _Listed(click.types.StringParamType):
         return f"See `{self._command}`."
 
 
+class _OneJob(_Listed):
+    """A job's id, or the name of one of a batch, with --checkpoint: its id then; with anything behind a slash."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from shim.submit.batch import record
+
+        job, slash, rest = value.partition("/")
+        return (record.number(job) if record.named(job) else job) + slash + rest
+
+
 class Alone(click.Command):
     """A command with options alone: whoever gives it a word is told which command takes that."""
 
@@ -78,11 +88,13 @@ class Alone(click.Command):
         return rest
 
 
-job_argument = click.argument("job", metavar="JOB", type=_Listed("rexec jobs"), shell_complete=job_ids)
+job_argument = click.argument("job", metavar="JOB", type=_OneJob("rexec jobs"), shell_complete=job_ids)
 job_or_batch_argument = click.argument(
     "job", metavar="JOB", type=_Listed("rexec jobs"), shell_complete=job_and_batch_ids
 )
-jobs_argument = click.argument("job", metavar="[JOB]", required=False, shell_complete=job_ids)
+jobs_argument = click.argument(
+    "job", metavar="[JOB]", required=False, type=_OneJob("rexec jobs"), shell_complete=job_ids
+)
 image_argument = click.argument(
-    "image", metavar="JOB[/IMAGE]", type=_Listed("rexec images"), shell_complete=image_names
+    "image", metavar="JOB[/IMAGE]", type=_OneJob("rexec images"), shell_complete=image_names
 )

@@ -109,7 +109,7 @@ def test_they_go_on_where_supervisors_and_agents_are_killed(mover: Mover) -> Non
     for job in (0, 1):
         batch.comes_to(job, "running")
         batch.says_more(job)
-        mover.verb("checkpoint", batch.number(job))
+        mover.verb("checkpoint", f"{batch.name}.{job}")
     os.kill(until(batch.supervisor, "it has a supervisor"), signal.SIGKILL)
     until(lambda: not batch.supervisor(), "it is gone")
     batch.says_more(0)

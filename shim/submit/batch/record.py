@@ -193,6 +193,23 @@ def outputs(name: str) -> tuple[str, ...]:
     return () if job is None else directory.batch().outputs(job)
 
 
+def number(word: str) -> str:
+    """Return what a job of a batch is called in `rexec jobs`, which those with --checkpoint are. Raises RexecError."""
+    directory, job = find(word)
+    if job is None:
+        raise RexecError(f"{word} is a batch of many jobs: name one of them, such as {word}.0")
+    if not directory.batch().moves:
+        out = directory.batch().outputs(job)[0]
+        raise RexecError(f"{word} is without --checkpoint: it runs from start to end, and what it says is in {out}")
+    if (state := directory.story().item(job).state) in story.FINAL:
+        raise RexecError(f"{word} is {state}: see `rexec log {word}`")
+    rows = (row for row, _ in story.rows(directory.journal()) if row.get("job") == job)
+    numbers = [str(row["id"]) for row in rows if "id" in row]
+    if not numbers:
+        raise RexecError(f"{word} has not begun: see `rexec jobs`")
+    return numbers[-1]
+
+
 def create(batch: Batch) -> Directory:
     """Put a new batch on the disk. Raises RexecError."""
     try:
