@@ -110,7 +110,8 @@ def _run(
             on,
             passed_over=say,
             meanwhile=_prepare,
-            take=lambda host, meanwhile: kept.take(host, lambda stream: offer.begin(host, stream), meanwhile),
+            first=offer.first,
+            take=kept.take,
             connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
         )
 
@@ -156,15 +157,14 @@ class _Offer:
         self._spec, self._asked, self._lease, self._scratch = spec, asked, lease, spec.scratch
         self._made: tuple[Stream, SessionLink, Dialler, Scope] | None = None
 
-    def begin(self, host: Host, stream: Stream) -> None:
-        """Send it before the agent has said a word, unless it is so large that it could have to wait for one.
-
-        Raises LinkClosed.
-        """
+    def first(self, host: Host, stream: Stream) -> bytes:
+        """Return what is sent before the agent has said a word: START, unless it could have to wait for one to fit."""
         link, _, _ = self.made(host, stream)
-        packed = self._spec.pack()
-        if len(packed) <= _MOST_UNASKED:
-            link.send(frames.START, packed)
+        told = frames.frame(frames.START, self._spec.pack())
+        if len(told) > _MOST_UNASKED:
+            return b""
+        link.sent = len(told)
+        return told
 
     def made(self, host: Host, stream: Stream) -> tuple[SessionLink, Dialler, Scope]:
         """Return what the run has there: its link, who dials it, and what the job has of the files here."""

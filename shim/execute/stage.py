@@ -6,7 +6,8 @@
 # standard output is a line NONCE TAB python version TAB word TAB detail where word is "old" (the end), "have" (the
 # runtime was in the cache) or "need": then the compressed runtime is read from standard input, and a second such line
 # follows with "kept" or, detail being why, "memory". After "have", "kept" and "memory" every byte belongs to the entry
-# point.
+# point. Home may have sent it some already, behind this text: after "need" they are passed over, and come once more
+# behind the runtime.
 import os
 import sys
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-# "nonce"; "hash" of the runtime; "entry" as "module:function"
+# "nonce"; "hash" of the runtime; "entry" as "module:function"; how many bytes for it "follow" this text
 P = globals()["P"]
 
 
@@ -194,6 +195,7 @@ def begin() -> None:
         say("have")
     else:
         say("need")
+        receive(P["follow"])
         modules = compiled(zlib.decompress(receive(int(receive(8)))))
         if file:
             try:

@@ -83,6 +83,29 @@ def begin(argv: list[str], shipped: tuple[str, ...], deadline: float = 30) -> Fa
     return facts
 
 
+@pytest.mark.parametrize("size", [1, 5000, 400_000])
+def test_what_goes_first_is_the_entrys_whether_the_runtime_is_there_or_not(
+    size: int, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "takes_first.py").write_text(
+        "import os\n"
+        "def main(read_fd, write_fd):\n"
+        "    while data := os.read(read_fd, 1000):\n"
+        "        os.write(write_fd, data)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    first = (bytes(range(256)) * (1 + size // 256))[:size]
+    for runtime in ("kept", "have"):
+        with opened(local_argv()) as stream:
+            facts = bootstrap.start(stream, "takes_first:main", modules=("takes_first",), deadline=30, first=first)
+            assert facts.runtime == runtime
+            os.write(stream.write_fd, b"next")
+            got = b""
+            while len(got) < size + 4:
+                got += os.read(stream.read_fd, SAID)
+            assert got == first + b"next"
+
+
 def shell(script: str) -> list[str]:
     return ["sh", "-c", script]
 

@@ -88,11 +88,11 @@ def asked(at: Path, said: bytes, fds: list[int]) -> tuple[object, list[str]]:
     there.start()
     run, did = kept.Kept(60), list[str]()
 
-    def begin(stream: Stream) -> None:
+    def first(stream: Stream) -> bytes:
         did.append("START")
-        os.write(stream.write_fd, b"START")
+        return b"START"
 
-    taken = run.take(HOST, begin, lambda: did.append("imports"))
+    taken = run.take(HOST, first, lambda: did.append("imports"))
     if taken is not None:
         assert taken[0].trip == 20_400
         assert os.read(taken[0].read_fd, 10) == b"START"
@@ -124,8 +124,8 @@ def test_a_run_makes_its_own_where_the_agent_is_dead_or_there_is_none(
     theirs.close()
     assert asked(at, b"yes 0 3.13.5 0", [ours.detach()])[0] is None
     assert asked(at, b"no", []) == (None, [])
-    assert kept.Kept(60).take(HOST, lambda stream: None, lambda: None) is None
-    assert kept.Kept(0).take(HOST, lambda stream: None, lambda: None) is None
+    assert kept.Kept(60).take(HOST, lambda stream: b"", lambda: None) is None
+    assert kept.Kept(0).take(HOST, lambda stream: b"", lambda: None) is None
 
 
 def test_how_far_the_host_is_is_found_out_of_an_agent_that_waits(

@@ -60,7 +60,8 @@ _LINE_BYTES = 4096
 _DEADLINE_SECONDS = 150.0
 
 # Right as words of sh, bash, dash, fish, csh and tcsh alike: single quotes, and neither backslash, ! nor newline.
-_LOADER = "import sys,zlib;r=sys.stdin.buffer.read;exec(zlib.decompress(r(int(r(8)))))"
+# It reads no byte more than it asks for, which a buffer of one has for its meaning: what follows is the entry point's.
+_LOADER = "import io,zlib;r=io.BufferedReader(io.FileIO(0),1).read;exec(zlib.decompress(r(int(r(8)))))"
 
 
 class BootstrapError(RexecError):
@@ -114,15 +115,17 @@ def start(
     *,
     modules: tuple[str, ...] | None = None,
     deadline: float = _DEADLINE_SECONDS,
+    first: bytes = b"",
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Facts:
     """Start ``entry`` ("module:function") at the far end of a stream on which ``command`` was run.
 
-    `modules`: what the runtime is made of; ``shipped()`` unless a test has more to send. `meanwhile` is called while
-    the far end is waited for, which has by then been told all that it needs to find the runtime there.
+    `modules`: what the runtime is made of; ``shipped()`` unless a test has more to send. `first`: what the entry point
+    is to read first, which is sent at once: a round trip less than to wait for the stage's answer. `meanwhile` is
+    called while the far end is waited for, which has by then been told all that it needs to find the runtime there.
 
     There it is called as ``function(read_fd, write_fd)``; the process ends with what it returns (sys.exit). When this
-    returns, not one byte beyond the stage's answer has been read from the stream, nor sent.
+    returns, not one byte beyond the stage's answer has been read from the stream, nor sent but for `first`.
 
     Raises BootstrapError if within ``deadline`` seconds the stage does not answer, or answers that it cannot;
     TransportError if the carrier failed.
@@ -131,18 +134,14 @@ def start(
     nonce = os.urandom(16).hex()
     runtime = collect(modules or shipped())
     try:
-        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, entry))
+        _write(stream, first_bytes(stage_source(), nonce, runtime.hash, entry, len(first)) + first)
         meanwhile()
         answer = _answer(stream, nonce, until)
         if answer.word == "old":
-            wanted, found = (".".join(map(str, version)) for version in (_OLDEST, answer.python))
-            raise BootstrapError(
-                f"the python3 of {stream.destination} is {found}, and {wanted} is the oldest that will do; install a "
-                f"newer one there and name it as `python` of this host in hosts.toml"
-            )
+            raise _too_old(stream, answer.python)
         if answer.word == "need":
             payload = zlib.compress(runtime.source, 1)
-            _write(stream, b"%08d" % len(payload) + payload)
+            _write(stream, b"%08d" % len(payload) + payload + first)  # the stage has passed over the other
             answer = _answer(stream, nonce, until)
     except _Ended as ended:
         raise _why_ended(stream, ended.noise) from None
@@ -211,9 +210,12 @@ def pilot_source() -> bytes:
     return _read(PILOT)[1]
 
 
-def first_bytes(stage: bytes, nonce: str, runtime_hash: str, entry: str) -> bytes:
-    """Write what the remote command reads: eight digits of length, then the stage behind its parameters, compressed."""
-    parameters = {"nonce": nonce, "hash": runtime_hash, "entry": entry}
+def first_bytes(stage: bytes, nonce: str, runtime_hash: str, entry: str, follow: int = 0) -> bytes:
+    """Write what the remote command reads: eight digits of length, then the stage behind its parameters, compressed.
+
+    `follow`: so many bytes for the entry point come right behind.
+    """
+    parameters = {"nonce": nonce, "hash": runtime_hash, "entry": entry, "follow": follow}
     text = zlib.compress(b"P = %s\n" % ascii(parameters).encode() + stage)
     return b"%08d" % len(text) + text
 
@@ -272,6 +274,14 @@ def _write(stream: Stream, data: bytes) -> None:
     with suppress(ConnectionError):
         while view:
             view = view[os.write(stream.write_fd, view) :]
+
+
+def _too_old(stream: Stream, version: tuple[int, ...]) -> BootstrapError:
+    wanted, found = (".".join(map(str, each)) for each in (_OLDEST, version))
+    return BootstrapError(
+        f"the python3 of {stream.destination} is {found}, and {wanted} is the oldest that will do; install a newer "
+        f"one there and name it as `python` of this host in hosts.toml"
+    )
 
 
 def _why_ended(stream: Stream, noise: bytes) -> RexecError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from remoteio.errors import RexecError
 from remoteio.submit.sandbox import dumps
@@ -20,6 +21,9 @@ AGENT = "shim.execute.main:main"
 _AGAIN_SECONDS = 25.0
 _LONGEST_PAUSE = 4.0
 
+Take = Callable[[Host, Callable[[Stream], bytes], Callable[[], object]], "tuple[Stream, bootstrap.Facts] | None"]
+"""Gives what is to be had without connecting, as ``Kept.take``."""
+
 
 def connect(
     host: Host,
@@ -27,11 +31,13 @@ def connect(
     *,
     batch: bool = False,
     deadline: float = 150.0,
+    first: Callable[[Stream], bytes] = lambda stream: b"",
     meanwhile: Callable[[], object] = lambda: None,
 ) -> tuple[Stream, bootstrap.Facts]:
     """Open a stream to ``host`` and start ``entry`` ("module:function") there, within ``deadline`` seconds.
 
-    ``batch``: ask for no password. ``meanwhile`` is called while the connection is being made.
+    ``batch``: ask for no password. ``first`` gives what is sent to the entry without waiting for an answer, over each
+    stream that is tried. ``meanwhile`` is called while the connection is being made.
     Waits for its turn where many of this user's connect to one host, and tries again where it drops them all the same.
     Raises RexecError; then nothing is left open.
     """
@@ -40,7 +46,7 @@ def connect(
     while True:
         try:
             with turns.turn(host.ssh, deadline / 2) if host.ssh is not None else nullcontext():
-                return _connect_once(host, entry, batch, until, meanwhile)
+                return _connect_once(host, entry, batch, until, first, meanwhile)
         except OptionUnknown:
             continue
         except Dropped:
@@ -61,7 +67,12 @@ def _pauses(most: float) -> Iterator[float]:
 
 
 def _connect_once(
-    host: Host, entry: str, batch: bool, until: float, meanwhile: Callable[[], object]
+    host: Host,
+    entry: str,
+    batch: bool,
+    until: float,
+    first: Callable[[Stream], bytes],
+    meanwhile: Callable[[], object],
 ) -> tuple[Stream, bootstrap.Facts]:
     with dumps.allowed():
         if host.ssh is None:
@@ -71,7 +82,9 @@ def _connect_once(
         else:
             stream = open_host(host.ssh, bootstrap.command(host.python), host.options, batch=batch)
         try:
-            facts = bootstrap.start(stream, entry, deadline=until - time.monotonic(), meanwhile=meanwhile)
+            facts = bootstrap.start(
+                stream, entry, deadline=until - time.monotonic(), first=first(stream), meanwhile=meanwhile
+            )
             stream.settle()
         except BaseException:
             stream.close(done=True)
@@ -85,8 +98,9 @@ def connect_first(
     batch: bool = False,
     passed_over: Callable[[str], object] = lambda text: None,
     connecting: Callable[[Host], AbstractContextManager[object]] = lambda host: nullcontext(),
+    first: Callable[[Host, Stream], bytes] = lambda host, stream: b"",
     meanwhile: Callable[[], object] = lambda: None,
-    take: Callable[[Host, Callable[[], object]], tuple[Stream, bootstrap.Facts] | None] = lambda host, meanwhile: None,
+    take: Take = lambda host, first, meanwhile: None,
 ) -> tuple[Host, Stream, bootstrap.Facts]:
     """Start the agent on the host that ``on`` names; None: on the first of hosts.toml that answers, else here.
 
@@ -96,7 +110,9 @@ def connect_first(
 
     def reach(host: Host) -> tuple[Host, Stream, bootstrap.Facts]:
         with connecting(host):
-            return host, *(take(host, meanwhile) or connect(host, AGENT, batch=batch, meanwhile=meanwhile))
+            told = partial(first, host)
+            found = take(host, told, meanwhile)
+            return host, *(found or connect(host, AGENT, batch=batch, first=told, meanwhile=meanwhile))
 
     known = config.load()
     if on is None:

@@ -26,7 +26,6 @@ from pathlib import Path
 from checkpoint.submit import xdg
 from remoteio.submit import programs
 from remoteio.submit.transport.stream import Stream, TransportError
-from remoteio.wire.link import LinkClosed
 from shim.submit import own_code
 from shim.submit.hosts import bootstrap
 from shim.submit.hosts.bootstrap import Facts
@@ -152,12 +151,12 @@ class Kept:
         self._host: Host | None = None  # none is kept for it yet
 
     def take(
-        self, host: Host, begin: Callable[[Stream], object], meanwhile: Callable[[], object]
+        self, host: Host, first: Callable[[Stream], bytes], meanwhile: Callable[[], object]
     ) -> tuple[Stream, Facts] | None:
         """Have a stream to an agent that waits on `host`; None: there is none.
 
-        `begin` sends it the job, or nothing, and `meanwhile` is called while it is waited for. As long as it has said
-        nothing it was answered nothing, so where None is returned the job has not begun.
+        `first` gives what it is sent at once, the job or nothing, and `meanwhile` is called while it is waited for. As
+        long as it has said nothing it was answered nothing, so where None is returned the job has not begun.
         """
         if not self._seconds or host.ssh is None or programs.find("ssh") is None:
             return None
@@ -172,7 +171,7 @@ class Kept:
             if taken is None:
                 return None
             stream, under_way, python = taken
-            if _takes_it(stream, int(under_way), begin, meanwhile):
+            if _takes_it(stream, int(under_way), first(stream), meanwhile):
                 return stream, Facts(tuple(map(int, python.split(b"."))), "waits", "")
             stream.close(done=True)
         except TimeoutError:
@@ -213,16 +212,17 @@ class Kept:
             _keep(host, self._seconds)
 
 
-def _takes_it(stream: Stream, owed: int, begin: Callable[[Stream], object], meanwhile: Callable[[], object]) -> bool:
+def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], object]) -> bool:
     """Offer a job to the agent at its other end, which `owed` an answer before. False: it does not answer."""
     try:
-        os.write(stream.write_fd, kept.BEGIN)
-        begin(stream)
+        told = memoryview(kept.BEGIN + first)
+        while told:
+            told = told[os.write(stream.write_fd, told) :]
         meanwhile()
         answered = select.poll()
         answered.register(stream.read_fd, select.POLLIN)
         return all(answered.poll(_ANSWERS * 1000) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
-    except (OSError, LinkClosed):
+    except OSError:
         return False
 
 
