@@ -5,3 +5,7 @@ limits, terminal) and something shown to a person. What a command does is done b
 fails is the exception's text, one sentence (program.py). Words of the command line are the user's own, and trusted;
 what hosts have said goes through remoteio/printable.py before it is shown.
 """
+
+import gc
+
+gc.set_threshold(10_000)  # to look for garbage among what is only just imported takes a tenth of a start

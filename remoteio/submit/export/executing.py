@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -65,6 +64,8 @@ def _open_to_execute(fd: int) -> int:
     """Open for reading, anew, the program that is open as `fd` (O_PATH). Raises PermissionError."""
     if not os.access("/proc/self/fd/%d" % fd, os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, "not a program that this user may execute")
+    import subprocess  # hardly ever: each run would wait for it
+
     here, there = socket.socketpair()
     with here, there:
         argv = [sys.executable, "-I", "-S", "-c", _OPEN, str(fd)]

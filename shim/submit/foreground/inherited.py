@@ -19,8 +19,8 @@ from shim.wire.descriptors import FILE, MOST_STREAMS, READ, TERMINAL, WRITE, Des
 
 NONE = "none"
 # `diff /dev/fd/63 …` needs it; the words of a `sh -c` only may.
-_NAMED = re.compile(rb"/(?:dev|proc/self)/fd/([0-9]{1,6})(?![0-9])")
-_HINTED = re.compile(rb"(?:[<>]&|-u)\s*([0-9]{1,6})(?![0-9])")
+_NAMED = rb"/(?:dev|proc/self)/fd/([0-9]{1,6})(?![0-9])"
+_HINTED = rb"(?:[<>]&|-u)\s*([0-9]{1,6})(?![0-9])"
 # memory devices that a host has too: null, zero, full, random, urandom (null(4), random(4), full(4))
 _SAME_THERE = {os.makedev(1, n): b"/dev/" + name for n, name in
                ((3, b"null"), (5, b"zero"), (7, b"full"), (8, b"random"), (9, b"urandom"))}  # fmt: skip
@@ -55,6 +55,8 @@ def for_job(argv: Sequence[bytes], asked: str | None, *, tty: bool, moves: bool)
     if asked == NONE:
         return []
     open_ones = inherited()
+    if not open_ones and asked is None:
+        return []  # as a rule: to compile what is looked for in words takes longer than all else here
     if asked is not None:
         needed, wanted = _numbers(asked, open_ones), set[int]()
         open_ones = sorted(needed)
@@ -86,8 +88,8 @@ def _numbers(asked: str, open_ones: Iterable[int]) -> set[int]:
     return found
 
 
-def _in_words(pattern: re.Pattern[bytes], argv: Sequence[bytes]) -> set[int]:
-    return {int(number) for word in argv for number in pattern.findall(word)}
+def _in_words(pattern: bytes, argv: Sequence[bytes]) -> set[int]:
+    return {int(number) for word in argv for number in re.findall(pattern, word)}
 
 
 def _streams(chosen: Sequence[Descriptor]) -> int:

@@ -9,7 +9,6 @@ from functools import partial
 
 from remoteio.errors import RexecError
 from remoteio.submit.sandbox import dumps
-from remoteio.submit.transport.ssh import open_host, open_local
 from remoteio.submit.transport.stream import Dropped, OptionUnknown, Stream
 from shim.submit.engines import names
 from shim.submit.hosts import bootstrap, config, turns
@@ -74,6 +73,8 @@ def _connect_once(
     first: Callable[[Stream], bytes],
     meanwhile: Callable[[], object],
 ) -> tuple[Stream, bootstrap.Facts]:
+    from remoteio.submit.transport.ssh import open_host, open_local  # who is given a connection makes none
+
     with dumps.allowed():
         if host.ssh is None:
             stream = open_local(bootstrap.local_argv(host.python))

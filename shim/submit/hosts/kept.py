@@ -19,7 +19,6 @@ import os
 import select
 import socket
 import struct
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -228,6 +227,8 @@ def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], o
 
 def _keep(host: Host, seconds: int) -> None:
     """Start a keeper, in the background; where none can be, there is none."""
+    import subprocess  # who is given a connection starts nobody
+
     assert host.ssh is not None
     with contextlib.suppress(OSError):
         subprocess.Popen(
