@@ -122,6 +122,15 @@ FILES = (
         f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
     ),
     Limit(
+        "versions of files of which home knows that one host has kept them", "shim.submit.kept_on_host:MOST_MARKS", "",
+        "those not sent of late are sent again", "shim/submit/kept_on_host.py",
+        f"{_UNIT}_kept_there.py::test_no_more_is_known_than_so_much",
+    ),
+    Limit(
+        "hosts of which it knows that", "shim.submit.kept_on_host:MOST_HOSTS", "", "as above",
+        "shim/submit/kept_on_host.py", f"{_UNIT}_kept_there.py::test_no_more_is_known_than_so_much",
+    ),
+    Limit(
         "directories that are listed ahead as a command starts", "remoteio.submit.export.learned_walks:MOST_WALKED", "",
         "further ones are asked for", f"{_EXPORT}/learned_walks.py",
         f"{_UNIT}_learned_walks.py::test_no_more_is_listed_than_so_many_directories",

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.export.first_names import FirstNames
+from remoteio.submit.export.kept_there import KeptThere
 from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.transport.stream import Stream, last_line
 from remoteio.wire import frames
@@ -29,6 +30,7 @@ from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import Lost
+from shim.submit.kept_on_host import KeptOnHost
 from shim.submit.learned_starts import LearnedStart
 from shim.submit.scope import JobRights
 from shim.wire import lease
@@ -139,7 +141,9 @@ class PlainRun:
         """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
         start = LearnedStart(spec.argv, spec.cwd, (rights or JobRights()).scope)
         known = start.uses()
-        names = FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure)
+        host = KeptOnHost(spec.host)
+        there = KeptThere(host.marks, host.keep)
+        names = FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there)
         self.session = HostSession(link, spec, self, rights=rights, dialler=dialler, first_names=names)
         first_words = _FirstWords(spec, self.session.send)
         if dialler is not None:

@@ -84,7 +84,9 @@ class ToldAhead:
             from remoteio.submit.export.pushing import Pushing  # for hosts that are far
 
             names, guessed = self._first_names, not self._first_names.known
-            pushing = Pushing(names.used(export), names.read, self._far, names.walks, self._directory, guessed)
+            pushing = Pushing(
+                names.used(export), names.read, self._far, names.walks, self._directory, guessed, names.there
+            )
             with self._lock:
                 for program in self._programs:
                     pushing.more(names.executed(export, program))

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from remoteio.submit.export.first_names import Uses
 from remoteio.submit.export.learned_walks import ATTRIBUTES, CONTENTS, NAMES, use_of
 from tests.desk_hosts import SUBMIT_USER
 from tests.mounted import mounted
+from tests.named_versions import until_named
 from tests.program import Rexec
 
 LARGE = random.Random(3).randbytes(1 << 20)
@@ -257,3 +259,27 @@ def test_what_the_job_changes_in_a_tree_is_in_it(tree: Served) -> None:
     (there / "d/new").mkdir()
     assert seen(there) == seen(here)
     assert read(there) == read(here)
+
+
+def test_what_a_far_host_has_kept_is_not_sent_again(rexec: Rexec, place: Callable[[str], Path]) -> None:
+    directory = place(SUBMIT_USER)
+    large, log, env = directory / "large", directory / "log", {"XDG_CACHE_HOME": str(directory / "cache")}
+
+    def sent() -> float:
+        log.unlink(missing_ok=True)
+        options = ["--keep", "0", "--json-log", log]
+        job = rexec(["cat", "large"], on="alpha-far20", as_user=SUBMIT_USER, options=options, env=env, cwd=directory)
+        assert job.stdout == large.read_bytes(), job.stderr
+        (ended,) = [each for each in map(json.loads, log.read_text().splitlines()) if each["event"] == "ended"]
+        return ended["sent"]  # type: ignore[no-any-return]
+
+    def made(seed: int) -> None:
+        large.unlink(missing_ok=True)
+        large.write_bytes(random.Random(seed).randbytes(len(LARGE) // 2))
+        until_named(large)
+        shutil.chown(large, SUBMIT_USER)  # what is another's has a name after an hour alone
+
+    made(1)
+    assert any(sent() < len(LARGE) // 2 for _ in range(8)), "it is sent each time"
+    made(2)
+    assert sent() > len(LARGE) // 2, "it is another version"

@@ -19,7 +19,7 @@ from remoteio.execute import pushed as here
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.execute.pace import Pace
 from remoteio.execute.pushed import UNUSED_S, Pushed
-from remoteio.submit.export import pushing
+from remoteio.submit.export import pushed_files, pushing
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
 from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.pushing import Pushing
@@ -242,7 +242,7 @@ def test_much_of_a_file_that_the_host_keeps_by_itself_is_not_sent(
 ) -> None:
     key = VersionNames(b"a key")
     name = until_named(top / "lib/large", key)
-    monkeypatch.setattr(pushing, "_KEPT_THERE", 50_000)
+    monkeypatch.setattr(pushed_files, "_KEPT_THERE", 50_000)
     facts = facts_of(host, USES)
     assert opened(facts, look_up(facts, b"lib", b"large")), "there is no key"
     host.export.versions = key
@@ -265,7 +265,7 @@ def test_all_of_a_file_that_is_sent_may_be_kept(host: Host, top: Path, monkeypat
     key = VersionNames(b"a key")
     until_named(top / "lib/odd", key)
     host.export.versions = key
-    monkeypatch.setattr(pushing, "_FIRST", 10_000)
+    monkeypatch.setattr(pushed_files, "_FIRST", 10_000)
     size = 64 * 4096 + 100
     facts = facts_of(host, {b"/lib": None, b"/lib/odd": [(200_704, size), (0, 200_704)]}, guessed=True)
     kept = {offset: data for _, _, offset, data in facts.opened.pushed.to_keep}

@@ -17,6 +17,7 @@ from typing import Protocol
 from remoteio.submit.export.begun_walks import BegunWalks
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.executing import EXECUTE
+from remoteio.submit.export.kept_there import KeptThere
 from remoteio.submit.export.learned_walks import NAMES, LearnedWalks
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
@@ -61,13 +62,18 @@ class FirstNames:
     """
 
     def __init__(
-        self, known: Uses, keep: Callable[[Uses], None], guesses: Guesses | None = None, sure: bool = True
+        self,
+        known: Uses,
+        keep: Callable[[Uses], None],
+        guesses: Guesses | None = None,
+        sure: bool = True,
+        there: KeptThere | None = None,
     ) -> None:
         """`keep` is given all that is to be told the next time, if it is more than is known. Not `sure`: that is known
-        of another command, much like this one."""
+        of another command, much like this one. `there`: what the host has kept."""
         self.known, self._keep, self._guesses, self._sure = known, keep, guesses, sure
         self._uses: Uses = dict(known)
-        self.walks = LearnedWalks()
+        self.walks, self.there = LearnedWalks(), there or KeptThere()
         self._begun = BegunWalks(self.walks.walked)
         self._begins: Uses = {}
         self.read: set[bytes] = set()  # the files of which home was asked for something
@@ -115,7 +121,9 @@ class FirstNames:
         if self._until is None:
             self._until = now + FIRST_S
             export.listings.told = self._listed
-        if op not in _LEARNED:
+        if op == abi.READ:
+            self.there.asked(request)
+        elif op not in _LEARNED:
             return b""
         node = export.inodes.nodes.get(request.nodeid)
         if node is None:
@@ -170,6 +178,7 @@ class FirstNames:
     def end(self) -> None:
         """Have kept what was learned: the job is over, and what it uses later does not count."""
         self._until = 0.0
+        self.there.end()
         known = dict(self._uses)  # guesses may be on their way still
         for root in self.walks.sent.intersection(list(self._begun.begun)):
             known |= self._begun.begun[root]

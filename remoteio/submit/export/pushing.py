@@ -7,7 +7,6 @@ see. What the job writes or locks, or is not under a lease, is left to be asked 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -16,12 +15,11 @@ from collections.abc import Generator, Iterable, Iterator, Set
 from itertools import islice
 from typing import NamedTuple
 
-from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.fetched import quiet
 from remoteio.submit.export.first_names import Ranges, Use
+from remoteio.submit.export.kept_there import KeptThere
 from remoteio.submit.export.learned_walks import PASSED_BY, LearnedWalks, wanted_of
-from remoteio.submit.export.leases import leasable
+from remoteio.submit.export.pushed_files import File, begun, ended, open_file
 from remoteio.submit.export.pushed_walks import PushedWalk
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, listed, pushed
@@ -29,10 +27,7 @@ from remoteio.wire.coherence import AHEAD
 from remoteio.wire.frames import KNOWN, LEASED
 
 MOST_BYTES = 64 << 20  # of one start
-_KEPT_THERE = 1 << 20  # bytes of a file; of more that was read before, the host has what it needs (``kept_contents``)
 _SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
-_FIRST = 1 << 20  # bytes of one file that go ahead of the other files
-_PAGE = 4096  # bytes
 _SOONEST = 12  # paths that are used first: the program, and what loads it
 _AT_ONCE = 64  # of the others, paths whose names go ahead of what is in them
 _NOW = b""
@@ -48,17 +43,6 @@ class _Found(NamedTuple):
     link: bytes
 
 
-class _File(NamedTuple):
-    """A file that is open, what is to be sent of it, whether it has no ``security.capability``, and the name of its
-    version, if the host may have kept that."""
-
-    node: int
-    fd: Descriptor
-    ranges: Ranges
-    bare: bool
-    version: bytes
-
-
 class _Walks:
     """What sends the trees that are walked, those that were `found` to be sent (node, path, what is wanted there), and
     the directories that are `passed_by`."""
@@ -71,12 +55,12 @@ class _Walks:
 
 class _Credit:
     """What the host may be sent: `left` bytes, in frames of no more than `frame`: over a narrow line several are to be
-    under way."""
+    under way. `busy`: somebody makes them."""
 
-    __slots__ = ("frame", "left")
+    __slots__ = ("busy", "frame", "left")
 
     def __init__(self) -> None:
-        self.left, self.frame = 0, pushed.FRAME
+        self.left, self.frame, self.busy = 0, pushed.FRAME, False
 
     def given(self, size: int) -> None:
         """Take note that so much more may be sent."""
@@ -98,17 +82,20 @@ class Pushing:
         walks: LearnedWalks | None = None,
         directory: bytes = b"",
         guessed: bool = False,
+        there: KeptThere | None = None,
     ) -> None:
         """`asked`: the files of which the job has asked for something: it is ahead of what is sent; `walks`: of which
         directories. `alone`: the names are told in no other way, so those under no lease are sent as well. `directory`:
-        that the job begins in. `guessed`: nothing was read of them before, as far as is known."""
+        that the job begins in. `guessed`: nothing was read of them before, as far as is known. `there`: what the
+        host has kept."""
         self._todo: deque[tuple[Iterable[Use], bool]] = deque([(uses, guessed)])
         self._asked, self._alone, self._walks = asked, alone, walks or LearnedWalks()
         self._directory = directory  # until it is told
+        self._there = there or KeptThere()
         self._sent: set[int] = set()  # files and directories, by their nodes
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
-        self._credit, self._busy, self._left = _Credit(), False, MOST_BYTES
+        self._credit, self._left = _Credit(), MOST_BYTES
         self._frames: Generator[bytes, None, None] | None = None
 
     def credited(self, size: int) -> bool:
@@ -124,9 +111,9 @@ class Pushing:
             return self._credit.left > 0 and self._begins()
 
     def _begins(self) -> bool:
-        if self._busy or not (self._frames or self._todo):
+        if self._credit.busy or not (self._frames or self._todo):
             return False
-        self._busy = True
+        self._credit.busy = True
         return True
 
     def due(self, export: Export) -> Iterator[bytes]:
@@ -134,7 +121,7 @@ class Pushing:
         while True:
             with self._lock:
                 if self._credit.left <= 0 or not (self._frames or self._todo):
-                    self._busy = False
+                    self._credit.busy = False
                     return
                 if self._frames is None:
                     self._frames = self._all(export, *self._todo.popleft())
@@ -170,14 +157,14 @@ class Pushing:
     def _parts(self, export: Export, uses: Iterator[Use], guessed: bool) -> Iterator[bytes]:
         """All parts: of some paths after the other the names, then of these the contents; of large files the most last
         of all. _NOW: it is time to send what there is."""
-        last: list[_File] = []
+        last: list[File] = []
 
         def contents(files: list[int]) -> Iterator[bytes]:
             return self._in_files(export, [(each, [], False) for each in files], guessed, last)
 
         walks = _Walks(PushedWalk(export, self._walks, contents))
         yield from self._begins_in(export)
-        soonest: list[_File] | None = None  # of what is needed first names and promises go, then others' names
+        soonest: list[File] | None = None  # of what is needed first names and promises go, then others' names
         while some := list(islice(uses, _SOONEST if soonest is None else _AT_ONCE)):
             files = yield from self._told(export, some, walks)
             opened = yield from self._promised(export, files, guessed)
@@ -185,13 +172,12 @@ class Pushing:
                 soonest = opened
                 yield _NOW
                 continue
-            yield from _begun([*soonest, *opened], last)
+            yield from begun([*soonest, *opened], last, self._there)
             soonest = []
-        yield from _begun(soonest or [], last)
+        yield from begun(soonest or [], last, self._there)
         for node, name, wanted in walks.found:
             yield from walks.walk.parts(node, name, wanted, walks.passed_by)
-        for file in last:
-            yield from _contents(file)
+        yield from ended(last, self._there)
 
     def _begins_in(self, export: Export) -> Iterator[bytes]:
         """The parts for the directory that the job begins in."""
@@ -227,22 +213,22 @@ class Pushing:
         return files
 
     def _in_files(
-        self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool, last: list[_File]
+        self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool, last: list[File]
     ) -> Iterator[bytes]:
         """The parts for what is in these files: of some after the other what will come, then that; but what comes
         `last`."""
         for at in range(0, len(files), _AT_ONCE):
             opened = yield from self._promised(export, files[at : at + _AT_ONCE], guessed)
-            yield from _begun(opened, last)
+            yield from begun(opened, last, self._there)
 
     def _promised(
         self, export: Export, files: list[tuple[int, Ranges, bool]], guessed: bool
-    ) -> Generator[bytes, None, list[_File]]:
+    ) -> Generator[bytes, None, list[File]]:
         """The parts for what will come of these files; return those. Of those that were asked for only what is
         large."""
         opened = []
         for node, ranges, asked in files:
-            file = _file(export, node, ranges, self._left, guessed)
+            file = open_file(export, node, ranges, self._left, guessed, self._there)
             size = 0 if file is None else sum(end - begin for begin, end in file.ranges)
             if file is None or (asked and size <= AHEAD) or node in self._sent:
                 continue
@@ -287,40 +273,6 @@ def _searched(export: Export, node: int) -> Iterator[bytes]:
     yield pushed.pack(pushed.SEARCHED, node, b"", bytes(reply[abi.OUT_HEADER.size + abi.ATTR_OUT.size :]))
 
 
-def _parted(file: _File) -> tuple[_File, _File]:
-    """Part what is to be sent of a file into no more than _FIRST bytes and the rest."""
-    first: Ranges = []
-    rest: Ranges = []
-    left = _FIRST
-    for begin, end in file.ranges:
-        middle = min(begin + left // _PAGE * _PAGE, end)  # a host keeps whole pages
-        left -= middle - begin
-        first += [(begin, middle)] if begin < middle else []
-        rest += [(middle, end)] if middle < end else []
-    return file._replace(ranges=first), file._replace(ranges=rest)
-
-
-def _begun(files: list[_File], last: list[_File]) -> Iterator[bytes]:
-    """The parts for what is in these files, but for what comes `last`."""
-    for file in files:
-        first, rest = _parted(file)
-        yield from _contents(first)
-        last += [rest] if rest.ranges else []
-
-
-def _contents(file: _File) -> Iterator[bytes]:
-    try:
-        for begin, end in file.ranges:
-            for offset in range(begin, end, pushed.PIECE):
-                data = os.pread(file.fd, min(pushed.PIECE, end - offset), offset)
-                if len(data) < min(pushed.PIECE, end - offset):
-                    yield pushed.pack_file(file.node, [], False)  # nobody is to wait for it
-                    return
-                yield pushed.pack(pushed.DATA, file.node, b"", data, offset)
-    except OSError:
-        yield pushed.pack_file(file.node, [], False)
-
-
 def _look_up(export: Export, parent: int, name: bytes, unleased: bool, again: bool = False) -> _Found:
     if (above := export.inodes.nodes.get(parent)) is not None:
         above.asked = 0  # so many names in a row are no reason to tell all that is in the directory
@@ -351,41 +303,6 @@ def _look_up(export: Export, parent: int, name: bytes, unleased: bool, again: bo
         found = _Found(b"", False, b"")
     export.inodes.forget(node, 1)
     return found
-
-
-def _file(export: Export, nodeid: int, ranges: Ranges, most: int, guessed: bool) -> _File | None:
-    """Open a file, of which no more than so many bytes may be sent, and watch it; None: not this one."""
-    node = export.inodes.nodes.get(nodeid)
-    if node is None or not quiet(node):
-        return None
-    try:
-        with export.inodes.allowed.refusals.guessing():
-            fd = Descriptor(export.inodes.descriptors.reopen(node, os.O_RDONLY))
-        st = os.fstat(fd) if export.leases.watches(node, fd) else None
-    except OSError:
-        return None  # who asks for it is told so
-    # changed since the kernel was told its size, it is opened as others are: only then is the kernel told so
-    if st is None or not stat.S_ISREG(st.st_mode) or st.st_ctime_ns != node.ctime:
-        return None
-    whole = [(0, st.st_size)] if st.st_size <= AHEAD else ranges
-    due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < min(end, st.st_size)]
-    size = sum(end - begin for begin, end in due)
-    if not leasable(export.leases, fd, st):
-        return None
-    version = export.versions.of(fd, st) if st.st_size > AHEAD else b""
-    if version and size > _KEPT_THERE and not guessed:
-        due, size = [], 0  # the host has kept it since, and else asks
-    if size > most:
-        return None
-    return _File(nodeid, fd, due, _bare(fd), version) if export.inodes.descriptors.keeps(node, fd) else None
-
-
-def _bare(fd: int) -> bool:
-    try:
-        os.getxattr(fd, "security.capability")
-    except OSError as e:
-        return e.errno == errno.ENODATA
-    return False
 
 
 def _entry(parent: int, name: bytes, found: _Found) -> Iterator[bytes]:
