@@ -168,6 +168,7 @@ def run_command(
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec disconnect [HOST]   end the connections that are kept for further runs
       rexec submit -n N CMD...  run CMD many times, on these hosts or on an HTCondor pool
+      rexec dag FILE            run a DAG of commands, in HTCondor's DAGMan's language, on a pool
       rexec watch, report       how jobs get on, live; what they got, by host
       rexec priority RUN N      the place of a run that waits for a slot of --on any
       rexec jobs                the jobs started with --checkpoint; stat, attach, checkpoint, vacate, hold, release,

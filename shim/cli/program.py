@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("shim.cli.doctor", "doctor_command"),
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "submit": ("shim.cli.submit", "submit_command"),
+    "dag": ("shim.cli.dag", "dag_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "watch": ("shim.cli.watch", "watch_command"),
     "report": ("shim.cli.report", "report_command"),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,22 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     if given["prints"]:
         click.echo(told, nl=False)
         return
-    directory = record.create(_batch(command, number, lines, stem, **given))
+    begin(_batch(command, number, lines, stem, **given), lambda directory: _given(directory, told, number, **given))
+
+
+def begin(batch: Batch, give: Callable[[Path], str]) -> None:
+    """Put a batch on record, have `give` hand it to its engine, and supervise it. Raises RexecError, OSError.
+
+    `give` is told the batch's directory, and returns what the engine calls it; "" where there is no engine.
+    """
+    directory = record.create(batch)
     try:
-        if given["engine"] == CONDOR:
-            directory.add({"engine": _to_condor(directory.path, told)})
-        elif given["engine"] == SLURM:
-            directory.add({"engine": _to_slurm(directory.path, told, number)})
+        called = give(directory.path)
     except (RexecError, OSError):
         shutil.rmtree(directory.path)  # nobody was given anything
         raise
+    if called:
+        directory.add({"engine": called})
     process.start(directory)
     click.echo(directory.name)
 
@@ -172,11 +180,22 @@ def _lines(each: str | None, count: int | None) -> tuple[str, ...]:
     return lines
 
 
-def _to_condor(directory: Path, told: str) -> str:
-    """Submit what HTCondor is told; returns the cluster. Raises RexecError, OSError."""
+def _given(directory: Path, told: str, number: int, *, engine: str, **_: object) -> str:
+    if engine == LOCAL:
+        return ""
+    return _to_condor(directory, told) if engine == CONDOR else _to_slurm(directory, told, number)
+
+
+def put_pilot(directory: Path) -> None:
+    """Have the program there that HTCondor runs in a place."""
     pilot = directory / condor.PILOT
     pilot.write_bytes(b"#!/usr/bin/env python3\n" + bootstrap.pilot_source())
     pilot.chmod(0o755)
+
+
+def _to_condor(directory: Path, told: str) -> str:
+    """Submit what HTCondor is told; returns the cluster. Raises RexecError, OSError."""
+    put_pilot(directory)
     (directory / "condor.sub").write_text(told)
     return condor.submit(str(directory))
 
@@ -242,9 +261,12 @@ def resumed(words: list[str] | None) -> list[str]:
 def log(word: str, as_json: bool) -> None:
     """Print what has happened to a batch, or to one job of it. Raises RexecError."""
     directory, job = record.find(word)
+    nodes = directory.batch().names
     for row, _ in story.rows(directory.journal()):
         if job is not None and row.get("job", job) != job:
             continue
+        if nodes and "job" in row and row["job"] is not None:
+            row["node"] = nodes[row["job"]]
         click.echo(json.dumps(row) if as_json else _line(directory, row))
 
 
@@ -254,6 +276,7 @@ def _line(directory: Directory, row: dict[str, Any]) -> str:
     name = directory.name if job is None else f"{directory.name}.{job}"
     status = row.get("status")
     said = [
+        f"node {row['node']}" if "node" in row else "",
         str(row.get("host") or ""),
         f"job {row['id']}" if "id" in row else "",
         "" if status is None else f"status {status}",

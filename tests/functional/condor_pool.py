@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -106,6 +106,68 @@ def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
     alice.sh("touch gone1.go")
     until(alice.has(name, job=1, status=0), "it has ended", within=PLACE)
     assert len(alice.lines("gone0.begun")) == 1
+
+
+DAG = r"""
+JOB A rexec
+JOB B rexec
+JOB C rexec
+JOB D rexec
+VARS ALL_NODES memory="64M"
+VARS A cmd="echo \"$(pwd)\" >a"
+VARS B cmd="cat a; [ -e again ] || { touch again; exit 3; }"
+VARS C cmd="cat a; [ -e mended ] || exit 4"
+VARS D cmd="cat a; echo end"
+PARENT A CHILD B C
+PARENT B C CHILD D
+RETRY B 2
+"""
+
+
+def _ended(alice: Access, name: str) -> Callable[[], bool]:
+    """Tell whether a batch has ended."""
+    return lambda: any(
+        row.get("batch") == name and row["state"] == "ended" for row in json.loads(alice("rexec", "jobs", "--json"))
+    )
+
+
+def _told(alice: Access, name: str, node: str) -> list[tuple[str, int | None]]:
+    return [(row["is"], row.get("status")) for row in alice.rows(name) if row.get("node") == node and "is" in row]
+
+
+def test_a_dag_is_dagman_s_with_its_retries_and_its_rescue_file(alice: Access) -> None:
+    alice.sh(f"mkdir dag && cat >dag/w.dag <<'END'\n{DAG}END")
+    name = alice("rexec", "dag", "dag/w.dag").strip()
+    until(_ended(alice, name), "it has ended", within=3 * PLACE)
+    assert _told(alice, name, "A")[-1] == ("done", 0)
+    assert [each for each in _told(alice, name, "B") if each[0] == "done"] == [("done", 3), ("done", 0)]
+    assert _told(alice, name, "C")[-1] == ("done", 4)
+    assert _told(alice, name, "D") == [("killed", None)]
+    assert alice.lines("dag/B.out") == ["/home/alice/dag"]
+    assert "DONE B" in alice.lines("dag/w.dag.rexec.rescue001")
+    alice.sh("rm dag/again; touch dag/mended")
+    name = alice("rexec", "dag", "dag/w.dag").strip()
+    until(_ended(alice, name), "the rest has ended", within=3 * PLACE)
+    assert _told(alice, name, "B") == [("done", 0)] and alice.lines("dag/again") == []  # it was not run again
+    assert _told(alice, name, "C")[-1] == _told(alice, name, "D")[-1] == ("done", 0)
+    assert alice.lines("dag/D.out") == ["/home/alice/dag", "end"]
+
+
+def test_a_dag_goes_on_when_its_supervisor_was_killed_and_is_killed_as_one(alice: Access) -> None:
+    nodes = 'JOB one rexec\nJOB two rexec\nPARENT one CHILD two\nRETRY two 1\nVARS ALL_NODES memory="64M"\n'
+    commands = "".join(f'VARS {each} cmd="{WAITS.format(name=each)}"\n' for each in ("one", "two"))
+    alice.sh(f"cat >chain.dag <<'END'\n{nodes}{commands}END")
+    name = alice("rexec", "dag", "chain.dag").strip()
+    until(lambda: alice.lines("one.begun"), "the first has begun", within=2 * PLACE)
+    alice.sh("pkill -KILL -f 'batch[.]process import'; touch one.go")
+    until(lambda: '"stopped"' in alice("rexec", "jobs", "--json"), "it is stopped")
+    assert alice("rexec", "resume") == f"batch {name} goes on\n"
+    until(lambda: alice.lines("two.begun"), "the second has begun", within=3 * PLACE)
+    assert _told(alice, name, "one")[-1] == ("done", 0)
+    alice("rexec", "kill", name)
+    until(_ended(alice, name), "it has ended", within=2 * PLACE)
+    assert _told(alice, name, "two")[-1] == ("killed", None)
+    assert alice.lines("two.0.out") == [] and not alice("condor_q", "-af", "ClusterId").split()
 
 
 def test_what_a_pool_cannot_do_is_said_in_a_sentence(alice: Access) -> None:

@@ -136,6 +136,10 @@ class Cluster:
         """See Places."""
         return self._tasks[job].host if job in self._tasks else ""
 
+    def cluster(self, job: int) -> str:
+        """Return nothing: what has ended has."""
+        return ""
+
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """See Places."""
         self._look()  # Slurm holds one that runs otherwise than one that waits

@@ -47,6 +47,9 @@ class Places(Protocol):
     def host(self, job: int) -> str:
         """Return what the host of a job's place is called, if whoever gave it has said so."""
 
+    def cluster(self, job: int) -> str:
+        """Return what the engine calls the job now, if one that has ended may be another to it later; "" if not."""
+
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """Do something to the places of these jobs, or of all. Raises RexecError."""
 
@@ -86,6 +89,10 @@ class Desk:
 
     def host(self, job: int) -> str:
         """Return nothing: the run knows."""
+        return ""
+
+    def cluster(self, job: int) -> str:
+        """Return nothing: what has ended has."""
         return ""
 
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
@@ -177,6 +184,10 @@ class Pool:
     def host(self, job: int) -> str:
         """See Places."""
         return self._hosts.get(job, "")
+
+    def cluster(self, job: int) -> str:
+        """Return nothing: what has ended has."""
+        return ""
 
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """See Places."""

@@ -15,6 +15,7 @@ from remoteio.errors import RexecError
 from shim.submit import faults, own_code
 from shim.submit.batch import record
 from shim.submit.batch.cluster import Cluster
+from shim.submit.batch.dag import Dag
 from shim.submit.batch.places import Desk, Places, Pool
 from shim.submit.batch.record import CONDOR, LOCAL, Directory
 from shim.submit.batch.supervisor import Supervisor
@@ -70,6 +71,8 @@ def _places(directory: Directory) -> Places:
         return Desk(batch.on)
     if not given:
         raise RexecError("the batch was never given to its engine: submit it again")
+    if batch.dag:
+        return Dag(directory.path, given, batch)
     if batch.engine == CONDOR:
         return Pool(directory.path, given)
     return Cluster(directory.path, given, dict(item.split("=", 1) for item in batch.environ))

@@ -49,6 +49,8 @@ class Batch:
     out, err   where a job's output goes; {} is its number
     environ    NAME=VALUE each
     moves      its jobs can be checkpointed
+    dag        the file that DAGMan was given, in `directory`: each line is a shell's command then
+    names      of its nodes
     """
 
     command: tuple[str, ...]
@@ -64,14 +66,19 @@ class Batch:
     umask: int
     created: float
     moves: bool = False
+    dag: str = ""
+    names: tuple[str, ...] = ()
 
     def outputs(self, job: int) -> tuple[str, str]:
         """Return where the output of one of the jobs goes, and its standard error."""
-        out, err = (os.path.join(self.directory, each.replace("{}", str(job))) for each in (self.out, self.err))
+        name = self.names[job] if self.names else str(job)
+        out, err = (os.path.join(self.directory, each.replace("{}", name)) for each in (self.out, self.err))
         return out, err
 
     def words(self, job: int) -> list[str]:
         """Return the command of one of the jobs."""
+        if self.dag:
+            return ["sh", "-c", self.lines[job]]
         given = self.lines[job] if self.lines else str(job)
         return [word.replace("{}", given) for word in self.command]
 
@@ -83,7 +90,7 @@ _SHAPE = table(
         "engine": one_of(*ENGINES), "on": string, "options": _TEXTS, "out": string, "err": string,
         "directory": string, "environ": _TEXTS, "umask": whole(0, 0o777), "created": lambda value, _: value,
     },
-    {"moves": flag},
+    {"moves": flag, "dag": string, "names": _TEXTS},
 )  # fmt: skip
 
 

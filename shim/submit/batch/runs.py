@@ -33,11 +33,11 @@ class Ended(NamedTuple):
 
 
 class Run:
-    """A run of job `job` of `batch`, with `where` on its command line."""
+    """A run of job `job` of `batch`, with `where` on its command line; the engine calls it `cluster`."""
 
-    def __init__(self, batch: Batch, job: int, where: list[str], directory: Path) -> None:
+    def __init__(self, batch: Batch, job: int, where: list[str], directory: Path, cluster: str = "") -> None:
         """Start it. Raises RexecError."""
-        self.job, self.host = job, ""
+        self.job, self.host, self.cluster = job, "", cluster
         self.fate = ""  # the state that the job has once this has ended before the job
         self._said = directory / f"run-{job}"
         self._said.unlink(missing_ok=True)

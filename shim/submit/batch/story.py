@@ -1,8 +1,9 @@
 """What has become of the jobs of a batch, as its journal tells it row by row. Pure.
 
 A row is an object, with `at`, seconds since 1970, and one of
-    job, is [host, status, why, cost, id]   the job is in that state now; its run has cost (Ended.cost); its number in
-                                        `rexec jobs`, if it can be checkpointed
+    job, is [host, status, why, cost, id, cluster]
+                                  the job is in that state now; its run has cost (Ended.cost); its number in `rexec
+                                  jobs`, if it can be checkpointed; what its engine called it (Told.cluster)
     engine                        what the engine calls the batch
     ask, job                      somebody asks that VERB be done to a job; null: to all
     obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not
@@ -22,12 +23,13 @@ PAST = {HOLD: "held", RELEASE: "released", KILL: "killed", VACATE: "told to leav
 
 
 class Item(NamedTuple):
-    """What a job is: its state, on which host, the status with which it ended, and why it is so."""
+    """What a job is: its state, on which host, the status with which it ended, why it is so, its cluster."""
 
     state: str = WAITING
     host: str = ""
     status: int | None = None
     why: str = ""
+    cluster: str = ""
 
 
 class Order(NamedTuple):
@@ -67,8 +69,9 @@ class Story:
         """Take note of a row, which ends at that byte. What is no row of this version is passed over."""
         job = row.get("job")
         if row.get("is") in STATES and isinstance(job, int) and 0 <= job < self.count:
-            host, status, why = row.get("host", ""), row.get("status"), row.get("why", "")
-            self.items[job] = Item(row["is"], str(host), status if isinstance(status, int) else None, str(why))
+            host, why, cluster = (str(row.get(key, "")) for key in ("host", "why", "cluster"))
+            status = row.get("status")
+            self.items[job] = Item(row["is"], host, status if isinstance(status, int) else None, why, cluster)
         elif "engine" in row:
             self.engine = str(row["engine"])
         elif row.get("ask") in VERBS and (job is None or isinstance(job, int)):

@@ -91,7 +91,12 @@ class Supervisor:
         return min([longest, self._places.looks(), *(max(0.0, each - time.monotonic()) for each in until)])
 
     def _note(self, job: int, state: str, **more: object) -> None:
-        self._add({"job": job, "is": state, **more})
+        self._add({"job": job, "is": state, **more, **self._cluster(job)})
+
+    def _cluster(self, job: int) -> dict[str, str]:
+        run = self._runs.get(job)
+        found = run.cluster if isinstance(run, Run) else self._places.cluster(job)
+        return {"cluster": found} if found else {}
 
     def _add(self, *rows: Mapping[str, object]) -> None:
         """Put rows on record, then in mind."""
@@ -102,7 +107,11 @@ class Supervisor:
     def _hear(self, changes: Iterable[Told]) -> None:
         """Act upon what has become of places."""
         for told in changes:
-            item, run = self._story.item(told.job), self._runs.get(told.job)
+            run = self._runs.get(told.job)
+            if self._story.item(told.job).state in FINAL and told.cluster != self._story.item(told.job).cluster:
+                self._note(told.job, WAITING)  # its engine runs it again
+                self._first = min(self._first, told.job)
+            item = self._story.item(told.job)
             if told.state == engine.RUNNING:
                 self._tries.pop(told.job, None)
                 self._later.pop(told.job, None)
@@ -112,6 +121,8 @@ class Supervisor:
                     self._note(told.job, WAITING)
             elif item.state in FINAL or told.state == engine.SUSPENDED:
                 continue
+            elif told.state == engine.DONE:
+                self._note(told.job, DONE, status=0, why=told.why)
             elif told.state == engine.GONE and run is None:
                 self._note(told.job, _gone(told), why=told.why or _ENDED.format(told.status))
             elif isinstance(run, Run):
@@ -136,7 +147,6 @@ class Supervisor:
                 if isinstance(run, Run) and self._ends.get(job, inf) < time.monotonic():
                     run.end(at_once=True)
                 continue
-            del self._runs[job]
             self._ends.pop(job, None)
             if run.fate in (KILLED, FAILED):
                 self._note(job, run.fate)
@@ -148,6 +158,7 @@ class Supervisor:
                 self._note(job, run.fate)
             else:
                 self._failed(job, ended.why)
+            del self._runs[job]
             if isinstance(run, MovingRun):
                 self._begun.keep(run)
             else:
@@ -206,7 +217,7 @@ class Supervisor:
         for each in jobs:
             run, state = self._runs.get(each), self._story.item(each).state
             if run is None and (verb == KILL or (fate and (state == HELD) == (verb == RELEASE))):
-                rows.append({"job": each, "is": fate})
+                rows.append({"job": each, "is": fate, **self._cluster(each)})
             elif isinstance(run, Run) and verb in (HOLD, KILL):
                 run.fate = fate
                 run.end(at_once=False)
@@ -235,7 +246,7 @@ class Supervisor:
             if self._batch.moves:
                 self._runs[job] = self._begun.run(job, words)
             else:
-                self._runs[job] = Run(self._batch, job, words, self._directory.path)
+                self._runs[job] = Run(self._batch, job, words, self._directory.path, self._places.cluster(job))
         except RexecError as e:
             self._failed(job, str(e))
 

@@ -1,6 +1,7 @@
 """Engines: systems that give places on hosts to jobs of ours, and of which each job can be entered by a stream.
 
 condor    HTCondor: what it is told, what it tells, and its streams; slurm: the same of Slurm
+dagman    DAGMan, HTCondor's own: what is written for it, and what it says of its nodes
 asked     what both say of themselves and of their machines
 told      what an engine tells of a job's place; pure
 names     which destination is an engine's job

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
@@ -101,9 +101,9 @@ def description(count: int, name: str, cpus: int, memory: int, requirements: str
     return "".join(f"{key} = {value}\n" for key, value in lines.items()) + f"queue {count}\n"
 
 
-def submit(directory: str) -> str:
-    """Submit what `description` wrote to condor.sub in that directory. Returns the cluster. Raises RexecError."""
-    said = ask(["condor_submit", "-terse", "condor.sub"], directory)
+def submit(directory: str, file: str = "condor.sub") -> str:
+    """Submit what `description` wrote to that file of a directory. Returns the cluster. Raises RexecError."""
+    said = ask(["condor_submit", "-terse", file], directory)
     found = re.match(r"(\d+)\.\d+ - \d+\.\d+", said)
     if found is None:
         raise RexecError(f"condor_submit answers {printable(said, 200)!r}, which names no cluster; see `condor_q`")
@@ -143,12 +143,28 @@ def events(text: str, cluster: str) -> tuple[list[Told], int]:
     that say nothing of a job's place, are passed over.
     """
     found, at = [], 0
+    for event, stop in whole_events(text):
+        at = stop
+        head = headed(event)
+        if head is not None and head[0] == int(cluster):
+            found.append(head[1])
+    return found, at
+
+
+def whole_events(text: str) -> Iterator[tuple[str, int]]:
+    """Split what is whole of an event log: each event, and where the next begins. Pure."""
+    at = 0
     while (stop := text.find("\n...\n", at)) >= 0:
         event, at = text[at:stop], stop + 5
-        head = _HEAD.match(event)
-        if head is not None and int(head[2]) == int(cluster) and head[1] in _EVENTS:
-            found.append(_told(head[1], int(head[3]), event))
-    return found, at
+        yield event, at
+
+
+def headed(event: str) -> tuple[int, Told] | None:
+    """Read an event: its cluster, and what it says of a job's place; None: nothing. Pure."""
+    head = _HEAD.match(event)
+    if head is None or head[1] not in _EVENTS:
+        return None
+    return int(head[2]), _told(head[1], int(head[3]), event)
 
 
 def _told(kind: str, job: int, event: str) -> Told:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 WAITING, RUNNING, LOST, HELD, SUSPENDED, GONE = "waiting", "running", "lost", "held", "suspended", "gone"
+DONE = "done"  # without a place: it was done before
 
 
 class Told(NamedTuple):
-    """What is said of a job: which of the batch, what it is now, where, and the status or the reason."""
+    """What is said of a job: which of the batch, what it is now, where, and the status or the reason.
+
+    cluster   what the engine calls it, where that changes when it is run again though it had ended
+    """
 
     job: int
     state: str
     host: str = ""
     status: int | None = None
     why: str = ""
+    cluster: str = ""
