@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "restart": ("shim.cli.jobs", "restart_command"),
     "resume": ("shim.cli.resume", "resume_command"),
     "service": ("shim.cli.resume", "service_command"),
+    "owner": ("shim.cli.owner", "owner_command"),
     "images": ("shim.cli.images", "images_command"),
     "log": ("shim.cli.jobs", "log_command"),
     "completion": ("shim.cli.completion", "completion_command"),

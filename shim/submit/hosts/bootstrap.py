@@ -39,6 +39,7 @@ _FOLDERS = (
 _JEEPNEY = ("auth", "bus", "bus_messages", "fds", "low_level", "wrappers")
 STAGE = "shim.execute.stage"  # it asks for the others, and goes before them
 PILOT = "shim.execute.pilot"  # it goes by an engine, as a program by itself
+_OWNER = "shim.execute.owner_ad"  # a program of this machine's
 
 
 @cache
@@ -48,7 +49,7 @@ def shipped() -> tuple[str, ...]:
     for folder in (*_BOTH_ENDS, *_FOLDERS):
         files = (name.removesuffix(".py") for name in os.listdir(_folder(folder)) if name.endswith(".py"))
         found |= {f"{folder}.{name}" for name in files if name != "__init__"}
-    return tuple(sorted(found - {STAGE, PILOT}))
+    return tuple(sorted(found - {STAGE, PILOT, _OWNER}))
 
 
 _FORMAT = b"rexec runtime 1\n"
