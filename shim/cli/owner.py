@@ -29,7 +29,8 @@ def owner_command(as_json: bool, condor: bool, every: str | None) -> None:
       STARTD_CRON_JOBLIST = $(STARTD_CRON_JOBLIST) OWNER
       STARTD_CRON_OWNER_EXECUTABLE = /usr/local/bin/rexec
       STARTD_CRON_OWNER_ARGS = owner --condor --every 10s
-      STARTD_CRON_OWNER_MODE = Continuous
+      STARTD_CRON_OWNER_MODE = WaitForExit
+      STARTD_CRON_OWNER_PERIOD = 10s
       START = RexecOwnerIdle > 15 * 60
     """
     if as_json and condor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -208,3 +210,37 @@ def test_the_doctor_says_that_no_schedd_answers(alice: Access) -> None:
     finally:
         alice.pool.on("p1", "condor_on", "-schedd")
     until(lambda: alice.sh("condor_q >/dev/null && echo yes || :"), "the schedd is there again", within=PLACE)
+
+
+def test_the_owner_s_idle_time_is_an_attribute_of_a_machine_on_which_rexec_is(alice: Access) -> None:
+    pool = alice.pool
+    ours = subprocess.run(
+        pool.argv("p1", ["tar", "c", "-C", "/", "opt/rexec", "usr/local/bin/rexec"]), check=True, stdout=subprocess.PIPE
+    ).stdout
+    subprocess.run(pool.argv("p2", ["tar", "x", "-C", "/"]), check=True, input=ours)
+    lines = """
+STARTD_CRON_JOBLIST = $(STARTD_CRON_JOBLIST) OWNER
+STARTD_CRON_OWNER_EXECUTABLE = /usr/local/bin/rexec
+STARTD_CRON_OWNER_ARGS = owner --condor --every 5s
+STARTD_CRON_OWNER_MODE = WaitForExit
+STARTD_CRON_OWNER_PERIOD = 10s
+"""
+    pool.on("p2", "sh", "-c", f"echo '{lines}' >/etc/condor/config.d/60-owner && condor_reconfig")
+
+    def idle() -> int:
+        said = alice("condor_status", "-constraint", 'Machine == "p2"', "-af", "RexecOwnerIdle").split()
+        return int(said[0]) if said and said[0].isdigit() else -1
+
+    types = ["python3", "-c", "import os, time; fds = os.openpty(); os.write(fds[0], b'key\\n'); time.sleep(999)"]
+    try:
+        until(lambda: idle() > 20, "its owner has been away for a while", within=PLACE)
+        with subprocess.Popen(pool.argv("p2", types)) as typing:
+            try:
+                until(lambda: 0 <= idle() < 20, "its owner is back", within=PLACE)
+            finally:
+                typing.kill()
+                pool.on("p2", "pkill", "-f", "openpty")
+    finally:
+        pool.on(
+            "p2", "sh", "-c", "rm -r /etc/condor/config.d/60-owner /opt/rexec /usr/local/bin/rexec; condor_reconfig"
+        )
