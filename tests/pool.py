@@ -25,6 +25,9 @@ from tests.desk_root import CACHE, SUITE, call, digest, locked
 OURS = ("criu", "python3-click", "python3-jeepney", "python3-zstandard")
 PACKAGES = {"condor": ("condor", *OURS), "slurm": ("slurmctld", "slurmd", "slurm-client", "munge", *OURS)}
 HOSTS = {"p1": "10.80.1.1", "p2": "10.80.1.2", "p3": "10.80.1.3"}
+OTHER = {"p4": "10.80.1.4"}
+"""A pool of its own, for HTCondor: it is there where a test boots it."""
+
 ROOT = Path(__file__).parents[1]
 # A job that says that it has begun, in a file of home's, and ends when another is there.
 WAITS = "echo $$ >>{name}.begun; until [ -e {name}.go ]; do sleep 0.1; done; echo end"
@@ -32,7 +35,7 @@ PLACE = 60.0
 """Seconds for an engine to give a place: its negotiator, its schedd and its startds have their turns."""
 
 CONDOR = """\
-CONDOR_HOST = 10.80.1.1
+CONDOR_HOST = {manager}
 NETWORK_INTERFACE = {address}
 use SECURITY : HOST_BASED
 ALLOW_READ = 10.80.1.*
@@ -62,6 +65,7 @@ BASE_CGROUP =
 """
 SUBMITS = "DAEMON_LIST = MASTER COLLECTOR NEGOTIATOR SCHEDD\n"
 EXECUTES = "DAEMON_LIST = MASTER STARTD\nNUM_CPUS = 2\nMEMORY = 4096\n"
+_ROLES = {"p1": SUBMITS, "p4": EXECUTES.replace("STARTD", "COLLECTOR NEGOTIATOR STARTD")}
 SLURM = """\
 ClusterName=pool
 SlurmctldHost=p1(10.80.1.1)
@@ -187,7 +191,9 @@ class Pool:
             raise
 
     def _settings(self, name: str, upper: Path) -> None:
-        condor = CONDOR.format(address=HOSTS[name]) + (SUBMITS if name == "p1" else EXECUTES)
+        address = (HOSTS | OTHER)[name]
+        manager = address if name in OTHER else HOSTS["p1"]
+        condor = CONDOR.format(address=address, manager=manager) + _ROLES.get(name, EXECUTES)
         files = {"condor": {"condor/config.d/50-pool": condor},
                  "slurm": {"slurm/slurm.conf": SLURM, "slurm/cgroup.conf": "CgroupPlugin=disabled\n"}}  # fmt: skip
         for file, text in files[self._engine].items():
@@ -195,7 +201,7 @@ class Pool:
             config.parent.mkdir(parents=True, exist_ok=True)
             config.write_text(text)
         (upper / "etc/hostname").write_text(f"{name}\n")
-        known = "".join(f"{address} {each}\n" for each, address in HOSTS.items())
+        known = "".join(f"{address} {each}\n" for each, address in (HOSTS | OTHER).items())
         (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n{known}")
         if name == "p1" and not (upper / "opt/rexec").exists():
             for package in ("remoteio", "checkpoint", "shim"):
@@ -215,7 +221,7 @@ class Pool:
             call([*first, "ip", "link", "add", name, "type", "veth", *peer])
             call([*first, "ip", "link", "set", name, "master", "eth0", "up"])
         own = self._net(name)
-        call([*own, "ip", "addr", "add", f"{HOSTS[name]}/24", "dev", "eth0"])
+        call([*own, "ip", "addr", "add", f"{(HOSTS | OTHER)[name]}/24", "dev", "eth0"])
         for each in ("lo", "eth0"):
             call([*own, "ip", "link", "set", each, "up"])
 
@@ -281,5 +287,5 @@ def up(engine: str) -> Iterator[Pool]:
                 pool.boot(name)
             yield pool
         finally:
-            for name in HOSTS:
+            for name in HOSTS | OTHER:
                 pool.down(name)

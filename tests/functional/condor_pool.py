@@ -171,6 +171,23 @@ def test_a_dag_goes_on_when_its_supervisor_was_killed_and_is_killed_as_one(alice
     assert alice.lines("two.0.out") == [] and not alice("condor_q", "-af", "ClusterId").split()
 
 
+def test_a_job_that_no_machine_here_takes_runs_on_another_pool_s(alice: Access) -> None:
+    alice.pool.boot("p4")
+    alice.pool.on("p1", "sh", "-c", "echo 'FLOCK_TO = 10.80.1.4' >/etc/condor/config.d/60-flock && condor_reconfig")
+    try:
+        ready = "condor_status -pool p4 -af Machine 2>/dev/null || :"
+        until(lambda: alice.sh(ready) == "p4\n", "the other pool's machine is known there", within=PLACE)
+        name = alice.submit("--require", 'Machine == "p4"', "--name", "far", "sh", "-c", WAITS.format(name="far"))
+        until(lambda: alice.lines("far.begun"), "the job has begun", within=2 * PLACE)
+        alice.sh("pkill -KILL -x ssh && touch far.go")
+        until(alice.has(name, status=0), "the job has ended", within=PLACE)
+        assert alice.has(name, status=0)()[0]["host"] == "p4"
+        assert len(alice.lines("far.begun")) == 1 and alice.lines("far.0.out") == ["end"]
+    finally:
+        alice.pool.on("p1", "sh", "-c", "rm /etc/condor/config.d/60-flock && condor_reconfig")
+        alice.pool.down("p4")
+
+
 def test_what_a_pool_cannot_do_is_said_in_a_sentence(alice: Access) -> None:
     said = alice.sh("rexec submit --engine condor --require 'Memory >' true 2>&1; echo $?").splitlines()
     assert said[-1] == "125" and said[-2].startswith("rexec: condor_submit failed: ")
