@@ -28,9 +28,10 @@ class AskedAhead(Told, ToKernel):
         for request in requests:
             self.behind.send(request)
 
-    def _came_ahead(self, asked: Asked, error: int, body: bytes) -> None:
+    def _came_ahead(self, asked: Asked, error: int, came: bytes | memoryview) -> None:
         """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""
         op, nodeid, _, stamp, at, _ = asked
+        body = bytes(came)
         if op == abi.GETATTR:
             self._root_came(stamp, body, at)
             return

@@ -93,25 +93,37 @@ class KeptContents:
     def read(self, version: bytes, size: int, offset: int, count: int) -> bytes | None:
         """Read what a file of `size` bytes has at `offset`; None: not all of it is kept. `offset` lies at a page."""
         end = min(offset + count, size)
-        if not self.path or size > MOST // 2 or offset % PAGE or offset >= end or (end % PAGE and end != size):
-            return None
         try:
-            file = self._file(version, size, False)
+            file, sums = self._kept(version, size, offset, end)
             if file is None:
-                return None
-            first, many = offset // PAGE, (end - offset + PAGE - 1) // PAGE
-            sums = os.pread(file.fd, many * SUM, first * SUM)
-            if len(sums) < many * SUM or _NEVER in sums:
                 return None
             data = bytearray(end - offset)
             whole = os.preadv(file.fd, [data], _base(size) + offset) == len(data)
             file.apply(memoryview(data), offset)
         except OSError:
             return None
-        if whole and _sums(version, first, data) == sums:
+        if whole and _sums(version, offset // PAGE, data) == sums:
             return bytes(data)
         self._remove(version)
         return None
+
+    def has(self, version: bytes, size: int, offset: int, count: int) -> bool:
+        """Say whether all of that is kept, as far as its sums tell."""
+        try:
+            return self._kept(version, size, offset, min(offset + count, size))[0] is not None
+        except OSError:
+            return False
+
+    def _kept(self, version: bytes, size: int, offset: int, end: int) -> tuple[_File | None, bytes]:
+        """Find the file that has all of that, and its sums. Raises OSError."""
+        if not self.path or size > MOST // 2 or offset % PAGE or offset >= end or (end % PAGE and end != size):
+            return None, b""
+        file = self._file(version, size, False)
+        if file is None:
+            return None, b""
+        first, many = offset // PAGE, (end - offset + PAGE - 1) // PAGE
+        sums = os.pread(file.fd, many * SUM, first * SUM)
+        return (None if len(sums) < many * SUM or _NEVER in sums else file), sums
 
     def keep(self, version: bytes, size: int, offset: int, data: bytes | memoryview) -> None:
         """Have the whole pages among `data` written, which a file of `size` bytes has at `offset`, by and by."""

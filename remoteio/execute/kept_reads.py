@@ -99,12 +99,72 @@ class KeptReads(AtOnce):
                 self.counts.here[abi.READ] += 1
             self._to_kernel(abi.reply(unique, data))
 
+    def _read_on(self) -> None:
+        """Answer READs of what has come ahead of them, and ask for what is read next, where home is far."""
+        known, reads = self._known, self._known.opened.reads
+        with self._order:
+            ready = reads.ready()
+            wanted = reads.next(self._quickest, self.handles.locked) if FAR <= self._quickest < float("inf") else []
+        for unique, parts in ready:
+            self._give(unique, parts)
+        for nodeid, offset, size in wanted:
+            if self._is_kept(nodeid, offset, size):
+                with self._order:
+                    reads.stop(nodeid)
+                break
+            with self._order:
+                request = known.reads(nodeid, offset, size, time.monotonic(), self._asked)
+            if request:
+                super()._send(abi.READ, request)
+        if reads.released:
+            self.give_back()
+
+    def _give(self, unique: int, parts: list[memoryview]) -> None:
+        if self._asked.pop(unique, None) is None:
+            self.from_link(abi.reply(unique))  # its process was dying, and has been answered
+            return
+        with self._order:
+            self.counts.here[abi.READ] += 1
+        self._to_kernel(abi.OUT_HEADER.pack(abi.OUT_HEADER.size + sum(map(len, parts)), 0, unique), *parts)
+
+    def _is_kept(self, nodeid: int, offset: int, size: int) -> bool:
+        with self._order:
+            version, whole = self._known.leases.version(nodeid)
+        kept = self._store() if version else None
+        return kept is not None and kept.has(version, whole, offset, size)
+
+    def _more(self, op: int) -> None:
+        super()._more(op)
+        if self._known.opened.reads.moved:
+            self._read_on()
+
+    def _came_ahead(self, asked: Asked, error: int, came: bytes | memoryview) -> None:
+        """Keep what was asked for ahead. Raises ProtocolError."""
+        op, nodeid, _, stamp, _, raw = asked
+        if op != abi.READ:
+            super()._came_ahead(asked, error, came)
+            return
+        known, now, data = self._known, time.monotonic(), memoryview(came)
+        unique = abi.IN_HEADER.unpack_from(raw)[2]
+        with self._order:
+            self.counts.carried[abi.READ] += len(raw) + len(data)
+            holds = known.holds(nodeid, stamp) and nodeid not in self.handles.locked
+            release = known.opened.reads.came(unique, data, holds, now)
+        kept = self._store() if data else None
+        if kept is not None:
+            self._keep(kept, nodeid, stamp, abi.READ_IN.unpack_from(raw, abi.ARGS)[1], data)
+        if release is not None:
+            self.behind.send(release)
+        self._read_on()
+
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
         op, nodeid, _, stamp, at, raw = asked
         took, size = now - at, len(payload)
         self._quickest = min(self._quickest, took)
         if op == abi.READ and size >= _LARGE:
             self._a_byte = min(self._a_byte, took / size)
+            with self._order:
+                self._known.opened.reads.arrived(size, at, now)
         kept = self._store() if op == abi.READ else None
         if kept is not None:
             self._keep(kept, nodeid, stamp, abi.READ_IN.unpack_from(raw, abi.ARGS)[1], payload[abi.OUT_HEADER.size :])

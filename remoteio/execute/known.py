@@ -123,14 +123,14 @@ class Known:
         self.listings.changed(nodeid)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
-        self.opened.pushed.changed(nodeid)
+        self.opened.changed(nodeid)
         if len(self._change) > KNOWN_CHANGES:
             self._change.clear()
             self._sweep = self._count
 
     def unused(self) -> bool:
         """Say whether home is to be given anything back."""
-        return bool(self.listings.unused or self.leases.unused or self.files.unused or self.opened.pushed.released)
+        return bool(self.listings.unused or self.leases.unused or self.files.unused or self.opened.released)
 
     def answered(self, op: int, nodeid: int, stamp: int) -> bool:
         """Take note of the reply to a request, and say whether what it carries still holds."""
@@ -186,7 +186,7 @@ class Known:
         self.broken([(wire.EVERYTHING, b"")])
         self.ahead.nobody_waits()
         self.files.nobody_waits()
-        self.opened.pushed.released.clear()
+        self.opened.nobody_waits()
         return self.opened.told_anew()
 
     def lease(self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None]) -> None:

@@ -115,7 +115,7 @@ class KnownAhead(Known):
                 return abi.reply(unique, abi.ENTRY.pack(found, 0, TTL, 0, 0, 0) + attr)
         return answer
 
-    def waits(self, op: int, nodeid: int, waiting: Waiting) -> bool:
+    def waits(self, op: int, nodeid: int, waiting: Waiting, now: float) -> bool:
         """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on
         its way."""
         if op == abi.READ:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from remoteio.execute.pushed import Pushed
+from remoteio.execute.read_on import ReadOn
 from remoteio.execute.searched import Searched
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
@@ -39,13 +40,13 @@ _FLAGGED = frozenset((abi.GETATTR, abi.STATX_OP))
 
 class Opened:
     """Keeps the handles; ``untold`` are those that home has not been told of. ``pushed``: what is read by them.
-    ``searched``: the directories that may be entered.
+    ``searched``: the directories that may be entered. ``reads``: what is read next of large files, by any handle.
 
     `by_home`: none is opened here.
     """
 
     def __init__(self) -> None:
-        self.pushed, self.searched = Pushed(), Searched()
+        self.pushed, self.searched, self.reads = Pushed(), Searched(), ReadOn()
         self.by_home = False
         self._told: dict[int, tuple[int, int]] = {}  # fh -> nodeid, flags
         self.untold: dict[int, tuple[int, int, float]] = {}  # fh -> nodeid, flags, since when; in that order
@@ -105,6 +106,26 @@ class Opened:
         """List all that is open: handle, node, flags; a home that knows nothing yet is told of it first of all."""
         self.tell(list(self.untold))
         return [(fh, *each) for fh, each in self._told.items()]
+
+    def changed(self, nodeid: int) -> None:
+        """Forget what has come of a file that somebody changes."""
+        self.pushed.changed(nodeid)
+        self.reads.changed(nodeid)
+
+    @property
+    def released(self) -> bool:
+        """Whether somebody waits for what does not come."""
+        return bool(self.pushed.released or self.reads.released)
+
+    def nobody_waits(self) -> None:
+        """Take note that each who waits asks for it by himself."""
+        self.pushed.released.clear()
+        self.reads.nobody_waits()
+
+    def closes(self, fh: int, raw: bytes) -> bool:
+        """Take note of a RELEASE, and say whether home is to be told now."""
+        waits = self.reads.closes(fh, raw)
+        return (fh < abi.OWN or (fh >= abi.OWN_FILES and self.close(fh))) and not waits
 
     def close(self, fh: int) -> bool:
         """Close it, and say whether home is to be told."""

@@ -81,7 +81,8 @@ class Relay(LocksHere):
     def spent(self) -> dict[str, list[bytes]]:
         """Tell what the job's files have cost so far: fields of SPENT."""
         with self._order:
-            guesses = [each.guesses for each in (self._known.ahead, self._known.files, self._known.opened.pushed)]
+            opened = self._known.opened
+            guesses = [each.guesses for each in (self._known.ahead, self._known.files, opened.pushed, opened.reads)]
             return {
                 "asked": self.counts.rows(),
                 "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
@@ -135,7 +136,7 @@ class Relay(LocksHere):
                 if op not in abi.NO_REPLY:
                     with order:
                         asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), time.monotonic(), raw)
-                        waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)))
+                        waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)), asked[unique][4])
                     if waits:
                         self._more(op)  # or what it waits for may not be under way at all
                         continue
@@ -148,6 +149,8 @@ class Relay(LocksHere):
         facts = self._known
         if facts.ahead.moved or facts.files.orders.window:
             self._ask_ahead()
+        if facts.opened.reads.moved:
+            self._read_on()
         if facts.unused():
             self.give_back()
 
@@ -186,7 +189,7 @@ class Relay(LocksHere):
             self.kept_locks.closed(fh)
             if op == abi.RELEASEDIR:
                 self._known.listings.closed(fh)
-            at_home = fh < abi.OWN or (fh >= abi.OWN_FILES and self._known.opened.close(fh))
+            at_home = self._known.opened.closes(fh, raw)
         if at_home:
             self.behind.send(raw)
         self._to_kernel(abi.reply(unique))
@@ -219,7 +222,7 @@ class Relay(LocksHere):
             op, nodeid, _, stamp, at, raw = asked
             self.behind.sent.answered(unique)
             if unique >= abi.OWN:
-                self._came_ahead(asked, error, b"" if error else bytes(payload[abi.OUT_HEADER.size :]))
+                self._came_ahead(asked, error, b"" if error else payload[abi.OUT_HEADER.size :])
                 return
             if op == abi.LOOKUP:
                 payload, again = self._false_deleted.answered(unique, payload)

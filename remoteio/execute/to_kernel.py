@@ -24,10 +24,13 @@ class ToKernel:
         if not self._aside.give(job):
             raise RuntimeError("not one thread can be had to write to the kernel: raise `ulimit -u` on this host")
 
-    def _to_kernel(self, message: bytes | memoryview) -> bool:
+    def _to_kernel(self, message: bytes | memoryview, *rest: memoryview) -> bool:
         """False: the kernel no longer knows the request (or the inode of a notification)."""
         try:
-            os.write(self.fd, message)
+            if rest:
+                os.writev(self.fd, [message, *rest])
+            else:
+                os.write(self.fd, message)
         except OSError as e:
             if e.errno == errno.ENOENT:
                 return False

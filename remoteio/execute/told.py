@@ -12,7 +12,7 @@ from remoteio.execute import given_back
 from remoteio.execute.behind import Behind
 from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
-from remoteio.execute.known_ahead import KnownAhead
+from remoteio.execute.known_reads import KnownReads
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases, makes
@@ -38,7 +38,7 @@ class Told:
         self._asked: dict[int, Asked] = {}
         self.handles = Handles()
         self.behind = Behind(link)
-        self._known = KnownAhead()
+        self._known = KnownReads()
         self._order = threading.Lock()  # of changes against what is learned
 
     def begins(self, trip: float) -> None:
@@ -60,6 +60,10 @@ class Told:
         if self._known.files.until < now:
             with self._order:
                 self._known.files.expire(now)
+            self.give_back()
+        with self._order:
+            self._known.opened.reads.expire(now)
+        if self._known.opened.reads.released:
             self.give_back()
         if self._known.opened.pushed.pace.come:
             with self._order:
@@ -186,8 +190,8 @@ class Told:
         with self._order:
             unused, self._known.listings.unused = self._known.listings.unused, []
             files, self._known.files.unused = self._known.files.unused, []
-            pushed = self._known.opened.pushed
-            waited, pushed.released = pushed.released, []
+            pushed, reads = self._known.opened.pushed, self._known.opened.reads
+            waited, pushed.released, reads.released = pushed.released + reads.released, [], []
         for _, raw in waited:
             self._send(abi.READ, raw)
         for handle in files:

@@ -48,8 +48,8 @@ CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.SETLK)) | OPS
 ROOM = 1024
 """Changes that are answered and not known to be done, at the most."""
 
-ROOM_SIZE = 2 << 20
-"""Bytes of those, at the most: what a link of 1 Gbit/s has under way over 20 ms."""
+ROOM_SIZE = 8 << 20
+"""Bytes of those, at the most: three times what a link of 1 Gbit/s has under way over 20 ms, as home answers late."""
 
 SMALL = 4096
 """Bytes of a request from which on it waits on the host for ROOM_SENT: signals, names and lines of a log do not."""

@@ -82,7 +82,7 @@ class Job:
         answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(raw), self.now)
         if answer is not None:
             self.opened(abi.OPEN_OUT.unpack_from(answer, 16)[0], nodeid)
-        elif not self.facts.waits(abi.OPENDIR, nodeid, (2, raw)):
+        elif not self.facts.waits(abi.OPENDIR, nodeid, (2, raw), self.now):
             stamp, self.fh = self.facts.asked(abi.OPENDIR, nodeid), self.fh + 1
             listing = Listing(self.home.listing(nodeid), True)
             told = (nodeid, bytes(abi.ATTR.size), Piggyback(bytes(abi.ATTR.size), listing=listing))
@@ -104,7 +104,7 @@ class Job:
         who = "here"
         if answer is not None:
             self.given(answer)
-        elif self.facts.waits(abi.LOOKUP, nodeid, (2, raw)):
+        elif self.facts.waits(abi.LOOKUP, nodeid, (2, raw), self.now):
             who = "waits"
         else:
             who = "home"

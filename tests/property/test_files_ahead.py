@@ -67,7 +67,7 @@ class Job:
         answer = self.facts.answer(abi.OPEN, self.unique, node, memoryview(raw), self.now)
         if answer is not None:
             self.given(answer, node)
-        elif not self.facts.waits(abi.OPEN, node, (self.unique, raw)):
+        elif not self.facts.waits(abi.OPEN, node, (self.unique, raw), self.now):
             self.opened_at_home(node)
         else:
             self.waiting.add(node)

@@ -394,7 +394,7 @@ def test_who_waits_is_told_of_what_does_not_come(host: Host, top: Path) -> None:
     large = look_up(facts, b"lib", b"large")
     assert opened(facts, large)
     raw = bytes(asked(abi.READ, large or 0, abi.READ_IN.pack(1, 90_000, 4096, 0, 0, 0, 0)))
-    assert facts.waits(abi.READ, large or 0, (7, raw))
+    assert facts.waits(abi.READ, large or 0, (7, raw), NOW)
     os.truncate(top / "lib/large", 50_000)
     sending.credited(1 << 20)
     for payload in payloads:
