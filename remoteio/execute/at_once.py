@@ -15,7 +15,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
 from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link
-from remoteio.wire.makes import OPS, name_of, unlink
+from remoteio.wire.makes import OPS, name_of, names_of, rename, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from remoteio.execute.making import Made
 
 
-AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ}) - {abi.SETLK}
+AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
 """Operations that may be answered while changes are under way."""
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
+_TAKES = frozenset((abi.UNLINK, abi.RENAME, abi.RENAME2))
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 
@@ -43,8 +44,8 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, time.monotonic()
         behind.sent.await_room(len(raw))
-        if op == abi.UNLINK:
-            return self._unlink(unique, nodeid, raw, now)
+        if op in _TAKES:
+            return self._take(op, unique, nodeid, raw, now)
         if op not in CHANGES:
             return self._look(op, unique, nodeid, raw, now)
         unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
@@ -72,23 +73,27 @@ class AtOnce(AskedAhead):
         """Say whether a lock may tell of what is changed in that file."""
         return nodeid in self.handles.locked
 
-    def _unlink(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Answer an UNLINK of a file that the job has made."""
+    def _take(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
+        """Answer an UNLINK, or a RENAME within its directory, of a file that the job has made."""
         known, behind = self._known, self.behind
         with self._order:
-            if not known.making.removes(raw, now):
+            if not known.making.takes(op, raw, now):
                 return False
         self._tell_of(lambda: list(known.opened.untold))  # what is open is found by its name at home
         with self._order:
-            node = known.making.removes(raw, now)
-            if not node or known.opened.is_untold(node):
+            nodes = known.making.takes(op, raw, now)
+            if not nodes or any(known.opened.is_untold(each) for each in nodes):
                 return False
-            known.making.removed(raw, behind.next(), now)
-            self.counts.here[abi.UNLINK] += 1
-            self.counts.carried[abi.UNLINK] += len(raw)
-            asked = abi.UNLINK, nodeid, 0, known.removes(nodeid, node), now, raw
-            number, answer = behind.entered(unique, asked, abi.reply(unique), node)
-        behind.send_change(number, unlink(raw, node))
+            known.making.took(op, raw, behind.next(), now)
+            self.counts.here[op] += 1
+            self.counts.carried[op] += len(raw)
+            if op == abi.UNLINK:
+                asked = op, nodeid, 0, known.removes(nodeid, *nodes), now, unlink(raw, *nodes)
+            else:
+                stamp = known.written.renamed(nodes[0], lambda: known.removes(nodeid, *filter(None, nodes)))
+                asked = abi.RENAME2, nodeid, 0, stamp, now, rename(raw, *nodes)
+            number, answer = behind.entered(unique, asked, abi.reply(unique), nodes[0])
+        behind.send_change(number, asked[5])
         if answer:
             self._to_kernel(answer)
         if known.unused():
@@ -104,9 +109,8 @@ class AtOnce(AskedAhead):
             if op == abi.READ:
                 answer = known.written.read(unique, nodeid, raw, now)
             else:
-                answer = known.written.getattr(unique, nodeid, raw, now) or known.making.getattr(
-                    unique, nodeid, self.behind.done()
-                )
+                answer = known.written.getattr(unique, nodeid, raw, now, known.making.time(now))
+                answer = answer or known.making.getattr(unique, nodeid, self.behind.done())
             if answer is None:
                 return False
             self.counts.here[op] += 1
@@ -141,11 +145,12 @@ class AtOnce(AskedAhead):
     def _forget(self, failed: Change) -> None:
         """Forget what is known here and is not so at home: pages, or a name."""
         op, nodeid, *_, raw = failed.asked
-        if op in OPS or op == abi.UNLINK:
-            name = name_of(op, raw)
-            with self._order:
-                self._known.making.failed(nodeid, name, failed.node)
-            self._tell_aside(abi.inval_entry(nodeid, name))
+        if op in OPS or op in _TAKES:
+            for name in names_of(raw) if op == abi.RENAME2 else (name_of(op, raw),):
+                with self._order:
+                    self._known.making.failed(nodeid, name, failed.node)
+                    self._known.written.lose(failed.node)
+                self._tell_aside(abi.inval_entry(nodeid, name))
         else:
             with self._order:
                 self._known.written.lose(nodeid)

@@ -39,7 +39,7 @@ _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEE
 _BY_HANDLE = (abi.READ, abi.LSEEK)
 TELL = frozenset((abi.FSYNC, abi.FLUSH, abi.FALLOCATE))  # tell also what has failed since they were asked for
 _BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.WRITE_IN.size
-_NAMED = abi.ARGS + abi.CREATE_IN.size + 256  # bytes that are kept of a request that makes a name
+_NAMED = abi.ARGS + abi.CREATE_IN.size + 2 * 256  # bytes that are kept of a request that makes, or moves, a name
 
 
 class Change:
@@ -94,7 +94,7 @@ class Behind:
     def entered(self, unique: int, asked: Asked, answer: bytes, made: int = 0) -> tuple[int, bytes]:
         """Give a change its number; return that, and what the kernel is to be told once it is sent (b"": nothing).
 
-        `made`: the node of what it makes.
+        `made`: the node of what it makes, moves, or removes.
         """
         size = len(asked[5])
         op, nodeid, pid, stamp, at, raw = asked

@@ -70,11 +70,11 @@ class KnownAhead(Known):
         if named(self.leases, nodeid, name):
             self.leases.name(nodeid, name, 0)
 
-    def removes(self, nodeid: int, node: int) -> int:
-        """Take note that the kernel is told that a name of that node in the directory `nodeid` is gone; return the
-        stamp of that."""
+    def removes(self, nodeid: int, *nodes: int) -> int:
+        """Take note that the kernel is told that names of these nodes in the directory `nodeid` are gone, or others;
+        return the stamp of that."""
         self._count += 1
-        for each in (nodeid, node):
+        for each in (nodeid, *nodes):
             self._attr.pop(each, None)
             self.leases.changed(each)
             self._changed(each)
@@ -109,7 +109,7 @@ class KnownAhead(Known):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
             found = named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
-            attr = self.written.attributes(found, now)
+            attr = self.written.attributes(found, now) or self.making.attributes(found)
             if attr:
                 given(self.leases, found)
                 return abi.reply(unique, abi.ENTRY.pack(found, 0, TTL, 0, 0, 0) + attr)

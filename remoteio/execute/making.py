@@ -24,10 +24,23 @@ from remoteio.execute.leases import Leases, is_absent, named
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import TTL
-from remoteio.wire.makes import EMPTY, HOMES, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, name_of
+from remoteio.wire.makes import (
+    EMPTY,
+    HOMES,
+    INODES,
+    MADE,
+    MORE,
+    NOREPLACE,
+    NUMBERS,
+    OWN,
+    SET,
+    Granted,
+    name_of,
+    names_of,
+)
 
 MOST_GRANTED = 1 << 14  # directories: some 300 bytes each
-MOST_OWN = 1 << 14  # files that home has made for the job: some 100 bytes each
+MOST_OWN = 1 << 14  # files that the job has made: some 100 bytes each
 
 _FORMATS = {abi.CREATE: stat.S_IFREG, abi.MKDIR: stat.S_IFDIR, abi.SYMLINK: stat.S_IFLNK}
 # flags of a CREATE for which home is to do it: O_APPEND, O_DSYNC (O_SYNC has it in it), O_DIRECT
@@ -94,7 +107,7 @@ class Making:
         self.lost = 0
         self._leases = leases
         self._granted: OrderedDict[int, _Grant] = OrderedDict()
-        self._own: OrderedDict[int, None] = OrderedDict()  # files that home has made when the job asked for them
+        self._own: OrderedDict[int, None] = OrderedDict()  # regular files that the job has made
         self._ahead: int | None = None  # home's clock less this machine's monotonic one, at the least: ns
 
     # what home grants
@@ -127,8 +140,8 @@ class Making:
         return None
 
     def owns(self, nodeid: int) -> None:
-        """Take note of a file that home has made when the job asked for that."""
-        if nodeid < HOMES:
+        """Take note of a file that the job has made, here or by asking."""
+        if nodeid < HOMES or nodeid >= MADE:
             self._own[nodeid] = None
             if len(self._own) > MOST_OWN:
                 self._own.popitem(last=False)
@@ -195,29 +208,47 @@ class Making:
         body = abi.ENTRY.pack(made, 0, TTL, TTL, 0, 0) + packed
         if op != abi.CREATE:
             return Made(made, 0, words, packed, abi.reply(unique, body))
+        self.owns(made)
         if not abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] & _ACCMODE:
             words &= ~MAY_WRITE
         return Made(made, made, words, packed, abi.reply(unique, body + abi.OPEN_OUT.pack(made, 0, 0)))
 
-    def removes(self, raw: bytes | memoryview, now: float) -> int:
-        """Return the node of the file whose name an UNLINK takes away, if the job has made that and it is known to have
-        the name still; 0: home is to be asked."""
+    def takes(self, op: int, raw: bytes | memoryview, now: float) -> tuple[int, ...]:
+        """Return the node of the file whose name an UNLINK, or a RENAME within one directory, takes away, if the job
+        has made that and it is known to have the name still; of a RENAME also that of the one whose name it is given,
+        alike, or 0: nothing has it. Nothing: home is to be asked."""
         nodeid, uid, gid = _asking(raw)
-        grant, name = self._granted.get(nodeid), bytes(raw[abi.ARGS : -1])
+        grant = self._granted.get(nodeid)
         if grant is None or (abi.CREATE, uid, gid) not in grant.likes or not self._leases.holds(now):
-            return 0
-        found = named(self._leases, nodeid, name)
-        return found if (found >= MADE or found in self._own) and not grant.speaks_of(name) else 0
+            return ()
+        if op == abi.UNLINK:
+            return self._owned(grant, nodeid, bytes(raw[abi.ARGS : -1]))
+        newdir, flags, *_ = *(abi.RENAME_IN if op == abi.RENAME else abi.RENAME2_IN).unpack_from(raw, abi.ARGS), 0
+        old, new = names_of(raw)
+        found = self._owned(grant, nodeid, old)
+        if not found or newdir != nodeid or flags & ~NOREPLACE or old == new or found[0] not in self._own:
+            return ()
+        if is_absent(self._leases, nodeid, new):
+            return () if grant.speaks_of(new) or len(new) > _NAME_MAX else (*found, 0)
+        taken = self._owned(grant, nodeid, new)
+        return () if not taken or flags or taken == found or taken[0] not in self._own else found + taken
 
-    def removed(self, raw: bytes | memoryview, number: int, now: float) -> None:
-        """Take note that the change of that number has taken the name away."""
+    def _owned(self, grant: _Grant, nodeid: int, name: bytes) -> tuple[int, ...]:
+        found = named(self._leases, nodeid, name)
+        return (found,) if (found >= MADE or found in self._own) and not grant.speaks_of(name) else ()
+
+    def took(self, op: int, raw: bytes | memoryview, number: int, now: float) -> None:
+        """Take note that the change of that number has taken the name away, or given the file another."""
         nodeid, _, _ = _asking(raw)
-        self._leases.name(nodeid, bytes(raw[abi.ARGS : -1]), 0)
+        old, new = (bytes(raw[abi.ARGS : -1]), b"") if op == abi.UNLINK else names_of(raw)
+        if new:  # first: a file without a name is forgotten
+            self._leases.name(nodeid, new, named(self._leases, nodeid, old))
+        self._leases.name(nodeid, old, 0)
         self._changed(self._granted[nodeid], number, now)
 
     def _changed(self, grant: _Grant, number: int, now: float) -> tuple[int, int]:
         """Take note that the change of that number was made in a directory; return when, as home's clock has it."""
-        seconds, ns = divmod(self._time(now), _NS)
+        seconds, ns = divmod(self.time(now), _NS)
         grant.last = number
         if grant.attr:
             grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
@@ -230,11 +261,24 @@ class Making:
             return None
         return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(*grant.attr))
 
+    def attributes(self, nodeid: int) -> bytes:
+        """Return the struct fuse_attr of a directory in which something is made, as it is known, not to be used again;
+        nothing: it is not."""
+        grant = self._granted.get(nodeid)
+        return abi.ATTR.pack(*grant.attr) if grant is not None and grant.attr else b""
+
+    def saw(self, attr: bytes, now: float) -> None:
+        """Take note of attributes (struct fuse_attr) that came just now: no file is changed later than its change time
+        is by home's clock."""
+        told = abi.ATTR.unpack(attr)
+        self._clock(told[5] * _NS + told[8], now)
+
     def _clock(self, ns: int, now: float) -> None:
         ahead = ns - int(now * _NS)
         self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
 
-    def _time(self, now: float) -> int:
+    def time(self, now: float) -> int:
+        """Tell home's time, in ns, or a moment less: no later than what home gives to anything from now on."""
         return (self._ahead or 0) + int(now * _NS)
 
 

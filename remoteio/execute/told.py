@@ -117,6 +117,8 @@ class Told:
                         self.behind.answers.made(made, ALWAYS)
                 elif change is not None:
                     self._known.making.goes_on(change.asked[0], change.node, granted, now)
+                    attr = reply[abi.OUT_HEADER.size + abi.ENTRY.size :][: abi.ATTR.size]
+                    self._known.written.made(change.node, bytes(attr), change.asked[3])
         except struct.error as e:
             raise cut_short(e) from None
         if kind == KNOWN:
@@ -139,7 +141,7 @@ class Told:
         """
         reply, rest = wire.split(payload)
         unique = _unique(reply)
-        asked = self._asked.get(unique)
+        asked, change = self._asked.get(unique), None
         if asked is None and (change := self.behind.change(unique)) is not None:
             asked = change.asked
         if asked is not None:
@@ -149,7 +151,10 @@ class Told:
                 self.behind.answers.wrote(nodeid, known.attr)
             with self._order:
                 if op == abi.WRITE:
-                    self._known.written.confirmed(nodeid, _word(reply), known.attr, now)
+                    self._known.written.confirmed(nodeid, _word(reply), known.attr, stamp, now)
+                    self._known.making.saw(known.attr, now)
+                elif op == abi.RENAME2 and change is not None:
+                    self._known.written.moved(change.node, known.contents, stamp, now)
                 self.counts.carried[op] += len(rest)
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))

@@ -9,13 +9,15 @@ then on. What others change meanwhile is not seen. Home says with its reply to a
 is as the job left it (``behind.SAME``, FOPEN_KEEP_CACHE); for coherence.TTL from then on what is known here is used, as
 all that was told.
 
-READs are answered, LOOKUPs whose name is known to lead there, and GETATTRs by handle: the kernel asks so for the size
-before it reads by that handle, and tells nobody the times. stat(2) comes without one, and is home's to answer.
+READs are answered, LOOKUPs whose name is known to lead there, and GETATTRs. By handle the kernel asks so for the size
+before it reads by that handle, and tells nobody the times. stat(2) comes without one: it is told what home has, once
+that is known; while the job writes to the file, or renames it, the times of now; and else home is asked.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_WRITE, SAME
@@ -28,15 +30,22 @@ if TYPE_CHECKING:
 
 _O_DIRECT = 0o40000
 _SIZE, _MTIME = 1, (4, 7)  # in struct fuse_attr, unpacked
+_NS, _BLOCK = 1000000000, 4096
 
 
 class _File:
-    """attr: as home told it last; data: all that is in it; stamp: of the last change that is in `data`."""
+    """What is known of one.
 
-    __slots__ = ("attr", "data", "stamp", "until")
+    attr   as home told it last, of the change of stamp `told`
+    data   all that is in it
+    stamp  of the last change; wrote, sets: of the last that wrote to it, and that set more than that
+    """
 
-    def __init__(self, attr: bytes, stamp: int, until: float) -> None:
+    __slots__ = ("attr", "data", "sets", "stamp", "told", "until", "wrote")
+
+    def __init__(self, attr: bytes, stamp: int, until: float, told: int) -> None:
         self.attr, self.data, self.stamp, self.until = attr, bytearray(), stamp, until
+        self.told, self.wrote, self.sets = told, stamp, told
 
 
 class Written:
@@ -50,11 +59,12 @@ class Written:
         self._files: OrderedDict[int, _File] = OrderedDict()
         self._bytes = 0
 
-    def begin(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
-        """Keep what is written to a file that is empty by the request of that stamp; `attr`: its struct fuse_attr."""
+    def begin(self, nodeid: int, attr: bytes, stamp: int, now: float, told: int | None = None) -> None:
+        """Keep what is written to a file that is empty by the request of that stamp; `attr`: its struct fuse_attr, as
+        of the stamp `told`, if that is another."""
         self.lose(nodeid)
         if self._known.holds(nodeid, stamp) and not abi.ATTR.unpack(attr)[_SIZE]:
-            self._files[nodeid] = _File(attr, stamp, now + TTL)
+            self._files[nodeid] = _File(attr, stamp, now + TTL, stamp if told is None else told)
             self._bound()
 
     def stamp(self, op: int, nodeid: int, raw: bytes | memoryview, made: Made | None, now: float) -> int:
@@ -66,11 +76,23 @@ class Written:
         kept = file is not None and self._known.holds(nodeid, file.stamp)
         stamp = self._known.asked(op, nodeid)
         if made is not None and made.words & MAY_WRITE:
-            self.begin(made.nodeid, made.attr, stamp, now)
+            self.begin(made.nodeid, made.attr, stamp, now, told=stamp - 1)  # home has not
         elif file is not None and kept:
             file.stamp = stamp
             if op == abi.WRITE:
+                file.wrote = stamp
                 self._wrote(nodeid, file, raw)
+            else:
+                file.sets = stamp
+        return stamp
+
+    def renamed(self, node: int, do: Callable[[], int]) -> int:
+        """Take note that the kernel is told that a file has another name: `do` gives and returns the stamp of that."""
+        file = self._files.get(node)
+        kept = file is not None and self._known.holds(node, file.stamp)
+        stamp = do()
+        if file is not None and kept:
+            file.stamp = stamp
         return stamp
 
     def _wrote(self, nodeid: int, file: _File, raw: bytes | memoryview) -> None:
@@ -88,15 +110,29 @@ class Written:
         self._files.move_to_end(nodeid)
         self._bound()
 
-    def confirmed(self, nodeid: int, word: int, attr: bytes, now: float) -> None:
-        """Take note of home's reply to a write, with the file's attributes after it: `word` says what others did."""
+    def confirmed(self, nodeid: int, word: int, attr: bytes, stamp: int, now: float) -> None:
+        """Take note of home's reply to the change of that stamp, with the file's attributes after it: `word` says what
+        others did."""
         file = self._files.get(nodeid)
         if file is None:
             return
-        file.attr = attr
+        file.attr, file.told = attr, stamp
         if word == SAME:
             file.until = now + TTL
         elif word:
+            self.lose(nodeid)
+
+    def made(self, nodeid: int, attr: bytes, stamp: int) -> None:
+        """Take note of home's reply to the change of that stamp, which has made the file."""
+        file = self._files.get(nodeid)
+        if file is not None and file.told < stamp:
+            file.attr, file.told = attr, stamp
+
+    def moved(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
+        """Take note of home's reply to a rename of that stamp; `attr`: none, if others have changed the file."""
+        if attr:
+            self.confirmed(nodeid, SAME, attr, stamp, now)
+        else:
             self.lose(nodeid)
 
     def opened(self, nodeid: int, flags: int, now: float) -> None:
@@ -119,12 +155,24 @@ class Written:
         if file is not None:
             self._bytes -= len(file.data)
 
-    def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
-        """Return the reply to a GETATTR by handle, if the size is known."""
+    def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float, ns: int) -> bytes | None:
+        """Return the reply to a GETATTR, if the size is known, and what else it tells; `ns`: home's time, or less."""
         attr = self.attributes(nodeid, now)
-        if not attr or not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
-            return None
-        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + attr)
+        if attr and not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
+            attr = self._all(self._files[nodeid], attr, ns)
+        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + attr) if attr else None
+
+    def _all(self, file: _File, attr: bytes, ns: int) -> bytes:
+        """The attributes as stat(2) may tell them: what is under way changes them now. Nothing: they are not known."""
+        if file.told == file.stamp:
+            return attr
+        if file.sets > file.told:
+            return b""
+        told, (seconds, part) = list(abi.ATTR.unpack(attr)), divmod(ns, _NS)
+        told[2] = max(told[2], (told[_SIZE] + _BLOCK - 1) // _BLOCK * (_BLOCK >> 9))
+        for at in (4, 5) if file.wrote > file.told else (5,):
+            told[at], told[at + 3] = seconds, part
+        return abi.ATTR.pack(*told)
 
     def attributes(self, nodeid: int, now: float) -> bytes:
         """Return the struct fuse_attr of a file whose size is known, not to be used again; nothing: it is not."""

@@ -42,7 +42,7 @@ on, until it tells home which locks there are, by a SETLK that is numbered for e
 LOCKS = b"/"
 """In place of a name in a BREAK: somebody at home has opened that file, and the locks on it are home's again."""
 
-CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.SETLK)) | OPS
+CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.RENAME2, abi.SETLK)) | OPS
 """What may be answered before it is done."""
 
 ROOM = 1024

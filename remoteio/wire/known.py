@@ -11,6 +11,7 @@ rest depends on the request's operation:
 ==================  ====================================================================================
 LOOKUP, OPENDIR     u8 (1: the directory ends with it; 0: it goes on), then struct fuse_direntplus each;
                     or u8 2, then where the symbolic link points that was looked up
+RENAME2             struct fuse_attr of the file that was renamed; nothing, if others have changed it
 any other           all contents of the file, or nothing
 ==================  ====================================================================================
 
@@ -46,7 +47,7 @@ class Piggyback:
     """What goes along with a reply.
 
     attr       struct fuse_attr of the request's node (fuse.h)
-    contents   all that the file holds; empty: it is not told
+    contents   all that the file holds; empty: it is not told; of a RENAME2, its struct fuse_attr
     listing    with the reply to one of WITH_LISTING, and with no other
     link       in place of a listing: where the symbolic link points that was looked up; empty: it is not told
     version    in place of contents: the name of this version of the file (``leases.KEPT``); empty: it is not told
@@ -94,6 +95,8 @@ def parse(op: int, rest: bytes | memoryview, kept: bool = False) -> Piggyback:
         if op != abi.OPEN or len(told) != VERSION:
             raise ProtocolError("a version of a file came without its name (%d bytes)" % len(told))
         return Piggyback(attr, version=told)
+    if op == abi.RENAME2 and len(told) not in (0, _ATTR):
+        raise ProtocolError("what was renamed came without its attributes (%d bytes)" % len(told))
     if op not in WITH_LISTING:
         return Piggyback(attr, told)
     if len(told) > 1 and told[0] == _LINK:

@@ -16,7 +16,9 @@ its node and, of a file, the handle (MADE + number), and the inode number that t
 
 An UNLINK that is answered before it is done takes away the name of a file that the job has made. In place of the
 number of the process that asks it has that of the change that made the file, or, of one that home has made when it was
-asked for, HOMES + its node: home removes nothing else that has the name by then.
+asked for, HOMES + its node: home removes nothing else that has the name by then. A RENAME2 that is answered so moves
+such a file within one directory, and says there which one is meant, too; and in place of the padding, alike, which file
+its new name is taken from, or 0: nothing is to have that name, and RENAME_NOREPLACE is the one flag that it has.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ MORE, EMPTY, SET, OWN = 1, 2, 4, 8
 MADE = 1 << 62  # below the relay's own handles (fuse_abi.OWN), above all that home gives
 INODES = 0xE0000000  # up to 32 bits, which 32-bit programs can read
 NUMBERS = (1 << 32) - INODES  # numbers of changes that may make something
+NOREPLACE = 1  # linux/fs.h: RENAME_NOREPLACE
 HOMES = 1 << 31  # above these, and above the numbers of all nodes that home gives to what such an UNLINK may mean
 _HEAD = struct.Struct("=BBHIQ")
 
@@ -70,10 +73,28 @@ def name_of(op: int, raw: bytes | memoryview) -> bytes:
 def unlink(raw: bytes | memoryview, nodeid: int) -> bytes:
     """Make of the kernel's UNLINK the one that says which node is meant."""
     length, op, unique, parent, uid, gid, _, *rest = abi.IN_HEADER.unpack_from(raw)
-    meant = nodeid - MADE if nodeid >= MADE else HOMES + nodeid
-    return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, meant, *rest) + raw[abi.ARGS :]
+    return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, _number(nodeid), *rest) + raw[abi.ARGS :]
+
+
+def rename(raw: bytes | memoryview, nodeid: int, taken: int) -> bytes:
+    """Make of the kernel's RENAME or RENAME2 the one that says which nodes are meant; `taken` 0: none."""
+    _, op, unique, parent, uid, gid, _, *rest = abi.IN_HEADER.unpack_from(raw)
+    names = bytes(raw[abi.ARGS + abi.OPERATIONS[op][1] :])
+    args = abi.RENAME2_IN.pack(parent, 0 if taken else NOREPLACE, _number(taken) if taken else 0) + names
+    length, meant = abi.ARGS + len(args), _number(nodeid)
+    return abi.IN_HEADER.pack(length, abi.RENAME2, unique, parent, uid, gid, meant, *rest) + args
+
+
+def _number(nodeid: int) -> int:
+    return nodeid - MADE if nodeid >= MADE else HOMES + nodeid
 
 
 def meant(number: int) -> int:
-    """The node that such an UNLINK means, by what it has in place of a process."""
+    """The node that such a request means, by what it has in place of a process."""
     return number - HOMES if number >= HOMES else MADE + number
+
+
+def names_of(raw: bytes | memoryview) -> tuple[bytes, bytes]:
+    """The names that a RENAME or RENAME2 takes away, and gives."""
+    old, _, new = bytes(raw[abi.ARGS + abi.OPERATIONS[abi.IN_HEADER.unpack_from(raw)[1]][1] : -1]).partition(b"\0")
+    return old, new

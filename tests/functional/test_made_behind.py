@@ -99,7 +99,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     made = Served(tmp_path)
     monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
     monkeypatch.setattr(OpenFiles, "do_create", made.waits(OpenFiles.do_create))
-    monkeypatch.setattr(MoreMade, "remove", made.waits(MoreMade.remove))  # before it looks what has the name
+    for name in ("remove", "move"):  # before it looks what has the name
+        monkeypatch.setattr(MoreMade, name, made.waits(getattr(MoreMade, name)))
     for name in ("do_mkdir", "do_symlink"):
         monkeypatch.setattr(Names, name, made.waits(getattr(Names, name)))
     with mounted(made.here, made.there, late=True):
@@ -229,6 +230,45 @@ def test_what_is_made_read_back_and_removed_is_not_waited_for(served: Served) ->
     here, there = served.goes_on(work)
     assert len(os.listdir(here)) == 3 + 1
     assert (here / "temporary").read_bytes() == (there / "temporary").read_bytes() == b"the last"
+
+
+def test_what_is_written_by_another_name_and_renamed_is_not_waited_for(served: Served) -> None:
+    def work(there: Path) -> None:
+        for k in range(5):
+            (there / "new").write_bytes(b"%d" % k)
+            os.replace(there / "new", there / "file")
+            told = (there / "file").stat()
+            assert (told.st_size, there.stat().st_mode) == (1, 0o40755)
+        os.replace(there / "file", there / "last")
+
+    here, there = served.goes_on(work)
+    assert sorted(os.listdir(here)) == sorted(os.listdir(there)) == ["first", "first.d", "first.l", "last"]
+    assert (here / "last").read_bytes() == (there / "last").read_bytes() == b"4"
+    one, other = (here / "last").stat(), (there / "last").stat()
+    assert (one.st_mtime_ns, one.st_ctime_ns, one.st_nlink) == (other.st_mtime_ns, other.st_ctime_ns, other.st_nlink)
+
+
+def test_what_others_have_named_so_meanwhile_is_not_replaced(served: Served) -> None:
+    here, there = served.begin("top")
+    for k in range(30):
+        (there / f"new {k}").touch()
+        served.all_done()
+        (here.parent / "theirs").write_bytes(b"theirs")
+        renaming = threading.Thread(target=os.replace, args=(there / f"new {k}", there / f"{k}"))
+        with served.held():
+            renaming.start()
+            renaming.join(TTL)
+            if went_on := not renaming.is_alive():
+                (here.parent / "theirs").rename(here / f"{k}")
+        renaming.join()
+        served.all_done()
+        if went_on:
+            assert (here / f"{k}").read_bytes() == b"theirs"
+            assert (here / f"new {k}").exists()
+            until(lambda k=k: (there / f"{k}").read_bytes() == b"theirs", "the job sees it")
+            until(lambda k=k: (there / f"new {k}").exists(), "the job sees what it has not renamed")
+            return
+    pytest.fail("it waits for what it renames")
 
 
 def test_what_others_have_put_in_its_place_meanwhile_is_not_removed(served: Served) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from remoteio.execute import behind
 from remoteio.execute.at_once import AT_ONCE
-from remoteio.execute.leases import is_absent
+from remoteio.execute.leases import is_absent, named
 from remoteio.execute.making import _Grant
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.ordered import Ordered
@@ -160,6 +160,9 @@ class World:
         elif op == abi.READ and self.unique in self.job.told:
             assert self.job.read == self.holds[file], "it reads what it wrote"
             self.answered_here.add(self.unique)
+        elif op == abi.GETATTR and self.unique in self.job.told:
+            assert self.holds[file] is not None, "it is told what it wrote"
+            self.answered_here.add(self.unique)
 
     def writes(self, file: int, appends: bool = False) -> None:
         flags = 0o2000 if appends else 0
@@ -173,6 +176,19 @@ class World:
         self.asks(abi.UNLINK, TOP, name + b"\0")
         self.names[self.unique] = name
         assert self.unique in self.numbered and is_absent(self.job._known.leases, TOP, name)
+
+    def renames(self) -> None:
+        old, new = b"%d" % self.unique, b"%d new" % self.unique
+        making, leases = self.job._known.making, self.job._known.leases
+        making._enter(TOP, _Grant({(abi.CREATE, 0, 0): (0, ())}, []))
+        making.owns(MADE + self.unique)
+        leases.name(TOP, old, MADE + self.unique)
+        leases.name(TOP, new, 0)
+        self.asks(abi.RENAME, TOP, abi.RENAME_IN.pack(TOP) + old + b"\0" + new + b"\0")
+        self.asked[self.unique] = abi.RENAME2, TOP
+        self.names[self.unique] = old
+        assert self.unique in self.numbered and is_absent(leases, TOP, old)
+        assert named(leases, TOP, new) == MADE + self.unique - 2
 
     def says(self) -> None:
         self.words += 1
@@ -272,7 +288,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(
             ("write", "write", "write", "append", "sync", "look", "read", "remove", "say", "interrupt", "send", "send",
-             "answer", "answer", "unlink", "do", "do", "fail", "fail", "home", "home", "job", "job", "cut")
+             "answer", "answer", "unlink", "rename", "do", "do", "fail", "fail", "home", "home", "job", "job", "cut")
         ),
         st.integers(0, 400),
     ),
@@ -296,6 +312,7 @@ def test_what_is_seen_at_home_comes_after_what_the_job_did(steps: list[tuple[str
             ),
             "remove": lambda n: world.asks(abi.UNLINK, 1, b"name\0"),
             "unlink": lambda n: world.unlinks(),
+            "rename": lambda n: world.renames(),
             "say": lambda n: world.says(),
             "interrupt": world.interrupts,
             "send": world.there.put,  # large ones are overtaken by small ones, and threads by one another

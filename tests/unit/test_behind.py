@@ -114,7 +114,7 @@ def done(ends: Ends, unique: int, size: int) -> None:
 def test_a_write_is_answered_at_once_and_what_comes_after_it_says_so(ends: Ends) -> None:
     first, second = ends.writes(b"abc"), ends.writes(b"de", 3)
     assert [abi.WRITE_OUT.unpack(told[abi.OUT_HEADER.size :])[0] for _, told in ends.told()] == [3, 2]
-    ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0))
+    ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0), OTHER)
     ends.asks(abi.READ, abi.READ_IN.pack(1, 0, 10, 0, 0, 0, 0), OTHER)
     ends.asks(abi.LOOKUP, b"name\0", 1)
     ends.asks(abi.OPEN, abi.OPEN_IN.pack(os.O_RDONLY, 0), OTHER)

@@ -242,7 +242,7 @@ def test_what_the_host_makes_breaks_nothing_but_what_others_make_does(export: Ex
 def unlinks(host: Host, name: bytes, node: int = TOP, uid: int = 0) -> int:
     raw = bytearray(abi.request(abi.UNLINK, node, name + b"\0", 9))
     raw[24:28] = uid.to_bytes(4, "little")
-    return host.known.making.removes(bytes(raw), NOW)
+    return sum(host.known.making.takes(abi.UNLINK, bytes(raw), NOW))
 
 
 def test_the_name_of_a_file_that_was_made_here_is_removed_here_and_free_again() -> None:
@@ -252,11 +252,66 @@ def test_the_name_of_a_file_that_was_made_here_is_removed_here_and_free_again() 
     stamp = host.known.asked(abi.GETATTR, made.nodeid)
     host.known.removes(TOP, made.nodeid)
     assert not host.known.holds(made.nodeid, stamp) and not host.known.holds(TOP, stamp)
-    host.known.making.removed(abi.request(abi.UNLINK, TOP, b"new\0", 9), 2, NOW)
+    host.known.making.took(abi.UNLINK, abi.request(abi.UNLINK, TOP, b"new\0", 9), 2, NOW)
     assert unlinks(host, b"new") == 0
     again = host.makes(abi.CREATE, CREATE + b"new\0")
     assert again is not None and again.nodeid != made.nodeid
     assert host.known.leases.unused == [], "the kernel has the first one still"
+
+
+def moves(host: Host, old: bytes, new: bytes, flags: int = -1, to: int = TOP) -> tuple[int, ...]:
+    """Ask for RENAME, or with `flags` for RENAME2, of a name in TOP."""
+    args = abi.RENAME_IN.pack(to) if flags < 0 else abi.RENAME2_IN.pack(to, flags, 0)
+    op = abi.RENAME if flags < 0 else abi.RENAME2
+    raw = abi.request(op, TOP, args + old + b"\0" + new + b"\0", 9)
+    return host.known.making.takes(op, raw, NOW)
+
+
+def test_a_file_that_was_made_here_is_renamed_here() -> None:
+    host = Host()
+    one, two = (host.makes(abi.CREATE, CREATE + name + b"\0") for name in (b"one", b"two"))
+    assert one is not None and two is not None
+    assert moves(host, b"one", b"new") == moves(host, b"one", b"new", makes.NOREPLACE) == (one.nodeid, 0)
+    assert moves(host, b"one", b"two") == (one.nodeid, two.nodeid)
+    assert moves(host, b"one", b"a") == (one.nodeid, 20 + abi.CREATE), "the job has made that by asking"
+    raw = abi.request(abi.RENAME, TOP, abi.RENAME_IN.pack(TOP) + b"one\0two\0", 9)
+    stamp = host.known.asked(abi.GETATTR, two.nodeid)
+    host.known.removes(TOP, one.nodeid, two.nodeid)
+    assert not any(host.known.holds(node, stamp) for node in (TOP, one.nodeid, two.nodeid))
+    host.known.making.took(abi.RENAME, raw, 2, NOW)
+    assert is_absent(host.known.leases, TOP, b"one")
+    assert moves(host, b"two", b"one") == (one.nodeid, 0)
+    assert host.known.leases.unused == [], "the kernel has both still"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "flags", "to"),
+    [
+        (b"b", b"new", -1, TOP),  # a directory
+        (b"d", b"new", -1, TOP),
+        (b"c", b"new", -1, TOP),  # a symbolic link
+        (b"none", b"new", -1, TOP),
+        (b"one", b"b", -1, TOP),
+        (b"one", b"theirs", -1, TOP),
+        (b"one", b"one", -1, TOP),
+        (b"one", b"new", -1, TOP + 1),
+        (b"one", b"two", makes.NOREPLACE, TOP),
+        (b"one", b"two", 2, TOP),  # RENAME_EXCHANGE
+        (b"one", b".git", -1, TOP),
+        (b".git", b"new", -1, TOP),
+        (b"one", 256 * b"x", -1, TOP),
+    ],
+)
+def test_a_rename_that_is_not_known_to_succeed_is_asked_for(old: bytes, new: bytes, flags: int, to: int) -> None:
+    host = Host((b".git",))
+    one = host.makes(abi.CREATE, CREATE + b"one\0")
+    assert one is not None and host.makes(abi.CREATE, CREATE + b"two\0") and host.makes(abi.MKDIR, MKDIR + b"d\0")
+    host.known.leases.name(TOP, b"theirs", 99)
+    host.known.leases.name(TOP, b".git", one.nodeid)
+    assert moves(host, b"one", b"fine") and moves(host, b"one", b"two")
+    assert moves(host, old, new, flags, to) == ()
+    host.known.leases.heard = 0.0
+    assert moves(host, b"one", b"fine") == (), "home may have taken it back"
 
 
 def test_what_home_has_made_or_taken_back_is_removed_by_home() -> None:
@@ -323,6 +378,38 @@ def test_home_removes_what_the_host_means_and_nothing_else(export: Export, tmp_p
     assert (tmp_path / "g").exists() and (tmp_path / "h").exists()
     (tmp_path / "h").unlink()
     assert remove(export, b"h", 3, 8) == errno.ENOENT
+
+
+def move(export: Export, old: bytes, new: bytes, nodes: tuple[int, int], number: int) -> int:
+    raw = abi.request(abi.RENAME, abi.ROOT_ID, abi.RENAME_IN.pack(abi.ROOT_ID) + old + b"\0" + new + b"\0", 9)
+    request = abi.Request(makes.rename(raw, *nodes))
+    request.number = number
+    answer = export.answer(request)
+    assert answer is not None
+    error, told = abi.OUT_HEADER.unpack_from(answer[1])[1], answer[1][abi.OUT_HEADER.size :]
+    assert error or len(told) == 2 * abi.ATTR.size, "of the directory, and of the file: nobody else has changed it"
+    return -int(error)
+
+
+def test_home_renames_what_the_host_means_and_nothing_else(export: Export, tmp_path: Path) -> None:
+    ask(export, abi.MKDIR, MKDIR + b"a\0", 0)
+    f, g, h = MADE + 1, MADE + 2, MADE + 3
+    for k, name in enumerate((b"f\0", b"g\0", b"h\0"), 1):
+        ask(export, abi.CREATE, CREATE + name, k)
+    export.leases.due()
+    assert move(export, b"f", b"new", (f, 0), 4) == 0
+    assert move(export, b"new", b"g", (f, g), 5) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a", "g", "h"]
+    assert export.leases.due() == b"", "the host knows"
+    (tmp_path / "h").rename(tmp_path / "new")
+    assert b"new" in export.leases.due(), "this it does not"
+    assert move(export, b"g", b"new", (f, 0), 6) == errno.EEXIST
+    assert move(export, b"g", b"new", (f, g), 7) == errno.ESTALE, "it would take that of another"
+    assert move(export, b"g", b"other", (h, 0), 8) == errno.ESTALE, "it is that of another"
+    assert move(export, b"none", b"other", (f, 0), 9) == errno.ENOENT
+    assert sorted(os.listdir(tmp_path)) == ["a", "g", "new"]
+    (tmp_path / "g").rename(tmp_path / "theirs")
+    assert b"theirs" in export.leases.due(), "what failed was not done, nor is anything taken for it"
 
 
 def test_home_removes_what_it_has_made_itself_for_the_host_and_nothing_else(export: Export, tmp_path: Path) -> None:

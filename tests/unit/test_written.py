@@ -19,6 +19,7 @@ from remoteio.wire.coherence import KNOWN_NODES, TTL, WRITTEN, WRITTEN_EACH
 from remoteio.wire.frames import KNOWN
 
 NODE, OTHER, HANDLE, NOW = 5, 6, 17, 1000.0
+HOME = 50_000_000_600  # what home's clock says then
 
 
 def attr(size: int = 0, mtime: int = 7) -> bytes:
@@ -37,6 +38,9 @@ class Host:
         args = abi.WRITE_IN.pack(HANDLE, at, len(data), 0, 0, 0, 0) + data
         self.written.stamp(abi.WRITE, node, abi.request(abi.WRITE, node, args), None, NOW)
 
+    def renames(self) -> None:
+        self.written.renamed(NODE, lambda: self.known.removes(1, NODE, OTHER))
+
     def reads(self, at: int = 0, size: int = 100, flags: int = 0, now: float = NOW) -> bytes | None:
         args = abi.READ_IN.pack(HANDLE, at, size, 0, 0, flags, 0)
         reply = self.written.read(9, NODE, abi.request(abi.READ, NODE, args), now)
@@ -44,11 +48,16 @@ class Host:
 
     def size(self, by_handle: bool = True) -> int | None:
         args = abi.GETATTR_IN.pack(abi.GETATTR_FH if by_handle else 0, 0, HANDLE)
-        reply = self.written.getattr(9, NODE, abi.request(abi.GETATTR, NODE, args), NOW)
+        told = self.told(args)
+        return int(told[1]) if told else None
+
+    def told(self, args: bytes = abi.GETATTR_IN.pack(0, 0, 0)) -> tuple[int, ...]:
+        """The attributes; nothing: home is to be asked."""
+        reply = self.written.getattr(9, NODE, abi.request(abi.GETATTR, NODE, args), NOW, HOME)
         if reply is None:
-            return None
+            return ()
         assert abi.ATTR_OUT.unpack_from(reply, abi.OUT_HEADER.size)[:2] == (0, 0), "not to be used again"
-        return int(abi.ATTR.unpack_from(reply, abi.OUT_HEADER.size + abi.ATTR_OUT.size)[1])
+        return abi.ATTR.unpack_from(reply, abi.OUT_HEADER.size + abi.ATTR_OUT.size)
 
     def opened(self, flags: int, words: int, told: bytes = b"", stamp: int = 0) -> None:
         """Home's reply to an OPEN; `told`: the attributes that come along."""
@@ -70,11 +79,39 @@ def test_what_was_written_is_read_back() -> None:
     assert (host.reads(3, 2), host.reads(11), host.reads(50)) == (b"Ye", b"", b"")
 
 
-def test_what_is_told_to_somebody_is_home_s_to_tell() -> None:
+def test_what_is_read_past_all_that_is_kept_is_home_s_to_read() -> None:
     host = Host()
     host.writes(b"abc")
-    assert host.size(by_handle=False) is None, "stat(2)"
     assert host.reads(flags=os.O_DIRECT) is None
+
+
+def test_stat_is_told_times_of_now_until_home_has_told_its_own() -> None:
+    host = Host()
+    made = host.known._count
+    assert host.told()[3:9] == (1, 50, 50, 0, 600, 600), "it is being made"
+    host.written.made(NODE, attr(mtime=20), made)
+    assert host.told()[3:9] == (1, 20, 3, 0, 0, 0), "home has made it"
+    host.writes(b"abc")
+    size, blocks, *times = host.told()[1:9]
+    assert (size, blocks, times) == (3, 8, [1, 50, 50, 0, 600, 600]), "and it takes room"
+    wrote = host.known._count
+    host.renames()
+    host.written.confirmed(NODE, SAME, attr(3, mtime=30), wrote, NOW)
+    assert host.told()[4:6] == (30, 50), "what a name changes is the change time"
+    host.written.moved(NODE, attr(3, mtime=30), host.known._count, NOW)
+    assert host.told()[3:9] == (1, 30, 3, 0, 0, 0)
+    host.written.stamp(abi.SETATTR, NODE, b"", None, NOW)
+    assert (host.told(), host.size()) == ((), 3), "which mode and times it has is home's to tell"
+
+
+def test_what_is_renamed_holds_what_it_held_unless_others_changed_it() -> None:
+    host = Host()
+    host.writes(b"abc")
+    host.renames()
+    host.writes(b"d", 3)
+    assert host.reads() == b"abcd"
+    host.written.moved(NODE, b"", host.known._count, NOW)
+    assert host.reads() is None
 
 
 def test_it_is_known_as_long_as_home_says_that_it_is() -> None:
@@ -82,13 +119,13 @@ def test_it_is_known_as_long_as_home_says_that_it_is() -> None:
     host.writes(b"abc")
     assert host.reads(now=NOW + TTL) == b"abc"
     assert host.reads(now=NOW + TTL + 0.1) is None
-    host.written.confirmed(NODE, 0, attr(3), NOW + 0.5)
+    host.written.confirmed(NODE, 0, attr(3), host.known._count, NOW + 0.5)
     assert host.reads(now=NOW + TTL + 0.1) is None, "home does not know"
-    host.written.confirmed(NODE, SAME, attr(3), NOW + 0.5)
+    host.written.confirmed(NODE, SAME, attr(3), host.known._count, NOW + 0.5)
     assert host.reads(now=NOW + TTL + 0.1) == b"abc"
     host.opened(os.O_RDONLY, abi.FOPEN_KEEP_CACHE)
     assert host.reads(now=NOW + TTL) == b"abc"
-    host.written.confirmed(NODE, OTHERS, attr(3), NOW)
+    host.written.confirmed(NODE, OTHERS, attr(3), host.known._count, NOW)
     assert host.reads() is None, "others have changed it"
 
 
@@ -113,7 +150,7 @@ CHANGES: dict[str, Callable[[Host], object]] = {
 def test_what_is_changed_otherwise_is_asked_for(what: str) -> None:
     host = Host()
     host.writes(b"abc")
-    host.written.confirmed(NODE, SAME, attr(3), NOW)
+    host.written.confirmed(NODE, SAME, attr(3), host.known._count, NOW)
     host.written.told(NODE, attr(3))
     assert host.reads() == b"abc"
     CHANGES[what](host)

@@ -262,7 +262,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         self._leave_bound(b, new, replaced)
         renaming = self._notes.renaming(source, to, moved, replaced, exchange is not None)
         with renaming, self._notes.losing(a, old, moved), self._notes.losing(b, new, replaced):
-            reply = do(r, source, to, flags)
+            reply = self.more.move(do, r, source, to, flags) if self.behind else do(r, source, to, flags)
         self.inodes.moved(target, new, moved)
         allowed.moved(parent, target, new, moved)
         allowed.moved(target, parent, old, exchange)

@@ -27,7 +27,7 @@ from remoteio.submit.export.rights import Rights
 from remoteio.submit.export.room import Room
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import ROOM
-from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted, meant
+from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NOREPLACE, NUMBERS, OWN, SET, Granted, meant
 
 LEAST_FILES = 1 << 14  # that the filesystem has room for still
 _FEW = 4096  # bytes of the names of which rules speak
@@ -66,10 +66,35 @@ class MoreMade:
         """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
         in the last moment. Raises OSError."""
         if r.number:
-            st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
-            if self._inodes.known(st) is not self._inodes.get(meant(r.pid)):
-                raise OSError(errno.ESTALE, "another file has the name by now")
+            self._check(place, r.pid)
         return self._known_to_host(do, r, place, ino.IN_DELETE)
+
+    def move(self, do: Callable[..., Reply], r: abi.Request, source: Place, to: Place, flags: int) -> Reply:
+        """Move a name; of a change that was answered, within one directory, and if it is that of the file which the
+        host means, as is the one that it takes, or there is none. Raises OSError."""
+        if not r.number:
+            return do(r, source, to, flags)
+        taken = abi.RENAME2_IN.unpack_from(r.raw, abi.ARGS)[2]
+        if source.parent is not to.parent or flags != (0 if taken else NOREPLACE):
+            raise OSError(errno.EINVAL, "that may not be moved before it is done here")
+        self._check(source, r.pid)
+        if taken:
+            self._check(to, taken)
+        own = ((source.name, ino.IN_MOVED_FROM), (to.name, ino.IN_MOVED_TO))
+        for name, event in own:
+            self._leases.making(to.parent, name, event=event)
+        try:
+            return do(r, source, to, flags)
+        except OSError:
+            for name, event in own:
+                self._leases.making(to.parent, name, True, event)
+            raise
+
+    def _check(self, place: Place, number: int) -> None:
+        """Raise ESTALE unless the name is that of the file which the host means by that number."""
+        st = os.stat(place.name, dir_fd=place.at, follow_symlinks=False)
+        if self._inodes.known(st) is not self._inodes.get(meant(number)):
+            raise OSError(errno.ESTALE, "another file has the name by now")
 
     def _known_to_host(
         self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place, event: int

@@ -9,6 +9,7 @@ import time
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, lstat, same
+from remoteio.submit.export.inodes import version
 from remoteio.submit.export.learned_walks import ATTRIBUTES, LOOKED_UP, NAMES
 from remoteio.submit.export.listings import Held
 from remoteio.submit.export.nodes import Node, Place
@@ -169,8 +170,19 @@ class Names(ExportBase):
         return self._with_parent(b"", old)
 
     def do_rename(self, r: abi.Request, old: Place, new: Place, flags: int) -> Reply:
+        before = lstat(old.name, old.at) if r.number else None
         syscalls.renameat2(old.at, old.name, new.at, new.name, flags)
-        return DONE
+        return DONE if before is None else self._renamed(new, before)
+
+    def _renamed(self, new: Place, before: os.stat_result) -> Reply:
+        """Tell the attributes of the directory; and those of the file, which was as `before`, if the kernel's pages
+        stand for it still: nobody else has changed it."""
+        st = os.stat(new.name, dir_fd=new.at, follow_symlinks=False)
+        node, told = self.inodes.known(st), b""
+        unchanged = (st.st_size, st.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        if node is not None and node.seen is not None and unchanged and node.seen == version(before):
+            node.seen, node.ctime, told = version(st), st.st_ctime_ns, self.attr(st)
+        return Reply(b"", Piggyback(self.attr(os.fstat(new.at)), told))
 
     def do_rename2(self, r: abi.Request, old: Place, new: Place, flags: int) -> Reply:
         if flags & ~3:
