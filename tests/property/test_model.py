@@ -224,3 +224,14 @@ def test_a_mounted_directory_is_like_a_plain_one(tops: tuple[Path, Path], reques
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+
+
+def test_a_symbolic_link_that_gets_another_name_has_two_links(tops: tuple[Path, Path]) -> None:
+    """By both names: to home its number may have been another's, as it has changed since it was told of."""
+    mount, behind = tops
+    (mount / "link").symlink_to("nothing")
+    assert (mount / "link").lstat().st_nlink == 1
+    os.link(mount / "link", mount / "other", follow_symlinks=False)
+    assert [(top / name).lstat().st_nlink for top in tops for name in ("link", "other")] == [2] * 4
+    for name in ("link", "other"):
+        (behind / name).unlink()

@@ -154,8 +154,11 @@ class Names(ExportBase):
 
     def do_link(self, r: abi.Request, new: Place, node: Node) -> Reply:
         with self.inodes.descriptors.path(node) as path:
+            seen = os.stat(path).st_ctime_ns == node.ctime
             os.link(path, new.name, dst_dir_fd=new.at, follow_symlinks=True)
         st = os.stat(new.name, dir_fd=new.at, follow_symlinks=False)
+        if seen and (st.st_dev, st.st_ino) == (node.dev, node.ino):
+            node.ctime = st.st_ctime_ns  # else a symbolic link would be another that has its inode number
         self.room.named(st, new=False)
         return Reply(self._entry(new.parent, new.name, st))
 
