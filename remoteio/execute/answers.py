@@ -13,14 +13,14 @@ import time
 from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import BESIDE, MAY_OWN, MAY_SET, MAY_WRITE, WORDS
+from remoteio.wire.behind import BESIDE, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE, SAME_LARGE, WORDS
 from remoteio.wire.coherence import KNOWN_NODES, TTL
 
 _WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
 _END = 1 << 40  # of what is written so: no filesystem here ends before
 _PLENTY = 1 << 20  # bytes written by one handle, after which its close waits until they are at home
 _IDS, _TIMES = abi.FATTR_UID | abi.FATTR_GID, abi.FATTR_ATIME | abi.FATTR_MTIME
-_SETS = abi.FATTR_MODE | _IDS | _TIMES
+_SETS = abi.FATTR_MODE | abi.FATTR_SIZE | _IDS | _TIMES
 _BESIDE = abi.FATTR_FH | abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW | 512 | 1024 | abi.FATTR_KILL_SUIDGID
 _NS = 1000000000
 _BODY = abi.OUT_HEADER.size
@@ -30,7 +30,7 @@ _SIZE = slice(8, 16)  # in struct fuse_attr
 _TELLS_NOTHING = frozenset(
     (
         abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.FSYNC, abi.FLUSH, abi.CREATE, abi.MKDIR,
-        abi.MKNOD, abi.SYMLINK, abi.ACCESS, abi.STATFS, abi.SETATTR, abi.WRITE,
+        abi.MKNOD, abi.SYMLINK, abi.ACCESS, abi.STATFS, abi.SETATTR, abi.WRITE, abi.GETLK,
     )
 )  # fmt: skip
 _TELLS_ONE = frozenset((abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.FALLOCATE))
@@ -121,7 +121,7 @@ class Answers:
 
     def _write(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
         fh, offset, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
-        if fh not in self._written or is_mapped(raw) or flags & _WAITS or offset + size > _END:
+        if fh not in self._written or flags & _WAITS or offset + size > _END:
             return None
         self._written[fh] += size
         until, words, told = made
@@ -133,11 +133,13 @@ class Answers:
 
     def _set(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
         until, words, told = made
-        valid, _, _, _, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
+        valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
         attr = list(abi.ATTR.unpack(told))
         if not valid & _SETS or valid & ~(_SETS | _BESIDE) or attr[9] & _SPECIAL:
             return None
         if valid & abi.FATTR_MODE and mode & _SPECIAL:
+            return None
+        if valid & abi.FATTR_SIZE and not (valid & abi.FATTR_FH and fh in self._written and size <= _END):
             return None
         same = (not valid & abi.FATTR_UID or uid == attr[11]) and (not valid & abi.FATTR_GID or gid == attr[12])
         if valid & _IDS and not (words & MAY_OWN and same):
@@ -145,6 +147,8 @@ class Answers:
         now = time.time_ns()
         if valid & abi.FATTR_MODE:
             attr[9] = stat.S_IFMT(attr[9]) | mode & 0o777
+        if valid & abi.FATTR_SIZE:
+            attr[1], attr[4], attr[7] = size, *divmod(now, _NS)
         if valid & abi.FATTR_ATIME:
             attr[3], attr[6] = divmod(now, _NS) if valid & abi.FATTR_ATIME_NOW else (at, atn)
         if valid & abi.FATTR_MTIME:
@@ -155,7 +159,7 @@ class Answers:
 
     def learned(self, op: int, nodeid: int, reply: bytes | memoryview) -> None:
         """Take note of home's reply to anything else: what it tells of a file is newer than what is known here."""
-        if not self._made or op in _TELLS_NOTHING:
+        if not self._made or op in _TELLS_NOTHING or reply[_BODY:] in (SAME_FILE, SAME_LARGE):
             return
         with self._lock:
             if op == abi.LOOKUP:

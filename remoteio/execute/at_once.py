@@ -30,6 +30,7 @@ AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
 _TAKES = frozenset((abi.UNLINK, abi.RENAME, abi.RENAME2))
+_SET_SIZE = abi.OUT_HEADER.size + abi.ATTR_OUT.size + abi.ATTR.size  # of the reply to a SETATTR
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 
@@ -54,8 +55,6 @@ class AtOnce(AskedAhead):
             self._to_kernel(abi.failure(unique, error))
             return True
         with self._order:
-            if self._guarded(nodeid):
-                return False
             made = self._make(op, unique, raw, now) if op in OPS else None
             answer = made.answer if made else None if op in OPS else self._set(op, unique, nodeid, raw, now)
             if answer is None:
@@ -68,10 +67,6 @@ class AtOnce(AskedAhead):
         if answer:
             self._answer(op, answer)
         return True
-
-    def _guarded(self, nodeid: int) -> bool:
-        """Say whether a lock may tell of what is changed in that file."""
-        return nodeid in self.handles.locked
 
     def _take(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
         """Answer an UNLINK, or a RENAME within its directory, of a file that the job has made."""
@@ -100,11 +95,15 @@ class AtOnce(AskedAhead):
             self.give_back()
         return True
 
+    def _is_shared(self, nodeid: int) -> bool:
+        """Say whether others may have locked that file since the job has: home is to know what is read of it."""
+        return nodeid in self.handles.locked
+
     def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
         """Answer a READ or GETATTR of what was made or written here."""
         known = self._known
         with self._order:
-            if nodeid in self.handles.locked:
+            if self._is_shared(nodeid):
                 return False
             if op == abi.READ:
                 answer = known.written.read(unique, nodeid, raw, now)
@@ -136,6 +135,10 @@ class AtOnce(AskedAhead):
 
     def _done(self, unique: int, error: int, payload: bytes | memoryview) -> None:
         """Take note that home has done a change that was answered, or could not."""
+        change = self.behind.change(unique)
+        if change is not None and change.asked[0] == abi.SETATTR and len(payload) == _SET_SIZE:
+            with self._order:
+                self._known.written.made(change.node, bytes(payload[-abi.ATTR.size :]), change.asked[3])
         failed, told = self.behind.replied(unique, error, payload)
         for op, answer in told:
             self._answer(op, answer)

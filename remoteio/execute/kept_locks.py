@@ -6,7 +6,8 @@ anybody can tell the difference home is told what is locked (``leave``, ``left``
 
 * when somebody at home opens the file, or another process of the job asks for a lock on it;
 * before the job says something, or changes what does not lie beside the file;
-* after IDLE without such a lock, and after LONGEST in any case: should home have missed that somebody opened it.
+* after IDLE in which the job asks for nothing, and after LONGEST in any case: should home have missed that somebody
+  opened it.
 
 The caller sees to it that one thread at a time is here (``relay.Relay._order``).
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from remoteio.wire import fuse_abi as abi
 
-IDLE = 0.1  # seconds
+IDLE = 0.2  # seconds
 LONGEST = 1.0
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
 END = (1 << 63) - 1  # of each file
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
 class _Kept:
     """A file whose locks are left to this host, for one `owner`. `leaves`: they are about to be home's again."""
 
-    __slots__ = ("fh", "leaves", "owner", "since", "used")
+    __slots__ = ("fh", "leaves", "owner", "since")
 
     def __init__(self, owner: int, fh: int, now: float) -> None:
-        self.owner, self.fh = owner, fh
-        self.since = self.used = now
+        self.owner, self.fh, self.since = owner, fh, now
         self.leaves = False
 
 
@@ -46,6 +46,7 @@ class KeptLocks:
         self._kept: dict[int, _Kept] = {}
         self._lost: dict[int, float] = {}  # node -> when home said that others have opened it
         self._left: dict[int, float] = {}  # node -> when it was home's again
+        self._worked = 0.0  # when the job last asked for anything
 
     def __bool__(self) -> bool:
         return bool(self._kept)
@@ -63,7 +64,7 @@ class KeptLocks:
         if flags & abi.LK_FLOCK or owner != kept.owner:
             return False
         self._set(nodeid, raw)
-        kept.used = now
+        self._worked = now
         return True
 
     def replied(self, nodeid: int, raw: bytes | memoryview, whole: bool, asked: float, now: float) -> bool:
@@ -76,7 +77,7 @@ class KeptLocks:
             return True
         self._set(nodeid, raw)
         if whole:
-            self._kept[nodeid] = _Kept(owner, fh, now)
+            self._kept[nodeid], self._worked = _Kept(owner, fh, now), now
         return not whole or self._lost.get(nodeid, -1.0) < asked
 
     def was(self, nodeid: int, asked: float) -> bool:
@@ -89,7 +90,11 @@ class KeptLocks:
 
     def due(self, now: float) -> bool:
         """Say whether any were left to this host for as long as they may be."""
-        return any(now - each.used >= IDLE or now - each.since >= LONGEST for each in self._kept.values())
+        return any(now - self._worked >= IDLE or now - each.since >= LONGEST for each in self._kept.values())
+
+    def at_work(self, now: float) -> None:
+        """Take note that the job has asked for something."""
+        self._worked = now
 
     def leave(self) -> list[int]:
         """Answer no more; list the nodes that are to be home's again, once their pages are written out."""

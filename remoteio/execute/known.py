@@ -35,7 +35,9 @@ import errno
 from collections import OrderedDict
 
 from remoteio.execute.ahead import Ahead
+from remoteio.execute.beside_locks import timeless
 from remoteio.execute.files_ahead import File, FilesAhead
+from remoteio.execute.held_locks import LOCK_OPS
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases, size_of
 from remoteio.execute.opened import Opened
@@ -72,7 +74,7 @@ _SWEEPING = frozenset(
     )
 )
 _O_DIRECT = 0o40000
-_NOTHING = (float("-inf"), b"", b"")  # is known of a node
+NOTHING = (float("-inf"), b"", b"", 0)  # is known of a node
 
 
 class Known:
@@ -84,9 +86,8 @@ class Known:
         self.files = FilesAhead()
         self.leases = Leases()
         self.opened = Opened()
-        self._attr: OrderedDict[int, tuple[float, bytes, bytes]] = (
-            OrderedDict()
-        )  # nodeid -> until, attributes, contents
+        # nodeid -> until, attributes, contents, for how much of that time the kernel may have the attributes
+        self._attr: OrderedDict[int, tuple[float, bytes, bytes, int]] = OrderedDict()
         self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
         self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
@@ -103,7 +104,7 @@ class Known:
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
                 self._bare.pop(nodeid, None)
             self._changed(nodeid)
-        elif op in _SWEEPING:
+        elif op in _SWEEPING and op not in LOCK_OPS:  # a lock tells of nothing before it is granted
             self._attr.clear()
             self.leases.changed(nodeid)
             self._swept()
@@ -132,20 +133,27 @@ class Known:
         """Say whether home is to be given anything back."""
         return bool(self.listings.unused or self.leases.unused or self.files.unused or self.opened.released)
 
-    def answered(self, op: int, nodeid: int, stamp: int) -> bool:
+    def answered(self, op: int, nodeid: int, stamp: int, sole: bool = False) -> bool:
         """Take note of the reply to a request, and say whether what it carries still holds."""
         holds = self.holds(nodeid, stamp)
         if op in _CHANGES:
             self._count += 1
             self._changed(nodeid)
-        elif op in _SWEEPING:
+        elif op in _SWEEPING and not sole:
             self._count += 1
             self._swept()
+            if op in LOCK_OPS:  # what was told while it waited may be what others have changed since
+                self._attr.clear()
         return holds
 
-    def replied(self, op: int, nodeid: int, stamp: int, error: int, payload: bytes | memoryview, now: float) -> None:
-        """Take note of the reply to a request, and keep what it tells by itself. Raises struct.error."""
-        holds = self.answered(op, nodeid, stamp)
+    def replied(
+        self, op: int, nodeid: int, stamp: int, error: int, payload: bytes | memoryview, now: float, sole: bool = False
+    ) -> None:
+        """Take note of the reply to a request, and keep what it tells by itself. Raises struct.error.
+
+        `sole`: it is of a lock, and tells of nothing that others have done.
+        """
+        holds = self.answered(op, nodeid, stamp, sole)
         if op == abi.GETXATTR and error == -errno.ENODATA and holds:
             self.no_capability(nodeid, now)
         elif op == abi.CREATE and not error:
@@ -154,6 +162,9 @@ class Known:
             entries = bytes(payload[abi.OUT_HEADER.size :])
             self.files.orders.listed(nodeid, entries)
             self.ahead.goes_on(nodeid, entries)
+        found, attr = (0, b"") if error else timeless(op, nodeid, payload)
+        if found and (holds if found == nodeid else self.holds(found, stamp)):
+            self.learn(found, attr, b"", now, 0)
 
     def holds(self, nodeid: int, stamp: int) -> bool:
         """Say whether no change was asked for or answered since the request of that stamp."""
@@ -178,27 +189,16 @@ class Known:
                 self._changed(nodeid)
                 self.leases.broken(nodeid, name)
 
-    def anew(self) -> list[tuple[int, int, int]]:
-        """Forget what was leased by a home that is no more; list what another is told is open: see Opened.told_anew.
-
-        What waits for a guess is among what that is asked for first.
-        """
-        self.broken([(wire.EVERYTHING, b"")])
-        self.ahead.nobody_waits()
-        self.files.nobody_waits()
-        self.opened.nobody_waits()
-        return self.opened.told_anew()
-
-    def lease(self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None]) -> None:
-        """Keep until a break what a reply told: of which node (0: none), its struct fuse_attr, and what came along.
-
-        Call it before what came along is kept for its time.
-        """
+    def lease(
+        self, nodeid: int, stamp: int, what: int, name: bytes, told: tuple[int, bytes, Piggyback | None, bool]
+    ) -> None:
+        """Keep until a break what a reply told: of which node (0: none), its attributes, what came along, and whether
+        the kernel is told for no time. Call it before what came along is kept for its time."""
         if not self.holds(nodeid, stamp):
             return
-        leases, (found, attr, known) = self.leases, told
+        leases, (found, attr, known, locked) = self.leases, told
         if what & wire.NAME:
-            leases.name(nodeid, name, found)
+            leases.name(nodeid, name, found, locked)
         if what & wire.ATTR and found and self.holds(found, stamp):
             leases.attributes(found, attr)
             if what & wire.CONTENTS:
@@ -261,9 +261,9 @@ class Known:
             if len(self._links) > KNOWN_LINKS:
                 self._links.popitem(last=False)
 
-    def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float) -> None:
-        """Keep the attributes (struct fuse_attr) of a node, and all its contents if there are any."""
-        self._attr[nodeid] = (now + TTL, attr, contents)
+    def learn(self, nodeid: int, attr: bytes, contents: bytes, now: float, share: int = 1) -> None:
+        """Keep the struct fuse_attr of a node, and all its contents; `share` 0: the kernel asks each time."""
+        self._attr[nodeid] = (now + TTL, attr, contents, share)
         if len(self._attr) > KNOWN_NODES:
             self._attr.popitem(last=False)
 
@@ -307,9 +307,9 @@ class Known:
             return known
         if op == abi.READ:
             return self._read(unique, nodeid, raw, leased, now)
-        until, attr, _ = self._attr.get(nodeid, _NOTHING)
+        until, attr, _, share = self._attr.get(nodeid, NOTHING)
         return (
-            abi.reply(unique, abi.ATTR_OUT.pack(0, int((until - now) * 1e9) % 1000000000, 0) + attr)
+            abi.reply(unique, abi.ATTR_OUT.pack(0, share * int((until - now) * 1e9) % 1000000000, 0) + attr)
             if until >= now
             else None
         )
@@ -323,7 +323,7 @@ class Known:
             data = self.opened.pushed.read(nodeid, offset, size)
             if data is not None:
                 return abi.reply(unique, data)
-        until, _, contents = self._attr.get(nodeid, _NOTHING)
+        until, _, contents, _ = self._attr.get(nodeid, NOTHING)
         return abi.reply(unique, contents[offset : offset + size]) if until >= now and offset < len(contents) else None
 
 

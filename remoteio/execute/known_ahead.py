@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
-from remoteio.execute.known import Known
-from remoteio.execute.leases import given, is_absent, is_whole, keep_listing, keep_names, named, size_of
+from remoteio.execute.beside_locks import is_told_once, is_untold
+from remoteio.execute.known import NOTHING, Known
+from remoteio.execute.leases import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named, size_of
 from remoteio.execute.making import Made, Making
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
-from remoteio.wire.behind import BESIDE, MAY_WRITE
+from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.coherence import KNOWN_OPENED, TTL
 from remoteio.wire.fetched import parse as parse_fetched
+from remoteio.wire.leases import EVERYTHING
 from remoteio.wire.listed import NAMES, parse, parse_names, walk
 from remoteio.wire.makes import MORE, Granted, name_of
 
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 
 
 class KnownAhead(Known):
-    """Asks for directories (LIST) and files (FETCH) that the job may open next; knows where it may make something and
-    be told before it is made (`making`), and what it has written (`written`)."""
+    """Asks ahead for what the job may open next; knows what may be made before home has, and what was written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class KnownAhead(Known):
         self.leases.changed(nodeid)
         self.leases.broken(nodeid, name)  # home does not say so by a break
         if absent and self.holds(made, stamp):
-            self.leases.name(nodeid, name, made)
+            self.leases.name(nodeid, name, made, is_told_once(reply))
             if op == abi.CREATE:
                 self.making.owns(made)
         if stamp < self.making.lost or not self.holds(made, stamp):
@@ -97,7 +98,7 @@ class KnownAhead(Known):
             attr = self._attr[nodeid][1]
         if op == abi.LOOKUP:
             self.written.told(nodeid, attr)
-        elif (words := abi.OPEN_OUT.unpack_from(reply, at)[1]) & (MAY_WRITE | BESIDE) == MAY_WRITE and attr:
+        elif (words := abi.OPEN_OUT.unpack_from(reply, at)[1]) & MAY_WRITE and attr and not is_untold(op, reply):
             self.written.begin(nodeid, attr, stamp, now)
         else:
             self.written.opened(nodeid, words, now)
@@ -109,19 +110,20 @@ class KnownAhead(Known):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
             found = named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
-            attr = self.written.attributes(found, now) or self.making.attributes(found)
-            if attr:
+            until, attr, _, _ = self._attr.get(found, NOTHING)
+            if until < now:
+                attr = self.written.attributes(found, now) or self.making.attributes(found)
+            if found and attr:
                 given(self.leases, found)
-                return abi.reply(unique, abi.ENTRY.pack(found, 0, TTL, 0, 0, 0) + attr)
+                once = is_locked(self.leases, nodeid)
+                return abi.reply(unique, abi.ENTRY.pack(found, 0, 0 if once else TTL, 0, 0, 0) + attr)
         return answer
 
     def waits(self, op: int, nodeid: int, waiting: Waiting, now: float) -> bool:
         """Put off an OPENDIR or OPEN of what is being listed or fetched ahead, a LOOKUP in it, or a READ of what is on
         its way."""
-        if op == abi.READ:
-            return self.opened.pushed.waits(nodeid, waiting)
         if op != abi.OPEN:
-            return self.ahead.waits(nodeid, waiting)
+            return (self.opened.pushed if op == abi.READ else self.ahead).waits(nodeid, waiting)
         return self.files.waits(nodeid, abi.OPEN_IN.unpack_from(waiting[1], abi.ARGS)[0], waiting)
 
     def ask_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:
@@ -273,3 +275,15 @@ class KnownAhead(Known):
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)
         return answers
+
+
+def anew(known: KnownAhead) -> list[tuple[int, int, int]]:
+    """Forget what was leased by a home that is no more; list what another is told is open: see Opened.told_anew.
+
+    What waits for a guess is among what that is asked for first.
+    """
+    known.broken([(EVERYTHING, b"")])
+    known.ahead.nobody_waits()
+    known.files.nobody_waits()
+    known.opened.nobody_waits()
+    return known.opened.told_anew()

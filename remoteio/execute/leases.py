@@ -37,12 +37,14 @@ _UNKNOWN = -1  # it is there, and home must be asked what it is
 # flags of an OPEN for which home is to do it: any but for reading, O_TRUNC, O_APPEND, O_DIRECT and O_DIRECTORY
 _ASKS = 0o3 | 0o1000 | 0o2000 | 0o40000 | 0o200000
 _NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
+_NONE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
 class _Directory:
-    __slots__ = ("complete", "entries", "names", "within")
+    __slots__ = ("complete", "entries", "names", "seconds", "within")
 
     def __init__(self) -> None:
+        self.seconds = TTL  # 0: a file in it was locked, and the kernel is to ask for its names each time
         self.names: dict[bytes, int] = {}
         self.complete = False  # it has no other names
         self.entries = b""  # struct fuse_direntplus each, as it is listed; empty: it is not known how
@@ -75,9 +77,10 @@ class Leases:
 
     # what was told
 
-    def name(self, parent: int, name: bytes, nodeid: int) -> None:
-        """Keep that `name` in the directory `parent` leads to that node; 0: to nothing."""
+    def name(self, parent: int, name: bytes, nodeid: int, locked: bool = False) -> None:
+        """Keep that `name` in the directory `parent` leads to that node, 0: to nothing; a file in it was `locked`."""
         directory = self._directory(parent)
+        directory.seconds *= not locked
         if directory.names.get(name, _ABSENT if directory.complete else None) != nodeid:
             self._unname(directory, name, nodeid)
             self._enter(directory, name, nodeid)
@@ -121,8 +124,7 @@ class Leases:
 
     def no_capability(self, nodeid: int) -> None:
         """Keep that a file has no ``security.capability``, as long as its attributes hold."""
-        if nodeid in self._attr:
-            self._bare.add(nodeid)
+        self._bare |= {nodeid} & self._attr.keys()
 
     def contents(self, nodeid: int, version: bytes = b"") -> None:
         """Keep that a file may be opened for reading, and holds what it held, as long as its attributes hold."""
@@ -143,13 +145,13 @@ class Leases:
         nodeid = directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN)
         if nodeid == _ABSENT:
             self._directories.move_to_end(parent)
-            return abi.reply(unique, _NONE)
+            return abi.reply(unique, _NONE if directory.seconds else _NONE_ONCE)
         attr = self._attr.get(nodeid)
         if attr is None:
             return None
         self._directories.move_to_end(parent)
         self._nodes[nodeid].debt += 1
-        return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, TTL, TTL, 0, 0) + attr)
+        return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, directory.seconds, directory.seconds, 0, 0) + attr)
 
     def lists(self, nodeid: int) -> bool:
         """Say whether a directory may be opened and read here."""
@@ -320,6 +322,12 @@ def named(leases: Leases, parent: int, name: bytes) -> int:
     """Return the node to which that name is known to lead; 0: none is."""
     directory = leases._directories.get(parent)
     return 0 if directory is None else max(directory.names.get(name, _UNKNOWN), 0)
+
+
+def is_locked(leases: Leases, parent: int) -> bool:
+    """Say whether the kernel is to ask for each name in that directory each time."""
+    directory = leases._directories.get(parent)
+    return directory is not None and not directory.seconds
 
 
 def given(leases: Leases, nodeid: int) -> None:

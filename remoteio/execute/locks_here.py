@@ -18,7 +18,7 @@ from remoteio.execute.kept_locks import F_UNLCK, IDLE, KeptLocks
 from remoteio.execute.kept_reads import KeptReads
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases
-from remoteio.wire.behind import LOCKS
+from remoteio.wire.behind import LOCKS, SAME_FILE, SAME_LARGE
 from remoteio.wire.link import Link
 
 TYPE_CHECKING = False
@@ -66,12 +66,12 @@ class LocksHere(KeptReads):
         with self._order:
             for nodeid in nodes:
                 self.kept_locks.lost(nodeid, time.monotonic())
+        super().broken(payload)  # first: pages that are written out are not to be read again from what is known here
         if nodes and self.kept_locks:
             self._beside(self._give_up)
-        super().broken(payload)
 
-    def _guarded(self, nodeid: int) -> bool:
-        return super()._guarded(nodeid) and not self.kept_locks.has(nodeid)
+    def _is_shared(self, nodeid: int) -> bool:
+        return super()._is_shared(nodeid) and not self.kept_locks.has(nodeid)
 
     def _locks(self, op: int, unique: int, nodeid: int, raw: bytes) -> bool:
         """Lock or unlock here, or ask home once pages are written out. False: it is simply passed on."""
@@ -127,9 +127,12 @@ class LocksHere(KeptReads):
 
     def _early(self, op: int, unique: int, nodeid: int, pid: int, raw: bytes | memoryview) -> bool:
         """Answer before home has done it, or ask home once it has all locks again. False: it is simply asked."""
-        if self.kept_locks and self._says(op, nodeid, raw):
-            self._defer(op, unique, nodeid, pid, raw)
-            return True
+        if self.kept_locks:
+            if self._says(op, nodeid, raw):
+                self._defer(op, unique, nodeid, pid, raw)
+                return True
+            with self._order:
+                self.kept_locks.at_work(time.monotonic())
         return op in AT_ONCE and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw)
 
     def _defer(self, op: int, unique: int, nodeid: int, pid: int, raw: bytes | memoryview) -> None:
@@ -179,18 +182,32 @@ class LocksHere(KeptReads):
             if changes:
                 self.behind.admit(changes[-1][0])
 
+    def _is_sole(self, asked: Asked, error: int, payload: bytes | memoryview, now: float) -> bool:
+        """Say whether it is a lock whose reply tells of nothing that others have done. Under `_order`."""
+        op, nodeid, *_, raw = asked
+        if op not in LOCK_OPS:
+            return False
+        if not error and payload[abi.OUT_HEADER.size :] in (SAME_FILE, SAME_LARGE):
+            self._known.written.is_left(nodeid, now)
+            return True
+        return bool(error) or _unlocks(raw)
+
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
         op, nodeid, _, _, at, raw = asked
         if op in LOCK_OPS:
             whole = len(payload) > abi.OUT_HEADER.size
+            if payload[abi.OUT_HEADER.size :] == SAME_FILE:
+                self.handles.coherent.add(nodeid)
             with self._order:
                 keep = self.kept_locks.replied(nodeid, raw, whole, at, now) and not (whole and self._others(nodeid))
             if whole:
+                super()._noted(asked, unique, payload, now)
                 payload = abi.reply(unique)
                 if keep:
                     self._begin()
                 else:
                     self._beside(self._give_up)
+                return payload
         return super()._noted(asked, unique, payload, now)
 
     def _others(self, nodeid: int) -> bool:

@@ -41,6 +41,7 @@ from remoteio.execute.behind import TELL
 from remoteio.execute.false_deleted import FalseDeleted
 from remoteio.execute.held_locks import LOCK_OPS
 from remoteio.execute.known import ANSWERED, OPENING, WAITING
+from remoteio.execute.known_ahead import anew
 from remoteio.execute.locks_here import LOCKING, LocksHere
 from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
@@ -94,7 +95,7 @@ class Relay(LocksHere):
         Whatever is sent from now on comes to that one.
         """
         with self._order:
-            return self._known.anew()
+            return anew(self._known)
 
     def under_way(self) -> tuple[list[tuple[int, int, bytes | memoryview]], bool]:
         """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
@@ -235,7 +236,7 @@ class Relay(LocksHere):
                 counts.home[op] += 1
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
-                self._known.replied(op, nodeid, stamp, error, payload, now)
+                self._known.replied(op, nodeid, stamp, error, payload, now, self._is_sole(asked, error, payload, now))
                 grant = 0 if op in _TIMELESS else self._known.opened.pushed.answered(now - at, now)
             if grant or self._known.opened.pushed.released:
                 self._grant(grant)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.behind import Behind
+from remoteio.execute.beside_locks import is_told_once
 from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
 from remoteio.execute.known_reads import KnownReads
@@ -163,9 +164,15 @@ class Told:
                 if known.listing is not None:
                     fh = handle_of(reply)
                     self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
-                if self._known.holds(nodeid, stamp) and nodeid not in self.handles.locked:
-                    self._known.learn(nodeid, known.attr, known.contents, now)
+                if self._known.holds(nodeid, stamp):
+                    self._known.learn(nodeid, known.attr, known.contents, now, self._share(asked))
         self.from_link(reply)
+
+    def _share(self, asked: Asked) -> int:
+        """Return 0 if the kernel is to ask each time for the attributes that came with the reply to that."""
+        op, nodeid, *_, raw = asked
+        beside = op == abi.WRITE and abi.HANDLE.unpack_from(raw, abi.ARGS)[0] in self.behind.answers.beside
+        return int(not beside and nodeid not in self.handles.locked)
 
     def pushed(self, payload: bytes | memoryview) -> None:
         """Keep what home has sent before the job asks for it, and have it send more. Raises ProtocolError."""
@@ -251,14 +258,14 @@ def _unique(reply: bytes | memoryview) -> int:
 
 def _told(
     op: int, nodeid: int, reply: bytes | memoryview, known: Piggyback | None
-) -> tuple[int, bytes, Piggyback | None]:
-    """Of which node the reply to a request of `nodeid` tells the attributes, and what else."""
+) -> tuple[int, bytes, Piggyback | None, bool]:
+    """Of which node the reply to a request of `nodeid` tells the attributes, what else, and whether for no time."""
     at = abi.OUT_HEADER.size + (abi.ENTRY.size if op == abi.LOOKUP else abi.ATTR_OUT.size)
     found = _node(reply) if op == abi.LOOKUP else nodeid
     attr = bytes(reply[at : at + abi.ATTR.size]) if op in (abi.LOOKUP, abi.GETATTR) or known is None else known.attr
     if len(attr) != abi.ATTR.size:
         raise ProtocolError("a lease of attributes came without them (%d bytes)" % len(reply))
-    return found, attr, known
+    return found, attr, known, op == abi.LOOKUP and is_told_once(reply)
 
 
 def cut_short(error: struct.error) -> ProtocolError:

@@ -84,6 +84,7 @@ class Written:
                 self._wrote(nodeid, file, raw)
             else:
                 file.sets = stamp
+                self._cut(nodeid, file, raw)
         return stamp
 
     def renamed(self, node: int, do: Callable[[], int]) -> int:
@@ -110,6 +111,20 @@ class Written:
         self._files.move_to_end(nodeid)
         self._bound()
 
+    def _cut(self, nodeid: int, file: _File, raw: bytes | memoryview) -> None:
+        """Keep what a file holds once a SETATTR has made it shorter, or longer."""
+        valid, _, _, size, *_ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
+        if not valid & abi.FATTR_SIZE:
+            return
+        if size > WRITTEN_EACH:
+            self.lose(nodeid)
+            return
+        before = len(file.data)
+        del file.data[size:]
+        file.data.extend(bytes(size - len(file.data)))
+        self._bytes += size - before
+        self._bound()
+
     def confirmed(self, nodeid: int, word: int, attr: bytes, stamp: int, now: float) -> None:
         """Take note of home's reply to the change of that stamp, with the file's attributes after it: `word` says what
         others did."""
@@ -123,7 +138,7 @@ class Written:
             self.lose(nodeid)
 
     def made(self, nodeid: int, attr: bytes, stamp: int) -> None:
-        """Take note of home's reply to the change of that stamp, which has made the file."""
+        """Take note of home's reply to the change of that stamp, which has made or set it."""
         file = self._files.get(nodeid)
         if file is not None and file.told < stamp:
             file.attr, file.told = attr, stamp
@@ -142,6 +157,12 @@ class Written:
             file.until = now + TTL
         else:
             self.lose(nodeid)
+
+    def is_left(self, nodeid: int, now: float) -> None:
+        """Take note that home says that a file is as the job left it, and that nobody else has it open."""
+        file = self._files.get(nodeid)
+        if file is not None:
+            file.until = now + TTL
 
     def told(self, nodeid: int, attr: bytes | memoryview) -> None:
         """Take note of what home tells of a file: if that is not what the last write left, others have changed it."""

@@ -39,6 +39,13 @@ Nobody at home has it open. The kernel is not told; the relay locks and unlocks 
 on, until it tells home which locks there are, by a SETLK that is numbered for each.
 """
 
+SAME_FILE = b"the same"
+"""In place of WHOLE: nor has anybody else had it open, or changed it, since the job was last told so. So nobody can
+have had a lock on it since, and what is known of files holds that a lock would else have told of."""
+
+SAME_LARGE = b"the same, and large"
+"""As SAME_FILE, of a file so large that it is not dropped, nor written out, where it is locked and unlocked."""
+
 LOCKS = b"/"
 """In place of a name in a BREAK: somebody at home has opened that file, and the locks on it are home's again."""
 

@@ -14,6 +14,11 @@ One figure for all of it: what the relay answers from may be used for as long as
 longer, or a job would see a file go back in time.
 """
 
+BESIDE = (1 << 31).to_bytes(4, "little")
+"""Flags in the attributes (struct fuse_attr) of a file beside one that is locked, which home takes back when others
+change the file: the kernel, to which that flag is nothing, is told for no time, and the relay answers for TTL.
+"""
+
 LISTING_TTL = 0.1
 """Seconds after its OPENDIR for which a listing may be handed to readdir(3) as it came.
 

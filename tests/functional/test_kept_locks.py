@@ -192,6 +192,71 @@ def test_what_was_changed_under_a_lock_is_here_before_the_job_says_so(job: Talk,
         job("m.close(); f.close()")
 
 
+def test_what_was_changed_by_a_mapping_of_a_new_file_is_here_when_he_who_waits_has_the_lock(
+    job: Talk, here: Path, combo: Combo
+) -> None:
+    """The job has made it beside a locked one, as sqlite makes its `-shm`: nobody else has had it open before."""
+    _file(here / "f", combo)
+    job(
+        "f = open('f', 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 0)\n"
+        "def change(name):\n"
+        "    global new, m\n"
+        "    new = open(name, 'w+b'); new.truncate(8192); new.flush(); m = mmap.mmap(new.fileno(), 0)\n"
+        "    fcntl.lockf(new, fcntl.LOCK_EX, 1, 0)\n"
+        "    for at in (10, 5000): m[at] = 1\n"
+        "    fcntl.lockf(new, fcntl.LOCK_UN, 1, 0)\n"
+    )
+    for k in range(8):
+        name = here / f"shm{k}"
+        job.tell(f"change({name.name!r}); sys.stdin.readline()")  # and says nothing so far
+        until(lambda name=name: name.exists() and name.stat().st_size == 8192, "it is made", within=HANG)
+        with name.open("r+b") as file:
+            while True:
+                fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+                data = file.read()
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+                if data[5000]:  # else he came before the job
+                    break
+                file.seek(0)
+        assert data[10] == 1, "one was changed before the other, under the same lock"
+        job.tell("")
+        job.answer()
+        job("m.close(); new.close()")
+
+
+def test_what_lies_beside_is_as_it_was_when_the_lock_was_given_up(job: Talk, here: Path, combo: Combo) -> None:
+    """Its names, its attributes and what is in it, all of which the job has looked at within that second."""
+    f, log = _file(here / "f", combo), _file(here / "log", combo, 10)
+    job(
+        "f = open('f', 'r+b'); log = open('log', 'r+b', buffering=0)\n"
+        "def look():\n"
+        "    names = [name for name in ('log', 'none', 'new') if os.path.exists(name)]\n"
+        "    return names, os.stat('log').st_size, os.pread(log.fileno(), 100, 0), open('log', 'rb').read()\n"
+        "def locked():\n"
+        "    fcntl.lockf(f, fcntl.LOCK_EX, 1, 0)\n"
+        "    seen = look()\n"
+        "    os.pwrite(log.fileno(), b'job', 0)\n"
+        "    fcntl.lockf(f, fcntl.LOCK_UN, 1, 0)\n"
+        "    return seen\n"
+    )
+    for turn in range(8):
+        job("locked(); look(); locked(); look()")
+        with f.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, 0)
+            held = log.read_bytes()
+            assert held.startswith(b"job")
+            with log.open("ab") as more:
+                more.write(b"+%d" % turn)
+            held += b"+%d" % turn
+            if turn % 2:
+                (here / "new").unlink()
+            else:
+                (here / "new").touch()
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+        names = ["log", "new"] if not turn % 2 else ["log"]
+        job(f"seen = locked(); assert seen == ({names}, {len(held)}, {held!r}, {held!r}), seen")
+
+
 BOTH = """
 import fcntl, os, sys
 f = os.open("f", os.O_RDWR)

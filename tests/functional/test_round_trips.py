@@ -23,7 +23,15 @@ COUNTED: dict[str, list[int]] = {
     "tar c": [380],
     "tar x": [170],
     "git status": [340],
+    "sqlite": [60],
 }
+SQLITE = """
+import sqlite3
+with sqlite3.connect("unpacked/rows.db", isolation_level=None) as db:
+    db.executescript("pragma journal_mode=wal; pragma synchronous=normal; create table t (i)")
+    for i in range(100):
+        db.execute("insert into t values (?)", (i,))
+"""
 COMMANDS = {
     "python": ["/usr/bin/python3", "-c", "print(1)"],
     "gcc": ["gcc", "-O2", "hello.c", "-o", "hello"],
@@ -31,6 +39,7 @@ COMMANDS = {
     "tar c": ["tar", "cf", "/dev/stdout", "tree"],
     "tar x": ["tar", "xf", "few.tar", "-C", "unpacked"],
     "git status": ["git", "-C", "tree", "status", "-s"],
+    "sqlite": ["/usr/bin/python3", "-c", SQLITE],
 }
 FILES, FEW, TRIES = 400, 50, 4
 

@@ -85,7 +85,7 @@ class Job:
         elif not self.facts.waits(abi.OPENDIR, nodeid, (2, raw), self.now):
             stamp, self.fh = self.facts.asked(abi.OPENDIR, nodeid), self.fh + 1
             listing = Listing(self.home.listing(nodeid), True)
-            told = (nodeid, bytes(abi.ATTR.size), Piggyback(bytes(abi.ATTR.size), listing=listing))
+            told = (nodeid, bytes(abi.ATTR.size), Piggyback(bytes(abi.ATTR.size), listing=listing), False)
             if self.leased:
                 self.facts.lease(nodeid, stamp, wire.ATTR | wire.LISTED, b"", told)
             self.facts.learn_listing(abi.OPENDIR, nodeid, self.fh, stamp, listing, self.now)

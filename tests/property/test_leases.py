@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from remoteio.execute.ahead import Bare
+from remoteio.execute.known_ahead import anew
 from remoteio.execute.told import Told
 from remoteio.submit.export import node_log
 from remoteio.submit.export.changes import Changes
@@ -191,7 +192,7 @@ class World:
         self.lines.clear()
         at_home = {fh: node for node, fh in [*self.held, *(each[:2] for each in self.reads.values())] if fh < abi.OWN}
         opened = [Opened(fh, node, 0) for fh, node in at_home.items()]
-        opened += [Opened(*each) for each in self.host._known.anew()]
+        opened += [Opened(*each) for each in anew(self.host._known)]
         told = node_log.read(self.log, BOOT)
         self.export = self.home(waits=True)
         take_up(self.export, told, opened, (), max(at_home, default=0))

@@ -288,7 +288,7 @@ def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host.export.leases, "attributes", lambda *_: -1)
-    monkeypatch.setattr(host.export.leases, "name", lambda *_: False)
+    monkeypatch.setattr(host.export.leases, "name", lambda *_, **__: False)
     assert not parts_of(host, USES)
     sending = Pushing(USES.items(), alone=True)
     assert sending.credited(1 << 30)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from remoteio.execute.kept_reads import FAR
+from remoteio.execute.known_ahead import anew
 from remoteio.execute.known_reads import KnownReads
 from remoteio.execute.read_on import AFTER, EACH, MOST, PIECE
 from remoteio.wire import fuse_abi as abi
@@ -220,9 +221,9 @@ def test_what_has_come_is_not_used_then(job: Job, how: str) -> None:
     elif how == "old":
         job.now += TTL + 0.1
     elif how == "swept":
-        job.facts.asked(abi.SETLK, 77)
+        job.facts.answered(abi.SETLK, 77, job.facts.asked(abi.SETLK, 77))
     else:
-        job.facts.anew()
+        anew(job.facts)
     assert job.read(at) in job.home
 
 

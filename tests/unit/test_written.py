@@ -41,6 +41,10 @@ class Host:
     def renames(self) -> None:
         self.written.renamed(NODE, lambda: self.known.removes(1, NODE, OTHER))
 
+    def sets(self, valid: int, size: int = 0) -> None:
+        args = abi.SETATTR_IN.pack(valid, 0, 0, size, *(0,) * 12)
+        self.written.stamp(abi.SETATTR, NODE, abi.request(abi.SETATTR, NODE, args), None, NOW)
+
     def reads(self, at: int = 0, size: int = 100, flags: int = 0, now: float = NOW) -> bytes | None:
         args = abi.READ_IN.pack(HANDLE, at, size, 0, 0, flags, 0)
         reply = self.written.read(9, NODE, abi.request(abi.READ, NODE, args), now)
@@ -100,7 +104,7 @@ def test_stat_is_told_times_of_now_until_home_has_told_its_own() -> None:
     assert host.told()[4:6] == (30, 50), "what a name changes is the change time"
     host.written.moved(NODE, attr(3, mtime=30), host.known._count, NOW)
     assert host.told()[3:9] == (1, 30, 3, 0, 0, 0)
-    host.written.stamp(abi.SETATTR, NODE, b"", None, NOW)
+    host.sets(abi.FATTR_MODE)
     assert (host.told(), host.size()) == ((), 3), "which mode and times it has is home's to tell"
 
 
@@ -135,7 +139,7 @@ CHANGES: dict[str, Callable[[Host], object]] = {
     "size": lambda host: host.known.asked(abi.SETATTR, NODE),
     "fallocate": lambda host: host.known.asked(abi.FALLOCATE, NODE),
     "a copy": lambda host: host.known.asked(abi.COPY_FILE_RANGE, OTHER),
-    "a lock": lambda host: host.known.asked(abi.SETLK, OTHER),
+    "a lock": lambda host: host.known.answered(abi.SETLK, OTHER, host.known.asked(abi.SETLK, OTHER)),
     "a break": lambda host: host.known.broken([(NODE, b"")]),
     "a break of all": lambda host: host.known.broken([(0, b"")]),
     "an open of what others changed": lambda host: host.opened(os.O_RDONLY, 0, attr(3)),
@@ -162,8 +166,30 @@ def test_what_is_changed_otherwise_is_asked_for(what: str) -> None:
 def test_mode_and_times_leave_what_is_in_it() -> None:
     host = Host()
     host.writes(b"abc")
-    host.written.stamp(abi.SETATTR, NODE, b"", None, NOW)
+    host.sets(abi.FATTR_MODE)
     assert host.reads() == b"abc"
+
+
+def test_what_is_cut_or_made_longer_is_so_when_it_is_read() -> None:
+    host = Host()
+    host.writes(b"abcdef")
+    host.sets(abi.FATTR_SIZE, 2)
+    assert (host.size(), host.reads()) == (2, b"ab")
+    host.sets(abi.FATTR_SIZE, 4)
+    assert (host.size(), host.reads()) == (4, b"ab\0\0")
+    host.written.made(NODE, attr(4, mtime=8), host.known._count)
+    host.written.told(NODE, attr(4, mtime=8))
+    assert host.reads() == b"ab\0\0", "home has told of what the job did"
+    host.sets(abi.FATTR_SIZE, WRITTEN_EACH + 1)
+    assert host.reads() is None
+
+
+def test_a_lock_that_nobody_else_can_have_had_leaves_it_known() -> None:
+    host = Host()
+    host.writes(b"abc")
+    host.known.answered(abi.SETLK, NODE, host.known.asked(abi.SETLK, NODE), sole=True)
+    host.written.is_left(NODE, NOW + 1)
+    assert host.reads(now=NOW + 1 + TTL) == b"abc"
 
 
 def test_a_file_that_the_job_has_cut_is_empty_unless_it_was_changed_since() -> None:

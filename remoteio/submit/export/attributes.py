@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, drop_suid
+from remoteio.submit.export.inodes import version
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
@@ -55,6 +56,7 @@ class Attributes(ExportBase):
         if valid & abi.FATTR_SIZE:
             self._counted(node)
         with self.inodes.descriptors.path(node) as path:
+            seen = node.seen is not None and node.seen == version(os.stat(path))
             if valid & (abi.FATTR_UID | abi.FATTR_GID):
                 uid, gid = self.ids.given(uid if valid & abi.FATTR_UID else -1, gid if valid & abi.FATTR_GID else -1)
                 os.chown(path, uid, gid)
@@ -77,6 +79,8 @@ class Attributes(ExportBase):
                     _time(valid & abi.FATTR_MTIME, valid & abi.FATTR_MTIME_NOW, mt, mtn),
                 )
             st = os.stat(path)
+            if seen:  # the kernel has cut its own pages
+                node.seen = version(st)
         if valid & abi.FATTR_SIZE and node.grown is not None:
             self.room.changed(node.grown, st)
         return Reply(self._attr_out(node, st))

@@ -27,7 +27,7 @@ from remoteio.submit.export.written_files import WrittenFiles
 from remoteio.submit.sandbox.threads import Call
 from remoteio.submit.umask import own_umask
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import TTL
+from remoteio.wire.coherence import BESIDE, TTL
 from remoteio.wire.known import Piggyback
 
 
@@ -102,7 +102,7 @@ class ExportBase:
         else:
             node = self.inodes.found(parent, name, st, number=number)
         ttl = 0 if parent.shared else TTL
-        return _ENTRY(node.id, 0, ttl, ttl, 0, 0) + self.attr(st, taken)
+        return _ENTRY(node.id, 0, ttl, ttl, 0, 0) + self._told_beside(node, st, self.attr(st, taken))
 
     def put_back(self, number: int, parent: Node, name: bytes, st: os.stat_result) -> bool:
         """Know what `st` describes by the number that a process before this one has given it: ``taken_up``.
@@ -181,7 +181,7 @@ class ExportBase:
 
     def _with_parent(self, body: bytes, place: Place) -> Reply:
         """`body`, with the directory's new attributes: the kernel's next step there begins with asking for them."""
-        return Reply(body, None if place.parent.shared else Piggyback(self.attr(os.fstat(place.at))))
+        return Reply(body, Piggyback(self.attr(os.fstat(place.at))))
 
     def _mode(self, at: int, mode: int, umask: int) -> tuple[int, int]:
         """The mode to create with, and the bits of it that our own umask will take: a default ACL takes the place of
@@ -195,7 +195,24 @@ class ExportBase:
     def _attr_out(self, node: Node, st: os.stat_result) -> bytes:
         ttl = 0 if node.parent is not None and node.parent.shared else TTL
         node.ctime, node.nameless = st.st_ctime_ns, self._nameless(st)
-        return abi.ATTR_OUT.pack(ttl, 0, 0) + self.attr(st, self._taken(node))
+        return abi.ATTR_OUT.pack(ttl, 0, 0) + self._told_beside(node, st, self.attr(st, self._taken(node)))
+
+    def _told_beside(self, node: Node, st: os.stat_result, attr: bytes) -> bytes:
+        """Mark attributes that are taken back when others change the file."""
+        return attr[: -len(BESIDE)] + BESIDE if self._shown_beside(node, st) else attr
+
+    def _shown_beside(self, node: Node, st: os.stat_result) -> bool:
+        """Take note that the host is told of `node`, if what others do to it is seen, as it lies beside a locked one:
+        by no other name than one there."""
+        if node.parent is None or not node.parent.watched or st.st_nlink != 1:
+            return False
+        if node.told:
+            return True
+        node.told = True
+        try:
+            return same(st, self.inodes.descriptors.stat(node))  # else it was changed before that could be told
+        except OSError:
+            return False
 
 
 _U64 = (1 << 64) - 1

@@ -19,7 +19,7 @@ from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.page_twins import PageTwins
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import BESIDE, MAY_WRITE, OTHERS, SAME
+from remoteio.wire.behind import BESIDE, OTHERS, SAME
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.known import Piggyback
 from remoteio.wire.makes import MADE
@@ -76,7 +76,8 @@ class OpenFiles(LeasedOpens):
             out = abi.FOPEN_DIRECT_IO
         elif self.behind and handle.writable and not (self.room.counts or node.locks):
             words = granted(fd, flags, st, made, self.ids.plain)
-            out |= MAY_WRITE | BESIDE if words and _guarded(node) else words
+            handle.beside = bool(words) and _guarded(node)
+            out |= words | BESIDE if handle.beside else words
         return abi.OPEN_OUT.pack(handle.number, out, 0)
 
     def do_create(self, r: abi.Request, new: Place) -> Reply:
@@ -103,7 +104,10 @@ class OpenFiles(LeasedOpens):
             os.close(fd)
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
-        return self._with_parent(entry + self._opened(fd, node, flags, os.fstat(fd), True), new)
+        opened = self._opened(fd, node, flags, os.fstat(fd), True)
+        if self.behind and new.parent.shared:
+            self.locks.soles.made(self.inodes.handle(abi.OPEN_OUT.unpack(opened)[0]))
+        return self._with_parent(entry + opened, new)
 
     def _open_there(self, place: Place, flags: int) -> bytes:
         """Open what was to be created and is there already: the entry and struct fuse_open_out."""
@@ -180,7 +184,14 @@ class OpenFiles(LeasedOpens):
         elif node.seen is not None:
             node.seen, word = None, OTHERS
         out = abi.WRITE_OUT.pack(done, word if r.number else 0)
-        return Reply(out, None if handle.append or _guarded(node) else Piggyback(self.attr(st)))
+        return Reply(out, Piggyback(self.attr(st)) if self._may_tell(handle, st) else None)
+
+    def _may_tell(self, handle: Handle, st: os.stat_result) -> bool:
+        """Say whether the attributes go along with a write's reply: the host knows how long they may be used."""
+        node = handle.node
+        if handle.append or not _guarded(node):
+            return not handle.append
+        return (handle.beside or bool(node.locks)) and self._shown_beside(node, st)
 
     def _put(self, node: Node, back: bool, fd: int, data: memoryview, offset: int) -> int:
         """Write the data; `back`: pages that the job's kernel writes back. How much was done."""

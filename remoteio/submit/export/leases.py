@@ -55,13 +55,14 @@ _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
 class _Watch:
     """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
 
-    __slots__ = ("all_broken", "broken", "events", "hides", "nodeid", "number", "own", "since")
+    __slots__ = ("all_broken", "beside", "broken", "events", "hides", "nodeid", "number", "own", "since")
 
     def __init__(self, nodeid: int, number: int, hides: bool) -> None:
         self.nodeid, self.number = nodeid, number
         self.hides = hides  # names in it are not to be told of
         self.all_broken, self.broken = True, {_ITSELF}
         self.events, self.since = 0, 0.0
+        self.beside = False  # a file in it was locked: it tells what is done to all files in it
         self.own: set[tuple[int, bytes]] = set()  # events of the job's doing: the host knows, and none was seen here
 
     def does(self, event: int, name: bytes, fails: bool) -> bool:
@@ -106,10 +107,11 @@ class _Mounts:
 class Leases:
     """Watches what is leased, and tells what is leased no more. Leases nothing until `begin`.
 
-    Threads: any. `lock` guards all; nothing is waited for under it. Under it `opened` is told whose file may be opened.
-    """
+    Threads: any. `lock` guards all; nothing is waited for under it. Under it `opened` is told whose file may be opened,
+    and `touched` says which nodes others have changed by a name in a directory."""
 
     opened: Callable[[int, int], None] | None = None
+    touched: Callable[[int, bytes, bool], list[int]] | None = None
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -190,9 +192,12 @@ class Leases:
 
     # before something is told
 
-    def name(self, parent: Node, at: int, name: bytes) -> bool:
-        """Arm a name in the directory `parent`, open as `at`, which is about to be looked up. False: do not lease."""
-        local = self._is_local(parent, at)
+    def name(self, parent: Node, at: int, name: bytes, locked: bool = False) -> bool:
+        """Arm a name in the directory `parent`, open as `at`, which is about to be looked up. False: do not lease.
+
+        `locked`: a file in it may have been locked, as the job's kernel is given no time for what it is told.
+        """
+        local = (locked or not parent.shared) and self._is_local(parent, at)
         with self.lock:
             watch = self._directory(parent, at) if local else None
             if watch is not None:
@@ -201,7 +206,7 @@ class Leases:
 
     def listing(self, node: Node, fd: int) -> bool:
         """Arm all names in a directory, and itself, which is about to be read. False: do not lease them."""
-        local = self._is_local(node, fd)
+        local = not node.shared and self._is_local(node, fd)
         with self.lock:
             watch = self._directory(node, fd) if local else None
             if watch is not None:
@@ -257,7 +262,7 @@ class Leases:
     # the watches; all under the lock
 
     def _directory(self, node: Node, at: int) -> _Watch | None:
-        if self.inotify is None or node.shared or node.rights.closed:
+        if self.inotify is None or node.rights.closed:
             return None
         watch = self._nodes.get(node.id)
         return watch or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
@@ -284,7 +289,7 @@ class Leases:
         return watch
 
     def _leave(self, watch: _Watch) -> None:
-        self._break(watch)
+        self._break_all() if watch.beside else self._break(watch)
         del self._nodes[watch.nodeid]
         del self.numbers[watch.number]
         if self.inotify is not None:
@@ -301,11 +306,6 @@ class Leases:
             self.news.append(wire.pack_break(watch.nodeid, name))
 
     # what is due
-
-    def break_all(self) -> None:
-        """Take back all leases."""
-        with self.lock:
-            self._break_all()
 
     def _break_all(self) -> None:
         for watch in self._nodes.values():
@@ -339,12 +339,13 @@ class Leases:
         if mask & ino.IN_Q_OVERFLOW:
             self._break_all()
             return
-        if mask & ino.IN_OPEN:
-            return
         watch = self.numbers.get(number)
-        if watch is None or (name and not mask & _DIRECTORY) or watch.saw(mask, name):
+        if watch is not None and watch.beside and self.touched and name:
+            others = self.touched(watch.nodeid, name, bool(mask & _DIRECTORY))
+            self.news += [wire.pack_break(node, b"") for node in others]
+        if watch is None or mask & ino.IN_OPEN or (name and not mask & _DIRECTORY) or watch.saw(mask, name):
             return  # left meanwhile; of what is in a directory, and has a watch of its own; or known to the host
-        self._break(watch, name)
+        self._break_all() if watch.beside and mask & ino.IN_IGNORED else self._break(watch, name)
         if mask & ino.IN_IGNORED:
             self._nodes.pop(watch.nodeid, None)
             del self.numbers[number]

@@ -191,15 +191,22 @@ class Locks:
         if held is not None:
             self._inodes.descriptors.owners.discard(int(held.fd))
 
-    def stale_pages(self, r: abi.Request) -> bool:
-        """Say whether the job's kernel must drop its pages of that file, now that `r` was granted."""
+    def is_large(self, r: abi.Request) -> bool:
+        """Say whether pages of that file are dropped at a lock, and written out at an unlock, only if it changed."""
+        return os.fstat(self._inodes.handle(abi.HANDLE.unpack_from(r.raw, abi.ARGS)[0]).fd).st_size > MAPPED
+
+    def stale_pages(self, r: abi.Request, sole: bool) -> bool:
+        """Say whether the job's kernel must drop its pages of that file, now that `r` was granted.
+
+        `sole`: nobody else has had it open since one was last granted.
+        """
         fh, _, _, _, kind, *_ = abi.LK_IN.unpack_from(r.raw, abi.ARGS)
-        if kind == fcntl.F_UNLCK:
+        if kind == fcntl.F_UNLCK or r.number:  # numbered: it had more of the file locked before
             return False
         handle = self._inodes.handle(fh)
         st = os.fstat(handle.fd)
         before, handle.node.seen = handle.node.seen, version(st)
-        return before is None or before != handle.node.seen or st.st_size <= MAPPED
+        return before is None or before != handle.node.seen or (st.st_size <= MAPPED and not sole)
 
 
 def _asked(r: abi.Request) -> tuple[int, ...]:

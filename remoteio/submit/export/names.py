@@ -24,6 +24,7 @@ from remoteio.wire.listed import directories, pack, pack_names, walk
 
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
+_NEGATIVE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
 class Names(ExportBase):
@@ -36,7 +37,9 @@ class Names(ExportBase):
         other = self._other(parent, name, at)
         if other is not None:
             return other
-        leased = leases.NAME if not self.instead.pinned.names(parent) and self.leases.name(parent, at, name) else 0
+        leased = 0
+        if not self.instead.pinned.names(parent) and self.leases.name(parent, at, name, locked=True):
+            leased = leases.NAME
         try:
             if name == _KERNEL_FACTS and parent.name == b"run":
                 raise FileNotFoundError
@@ -45,9 +48,9 @@ class Names(ExportBase):
             worth = leased and (not stat.S_ISREG(st.st_mode) or self.inodes.known(st) is not None)
             entry = self._entry(parent, name, st)
         except FileNotFoundError:
-            if parent.shared:
+            if parent.shared and not leased:
                 raise
-            entry = _NEGATIVE
+            entry = _NEGATIVE_ONCE if parent.shared else _NEGATIVE
         else:
             link = stat.S_ISLNK(st.st_mode) and not parent.shared
             if stat.S_ISDIR(st.st_mode):

@@ -37,7 +37,8 @@ class Node:
 
     __slots__ = (
         "asked", "changes", "ctime", "dev", "fd", "grown", "handles", "held", "id", "ino", "kind", "links", "listed",
-        "locks", "lookups", "name", "nameless", "noted", "parent", "rights", "seen", "shared", "twins", "used",
+        "locks", "lookups", "name", "nameless", "noted", "parent", "rights", "seen", "shared", "told", "twins", "used",
+        "watched",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
@@ -58,6 +59,8 @@ class Node:
         self.asked = 0  # lookups in this directory since it was last told whole
         self.listed = 0.0  # the time until which it need not be told again
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
+        self.watched = False  # and it tells what others do to the files in it
+        self.told = False  # of a file in such a directory: the host has been told of it since others changed it
         self.twins: PageTwins | None = None  # of its pages, once a lock may guard them
         self.changes: File | None = None  # what the job does to it, if that is to be known
         self.grown: Grown | None = None  # what it has got from the job, if that is counted
@@ -83,13 +86,14 @@ class LockOwner:
 class Handle:
     """One open file or directory of the job: `fd`, a Descriptor, -1: it is closed; `number`, its own on the wire."""
 
-    __slots__ = ("append", "direct", "entries", "fd", "flocked", "node", "number", "where", "writable")
+    __slots__ = ("append", "beside", "direct", "entries", "fd", "flocked", "node", "number", "where", "writable")
 
     def __init__(self, fd: int, node: Node, flags: int, number: int) -> None:
         self.fd, self.node, self.number = fd, node, number
         self.append = self.direct = bool(flags & os.O_APPEND)  # direct: the kernel has no pages of what it reads by it
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.flocked = False  # flock(2) was ever asked of it
+        self.beside = False  # the host knows that it lies beside a file that is locked
         self.entries: list[Found] | None = None  # directory: as last read, from its start or a position on
         self.where: dict[int, int] | None = None  # which of these is next, by position; None: nobody has asked
 

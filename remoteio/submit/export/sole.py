@@ -34,6 +34,7 @@ class Soles:
         self._leases = leases
         self._watches: dict[int, int] = {}  # node -> its watch, or _SHARED: others have it open
         self._nodes: dict[int, int] = {}  # by watch
+        self._told: set[int] = set()  # nodes that were asked for by `again`, and nobody has opened since
         self._opens = _SHARED  # the watch of what this process opens now
         leases.opened = self._opened
 
@@ -44,21 +45,26 @@ class Soles:
         """
         node, leases = handle.node, self._leases
         known = self._watches.get(node.id)
-        if known is not None:
-            return known != _SHARED
+        if known == _SHARED:
+            return False
+        if known is not None and node.locks:
+            with leases.lock:
+                leases.drain()
+                return self._watches[node.id] != _SHARED
         if node.kind != stat.S_IFREG or node.locks or len(node.handles) != 1 or not leases.wanted():
             return False
-        if syscalls.fstatfs(int(handle.fd))[0] not in _LOCAL:
+        if known is None and syscalls.fstatfs(int(handle.fd))[0] not in _LOCAL:
             return False
         with leases.lock:
-            watch = self._watch(int(handle.fd))
-            if watch == _SHARED:
-                return False
-            self._watches[node.id], self._nodes[watch] = watch, node.id
-            if not unopened(int(handle.fd)):
-                self._share(watch)
+            if known is None:
+                known = self._watch(int(handle.fd))
+                if known == _SHARED:
+                    return False
+                self._watches[node.id], self._nodes[known] = known, node.id
+                if not unopened(int(handle.fd)):
+                    self._share(known)
             leases.drain()
-            self._opens = watch
+            self._opens = known
             try:
                 opens()
                 leases.drain()
@@ -66,10 +72,25 @@ class Soles:
                 self._opens = _SHARED
             return self._watches[node.id] != _SHARED
 
+    def made(self, handle: Handle) -> None:
+        """See who opens a file, which the job has just made, before the job locks it."""
+        if self.alone(handle, lambda: None):
+            self.again(handle.node)
+
+    def again(self, node: Node) -> bool:
+        """Say whether nobody else has had a file open since this was last asked of it."""
+        with self._leases.lock:
+            self._leases.drain()
+            told = node.id in self._told
+            if self._watches.get(node.id, _SHARED) != _SHARED:
+                self._told.add(node.id)
+            return told
+
     def closed(self, node: Node) -> None:
         """Take note that the job has that file open no more."""
         if node.id in self._watches:
             with self._leases.lock:
+                self._told.discard(node.id)
                 watch = self._watches.pop(node.id, _SHARED)
                 if self._nodes.pop(watch, None) is not None:
                     self._unwatch(watch)
@@ -95,5 +116,6 @@ class Soles:
 
     def _share(self, watch: int) -> None:
         nodeid = self._nodes.pop(watch)
+        self._told.discard(nodeid)
         self._watches[nodeid] = _SHARED
         self._leases.news.append(wire.pack_break(nodeid, LOCKS))
