@@ -21,7 +21,7 @@ from remoteio.wire.frames import FUSE, KNOWN, LARGE
 from remoteio.wire.known import Listing, Piggyback
 
 ATTR = b"\xaa" * abi.ATTR.size
-OTHERS = sorted(set(abi.OPERATIONS) - known.WITH_LISTING)
+OTHERS = sorted(set(abi.OPERATIONS) - known.WITH_LISTING - {abi.RENAME2})
 
 
 @given(
@@ -41,6 +41,15 @@ def test_what_is_packed_is_read(op: int, body: bytes, told: bytes, complete: boo
         assert got.listing is None
     else:
         assert got.listing is not None and (got.listing.entries, got.listing.complete) == (told, complete)
+
+
+def test_what_was_renamed_comes_with_its_attributes_or_nothing() -> None:
+    for told in (b"", ATTR):
+        _, rest = known.split(known.pack(abi.reply(9), Piggyback(ATTR, told)))
+        assert known.parse(abi.RENAME2, rest).contents == told
+    for told in (b"x", ATTR + b"x"):
+        with pytest.raises(ProtocolError):
+            known.parse(abi.RENAME2, ATTR + told)
 
 
 @given(st.binary(max_size=200), st.binary(min_size=1, max_size=300))
