@@ -109,7 +109,7 @@ def _run(
         return connect_first(
             on,
             passed_over=say,
-            meanwhile=_prepare,
+            meanwhile=lambda: _prepare(spec),
             first=offer.first,
             take=kept.take,
             connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
@@ -128,9 +128,9 @@ def _run(
         raise_signals()
         log("refused", host=host.name, why=ended.reason)
         where.refused(host, ended.reason)
+    job.leaves(kept.hold)
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
-    job.leaves(kept.hold)
     if ended.status is None:
         tell(ended.reason)
         return ended.code
@@ -170,11 +170,12 @@ class _Offer:
         """Return what the run has there: its link, who dials it, and what the job has of the files here."""
         if self._made is None or self._made[0] is not stream:
             from remoteio.wire.session_link import SessionLink
+            from shim.submit.hosts import trips
             from shim.submit.hosts.dialler import Dialler
 
             spec, granted = self._spec, self._asked.on(host.trust, host.disk)
             spec.host, spec.scratch = os.fsencode(host.name), with_tmp(granted, self._scratch, spec.cwd)
-            spec.trip = stream.trip
+            spec.trip = stream.trip or trips.known(host)
             link = SessionLink(stream.read_fd, stream.write_fd)
             dialler = Dialler(host, link, self._lease)
             dialler.describe(spec)
@@ -224,9 +225,11 @@ def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], lo
         say(sentence)
 
 
-def _prepare() -> None:
+def _prepare(spec: JobSpec) -> None:
     """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
     import_module("shim.submit.foreground.run")
+    if spec.trip:
+        import_module("remoteio.submit.export.pushing")
     from shim.submit import personal
 
     personal.prepare()

@@ -333,6 +333,7 @@ def to_the_end(
     except (LinkClosed, LostTouch) as e:
         why = stream.failure() if host.ssh and isinstance(e, LinkClosed) else e
         stream.close(done=True)
+        stream.wait(1.0)  # until all that it has said is known
         said = last_line(stream.stderr_tail()) if isinstance(e, LostTouch) else ""
         raise RexecError(f"lost {host.name}, and the job with it: {why}{said and f'; it said {said!r}'}") from e
     except ProtocolError as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,22 @@ def test_what_a_run_leaves_to_its_keeper_is_closed_after_it(at: Path) -> None:
         serving._wait()
         assert not serving._runs and os.read(reads, 1) == b""
         os.close(reads)
+
+
+def test_what_a_run_leaves_to_a_keeper_that_it_starts_is_its_standard_input(
+    at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, stdin, **__: started.append(stdin))
+    run = kept.Kept(60)
+    assert run.take(HOST, lambda stream: b"", lambda: None) is None, "nobody listens"
+    reads, writes = os.pipe()
+    run.hold(writes)
+    os.close(writes)
+    run.leave(kept.KeptStream("box", os.dup(reads), 0))
+    assert os.path.samestat(os.fstat(started[0]), os.fstat(reads))
+    os.close(started[0])
+    os.close(reads)
 
 
 def test_one_listens_for_a_host_and_takes_the_place_of_one_that_died(at: Path) -> None:

@@ -143,7 +143,8 @@ class Pushing:
         if not export.leases.wanted():
             return
         parts: list[bytes] = []
-        size, most = 0, _SOON
+        # who is told names in no other way asks at once for those that are not in the first frame
+        size, most = 0, self._credit.frame if self._alone else _SOON
         for part in self._parts(export, iter(uses) if guessed else _names_first(uses), guessed):
             if parts and (part == _NOW or size + len(part) > most):
                 yield b"".join(parts)

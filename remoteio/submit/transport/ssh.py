@@ -85,6 +85,17 @@ class ProcessStream(Stream):
         return _TOUCH in self._tail or (self._control is not None and self._control.asked)
 
     def wait(self, timeout: float | None) -> int | None:
+        status = self._await(timeout)
+        if status is not None:
+            # What it said last may still lie in the pipe, on a busy machine for long. A grandchild (ControlPersist) can
+            # hold the pipe open.
+            self._reader.join(0.5)
+            while self._reader.is_alive() and self._unread():
+                self._reader.join(0.05)
+        return status
+
+    def _await(self, timeout: float | None) -> int | None:
+        """Wait for its end, whatever it has still to say."""
         if self._process.poll() is None:
             pidfd = os.pidfd_open(self._process.pid)
             try:
@@ -94,14 +105,8 @@ class ProcessStream(Stream):
             finally:
                 os.close(pidfd)
         status = self._process.poll()
-        if status is not None:
-            if self._control is not None:
-                self._control.ended()
-            # What it said last may still lie in the pipe, on a busy machine for long. A grandchild (ControlPersist) can
-            # hold the pipe open.
-            self._reader.join(0.5)
-            while self._reader.is_alive() and self._unread():
-                self._reader.join(0.05)
+        if status is not None and self._control is not None:
+            self._control.ended()
         return status
 
     def _unread(self) -> bool:
@@ -141,12 +146,14 @@ class ProcessStream(Stream):
         self._socket.close()
         if done:
             self._end()
-        # ssh ends by itself once the remote has ended; it is not waited for longer than a person would.
-        if self.wait(2.0) is None:
+        # ssh ends by itself once the remote has ended; it is not waited for longer than a person would. Nor for what it
+        # says where nothing of it is awaited: a ProxyCommand may be slower to end, and to let go of the pipe.
+        wait = self._await if done else self.wait
+        if wait(2.0) is None:
             self._end()
-            if self.wait(2.0) is None:
+            if wait(2.0) is None:
                 self._process.kill()
-                self.wait(None)
+                wait(None)
         self._read_log()
         for fd in (self._log_fd, self._config_fd):
             if fd >= 0:

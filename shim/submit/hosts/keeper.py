@@ -29,7 +29,7 @@ from remoteio.errors import RexecError
 from remoteio.submit.transport.ssh import ProcessStream
 from remoteio.submit.transport.stream import Stream
 from shim.submit import own_code, own_process
-from shim.submit.hosts import kept
+from shim.submit.hosts import kept, trips
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.connect import connect
@@ -114,7 +114,10 @@ class Keeper:
             self._failures += 1  # the next run, which makes its own, tells its user why
             return
         assert isinstance(stream, ProcessStream)
-        self._trip = self._trip or trip(stream)
+        if not self._trip:
+            self._trip = trip(stream)
+            if self._trip:
+                trips.learn(self._host, self._trip)
         if not self._trip:
             self._failures += 1
             stream.close(done=True)
@@ -245,6 +248,8 @@ def main() -> None:
     if listener is None:
         return
     own_process.settle()
+    with open(os.devnull) as null:
+        os.dup2(null.fileno(), 0)  # which was what the run before left to be closed
     keeper = Keeper(host, int(seconds), listener)
     try:
         keeper.serve()

@@ -148,6 +148,7 @@ class Kept:
         self._seconds = seconds
         self._keeper: socket.socket | None = None
         self._host: Host | None = None  # none is kept for it yet
+        self._held = -1  # what the keeper is given that `leave` starts
 
     def take(
         self, host: Host, first: Callable[[Stream], bytes], meanwhile: Callable[[], object]
@@ -190,10 +191,13 @@ class Kept:
         return KeptStream(destination, fds[0], int(words[3])), words[1] == b"1", words[2]
 
     def hold(self, fd: int) -> None:
-        """Have the keeper close a descriptor after this run, if there is one: it lies in its socket until then."""
+        """Have the keeper close a descriptor after this run: it lies in its socket until then, or is given to the one
+        that is still to be started. For one descriptor, before `leave`."""
         if self._keeper is not None:
             with contextlib.suppress(OSError):  # it has ended
                 socket.send_fds(self._keeper, [b"held"], [fd])
+        elif self._host is not None:
+            self._held = os.dup(fd)
 
     def close(self) -> None:
         """End this run's part."""
@@ -208,7 +212,7 @@ class Kept:
         """
         host, self._host = self._host, None
         if host is not None and not stream.asked():
-            _keep(host, self._seconds)
+            _keep(host, self._seconds, self._held)
 
 
 def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], object]) -> bool:
@@ -225,13 +229,14 @@ def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], o
         return False
 
 
-def _keep(host: Host, seconds: int) -> None:
-    """Start a keeper, in the background; where none can be, there is none."""
+def _keep(host: Host, seconds: int, held: int) -> None:
+    """Start a keeper, in the background, which is to close `held`, if that is one; where none can be, there is none."""
     import subprocess  # who is given a connection starts nobody
 
     assert host.ssh is not None
     with contextlib.suppress(OSError):
         subprocess.Popen(
             [*own_code.command(_KEEPER), str(seconds), host.python or "", host.ssh, *host.options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdin=held if held >= 0 else subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip

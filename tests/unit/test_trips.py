@@ -1,0 +1,55 @@
+"""How far hosts are, remembered: what was learned is known, as far as it is of use, and what else lies there is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shim.submit.hosts import trips
+from shim.submit.hosts.config import Host
+
+FAR, NEAR = Host("box", "box"), Host("box", "box", ("-p", "22"))
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "rexec/trips"
+
+
+def test_a_host_that_was_far_is_known_by_how_it_is_reached(file: Path) -> None:
+    assert trips.known(FAR) == 0
+    trips.learn(FAR, 20_400)
+    trips.learn(NEAR, 900)
+    assert trips.known(FAR) == 20_400
+    assert trips.known(NEAR) == 0, "what was near may be far today"
+    trips.learn(FAR, 30_000)
+    assert trips.known(FAR) == 30_000
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in file.parent.iterdir()] == ["trips"]
+
+
+def test_those_that_were_not_reached_for_longest_are_forgotten(file: Path) -> None:
+    trips.learn(FAR, 20_000)
+    others = [Host("box", f"user@{number:02d}-\n-{'x' * 500}") for number in range(trips.MOST)]
+    for each in others:
+        trips.learn(each, 5000)
+    assert trips.known(FAR) == 0
+    assert {trips.known(each) for each in others} == {5000}
+    trips.learn(FAR, 20_000)
+    assert trips.known(others[0]) == 0
+    assert {trips.known(each) for each in (FAR, *others[1:])} == {20_000, 5000}
+
+
+@pytest.mark.parametrize("text", ["", "rexec trips 2\n20000 ('box', ())\n", "rexec trips 1\n-1 ('box', ())\n", "\xff"])
+def test_what_is_none_of_its_own_says_nothing(text: str, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text(text)
+    assert trips.known(FAR) == 0
+
+
+def test_where_nothing_can_be_kept_nothing_is_known(file: Path) -> None:
+    file.parent.write_text("no directory")
+    trips.learn(FAR, 20_000)
+    assert trips.known(FAR) == 0
