@@ -60,6 +60,33 @@ def test_what_changes_is_refused_where_nothing_may_be_changed(
 
 
 @pytest.mark.parametrize("op", sorted(set(CHANGING) - MAKING), ids=lambda op: abi.OPERATIONS[op][0])
+def test_by_another_name_what_is_to_be_kept_is_seen_and_not_changed(
+    tree: Callable[..., Tree], tmp_path: Path, op: int
+) -> None:
+    """Which files are to be kept is asked when one of several names is to be changed, not while it is only read."""
+    asked: list[int] = []
+
+    def linked(level: int) -> list[tuple[int, int]]:
+        asked.append(level)
+        st = (tmp_path / "file").stat()
+        return [(st.st_dev, st.st_ino)] if level == READ else []
+
+    made = tree(confinement=Confinement(linked=linked, devices=frozenset([tmp_path.stat().st_dev])))
+    os.link(tmp_path / "file", tmp_path / "further")
+    assert made.host.lookup(abi.ROOT_ID, b"file") == made.node
+    handle = made.host.open(made.node, os.O_RDONLY)
+    assert asked == [HIDDEN]
+    before = (tmp_path / "file").stat()
+    with pytest.raises(Refused) as raised:
+        made.host.ask(op, *made.request(op, handle))
+    by_handle = abi.OPERATIONS[op][3] == abi.CHANGES_OPEN  # it was opened to be read only
+    assert raised.value.errno == (errno.EBADF if by_handle else errno.EROFS)
+    assert asked == ([HIDDEN] if by_handle else [HIDDEN, READ])
+    after = (tmp_path / "file").stat()
+    assert (after.st_ctime_ns, after.st_size) == (before.st_ctime_ns, before.st_size)
+
+
+@pytest.mark.parametrize("op", sorted(set(CHANGING) - MAKING), ids=lambda op: abi.OPERATIONS[op][0])
 def test_what_changes_is_noted(tree: Callable[..., Tree], tmp_path: Path, op: int) -> None:
     changes = Changes()
     made = tree(record=WrittenFiles(changes))

@@ -33,6 +33,24 @@ class Allowed:
 
     def rights(self, parent: Node, name: bytes, st: Stat) -> Rights:
         """Return the rights of what `st` describes, seen as `name` in `parent`. Raises OSError."""
+        rights = self.to_look(parent, name, st)
+        if self.is_of_many(st) and self.confinement.keeps((st.st_dev, st.st_ino)):
+            rights = confine.least(rights, confine.UNCHANGED)
+        return rights
+
+    def is_of_many(self, st: Stat) -> bool:
+        """Could what `st` describes be, by another of its names, a file that is to be kept as it is?
+
+        Not one that the user could not change: it does not matter which of the files to be kept so it is.
+        """
+        devices = self.confinement.devices
+        return st.st_nlink > 1 and st.st_dev in devices and stat.S_ISREG(st.st_mode) and _changeable(st)
+
+    def to_look(self, parent: Node, name: bytes, st: Stat) -> Rights:
+        """Return them as far as no file is to be changed: who ``is_of_many`` may be allowed less. Raises OSError.
+
+        To look through all files that are to be kept as they are takes longer than all else of a start.
+        """
         rights, directory = parent.rights.child(name), stat.S_ISDIR(st.st_mode)
         if st.st_dev != parent.dev and name and not self._keeps_data(parent, name, st.st_dev):
             rights = confine.least(rights, confine.NOTHING_IN_IT if directory else confine.NO_FILE)
@@ -43,7 +61,7 @@ class Allowed:
             rights = rights.owned
         rights = confine.least(rights, confinement.known.get(key, confine.ALL))
         if not directory and st.st_dev in confinement.devices and stat.S_ISREG(st.st_mode):
-            rights = confine.least(rights, confinement.of_linked(key, _changeable(st)))
+            rights = confine.least(rights, confinement.of_linked(key))
         return rights
 
     def _keeps_data(self, parent: Node, name: bytes, dev: int) -> bool:
@@ -96,11 +114,19 @@ class Allowed:
 
     def may_change(self, node: Node) -> None:
         """Raise EROFS if the file's contents and attributes may not be changed."""
+        self._ask(node)
         self._refuse_node(confine.refused_change(node.rights.of(node.kind in _LEADING)), node)
 
     def may_link(self, node: Node) -> None:
         """Raise EROFS if the file may not get one more name."""
+        self._ask(node)
         self._refuse_node(confine.refused_link(node.rights.of(node.kind in _LEADING)), node)
+
+    def _ask(self, node: Node) -> None:
+        """Find out of a node whose file was one of many, when it was looked up, whether it is to be kept as it is."""
+        if node.of_many and self.confinement.keeps((node.dev, node.ino)):
+            node.rights = confine.least(node.rights, confine.UNCHANGED)
+        node.of_many = False
 
     def _refuse_node(self, e: int, node: Node) -> None:
         if e:

@@ -94,15 +94,13 @@ class Confinement:
             rights = rights.child(word)
         return rights
 
-    def of_linked(self, key: Key, changeable: bool) -> Rights:
-        """Return the rights of a regular file with several names, whichever of them it was met by.
+    def of_linked(self, key: Key) -> Rights:
+        """Return who may see a regular file with several names, whichever of them it was met by."""
+        return NOT_THERE if key in self._those_of(HIDDEN) else ALL
 
-        `changeable`: the user may change it; else it does not matter which of the files to be kept so it is: many have
-        the system's, and to look through them takes longer than all else of a start.
-        """
-        if key in self._those_of(HIDDEN):
-            return NOT_THERE
-        return UNCHANGED if changeable and key in self._those_of(READ) else ALL
+    def keeps(self, key: Key) -> bool:
+        """Is a regular file with several names to be kept as it is, whichever of them it was met by?"""
+        return key in self._those_of(READ)
 
     def _those_of(self, level: int) -> Collection[Key]:
         if level not in self._of_level:

@@ -98,7 +98,7 @@ class Inodes:
         kind, rights, dev = st.st_mode & FORMAT, parent.rights.child(name), st.st_dev
         # of what has one name, in the same filesystem, and of which no rule speaks, there is nothing more to ask
         if rights.level != FREE or st.st_nlink != 1 or kind == stat.S_IFDIR or dev != parent.dev:
-            rights = self.allowed.rights(parent, name, st)
+            rights = self.allowed.to_look(parent, name, st)
             if rights.level == confine.HIDDEN:
                 self.allowed.hides(parent, name, rights)
         with self.lock:
@@ -126,6 +126,7 @@ class Inodes:
                 # What has one name is what that name makes it: its number may have been another file's before.
                 one = st.st_nlink == 1 or kind == stat.S_IFDIR
                 node.rights = rights if one else confine.least(node.rights, rights)
+            node.of_many = st.st_nlink > 1 and self.allowed.is_of_many(st)
             node.lookups += 1
             return node
 

@@ -37,8 +37,8 @@ class Node:
 
     __slots__ = (
         "asked", "changes", "ctime", "dev", "fd", "grown", "handles", "held", "id", "ino", "kind", "links", "listed",
-        "locks", "lookups", "name", "nameless", "noted", "parent", "rights", "seen", "shared", "told", "twins", "used",
-        "watched",
+        "locks", "lookups", "name", "nameless", "noted", "of_many", "parent", "rights", "seen", "shared", "told", "twins",
+        "used", "watched",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:
@@ -49,6 +49,7 @@ class Node:
         self.held = False  # a fifo that a process of this machine has open, and that is shown as something else
         self.nameless = False  # the kernel has been told that it has no links any more
         self.noted = False  # in a log, for a process after this one
+        self.of_many = False  # whether it is to be kept as it is is to be asked before it is changed
         self.lookups = 0
         self.fd = -1  # O_PATH, of directories; and of what is shown instead of a file: open for good
         self.used = False  # `fd`, since it was last asked

@@ -143,7 +143,7 @@ class Seen:
         if node is None or b"\0" in name:
             return None
         st = os.stat(name, dir_fd=node.fd, follow_symlinks=False)
-        return st if self._export.inodes.allowed.rights(node, name, st).level != HIDDEN else None
+        return st if self._export.inodes.allowed.to_look(node, name, st).level != HIDDEN else None
 
     def _directory(self, path: bytes) -> Node | None:
         """Open a directory by its path, which leads through no links; None: there is none that may be seen."""
@@ -164,7 +164,7 @@ class Seen:
             return None
         fd = Descriptor(os.open(name, _DIRECTORY, dir_fd=above.fd))
         st = os.fstat(fd)
-        rights = self._export.inodes.allowed.rights(above, name, st)
+        rights = self._export.inodes.allowed.to_look(above, name, st)
         if rights.level == HIDDEN:
             return None
         node = Node(0, st, above, name, rights)
