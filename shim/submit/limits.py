@@ -122,11 +122,6 @@ FILES = (
         f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
     ),
     Limit(
-        "hosts of which it is known how far they are", "shim.submit.hosts.trips:MOST", "",
-        "those not reached of late are forgotten", "shim/submit/hosts/trips.py",
-        f"{_UNIT}_trips.py::test_those_that_were_not_reached_for_longest_are_forgotten",
-    ),
-    Limit(
         "versions of files of which home knows that one host has kept them", "shim.submit.kept_on_host:MOST_MARKS", "",
         "those not sent of late are sent again", "shim/submit/kept_on_host.py",
         f"{_UNIT}_kept_there.py::test_no_more_is_known_than_so_much",

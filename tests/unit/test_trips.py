@@ -32,7 +32,7 @@ def test_a_host_that_was_far_is_known_by_how_it_is_reached(file: Path) -> None:
 
 def test_those_that_were_not_reached_for_longest_are_forgotten(file: Path) -> None:
     trips.learn(FAR, 20_000)
-    others = [Host("box", f"user@{number:02d}-\n-{'x' * 500}") for number in range(trips.MOST)]
+    others = [Host("box", f"user@{number:02d}-\n-{'x' * 500}") for number in range(trips.HOSTS)]
     for each in others:
         trips.learn(each, 5000)
     assert trips.known(FAR) == 0

@@ -37,8 +37,8 @@ class Node:
 
     __slots__ = (
         "asked", "changes", "ctime", "dev", "fd", "grown", "handles", "held", "id", "ino", "kind", "links", "listed",
-        "locks", "lookups", "name", "nameless", "noted", "of_many", "parent", "rights", "seen", "shared", "told", "twins",
-        "used", "watched",
+        "locks", "lookups", "name", "nameless", "noted", "of_many", "parent", "rights", "seen", "shared", "told",
+        "twins", "used", "watched",
     )  # fmt: skip
 
     def __init__(self, nodeid: int, st: Stat, parent: Node | None, name: bytes, rights: Rights) -> None:

@@ -13,7 +13,7 @@ from checkpoint.submit import xdg
 from remoteio.wire.pushed import FAR
 from shim.submit.hosts.config import Host
 
-MOST = 64  # hosts
+HOSTS = 64  # that are remembered
 _LINE = 400  # bytes
 _HEAD = "rexec trips 1"
 
@@ -29,7 +29,7 @@ def learn(host: Host, trip: int) -> None:
     found = _read()
     found.pop(_name(host), None)
     found[_name(host)] = trip
-    rows = [f"{each} {name}" for name, each in list(found.items())[-MOST:]]
+    rows = [f"{each} {name}" for name, each in list(found.items())[-HOSTS:]]
     with contextlib.suppress(OSError, RuntimeError):
         path = xdg.cache() / "trips"
         xdg.make(path.parent)
@@ -47,7 +47,7 @@ def _name(host: Host) -> str:
 def _read() -> dict[str, int]:
     try:
         with open(xdg.cache() / "trips", encoding="ascii") as file:
-            head, *rows = file.read(MOST * 2 * _LINE).split("\n")
+            head, *rows = file.read(HOSTS * 2 * _LINE).split("\n")
     except (OSError, RuntimeError, UnicodeDecodeError):
         return {}
     found = {}
