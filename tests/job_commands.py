@@ -154,8 +154,8 @@ def kill_ssh(mover: Mover, job: str = "1") -> None:
                     os.kill(int(name), signal.SIGKILL)
 
 
-def kill_agent(mover: Mover, job: str = "1") -> None:
-    """Have the job's host lose it: its agent is killed there, and with that all of it."""
+def kill_agent(mover: Mover, job: str = "1", number: int = signal.SIGKILL) -> None:
+    """Have the job's host lose it: its agent is killed there, and with that all of it; or is given another signal."""
     noted = agent_file.noted(mover.path(job, "lock").parent)[-1]
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -165,7 +165,7 @@ def kill_agent(mover: Mover, job: str = "1") -> None:
             except OSError:
                 continue  # it has ended
             if began == noted.where.started and b"-ISc" in words:  # its number is another within its host
-                os.kill(int(name), signal.SIGKILL)
+                os.kill(int(name), number)
 
 
 def here(mover: Mover, *argv: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

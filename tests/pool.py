@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from checkpoint.submit import obtain_criu
 from tests import desk_root, netns
 from tests.desk_root import CACHE, SUITE, call, digest, locked
 
@@ -57,6 +58,7 @@ SHADOW_QUEUE_UPDATE_INTERVAL = 2
 STARTER_INITIAL_UPDATE_INTERVAL = 0
 DAGMAN_USER_LOG_SCAN_INTERVAL = 1
 MachineMaxVacateTime = 20
+JOB_DEFAULT_LEASE_DURATION = 40
 RUNBENCHMARKS = 0
 MAIL = /bin/true
 SINGULARITY = /bin/false
@@ -78,7 +80,7 @@ SlurmctldPidFile=/run/slurmctld.pid
 SlurmdPidFile=/run/slurmd.pid
 SlurmctldLogFile=/var/log/slurm/ctld.log
 SlurmdLogFile=/var/log/slurm/d.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
@@ -87,7 +89,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-KillWait=5
+KillWait=20
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -211,6 +213,11 @@ class Pool:
             program.parent.mkdir(parents=True)
             program.write_text(PROGRAM)
             program.chmod(0o755)
+            kept = desk_root.criu()
+            (upper / "opt/criu").mkdir()
+            for path in (kept.archive, kept.archive.with_name(obtain_criu.PIN)):
+                shutil.copy(path, upper / "opt/criu")
+                (upper / "opt/criu" / path.name).chmod(0o644)
 
     def _cable(self, name: str) -> None:
         first = self._net("p1")
@@ -254,6 +261,7 @@ class Access:
 
     def __init__(self, of: Pool, engine: str) -> None:
         self.pool, self._engine = of, engine
+        self.sh("mkdir -p .local/share/rexec && cp -r /opt/criu .local/share/rexec/criu")
 
     def __call__(self, *words: str) -> str:
         return self.pool.on("p1", *words, user="alice")

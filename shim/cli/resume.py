@@ -47,7 +47,10 @@ WantedBy=default.target
 
 
 def left() -> list[Job]:
-    """Find the detached jobs that have lost their supervisor though nobody wanted that, and have an image."""
+    """Find the detached jobs that have lost their supervisor though nobody wanted that, and have an image.
+
+    Those of a batch are looked after by its own supervisor.
+    """
     found = []
     for directory in record.every():
         try:
@@ -56,14 +59,15 @@ def left() -> list[Job]:
             tell(str(error))  # the others are there all the same
             continue
         goes_on = seen.phase != Phase.ENDED and seen.why != placement_steps.HELD_WHY
-        if seen.detached and seen.image and goes_on and not directory.supervised():
+        if seen.detached and seen.image and goes_on and not seen.batch and not directory.supervised():
             found.append(directory)
     return found
 
 
 @click.command("resume")
+@click.option("--on", hidden=True)  # said by the supervisor of a batch
 @click.argument("wanted", metavar="[JOB]...", nargs=-1, shell_complete=job_ids)
-def resume_command(wanted: tuple[str, ...]) -> None:
+def resume_command(wanted: tuple[str, ...], on: str | None) -> None:
     """Have jobs whose supervisor is gone go on, in the background; by default all of them.
 
     A job that still runs goes on where it is, if that can be; else from its last image, as after this machine was
@@ -79,7 +83,7 @@ def resume_command(wanted: tuple[str, ...]) -> None:
     begun: list[tuple[int, Callable[[], Revived]]] = []
     for each in [record.find(word) for word in wanted_jobs] if wanted else left():
         try:
-            begun.append((each.id, revived.revive(each)))
+            begun.append((each.id, revived.revive(each, on)))
         except RexecError as error:
             failed = True
             tell(f"job {each.id} does not go on: {error}")

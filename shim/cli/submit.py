@@ -14,7 +14,7 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli import parameters
+from shim.cli import durations, parameters
 from shim.cli.say import shown, tell
 from shim.submit.batch import asking, process, record, story
 from shim.submit.batch.arrays import Arrays
@@ -50,8 +50,9 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.option("--require", metavar="EXPR", default="", help="What a host must be, in ClassAd language.")
 @click.option("--rank", metavar="EXPR", default="", help="Likewise: what is larger on a host that is better.")
 @click.option("--priority", metavar="N", type=int, default=0, help="Higher is sooner.")
-@click.option("--checkpoint", is_flag=True, help="With --engine local: jobs that are saved, held and moved (rexec -h).")
+@click.option("--checkpoint", is_flag=True, help="Jobs that are saved, held and moved (rexec -h).")
 @click.option("--every", metavar="D", help="With --checkpoint: save each every D too (10m, 1h30m) while it runs.")
+@click.option("--lease", metavar="D", help="How long a job's host waits for rexec when the link is cut (rexec -h).")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
 @click.option("--print", "prints", is_flag=True, help="Print what the engine would be told, and submit nothing.")
 @click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
@@ -63,14 +64,15 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
 
     A job whose place is taken away runs again from its start, as HTCondor has it for a program that does not save
     itself; its output begins anew. With --checkpoint it is saved: hold, release and vacate have it go on where it was,
-    and a host that dies costs what it did since its last image. `rexec jobs` shows each that has begun as a job too.
+    and so has an engine that takes its place, if the image is home within the time that it gives; a host that dies
+    costs what it did since its last image. `rexec jobs` shows each that has begun as a job too.
 
     \b
     Examples:
       rexec submit -n 200 ./sim --seed {}
       rexec submit -n 200 --checkpoint --every 10m ./sim --seed {}
       rexec submit --each files.txt -o {}.log gzip -9 {}
-      rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' ./sim {}
+      rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' --checkpoint ./sim {}
     """
     _check(**given)
     lines = _lines(given["each"], given["count"])
@@ -101,7 +103,9 @@ def begin(batch: Batch, give: Callable[[Path], str]) -> None:
 
 
 def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, time: str | None, **given: Any) -> None:
-    _check_moves(engine, given["checkpoint"], given["every"])
+    _check_moves(given["checkpoint"], given["every"], given["lease"])
+    if engine == SLURM and given["checkpoint"]:
+        slurm.check_saves()
     if engine != LOCAL and on is not None:
         chosen = "HTCondor chooses by --require and --rank" if engine == CONDOR else "Slurm chooses"
         raise RexecError(f"--on is for --engine local: {chosen}")
@@ -115,9 +119,8 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         raise RexecError("--time is for --engine slurm")
 
 
-def _check_moves(engine: str, checkpoint: bool, every: str | None) -> None:
-    if checkpoint and engine != LOCAL:
-        raise RexecError("--checkpoint is for --engine local: the jobs of a pool run again from their start")
+def _check_moves(checkpoint: bool, every: str | None, lease: str | None) -> None:
+    durations.lease(lease, checkpoint)  # for what it raises
     if every is not None:
         if not checkpoint:
             raise RexecError("--every is for jobs that can be checkpointed: say --checkpoint too")
@@ -154,8 +157,9 @@ def _batch(
     if engine == LOCAL:
         wanted = ("cpus", "memory", "priority", "require", "rank")
         options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
-    if given["every"] is not None:
-        options += ["--every", given["every"]]
+    options += [word for key in ("every", "lease") if given[key] is not None for word in (f"--{key}", given[key])]
+    if given["checkpoint"] and engine != LOCAL:
+        options += ["--owner", "none"]  # the engine knows when the host is its owner's
     umask = os.umask(0o077)
     os.umask(umask)
     return Batch(

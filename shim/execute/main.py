@@ -16,6 +16,7 @@ from shim.execute.agent.job_streams import PlainStreams
 from shim.execute.init.namespaces import Plan
 from shim.execute.init.sandbox import Sandbox
 from shim.execute.owner import places
+from shim.wire.engine_place import TAKEN_BACK
 from shim.wire.job_spec import JobSpec
 
 TYPE_CHECKING = False
@@ -50,6 +51,8 @@ def _serve(link: SessionLink) -> int:
         raise RexecError("the first frame is no START: the two ends are of different versions of rexec")
     spec = JobSpec.unpack(first[0][1])
     machine.call(os.fsdecode(spec.host))
+    if TAKEN_BACK in os.environ:
+        raise places.NotNow("the engine takes this place back")
     admitted = _let_in(spec) if places.said() else None
     if spec.checkpoint is None:
         Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec).run(first[1:])

@@ -9,6 +9,9 @@ So what serves rexec's job is the engine's own, whatever becomes of a stream, an
 exec that the engine lets this user make in its own job: nothing listens but a socket that is this user's alone.
 
 A pilot that was told no status ends by a signal, whatever made it end: the engine is asked to run it again then.
+
+Where the engine takes the place back, what the pilot has started is told to end, and has as long as the engine gives:
+a job that can be saved is saved then. Home may join it by further streams meanwhile, but begin nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ LEFT = signal.SIGUSR1  # by which it ends without a status
 ALONE = 600.0  # seconds after which a place that nobody uses is given back
 _ENDS = 5.0  # seconds that what it has started may take to end once the job is done
 _MESSAGE = 1 << 16
+_TAKEN_BACK = "REXEC_TAKEN_BACK"  # as in shim/wire/engine_place.py
 _PDEATHSIG = 1  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
@@ -87,7 +91,7 @@ class Pilot:
             if "end" in asked:
                 self._status = int(asked["end"])
                 stream.send(b"0")
-            elif not self._leaves and len(descriptors) == 3:
+            elif len(descriptors) == 3:
                 self._started[self._start(asked["run"], descriptors)] = stream
                 stream = socket.socket()  # that one is kept until the child has ended
             for fd in descriptors:
@@ -110,7 +114,10 @@ class Pilot:
             for k, fd in enumerate(descriptors):
                 os.dup2(fd, k)
             os.umask(0o022)
-            os.environ.setdefault("HOME", pwd.getpwuid(os.geteuid()).pw_dir)  # an engine need not say
+            for name, value in (("HOME", pwd.getpwuid(os.geteuid()).pw_dir), ("PATH", "/usr/local/bin:/usr/bin:/bin")):
+                os.environ.setdefault(name, value)  # an engine need not say
+            if self._leaves:
+                os.environ[_TAKEN_BACK] = "1"
             if os.getppid() == before:
                 os.execv("/bin/sh", ["sh", "-c", command])
         finally:

@@ -22,6 +22,8 @@ _ENDS, _DIES = 5000, 5000  # milliseconds that an agent may take to end by itsel
 
 def main(read_fd: int, write_fd: int) -> int:
     """Do what is asked. Returns this process's exit status."""
+    # who is told to end is the agent: it needs its stream until it has
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
     try:
         want, secret, where, position = rendezvous.asked(_line(read_fd))
         found = _look_for(where)

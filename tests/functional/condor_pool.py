@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests import pool
+from tests import pool, pool_jobs
 from tests.desk_root import DeskError
 from tests.pool import PLACE, WAITS, Access
+from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
 pytestmark = pytest.mark.long(lambda **_: True)
@@ -55,24 +56,59 @@ def test_a_pool_runs_a_batch_and_knows_each_status(alice: Access) -> None:
 
 
 def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
-    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
-    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
-    alice.sh("pkill -KILL -x ssh && touch cut.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    assert len(alice.lines("cut.begun")) == 1
-    assert alice.lines("cut.0.out") == ["end"]
+    pool_jobs.goes_on_when_its_stream_was_cut(alice, "ssh")
 
 
 def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
-    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
-    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
-    alice("rexec", "vacate", f"{name}.0")
-    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
-    alice.sh("touch left.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
-    assert len(hosts) == 2 and hosts[0] != hosts[1]
-    assert alice.lines("left.0.out") == ["end"]
+    pool_jobs.runs_elsewhere_when_told_to_leave(alice)
+
+
+@pytest.mark.timeout(600)
+def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
+    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", pipeline=True)]
+    for job in jobs:
+        job.moves("condor_vacate_job", f"{job.engines()}.0")
+        job.moves("rexec", "vacate", f"{job.name}.0")
+        first, second, third = job.hosts()
+        assert first != second != third
+    alice("rexec", "hold", f"{counter.name}.0")
+    status = ("condor_q", counter.engines(), "-af", "JobStatus")
+    until(lambda: alice(*status).split() == ["5"], "it is held there", within=PLACE)
+    assert not alice.sh(f"pgrep -f 'detached_main.*[[]{counter.number()}, ' || :")  # nor is it a process here
+    counter.moves("rexec", "release", f"{counter.name}.0")
+    for job in jobs:
+        assert not [row for row in job.log() if row["kind"] == "lost"]
+        job.end()
+
+
+@pytest.mark.timeout(600)
+def test_a_job_runs_on_while_its_batch_has_no_supervisor_and_is_found_again(alice: Access) -> None:
+    job = Counting(alice, "unseen")
+    ends = "pkill -KILL -f 'batch[.]process import'"
+    alice.sh(ends)
+    job.says_more()
+    assert alice("rexec", "resume") == f"batch {job.name} goes on\n"
+    job.says_more()
+    assert len(job.rows(**{"is": "running"})) == 1
+    alice.sh(ends)
+    alice("condor_vacate_job", f"{job.engines()}.0")
+    again = ("condor_q", job.engines(), "-af", "NumJobStarts", "JobStatus")
+    until(lambda: alice(*again).split() == ["2", "2"], "it has another place", within=PLACE)
+    job.moves("rexec", "resume")
+    job.end()
+
+
+@pytest.mark.timeout(600)
+def test_a_job_goes_on_from_its_last_image_where_its_place_is_gone_at_once(alice: Access) -> None:
+    job = Counting(alice, "fast", "--every", "5s", "--lease", "20s")
+    until(job.saved, "it has an image", within=PLACE)
+    job.moves("condor_vacate_job", "-fast", f"{job.engines()}.0")
+    images = job.saved()
+    until(lambda: job.saved() > images, "it has another", within=PLACE)
+    alice("condor_hold", f"{job.engines()}.0")  # by somebody else
+    until(lambda: job.rows(**{"is": "held"}), "it is held", within=PLACE)
+    job.moves("condor_release", f"{job.engines()}.0")
+    job.end()
 
 
 def test_hold_release_and_kill_are_the_pool_s_too(alice: Access) -> None:
@@ -260,3 +296,16 @@ STARTD_CRON_OWNER_PERIOD = 10s
         pool.on(
             "p2", "sh", "-c", "rm -r /etc/condor/config.d/60-owner /opt/rexec /usr/local/bin/rexec; condor_reconfig"
         )
+
+
+@pytest.mark.timeout(600)
+def test_a_job_goes_on_from_its_last_image_where_its_host_dies(alice: Access) -> None:
+    job = Counting(alice, "dies", "--every", "5s", "--lease", "20s")
+    until(job.saved, "it has an image", within=PLACE)
+    host = job.hosts()[-1]
+    alice.pool.down(host)
+    try:
+        until(lambda: job.hosts()[-1] != host, "it runs again", within=MOVE)
+        job.end()
+    finally:
+        alice.pool.boot(host)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import pool
+from tests import pool, pool_jobs
 from tests.pool import PLACE, WAITS, Access
+from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
 pytestmark = pytest.mark.long(lambda **_: True)
@@ -50,24 +51,31 @@ def test_a_cluster_runs_a_batch_and_knows_each_status(alice: Access) -> None:
 
 
 def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
-    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
-    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
-    alice.sh("pkill -KILL -x srun && touch cut.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    assert len(alice.lines("cut.begun")) == 1
-    assert alice.lines("cut.0.out") == ["end"]
+    pool_jobs.goes_on_when_its_stream_was_cut(alice, "srun")
 
 
 def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
-    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
-    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
-    alice("rexec", "vacate", f"{name}.0")
-    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
-    alice.sh("touch left.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
-    assert len(hosts) == 2 and hosts[0] != hosts[1]
-    assert alice.lines("left.0.out") == ["end"]
+    pool_jobs.runs_elsewhere_when_told_to_leave(alice)
+
+
+@pytest.mark.timeout(600)
+def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
+    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", pipeline=True)]
+    for job in jobs:
+        job.moves("scontrol", "requeue", _task(alice, job.name, 0))
+        job.moves("rexec", "vacate", f"{job.name}.0")
+    others = alice("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o/dev/null", "--wrap=sleep 1000")
+    before = len(counter.rows(**{"is": "running"}))
+    until(lambda: counter.rows()[-1]["is"] == "waiting", "it waits", within=PLACE)
+    alice("scancel", others.strip())
+    until(lambda: len(counter.rows(**{"is": "running"})) > before, "it runs again", within=MOVE)
+    alice("rexec", "hold", f"{counter.name}.0")
+    priority = ("squeue", "-h", "-j", _task(alice, counter.name, 0), "-O", "PriorityLong")
+    until(lambda: alice(*priority).strip() == "0", "it is held there", within=PLACE)
+    counter.moves("rexec", "release", f"{counter.name}.0")
+    for job in jobs:
+        assert not [row for row in job.log() if row["kind"] == "lost"]
+        job.end()
 
 
 def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
@@ -168,7 +176,7 @@ def test_the_doctor_says_what_each_node_lacks_and_leaves_no_job(alice: Access) -
     assert alice.lines("doctor.status") == ["1"]
     found = {each["what"]: each for each in said["pool"]}
     assert found["preemption"]["text"].startswith("REQUEUE")
-    assert found["leaving"]["state"] == "note" and "has 5 s" in found["leaving"]["text"]
+    assert found["leaving"]["state"] == "note" and "has 20 s" in found["leaving"]["text"]
     wrong = {node["name"]: [each for each in node["checks"] if each["state"] == "bad"] for node in said["nodes"]}
     assert [(each["what"], each["mend"]) for each in wrong["p2"]] == [
         ("python", "there, as root: apt-get install python3")
@@ -176,3 +184,18 @@ def test_the_doctor_says_what_each_node_lacks_and_leaves_no_job(alice: Access) -
     assert [each["what"] for each in wrong["p3"]] == ["/dev/fuse", "namespaces"]
     assert not alice("squeue", "--me", "-h", "-t", "PD,R,CG")
     assert alice.sh("ls -d /tmp/rexec-doctor-* 2>/dev/null || :") == ""
+
+
+@pytest.mark.timeout(600)
+def test_a_job_goes_on_from_its_last_image_where_its_node_dies(alice: Access) -> None:
+    job = Counting(alice, "dies", "--every", "5s", "--lease", "20s")
+    until(job.saved, "it has an image", within=PLACE)
+    host = job.hosts()[-1]
+    alice.pool.down(host)
+    alice.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
+    try:
+        until(lambda: job.hosts()[-1] != host, "it runs again", within=MOVE)
+        job.end()
+    finally:
+        alice.pool.boot(host)
+    until(lambda: _idle(alice) == 2, "it is back", within=PLACE)

@@ -99,7 +99,7 @@ def test_a_node_that_is_tried_again_is_another_job_and_waits_again(tmp_path: Pat
     assert dag.changes() == []  # there is no log yet
     add(tmp_path, SUBMITTED % (10, "B") + EVENT % ("001", 10, "SlotName: slot1@p2"))
     assert dag.changes() == [Told(1, engine.RUNNING, "p2", cluster="10")]
-    assert list(dag.placed()) == [1] and dag.words(1)[1] == "condor:10.0" and dag.cluster(1) == "10"
+    assert list(dag.placed()) == [1] and dag.on(1) == "condor:10.0" and dag.cluster(1) == "10"
     add(tmp_path, EVENT % ("005", 10, "(1) Normal termination (return value 3)"))
     assert [(told.state, told.status) for told in dag.changes()] == [(engine.GONE, 3)]
     assert not dag.settled()  # DAGMan may try it again

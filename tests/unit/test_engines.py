@@ -68,7 +68,7 @@ def test_an_event_log_tells_of_each_place() -> None:
         Told(1, engine.WAITING),
         Told(1, engine.RUNNING, "p3"),
         Told(0, engine.RUNNING, "10.80.1.2"),
-        Told(0, engine.LOST),
+        Told(0, engine.LOST, seen=True),
         Told(0, engine.HELD, why="via condor_hold (by user alice)"),
         Told(0, engine.WAITING),
         Told(0, engine.GONE, why="via condor_rm (by user alice)"),
@@ -207,7 +207,7 @@ def test_no_more_of_a_batch_wait_in_slurm_s_queue_than_a_chunk(controller: Contr
     assert [each.state for each in places.changes()].count(engine.RUNNING) == CHUNK - 10
     assert places.feed(told) == f"11:0-{CHUNK - 1} 12:{CHUNK}-{CHUNK + 49}"
     assert len(list(places.placed())) == CHUNK - 10
-    assert places.words(5)[:2] == ["--on", "slurm:1005"]
+    assert places.on(5) == "slurm:1005"
 
 
 def test_what_has_lost_its_task_is_given_to_slurm_again(controller: Controller) -> None:
@@ -265,6 +265,15 @@ def test_a_place_whose_job_has_ended_is_not_held(controller: Controller, monkeyp
         places.act(story.HOLD, None)
         places.act(story.KILL, None)
     assert controller.asked == ["hold 11_1 ", "remove 11_0,11_1 "]
+
+
+def test_no_job_is_to_be_saved_where_slurm_ends_each_of_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "ProctrackType           = {}\nPrologFlags             = (null)\n"
+    monkeypatch.setattr(slurm, "ask", lambda argv: said.format("proctrack/cgroup"))
+    slurm.check_saves()
+    monkeypatch.setattr(slurm, "ask", lambda argv: said.format("proctrack/linuxproc"))
+    with pytest.raises(RexecError, match="ask its administrator for proctrack/cgroup"):
+        slurm.check_saves()
 
 
 def _journal(*rows: object) -> bytes:
@@ -379,6 +388,22 @@ def test_a_pilot_that_an_engine_ends_ends_all_and_has_no_status(pilot: subproces
             assert _ended(child, HANG)
         finally:
             os.close(child)
+    assert pilot.wait() == -signal.SIGUSR1
+
+
+def test_what_can_be_saved_has_time_and_streams_for_that_where_an_engine_takes_the_place(
+    pilot: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    saves = "trap 'echo told; cat; exit' TERM; echo begun; while :; do sleep .01; done"
+    with _run(tmp_path, saves) as stream, _run(tmp_path, "echo $REXEC_TAKEN_BACK") as before:
+        assert before.communicate()[0] == b"\n"
+        assert stream.stdout is not None and stream.stdout.readline() == b"begun\n"
+        pilot.terminate()
+        assert stream.stdout.readline() == b"told\n"
+        with _run(tmp_path, "echo $REXEC_TAKEN_BACK") as later:  # what begins then is to know
+            assert later.communicate()[0] == b"1\n"
+        assert pilot.poll() is None
+        assert stream.communicate(b"saved")[0] == b"saved"
     assert pilot.wait() == -signal.SIGUSR1
 
 

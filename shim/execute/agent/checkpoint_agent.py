@@ -7,6 +7,7 @@ and watches for the machine's owner. dumping.py has the dump, restoring.py the r
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 
@@ -70,6 +71,7 @@ class CheckpointAgent:
             groups = plan.groups(spec) if plan.apart and (before != plan.ids or plan.single) else None
             self._restorer = Restorer(self._parts, manifest, groups, said)
         self._threads: list[threading.Thread] = []
+        self._begun = False  # the job runs here, or has
         self._said = threading.Event()  # home has been sent all that was said, also one that took the job up
         self._said.set()
         self._enter()
@@ -94,6 +96,7 @@ class CheckpointAgent:
         self._threads.append(start_thread("dump", self._dumper.run))
         if self._restorer is not None:
             self._threads.append(start_thread("restore", self._restorer.run))
+        signal.signal(signal.SIGTERM, lambda *_: self._told_to_end())
         self._agent.run(frames_left)
 
     # What comes over the link.
@@ -178,6 +181,7 @@ class CheckpointAgent:
             self._parts.news(job_messages.UNABLE, why=self._parts.means.unable)
         self._streams.begin(self._spec.tty)
         self._guard.start(self._vacate)
+        self._begun = True
         self._agent.link.send(frames.STARTED)
 
     def _stand(self) -> bool:
@@ -192,6 +196,12 @@ class CheckpointAgent:
 
         start_thread("stand", stand)
         return stood.wait(lease.STOP)
+
+    def _told_to_end(self) -> None:
+        """Have the job leave, if there is anything to save and home may hear of it; else end. A signal's handler."""
+        if not (self._begun and self._tree.goes.is_set()):
+            os._exit(1)
+        self._dumper.told()
 
     def _vacate(self, why: str) -> None:
         if not self._tree.goes.is_set():

@@ -80,7 +80,7 @@ class Dumper:
     """Takes dumps, one after the other.
 
     Threads: `run` is one of its own, and does all of it; `ask`, `give_up`, `end` are called by the agent's main thread,
-    `vacate` by the owner's guard, `end` by the one that hears init.
+    `vacate` by the owner's guard, `end` by the one that hears init, `told` in a signal's handler.
     """
 
     def __init__(self, parts: CheckpointParts, guard: OwnerGuard) -> None:
@@ -102,12 +102,17 @@ class Dumper:
 
     def vacate(self, why: str) -> None:
         """Have the job leave, soon, because this host wants it to; unless it is leaving."""
-        if self._leaves:
-            return
+        if not self._leaves:
+            self._asked.put(self._leaving(why, self._guard.at_once))
+
+    def told(self) -> None:
+        """Have the job leave at once, as this process is told to end: who says so waits for no other host."""
+        self._asked.put((0, True))
+
+    def _leaving(self, why: str, at_once: bool) -> tuple[int, bool]:
         self.serial += 1
-        at_once = self._guard.at_once
         self._parts.news(job_messages.LEAVING, why=why, serial=self.serial, at_once=at_once)
-        self._asked.put((self.serial, True))
+        return self.serial, True
 
     def give_up(self, serial: int, why: str) -> None:
         """Give up that dump, if it is not over: the store cannot keep it, or no host could go on from it."""
@@ -131,13 +136,15 @@ class Dumper:
             serial, leave = asked
             self._leaves = leave
             try:
+                if not serial:
+                    serial, leave = self._leaving("its agent is told to end there", True)
                 self._dump(serial, leave)
                 continue
             except LinkClosed:
                 raise
             except Exception as e:  # the boundary: whatever ends the making of an image is no end of the job
                 self._leaves = False
-                why, returned = self._sentence(e), isinstance(e, _Returned)
+                why, returned = _sentence(e, self._step), isinstance(e, _Returned)
             if not self._parts.tree.has_ended():
                 self._refused(serial, why, returned)
             self.done = serial
@@ -210,12 +217,6 @@ class Dumper:
         """Take note of which step of a dump comes next: what goes wrong in it is told with its name."""
         self._step = doing
         fault_points.reached(point)
-
-    def _sentence(self, e: Exception) -> str:
-        if isinstance(e, (DumpError, RexecError)):
-            return str(e)
-        what = str(e) if isinstance(e, OSError) else "%r, at %s" % (e, where(e))
-        return "the checkpoint failed while %s: %s; the job goes on" % (self._step, what)
 
     def _criu(self, place: Place, serial: int, leave: bool) -> dict[str, object]:
         """Run criu's dump; what only this side knows of the image. Raises _Left if the job is to end here."""
@@ -325,6 +326,13 @@ class Dumper:
         except (ChunkerError, ImageWireError, ManifestError, OSError) as e:
             self._followed.forget()
             raise DumpError("the image cannot be sent: %s" % e) from e
+
+
+def _sentence(e: Exception, step: str) -> str:
+    if isinstance(e, (DumpError, RexecError)):
+        return str(e)
+    what = str(e) if isinstance(e, OSError) else "%r, at %s" % (e, where(e))
+    return "the checkpoint failed while %s: %s; the job goes on" % (step, what)
 
 
 def _described(spool: Spool, head: dict[str, object]) -> bytes:

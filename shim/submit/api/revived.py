@@ -21,12 +21,15 @@ class Revived:
     kept: tuple[str, ...]
 
 
-def revive(directory: record.Job) -> Callable[[], Revived]:
+def revive(directory: record.Job, on: str | None = None) -> Callable[[], Revived]:
     """Start its supervisor, in the background; what is returned waits until it is known from where the job goes on.
+
+    `on`: where it may run from now on; None: as before.
 
     Raises SubmitError where it has a supervisor, or no image at all, or its files forbid it.
     """
-    resumed = submission.resume(directory, None, None, detach=True, force=False, take_up=True)
+    hosts = None if on is None else submission.host_names(on)
+    resumed = submission.resume(directory, None, hosts, detach=True, force=False, take_up=True)
     detached.start(directory, resumed=resumed, take_up=True)
 
     def whence() -> Revived:

@@ -128,9 +128,15 @@ class Cluster:
         """See Places."""
         return sorted(job for job, seen in self._tasks.items() if seen.state == RUNNING)
 
-    def words(self, job: int) -> list[str]:
+    def on(self, job: int) -> str:
         """See Places."""
-        return ["--on", f"slurm:{self._tasks[job].id}", "--keep", "0"]  # a kept connection would keep the place
+        return f"slurm:{self._tasks[job].id}" if job in self._tasks else ""
+
+    def place(self, job: int) -> str:
+        """See Places."""
+        seen = self._tasks.get(job)
+        has = seen is not None and seen.state in (RUNNING, engine.SUSPENDED)
+        return f"{seen.id}.{seen.restarts}" if has and seen is not None else ""
 
     def host(self, job: int) -> str:
         """See Places."""

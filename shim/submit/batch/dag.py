@@ -94,9 +94,13 @@ class Dag:
         """See Places."""
         return sorted(job for job, state in self._states.items() if state == RUNNING)
 
-    def words(self, job: int) -> list[str]:
+    def on(self, job: int) -> str:
         """See Places."""
-        return ["--on", f"condor:{self._clusters[job]}.0", "--keep", "0"]  # a kept connection would keep the place
+        return f"condor:{self._clusters[job]}.0"
+
+    def place(self, job: int) -> str:
+        """Return nothing: no job of a DAG can be checkpointed."""
+        return ""
 
     def host(self, job: int) -> str:
         """See Places."""

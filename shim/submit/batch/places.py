@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from shim.submit.batch.story import HOLD, KILL, RELEASE, VACATE, Story
 from shim.submit.engines import condor
-from shim.submit.engines.told import GONE, RUNNING, Told
+from shim.submit.engines.told import GONE, RUNNING, SUSPENDED, Told
 
 AGAIN = 3.0
 """Seconds from one try to have a place given back to the next."""
@@ -41,8 +42,11 @@ class Places(Protocol):
     def placed(self) -> Iterable[int] | None:
         """Return the jobs that have a place; None: each finds one by itself."""
 
-    def words(self, job: int) -> list[str]:
-        """Return what of a run's command line says where it runs."""
+    def on(self, job: int) -> str:
+        """Return what a run's --on says."""
+
+    def place(self, job: int) -> str:
+        """Return what tells a job's place from those that it had before; empty: it has none from an engine."""
 
     def host(self, job: int) -> str:
         """Return what the host of a job's place is called, if whoever gave it has said so."""
@@ -83,9 +87,13 @@ class Desk:
     def placed(self) -> None:
         """See Places."""
 
-    def words(self, job: int) -> list[str]:
+    def on(self, job: int) -> str:
         """See Places."""
-        return ["--on", self._on]
+        return self._on
+
+    def place(self, job: int) -> str:
+        """Return nothing: it has no place but while it runs."""
+        return ""
 
     def host(self, job: int) -> str:
         """Return nothing: the run knows."""
@@ -141,6 +149,7 @@ class Pool:
         self._at = 0
         self._states: dict[int, str] = {}  # of the jobs that are in the queue
         self._hosts: dict[int, str] = {}
+        self._places: Counter[int] = Counter()  # how many each has had
         self._endings = Endings(lambda job, status: condor.end(f"{cluster}.{job}", status))
 
     def changes(self) -> list[Told]:
@@ -152,6 +161,7 @@ class Pool:
         except FileNotFoundError:
             return []
         found, size = condor.events(text, self._cluster)
+        self._places.update(told.job for told in found if told.host)
         if not self._at:  # what is long past is of no use to a supervisor that has just begun
             found = list({told.job: told for told in found}.values())
         self._at += len(text[:size].encode("utf-8", "surrogateescape"))
@@ -177,9 +187,13 @@ class Pool:
         """See Places."""
         return sorted(job for job, state in self._states.items() if state == RUNNING)
 
-    def words(self, job: int) -> list[str]:
+    def on(self, job: int) -> str:
         """See Places."""
-        return ["--on", f"condor:{self._cluster}.{job}", "--keep", "0"]  # a kept connection would keep the place
+        return f"condor:{self._cluster}.{job}"
+
+    def place(self, job: int) -> str:
+        """See Places."""
+        return str(self._places[job]) if self._states.get(job) in (RUNNING, SUSPENDED) else ""
 
     def host(self, job: int) -> str:
         """See Places."""

@@ -1,9 +1,10 @@
 """What has become of the jobs of a batch, as its journal tells it row by row. Pure.
 
 A row is an object, with `at`, seconds since 1970, and one of
-    job, is [host, status, why, cost, id, cluster]
+    job, is [host, status, why, cost, id, cluster, place]
                                   the job is in that state now; its run has cost (Ended.cost); its number in `rexec
-                                  jobs`, if it can be checkpointed; what its engine called it (Told.cluster)
+                                  jobs`, and an engine's place, if it can be checkpointed; what its engine called it
+                                  (Told.cluster)
     engine                        what the engine calls the batch
     ask, job                      somebody asks that VERB be done to a job; null: to all
     obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not
@@ -23,13 +24,17 @@ PAST = {HOLD: "held", RELEASE: "released", KILL: "killed", VACATE: "told to leav
 
 
 class Item(NamedTuple):
-    """What a job is: its state, on which host, the status with which it ended, why it is so, its cluster."""
+    """What a job is: its state, on which host, the status with which it ended, why it is so, its cluster.
+
+    place   that it was given last by an engine, if it can be checkpointed: what tells it from the others
+    """
 
     state: str = WAITING
     host: str = ""
     status: int | None = None
     why: str = ""
     cluster: str = ""
+    place: str = ""
 
 
 class Order(NamedTuple):
@@ -70,8 +75,9 @@ class Story:
         job = row.get("job")
         if row.get("is") in STATES and isinstance(job, int) and 0 <= job < self.count:
             host, why, cluster = (str(row.get(key, "")) for key in ("host", "why", "cluster"))
-            status = row.get("status")
-            self.items[job] = Item(row["is"], host, status if isinstance(status, int) else None, why, cluster)
+            status, place = row.get("status"), str(row.get("place", self.item(job).place))
+            code = status if isinstance(status, int) else None
+            self.items[job] = Item(row["is"], host, code, why, cluster, place)
         elif "engine" in row:
             self.engine = str(row["engine"])
         elif row.get("ask") in VERBS and (job is None or isinstance(job, int)):

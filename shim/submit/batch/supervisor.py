@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from math import inf
 
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, IN_MOVED_TO, Inotify
-from shim.submit.batch import story
+from shim.submit.batch.departures import Departures
+from shim.submit.batch.journal import Journal
 from shim.submit.batch.moving import Begun, MovingRun
 from shim.submit.batch.places import AGAIN, Places
 from shim.submit.batch.record import Directory
 from shim.submit.batch.runs import Run
-from shim.submit.batch.story import DONE, FAILED, FINAL, HELD, HOLD, KILL, KILLED, RELEASE, RUNNING, VACATE, WAITING
+from shim.submit.batch.story import (
+    DONE,
+    FAILED,
+    FINAL,
+    HELD,
+    HOLD,
+    KILL,
+    KILLED,
+    RELEASE,
+    RUNNING,
+    VACATE,
+    WAITING,
+    Item,
+    Story,
+)
 from shim.submit.engines import told as engine
 from shim.submit.engines.told import Told
 from shim.wire.wakeup import Wakeup, await_any
@@ -43,9 +58,7 @@ class Supervisor:
         self._directory, self._places = directory, places
         self._batch = directory.batch()
         self._begun = Begun(self._batch, directory.name)
-        data = directory.journal()
-        self._story = story.told(self._batch.count, data)
-        self._read = data.rfind(b"\n") + 1
+        self._journal, self._departures = Journal(directory), Departures(places)
         self._runs: dict[int, Run | MovingRun] = {}
         self._tries: dict[int, int] = {}
         self._later: dict[int, float] = {}  # job -> not to be begun before
@@ -60,13 +73,12 @@ class Supervisor:
         inotify = _watch(str(self._directory.path))
         if inotify is not None:
             self._begun.watch = lambda path: inotify.add(str(path), IN_MOVED_TO | IN_CLOSE_WRITE)
+        self._hear(self._places.changes())
         for job, item in list(self._story.items.items()):
-            if item.state == RUNNING and job in self._begun:
-                self._start(job)  # it has run on
+            if job in self._begun:
+                self._find(job, item)
             elif item.state == RUNNING:
                 self._note(job, WAITING, why="its supervisor had ended")
-            elif item.state in FINAL:
-                self._begun.remove(job)
         while True:
             self._wakeup.clear()
             if inotify is not None:
@@ -74,8 +86,9 @@ class Supervisor:
             self._hear(self._places.changes())
             self._look_after()
             self._obey()
+            self._departures.look(self._runs, self._live)
             if given := self._places.feed(self._story):
-                self._add({"engine": given})
+                self._journal.add({"engine": given})
             self._begin()
             settled = self._places.settled()
             if settled and not self._runs and self._story.over():
@@ -83,26 +96,46 @@ class Supervisor:
             ready = [self._wakeup.fd, *([] if inotify is None else [inotify.fileno()])]
             await_any(ready, self._pause(settled) if inotify is not None else 1.0)
 
+    @property
+    def _story(self) -> Story:
+        return self._journal.story
+
+    def _live(self) -> list[int]:
+        return [job for job in range(self._first, self._batch.count) if self._story.item(job).state not in FINAL]
+
+    def _find(self, job: int, item: Item) -> None:
+        """Look after a job that has begun under a supervisor before this one, and may have run on."""
+        if item.state in FINAL:
+            self._begun.remove(job)
+        elif not self._places.moves and item.state == RUNNING:
+            self._start(job)
+        elif self._places.moves:
+            try:
+                run = self._runs[job] = self._begun.run(job, self._where(job), item.place)
+            except RexecError as e:
+                self._failed(job, str(e))
+                return
+            place = self._places.place(job)
+            if item.place != place or item.state != RUNNING:
+                run.lose(HELD if item.state == HELD else WAITING, known=False)
+                if place and item.place != place:
+                    run.has(place)
+
     def _pause(self, settled: bool) -> float:
         until = [*self._later.values(), *self._ends.values()]
         longest = _SELDOM if settled else AGAIN
         if any(isinstance(run, MovingRun) and run.soon() for run in self._runs.values()):
             longest = _SOON
-        return min([longest, self._places.looks(), *(max(0.0, each - time.monotonic()) for each in until)])
+        looks = min(self._places.looks(), self._departures.due())
+        return min([longest, looks, *(max(0.0, each - time.monotonic()) for each in until)])
 
     def _note(self, job: int, state: str, **more: object) -> None:
-        self._add({"job": job, "is": state, **more, **self._cluster(job)})
+        self._journal.note(job, state, **more, **self._cluster(job))
 
     def _cluster(self, job: int) -> dict[str, str]:
         run = self._runs.get(job)
         found = run.cluster if isinstance(run, Run) else self._places.cluster(job)
         return {"cluster": found} if found else {}
-
-    def _add(self, *rows: Mapping[str, object]) -> None:
-        """Put rows on record, then in mind."""
-        end = self._directory.add(*rows)
-        for row in rows:
-            self._story.take(row, end)
 
     def _hear(self, changes: Iterable[Told]) -> None:
         """Act upon what has become of places."""
@@ -117,8 +150,10 @@ class Supervisor:
                 self._later.pop(told.job, None)
                 if item.state in FINAL:
                     self._places.over(told.job, item.status if item.status is not None else 1)
-                elif item.state == HELD:  # it was released while no supervisor lived
+                elif item.state == HELD and run is None:  # it was released while no supervisor lived
                     self._note(told.job, WAITING)
+                if isinstance(run, MovingRun):
+                    run.has(self._places.place(told.job))
             elif item.state in FINAL or told.state == engine.SUSPENDED:
                 continue
             elif told.state == engine.DONE:
@@ -130,6 +165,9 @@ class Supervisor:
                 if told.job not in self._ends:  # else somebody has asked for its end
                     run.fate = {engine.HELD: HELD, engine.GONE: _gone(told)}.get(told.state, WAITING)
                 run.end(at_once=True)
+            elif isinstance(run, MovingRun):
+                fate = {engine.HELD: HELD, engine.GONE: _gone(told)}.get(told.state, WAITING)
+                run.lose(fate, known=told.seen)
             elif told.state != engine.LOST and (told.state == engine.HELD) != (item.state == HELD):
                 self._note(told.job, HELD if told.state == engine.HELD else WAITING, why=told.why)
 
@@ -155,7 +193,9 @@ class Supervisor:
                 self._note(job, DONE, host=self._story.item(job).host, status=ended.status, **cost)
                 self._places.over(job, ended.status)
             elif run.fate:
-                self._note(job, run.fate)
+                why = ended.why or (run.news if isinstance(run, MovingRun) else "")
+                if why or self._story.item(job).state != run.fate:
+                    self._note(job, run.fate, why=why)
             else:
                 self._failed(job, ended.why)
             del self._runs[job]
@@ -166,7 +206,7 @@ class Supervisor:
 
     def _follow(self, job: int, run: MovingRun) -> None:
         """Write down where a job that moves is, and that it waits or is held."""
-        if run.soon():
+        if run.soon() or (run.place and run.place != self._places.place(job)):
             return
         item, state, news = self._story.item(job), run.state(), run.news
         run.news = ""
@@ -187,31 +227,25 @@ class Supervisor:
 
     def _obey(self) -> None:
         """Do what was asked since the last look, in order, and say so."""
-        with open(self._directory.path / "journal", "rb") as journal:
-            journal.seek(self._read)
-            data = journal.read()
-        for row, end in story.rows(data, self._read):
-            self._read = end
-            if "ask" in row:
-                self._story.take(row, end)
-        for order in list(self._story.asked):
+        for order in self._journal.orders():
             why = ""
             try:
                 self._do(order.verb, order.job)
             except RexecError as e:
                 why = str(e)
-            self._add({"obeyed": order.end, "why": why})
+            self._journal.add({"obeyed": order.end, "why": why})
 
     def _do(self, verb: str, job: int | None) -> None:
         asked = range(self._batch.count) if job is None else (job,)
         jobs = [each for each in asked if self._story.item(each).state not in FINAL]
         if not jobs:
             raise RexecError("it has ended" if job is not None else "all of it has ended")
+        leaving: set[int] = set()
         if self._batch.moves:
-            self._moving(verb, jobs)
+            leaving = self._departures.ask(self._runs, verb, jobs)
         elif verb == VACATE and not self._places.moves:
             raise RexecError("only an engine gives it another place: kill it, and submit it again")
-        self._places.act(verb, None if job is None else jobs)
+        self._departures.after(verb, None if job is None else jobs, leaving)
         fate = {HOLD: HELD, KILL: KILLED, RELEASE: WAITING}.get(verb, "")
         rows = []
         for each in jobs:
@@ -222,33 +256,27 @@ class Supervisor:
                 run.fate = fate
                 run.end(at_once=False)
                 self._ends[each] = time.monotonic() + _PATIENCE
-        self._add(*rows)
+        self._journal.add(*rows)
         for each in jobs:
             if verb == KILL and each not in self._runs:
                 self._begun.remove(each)
 
-    def _moving(self, verb: str, jobs: Sequence[int]) -> None:
-        """Do something to those of the jobs that can be checkpointed and have begun. Raises RexecError."""
-        runs = [run for each in jobs if isinstance(run := self._runs.get(each), MovingRun) and run.takes(verb)]
-        if verb == VACATE and not runs:
-            raise RexecError("it is on no host" if len(jobs) == 1 else "none of them is on a host")
-        for run in runs:
-            try:
-                run.ask(verb)
-            except RexecError as e:
-                if len(jobs) == 1:
-                    raise
-                run.news = f"{verb}: {e}"
-
     def _start(self, job: int) -> None:
+        where = self._where(job)
         try:
-            words = self._places.words(job)
             if self._batch.moves:
-                self._runs[job] = self._begun.run(job, words)
+                if place := self._places.place(job):
+                    self._note(job, WAITING, place=place)  # whoever supervises it next knows where it may be
+                self._runs[job] = self._begun.run(job, where, place)
             else:
-                self._runs[job] = Run(self._batch, job, words, self._directory.path, self._places.cluster(job))
+                once = ["--keep", "0"] if self._places.moves else []  # a kept connection would keep the place
+                cluster = self._places.cluster(job)
+                self._runs[job] = Run(self._batch, job, [*where, *once], self._directory.path, cluster)
         except RexecError as e:
             self._failed(job, str(e))
+
+    def _where(self, job: int) -> list[str]:
+        return ["--on", self._places.on(job)]
 
     def _begin(self) -> None:
         """Begin what may, in order."""
@@ -260,7 +288,8 @@ class Supervisor:
         for job in range(self._first, self._batch.count) if placed is None else placed:
             if starting >= AT_ONCE:
                 return
-            if job in self._runs or self._story.item(job).state != WAITING or self._later.get(job, now) > now:
+            waits = self._story.item(job).state == WAITING and self._later.get(job, now) <= now
+            if job in self._runs or not waits or self._departures.leaves(job):
                 continue
             self._later.pop(job, None)
             self._start(job)

@@ -178,4 +178,4 @@ def _told(kind: str, job: int, event: str) -> Told:
         return Told(job, state, status=int(value[1]) if value else None)
     if kind in ("009", "012", "024"):
         return Told(job, state, why=printable(rest.strip().split("\n")[0], 300))
-    return Told(job, state)
+    return Told(job, state, seen=kind == "004")  # but where it is held: that is told before it has ended there

@@ -142,6 +142,16 @@ def description(name: str, cpus: int, memory: int, time: str | None, priority: i
     return f"#!/bin/sh\n{heads}#SBATCH --requeue\n{begin}"
 
 
+def check_saves() -> None:
+    """Raise RexecError where Slurm, as it takes a job's place, ends each of its processes before it could be saved."""
+    found = re.search(r"^ProctrackType\s*=\s*(\S+)", ask(["scontrol", "show", "config"]), re.M)
+    if found is not None and found[1] == "proctrack/linuxproc":
+        raise RexecError(
+            "--checkpoint does not go with this cluster's ProctrackType=proctrack/linuxproc, by which Slurm's SIGTERM "
+            "goes to each process of a job and not to its first one alone: ask its administrator for proctrack/cgroup"
+        )
+
+
 def submit(directory: str, count: int, environ: Mapping[str, str] | None = None) -> int:
     """Submit what `description` wrote, for `count` jobs. Returns the number of the array. Raises RexecError."""
     said = ask(["sbatch", "--parsable", f"--array=0-{count - 1}", os.path.join(directory, SCRIPT)], environ)

@@ -12,6 +12,7 @@ class Told(NamedTuple):
     """What is said of a job: which of the batch, what it is now, where, and the status or the reason.
 
     cluster   what the engine calls it, where that changes when it is run again though it had ended
+    seen   nothing of it is left in its place: who ran it there has seen its end
     """
 
     job: int
@@ -20,3 +21,4 @@ class Told(NamedTuple):
     status: int | None = None
     why: str = ""
     cluster: str = ""
+    seen: bool = False

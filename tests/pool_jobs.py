@@ -1,0 +1,106 @@
+"""What holds of jobs in the places of any engine: for the tests on each of them (condor_pool.py, slurm_cluster.py)."""
+
+from __future__ import annotations
+
+import itertools
+
+from tests.pool import PLACE, WAITS, Access
+from tests.until import until
+
+# Says a line again and again, writes it to a file that it has open, and keeps in memory which comes next.
+COUNTER = """\
+import os, sys, time
+done, kept = 0, open(sys.argv[1] + ".kept", "w", buffering=1)
+while not os.path.exists(sys.argv[1] + ".end"):
+    done += 1
+    print("line", done, flush=True)
+    print("line", done, file=kept)
+    time.sleep(0.05)
+sys.exit(3)
+"""
+# The same through a pipe, between two processes that the shell has made.
+PIPELINE = "sh -c 'python3 counter.py {0}' | while read -r word n; do echo $word $n; done; exit 3"
+MOVE = 3 * PLACE
+"""Seconds for a job to be given another place and to go on there."""
+
+
+def goes_on_when_its_stream_was_cut(alice: Access, carrier: str) -> None:
+    """A job goes on, and a fresh stream joins it, whose `carrier` is killed here."""
+    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
+    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
+    alice.sh(f"pkill -KILL -x {carrier} && touch cut.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    assert len(alice.lines("cut.begun")) == 1
+    assert alice.lines("cut.0.out") == ["end"]
+
+
+def runs_elsewhere_when_told_to_leave(alice: Access) -> None:
+    """A job without --checkpoint runs again on another host, where the user has it leave one."""
+    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
+    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
+    alice("rexec", "vacate", f"{name}.0")
+    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
+    alice.sh("touch left.go")
+    until(alice.has(name, status=0), "the job has ended", within=PLACE)
+    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
+    assert len(hosts) == 2 and hosts[0] != hosts[1]
+    assert alice.lines("left.0.out") == ["end"]
+
+
+class Counting:
+    """A job with --checkpoint that counts, and what is seen of it; `stem`: what its files begin with."""
+
+    def __init__(self, alice: Access, stem: str, *options: str, pipeline: bool = False) -> None:
+        self.alice, self.stem = alice, stem
+        alice.sh(f"cat >counter.py <<'END'\n{COUNTER}END")
+        command = ["sh", "-c", PIPELINE.format(stem)] if pipeline else ["python3", "counter.py", stem]
+        self.name = alice.submit("--checkpoint", *options, "--name", stem, *command)
+        self.says_more()
+
+    def said(self) -> list[str]:
+        return self.alice.lines(f"{self.stem}.0.out")
+
+    def says_more(self) -> None:
+        before = len(self.said())
+        until(lambda: len(self.said()) > before + 10, f"{self.stem} says more", within=MOVE)
+
+    def rows(self, **row: object) -> list[dict[str, object]]:
+        return self.alice.has(self.name, job=0, **row)()
+
+    def hosts(self) -> list[str]:
+        """The hosts on which it has run, in order."""
+        return [host for host, _ in itertools.groupby(str(row["host"]) for row in self.rows(**{"is": "running"}))]
+
+    def moves(self, *words: str) -> None:
+        """Have it moved by a command: it runs on in another place."""
+        before = len(self.rows(**{"is": "running"}))
+        self.alice(*words)
+        until(lambda: len(self.rows(**{"is": "running"})) > before, f"{self.stem} runs again", within=MOVE)
+        self.says_more()
+
+    def engines(self) -> str:
+        """What the engine calls the batch."""
+        return str(self.alice.rows(self.name)[0]["engine"])
+
+    def number(self) -> str:
+        """What `rexec jobs` calls it."""
+        return str(next(row["id"] for row in self.rows() if "id" in row))
+
+    def log(self) -> list[dict[str, object]]:
+        """What `rexec log` has of it by its number."""
+        return self.alice.rows(self.number())
+
+    def saved(self) -> int:
+        """How many images of it there are in its log."""
+        return sum(row["kind"] == "checkpoint" for row in self.log())
+
+    def end(self) -> None:
+        """Have it end: all that it said is there once, in its output and in the file that it had open."""
+        self.says_more()
+        self.alice.sh(f"touch {self.stem}.end")
+        until(lambda: self.rows(**{"is": "done"}), f"{self.stem} has ended", within=MOVE)
+        assert [row["status"] for row in self.rows(**{"is": "done"})] == [3]
+        said = self.said()
+        assert said == [f"line {n}" for n in range(1, len(said) + 1)]
+        assert self.alice.lines(f"{self.stem}.kept") == said
+        assert not any("begins anew" in str(row.get("why")) for row in self.rows())
