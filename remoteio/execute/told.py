@@ -61,16 +61,13 @@ class Told:
         if self._known.files.until < now:
             with self._order:
                 self._known.files.expire(now)
-            self.give_back()
         with self._order:
             self._known.opened.reads.expire(now)
-        if self._known.opened.reads.released:
-            self.give_back()
         if self._known.opened.pushed.pace.come:
             with self._order:
                 self._known.opened.pushed.expire(now)
-            if self._known.opened.pushed.released:
-                self.give_back()
+        if self._known.unused():
+            self.give_back()
 
     def _send(self, op: int, raw: bytes | memoryview) -> None:
         """Send a request of the kernel's, and ahead of it which files are open that home must know of for that."""

@@ -70,8 +70,10 @@ STATX_OUT = S("=QII16x")  # attr_valid attr_valid_nsec flags; then struct fuse_s
 STATX = kernel_structs.STATX
 NOTIFY_INVAL_INODE_OUT = S("=Qqq")  # nodeid off len
 NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent's nodeid namelen flags; then the name and a zero byte
+NOTIFY_PRUNE_OUT = S("=II8x")  # count padding; then nodeids
 
-NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY = 2, 3
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_PRUNE = 2, 3, 9
+PRUNES = 45  # the minor version of a kernel that knows the last
 
 # INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
 ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1, 1 << 3, 1 << 5, 1 << 6
@@ -252,6 +254,12 @@ def inval_entry(parent: int, name: bytes) -> bytes:
     """Make a notification: forget what has that name in the directory; what is open stays open."""
     body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_INVAL_ENTRY, 0) + body
+
+
+def prune(nodeids: list[int]) -> bytes:
+    """Make a notification: let go of these nodes, but for what is in use."""
+    body = NOTIFY_PRUNE_OUT.pack(len(nodeids), 0) + struct.pack("=%dQ" % len(nodeids), *nodeids)
+    return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_PRUNE, 0) + body
 
 
 def request(op: int, nodeid: int, args: bytes, unique: int = 0) -> bytes:

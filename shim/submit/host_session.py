@@ -283,6 +283,8 @@ class HostSession:
             give_back()  # a tenth of what it took to begin; a short run is spared this
         while not self._over.wait(lease.PULSE):
             self._signs.give()
+            if self.export is not None and (told := self.export.pruning.due()):
+                self.send(frames.ORDERED, told)
 
     def _watch(self) -> None:
         last = time.monotonic()

@@ -80,8 +80,7 @@ FILES = (
     ),
     Limit(
         "of these, the libraries of one", "shim.submit.guessed.libraries:_MOST", "", "further ones are asked for",
-        "shim/submit/guessed/libraries.py",
-        f"{_UNIT}_guessed.py::test_no_more_libraries_are_followed_than_so_many",
+        "shim/submit/guessed/libraries.py", f"{_UNIT}_guessed.py::test_no_more_libraries_are_followed_than_so_many",
     ),
     Limit(
         "the modules of a python", "shim.submit.guessed.modules:MOST_MODULES", "", "further ones are asked for",
@@ -170,9 +169,12 @@ FILES = (
     ),
     Limit(
         "files that its kernel knows, those with inotify watches among them",
-        "remoteio.submit.export.inodes:MOST_NODES",
-        "", "ENFILE for others, until it forgets some", f"{_EXPORT}/inodes.py",
-        f"{_UNIT}_limits.py::test_files_that_a_kernel_knows",
+        "remoteio.submit.export.inodes:MOST_NODES", "", "ENFILE for others, until it forgets some",
+        f"{_EXPORT}/inodes.py", f"{_UNIT}_limits.py::test_files_that_a_kernel_knows",
+    ),
+    Limit(
+        "those that it may know for as long as it likes", "remoteio.submit.export.pruning:MOST_KEPT", "",
+        "Linux 6.18 or newer lets the oldest go", f"{_EXPORT}/pruning.py", f"{_UNIT}_pruning.py::test_the_oldest_go",
     ),
     Limit(
         "names of one file that are remembered", "remoteio.submit.export.nodes:MOST_LINKS", "",

@@ -40,6 +40,7 @@ from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.once import how_done, noted
 from remoteio.submit.export.opened_on_host import OpenedOnHost
 from remoteio.submit.export.ordered import Ordered
+from remoteio.submit.export.pruning import Pruning
 from remoteio.submit.export.reply import DONE, Frame, Reply
 from remoteio.submit.export.room import Room
 from remoteio.submit.export.room_asked import adding
@@ -82,6 +83,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         super().__init__(ids, root, record, confinement, instead or {}, _device(directory), outside, room)
         self.fence, self.ordered = Fence(), Ordered()
         self.late = OpenedOnHost(self.inodes, outside)
+        self.pruning = Pruning(self.inodes)
         self.more = MoreMade(self.inodes, self.leases, self.room, ids.plain)
         self.methods = self._methods(room)
 
@@ -292,6 +294,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         )
         if major != abi.MAJOR or minor < 31:
             raise OSError(errno.EPROTO, "FUSE %d.%d is too old: Linux 5.4 or newer is needed" % (major, minor))
+        self.pruning.able = minor >= abi.PRUNES
         offered = flags
         if flags & abi.INIT_EXT and len(r.raw) >= abi.ARGS + abi.INIT_IN.size:
             offered |= abi.INIT_IN.unpack_from(r.raw, abi.ARGS)[4] << 32

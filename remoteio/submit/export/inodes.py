@@ -30,7 +30,7 @@ from remoteio.submit.export.pinned import Pin
 from remoteio.wire.fuse_abi import OWN, OWN_FILES, ROOT_ID
 from remoteio.wire.makes import MADE
 
-MOST_NODES = 1 << 23  # that are known, of 0.9 KiB each
+MOST_NODES = 1 << 23  # that are known, of half a KiB each
 MOST_DIRECTORIES = 8192  # that are kept open, if this process may have twice as many descriptors
 _OTHERS = 128  # descriptors of this process that are neither open files of the job nor directories kept open
 
