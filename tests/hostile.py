@@ -14,7 +14,7 @@ from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import leases, listed
+from remoteio.wire import leases, left, listed
 from remoteio.wire.frames import LEASED
 
 
@@ -115,6 +115,7 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
                 abi.LOOKUP: [(node, text)],
                 abi.REMOVED: [(node, text)],
                 abi.FETCH: [(node, b"")],
+                abi.LEFT: [(0, left.pack(nodes))],
                 abi.LIST: [(node, abi.LIST_IN.pack(*how)) for how in ((0, 0), (8, 0), (1 << 31, 0), (1, 2))],
                 abi.CREATE: [
                     (node, abi.CREATE_IN.pack(flags, 0o644, 0, 0) + text)

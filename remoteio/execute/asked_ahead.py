@@ -36,6 +36,11 @@ class AskedAhead(Told, ToKernel):
             self._root_came(stamp, body, at)
             return
         now, known = time.monotonic(), self._known
+        if op == abi.LEFT:
+            with self._order:
+                self.counts.carried[op] += len(asked[5]) + len(body)
+                known.left_told(asked[5], stamp, body)
+            return
         self.behind.answers.learned(op, nodeid, body)
         with self._order:
             self.counts.carried[op] += len(asked[5]) + len(body)

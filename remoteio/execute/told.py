@@ -13,7 +13,7 @@ from remoteio.execute.behind import Behind
 from remoteio.execute.beside_locks import is_told_once
 from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
-from remoteio.execute.known_reads import KnownReads
+from remoteio.execute.known_left import KnownLeft
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases, makes
@@ -39,7 +39,7 @@ class Told:
         self._asked: dict[int, Asked] = {}
         self.handles = Handles()
         self.behind = Behind(link)
-        self._known = KnownReads()
+        self._known = KnownLeft()
         self._order = threading.Lock()  # of changes against what is learned
 
     def begins(self, trip: float) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_WRITE, SAME
-from remoteio.wire.coherence import KNOWN_NODES, TTL, WRITTEN, WRITTEN_EACH
+from remoteio.wire.coherence import TTL, WRITTEN, WRITTEN_EACH, WRITTEN_FILES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ class _File:
 
     attr   as home told it last, of the change of stamp `told`
     data   all that is in it
+    asked  the stamp of the last change when home was asked to lease it
     stamp  of the last change; wrote, sets: of the last that wrote to it, and that set more than that
     """
 
-    __slots__ = ("attr", "data", "sets", "stamp", "told", "until", "wrote")
+    __slots__ = ("asked", "attr", "data", "sets", "stamp", "told", "until", "wrote")
 
     def __init__(self, attr: bytes, stamp: int, until: float, told: int) -> None:
         self.attr, self.data, self.stamp, self.until = attr, bytearray(), stamp, until
-        self.told, self.wrote, self.sets = told, stamp, told
+        self.told, self.wrote, self.sets, self.asked = told, stamp, told, 0
 
 
 class Written:
@@ -170,6 +171,30 @@ class Written:
         if file is not None and _version(file.attr) != _version(attr):
             self.lose(nodeid)
 
+    # what it may be asked for again, though some time ago
+
+    def may_lease(self, nodeid: int) -> bool:
+        """Say whether all that a file holds is here, unless others have changed it, and home was not asked since."""
+        file = self._files.get(nodeid)
+        return file is not None and file.asked < file.stamp and self._known.holds(nodeid, file.stamp)
+
+    def written_after(self, nodeid: int, most: int) -> list[int]:
+        """List so many files at the most that are so, that one and those that were written after it."""
+        found: list[int] = []
+        for each in list(self._files)[list(self._files).index(nodeid) :]:
+            if self.may_lease(each):
+                self._files[each].asked = self._files[each].stamp
+                found.append(each)
+                if len(found) == most:
+                    break
+        return found
+
+    def leased(self, nodeid: int, attr: bytes) -> None:
+        """Take note that home has told these attributes of a file, which is as the job left it until a break."""
+        file = self._files.get(nodeid)
+        if file is not None and abi.ATTR.unpack(attr)[_SIZE] == len(file.data):
+            file.attr, file.told, file.until = attr, file.stamp, float("inf")
+
     def lose(self, nodeid: int) -> None:
         """Have home asked for that file."""
         file = self._files.pop(nodeid, None)
@@ -217,7 +242,7 @@ class Written:
         return file if file is not None and file.until >= now and self._known.holds(nodeid, file.stamp) else None
 
     def _bound(self) -> None:
-        while self._bytes > WRITTEN or len(self._files) > KNOWN_NODES:
+        while self._bytes > WRITTEN or len(self._files) > WRITTEN_FILES:
             _, file = self._files.popitem(last=False)
             self._bytes -= len(file.data)
 

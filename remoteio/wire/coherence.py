@@ -60,7 +60,7 @@ KNOWN_LINKS = KNOWN_NODES
 KNOWN_BARE = 8 * KNOWN_NODES
 """Nodes that the relay knows to have no capabilities: two numbers each, and asked for at every write and chown."""
 
-KNOWN_CHANGES = 4 * KNOWN_NODES
+KNOWN_CHANGES = 1 << 14
 """Nodes whose last change the relay remembers by number; when there are more, all are taken as changed just now."""
 
 WALK_HITS = 2
@@ -135,5 +135,8 @@ FETCHED_LEAST = 16 << 10
 WRITTEN_EACH = 4 << 20
 """Bytes of a file that the job has made up to which the host keeps what is written to it, to be read back."""
 
-WRITTEN = 4 * WRITTEN_EACH
+WRITTEN = 8 * WRITTEN_EACH
 """Bytes of all such files that are kept."""
+
+WRITTEN_FILES = 4096
+"""Such files, at the most: of about 500 bytes each, beside what they hold."""

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -269,6 +270,33 @@ def test_what_others_have_named_so_meanwhile_is_not_replaced(served: Served) -> 
             until(lambda k=k: (there / f"new {k}").exists(), "the job sees what it has not renamed")
             return
     pytest.fail("it waits for what it renames")
+
+
+def test_what_was_written_long_ago_is_read_again_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    here.mkdir(), there.mkdir(), asked.touch()
+    names = [f"{k}" for k in range(12)]
+    with mounted(here, there, late=True, asked=asked):
+        (there / "d").mkdir()
+        (there / "d" / "first").touch()
+        for name in names:
+            (there / "d" / name).write_text(name)
+        time.sleep(TTL)  # what is told for a time holds no more
+
+        def opens() -> int:
+            before = asked.read_text().split().count("open")
+            assert [(there / "d" / name).read_text() for name in names] == names
+            return asked.read_text().split().count("open") - before
+
+        until(lambda: opens() == 0, "all of them are leased")
+        (here / "d" / "5").write_text("other")
+        until(lambda: (there / "d" / "5").read_text() == "other", "the job reads what others have written")
+        (here / "theirs").write_text("theirs")
+        (here / "theirs").rename(here / "d" / "7")
+        until(lambda: (there / "d" / "7").read_text() == "theirs", "and what they have put in its place")
 
 
 def test_what_others_have_put_in_its_place_meanwhile_is_not_removed(served: Served) -> None:

@@ -48,6 +48,7 @@ OTHERS = {
     "shim.submit.guessed.programs:_MOST_LINES": "of the user's own scripts",
     "shim.submit.guessed.python:_MOST_ADDED": "of one directory",
     "remoteio.submit.transport.paramiko_stream:_WINDOW_BYTES": "speed",
+    "remoteio.wire.left:MOST": "of one request, which is a request as others are",
     "remoteio.submit.transport.paramiko_stream:_CHUNK_BYTES": "speed",
     "remoteio.submit.transport.ssh:_SOCKET_BYTES": "speed",
     "shim.wire.dbus:_MAX_SIGNATURE": "the specification's: a byte says how long one is",

@@ -15,7 +15,7 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_WRITE, OTHERS, SAME
-from remoteio.wire.coherence import KNOWN_NODES, TTL, WRITTEN, WRITTEN_EACH
+from remoteio.wire.coherence import TTL, WRITTEN, WRITTEN_EACH, WRITTEN_FILES
 from remoteio.wire.frames import KNOWN
 
 NODE, OTHER, HANDLE, NOW = 5, 6, 17, 1000.0
@@ -221,9 +221,9 @@ def test_no_more_is_kept_than_may_be() -> None:
         host.writes(bytes(WRITTEN_EACH), node=100 + k)
         assert host.written._bytes <= WRITTEN
     assert host.size() is None
-    for k in range(KNOWN_NODES + 1):
+    for k in range(WRITTEN_FILES + 1):
         host.written.stamp(abi.CREATE, 1, b"", Made(1000 + k, HANDLE, MAY_WRITE, attr(), b""), NOW)
-    assert len(host.written._files) == KNOWN_NODES
+    assert len(host.written._files) == WRITTEN_FILES
     assert host.written._bytes == 0
 
 

@@ -1,4 +1,5 @@
-"""Submit side: small files that are opened and read before the job opens them (``execute.files_ahead``)."""
+"""Submit side: files that are leased before the job opens them: small ones that are opened and read
+(``execute.files_ahead``), and what it has written itself (``execute.known_left``)."""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ import os
 import stat
 
 from remoteio.submit.export.base import ExportBase
+from remoteio.submit.export.descriptors import Descriptor
+from remoteio.submit.export.inodes import version
 from remoteio.submit.export.leases import leasable
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import Reply
-from remoteio.wire import fetched
+from remoteio.wire import fetched, left
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD
 
 
 class Fetched(ExportBase):
-    """Fetches."""
+    """Fetches, and leases what the job has left."""
 
     def do_fetch(self, r: abi.Request) -> Reply:
         """Open a small file for reading, watch it, and tell what is in it.
@@ -67,6 +70,35 @@ class Fetched(ExportBase):
         except OSError:
             return None  # nobody has asked for the name: who does is told what there is
         return parent if (st.st_dev, st.st_ino) == (node.dev, node.ino) else None
+
+    def do_left(self, r: abi.Request) -> Reply:
+        """Lease files that the job has written and closed, as far as they are as it left them.
+
+        EOPNOTSUPP: this job has no leases. EAGAIN: not now, or none of these.
+        """
+        if not (may := self.leases.wanted()):
+            raise OSError(errno.EOPNOTSUPP if may is False else errno.EAGAIN, "nothing is leased")
+        with self.inodes.allowed.refusals.guessing():
+            told = [self._left(nodeid) for nodeid in left.nodes_of(r.raw)]
+        if not any(each != left.NOT for each in told):
+            raise OSError(errno.EAGAIN, "none of them is as the job left it")
+        return Reply(b"".join(told))
+
+    def _left(self, nodeid: int) -> bytes:
+        """What stat(2) tells of such a file, if it is leased from now on."""
+        node = self.inodes.nodes.get(nodeid)
+        if node is None or node.seen is None or not quiet(node):
+            return left.NOT
+        try:
+            fd = Descriptor(self.inodes.descriptors.reopen(node, os.O_RDONLY))
+        except OSError:
+            return left.NOT
+        if not self.leases.watches(node, fd):
+            return left.NOT
+        st = os.fstat(fd)
+        if version(st) != node.seen or not leasable(self.leases, fd, st):
+            return left.NOT
+        return self.attr(st) if self.inodes.descriptors.keeps(node, fd) else left.NOT
 
 
 def quiet(node: Node) -> bool:
