@@ -27,6 +27,7 @@ TRIED = 8
 _SECONDS = 60.0  # for a node to give a place
 _INSIDE = 30.0  # for what is asked there: HTCondor lets nobody in for the first eight seconds of a job
 _GOES = 30.0  # for the engine to be done with a job that it was told to remove
+_ENDS = 5.0  # for the engine to say that a place has ended into which no stream went
 _PAUSE = 0.5
 _MEMORY = 64  # MiB
 
@@ -232,8 +233,19 @@ def _look_at(
         found[name].append(pool_checks.no_place(engine, machine, _SECONDS, why.get(name, "")))
     for name, answer in asking.items():
         report = answer.result()
-        found[name] += [pool_checks.refused(engine, report.error)] if report.error else checks.checks(report)
+        found[name] += _inside(engine, places, name, report.error) if report.error else checks.checks(report)
     return found
+
+
+def _inside(engine: str, places: _Places, node: str, error: str) -> list[Check]:
+    """Tell why nothing could be asked within a place: it has ended, as without python3, or it lets nobody in."""
+    until = time.monotonic() + _ENDS
+    while time.monotonic() < until:
+        told = places.told().get(node)
+        if told is not None and told.state == GONE:
+            return [pool_checks.place_ended(told.status, told.why)]
+        time.sleep(_PAUSE)
+    return [pool_checks.refused(engine, error)]
 
 
 def _remove(places: _Places, node: str) -> None:
