@@ -26,6 +26,7 @@ LEASED, BREAK = 28, 29
 AFTER = 30
 PUSHED = 31
 GRANTED = 32
+FORWARD = 40
 EXTRA = range(64, 96)  # a stream each
 NOT_NOW = 75  # the exit status in a FAIL of a host whose owner lets no job begin now: another may try later
 # Their frames stay in order among themselves, whatever their size; all others may overtake them.
@@ -97,6 +98,7 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "u8 FUSE or KNOWN, u8 what, u16 length of the words, u32 zero, u64 time, the words, the payload of that kind: "
         "see remoteio/wire/makes.py",
     ),
+    FORWARD: ("FORWARD", "both", "one message about a forwarded connection: see shim/wire/forwards.py; empty: no more"),
     SPENT: (
         "SPENT",
         "both",

@@ -56,6 +56,13 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     help="Descriptors from 3 on that it is to have, or `none`; by default those that it names and that do no harm.",
 )
 @click.option(
+    "--forward",
+    metavar="PORT",
+    multiple=True,
+    help="Let it reach PORT of this machine at its own 127.0.0.1:PORT; PORT:PORT, any:PORT: at another, see"
+    " docs/forward.md.  here:PORT: let this machine reach the job's.",
+)
+@click.option(
     "--lease",
     metavar="D",
     help="How long it waits for rexec when the link is cut: 40m by default, 5m with --checkpoint.",
@@ -136,6 +143,7 @@ def run_command(
     hide: tuple[str, ...],
     disk: str | None,
     fds: str | None,
+    forward: tuple[str, ...],
     lease: str | None,
     cpus: int | None,
     memory: str | None,
@@ -201,13 +209,13 @@ def run_command(
                 raise RexecError(f"{option} is for jobs that can be checkpointed: say --checkpoint too")
         plain.start(
             command, on=on, directory=directory, env=env, tty=tty, scratch=scratch, only=only, read=read, write=write,
-            hide=hide, disk=disk, fds=fds, lease=lease, cpus=cpus, memory=memory, priority=priority,
+            hide=hide, disk=disk, fds=fds, forward=forward, lease=lease, cpus=cpus, memory=memory, priority=priority,
             require=require, rank=rank, sync=sync, keep=keep, verbose=verbose, quiet=quiet, json_log=json_log,
         )  # fmt: skip
     if tty is None:
         tty = os.isatty(0) and os.isatty(1) and not detach
     asked = scope.asked(only, read, write, hide, disk)
-    spec = run.describe(command, directory, env, tty, scratch, fds, True)
+    spec = run.describe(command, directory, env, tty, scratch, fds, forward, True)
     if sync is False:
         raise RexecError("--no-sync is not for jobs that can be checkpointed: say --checkpoint without it")
     spec.scratch = scope.with_tmp(asked, spec.scratch, spec.cwd)

@@ -23,7 +23,7 @@ _VALUES = {
     "--on": "on", "--cd": "directory", "--disk": "disk", "--fds": "fds", "--lease": "lease", "--keep": "keep",
     "--json-log": "json_log", "--memory": "memory", "--require": "require", "--rank": "rank",
 }  # fmt: skip
-_LISTS = ("--env", "--scratch", "--read", "--write", "--hide")
+_LISTS = ("--env", "--scratch", "--read", "--write", "--hide", "--forward")
 
 
 def usual(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None:
@@ -66,6 +66,7 @@ def start(
     hide: tuple[str, ...] = (),
     disk: str | None = None,
     fds: str | None = None,
+    forward: tuple[str, ...] = (),
     lease: str | None = None,
     cpus: int | None = None,
     memory: str | None = None,
@@ -83,7 +84,7 @@ def start(
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     asked = scope.asked(only, read, write, hide, disk)
-    spec = run.describe(command, directory, env, tty, scratch, fds, False)
+    spec = run.describe(command, directory, env, tty, scratch, fds, forward, False)
     wanted = slots(cpus, memory, priority, require, rank) or Wanted()
     status = run.run(
         spec, on, asked, durations.lease(lease, False), durations.keep(keep), wanted,

@@ -242,11 +242,12 @@ def describe(
     tty: bool,
     scratch: Sequence[str],
     fds: str | None,
+    forward: Sequence[str],
     moves: bool,
 ) -> JobSpec:
     """Describe the job that the command line asks for, and have room for its files. Raises RexecError.
 
-    `fds`, `moves`: as for ``inherited.for_job``.
+    `fds`, `moves`: as for ``inherited.for_job``; `forward`: as --forward has it.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= most < _LEAST_FILES:
@@ -258,6 +259,7 @@ def describe(
         command, directory=directory, env=[os.fsencode(item) for item in env], scratch=scratch,
         stdio=[fd for fd in opened if not tty or (fd == 2 and not os.isatty(2))], tty=_terminal() if tty else [],
         descriptors=inherited.for_job([os.fsencode(word) for word in command], fds, tty=tty, moves=moves),
+        forward=forward,
     )  # fmt: skip
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each file the job has open is open here
     return spec

@@ -54,6 +54,7 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.option("--every", metavar="D", help="With --checkpoint: save each every D too (10m, 1h30m) while it runs.")
 @click.option("--lease", metavar="D", help="How long a job's host waits for rexec when the link is cut (rexec -h).")
 @click.option("--env", metavar="NAME[=VALUE]", multiple=True, help="Pass or set an environment variable.")
+@click.option("--forward", metavar="PORT", multiple=True, help="Let it reach PORT of this machine (rexec -h).")
 @click.option("--print", "prints", is_flag=True, help="Print what the engine would be told, and submit nothing.")
 @click.argument("command", metavar="[--] CMD [ARG]...", nargs=-1, type=click.UNPROCESSED, required=True)
 def submit_command(command: tuple[str, ...], **given: Any) -> None:
@@ -160,6 +161,7 @@ def _batch(
     options += [word for key in ("every", "lease") if given[key] is not None for word in (f"--{key}", given[key])]
     if given["checkpoint"] and engine != LOCAL:
         options += ["--owner", "none"]  # the engine knows when the host is its owner's
+    options += [word for port in given["forward"] for word in ("--forward", port)]
     umask = os.umask(0o077)
     os.umask(umask)
     return Batch(

@@ -55,7 +55,12 @@ def _serve(link: SessionLink) -> int:
         raise places.NotNow("the engine takes this place back")
     admitted = _let_in(spec) if places.said() else None
     if spec.checkpoint is None:
-        Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec).run(first[1:])
+        agent = Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec)
+        if spec.forwards:
+            from shim.execute.agent.forwarded import enter
+
+            enter(agent, spec)()
+        agent.run(first[1:])
         return 0
     from shim.execute.agent.checkpoint_agent import CheckpointAgent
     from shim.execute.agent.criu_here import provide

@@ -6,47 +6,8 @@ shows that. docs/limits.md has the table, and a test finds each limit that is no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-
 from remoteio.wire.link import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """One limit.
-
-    what    it is of
-    where   module and name of its number; or the number in words, where the kernel or the user sets it
-    unit    BYTES, or what is counted; "": it is clear
-    full    what happens when it is reached
-    by      the module that sees to it
-    test    file::function
-    """
-
-    what: str
-    where: str
-    unit: str
-    full: str
-    by: str
-    test: str
-
-    def value(self) -> str:
-        """Write its number as the docs have it."""
-        module, _, name = self.where.partition(":")
-        if not name:
-            return self.where
-        number = getattr(import_module(module), name)
-        return _bytes(number) if self.unit == BYTES else f"{number:,} {self.unit}".rstrip()
-
-
-BYTES = "bytes"
-_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
-
-
-def _bytes(number: int) -> str:
-    return next((f"{number / size:.4g} {unit}" for size, unit in _UNITS if number >= size), f"{number} bytes")
-
+from shim.submit.limit import BYTES, Limit, in_bytes
 
 _EXPORT, _UNIT = "remoteio/submit/export", "tests/unit/test"
 _UNTAKEN, _ROOM = f"{_UNIT}_untaken.py", f"{_UNIT}_room.py"
@@ -290,11 +251,11 @@ LINK = (
         "tests/property/test_frames.py::test_a_head_is_refused_before_its_payload",
     ),
     Limit(
-        "of a stream, under way", _bytes(Window.SIZE), "", _MISBEHAVES, "remoteio/wire/link.py",
+        "of a stream, under way", in_bytes(Window.SIZE), "", _MISBEHAVES, "remoteio/wire/link.py",
         f"{_UNTAKEN}::test_more_than_a_stream_may_send_is_not_kept",
     ),
     Limit(
-        "of an image, under way", _bytes(Window.IMAGE), "", _MISBEHAVES, "remoteio/wire/link.py",
+        "of an image, under way", in_bytes(Window.IMAGE), "", _MISBEHAVES, "remoteio/wire/link.py",
         f"{_UNTAKEN}::test_more_than_a_stream_may_send_is_not_kept",
     ),
     Limit(
@@ -376,6 +337,18 @@ IMAGES = (
     ),
 )  # fmt: skip
 
+_FORWARDS, _FORWARDER = "shim.wire.forwards", f"{_UNIT}_forwarder.py"
+FORWARDS = (
+    Limit("ports of one job", f"{_FORWARDS}:MOST_FORWARDS", "", "the job is refused", "shim/submit/forwarding.py",
+          f"{_FORWARDER}::test_what_cannot_be_meant_together_is_told"),
+    Limit("connections that one end has opened", f"{_FORWARDS}:MOST", "", "who connects waits",
+          "shim/wire/forwarder.py", f"{_FORWARDER}::test_no_more_are_let_in_than_so_many"),
+    Limit("of these, what the other end has here", f"{_FORWARDS}:TWICE", "", "further ones are reset",
+          "shim/wire/forwards.py", f"{_FORWARDER}::test_one_too_many_is_refused"),
+    Limit("what is under way of one connection, each way", f"{_FORWARDS}:WINDOW", BYTES, _MISBEHAVES,
+          "shim/wire/forwards.py", f"{_FORWARDER}::test_what_breaks_the_rules_is_an_error_of_protocol"),
+)  # fmt: skip
+
 _KEPT = "remoteio/execute/kept_contents.py"
 KEPT = (
     Limit(
@@ -397,4 +370,4 @@ KEPT = (
     ),
 )  # fmt: skip
 
-TABLES = {"files": FILES, "requests": REQUESTS, "link": LINK, "images": IMAGES, "kept": KEPT}
+TABLES = {"files": FILES, "requests": REQUESTS, "link": LINK, "images": IMAGES, "forwards": FORWARDS, "kept": KEPT}

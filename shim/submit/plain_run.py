@@ -15,7 +15,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
 from remoteio.submit.export.first_names import FirstNames
@@ -37,6 +37,9 @@ from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 from shim.wire.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from shim.wire.forwarder import Forwarder
 
 
 class RunResult(NamedTuple):
@@ -151,8 +154,15 @@ class PlainRun:
         self._link, self._spec, self._watcher = link, spec, watcher
         self._events: deque[Callable[[], None]] = deque()  # for the thread in `run`, which the wakeup calls
         self.wakeup = Wakeup()  # a byte written to its write_fd has the thread in `run` look about
-        self._sinks = {kind: self._sink(kind, end, first_words) for kind, end in outputs.items()}
+        self._sinks: dict[int, Sink | Forwarder] = {
+            kind: self._sink(kind, end, first_words) for kind, end in outputs.items()
+        }
         self._open = set(self._sinks)  # those that have not ended
+        if spec.forwards:
+            from shim.submit.forwarding import forwarder  # hardly ever
+
+            self._sinks[frames.FORWARD] = made = forwarder(spec.forwards)
+            made.begin(link)
         self._sources: dict[int, Source] = {}
         self._server = threading.Thread(target=self._serve, name="serve", daemon=True)
         self._ended: RunResult | None = None
@@ -195,9 +205,16 @@ class PlainRun:
                     self._events.popleft()()
             if self._ended.told and not lingers:
                 self._server.join(lease.PULSE)  # or the carrier is ended before it has told the host that this is known
+            self._take_last()
             return self._ended
         finally:
             self.session.close(done=self._ended is not None and (self._ended.told or self._ended.away))
+
+    def _take_last(self) -> None:
+        """Wait until what the job sent last over ports of this machine's is written."""
+        if frames.FORWARD in self._sinks:
+            self._sinks[frames.FORWARD].put(b"")
+            self._sinks[frames.FORWARD].done.wait()
 
     def release(self) -> None:
         """Give back what the run held: files, threads, descriptors. After `run`, however it ended.
@@ -296,7 +313,7 @@ class PlainRun:
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         if kind in self._sinks:
-            if not self.started and payload:
+            if not self.started and payload and kind != frames.FORWARD:
                 self.tell(self._begun)  # it may be quicker than its host with STARTED; who reads it may signal it
             self._sinks[kind].put(payload)
         elif kind == frames.CREDIT:

@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shim.wire.forwards import Forward
+
 
 class JobSpec:
     """One job. `limits` holds (resource, soft, hard); `tty` is empty or the terminal's settings."""
@@ -19,6 +21,7 @@ class JobSpec:
         "cwd",
         "descriptors",
         "env",
+        "forwards",
         "gid",
         "groups",
         "home",
@@ -58,13 +61,15 @@ class JobSpec:
         lease: int = 0,
         home: int = 0,
         trip: int = 0,
+        forwards: Sequence[Forward] = (),
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
         the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
         ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`:
         those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
         `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
-        parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known."""
+        parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known;
+        `forwards`: the ports that lead from one end to the other."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
@@ -72,7 +77,7 @@ class JobSpec:
         self.scheduling = list(scheduling)
         self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
-        self.descriptors = descriptors or []
+        self.descriptors, self.forwards = descriptors or [], list(forwards)
         self.secret, self.lease, self.home, self.trip = secret, lease, home, trip
 
     def pack(self) -> bytes:
@@ -93,6 +98,7 @@ class JobSpec:
                 "tty": _texts(self.tty),
                 "descriptors": [each.pack() for each in self.descriptors],
                 "trip": _texts([self.trip]) if self.trip else [],
+                **({"forwards": [each.pack() for each in self.forwards]} if self.forwards else {}),
                 "session": [self.secret, *_texts([self.lease, self.home])] if self.secret else [],
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
@@ -131,6 +137,7 @@ class JobSpec:
             lease=int(lease),
             home=int(home),
             trip=sum(_numbers(f.get("trip", []))),
+            forwards=_forwards(f["forwards"]) if "forwards" in f else (),
         )
 
 
@@ -183,6 +190,12 @@ class CheckpointSpec:
             anyway=bool(f["anyway"]),
             rehearsal=sum(_numbers(f["rehearsal"])),
         )
+
+
+def _forwards(items: list[bytes]) -> list[Forward]:
+    from shim.wire.forwards import Forward  # hardly ever
+
+    return [Forward.unpack(item) for item in items]
 
 
 def _texts(numbers: list[int]) -> list[bytes]:

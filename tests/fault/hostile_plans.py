@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from remoteio.wire import frames
 from remoteio.wire import fuse_abi as abi
+from shim.wire import forwards
 from tests.fault.hostile import Wire
 from tests.fault.hostile_quota import over_the_quota
 from tests.fault.hostile_requests import through_the_export
@@ -130,6 +131,18 @@ def credits(wire: Wire) -> None:
     while not any(kind == frames.STDIN for kind, _ in wire.heard):
         wire.hear(1)
     wire.frame(frames.CREDIT, bytes([frames.STDIN]) + u32(1 << 20))
+
+
+def opens(wire: Wire, *numbers: int) -> None:
+    for number in numbers:
+        wire.frame(frames.FORWARD, forwards.message(forwards.OPEN, number))
+
+
+def pours_into(wire: Wire, number: int) -> None:
+    """Send more than the kernel there has room for: nobody reads at that port."""
+    opens(wire, number)
+    for _ in range((64 << 20) // forwards.CHUNK):
+        wire.frame(frames.FORWARD, forwards.message(forwards.DATA, number) + bytes(forwards.CHUNK))
 
 
 def asks_for_all(wire: Wire) -> None:
@@ -285,6 +298,14 @@ MISBEHAVES: dict[str, Plan] = {
         if size + names
     },
 }
+# Of a job that may reach one port of home's, where nobody reads.
+FORWARDED: dict[str, Plan] = {
+    "a connection to no port that was named": says(frames.FORWARD, forwards.message(forwards.OPEN, 2, 1)),
+    "a connection under a number of ours": says(frames.FORWARD, forwards.message(forwards.OPEN, 3)),
+    "a connection opened twice": then(lambda wire: opens(wire, 2, 2)),
+    "a connection of more than was allowed": then(lambda wire: pours_into(wire, 2)),
+    "what is said of no connection": says(frames.FORWARD, b"\1"),
+}
 # By a sentence of rexec's own.
 ENDS: dict[str, Plan] = {
     "2 MiB of noise before the answer": noise(b"Welcome!\n" * (1 << 18)),
@@ -333,6 +354,6 @@ PROBED: dict[str, Plan] = {
     "facts that lack all": probed_facts({}),
 }
 PLANS: dict[str, Plan] = {
-    **MISBEHAVES, **ENDS, **LASTS, **WELL, **PROBED, **SAVED, "what it asked for and did not take": floods,
+    **MISBEHAVES, **FORWARDED, **ENDS, **LASTS, **WELL, **PROBED, **SAVED, "what it asked for and did not take": floods,
     "the export": through_the_export, "the quota": over_the_quota,
 }  # fmt: skip

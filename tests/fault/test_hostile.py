@@ -12,6 +12,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,13 +21,18 @@ from pathlib import Path
 import pytest
 
 from tests.desk_hosts import SUBMIT_USER
-from tests.fault.hostile_plans import ENDS, MISBEHAVES, PROBED, SAVED, WELL
+from tests.fault.hostile_plans import ENDS, FORWARDED, MISBEHAVES, PROBED, SAVED, WELL
 from tests.fault.hostile_requests import SECRET
 from tests.program import as_login
 from tests.reachable import Copy
 from tests.until import HANG, until
 
-SAMPLE = {"a frame of 4 GiB", "escapes in each text", "an answer deep as the sea"}  # the others are run with --all
+SAMPLE = {
+    "a connection of more than was allowed",
+    "a frame of 4 GiB",
+    "escapes in each text",
+    "an answer deep as the sea",
+}  # the others are run with --all
 MEMORY = 900 << 20  # bytes
 HOME = {
     ".ssh/id_ed25519": "SECRET key", ".ssh/config": "Host *", ".config/rexec/hosts.toml": "",
@@ -145,6 +151,17 @@ def test_a_link_that_breaks_the_rules_ends_the_run_by_a_sentence(victim: Victim,
     sentence(said)
     if plan in MISBEHAVES:
         assert "rexec: evil misbehaves: " in said and "; the job is lost with it\n" in said, said[:1000]
+
+
+@pytest.mark.long(lambda victim, plan: victim == "root" or plan not in SAMPLE)
+@pytest.mark.parametrize("plan", FORWARDED)
+def test_a_host_reaches_no_port_but_what_was_named(victim: Victim, plan: str) -> None:
+    """And has no more kept of what it sends there than may be under way."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        status, said = victim.run(plan, "--forward", f"any:{deaf.getsockname()[1]}")
+    assert status == 125, said
+    sentence(said)
+    assert "rexec: evil misbehaves: FORWARD " in said, said[:1000]
 
 
 @pytest.mark.long(lambda victim, plan: victim == "root" or plan not in SAMPLE)

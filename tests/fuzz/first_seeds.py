@@ -26,7 +26,7 @@ from remoteio.wire.known import VERSION
 from shim.execute import probe
 from shim.execute.owner import x11_wire
 from shim.submit.job import events, image_manifest, record
-from shim.wire import job_messages
+from shim.wire import forwards, job_messages
 from shim.wire.descriptors import FILE, READ, Descriptor
 from shim.wire.job_spec import CheckpointSpec, JobSpec
 from tests.fuzz import host
@@ -111,6 +111,7 @@ def _host() -> dict[str, list[bytes]]:
             + b"no \x1b room", bytes([frames.CREDIT, 1, frames.STDIN, 1, 0, 0, 0]),
             *(bytes([frames.NEWS, 1]) + each for each in said),
         ],
+        "forwarded": [joined(_forwarded()), joined(_forwarded()[:3])],
         "stage_answer": [b"3.11.2\tkept\t", b"3.9.1\tmemory\tno room"],
         "clock_answer": [b"1700000000.25\n"],
         "facts_answer": [json.dumps(_facts()).encode()],
@@ -118,6 +119,14 @@ def _host() -> dict[str, list[bytes]]:
         "shown_text": ["a\x1b[2J\x9b\udc80\u2028".encode("utf-8", "surrogatepass")],
         "placement_news": [joined(way), joined(asked), joined([b"c", b"U", b"0", b"a\4", b"q"])],
     }  # fmt: skip
+
+
+def _forwarded() -> list[bytes]:
+    """A connection of each end's, from its beginning to its end."""
+    say = forwards.message
+    there = [say(forwards.OPEN, 2), say(forwards.DATA, 2) + b"asked", say(forwards.END, 2)]
+    here = [b"", say(forwards.DATA, 3) + b"said", say(forwards.RESET, 3)]
+    return [*there, *here, say(forwards.OPEN, 4), say(forwards.TAKEN, 2) + forwards.COUNT.pack(0)]
 
 
 def _facts() -> dict[str, object]:

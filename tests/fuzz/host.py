@@ -17,7 +17,7 @@ from shim.submit.hosts.matching import Matching
 from shim.submit.job import image_head, next_host, placement, placement_actions
 from shim.submit.job import placement_events as events
 from shim.submit.shapes import decoded
-from shim.wire import job_messages
+from shim.wire import forwards, job_messages
 from shim.wire.job_spec import JobSpec
 from tests.fuzz.target import pieces, target
 
@@ -56,6 +56,29 @@ def host_frame(data: bytes) -> None:
         host_frames.credit(payload)
     elif kind == frames.NEWS:
         assert host_frames.news(payload, greeted).why.isprintable()
+
+
+class _Nobody:
+    """The link's other end."""
+
+
+@target(ProtocolError)
+def forwarded(data: bytes) -> None:
+    """FORWARD frames, as home takes them: nothing but what was named is connected to, and no more is kept than may be.
+
+    Messages: the frames; an empty one has home open a connection of its own.
+    """
+    there = forwards.Forward(False, ("127.0.0.1", 1), ("127.0.0.1", 2))
+    here = forwards.Forward(True, ("127.0.0.1", 3), ("127.0.0.1", 4))
+    made = forwards.Connections(forwards.Side([there, here], True, frozenset()), _Nobody(), 0)
+    for message in pieces(data):
+        if not message:
+            made.open(here)
+            continue
+        about = made.take(message)
+        assert about is None or about.forward is (here if about.number % 2 else there)
+        assert len(made.known) - made.ours() <= forwards.TWICE
+        assert all(len(each.out) <= each.owed <= forwards.WINDOW for each in made.known.values())
 
 
 @target(bootstrap.BootstrapError)
@@ -174,4 +197,4 @@ class _Home:
         return events.Began(generation) if letter == b"B" else events.Stirs(generation)
 
 
-TARGETS = (host_frame, stage_answer, clock_answer, facts_answer, image_head_said, shown_text, placement_news)
+TARGETS = (host_frame, forwarded, stage_answer, clock_answer, facts_answer, image_head_said, shown_text, placement_news)

@@ -74,7 +74,10 @@ class CheckpointAgent:
         self._begun = False  # the job runs here, or has
         self._said = threading.Event()  # home has been sent all that was said, also one that took the job up
         self._said.set()
+        self._listen: Callable[[], None] = lambda: None  # where the job finds ports of home's
         self._enter()
+        if manifest is None:
+            self._listen()
 
     def _enter(self) -> None:
         agent = self._agent
@@ -90,6 +93,10 @@ class CheckpointAgent:
         agent.stay.stand, agent.stay.rise = self._stand, self._tree.rise
         agent.state = self._state
         agent.killed = lambda why: (frames.NEWS, job_messages.news(job_messages.DEAD, why=os.fsdecode(why)))
+        if self._spec.forwards and not self._parts.checkpoint.rehearsal:
+            from shim.execute.agent.forwarded import enter
+
+            self._listen = enter(agent, self._spec)
 
     def run(self, frames_left: Frames) -> None:
         """Serve as ``Agent.run`` does. Raises LinkClosed."""
@@ -145,6 +152,8 @@ class CheckpointAgent:
 
     def _go(self, may: bool) -> None:
         if self._restorer is not None:
+            if may:
+                self._listen()  # not before: where it was before may be this host
             self._restorer.go(may)
 
     def _say_again(self, written: dict[int, int]) -> None:

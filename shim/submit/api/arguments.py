@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from shim.submit.api.errors import ArgumentError
+from shim.submit.forwarding import ForwardError, forwards
 from shim.submit.scope import HOME, PROJECT, TRUSTS, Scope, asked
 from shim.wire.owner_policy import PolicyError
 
@@ -110,6 +111,17 @@ def scope(options: Mapping[str, object]) -> Scope:
     if disk is not None and found.disk is None:
         raise ArgumentError(f"disk is {disk!r:.80}: give bytes, a size such as '10G', or 'all'")
     return found if only else found._replace(trust=trust)
+
+
+def ports(given: object) -> list[str]:
+    """Read what --forward would be given."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or not all(isinstance(e, str) for e in given):
+        raise ArgumentError(f"forward is {given!r:.80}: give a list of texts, as --forward has them")
+    try:
+        forwards(given)
+    except ForwardError as error:
+        raise ArgumentError(str(error)) from error
+    return list(given)
 
 
 def policy(given: object) -> str:

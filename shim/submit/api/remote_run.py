@@ -78,6 +78,7 @@ def run(
     cwd: Text | None = None,
     env: Mapping[str, str] | None = None,
     scratch: Sequence[Text] = (),
+    forward: Sequence[str] = (),
     stdin: bytes | File | None = None,
     stdout: File | None = None,
     stderr: File | None = None,
@@ -94,6 +95,7 @@ def run(
     env             variables on top of this process's environment, which goes along but for what describes this login
                     (docs/job.md)
     scratch         directories here at which it finds private space on the host's own disk
+    forward         ports that lead from one end to the other, as --forward has them (docs/forward.md)
     stdin           what it reads: bytes, or an open file (its descriptor is read); None: nothing
     stdout, stderr  where what it writes goes: an open file (to its descriptor); None: into the Result
     check           raise CommandFailed where its status is not 0
@@ -110,10 +112,11 @@ def run(
     host = arguments.host(on, "on")
     directory = None if cwd is None else arguments.text(cwd, "cwd")
     variables, places = arguments.variables(env), arguments.texts(scratch, "scratch")
+    ports = arguments.ports(forward)
     with ExitStack() as held:
         given = given_input(stdin, held)
         outputs = {frames.STDOUT: output(stdout, "stdout", held), frames.STDERR: output(stderr, "stderr", held)}
-        spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
+        spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2), forward=ports)
         found, stream, _ = connect_first(host, batch=True)
         spec.host = os.fsencode(found.name)
         rights = JobRights(asked.on(found.trust, found.disk), sync=sync)

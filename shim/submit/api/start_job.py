@@ -30,6 +30,7 @@ def start(
     cwd: Text | None = None,
     env: Mapping[str, str] | None = None,
     scratch: Sequence[Text] = (),
+    forward: Sequence[str] = (),
     stdin: bytes | File | None = None,
     **scope: Unpack[ScopeOptions],
 ) -> Job:
@@ -41,7 +42,6 @@ def start(
     owner   when it leaves a host for its owner: "keyboard", "none" or a table of hosts.toml; empty: as each host has it
     every   seconds between checkpoints while it runs, or as --every has them ("10m"); 0: only one, early on; "never"
     keep, files, undo_limit, rehearse    as the options have them; undo_limit: bytes or a size ("2G"), None: 1 GiB
-
     The others are as for `run`. Raises ArgumentError at once for what cannot be meant, HostsError for a host that is
     none, PolicyError for an unknown policy, SubmitError or JobError where the job cannot be put on record.
     """
@@ -49,10 +49,10 @@ def start(
     names, policy, pause = arguments.hosts(hosts), arguments.policy(owner), _pause(every)
     images, undo = arguments.whole(keep, "keep", 1), _checked(files, undo_limit, rehearse)
     directory, variables = None if cwd is None else arguments.text(cwd, "cwd"), arguments.variables(env)
-    places, slots = arguments.texts(scratch, "scratch"), submission.slots(names, None)
+    places, slots, ports = arguments.texts(scratch, "scratch"), submission.slots(names, None), arguments.ports(forward)
     with ExitStack() as held:
         given = None if stdin is None else given_input(stdin, held)
-        spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2))
+        spec = describe(words, directory=directory, env=variables, scratch=places, stdio=(0, 1, 2), forward=ports)
         spec.scratch = with_tmp(asked, spec.scratch, spec.cwd)
         wanted = submission.Wanted(submission.host_names(names), policy, pause, images, True, asked, *undo, slots=slots)
         detached.start(made := submission.create(spec, wanted), stdin=given)

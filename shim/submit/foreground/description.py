@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from remoteio.errors import RexecError
 from remoteio.submit.umask import own_umask
@@ -16,6 +17,9 @@ from shim.submit.foreground import environment
 from shim.wire import scheduling
 from shim.wire.descriptors import Descriptor
 from shim.wire.job_spec import JobSpec
+
+if TYPE_CHECKING:
+    from shim.wire.forwards import Forward
 
 _PATH_MAX = 4096  # linux/limits.h, the final NUL included
 
@@ -29,6 +33,7 @@ def describe(
     stdio: Sequence[int],
     tty: Sequence[int] = (),
     descriptors: Sequence[Descriptor] = (),
+    forward: Sequence[str] = (),
 ) -> JobSpec:
     """Describe `command` as a job that is to find what this process would give it. Raises RexecError.
 
@@ -38,28 +43,31 @@ def describe(
     stdio       which of 0, 1 and 2 it is to have
     tty         the settings of its terminal (terminal_state.read); empty: it has none
     descriptors those from 3 on
+    forward     ports that lead from one end to the other, as --forward has them
     """
     cwd = _directory(directory)
     for path in scratch:
         if not os.path.isdir(path):
             raise RexecError(f"scratch space at {os.fsdecode(path)}: there is no such directory here; make one")
+    ports, found = forwarded(forward)
     ours = os.environb if directory is None else {**os.environb, b"PWD": cwd}
     return JobSpec(
-        argv=_words(command),
-        env=environment.for_job(ours, env),
-        cwd=cwd,
-        uid=os.geteuid(),
-        gid=os.getegid(),
-        groups=os.getgroups(),
-        umask=own_umask(),
-        hostname=os.fsencode(socket.gethostname()),
-        limits=_limits(),
-        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch],
-        stdio=list(stdio),
-        tty=list(tty),
-        scheduling=scheduling.own(),
-        descriptors=list(descriptors),
-    )
+        argv=_words(command), env=environment.for_job(ours, [*env, *found]), cwd=cwd,
+        uid=os.geteuid(), gid=os.getegid(), groups=os.getgroups(), umask=own_umask(),
+        hostname=os.fsencode(socket.gethostname()), limits=_limits(),
+        scratch=[os.fsencode(os.path.abspath(path)) for path in scratch], stdio=list(stdio), tty=list(tty),
+        scheduling=scheduling.own(), descriptors=list(descriptors), forwards=ports,
+    )  # fmt: skip
+
+
+def forwarded(asked: Sequence[str]) -> tuple[list[Forward], list[bytes]]:
+    """Read what --forward says: the ports, and what tells the job of them. Raises ForwardError."""
+    if not asked:
+        return [], []
+    from shim.submit import forwarding  # hardly ever
+
+    ports = forwarding.forwards(asked)
+    return ports, forwarding.variables(ports)
 
 
 def _words(command: Sequence[str | bytes]) -> list[bytes]:

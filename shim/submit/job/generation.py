@@ -1,9 +1,9 @@
 """Run one generation of a job, on one host, from the first frame to the end of its link.
 
 A generation has a number, written down before its host hears of it and never used again. It is fresh, or goes on from
-an image: then the host is given that first, and told GO only when it has made the tree again, so that never two
-generations act. What it does until its next image nobody else has seen but through its streams and files; so if it is
-lost, it is as if it had not been, but for those, of which shim/submit/job/home.py knows how far they had come.
+an image, which its host is given first, and told GO only when it has made the tree again: never do two generations act.
+What it does until its next image is seen but through its streams, files and ports; if it is lost, it is as if it had
+not been, but for those: shim/submit/job/home.py knows how far they had come.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ class Generation:
     - the supervisor's calls `start` and `order`, which write `runs`; an order to VACATE sets _vacating too, which only
       REFUSED takes back
     - the intake's writes `left`, before the host can hear of it and say anything more; REFUSED takes it back
-    - those of `_aside` write `unfit`, `_unbrought`, and end it
-    - any may call signal, resize, pause, resume, cut, progress, spent.ask
+    - those of `_aside` write `unfit`, `_unbrought`, and end it; any may call what has not been named
     """
 
     goes_on = False  # it runs already: taken_up.py
@@ -240,12 +239,10 @@ class Generation:
         elif kind == frames.STOPPED:
             self._aside("stopping", lambda: self._stopped(self))
         elif kind == frames.EXIT:
-            status = host_frames.exit_status(payload)
-            self.told = True
+            self.told, status = True, host_frames.exit_status(payload)
             tell(placement_events.Exited(self.number, status))
         elif kind == frames.FAIL:
-            code, text = host_frames.failure(payload)
-            self.told = True
+            (code, text), self.told = host_frames.failure(payload), True
             tell(placement_events.Failed(self.number, 125 if code == frames.NOT_NOW else code, text))
         elif kind == frames.IMAGE:
             self._arrivals.came(len(payload))
@@ -258,6 +255,8 @@ class Generation:
             self._news(host_frames.news(payload, self._session.export is not None))
         elif kind == frames.SPENT:
             self.spent.told(payload)
+        elif kind == frames.FORWARD:
+            home.forwards.put(self._link, payload)
 
     def _stir(self) -> None:
         """Part of an image has come or gone; that is told now and then."""
@@ -269,6 +268,7 @@ class Generation:
     def _attach_outputs(self) -> None:
         """The job may run here from now on: what it says comes over this link."""
         streams = self._image.streams if self._image is not None else None
+        self._home.forwards.begin(self._link)
         for kind, output in self._home.outputs.items():
             offset = 0 if streams is None else streams.stdout if kind == frames.STDOUT else streams.stderr
             output.begin(self._link, offset)

@@ -23,6 +23,7 @@ from remoteio.submit.export.changes import Changes
 from remoteio.submit.export.pinned import Pin
 from remoteio.wire import frames
 from shim.submit import faults, threads
+from shim.submit.forwarding import JobForwards
 from shim.submit.job import agent_file, file_rollback, image_manifest, kept_copies, pins, placement_events
 from shim.submit.job.image_intake import images_left
 from shim.submit.job.image_manifest import Run, Seen
@@ -52,6 +53,7 @@ class JobHome:
     record    as it was when this process began
     outputs   where its output goes, by kind of frame
     input     what it is given; None: nothing ever
+    forwards  the ports that lead to it, and from it here
     store     its images
     carried   its file locks while no host runs it
     changes   what it has done to its files since its images
@@ -74,17 +76,14 @@ class JobHome:
     """
 
     def __init__(
-        self,
-        job: Job,
-        record: Record,
-        outputs: dict[int, OutputOnce],
-        input: ReplayedInput | None,
-        tell: Callable[[placement_events.Event], None],
-        say: Callable[[str], None],
-    ) -> None:
+        self, job: Job, record: Record, outputs: dict[int, OutputOnce], input: ReplayedInput | None,
+        tell: Callable[[placement_events.Event], None], say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """Raises RexecError: one of its ports cannot be opened here."""
         self.job, self.name, self.record = job, str(job.id), record
         self.outputs, self.input = outputs, input
         self.tell, self.say = tell, say
+        self.forwards = JobForwards(record.job_spec().forwards, lambda e: self._note(self.fault("forwarding", e)))
         self.store = Store(patience=_PATIENCE)
         self.carried = CarriedLocks()
         self.changes = Changes.of(record.after, record.image)
@@ -103,6 +102,7 @@ class JobHome:
 
     def close(self) -> None:
         """Close the streams and the undo journal: the job is over."""
+        self.forwards.close()
         self.undo.close()
         self.pins.close()
         for output in self.outputs.values():

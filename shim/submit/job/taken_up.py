@@ -84,6 +84,7 @@ class TakenUp(Generation):
         elif not self._offer.goes_on:
             raise ShapeError(f"it sends {frames.KINDS[kind][0]} before STATE")
         elif kind == frames.NEWS and host_frames.news(payload, True).what == job_messages.TOLD:
+            self._home.forwards.begin(self._link)
             for output in self._home.outputs.values():
                 output.begin(self._link, output.taken)
         else:
