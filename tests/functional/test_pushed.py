@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -283,3 +284,31 @@ def test_what_a_far_host_has_kept_is_not_sent_again(rexec: Rexec, place: Callabl
     assert any(sent() < len(LARGE) // 2 for _ in range(8)), "it is sent each time"
     made(2)
     assert sent() > len(LARGE) // 2, "it is another version"
+
+
+def test_git_status_far_away_asks_for_hardly_anything_in_its_first_run(
+    rexec: Rexec, place: Callable[[str], Path]
+) -> None:
+    """Of 40 directories and 160 files, and of the repository's own; without what is guessed it is asked for some 80."""
+    directory, tries = place(SUBMIT_USER), 8
+    for k in range(160):
+        (directory / f"tree/{k // 4:02d}/{k}").parent.mkdir(parents=True, exist_ok=True)
+        (directory / f"tree/{k // 4:02d}/{k}").write_text(f"{k}" * 100)
+    git = ["git", "-C", "tree", "-c", "user.name=x", "-c", "user.email=x@localhost"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], cwd=directory, check=True)
+    subprocess.run(["chown", "-R", SUBMIT_USER, "tree"], cwd=directory, check=True)
+
+    def trips(attempt: int) -> float:
+        log, env = directory / "log", {"XDG_CACHE_HOME": str(directory / f"cache{attempt}")}
+        log.unlink(missing_ok=True)
+        options, argv = ["--keep", "0", "--json-log", log], ["git", "-C", "tree", "status", "-s"]
+        job = rexec(argv, on="alpha-far20", as_user=SUBMIT_USER, options=options, env=env, cwd=directory)
+        assert (job.returncode, job.stdout) == (0, b""), job.stderr
+        (ended,) = [each for each in map(json.loads, log.read_text().splitlines()) if each["event"] == "ended"]
+        return ended["trips"]  # type: ignore[no-any-return]
+
+    made = []
+    while len(made) < tries and min(made, default=math.inf) > 20:
+        made.append(trips(len(made)))
+    assert min(made) <= 20, f"it asks {made} times"

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import tempfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -367,6 +368,11 @@ def _records() -> dict[str, list[bytes]]:
             b'#include "a.c"\n',
         ],
         "guessed_libraries": [_library_cache()],
+        "guessed_repository": [
+            b"ref: refs/x\n",
+            b"ab" * 20 + b"\n",
+            zlib.compress(b"commit 100\0tree " + b"cd" * 20 + b"\nauthor x"),
+        ],
         "guessed_imports": [
             b"import a, b.c\nfrom . import (\n  d,  # so\n)\nclass X:\n  import e\nif f:\n  import h\n"
         ],

@@ -8,7 +8,7 @@ from pathlib import Path
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.seen import Seen
 from remoteio.submit.export.shown_ids import ShownIds
-from shim.submit.guessed import libraries
+from shim.submit.guessed import git, libraries
 from shim.submit.guessed.modules import imported
 from shim.submit.guessed.programs import Programs
 from tests.fuzz.target import scratch, target
@@ -42,4 +42,20 @@ def guessed_imports(data: bytes) -> None:
     assert len(imported(data, b"a.b")) <= len(data) + 2
 
 
-TARGETS = (guessed_program, guessed_libraries, guessed_imports)
+@target()
+def guessed_repository(data: bytes) -> None:
+    """HEAD of a repository of git's, and a commit."""
+    commit, words = "ab" * 20, [b"/git", b"status"]
+    with scratch() as top:
+        for name, text in (("HEAD", data), ("refs/x", commit.encode()), (f"objects/ab/{commit[2:]}", data)):
+            Path(top, ".git", name).parent.mkdir(parents=True, exist_ok=True)
+            Path(top, ".git", name).write_bytes(text)
+        export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), top)
+        for told in (data, b"ref: refs/x\n"):
+            Path(top, ".git/HEAD").write_bytes(told)
+            for name, ranges in git.used(Seen(export), words, b"/", {}):
+                assert name.startswith(b"/") and all(0 <= begin < end for begin, end in ranges or ())
+        export.close()
+
+
+TARGETS = (guessed_program, guessed_libraries, guessed_imports, guessed_repository)

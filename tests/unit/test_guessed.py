@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pytest
 
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
 from remoteio.submit.export.first_names import FirstNames, Ranges, Use, Uses
+from remoteio.submit.export.learned_walks import ATTRIBUTES, use_of
 from remoteio.submit.export.seen import LISTED, WHOLE, Seen
 from remoteio.wire import frames
 from remoteio.wire import fuse_abi as abi
 from shim.submit import told_ahead
-from shim.submit.guessed import compilers, elf, libraries, modules, python, words
+from shim.submit.guessed import compilers, elf, git, libraries, modules, python, words
 from shim.submit.guessed.guesses import Guessed
 from shim.submit.guessed.modules import imported
 from shim.submit.guessed.programs import Programs
@@ -174,6 +176,80 @@ def test_links_that_lead_to_themselves_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("/b")
     (tmp_path / "b").symlink_to("../a/./b")
     assert len([*programs(tmp_path, "x")._seen.walk(b"/a")]) < 50
+
+
+REPOSITORY = "here/repository"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    at = tmp_path / REPOSITORY
+    write(at, {"a/file": "a", "b/c/file": "c", "top": "top"})
+    call = ["git", "-C", str(at), "-c", "user.name=x", "-c", "user.email=x@localhost", "-c", "init.defaultBranch=main"]
+    for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*call, *line], check=True)
+    return at
+
+
+def of_git(top: Path, *words: str, cwd: str = f"/{REPOSITORY}", **env: str) -> Uses:
+    found = programs(top, "git", cwd=cwd)
+    given = {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
+    return dict(git.used(found._seen, [b"git", *map(os.fsencode, words)], os.fsencode(cwd), given))
+
+
+def test_what_git_looks_at_of_a_repository_is_guessed(tmp_path: Path, repository: Path) -> None:
+    def parsed(what: str) -> bytes:
+        told = subprocess.run(["git", "-C", repository, "rev-parse", what], capture_output=True, check=True).stdout
+        return b"/%s/.git/objects/%s/%s" % (REPOSITORY.encode(), told[:2], told[2:].strip())
+
+    at = os.fsencode(f"/{REPOSITORY}")
+    uses = of_git(tmp_path, "status", "-s", HOME="/home")
+    assert uses[b"/home"] is None, "of a home that is not there no more is looked up"
+    for name in (b"HEAD", b"index", b"config", b"refs/heads/main"):
+        assert uses[at + b"/.git/" + name] == WHOLE, name
+    assert uses[parsed("HEAD")] == uses[parsed("HEAD^{tree}")] == WHOLE
+    assert uses[at + b"/.git"] == uses[at + b"/.git/refs"] == uses[at + b"/.git/objects/pack"] == LISTED
+    assert uses[at] == use_of(ATTRIBUTES)
+    for line, cwd in ((["-C", REPOSITORY, "status"], "/"), (["-c", "a.b=c", "status"], f"/{REPOSITORY}/b/c")):
+        again = of_git(tmp_path, *line, cwd=cwd, HOME="/home")
+        assert again.items() >= {name: each for name, each in uses.items() if at in name and each}.items()
+
+
+@pytest.mark.parametrize("words", [["log"], ["--git-dir=x", "status"], [], ["-C"]])
+def test_of_no_tree_that_git_compares_with_nothing_is_guessed(
+    tmp_path: Path, repository: Path, words: list[str]
+) -> None:
+    assert use_of(ATTRIBUTES) not in of_git(tmp_path, *words).values()
+    assert not read([*of_git(tmp_path, "status", GIT_DIR="/elsewhere").items()])
+
+
+def test_of_a_head_by_itself_its_commit_is_guessed_and_of_a_damaged_one_no_tree(
+    tmp_path: Path, repository: Path
+) -> None:
+    own = repository / ".git"
+    (commit,) = subprocess.run(
+        ["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, check=True, text=True
+    ).stdout.split()
+    (own / "HEAD").write_text(f"{commit}\n")
+    found = [name for name in read([*of_git(tmp_path, "status").items()]) if "/objects/" in name]
+    assert len(found) == 2 and found[0].endswith(commit[2:])
+    at = own / "objects" / commit[:2] / commit[2:]
+    at.chmod(0o644)
+    for text in (b"no zlib", zlib.compress(b"commit 5\0tree ../../x\n"), zlib.compress(b"blob 3\0abc"), b""):
+        at.write_bytes(text)
+        assert [name for name in read([*of_git(tmp_path, "status").items()]) if "/objects/" in name] == found[:1]
+    for told in ("ref: ../../x", "ref: \0", "ref: ", "0" * 39, ""):
+        (own / "HEAD").write_text(told)
+        assert not [name for name in read([*of_git(tmp_path, "status").items()]) if "/objects/" in name]
+
+
+def test_of_a_repository_that_lies_elsewhere_or_is_hidden_nothing_is_guessed(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.git").write_text(f"gitdir: /{REPOSITORY}/.git\n")
+    assert read([*of_git(tmp_path, "status", cwd="/other").items()]) == []
+    found = programs(tmp_path, "git", cwd=f"/{REPOSITORY}", hidden=f"/{REPOSITORY}/.git")
+    words = [b"git", b"status"]
+    assert read([*git.used(found._seen, words, os.fsencode(f"/{REPOSITORY}"), {})]) == []
 
 
 # limits

@@ -78,6 +78,16 @@ def test_what_was_sent_is_not_sent_again(host: Host) -> None:
     assert Known().sent(host) == len(TEXT), "of another host that is not known"
 
 
+def test_small_files_are_sent_each_time(host: Host, disk: Path) -> None:
+    known = Known()
+    (disk / "lib/large").write_bytes(TEXT[:20_000])
+    until_named(disk / "lib/large", KEY)
+    with leasing(disk) as anew:
+        anew.export.versions = KEY
+        both = {**WHOLE, b"/lib/small": [(0, 5)]}
+        assert [known.sent(anew, both) for _ in range(2)] == [20_000 + 5, 5], "but for such as are not so small"
+
+
 def test_another_version_is_sent(host: Host, disk: Path) -> None:
     known = Known()
     known.sent(host)

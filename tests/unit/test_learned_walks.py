@@ -100,10 +100,11 @@ def test_what_is_passed_by_is_learned(host: Host) -> None:
     assert command.ends() == {b"/top": NAMES, b"/top/a/f": PASSED_BY, b"/top/c": PASSED_BY}
     command = Command(host)
     command.opens("top", "top/a", "top/a/d", "top/b", "top/b/d", "top/b/e", "top/b/f", "top/c", *DIRECTORIES[6:])
-    assert command.ends() == {b"/top": NAMES, b"/top/a": None}, "of what is in it most was passed by"
+    learned = {b"/top": NAMES, b"/top/a": None, b"/top/a/d": None}
+    assert command.ends() == learned, "of what is in it most was passed by"
     again = Command(host, command.kept)
     again.opens("top/a")
-    assert again.ends() == {b"/top": NAMES, b"/top/a": None}
+    assert again.ends() == learned
 
 
 def test_what_was_passed_by_and_is_walked_now_is_so_no_more(host: Host) -> None:
@@ -131,6 +132,36 @@ def test_of_directories_that_are_opened_alone_no_more_are_learned_than_so_many(
     command = Command(host)
     command.lists("top/a/d")
     assert command.ends() == {}, "what was listed ahead alone is of no use"
+
+
+def test_a_directory_is_learned_of_which_the_host_was_told_as_names_were_looked_up_there(host: Host, top: Path) -> None:
+    command = Command(host)
+    for name in "xyz":  # none of them is there; of the next ones the host need not ask
+        command.ask(abi.LOOKUP, "top/a/d", f"{name}\0".encode())
+    assert command.ends() == {b"/top/a/d": None}
+    facts = facts_of(host, command.kept)
+    directory = facts.leases.lookup(7, host.walk("top/a/d"), b"w")
+    assert directory is not None, "so the next time names are known to be absent that nobody looked up before"
+
+
+def test_a_directory_in_which_a_file_is_made_is_learned_and_no_name_that_is_removed(host: Host, top: Path) -> None:
+    command = Command(host)
+    for name in (b"kept", b"removed"):
+        command.ask(abi.LOOKUP, "top/a", name + b"\0")
+        command.ask(abi.CREATE, "top/a", abi.CREATE_IN.pack(os.O_WRONLY, 0o644, 0, 0) + name + b"\0")
+    command.ask(abi.UNLINK, "top/a", b"removed\0")
+    assert command.ends() == {b"/top/a": None}
+    assert b"/top/a/kept" in command.kept and b"/top/a/removed" not in command.kept
+
+
+def test_what_is_opened_below_what_is_listed_alone_or_passed_by_is_in_no_tree(host: Host) -> None:
+    for aside in ([], use_of(PASSED_BY)):
+        command = Command(host, {b"/top": use_of(ATTRIBUTES), b"/top/a": aside})
+        command.opens("top/a/d", "top/b/d")
+        learned = command.ends()
+        assert b"/top/a/d" in learned and b"/top/b/d" not in learned
+        assert told(host, command.kept)[0] in (b"/top/a", b"/top/a/d")
+        assert set(told(host, command.kept)) >= {b"/top", b"/top/a/d", b"/top/b/d"}
 
 
 def test_who_passes_many_by_walks_no_tree(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

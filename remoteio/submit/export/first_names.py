@@ -24,6 +24,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, names_ahead
 from remoteio.wire.coherence import AHEAD
 from remoteio.wire.frames import KNOWN, LEASED
+from remoteio.wire.makes import name_of
 
 Ranges = list[tuple[int, int]]  # from, to, in the order of the file
 Uses = dict[bytes, "Ranges | None"]
@@ -148,6 +149,8 @@ class FirstNames:
         self.walks.saw(node, op)
         if op == abi.LOOKUP:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
+        elif op == abi.UNLINK:  # as of a file that is made for a while, whose next one has another name
+            self._uses.pop(path(node, name_of(op, bytes(request.raw))), None)
         elif op == abi.LIST:
             if not abi.LIST_IN.unpack_from(request.raw, abi.ARGS)[1]:
                 self._begin(self._begun.listed(path(node, b""), self.known))
@@ -187,7 +190,7 @@ class FirstNames:
             self._keep(uses)
 
 
-_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.READ, abi.FETCH, abi.LIST))
+_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.CREATE, abi.UNLINK, abi.READ, abi.FETCH, abi.LIST))
 
 
 def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:

@@ -25,6 +25,7 @@ MOST_WALKED = 4096  # directories of one walk
 MOST_PASSED_BY = 64
 _ENTRY = 512  # bytes, and few are so long
 MOST_ALONE = 64  # directories of one run that are in no walk
+_SEVERAL = 2  # names asked for in a directory that the host is told of for it: the next may be others
 _ASKS = 3  # names asked for in directories of which names were sent alone: the attributes are wanted
 
 
@@ -48,9 +49,10 @@ class LearnedWalks:
         self.left: set[bytes] = set()
         self.sent: set[bytes] = set()
         self.walked: dict[bytes, tuple[int, bytes]] = {}
-        self._looked: set[bytes] = set()  # directories in which names were looked up
+        self._looked: dict[bytes, int] = {}  # directories of which the host was told as names were looked up there
+        self._lookups: dict[int, int] = {}  # names that the job has asked for in a directory, by its id
         self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
-        self._opened: dict[bytes, None] = {}  # paths of directories that the job has opened
+        self._opened: dict[bytes, None] = {}  # paths of directories that the job has opened, or made a file in
 
     def listed(self, node: Node, entries: bytes, wanted: int) -> None:
         """Take note that the host is given a directory's entries, for what is `wanted`."""
@@ -59,12 +61,12 @@ class LearnedWalks:
             if wanted == NAMES:
                 self.has.add(node.id)
             elif wanted == LOOKED_UP:
-                self._looked.add(name)
+                self._looked[name] = node.id
             self.walked[name] = max(wanted, self.walked.get(name, (wanted, b""))[0]), entries
 
     def saw(self, node: Node, op: int) -> None:
-        """Take note of a LOOKUP in a directory, an OPENDIR of it, or a FETCH of a file."""
-        if op == abi.OPENDIR:
+        """Take note of a LOOKUP in a directory, an OPENDIR of it, of what is made in it, or a FETCH of a file."""
+        if op in (abi.OPENDIR, abi.CREATE):
             if len(self._opened) < MOST_WALKED and node.parent is not None:
                 self._opened[path(node, b"")] = None
         elif op == abi.FETCH and node.parent is not None:
@@ -72,9 +74,11 @@ class LearnedWalks:
             name = path(node.parent, b"")
             if name in self.walked:
                 self.walked[name] = CONTENTS, self.walked[name][1]
-        elif op == abi.LOOKUP and node.id in self.bare:
-            root = self.bare[node.id]
-            self._asked[root] = self._asked.get(root, 0) + 1
+        elif op == abi.LOOKUP:
+            self._lookups[node.id] = self._lookups.get(node.id, 0) + 1
+            if node.id in self.bare:
+                root = self.bare[node.id]
+                self._asked[root] = self._asked.get(root, 0) + 1
 
     def pushed(self, node: Node, entries: bytes) -> None:
         """Take note that the host is sent a directory alone: a walk may come from there."""
@@ -115,7 +119,9 @@ class LearnedWalks:
             if wanted is not None:
                 looked = sum(each.startswith(root + b"/") for each in list(self._looked)) >= LEAST
                 found[root] = use_of(ATTRIBUTES if looked and wanted == NAMES else self.wants(root, wanted))
-        alone = (name for name in self._opened if not is_in(name, NAMES, found) and found.get(name) is None)
+        looked_up = [name for name, node in list(self._looked.items()) if self._lookups.get(node, 0) >= _SEVERAL]
+        several = dict.fromkeys([*self._opened, *looked_up])
+        alone = (name for name in several if not is_in(name, NAMES, found) and found.get(name) is None)
         found.update((name, []) for name in islice(alone, MOST_ALONE))
         return found
 
@@ -162,9 +168,16 @@ def wanted_of(ranges: Ranges | None) -> int | None:
 
 
 def is_in(name: bytes, wanted: int, known: Uses) -> bool:
-    """Whether a directory is in a tree that is sent as it is `wanted`."""
-    of = (wanted_of(known.get(each)) for each in _above(name))
-    return any(each is not None and wanted <= each < PASSED_BY for each in of)
+    """Whether a directory is in a tree that is sent as it is `wanted`; not where it is below one that is listed alone,
+    or passed by."""
+    for each in reversed(_above(name)):
+        ranges = known.get(each)
+        of = wanted_of(ranges)
+        if of == PASSED_BY or (ranges == [] and each != name):
+            return False
+        if of is not None and wanted <= of:
+            return True
+    return False
 
 
 def _above(name: bytes) -> list[bytes]:

@@ -19,6 +19,7 @@ from remoteio.wire import pushed
 from remoteio.wire.coherence import AHEAD
 
 _KEPT_THERE = 1 << 20  # bytes of a file; of more that was read before, some host has what it needs (``kept_contents``)
+_LEAST_KEPT = 16 << 10  # bytes of a file: to look for less on a disk there takes as long as to send it
 _FIRST = 1 << 20  # bytes of one file that go ahead of the other files
 _PAGE = 4096  # bytes
 
@@ -53,7 +54,7 @@ def open_file(export: Export, nodeid: int, ranges: Ranges, most: int, guessed: b
     due = [(begin, min(end, st.st_size)) for begin, end in whole if begin < min(end, st.st_size)]
     if not leasable(export.leases, fd, st):
         return None
-    version = export.versions.of(fd, st) if st.st_size > AHEAD else b""
+    version = export.versions.of(fd, st) if st.st_size > _LEAST_KEPT else b""
     size = sum(end - begin for begin, end in due)
     if version and ((size > _KEPT_THERE and not guessed) or there.has(nodeid, version, due)):
         due, size = [], 0  # the host has kept it since, and else asks

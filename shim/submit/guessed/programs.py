@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from remoteio.submit.export.first_names import Use
 from remoteio.submit.export.seen import WHOLE, Seen
-from shim.submit.guessed import libraries, python, words
+from shim.submit.guessed import git, libraries, python, words
 
 _USUAL = b"/bin:/usr/bin"  # as shim/execute/init/init.py has it
 _LINE = 256  # bytes: BINPRM_BUF_SIZE of linux/binfmts.h
@@ -78,6 +78,8 @@ class Programs:
             first = path == self._first
             called, argv = (self._called, self._argv) if first else (path, [path])
             yield from python.Python(self._seen, path, called, argv, self._cwd, self._env).start(self._libraries)
+        elif git.is_git(path):
+            yield from git.used(self._seen, self._argv if path == self._first else [path], self._cwd, self._env)
         elif b"gcc" in path or b"g++" in path:
             from shim.submit.guessed.compilers import Compiler
 
