@@ -62,7 +62,8 @@ class Batch:
         self.says_more(job)
         (self.mover.dir / f"end.{job}").touch()
         self.comes_to(job, "done")
-        assert [row["status"] for row in self.rows(job, **{"is": "done"})] == [job]
+        (done,) = self.rows(job, **{"is": "done"})
+        assert done["status"] == job and len(done["cost"]) == 3 and all(done["cost"])
         text = self.out(job)
         assert text == lines(text.count("\n"))
         until(lambda: not self.mover.path(number, "").exists(), "it is removed")

@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -26,8 +27,9 @@ from shim.submit import own_code
 from shim.submit.batch.record import Batch
 from shim.submit.batch.runs import PROGRAM, Ended
 from shim.submit.batch.story import HELD, KILLED, RUNNING, WAITING
-from shim.submit.job import agent_file, control_socket
+from shim.submit.job import agent_file, control_socket, events
 from shim.submit.job import record as jobs
+from shim.submit.job.life import life
 from shim.submit.job.placement_events import ACTING, Phase
 from shim.submit.job.record import Job, Record
 
@@ -264,7 +266,7 @@ class MovingRun:
             if record.status is None:
                 return Ended(None, record.reason)
             code = os.waitstatus_to_exitcode(record.status)
-            return Ended(code if code >= 0 else 128 - code, "")
+            return Ended(code if code >= 0 else 128 - code, "", _cost(job))
         if self._lost is not None:
             return Ended(None, self._has_lost(job, record))
         if self.fate in _STAY and record.held:
@@ -359,3 +361,14 @@ def _end(job: Job, number: int) -> None:
             os.kill(pid, number)
     except (RexecError, ProcessLookupError):
         pass  # it has ended by itself
+
+
+def _cost(job: Job) -> list[float] | None:
+    """Sum up what its stays on hosts have cost, as far as these have told."""
+    try:
+        stays = life(str(job.id), events.read_events(job.log)[0], time.time()).stays
+    except RexecError:
+        return None  # `rexec log` tells of it
+    told = [stay.cost for stay in stays if stay.cost is not None]
+    return [round(sum(each.cpu for each in told), 3), round(sum(each.waited for each in told), 3),
+            sum(each.carried for each in told)] if told else None  # fmt: skip
