@@ -12,7 +12,7 @@ import click
 from remoteio.errors import RexecError
 from shim.cli import submit
 from shim.submit.batch.record import CONDOR, Batch
-from shim.submit.engines import dagman
+from shim.submit.engines import dagman, personal
 from shim.submit.engines.dagman import Node
 
 
@@ -59,6 +59,7 @@ def dag_command(file: str, env: tuple[str, ...], prints: bool) -> None:
             raise RexecError(f"{made} cannot be written: {e.strerror}; DAGMan keeps its files beside FILE") from e
         return dagman.submit(os.path.basename(made), directory)
 
+    personal.use()
     submit.begin(_batch(file, directory, nodes, env), give)
 
 
@@ -66,6 +67,8 @@ def _batch(file: str, directory: str, nodes: Sequence[Node], env: tuple[str, ...
     umask = os.umask(0o077)
     os.umask(umask)
     options = tuple(word for item in env for word in ("--env", item))
+    if personal.used(os.environ):
+        options += ("--lease", personal.LEASE)
     return Batch(
         ("dag", file), len(nodes), tuple(node.command for node in nodes), CONDOR, "", options, "{}.out", "{}.err",
         directory, tuple(f"{key}={value}" for key, value in os.environ.items()), umask, time.time(),

@@ -177,6 +177,7 @@ def run_command(
       rexec disconnect [HOST]   end the connections that are kept for further runs
       rexec submit -n N CMD...  run CMD many times, on these hosts or on an HTCondor pool
       rexec dag FILE            run a DAG of commands, in HTCondor's DAGMan's language, on a pool
+      rexec pool up|down        a personal HTCondor of your own hosts
       rexec watch, report       how jobs get on, live; what they got, by host
     rexec owner               how long this machine's owner has been away, also for HTCondor's policies
       rexec priority RUN N      the place of a run that waits for a slot of --on any

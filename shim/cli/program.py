@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "disconnect": ("shim.cli.disconnect", "disconnect_command"),
     "submit": ("shim.cli.submit", "submit_command"),
     "dag": ("shim.cli.dag", "dag_command"),
+    "pool": ("shim.cli.pool", "pool_command"),
     "jobs": ("shim.cli.jobs", "jobs_command"),
     "watch": ("shim.cli.watch", "watch_command"),
     "report": ("shim.cli.report", "report_command"),

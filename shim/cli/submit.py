@@ -20,7 +20,7 @@ from shim.submit.batch import asking, process, record, story
 from shim.submit.batch.arrays import Arrays
 from shim.submit.batch.cluster import CHUNK
 from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, SLURM, Batch, Directory
-from shim.submit.engines import condor, slurm
+from shim.submit.engines import condor, personal, slurm
 from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.config import ANY
 
@@ -79,6 +79,8 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     lines = _lines(given["each"], given["count"])
     number = len(lines) or given["count"] or 1
     stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
+    if given["engine"] == CONDOR:
+        given["lease"] = _personal(given["checkpoint"], given["lease"])
     told = _told(number, stem, **given)
     if given["prints"]:
         click.echo(told, nl=False)
@@ -118,6 +120,16 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         )
     if engine != SLURM and time is not None:
         raise RexecError("--time is for --engine slurm")
+
+
+def _personal(checkpoint: bool, lease: str | None) -> str | None:
+    """Have the personal pool used, if one is up. Returns what a run has for --lease. Raises RexecError."""
+    personal.use()
+    if not personal.used(os.environ):
+        return lease
+    if checkpoint:
+        raise RexecError("--checkpoint is not for a personal pool, where a job begins again: say --engine local for it")
+    return lease or personal.LEASE
 
 
 def _check_moves(checkpoint: bool, every: str | None, lease: str | None) -> None:

@@ -309,3 +309,50 @@ def test_a_job_goes_on_from_its_last_image_where_its_host_dies(alice: Access) ->
         job.end()
     finally:
         alice.pool.boot(host)
+
+
+def _reachable(alice: Access) -> None:
+    """Have ssh on p2 and p3, into which alice may log in."""
+    alice.sh("mkdir -p -m 700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519 </dev/null")
+    alice.sh("echo StrictHostKeyChecking accept-new >.ssh/config")
+    key = alice.sh("cat .ssh/id_ed25519.pub").strip()
+    for host in ("p2", "p3"):
+        alice.pool.on(host, "sh", "-c", "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd")
+        alice.pool.on(host, "sh", "-c", f"mkdir -p -m 700 .ssh && echo '{key}' >.ssh/authorized_keys", user="alice")
+
+
+@pytest.mark.timeout(600)  # a host dies, and HTCondor takes its time
+def test_a_personal_pool_of_one_s_own_hosts_and_nothing_of_it_is_left(alice: Access) -> None:
+    _reachable(alice)
+    alice("rexec", "pool", "up", "--on", "p2,p3")
+    try:
+        name = alice.submit("-n", "8", "--name", "own", "sh", "-c", "echo {}; exit {}")
+        until(lambda: len(alice.has(name, **{"is": "done"})()) == 8, "all have ended", within=4 * PLACE)
+        ended = alice.has(name, **{"is": "done"})()
+        assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(8)}
+        assert {each["host"] for each in ended} == {"p2", "p3"}
+        assert all(alice.lines(f"own.{job}.out") == [str(job)] for job in range(8))
+        config = alice.sh("echo ~/.local/state/rexec/pool/condor_config").strip()
+        alice.pool.on("p1", "sh", "-c", f"cat {config} >/tmp/seen && chmod 644 /tmp/seen")
+        another = ["env", "CONDOR_CONFIG=/tmp/seen", "setpriv", "--reuid", "65534", "--clear-groups", "condor_status"]
+        with pytest.raises(DeskError, match="DENIED"):
+            alice.pool.on("p1", *another)
+        name = alice.submit("--require", 'Machine == "p2"', "--name", "fixed", "sh", "-c", WAITS.format(name="fixed"))
+        until(lambda: alice.lines("fixed.begun"), "it has begun", within=PLACE)
+        said = alice.sh("rexec pool down 2>&1 || :")
+        assert said == f"rexec: batch {name} has jobs left in it: say `rexec kill {name}`, or wait for them\n"
+        alice("rexec", "kill", name)
+        lone = alice.submit("--name", "lone", "--rank", 'Machine == "p3"', "sh", "-c", WAITS.format(name="lone"))
+        until(lambda: alice.lines("lone.begun"), "it has begun", within=PLACE)
+        host = until(alice.has(lone, **{"is": "running"}), "it is said where")[0]["host"]
+        alice.pool.down(host)
+        until(lambda: len(alice.lines("lone.begun")) == 2, "it has begun again elsewhere", within=5 * PLACE)
+        alice.sh("touch lone.go")
+        until(alice.has(lone, status=0), "it has ended", within=PLACE)
+        assert alice.has(lone, status=0)()[0]["host"] == ({"p2", "p3"} - {host}).pop()
+    finally:
+        alice.sh("for b in $(rexec jobs | sed -n 's/^\\(b[0-9]*\\) .*supervised.*/\\1/p'); do rexec kill $b; done || :")
+        alice("rexec", "pool", "down")
+    assert (
+        alice.sh("pgrep -u alice -l condor || :") == "" and alice.sh("ls ~/.local/state/rexec | grep pool || :") == ""
+    )

@@ -3,6 +3,7 @@
 story       what has become of each job, as the journal tells; pure. journal: it in the supervisor's hands
 record      a batch on the disk: what was asked for, and its journal
 places      where the jobs get their places: the desk here, or HTCondor; cluster: Slurm; dag: DAGMan
+personal_places  the same where HTCondor is a personal one
 arrays      which task of which of Slurm's arrays is which job's; pure
 runs        one job while it runs: a `rexec CMD` of its own
 moving      one that can be checkpointed, and outlives the supervisor; departures: it leaves an engine's place

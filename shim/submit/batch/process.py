@@ -16,9 +16,11 @@ from shim.submit import faults, own_code
 from shim.submit.batch import record
 from shim.submit.batch.cluster import Cluster
 from shim.submit.batch.dag import Dag
+from shim.submit.batch.personal_places import OwnDag, OwnPool
 from shim.submit.batch.places import Desk, Places, Pool
 from shim.submit.batch.record import CONDOR, LOCAL, Directory
 from shim.submit.batch.supervisor import Supervisor
+from shim.submit.engines import personal
 
 _TERMINALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
@@ -71,11 +73,17 @@ def _places(directory: Directory) -> Places:
         return Desk(batch.on)
     if not given:
         raise RexecError("the batch was never given to its engine: submit it again")
+    environ = dict(item.split("=", 1) for item in batch.environ)
+    own = personal.used(environ)
+    if personal.VARIABLE in environ:  # whoever starts its supervisor may have set another
+        os.environ[personal.VARIABLE] = environ[personal.VARIABLE]
     if batch.dag:
-        return Dag(directory.path, given, batch)
+        return (OwnDag if own else Dag)(directory.path, given, batch)
+    if batch.engine == CONDOR and own:
+        return OwnPool(directory.path, given)
     if batch.engine == CONDOR:
         return Pool(directory.path, given)
-    return Cluster(directory.path, given, dict(item.split("=", 1) for item in batch.environ))
+    return Cluster(directory.path, given, environ)
 
 
 def _private(path: str, flags: int) -> int:

@@ -262,8 +262,8 @@ class Supervisor:
                 self._begun.remove(each)
 
     def _start(self, job: int) -> None:
-        where = self._where(job)
         try:
+            where = self._where(job)
             if self._batch.moves:
                 if place := self._places.place(job):
                     self._note(job, WAITING, place=place)  # whoever supervises it next knows where it may be

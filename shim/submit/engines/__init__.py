@@ -3,6 +3,7 @@
 condor    HTCondor: what it is told, what it tells, and its streams; slurm: the same of Slurm
 dagman    DAGMan, HTCondor's own: what is written for it, and what it says of its nodes
 asked     what both say of themselves and of their machines
+personal  a personal HTCondor of one's own hosts, all of which runs here
 told      what an engine tells of a job's place; pure
 names     which destination is an engine's job
 

@@ -29,7 +29,7 @@ _EVENTS = {
     "012": HELD, "013": WAITING, "024": LOST,
 }  # fmt: skip
 _HEAD = re.compile(r"(\d{3}) \((\d+)\.(\d+)\.\d+\) ")
-_SLOT = re.compile(r"^\s+SlotName: (?:[^\s@]+@)?(\S+)$", re.M)
+_SLOT = re.compile(r"^\s+SlotName: (?:\S+@)?([^\s@]+)$", re.M)
 _ADDRESS = re.compile(r"<([^>?:]+)")
 _VALUE = re.compile(r"\(return value (-?\d+)\)")
 _ELSEWHERE = 60  # seconds for which a job that has lost its place does not want it again
