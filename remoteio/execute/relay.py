@@ -244,7 +244,7 @@ class Relay(LocksHere):
                 payload = self._noted(asked, unique, payload, now)
             elif error == -errno.EAGAIN and self._refused(asked, unique):
                 return
-            elif op in TELL and (late := self.behind.told(op, nodeid)):  # of which this error comes, as a rule
+            elif op in _FOLLOWS and (late := self.behind.told(op, nodeid)):  # of which this error comes, as a rule
                 payload = abi.failure(unique, late)
             if not self._to_kernel(payload):
                 self._undo(op, payload)
@@ -315,6 +315,7 @@ def _own(reply: bytes | memoryview) -> bool:
 
 
 _NAMES = OPS | REMOVES
+_FOLLOWS = TELL | {abi.WRITE, abi.SETATTR}  # these fail where what made the file, or wrote to it, has
 _TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(
     (

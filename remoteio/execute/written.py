@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import dropwhile
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_WRITE, SAME
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _O_DIRECT = 0o40000
 _SIZE, _MTIME = 1, (4, 7)  # in struct fuse_attr, unpacked
+_INO = 8  # bytes of the inode number, which is first there
 _NS, _BLOCK = 1000000000, 4096
 
 
@@ -139,10 +141,13 @@ class Written:
             self.lose(nodeid)
 
     def made(self, nodeid: int, attr: bytes, stamp: int) -> None:
-        """Take note of home's reply to the change of that stamp, which has made or set it."""
+        """Take note of home's reply to the change of that stamp, which has made or set it.
+
+        Not of the inode number: that the job was told already, and home does not say it before it has made the file.
+        """
         file = self._files.get(nodeid)
         if file is not None and file.told < stamp:
-            file.attr, file.told = attr, stamp
+            file.attr, file.told = file.attr[:_INO] + attr[_INO:], stamp
 
     def moved(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
         """Take note of home's reply to a rename of that stamp; `attr`: none, if others have changed the file."""
@@ -179,9 +184,12 @@ class Written:
         return file is not None and file.asked < file.stamp and self._known.holds(nodeid, file.stamp)
 
     def written_after(self, nodeid: int, most: int) -> list[int]:
-        """List so many files at the most that are so, that one and those that were written after it."""
+        """List so many files at the most that are so, that one and those that were written after it.
+
+        None, if that one has been lost meanwhile: it was found to be so before, by another thread perhaps.
+        """
         found: list[int] = []
-        for each in list(self._files)[list(self._files).index(nodeid) :]:
+        for each in dropwhile(lambda each: each != nodeid, list(self._files)):
             if self.may_lease(each):
                 self._files[each].asked = self._files[each].stamp
                 found.append(each)

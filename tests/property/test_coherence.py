@@ -32,6 +32,9 @@ NAMES = st.sampled_from(["a", "b", "d/a", "d/b", "d/e/a", "f/a", "f/b"])
 DIRECTORIES = st.sampled_from(["d", "f", "d/e", "f/e"])
 SIDES = st.booleans()  # whether the job does it
 TOKEN = re.compile(rb"<[0-9]+>")
+GONE = FileNotFoundError, NotADirectoryError, IsADirectoryError
+# The job has made what somebody here had made a moment before, and had not heard of it: it is told by the next call.
+MADE_BY_BOTH = FileExistsError
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at once", "late"])
@@ -107,7 +110,8 @@ class TwoSides(RuleBasedStateMachine):
     @rule(job=SIDES, name=NAMES, how=st.sampled_from(["w", "a", "r+"]))
     def write(self, job: bool, name: str, how: str) -> None:
         token = self.token()
-        with suppress(FileNotFoundError, NotADirectoryError), open(self.side(job) / name, how + "b") as file:
+        gone = FileNotFoundError, NotADirectoryError, MADE_BY_BOTH
+        with suppress(*gone), open(self.side(job) / name, how + "b") as file:
             file.write(token)
             if how == "r+":
                 file.truncate()
@@ -124,7 +128,7 @@ class TwoSides(RuleBasedStateMachine):
     def write_and_read_back(self, name: str) -> None:
         """Have the job look into what it is writing, as linkers do, with others at work on the file, and hold it."""
         first, second, top = self.token(), self.token(), self.side(True)
-        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with suppress(*GONE, MADE_BY_BOTH):
             fd = os.open(top / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             assert os.pread(fd, 100, 0) == b""
             os.pwrite(fd, second, len(first))
@@ -143,7 +147,7 @@ class TwoSides(RuleBasedStateMachine):
     def replace(self, job: bool, name: str) -> None:
         token, top = self.token(), self.side(job)
         (top / "new").write_bytes(token)
-        with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        with suppress(*GONE):
             (top / "new").rename(top / name)
             if job:
                 assert (top / name).read_bytes() == token

@@ -346,3 +346,14 @@ def test_what_failed_before_the_kernel_was_answered_is_its_answer(ends: Ends, mo
     ends.relay.from_link(abi.failure(second, errno.EIO))
     assert errno.EIO in [error for error, _ in ends.told()]
     assert ends.behind.untold() is None
+
+
+def test_what_was_asked_for_meanwhile_fails_by_what_failed_before_it(ends: Ends) -> None:
+    """A write to a file that home could not make: there is no such open file."""
+    unique = ends.writes(b"abc")
+    ends.told()
+    ends.relay._asked[99] = (abi.WRITE, FILE, 1, 0, 0.0, b"")
+    ends.relay.from_link(abi.failure(unique, errno.EEXIST))
+    ends.relay.from_link(abi.failure(99, errno.EBADF))
+    assert ends.errors() == [errno.EEXIST]
+    assert ends.behind.untold() is None

@@ -96,6 +96,13 @@ def test_what_was_written_after_a_file_that_is_asked_for_is_leased_with_it(asks:
     assert host.wants() == [4, *range(13, 20)], "twice as many; what home has leased, or refused, not again"
 
 
+def test_a_file_that_is_lost_before_home_is_asked_is_not_asked_for() -> None:
+    host = Host()
+    assert not host.opens(5)
+    host.known.written.lose(MADE + 5)
+    assert host.wants() == []
+
+
 def test_what_is_changed_since_it_was_asked_for_is_not_kept() -> None:
     host = Host()
     host.opens(0)

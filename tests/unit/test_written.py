@@ -93,8 +93,9 @@ def test_stat_is_told_times_of_now_until_home_has_told_its_own() -> None:
     host = Host()
     made = host.known._count
     assert host.told()[3:9] == (1, 50, 50, 0, 600, 600), "it is being made"
-    host.written.made(NODE, attr(mtime=20), made)
+    host.written.made(NODE, (99).to_bytes(8, "little") + attr(mtime=20)[8:], made)
     assert host.told()[3:9] == (1, 20, 3, 0, 0, 0), "home has made it"
+    assert host.told()[0] == NODE, "and says no other inode number afterwards"
     host.writes(b"abc")
     size, blocks, *times = host.told()[1:9]
     assert (size, blocks, times) == (3, 8, [1, 50, 50, 0, 600, 600]), "and it takes room"
