@@ -91,10 +91,14 @@ def test_a_job_reaches_a_port_here_and_no_other(combo: Combo, server: socket.soc
 @WAYS
 def test_what_a_job_sends_last_arrives(combo: Combo, server: socket.socket) -> None:
     port = server.getsockname()[1]
-    job = CONNECT + "sock = connected(); open('made', 'w').write('text'); sock.sendall(bytes(range(256)) * 4000)"
+    job = CONNECT + (
+        "sock = connected(); sock.recv(1)\n"  # whose it is cannot be seen of one that has closed it by then
+        "open('made', 'w').write('text'); sock.sendall(bytes(range(256)) * 4000)\n"
+    )
     with combo.popen([PYTHON, "-c", job, str(port)], options=["--forward", f"any:{port}"]) as process:
         with server.accept()[0] as one:
             one.settimeout(HANG)
+            one.sendall(b"x")
             assert one.recv(1) == b"\0"
             assert (combo.dir / "made").exists()  # what it did to files comes before what it says
             assert all_of(one) == (bytes(range(256)) * 4000)[1:]
