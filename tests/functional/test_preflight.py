@@ -31,6 +31,8 @@ def held(what: Callable[[], object]) -> list[str]:
     if pid == 0:
         kept = None
         try:
+            os.closerange(3, write)  # what other tests have left open is none of its
+            os.closerange(write + 1, os.sysconf("SC_OPEN_MAX"))
             kept = what()
             os.close(write)
             signal.pause()
@@ -67,12 +69,8 @@ def test_io_uring_is_named() -> None:
 def test_a_device_is_named() -> None:
     if not os.access("/dev/fuse", os.R_OK):
         pytest.fail("this machine has no /dev/fuse, which the tests need")
-    fuse = os.open("/dev/fuse", os.O_RDWR)
-    try:
-        (only,) = {text for text in held(lambda: os.dup2(fuse, 78)) if "descriptor 78 " in text}
-    finally:
-        os.close(fuse)
-    assert only.endswith("has descriptor 78 (/dev/fuse), a device that CRIU cannot save")
+    (only,) = held(lambda: os.open("/dev/fuse", os.O_RDWR))
+    assert only.endswith(" (/dev/fuse), a device that CRIU cannot save")
 
 
 def test_a_traced_process_is_named() -> None:

@@ -258,6 +258,8 @@ class World:
             assert not is_absent(self.job._known.leases, TOP, self.names[unique]), "what has the name is home's to tell"
         if before == 0 and error:
             self.late[file].add(unique)
+        elif before is None and error and op == abi.WRITE and unique not in self.numbered:
+            self.late[file].clear()  # it is told the first of them, and its own is one of them
         elif before is None and op == abi.FSYNC:
             assert self.job.told[unique] or not self.late[file], "fsync says that all is well, and it is not"
             if not error:  # what it was told is of others

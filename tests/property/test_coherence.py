@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -128,8 +128,9 @@ class TwoSides(RuleBasedStateMachine):
     def write_and_read_back(self, name: str) -> None:
         """Have the job look into what it is writing, as linkers do, with others at work on the file, and hold it."""
         first, second, top = self.token(), self.token(), self.side(True)
-        with suppress(*GONE, MADE_BY_BOTH):
+        with suppress(*GONE, MADE_BY_BOTH), ExitStack() as opened:
             fd = os.open(top / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            opened.callback(os.close, fd)
             assert os.pread(fd, 100, 0) == b""
             os.pwrite(fd, second, len(first))
             assert os.pread(fd, 100, 0) == bytes(len(first)) + second
@@ -137,11 +138,11 @@ class TwoSides(RuleBasedStateMachine):
             assert (os.pread(fd, 100, 0), os.fstat(fd).st_size) == (first + second, len(first + second))
             self.settle()
             here = os.open(self.here / name, os.O_RDONLY)
+            opened.callback(os.close, here)
             if os.pread(here, 100, 0) == first + second:
                 self.held.append((fd, here))
-            else:  # others have renamed a directory above it, and the job has not heard of it yet
-                os.close(here)
-                os.close(fd)
+                opened.pop_all()
+                # else others have renamed a directory above it, and the job has not heard of it yet
 
     @rule(job=SIDES, name=NAMES)
     def replace(self, job: bool, name: str) -> None:
@@ -213,9 +214,9 @@ class TwoSides(RuleBasedStateMachine):
             here = os.open(self.here / name, os.O_RDONLY)
             try:
                 there = os.open(self.there / name, os.O_RDONLY)
-            except FileNotFoundError:
+            except OSError:
                 os.close(here)
-                return
+                raise
             if os.fstat(here).st_ino == os.fstat(there).st_ino:
                 self.held.append((there, here))
             else:
