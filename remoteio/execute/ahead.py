@@ -10,7 +10,8 @@ Who looks up names in such a directory, as `git status` does, is answered from i
 
 A directory that was listed before, and is under a lease since then, is opened from that (``leases``), though with the
 attributes of its directories alone: files have a lease of their own, if any. A job that asks for those at once is given
-no such listing any more: one from home has them all. (Nor is one given of which a directory is not leased.)
+no such listing any more: one from home has them all. (Nor is one given of which a directory is not leased.) But who
+opened a directory and read nothing of it, as each program does that looks for its messages, opens it here again.
 
 A job that comes to a directory whose listing is under way waits for that, rather than ask again.
 
@@ -50,10 +51,12 @@ class Bare:
     """Knows whether listings without attributes of files will do for the job.
 
     unwanted  they do not: it has asked for several that these did not have, each within a second of such a listing
+    unread    but they do of these directories, of which it has read nothing when it opened them last
     """
 
     def __init__(self) -> None:
         self.unwanted = False
+        self.unread: set[int] = set()
         self._until: dict[int, float] = {}  # nodeid of a directory -> until when who asks there is taken to want them
         self._asked = 0
 
@@ -62,6 +65,17 @@ class Bare:
         if len(self._until) >= KNOWN_OPENED:
             self._until.clear()
         self._until[nodeid] = until
+        self.unread.discard(nodeid)
+
+    def do(self, nodeid: int) -> bool:
+        """Say whether the job may be given such a listing of that directory."""
+        return not self.unwanted or nodeid in self.unread
+
+    def closed(self, nodeid: int) -> None:
+        """Take note that the job has opened a directory, read nothing of it, and closed it."""
+        if len(self.unread) >= KNOWN_OPENED:
+            self.unread.clear()
+        self.unread.add(nodeid)
 
     def asked(self, nodeid: int, now: float) -> None:
         """Take note that the job asks for a name in a directory, and home must be."""
@@ -134,7 +148,7 @@ class Ahead:
         return self._listings.read(unique, fh, offset, size, now)
 
     def _may_list(self, leases: Leases, nodeid: int) -> bool:
-        return not self.bare.unwanted and leases.lists(nodeid)
+        return self.bare.do(nodeid) and leases.lists(nodeid)
 
     def _opened_here(self, unique: int) -> bytes:
         self._handle += 1
@@ -151,6 +165,12 @@ class Ahead:
         if self.walks.follows:
             self.walks.listed(nodeid, walk(entries))
             self.moved = True
+
+    def closed(self, nodeid: int, fh: int) -> None:
+        """Take note that the job has closed a directory."""
+        if self._listings.first(fh) or self._listings.unread(fh) is not None:
+            self.bare.closed(nodeid)
+        self._listings.closed(fh)
 
     def looked(self, nodeid: int, found: Entries, now: float) -> None:
         """Take note that the job looks up names in a directory, and what is in it."""

@@ -161,7 +161,7 @@ class Relay(LocksHere):
             self.forget(given_back.lookups(op, nodeid, raw))
             return True
         if op in (abi.RELEASE, abi.RELEASEDIR):
-            self._release(op, unique, raw)
+            self._release(op, unique, nodeid, raw)
             return True
         if op == abi.FLUSH:
             fh, _, _, owner = abi.FLUSH_IN.unpack_from(raw, abi.ARGS)
@@ -182,14 +182,14 @@ class Relay(LocksHere):
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
         return self._locks(op, unique, nodeid, raw)
 
-    def _release(self, op: int, unique: int, raw: bytes) -> None:
+    def _release(self, op: int, unique: int, nodeid: int, raw: bytes) -> None:
         fh = abi.RELEASE_IN.unpack_from(raw, abi.ARGS)[0]
         self.handles.closed(fh)
         self.behind.answers.closed(fh)
         with self._order:
             self.kept_locks.closed(fh)
             if op == abi.RELEASEDIR:
-                self._known.listings.closed(fh)
+                self._known.ahead.closed(nodeid, fh)
             at_home = self._known.opened.closes(fh, raw)
         if at_home:
             self.behind.send(raw)

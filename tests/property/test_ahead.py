@@ -148,7 +148,7 @@ class Job:
         return found
 
     def close(self, fh: int) -> None:
-        self.facts.listings.closed(fh)
+        self.facts.ahead.closed(self.of[fh], fh)
 
 
 STEPS = st.lists(
@@ -289,6 +289,27 @@ def test_who_wants_attributes_of_files_is_told_them_with_the_listing() -> None:
         job.now += 5 * TTL
         last = children(children(TOP)[0])[count % WIDE]
         assert job.open(last) == (count < BARE_ASKED), "one may be of what has changed"
+
+
+def test_who_reads_nothing_of_a_directory_opens_it_again_though_he_wants_attributes() -> None:
+    """Each program does so that looks for its messages in one."""
+    job = Job(leased=True)
+    walk_down(job, TOP)
+    for each in (TOP, *children(TOP)[: BARE_ASKED - 1]):
+        assert job.open(each)
+        job.read(job.handles[-1])
+        job.look(each, b"%x" % file_in(each))
+    read, unread, again = (children(each)[0] for each in children(TOP))
+    for each in (read, unread, again):
+        assert not job.open(each)
+    for each, fh in zip((read, unread, again), job.handles[-3:]):
+        if each == read:
+            job.read(fh)
+        job.close(fh)
+    assert not job.open(read) and job.open(unread) and job.open(unread) and job.open(again)
+    assert job.read(job.handles[-1]), "he may read it all the same"
+    job.close(job.handles[-1])
+    assert not job.open(again), "but once"
 
 
 def look_down(job: Job, nodeid: int) -> tuple[int, int]:
