@@ -109,9 +109,7 @@ class KeptReads(AtOnce):
             self._give(unique, parts)
         for nodeid, offset, size in wanted:
             if self._is_kept(nodeid, offset, size):
-                with self._order:
-                    reads.stop(nodeid)
-                break
+                continue
             with self._order:
                 request = known.reads(nodeid, offset, size, time.monotonic(), self._asked)
             if request:

@@ -38,6 +38,7 @@ FILES = 16
 """Files that are known to be read in their order."""
 
 _NOT = 0o3 | 0o40000  # flags of who may write the file, or reads past the kernel's pages: O_ACCMODE, O_DIRECT
+_TURNED = 4  # READs: the kernel's, or two threads of the relay, may turn some round
 _GAIN = 2.0  # times what the link carries in a round trip
 _ARRIVALS = 64  # of which it is known when they came
 
@@ -109,7 +110,7 @@ class ReadOn:
             while len(self._files) > FILES:
                 self._forget(next(iter(self._files)))
         self._files.move_to_end(nodeid)
-        if not -size <= offset - file.at <= 2 * size:  # two threads of the relay may turn two round
+        if not -_TURNED * size <= offset - file.at <= 2 * size:
             self._drop(file)
             file.at, file.read = offset, 0
         file.fh, file.size = fh, size
@@ -125,7 +126,7 @@ class ReadOn:
     def next(self, trip: float, locked: set[int]) -> list[tuple[int, int, int]]:
         """Return what to ask for where a round trip takes so long: node, offset, size.
 
-        Each is to be ``asked``, or the file left alone (``stop``), as those `locked` are.
+        Each is to be ``asked``, unless it is here already. Those `locked` are left alone.
         """
         nodeid, file = next(reversed(self._files.items()), (0, None))
         if file is None or file.read < AFTER or nodeid in locked:
@@ -192,7 +193,7 @@ class ReadOn:
             else:
                 self._ready.append((each[0], [self._part(piece, offset, offset + size) for piece in found]))
                 self.moved = True
-        old = file.at - 4 * file.size  # what the kernel had already
+        old = file.at - _TURNED * file.size  # what the kernel had already
         for piece in [each for each in file.pieces if not each.left or each.end <= old]:
             file.pieces.remove(piece)
             self._bytes -= piece.end - piece.begin
@@ -205,13 +206,6 @@ class ReadOn:
         return part
 
     # what is wanted no more
-
-    def stop(self, nodeid: int) -> None:
-        """Leave a file alone until as much of it is read again as before the first time."""
-        file = self._files.get(nodeid)
-        if file is not None:
-            self._drop(file)
-            file.read = 0
 
     def closes(self, fh: int, raw: bytes) -> bool:
         """Take note that the kernel closes a handle; whether its RELEASE waits for what is under way and names it."""

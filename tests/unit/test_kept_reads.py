@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from remoteio.execute import read_on
 from remoteio.execute.relay import Relay
 from remoteio.wire import frames, leases
 from remoteio.wire import fuse_abi as abi
@@ -94,11 +96,11 @@ def home(tmp_path: Path) -> Iterator[Home]:
 PART = 1 << 15
 
 
-def filled(home: Home) -> None:
-    unique = home.read(0, PART)
+def filled(home: Home, at: int = 0) -> None:
+    unique, data = home.read(at, PART), DATA[at : at + PART]
     assert home.asked() == [unique]
-    home.answer(unique, DATA[:PART])
-    assert home.told() == abi.reply(unique, DATA[:PART])
+    home.answer(unique, data)
+    assert home.told() == abi.reply(unique, data)
     home.relay.settle()
 
 
@@ -158,6 +160,21 @@ def test_a_narrow_link_is_far(home: Home) -> None:
     assert relay._is_far()
     relay._a_byte = 1 / 100e6
     assert not relay._is_far()
+
+
+def test_who_reads_on_is_sent_only_what_is_not_kept(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = read_on.PIECE
+    for at in range(2 * piece, 3 * piece, PART):
+        filled(home, at)
+    monkeypatch.setattr(read_on, "AFTER", 2 * piece)
+    reads, now = home.relay._known.opened.reads, time.monotonic()
+    reads.arrived(4 * piece, now, now)
+    for at in range(0, 2 * piece, piece // 2):
+        unique = home._ask(abi.READ, NODE, abi.READ_IN.pack(9, at, piece // 2, 0, 0, 0, 0))
+        assert not reads.waits(NODE, (unique, bytes(home.relay._asked[unique][5])), now)
+    home.relay._read_on()
+    ahead = [each[5] for unique, each in home.relay._asked.items() if unique >= abi.OWN]
+    assert [abi.READ_IN.unpack_from(raw, abi.ARGS)[1] for raw in ahead] == [3 * piece]
 
 
 def test_who_died_meanwhile_is_not_answered_twice(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

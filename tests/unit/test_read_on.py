@@ -117,6 +117,18 @@ def test_who_goes_on_reading_is_read_on_for(job: Job) -> None:
     assert not job.home and all(data == job.contents(SIZE) for data in job.answers.values())
 
 
+def test_reads_that_are_turned_round_are_in_order(job: Job) -> None:
+    at = job.run(2 * EACH)
+    for _ in range(16):
+        for unique in job.ahead:
+            job.answer(unique)
+        job.read(at + SIZE)
+        job.read(at)
+        at += 2 * SIZE
+        job.now += TRIP / 10
+    assert not job.home and job.ahead, "all of them were asked for ahead, and the next are"
+
+
 def test_no_more_is_under_way_than_the_link_carries(job: Job) -> None:
     rate, at = 1.25e6, 0
     while at < 4 * AFTER:
