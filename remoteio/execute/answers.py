@@ -86,6 +86,12 @@ class Answers:
             if made.words & MAY_SET:
                 self._keep(made.nodeid, until, made.words, made.attr)
 
+    def cut(self, made: Made) -> None:
+        """Take note that a file is cut, and written to by a handle of the relay's own."""
+        with self._lock:
+            self._made.pop(made.nodeid, None)
+            self._written[made.handle] = 0
+
     def closed(self, fh: int) -> None:
         """Take note that the kernel has closed it."""
         self._written.pop(fh, None)

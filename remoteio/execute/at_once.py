@@ -47,7 +47,9 @@ class AtOnce(AskedAhead):
         behind.sent.await_room(len(raw))
         if op in _TAKES:
             return self._take(op, unique, nodeid, raw, now)
-        if op not in CHANGES:
+        if op == abi.OPEN and self._cut(unique, nodeid, raw, now):
+            return True
+        if op == abi.OPEN or op not in CHANGES:
             return self._look(op, unique, nodeid, raw, now)
         unseen = op in OPS or (op == abi.WRITE and is_mapped(raw))  # who makes something has not failed at it
         error = 0 if unseen else behind.told(op, nodeid, behind.answers.goes_on(op, raw))
@@ -100,20 +102,40 @@ class AtOnce(AskedAhead):
         return nodeid in self.handles.locked
 
     def _look(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Answer a READ or GETATTR of what was made or written here."""
+        """Answer an OPEN, READ or GETATTR of what was made or written here."""
         known = self._known
         with self._order:
             if self._is_shared(nodeid):
                 return False
             if op == abi.READ:
                 answer = known.written.read(unique, nodeid, raw, now)
+            elif op == abi.OPEN:
+                answer = known.open_own(unique, nodeid, raw, now)
             else:
                 answer = known.written.getattr(unique, nodeid, raw, now, known.making.time(now))
                 answer = answer or known.making.getattr(unique, nodeid, self.behind.done())
             if answer is None:
                 return False
             self.counts.here[op] += 1
-        self._to_kernel(answer)
+        self._answer(op, answer)
+        return True
+
+    def _cut(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
+        """Answer an OPEN that cuts a file which the job has made."""
+        known, behind = self._known, self.behind
+        with self._order:
+            made = None if self._is_shared(nodeid) else known.cut_own(unique, nodeid, raw, behind.next(), now)
+            if made is None:
+                return False
+            behind.answers.cut(made)
+            self.counts.here[abi.OPEN] += 1
+            self.counts.carried[abi.OPEN] += len(raw)
+            number, answer = behind.entered(unique, (abi.OPEN, nodeid, 0, known.cuts(made, now), now, raw), made.answer)
+        behind.send_change(number, raw)
+        if answer:
+            self._answer(abi.OPEN, answer)
+        if known.unused():
+            self.give_back()
         return True
 
     def _set(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
@@ -130,7 +152,7 @@ class AtOnce(AskedAhead):
         return made
 
     def _answer(self, op: int, answer: bytes) -> None:
-        if not self._to_kernel(answer) and op in OPS:
+        if not self._to_kernel(answer) and (op in OPS or op == abi.OPEN):
             self._undo(op, answer)
 
     def _done(self, unique: int, error: int, payload: bytes | memoryview) -> None:

@@ -9,7 +9,7 @@ Beside the lease nothing is told that the job does not have: it is opened, and r
 from __future__ import annotations
 
 from remoteio.execute.known_reads import KnownReads
-from remoteio.execute.leases import named
+from remoteio.execute.leases import named, only_reads
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import left
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
 _FIRST = 8
-_ASKS = frozenset((abi.LOOKUP, abi.OPEN))
 
 
 class KnownLeft(KnownReads):
@@ -31,7 +30,7 @@ class KnownLeft(KnownReads):
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
         answer = super().answer(op, unique, nodeid, raw, now)
-        if answer is None and op in _ASKS:
+        if answer is None and (op == abi.LOOKUP or (op == abi.OPEN and _reads(raw))):
             found = nodeid if op == abi.OPEN else named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
             if self.written.may_lease(found):
                 self._met, self.ahead.moved = found, True
@@ -56,3 +55,7 @@ class KnownLeft(KnownReads):
                 self.leases.no_capability(nodeid)
                 if self.leases.may_open(nodeid, 0):
                     self.written.leased(nodeid, attr)
+
+
+def _reads(raw: bytes | memoryview) -> bool:
+    return only_reads(abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0])

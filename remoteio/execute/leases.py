@@ -192,7 +192,7 @@ class Leases:
 
     def may_open(self, nodeid: int, flags: int) -> bool:
         """Say whether a file may be opened here with these flags of an OPEN."""
-        return nodeid in self._whole and not flags & _ASKS
+        return nodeid in self._whole and only_reads(flags)
 
     def version(self, nodeid: int) -> tuple[bytes, int]:
         """Return the name of a file's version, and its size; no name: its contents may have changed, or have none."""
@@ -201,7 +201,7 @@ class Leases:
 
     def open_first(self, nodeid: int, flags: int, version: bytes) -> bool:
         """Say whether a file that was pushed may be opened here, and keep that its contents hold from then on."""
-        if nodeid not in self._attr or flags & _ASKS:
+        if nodeid not in self._attr or not only_reads(flags):
             return False
         self.contents(nodeid, version)
         return True
@@ -302,6 +302,11 @@ class Leases:
     def _bound(self) -> None:
         while (self._names > LEASED_NAMES or self._bytes > LEASED_LISTINGS) and len(self._directories) > 1:
             self._drop(self._directories.popitem(last=False)[1])
+
+
+def only_reads(flags: int) -> bool:
+    """Say whether an OPEN with these flags may be answered by what is known of a file's contents."""
+    return not flags & _ASKS
 
 
 def attributes_of(leases: Leases, nodeid: int) -> bytes | None:

@@ -146,6 +146,15 @@ class Making:
             if len(self._own) > MOST_OWN:
                 self._own.popitem(last=False)
 
+    def is_own(self, nodeid: int) -> bool:
+        """Say whether it is a file that the job has made."""
+        return nodeid in self._own
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether there is any directory in which more may be made: home has room."""
+        return bool(self._granted)
+
     def goes_on(self, op: int, made: int, granted: Granted, now: float) -> None:
         """Take note of what goes along with home's reply to what was answered here: `made` is its node."""
         self._clock(granted.ns, now)

@@ -13,7 +13,7 @@ from remoteio.execute.behind import Behind
 from remoteio.execute.beside_locks import is_told_once
 from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
-from remoteio.execute.known_left import KnownLeft
+from remoteio.execute.known_own import KnownOwn
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases, makes
@@ -39,7 +39,7 @@ class Told:
         self._asked: dict[int, Asked] = {}
         self.handles = Handles()
         self.behind = Behind(link)
-        self._known = KnownLeft()
+        self._known = KnownOwn()
         self._order = threading.Lock()  # of changes against what is learned
 
     def begins(self, trip: float) -> None:
@@ -151,6 +151,8 @@ class Told:
                 if op == abi.WRITE:
                     self._known.written.confirmed(nodeid, _word(reply), known.attr, stamp, now)
                     self._known.making.saw(known.attr, now)
+                elif op == abi.OPEN and change is not None:
+                    self._known.written.made(nodeid, known.attr, stamp)
                 elif op == abi.RENAME2 and change is not None:
                     self._known.written.moved(change.node, known.contents, stamp, now)
                 self.counts.carried[op] += len(rest)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remoteio.execute.making import Made
 
 _O_DIRECT = 0o40000
-_SIZE, _MTIME = 1, (4, 7)  # in struct fuse_attr, unpacked
+_SIZE, _MTIME, _MODE = 1, (4, 7), 9  # in struct fuse_attr, unpacked
 _INO = 8  # bytes of the inode number, which is first there
 _NS, _BLOCK = 1000000000, 4096
 
@@ -236,6 +236,11 @@ class Written:
         attr = list(abi.ATTR.unpack(file.attr))
         attr[_SIZE] = len(file.data)
         return abi.ATTR.pack(*attr)
+
+    def mode(self, nodeid: int, now: float) -> int:
+        """Return the mode of a file, if that and all that is in it is known; 0: it is not."""
+        file = self._file(nodeid, now)
+        return int(abi.ATTR.unpack(file.attr)[_MODE]) if file is not None and file.sets <= file.told else 0
 
     def read(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
         """Return the reply to a READ, if what it asks for is known."""

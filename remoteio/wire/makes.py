@@ -12,7 +12,8 @@ BREAK; SET and OWN: as behind.MAY_SET and MAY_OWN, of a directory that was made.
 of the job's speaks, parted by slashes, folded, with "*" for any bytes: these are asked for.
 
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
-its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number).
+its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number). An OPEN
+that is answered before it is done cuts (O_TRUNC) a file that the job has made, and its handle is MADE + number, too.
 
 An UNLINK that is answered before it is done takes away the name of a file that the job has made. In place of the
 number of the process that asks it has that of the change that made the file, or, of one that home has made when it was

@@ -55,7 +55,9 @@ class Descriptors:
         self._opening, self._table = threading.RLock(), threading.Lock()
         self.owners: set[int] = set()  # descriptors of LockOwners, which count with the open files
         self._open_dirs: OrderedDict[int, Node] = OrderedDict()  # by node id, those to be closed first are first
-        self._leased: OrderedDict[int, Descriptor] = OrderedDict()  # by node id, files that are kept
+        # by node id, files that are kept: those that were leased, and those that the job has made
+        self._leased: OrderedDict[int, Descriptor] = OrderedDict()
+        self._made: OrderedDict[int, Descriptor] = OrderedDict()
 
     # directories
 
@@ -118,6 +120,7 @@ class Descriptors:
         with self._table:
             self._open_dirs.pop(node.id, None)
             self._leased.pop(node.id, None)
+            self._made.pop(node.id, None)
             node.fd = -1
 
     def pin(self, node: Node | None) -> None:
@@ -140,29 +143,34 @@ class Descriptors:
             self._retire(len(self._open_dirs) - self._most)
             with self._table:
                 self._leased.clear()
+                self._made.clear()
         return open()
 
-    # files whose contents are leased
+    # files that the host may open by itself
 
-    def keeps(self, node: Node, fd: int) -> bool:
-        """Keep the file that is open as `fd`, which the host may open when its name is another's. False: no room."""
-        if node.id not in self._leased:
+    def keeps(self, node: Node, fd: int, made: bool = False) -> bool:
+        """Keep the file that is open as `fd`, which the host may open when its name is another's. False: no room.
+
+        `made`: the job has just made it.
+        """
+        files = self._made if made else self._leased
+        if node.id not in files:
             try:
                 kept = Descriptor(os.open("/proc/self/fd/%d" % fd, os.O_PATH | os.O_CLOEXEC))
             except OSError:
                 return False
             with self._table:
-                self._leased[node.id] = kept
-                if len(self._leased) > self._most // 8:
-                    self._leased.popitem(last=False)
+                files[node.id] = kept
+                if len(files) > self._most // 8:
+                    files.popitem(last=False)
         return True
 
     def reopen_kept(self, node: Node, flags: int) -> int:
         """Open a new descriptor of a file that was kept. Raises ESTALE for one that is not."""
-        fd = self._leased.get(node.id)
+        fd = self._leased.get(node.id, self._made.get(node.id))
         if fd is None:
             raise OSError(errno.ESTALE, "no name it was seen by is its own any more")
-        return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK | os.O_CLOEXEC))
+        return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags | os.O_CLOEXEC))
 
     # any file
 
@@ -207,8 +215,13 @@ class Descriptors:
         fd = self._open(node)
         if flags & os.O_PATH:
             return fd
-        flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        flags |= os.O_NOCTTY | os.O_CLOEXEC
         try:
+            return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags | os.O_NONBLOCK))
+        except BlockingIOError:
+            if node.kind != stat.S_IFREG:
+                raise
+            # somebody has a lease on it, as rexec has for a moment (held_open): who opens it waits for that
             return self.with_room(lambda: os.open("/proc/self/fd/%d" % fd, flags))
         finally:
             os.close(fd)

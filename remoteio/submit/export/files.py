@@ -9,7 +9,7 @@ import stat
 from remoteio import syscalls
 from remoteio.submit.export.base import drop_suid
 from remoteio.submit.export.changes import NEVER, File, State, state
-from remoteio.submit.export.executing import EXECUTE, open_file, reopen
+from remoteio.submit.export.executing import EXECUTE, open_file
 from remoteio.submit.export.granted import granted
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.leased_opens import LeasedOpens
@@ -37,13 +37,11 @@ class OpenFiles(LeasedOpens):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
-        fd = open_file(
-            lambda f: reopen(self.inodes.descriptors, node, f, self._outside), flags & (_OPEN_FLAGS | EXECUTE)
-        )
+        fd = open_file(lambda f: self.late.reopen(node, f, r.number), flags & (_OPEN_FLAGS | EXECUTE))
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
         leased = self._arm(node, fd, flags)
         st = _begun(fd, kill)
-        out = self._opened(fd, node, flags, st)
+        out = self._opened(fd, node, flags, st, own=MADE + r.number if r.number else 0)
         if node.ctime != st.st_ctime_ns and not flags & os.O_TRUNC:
             # changed since the kernel was told its size, and not by the kernel: close-to-open wants it asked for again
             return Reply(out, before=abi.inval_inode(node.id, -1))
@@ -59,9 +57,12 @@ class OpenFiles(LeasedOpens):
         self.late.open(self.late.expect(r.raw))
         return DONE
 
-    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False) -> bytes:
-        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now."""
-        handle = self.inodes.opened(fd, node, flags, node.id if made and node.id >= MADE else 0)
+    def _opened(self, fd: int, node: Node, flags: int, st: os.stat_result, made: bool = False, own: int = 0) -> bytes:
+        """struct fuse_open_out: the kernel keeps its pages if they stand for the file as it is now.
+
+        `own`: the handle's number, if the host has opened it by itself.
+        """
+        handle = self.inodes.opened(fd, node, flags, own or (node.id if made and node.id >= MADE else 0))
         if handle.writable:
             self._notes.may_write(node)
             self._counted(node, st)
@@ -74,7 +75,7 @@ class OpenFiles(LeasedOpens):
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
-        elif self.behind and handle.writable and not (self.room.counts or node.locks):
+        elif self.behind and handle.writable and not (own or self.room.counts or node.locks):
             words = granted(fd, flags, st, made, self.ids.plain)
             handle.beside = bool(words) and _guarded(node)
             out |= words | BESIDE if handle.beside else words
@@ -105,6 +106,8 @@ class OpenFiles(LeasedOpens):
             raise
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         opened = self._opened(fd, node, flags, os.fstat(fd), True)
+        if self.behind:
+            self.inodes.descriptors.keeps(node, fd, made=True)  # the host may open it again by itself
         if self.behind and new.parent.shared:
             self.locks.soles.made(self.inodes.handle(abi.OPEN_OUT.unpack(opened)[0]))
         return self._with_parent(entry + opened, new)

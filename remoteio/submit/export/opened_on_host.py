@@ -16,10 +16,11 @@ import threading
 from remoteio.submit.export.descriptors import Descriptor
 from remoteio.submit.export.executing import EXECUTE, open_file, reopen
 from remoteio.submit.export.inodes import Inodes
-from remoteio.submit.export.nodes import Handle, path
+from remoteio.submit.export.nodes import Handle, Node, path
 from remoteio.submit.sandbox.threads import Call
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import OPENED_HERE
+from remoteio.wire.makes import NUMBERS
 
 _OP, _OPENED = slice(4, 8), abi.OPENED.to_bytes(4, sys.byteorder)  # in a request
 MOST_EXPECTED = 2 * OPENED_HERE  # those that are being closed come beside them
@@ -79,6 +80,18 @@ class OpenedOnHost:
         """Open what the host has told a process before this one that it has opened. Raises OSError."""
         self._expected[fh] = nodeid, flags
         self._inodes.handle(fh)
+
+    def reopen(self, node: Node, flags: int, number: int) -> int:
+        """Open a new descriptor of `node`. Of a change (`number`) the host has told that it is done: so it is that very
+        file, also where another has its name by now; and it is cut. Raises OSError."""
+        if number >= NUMBERS or (number and not (flags & os.O_TRUNC and flags & os.O_ACCMODE)):
+            raise OSError(errno.EINVAL, "that may not be opened before it is done here")
+        try:
+            return reopen(self._inodes.descriptors, node, flags, self._outside)
+        except OSError as e:
+            if not number or e.errno != errno.ESTALE:
+                raise
+        return self._inodes.descriptors.reopen_kept(node, flags)
 
     def lost(self) -> list[bytes]:
         """Open what is expected, and list the names of what cannot be opened: others have taken them away."""

@@ -1,0 +1,135 @@
+"""What a job has made it opens again, and cuts, without a question; and it is that very file, whoever has its name."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from remoteio.submit.export.files import OpenFiles
+from remoteio.submit.export.leases import Leases
+from remoteio.submit.export.reply import Reply
+from remoteio.wire.coherence import TTL
+from tests.mounted import mounted
+from tests.until import until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
+
+
+class Served:
+    """A directory `here`, seen by the job as `there`, in which it has just made a file."""
+
+    def __init__(self, top: Path) -> None:
+        self.here, self.there = top / "here", top / "there"
+        self._gate, self.asked, self.theirs = top / "gate", top / "asked", top / "theirs"
+        self.here.mkdir(), self.there.mkdir()
+        self._gate.touch(), self.asked.touch(), (self.here / "mark").touch()
+
+    def waits(self, do: Callable[..., Reply]) -> Callable[..., Reply]:
+        def waiting(*args: object) -> Reply:
+            with self._gate.open() as gate:
+                fcntl.flock(gate, fcntl.LOCK_SH)
+                return do(*args)
+
+        return waiting
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have nothing opened at home."""
+        with self._gate.open() as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            yield
+
+    def all_done(self) -> None:
+        """Wait until all is done here that the job did so far: home is asked for this, and in its order."""
+        (self.there / "mark").rename(self.there / "mark too")
+        (self.there / "mark too").rename(self.there / "mark")
+
+    def goes_on(self, work: Callable[[str], None]) -> str:
+        """Do that to a new file while nothing is opened at home; which one."""
+        for k in range(30):
+            (self.there / f"{k}").touch()
+            until((self.here / f"{k}").exists, "it is made")
+            working = threading.Thread(target=work, args=(f"{k}",))
+            with self.held():
+                working.start()
+                working.join(TTL / 2)
+                went_on = not working.is_alive()
+                if went_on:
+                    self.replace(f"{k}")
+            working.join()
+            if went_on:
+                return f"{k}"
+        pytest.fail("it waits for what it opens")
+
+    def replace(self, name: str) -> None:
+        self.theirs.write_bytes(b"theirs")
+        self.theirs.rename(self.here / name)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    made = Served(tmp_path)
+    monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
+    monkeypatch.setattr(OpenFiles, "do_open", made.waits(OpenFiles.do_open))
+    with mounted(made.here, made.there, late=True, asked=made.asked):
+        (made.there / "first").touch()
+        yield made
+
+
+def test_what_the_job_cuts_is_the_file_that_it_has_made(served: Served) -> None:
+    opened: list[int] = []
+
+    def work(name: str) -> None:
+        opened.append(os.open(served.there / name, os.O_RDWR | os.O_TRUNC))
+        assert os.write(opened[-1], b"the job's") == 9
+
+    name = served.goes_on(work)
+    os.fsync(opened[-1])
+    assert os.pread(opened[-1], 100, 0) == b"the job's"
+    assert os.fstat(opened[-1]).st_size == 9
+    for fd in opened:
+        os.close(fd)
+    assert (served.here / name).read_bytes() == b"theirs", "what others have put in its place is not cut"
+    until(lambda: (served.there / name).read_bytes() == b"theirs", "the job sees it")
+
+
+def test_what_the_job_opens_is_the_file_that_it_has_made(served: Served) -> None:
+    opened: list[int] = []
+
+    def work(name: str) -> None:
+        (served.there / name).write_bytes(b"the job's")
+        opened.append(os.open(served.there / name, os.O_RDONLY))
+
+    name = served.goes_on(work)
+    time.sleep(1.1 * TTL)  # what the host has of it is not told any more
+    assert os.pread(opened[-1], 100, 0) == b"the job's"
+    for fd in opened:
+        os.close(fd)
+    assert (served.here / name).read_bytes() == b"theirs"
+    until(lambda: (served.there / name).read_bytes() == b"theirs", "the job sees what others have put in its place")
+
+
+def test_what_is_made_cut_written_and_read_is_here(served: Served) -> None:
+    before = served.asked.read_text().split().count("open")
+    for k in range(20):
+        path = served.there / f"{k}"
+        path.touch(), path.write_bytes(b"%d" % k), path.write_bytes(b"again %d" % k)
+        assert path.read_bytes() == b"again %d" % k
+    served.all_done()
+    assert [(served.here / f"{k}").read_bytes() for k in range(20)] == [b"again %d" % k for k in range(20)]
+    opened = served.asked.read_text().split().count("open") - before
+    assert opened == 20 + 20, "home opens each when it is cut, and nothing else"
+
+
+def test_what_others_write_to_such_a_file_is_read_a_second_later(served: Served) -> None:
+    (served.there / "file").write_bytes(b"the job's")
+    served.all_done()
+    (served.here / "file").write_bytes(b"theirs")
+    until(lambda: (served.there / "file").read_bytes() == b"theirs", "it is read", within=2 * TTL)

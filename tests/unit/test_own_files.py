@@ -1,0 +1,125 @@
+"""A file that the job has made is opened again on its host, as long as all that is in it is known there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from remoteio.execute.known_own import KnownOwn
+from remoteio.execute.leases import Leases
+from remoteio.execute.making import Made, Making
+from remoteio.submit.export.dispatch import Export
+from remoteio.submit.export.shown_ids import ShownIds
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire.behind import MAY_WRITE
+from remoteio.wire.coherence import SILENCE, TTL
+from remoteio.wire.makes import MADE, NUMBERS
+
+FILE, NOW = MADE + 3, 1000.0
+CUT = os.O_WRONLY | os.O_TRUNC | 0o100000
+EXECUTE = 0x20
+
+
+class Goes(Making):
+    """Home has granted more."""
+
+    may_go_on = True  # type: ignore[assignment]
+
+
+class Host:
+    """What a host knows that has made a file and written to it."""
+
+    def __init__(self, mode: int = 0o644) -> None:
+        self.known = KnownOwn()
+        self.known.leases.heard = NOW
+        self.known.making = Goes(self.known.leases)
+        attr = abi.ATTR.pack(9, 0, 0, 1, 2, 3, 0, 0, 0, stat.S_IFREG | mode, 1, 0, 0, 0, 4096, 0)
+        self.known.making.owns(FILE)
+        self.known.written.stamp(abi.CREATE, 7, b"", Made(FILE, FILE, MAY_WRITE, attr, b""), NOW)
+        self.known.written.made(FILE, attr, 1)
+        raw = abi.request(abi.WRITE, FILE, abi.WRITE_IN.pack(1, 0, 4, 0, 0, 0, 0) + b"data")
+        self.known.written.stamp(abi.WRITE, FILE, raw, None, NOW)
+
+    def opens(self, flags: int, now: float = NOW) -> bool:
+        raw = abi.request(abi.OPEN, FILE, abi.OPEN_IN.pack(flags, 0))
+        return self.known.open_own(3, FILE, raw, now) is not None
+
+    def cut(self, flags: int, now: float = NOW, number: int = 5) -> Made | None:
+        raw = abi.request(abi.OPEN, FILE, abi.OPEN_IN.pack(flags, 0))
+        return self.known.cut_own(3, FILE, raw, number, now)
+
+    def holds(self) -> bytes | None:
+        raw = abi.request(abi.READ, FILE, abi.READ_IN.pack(1, 0, 100, 0, 0, 0, 0))
+        answer = self.known.written.read(3, FILE, raw, NOW)
+        return None if answer is None else answer[abi.OUT_HEADER.size :]
+
+
+def test_it_is_opened_until_home_must_be_asked() -> None:
+    host = Host()
+    assert host.opens(os.O_RDONLY) and host.opens(os.O_RDONLY, NOW + TTL)
+    assert not host.opens(os.O_RDONLY, NOW + 1.1 * TTL), "others may have changed it"
+    assert not host.opens(os.O_RDWR) and not host.opens(os.O_WRONLY | os.O_APPEND)
+    host.known.leases.heard = NOW - SILENCE / 2
+    assert not host.opens(os.O_RDONLY), "home has not been heard of"
+
+
+def test_it_is_empty_once_it_is_cut() -> None:
+    host = Host()
+    made = host.cut(CUT)
+    assert made is not None and made.handle == MADE + 5
+    assert host.holds() == b"data"
+    host.known.cuts(made, NOW)
+    assert host.holds() == b""
+    assert abi.ATTR.unpack(host.known.written.attributes(FILE, NOW))[1] == 0
+
+
+@pytest.mark.parametrize("more", [os.O_APPEND, os.O_DSYNC, os.O_DIRECT, EXECUTE])
+def test_home_is_asked_to_cut_it_in_another_way(more: int) -> None:
+    host = Host()
+    assert host.cut(CUT) and not host.cut(CUT | more)
+
+
+def test_home_is_asked_where_it_may_not_go_on() -> None:
+    host = Host()
+    assert not host.cut(os.O_WRONLY) and not host.cut(os.O_RDONLY | os.O_TRUNC)
+    assert not host.cut(CUT, NOW + 1.1 * TTL) and not host.cut(CUT, number=NUMBERS)
+    host.known.making = Making(host.known.leases)
+    host.known.making.owns(FILE)
+    assert host.opens(os.O_RDONLY) and not host.cut(CUT), "there may be no room"
+    host.known.making = Goes(Leases())
+    assert not host.opens(os.O_RDONLY) and not host.cut(CUT), "home has made it, and keeps it not"
+
+
+@pytest.mark.parametrize(
+    ("mode", "reads", "writes"),
+    [(0o400, True, False), (0o200, False, True), (0o4755, False, False), (0o066, False, False)],
+)
+def test_whose_it_is_must_have_the_right(mode: int, reads: bool, writes: bool) -> None:
+    host = Host(mode)
+    assert (host.opens(os.O_RDONLY), host.cut(CUT) is not None) == (reads, writes)
+
+
+def test_a_mode_that_is_being_set_is_asked_for() -> None:
+    host = Host()
+    args = abi.SETATTR_IN.pack(abi.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o600, 0, 0, 0, 0)
+    host.known.written.stamp(abi.SETATTR, FILE, abi.request(abi.SETATTR, FILE, args), None, NOW)
+    assert not host.opens(os.O_RDONLY) and not host.cut(CUT)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC])
+def test_nothing_but_a_cut_is_opened_before_it_is_done_here(tmp_path: Path, flags: int) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    export = Export(ShownIds(0, 0, frozenset()), str(tmp_path))
+    looked = export.answer(abi.Request(abi.request(abi.LOOKUP, abi.ROOT_ID, b"file\0", 2)))
+    assert looked is not None
+    nodeid = abi.ENTRY.unpack_from(looked[1], abi.OUT_HEADER.size)[0]
+    for how, number, refused in ((flags, 1, True), (os.O_RDWR | os.O_TRUNC, NUMBERS, True), (CUT, 1, False)):
+        request = abi.Request(abi.request(abi.OPEN, nodeid, abi.OPEN_IN.pack(how, 0), 3))
+        request.number = number
+        answer = export.answer(request)
+        assert answer is not None
+        assert bool(abi.OUT_HEADER.unpack_from(answer[1])[1]) == refused
+    export.close()
