@@ -6,9 +6,9 @@ queued, and the link calls it for each frame before that is sent: what the job c
 break. A watch is set, and armed, before what is told is read; a change in between makes a break, which the stamps of
 the host set against the reply, whichever of the two comes first (``execute.known``).
 
-Only what inotify tells of is leased: filesystems of this machine's own kernel, in which nothing was mounted or
-unmounted since. It does not tell of what changes through a mapping (mmap(2)) before the file is closed. A directory or
-file that changes all the time, an overflow of the queue, or more watches than there may be:
+Only what inotify tells of is leased: filesystems of this machine's own kernel. Of what is mounted or unmounted
+``mounted_over`` tells. Nothing tells of what changes through a mapping (mmap(2)) before the file is closed. A directory
+or file that changes all the time, an overflow of the queue, or more watches than there may be:
 the job asks, as it does of anything else.
 
 Armed: who changes it causes a break. After that, until it is told again, the job knows nothing, and is told nothing.
@@ -28,6 +28,7 @@ from collections.abc import Callable
 from remoteio import inotify as ino
 from remoteio.submit.export.filesystems import ChangedHere
 from remoteio.submit.export.held_open import unwritten
+from remoteio.submit.export.mounted_over import Mounts, Over
 from remoteio.submit.export.nodes import Node
 from remoteio.wire import frames
 from remoteio.wire import leases as wire
@@ -55,11 +56,11 @@ _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
 class _Watch:
     """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
 
-    __slots__ = ("all_broken", "beside", "broken", "events", "hides", "nodeid", "number", "own", "since")
+    __slots__ = ("all_broken", "beside", "broken", "events", "hides", "key", "nodeid", "number", "own", "since")
 
-    def __init__(self, nodeid: int, number: int, hides: bool) -> None:
-        self.nodeid, self.number = nodeid, number
-        self.hides = hides  # names in it are not to be told of
+    def __init__(self, node: Node, number: int) -> None:
+        self.nodeid, self.number, self.key = node.id, number, (node.dev, node.ino)
+        self.hides = node.rights.hides  # names in it are not to be told of
         self.all_broken, self.broken = True, {_ITSELF}
         self.events, self.since = 0, 0.0
         self.beside = False  # a file in it was locked: it tells what is done to all files in it
@@ -92,18 +93,6 @@ class _Watch:
         self.broken.discard(name)
 
 
-class _Mounts:
-    """Tells by a poll, together with inotify, when something is mounted or unmounted here: proc_pid_mountinfo(5)."""
-
-    __slots__ = ("fd", "poll")
-
-    def __init__(self, watches: ino.Inotify) -> None:
-        self.fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self.poll = select.poll()
-        self.poll.register(watches.fileno(), select.POLLIN)
-        self.poll.register(self.fd, select.POLLPRI)
-
-
 class Leases:
     """Watches what is leased, and tells what is leased no more. Leases nothing until `begin`.
 
@@ -116,7 +105,7 @@ class Leases:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inotify: ino.Inotify | None = None
-        self._mounts: _Mounts | None = None
+        self._mounts: Mounts | None = None
         self._nodes: OrderedDict[int, _Watch] = OrderedDict()
         self.numbers: dict[int, _Watch] = {}
         self._local = ChangedHere()
@@ -139,7 +128,7 @@ class Leases:
             except OSError:
                 self._lacks(_LACKS % ("inotify instance", "instances=1024"))
                 return False
-            self.inotify, self._mounts = watches, _Mounts(watches)
+            self.inotify, self._mounts = watches, Mounts(watches.fileno())
             return True
 
     def start(self, link: Link, lacks: Callable[[str], None]) -> None:
@@ -172,7 +161,7 @@ class Leases:
             if self.inotify is not None and self._mounts is not None:
                 held(self.inotify.fileno())
                 self.inotify.close()
-                os.close(self._mounts.fd)
+                self._mounts.close()
                 self.inotify = None
 
     def wait(self, pause: float) -> bool:
@@ -283,7 +272,7 @@ class Leases:
         if same is not None:  # of a node that the job's kernel has forgotten, or of a name that was replaced just now
             self._break(same)
             self._nodes.pop(same.nodeid, None)
-        watch = self.numbers[number] = self._nodes[node.id] = _Watch(node.id, number, node.rights.hides)
+        watch = self.numbers[number] = self._nodes[node.id] = _Watch(node, number)
         if len(self._nodes) > self._most:
             self._leave(next(iter(self._nodes.values())))
         return watch
@@ -328,7 +317,7 @@ class Leases:
         for fd, _ in ready:
             if mounts is not None and fd == mounts.fd:
                 self._local.clear()
-                self._break_all()
+                _mounted(self, self._nodes, mounts.over())
         while ready and watches is not None and (events := watches.read()):
             for number, mask, name in events:
                 self._happened(number, mask, os.fsencode(name))
@@ -354,6 +343,17 @@ class Leases:
             self._leave(watch)
             self._resting = {node: until for node, until in self._resting.items() if until > now}
             self._resting[watch.nodeid] = now + _REST
+
+
+def _mounted(leases: Leases, nodes: dict[int, _Watch], over: Over | None) -> None:
+    """Take back the names over which something was mounted, or unmounted; None: these may be any. Under the lock."""
+    if over is None:
+        leases._break_all()
+        return
+    for watch in list(nodes.values()):
+        for *key, name in over:
+            if watch.key == tuple(key):
+                leases._break_all() if watch.beside else leases._break(watch, name)
 
 
 def _serve(leases: Leases, link: Link) -> None:
