@@ -23,6 +23,7 @@ _VALUES = {
     "--on": "on", "--cd": "directory", "--disk": "disk", "--fds": "fds", "--lease": "lease", "--keep": "keep",
     "--json-log": "json_log", "--memory": "memory", "--require": "require", "--rank": "rank",
 }  # fmt: skip
+_NUMBERS = {"--cpus": ("cpus", 1), "--priority": ("priority", -(10**9))}  # and the least that is read here
 _LISTS = ("--env", "--scratch", "--read", "--write", "--hide", "--forward")
 
 
@@ -39,7 +40,7 @@ def usual(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None
             options[name] = value
             continue
         word, equals, given = word.partition("=")
-        if word not in _VALUES and word not in _LISTS:
+        if word not in _VALUES and word not in _LISTS and word not in _NUMBERS:
             return None
         if not equals:
             if not left:
@@ -47,6 +48,12 @@ def usual(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None
             given = left.pop(0)
         if word in _VALUES:
             options[_VALUES[word]] = given
+        elif word in _NUMBERS:
+            name, least = _NUMBERS[word]
+            digits = given.removeprefix("-")
+            if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(given) >= least):
+                return None
+            options[name] = int(given)
         else:
             options[word[2:]] = (*options.get(word[2:], ()), given)
     return (tuple(left), options) if left else None

@@ -7,6 +7,7 @@ What was learned or used last stands last.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -58,7 +59,7 @@ class KeptOnHost:
         found = {mark: each for mark, each in self.marks().items() if mark not in marks}
         found.update(marks)
         rows = [mark + bytes((count,)) for mark, count in found.items()]
-        work = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        work = self._path.with_name(f"{self._path.name}.{threading.get_native_id()}")
         try:
             xdg.make(self._path.parent)
             with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as f:

@@ -8,6 +8,7 @@ needed no more would stay.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +66,7 @@ class LearnedStart:
         try:
             xdg.make(places)
             for path in self._paths:
-                work = path.with_name(f"{path.name}.{os.getpid()}")
+                work = path.with_name(f"{path.name}.{threading.get_native_id()}")
                 with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as f:
                     f.write(text)
                 os.replace(work, path)

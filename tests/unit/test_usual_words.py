@@ -16,7 +16,29 @@ OPTIONS = sorted({each for param in main.run_command.params for each in (*param.
 WORDS = st.one_of(
     st.sampled_from([word for word in OPTIONS if word.startswith("-")]),
     st.sampled_from(
-        ["--", "-", "-vq", "-v1", "--on=", "--on=a=b", "--env=A=1", "--only=1", "--onl", "", "true", "hosts"]
+        [
+            "--",
+            "-",
+            "-vq",
+            "-v1",
+            "--on=",
+            "--on=a=b",
+            "--env=A=1",
+            "--only=1",
+            "--onl",
+            "",
+            "true",
+            "hosts",
+            "3",
+            "-2",
+            "07",
+            "--cpus=2",
+            "--cpus=0",
+            "--cpus=1_0",
+            "--priority=-3",
+            "--priority=--3",
+            "--priority=\u0663",
+        ]
     ),
 )
 
@@ -25,6 +47,7 @@ WORDS = st.one_of(
 @example(["--on", "--", "true"])
 @example(["--env", "A", "--env=B=1", "--", "-v", "--on"])
 @example(["-v", "--no-sync", "--sync", "sh", "-c", "--", "-q"])
+@example(["--cpus", "3", "--priority=-07", "true"])
 def test_they_are_read_as_by_click_or_not_at_all(words: list[str]) -> None:
     found = plain.usual(words)
     if found is None:
@@ -44,6 +67,7 @@ def test_usual_words_are_read() -> None:
         ("gcc", "-v"),
         {"on": "a", "verbose": True, "env": ("B=1",)},
     )
+    assert plain.usual(["--cpus", "2", "--priority=-1", "true"]) == (("true",), {"cpus": 2, "priority": -1})
     for option in main.run_command.params:
         name = isinstance(option.type, click.types.StringParamType) or getattr(option, "is_flag", False)
         if (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 
 from checkpoint.submit import xdg
 from remoteio.wire.pushed import FAR
@@ -33,7 +34,7 @@ def learn(host: Host, trip: int) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = xdg.cache() / "trips"
         xdg.make(path.parent)
-        work = path.with_name(f"trips.{os.getpid()}")
+        work = path.with_name(f"trips.{threading.get_native_id()}")
         with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
             file.write("\n".join([_HEAD, *rows]) + "\n")
         os.replace(work, path)
