@@ -46,7 +46,8 @@ _RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still liste
 @click.option("-e", "--error", metavar="FILE", help="Where its standard error goes; S.{}.err.")
 @click.option("--cpus", metavar="N", type=click.IntRange(1), default=1, help="Slots, or processors, of each job.")
 @click.option("--memory", metavar="SIZE", help="Memory of each job; 512M by default with condor and slurm.")
-@click.option("--time", metavar="T", help="With --engine slurm: how long each may take, in minutes or as 1-00:00:00.")
+@click.option("--gpus", metavar="N", type=click.IntRange(1), help="GPUs of each job's place; see docs/pools.md.")
+@click.option("--time", metavar="T", help="With condor and slurm: how long each may take, in minutes or as 1-00:00:00.")
 @click.option("--require", metavar="EXPR", default="", help="What a host must be, in ClassAd language.")
 @click.option("--rank", metavar="EXPR", default="", help="Likewise: what is larger on a host that is better.")
 @click.option("--priority", metavar="N", type=int, default=0, help="Higher is sooner.")
@@ -80,7 +81,7 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     number = len(lines) or given["count"] or 1
     stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
     if given["engine"] == CONDOR:
-        given["lease"] = _personal(given["checkpoint"], given["lease"])
+        given["lease"] = _personal(given["checkpoint"], given["gpus"], given["lease"])
     told = _told(number, stem, **given)
     if given["prints"]:
         click.echo(told, nl=False)
@@ -118,17 +119,21 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         raise RexecError(
             "--require and --rank are in HTCondor's language, which Slurm does not know: set SBATCH_CONSTRAINT"
         )
-    if engine != SLURM and time is not None:
-        raise RexecError("--time is for --engine slurm")
+    if engine == LOCAL and time is not None:
+        raise RexecError("--time is for --engine condor and slurm: here, say `timeout` in front of the command")
+    if engine == LOCAL and (given["gpus"] or 0) > 1:
+        raise RexecError("--gpus is 1 at most with --engine local, which knows of a host only whether it has one")
 
 
-def _personal(checkpoint: bool, lease: str | None) -> str | None:
+def _personal(checkpoint: bool, gpus: int | None, lease: str | None) -> str | None:
     """Have the personal pool used, if one is up. Returns what a run has for --lease. Raises RexecError."""
     personal.use()
     if not personal.used(os.environ):
         return lease
     if checkpoint:
         raise RexecError("--checkpoint is not for a personal pool, where a job begins again: say --engine local for it")
+    if gpus is not None:
+        raise RexecError("--gpus is not for a personal pool, which counts none: say --require HasGPU for it")
     return lease or personal.LEASE
 
 
@@ -143,14 +148,15 @@ def _check_moves(checkpoint: bool, every: str | None, lease: str | None) -> None
 
 
 def _told(
-    number: int, stem: str, *, engine: str, cpus: int, memory: str | None, time: str | None, require: str, rank: str,
-    priority: int, **_: object,
+    number: int, stem: str, *, engine: str, cpus: int, memory: str | None, gpus: int | None, time: str | None,
+    require: str, rank: str, priority: int, **_: object,
 ) -> str:  # fmt: skip
     """Write what the engine is told of the batch. Raises RexecError."""
     if engine == CONDOR:
-        return condor.description(number, stem, cpus, _mebibytes(memory), require, rank, priority)
+        return condor.description(number, stem, cpus, _mebibytes(memory), require, rank, priority, gpus, time)
     if engine == SLURM:
-        return slurm.description(stem, cpus, _mebibytes(memory), time, priority, bootstrap.pilot_source().decode())
+        pilot = bootstrap.pilot_source().decode()
+        return slurm.description(stem, cpus, _mebibytes(memory), time, priority, pilot, gpus)
     return ""
 
 
@@ -168,6 +174,8 @@ def _batch(
     if on is not None and not config.several(on):
         on += ","  # so that its slots count, though it is one
     if engine == LOCAL:
+        if given["gpus"]:
+            given["require"] = " && ".join(["HasGPU", *(f"({each})" for each in [given["require"]] if each)])
         wanted = ("cpus", "memory", "priority", "require", "rank")
         options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
     options += [word for key in ("every", "lease") if given[key] is not None for word in (f"--{key}", given[key])]

@@ -1,4 +1,4 @@
-"""Names of a batch's jobs (b7.3) where one job is asked for."""
+"""Names of a batch's jobs (b7.3) where one job is asked for; what a batch of the desk's own hosts may ask for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from remoteio.errors import RexecError
+from shim.cli import submit
 from shim.cli.jobs import checkpoint_command
 from shim.submit.batch import record
 from shim.submit.batch.record import Batch
@@ -48,3 +49,17 @@ def test_one_without_checkpoint_has_its_output(batch: Batch, tmp_path: Path) -> 
     record.create(plain)
     with pytest.raises(RexecError, match=f"^b1.0 is without --checkpoint: .* what it says is in {tmp_path}/0.out$"):
         record.number("b1.0")
+
+
+def test_the_desk_knows_whether_a_host_has_a_gpu_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Batch] = []
+    monkeypatch.setattr(submit, "begin", lambda batch, give: made.append(batch))
+    runner = CliRunner()
+    runner.invoke(submit.submit_command, ["--gpus", "1", "--require", "A || B", "true"], catch_exceptions=False)
+    runner.invoke(submit.submit_command, ["--gpus", "1", "true"], catch_exceptions=False)
+    runner.invoke(submit.submit_command, ["true"], catch_exceptions=False)
+    asked = [dict(zip(each.options[::2], each.options[1::2], strict=True)).get("--require") for each in made]
+    assert asked == ["HasGPU && (A || B)", "HasGPU", None]
+    for options, why in ((["--gpus", "2"], "--gpus is 1 at most"), (["--time", "5"], "--time is for --engine condor")):
+        with pytest.raises(RexecError, match=why):
+            runner.invoke(submit.submit_command, [*options, "true"], catch_exceptions=False)

@@ -19,7 +19,7 @@ from shim.submit.batch import cluster, record, story
 from shim.submit.batch.arrays import Arrays
 from shim.submit.batch.cluster import CHUNK, Cluster
 from shim.submit.batch.story import DONE, HELD, RUNNING, VACATE, WAITING, Item, Story
-from shim.submit.engines import condor, names, slurm
+from shim.submit.engines import allowed, condor, names, slurm
 from shim.submit.engines import told as engine
 from shim.submit.engines.slurm import Seen
 from shim.submit.engines.told import Told
@@ -93,8 +93,46 @@ def test_a_batch_is_described_to_condor() -> None:
     assert lines["requirements"].endswith(' && (Arch == "X86_64")') and lines["rank"] == "Mips"
     assert lines["max_idle"] == str(condor.MOST_IDLE)
     assert "max_idle" not in condor.description(condor.MOST_IDLE, "sim", 1, 100, "", "", 0)
+    assert not {"request_gpus", "allowed_job_duration"} & lines.keys()
+    asked = condor.description(1, "sim", 1, 100, "", "", 0, 2, "1:30:00").splitlines()
+    assert {"request_gpus = 2", "allowed_job_duration = 5400"} <= set(asked)
     # who ends by a signal has no status of the job's
     assert lines["on_exit_remove"] == "(ExitBySignal =!= True)"
+
+
+def test_a_batch_is_described_to_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "_tool", lambda name: [f"/opt/slurm/bin/{name}"])
+    heads = (
+        slurm.description("sim", 2, 1024, "1-12:00", -5, "PILOT\n", 2).partition("#SBATCH --requeue")[0].splitlines()
+    )
+    asked = {"cpus-per-task=2", "mem=1024M", "gres=gpu:2", "time=1-12:00", "nice=5"}
+    assert {f"#SBATCH --{each}" for each in asked} <= set(heads)
+    assert "gres" not in slurm.description("sim", 2, 1024, None, 0, "PILOT\n")
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-6", 108_000),
+        ("1-6:30", 109_800),
+        ("1-00:00:01", 86_401),
+        ("0", None),
+        ("soon", None),
+        ("1-", None),
+        ("1:2:3:4", None),
+        ("-5", None),
+        ("5\n", None),
+    ],
+)
+def test_times_are_read_as_slurm_reads_them(time: str, seconds: int | None) -> None:
+    if seconds is not None:
+        assert allowed.seconds(time) == seconds
+        return
+    with pytest.raises(RexecError, match="is no time as Slurm has it"):
+        allowed.seconds(time)
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,13 @@ def test_a_place_that_was_never_given_back_has_gone_with_the_pool(home: Path) ->
     assert places.settled()
 
 
-def test_a_job_that_could_be_checkpointed_is_refused_in_it(home: Path) -> None:
+def test_what_a_job_cannot_have_in_it_is_refused(home: Path) -> None:
     personal.directory().mkdir(parents=True)
     personal.config().touch()
-    argv = [*own_code.command("shim.cli.program"), "submit", "--engine", "condor", "--checkpoint", "--print", "true"]
-    said = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert said.returncode and said.stderr.startswith("rexec: --checkpoint is not for a personal pool")
+    for option in (["--checkpoint"], ["--gpus", "1"]):
+        argv = [*own_code.command("shim.cli.program"), "submit", "--engine", "condor", *option, "--print", "true"]
+        said = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert said.returncode and said.stderr.startswith(f"rexec: {option[0]} is not for a personal pool")
 
 
 def test_pool_down_is_refused_while_a_batch_has_jobs_left(home: Path) -> None:

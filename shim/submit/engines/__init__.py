@@ -4,6 +4,7 @@ condor    HTCondor: what it is told, what it tells, and its streams; slurm: the 
 dagman    DAGMan, HTCondor's own: what is written for it, and what it says of its nodes
 asked     what both say of themselves and of their machines
 personal  a personal HTCondor of one's own hosts, all of which runs here
+allowed   how long a job may have its place; pure
 told      what an engine tells of a job's place; pure
 names     which destination is an engine's job
 

@@ -15,6 +15,7 @@ from remoteio.printable import printable
 from remoteio.submit import programs
 from remoteio.submit.transport.program import ProgramStream, open_program
 from remoteio.submit.transport.stream import Dropped, TransportError, last_line
+from shim.submit.engines import allowed
 from shim.submit.engines.told import GONE, HELD, LOST, RUNNING, SUSPENDED, WAITING, Told
 
 PILOT = "rexec-pilot"
@@ -67,8 +68,11 @@ def _into(job: str, command: str) -> list[str]:
     return [_tool("condor_ssh_to_job"), "-keygen-options", "-t ed25519", job, command]
 
 
-def description(count: int, name: str, cpus: int, memory: int, requirements: str, rank: str, priority: int) -> str:
-    """Write what condor_submit is given for `count` places, each with `memory` MiB. Pure.
+def description(
+    count: int, name: str, cpus: int, memory: int, requirements: str, rank: str, priority: int,
+    gpus: int | None = None, time: str | None = None,
+) -> str:  # fmt: skip
+    """Write what condor_submit is given for `count` places, each with `memory` MiB. Pure. Raises RexecError.
 
     A pilot that ends by a signal has no status of the job's: it is run again. Not where it last was, for the first
     minute; not for ever, lest a pool of one machine never runs it again. A rank would not do: a claim that the schedd
@@ -94,11 +98,18 @@ def description(count: int, name: str, cpus: int, memory: int, requirements: str
         "priority": str(priority),
         "requirements": elsewhere + (f" && ({requirements})" if requirements else ""),
     }
+    lines |= _limits(gpus, time)
     if rank:
         lines["rank"] = rank
     if count > MOST_IDLE:
         lines["max_idle"] = str(MOST_IDLE)
     return "".join(f"{key} = {value}\n" for key, value in lines.items()) + f"queue {count}\n"
+
+
+def _limits(gpus: int | None, time: str | None) -> dict[str, str]:
+    """Write what is asked for: what has its place for longer than `time` is held, as HTCondor ends nothing for that."""
+    lines = {} if gpus is None else {"request_gpus": str(gpus)}
+    return lines if time is None else {**lines, "allowed_job_duration": str(allowed.seconds(time))}
 
 
 def submit(directory: str, file: str = "condor.sub") -> str:

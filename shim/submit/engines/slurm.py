@@ -18,6 +18,7 @@ from remoteio.printable import printable
 from remoteio.submit import programs
 from remoteio.submit.transport.program import ProgramStream, open_program
 from remoteio.submit.transport.stream import TransportError, last_line
+from shim.submit.engines import allowed
 from shim.submit.engines.told import GONE, HELD, LOST, RUNNING, SUSPENDED, WAITING
 
 SCRIPT = "slurm.sh"
@@ -113,21 +114,24 @@ def _into(job: str, words: str) -> list[str]:
     ]  # fmt: skip
 
 
-def description(name: str, cpus: int, memory: int, time: str | None, priority: int, pilot: str) -> str:
+def description(
+    name: str, cpus: int, memory: int, time: str | None, priority: int, pilot: str, gpus: int | None = None
+) -> str:
     """Write the script that sbatch is given for the places of a batch, each with `memory` MiB.
 
     It is said nowhere how many: sbatch's command line does. Raises RexecError.
     """
     if priority > 0:
         raise RexecError("Slurm lets nobody raise a job's priority: say --priority 0, or a lower number")
-    if time is not None and not re.fullmatch(r"[\d:-]{1,20}", time):
-        raise RexecError(f"--time {time!r:.40} is no time as Slurm has it: say minutes, or 1-00:00:00")
+    if time is not None:
+        allowed.seconds(time)  # for what it raises
     options = {
         "job-name": shlex.quote(printable(name, 100)),
         "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": str(cpus),
         "mem": f"{memory}M",
+        **({"gres": f"gpu:{gpus}"} if gpus is not None else {}),
         **({"time": time} if time is not None else {}),
         **({"nice": str(-priority)} if priority else {}),
         "export": "NIL",
