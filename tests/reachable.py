@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -60,6 +60,17 @@ class Copy:
                 return str(there / Path(path).relative_to(here))
         return path
 
+    def bring(self, *names: str) -> None:
+        """Have these packages there too, and what they need: those that tests need, and not rexec."""
+        self._copy(_installed(sysconfig.get_path("purelib"), set(names)))
+        call(["chmod", "-R", "a+rX", self.venv])
+
+    def _copy(self, files: Iterable[str]) -> None:
+        for file in files:
+            at = Path(self.of(file))
+            at.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, at)  # with its times, so that what was compiled of it still counts
+
     def _move_in(self) -> None:
         """Have this process import what it has not yet imported, and read the sources of what it has, from the copy."""
         sys.executable = str(self.python)
@@ -101,10 +112,7 @@ def make(top: Path) -> Copy:
     for name in ("remoteio", "checkpoint", "shim", "tests"):
         shutil.copytree(ROOT / name, copy.checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     packages = sysconfig.get_path("purelib")
-    for file in _installed(packages):
-        at = Path(copy.of(file))
-        at.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(file, at)  # with its times, so that what was compiled of it still counts
+    copy._copy(_installed(packages, {"rexec"}))
     Path(copy.of(packages), "checkout.pth").write_text(f"{copy.checkout}\n")
     copy.rexec.write_text(f"#!{copy.python} -I\nimport sys\nfrom shim.cli.program import main\nsys.exit(main())\n")
     copy.rexec.chmod(0o755)
@@ -117,10 +125,10 @@ def make(top: Path) -> Copy:
 _EXTRA = "match"  # the one that users have, not developers
 
 
-def _installed(packages: str) -> Iterator[str]:
-    """What is in `packages` of rexec (its metadata) and of what it needs, as all their metadata says."""
+def _installed(packages: str, wanted: set[str]) -> Iterator[str]:
+    """What is in `packages` of those (of rexec: its metadata) and of what they need, as all their metadata says."""
     there = {canonicalize_name(each.name): each for each in importlib.metadata.distributions(path=[packages])}
-    seen, wanted = set(), {"rexec"}
+    seen: set[str] = set()
     while wanted:
         seen |= wanted
         found = [there[name] for name in wanted]
