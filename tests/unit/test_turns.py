@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import RexecError
-from remoteio.submit.transport.stream import Dropped
+from remoteio.submit.transport.ssh import ProcessStream
+from remoteio.submit.transport.stream import Cut, Dropped, TransportError
 from shim.submit.hosts import connect, turns
 from shim.submit.hosts.config import Host
 
@@ -108,3 +109,30 @@ def test_who_is_dropped_for_ever_is_told_in_time(tmp_path: Path, monkeypatch: py
         connect.connect(Host("box", "box"), "shim.execute.probe:main", batch=True)
     assert 1020 < clock.now < 1025  # sshd's penalty is over then
     assert 6 < len(count.read_text().splitlines()) < 25
+
+
+CUTS = 'while [ "$1" != -E ]; do shift; done; echo Connection to box closed by remote host. >"$2"; exit 255'
+
+
+@pytest.mark.parametrize("cut", [CUTS, "exit 255"])
+def test_a_start_that_is_cut_is_made_again(cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    third = f"[ $(wc -l < {tmp_path}/count) = 3 ]"
+    count = ssh_here(tmp_path, f'{third} || {{ {cut}; }}\nfor last; do :; done; exec sh -c "$last"', monkeypatch)
+    stream, _ = connect.connect(Host("box", "box"), "shim.execute.probe:main", batch=True)
+    stream.close(done=True)
+    assert len(count.read_text().splitlines()) == 3
+
+
+def test_a_host_that_hangs_up_on_each_is_left_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = ssh_here(tmp_path, CUTS, monkeypatch)
+    with pytest.raises(Cut, match="box closed the connection; try"):
+        connect.connect(Host("box", "box"), "shim.execute.probe:main", batch=True)
+    assert len(count.read_text().splitlines()) == 3
+
+
+def test_who_was_asked_for_a_password_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = ssh_here(tmp_path, CUTS, monkeypatch)
+    monkeypatch.setattr(ProcessStream, "asked", lambda _: True)
+    with pytest.raises(TransportError, match="box closed the connection; try"):
+        connect.connect(Host("box", "box"), "shim.execute.probe:main", batch=True)
+    assert len(count.read_text().splitlines()) == 1

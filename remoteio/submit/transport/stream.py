@@ -22,6 +22,10 @@ class Dropped(TransportError):
     """The host closed the connection before it asked who comes: it has too many just then, and another try may do."""
 
 
+class Cut(TransportError):
+    """The connection was there, and broke: another may do."""
+
+
 class OptionUnknown(TransportError):
     """The ssh here is older than an option that we give it, and is not given it again."""
 
@@ -129,11 +133,12 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
     if re.search(_DROPPED, words) or re.search(_DROPPED, aside):
         return Dropped(DROPPED.format(dest=destination))
     if re.search(_CLOSED, words):
-        return TransportError(CLOSED.format(dest=destination))
+        return Cut(CLOSED.format(dest=destination))
     if last:
         return TransportError(f"the connection to {destination} failed: ssh says {last!r}; try `ssh {destination}`")
     how = "without a word" if status is None else f"with status {status}, without a word"
-    return TransportError(f"the connection to {destination} ended {how}; try `ssh {destination}`")
+    kind = TransportError if status is None else Cut
+    return kind(f"the connection to {destination} ended {how}; try `ssh {destination}`")
 
 
 def last_line(words: str) -> str:

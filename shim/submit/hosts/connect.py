@@ -9,7 +9,7 @@ from functools import partial
 
 from remoteio.errors import RexecError
 from remoteio.submit.sandbox import dumps
-from remoteio.submit.transport.stream import Dropped, OptionUnknown, Stream
+from remoteio.submit.transport.stream import Cut, Dropped, OptionUnknown, Stream, TransportError
 from shim.submit.engines import names
 from shim.submit.hosts import bootstrap, config, turns
 from shim.submit.hosts.config import Host
@@ -19,6 +19,7 @@ AGENT = "shim.execute.main:main"
 # begin to tell (PerSourcePenalties, sshd_config(5)).
 _AGAIN_SECONDS = 25.0
 _LONGEST_PAUSE = 4.0
+_CUTS = 2  # from which a start recovers; a host that hangs up on each has a reason
 
 Take = Callable[[Host, Callable[[Stream], bytes], Callable[[], object]], "tuple[Stream, bootstrap.Facts] | None"]
 """Gives what is to be had without connecting, as ``Kept.take``."""
@@ -37,11 +38,13 @@ def connect(
 
     ``batch``: ask for no password. ``first`` gives what is sent to the entry without waiting for an answer, over each
     stream that is tried. ``meanwhile`` is called while the connection is being made.
-    Waits for its turn where many of this user's connect to one host, and tries again where it drops them all the same.
+    Waits for its turn where many of this user's connect to one host, and tries again where it drops them all the same,
+    or the connection breaks: nothing has begun there that would not end with it, as home has answered it nothing.
     Raises RexecError; then nothing is left open.
     """
     until = time.monotonic() + deadline
     pauses = _pauses(min(deadline, _AGAIN_SECONDS))
+    cuts = 0
     while True:
         try:
             with turns.turn(host.ssh, deadline / 2) if host.ssh is not None else nullcontext():
@@ -53,6 +56,10 @@ def connect(
             if pause is None:
                 raise
             time.sleep(pause)
+        except Cut:
+            cuts += 1
+            if cuts > _CUTS:
+                raise
 
 
 def _pauses(most: float) -> Iterator[float]:
@@ -87,8 +94,10 @@ def _connect_once(
                 stream, entry, deadline=until - time.monotonic(), first=first(stream), meanwhile=meanwhile
             )
             stream.settle()
-        except BaseException:
+        except BaseException as e:
             stream.close(done=True)
+            if isinstance(e, Cut) and stream.asked():
+                raise TransportError(str(e)) from e  # nobody is asked for his password again without a word
             raise
         return stream, facts
 
