@@ -39,10 +39,10 @@ class KeptReads(AtOnce):
         """Keep what is read in that directory of this host, if home is far: see ``kept_contents``."""
         self._place = path, encrypting
 
-    def begins(self, trip: float) -> None:
+    def begins(self, trip: float, line: int = 0) -> None:
         if trip:
             self._quickest = trip
-        super().begins(trip)
+        super().begins(trip, line)
 
     def settle(self) -> None:
         """Wait until what is to be kept is written; but not long for a disk that does not take it."""

@@ -5,7 +5,7 @@ the link carries in a round trip and until a frame has come whole, or little mor
 it. How much that is, is measured as by TCP's BBR: the link's rate is the most that came in the time from a grant to its
 last byte; while that grows, twice as much is granted the next time. Home makes its frames as large as what it is
 granted, and where that is little, half of it is the most at a time: of one frame alone the link would be idle until
-the next is granted.
+the next is granted. Of a link that was narrow the last time, no more than it carried then is granted first.
 
 Nor is more sent than the link carries in UNUSED_S, and that was not used: a command that does something else than the
 last time is left alone.
@@ -41,13 +41,21 @@ class Pace:
         self.come = 0
         self.over = self.wanted = False
         self._granted = self._window = self._answers = self._level = 0
+        self._first = FIRST
         self._fastest = float("inf")
         self._rate = 0.0
         self._grants: deque[tuple[int, int, float]] = deque()  # up to which byte, what had come, when
 
-    def told(self, trip: float, now: float) -> int:
-        """Take note of how long a round trip takes, as home has found out before; return what to grant."""
+    def line(self) -> int:
+        """Tell how many bytes the link carries in a second; 0: that is not known well."""
+        return int(self._rate) if self._level >= _FULL else 0
+
+    def told(self, trip: float, line: int, now: float) -> int:
+        """Take note of how long a round trip takes, and how many bytes the link carries in a second (0: who knows), as
+        home has found out before; return what to grant."""
         self.wanted = True
+        if line:
+            self._first = min(FIRST, int(_GROWS * line * trip) + FRAMES)
         self._answers = 1  # and it is the quickest of several
         return self.answered(trip, now, 0)
 
@@ -75,7 +83,7 @@ class Pace:
     def grant(self, now: float, unused: int) -> int:
         """Return what to grant, when so much of what has come was not used."""
         if not self._window and self.wanted and (self._answers > 1 or SURELY_FAR <= self._fastest < float("inf")):
-            self._window = FIRST
+            self._window = self._first
         under_way = self._granted - self.come  # less than nothing, where the last frame was larger than what was left
         room = min(self._window, max(2 * FIRST, int(self._rate * UNUSED_S)) - unused) - under_way
         if self._window < 2 * FRAME:

@@ -84,8 +84,10 @@ class Relay(LocksHere):
         with self._order:
             opened = self._known.opened
             guesses = [each.guesses for each in (self._known.ahead, self._known.files, opened.pushed, opened.reads)]
+            line = opened.pushed.pace.line()
             return {
                 "asked": self.counts.rows(),
+                **({"line": [b"%d" % line]} if line else {}),
                 "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
             }
 

@@ -42,11 +42,12 @@ class Told:
         self._known = KnownOwn()
         self._order = threading.Lock()  # of changes against what is learned
 
-    def begins(self, trip: float) -> None:
-        """Have home send what the job is likely to use, if its round trips take so many seconds; 0: nobody knows."""
+    def begins(self, trip: float, line: int = 0) -> None:
+        """Have home send what the job is likely to use, if its round trips take so many seconds, and the link carries
+        so many bytes in one; 0: nobody knows."""
         if trip:
             with self._order:
-                grant = self._known.opened.pushed.pace.told(trip, time.monotonic())
+                grant = self._known.opened.pushed.pace.told(trip, line, time.monotonic())
             self._grant(grant)
 
     def from_link(self, payload: bytes | memoryview) -> None:

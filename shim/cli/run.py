@@ -130,6 +130,10 @@ def _run(
         where.refused(host, ended.reason)
     job.leaves(kept.hold)
     kept.leave(stream)
+    if job.cost is not None and job.cost.line:
+        from shim.submit.hosts import trips
+
+        trips.learn_line(host, job.cost.line)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
     if ended.status is None:
         tell(ended.reason)
@@ -175,7 +179,8 @@ class _Offer:
 
             spec, granted = self._spec, self._asked.on(host.trust, host.disk)
             spec.host, spec.scratch = os.fsencode(host.name), with_tmp(granted, self._scratch, spec.cwd)
-            spec.trip = stream.trip or trips.known(host)
+            trip, spec.line = trips.known(host)
+            spec.trip = stream.trip or trip
             link = SessionLink(stream.read_fd, stream.write_fd)
             dialler = Dialler(host, link, self._lease)
             dialler.describe(spec)

@@ -56,10 +56,12 @@ class RoundTrips(NamedTuple):
 
 
 class Spent(NamedTuple):
-    """What a job cost: its files, and seconds of processor time."""
+    """What a job cost: its files, and seconds of processor time; and bytes that the link carried in a second, if that
+    is known."""
 
     files: RoundTrips
     cpu: float
+    line: int = 0
 
 
 def spent(payload: bytes | memoryview) -> Spent:
@@ -67,10 +69,11 @@ def spent(payload: bytes | memoryview) -> Spent:
     if len(payload) > _MOST_BYTES:
         raise ShapeError(f"SPENT has {len(payload)} bytes, more than {_MOST_BYTES}")
     fields = frames.unpack_fields(payload)
-    if fields.keys() != {"asked", "ahead", "cpu"} or not len(fields["cpu"]) == len(fields["ahead"]) == 1:
-        raise ShapeError("SPENT has other fields than asked, ahead and cpu")
+    line = fields.pop("line", [b"0"])
+    if fields.keys() != {"asked", "ahead", "cpu"} or not len(fields["cpu"]) == len(fields["ahead"]) == len(line) == 1:
+        raise ShapeError("SPENT has other fields than asked, ahead, line and cpu")
     guessed, right = _numbers(fields["ahead"][0], 2)
-    return Spent(_files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6)
+    return Spent(_files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6, *_numbers(line[0], 1))
 
 
 def row(cost: Spent | None) -> dict[str, object]:

@@ -29,6 +29,7 @@ class JobSpec:
         "hostname",
         "lease",
         "limits",
+        "line",
         "scheduling",
         "scratch",
         "secret",
@@ -61,6 +62,7 @@ class JobSpec:
         lease: int = 0,
         home: int = 0,
         trip: int = 0,
+        line: int = 0,
         forwards: Sequence[Forward] = (),
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
@@ -69,6 +71,7 @@ class JobSpec:
         those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
         `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
         parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known;
+        `line`: bytes that a narrow line between them carries in a second, 0: not known, or wide;
         `forwards`: the ports that lead from one end to the other."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
@@ -78,7 +81,7 @@ class JobSpec:
         self.host = host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
         self.descriptors, self.forwards = descriptors or [], list(forwards)
-        self.secret, self.lease, self.home, self.trip = secret, lease, home, trip
+        self.secret, self.lease, self.home, self.trip, self.line = secret, lease, home, trip, line
 
     def pack(self) -> bytes:
         """Return the payload of a START frame."""
@@ -97,7 +100,7 @@ class JobSpec:
                 "stdio": _texts(self.stdio),
                 "tty": _texts(self.tty),
                 "descriptors": [each.pack() for each in self.descriptors],
-                "trip": _texts([self.trip]) if self.trip else [],
+                "trip": _texts([self.trip, self.line]) if self.trip else [],
                 **({"forwards": [each.pack() for each in self.forwards]} if self.forwards else {}),
                 "session": [self.secret, *_texts([self.lease, self.home])] if self.secret else [],
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
@@ -115,6 +118,7 @@ class JobSpec:
     @classmethod
     def _of(cls, f: dict[str, list[bytes]]) -> JobSpec:
         ids, limits = _numbers(f["ids"]), _numbers(f["limits"])
+        trip, line, *_ = (*_numbers(f.get("trip", [])), 0, 0)  # an older version's record has no line
         secret, lease, home = f.get("session") or (b"", b"0", b"0")  # a record has none
         return cls(
             argv=f["argv"],
@@ -136,7 +140,8 @@ class JobSpec:
             secret=secret,
             lease=int(lease),
             home=int(home),
-            trip=sum(_numbers(f.get("trip", []))),
+            trip=trip,
+            line=line,
             forwards=_forwards(f["forwards"]) if "forwards" in f else (),
         )
 

@@ -25,6 +25,8 @@ def test_what_was_counted_arrives() -> None:
         counts.carried[op] += size
     shares = {"names": Share(2, 0.75), "contents": Share(1, 2.0, 100), "changes": Share(1, 0.125, 20)}
     assert told(counts) == Spent(RoundTrips(shares, 1, 7, 9, 7), 1.5)
+    line = frames.pack_fields({**_WHOLE, "line": [b"1250000"]})
+    assert spent(line) == Spent(RoundTrips({}, 0), 1e-6, 1_250_000)
     assert told(Counts(), b"0") == Spent(RoundTrips({}, 0, 0, 9, 7), 0.0)
 
 
@@ -53,6 +55,7 @@ _WHOLE: dict[str, list[bytes]] = {"asked": [], "ahead": [b"0 0"], "cpu": [b"1"]}
         {},
         {"asked": [], "cpu": [b"1"]},
         {**_WHOLE, "cpu": []},
+        {**_WHOLE, "line": []},
         {**_WHOLE, "cpu": [b"x"]},
         {**_WHOLE, "ahead": []},
         {**_WHOLE, "ahead": [b"1"]},

@@ -41,7 +41,7 @@ def test_a_description_arrives_as_it_was(
     spec = JobSpec(
         argv, env, cwd, uid, uid, groups, umask, b"here", limits, [b"/scratch"], sorted(stdio), tty, None, scheduled
     )
-    spec.descriptors = [Descriptor(*each) for each in extra]
+    spec.descriptors, spec.trip, spec.line = [Descriptor(*each) for each in extra], 20_000, uid
     again = JobSpec.unpack(spec.pack())
     plain = [name for name in JobSpec.__slots__ if name != "descriptors"]
     assert [getattr(again, name) for name in plain] == [getattr(spec, name) for name in plain]

@@ -533,9 +533,23 @@ def test_where_home_is_near_nothing_is_asked_for() -> None:
     steps.wanted = True
     assert steps.grant(NOW, 0) == pace.FIRST
     assert far().grant(NOW, 0) == far().came(1000, NOW, 0) == 0, "it is not known yet how far it is"
-    assert Pace().told(0.005, NOW) == pace.FIRST, "home has found out, and sends what there is"
+    assert Pace().told(0.005, 0, NOW) == pace.FIRST, "home has found out, and sends what there is"
     steps = Pace()
-    assert steps.told(0.001, NOW) == 0 and steps.over
+    assert steps.told(0.001, 0, NOW) == 0 and steps.over
+
+
+def test_of_a_line_that_was_narrow_no_more_is_granted_first_than_it_carries() -> None:
+    rate, trip, now = 1.25e6, 0.020, NOW
+    steps = Pace()
+    granted = steps.told(trip, 0, now)
+    assert granted == pace.FIRST and steps.line() == 0
+    while not steps.line():
+        now += trip + granted / rate
+        granted = steps.came(granted, now, 0)
+    assert 0.4 * rate < steps.line() <= rate
+    first = Pace().told(trip, steps.line(), NOW)
+    assert pace.LEAST < first <= rate * trip + pace.FRAMES < pace.FIRST / 3
+    assert Pace().told(trip, 100_000_000, NOW) == pace.FIRST
 
 
 def test_no_more_is_granted_at_once_than_home_takes() -> None:

@@ -77,7 +77,7 @@ class Agent:
         streams.before = self.relay.all_done
         self.stay = Stay(link, spec, sandbox.door, self._anew)
         self._door: list[bytes] = []
-        self._trip = spec.trip / 1e6
+        self._way = spec.trip / 1e6, spec.line
         self.state: Callable[[], dict[str, list[bytes]]] = lambda: {"why": [b"no images are made of it"]}
         self.on_frame: dict[int, Callable[[bytes | memoryview], None]] = {
             frames.FUSE: self._first_answer,
@@ -110,7 +110,7 @@ class Agent:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         sandbox, link, self._door = self.sandbox, self.link, self.stay.begin()
         link.send(frames.HELLO, self._hello())
-        self.relay.begins(self._trip)
+        self.relay.begins(*self._way)
         self.relay.start()
         self.streams.open_pipes(sandbox.stdio)
         self.on_frame.update(self.streams.open_extra(sandbox.extra))
