@@ -14,7 +14,8 @@ from collections import OrderedDict
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import BESIDE, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE, SAME_LARGE, WORDS
-from remoteio.wire.coherence import KNOWN_NODES, TTL
+from remoteio.wire.coherence import KNOWN_MADE, TTL
+from remoteio.wire.listed import parse, walk
 
 _WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
 _END = 1 << 40  # of what is written so: no filesystem here ends before
@@ -26,14 +27,16 @@ _NS = 1000000000
 _BODY = abi.OUT_HEADER.size
 _SPECIAL = 0o7000
 _SIZE = slice(8, 16)  # in struct fuse_attr
+_OWNER = slice(11, 13)  # of its fields
 # whose replies tell nothing of a file that there was; of one alone; all others may tell of any
 _TELLS_NOTHING = frozenset(
     (
         abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.FSYNC, abi.FLUSH, abi.CREATE, abi.MKDIR,
-        abi.MKNOD, abi.SYMLINK, abi.ACCESS, abi.STATFS, abi.SETATTR, abi.WRITE, abi.GETLK,
+        abi.MKNOD, abi.SYMLINK, abi.ACCESS, abi.STATFS, abi.SETATTR, abi.WRITE, abi.GETLK, abi.OPENDIR,
     )
 )  # fmt: skip
-_TELLS_ONE = frozenset((abi.LOOKUP, abi.GETATTR, abi.OPEN, abi.FALLOCATE))
+_TELLS_ATTRIBUTES = frozenset((abi.LOOKUP, abi.GETATTR))
+_TELLS_ONE = _TELLS_ATTRIBUTES | {abi.OPEN, abi.FALLOCATE}
 _UNKNOWN = (0.0, 0, b"")
 
 TYPE_CHECKING = False
@@ -115,15 +118,18 @@ class Answers:
         """Say whether so much was written by that handle that it costs little to wait for it beside."""
         return self._written.get(fh, 0) > _PLENTY
 
-    def answer(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
-        """Return the reply to a WRITE or SETATTR, if it is known; it is to be ``entered`` then."""
+    def answer(
+        self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float, ns: int = 0
+    ) -> bytes | None:
+        """Return the reply to a WRITE or SETATTR, if it is known; it is to be ``entered`` then. `ns`: home's time, or
+        less; 0: it is not known."""
         with self._lock:
             until, words, attr = self._made.pop(nodeid, _UNKNOWN)  # what is changed otherwise is not known any more
             if until < now:
                 words = 0
             if op == abi.WRITE:
                 return self._write(unique, nodeid, raw, (until, words, attr))
-            return self._set(unique, nodeid, raw, (until, words, attr)) if words else None
+            return self._set(unique, nodeid, raw, (until, words, attr), ns or time.time_ns()) if words else None
 
     def _write(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
         fh, offset, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
@@ -137,7 +143,9 @@ class Answers:
             self._keep(nodeid, until, words, abi.ATTR.pack(*attr))
         return abi.reply(unique, abi.WRITE_OUT.pack(size, 0))
 
-    def _set(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
+    def _set(
+        self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes], now: int
+    ) -> bytes | None:
         until, words, told = made
         valid, _, fh, size, _, at, mt, _, atn, mtn, _, mode, _, uid, gid, _ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
         attr = list(abi.ATTR.unpack(told))
@@ -150,7 +158,6 @@ class Answers:
         same = (not valid & abi.FATTR_UID or uid == attr[11]) and (not valid & abi.FATTR_GID or gid == attr[12])
         if valid & _IDS and not (words & MAY_OWN and same):
             return None
-        now = time.time_ns()
         if valid & abi.FATTR_MODE:
             attr[9] = stat.S_IFMT(attr[9]) | mode & 0o777
         if valid & abi.FATTR_SIZE:
@@ -163,17 +170,50 @@ class Answers:
         self._keep(nodeid, until, words, changed := abi.ATTR.pack(*attr))
         return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + changed)
 
-    def learned(self, op: int, nodeid: int, reply: bytes | memoryview) -> None:
-        """Take note of home's reply to anything else: what it tells of a file is newer than what is known here."""
+    def learned(self, op: int, nodeid: int, reply: bytes | memoryview, holds: bool) -> None:
+        """Take note of home's reply to anything else: what it tells of a file is newer than what is known here.
+
+        `holds`: and nothing was changed since.
+        """
         if not self._made or op in _TELLS_NOTHING or reply[_BODY:] in (SAME_FILE, SAME_LARGE):
             return
+        if op == abi.LOOKUP:
+            nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
+        if holds and op in _TELLS_ATTRIBUTES:
+            self.known(nodeid, bytes(reply[-abi.ATTR.size :]))
+            return
         with self._lock:
-            if op == abi.LOOKUP:
-                nodeid = abi.ENTRY.unpack_from(reply, _BODY)[0]
             if op in _TELLS_ONE:
                 self._made.pop(nodeid, None)
             else:
                 self._made.clear()
+
+    def known(self, nodeid: int, attr: bytes) -> None:
+        """Take note of the attributes (struct fuse_attr) of a file; one that is another's by now is known no more."""
+        with self._lock:
+            until, words, old = self._made.get(nodeid, _UNKNOWN)
+            if words and abi.ATTR.unpack(attr)[_OWNER] == abi.ATTR.unpack(old)[_OWNER]:
+                self._made[nodeid] = until, words, attr
+            elif words:
+                del self._made[nodeid]
+
+    def listed(self, entries: bytes) -> None:
+        """Take note of home's word on files in a directory (struct fuse_direntplus each)."""
+        if self._made:
+            with self._lock:
+                for _, _, nodeid, *_ in walk(entries):
+                    self._made.pop(nodeid, None)
+
+    def came_ahead(self, op: int, nodeid: int, body: bytes) -> None:
+        """Take note of the body of the reply to a LIST or FETCH. Raises ProtocolError."""
+        if not self._made:
+            return
+        with self._lock:
+            self._made.pop(nodeid, None)
+        for directory, _, entries, _ in parse(body) if op == abi.LIST else ():
+            with self._lock:
+                self._made.pop(directory, None)
+            self.listed(entries)
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
         """Take note of what home takes back: others have changed those nodes, or 0, any."""
@@ -193,7 +233,7 @@ class Answers:
 
     def _keep(self, nodeid: int, until: float, words: int, attr: bytes) -> None:
         self._made[nodeid] = until, words, attr
-        if len(self._made) > KNOWN_NODES:
+        if len(self._made) > KNOWN_MADE:
             self._made.popitem(last=False)
 
 

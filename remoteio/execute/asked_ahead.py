@@ -41,10 +41,12 @@ class AskedAhead(Told, ToKernel):
                 self.counts.carried[op] += len(asked[5]) + len(body)
                 known.left_told(asked[5], stamp, body)
             return
-        self.behind.answers.learned(op, nodeid, body)
+        names = op == abi.LIST and abi.LIST_IN.unpack_from(asked[5], abi.ARGS)[1] == NAMES
+        if not names:
+            self.behind.answers.came_ahead(op, nodeid, body)
         with self._order:
             self.counts.carried[op] += len(asked[5]) + len(body)
-            if op == abi.LIST and abi.LIST_IN.unpack_from(asked[5], abi.ARGS)[1] == NAMES:
+            if names:
                 known.names_listed(nodeid, stamp, body)
                 return
             if op == abi.LIST:

@@ -10,7 +10,7 @@ from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
 from remoteio.execute.to_kernel import ToKernel
-from remoteio.execute.told import ALWAYS, Told
+from remoteio.execute.told import ALWAYS, Told, node_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
 from remoteio.wire.coherence import TTL
@@ -139,9 +139,14 @@ class AtOnce(AskedAhead):
         return True
 
     def _set(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bytes | None:
-        if op == abi.SETATTR:
-            self._known.making.lose(nodeid)  # it may not be told any more what is made there
-        return self.behind.answers.answer(op, unique, nodeid, raw, now)
+        making, answers = self._known.making, self.behind.answers
+        if op != abi.SETATTR:
+            return answers.answer(op, unique, nodeid, raw, now)
+        if attr := making.attributes(nodeid):
+            answers.known(nodeid, attr)  # of a directory: as what was made there has left it
+        answer = answers.answer(op, unique, nodeid, raw, now, making.time(now))
+        making.sets(nodeid, answer[-abi.ATTR.size :] if answer else b"", self.behind.next(), now)
+        return answer
 
     def _make(self, op: int, unique: int, raw: bytes | memoryview, now: float) -> Made | None:
         """What is made; None: home is to be asked. Under `_order`."""
@@ -192,9 +197,11 @@ class AtOnce(AskedAhead):
 
         It is an error if a change before it has failed that was answered.
         """
-        op, nodeid, _, _, at, raw = asked
+        op, nodeid, _, stamp, at, raw = asked
         if self.behind.answers.granted:
-            self.behind.answers.learned(op, nodeid, payload)
+            with self._order:
+                holds = self._known.holds(nodeid if op != abi.LOOKUP else node_of(payload), stamp)
+            self.behind.answers.learned(op, nodeid, payload, holds)
         if op in _TELLS_OF_FILES:
             with self._order:
                 self._known.told_of_file(asked, payload, now)

@@ -100,7 +100,6 @@ class Known:
         self._count += 1
         if op in _CHANGES:
             self._attr.pop(nodeid, None)
-            self.leases.changed(nodeid)
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
                 self._bare.pop(nodeid, None)
             self._changed(nodeid)
@@ -121,6 +120,7 @@ class Known:
 
     def _changed(self, nodeid: int) -> None:
         self._change[nodeid] = self._latest = self._count
+        self.leases.changed(nodeid)
         self.listings.changed(nodeid)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
@@ -142,6 +142,7 @@ class Known:
         elif op in _SWEEPING and not sole:
             self._count += 1
             self._swept()
+            self.leases.changed(nodeid)  # it may have been leased again meanwhile, and home says this by no break
             if op in LOCK_OPS:  # what was told while it waited may be what others have changed since
                 self._attr.clear()
         return holds

@@ -77,7 +77,6 @@ class KnownAhead(Known):
         self._count += 1
         for each in (nodeid, *nodes):
             self._attr.pop(each, None)
-            self.leases.changed(each)
             self._changed(each)
         return self._count
 

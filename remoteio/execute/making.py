@@ -48,7 +48,7 @@ _ASKS = 0o2000 | 0o10000 | 0o40000
 _ACCMODE = 0o3
 _NAME_MAX = 255  # bytes of a name: linux/limits.h; the kernel's FUSE leaves it to the filesystem
 _TARGET_MAX = 512  # bytes of a request for a symbolic link: no filesystem takes less
-_SPECIAL = 0o7000
+_SPECIAL, _OWNER = 0o7000, 0o300
 _NS = 1000000000
 _BODY = abi.OUT_HEADER.size
 _ATTR_AT = _BODY + abi.ENTRY.size
@@ -263,6 +263,27 @@ class Making:
             grant.attr[4:9] = seconds, seconds, grant.attr[6], ns, ns
         return seconds, ns
 
+    def did(self, nodeid: int, number: int, attr: bytes) -> None:
+        """Take note of the attributes of a directory as home tells them after the change of that number."""
+        grant = self._granted.get(nodeid)
+        if grant is not None and grant.last == number and grant.attr:
+            grant.attr = list(abi.ATTR.unpack(attr))
+
+    def sets(self, nodeid: int, attr: bytes, number: int, now: float) -> None:
+        """Take note that the change of that number gives these attributes to a directory; nothing: home is asked to.
+
+        Who may make nothing there any more, or might make it otherwise, asks home.
+        """
+        grant = self._granted.get(nodeid)
+        if grant is None:
+            return
+        told = list(abi.ATTR.unpack(attr)) if attr else [0] * 16
+        if told[9] & _OWNER != _OWNER or told[9] & _SPECIAL:
+            self.lose(nodeid)
+            return
+        grant.attr, grant.last = told, number
+        grant.attr[5], grant.attr[8] = divmod(self.time(now), _NS)
+
     def getattr(self, unique: int, nodeid: int, done: int) -> bytes | None:
         """Return the reply to a GETATTR of a directory in which something is made after the change of number `done`."""
         grant = self._granted.get(nodeid)
@@ -287,8 +308,9 @@ class Making:
         self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
 
     def time(self, now: float) -> int:
-        """Tell home's time, in ns, or a moment less: no later than what home gives to anything from now on."""
-        return (self._ahead or 0) + int(now * _NS)
+        """Tell home's time, in ns, or a moment less: no later than what home gives to anything from now on; 0: it is
+        not known."""
+        return 0 if self._ahead is None else self._ahead + int(now * _NS)
 
 
 def _asking(raw: bytes | memoryview) -> tuple[int, int, int]:

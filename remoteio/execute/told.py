@@ -121,7 +121,7 @@ class Told:
         except struct.error as e:
             raise cut_short(e) from None
         if kind == KNOWN:
-            self.known(payload)
+            self.known(payload, leases.ATTR if change is not None and granted.what & makes.ITSELF else 0)
         else:
             self.from_link(payload)
 
@@ -146,21 +146,26 @@ class Told:
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
             known, now = wire.parse(op, rest, bool(what & leases.KEPT)), time.monotonic()
-            if op == abi.WRITE:
-                self.behind.answers.wrote(nodeid, known.attr)
+            answers = self.behind.answers
+            if known.listing is not None:
+                answers.listed(known.listing.entries)
             with self._order:
                 if op == abi.WRITE:
+                    if self._known.holds(nodeid, stamp):
+                        answers.wrote(nodeid, known.attr)
                     self._known.written.confirmed(nodeid, _word(reply), known.attr, stamp, now)
                     self._known.making.saw(known.attr, now)
                 elif op == abi.OPEN and change is not None:
                     self._known.written.made(nodeid, known.attr, stamp)
                 elif op == abi.RENAME2 and change is not None:
                     self._known.written.moved(change.node, known.contents, stamp, now)
+                if op != abi.WRITE and change is not None:
+                    self._known.making.did(nodeid, change.number, known.attr)
                 self.counts.carried[op] += len(rest)
                 if what:
                     self._known.lease(nodeid, stamp, what, name, _told(op, nodeid, reply, known))
                 if known.link:
-                    self._known.learn_link(_node(reply), stamp, known.link, now)
+                    self._known.learn_link(node_of(reply), stamp, known.link, now)
                 if known.listing is not None:
                     fh = handle_of(reply)
                     self._known.learn_listing(op, nodeid, fh, stamp, known.listing, now)
@@ -224,7 +229,7 @@ class Told:
             self.behind.send(given_back.of_lookups(back))
 
 
-def _node(reply: bytes | memoryview) -> int:
+def node_of(reply: bytes | memoryview) -> int:
     """The node in the reply to a LOOKUP."""
     try:
         return int(abi.ENTRY.unpack_from(reply, abi.OUT_HEADER.size)[0])
@@ -261,7 +266,7 @@ def _told(
 ) -> tuple[int, bytes, Piggyback | None, bool]:
     """Of which node the reply to a request of `nodeid` tells the attributes, what else, and whether for no time."""
     at = abi.OUT_HEADER.size + (abi.ENTRY.size if op == abi.LOOKUP else abi.ATTR_OUT.size)
-    found = _node(reply) if op == abi.LOOKUP else nodeid
+    found = node_of(reply) if op == abi.LOOKUP else nodeid
     attr = bytes(reply[at : at + abi.ATTR.size]) if op in (abi.LOOKUP, abi.GETATTR) or known is None else known.attr
     if len(attr) != abi.ATTR.size:
         raise ProtocolError("a lease of attributes came without them (%d bytes)" % len(reply))

@@ -210,7 +210,8 @@ class Written:
             self._bytes -= len(file.data)
 
     def getattr(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float, ns: int) -> bytes | None:
-        """Return the reply to a GETATTR, if the size is known, and what else it tells; `ns`: home's time, or less."""
+        """Return the reply to a GETATTR, if the size is known, and what else it tells; `ns`: home's time, or less;
+        0: it is not known."""
         attr = self.attributes(nodeid, now)
         if attr and not abi.GETATTR_IN.unpack_from(raw, abi.ARGS)[0] & abi.GETATTR_FH:
             attr = self._all(self._files[nodeid], attr, ns)
@@ -220,7 +221,7 @@ class Written:
         """The attributes as stat(2) may tell them: what is under way changes them now. Nothing: they are not known."""
         if file.told == file.stamp:
             return attr
-        if file.sets > file.told:
+        if file.sets > file.told or not ns:
             return b""
         told, (seconds, part) = list(abi.ATTR.unpack(attr)), divmod(ns, _NS)
         told[2] = max(told[2], (told[_SIZE] + _BLOCK - 1) // _BLOCK * (_BLOCK >> 9))

@@ -60,6 +60,10 @@ KNOWN_LINKS = KNOWN_NODES
 KNOWN_BARE = 8 * KNOWN_NODES
 """Nodes that the relay knows to have no capabilities: two numbers each, and asked for at every write and chown."""
 
+KNOWN_MADE = 1 << 12
+"""Files and directories that the job has made, whose attributes may be set before home has done so: of some 300 bytes
+each."""
+
 KNOWN_CHANGES = 1 << 14
 """Nodes whose last change the relay remembers by number; when there are more, all are taken as changed just now."""
 

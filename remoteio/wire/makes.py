@@ -6,10 +6,11 @@
     | the words | the reply's payload
 
 `what` is a sum of MORE: what is asked for next in that directory by OPS, of a name that is not there, may be answered
-before it is done, until a BREAK of all that is in the directory, or until such an answer comes with a reply that
-does not say MORE; EMPTY: what was made is a directory of which that is so too, and there is no name in it, until a
-BREAK; SET and OWN: as behind.MAY_SET and MAY_OWN, of a directory that was made. The words are the names of which a rule
-of the job's speaks, parted by slashes, folded, with "*" for any bytes: these are asked for.
+before it is done, until a BREAK of all that is in the directory, or until such an answer comes with a reply that does
+not say MORE; EMPTY: what was made is a directory of which that is so too, and there is no name in it, until a BREAK;
+SET and OWN: as behind.MAY_SET and MAY_OWN, of a directory that was made; ITSELF: the attributes of the directory in
+which it was made, which come along, hold until a BREAK, or until the job changes it. The words are the names of which a
+rule of the job's speaks, parted by slashes, folded, with "*" for any bytes: these are asked for.
 
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
 its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number). An OPEN
@@ -31,7 +32,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE, KNOWN
 
 OPS = frozenset((abi.CREATE, abi.MKDIR, abi.SYMLINK))
-MORE, EMPTY, SET, OWN = 1, 2, 4, 8
+MORE, EMPTY, SET, OWN, ITSELF = 1, 2, 4, 8, 16
 MADE = 1 << 62  # below the relay's own handles (fuse_abi.OWN), above all that home gives
 INODES = 0xE0000000  # up to 32 bits, which 32-bit programs can read
 NUMBERS = (1 << 32) - INODES  # numbers of changes that may make something
@@ -60,7 +61,7 @@ def split(payload: bytes | memoryview) -> tuple[int, Granted, bytes | memoryview
     if len(payload) >= _HEAD.size:
         kind, what, length, zero, ns = _HEAD.unpack_from(payload)
         at = _HEAD.size + length
-        if kind in (FUSE, KNOWN) and what < 16 and not zero and at <= len(payload):
+        if kind in (FUSE, KNOWN) and what < 32 and not zero and at <= len(payload):
             words = bytes(payload[_HEAD.size : at])
             return kind, Granted(what, ns, tuple(words.split(b"/")) if words else ()), payload[at:]
     raise ProtocolError("a reply does not say what more may be made (%d bytes)" % len(payload))

@@ -209,6 +209,60 @@ def test_who_gives_the_directory_other_rights_is_heeded(served: Served) -> None:
         assert ((there / name).stat().st_gid, (here / name).stat().st_gid) == (GROUP, GROUP)
 
 
+def test_a_directory_that_it_has_filled_is_looked_at_and_changed_without_waiting(served: Served) -> None:
+    told: list[os.stat_result] = []
+
+    def work(there: Path) -> None:
+        (there / "d").mkdir()
+        for k in range(3):
+            (there / f"d/{k}").mkdir()
+        os.utime(there / "d", (5, 6))
+        (there / "d").chmod(0o700)
+        told.append((there / "d").stat())
+
+    here, there = served.goes_on(work)
+    for st in (told[-1], (here / "d").stat(), (there / "d").stat()):
+        assert (st.st_mode, st.st_nlink, st.st_atime, st.st_mtime) == (0o40700, 5, 5, 6)
+
+
+@pytest.mark.parametrize("last", ["make", "unlink", "rename"])
+def test_a_directory_that_it_made_some_time_ago_is_looked_at_without_a_question_until_others_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    here.mkdir(), there.mkdir(), asked.touch()
+
+    def seen() -> tuple[list[str], tuple[int, int, int]]:
+        """What home is asked, and what the job sees."""
+        before = len(asked.read_text().split())
+        st = os.stat("e", dir_fd=fd)
+        return asked.read_text().split()[before:], (st.st_mode, st.st_nlink, st.st_mtime_ns)
+
+    def is_at_home() -> tuple[int, int, int]:
+        st = (here / "d/e").stat()
+        return st.st_mode, st.st_nlink, st.st_mtime_ns
+
+    with mounted(here, there, late=True, asked=asked):
+        (there / "d").mkdir()
+        for name in ("d/e", "d/e/f", "d/e/g"):
+            (there / name).mkdir()
+        for name in ("d/e/one", "d/e/two"):
+            (there / name).touch()
+        if last == "unlink":
+            (there / "d/e/one").unlink()
+        elif last == "rename":
+            (there / "d/e/one").rename(there / "d/e/three")
+        time.sleep(2 * TTL)  # what is told for a time holds no more
+        fd = os.open(there / "d", os.O_RDONLY)
+        assert seen() == ([], is_at_home())
+        (here / "d/e/theirs").touch()
+        until(lambda: seen()[1] == is_at_home(), "the job sees that others have made something there")
+        (here / "d/e").chmod(0o700)
+        until(lambda: seen()[1] == is_at_home(), "the job sees what they have set")
+        os.close(fd)
+
+
 def test_many_files_in_one_directory_are_not_waited_for(served: Served) -> None:
     def work(there: Path) -> None:
         for k in range(10):

@@ -18,10 +18,14 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE, SAME_LARGE
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
+from remoteio.wire.listed import pack
 from tests.until import HANG
 
 FILE, OTHER, HANDLE = 5, 6, 17
 ATTR = abi.ATTR.pack(FILE, 0, 0, 1, 2, 3, 0, 0, 0, stat.S_IFREG | 0o644, 1, 1000, 1001, 0, 4096, 0)
+
+
+THEIRS = abi.ATTR.pack(FILE, 9, 0, 1, 2, 3, 0, 0, 0, stat.S_IFREG | 0o644, 1, 7, 1001, 0, 4096, 0)
 
 
 class Ends:
@@ -223,7 +227,7 @@ def test_what_home_might_refuse_or_make_otherwise_waits_for_home(ends: Ends, val
 @pytest.mark.parametrize(
     ("op", "body"),
     [
-        (abi.GETATTR, abi.ATTR_OUT.pack(1, 0, 0) + ATTR), (abi.LOOKUP, abi.ENTRY.pack(FILE, 0, 1, 1, 0, 0) + ATTR),
+        (abi.GETATTR, abi.ATTR_OUT.pack(1, 0, 0) + THEIRS), (abi.LOOKUP, abi.ENTRY.pack(FILE, 0, 1, 1, 0, 0) + THEIRS),
         (abi.FALLOCATE, b""), (abi.COPY_FILE_RANGE, abi.WRITE_OUT.pack(9, 0)), (abi.READDIRPLUS, b""),
     ],
     ids=["getattr", "lookup", "fallocate", "copy", "readdirplus"],
@@ -234,6 +238,41 @@ def test_what_home_tells_of_a_file_is_newer_than_what_is_known_here(ends: Ends, 
     ends.told()
     ends.sets(abi.FATTR_MODE, mode=0o600)
     assert ends.told() == []
+
+
+@pytest.mark.parametrize("meanwhile", [OTHER, FILE])
+def test_what_home_tells_of_a_file_is_what_is_changed_next(ends: Ends, meanwhile: int) -> None:
+    known, longer = ends.relay._known, ATTR[:8] + (9).to_bytes(8, "little") + ATTR[16:]
+    ends.relay._asked[99] = (abi.GETATTR, FILE, 1, known.asked(abi.GETATTR, FILE), 0.0, bytes(200))
+    known.asked(abi.SETATTR, meanwhile)
+    ends.relay.from_link(abi.reply(99, abi.ATTR_OUT.pack(1, 0, 0) + longer))
+    ends.told()
+    ends.sets(abi.FATTR_MODE, mode=0o600)
+    sizes = [abi.ATTR.unpack(told[-abi.ATTR.size :])[1] for _, told in ends.told()]
+    assert sizes == ([9] if meanwhile == OTHER else []), "unless the job has changed it since that was asked for"
+
+
+def test_a_write_before_the_last_says_nothing_of_what_others_do(ends: Ends) -> None:
+    first, last = ends.writes(b"abc"), ends.writes(b"de", 3)
+    shorter = ATTR[:8] + (3).to_bytes(8, "little") + ATTR[16:]
+    ends.relay.known(abi.reply(first, abi.WRITE_OUT.pack(3, 0)) + shorter)
+    ends.told()
+    ends.sets(abi.FATTR_MODE, mode=0o600)
+    assert [error for error, _ in ends.told()] == [0] and last
+
+
+@pytest.mark.parametrize("op", [abi.OPENDIR, abi.LIST, abi.FETCH])
+def test_what_home_tells_of_other_files_is_no_news_of_this_one(ends: Ends, op: int) -> None:
+    for node in (OTHER, FILE):
+        entry = abi.ENTRY.pack(node, 0, 1, 1, 0, 0) + ATTR + abi.DIRENT.pack(node, 1, 1, 8) + b"n" + bytes(7)
+        if op == abi.OPENDIR:
+            ends.relay._asked[99] = (op, 1, 1, 0, 0.0, bytes(200))
+            ends.relay.known(abi.reply(99, abi.OPEN_OUT.pack(9, 0, 0)) + ATTR + b"\1" + entry)
+        else:
+            ends.behind.answers.came_ahead(op, node, pack(OTHER, ATTR, entry) if op == abi.LIST else b"")
+        ends.told()
+        ends.sets(abi.FATTR_MODE, mode=0o600)
+        assert len(ends.told()) == (node == OTHER)
 
 
 def test_what_others_write_meanwhile_is_newer_than_what_is_known_here(ends: Ends) -> None:

@@ -24,7 +24,7 @@ from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.coherence import LISTED_NAMES
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
 from remoteio.wire.listed import NAMES, pack_names, parse_names
-from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NUMBERS, OWN, SET, Granted
+from remoteio.wire.makes import EMPTY, INODES, ITSELF, MADE, MORE, NUMBERS, OWN, SET, Granted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,11 +143,54 @@ def test_a_directory_s_attributes_are_told_while_something_is_made_in_it() -> No
     assert host.known.making.getattr(1, made.nodeid, 2) is None, "it is done"
 
 
+def test_a_directory_whose_attributes_are_set_is_told_as_they_are_then() -> None:
+    host = Host()
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None
+    making, told = host.known.making, attr(9, stat.S_IFDIR | 0o700, 2)
+    making.sets(made.nodeid, told, 5, NOW)
+    seen = making.getattr(1, made.nodeid, 4)
+    assert seen is not None
+    seconds, mode = abi.ATTR.unpack_from(seen, abi.OUT_HEADER.size + abi.ATTR_OUT.size)[4:10:5]
+    assert (seconds, mode) == (2, stat.S_IFDIR | 0o700)
+    assert making.getattr(1, made.nodeid, 5) is None, "it is done"
+    assert host.makes(abi.CREATE, CREATE + b"new\0", made.nodeid) is not None
+    for wrong in (attr(9, stat.S_IFDIR | 0o500, 2), attr(9, stat.S_IFDIR | 0o2755, 2), b""):
+        host = Host()
+        host.known.making.sets(TOP, wrong, 5, NOW)
+        assert host.makes(abi.CREATE, CREATE + b"new\0") is None, "home might refuse it, or make it otherwise"
+
+
+def test_what_home_tells_of_a_directory_after_the_last_change_is_what_is_told_next() -> None:
+    host = Host()
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None
+    making = host.known.making
+    for name in (b"one\0", b"two\0"):
+        host.makes(abi.CREATE, CREATE + name, made.nodeid)
+    making.did(made.nodeid, 2, attr(77, stat.S_IFDIR | 0o755, 2))
+    assert abi.ATTR.unpack(making.attributes(made.nodeid))[0] != 77, "there was another since"
+    making.did(made.nodeid, 3, attr(77, stat.S_IFDIR | 0o755, 2))
+    assert abi.ATTR.unpack(making.attributes(made.nodeid))[0] == 77
+
+
+def test_what_the_job_changes_while_it_waits_is_not_known_by_what_was_leased_meanwhile() -> None:
+    for op in (abi.UNLINK, abi.RMDIR, abi.RENAME, abi.MKDIR):
+        known = KnownAhead()
+        known.leases.heard = NOW
+        known.leases.name(1, b"top", TOP)
+        stamp = known.asked(op, TOP)
+        known.leases.attributes(TOP, attr(7, stat.S_IFDIR | 0o755, 2))
+        assert known.leases.getattr(1, TOP) is not None
+        known.answered(op, TOP, stamp)
+        assert known.leases.getattr(1, TOP) is None, "home does not break what its reply says"
+
+
 def test_a_frame_says_what_it_must() -> None:
     granted = Granted(MORE | EMPTY, 7, (b"a", b"b*"))
     kind, found, rest = makes.split(makes.pack(KNOWN, granted, b"rest"))
     assert (kind, found.what, found.ns, found.words, bytes(rest)) == (KNOWN, 3, 7, (b"a", b"b*"), b"rest")
-    for wrong in (b"", b"\x09" + bytes(15), b"\x01\x10" + bytes(14), b"\x01\0\1\0" + bytes(12)):
+    for wrong in (b"", b"\x09" + bytes(15), b"\x01\x20" + bytes(14), b"\x01\0\1\0" + bytes(12)):
         with pytest.raises(ProtocolError):
             makes.split(wrong)
 
@@ -180,7 +223,7 @@ def ask(export: Export, op: int, args: bytes, number: int, node: int = abi.ROOT_
 
 def test_what_the_host_has_made_has_the_numbers_that_it_told(export: Export) -> None:
     error, granted, body = ask(export, abi.MKDIR, MKDIR + b"d\0", 3)
-    assert (error, granted.what & ~OWN) == (0, MORE | EMPTY | SET)
+    assert (error, granted.what & ~OWN) == (0, MORE | EMPTY | SET | ITSELF)
     assert (abi.ENTRY.unpack_from(body)[0], abi.ATTR.unpack_from(body, abi.ENTRY.size)[9]) == (MADE + 3, 0o40755)
     error, _, body = ask(export, abi.CREATE, CREATE + b"f\0", 4, MADE + 3)
     assert (error, abi.OPEN_OUT.unpack_from(body, abi.ENTRY.size + abi.ATTR.size)[0]) == (0, MADE + 4)
@@ -224,6 +267,48 @@ def test_where_it_would_look_otherwise_nothing_is_granted(export: Export, tmp_pa
     else:
         export.room.counts = True
     assert not ask(export, abi.MKDIR, MKDIR + b"b\0", 0)[1].what & MORE
+
+
+def test_a_directory_s_attributes_come_with_what_is_made_or_removed_there_until_others_change_it(
+    export: Export, tmp_path: Path
+) -> None:
+    def itself(raw: bytes, number: int) -> bool:
+        """Whether they are leased, as they are then."""
+        request = abi.Request(raw)
+        request.number = number
+        answer = export.answer(request)
+        assert answer is not None
+        kind, payload = answer
+        if kind == GRANTED:
+            _, granted, rest = makes.split(payload)
+            assert bytes(rest).endswith(told())
+            return bool(granted.what & ITSELF)
+        assert kind == LEASED and told() in payload
+        return bool(leases.split(payload)[1] & leases.ATTR)
+
+    def told() -> bytes:
+        return export.attr((tmp_path / "dir").stat())
+
+    def makes_one(name: bytes) -> bytes:
+        return abi.request(abi.CREATE, node, CREATE + name, 1)
+
+    ask(export, abi.MKDIR, MKDIR + b"dir\0", 1)
+    node = MADE + 1
+    assert itself(makes_one(b"one\0"), 2)
+    assert itself(makes_one(b"two\0"), 3)
+    renames = abi.request(abi.RENAME, node, abi.RENAME_IN.pack(node) + b"one\0other\0", 1)
+    assert itself(makes.rename(renames, MADE + 2, 0), 4)
+    assert itself(makes.unlink(abi.request(abi.UNLINK, node, b"two\0", 1), MADE + 3), 5)
+    assert export.leases.due() == b""
+    (tmp_path / "dir").chmod(0o700)
+    assert export.leases.due() != b"", "others have changed it"
+    (tmp_path / "dir/theirs").touch()
+    assert export.leases.due() == b"", "the host knows that already"
+    assert itself(makes_one(b"three\0"), 6)
+    (tmp_path / "dir/theirs").unlink()
+    assert export.leases.due() != b""
+    export.inodes.get(node).shared = True
+    assert not itself(makes_one(b"four\0"), 7), "a file was locked there"
 
 
 def test_what_the_host_makes_breaks_nothing_but_what_others_make_does(export: Export, tmp_path: Path) -> None:
@@ -386,7 +471,8 @@ def move(export: Export, old: bytes, new: bytes, nodes: tuple[int, int], number:
     request.number = number
     answer = export.answer(request)
     assert answer is not None
-    error, told = abi.OUT_HEADER.unpack_from(answer[1])[1], answer[1][abi.OUT_HEADER.size :]
+    reply = bytes(leases.split(answer[1])[3]) if answer[0] == LEASED else answer[1]
+    error, told = abi.OUT_HEADER.unpack_from(reply)[1], reply[abi.OUT_HEADER.size :]
     assert error or len(told) == 2 * abi.ATTR.size, "of the directory, and of the file: nobody else has changed it"
     return -int(error)
 

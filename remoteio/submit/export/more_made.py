@@ -27,7 +27,8 @@ from remoteio.submit.export.rights import Rights
 from remoteio.submit.export.room import Room
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import ROOM
-from remoteio.wire.makes import EMPTY, INODES, MADE, MORE, NOREPLACE, NUMBERS, OWN, SET, Granted, meant
+from remoteio.wire.leases import ATTR
+from remoteio.wire.makes import EMPTY, INODES, ITSELF, MADE, MORE, NOREPLACE, NUMBERS, OWN, SET, Granted, meant
 
 LEAST_FILES = 1 << 14  # that the filesystem has room for still
 _FEW = 4096  # bytes of the names of which rules speak
@@ -56,18 +57,24 @@ class MoreMade:
         numbers = self._inodes.numbers
         if r.number >= NUMBERS or len(numbers.told) >= MOST_TOLD + ROOM:
             raise OSError(errno.ENFILE, "the host has told of more that it makes than may be")
+        itself = self._armed(place)
         reply = self._known_to_host(do, r, place, ino.IN_CREATE)
         node = self._inodes.get(MADE + r.number)
         numbers.tell(node.dev, node.ino, INODES + r.number)
         reply.granted = self._granted(r, place, reply, True)
+        reply.granted.what |= ITSELF if itself else 0
         return reply
 
     def remove(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
         """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
         in the last moment. Raises OSError."""
-        if r.number:
-            self._check(place, r.pid)
-        return self._known_to_host(do, r, place, ino.IN_DELETE)
+        if not r.number:
+            return self._known_to_host(do, r, place, ino.IN_DELETE)
+        self._check(place, r.pid)
+        itself = self._armed(place)
+        reply = self._known_to_host(do, r, place, ino.IN_DELETE)
+        reply.leased = ATTR if itself else 0
+        return reply
 
     def move(self, do: Callable[..., Reply], r: abi.Request, source: Place, to: Place, flags: int) -> Reply:
         """Move a name; of a change that was answered, within one directory, and if it is that of the file which the
@@ -80,15 +87,21 @@ class MoreMade:
         self._check(source, r.pid)
         if taken:
             self._check(to, taken)
-        own = ((source.name, ino.IN_MOVED_FROM), (to.name, ino.IN_MOVED_TO))
+        itself, own = self._armed(to), ((source.name, ino.IN_MOVED_FROM), (to.name, ino.IN_MOVED_TO))
         for name, event in own:
             self._leases.making(to.parent, name, event=event)
         try:
-            return do(r, source, to, flags)
+            reply = do(r, source, to, flags)
         except OSError:
             for name, event in own:
                 self._leases.making(to.parent, name, True, event)
             raise
+        reply.leased = ATTR if itself else 0
+        return reply
+
+    def _armed(self, place: Place) -> bool:
+        """Arm the directory, whose attributes are about to be read once it is changed. False: do not lease them."""
+        return not place.parent.shared and self._leases.attributes(place.parent, place.at) >= 0
 
     def _check(self, place: Place, number: int) -> None:
         """Raise ESTALE unless the name is that of the file which the host means by that number."""
