@@ -81,7 +81,7 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     number = len(lines) or given["count"] or 1
     stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
     if given["engine"] == CONDOR:
-        given["lease"] = _personal(given["checkpoint"], given["gpus"], given["lease"])
+        given["lease"] = _personal(given["gpus"], given["lease"])
     told = _told(number, stem, **given)
     if given["prints"]:
         click.echo(told, nl=False)
@@ -125,13 +125,11 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         raise RexecError("--gpus is 1 at most with --engine local, which knows of a host only whether it has one")
 
 
-def _personal(checkpoint: bool, gpus: int | None, lease: str | None) -> str | None:
+def _personal(gpus: int | None, lease: str | None) -> str | None:
     """Have the personal pool used, if one is up. Returns what a run has for --lease. Raises RexecError."""
     personal.use()
     if not personal.used(os.environ):
         return lease
-    if checkpoint:
-        raise RexecError("--checkpoint is not for a personal pool, where a job begins again: say --engine local for it")
     if gpus is not None:
         raise RexecError("--gpus is not for a personal pool, which counts none: say --require HasGPU for it")
     return lease or personal.LEASE

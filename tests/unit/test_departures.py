@@ -33,6 +33,7 @@ class Engine:
     """Gives job K the place "K"; what it was told is in `asked`, in order."""
 
     moves = True
+    apart = False
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, list[int] | None]] = []

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from remoteio.errors import RexecError
@@ -15,8 +16,11 @@ from shim.submit import own_code
 from shim.submit.batch import record
 from shim.submit.batch.personal_places import OwnPool
 from shim.submit.batch.record import CONDOR, Batch
+from shim.submit.batch.story import VACATE
 from shim.submit.engines import condor, personal
 from shim.submit.engines.personal import Room
+from shim.submit.engines.told import LEAVES, RUNNING, Told
+from tests.until import until
 
 
 @pytest.fixture
@@ -64,18 +68,42 @@ def test_a_job_goes_to_the_host_whose_startd_has_its_pilot(home: Path) -> None:
     (scratch / condor.PILOT).write_text("import sys; sys.stdin.read()\n")
     log = "001 (007.003.000) 2026-11-28 04:00:00 Job executing on host: <127.0.0.1:1>\n\tSlotName: slot1_1@here\n...\n"
     (home / condor.LOG).write_text(log)
-    places = OwnPool(home, "7")
+    places = OwnPool(home, "7", saves=False)
     assert [told.job for told in places.changes()] == [3]
     assert places.on(3) == "beta" and places.host(3) == "beta"
     (home / condor.LOG).write_text(log + "004 (007.003.000) 2026-11-28 04:00:01 Job was evicted.\n...\n")
     assert [told.job for told in places.changes()] == [3]  # and what kept the place has ended with it
 
 
+def test_a_place_that_htcondor_wants_back_is_kept_until_its_job_is_saved(home: Path) -> None:
+    scratch = personal.directory() / "execute/beta/dir_12"
+    scratch.mkdir(parents=True)
+    (scratch / ".job.ad").write_text("ProcId = 3\nClusterId = 7\n")
+    # what a pilot does: the command is a child of its, which it tells to end
+    (scratch / condor.PILOT).write_text(
+        "import subprocess, sys\n"
+        "with subprocess.Popen(['sh', '-c', bytes.fromhex(sys.argv[2]).decode()]) as child:\n"
+        "    open('child', 'w').write(str(child.pid))\n"
+    )
+    (home / condor.LOG).write_text("001 (007.003.000) 2026-11-28 04:00:00 Job executing on host: <127.0.0.1:1>\n...\n")
+    places = OwnPool(home, "7", saves=True)
+    assert places.changes() == [Told(3, RUNNING, "127.0.0.1", apart=True)]
+    places.on(3)
+    child = until(lambda: (path := scratch / "child").exists() and path.read_text(), "it is kept")
+    until(lambda: [each.name() for each in psutil.Process(int(child)).children()] == ["cat"], "it is set up")
+    os.kill(int(child), signal.SIGTERM)
+    told = until(places.changes, "it is told")
+    assert told == [Told(3, LEAVES)] and places.changes() == []
+    assert Path(f"/proc/{child}").exists()
+    places.act(VACATE, [3])  # there is no HTCondor here that could be told to
+    until(lambda: not Path(f"/proc/{child}").exists(), "it is kept no more")
+
+
 def test_a_place_that_was_never_given_back_has_gone_with_the_pool(home: Path) -> None:
     personal.directory().mkdir(parents=True)
     personal.config().touch()
     (home / condor.LOG).write_text("001 (007.000.000) 2026-11-28 04:00:00 Job executing on host: <127.0.0.1:1>\n...\n")
-    places = OwnPool(home, "7")
+    places = OwnPool(home, "7", saves=False)
     places.changes()
     assert not places.settled()
     personal.down()
@@ -85,10 +113,9 @@ def test_a_place_that_was_never_given_back_has_gone_with_the_pool(home: Path) ->
 def test_what_a_job_cannot_have_in_it_is_refused(home: Path) -> None:
     personal.directory().mkdir(parents=True)
     personal.config().touch()
-    for option in (["--checkpoint"], ["--gpus", "1"]):
-        argv = [*own_code.command("shim.cli.program"), "submit", "--engine", "condor", *option, "--print", "true"]
-        said = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert said.returncode and said.stderr.startswith(f"rexec: {option[0]} is not for a personal pool")
+    argv = [*own_code.command("shim.cli.program"), "submit", "--engine", "condor", "--gpus", "1", "--print", "true"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert said.returncode and said.stderr.startswith("rexec: --gpus is not for a personal pool")
 
 
 def test_pool_down_is_refused_while_a_batch_has_jobs_left(home: Path) -> None:

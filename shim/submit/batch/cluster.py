@@ -32,7 +32,7 @@ _ELSEWHERE = 60.0  # seconds for which a job that was told to leave a host does 
 class Cluster:
     """A Slurm cluster, to which the batch was given as `arrays`; what sbatch takes lies in `directory`."""
 
-    moves = True
+    moves, apart = True, False
 
     def __init__(self, directory: Path, arrays: str, environ: Mapping[str, str]) -> None:
         self._directory, self._environ = directory, environ

@@ -23,7 +23,7 @@ from shim.submit.engines.told import DONE, GONE, HELD, RUNNING, Told
 class Dag:
     """The nodes of a DAG, which DAGMan runs as `cluster`; their log lies in `directory`."""
 
-    moves = True
+    moves, apart = True, False
 
     def __init__(self, directory: Path, cluster: str, batch: Batch) -> None:
         self._directory, self._cluster = directory, cluster

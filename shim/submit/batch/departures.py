@@ -66,6 +66,17 @@ class Departures:
         else:
             self._places.act(verb, jobs)
 
+    def taken_back(self, runs: Runs, job: int) -> None:
+        """Have a job saved whose place is being taken back, and the place given back then."""
+        run = runs.get(job)
+        if run is not None and run.fate:
+            return  # it is leaving already
+        try:
+            self.after(VACATE, [job], self.ask(runs, VACATE, [job]))
+        except RexecError:  # it is on no host yet, or about something else: it is saved when its place is lost
+            self._left[job] = self._places.place(job)
+            self._act(VACATE, [job])
+
     def leaves(self, job: int) -> bool:
         """Tell whether the place that a job has is given back: it is not to begin there again."""
         return job in self._left and self._left[job] == self._places.place(job)

@@ -157,7 +157,7 @@ class MovingRun:
         self._starts: _Verb | None = None
         self._asks: tuple[str, _Verb] | None = None
         self._told: int | str = ""  # the signal that its supervisor was given; before it has begun: what is asked of it
-        # its place is lost: of which generations nothing is left, and whether the engine has given it another since
+        # its place is lost: of which generations nothing is left, and whether its supervisor may save it at once
         self._lost: tuple[int, bool] | None = None
         if found is None:
             words = ["--checkpoint", "--detach", "--no-tty", "--fds", "none", "--for-batch", name]
@@ -246,7 +246,8 @@ class MovingRun:
     def _let_go(self, job: Job, record: Record) -> None:
         """Have its supervisor end, as it has no place: not while something of that may be heard yet.
 
-        One that is in touch with its host while the job has another place has gone there by itself: it saves the job.
+        One that is in touch with its host while the job has another place has gone there by itself: it saves the job;
+        and so does one whose job runs on though its place is lost.
         """
         assert self._lost is not None
         if record.phase in ACTING and (record.away or record.phase == Phase.LOST):
@@ -328,13 +329,13 @@ class MovingRun:
         self.ask("hold")
         self.fate = fate
 
-    def lose(self, fate: str, *, known: bool) -> None:
+    def lose(self, fate: str, *, known: bool, apart: bool = False) -> None:
         """Take note that its place is lost: it is to be `fate` once nothing more is heard of it there.
 
-        `known`: that nothing of it is left there.
+        `known`: that nothing of it is left there. `apart`: its place was not there, and it may run on.
         """
         generation = self._seen.record.generation if known and self._seen is not None else 0
-        self._lost = generation, False
+        self._lost = generation, apart
         if self.fate != KILLED:
             self.fate = fate
 

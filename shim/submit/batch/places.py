@@ -27,6 +27,7 @@ class Places(Protocol):
     """What gives places. One thread."""
 
     moves: bool  # a job that is told to leave a place gets another
+    apart: bool  # a place is not on its host, where the job may run on though that is lost
 
     def changes(self) -> list[Told]:
         """Return what has become of places since this was last asked."""
@@ -67,7 +68,7 @@ class Places(Protocol):
 class Desk:
     """The hosts of hosts.toml, or those that `on` names: each run stands in their line by itself (shim/submit/desk)."""
 
-    moves = False
+    moves = apart = False
 
     def __init__(self, on: str) -> None:
         self._on = on
@@ -142,7 +143,7 @@ class Endings:
 class Pool:
     """An HTCondor pool, to which the batch was submitted as `cluster`; its event log lies in `directory`."""
 
-    moves = True
+    moves, apart = True, False
 
     def __init__(self, directory: Path, cluster: str) -> None:
         self._log, self._cluster = directory / condor.LOG, cluster

@@ -80,7 +80,7 @@ def _places(directory: Directory) -> Places:
     if batch.dag:
         return (OwnDag if own else Dag)(directory.path, given, batch)
     if batch.engine == CONDOR and own:
-        return OwnPool(directory.path, given)
+        return OwnPool(directory.path, given, saves=batch.moves)
     if batch.engine == CONDOR:
         return Pool(directory.path, given)
     return Cluster(directory.path, given, environ)

@@ -110,14 +110,16 @@ class Supervisor:
         elif not self._places.moves and item.state == RUNNING:
             self._start(job)
         elif self._places.moves:
+            place = self._places.place(job)
             try:
-                run = self._runs[job] = self._begun.run(job, self._where(job), item.place)
+                # where the place that it is in is lost it goes on nowhere under this run
+                where = self._where(job) if place and item.place == place else []
+                run = self._runs[job] = self._begun.run(job, where, item.place)
             except RexecError as e:
                 self._failed(job, str(e))
                 return
-            place = self._places.place(job)
             if item.place != place or item.state != RUNNING:
-                run.lose(HELD if item.state == HELD else WAITING, known=False)
+                run.lose(HELD if item.state == HELD else WAITING, known=False, apart=self._places.apart)
                 if place and item.place != place:
                     run.has(place)
 
@@ -156,6 +158,8 @@ class Supervisor:
                     run.has(self._places.place(told.job))
             elif item.state in FINAL or told.state == engine.SUSPENDED:
                 continue
+            elif told.state == engine.LEAVES:
+                self._departures.taken_back(self._runs, told.job)
             elif told.state == engine.DONE:
                 self._note(told.job, DONE, status=0, why=told.why)
             elif told.state == engine.GONE and run is None:
@@ -167,7 +171,7 @@ class Supervisor:
                 run.end(at_once=True)
             elif isinstance(run, MovingRun):
                 fate = {engine.HELD: HELD, engine.GONE: _gone(told)}.get(told.state, WAITING)
-                run.lose(fate, known=told.seen)
+                run.lose(fate, known=told.seen, apart=told.apart)
             elif told.state != engine.LOST and (told.state == engine.HELD) != (item.state == HELD):
                 self._note(told.job, HELD if told.state == engine.HELD else WAITING, why=told.why)
 

@@ -42,6 +42,10 @@ _LEVELS = (
 _READY = 120.0  # seconds for all daemons, and a first look at each host
 _STOPS = 60.0  # seconds for them to end
 _PAUSE = 0.5
+# The shell waits for what reads, so that it hears that it is to end at once; what runs behind it has no input but 3.
+_KEEPS = """\
+leaves={}; trap ': >"$leaves"' TERM
+exec 3<&0; cat <&3 >/dev/null & while kill -0 $! 2>/dev/null; do wait $!; done"""
 _PILOT = f"/{condor.PILOT}".encode()
 _LOOK = """\
 #!/bin/sh
@@ -285,11 +289,14 @@ def _free_port() -> int:
     return port
 
 
-def hold(job: str) -> tuple[str, subprocess.Popen[bytes]]:
+def hold(job: str, leaves: Path | None = None) -> tuple[str, subprocess.Popen[bytes]]:
     """Have the pilot of a running job ("CLUSTER.PROC") keep its place, until the process that is returned has its input
     closed. Also returns the host of that place. Raises RexecError.
+
+    `leaves`: a file that is made where HTCondor wants the place back, which is kept until then all the same.
     """
-    place, words = _scratch(job), ["run", b"exec cat >/dev/null".hex()]
+    command = "exec cat >/dev/null" if leaves is None else _KEEPS.format(shlex.quote(str(leaves)))
+    place, words = _scratch(job), ["run", command.encode("utf-8", "surrogateescape").hex()]
     host = place.relative_to(directory() / "execute").parts[0]
     return host, subprocess.Popen(
         ["python3", condor.PILOT, *words], cwd=place, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,

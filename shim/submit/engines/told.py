@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 WAITING, RUNNING, LOST, HELD, SUSPENDED, GONE = "waiting", "running", "lost", "held", "suspended", "gone"
 DONE = "done"  # without a place: it was done before
+LEAVES = "leaves"  # its engine takes its place back, and waits until it is given back
 
 
 class Told(NamedTuple):
@@ -13,6 +14,7 @@ class Told(NamedTuple):
 
     cluster   what the engine calls it, where that changes when it is run again though it had ended
     seen   nothing of it is left in its place: who ran it there has seen its end
+    apart   its place is not on the host, where the job runs on though that is lost
     """
 
     job: int
@@ -22,3 +24,4 @@ class Told(NamedTuple):
     why: str = ""
     cluster: str = ""
     seen: bool = False
+    apart: bool = False
