@@ -130,10 +130,6 @@ def _run(
         where.refused(host, ended.reason)
     job.leaves(kept.hold)
     kept.leave(stream)
-    if job.cost is not None and job.cost.line:
-        from shim.submit.hosts import trips
-
-        trips.learn_line(host, job.cost.line)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
     if ended.status is None:
         tell(ended.reason)
@@ -149,9 +145,14 @@ def _serve(
     from shim.submit.plain_run import to_the_end
 
     job = ForegroundRun(link, spec, say, log, rights, dialler, since_ns)
-    return job, to_the_end(
+    ended = to_the_end(
         lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
     )
+    if job.cost is not None and job.cost.line:
+        from shim.submit.hosts import trips
+
+        trips.learn_line(host, job.cost.line)
+    return job, ended
 
 
 class _Offer:

@@ -77,8 +77,7 @@ class JobSpec:
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
-        self.scheduling = list(scheduling)
-        self.host = host
+        self.scheduling, self.host = list(scheduling), host
         self.checkpoint = checkpoint  # None: the job cannot be checkpointed
         self.descriptors, self.forwards = descriptors or [], list(forwards)
         self.secret, self.lease, self.home, self.trip, self.line = secret, lease, home, trip, line
