@@ -71,15 +71,14 @@ class JobSpec:
         those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
         `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
         parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known;
-        `line`: bytes that a narrow line between them carries in a second, 0: not known, or wide;
-        `forwards`: the ports that lead from one end to the other."""
+        `line`: bytes a second of a narrow line, 0: not known, or wide; `forwards`: the ports that lead to the other."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
         self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
             umask, hostname, limits, scratch, stdio, tty,
         )  # fmt: skip
         self.scheduling, self.host = list(scheduling), host
-        self.checkpoint = checkpoint  # None: the job cannot be checkpointed
-        self.descriptors, self.forwards = descriptors or [], list(forwards)
+        # checkpoint None: the job cannot be checkpointed
+        self.checkpoint, self.descriptors, self.forwards = checkpoint, descriptors or [], list(forwards)
         self.secret, self.lease, self.home, self.trip, self.line = secret, lease, home, trip, line
 
     def pack(self) -> bytes:
