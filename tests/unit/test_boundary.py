@@ -200,7 +200,7 @@ def test_a_host_that_uses_up_all_descriptors_and_hangs_up(run: Run) -> None:
     most = max(free, 100) + 40  # the copies of a stream lie high
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
-        for unique in range(1, 100):
+        for unique in range(1, 200):
             args = fuse_abi.OPEN_IN.pack(os.O_RDONLY | os.O_DIRECTORY, 0)
             alpha.link.send(frames.FUSE, fuse_abi.request(fuse_abi.OPENDIR, 1, args, unique))
         full = -errno.EMFILE
