@@ -49,7 +49,7 @@ test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
 
 test-pool: root .venv/dev ## tests on an HTCondor pool and on a Slurm cluster, which they make
-	$(RUN_TESTS) --all tests/functional/condor_pool.py tests/functional/slurm_cluster.py $(PYTEST)
+	$(RUN_TESTS) --all tests/functional/condor_pool.py tests/functional/personal_pool.py tests/functional/slurm_cluster.py $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)
