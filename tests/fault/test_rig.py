@@ -55,7 +55,7 @@ def test_and_so_does_one_of_which_images_are_made_all_the_time(
 @pytest.mark.long(lambda fault: fault not in ("host 2000", "host 20000", "home 100", "home 500"))
 @pytest.mark.parametrize(
     "fault",
-    [f"host {after}" for after in (1, 2000, 4000, 5300, 6000, 6300, 8000, 12000, 20000, 40000, 100000, 300000, 1000000)]
+    [f"host {after}" for after in (1, 2000, 4000, 5300, 6000, 6300, 8000, 12000, 20000, 40000, 100000, 300000)]
     + [f"home {after}" for after in (1, 30, 70, 100, 200, 300, 400, 500, 600, 700, 1000, 1400, 1700, 2000)],
 )
 def test_a_start_that_is_cut_goes_on(tmp_path: Path, fault: str) -> None:
