@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +12,6 @@ from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
 pytestmark = pytest.mark.long(lambda **_: True)
-NUG = Path(__file__).resolve().parents[2] / "docs/nug"
-LEAST = 578  # what QAPLIB has of nug12
-WORKERS = 20
 _HOST = '[host.{0}]\nssh = "{0}"\nowner = "none"\nslots = 10\n'
 _SSHD = "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd"
 
@@ -87,39 +81,3 @@ def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: A
         job.end()
     finally:
         _boot(alice, host)
-
-
-@pytest.mark.timeout(900)
-def test_a_problem_is_solved_by_twenty_workers_while_hosts_come_go_and_die(alice: Access, tmp_path: Path) -> None:
-    subprocess.run(["gcc", "-O2", "-static", "-o", tmp_path / "qap", NUG / "qap.c"], check=True)
-    for path in (tmp_path / "qap", NUG / "nug12.dat"):
-        alice.sh(f"base64 -d >{path.name} <<'END'\n{base64.encodebytes(path.read_bytes()).decode()}END")
-    alice.sh("chmod +x qap; mkdir todo taken done best")
-    parts = [f"{i}-{j}" for i in range(12) for j in range(12) if i != j]
-
-    def offer(some: list[str]) -> None:
-        alice.sh(f"cd todo; touch {' '.join(some)}")
-
-    def searched() -> int:
-        return int(alice.sh("ls done | wc -l"))
-
-    def run(host: str) -> int:
-        last = {row["job"]: row for row in alice.rows(batch) if "is" in row}
-        return sum(row["is"] == "running" and row["host"] == host for row in last.values())
-
-    options = ["--checkpoint", "--every", "5s", "--lease", "20s", "-n", str(WORKERS)]
-    batch = alice.submit(*options, "./qap", "nug12.dat", ".", "{}")
-    offer(parts[:50])
-    until(lambda: run("p2") + run("p3") == WORKERS, "all run", within=5 * PLACE)
-    until(lambda: searched() == 50, "the first parts are searched", within=MOVE)
-    alice.pool.down("p2")
-    offer(parts[50:90])
-    until(lambda: run("p2") == 0, "its workers are given up", within=5 * PLACE)
-    alice(*_htcondor("condor_vacate_job", f"{alice.rows(batch)[0]['engine']}.{WORKERS - 1}"))
-    _boot(alice, "p2")
-    until(lambda: run("p2") + run("p3") == WORKERS, "all run again", within=5 * PLACE)
-    offer(parts[90:])
-    alice.sh("touch end")
-    until(lambda: len(alice.has(batch, **{"is": "done", "status": 0})()) == WORKERS, "all have ended", within=5 * PLACE)
-    assert sorted(alice.sh("ls done").split()) == sorted(parts) and alice.sh("ls todo taken -A | grep - || :") == ""
-    assert min(map(int, alice.sh("ls best").split())) == LEAST
