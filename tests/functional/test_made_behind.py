@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,8 @@ from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.leases import Leases
 from remoteio.submit.export.more_made import MoreMade
 from remoteio.submit.export.names import Names
-from remoteio.submit.export.reply import Reply
 from remoteio.wire.coherence import TTL
+from tests.held_home import HeldHome
 from tests.mounted import mounted
 from tests.until import until
 
@@ -26,37 +24,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
 GROUP = 54321
 
 
-class Served:
-    """A directory `here`, seen by the job as `there`, in which it has just made one of each kind."""
-
-    def __init__(self, top: Path) -> None:
-        self.here, self.there, self._gate = top / "here", top / "there", top / "gate"
-        for each in (self.here, self.there):
-            each.mkdir()
-        self._gate.touch()
-        (self.here / "mark").touch()
-
-    def waits(self, do: Callable[..., Reply]) -> Callable[..., Reply]:
-        """The operation, which waits at home as long as `held`."""
-
-        def waiting(*args: object) -> Reply:
-            with self._gate.open() as gate:
-                fcntl.flock(gate, fcntl.LOCK_SH)
-                return do(*args)
-
-        return waiting
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have nothing made at home."""
-        with self._gate.open() as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            yield
-
-    def all_done(self) -> None:
-        """Wait until all is done here that the job did so far: home is asked for this, and in its order."""
-        (self.there / "mark").rename(self.there / "mark too")
-        (self.there / "mark too").rename(self.there / "mark")
+class Served(HeldHome):
+    """A directory in which the job has just made one of each kind."""
 
     def goes_on(
         self, work: Callable[[Path], None], others: Callable[[Path], None] = lambda here: None, before: int = 0

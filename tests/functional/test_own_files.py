@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from remoteio.submit.export.files import OpenFiles
 from remoteio.submit.export.leases import Leases
-from remoteio.submit.export.reply import Reply
 from remoteio.wire.coherence import TTL
+from tests.held_home import HeldHome
 from tests.mounted import mounted
 from tests.until import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
 
 
-class Served:
-    """A directory `here`, seen by the job as `there`, in which it has just made a file."""
+class Served(HeldHome):
+    """A directory in which the job has just made a file."""
 
     def __init__(self, top: Path) -> None:
-        self.here, self.there = top / "here", top / "there"
-        self._gate, self.asked, self.theirs = top / "gate", top / "asked", top / "theirs"
-        self.here.mkdir(), self.there.mkdir()
-        self._gate.touch(), self.asked.touch(), (self.here / "mark").touch()
-
-    def waits(self, do: Callable[..., Reply]) -> Callable[..., Reply]:
-        def waiting(*args: object) -> Reply:
-            with self._gate.open() as gate:
-                fcntl.flock(gate, fcntl.LOCK_SH)
-                return do(*args)
-
-        return waiting
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have nothing opened at home."""
-        with self._gate.open() as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            yield
-
-    def all_done(self) -> None:
-        """Wait until all is done here that the job did so far: home is asked for this, and in its order."""
-        (self.there / "mark").rename(self.there / "mark too")
-        (self.there / "mark too").rename(self.there / "mark")
+        super().__init__(top)
+        self.asked, self.theirs = top / "asked", top / "theirs"
+        self.asked.touch()
 
     def goes_on(self, work: Callable[[str], None]) -> str:
         """Do that to a new file while nothing is opened at home; which one."""
