@@ -218,8 +218,10 @@ def again(mover: Mover, job: str) -> None:
 
 def pinned(mover: Mover, job: str) -> set[str]:
     """The files of which the newest image of the job has the bytes."""
-    rows = sorted(mover.path(job, "pins").glob("*/rows"), key=lambda path: int(path.parent.name))
-    return {path for path, *_ in json.loads(rows[-1].read_text())} if rows else set()
+    with suppress(FileNotFoundError):  # an older image's go while we look
+        rows = sorted(mover.path(job, "pins").glob("*/rows"), key=lambda path: int(path.parent.name))
+        return {path for path, *_ in json.loads(rows[-1].read_text())} if rows else set()
+    return set()
 
 
 def kept(mover: Mover, job: str) -> list[Path]:

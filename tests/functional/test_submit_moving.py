@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
+from glob import iglob  # what vanishes while it looks is no error to it
 from typing import Any
 
 import pytest
@@ -71,10 +71,10 @@ class Batch:
     def supervisor(self) -> int:
         """The process that supervises it, which has its lock open; 0: none does."""
         lock = str(self.mover.dir / "state/rexec/batches" / self.name[1:] / "lock")
-        for at in Path("/proc").glob("[0-9]*/fd/*"):
+        for at in iglob("/proc/[0-9]*/fd/*"):
             with suppress(OSError):  # it has just ended
                 if os.readlink(at) == lock:
-                    return int(at.parts[2])
+                    return int(at.split("/")[2])
         return 0
 
 
