@@ -6,7 +6,7 @@ import os
 import socket
 
 from checkpoint.errors import CheckpointError
-from checkpoint.execute import clocks, criu, criu_images, image_sockets
+from checkpoint.execute import clocks, criu, criu_images, image_sockets, protection_keys
 from checkpoint.execute.collector import Collector
 from checkpoint.execute.dump import failure
 from checkpoint.execute.spool import Spool
@@ -168,6 +168,14 @@ def fit_sockets(spool: Spool, keep_tcp: bool, alone: bool = False) -> list[str]:
         raise RestartError(f"the restart failed: the image's list of sockets cannot be used: {e}") from e
 
 
+def protection_keys_of(spool: Spool) -> protection_keys.Image:
+    """Read which memory protection keys the image's threads hold. Raises RestartError."""
+    try:
+        return protection_keys.Image(spool)
+    except (criu.CriuError, OSError) as e:
+        raise RestartError(f"the restart failed: the image's threads cannot be read: {e}") from e
+
+
 def clocks_shown(spool: Spool) -> tuple[int, int] | None:
     """Read what the image's clocks show (clocks.py), for a tree whose criu cannot do so. Raises RestartError."""
     try:
@@ -250,9 +258,9 @@ def _mode(perms: int | bytes) -> bool:
 
 
 def restore(
-    sock: socket.socket, request: bytes, work: str, kept: str, gate: Callable[[], bool], tidy: Callable[[], None]
+    sock: socket.socket, request: bytes, work: str, kept: str, gate: Callable[[], bool], ready: Callable[[], None]
 ) -> int:
-    """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs; `tidy` comes
+    """Run criu's restore and return the root's pid. `gate` decides, when all is built and nothing runs; `ready` comes
     after it, when criu has removed what it had made for itself, and nothing runs yet.
 
     `work`: the directory of criu's log; `kept`: where that goes if it fails. Raises RestartError.
@@ -261,7 +269,7 @@ def restore(
 
     def notified(told: criu.Answer) -> bool:
         if told.script == "pre-resume":
-            tidy()
+            ready()
         if told.script != "post-restore":
             return True
         open_gate.append(gate())

@@ -20,12 +20,10 @@ import errno
 import fcntl
 import os
 import re
-import signal
 import struct
-import threading
 from contextlib import suppress
 
-from checkpoint.execute import traced, waits
+from checkpoint.execute import injected
 from checkpoint.execute.page_ranges import Ranges, joined, shared, within
 from checkpoint.execute.syscalls import copied, syscall
 
@@ -43,7 +41,6 @@ WALK_END, VEC, VEC_LEN = 4, 5, 6  # fields of SCAN
 _PROTECT_MATCHING, _MUST_BE_FOLLOWED = 1, 2
 _FOLLOWED, _WRITTEN, _PRESENT, _SWAPPED = 1, 2, 8, 16
 _AT_ONCE = 4096  # regions
-_STOP_S = 0.5  # a thread that can be interrupted stops at once
 _TOP = 0x7FFFFFFFF000  # TASK_SIZE_MAX
 _VVAR = re.compile(r"\[(?:stack|vdso|vvar|vvar_vclock|vsyscall|uprobes)\]")
 
@@ -79,99 +76,20 @@ def obtain(pid: int) -> int | None:
 
     Its threads stand still for it, some hundred microseconds. Raises OSError.
     """
-    found: list[int | None] = []
-    failed: list[OSError] = []
 
-    def work() -> None:
-        try:
-            found.append(_obtain(pid))
-        except traced.StillGoing:
-            return  # with this thread ends what it has of others
-        except OSError as e:
-            failed.append(e)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found[0] if found else None
-
-
-def _obtain(pid: int) -> int | None:
-    stops: dict[int, int] = {}
-    try:
-        traced.stop(pid, stops, _STOP_S)
-        # By its first thread: another one may have descriptors of its own (CLONE_FILES), and they are not pid's.
-        return _made_by(pid) if stops.get(pid) == 0 else None
-    finally:
-        for thread, number in stops.items():
-            registers = traced.registers(thread) if not number else None
-            if registers is not None and traced.put_before_its_call(registers):
-                traced.set_registers(thread, registers)
-            traced.ptrace(traced.DETACH, thread, 0, number)
-
-
-def _made_by(pid: int) -> int | None:
-    at = _instruction(pid)
-    before, mask = traced.registers(pid), traced.signal_mask(pid)
-    if at is None or before is None or mask is None or not traced.set_signal_mask(pid, (1 << 64) - 1):
-        return None
-    found = None
-    try:
-        made = _call(pid, before, at, _USERFAULTFD, _FLAGS)
+    def work(call: injected.Call) -> int | None:
+        made, taken = call(_USERFAULTFD, _FLAGS), None
         if made is not None and made >= 0:
             with suppress(OSError):  # then it goes without
-                found = copied(pid, made)
-            _call(pid, before, at, _CLOSE, made)
-    finally:
-        # In this stop, and no other, the kernel looks at whether a call was interrupted.
-        traced.ptrace(traced.INTERRUPT, pid, 0, 0)
-        _go_on(pid, traced.CONT, 0)
-        traced.set_registers(pid, before)
-        traced.set_signal_mask(pid, mask)
+                taken = copied(pid, made)
+            call(_CLOSE, made)
+        return taken
+
+    found = injected.calls(pid, work)
     if found is not None and not _begin(found):
         os.close(found)
         return None
     return found
-
-
-def _instruction(pid: int) -> int | None:
-    """Find an instruction of the vDSO that makes a system call: every process has it, and it can be executed."""
-    with open("/proc/%d/maps" % pid) as f:
-        spans = [line.split()[0] for line in f if line.rstrip().endswith("[vdso]")]
-    for span in spans:
-        start, end = (int(part, 16) for part in span.split("-"))
-        with open("/proc/%d/mem" % pid, "rb", 0) as memory:
-            found = os.pread(memory.fileno(), end - start, start).find(traced.SYSCALL_INSTRUCTION)
-        if found >= 0:
-            return start + found
-    return None
-
-
-def _call(thread: int, registers: list[int], at: int, number: int, first: int) -> int | None:
-    """Have a stopped thread make a system call of one argument; what it returns; None: the thread has ended."""
-    values = list(registers)
-    values[waits.IP], values[waits.AX], values[waits.DI] = at, number, first
-    values[waits.SI] = values[waits.DX] = 0
-    traced.not_interrupted(values)
-    traced.set_registers(thread, values)
-    for _ in ("before the call", "after it"):
-        if not _go_on(thread, traced.SYSCALL, signal.SIGTRAP):
-            return None
-    after = traced.registers(thread)
-    return None if after is None else ctypes.c_int64(after[waits.AX]).value
-
-
-def _go_on(thread: int, how: int, until: int) -> bool:
-    """Have a thread go on to the stop that is meant; what else it stops for, a SIGSTOP, it gets. False: it ended."""
-    given = 0
-    while traced.ptrace(how, thread, 0, given):
-        by = traced.stopped_by(thread)
-        if by is None or by == until:
-            return by is not None
-        given = by
-    return False
 
 
 # ------------------------------------------------------------------------------------------------ its pages

@@ -134,6 +134,7 @@ class Restorer:
         if self._groups is not None:
             restore.set_groups(self._spool, self._groups)
         keep_tcp = stats["keep_tcp"] is True
+        keys = restore.protection_keys_of(self._spool)
         lost = restore.fit_sockets(self._spool, keep_tcp, parts.sandbox.plan.alone)
         asked = {
             "ends": {str(n): k for n, k in numbers.items()},
@@ -150,6 +151,11 @@ class Restorer:
 
         def tidy() -> None:
             tree.ask(messages.TIDY, above)
+
+        def ready() -> None:
+            tidy()
+            if keys.held and not stats["frozen"]:
+                tree.ask(messages.STOP_TREE)  # it stands still once criu lets go of it
 
         def gate() -> bool:
             fault_points.reached("post-restore")
@@ -172,7 +178,7 @@ class Restorer:
         )
         parts.relay.criu(True)
         try:
-            pid = restore.restore(sock, request, self._place.work, parts.log, gate, tidy)
+            pid = restore.restore(sock, request, self._place.work, parts.log, gate, ready)
             fault_points.reached("runs")
             thread_scheduling.put_back(tree.init(), threads)
             if self._said is not None:
@@ -181,8 +187,12 @@ class Restorer:
             tree.tell(messages.GOES_ON, b"%d %d" % (pid, int(str(stats["last_pid"]))))
         finally:
             sock.close()
+        if keys.held and (without := keys.give(tree.init())):
+            aside("processes that have not their memory protection keys: %s" % without)
         if stats["frozen"]:
             tree.go_on([int(n) for n in stopped])
+        elif keys.held:
+            tree.go_on(keys.stopped)
         try:
             tree.await_criu(RESTORE_S)
         except RexecError as e:
