@@ -21,7 +21,7 @@ from checkpoint.submit import obtain_criu
 from checkpoint.wire import criu_bundle
 from tests import apart, c_project, desk_root, reachable
 from tests import desk as the_desk
-from tests.desk_hosts import SUBMIT_USER
+from tests.desk_hosts import SUBMIT_UID, SUBMIT_USER
 from tests.leftovers import Left, nothing_left_on
 from tests.program import Combo, Rexec, newuidmap
 
@@ -33,6 +33,8 @@ COMBOS = {
     "local-root": ("root", "local"),
     "local-user": (SUBMIT_USER, "local"),
 }
+# They are tried always; the others, of the same tests, by --all.
+ORDINARY = ("user-alice", "local-user", "user", SUBMIT_UID)  # of COMBOS, job_commands.py, mover_as_user.py
 # For tests that look at ids: as local-user, on a machine that has no newuidmap.
 NO_NEWUIDMAP = "local-user-no-newuidmap"
 _FAILED = pytest.StashKey[bool]()
@@ -85,17 +87,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what `where` and `long` leave; pytest's closing line counts the others as deselected."""
-    kept: list[pytest.Item] = []
-    dropped: list[pytest.Item] = []
-    for item in items:
-        params = vars(item)["callspec"].params if "callspec" in vars(item) else {}
-        wanted = all(mark.args[0](**params) for mark in item.iter_markers("where"))
-        if not config.getoption("--all"):
-            wanted = wanted and not any(mark.args[0](**params) for mark in item.iter_markers("long"))
-        (kept if wanted else dropped).append(item)
-    config.hook.pytest_deselected(items=dropped)
+    """Keep what `where` leaves, and without --all what is not long; pytest's closing line counts the others.
+
+    Long is what `long` says, and a test as anybody else where an ordinary user tries it too.
+    """
+    meant = [item for item in items if all(mark.args[0](**_params(item)) for mark in item.iter_markers("where"))]
+    kept = meant if config.getoption("--all") else _quick(meant)
+    left = set(map(id, kept))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in left])
     items[:] = kept
+
+
+def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    short = [item for item in items if not any(mark.args[0](**_params(item)) for mark in item.iter_markers("long"))]
+    as_user = {_test(item) for item in short if _who(item) in ORDINARY}
+    return [item for item in short if _test(item) not in as_user or _who(item) in ORDINARY]
+
+
+def _params(item: pytest.Item) -> dict[str, object]:
+    return dict(vars(item)["callspec"].params) if "callspec" in vars(item) else {}
+
+
+def _who(item: pytest.Item) -> object:
+    params = _params(item)
+    return next((params[name] for name in ("combo", "mover", "uid", "name") if name in params), None)
+
+
+def _test(item: pytest.Item) -> tuple[Path, str]:
+    return item.path, item.name.partition("[")[0]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -88,6 +88,7 @@ class Mover:
 
 USER = pytest.mark.where(lambda mover, **others: mover == "user")  # what is the same for both
 ROOT = pytest.mark.where(lambda mover, **others: mover == "root")
+LONG = pytest.mark.long(lambda **_: True)
 
 
 @pytest.fixture(params=["root", "user"])

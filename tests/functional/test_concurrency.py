@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.job_commands import LONG
 from tests.program import Combo
 
 # The other ways to run differ in nothing that these tests look at; test_filesystem.py takes them all.
@@ -76,6 +77,7 @@ def test_fifty_runs_at_once(combo: Combo) -> None:
 
 
 @pytest.mark.long(lambda combo: combo == "local-root")
+@LONG
 def test_a_job_of_two_hundred_processes(combo: Combo) -> None:
     done = combo.run([PYTHON, "-c", CROWD], timeout=100)
     assert (done.returncode, done.stderr) == (0, b"")

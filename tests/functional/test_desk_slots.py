@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.job_commands import COUNT, USER, Mover, give
+from tests.job_commands import COUNT, LONG, USER, Mover, give
 from tests.program import Combo
 from tests.until import HANG, until
 
@@ -161,6 +161,7 @@ def test_what_a_run_can_never_have_is_said(combo: Combo, desk: ModuleType) -> No
 
 
 @USER
+@LONG
 def test_jobs_that_move_take_slots_too(mover: Mover) -> None:
     (mover.dir / "config" / "rexec").mkdir(parents=True)
     (mover.dir / "config" / "rexec" / "hosts.toml").write_text(

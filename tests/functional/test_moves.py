@@ -11,7 +11,7 @@ import pytest
 
 from checkpoint.submit.store import Store
 from shim.wire import lease
-from tests.job_commands import COUNT, PYTHON, ROOT, USER, Mover, counted
+from tests.job_commands import COUNT, LONG, PYTHON, ROOT, USER, Mover, counted
 from tests.screen import Screen
 from tests.until import until
 
@@ -154,6 +154,7 @@ def test_ctrl_z_and_fg_before_and_after_a_move(mover: Mover, option: str) -> Non
 
 
 @USER
+@LONG
 def test_a_host_with_a_criu_of_its_own_and_one_with_none(mover: Mover, desk_alone: ModuleType) -> None:
     """The host's own is taken where it works: Debian 13's is too old for an internet socket on Linux 6.16 or newer."""
     works = tuple(int(part) for part in os.uname().release.split(".")[:2]) < (6, 16)

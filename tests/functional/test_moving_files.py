@@ -7,12 +7,13 @@ from contextlib import closing
 
 import pytest
 
-from tests.job_commands import PYTHON, USER, Mover, again, give, here, kept, said, well
+from tests.job_commands import LONG, PYTHON, USER, Mover, again, give, here, kept, said, well
 from tests.until import until
 
 pytestmark = USER
 
 
+@LONG
 def test_a_database_that_is_filled_while_the_job_is_held(mover: Mover) -> None:
     job = mover.submit(
         "sh", "-c", "sqlite3 w.db 'create table t(x)'; echo made; while [ ! -e go ]; do sleep .05; done; sqlite3 w.db "
@@ -50,6 +51,7 @@ print(reader.read(), end="")
 """
 
 
+@LONG
 def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover: Mover) -> None:
     """Its log grows, and so does a file that the job only reads; another's mode changes: the job is not parked."""
     text = mover.dir / "text"
@@ -69,6 +71,7 @@ def test_a_database_that_the_job_keeps_open_is_written_to_while_it_is_held(mover
     assert here(mover, "sqlite3", "w.db", "pragma integrity_check; select count(*) from t") == "ok\n3002\n"
 
 
+@LONG
 def test_what_the_job_overwrote_itself_is_put_back(mover: Mover) -> None:
     """And with --force it goes on with the file that somebody has put in the place of one that it holds open."""
     script = "import os, time\nf = open('other', 'w+b', 0)\nf.write(bytes(100))\n"
@@ -248,6 +251,7 @@ wait("end")
 """
 
 
+@LONG
 def test_what_the_job_put_in_another_place_is_back_before_it_does_that_again(mover: Mover) -> None:
     """It gave the file another name first, or renamed a directory: what the image saw is only there by then."""
     job = mover.submit(PYTHON, "-c", AWAY)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.job_commands import PYTHON, USER, Mover, kill_agent
+from tests.job_commands import LONG, PYTHON, USER, Mover, kill_agent
 from tests.until import until
 
 # A shell's way (a child locks descriptor 9 and ends), two shared locks, record locks of two processes on one file
@@ -128,6 +128,7 @@ def test_a_lost_host_holds_no_lock(mover: Mover) -> None:
 
 
 @USER
+@LONG
 def test_a_lock_that_another_has_by_then_is_named(mover: Mover) -> None:
     job = mover.submit(PYTHON, "-c", JOB)
     said(mover, job, "ready")

@@ -7,7 +7,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
-from tests.job_commands import PYTHON, USER, Mover, again, kept, kill_agent, said, supervisors, well
+from tests.job_commands import LONG, PYTHON, USER, Mover, again, kept, kill_agent, said, supervisors, well
 from tests.until import until
 
 pytestmark = USER
@@ -52,6 +52,7 @@ def end(mover: Mover, job: str, name: str = "job") -> list[str]:
     return log_lines(mover)
 
 
+@LONG
 def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> None:
     data = mover.dir / "other"
     job = mover.submit("sh", "-c", f"exec 6>other; {APPEND.format(name='job')}")
@@ -75,6 +76,7 @@ def test_a_shared_log_while_the_job_is_held_and_at_each_retry(mover: Mover) -> N
     assert not kept(mover, job)
 
 
+@LONG
 def test_logs_after_the_host_lost_its_power(mover: Mover, desk_alone: ModuleType) -> None:
     """A log of the job's own has each line once; in one that others write to, too, nothing is lost, and it is named."""
     script = "exec 4>>own; exec 5>>log; i=0; while [ ! -e job-end ]; do i=$((i+1)); echo job $i >&4; echo job $i >&5; "
@@ -121,6 +123,7 @@ def test_a_log_that_others_wrote_to_before_the_job_did_has_each_line_once(mover:
     assert not kept(mover, job)
 
 
+@LONG
 def test_two_jobs_that_append_to_one_log(mover: Mover) -> None:
     names = ("one", "two")
     jobs = [append(mover, name) for name in names]
@@ -179,6 +182,7 @@ def test_a_job_that_was_killed_goes_on_with_each_line_once(mover: Mover) -> None
     assert not kept(mover, job)
 
 
+@LONG
 def test_nothing_is_cut_before_a_host_has_taken_the_job(mover: Mover) -> None:
     job = append(mover)
     more(mover)
@@ -224,6 +228,7 @@ wait("end")
 """
 
 
+@LONG
 def test_what_is_added_to_a_file_while_the_image_is_sent_came_after_it(mover: Mover) -> None:
     """To one of an earlier generation: that is looked at when the job stands still, as those of this one are."""
 

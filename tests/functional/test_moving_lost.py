@@ -10,7 +10,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from tests.job_commands import COUNT, USER, Mover, counted, kill_agent, lines, supervisors
+from tests.job_commands import COUNT, LONG, USER, Mover, counted, kill_agent, lines, supervisors
 from tests.until import until
 
 
@@ -49,6 +49,7 @@ def test_restart_after_the_supervisor_died(mover: Mover) -> None:
 
 
 @USER
+@LONG
 def test_all_jobs_whose_supervisor_died_are_resumed_but_for_those_that_are_held(mover: Mover) -> None:
     """As after this machine was switched off."""
     runs, held = (mover.submit("sh", "-c", COUNT) for _ in range(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.job_commands import Mover, give, here, pinned, said, well
+from tests.job_commands import LONG, Mover, give, here, pinned, said, well
 from tests.until import until
 
 # What it says is in pages of the files that nothing has touched before: they are read where the job goes on.
@@ -59,6 +59,7 @@ def replace(mover: Mover) -> None:
     (mover.dir / "text").unlink()
 
 
+@LONG
 def test_what_an_image_has_mapped_or_open_is_replaced_while_the_job_is_held(mover: Mover) -> None:
     """It goes on with the old bytes, wherever it goes, and finds the new files by name; so from an old image."""
     made(mover)

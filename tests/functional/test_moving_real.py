@@ -14,11 +14,12 @@ import numpy
 import pytest
 
 from tests import c_project
-from tests.job_commands import ROOT, USER, Mover, give, here, out, said, supervisors, vacate, well
+from tests.job_commands import LONG, ROOT, USER, Mover, give, here, out, said, supervisors, vacate, well
 from tests.real_programs import PYTHON, built
 from tests.until import until
 
-pytestmark = pytest.mark.timeout(300)  # each is run here as well, and moved several times: 100 s on a busy machine
+# Each is run here as well, and moved several times: 100 s on a busy machine.
+pytestmark = [pytest.mark.timeout(300), LONG]
 
 NUMPY = """
 import hashlib, sys

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.job_commands import USER, Mover, out, vacate
+from tests.job_commands import LONG, USER, Mover, out, vacate
 from tests.screen import Screen
 from tests.until import until
 
@@ -21,6 +21,7 @@ def screen(mover: Mover) -> Iterator[Screen]:
     made.close()
 
 
+@LONG
 def test_vim_moved_with_unsaved_text_and_attached_again(mover: Mover, screen: Screen) -> None:
     hosts = ",".join(mover.hosts)
     screen.run(f"rexec --checkpoint --tty --detach --on {hosts} --owner none -- vim -u NONE -N poem")

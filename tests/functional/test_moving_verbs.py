@@ -14,13 +14,14 @@ from xml.etree import ElementTree
 import pytest
 
 from checkpoint.submit import obtain_criu
-from tests.job_commands import COUNT, PYTHON, Mover, counted, out, pinned, vacate
+from tests.job_commands import COUNT, LONG, PYTHON, Mover, counted, out, pinned, vacate
 from tests.until import until
 
 pytestmark = pytest.mark.where(lambda **params: params["mover"] == "user")
 WAIT = "echo begun; while [ ! -e go ]; do sleep .05; done; exit 3"
 
 
+@LONG
 def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:
     first, second = mover.hosts
     job = mover.submit("sh", "-c", WAIT)
@@ -53,6 +54,7 @@ def test_the_log_is_followed_until_the_job_has_ended(mover: Mover) -> None:
     assert {first, second, "no host", "held", "image"} <= set(names)
 
 
+@LONG
 def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:
     job = mover.submit("sh", "-c", COUNT)
     said = []
@@ -75,6 +77,7 @@ def test_restarted_from_the_image_that_was_named(mover: Mover) -> None:
     assert (status, words) == (125, f"rexec: job {job} has ended: exit 3\n")
 
 
+@LONG
 def test_a_job_that_is_parked_for_a_changed_file_is_forced_on_as_it_says(mover: Mover) -> None:
     data = mover.dir / "data.txt"
     script = f"import os,time\nf = open({str(data)!r}, 'w'); f.write('abc'); f.flush()\nprint('ready', flush=True)\n"

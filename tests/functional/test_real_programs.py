@@ -14,6 +14,7 @@ import numpy
 import pytest
 
 from tests import c_project
+from tests.job_commands import LONG
 from tests.program import Combo
 from tests.real_programs import EACH, PYTHON, built, give, well
 
@@ -85,6 +86,7 @@ WHEEL = {
 
 @pytest.mark.timeout(300)  # python reads and writes thousands of files
 @pytest.mark.where(lambda combo: combo == "user-alice")
+@LONG
 def test_pip_installs_a_wheel_into_a_new_venv(combo: Combo) -> None:
     with zipfile.ZipFile(combo.dir / "greet-1.0-py3-none-any.whl", "w") as wheel:
         for name, text in WHEEL.items():
