@@ -38,8 +38,8 @@ def homes() -> tuple[bytes, ...]:
 
 
 def prepare() -> None:
-    """Make what `look` and `rules` go by, while there is something else to wait for."""
-    _top(homes())
+    """Make what `look` goes by, while there is something else to wait for."""
+    ruled(homes())
 
 
 class Found(NamedTuple):
@@ -55,7 +55,6 @@ class Found(NamedTuple):
     trees: list[tuple[str, int]]
 
 
-@cache
 def rules(homes: tuple[bytes, ...]) -> tuple[Rule, ...]:
     """All rules of `kept_places`, for a user with these home directories."""
     return (
@@ -66,13 +65,14 @@ def rules(homes: tuple[bytes, ...]) -> tuple[Rule, ...]:
 
 
 @cache
-def _top(homes: tuple[bytes, ...]) -> Rights:
-    return RuleSet(rules(homes)).top
+def ruled(homes: tuple[bytes, ...]) -> RuleSet:
+    """Make of these rules what tells the rights of names."""
+    return RuleSet(rules(homes))
 
 
 def look(homes: tuple[bytes, ...]) -> Found:
     """Look through the home directories."""
-    found, top = Found([], [], []), _top(homes)
+    found, top = Found([], [], []), ruled(homes).top
     for home in homes:
         rights = top
         for word in home.strip(b"/").split(b"/"):

@@ -38,11 +38,11 @@ def confinement(rights: JobRights | None = None, directory: bytes = b"", scratch
     settings, code = tuple(_settings()), own_code.program()
     marks = [Mark(b"/dev", EMPTY, None), *_own(settings, code), *_options(scope)]  # the job's kernel has its own /dev
     trees = [(str(path), HIDDEN) for path in settings] + [(str(path), READ) for path in code]
-    rules: tuple[Rule, ...] = ()
+    rules = None
     found = personal.Found([], [], [])
     if scope.trust != FULL:
         homes = personal.homes()
-        rules, found = personal.rules(homes), personal.look(homes)
+        rules, found = personal.ruled(homes), personal.look(homes)
         trees += found.trees
         for target, level, name in found.led_to:
             marks += _way(target, level, name, RULE)

@@ -18,7 +18,7 @@ from checkpoint.wire.image_wire import ImageWireError
 from checkpoint.wire.manifest import ENTRY, PAGE
 from remoteio.submit.export import confine, fence, inodes
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.rights import ANY, READ, RULE, Rule
+from remoteio.submit.export.rights import ANY, READ, RULE, Rule, RuleSet
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from shim.submit import host_frames, limits
@@ -135,7 +135,7 @@ def test_names_of_one_file(host: Host, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_directories_of_the_job_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confine, "MOST_MADE", 2)
-    confinement = confine.Confinement(rules=[Rule((ANY, b".git", b"hooks"), READ, "hooks", RULE)])
+    confinement = confine.Confinement(rules=RuleSet([Rule((ANY, b".git", b"hooks"), READ, "hooks", RULE)]))
     host = Host.of(tmp_path, confinement)
     for name in "abc":
         host.ask(abi.MKDIR, 1, abi.MKDIR_IN.pack(0o755, 0) + name.encode() + b"\0")

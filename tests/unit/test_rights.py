@@ -181,6 +181,19 @@ def test_who_has_the_last_word(rules: list[Rule], names: tuple[bytes, ...], with
         assert all(found.child(name).level != HIDDEN for name in (b"a", b"b", b"c"))
 
 
+@given(RULES, RULES, WORDS, st.sampled_from([FREE, HIDDEN]))
+def test_rules_that_hold_beside_others_say_what_they_would_say_among_them(
+    rules: list[Rule], further: list[Rule], names: tuple[bytes, ...], within: int
+) -> None:
+    path = b"/".join(names)
+    beside, among = (
+        at(path, RuleSet(rules, within, beside=RuleSet(further)).top),
+        at(path, RuleSet(rules + further, within).top),
+    )
+    assert (beside.level, beside.closed, beside.hides) == (among.level, among.closed, among.hides)
+    assert (beside.rule is None) == (among.rule is None)
+
+
 def test_what_a_grant_names() -> None:
     """It takes back what is said of that very place and above it; what is said further down stands."""
 

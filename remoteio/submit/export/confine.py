@@ -57,8 +57,8 @@ class Confinement:
 
     `linked`: the regular files of a level, HIDDEN or READ, that have more than one name, on `devices`: asked for when
     the first such file is met, for which it matters.
-    `rules`: further ones. `places`: where the directories are that are to be known by number too, and have the rights
-    of that path. `within`: the level of what no rule speaks of, and the rule that this is.
+    `rules`: further ones, which hold beside. `places`: where the directories are that are to be known by number too,
+    and have the rights of that path. `within`: the level of what no rule speaks of, and the rule that this is.
     `made`: the directories that the job has made, as far as their own names make them its own, and when.
     """
 
@@ -69,14 +69,14 @@ class Confinement:
         marks: Iterable[Mark] = (),
         linked: Callable[[int], Collection[Key]] = lambda level: (),
         devices: frozenset[int] = frozenset(),
-        rules: Iterable[Rule] = (),
+        rules: RuleSet | None = None,
         within: tuple[int, Rule | None] = (FREE, None),
         made: dict[Key, int] | None = None,
         places: Iterable[tuple[Key, bytes]] = (),
     ) -> None:
         marks = tuple(marks)
         own = [Rule(words_of(mark.path), mark.level, mark.name, mark.kind) for mark in marks]
-        self.top = RuleSet([*own, *rules], *within).top
+        self.top = RuleSet(own, *within, beside=rules).top
         self.known: dict[Key, Rights] = {}
         for key, path in (*((mark.key, mark.path) for mark in marks), *places):
             if key is not None:

@@ -64,6 +64,7 @@ class Rule(NamedTuple):
 # Letters, a bit each.
 _EVERY = (1 << 256) - 1
 _NON_ASCII = _EVERY ^ (1 << 128) - 1
+_BITS = bytes.maketrans(b"01", bytes((0, 1)))
 _MOST_KNOWN = 2048  # names in directories alike whose rights are remembered
 
 
@@ -105,7 +106,7 @@ def _bits(letters: Iterable[int]) -> int:
 @lru_cache(1024)  # one for all rights that are alike in this: there are hundreds of these
 def _table(letters: int) -> bytes:
     """Tell of each letter whether it is one of them: quicker to look at than the bits are."""
-    return bytes(letters >> letter & 1 for letter in range(256))
+    return f"{letters:0256b}"[::-1].encode().translate(_BITS)
 
 
 class _Step:
@@ -294,15 +295,19 @@ class Rights:
 class RuleSet:
     """Holds the rules, and the rights that they have given so far.
 
-    `top`: what the root's level is, by `rule`. Threads: any; two may make the same rights at once, and one is kept.
+    `top`: what the root's level is, by `rule`. `beside`: one whose rules hold as well. Threads: any; two may make the
+    same rights at once, and one is kept.
     """
 
-    def __init__(self, rules: Iterable[Rule] = (), top: int = FREE, rule: Rule | None = None) -> None:
+    def __init__(
+        self, rules: Iterable[Rule] = (), top: int = FREE, rule: Rule | None = None, beside: RuleSet | None = None
+    ) -> None:
         self._made: dict[tuple[State, int, Rule | None], Rights] = {}
         start = _Step()
         for each in dict.fromkeys(rules):
             start.add(each)
-        self.top = self._decided(State(frozenset((start,)), top, False, False), rule)
+        self._starts: tuple[_Step, ...] = (start, *(() if beside is None else beside._starts))
+        self.top = self._decided(State(frozenset(self._starts), top, False, False), rule)
 
     def beneath(self, above: Rights, named: Iterable[_Step]) -> Rights:
         """The rights of a child whose name leads there."""
@@ -361,7 +366,7 @@ def _on_the_way(rights: Rights) -> None:
     rights.closed = rights.state.within == HIDDEN and not granted
     ways = [step for step in about if step.way is not None]
     if ways and rights.level > FIXED:
-        rights.level, rights.rule = FIXED, ways[0].way
+        rights.level, rights.rule = FIXED, max((step.way for step in ways if step.way), key=lambda rule: rule.kind)
         if any(step.leads for step in ways):
             rights.file = READ  # in its place there can only be what leads elsewhere
 
