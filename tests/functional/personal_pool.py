@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import pool
-from tests.pool import PLACE, Access
+from tests.desk_root import call
+from tests.pool import PLACE, ROOT, Access
 from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
 pytestmark = pytest.mark.long(lambda **_: True)
 _HOST = '[host.{0}]\nssh = "{0}"\nowner = "none"\nslots = 10\n'
+_NUG = ROOT / "docs/nug"
+_LEAST = 1150  # what QAPLIB has of nug15
+_WORKERS = 20
 _SSHD = "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd"
 
 
@@ -81,3 +89,67 @@ def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: A
         job.end()
     finally:
         _boot(alice, host)
+
+
+class Nug:
+    """docs/nug.md on p1, with nug15; no gcc is there."""
+
+    def __init__(self, alice: Access, directory: Path) -> None:
+        self.alice = alice
+        qap = directory / "qap"
+        subprocess.run(["gcc", "-O2", "-static", "-o", qap, _NUG / "qap.c"], check=True)
+        for name, content in (("qap", qap.read_bytes()), ("nug15.dat", (_NUG / "nug15.dat").read_bytes())):
+            put = f"mkdir -p nug && base64 -d >nug/{name} && chmod 755 nug/{name}"
+            call(alice.pool.argv("p1", ["sh", "-c", put], "alice"), stdin=base64.encodebytes(content).decode())
+        self.sh("mkdir todo taken done best")
+
+    def sh(self, script: str) -> str:
+        return self.alice.sh(f"cd nug && {script}")
+
+    def offer(self, parts: list[str]) -> None:
+        self.sh(f"cd todo && touch {' '.join(parts)}")
+
+    def searched(self) -> int:
+        """How many parts are."""
+        return len(self.sh("ls done").split())
+
+
+@pytest.mark.timeout(1500)
+def test_twenty_workers_solve_a_problem_while_hosts_come_go_and_die(alice: Access, tmp_path: Path) -> None:
+    nug = Nug(alice, tmp_path)
+    options = f"--engine condor --memory 100M --checkpoint --every 5s --lease 20s --name worker -n {_WORKERS}"
+    batch = nug.sh(f"rexec submit {options} ./qap nug15.dat . '{{}}'").strip()
+
+    def run() -> dict[str, list[int]]:
+        """Which have run on which host."""
+        found: dict[str, list[int]] = {}
+        for row in alice.has(batch, **{"is": "running"})():
+            found.setdefault(str(row["host"]), []).append(int(str(row["job"])))
+        return found
+
+    parts = [f"{i}-{j}" for i in range(15) for j in range(15) if i != j]
+    nug.offer(parts[:60])
+    hosts = until(
+        lambda: found if len(found := run()) == 2 else {}, "there are workers on both hosts", within=5 * PLACE
+    )
+    alice("rexec", "vacate", f"{batch}.{hosts['p2'][0]}")
+    until(lambda: nug.searched() == 60, "the first parts are searched", within=5 * PLACE)
+    nug.offer(parts[60:])
+    alice.pool.down("p3")
+    try:
+        # what those on p3 were at is searched when they go on
+        until(lambda: nug.searched() >= len(parts) - _WORKERS, "the others go on", within=5 * PLACE)
+    finally:
+        _boot(alice, "p3")
+    nug.sh("touch end")
+    ended = until(
+        lambda: each if (each := _batch(alice, batch))["state"] == "ended" else {}, "all end", within=10 * PLACE
+    )
+    assert (ended["done"], nug.searched()) == (_WORKERS, len(parts))
+    assert nug.sh("ls todo taken").split() == ["taken:", "todo:"]
+    assert min(map(int, nug.sh("ls best").split())) == _LEAST
+
+
+def _batch(alice: Access, name: str) -> dict[str, object]:
+    """What `rexec jobs` says of it."""
+    return next(row for row in json.loads(alice("rexec", "jobs", "--json")) if row.get("batch") == name)
