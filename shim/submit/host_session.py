@@ -371,7 +371,7 @@ class HostSession:
             if told_ahead.is_due(each):
                 for frame in self._files.ahead.made(each, self.export, self._over):
                     self.send(*frame)
-                return
+                continue
             request = self.export.ordered.request(each)
             if self._files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
                 due.append(told_ahead.PUSH_DUE)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remoteio.wire import frames
-from shim.submit import host_session
+from shim.submit import host_session, told_ahead
 from shim.submit.host_session import HostSession
 
 
@@ -49,3 +49,27 @@ def test_no_sign_of_life_follows_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
     session._over.set()
     threads[0].join(60)
     assert link.sent[-1] == frames.PAUSE
+
+
+def test_a_change_that_waited_behind_what_is_sent_ahead_is_done() -> None:
+    """No other thread is to be had: what is sent ahead is made by the one that answers, and the change comes after."""
+    done: list[Any] = []
+    nobody: Any = None
+    spec: Any = SimpleNamespace(trip=0, cwd=b"/")
+    link: Any = SlowLink()
+    session: Any = HostSession(link, spec, nobody)
+    session._threads = SimpleNamespace(aside=lambda item: False)
+    session._files = SimpleNamespace(
+        ahead=SimpleNamespace(
+            saw=lambda export, request: request.unique == 1, made=lambda item, *_: done.append(item) or ()
+        )
+    )
+    session.export = SimpleNamespace(
+        ordered=SimpleNamespace(
+            request=lambda each: SimpleNamespace(unique=int(each)), done=lambda unique: [b"2"] if unique == 1 else []
+        ),
+        answered=lambda request: done.append(request.unique),
+        behind=True,
+    )
+    session._answer(b"1")
+    assert done == [1, told_ahead.PUSH_DUE, 2]
