@@ -7,7 +7,7 @@ for whatever is not understood here, for help and for what is wrong (main.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from remoteio.syscalls import one_arena
@@ -59,9 +59,18 @@ def usual(words: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Any]] | None
     return (tuple(left), options) if left else None
 
 
-def start(
+def start(command: tuple[str, ...], **options: Any) -> NoReturn:
+    """Run CMD, and end this process with its status. The options are those of ``begin``. Raises RexecError."""
+    one_arena()  # before there are threads
+    status = begin(command, **options)
+    # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
+    os._exit(status)
+
+
+def begin(
     command: tuple[str, ...],
     *,
+    serve: Callable[..., int] = run.run,
     on: str | None = None,
     directory: str | None = None,
     env: tuple[str, ...] = (),
@@ -85,20 +94,17 @@ def start(
     verbose: bool = False,
     quiet: bool = False,
     json_log: str | None = None,
-) -> NoReturn:
-    """Run CMD, and end this process with its status. The options are those of ``rexec --help``. Raises RexecError."""
-    one_arena()  # before there are threads
+) -> int:
+    """Run CMD by `serve`; its status. The other options are those of ``rexec --help``. Raises RexecError."""
     if tty is None:
         tty = os.isatty(0) and os.isatty(1)
     asked = scope.asked(only, read, write, hide, disk)
     spec = run.describe(command, directory, env, tty, scratch, fds, forward, False)
     wanted = slots(cpus, memory, priority, require, rank) or Wanted()
-    status = run.run(
+    return serve(
         spec, on, asked, durations.lease(lease, False), durations.keep(keep), wanted,
         sync=bool(sync), verbose=verbose, quiet=quiet, json_log=json_log,
     )  # fmt: skip
-    # The threads that served the job hold nothing any more; to take the interpreter down around them costs 30 ms.
-    os._exit(status)
 
 
 def slots(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from remoteio.errors import RexecError
 from remoteio.wire import frames
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from remoteio.submit.transport.stream import Stream
     from remoteio.wire.session_link import SessionLink
     from shim.submit.desk.place import Place
-    from shim.submit.foreground.run import ForegroundRun
     from shim.submit.hosts.bootstrap import Facts
     from shim.submit.hosts.config import Host
     from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import RunResult
+    from shim.submit.spent import Spent
 
     _Reached = tuple[Host, Stream, Facts]
 
@@ -60,16 +60,50 @@ def run(
     """
     raise_signals()
     kept = Kept(keep)
+    log = _json_lines(json_log) if json_log else _nothing
     try:
-        with _place(spec, on, wanted, quiet) as place:
-            return _run(
-                spec, place or on, asked, lease, kept, sync=sync, verbose=verbose, quiet=quiet, json_log=json_log
-            )
+        with place(spec, on, wanted, quiet) as found:
+            ended = to_end(
+                spec, found or on, asked, lease, kept, _foreground, _nothing if quiet else tell, log,
+                sync=sync, verbose=verbose, quiet=quiet,
+            )  # fmt: skip
     except Signalled as signalled:
         return die_like(signalled.number, group=False)
+    if ended.status is None:
+        tell(ended.reason)
+        return ended.code
+    return die_like(ended.status, ended.keys)
 
 
-def _place(spec: JobSpec, on: str | None, wanted: Wanted, quiet: bool) -> AbstractContextManager[Place | None]:
+class Job(Protocol):
+    """One run on one host; it is made as ForegroundRun is, whose words these are."""
+
+    lacks: str
+    cost: Spent | None
+
+    def run(self, *, lingers: bool) -> RunResult:
+        """See ForegroundRun."""
+
+    def never_was(self) -> None:
+        """See ForegroundRun."""
+
+    def refused(self) -> Mapping[Refusal, int]:
+        """See ForegroundRun."""
+
+    def leaves(self, held: Callable[[int], None]) -> None:
+        """See ForegroundRun."""
+
+
+def _foreground(
+    link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler,
+    since_ns: int,
+) -> Job:  # fmt: skip
+    from shim.submit.foreground.run import ForegroundRun
+
+    return ForegroundRun(link, spec, say, log, rights, dialler, since_ns)
+
+
+def place(spec: JobSpec, on: str | None, wanted: Wanted, quiet: bool) -> AbstractContextManager[Place | None]:
     """Make what finds a slot on one of several hosts; None: `on` names one."""
     from shim.submit.hosts import config
 
@@ -97,12 +131,11 @@ def _reach(where: Place | str | None, say: Callable[[str], None], reach: Callabl
             where.failed(host, str(e))
 
 
-def _run(
-    spec: JobSpec, where: Place | str | None, asked: Scope, lease: int, kept: Kept,
-    *, sync: bool, verbose: bool, quiet: bool, json_log: str | None,
-) -> int:  # fmt: skip
-    say = _nothing if quiet else tell
-    log = _json_lines(json_log) if json_log else _nothing
+def to_end(
+    spec: JobSpec, where: Place | str | None, asked: Scope, lease: int, kept: Kept, make: Callable[..., Job],
+    say: Callable[[str], None], log: Log, *, sync: bool, verbose: bool, quiet: bool,
+) -> RunResult:  # fmt: skip
+    """Run the job on a host that takes it, and say how it was. `make`: as ``_foreground``. Raises RexecError."""
     offer = _Offer(spec, asked, lease)
 
     def reach(on: str | None) -> _Reached:
@@ -121,30 +154,23 @@ def _run(
         _tell_reached(host.name, facts, verbose, say, log)
         began = time.monotonic()
         link, dialler, granted = offer.made(host, stream)
-        job, ended = _serve(link, spec, say, log, JobRights(granted, sync=sync), dialler, host, stream, since_ns)
+        job, ended = _serve(
+            make(link, spec, say, log, JobRights(granted, sync=sync), dialler, since_ns), log, host, stream
+        )
         if not ended.not_now or where is None or isinstance(where, str):
             break
         job.never_was()
-        raise_signals()
         log("refused", host=host.name, why=ended.reason)
         where.refused(host, ended.reason)
     job.leaves(kept.hold)
     kept.leave(stream)
     _tell_ended(host.name, job, ended, time.monotonic() - began, link, verbose, say, log)
-    if ended.status is None:
-        tell(ended.reason)
-        return ended.code
-    return die_like(ended.status, ended.keys)
+    return ended
 
 
-def _serve(
-    link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler,
-    host: Host, stream: Stream, since_ns: int,
-) -> tuple[ForegroundRun, RunResult]:  # fmt: skip
-    from shim.submit.foreground.run import ForegroundRun
+def _serve(job: Job, log: Log, host: Host, stream: Stream) -> tuple[Job, RunResult]:
     from shim.submit.plain_run import to_the_end
 
-    job = ForegroundRun(link, spec, say, log, rights, dialler, since_ns)
     ended = to_the_end(
         lambda: job.run(lingers=stream.lingers), host, stream, lambda trace: log("failed", traceback=trace)
     )
@@ -201,7 +227,7 @@ def _tell_reached(host: str, facts: Facts, verbose: bool, say: Callable[[str], N
 
 
 def _tell_ended(
-    host: str, job: ForegroundRun, ended: RunResult, seconds: float, link: SessionLink, verbose: bool,
+    host: str, job: Job, ended: RunResult, seconds: float, link: SessionLink, verbose: bool,
     say: Callable[[str], None], log: Log,
 ) -> None:  # fmt: skip
     from shim.submit import spent

@@ -186,6 +186,24 @@ def test_a_supervisor_that_was_killed_is_started_again_and_runs_nothing_twice_th
 
 @pytest.mark.long(lambda combo, **_: combo != "user-alice")
 @both
+def test_runs_share_a_process_and_begin_again_where_that_dies(submits: Submits) -> None:
+    name = submits.submit("-n", "2", "sh", "-c", WAITS)
+    until(lambda: len(submits.log(name, **{"is": "running"})) == 2, "both run")
+    supervisor = submits.supervisor()
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+    (serves,) = children.read_text().split()
+    until(lambda: submits.begun(0) and submits.begun(1), "both have begun")
+    os.kill(int(serves), signal.SIGKILL)
+    until(lambda: submits.begun(0) == submits.begun(1) == 2, "both have begun again")
+    assert len(children.read_text().split()) == 2  # whatever it was, it was perhaps the fault of one of them
+    for job in range(2):
+        submits.go(job)
+    until(lambda: len(submits.log(name, **{"is": "done"})) == 2, "both have ended")
+    assert {row["job"]: row["status"] for row in submits.log(name, **{"is": "done"})} == {0: 0, 1: 1}
+
+
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@both
 def test_what_cannot_be_done_is_said(submits: Submits) -> None:
     assert submits("kill", "b9", status=125) == "rexec: there is no batch b9: see `rexec jobs`\n"
     said = submits("submit", "--engine", "condor", "true", status=125)

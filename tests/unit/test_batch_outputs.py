@@ -10,7 +10,7 @@ import pytest
 
 from remoteio.errors import RexecError
 from shim.submit.batch.record import Batch
-from shim.submit.batch.runs import Run
+from shim.submit.batch.runs import OwnRun
 from shim.submit.job import submission
 from shim.submit.job.submission import SubmitError, Wanted
 from shim.wire.job_spec import JobSpec
@@ -26,7 +26,7 @@ def planted(tmp_path: Path) -> Path:
 def test_a_job_s_output_does_not_follow_a_link(planted: Path) -> None:
     batch = Batch(("true",), 1, (), "local", "local", (), "sim.{}.out", "sim.{}.err", str(planted), (), 0o22, 0.0)
     with pytest.raises(RexecError, match=r"^job 0 cannot be started: .*sim\.0\.out"):
-        Run(batch, 0, ["--on", "local"], planted)
+        OwnRun(batch, 0, ["--on", "local"], planted)
     assert (planted / "precious").read_text() == "mine"
 
 

@@ -56,7 +56,9 @@ def test_they_are_read_as_by_click_or_not_at_all(words: list[str]) -> None:
     read = dict(context.params)
     assert found[0] == read.pop("command")
     defaults = {
-        name: each.default for name, each in inspect.signature(plain.start).parameters.items() if name != "command"
+        name: each.default
+        for name, each in inspect.signature(plain.begin).parameters.items()
+        if name not in ("command", "serve")
     }
     assert {**defaults, **found[1]} == {name: read.pop(name) for name in defaults}
     assert not any(read.values()), "what is for --checkpoint is left to click"

@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import stat
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from remoteio.submit import own_share
 from remoteio.submit.export import confine
 from remoteio.submit.export.allowed import Allowed
 from remoteio.submit.export.confine import FREE, Confinement
@@ -70,8 +69,7 @@ class Inodes:
         self.nodes: dict[int, Node] = {ROOT_ID: top}
         self._by_key: dict[tuple[int, int], Node] = {(st.st_dev, st.st_ino): top}
         self.next_number = ROOT_ID + 1  # the number of the next node or handle: none is given twice
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        limit = own_share.descriptors()
         self.descriptors = Descriptors(min(most, limit // 2), self._filesystems)
         self.allowed = Allowed(confinement, self.descriptors, self._filesystems)
         self._most_handles = max(limit - _OTHERS, limit // 2)

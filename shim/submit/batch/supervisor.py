@@ -18,7 +18,8 @@ from shim.submit.batch.journal import Journal
 from shim.submit.batch.moving import Begun, MovingRun
 from shim.submit.batch.places import AGAIN, Places
 from shim.submit.batch.record import Directory
-from shim.submit.batch.runs import Run
+from shim.submit.batch.runs import OwnRun, Run
+from shim.submit.batch.serving import Servings, together
 from shim.submit.batch.story import (
     DONE,
     FAILED,
@@ -60,8 +61,8 @@ class Supervisor:
         self._begun = Begun(self._batch, directory.name)
         self._journal, self._departures = Journal(directory), Departures(places)
         self._runs: dict[int, Run | MovingRun] = {}
-        self._tries: dict[int, int] = {}
-        self._later: dict[int, float] = {}  # job -> not to be begun before
+        self._served = Servings(self._batch, directory.path)
+        self._tries: dict[int, tuple[int, float]] = {}  # job -> how often it failed, and not to be begun before
         self._ends: dict[int, float] = {}  # job -> when its run is killed that was asked to end
         self._first = 0  # all jobs before it have ended
         self._wakeup = Wakeup()
@@ -84,6 +85,7 @@ class Supervisor:
             if inotify is not None:
                 inotify.read()
             self._hear(self._places.changes())
+            self._served.read()
             self._look_after()
             self._obey()
             self._departures.look(self._runs, self._live)
@@ -93,7 +95,7 @@ class Supervisor:
             settled = self._places.settled()
             if settled and not self._runs and self._story.over():
                 return
-            ready = [self._wakeup.fd, *([] if inotify is None else [inotify.fileno()])]
+            ready = [self._wakeup.fd, *self._served.fds(), *([] if inotify is None else [inotify.fileno()])]
             await_any(ready, self._pause(settled) if inotify is not None else 1.0)
 
     @property
@@ -124,12 +126,13 @@ class Supervisor:
                     run.has(place)
 
     def _pause(self, settled: bool) -> float:
-        until = [*self._later.values(), *self._ends.values()]
+        now = time.monotonic()
+        until = [*(at for _, at in self._tries.values() if at > now), *self._ends.values()]
         longest = _SELDOM if settled else AGAIN
         if any(isinstance(run, MovingRun) and run.soon() for run in self._runs.values()):
             longest = _SOON
         looks = min(self._places.looks(), self._departures.due())
-        return min([longest, looks, *(max(0.0, each - time.monotonic()) for each in until)])
+        return min([longest, looks, *(max(0.0, each - now) for each in until)])
 
     def _note(self, job: int, state: str, **more: object) -> None:
         self._journal.note(job, state, **more, **self._cluster(job))
@@ -149,7 +152,6 @@ class Supervisor:
             item = self._story.item(told.job)
             if told.state == engine.RUNNING:
                 self._tries.pop(told.job, None)
-                self._later.pop(told.job, None)
                 if item.state in FINAL:
                     self._places.over(told.job, item.status if item.status is not None else 1)
                 elif item.state == HELD and run is None:  # it was released while no supervisor lived
@@ -221,9 +223,9 @@ class Supervisor:
 
     def _failed(self, job: int, why: str) -> None:
         """Take note that rexec could not run a job: perhaps it can in a moment, or in another place."""
-        tries = self._tries[job] = self._tries.get(job, 0) + 1
+        tries = self._tries.get(job, (0, 0.0))[0] + 1
+        self._tries[job] = tries, time.monotonic() + _PAUSE * tries
         if tries < TRIES:
-            self._later[job] = time.monotonic() + _PAUSE * tries
             self._note(job, WAITING, why=why)
             return
         self._note(job, FAILED, status=125, why=why)
@@ -272,10 +274,12 @@ class Supervisor:
                 if place := self._places.place(job):
                     self._note(job, WAITING, place=place)  # whoever supervises it next knows where it may be
                 self._runs[job] = self._begun.run(job, where, place)
-            else:
+            elif not self._places.moves and job not in self._tries and together() > 1:
+                self._runs[job] = self._served.run(job, where)
+            else:  # an engine's, which is to be ended without a word; or who served it has failed, perhaps by it
                 once = ["--keep", "0"] if self._places.moves else []  # a kept connection would keep the place
                 cluster = self._places.cluster(job)
-                self._runs[job] = Run(self._batch, job, [*where, *once], self._directory.path, cluster)
+                self._runs[job] = OwnRun(self._batch, job, [*where, *once], self._directory.path, cluster)
         except RexecError as e:
             self._failed(job, str(e))
 
@@ -292,10 +296,9 @@ class Supervisor:
         for job in range(self._first, self._batch.count) if placed is None else placed:
             if starting >= AT_ONCE:
                 return
-            waits = self._story.item(job).state == WAITING and self._later.get(job, now) <= now
+            waits = self._story.item(job).state == WAITING and self._tries.get(job, (0, now))[1] <= now
             if job in self._runs or not waits or self._departures.leaves(job):
                 continue
-            self._later.pop(job, None)
             self._start(job)
             starting += 1
 

@@ -129,8 +129,10 @@ class Membership:
         _write(fd, member)
 
     def leave(self) -> None:
-        """Give the slots, or the place in the line, to others. Once only."""
+        """Give the slots, or the place in the line, to others; who waits for some by it is told so."""
         with self._lock:
+            if self._fd < 0:
+                return
             with suppress(FileNotFoundError):
                 self._members.path(self.member.number).unlink()
             os.close(self._fd)

@@ -13,7 +13,7 @@ from remoteio.submit.export.refusals import Refusal
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames, own_process
-from shim.submit.foreground.own_streams import FATAL, let_go, raise_lost
+from shim.submit.foreground.own_streams import FATAL, let_go, raise_lost, raise_signals
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.host_session import clock_skew, skew_told
 from shim.submit.hosts.dialler import Dialler
@@ -84,7 +84,7 @@ class ForegroundRun:
     def never_was(self) -> None:
         """Give back all that the run held, after `run`, where its job has not begun: another may take its place.
 
-        This process's own streams and terminal are as they were, and its signals as they are by default.
+        This process's own streams and terminal are as they were, and its signals as before there was a job.
         """
         self._never = True
         for number in (*FORWARDED, signal.SIGCONT):
@@ -92,6 +92,7 @@ class ForegroundRun:
                 signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         self._run.release()
+        raise_signals()
 
     def refused(self) -> Mapping[Refusal, int]:
         """See PlainRun.refused."""
