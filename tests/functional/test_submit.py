@@ -187,7 +187,7 @@ def test_a_supervisor_that_was_killed_is_started_again_and_runs_nothing_twice_th
 @pytest.mark.long(lambda combo, **_: combo != "user-alice")
 @both
 def test_runs_share_a_process_and_begin_again_where_that_dies(submits: Submits) -> None:
-    name = submits.submit("-n", "2", "sh", "-c", WAITS)
+    name = submits.submit("-n", "2", "--lease", "10s", "sh", "-c", WAITS)
     until(lambda: len(submits.log(name, **{"is": "running"})) == 2, "both run")
     supervisor = submits.supervisor()
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
