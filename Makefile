@@ -48,8 +48,8 @@ test: root .venv/dev lint ## all tests but the long matrix, against two hosts ma
 test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
 
-test-pool: root .venv/dev ## tests on an HTCondor pool and on a Slurm cluster, which they make
-	$(RUN_TESTS) --all tests/functional/condor_pool.py tests/functional/personal_pool.py tests/functional/slurm_cluster.py $(PYTEST)
+test-pool: root .venv/dev ## tests on an HTCondor pool and on a Slurm cluster, which they make, and with Parsl
+	$(RUN_TESTS) --all $(patsubst %,tests/functional/%.py,condor_pool personal_pool slurm_cluster parsl_workers) $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)
