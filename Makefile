@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: help setup demo check test test-all test-pool lint fuzz bench bench-checkpoint lock clean root fresh
+.PHONY: help setup demo check test test-all test-long test-pool lint fuzz bench bench-checkpoint lock clean root fresh
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -47,6 +47,9 @@ test: root .venv/dev lint ## all tests but the long matrix, against two hosts ma
 
 test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
+
+test-long: root .venv/dev lint ## what test-all has beyond test, and again what needs no host
+	$(RUN_TESTS) --long $(PYTEST)
 
 test-pool: root .venv/dev ## tests on an HTCondor pool and on a Slurm cluster, which they make, and with Parsl
 	$(RUN_TESTS) --all $(patsubst %,tests/functional/%.py,condor_pool personal_pool slurm_cluster parsl_workers) $(PYTEST)

@@ -57,10 +57,12 @@ settings.load_profile("rexec")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself fails; `make test` says this")
     parser.addoption("--all", action="store_true", help="the long matrix too, see the marker `long`; `make test-all`")
+    parser.addoption("--long", action="store_true", help="the long matrix, and what needs no host; `make test-long`")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return [] if config.getoption("--all") else ["left out: tests marked `long`, see `make test-all` and --all"]
+    every = config.getoption("--all") or config.getoption("--long")
+    return [] if every else ["left out: tests marked `long`, see `make test-all` and --all"]
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -92,10 +94,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Long is what `long` says, and a test as anybody else where an ordinary user tries it too.
     """
     meant = [item for item in items if all(mark.args[0](**_params(item)) for mark in item.iter_markers("where"))]
-    kept = meant if config.getoption("--all") else _quick(meant)
-    left = set(map(id, kept))
+    left = set(map(id, _quick(meant)))
+    if config.getoption("--all"):
+        left = set(map(id, meant))
+    elif config.getoption("--long"):
+        left = {id(item) for item in meant if id(item) not in left or item.path.parent.name in ("unit", "property")}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in left])
-    items[:] = kept
+    items[:] = [item for item in items if id(item) in left]
 
 
 def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
