@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import struct
 
 from remoteio.kernel_structs import STATX
@@ -26,6 +27,9 @@ _BTIME = 0x800  # STATX_BTIME
 _M_ARENA_MAX = -8  # malloc.h
 _TYPE, _INO = 0x1, 0x100
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
+_NOFOLLOW, _NO_AUTOMOUNT = 0x100, 0x800  # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT
+IMMUTABLE, APPEND, MOUNTED = 0x10, 0x20, 0x2000  # STATX_ATTR_IMMUTABLE, _APPEND, _MOUNT_ROOT (Linux 5.8)
+SOCKET = 1  # no attribute of statx(2)'s: what is marked is one
 
 _DIRENT = struct.Struct("=QQHB")  # 19 bytes: d_ino d_off d_reclen d_type of struct linux_dirent64, see getdents(2)
 _DIRENTS = 1 << 15  # bytes of them that are asked for at once, as by readdir(3)
@@ -137,6 +141,19 @@ def stat_unasked(path: str) -> tuple[int, int, int]:
     check(libc.statx(AT_FDCWD, os.fsencode(path), _DONT_SYNC, _TYPE | _INO, buffer), "statx")
     fields = STATX.unpack(buffer.raw)
     return fields[6], os.makedev(fields[-2], fields[-1]), fields[7]
+
+
+def marks(at: int, name: bytes = b"") -> int:
+    """Tell by statx(2), of what has that name in the directory open as `at`, or of that itself, which of IMMUTABLE,
+    APPEND, MOUNTED and SOCKET it is. Raises OSError; EOPNOTSUPP where the kernel does not tell what is mounted."""
+    buffer = ctypes.create_string_buffer(STATX.size)
+    how = _NOFOLLOW | _NO_AUTOMOUNT | (0 if name else AT_EMPTY_PATH)
+    check(libc.statx(at, name, how, _TYPE, buffer), "statx")
+    fields = STATX.unpack(buffer.raw)
+    if not fields[10] & MOUNTED:
+        raise OSError(errno.EOPNOTSUPP, "statx does not tell of mounts")
+    fixed: int = fields[2] & (IMMUTABLE | APPEND | MOUNTED)
+    return fixed | (SOCKET if stat.S_ISSOCK(fields[6]) else 0)
 
 
 def born(fd: int) -> int:

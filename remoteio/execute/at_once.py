@@ -29,7 +29,7 @@ AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
-_TAKES = frozenset((abi.UNLINK, abi.RENAME, abi.RENAME2))
+_TAKES = frozenset((abi.UNLINK, abi.RMDIR, abi.RENAME, abi.RENAME2))
 _SET_SIZE = abi.OUT_HEADER.size + abi.ATTR_OUT.size + abi.ATTR.size  # of the reply to a SETATTR
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
@@ -71,7 +71,7 @@ class AtOnce(AskedAhead):
         return True
 
     def _take(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Answer an UNLINK, or a RENAME within its directory, of a file that the job has made."""
+        """Answer an UNLINK or RMDIR, or a RENAME of a file within its directory that the job has made."""
         known, behind = self._known, self.behind
         with self._order:
             if not known.making.takes(op, raw, now):
@@ -84,8 +84,9 @@ class AtOnce(AskedAhead):
             known.making.took(op, raw, behind.next(), now)
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
-            if op == abi.UNLINK:
-                asked = op, nodeid, 0, known.removes(nodeid, *nodes), now, unlink(raw, *nodes)
+            if op in REMOVES:
+                stamp = known.removes(nodeid, *nodes, name=name_of(op, raw))
+                asked = op, nodeid, 0, stamp, now, unlink(raw, *nodes)
             else:
                 stamp = known.written.renamed(nodes[0], lambda: known.removes(nodeid, *filter(None, nodes)))
                 asked = abi.RENAME2, nodeid, 0, stamp, now, rename(raw, *nodes)

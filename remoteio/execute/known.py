@@ -41,6 +41,7 @@ from remoteio.execute.held_locks import LOCK_OPS
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases, size_of
 from remoteio.execute.opened import Opened
+from remoteio.execute.removing import Removing
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
@@ -73,6 +74,7 @@ _SWEEPING = frozenset(
         abi.COPY_FILE_RANGE_64,
     )
 )
+_REMOVING = frozenset((abi.UNLINK, abi.RMDIR))  # unless it is known which
 _O_DIRECT = 0o40000
 NOTHING = (float("-inf"), b"", b"", 0)  # is known of a node
 
@@ -91,18 +93,21 @@ class Known:
         self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
         self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
+        self._removing = Removing(self.leases)
         self._sweep = 0
-        self._latest = 0  # change of anything
         self._count = 0
 
-    def asked(self, op: int, nodeid: int) -> int:
-        """Take note of a request that goes out, and return its stamp."""
+    def asked(self, op: int, nodeid: int, raw: bytes | memoryview = b"") -> int:
+        """Take note of a request that goes out, and return its stamp. `raw`: it whole, if it may be known by that what
+        it changes."""
         self._count += 1
         if op in _CHANGES:
             self._attr.pop(nodeid, None)
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
                 self._bare.pop(nodeid, None)
             self._changed(nodeid)
+        elif op in _REMOVING and raw and (gone := self._removing.begins(self._count, nodeid, raw)):
+            self.gone(nodeid, *gone)
         elif op in _SWEEPING and op not in LOCK_OPS:  # a lock tells of nothing before it is granted
             self._attr.clear()
             self.leases.changed(nodeid)
@@ -111,17 +116,24 @@ class Known:
             self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
         return self._count
 
+    def gone(self, nodeid: int, name: bytes, node: int) -> None:
+        """Take note that a node has lost its name in the directory `nodeid`, or may have."""
+        for each in (node, nodeid):
+            self._attr.pop(each, None)
+            self._changed(each, name if each == nodeid else b"")
+
     def _swept(self) -> None:
-        self._sweep = self._latest = self._count
+        self._sweep = self._count
         self._links.clear()
         self.listings.sweep()
         self.ahead.sweep()
         self.files.sweep()
 
-    def _changed(self, nodeid: int) -> None:
-        self._change[nodeid] = self._latest = self._count
+    def _changed(self, nodeid: int, gone: bytes = b"") -> None:
+        """Take note of a change of a node; `gone`: of nothing in that directory but that name, which is gone."""
+        self._change[nodeid] = self._count
         self.leases.changed(nodeid)
-        self.listings.changed(nodeid)
+        self.listings.changed(nodeid, gone)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
         self.opened.changed(nodeid)
@@ -141,6 +153,9 @@ class Known:
             self._changed(nodeid)
         elif op in _SWEEPING and not sole:
             self._count += 1
+            if gone := self._removing.ends(stamp, nodeid):
+                self.gone(nodeid, *gone)
+                return holds
             self._swept()
             self.leases.changed(nodeid)  # it may have been leased again meanwhile, and home says this by no break
             if op in LOCK_OPS:  # what was told while it waited may be what others have changed since
@@ -211,7 +226,8 @@ class Known:
 
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
         """Keep what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""
-        if self._latest > stamp:
+        named = {each[2] for each in walk(listing.entries)} - {0}
+        if not all(self.holds(each, stamp) for each in (nodeid, *named)):
             self.listings.refuse(listing.entries)
         elif op == abi.OPENDIR:
             found = self.listings.opened(fh, listing.entries, listing.complete, now)
@@ -251,10 +267,6 @@ class Known:
         self.leases.contents(nodeid)
         return abi.reply(unique, abi.OPEN_OUT.pack(file.handle, 0, 0))
 
-    def _listing_leases(self, hold: bool) -> Leases | None:
-        """The leases by which directories may be opened here, if those `hold`; none while CRIU asks."""
-        return self.leases if hold and not self.opened.by_home else None
-
     def learn_link(self, nodeid: int, stamp: int, link: bytes, now: float, seconds: float = TTL) -> None:
         """Keep where the symbolic link `nodeid` points, as the reply to a LOOKUP told, for who reads it next."""
         if self._sweep <= stamp:
@@ -289,11 +301,11 @@ class Known:
             return known
         if op == abi.OPENDIR:
             self.files.orders.entered(nodeid)
-            return self.ahead.open(unique, nodeid, now, self._listing_leases(leased))
+            return self.ahead.open(unique, nodeid, now, _listing_leases(self, leased))
         if op == abi.OPEN:
             return self._open(unique, nodeid, raw, now)
         if op == abi.READDIRPLUS:
-            return self.ahead.read(unique, nodeid, raw, now, self._listing_leases(leased))
+            return self.ahead.read(unique, nodeid, raw, now, _listing_leases(self, leased))
         if op == abi.READLINK:
             until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
             return abi.reply(unique, link) if link and until >= now else None
@@ -307,25 +319,13 @@ class Known:
         if op == abi.GETATTR and leased and (known := leases.getattr(unique, nodeid)) is not None:
             return known
         if op == abi.READ:
-            return self._read(unique, nodeid, raw, leased, now)
+            return _read(self, unique, nodeid, raw, leased, now)
         until, attr, _, share = self._attr.get(nodeid, NOTHING)
         return (
             abi.reply(unique, abi.ATTR_OUT.pack(0, share * int((until - now) * 1e9) % 1000000000, 0) + attr)
             if until >= now
             else None
         )
-
-    def _read(self, unique: int, nodeid: int, raw: memoryview, leased: bool, now: float) -> bytes | None:
-        """Return the reply to a READ, if what it asks for was pushed, or came with an OPEN."""
-        _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
-        if flags & _O_DIRECT:
-            return None
-        if leased and size_of(self.leases, nodeid) >= 0:  # else it may have been taken back
-            data = self.opened.pushed.read(nodeid, offset, size)
-            if data is not None:
-                return abi.reply(unique, data)
-        until, _, contents, _ = self._attr.get(nodeid, NOTHING)
-        return abi.reply(unique, contents[offset : offset + size]) if until >= now and offset < len(contents) else None
 
 
 OPENING = frozenset((abi.OPEN, abi.OPENDIR))
@@ -335,3 +335,21 @@ WAITING = OPENING | {abi.LOOKUP, abi.READ}
 """Operations that may wait for what is under way."""
 
 ANSWERED = WAITING | {abi.ACCESS, abi.GETATTR, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}
+
+
+def _read(known: Known, unique: int, nodeid: int, raw: memoryview, leased: bool, now: float) -> bytes | None:
+    """Return the reply to a READ, if what it asks for was pushed, or came with an OPEN."""
+    _, offset, size, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
+    if flags & _O_DIRECT:
+        return None
+    if leased and size_of(known.leases, nodeid) >= 0:  # else it may have been taken back
+        data = known.opened.pushed.read(nodeid, offset, size)
+        if data is not None:
+            return abi.reply(unique, data)
+    until, _, contents, _ = known._attr.get(nodeid, NOTHING)
+    return abi.reply(unique, contents[offset : offset + size]) if until >= now and offset < len(contents) else None
+
+
+def _listing_leases(known: Known, hold: bool) -> Leases | None:
+    """The leases by which directories may be opened here, if those `hold`; none while CRIU asks."""
+    return known.leases if hold and not known.opened.by_home else None

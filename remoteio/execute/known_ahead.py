@@ -6,8 +6,9 @@ from remoteio.execute.ahead import Waiting
 from remoteio.execute.beside_locks import is_told_once, is_untold
 from remoteio.execute.known import NOTHING, Known
 from remoteio.execute.leases import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named, size_of
-from remoteio.execute.making import Made, Making
+from remoteio.execute.making import Made
 from remoteio.execute.pushed import UNUSED_S
+from remoteio.execute.taking import Taking
 from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
@@ -31,7 +32,7 @@ class KnownAhead(Known):
 
     def __init__(self) -> None:
         super().__init__()
-        self.making = Making(self.leases)
+        self.making = Taking(self.leases)
         self.written = Written(self)
         self._names: dict[int, float] = {}  # directories whose names are asked for -> when they were; 0: they will be
 
@@ -41,8 +42,7 @@ class KnownAhead(Known):
         super().broken(items)
         for nodeid, name in items:
             if not name:
-                self.making.lose(nodeid)
-                self.making.lost = self._count
+                self.making.taken_back(nodeid, self._count)
 
     def granted(
         self, asked: Asked, granted: Granted, reply: bytes | memoryview, above: bytes, now: float
@@ -57,7 +57,7 @@ class KnownAhead(Known):
             self.leases.name(nodeid, name, made, is_told_once(reply))
             if op == abi.CREATE:
                 self.making.owns(made)
-        if stamp < self.making.lost or not self.holds(made, stamp):
+        if self.making.is_lost(nodeid, stamp) or not self.holds(made, stamp):
             return None  # it may have been taken back since
         if granted.what & MORE and not is_whole(self.leases, nodeid) and self._names.get(nodeid, 0.0) < now - TTL:
             if len(self._names) >= KNOWN_OPENED:
@@ -71,10 +71,13 @@ class KnownAhead(Known):
         if named(self.leases, nodeid, name):
             self.leases.name(nodeid, name, 0)
 
-    def removes(self, nodeid: int, *nodes: int) -> int:
+    def removes(self, nodeid: int, *nodes: int, name: bytes = b"") -> int:
         """Take note that the kernel is told that names of these nodes in the directory `nodeid` are gone, or others;
-        return the stamp of that."""
+        return the stamp of that. `name`: that alone is gone, and they are one."""
         self._count += 1
+        if name:
+            self.gone(nodeid, name, *nodes)
+            return self._count
         for each in (nodeid, *nodes):
             self._attr.pop(each, None)
             self._changed(each)
@@ -224,7 +227,7 @@ class KnownAhead(Known):
             self.listings.unused.append(found)
 
     def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
-        if self._latest:
+        if self._sweep or self._change:
             self.listings.refuse(entries)
         else:
             self.listings.learn(nodeid, entries, walk(entries), now + TTL)

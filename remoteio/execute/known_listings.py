@@ -33,7 +33,7 @@ class _Read:
     def __init__(self, listing: bytearray, found: Entries, complete: bool, until: float) -> None:
         self.listing, self.complete, self.until = listing, complete, until
         self.found = found
-        self.nodes = {nodeid for _, _, nodeid, *_ in found}
+        self.nodes = {nodeid: k for k, (_, _, nodeid, *_) in enumerate(found)}  # the last entry of each
         self.next = 0  # index in found
         self.offset = 0
 
@@ -121,13 +121,27 @@ class KnownListings:
         self._directories[parent].entries[name] = None
         self.unused.append(nodeid)
 
-    def changed(self, nodeid: int) -> None:
-        """Forget what listings say of a node that the job changes, and what is in it."""
+    def changed(self, nodeid: int, gone: bytes = b"") -> None:
+        """Forget what listings say of a node that the job changes, and what is in it; or of that name alone, which is
+        `gone`. What the kernel was told already of a directory that it reads is no matter any more."""
         if nodeid in self._where:
             self._take_back(nodeid)
-        self.forget_directory(nodeid)
-        for fh in [fh for fh, read in self._left.items() if nodeid in read.nodes]:
+        if gone:
+            self._lose(nodeid, gone)
+        else:
+            self.forget_directory(nodeid)
+        for fh in [fh for fh, read in self._left.items() if read.nodes.get(nodeid, -1) >= read.next]:
             self._outdate(fh)
+
+    def _lose(self, parent: int, name: bytes) -> None:
+        """Have home, or a lease, be asked for a name."""
+        directory = self._directories.get(parent)
+        entry = directory.entries.get(name) if directory is not None else None
+        if directory is not None and entry is not None:
+            directory.entries[name] = None
+            if nodeid := abi.ENTRY.unpack_from(entry)[0]:
+                self._where.pop(nodeid, None)
+                self.unused.append(nodeid)
 
     def sweep(self) -> None:
         """Forget everything: the job changes nodes that are not known by number."""

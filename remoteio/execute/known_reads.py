@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 class KnownReads(KnownAhead):
     """Asks for what is read next (``opened.reads``)."""
 
-    def asked(self, op: int, nodeid: int) -> int:
+    def asked(self, op: int, nodeid: int, raw: bytes | memoryview = b"") -> int:
         """Take note of a request that goes out, and return its stamp."""
         if op == abi.OPEN:
             self.opened.reads.changed(nodeid)  # close-to-open
-        return super().asked(op, nodeid)
+        return super().asked(op, nodeid, raw)
 
     def _swept(self) -> None:
         super()._swept()

@@ -32,6 +32,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
 from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, walk
 
+_ITSELF = (b".", b"..")
 _ABSENT = 0  # of names: nothing has it
 _UNKNOWN = -1  # it is there, and home must be asked what it is
 # flags of an OPEN for which home is to do it: any but for reading, O_TRUNC, O_APPEND, O_DIRECT and O_DIRECTORY
@@ -352,6 +353,14 @@ def is_whole(leases: Leases, parent: int) -> bool:
     """Say whether all names in the directory are known."""
     directory = leases._directories.get(parent)
     return directory is not None and directory.complete
+
+
+def is_empty(leases: Leases, nodeid: int) -> bool:
+    """Say whether a directory is known to have no names."""
+    directory = leases._directories.get(nodeid)
+    if directory is None or not directory.complete:
+        return False
+    return not any(each for name, each in directory.names.items() if name not in _ITSELF)
 
 
 def keep_names(leases: Leases, parent: int, names: list[bytes]) -> None:

@@ -20,7 +20,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from remoteio.execute.leases import Leases, is_absent, named
+from remoteio.execute.leases import Leases, is_absent
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import TTL
@@ -30,13 +30,11 @@ from remoteio.wire.makes import (
     INODES,
     MADE,
     MORE,
-    NOREPLACE,
     NUMBERS,
     OWN,
     SET,
     Granted,
     name_of,
-    names_of,
 )
 
 MOST_GRANTED = 1 << 14  # directories: some 300 bytes each
@@ -46,7 +44,7 @@ _FORMATS = {abi.CREATE: stat.S_IFREG, abi.MKDIR: stat.S_IFDIR, abi.SYMLINK: stat
 # flags of a CREATE for which home is to do it: O_APPEND, O_DSYNC (O_SYNC has it in it), O_DIRECT
 _ASKS = 0o2000 | 0o10000 | 0o40000
 _ACCMODE = 0o3
-_NAME_MAX = 255  # bytes of a name: linux/limits.h; the kernel's FUSE leaves it to the filesystem
+NAME_MAX = 255  # bytes of a name: linux/limits.h; the kernel's FUSE leaves it to the filesystem
 _TARGET_MAX = 512  # bytes of a request for a symbolic link: no filesystem takes less
 _SPECIAL, _OWNER = 0o7000, 0o300
 _NS = 1000000000
@@ -69,44 +67,56 @@ class Made:
         self.nodeid, self.handle, self.words, self.attr, self.answer = nodeid, handle, words, attr, answer
 
 
-class _Grant:
-    """A directory in which more may be made.
+class Words:
+    """Names that home is asked for."""
 
-    likes           how it looks, by operation and the ids of who asks: of those that are made in it, too
-    attr            its own attributes, in their order in struct fuse_attr; []: they are not known
-    last            the number of the last change that has made something in it
-    names, globs    of which a rule speaks
-    """
+    __slots__ = ("globs", "names")
 
-    __slots__ = ("attr", "globs", "last", "likes", "names")
-
-    def __init__(
-        self, likes: dict[tuple[int, int, int], Like], attr: Sequence[int], words: tuple[bytes, ...] = ()
-    ) -> None:
-        self.likes, self.attr, self.last = likes, list(attr), 0
+    def __init__(self, words: tuple[bytes, ...]) -> None:
         self.names = frozenset(word for word in words if b"*" not in word)
         self.globs = [word.partition(b"*")[::2] for word in words if b"*" in word]
 
-    def speaks_of(self, name: bytes) -> bool:
-        """Say whether a rule may speak of that name (submit/export/rights.py: folded)."""
-        if not self.names and not self.globs:
+    def speak_of(self, name: bytes) -> bool:
+        """Say whether that may be one of them (submit/export/rights.py: folded)."""
+        if not self:
             return False
         key = name.rstrip(b". ").lower() or name
         if not name.isascii() or key in self.names:
             return True
         return any(key.startswith(head) and key.endswith(tail) for head, tail in self.globs)
 
+    def __bool__(self) -> bool:
+        return bool(self.names or self.globs)
 
-class Making:
-    """Answers what makes a name. `leases`: which names are known, and known to be absent.
 
-    lost    by the count of ``known``, when home last took all of a directory back
+class Grant:
+    """A directory in which more may be made, or any name be taken away.
+
+    likes   how it looks, by operation and the ids of who asks: of those that are made in it, too
+    attr    its own attributes, in their order in struct fuse_attr; []: they are not known
+    last    the number of the last change that has made something in it, or taken it away
+    words   of which a rule speaks
+    kept    names that are not taken away here; None: none is, but of what the job has made
+    shown   none that is in it is hidden from the job
     """
 
+    __slots__ = ("attr", "kept", "last", "likes", "shown", "words")
+
+    def __init__(
+        self, likes: dict[tuple[int, int, int], Like], attr: Sequence[int], words: tuple[bytes, ...] = ()
+    ) -> None:
+        self.likes, self.attr, self.last = likes, list(attr), 0
+        self.words = Words(words)
+        self.kept: Words | None = None
+        self.shown = False
+
+
+class Making:
+    """Answers what makes a name. `leases`: which names are known, and known to be absent."""
+
     def __init__(self, leases: Leases) -> None:
-        self.lost = 0
         self._leases = leases
-        self._granted: OrderedDict[int, _Grant] = OrderedDict()
+        self._granted: OrderedDict[int, Grant] = OrderedDict()
         self._own: OrderedDict[int, None] = OrderedDict()  # regular files that the job has made
         self._ahead: int | None = None  # home's clock less this machine's monotonic one, at the least: ns
 
@@ -120,14 +130,16 @@ class Making:
 
         Return what of a directory that was made holds (its node, words, attributes). Raises struct.error.
         """
-        nodeid, uid, gid = _asking(raw)
+        nodeid, uid, gid = asking(raw)
         self._clock(granted.ns, now)
         if not granted.what & MORE:
             self._granted.pop(nodeid, None)
             return None
         grant = self._granted.get(nodeid)
         own = abi.ATTR.unpack(above) if above else ()
-        self._enter(nodeid, _Grant({} if grant is None else grant.likes, own, granted.words))
+        self._enter(nodeid, new := Grant({} if grant is None else grant.likes, own, granted.words))
+        if grant is not None:
+            new.kept, new.shown = grant.kept, grant.shown
         made, attr = abi.ENTRY.unpack_from(reply, _BODY)[0], abi.ATTR.unpack_from(reply, _ATTR_AT)
         words = (MAY_SET if granted.what & SET else 0) | (MAY_OWN if granted.what & OWN else 0)
         if op == abi.CREATE:
@@ -178,28 +190,29 @@ class Making:
         self._leases.broken(made, b"")
         self._leases.broken(parent, name)
 
-    def _enter(self, nodeid: int, grant: _Grant) -> None:
+    def _enter(self, nodeid: int, grant: Grant) -> None:
         self._granted[nodeid] = grant
         self._granted.move_to_end(nodeid)
         if len(self._granted) > MOST_GRANTED:
             self._granted.popitem(last=False)
 
-    def _empty(self, nodeid: int, above: _Grant, attr: Sequence[int]) -> None:
+    def _empty(self, nodeid: int, above: Grant, attr: Sequence[int]) -> None:
         # no rule speaks of what is in it: else home does not say EMPTY (submit/export/rights.py: owned)
-        self._enter(nodeid, _Grant(above.likes, attr))
+        self._enter(nodeid, grant := Grant(above.likes, attr))
+        grant.shown = True
         self._leases.listed(nodeid, [])
 
     # what is answered
 
     def answer(self, op: int, unique: int, raw: bytes | memoryview, number: int, now: float) -> Made | None:
         """Return what is made by the change of that number, if all of it is known; else home is to be asked."""
-        nodeid, uid, gid = _asking(raw)
+        nodeid, uid, gid = asking(raw)
         grant = self._granted.get(nodeid)
         like = None if grant is None else grant.likes.get((op, uid, gid))
         if grant is None or like is None or number >= NUMBERS or not self._leases.holds(now):
             return None
         name, (words, attr) = name_of(op, raw), like
-        if grant.speaks_of(name) or not is_absent(self._leases, nodeid, name) or _asks(op, name, raw):
+        if grant.words.speak_of(name) or not is_absent(self._leases, nodeid, name) or _asks(op, name, raw):
             return None
         told = list(attr)
         told[0], told[9] = INODES + number, _mode(op, raw)
@@ -222,40 +235,7 @@ class Making:
             words &= ~MAY_WRITE
         return Made(made, made, words, packed, abi.reply(unique, body + abi.OPEN_OUT.pack(made, 0, 0)))
 
-    def takes(self, op: int, raw: bytes | memoryview, now: float) -> tuple[int, ...]:
-        """Return the node of the file whose name an UNLINK, or a RENAME within one directory, takes away, if the job
-        has made that and it is known to have the name still; of a RENAME also that of the one whose name it is given,
-        alike, or 0: nothing has it. Nothing: home is to be asked."""
-        nodeid, uid, gid = _asking(raw)
-        grant = self._granted.get(nodeid)
-        if grant is None or (abi.CREATE, uid, gid) not in grant.likes or not self._leases.holds(now):
-            return ()
-        if op == abi.UNLINK:
-            return self._owned(grant, nodeid, bytes(raw[abi.ARGS : -1]))
-        newdir, flags, *_ = *(abi.RENAME_IN if op == abi.RENAME else abi.RENAME2_IN).unpack_from(raw, abi.ARGS), 0
-        old, new = names_of(raw)
-        found = self._owned(grant, nodeid, old)
-        if not found or newdir != nodeid or flags & ~NOREPLACE or old == new or found[0] not in self._own:
-            return ()
-        if is_absent(self._leases, nodeid, new):
-            return () if grant.speaks_of(new) or len(new) > _NAME_MAX else (*found, 0)
-        taken = self._owned(grant, nodeid, new)
-        return () if not taken or flags or taken == found or taken[0] not in self._own else found + taken
-
-    def _owned(self, grant: _Grant, nodeid: int, name: bytes) -> tuple[int, ...]:
-        found = named(self._leases, nodeid, name)
-        return (found,) if (found >= MADE or found in self._own) and not grant.speaks_of(name) else ()
-
-    def took(self, op: int, raw: bytes | memoryview, number: int, now: float) -> None:
-        """Take note that the change of that number has taken the name away, or given the file another."""
-        nodeid, _, _ = _asking(raw)
-        old, new = (bytes(raw[abi.ARGS : -1]), b"") if op == abi.UNLINK else names_of(raw)
-        if new:  # first: a file without a name is forgotten
-            self._leases.name(nodeid, new, named(self._leases, nodeid, old))
-        self._leases.name(nodeid, old, 0)
-        self._changed(self._granted[nodeid], number, now)
-
-    def _changed(self, grant: _Grant, number: int, now: float) -> tuple[int, int]:
+    def _changed(self, grant: Grant, number: int, now: float) -> tuple[int, int]:
         """Take note that the change of that number was made in a directory; return when, as home's clock has it."""
         seconds, ns = divmod(self.time(now), _NS)
         grant.last = number
@@ -313,7 +293,7 @@ class Making:
         return 0 if self._ahead is None else self._ahead + int(now * _NS)
 
 
-def _asking(raw: bytes | memoryview) -> tuple[int, int, int]:
+def asking(raw: bytes | memoryview) -> tuple[int, int, int]:
     """The directory, and the ids of who asks."""
     _, _, _, nodeid, uid, gid, _, _, _ = abi.IN_HEADER.unpack_from(raw)
     return nodeid, uid, gid
@@ -330,7 +310,7 @@ def _mode(op: int, raw: bytes | memoryview) -> int:
 
 def _asks(op: int, name: bytes, raw: bytes | memoryview) -> bool:
     """Say whether home might refuse it, or make it otherwise."""
-    if len(name) > _NAME_MAX or (op == abi.SYMLINK and len(raw) > _TARGET_MAX):
+    if len(name) > NAME_MAX or (op == abi.SYMLINK and len(raw) > _TARGET_MAX):
         return True
     if op == abi.CREATE and abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] & _ASKS:
         return True

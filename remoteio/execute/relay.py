@@ -138,7 +138,7 @@ class Relay(LocksHere):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid), time.monotonic(), raw)
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid, raw), time.monotonic(), raw)
                         waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)), asked[unique][4])
                     if waits:
                         self._more(op)  # or what it waits for may not be under way at all

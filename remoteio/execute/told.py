@@ -102,7 +102,8 @@ class Told:
         self.from_link(payload)
 
     def granted(self, payload: bytes | memoryview) -> None:
-        """Pass the reply to what makes a name on, and keep what more may be made there. Raises ProtocolError."""
+        """Pass the reply to what makes a name on, or takes one away, and keep what more may be done there. Raises
+        ProtocolError."""
         kind, granted, payload = makes.split(payload)
         reply, rest = wire.split(payload) if kind == KNOWN else (payload, b"")
         unique, now = _unique(reply), time.monotonic()
@@ -114,6 +115,9 @@ class Told:
                     made = self._known.granted(asked, granted, reply, bytes(rest[: abi.ATTR.size]), now)
                     if made is not None:
                         self.behind.answers.made(made, ALWAYS)
+                elif asked is not None:
+                    self.behind.answers.granted |= bool(granted.what & makes.REMOVE)
+                    self._known.making.may_take(asked, granted, bytes(rest[: abi.ATTR.size]), now)
                 elif change is not None:
                     self._known.making.goes_on(change.asked[0], change.node, granted, now)
                     attr = reply[abi.OUT_HEADER.size + abi.ENTRY.size :][: abi.ATTR.size]

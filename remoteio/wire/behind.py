@@ -49,7 +49,7 @@ SAME_LARGE = b"the same, and large"
 LOCKS = b"/"
 """In place of a name in a BREAK: somebody at home has opened that file, and the locks on it are home's again."""
 
-CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.RENAME2, abi.SETLK, abi.OPEN)) | OPS
+CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.UNLINK, abi.RMDIR, abi.RENAME2, abi.SETLK, abi.OPEN)) | OPS
 """What may be answered before it is done."""
 
 ROOM = 1024

@@ -9,16 +9,18 @@
 before it is done, until a BREAK of all that is in the directory, or until such an answer comes with a reply that does
 not say MORE; EMPTY: what was made is a directory of which that is so too, and there is no name in it, until a BREAK;
 SET and OWN: as behind.MAY_SET and MAY_OWN, of a directory that was made; ITSELF: the attributes of the directory in
-which it was made, which come along, hold until a BREAK, or until the job changes it. The words are the names of which a
-rule of the job's speaks, parted by slashes, folded, with "*" for any bytes: these are asked for.
+which it was made, which come along, hold until a BREAK, or until the job changes it; REMOVE: any name in that directory
+may be taken away before it is done, by UNLINK, or, if SHOWN holds in what is removed, by RMDIR; SHOWN: all names in it
+are told, and none is hidden from the job. The words are the names of which a rule of the job's speaks, with REMOVE also
+those that home could not take away, parted by slashes, folded, with "*" for any bytes: these are asked for.
 
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
 its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number). An OPEN
 that is answered before it is done cuts (O_TRUNC) a file that the job has made, and its handle is MADE + number, too.
 
-An UNLINK that is answered before it is done takes away the name of a file that the job has made. In place of the
-number of the process that asks it has that of the change that made the file, or, of one that home has made when it was
-asked for, HOMES + its node: home removes nothing else that has the name by then. A RENAME2 that is answered so moves
+An UNLINK or RMDIR that is answered before it is done says which node is meant. In place of the number of the process
+that asks it has that of the change that made the file, or, of one that has a node of home's, HOMES + that: home removes
+nothing else that has the name by then. A RENAME2 that is answered so moves
 such a file within one directory, and says there which one is meant, too; and in place of the padding, alike, which file
 its new name is taken from, or 0: nothing is to have that name, and RENAME_NOREPLACE is the one flag that it has.
 """
@@ -32,7 +34,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import FUSE, KNOWN
 
 OPS = frozenset((abi.CREATE, abi.MKDIR, abi.SYMLINK))
-MORE, EMPTY, SET, OWN, ITSELF = 1, 2, 4, 8, 16
+MORE, EMPTY, SET, OWN, ITSELF, REMOVE, SHOWN = 1, 2, 4, 8, 16, 32, 64
 MADE = 1 << 62  # below the relay's own handles (fuse_abi.OWN), above all that home gives
 INODES = 0xE0000000  # up to 32 bits, which 32-bit programs can read
 NUMBERS = (1 << 32) - INODES  # numbers of changes that may make something
@@ -61,7 +63,7 @@ def split(payload: bytes | memoryview) -> tuple[int, Granted, bytes | memoryview
     if len(payload) >= _HEAD.size:
         kind, what, length, zero, ns = _HEAD.unpack_from(payload)
         at = _HEAD.size + length
-        if kind in (FUSE, KNOWN) and what < 32 and not zero and at <= len(payload):
+        if kind in (FUSE, KNOWN) and what < 128 and not zero and at <= len(payload):
             words = bytes(payload[_HEAD.size : at])
             return kind, Granted(what, ns, tuple(words.split(b"/")) if words else ()), payload[at:]
     raise ProtocolError("a reply does not say what more may be made (%d bytes)" % len(payload))
@@ -73,7 +75,7 @@ def name_of(op: int, raw: bytes | memoryview) -> bytes:
 
 
 def unlink(raw: bytes | memoryview, nodeid: int) -> bytes:
-    """Make of the kernel's UNLINK the one that says which node is meant."""
+    """Make of the kernel's UNLINK or RMDIR the one that says which node is meant."""
     length, op, unique, parent, uid, gid, _, *rest = abi.IN_HEADER.unpack_from(raw)
     return abi.IN_HEADER.pack(length, op, unique, parent, uid, gid, _number(nodeid), *rest) + raw[abi.ARGS :]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from remoteio.execute import behind
 from remoteio.execute.at_once import AT_ONCE
 from remoteio.execute.leases import is_absent, named
-from remoteio.execute.making import _Grant
+from remoteio.execute.making import Grant
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.ordered import Ordered
 from remoteio.wire import fuse_abi as abi
@@ -171,7 +171,7 @@ class World:
 
     def unlinks(self) -> None:
         name = b"%d" % self.unique
-        self.job._known.making._enter(TOP, _Grant({(abi.CREATE, 0, 0): (0, ())}, []))
+        self.job._known.making._enter(TOP, Grant({(abi.CREATE, 0, 0): (0, ())}, []))
         self.job._known.leases.name(TOP, name, MADE + self.unique)
         self.asks(abi.UNLINK, TOP, name + b"\0")
         self.names[self.unique] = name
@@ -180,7 +180,7 @@ class World:
     def renames(self) -> None:
         old, new = b"%d" % self.unique, b"%d new" % self.unique
         making, leases = self.job._known.making, self.job._known.leases
-        making._enter(TOP, _Grant({(abi.CREATE, 0, 0): (0, ())}, []))
+        making._enter(TOP, Grant({(abi.CREATE, 0, 0): (0, ())}, []))
         making.owns(MADE + self.unique)
         leases.name(TOP, old, MADE + self.unique)
         leases.name(TOP, new, 0)

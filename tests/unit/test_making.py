@@ -190,7 +190,7 @@ def test_a_frame_says_what_it_must() -> None:
     granted = Granted(MORE | EMPTY, 7, (b"a", b"b*"))
     kind, found, rest = makes.split(makes.pack(KNOWN, granted, b"rest"))
     assert (kind, found.what, found.ns, found.words, bytes(rest)) == (KNOWN, 3, 7, (b"a", b"b*"), b"rest")
-    for wrong in (b"", b"\x09" + bytes(15), b"\x01\x20" + bytes(14), b"\x01\0\1\0" + bytes(12)):
+    for wrong in (b"", b"\x09" + bytes(15), b"\x01\x80" + bytes(14), b"\x01\0\1\0" + bytes(12)):
         with pytest.raises(ProtocolError):
             makes.split(wrong)
 

@@ -84,7 +84,7 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         self.fence, self.ordered = Fence(), Ordered()
         self.late = OpenedOnHost(self.inodes, outside)
         self.pruning = Pruning(self.inodes)
-        self.more = MoreMade(self.inodes, self.leases, self.room, ids.plain)
+        self.more = MoreMade(self.inodes, self.leases, self.room, ids.plain, self.instead)
         self.methods = self._methods(room)
 
     def _methods(self, room: Room | None) -> dict[int, Callable[[abi.Request], Reply]]:

@@ -388,3 +388,12 @@ def leasable(leases: Leases, fd: int, st: os.stat_result) -> bool:
     """Say whether the contents of a file may be leased that is open as `fd`, and whose attributes are armed: not if
     somebody has it open for writing, who may have it mapped, which makes no event."""
     return leases.inotify is not None and unwritten(fd, st)
+
+
+def gone(leases: Leases, node: Node) -> None:
+    """Leave a directory that the job has removed: nothing of it is told any more, and so nothing is taken back."""
+    with leases.lock:
+        watch = leases._nodes.get(node.id)
+        if watch is not None and not watch.beside:
+            watch.all_broken = True
+            leases._leave(watch)

@@ -19,7 +19,9 @@ from remoteio.submit.export.confine import FREE
 from remoteio.submit.export.filesystems import LOCAL
 from remoteio.submit.export.granted import LEAST_FREE
 from remoteio.submit.export.inodes import Inodes
-from remoteio.submit.export.leases import Leases
+from remoteio.submit.export.instead import Instead
+from remoteio.submit.export.leases import Leases, gone
+from remoteio.submit.export.more_removed import MoreRemoved
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.numbers import MOST_TOLD
 from remoteio.submit.export.reply import Reply
@@ -28,7 +30,21 @@ from remoteio.submit.export.room import Room
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import ROOM
 from remoteio.wire.leases import ATTR
-from remoteio.wire.makes import EMPTY, INODES, ITSELF, MADE, MORE, NOREPLACE, NUMBERS, OWN, SET, Granted, meant
+from remoteio.wire.makes import (
+    EMPTY,
+    INODES,
+    ITSELF,
+    MADE,
+    MORE,
+    NOREPLACE,
+    NUMBERS,
+    OWN,
+    REMOVE,
+    SET,
+    SHOWN,
+    Granted,
+    meant,
+)
 
 LEAST_FILES = 1 << 14  # that the filesystem has room for still
 _FEW = 4096  # bytes of the names of which rules speak
@@ -40,11 +56,13 @@ _LOCAL = frozenset(magic for name, magic in LOCAL.items() if name not in _FOLDS)
 class MoreMade:
     """Makes what makes a name, and tells with the reply whether more may be made there at once.
 
-    `plain`: ids are shown as they are.
+    `plain`: ids are shown as they are. `instead`: what is shown instead of files.
     """
 
-    def __init__(self, inodes: Inodes, leases: Leases, room: Room, plain: bool) -> None:
+    def __init__(self, inodes: Inodes, leases: Leases, room: Room, plain: bool, instead: Instead) -> None:
         self._inodes, self._leases, self._room, self._plain = inodes, leases, room, plain
+        self._instead = instead
+        self._removed = MoreRemoved(inodes.allowed.confinement.hidden)
 
     def make(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
         """Do it. Raises OSError; ENFILE for more than may be told of."""
@@ -69,11 +87,23 @@ class MoreMade:
         """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
         in the last moment. Raises OSError."""
         if not r.number:
-            return self._known_to_host(do, r, place, ino.IN_DELETE)
+            reply = self._removed_alone(do, r, place)
+            if self._leases.wanted() and not self._room.counts:
+                reply.granted = self._may_take(place)
+            return reply
         self._check(place, r.pid)
         itself = self._armed(place)
-        reply = self._known_to_host(do, r, place, ino.IN_DELETE)
+        reply = self._removed_alone(do, r, place)
         reply.leased = ATTR if itself else 0
+        return reply
+
+    def _removed_alone(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
+        node = None
+        if r.op == abi.RMDIR:
+            node = self._inodes.known(os.stat(place.name, dir_fd=place.at, follow_symlinks=False))
+        reply = self._known_to_host(do, r, place, ino.IN_DELETE)
+        if node is not None:
+            gone(self._leases, node)
         return reply
 
     def move(self, do: Callable[..., Reply], r: abi.Request, source: Place, to: Place, flags: int) -> Reply:
@@ -154,6 +184,21 @@ class MoreMade:
         except OSError as e:
             return e.errno in (errno.ENODATA, errno.EOPNOTSUPP)
         return False
+
+    def _may_take(self, place: Place) -> Granted:
+        """What of the names in that directory may be taken away before it is done here, until a break."""
+        parent, at, kept = place.parent, place.at, None
+        own = not parent.shared and not self._instead.names(parent)
+        local = own and self._leases.name(parent, at, place.name)
+        if local and _alike(parent.rights) and syscalls.fstatfs(at)[0] in _LOCAL and self._has_room(place):
+            try:
+                kept = self._removed.kept(parent, at)
+            except OSError:
+                kept = None  # it is asked for each name, and told then what forbids it
+        if kept is None:
+            return Granted(0, time.time_ns())
+        words, shown = kept
+        return Granted(REMOVE | (SHOWN if shown else 0), time.time_ns(), (*parent.rights.words, *words))
 
     def _of_directory(self, node: Node) -> int:
         """What holds of a directory that was just made."""
