@@ -9,9 +9,10 @@ again that he has just opened, as `find` does to go back up: that is read by nob
 Who looks up names in such a directory, as `git status` does, is answered from it as well (``look``).
 
 A directory that was listed before, and is under a lease since then, is opened from that (``leases``), though with the
-attributes of its directories alone: files have a lease of their own, if any. A job that asks for those at once is given
-no such listing any more: one from home has them all. (Nor is one given of which a directory is not leased.) But who
-opened a directory and read nothing of it, as each program does that looks for its messages, opens it here again.
+attributes of its directories alone: files have a lease of their own, if any. A program that asks for those of all
+files is given no such listing any more (``bare``): one from home has them all. (Nor is one given of which a directory
+is not leased.) But who opened a directory and read nothing of it, as each program does that looks for its messages,
+opens it here again.
 
 A job that comes to a directory whose listing is under way waits for that, rather than ask again.
 
@@ -24,12 +25,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
+from remoteio.execute.bare import Bare
 from remoteio.execute.counts import Guesses
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases
 from remoteio.execute.walks import NameWalks, Walks
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import BARE_ASKED, KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
+from remoteio.wire.coherence import KNOWN_OPENED, LISTED_BELOW, TTL, WALK_AHEAD, WALK_KEPT
 from remoteio.wire.listed import Entries, walk
 
 Waiting = tuple[int, bytes]  # the number of an OPENDIR or LOOKUP, and it whole
@@ -45,43 +47,6 @@ class _Listed:
     def __init__(self, entries: bytes, found: Entries, until: float, walk: _Guesser | None) -> None:
         self.entries, self.found, self.until = entries, found, until
         self.walk = walk  # which guessed it; None: home, which has sent it unasked
-
-
-class Bare:
-    """Knows whether listings without attributes of files will do for the job.
-
-    unwanted  they do not: it has asked for several that these did not have, each within a second of such a listing
-    unread    but they do of these directories, of which it has read nothing when it opened them last
-    """
-
-    def __init__(self) -> None:
-        self.unwanted = False
-        self.unread: set[int] = set()
-        self._until: dict[int, float] = {}  # nodeid of a directory -> until when who asks there is taken to want them
-        self._asked = 0
-
-    def given(self, nodeid: int, until: float) -> None:
-        """Take note that the job is given such a listing."""
-        if len(self._until) >= KNOWN_OPENED:
-            self._until.clear()
-        self._until[nodeid] = until
-        self.unread.discard(nodeid)
-
-    def do(self, nodeid: int) -> bool:
-        """Say whether the job may be given such a listing of that directory."""
-        return not self.unwanted or nodeid in self.unread
-
-    def closed(self, nodeid: int) -> None:
-        """Take note that the job has opened a directory, read nothing of it, and closed it."""
-        if len(self.unread) >= KNOWN_OPENED:
-            self.unread.clear()
-        self.unread.add(nodeid)
-
-    def asked(self, nodeid: int, now: float) -> None:
-        """Take note that the job asks for a name in a directory, and home must be."""
-        if self._until.get(nodeid, 0.0) >= now:
-            self._asked += 1
-            self.unwanted = self._asked >= BARE_ASKED
 
 
 class Ahead:
@@ -138,7 +103,7 @@ class Ahead:
         if self._listings.first(fh) and leases is not None and self._may_list(leases, nodeid):
             entries, found = leases.listing(nodeid)
             self._listings.opened_ahead(fh, entries, found, now, now + TTL)
-            self.bare.given(nodeid, now + TTL)
+            self.bare.given(nodeid, entries, found, now + TTL)
             self._open_until(nodeid, now + TTL)
             self.walks.listed(nodeid, found)
         if found is not None and self.walks.above(nodeid):  # nobody goes back there, but begins anew
@@ -178,10 +143,10 @@ class Ahead:
         self.lookups.listed(nodeid, found)
         self.moved = True
 
-    def look(self, nodeid: int, now: float) -> bool:
-        """Hand what has come of a directory over to who looks names up in it. False: nothing has."""
+    def look(self, nodeid: int, name: bytes, now: float) -> bool:
+        """Hand what has come of a directory over to who looks a name up in it. False: nothing has."""
         listed = self._come.get(nodeid)
-        self.bare.asked(nodeid, now)
+        self.bare.asked(nodeid, name, self.walks.follows, now)
         if listed is None or listed.until < now:
             self.moved = self.lookups.met(nodeid, now) or self.moved
             return False

@@ -295,7 +295,7 @@ class Known:
             name = bytes(raw[abi.ARGS : -1])
             known = self.listings.lookup(unique, nodeid, name, now)
             if known is None and (not leased or (known := leases.lookup(unique, nodeid, name)) is None):
-                if self.ahead.look(nodeid, now):
+                if self.ahead.look(nodeid, name, now):
                     return self.listings.lookup(unique, nodeid, name, now)
                 self.files.orders.looked_up(nodeid, name)
             return known

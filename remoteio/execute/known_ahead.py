@@ -107,18 +107,18 @@ class KnownAhead(Known):
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
+        self.ahead.bare.thread = abi.IN_HEADER.unpack_from(raw)[6]
         answer = super().answer(op, unique, nodeid, raw, now)
         if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
             found = named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
-            until, attr, _, _ = self._attr.get(found, NOTHING)
-            if until < now:
-                attr = self.written.attributes(found, now) or self.making.attributes(found)
+            until, attr, *_ = self._attr.get(found, NOTHING)
+            attr = attr if until >= now else self.written.attributes(found, now) or self.making.attributes(found)
             if found and attr:
                 given(self.leases, found)
-                once = is_locked(self.leases, nodeid)
-                return abi.reply(unique, abi.ENTRY.pack(found, 0, 0 if once else TTL, 0, 0, 0) + attr)
+                ttl = 0 if is_locked(self.leases, nodeid) else TTL
+                return abi.reply(unique, abi.ENTRY.pack(found, 0, ttl, 0, 0, 0) + attr)
         return answer
 
     def waits(self, op: int, nodeid: int, waiting: Waiting, now: float) -> bool:

@@ -91,13 +91,16 @@ class Leases:
         """Keep that these are all the names in a directory, with their nodes; 0: what was known holds, or home must be
         asked.
 
-        `entries`: it is listed so, if it is opened again.
+        `entries`: it is listed so, if it is opened again; none: as before, if these are the names that it had.
         """
         old = self._directories.pop(parent, None)
         directory, before = self._directory(parent), old.names if old is not None else {}
         for name, nodeid in {each[3]: each[2] for each in found}.items():
             self._enter(directory, name, nodeid or before.get(name) or _UNKNOWN)
-        directory.complete, directory.entries, directory.within = True, entries, directories(found)
+        within = directories(found)
+        if not entries and old is not None and old.names.keys() == directory.names.keys():
+            entries, within = old.entries, old.within
+        directory.complete, directory.entries, directory.within = True, entries, within
         self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept
             self._drop(old)

@@ -89,10 +89,7 @@ KNOWN_OPENED = 1 << 10
 """Directories of which the relay knows that they could be opened: two numbers each."""
 
 BARE_ASKED = 3
-"""Files that a job asks for which a listing was without, before it is given no such listings any more.
-
-One may be of a directory that somebody has changed.
-"""
+"""Files in a row that a program asks for which a listing was without, before it is given no such listings any more."""
 
 LEASED_NAMES = 1 << 16
 """Names that the relay keeps under leases: of about 250 bytes each, 16 MiB at the most."""

@@ -63,6 +63,11 @@ class Job:
         self.of: dict[int, int] = {}  # handle -> directory
         self.looked: Counter[int] = Counter()  # at home, by directory
         self.fh = 1
+        self.thread = 0
+
+    def request(self, op: int, nodeid: int, args: bytes, unique: int) -> bytes:
+        """Make a request of that thread's."""
+        return abi.IN_HEADER.pack(abi.ARGS + len(args), op, unique, nodeid, 0, 0, self.thread, 0, 0) + args
 
     def ahead(self) -> None:
         for raw in self.facts.ask_ahead(self.now, self.asked):
@@ -78,7 +83,7 @@ class Job:
 
     def open(self, nodeid: int) -> bool:
         """Whether it was answered here."""
-        raw = abi.request(abi.OPENDIR, nodeid, bytes(abi.OPEN_IN.size), 2)
+        raw = self.request(abi.OPENDIR, nodeid, bytes(abi.OPEN_IN.size), 2)
         answer = self.facts.answer(abi.OPENDIR, 2, nodeid, memoryview(raw), self.now)
         if answer is not None:
             self.opened(abi.OPEN_OUT.unpack_from(answer, 16)[0], nodeid)
@@ -99,7 +104,7 @@ class Job:
 
     def look(self, nodeid: int, name: bytes) -> str:
         """Look a name up: who answered, "here", "home", or "waits": a listing that is under way will."""
-        raw = abi.request(abi.LOOKUP, nodeid, name + b"\0", 2)
+        raw = self.request(abi.LOOKUP, nodeid, name + b"\0", 2)
         answer = self.facts.answer(abi.LOOKUP, 2, nodeid, memoryview(raw), self.now)
         who = "here"
         if answer is not None:
@@ -137,7 +142,7 @@ class Job:
 
     def read(self, fh: int, offset: int = 0) -> list[tuple[int, int]]:
         """(node, size) of each entry; the nodes count as given out."""
-        raw = memoryview(bytes(abi.ARGS) + abi.READ_IN.pack(fh, offset, 4096, 0, 0, 0, 0))
+        raw = memoryview(self.request(abi.READDIRPLUS, self.of[fh], abi.READ_IN.pack(fh, offset, 4096, 0, 0, 0, 0), 4))
         answer = self.facts.answer(abi.READDIRPLUS, 4, self.of[fh], raw, self.now)
         self.ahead()
         found = []
@@ -289,6 +294,56 @@ def test_who_wants_attributes_of_files_is_told_them_with_the_listing() -> None:
         job.now += 5 * TTL
         last = children(children(TOP)[0])[count % WIDE]
         assert job.open(last) == (count < BARE_ASKED), "one may be of what has changed"
+
+
+def flat(job: Job, count: int) -> list[bytes]:
+    """Have TOP be a directory of so many files, listed in no order, and open it so that it is leased: their names."""
+    names = [b"%02d" % (7 * k % count) for k in range(count)]
+
+    def listing(nodeid: int) -> bytes:
+        out = b""
+        for k, name in enumerate(names, 1):
+            attr = abi.ATTR.pack(1000 + k, *[0] * 15)
+            entry = abi.ENTRY.pack(1000 + k, 0, 1, 1, 0, 0) + attr
+            entry += abi.DIRENT.pack(3 * (1000 + k) % 97, k, len(name), 8) + name
+            out += entry.ljust(len(entry) + 7 & ~7, b"\0")
+        return out
+
+    job.home.listing = listing  # type: ignore[method-assign]
+    job.open(TOP)
+    job.now += 5 * TTL
+    return names
+
+
+@pytest.mark.parametrize("order", ["listed", "names", "inodes"])
+def test_who_asks_for_files_in_a_row_is_told_their_attributes_and_nobody_else_is_hindered(order: str) -> None:
+    job = Job(leased=True)
+    names = flat(job, 40)
+    by = {"listed": names, "names": sorted(names)}
+    ranked = by.get(order) or sorted(names, key=lambda name: 3 * (1001 + names.index(name)) % 97)
+    job.thread = 7
+    assert job.open(TOP) and job.read(job.handles[-1])
+    for name in ranked[5 : 5 + BARE_ASKED]:
+        assert job.facts.ahead.bare.do(TOP + 1), "not yet"
+        job.look(TOP, name)
+    assert not job.open(TOP) and not job.facts.ahead.bare.do(TOP + 1)
+    job.thread = 8
+    assert not job.open(TOP), "he would want the same"
+    assert job.facts.ahead.bare.do(TOP + 1), "but who knows of another directory"
+
+
+def test_who_asks_for_a_few_files_here_and_there_opens_the_directory_again() -> None:
+    """A python looks at its modules."""
+    job = Job(leased=True)
+    names = flat(job, 40)
+    for k in range(0, 40, 4):
+        assert job.open(TOP)
+        job.read(job.handles[-1])
+        for name in (names[k], names[k + 1], names[(k + 20) % 40]):
+            job.look(TOP, name)
+        job.look(TOP, b"none")
+        job.now += 5 * TTL
+    assert job.open(TOP)
 
 
 def test_who_reads_nothing_of_a_directory_opens_it_again_though_he_wants_attributes() -> None:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from remoteio.execute.ahead import Bare
+from remoteio.execute.bare import Bare
 from remoteio.execute.known_ahead import anew
 from remoteio.execute.told import Told
 from remoteio.submit.export import node_log

@@ -164,6 +164,22 @@ def test_a_host_that_has_not_heard_of_home_answers_from_no_lease() -> None:
     assert not table.holds(10.0 + SILENCE)
 
 
+def test_a_directory_is_listed_as_before_when_its_names_are_told_again_in_no_order() -> None:
+    """As with the reply to a LOOKUP in it, or as names alone."""
+    table, attr = Leases(), bytes(abi.ATTR.size)
+    names: Entries = [(0, 0, 5, b"b", 0, 4), (0, 0, 6, b"a", 0, 8)]
+    alone: Entries = [(0, 0, 0, b"a", 0, 0), (0, 0, 0, b"b", 0, 0)]
+    for again, kept in ((names[::-1], True), (alone, True), (names[:1], False)):
+        table.listed(abi.ROOT_ID, names, b"as it is listed")
+        for nodeid in (abi.ROOT_ID, 5):
+            table.attributes(nodeid, attr)
+        assert table.lists(abi.ROOT_ID)
+        table.listed(abi.ROOT_ID, again)
+        assert table.lists(abi.ROOT_ID) == kept
+        table.changed(5)
+        assert not table.lists(abi.ROOT_ID), "a directory in it may be asked for at once"
+
+
 def test_what_a_host_keeps_is_bounded_and_given_back() -> None:
     table = Leases()
     each = 1 << 10
