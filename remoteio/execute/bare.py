@@ -17,6 +17,7 @@ from remoteio.wire.coherence import BARE_ASKED, KNOWN_DIRECTORIES, KNOWN_OPENED
 from remoteio.wire.listed import ENTRY_SIZE, Entries
 
 _ORDERS = 3
+_OF_THREAD = frozenset((abi.LOOKUP, abi.OPENDIR, abi.READDIRPLUS))
 
 
 class _Given:
@@ -55,6 +56,11 @@ class Bare:
         self._unwanted: set[int] = set()  # directories of which they will not do
         self._given: dict[int, _Given] = {}  # by the directory, the oldest first
         self._hits: dict[int, int] = {}  # thread -> names in a row
+
+    def of(self, op: int, request: bytes | memoryview) -> None:
+        """Take note whose request is to be answered."""
+        if op in _OF_THREAD:
+            self.thread = abi.IN_HEADER.unpack_from(request)[6]
 
     def given(self, nodeid: int, entries: bytes, found: Entries, until: float) -> None:
         """Take note that the job is given such a listing, and until when who asks for a name there has it from that."""

@@ -107,7 +107,7 @@ class KnownAhead(Known):
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
-        self.ahead.bare.thread = abi.IN_HEADER.unpack_from(raw)[6]
+        self.ahead.bare.of(op, raw)
         answer = super().answer(op, unique, nodeid, raw, now)
         if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
             self.opened.pushed.looked(nodeid)
