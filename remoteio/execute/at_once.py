@@ -85,10 +85,11 @@ class AtOnce(AskedAhead):
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
             if op in REMOVES:
-                stamp = known.removes(nodeid, *nodes, name=name_of(op, raw))
+                stamp = known.removes(nodeid, *nodes, names=(name_of(op, raw),))
                 asked = op, nodeid, 0, stamp, now, unlink(raw, *nodes)
             else:
-                stamp = known.written.renamed(nodes[0], lambda: known.removes(nodeid, *filter(None, nodes)))
+                names, those = names_of(raw), filter(None, nodes)
+                stamp = known.written.renamed(nodes[0], lambda: known.removes(nodeid, *those, names=names))
                 asked = abi.RENAME2, nodeid, 0, stamp, now, rename(raw, *nodes)
             number, answer = behind.entered(unique, asked, abi.reply(unique), nodes[0])
         behind.send_change(number, asked[5])

@@ -47,6 +47,7 @@ from remoteio.wire import leases as wire
 from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import walk
+from remoteio.wire.makes import OPS, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ class Known:
             self._attr.pop(nodeid, None)
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
                 self._bare.pop(nodeid, None)
-            self._changed(nodeid)
+            self._changed(nodeid, (name_of(op, raw),) if op in OPS and raw else ())
         elif op in _REMOVING and raw and (gone := self._removing.begins(self._count, nodeid, raw)):
-            self.gone(nodeid, *gone)
+            self.gone(nodeid, gone[:1], gone[1:])
         elif op in _SWEEPING and op not in LOCK_OPS:  # a lock tells of nothing before it is granted
             self._attr.clear()
             self.leases.changed(nodeid)
@@ -116,11 +117,13 @@ class Known:
             self._attr.pop(nodeid, None)  # close-to-open: what was known before does not answer for this one
         return self._count
 
-    def gone(self, nodeid: int, name: bytes, node: int) -> None:
-        """Take note that a node has lost its name in the directory `nodeid`, or may have."""
-        for each in (node, nodeid):
+    def gone(self, nodeid: int, names: tuple[bytes, ...], nodes: tuple[int, ...]) -> None:
+        """Take note that these nodes have lost these names in the directory `nodeid`, or may have."""
+        for each in nodes:
             self._attr.pop(each, None)
-            self._changed(each, name if each == nodeid else b"")
+            self._changed(each)
+        self._attr.pop(nodeid, None)
+        self._changed(nodeid, names)
 
     def _swept(self) -> None:
         self._sweep = self._count
@@ -129,11 +132,11 @@ class Known:
         self.ahead.sweep()
         self.files.sweep()
 
-    def _changed(self, nodeid: int, gone: bytes = b"") -> None:
-        """Take note of a change of a node; `gone`: of nothing in that directory but that name, which is gone."""
+    def _changed(self, nodeid: int, names: tuple[bytes, ...] = ()) -> None:
+        """Take note of a change of a node; `names`: of nothing in that directory but these."""
         self._change[nodeid] = self._count
         self.leases.changed(nodeid)
-        self.listings.changed(nodeid, gone)
+        self.listings.changed(nodeid, names)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
         self.opened.changed(nodeid)
@@ -154,7 +157,7 @@ class Known:
         elif op in _SWEEPING and not sole:
             self._count += 1
             if gone := self._removing.ends(stamp, nodeid):
-                self.gone(nodeid, *gone)
+                self.gone(nodeid, gone[:1], gone[1:])
                 return holds
             self._swept()
             self.leases.changed(nodeid)  # it may have been leased again meanwhile, and home says this by no break

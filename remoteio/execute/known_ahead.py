@@ -71,16 +71,11 @@ class KnownAhead(Known):
         if named(self.leases, nodeid, name):
             self.leases.name(nodeid, name, 0)
 
-    def removes(self, nodeid: int, *nodes: int, name: bytes = b"") -> int:
+    def removes(self, nodeid: int, *nodes: int, names: tuple[bytes, ...] = ()) -> int:
         """Take note that the kernel is told that names of these nodes in the directory `nodeid` are gone, or others;
-        return the stamp of that. `name`: that alone is gone, and they are one."""
+        return the stamp of that. `names`: these, and no others there."""
         self._count += 1
-        if name:
-            self.gone(nodeid, name, *nodes)
-            return self._count
-        for each in (nodeid, *nodes):
-            self._attr.pop(each, None)
-            self._changed(each)
+        self.gone(nodeid, names, nodes)
         return self._count
 
     def told_of_file(self, asked: Asked, reply: bytes | memoryview, now: float) -> None:

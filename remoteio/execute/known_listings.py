@@ -121,14 +121,14 @@ class KnownListings:
         self._directories[parent].entries[name] = None
         self.unused.append(nodeid)
 
-    def changed(self, nodeid: int, gone: bytes = b"") -> None:
-        """Forget what listings say of a node that the job changes, and what is in it; or of that name alone, which is
-        `gone`. What the kernel was told already of a directory that it reads is no matter any more."""
+    def changed(self, nodeid: int, names: tuple[bytes, ...] = ()) -> None:
+        """Forget what listings say of a node that the job changes, and what is in it; or of these names there alone.
+        What the kernel was told already of a directory that it reads is no matter any more."""
         if nodeid in self._where:
             self._take_back(nodeid)
-        if gone:
-            self._lose(nodeid, gone)
-        else:
+        for name in names:
+            self._lose(nodeid, name)
+        if not names:
             self.forget_directory(nodeid)
         for fh in [fh for fh, read in self._left.items() if read.nodes.get(nodeid, -1) >= read.next]:
             self._outdate(fh)
@@ -136,10 +136,9 @@ class KnownListings:
     def _lose(self, parent: int, name: bytes) -> None:
         """Have home, or a lease, be asked for a name."""
         directory = self._directories.get(parent)
-        entry = directory.entries.get(name) if directory is not None else None
-        if directory is not None and entry is not None:
-            directory.entries[name] = None
-            if nodeid := abi.ENTRY.unpack_from(entry)[0]:
+        if directory is not None:
+            entry, directory.entries[name] = directory.entries.get(name), None
+            if entry is not None and (nodeid := abi.ENTRY.unpack_from(entry)[0]):
                 self._where.pop(nodeid, None)
                 self.unused.append(nodeid)
 

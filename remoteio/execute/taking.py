@@ -1,9 +1,10 @@
 """Execute side: what takes a name away, told to the job's kernel before home has done it. Pure. Shipped.
 
-Home grants it of a directory with the reply to the first UNLINK or RMDIR there (``wire.makes``: REMOVE). From then on
-one is answered here of each name that is known to lead somewhere, but for those that home keeps for itself; of a
-directory, if it is granted so as well, nothing in it is hidden from the job (SHOWN), and it is known to be empty. Of
-what the job has made itself no grant is needed. Home is told which node is meant, and removes that, or nothing.
+Home grants it of a directory with the reply to the first UNLINK, RMDIR or RENAME there (``wire.makes``: REMOVE). From
+then on a removal is answered here of each name that is known to lead somewhere, but for those that home keeps for
+itself; of a directory, if it is granted so as well, nothing in it is hidden from the job (SHOWN), and it is known to be
+empty. Of what the job has made itself no grant is needed. A RENAME of such a file may take the name of any that might
+be removed. Home is told which node is meant, and removes that, or nothing.
 
 The caller tells the time, and comes with one thread at a time (``relay.Relay._order``).
 """
@@ -43,7 +44,7 @@ class Taking(Making):
         return stamp < max(self._lost.get(nodeid, 0), self._lost.get(0, 0))
 
     def may_take(self, asked: Asked, granted: Granted, above: bytes, now: float) -> None:
-        """Keep what goes along with the reply to an UNLINK or RMDIR; `above`: the directory's attributes."""
+        """Keep what goes along with the reply to what takes a name away; `above`: the directory's attributes."""
         _, nodeid, _, stamp, _, _ = asked
         self._clock(granted.ns, now)
         if self.is_lost(nodeid, stamp):
@@ -77,8 +78,8 @@ class Taking(Making):
             return ()
         if is_absent(self._leases, nodeid, new):
             return () if grant.words.speak_of(new) or len(new) > NAME_MAX else (*found, 0)
-        taken = self._owned(grant, nodeid, new)
-        return () if not taken or flags or taken == found or taken[0] not in self._own else found + taken
+        taken = self._removed(abi.UNLINK, grant, nodeid, new, makes)  # no directory, as the kernel has seen
+        return () if not taken or flags or taken == found else found + taken
 
     def _removed(self, op: int, grant: Grant, nodeid: int, name: bytes, makes: bool) -> tuple[int, ...]:
         found = self._owned(grant, nodeid, name) if makes else ()

@@ -23,6 +23,7 @@ from itertools import dropwhile
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_WRITE, SAME
 from remoteio.wire.coherence import TTL, WRITTEN, WRITTEN_EACH, WRITTEN_FILES
+from remoteio.wire.makes import OPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Written:
         """
         file = self._files.get(nodeid)
         kept = file is not None and self._known.holds(nodeid, file.stamp)
-        stamp = self._known.asked(op, nodeid)
+        stamp = self._known.asked(op, nodeid, raw if op in OPS else b"")
         if made is not None and made.words & MAY_WRITE:
             self.begin(made.nodeid, made.attr, stamp, now, told=stamp - 1)  # home has not
         elif file is not None and kept:

@@ -25,10 +25,14 @@ class Served(HeldHome):
     """Trees that somebody here has made."""
 
     def goes_on(
-        self, work: Callable[[Path], None], others: Callable[[Path], None] = lambda here: None
+        self,
+        work: Callable[[Path], None],
+        others: Callable[[Path], None] = lambda here: None,
+        before: Callable[[Path], None] = lambda there: None,
     ) -> tuple[Path, Path]:
         """Do that in a tree, once the job has removed a name in each of its directories, with nothing removed at home:
-        it, here and as the job sees it, when all is done. `others` are at work here meanwhile."""
+        it, here and as the job sees it, when all is done. The job has done `before` by then, and `others` are at work
+        here meanwhile."""
         for k in range(30):
             here, there = self.here / f"{k}", self.there / f"{k}"
             for directory in (here, here / "a", here / "a/b"):
@@ -40,14 +44,15 @@ class Served(HeldHome):
             for directory in (there / "a/b", there / "a", there):
                 os.listdir(directory)
                 (directory / "first").unlink()
+            before(there)
             self.all_done()
             working = threading.Thread(target=work, args=(there,))
-            before = sorted(here.rglob("*"))
+            found = sorted(here.rglob("*"))
             with self.held():
                 working.start()
                 working.join(TTL)  # a second later the kernel asks again for the names that it walks by, and waits
                 went_on = not working.is_alive()
-                assert sorted(here.rglob("*")) == before, "nothing is removed yet"
+                assert set(found) <= set(here.rglob("*")), "nothing is removed yet"
                 if went_on:
                     others(here)
             working.join()
@@ -61,7 +66,8 @@ class Served(HeldHome):
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     made = Served(tmp_path)
     monkeypatch.setattr(Leases, "_break_all", lambda leases: None)  # a mount of another test takes no lease back
-    monkeypatch.setattr(MoreMade, "remove", made.waits(MoreMade.remove))  # before it looks what has the name
+    for name in ("remove", "move"):  # before it looks what has the name
+        monkeypatch.setattr(MoreMade, name, made.waits(getattr(MoreMade, name)))
     with mounted(made.here, made.there, late=True):
         yield made
 
@@ -70,6 +76,24 @@ def test_a_tree_that_it_has_not_made_is_removed_without_waiting(served: Served) 
     here, there = served.goes_on(lambda there: shutil.rmtree(there / "a"))
     assert sorted(os.listdir(here)) == sorted(os.listdir(there)) == ["one", "three", "two"]
     assert (here.stat().st_nlink, here.stat().st_mtime_ns) == (there.stat().st_nlink, there.stat().st_mtime_ns)
+
+
+def test_what_it_writes_by_another_name_is_put_in_its_place_without_waiting(served: Served) -> None:
+    def work(there: Path) -> None:
+        for name in ("one", "two"):
+            (there / "new").write_text("new")
+            os.replace(there / "new", there / name)
+            assert (there / name).read_text() == "new"
+
+    def first(there: Path) -> None:
+        (there / "other").write_text("new")
+        for name in ("one", "two", "one", "two"):
+            (there / name).rename(there / name)  # has what is there looked up, and what is known by then leased
+
+    here, there = served.goes_on(work, before=first)
+    assert (here / "one").read_text() == (there / "two").read_text() == "new"
+    assert (here / "a/three").read_text() == "one" and (there / "a/three").stat().st_nlink == 1
+    assert sorted(os.listdir(here)) == sorted(os.listdir(there)) == ["a", "one", "other", "three", "two"]
 
 
 def test_of_two_names_of_one_file_the_other_is_told_as_it_is_then(served: Served) -> None:

@@ -25,7 +25,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import makes
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
 from remoteio.wire.listed import walk
-from remoteio.wire.makes import REMOVE, SHOWN, Granted
+from remoteio.wire.makes import MADE, REMOVE, SHOWN, Granted
 
 TOP, DIR, FILE, NOW = 7, 8, 9, 1000.0
 
@@ -65,7 +65,7 @@ class Host:
     def removes(self, name: bytes, op: int, node: int = TOP) -> None:
         found = self.takes(name, op, node)
         assert found
-        self.known.removes(node, found, name=name)
+        self.known.removes(node, found, names=(name,))
         self.known.making.took(op, abi.request(op, node, name + b"\0", 9), 1, NOW)
 
 
@@ -124,6 +124,24 @@ def test_a_directory_goes_if_it_is_known_that_nothing_is_in_it() -> None:
     assert host.takes(b"dir", abi.RMDIR) == 0, "what is there may be hidden"
 
 
+def test_a_file_that_the_job_has_made_takes_the_name_of_one_that_may_be_removed() -> None:
+    host = Host((b"kept",))
+    own = MADE + 3
+    host.known.leases.name(TOP, b"own", own)
+    host.known.making.owns(own)
+
+    def moves(new: bytes, flags: int = 0) -> tuple[int, ...]:
+        args = abi.RENAME2_IN.pack(TOP, flags, 0) + b"own\0" + new + b"\0"
+        return host.known.making.takes(abi.RENAME2, abi.request(abi.RENAME2, TOP, args, 9), NOW)
+
+    assert moves(b"file") == (), "who has made nothing there may not be allowed to"
+    host.known.making._granted[TOP].likes[abi.CREATE, 0, 0] = 0, ()
+    assert moves(b"file") == (own, FILE)
+    assert moves(b"kept") == moves(b"file", makes.NOREPLACE) == moves(b"none") == ()
+    host.grants(TOP, what=0)
+    assert moves(b"file") == ()
+
+
 def test_a_directory_s_links_are_told_as_they_are_without_the_one_that_went() -> None:
     host = Host()
     host.known.leases.listed(DIR, [])
@@ -143,6 +161,9 @@ def test_what_was_listed_beside_a_name_that_goes_is_told_still() -> None:
     assert host.known.listings.lookup(1, TOP, b"file", NOW) is None, "the lease tells that it is gone"
     assert host.known.listings.lookup(1, TOP, b"other", NOW) is not None
     assert host.known.listings.unused == [FILE]
+    host.known.asked(abi.CREATE, TOP, abi.request(abi.CREATE, TOP, abi.CREATE_IN.pack(0, 0, 0, 0) + b"new\0", 1))
+    assert host.known.listings.lookup(1, TOP, b"new", NOW) is None, "it may be there by now"
+    assert host.known.listings.lookup(1, TOP, b"thirdd", NOW) is not None
     host.known.listings.opened_ahead(abi.OWN + 1, told, walk(told), NOW, NOW + 1)
     first = host.known.listings.read(1, abi.OWN + 1, 0, 170, NOW)
     assert first is not None and len(first) == abi.OUT_HEADER.size + 160
@@ -241,6 +262,18 @@ def test_where_it_may_be_refused_nothing_is_granted(
         monkeypatch.setattr(more_removed, "_LARGE", 1)
     assert asks(export, b"0")[1].what == 0
     assert not (tmp_path / "0").exists()
+
+
+def test_home_grants_it_with_a_rename_within_the_directory(export: Export, tmp_path: Path) -> None:
+    some(tmp_path)
+    assert export.answer(abi.Request(abi.request(abi.LOOKUP, abi.ROOT_ID, b"dir\0", 1))) is not None
+    within = export.inodes.known((tmp_path / "dir").stat())
+    assert within is not None
+    for to, expected in ((within.id, KNOWN), (abi.ROOT_ID, GRANTED)):
+        args = abi.RENAME_IN.pack(to) + b"%d\0" % (to == abi.ROOT_ID) + b"new\0"
+        answer = export.answer(abi.Request(abi.request(abi.RENAME, abi.ROOT_ID, args, 1)))
+        assert answer is not None and (answer[0] == GRANTED) == (expected == GRANTED)
+    assert makes.split(answer[1])[1].what == REMOVE | SHOWN
 
 
 def test_what_may_not_be_changed_at_all_or_has_something_mounted_on_it_is_named(

@@ -87,10 +87,7 @@ class MoreMade:
         """Take a name away; of a change that was answered, if it is that of the file which the host means, as looked at
         in the last moment. Raises OSError."""
         if not r.number:
-            reply = self._removed_alone(do, r, place)
-            if self._leases.wanted() and not self._room.counts:
-                reply.granted = self._may_take(place)
-            return reply
+            return self._with_grant(self._removed_alone(do, r, place), place)
         self._check(place, r.pid)
         itself = self._armed(place)
         reply = self._removed_alone(do, r, place)
@@ -110,7 +107,8 @@ class MoreMade:
         """Move a name; of a change that was answered, within one directory, and if it is that of the file which the
         host means, as is the one that it takes, or there is none. Raises OSError."""
         if not r.number:
-            return do(r, source, to, flags)
+            reply = do(r, source, to, flags)
+            return self._with_grant(reply, to) if source.parent is to.parent else reply
         taken = abi.RENAME2_IN.unpack_from(r.raw, abi.ARGS)[2]
         if source.parent is not to.parent or flags != (0 if taken else NOREPLACE):
             raise OSError(errno.EINVAL, "that may not be moved before it is done here")
@@ -184,6 +182,11 @@ class MoreMade:
         except OSError as e:
             return e.errno in (errno.ENODATA, errno.EOPNOTSUPP)
         return False
+
+    def _with_grant(self, reply: Reply, place: Place) -> Reply:
+        if self._leases.wanted() and not self._room.counts:
+            reply.granted = self._may_take(place)
+        return reply
 
     def _may_take(self, place: Place) -> Granted:
         """What of the names in that directory may be taken away before it is done here, until a break."""

@@ -178,7 +178,9 @@ class Names(ExportBase):
     def do_rename(self, r: abi.Request, old: Place, new: Place, flags: int) -> Reply:
         before = lstat(old.name, old.at) if r.number else None
         syscalls.renameat2(old.at, old.name, new.at, new.name, flags)
-        return DONE if before is None else self._renamed(new, before)
+        if before is not None:
+            return self._renamed(new, before)
+        return self._with_parent(b"", new) if self.behind and old.parent is new.parent else DONE
 
     def _renamed(self, new: Place, before: os.stat_result) -> Reply:
         """Tell the attributes of the directory; and those of the file, which was as `before`, if the kernel's pages
