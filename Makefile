@@ -48,11 +48,11 @@ test: root .venv/dev lint ## all tests but the long matrix, against two hosts ma
 test-all: root .venv/dev lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
 
-test-long: root .venv/dev lint ## what test-all has beyond test, and again what needs no host
+test-long: root .venv/dev lint ## what test-all has beyond test but for the longest, and again what needs no host
 	$(RUN_TESTS) --long $(PYTEST)
 
-test-pool: root .venv/dev ## tests on an HTCondor pool and on a Slurm cluster, which they make, and with Parsl
-	$(RUN_TESTS) --all $(patsubst %,tests/functional/%.py,condor_pool personal_pool slurm_cluster parsl_workers) $(PYTEST)
+test-pool: root .venv/dev ## those of test-all on HTCondor pools and a Slurm cluster, which they make, and with Parsl
+	$(RUN_TESTS) --all $(patsubst %,tests/functional/test_%.py,pools condor_pool personal_pool slurm_cluster parsl) $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)

@@ -57,7 +57,11 @@ settings.load_profile("rexec")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that skips itself fails; `make test` says this")
     parser.addoption("--all", action="store_true", help="the long matrix too, see the marker `long`; `make test-all`")
-    parser.addoption("--long", action="store_true", help="the long matrix, and what needs no host; `make test-long`")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="what is `long` but not `longest`, and what needs no host; `make test-long`",
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -91,11 +95,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep what `where` leaves, and without --all what is not long; pytest's closing line counts the others.
 
-    Long is what `long` says, and a test as anybody else where an ordinary user tries it too.
+    Long is what `long` says, and a test as anybody else where an ordinary user tries it too. `longest` is --all's.
     """
-    meant = [item for item in items if all(mark.args[0](**_params(item)) for mark in item.iter_markers("where"))]
+    every = config.getoption("--all")
+    meant = [
+        item for item in items
+        if all(mark.args[0](**_params(item)) for mark in item.iter_markers("where"))
+        and (every or item.get_closest_marker("longest") is None)
+    ]  # fmt: skip
     left = set(map(id, _quick(meant)))
-    if config.getoption("--all"):
+    if every:
         left = set(map(id, meant))
     elif config.getoption("--long"):
         left = {id(item) for item in meant if id(item) not in left or item.path.parent.name in ("unit", "property")}

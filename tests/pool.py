@@ -10,10 +10,12 @@ The layer with an engine is made once and kept, as the desk's root is: 200 MB mo
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +24,12 @@ from typing import Any
 from checkpoint.submit import obtain_criu
 from tests import desk_root, netns
 from tests.desk_root import CACHE, SUITE, call, digest, locked
+from tests.until import until
 
 OURS = ("criu", "python3-click", "python3-jeepney", "python3-zstandard")
 PACKAGES = {"condor": ("condor", *OURS), "slurm": ("slurmctld", "slurmd", "slurm-client", "munge", *OURS)}
 HOSTS = {"p1": "10.80.1.1", "p2": "10.80.1.2", "p3": "10.80.1.3"}
+EXECUTE = ("p2", "p3")
 OTHER = {"p4": "10.80.1.4"}
 """A pool of its own, for HTCondor: it is there where a test boots it."""
 
@@ -171,10 +175,13 @@ class Pool:
     def boot(self, name: str) -> None:
         """Have a host up, on the pool's network, with the engine's daemons started."""
         state = self._directory / name
-        for each in ("upper", "work", "root"):
-            (state / each).mkdir(parents=True, exist_ok=True)
-        (state / "upper").chmod(0o755)  # its root directory, whatever the umask is
-        self._settings(name, state / "upper")
+        before = os.umask(0o022)  # whatever it is here: no daemon that becomes a user of its own gets by a root's alone
+        try:
+            for each in ("upper", "work", "root"):
+                (state / each).mkdir(parents=True, exist_ok=True)
+            self._settings(name, state / "upper")
+        finally:
+            os.umask(before)
         lower = f"{layer(self._engine)}:{desk_root.base()}"
         booted = self._booted[name] = subprocess.Popen(
             [sys.executable, "-m", "tests.pool_boot", name, lower, str(state)],
@@ -246,7 +253,7 @@ class Pool:
         variables = [f"PATH={path}", f"HOME={home}", f"USER={user}", f"LOGNAME={user}", "LANG=C.UTF-8", "SHELL=/bin/sh"]
         enter = ["nsenter", "-t", str(self._init[name]), "-m", "-n", "-u", "-i", "-p", "-r", "-w", "env", "-i"]
         become = ["setpriv", "--reuid", user, "--regid", user, "--init-groups"]
-        return [*enter, *variables, *become, "sh", "-c", 'cd; exec "$@"', "sh", *argv]
+        return [*enter, *variables, *become, "sh", "-c", 'umask 022; cd; exec "$@"', "sh", *argv]
 
     def down(self, name: str) -> None:
         """Have a host gone at once, as when its power fails."""
@@ -257,11 +264,22 @@ class Pool:
 
 
 class Access:
-    """What alice does on p1, whose engine is `engine`."""
+    """What alice does on p1, whose engine is `engine`, and what befalls her jobs there."""
 
     def __init__(self, of: Pool, engine: str) -> None:
         self.pool, self._engine = of, engine
         self.sh("mkdir -p .local/share/rexec && cp -r /opt/criu .local/share/rexec/criu")
+
+    def idle(self) -> int:
+        """How many execute hosts the engine knows and has nothing to do for; 0 while it has only just begun."""
+        if self._engine == "condor":
+            said = self.sh("condor_status -af Machine State 2>/dev/null || :").splitlines()
+            return sum({f"{host} Unclaimed"} == {line for line in said if line.split()[0] == host} for host in EXECUTE)
+        return len(self.sh("sinfo -h -N -p low -t idle -o %N 2>/dev/null || :").split())
+
+    def settled(self) -> None:
+        """Wait until both of them are there."""
+        until(lambda: self.idle() == len(EXECUTE), "both execute hosts are idle", within=PLACE)
 
     def __call__(self, *words: str) -> str:
         return self.pool.on("p1", *words, user="alice")
@@ -277,7 +295,27 @@ class Access:
 
     def has(self, name: str, **row: object) -> Callable[[], list[dict[str, Any]]]:
         """Look for rows of a batch's log with these values."""
-        return lambda: [each for each in self.rows(name) if row.items() <= each.items()]
+
+        def look() -> list[dict[str, Any]]:
+            time.sleep(0.3)  # each look starts a python there: without a pause they take a processor for themselves
+            return [each for each in self.rows(name) if row.items() <= each.items()]
+
+        return look
+
+    def task(self, name: str, job: int = 0) -> str:
+        """What the engine calls a job of a batch that was given to it once."""
+        given = str(self.rows(name)[0]["engine"])
+        return f"{given}.{job}" if self._engine == "condor" else f"{given.partition(':')[0]}_{job}"
+
+    def takes(self, name: str) -> None:
+        """Have the engine take back the place of a batch's first job."""
+        self(*(("condor_vacate_job",) if self._engine == "condor" else ("scontrol", "requeue")), self.task(name))
+
+    def dies(self, host: str) -> None:
+        """Have a host die; `pool.boot` has it up again."""
+        self.pool.down(host)
+        if self._engine == "slurm":  # as whoever watches over the nodes says; Slurm itself notices in some minutes
+            self.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
 
     def lines(self, file: str) -> list[str]:
         """The lines of a file of home; none where it is not there."""
@@ -297,3 +335,12 @@ def up(engine: str) -> Iterator[Pool]:
         finally:
             for name in HOSTS | OTHER:
                 pool.down(name)
+
+
+@contextmanager
+def submitting(engine: str) -> Iterator[Access]:
+    """Have a pool that is ready, and alice on its submit machine."""
+    with up(engine) as made:
+        access = Access(made, engine)
+        access.settled()
+        yield access

@@ -1,10 +1,12 @@
-"""What holds of jobs in the places of any engine: for the tests on each of them (condor_pool.py, slurm_cluster.py)."""
+"""What holds of jobs in the places of any engine: for the tests on each of them (test_pools.py and what it names)."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from tests.pool import PLACE, WAITS, Access
+from tests.pool import EXECUTE, PLACE, WAITS, Access
 from tests.until import until
 
 # Says a line again and again, writes it to a file that it has open, and keeps in memory which comes next.
@@ -20,6 +22,10 @@ sys.exit(3)
 """
 # The same through a pipe, between two processes that the shell has made.
 PIPELINE = "sh -c 'python3 counter.py {0}' | while read -r word n; do echo $word $n; done; exit 3"
+KINDS = {
+    "file": ["python3", "counter.py", "{0}"],
+    "pipeline": ["sh", "-c", PIPELINE],
+}
 MOVE = 3 * PLACE
 """Seconds for a job to be given another place and to go on there."""
 
@@ -47,13 +53,54 @@ def runs_elsewhere_when_told_to_leave(alice: Access) -> None:
     assert alice.lines("left.0.out") == ["end"]
 
 
+def gives_each_status(alice: Access) -> str:
+    """Jobs of a batch see home's files, make theirs there, and end as they say; the batch."""
+    alice.sh("echo of home >given")
+    name = alice.submit("-n", "5", "--name", "each", "sh", "-c", "cat given; pwd; echo {} >made.{}; exit {}")
+    until(lambda: len(alice.has(name, **{"is": "done"})()) == 5, "all have ended", within=PLACE)
+    ended = alice.has(name, **{"is": "done"})()
+    assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(5)}
+    assert {each["host"] for each in ended} <= set(EXECUTE)
+    for job in range(5):
+        assert alice.lines(f"each.{job}.out") == ["of home", "/home/alice"]
+        assert alice.lines(f"made.{job}") == [str(job)]
+    return name
+
+
+def go_through_what_an_engine_does(alice: Access, kinds: Iterable[str]) -> None:
+    """Jobs with --checkpoint go on when their places are taken, when they are held, and when a host dies, as one is."""
+    jobs = [Counting(alice, f"each-{kind}", "--every", "5s", "--lease", "20s", kind=kind) for kind in kinds]
+    with ExitStack() as all_move:
+        for job in jobs:
+            all_move.enter_context(job.moved())
+            alice.takes(job.name)
+    with ExitStack() as all_move:
+        for job in jobs:
+            all_move.enter_context(job.moved())
+            alice("rexec", "hold", f"{job.name}.0")
+            until(lambda job=job: job.rows(**{"is": "held"}), f"{job.stem} is held", within=PLACE)
+        for job in jobs:
+            alice("rexec", "release", f"{job.name}.0")
+    for job in jobs:
+        assert not [row for row in job.log() if row["kind"] == "lost"]
+        images = job.saved()
+        until(lambda job=job, images=images: job.saved() > images, f"{job.stem} has a new image", within=PLACE)
+    host = jobs[0].hosts()[-1]
+    there = [job for job in jobs if job.hosts()[-1] == host]
+    alice.dies(host)
+    for job in [each for each in jobs if each not in there] + there:  # those there need the others' places
+        job.end()
+    for job in there:
+        assert job.hosts()[-1] != host
+
+
 class Counting:
     """A job with --checkpoint that counts, and what is seen of it; `stem`: what its files begin with."""
 
-    def __init__(self, alice: Access, stem: str, *options: str, pipeline: bool = False) -> None:
+    def __init__(self, alice: Access, stem: str, *options: str, kind: str = "file") -> None:
         self.alice, self.stem = alice, stem
         alice.sh(f"cat >counter.py <<'END'\n{COUNTER}END")
-        command = ["sh", "-c", PIPELINE.format(stem)] if pipeline else ["python3", "counter.py", stem]
+        command = [word.replace("{0}", stem) for word in KINDS[kind]]
         self.name = alice.submit("--checkpoint", *options, "--name", stem, *command)
         self.says_more()
 
@@ -73,8 +120,14 @@ class Counting:
 
     def moves(self, *words: str) -> None:
         """Have it moved by a command: it runs on in another place."""
+        with self.moved():
+            self.alice(*words)
+
+    @contextmanager
+    def moved(self) -> Iterator[None]:
+        """What is done to it meanwhile has it run on in another place."""
         before = len(self.rows(**{"is": "running"}))
-        self.alice(*words)
+        yield
         until(lambda: len(self.rows(**{"is": "running"})) > before, f"{self.stem} runs again", within=MOVE)
         self.says_more()
 

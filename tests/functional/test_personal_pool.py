@@ -16,7 +16,7 @@ from tests.pool import PLACE, ROOT, Access
 from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
-pytestmark = pytest.mark.long(lambda **_: True)
+pytestmark = pytest.mark.longest
 _HOST = '[host.{0}]\nssh = "{0}"\nowner = "none"\nslots = 10\n'
 _NUG = ROOT / "docs/nug"
 _LEAST = 1150  # what QAPLIB has of nug15

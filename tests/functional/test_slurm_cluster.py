@@ -12,37 +12,17 @@ from tests.pool import PLACE, WAITS, Access
 from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
-pytestmark = pytest.mark.long(lambda **_: True)
+pytestmark = pytest.mark.longest
 
 
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Access]:
-    with pool.up("slurm") as made:
-        access = Access(made, "slurm")
-        until(lambda: _idle(access) == 2, "both nodes are known", within=PLACE)
+    with pool.submitting("slurm") as access:
         yield access
 
 
-def _idle(alice: Access) -> int:
-    return len(alice.sh("sinfo -h -N -p low -t idle -o %N 2>/dev/null || :").split())
-
-
-def _task(alice: Access, name: str, job: int) -> str:
-    """What Slurm calls a job of a batch that was given to it once."""
-    array, _, _ = alice.rows(name)[0]["engine"].partition(":")
-    return f"{array}_{job}"
-
-
 def test_a_cluster_runs_a_batch_and_knows_each_status(alice: Access) -> None:
-    alice.sh("echo of home >given")
-    name = alice.submit("-n", "5", "--name", "each", "sh", "-c", "cat given; pwd; echo {} >made.{}; exit {}")
-    until(lambda: len(alice.has(name, **{"is": "done"})()) == 5, "all have ended", within=PLACE)
-    ended = alice.has(name, **{"is": "done"})()
-    assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(5)}
-    assert {each["host"] for each in ended} <= {"p2", "p3"}
-    for job in range(5):
-        assert alice.lines(f"each.{job}.out") == ["of home", "/home/alice"]
-        assert alice.lines(f"made.{job}") == [str(job)]
+    pool_jobs.gives_each_status(alice)
     # what its own queue says of them, and a dependency there would go by
     said = "squeue --me -h -r -t CD,F -n each -O 'ArrayTaskID:|,exit_code:|' | sort"
     until(lambda: alice.sh(said).split() == [f"{job}|{job}:0|" for job in range(5)], "Slurm knows", within=PLACE)
@@ -60,9 +40,9 @@ def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None
 
 @pytest.mark.timeout(600)
 def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
-    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", pipeline=True)]
+    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", kind="pipeline")]
     for job in jobs:
-        job.moves("scontrol", "requeue", _task(alice, job.name, 0))
+        job.moves("scontrol", "requeue", alice.task(job.name))
         job.moves("rexec", "vacate", f"{job.name}.0")
     others = alice("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o/dev/null", "--wrap=sleep 1000")
     before = len(counter.rows(**{"is": "running"}))
@@ -70,7 +50,7 @@ def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: A
     alice("scancel", others.strip())
     until(lambda: len(counter.rows(**{"is": "running"})) > before, "it runs again", within=MOVE)
     alice("rexec", "hold", f"{counter.name}.0")
-    priority = ("squeue", "-h", "-j", _task(alice, counter.name, 0), "-O", "PriorityLong")
+    priority = ("squeue", "-h", "-j", alice.task(counter.name), "-O", "PriorityLong")
     until(lambda: alice(*priority).strip() == "0", "it is held there", within=PLACE)
     counter.moves("rexec", "release", f"{counter.name}.0")
     for job in jobs:
@@ -81,10 +61,10 @@ def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: A
 def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
     name = alice.submit("-n", "2", "--name", "held", "sh", "-c", WAITS.format(name="held{}"))
     until(lambda: alice.lines("held0.begun") and alice.lines("held1.begun"), "both have begun", within=PLACE)
-    alice("scontrol", "requeuehold", _task(alice, name, 1))  # by somebody else
+    alice("scontrol", "requeuehold", alice.task(name, 1))  # by somebody else
     alice("rexec", "hold", f"{name}.0")
     until(alice.has(name, job=0, **{"is": "held"}), "it is held")
-    assert alice("squeue", "-h", "-j", _task(alice, name, 0), "-O", "PriorityLong").strip() == "0"
+    assert alice("squeue", "-h", "-j", alice.task(name), "-O", "PriorityLong").strip() == "0"
     alice("rexec", "release", f"{name}.0")
     until(alice.has(name, job=1, **{"is": "held"}), "the other is held too", within=PLACE)
     alice("rexec", "kill", f"{name}.1")
@@ -129,8 +109,8 @@ def test_a_job_whose_link_is_lost_takes_no_node_out_when_it_is_cancelled(alice: 
     name = alice.submit("--name", "lost", "sh", "-c", "echo >>lost.begun; while cat lost.begun; do :; done")
     until(lambda: alice.lines("lost.begun"), "the job has begun", within=PLACE)
     alice.sh("pkill -STOP -f -- '[-]-on slurm:'")
-    alice("scancel", _task(alice, name, 0))
-    until(lambda: _idle(alice) == 2, "both nodes are idle again", within=PLACE)
+    alice("scancel", alice.task(name))
+    alice.settled()
     until(alice.has(name, **{"is": "killed"}), "it is killed", within=PLACE)
 
 
@@ -151,9 +131,7 @@ def test_the_jobs_of_a_node_that_dies_run_on_another(alice: Access) -> None:
     until(alice.has(name, **{"is": "running"}), "the job runs", within=PLACE)
     until(lambda: len(alice.lines("dead.begun")) == 1, "the job has begun", within=PLACE)
     host = alice.has(name, **{"is": "running"})()[0]["host"]
-    alice.pool.down(host)
-    # as whoever watches over the nodes says; Slurm itself notices in some minutes
-    alice.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
+    alice.dies(host)
     try:
         until(lambda: len(alice.lines("dead.begun")) == 2, "the job has begun again", within=PLACE)
         alice.sh("touch dead.go")
@@ -162,7 +140,7 @@ def test_the_jobs_of_a_node_that_dies_run_on_another(alice: Access) -> None:
         assert alice.lines("dead.0.out") == ["end"]
     finally:
         alice.pool.boot(host)
-    until(lambda: _idle(alice) == 2, "it is back", within=PLACE)
+    alice.settled()
 
 
 def test_the_doctor_says_what_each_node_lacks_and_leaves_no_job(alice: Access) -> None:
@@ -191,11 +169,10 @@ def test_a_job_goes_on_from_its_last_image_where_its_node_dies(alice: Access) ->
     job = Counting(alice, "dies", "--every", "5s", "--lease", "20s")
     until(job.saved, "it has an image", within=PLACE)
     host = job.hosts()[-1]
-    alice.pool.down(host)
-    alice.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
+    alice.dies(host)
     try:
         until(lambda: job.hosts()[-1] != host, "it runs again", within=MOVE)
         job.end()
     finally:
         alice.pool.boot(host)
-    until(lambda: _idle(alice) == 2, "it is back", within=PLACE)
+    alice.settled()

@@ -14,34 +14,17 @@ from tests.pool import PLACE, WAITS, Access
 from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
-pytestmark = pytest.mark.long(lambda **_: True)
+pytestmark = pytest.mark.longest
 
 
 @pytest.fixture(scope="module")
 def alice() -> Iterator[Access]:
-    with pool.up("condor") as made:
-        access = Access(made, "condor")
-
-        def known() -> bool:
-            try:
-                return len(set(access("condor_status", "-af", "Machine").split())) == 2
-            except DeskError:
-                return False  # its collector has only just begun
-
-        until(known, "both execute hosts are known", within=PLACE)
+    with pool.submitting("condor") as access:
         yield access
 
 
 def test_a_pool_runs_a_batch_and_knows_each_status(alice: Access) -> None:
-    alice.sh("echo of home >given")
-    name = alice.submit("-n", "5", "sh", "-c", "cat given; pwd; echo {} >made.{}; exit {}")
-    until(lambda: len(alice.has(name, **{"is": "done"})()) == 5, "all have ended", within=PLACE)
-    ended = alice.has(name, **{"is": "done"})()
-    assert {each["job"]: each["status"] for each in ended} == {job: job for job in range(5)}
-    assert {each["host"] for each in ended} <= {"p2", "p3"}
-    for job in range(5):
-        assert alice.lines(f"sh.{job}.out") == ["of home", "/home/alice"]
-        assert alice.lines(f"made.{job}") == [str(job)]
+    name = pool_jobs.gives_each_status(alice)
     cluster = alice.rows(name)[0]["engine"]
     # what its own queue says of them, and a DAG above would go by
     said = until(
@@ -65,7 +48,7 @@ def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None
 
 @pytest.mark.timeout(600)
 def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
-    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", pipeline=True)]
+    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", kind="pipeline")]
     for job in jobs:
         job.moves("condor_vacate_job", f"{job.engines()}.0")
         job.moves("rexec", "vacate", f"{job.name}.0")

@@ -1,4 +1,4 @@
-"""docs/parsl.md: the program of the page, whose workers are killed, moved and lost while it runs. `make test-pool`."""
+"""docs/parsl.md: the program of the page, whose workers are killed, moved and lost while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.reachable import Copy
 from tests.until import HANG, until
 
 
-@pytest.mark.long(lambda **_: True)
+@pytest.mark.longest
 @pytest.mark.timeout(400)
 @USER
 def test_parsl_computes_the_same_whatever_becomes_of_its_workers(mover: Mover, reached: Copy) -> None:
