@@ -17,7 +17,7 @@ from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.coherence import KNOWN_OPENED, TTL
 from remoteio.wire.fetched import parse as parse_fetched
 from remoteio.wire.leases import EVERYTHING
-from remoteio.wire.listed import NAMES, parse, parse_names, walk
+from remoteio.wire.listed import NAMES, TAKES, parse, parse_names, takings, walk
 from remoteio.wire.makes import MORE, Granted, name_of
 
 _O_TRUNC = 0o1000
@@ -128,7 +128,8 @@ class KnownAhead(Known):
         relay's are."""
         walked, looked, below = self.ahead.next(now, self.leases)
         pushed = self.opened.pushed
-        found = [(nodeid, 0) for nodeid in walked] + [(nodeid, 1) for nodeid in looked]
+        takes = TAKES if now - self.making.took_at < TTL else 0
+        found = [(nodeid, takes) for nodeid in walked] + [(nodeid, 1 | takes) for nodeid in looked]
         wanted = [nodeid for nodeid, since in self._names.items() if not since]
         self._names.update(dict.fromkeys(wanted, now))
         found += [(nodeid, NAMES) for nodeid in wanted]
@@ -161,6 +162,8 @@ class KnownAhead(Known):
         listed = parse(body)
         for directory, attr, entries, leased in listed:
             self._learn_directory(directory, attr, entries, leased, stamp, now)
+        may = [each for each in takings(body) if self.holds(each[0], stamp)]
+        self.making.may_take_ahead(stamp, may, now)
         told = [(directory, entries) for directory, _, entries, _ in listed]
         return self.ahead.came(nodeid, told, lambda each: self.holds(each, stamp), now)
 

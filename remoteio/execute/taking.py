@@ -30,6 +30,7 @@ class Taking(Making):
 
     def __init__(self, leases: Leases) -> None:
         super().__init__(leases)
+        self.took_at = 0.0  # when the job has last taken a name away
         self._lost: dict[int, int] = {}  # directories of which home took all back -> by which count; 0: of any
 
     def taken_back(self, nodeid: int, count: int) -> None:
@@ -46,7 +47,9 @@ class Taking(Making):
     def may_take(self, asked: Asked, granted: Granted, above: bytes, now: float) -> None:
         """Keep what goes along with the reply to what takes a name away; `above`: the directory's attributes."""
         _, nodeid, _, stamp, _, _ = asked
-        self._clock(granted.ns, now)
+        if granted.ns:
+            self._clock(granted.ns, now)
+            self.took_at = now
         if self.is_lost(nodeid, stamp):
             return
         grant = self._granted.get(nodeid)
@@ -60,6 +63,13 @@ class Taking(Making):
         grant.attr, grant.kept = list(abi.ATTR.unpack(above)), Words(granted.words)
         grant.shown = bool(granted.what & SHOWN)
 
+    def may_take_ahead(self, stamp: int, told: list[tuple[int, bytes, Granted]], now: float) -> None:
+        """Keep what came along with directories that were listed ahead: (node, attributes, what is granted) each."""
+        if self._ahead is None:
+            return  # nobody could say what time it is at home
+        for nodeid, attr, granted in told:
+            self.may_take((abi.LIST, nodeid, 0, stamp, now, b""), granted, attr, now)
+
     def takes(self, op: int, raw: bytes | memoryview, now: float) -> tuple[int, ...]:
         """Return the node whose name an UNLINK or RMDIR takes away, or a RENAME within one directory, if it is known
         to have the name still, and home to do it; of a RENAME also that of the one whose name it is given, alike, or 0:
@@ -70,6 +80,7 @@ class Taking(Making):
             return ()
         makes = (abi.CREATE, uid, gid) in grant.likes
         if op in _REMOVES:
+            self.took_at = now
             return self._removed(op, grant, nodeid, bytes(raw[abi.ARGS : -1]), makes)
         newdir, flags, *_ = *(abi.RENAME_IN if op == abi.RENAME else abi.RENAME2_IN).unpack_from(raw, abi.ARGS), 0
         old, new = names_of(raw)

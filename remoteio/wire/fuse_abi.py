@@ -104,7 +104,7 @@ SYNCFS, TMPFILE, STATX_OP, COPY_FILE_RANGE_64 = 50, 51, 52, 53
 REMOVED = 0x7278  # an operation of our own, of the relay's: LOOKUP of a name that what is open had, and has no more
 
 LIST = 0x7279  # another: how directories are listed that nobody has opened, see listed.py
-LIST_IN = S("=II")  # how many directories; 1: names in it are looked up; 2: it alone, and of that the names
+LIST_IN = S("=II")  # how many directories; what for: 1, 2 and 4, as listed.py has it
 OWN = 1 << 63  # from here on are the relay's own: handles, of directories that it had listed, and uniques
 OWN_FILES = 3 << 62  # from here on are handles of files that the relay has opened, under a lease on their contents
 

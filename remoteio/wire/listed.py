@@ -2,26 +2,30 @@
 
 The reply to a LIST has, for the directory that was asked for and then for some below it, each::
 
-    u64 nodeid | u32 bytes of the entries | u32 leased | struct fuse_attr of it | struct fuse_direntplus each
+    u64 nodeid | u32 bytes of the entries | u16 what | u16 bytes of the words | struct fuse_attr of it
+    | struct fuse_direntplus each | the words
 
-`leased` is 1 if its attributes and all its names hold until a BREAK (``wire.leases``), and 0 if not. Each entry whose
-nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS.
+`what` is 1 if its attributes and all its names hold until a BREAK (``wire.leases``), and 0 if not. Each entry whose
+nodeid is not 0 counts one lookup of the kernel's, as in a READDIRPLUS. Where names are likely to be taken away (`TAKES`
+is asked for), it has also, with 1, makes.REMOVE and makes.SHOWN, which hold until a BREAK too, with their words.
 
 Where the names alone are asked for (`NAMES`), of one directory, it has these, each behind a slash, which hold until a
-BREAK: there are no others.
+BREAK: there are no others. Else 1 is asked for where names are looked up.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from remoteio.errors import ProtocolError
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.makes import REMOVE, SHOWN, Granted
 
 ENTRY_SIZE = abi.ENTRY.size + abi.ATTR.size
-_HEAD = struct.Struct("=QII")
-NAMES = 2  # instead of whether names are looked up
+_HEAD = struct.Struct("=QIHH")
+_LEASED = 1
+NAMES, TAKES = 2, 4  # of what is asked for
 DIRECTORY = 4  # d_type: DT_DIR of readdir(3)
 
 # start, end, nodeid, name, offset of the next, d_type
@@ -59,19 +63,32 @@ def directories(found: Entries) -> list[int]:
     return [nodeid for _, _, nodeid, _, _, kind in found if kind == DIRECTORY and nodeid]
 
 
-def pack(nodeid: int, attr: bytes, entries: bytes, leased: bool = False) -> bytes:
-    """Make one directory's part of the reply to a LIST."""
-    return _HEAD.pack(nodeid, len(entries), leased) + attr + entries
+def pack(nodeid: int, attr: bytes, entries: bytes, leased: bool = False, granted: Granted | None = None) -> bytes:
+    """Make one directory's part of the reply to a LIST; `granted`: how names may be taken away there."""
+    what, words = (granted.what, b"/".join(granted.words)) if leased and granted is not None else (0, b"")
+    return _HEAD.pack(nodeid, len(entries), what | leased, len(words)) + attr + entries + words
 
 
 def parse(body: bytes) -> list[tuple[int, bytes, bytes, bool]]:
     """Read (nodeid, attributes, entries, leased) of each directory in the reply to a LIST. Raises ProtocolError."""
-    found, at = [], 0
+    return [(nodeid, attr, entries, leased) for nodeid, attr, entries, leased, _ in _parts(body)]
+
+
+def takings(body: bytes) -> list[tuple[int, bytes, Granted]]:
+    """Read (nodeid, attributes, how names may be taken away) of those of these directories where they may. Raises
+    ProtocolError."""
+    return [(nodeid, attr, granted) for nodeid, attr, _, _, granted in _parts(body) if granted.what]
+
+
+def _parts(body: bytes) -> Iterator[tuple[int, bytes, bytes, bool, Granted]]:
+    at = 0
     while at < len(body):
         begin = at + _HEAD.size + abi.ATTR.size
-        nodeid, size, leased = _HEAD.unpack_from(body, at) if begin <= len(body) else (0, 0, 0)
-        if not size or begin + size > len(body) or leased > 1:
+        nodeid, size, what, length = _HEAD.unpack_from(body, at) if begin <= len(body) else (0, 0, 0, 0)
+        end = begin + size
+        if not size or end + length > len(body) or what & ~(_LEASED | REMOVE | SHOWN):
             raise ProtocolError("a directory that was listed ahead is cut short (%d bytes)" % len(body))
-        found.append((nodeid, body[at + _HEAD.size : begin], body[begin : begin + size], bool(leased)))
-        at = begin + size
-    return found
+        words = tuple(body[end : end + length].split(b"/")) if length else ()
+        granted = Granted(what & ~_LEASED, 0, words)
+        yield nodeid, body[at + _HEAD.size : begin], body[begin:end], bool(what & _LEASED), granted
+        at = end + length

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from remoteio import syscalls
+from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.execute.leases import is_absent
 from remoteio.submit.export import more_made, more_removed
@@ -24,7 +25,7 @@ from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import makes
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
-from remoteio.wire.listed import walk
+from remoteio.wire.listed import TAKES, pack, parse, takings, walk
 from remoteio.wire.makes import MADE, REMOVE, SHOWN, Granted
 
 TOP, DIR, FILE, NOW = 7, 8, 9, 1000.0
@@ -314,3 +315,60 @@ def test_home_removes_the_directory_that_the_host_means_and_leaves_it_alone(expo
     assert asks(export, b"dir", abi.RMDIR, node.id)[0] == 0
     assert not (tmp_path / "dir").exists()
     assert export.leases.due() == b"" and node.id not in export.leases._nodes
+
+
+def test_directories_that_are_listed_ahead_of_who_removes_things_are_granted_with_that(
+    export: Export, tmp_path: Path
+) -> None:
+    some(tmp_path)
+    (tmp_path / "dir/file").touch()
+
+    def lists(looks: int) -> bytes:
+        answer = export.answer(abi.Request(abi.request(abi.LIST, abi.ROOT_ID, abi.LIST_IN.pack(8, looks), 1)))
+        assert answer is not None
+        return answer[1][abi.OUT_HEADER.size :]
+
+    assert takings(lists(0)) == []
+    body = lists(TAKES)
+    within = export.inodes.known((tmp_path / "dir").stat())
+    assert within is not None
+    found = takings(body)
+    assert [(node, granted.what) for node, _, granted in found] == [
+        (each, REMOVE | SHOWN) for each in (abi.ROOT_ID, within.id)
+    ]
+    assert [each[0] for each in parse(body)] == [abi.ROOT_ID, within.id] and parse(body)[0][3]
+    (tmp_path / "dir").chmod(0o500)
+    assert export.leases.due() != b"", "who changes its rights takes it back"
+    with pytest.raises(ProtocolError):
+        takings(body[:-1])
+    host = Host(granted=False)
+    stamp = host.known.asked(abi.LIST, TOP)
+    told = [(TOP, attr(stat.S_IFDIR), Granted(REMOVE, 0))]
+    host.known.making.may_take_ahead(stamp, told, NOW)
+    assert host.takes(b"file") == 0, "it is not known what time it is there"
+    host.grants(DIR)
+    host.known.making.may_take_ahead(stamp, told, NOW)
+    assert host.takes(b"file") == FILE
+    host = Host()
+    host.known.broken([(TOP, b"")])
+    host.known.leases.name(TOP, b"file", FILE)
+    host.known.making.may_take_ahead(stamp, told, NOW)
+    assert host.takes(b"file") == 0, "it was taken back since"
+    packed = pack(7, attr(0), b"entries", True, Granted(REMOVE, 0, (b"a", b"b*")))
+    assert takings(packed)[0][2].words == (b"a", b"b*") and parse(packed) == [(7, attr(0), b"entries", True)]
+    assert takings(pack(7, attr(0), b"entries", False, Granted(REMOVE, 0))) == []
+
+
+def test_who_has_just_removed_something_has_directories_listed_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(granted=False)
+    monkeypatch.setattr(host.known.ahead, "next", lambda now, leases: ([DIR], [], 1))
+
+    def looks(now: float) -> int:
+        (request,) = host.known.ask_ahead(now, {})
+        return int(abi.LIST_IN.unpack_from(request, abi.ARGS)[1])
+
+    assert looks(NOW) == 0
+    host.grants(TOP)
+    assert looks(NOW) == TAKES and looks(NOW + 2) == 0
+    host.takes(b"file")
+    assert looks(NOW) == TAKES

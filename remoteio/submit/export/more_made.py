@@ -152,14 +152,14 @@ class MoreMade:
         return reply
 
     def _granted(self, r: abi.Request, place: Place, reply: Reply, told: bool) -> Granted:
-        what = MORE if told and self._has_room(place) else 0
+        what = MORE if told and self._has_room(place.at) else 0
         words = place.parent.rights.words if what and not r.number else ()
         if what and r.op == abi.MKDIR:
             what |= self._of_directory(self._inodes.get(abi.ENTRY.unpack_from(reply.body)[0]))
         return Granted(what, time.time_ns(), words)
 
-    def _has_room(self, place: Place) -> bool:
-        disk = os.fstatvfs(place.at)
+    def _has_room(self, at: int) -> bool:
+        disk = os.fstatvfs(at)
         try:
             self._inodes.may_open(2 * ROOM)
         except OSError:
@@ -185,23 +185,27 @@ class MoreMade:
 
     def _with_grant(self, reply: Reply, place: Place) -> Reply:
         if self._leases.wanted() and not self._room.counts:
-            reply.granted = self._may_take(place)
+            armed = not place.parent.shared and self._leases.name(place.parent, place.at, place.name)
+            reply.granted = self._may_take(place.parent, place.at) if armed else Granted(0, time.time_ns())
         return reply
 
-    def _may_take(self, place: Place) -> Granted:
+    def granted(self, node: Node, at: int) -> Granted | None:
+        """Say how names may be taken away of a directory that is armed, and open as `at`; None: it is not said."""
+        return self._may_take(node, at) if not self._room.counts else None
+
+    def _may_take(self, node: Node, at: int) -> Granted:
         """What of the names in that directory may be taken away before it is done here, until a break."""
-        parent, at, kept = place.parent, place.at, None
-        own = not parent.shared and not self._instead.names(parent)
-        local = own and self._leases.name(parent, at, place.name)
-        if local and _alike(parent.rights) and syscalls.fstatfs(at)[0] in _LOCAL and self._has_room(place):
+        kept = None
+        own = _alike(node.rights) and not self._instead.names(node)
+        if own and syscalls.fstatfs(at)[0] in _LOCAL and self._has_room(at):
             try:
-                kept = self._removed.kept(parent, at)
+                kept = self._removed.kept(node, at)
             except OSError:
                 kept = None  # it is asked for each name, and told then what forbids it
         if kept is None:
             return Granted(0, time.time_ns())
         words, shown = kept
-        return Granted(REMOVE | (SHOWN if shown else 0), time.time_ns(), (*parent.rights.words, *words))
+        return Granted(REMOVE | (SHOWN if shown else 0), time.time_ns(), (*node.rights.words, *words))
 
     def _of_directory(self, node: Node) -> int:
         """What holds of a directory that was just made."""

@@ -12,6 +12,7 @@ from remoteio.submit.export.base import ExportBase, lstat, same
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.learned_walks import ATTRIBUTES, LOOKED_UP, NAMES
 from remoteio.submit.export.listings import Held
+from remoteio.submit.export.more_made import MoreMade
 from remoteio.submit.export.nodes import Node, Place
 from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
@@ -20,7 +21,7 @@ from remoteio.wire import leases
 from remoteio.wire.coherence import AHEAD, LISTED_AFTER, LISTED_BELOW, LISTED_NAMES, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import NAMES as NAMES_ALONE
-from remoteio.wire.listed import directories, pack, pack_names, walk
+from remoteio.wire.listed import TAKES, directories, pack, pack_names, walk
 
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
@@ -28,7 +29,9 @@ _NEGATIVE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
 class Names(ExportBase):
-    """Looks up and forgets, makes, links, renames, removes, lists."""
+    """Looks up and forgets, makes, links, renames, removes, lists. `more`: what of it may be answered beforehand."""
+
+    more: MoreMade
 
     def do_lookup(self, r: abi.Request) -> Reply:
         parent = self.inodes.get(r.nodeid)
@@ -67,7 +70,7 @@ class Names(ExportBase):
                 known = Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True))
                 leased |= listed
         elif link:
-            known = self._target(name, at)
+            known = _target(self, name, at)
         return Reply(entry, known, leased=leased, name=name)
 
     def _other(self, parent: Node, name: bytes, at: int) -> Reply | None:
@@ -88,14 +91,6 @@ class Names(ExportBase):
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         armed = self.leases.attributes(node, at, name)
         return armed > 0 or (not armed and same(st, lstat(name, at)))
-
-    def _target(self, name: bytes, at: int) -> Piggyback | None:
-        """Where the symbolic link points: who looks it up reads that next."""
-        try:
-            target = os.fsencode(os.readlink(name, dir_fd=at))
-        except OSError:
-            return None  # it has just been replaced: the kernel finds out when it reads it
-        return Piggyback(self.attr(os.fstat(at)), link=target)
 
     def do_removed(self, r: abi.Request) -> Reply:
         """Look up the file that is open and had that name, by one that it has still; ENOENT: there is none, or two."""
@@ -227,9 +222,9 @@ class Names(ExportBase):
         left, room = [self.inodes.get(r.nodeid)], AHEAD
         while left and len(out) < max(most, 1):
             node = left.pop()
-            entries, part = self.listed(node, room)
+            entries, part = self.listed(node, room, takes=bool(looks & TAKES))
             if entries:
-                self.listings.told(node, entries, ATTRIBUTES if looks else NAMES)
+                self.listings.told(node, entries, ATTRIBUTES if looks & ~TAKES else NAMES)
                 out.append(part)
                 room -= len(part)
                 left += [self.inodes.get(nodeid) for nodeid in reversed(directories(walk(entries)))]
@@ -246,12 +241,12 @@ class Names(ExportBase):
         return told
 
     def listed(
-        self, node: Node, room: int, leased: bool = False, held: bool = False, files: bool = False
+        self, node: Node, room: int, leased: bool = False, held: bool = False, files: bool = False, takes: bool = False
     ) -> tuple[bytes, bytes]:
         """Return a directory's entries, and its part of the reply to a LIST; nothing, if they are `room` bytes or more.
 
         `leased`: nothing as well, if it cannot be. `held`: of directories in it what is leased, and of `files`, if that
-        is said; else their names.
+        is said; else their names. `takes`: it tells as well how names may be taken away.
         """
         armed: list[bool] = []
 
@@ -263,8 +258,9 @@ class Names(ExportBase):
         entries = b"" if node.shared else self.listings.ahead(node, room, begin, which)
         if not entries:
             return b"", b""
-        attr = self.attr(os.fstat(self.inodes.descriptors.directory(node)))
-        return entries, pack(node.id, attr, entries, armed[0])
+        at = self.inodes.descriptors.directory(node)
+        granted = self.more.granted(node, at) if takes and armed[0] else None
+        return entries, pack(node.id, self.attr(os.fstat(at)), entries, armed[0], granted)
 
     def do_readdir(self, r: abi.Request) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
@@ -275,3 +271,12 @@ class Names(ExportBase):
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         with self.inodes.directory_open(r.nodeid, fh) as handle:
             return Reply(self.listings.plus(handle, offset, size)[0])
+
+
+def _target(names: Names, name: bytes, at: int) -> Piggyback | None:
+    """Where the symbolic link points: who looks it up reads that next."""
+    try:
+        target = os.fsencode(os.readlink(name, dir_fd=at))
+    except OSError:
+        return None  # it has just been replaced: the kernel finds out when it reads it
+    return Piggyback(names.attr(os.fstat(at)), link=target)
