@@ -3,8 +3,8 @@
 A listing under a lease has the attributes that hold, and is of all other files a name alone (``leases``). Most programs
 look at few of them: `find` at none, a python at those that it imports. Who looks at all, as `ls -l` and `du` do, asks
 for them in an order of the listing's: as it lists them, by their names, or by their inode numbers. So what counts are
-names in a row, each right behind the one before in one of these; for who walks a tree, whose directories may have one
-file each, the first of a directory as well.
+names in a row, each right behind the one before in one of these, and no file opened meanwhile, as a python does with
+each module; for who walks a tree, whose directories may have one file each, the first of a directory as well.
 
 It is counted for each thread, as who comes after it may be another program: one that has asked for BARE_ASKED in a row
 is given no such listing any more, and nobody is of that directory, but for who opened it last and read nothing of it.
@@ -17,7 +17,7 @@ from remoteio.wire.coherence import BARE_ASKED, KNOWN_DIRECTORIES, KNOWN_OPENED
 from remoteio.wire.listed import ENTRY_SIZE, Entries
 
 _ORDERS = 3
-_OF_THREAD = frozenset((abi.LOOKUP, abi.OPENDIR, abi.READDIRPLUS))
+_OF_THREAD = frozenset((abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.READDIRPLUS))
 
 
 class _Given:
@@ -80,6 +80,10 @@ class Bare:
         if len(self.unread) >= KNOWN_OPENED:
             self.unread.clear()
         self.unread.add(nodeid)
+
+    def opens(self) -> None:
+        """Take note that the thread opens a file."""
+        self._hits.pop(self.thread, None)
 
     def asked(self, nodeid: int, name: bytes, walks: bool, now: float) -> None:
         """Take note that the thread asks for a name in a directory, and home must be. `walks`: a tree is walked."""

@@ -306,6 +306,7 @@ class Known:
             self.files.orders.entered(nodeid)
             return self.ahead.open(unique, nodeid, now, _listing_leases(self, leased))
         if op == abi.OPEN:
+            self.ahead.bare.opens()
             return self._open(unique, nodeid, raw, now)
         if op == abi.READDIRPLUS:
             return self.ahead.read(unique, nodeid, raw, now, _listing_leases(self, leased))

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from checkpoint.submit import xdg
@@ -24,7 +25,8 @@ except ImportError:
     from hashlib import blake2b
 
 MOST_STARTS = 512  # two of most commands
-MOST_BYTES = 1 << 18
+MOST_BYTES = 1 << 19
+MOST_USES = MOST_NAMES + 1024  # with directories that are listed, and trees
 OLD_S = 7 * 24 * 3600.0
 _PATH_MAX = 4096  # bytes: linux/limits.h
 _HEAD = b"rexec start 2"
@@ -59,7 +61,7 @@ class LearnedStart:
 
     def keep(self, uses: Uses) -> None:
         """Write it; where that cannot be done, the next start is told nothing."""
-        text = b"\0".join([_HEAD, *(_item(name, ranges) for name, ranges in uses.items())])
+        text = b"\0".join([_HEAD, *(_item(name, ranges) for name, ranges in islice(uses.items(), MOST_USES))])
         if not self._paths or len(text) > MOST_BYTES:
             return
         places = self._paths[0].parent
@@ -90,7 +92,7 @@ def _read(path: Path) -> Uses:
     except OSError:
         return {}
     head, *items = text.split(b"\0")
-    if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(items) <= MOST_NAMES:
+    if old or head != _HEAD or len(text) > MOST_BYTES or not 0 < len(items) <= MOST_USES:
         return {}
     found = [_use(item) for item in items]
     return {use[0]: use[1] for use in found if use is not None} if None not in found else {}

@@ -30,6 +30,11 @@ FILES = (
         f"{_UNIT}_first_names.py::test_no_more_is_learned_than_so_many_names_of_the_first_moments",
     ),
     Limit(
+        "of these, from which on no guessed ones are learned", "remoteio.submit.export.first_names:MOST_GUESSED", "",
+        "they are guessed again", f"{_EXPORT}/first_names.py",
+        f"{_UNIT}_first_names.py::test_what_is_guessed_is_learned_to_a_bound_so_that_what_is_asked_for_has_room",
+    ),
+    Limit(
         "what is sent of files as a command starts, before it asks", "remoteio.submit.export.pushing:MOST_BYTES", BYTES,
         "the rest is asked for", f"{_EXPORT}/pushing.py",
         f"{_UNIT}_pushed.py::test_of_one_start_no_more_is_sent_than_so_much",
@@ -75,6 +80,11 @@ FILES = (
         "commands of which such names are kept", "shim.submit.learned_starts:MOST_STARTS", "",
         "those not learned of late are forgotten", "shim/submit/learned_starts.py",
         f"{_UNIT}_first_names.py::test_no_more_starts_are_kept_than_so_many",
+    ),
+    Limit(
+        "of these, the names, directories and trees of one", "shim.submit.learned_starts:MOST_USES", "",
+        "the last are not kept", "shim/submit/learned_starts.py",
+        f"{_UNIT}_first_names.py::test_all_that_is_learned_of_a_command_is_read_again",
     ),
     Limit(
         "of these, the names of one", "shim.submit.learned_starts:MOST_BYTES", BYTES,

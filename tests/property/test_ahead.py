@@ -346,6 +346,21 @@ def test_who_asks_for_a_few_files_here_and_there_opens_the_directory_again() -> 
     assert job.open(TOP)
 
 
+def test_who_opens_a_file_after_each_that_he_asks_for_opens_the_directory_again() -> None:
+    """Be they in a row: those that are told alone may be few."""
+    job = Job(leased=True)
+    names = flat(job, 40)
+    for k in range(0, 40, 10):
+        assert job.open(TOP)
+        job.read(job.handles[-1])
+        for name in names[k : k + 10]:
+            job.look(TOP, name)
+            raw = job.request(abi.OPEN, 5000, bytes(abi.OPEN_IN.size), 8)
+            assert job.facts.answer(abi.OPEN, 8, 5000, memoryview(raw), job.now) is None
+        job.now += 5 * TTL
+    assert job.open(TOP)
+
+
 def test_who_reads_nothing_of_a_directory_opens_it_again_though_he_wants_attributes() -> None:
     """Each program does so that looks for its messages in one."""
     job = Job(leased=True)

@@ -13,14 +13,14 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
 from remoteio.submit.export import first_names
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.first_names import MOST_RANGES, FirstNames, Ranges, Use, Uses, joined
-from remoteio.submit.export.learned_walks import NAMES, use_of
+from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, FirstNames, Ranges, Use, Uses, joined
+from remoteio.submit.export.learned_walks import MOST_ALONE, NAMES, use_of
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
 from remoteio.wire.coherence import TTL
 from shim.submit import learned_starts
-from shim.submit.learned_starts import LearnedStart
+from shim.submit.learned_starts import MOST_BYTES, MOST_USES, LearnedStart
 from shim.submit.scope import PROJECT, Scope
 from tests.hostile import Host, Refused
 
@@ -171,6 +171,35 @@ def test_no_more_is_learned_than_so_many_names_of_the_first_moments(top: Path, m
     assert learn(export_of(top), "a", "b") == []
 
 
+def test_what_is_guessed_is_learned_to_a_bound_so_that_what_is_asked_for_has_room(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_names, "MOST_GUESSED", 2)
+    export, learned = export_of(top), list[Uses]()
+    names = FirstNames({}, learned.append)
+    guessed: list[Use] = [(b"/guess/%d" % k, [(0, 1)]) for k in range(4)]
+    assert list(names._guessed(iter(guessed))) == guessed, "they are sent all the same"
+    for name in (b"lib", b"link"):
+        names.saw(export, abi.Request(abi.request(abi.LOOKUP, abi.ROOT_ID, name + b"\0")))
+    names.end()
+    assert list(learned[0]) == [b"/guess/0", b"/guess/1", b"/lib", b"/link"]
+
+
+def test_nothing_is_learned_of_a_directory_that_the_job_removes(top: Path) -> None:
+    """As of one for a while, whose next one has another name."""
+    export, learned = export_of(top), list[Uses]()
+    names, lib = FirstNames({b"/lib/inner/old": None}, learned.append), Host(export).walk("lib")
+    for nodeid, op, name in (
+        (abi.ROOT_ID, abi.LOOKUP, b"lib"),
+        (lib, abi.LOOKUP, b"inner"),
+        (lib, abi.RMDIR, b"inner"),
+        (lib, abi.LOOKUP, b"innermost"),
+    ):
+        names.saw(export, abi.Request(abi.request(op, nodeid, name + b"\0")))
+    names.end()
+    assert learned == [{b"/lib": None, b"/lib/innermost": None}]
+
+
 @pytest.mark.parametrize("cut", [1, 15, 17, 100])
 def test_what_is_told_and_cut_short_is_refused(cut: int) -> None:
     whole = names_ahead.pack(names_ahead.NAME, 1, b"name", bytes(abi.ENTRY.size + abi.ATTR.size))
@@ -205,6 +234,15 @@ def test_names_are_kept_for_a_command_and_a_directory(start: LearnedStart, tmp_p
     assert LearnedStart([b"gcc", b"-O2"], b"/home/me", Scope(PROJECT)).uses() == {}, "it may see less"
     for file in kept(tmp_path):
         assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_all_that_is_learned_of_a_command_is_read_again(start: LearnedStart) -> None:
+    """With directories that are listed, and trees, beside as many names as are learned."""
+    uses: Uses = {**{b"/%d" % k: None for k in range(MOST_NAMES)}, **{b"/alone/%d" % k: [] for k in range(MOST_ALONE)}}
+    start.keep(uses)
+    assert start.uses() == uses
+    start.keep({b"/%d" % k: None for k in range(MOST_USES + 5)})
+    assert len(start.uses()) == MOST_USES, "what is more is left out, rather than all of it"
 
 
 def test_of_a_command_that_is_like_another_trees_are_not_known(start: LearnedStart) -> None:
@@ -243,8 +281,8 @@ def test_what_is_known_of_another_command_is_told_with_guesses_and_kept_for_this
     "text",
     [
         b"", b"rexec start 2", b"rexec names 1\0/a", b"rexec start 2\0/a\0b", b"rexec start 2\0/a/../b", b"\0\0",
-        b"rexec start 2\0/", b"rexec start 2\0/a//b", b"rexec start 2" + b"\0/a" * 1100,
-        b"rexec start 2\0/" + b"a" * (1 << 18), b"rexec start 2" + b"\0" + b"/a" * 2049,
+        b"rexec start 2\0/", b"rexec start 2\0/a//b", b"rexec start 2" + b"\0/a" * (MOST_USES + 1),
+        b"rexec start 2\0/" + b"a" * MOST_BYTES, b"rexec start 2" + b"\0" + b"/a" * 2049,
         b"rexec start 2\0" + b"1-2, /a", b"rexec start 2\0" + b"2-1 /a", b"rexec start 2\0" + b"1-2,3 /a",
         b"rexec start 2\0" + b"0-1," * 64 + b"2-3 /a", b"rexec start 2\0" + b"-1-2 /a",
         b"rexec start 2\0" + b"0-10-1 /a", b"rexec start 2\0" + b"1-2/a",

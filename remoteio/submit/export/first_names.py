@@ -33,10 +33,11 @@ Uses = dict[bytes, "Ranges | None"]
 Of a directory: nothing, if it alone is to be listed, or what is wanted of all below it (``learned_walks``)."""
 Use = tuple[bytes, "Ranges | None"]
 
-MOST_NAMES = 1024
+MOST_NAMES = 4096  # pip, which installs numpy, uses some 1,500
+MOST_GUESSED = 3072  # from which on what is only guessed is not learned: nobody tells whether it was used
 MOST_RANGES = 64  # of one file
 _SOON = 1 << 10  # bytes that go first, for a host that is about to ask for them
-FIRST_S = 15.0  # seconds from the first of them, for which they are learned
+FIRST_S = 30.0  # seconds from the first of them, for which they are learned
 _NEAR = 64 << 10  # bytes between two ranges that are learned as one: the kernel reads ahead now less, now more
 
 
@@ -78,6 +79,7 @@ class FirstNames:
         self._begun = BegunWalks(self.walks.walked)
         self._begins: Uses = {}
         self.read: set[bytes] = set()  # the files of which home was asked for something
+        self._removed: set[bytes] = set()  # directories
         self._until: float | None = None  # when the first request comes, FIRST_S later
 
     @property
@@ -109,7 +111,7 @@ class FirstNames:
     def _guessed(self, uses: Iterator[Use]) -> Iterator[Use]:
         """Learn also what is guessed: of what the host uses of that, home hears nothing."""
         for name, ranges in uses:
-            if self._until != 0.0 and self._uses.get(name) is None:
+            if self._until != 0.0 and self._uses.get(name) is None and len(self._uses) < MOST_GUESSED:
                 self._use(name, None)
                 if ranges is not None and name in self._uses:
                     self._uses[name] = ranges
@@ -151,6 +153,8 @@ class FirstNames:
             self._use(path(node, bytes(request.raw[abi.ARGS : -1])), None)
         elif op == abi.UNLINK:  # as of a file that is made for a while, whose next one has another name
             self._uses.pop(path(node, name_of(op, bytes(request.raw))), None)
+        elif op == abi.RMDIR:
+            self._removed.add(path(node, name_of(op, bytes(request.raw))))
         elif op == abi.LIST:
             if not abi.LIST_IN.unpack_from(request.raw, abi.ARGS)[1]:
                 self._begin(self._begun.listed(path(node, b""), self.known))
@@ -183,14 +187,22 @@ class FirstNames:
         self._until = 0.0
         self.there.end()
         known = dict(self._uses)  # guesses may be on their way still
+        if self._removed:
+            known = {name: ranges for name, ranges in known.items() if not self._is_removed(name)}
         for root in self.walks.sent.intersection(list(self._begun.begun)):
             known |= self._begun.begun[root]
         uses = self.walks.uses(known)
         if uses != self.known or (uses and not self._sure):
             self._keep(uses)
 
+    def _is_removed(self, name: bytes) -> bool:
+        parts = name.split(b"/")
+        return any(b"/".join(parts[:count]) in self._removed for count in range(2, len(parts) + 1))
 
-_LEARNED = frozenset((abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.CREATE, abi.UNLINK, abi.READ, abi.FETCH, abi.LIST))
+
+_LEARNED = frozenset(
+    (abi.LOOKUP, abi.OPEN, abi.OPENDIR, abi.CREATE, abi.UNLINK, abi.RMDIR, abi.READ, abi.FETCH, abi.LIST)
+)
 
 
 def joined(ranges: Ranges, read: tuple[int, int]) -> Ranges:

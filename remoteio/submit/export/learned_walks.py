@@ -24,7 +24,7 @@ LEAST = 4  # directories, each in another of them, that are a walk
 MOST_WALKED = 4096  # directories of one walk
 MOST_PASSED_BY = 64
 _ENTRY = 512  # bytes, and few are so long
-MOST_ALONE = 64  # directories of one run that are in no walk
+MOST_ALONE = 256  # directories of one run that are in no walk
 _SEVERAL = 2  # names asked for in a directory that the host is told of for it: the next may be others
 _ASKS = 3  # names asked for in directories of which names were sent alone: the attributes are wanted
 
