@@ -88,6 +88,7 @@ class Pushed:
         self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
         self._listings: dict[int, int] = {}  # nodeid of a directory that nobody has looked into yet -> its bytes
         self._bytes = self._waiting = 0
+        self._came = 0  # bytes of contents and listings
         self._heard = float("-inf")  # when something came
 
     def answered(self, waited: float, now: float) -> int:
@@ -102,15 +103,15 @@ class Pushed:
     def came(self, size: int, now: float) -> int:
         """Take note that so much came; return how much home may send."""
         self._heard = now
-        return self.pace.came(size, now, self._unused() - size)
+        return self.pace.came(size, now, self._unused() - size)  # which nobody can have used yet
 
     def more(self, now: float) -> int:
         """Return how much home may send, now that some of it was used."""
         return self.pace.grant(now, self._unused())
 
     def _unused(self) -> int:
-        # while anybody waits for what is to come, more of it is not for nothing
-        return 0 if self._waiting else self.pace.come - self.used
+        # while anybody waits for what is to come, more of it is not for nothing; names are small, and not so many
+        return 0 if self._waiting else self._came - self.used
 
     def file(self, nodeid: int, size: int, due: list[tuple[int, int]], now: float, version: bytes = b"") -> None:
         """Take note that a file may be opened that is as long as that, what of it is to come, and how its version is
@@ -123,6 +124,7 @@ class Pushed:
     def data(self, nodeid: int, offset: int, data: bytes) -> list[tuple[int, bytes]]:
         """Keep what a file holds from `offset` on, if that is due; return the answers to who waited for it."""
         file, end = self._files.get(nodeid), offset + len(data)
+        self._came += len(data)
         if file is None or not any(begin == offset < end <= last for begin, last in file.due):
             return []
         file.came(offset, end)
@@ -148,6 +150,7 @@ class Pushed:
         """Take note that a directory's listing has come in so many bytes."""
         self.guesses.came += nodeid not in self._listings
         self._listings[nodeid] = size
+        self._came += size
 
     def looked(self, nodeid: int) -> None:
         """Take note that the job opens a directory, or looks a name up in it, and is answered here."""

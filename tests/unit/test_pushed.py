@@ -23,6 +23,7 @@ from remoteio.submit.export import pushed_files, pushing
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
 from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.pushing import Pushing
+from remoteio.submit.export.seen import WHOLE
 from remoteio.submit.export.version_names import VersionNames
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, pushed
@@ -278,10 +279,12 @@ def test_what_is_looked_up_alone_is_told_before_what_is_read_later(
 ) -> None:
     monkeypatch.setattr(pushing, "_SOONEST", 1)
     monkeypatch.setattr(pushing, "_AT_ONCE", 1)
-    (top / "lib/more").write_bytes(b"more")
-    uses: Uses = {b"/lib": None, b"/lib/small": [], b"/lib/more": [], b"/lib/large": [(0, 9)], b"/lib/gone": None}
+    for name in ("more", "guessed"):
+        (top / "lib" / name).write_bytes(b"more")
+    uses: Uses = {b"/lib": None, b"/lib/small": [], b"/lib/guessed": WHOLE, b"/lib/more": [], b"/lib/large": [(0, 9)]}
+    uses[b"/lib/gone"] = None
     names = [name for what, _, name, *_ in parts_of(host, uses) if what == pushed.NAME]
-    assert names == [b"lib", b"small", b"gone", b"more", b"large"]
+    assert names == [b"lib", b"small", b"gone", b"more", b"large", b"guessed"]
 
 
 def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other_way(
@@ -619,6 +622,23 @@ def test_what_is_not_used_is_not_sent_on() -> None:
         grant = steps.came(grant, NOW + 0.02 * k, unused) if grant else 0
     assert not grant and unused < 1.1 * pace.UNUSED_S * pushed.WIDEST / 0.02
     assert steps.grant(NOW + 30, 0), "until some of it is"
+
+
+def test_of_what_is_not_used_names_are_no_part() -> None:
+    """Nobody says whether one was, and they are small."""
+    table, size = Pushed(), 4 * pace.FIRST
+    table.came(size, NOW)
+    assert table._unused() == 0, "but names have come"
+    for nodeid in (2, 3):
+        table.file(nodeid, size, [(0, size)], NOW)
+        table.data(nodeid, 0, bytes(size))
+        table.came(size, NOW + 4)
+    assert table._unused() == 2 * size
+    table.listing(4, 10)
+    assert table._unused() == 2 * size + 10
+    assert table.read(2, 0, size) and table._unused() == size + 10
+    table.looked(4)
+    assert table._unused() == size
 
 
 # on the wire

@@ -21,6 +21,7 @@ from remoteio.submit.export.kept_there import KeptThere
 from remoteio.submit.export.learned_walks import PASSED_BY, LearnedWalks, wanted_of
 from remoteio.submit.export.pushed_files import File, begun, ended, open_file
 from remoteio.submit.export.pushed_walks import PushedWalk
+from remoteio.submit.export.seen import WHOLE
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, listed, pushed
 from remoteio.wire.coherence import AHEAD
@@ -258,10 +259,11 @@ class Pushing:
 
 
 def _names_first(uses: Iterable[Use]) -> Iterator[Use]:
-    """What is used first, and then what is looked up alone, which is small, before all else."""
+    """What is used first, then what is looked up alone, which is small, and what was asked for before what was guessed:
+    nobody has told whether that was used, and where much was not no more is sent."""
     known = iter(uses)
     yield from islice(known, _SOONEST + _AT_ONCE)
-    yield from sorted(known, key=lambda use: use[1] is not None)
+    yield from sorted(known, key=lambda use: 0 if use[1] is None else 1 + (use[1] == WHOLE))
 
 
 def _searched(export: Export, node: int) -> Iterator[bytes]:
