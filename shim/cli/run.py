@@ -112,9 +112,10 @@ def place(spec: JobSpec, on: str | None, wanted: Wanted, quiet: bool) -> Abstrac
         raise RexecError(f"{FOR_SLOTS} are for slots: say --on any, or name several hosts")
     if not hosts:
         return nullcontext()
+    from shim.submit.desk.line import in_short
     from shim.submit.desk.place import Place
 
-    command = tuple(os.fsdecode(word)[:200] for word in spec.argv[:20])  # as much as a table has room for
+    command = in_short([os.fsdecode(word) for word in spec.argv])
     return Place(hosts, wanted, command, lambda line: nullcontext() if quiet else Waiting(line))
 
 

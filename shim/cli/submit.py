@@ -62,7 +62,7 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     """Run CMD many times, each on a host that has room for it; {} in CMD is a job's number, from 0 on.
 
     Prints the batch's name, such as b7, and does not wait. `rexec jobs` shows it, `rexec log b7` what has happened;
-    hold, release, vacate and kill take it, or one job of it: b7.3. A job that waits is no process here.
+    hold, release, vacate, kill and priority take it, or one job of it: b7.3. A job that waits is no process here.
 
     A job whose place is taken away runs again from its start, as HTCondor has it for a program that does not save
     itself; its output begins anew. With --checkpoint it is saved: hold, release and vacate have it go on where it was,
@@ -86,13 +86,16 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
     if given["prints"]:
         click.echo(told, nl=False)
         return
-    begin(_batch(command, number, lines, stem, **given), lambda directory: _given(directory, told, number, **given))
+    batch = _batch(command, number, lines, stem, **given)
+    desks = given["priority"] if given["engine"] == LOCAL else 0  # engines have it with what they are told
+    begin(batch, lambda directory: _given(directory, told, number, **given), desks)
 
 
-def begin(batch: Batch, give: Callable[[Path], str]) -> None:
+def begin(batch: Batch, give: Callable[[Path], str], priority: int = 0) -> None:
     """Put a batch on record, have `give` hand it to its engine, and supervise it. Raises RexecError, OSError.
 
-    `give` is told the batch's directory, and returns what the engine calls it; "" where there is no engine.
+    `give` is told the batch's directory, and returns what the engine calls it; "" where there is no engine. `priority`:
+    what its runs have in the line of the desk.
     """
     directory = record.create(batch)
     try:
@@ -102,6 +105,8 @@ def begin(batch: Batch, give: Callable[[Path], str]) -> None:
         raise
     if called:
         directory.add({"engine": called})
+    if priority:
+        directory.add({"priority": priority, "job": None})
     process.start(directory)
     click.echo(directory.name)
 
@@ -174,7 +179,7 @@ def _batch(
     if engine == LOCAL:
         if given["gpus"]:
             given["require"] = " && ".join(["HasGPU", *(f"({each})" for each in [given["require"]] if each)])
-        wanted = ("cpus", "memory", "priority", "require", "rank")
+        wanted = ("cpus", "memory", "require", "rank")
         options += [word for key in wanted if given[key] for word in (f"--{key}", str(given[key]))]
     options += [word for key in ("every", "lease") if given[key] is not None for word in (f"--{key}", given[key])]
     if given["checkpoint"] and engine != LOCAL:
@@ -269,10 +274,10 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
-def act(verb: str, word: str) -> None:
-    """Do something to a batch, or to one job of it. Raises RexecError."""
+def act(verb: str, word: str, **more: int) -> None:
+    """Do something to a batch, or to one job of it; `more`: as asking.ask has it. Raises RexecError."""
     directory, job = record.find(word)
-    asking.ask(directory, verb, job)
+    asking.ask(directory, verb, job, **more)
     click.echo(f"{word}: {story.PAST[verb]}")
 
 
@@ -305,7 +310,9 @@ def _line(directory: Directory, row: dict[str, Any]) -> str:
         f"job {row['id']}" if "id" in row else "",
         "" if status is None else f"status {status}",
         f"as {row['engine']}" if "engine" in row else "",
+        str(row["priority"]) if "priority" in row else "",
         str(row.get("why") or ""),
     ]
-    what = row.get("is") or (f"asked: {row['ask']}" if "ask" in row else "submitted" if "engine" in row else "answered")
+    asked = f"asked: {row['ask']}" if "ask" in row else "submitted" if "engine" in row else ""
+    what = row.get("is") or asked or ("priority" if "priority" in row else "answered")
     return f"{at}  {name:<10}  {what}  {printable(', '.join(filter(None, said)), None)}".rstrip()

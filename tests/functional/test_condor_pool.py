@@ -101,6 +101,8 @@ def test_hold_release_and_kill_are_the_pool_s_too(alice: Access) -> None:
     alice("rexec", "hold", f"{name}.0")
     until(alice.has(name, job=0, **{"is": "held"}), "it is held")
     until(lambda: alice("condor_q", cluster, "-af", "ProcId", "JobStatus").splitlines()[0] == "0 5", "there too")
+    alice("rexec", "priority", name, "7")
+    assert set(alice("condor_q", cluster, "-af", "JobPrio").split()) == {"7"}
     alice("rexec", "kill", f"{name}.1")
     until(alice.has(name, job=1, **{"is": "killed"}), "it is killed")
     alice("rexec", "release", f"{name}.0")

@@ -65,6 +65,8 @@ def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
     alice("rexec", "hold", f"{name}.0")
     until(alice.has(name, job=0, **{"is": "held"}), "it is held")
     assert alice("squeue", "-h", "-j", alice.task(name), "-O", "PriorityLong").strip() == "0"
+    alice("rexec", "priority", name, "-7")
+    assert alice("squeue", "-h", "-j", alice.task(name), "-O", "Nice").strip() == "7"
     alice("rexec", "release", f"{name}.0")
     until(alice.has(name, job=1, **{"is": "held"}), "the other is held too", within=PLACE)
     alice("rexec", "kill", f"{name}.1")

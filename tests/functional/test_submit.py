@@ -153,6 +153,29 @@ def test_hold_release_and_kill(submits: Submits) -> None:
     assert said == f"rexec: all jobs of batch {name} have ended\n"
 
 
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@both
+def test_priorities_are_of_a_batch_of_one_of_its_jobs_and_of_what_stands_in_the_line(submits: Submits) -> None:
+    first = submits.submit("-n", "2", "--on", "alpha", "sh", "-c", WAITS)
+    until(lambda: submits.begun(0) and submits.begun(1), "its slots are taken")
+    many = submits.submit("-n", str(AT_ONCE + 3), "--on", "alpha", "sh", "-c", "echo {} >>order")
+    until(lambda: f"{AT_ONCE}th in line" in submits("jobs"), "as many as may stand in the line")
+    last = submits.submit("--on", "alpha", "--priority", "2", "sh", "-c", "echo last >>order")
+    until(lambda: f"{AT_ONCE + 1}th in line" in submits("jobs"), "it stands there too")
+    assert submits("priority", f"{many}.{AT_ONCE + 1}", "1") == f"{many}.{AT_ONCE + 1}: has that priority\n"
+    submits("priority", f"{many}.3", "4")
+    submits("priority", last, "-1")
+    (submits.dir / "go.0").touch()  # one slot, so that one runs at a time
+    until(lambda: submits.log(last, **{"is": "done"}), "the last has ended")
+    order = (submits.dir / "order").read_text().split()
+    assert order[0] == "3" and order[-1] == "last" and len(order) == AT_ONCE + 4
+    assert order.index(str(AT_ONCE + 1)) < order.index(str(AT_ONCE))
+    assert [row["priority"] for row in submits.log(last) if "priority" in row and "ask" not in row] == [2, -1]
+    assert "no job 99" in submits("priority", f"{many}.99", "1", status=125)
+    submits.go(1)
+    until(lambda: len(submits.log(first, **{"is": "done"})) == 2, "all have ended")
+
+
 @long
 @both
 def test_the_slots_of_one_host_count_too(submits: Submits) -> None:

@@ -188,8 +188,9 @@ def test_what_another_version_wrote_is_refused_by_name(other: subprocess.Popen[b
 
 def test_a_shorter_state_is_read_where_a_longer_one_was(other: subprocess.Popen[bytes]) -> None:
     members = Members()
-    members.set_priority(1, 1_000_000)
-    members.set_priority(1, 5)
+    members.set_priority(lambda member: member.number == 1, 1_000_000)
+    assert members.set_priority(lambda member: member.number == 2, 7) == []
+    members.set_priority(lambda member: member.number == 1, 5)
     assert [each.priority for each in members.all()] == [5]
 
 

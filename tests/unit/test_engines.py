@@ -208,8 +208,10 @@ class Controller:
         self.asked: list[str] = []
         self._last = 10
 
-    def submit(self, directory: str, count: int, environ: object) -> int:
+    def submit(self, directory: str, count: int, environ: object, priority: int | None) -> int:
         self._last += 1
+        if priority is not None:
+            self.asked.append(f"nice {-priority} {self._last}")
         for task in range(count):
             self.queue[self._last, task] = Seen(self._last, task, self._last, engine.WAITING)
         return self._last
@@ -223,12 +225,15 @@ class Controller:
     def exclude(self, task: str, hosts: str) -> None:
         self.asked.append(f"exclude {task} {hosts}")
 
+    def prioritize(self, priority: int, tasks: list[str]) -> None:
+        self.asked.append(f"nice {-priority} {','.join(tasks)}")
+
 
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch) -> Controller:
     made = Controller()
     monkeypatch.setattr(slurm, "queue", lambda: list(made.queue.values()))
-    for name in ("submit", "act", "exclude"):
+    for name in ("submit", "act", "exclude", "prioritize"):
         monkeypatch.setattr(slurm, name, getattr(made, name))
     monkeypatch.setattr(cluster, "_SOON", 0.0)  # so each is a look
     return made
@@ -246,6 +251,25 @@ def test_no_more_of_a_batch_wait_in_slurm_s_queue_than_a_chunk(controller: Contr
     assert places.feed(told) == f"11:0-{CHUNK - 1} 12:{CHUNK}-{CHUNK + 49}"
     assert len(list(places.placed())) == CHUNK - 10
     assert places.on(5) == "slurm:1005"
+
+
+def test_a_batch_s_priority_is_that_of_what_waits_at_slurm_and_of_what_comes_there_later(
+    controller: Controller,
+) -> None:
+    told, places = Story(CHUNK + 1), Cluster(Path(), "", {})
+    places.changes()
+    places.feed(told)
+    places.changes()
+    controller.put(11, 0, state=engine.RUNNING, host="p2", id=1000)
+    controller.put(11, 1, state=engine.RUNNING, host="p2", id=1001)
+    places.prioritize(-5, (0, 2, CHUNK), ())
+    assert controller.asked == ["nice 5 11_2"]
+    told.take({"priority": -5, "job": None}, 1)
+    for task in range(CHUNK):
+        controller.put(11, task, state=engine.RUNNING, host="p2", id=1000 + task)
+    places.changes()
+    places.feed(told)
+    assert controller.asked[1:] == ["nice 5 12"]
 
 
 def test_what_has_lost_its_task_is_given_to_slurm_again(controller: Controller) -> None:
@@ -338,6 +362,17 @@ def test_what_was_asked_is_asked_until_it_is_obeyed() -> None:
     later = story.told(2, asked + _journal({"obeyed": first, "why": "it has ended"}))
     assert [(order.verb, order.job) for order in later.asked] == [("kill", None)]
     assert later.why == "it has ended"
+
+
+def test_jobs_of_a_higher_priority_than_their_batch_go_first() -> None:
+    rows = [{"ask": "priority", "job": 1, "priority": 3}, {"priority": 3, "job": 1}, {"priority": -1, "job": 2}]
+    told = story.told(5, _journal(*rows, {"priority": 4, "job": 3}))
+    assert [(order.verb, order.job, order.priority) for order in told.asked] == [("priority", 1, 3)]
+    assert told.sooner() == [3, 1] and (told.priority, told.priorities[2]) == (None, -1)
+    told = story.told(5, _journal(*rows, {"priority": 2, "job": None}))
+    assert told.sooner() == [] and (told.priority, told.priorities) == (2, {})
+    told = story.told(5, _journal({"priority": 2, "job": None}, {"priority": 3, "job": 4}, {"priority": 1, "job": 0}))
+    assert told.sooner() == [4]
 
 
 def test_a_line_that_a_power_cut_has_left_is_passed_over() -> None:

@@ -146,7 +146,7 @@ def test_at_home_what_runs_a_job_stands_on_what_finds_a_host() -> None:
         "job": {"", "hosts", "desk"},
         "foreground": {"", "hosts", "job"},
     }
-    allowed["batch"] = {"", "engines", "job"}
+    allowed["batch"] = {"", "engines", "job", "desk"}
     allowed["api"] = {"", "hosts", "job", "foreground"}  # which in turn is for programs and commands alone
     assert not wrong(allowed, room("shim.submit"))
 

@@ -15,13 +15,16 @@ _PATIENCE = 90.0  # seconds: an engine that is busy has its time (condor.py)
 _LOOK = 0.5  # seconds from one look to the next where the kernel has no room left for inotify
 
 
-def ask(directory: Directory, verb: str, job: int | None) -> None:
-    """Have `verb` done to a job, or to all of them; a supervisor that is gone is started for it. Raises RexecError."""
+def ask(directory: Directory, verb: str, job: int | None, **more: int) -> None:
+    """Have `verb` done to a job, or to all of them; a supervisor that is gone is started for it. Raises RexecError.
+
+    `more`: what else belongs to the row that asks.
+    """
     if directory.story().over():
         raise RexecError(f"all jobs of batch {directory.name} have ended")
     inotify = _watch(str(directory.path / "journal"))
     try:
-        end = directory.add({"ask": verb, "job": job})
+        end = directory.add({"ask": verb, "job": job, **more})
         process.start(directory)
         until = time.monotonic() + _PATIENCE
         while (story := directory.story()).obeyed < end:

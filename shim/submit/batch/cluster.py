@@ -111,7 +111,7 @@ class Cluster:
         if not jobs:
             return ""
         try:
-            array = slurm.submit(str(self._directory), len(jobs), self._environ)
+            array = slurm.submit(str(self._directory), len(jobs), self._environ, story.priority)
         except RexecError as e:
             print("rexec:", e, file=sys.stderr, flush=True)
             self._feeds = time.monotonic() + _REFUSED
@@ -158,6 +158,12 @@ class Cluster:
         if verb == VACATE:
             self._left.update({job: self._tasks[job].host for job in running})
         self._hurry()
+
+    def prioritize(self, priority: int, jobs: Collection[int] | None, begun: Collection[int]) -> None:
+        """See Places: those that Slurm was not given yet have it when they are (feed)."""
+        self._look()
+        known = self._tasks if jobs is None else [job for job in jobs if job in self._tasks]
+        slurm.prioritize(priority, [self._tasks[job].name for job in known if self._tasks[job].state == engine.WAITING])
 
     def _hurry(self) -> None:
         """Look again at once: something was done that changes what is seen."""

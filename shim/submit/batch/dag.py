@@ -123,6 +123,13 @@ class Dag:
             if jobs is not None or _takes(verb, state):
                 condor.act(VERBS[verb], f"{self._clusters[job]}.0")
 
+    def prioritize(self, priority: int, jobs: Collection[int] | None, begun: Collection[int]) -> None:
+        """See Places: those that DAGMan has given to HTCondor; it gives the others the priorities of its own file."""
+        if jobs is not None and any(job not in self._states for job in jobs):
+            raise RexecError("DAGMan has not given it to HTCondor yet")
+        found = [f"{self._clusters[job]}.0" for job in (self._states if jobs is None else jobs)]
+        condor.prioritize(priority, *([self._cluster] if jobs is None else []), *found)
+
     def over(self, job: int, status: int) -> None:
         """Have the pilot end with that status: so DAGMan knows it too."""
         if job in self._states:

@@ -5,17 +5,22 @@ To a supervisor both are a Places: it asks which jobs may begin, and is told wha
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Protocol
 
+from remoteio.errors import RexecError
 from shim.submit.batch.story import HOLD, KILL, RELEASE, VACATE, Story
+from shim.submit.desk.line import Member, in_short
+from shim.submit.desk.members import Members
 from shim.submit.engines import condor
-from shim.submit.engines.told import GONE, RUNNING, SUSPENDED, Told
+from shim.submit.engines.told import GONE, RUNNING, SUSPENDED, WAITING, Told
 
 AGAIN = 3.0
 """Seconds from one try to have a place given back to the next."""
@@ -58,6 +63,12 @@ class Places(Protocol):
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """Do something to the places of these jobs, or of all. Raises RexecError."""
 
+    def prioritize(self, priority: int, jobs: Collection[int] | None, begun: Collection[int]) -> None:
+        """Give these jobs, or all, a priority; `begun`: their numbers in `rexec jobs`, of those that have one.
+
+        Raises RexecError.
+        """
+
     def over(self, job: int, status: int) -> None:
         """Give a job's place back: that the job has ended, with `status`, is on record."""
 
@@ -66,12 +77,15 @@ class Places(Protocol):
 
 
 class Desk:
-    """The hosts of hosts.toml, or those that `on` names: each run stands in their line by itself (shim/submit/desk)."""
+    """The hosts of hosts.toml, or those that `on` names: each run stands in their line by itself (shim/submit/desk).
+
+    `words` gives the command of a job.
+    """
 
     moves = apart = False
 
-    def __init__(self, on: str) -> None:
-        self._on = on
+    def __init__(self, on: str, words: Callable[[int], Sequence[str]]) -> None:
+        self._on, self._words = on, words
 
     def changes(self) -> list[Told]:
         """Return nothing: a run that has its slot keeps it."""
@@ -106,6 +120,18 @@ class Desk:
 
     def act(self, verb: str, jobs: Collection[int] | None) -> None:
         """Do nothing: a run's end gives its slot back."""
+
+    def prioritize(self, priority: int, jobs: Collection[int] | None, begun: Collection[int]) -> None:
+        """Have those that stand in the line already stand elsewhere; see Places."""
+        group = str(os.getsid(0))  # a run is this process's child; but for those with --checkpoint, which outlive it
+        words = None if jobs is None else {in_short(self._words(job)) for job in jobs}
+
+        def ours(member: Member) -> bool:
+            if member.job:
+                return member.job in begun
+            return member.group == group and (words is None or member.command in words)
+
+        Members().set_priority(ours, priority)
 
     def over(self, job: int, status: int) -> None:
         """Do nothing, as for act."""
@@ -151,6 +177,7 @@ class Pool:
         self._states: dict[int, str] = {}  # of the jobs that are in the queue
         self._hosts: dict[int, str] = {}
         self._places: Counter[int] = Counter()  # how many each has had
+        self._priority: int | None = None  # of the whole cluster, since it was submitted
         self._endings = Endings(lambda job, status: condor.end(f"{cluster}.{job}", status))
 
     def changes(self) -> list[Told]:
@@ -166,6 +193,8 @@ class Pool:
         if not self._at:  # what is long past is of no use to a supervisor that has just begun
             found = list({told.job: told for told in found}.values())
         self._at += len(text[:size].encode("utf-8", "surrogateescape"))
+        if self._priority is not None and any(told.job not in self._states for told in found if told.state == WAITING):
+            self._late(self._priority)
         for told in found:
             if told.state == GONE:
                 self._states.pop(told.job, None)
@@ -211,6 +240,20 @@ class Pool:
             return
         for job in jobs:
             condor.act(VERBS[verb], f"{self._cluster}.{job}")
+
+    def prioritize(self, priority: int, jobs: Collection[int] | None, begun: Collection[int]) -> None:
+        """See Places. HTCondor gives it to what it has made of a cluster: to the others as they come (changes)."""
+        if jobs is None:
+            self._priority = priority
+            condor.prioritize(priority, self._cluster)
+        else:
+            condor.prioritize(priority, *(f"{self._cluster}.{job}" for job in jobs))
+
+    def _late(self, priority: int) -> None:
+        try:
+            condor.prioritize(priority, self._cluster)
+        except RexecError as e:
+            print("rexec:", e, file=sys.stderr, flush=True)  # into the batch's `errors`; they run all the same
 
     def over(self, job: int, status: int) -> None:
         """Have the pilot end with that status: so HTCondor, and a DAG above, knows it too."""

@@ -70,7 +70,7 @@ def main() -> None:
 def _places(directory: Directory) -> Places:
     batch, given = directory.batch(), directory.story().engine
     if batch.engine == LOCAL:
-        return Desk(batch.on)
+        return Desk(batch.on, batch.words)
     if not given:
         raise RexecError("the batch was never given to its engine: submit it again")
     environ = dict(item.split("=", 1) for item in batch.environ)

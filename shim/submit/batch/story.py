@@ -6,7 +6,8 @@ A row is an object, with `at`, seconds since 1970, and one of
                                   jobs`, and an engine's place, if it can be checkpointed; what its engine called it
                                   (Told.cluster)
     engine                        what the engine calls the batch
-    ask, job                      somebody asks that VERB be done to a job; null: to all
+    ask, job [priority]           somebody asks that VERB be done to a job; null: to all
+    priority, job                 a job, or all, has that priority now
     obeyed [why]                  what was asked in the first so many bytes of the journal is done; or why it is not
 """
 
@@ -19,8 +20,10 @@ from typing import Any, NamedTuple
 
 WAITING, RUNNING, HELD, DONE, FAILED, KILLED = STATES = ("waiting", "running", "held", "done", "failed", "killed")
 FINAL = frozenset((DONE, FAILED, KILLED))
-HOLD, RELEASE, KILL, VACATE = VERBS = ("hold", "release", "kill", "vacate")
-PAST = {HOLD: "held", RELEASE: "released", KILL: "killed", VACATE: "told to leave its place"}
+HOLD, RELEASE, KILL, VACATE, PRIORITY = VERBS = ("hold", "release", "kill", "vacate", "priority")
+PAST = {
+    HOLD: "held", RELEASE: "released", KILL: "killed", VACATE: "told to leave its place", PRIORITY: "has that priority",
+}  # fmt: skip
 
 
 class Item(NamedTuple):
@@ -38,11 +41,12 @@ class Item(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What was asked: `verb` of VERBS, of a job or of all; `end`: where in the journal that stands."""
+    """What was asked: `verb` of VERBS, of a job or of all; `end`: where in the journal that stands; a `priority`."""
 
     verb: str
     job: int | None
     end: int
+    priority: int = 0
 
 
 class Story:
@@ -55,6 +59,8 @@ class Story:
         self.obeyed = 0
         self.why = ""  # what was asked last could not be done
         self.asked: list[Order] = []
+        self.priority: int | None = None  # of all; None: as it was submitted
+        self.priorities: dict[int, int] = {}  # of those that have another
 
     def item(self, job: int) -> Item:
         """Return what that job is."""
@@ -65,6 +71,15 @@ class Story:
         found = Counter(item.state for item in self.items.values())
         found[WAITING] += self.count - len(self.items)
         return found
+
+    def sooner(self) -> list[int]:
+        """List the jobs that go before the others, in their order."""
+        own, most = self.priorities, self.priority or 0
+        return sorted((job for job in own if own[job] > most), key=lambda job: -own[job])
+
+    def live(self, first: int) -> list[int]:
+        """List the jobs from the `first` on that have not ended."""
+        return [job for job in range(first, self.count) if self.item(job).state not in FINAL]
 
     def over(self) -> bool:
         """Tell whether all jobs have ended."""
@@ -81,13 +96,22 @@ class Story:
         elif "engine" in row:
             self.engine = str(row["engine"])
         elif row.get("ask") in VERBS and (job is None or isinstance(job, int)):
-            self.asked.append(Order(row["ask"], job, end))
+            self.asked.append(Order(row["ask"], job, end, _number(row)))
+        elif "priority" in row and job is None:
+            self.priority, self.priorities = _number(row), {}
+        elif "priority" in row and isinstance(job, int):
+            self.priorities[job] = _number(row)
         elif isinstance(row.get("obeyed"), int):
             self.obeyed, self.why = row["obeyed"], str(row.get("why", ""))
             self.asked = [order for order in self.asked if order.end > self.obeyed]
 
 
 _NEW = Item()
+
+
+def _number(row: Mapping[str, Any]) -> int:
+    found = row.get("priority", 0)
+    return found if isinstance(found, int) else 0
 
 
 def rows(data: bytes, begins: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

@@ -13,6 +13,7 @@ from math import inf
 
 from remoteio.errors import RexecError
 from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, IN_MOVED_TO, Inotify
+from shim.submit.batch import urgency
 from shim.submit.batch.departures import Departures
 from shim.submit.batch.journal import Journal
 from shim.submit.batch.moving import Begun, MovingRun
@@ -28,6 +29,7 @@ from shim.submit.batch.story import (
     HOLD,
     KILL,
     KILLED,
+    PRIORITY,
     RELEASE,
     RUNNING,
     VACATE,
@@ -88,7 +90,7 @@ class Supervisor:
             self._served.read()
             self._look_after()
             self._obey()
-            self._departures.look(self._runs, self._live)
+            self._departures.look(self._runs, lambda: self._story.live(self._first))
             if given := self._places.feed(self._story):
                 self._journal.add({"engine": given})
             self._begin()
@@ -101,9 +103,6 @@ class Supervisor:
     @property
     def _story(self) -> Story:
         return self._journal.story
-
-    def _live(self) -> list[int]:
-        return [job for job in range(self._first, self._batch.count) if self._story.item(job).state not in FINAL]
 
     def _find(self, job: int, item: Item) -> None:
         """Look after a job that has begun under a supervisor before this one, and may have run on."""
@@ -236,7 +235,10 @@ class Supervisor:
         for order in self._journal.orders():
             why = ""
             try:
-                self._do(order.verb, order.job)
+                if order.verb == PRIORITY:
+                    urgency.give(order, self._journal, self._places, self._runs)
+                else:
+                    self._do(order.verb, order.job)
             except RexecError as e:
                 why = str(e)
             self._journal.add({"obeyed": order.end, "why": why})
@@ -284,7 +286,7 @@ class Supervisor:
             self._failed(job, str(e))
 
     def _where(self, job: int) -> list[str]:
-        return ["--on", self._places.on(job)]
+        return ["--on", self._places.on(job), *([] if self._places.moves else urgency.words(self._story, job))]
 
     def _begin(self) -> None:
         """Begin what may, in order."""
@@ -293,7 +295,7 @@ class Supervisor:
         starting = sum(not run.reached() for run in self._runs.values())
         now = time.monotonic()
         placed = self._places.placed()
-        for job in range(self._first, self._batch.count) if placed is None else placed:
+        for job in urgency.in_turn(self._story, self._first) if placed is None else placed:
             if starting >= AT_ONCE:
                 return
             waits = self._story.item(job).state == WAITING and self._tries.get(job, (0, now))[1] <= now

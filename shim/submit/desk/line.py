@@ -60,6 +60,11 @@ class Member:
     began: bool = False
 
 
+def in_short(command: Sequence[str]) -> tuple[str, ...]:
+    """Return as much of a command as a table has room for."""
+    return tuple(word[:200] for word in command[:20])
+
+
 def waiting(members: Iterable[Member]) -> list[Member]:
     """List those that wait, in the order in which they have their turn."""
     has: Counter[str] = Counter()

@@ -105,19 +105,17 @@ class Members:
         """Name the file of that run."""
         return self.directory / str(number)
 
-    def set_priority(self, number: int, priority: int) -> Member | None:
-        """Give a run another priority; None: there is no such run."""
+    def set_priority(self, which: Callable[[Member], bool], priority: int) -> list[Member]:
+        """Give some runs another priority; returns them."""
         with self.turn():
-            found = [each for each in self.listed() if each.number == number]
-            if not found:
-                return None
-            member = replace(found[0], priority=priority)
-            fd = os.open(self.path(number), os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                _write(fd, member)
-            finally:
-                os.close(fd)
-            return member
+            found = [replace(each, priority=priority) for each in self.listed() if which(each)]
+            for member in found:
+                fd = os.open(self.path(member.number), os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    _write(fd, member)
+                finally:
+                    os.close(fd)
+            return found
 
 
 class Membership:

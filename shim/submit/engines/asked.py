@@ -16,7 +16,7 @@ from shim.submit.shapes import ShapeError, any_of, flag, listed, mapping, number
 
 CONDOR_TOOLS = (
     "condor_submit", "condor_q", "condor_status", "condor_ssh_to_job", "condor_hold", "condor_release", "condor_rm",
-    "condor_vacate_job", "condor_config_val", "ssh", "ssh-keygen",
+    "condor_vacate_job", "condor_prio", "condor_config_val", "ssh", "ssh-keygen",
 )  # fmt: skip
 SLURM_TOOLS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "env")
 _ATTRIBUTES = (

@@ -127,6 +127,11 @@ def act(verb: str, job: str) -> None:
     ask([tools[verb], job])
 
 
+def prioritize(priority: int, *jobs: str) -> None:
+    """Have HTCondor give jobs, or whole clusters, that priority among their user's own. Raises RexecError."""
+    ask(["condor_prio", "-p", str(priority), *jobs])
+
+
 def ask(argv: Sequence[str], directory: str | None = None) -> str:
     """Run one of HTCondor's programs; what it prints. Raises RexecError."""
     try:

@@ -121,8 +121,7 @@ def description(
 
     It is said nowhere how many: sbatch's command line does. Raises RexecError.
     """
-    if priority > 0:
-        raise RexecError("Slurm lets nobody raise a job's priority: say --priority 0, or a lower number")
+    _check_priority(priority)
     if time is not None:
         allowed.seconds(time)  # for what it raises
     options = {
@@ -156,9 +155,13 @@ def check_saves() -> None:
         )
 
 
-def submit(directory: str, count: int, environ: Mapping[str, str] | None = None) -> int:
-    """Submit what `description` wrote, for `count` jobs. Returns the number of the array. Raises RexecError."""
-    said = ask(["sbatch", "--parsable", f"--array=0-{count - 1}", os.path.join(directory, SCRIPT)], environ)
+def submit(directory: str, count: int, environ: Mapping[str, str] | None = None, priority: int | None = None) -> int:
+    """Submit what `description` wrote, for `count` jobs; `priority`: another than it has.
+
+    Returns the number of the array. Raises RexecError.
+    """
+    nice = [] if priority is None else [f"--nice={-priority}"]
+    said = ask(["sbatch", "--parsable", *nice, f"--array=0-{count - 1}", os.path.join(directory, SCRIPT)], environ)
     found = re.match(r"(\d{1,10})(;|$)", said.strip())
     if found is None:
         raise RexecError(f"sbatch answers {printable(said, 200)!r}, which is no number of a job; see `squeue --me`")
@@ -220,6 +223,18 @@ def act(verb: str, running: Collection[str], others: Collection[str]) -> None:
         _each(["scontrol", "requeue"], running)
     else:
         raise RexecError("it has no place yet")
+
+
+def _check_priority(priority: int) -> None:
+    if priority > 0:
+        raise RexecError("Slurm lets nobody raise a job's priority: say 0, or a lower number")
+
+
+def prioritize(priority: int, tasks: Collection[str]) -> None:
+    """Have Slurm give tasks that wait another priority, by name. Raises RexecError."""
+    _check_priority(priority)
+    for task in tasks:
+        ask(["scontrol", "update", f"JobId={task}", f"Nice={-priority}"])
 
 
 def _each(argv: list[str], tasks: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from checkpoint.wire.manifest import Manifest
 from remoteio.errors import RexecError
 from shim.submit import faults, threads
+from shim.submit.desk.line import in_short
 from shim.submit.desk.place import FRESH, NeverFits, NoPlace, Place, Survey
 from shim.submit.desk.wanted import Wanted
 from shim.submit.hosts import config, survey
@@ -58,7 +59,7 @@ class Seat:
         wanted = dict(record.desk or {})
         self._own = {"job": record.id, "group": wanted.pop("group"), "began": record.image > 0}
         self._wish, self._wanted = wish, Wanted(**wanted)
-        self._command = tuple(word[:200] for word in record.command[:20])  # as much as a table has room for
+        self._command = in_short(record.command)
         self._tell, self._hosts_say = tell, ask
         self._lock = threading.Lock()  # of the next two
         self._place: Place | None = None
