@@ -39,8 +39,8 @@ _HEAD = b"rexec start 2"
 def first_names(spec: JobSpec, rights: JobRights, told: Set[bytes] = frozenset()) -> FirstNames:
     """Find what is known of what a job uses as it starts, and what learns more; `told`: what its host knows already."""
     start, host = LearnedStart(spec.argv, spec.cwd, rights.scope), KeptOnHost(spec.host)
-    known, there = start.uses(), KeptThere(host.marks, host.keep)
-    return FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there, told)
+    known, there = start.uses(), KeptThere(host.marks, host.keep, told)
+    return FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there)
 
 
 class LearnedStart:

@@ -70,14 +70,11 @@ class FirstNames:
         guesses: Guesses | None = None,
         sure: bool = True,
         there: KeptThere | None = None,
-        told: Set[bytes] = frozenset(),
     ) -> None:
         """`keep` is given all that is to be told the next time, if it is more than is known. Not `sure`: that is known
-        of another command, much like this one. `there`: what the host has kept; `told`: paths of which it was told in a
-        job before this one, which it keeps for as long as they are so."""
+        of another command, much like this one. `there`: what the host has kept."""
         self.known, self._keep, self._guesses, self._sure = known, keep, guesses, sure
         self._uses: Uses = dict(known)
-        self._told = told
         self.walks, self.there = LearnedWalks(), there or KeptThere()
         self._begun = BegunWalks(self.walks.walked)
         self._begins: Uses = {}
@@ -103,12 +100,12 @@ class FirstNames:
         return chain(self._new(), self._guessed(self._guesses.used(export)))
 
     def _new(self) -> Iterator[Use]:
-        return (use for use in self.known.items() if use[0] not in self._told)
+        return (use for use in self.known.items() if use[0] not in self.there.told)
 
     @property
     def seen(self) -> Set[bytes]:
         """The paths of which the host has been told by now."""
-        return self._told | self._uses.keys()
+        return self.there.told | self._uses.keys()
 
     def release(self) -> None:
         """Close what is open to guess by, once nobody asks what is used any more."""
