@@ -150,10 +150,10 @@ class _Session:
         return True
 
     def next(self, offer: Offer, spec: JobSpec) -> None:
-        """Have the agent, which rests, begin another."""
+        """Have the agent, which rests, begin another. Raises LinkClosed: it is not told so."""
         self.names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
         self.host_session.files.next_job(self.names)
-        self.host_session.send(frames.START, spec.pack())
+        self.link.send(frames.START, spec.pack())
 
 
 class Resident:
@@ -163,7 +163,6 @@ class Resident:
         self._host, self._fd, self._control = host, connection, control
         self._session: _Session | None = None
         self._run: _Run | None = None
-        self._heard = threading.Event()  # the host, since it was told of a job
         self._until = time.monotonic() + LONGEST
         self._fresh = 0.0  # when the kernel there holds nothing more for true that it is not told again
         self._lock = threading.Lock()  # of `learned` of a run
@@ -179,9 +178,10 @@ class Resident:
             offer, spec = _read(run.link)
             taken = self._takes(offer, spec, owed, run)
         except (OSError, ProtocolError, RexecError, ValueError):
-            taken = False
+            taken = False  # where the link is closed, its own thread ends this process
         if not taken:
-            self._say(b"declined")
+            if self.usable:
+                self._say(b"declined")
             run.close()
             return
         threading.Thread(target=self._hear_run, args=(run,), name="run", daemon=True).start()
@@ -195,6 +195,7 @@ class Resident:
             self._session, self._run = _Session(self._host, self._fd, offer, spec, self), run
             self.usable = self._session.begin(spec, owed)
             if self.usable:
+                self._say(b"begun")
                 run.take()
                 self._session.dialler.begin(spec, self, self._session.host_session.start_outside)
                 for name, work in (("serve", self._serve), ("pulse", self._pulse)):
@@ -205,12 +206,11 @@ class Resident:
         if (left := self._fresh - time.monotonic()) > 0:
             time.sleep(left)
         self._run = run
-        self._heard.clear()
-        self._session.next(offer, spec)
-        self.usable = self._heard.wait(_ANSWERS)
-        if self.usable and self._session.hello is not None:  # its clock was found to be right or wrong by the first
+        self._session.next(offer, spec)  # from here on it may have begun, and is this run's whatever happens
+        run.take()
+        if self._session.hello is not None:  # its clock was found to be right or wrong by the first
             self._greet(run, self._session.hello._replace(time_ns=time.time_ns()))
-        return self.usable
+        return True
 
     def _serve(self, session: _Session) -> None:
         try:
@@ -285,10 +285,8 @@ class Resident:
 
     def take(self, kind: int, payload: bytes | memoryview) -> None:
         run = self._run
-        if kind == frames.NEWS:
-            self._heard.set()
-        if run is None or run.over or kind == frames.NEWS:
-            return  # or it is said too late for anybody
+        if run is None or run.over:
+            return  # said too late for anybody
         if kind in _LAST:
             self._job_ends(run, kind)
         run.send(kind, payload)

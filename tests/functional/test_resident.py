@@ -173,3 +173,11 @@ def test_runs_at_once_and_with_other_rights_are_served_apart(runs: Runs) -> None
     hidden = ("--hide", str(runs.dir / "secret"), "ls")
     assert b"secret" not in runs(*hidden) and runs.how() != "stays"
     assert b"secret" in runs.again("ls")
+
+
+def test_a_run_that_is_no_run_for_a_session_has_the_connection_that_waits(runs: Runs) -> None:
+    """Also where no session has begun, and for longer than a connection is let go of in."""
+    runs("true")
+    only = ("--only", "sh", "-c", "sleep 13; echo done")
+    until(lambda: runs(*only) == b"done\n" and runs.how() == "waits", "the connection is given to it", within=HANG)
+    runs.rest()

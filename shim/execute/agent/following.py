@@ -44,7 +44,6 @@ class Following:
         agent, spec = self._agent, JobSpec.unpack(told)
         del agent.on_frame[frames.START]
         agent.stay.leased(self._lease)
-        agent.link.send(frames.NEWS, b"{}")  # that it is taken
         streams, extra = PlainStreams(agent.link), stream_kinds(spec.descriptors)
         reads = {0, *(each.number for each in extra.values() if each.kind == READ)}
         numbers = [*spec.stdio, *(each.number for each in extra.values())]

@@ -29,12 +29,12 @@ class Rests:
 
     def clean(self, terminal: int) -> bool:
         """Take away what the job that has ended has left; `terminal`: its own, or -1. False: no other is to come."""
-        if terminal >= 0:
-            fcntl.ioctl(terminal, termios.TIOCNOTTY)
-            os.close(terminal)
-        if _mounts() != self._mounts or _devices() != self._devices or os.uname()[1] != self._names:
-            return False
         try:
+            if terminal >= 0:
+                fcntl.ioctl(terminal, termios.TIOCNOTTY)
+                os.close(terminal)
+            if _mounts() != self._mounts or _devices() != self._devices or os.uname()[1] != self._names:
+                return False
             mount.unmount(_SHM)
             mount.mount("shm", _SHM, "tmpfs", mount.MS_NOSUID | mount.MS_NODEV, "mode=1777")
             namespaces.unshare(namespaces.CLONE_NEWIPC)

@@ -92,13 +92,14 @@ class Resident:
     """A process that serves the files of one run after another over the connection that was `spare` (resident.py).
 
     free   it may be given a run
+    begun  the connection is its own
     fresh  since when what its host's kernel was told by then has to be asked again: a run that begins later sees there
            what was changed here before it began
     """
 
     def __init__(self, host: Host, spare: Spare) -> None:
         """Start it. Raises OSError."""
-        self.spare, self.free, self.fresh = spare, True, 0.0
+        self.spare, self.free, self.begun, self.fresh = spare, True, False, 0.0
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = theirs.fileno(), spare.stream.read_fd
         try:
@@ -128,6 +129,9 @@ class Resident:
         said = self.socket.recv(64)
         if said == b"rests":
             self.fresh = time.monotonic() + TTL
+        if said == b"begun":
+            self.begun = True
+            self.spare.stream.give_away()
         self.free = self.free or said in (b"rests", b"declined")
         return bool(said)
 
@@ -154,7 +158,7 @@ class Keeper:
         """Serve until the time is over."""
         while not self._ended and (self._runs or time.monotonic() < self._until):
             if not self._runs:
-                if self._wanted:
+                if self._wanted and self._spare is None:
                     self._dial()
                 self._begin_resident()
             self._wait()
@@ -189,10 +193,10 @@ class Keeper:
         self._spare = Spare(stream, facts, self._trip)
 
     def _drop(self) -> None:
+        if self._resident is not None and self._resident.spare is self._spare:
+            self._end_resident()  # it has not begun
         spare, self._spare = self._spare, None
         if spare is not None:
-            if self._resident is not None and self._resident.spare is spare:
-                self._end_resident()  # it has not begun
             spare.stream.close(done=True)
 
     def _begin_resident(self) -> None:
@@ -200,6 +204,12 @@ class Keeper:
         if self._resident is None and self._spare is not None and self._trip >= pushed.FAR * 1e6:
             with contextlib.suppress(OSError):  # then each run serves its own files
                 self._resident = Resident(self._host, self._spare)
+
+    def _hear_resident(self, resident: Resident) -> None:
+        if not resident.hears():
+            self._end_resident()
+        elif resident.free and not resident.begun:  # it has declined its first run: the connection is as it was
+            self._spare = resident.spare
 
     def _end_resident(self) -> None:
         resident, self._resident = self._resident, None
@@ -227,10 +237,10 @@ class Keeper:
             until = min(spare.due, self._until)
         patience = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
         ready = {fd for fd, _ in wait.poll(patience)}
+        if self._resident is not None and self._resident.socket.fileno() in ready:
+            self._hear_resident(self._resident)
         for run in [run for run in self._runs if run.fileno() in ready]:
             self._end(run)
-        if self._resident is not None and self._resident.socket.fileno() in ready and not self._resident.hears():
-            self._end_resident()
         if spare is not None and spare is self._spare and not spare.lives(spare.stream.read_fd in ready):
             self._drop()  # the next run makes its own, and another is wanted after it
         if self._listener.fileno() in ready:
@@ -265,17 +275,14 @@ class Keeper:
         if not beside.alike(kept.peer(run)) or not resident.give(run):
             return False
         if resident.spare is self._spare:
-            self._spare = None
-            resident.spare.stream.give_away()
+            self._spare = None  # unless it declines
         return True
 
     def _give(self, run: socket.socket) -> Stream | None:
         """Give the connection away, if there is one."""
         spare = self._spare
         if spare is not None and self._resident is not None and self._resident.spare is spare:
-            self._spare = None
             self._end_resident()  # it would have begun with this one
-            self._spare = spare
         if spare is None:
             run.send(b"no")
             return None

@@ -251,7 +251,9 @@ def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], o
         meanwhile()
         answered = select.poll()
         answered.register(stream.read_fd, select.POLLIN)
-        return all(answered.poll(_ANSWERS * 1000) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
+        # who serves others is waited for: once it has told its host, nobody else may begin the job
+        patience = None if stream.served else _ANSWERS * 1000
+        return all(answered.poll(patience) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
     except OSError:
         return False
 
