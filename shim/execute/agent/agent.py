@@ -179,11 +179,11 @@ class Agent:
         while said is not None and said is not messages.ENDED and said is not messages.FAILED:
             self.on_message[said](rest, fds)
             said, rest, fds = next_word(self.sandbox.init)
-        self.end(said, self.last_words(said, rest))
-
-    def end(self, said: Message | None, last: list[tuple[int, bytes]]) -> None:
-        """Take away what is left of the job here, tell home its `last_words`, and end this process."""
         self.closing(said)
+        self.end(self.last_words(said, rest))
+
+    def end(self, last: list[tuple[int, bytes]]) -> None:
+        """Take away what is left of the job here, tell home its `last_words`, and end this process."""
         self.sandbox.end()  # before it is told: who hears it may hang up at once
         leaves()
         try:

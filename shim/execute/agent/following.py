@@ -31,7 +31,7 @@ class Following:
         status, cpu = map(int, rest.split())
         last = agent.last_words(messages.ENDED, b"%d %d" % (status, cpu - self._cpu))
         if last[-1][0] != frames.EXIT or not agent.streams.give_back():
-            agent.end(messages.ENDED, last)
+            agent.end(last)
             return
         self._cpu = cpu
         agent.stay.leased(0)
