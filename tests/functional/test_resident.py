@@ -20,6 +20,7 @@ from tests.program import MARK, Rexec
 from tests.until import HANG, until
 
 FAR = "alpha-far20"
+long = pytest.mark.long(lambda **_: True)
 
 
 class Runs:
@@ -118,8 +119,15 @@ def test_a_run_sees_what_was_changed_here_before_it_began(runs: Runs) -> None:
             (runs.dir / f"there{k - 1}").unlink()
         assert b"there%d\n" % k not in told and (k < 1 or b"there%d\n" % (k - 1) in told)
     assert "stays" in used
+    runs.rest()
+    for k in range(4):  # what is looked up once is under no lease, and holds in the kernel there for the TTL
+        new = runs.dir / f"new{k}"
+        for text in ("short", "and longer"):
+            new.write_text(text)
+            assert runs("stat", "-c", "%s", new.name) == b"%d\n" % len(text)
 
 
+@long
 def test_nothing_of_a_job_is_seen_by_the_next(runs: Runs) -> None:
     """But what it has left in files; not its processes, its memory that others may share, nor its environment."""
     leaves = "import os, subprocess, time; open('/dev/shm/left', 'w').write('x'); "
@@ -132,6 +140,7 @@ def test_nothing_of_a_job_is_seen_by_the_next(runs: Runs) -> None:
     assert told == b"-1\n"
 
 
+@long
 def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: Runs) -> None:
     runs.rest()
     script = "trap 'echo caught; exit 7' TERM; echo begun; while :; do sleep 0.05; done"
@@ -147,6 +156,7 @@ def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: R
     assert runs("echo", "goes on") == b"goes on\n"
 
 
+@long
 def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: Runs) -> None:
     runs.rest()
     argv = ("sh", "-c", "echo begun; exec sleep 4713")
@@ -160,6 +170,7 @@ def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: 
     runs.rest()
 
 
+@long
 def test_runs_at_once_and_with_other_rights_are_served_apart(runs: Runs) -> None:
     runs.rest()
     argv = ("sh", "-c", "echo begun; read word; echo $word")
@@ -175,6 +186,7 @@ def test_runs_at_once_and_with_other_rights_are_served_apart(runs: Runs) -> None
     assert b"secret" in runs.again("ls")
 
 
+@long
 def test_a_run_that_is_no_run_for_a_session_has_the_connection_that_waits(runs: Runs) -> None:
     """Also where no session has begun, and for longer than a connection is let go of in."""
     runs("true")
