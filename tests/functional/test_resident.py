@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from remoteio.wire.coherence import TTL
 from tests import desk
 from tests.desk_hosts import SUBMIT_USER
-from tests.program import MARK, Rexec
+from tests.program import Rexec
 from tests.until import HANG, until
 
 FAR = "alpha-far20"
@@ -73,16 +74,17 @@ def runs(rexec: Rexec, place: Callable[[str], Path]) -> Iterator[Runs]:
         assert not ending.wait(HANG)
 
 
-def residents() -> list[int]:
-    """The residents that these tests have started."""
+def residents(runs: Runs) -> list[psutil.Process]:
+    """Those of these runs: other tests have their own."""
+    own = f"XDG_CACHE_HOME={runs.env['XDG_CACHE_HOME']}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             line, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it ended while we looked
-        if b"shim.submit.resident" in line and MARK.encode() in environment:
-            found.append(int(entry.name))
+        if b"shim.submit.resident" in line and own in environment:
+            found.append(psutil.Process(int(entry.name)))
     return found
 
 
@@ -157,13 +159,26 @@ def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: R
 
 
 @long
+def test_a_connection_that_breaks_is_made_again_under_a_later_run(runs: Runs) -> None:
+    runs.rest()
+    with runs.start("sh", "-c", "echo begun; read word; echo $word; cat file", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        keepers = [each.parent() for each in residents(runs)]
+        for carrier in [each for keeper in keepers if keeper for each in keeper.children() if each.name() == "ssh"]:
+            carrier.kill()
+        (runs.dir / "file").write_text("as it is now")
+        said, _ = process.communicate(b"heard\n", timeout=HANG)
+    assert (said, process.returncode) == (b"heard\nas it is now", 0)
+
+
+@long
 def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: Runs) -> None:
     runs.rest()
     argv = ("sh", "-c", "echo begun; exec sleep 4713")
     with runs.start(*argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"begun\n"
-        for pid in residents():
-            os.kill(pid, signal.SIGKILL)
+        for each in residents(runs):
+            each.kill()
         _, error = process.communicate(timeout=HANG)
     assert process.returncode == 125 and b"lost" in error
     assert runs("echo", "goes on") == b"goes on\n"
