@@ -33,12 +33,14 @@ static void fail(const char *what)
     exit(1);
 }
 
-/* Others' solutions bound this search too. */
+/* Others' solutions bound this search too, as far as they stand there now: one that has gone was taken back, as whoever
+ * found it goes on from before that, and its part is searched again, by anybody. */
 static void look(void)
 {
     DIR *names = opendir("best");
     if (!names)
         fail("best");
+    best = INT_MAX;
     for (struct dirent *each; (each = readdir(names));)
         if (each->d_name[0] != '.' && atoi(each->d_name) < best)
             best = atoi(each->d_name);
