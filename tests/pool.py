@@ -161,7 +161,9 @@ cp {scratch}/nsswitch.conf {root}/etc/nsswitch.conf
 rm -rf {root}/etc/condor/config.d/* {root}/var/lib/apt/lists/*
 """
     with netns.outside():
-        call(["unshare", "--mount", "--propagation", "private", "sh"], stdin=script, log=CACHE / "pool.log")
+        # HTCondor makes its log's directory by what CONDOR_CONFIG says, if that is set: of some pool here it is not
+        clean = ["env", "-u", "CONDOR_CONFIG", "unshare", "--mount", "--propagation", "private", "sh"]
+        call(clean, stdin=script, log=CACHE / "pool.log")
 
 
 class Pool:

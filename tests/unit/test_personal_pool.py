@@ -26,7 +26,8 @@ from tests.until import until
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.delenv(personal.VARIABLE, raising=False)
+    monkeypatch.setenv(personal.VARIABLE, "")  # so that what is set here goes again, too
+    monkeypatch.delenv(personal.VARIABLE)
     return tmp_path
 
 
