@@ -29,6 +29,7 @@ from typing import Any
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.wire import frames
 from remoteio.wire.coherence import TTL
+from remoteio.wire.leases import EVERYTHING
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session_link import SessionLink
 from shim.submit import host_frames, own_code, own_process, refused, resident_words
@@ -331,7 +332,8 @@ class Resident:
         run.send(frames.NEWS, news(over=over))
         self._fresh = time.monotonic() + TTL
         run.over = True
-        if kind == frames.FAIL or session.made or time.monotonic() > self._until or _memory() > MOST_MEMORY:
+        cold = export is not None and EVERYTHING in export.leases.resting  # its host has forgotten what it was told
+        if kind == frames.FAIL or session.made or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
             self.usable = False
         else:
             self._say(b"rests")

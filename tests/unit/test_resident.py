@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from remoteio.errors import ProtocolError
 from remoteio.wire import frames
+from remoteio.wire.leases import EVERYTHING
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import resident, resident_words
 from shim.submit.hosts import beside
@@ -70,13 +72,16 @@ def test_what_has_more_than_files_pipes_and_a_terminal_is_left_alone() -> None:
         assert not resident._simple(asked, job)
 
 
+_NONE = SimpleNamespace(allowed=SimpleNamespace(refusals=SimpleNamespace(counted=dict)))
+
+
 class _Ended:
     """A session whose job has just ended."""
 
-    received, sent = 1, 2
+    received, sent, export = 1, 2, None
 
     def __init__(self, made: dict[tuple[int, int], int]) -> None:
-        self.made, self.host_session, self.link, self.export = made, self, self, None
+        self.made, self.host_session, self.link = made, self, self
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-@pytest.mark.parametrize("what", ["it may rest", "made", "old", "large", "failed"])
+@pytest.mark.parametrize("what", ["it may rest", "made", "old", "large", "failed", "cold"])
 def test_a_session_is_not_for_ever(
     what: str, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +100,10 @@ def test_a_session_is_not_for_ever(
     monkeypatch.setattr(resident, "MOST_MEMORY", 1 if what == "large" else 1 << 40)
     with control, keeper:
         made = Resident(Host("box", "box"), -1, control)
+        if what == "cold":
+            monkeypatch.setattr(
+                _Ended, "export", SimpleNamespace(leases=SimpleNamespace(resting={EVERYTHING: 1.0}), inodes=_NONE)
+            )
         made._session = _Ended({(1, 2): 3} if what == "made" else {})  # type: ignore[assignment]
         made._run = resident._Run(os.dup(ends[0].fileno()))
         made.take(frames.FAIL if what == "failed" else frames.EXIT, bytes(4))
