@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -159,7 +158,7 @@ def test_where_others_may_not_remove_it_is_asked_for(served: Served) -> None:
     removing = threading.Thread(target=(there / "a/one").unlink)
     with served.held():
         removing.start()
-        time.sleep(0.2)
+        removing.join(0.2)
         assert removing.is_alive(), "home is asked"
     removing.join()
     assert not (here / "a/one").exists()
