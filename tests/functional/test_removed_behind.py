@@ -72,7 +72,11 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def test_a_tree_that_it_has_not_made_is_removed_without_waiting(served: Served) -> None:
-    here, there = served.goes_on(lambda there: shutil.rmtree(there / "a"))
+    def first(there: Path) -> None:
+        for directory in (there / "a", there / "a/b"):
+            os.listdir(directory)  # else it waits for what is in a/b, where the filesystem lists that behind a file
+
+    here, there = served.goes_on(lambda there: shutil.rmtree(there / "a"), before=first)
     assert sorted(os.listdir(here)) == sorted(os.listdir(there)) == ["one", "three", "two"]
     assert (here.stat().st_nlink, here.stat().st_mtime_ns) == (there.stat().st_nlink, there.stat().st_mtime_ns)
 
