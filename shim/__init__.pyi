@@ -13,10 +13,10 @@ from shim.submit.api.errors import WaitTimeout as WaitTimeout
 from shim.submit.api.host_reports import HostReport as HostReport
 from shim.submit.api.host_reports import hosts as hosts
 from shim.submit.api.job_handle import Job as Job
-from shim.submit.api.job_handle import JobReport as JobReport
-from shim.submit.api.job_handle import SavedImage as SavedImage
 from shim.submit.api.job_handle import job as job
 from shim.submit.api.job_handle import jobs as jobs
+from shim.submit.api.job_report import JobReport as JobReport
+from shim.submit.api.job_report import SavedImage as SavedImage
 from shim.submit.api.remote_run import Result as Result
 from shim.submit.api.remote_run import run as run
 from shim.submit.api.start_job import start as start

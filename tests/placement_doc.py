@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 from shim.submit.job import placement
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from tests.protocol_doc import filled
 
 FILE = Path(__file__).parent.parent / "docs" / "placement.md"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shim.submit.job import placement
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Action
 from shim.submit.job.placement_events import (
     Began,
@@ -13,7 +14,6 @@ from shim.submit.job.placement_events import (
     Connected,
     Event,
     Images,
-    Phase,
     State,
     Tick,
     Wants,

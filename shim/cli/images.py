@@ -17,7 +17,7 @@ from shim.cli.parameters import image_argument, jobs_argument
 from shim.cli.say import shown
 from shim.submit.job import pins, record, undo_home
 from shim.submit.job.image_intake import images_left
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.units import size
 
 

@@ -2,123 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
-from shim.cli import desk, report, submit
-from shim.cli.parameters import Alone, host_names, image_argument, job_argument, job_or_batch_argument
-from shim.cli.say import shown
-from shim.submit.api.job_handle import Job, JobReport, Progress, jobs
+from shim.cli import report, submit
+from shim.cli.parameters import host_names, image_argument, job_argument, job_or_batch_argument
+from shim.submit.api.job_handle import Job, Progress
 from shim.submit.api.job_handle import job as find
 from shim.submit.batch import record as batches
 from shim.submit.foreground.progress import Progress as ProgressLine
 from shim.submit.foreground.progress import Waiting
 from shim.submit.job import record
 from shim.submit.job.events import Event, condor_log
-from shim.submit.units import size, span
-
-_RECENT = 24 * 3600.0  # seconds for which an ended job is still listed
-
-
-def as_data(report: JobReport, now: float) -> dict[str, Any]:
-    """Turn a report into what `rexec jobs --json` prints: times in seconds, sizes in bytes."""
-    image = report.image
-    return {
-        "id": report.id,
-        "state": report.state,
-        "host": report.host or None,
-        "command": list(report.command),
-        "directory": report.directory,
-        "hosts": list(report.hosts),
-        "owner": report.owner or None,
-        "created": report.created,
-        "run_time": round(report.run_time, 3),
-        "checkpoint": None
-        if image is None
-        else {"image": image.number, "at": image.at, "age": round(now - image.at, 3), "bytes": image.size},
-        "moves": report.moves,
-        "movable": report.movable,
-        "obstacle": report.obstacle or None,
-        "generation": report.generation,
-        "why": report.why or None,
-        "out_of_touch": report.away or None,
-        "detached": report.detached,
-        "terminal": report.terminal,
-    }
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write the jobs as a table, a line each, and a further one for what a job waits for."""
-    heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVABLE", "MOVES", "COMMAND")
-    cells = [heads, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads) - 1)]
-    out = []
-    for number, line in enumerate(cells):
-        fixed = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False))
-        out.append(f"{fixed}  {line[-1]}".rstrip())
-        if number and rows[number - 1]["why"]:
-            out.append(f"      {printable(rows[number - 1]['why'], None)}")
-        if number and rows[number - 1]["obstacle"]:
-            out.append(f"      not movable: {printable(rows[number - 1]['obstacle'], None)}")
-    return "\n".join(out)
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    saved = row["checkpoint"]
-    last = "none" if saved is None else f"{span(saved['age'])} ago, {size(saved['bytes'])}"
-    movable = {True: "yes", False: "no", None: "-"}[row["movable"]]
-    words = (row["id"], row["state"], row["host"] or "-", span(row["run_time"]), last, movable, row["moves"])
-    return (*(str(word) for word in words), shown(row["command"]))
-
-
-@click.command("jobs", cls=Alone, instead="`rexec log {}` shows what happened to one job")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
-@click.option("--all", "all_jobs", is_flag=True, help="Also those that ended more than a day ago.")
-def jobs_command(as_json: bool, all_jobs: bool) -> None:
-    """List the jobs started with --checkpoint: where each is, and what it waits for; and the runs of `--on any`.
-
-    \b
-    STATE is one of
-      choosing, starting   a host is being looked for, or gone to
-      running              it runs on HOST; the line below says if HOST is out of touch, and since when
-      frozen               HOST's owner is back: it stands still, and leaves if the owner stays
-      left, lost           it is between two hosts
-      parked               no host will do just now; the line below says why; tried again every 15 s
-      held                 parked by `rexec hold`
-      stopped              its supervisor is gone: `rexec resume` and `rexec attach` have it go on
-      done, exit N, signal N, failed    it has ended
-
-    Runs with --on any, or with several hosts, have a table of their own: where each is, or its place in the line; in
-    JSON they have `run`, a number, and no `id`.
-
-    RUN TIME counts the time on hosts only. CHECKPOINT is the age and size of its last image. MOVABLE says whether such
-    an image was restored, as a test (--rehearse) or in a move: yes, no - the line below says why - or not known.
-    """
-    now = time.time()
-    rows = []
-    for each in jobs():
-        try:
-            report = each.report()
-        except RexecError as error:
-            click.echo(f"rexec: {error}", err=True)  # the others are there all the same
-            continue
-        if all_jobs or report.ended is None or now - report.ended <= _RECENT:
-            rows.append(as_data(report, now))
-    runs, many = desk.rows(), submit.rows()
-    if as_json:
-        click.echo(json.dumps([*rows, *runs, *many], indent=1))
-    elif rows or runs or many:
-        tables = ((table, rows), (desk.table, runs), (submit.table, many))
-        click.echo("\n\n".join(write(found) for write, found in tables if found))
-    else:
-        click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
+from shim.submit.units import size
 
 
 def told(job: Job, ask: Callable[[Progress], str]) -> None:

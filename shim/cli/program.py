@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "submit": ("shim.cli.submit", "submit_command"),
     "dag": ("shim.cli.dag", "dag_command"),
     "pool": ("shim.cli.pool", "pool_command"),
-    "jobs": ("shim.cli.jobs", "jobs_command"),
+    "jobs": ("shim.cli.listed", "jobs_command"),
     "watch": ("shim.cli.watch", "watch_command"),
     "report": ("shim.cli.report", "report_command"),
     "stat": ("shim.cli.stat", "stat_command"),

@@ -25,7 +25,7 @@ from shim.submit.api.revived import Revived
 from shim.submit.batch import record as batches
 from shim.submit.job import placement_steps, record
 from shim.submit.job.logout import LINGER
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.job.record import Job
 
 UNIT = "rexec.service"

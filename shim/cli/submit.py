@@ -15,7 +15,6 @@ import click
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from shim.cli import durations, parameters
-from shim.cli.say import shown, tell
 from shim.submit.batch import asking, process, record, story
 from shim.submit.batch.arrays import Arrays
 from shim.submit.batch.cluster import CHUNK
@@ -23,8 +22,6 @@ from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, SLURM, Batch, Direc
 from shim.submit.engines import condor, personal, slurm
 from shim.submit.hosts import bootstrap, config
 from shim.submit.hosts.config import ANY
-
-_RECENT = 24 * 3600.0  # seconds for which a batch that has ended is still listed
 
 
 @click.command("submit", context_settings={"allow_interspersed_args": False})
@@ -235,43 +232,6 @@ def _to_slurm(directory: Path, told: str, number: int) -> str:
     arrays = Arrays()
     arrays.add(slurm.submit(str(directory), min(number, CHUNK)), range(min(number, CHUNK)))
     return str(arrays)
-
-
-def rows() -> list[dict[str, Any]]:
-    """List the batches that have jobs left, or ended of late. Raises RexecError."""
-    found = []
-    for directory in record.every():
-        try:
-            batch, told = directory.batch(), directory.story()
-        except RexecError as error:
-            tell(str(error))  # the others are there all the same
-            continue
-        ended = told.over()
-        if ended and time.time() - os.stat(directory.path / "journal").st_mtime > _RECENT:
-            continue
-        counts = told.counts()
-        found.append(
-            {
-                "batch": directory.name,
-                "engine": batch.engine,
-                "state": "ended" if ended else "supervised" if directory.supervised() else "stopped",
-                **{state: counts[state] for state in story.STATES},
-                "unsuccessful": sum(bool(item.status) for item in told.items.values()),
-                "command": list(batch.command),
-            }
-        )
-    return found
-
-
-def table(found: list[dict[str, Any]]) -> str:
-    """Write such rows as a table."""
-    heads = ("BATCH", "ENGINE", "STATE", "WAITING", "RUNNING", "HELD", "DONE", "FAILED", "KILLED", "COMMAND")
-    cells = [heads]
-    for row in found:
-        numbers = (str(row[state]) for state in story.STATES)
-        cells.append((row["batch"], row["engine"], row["state"], *numbers, shown(row["command"])))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
 def act(verb: str, word: str, **more: int) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from remoteio.errors import RexecError
 from shim.submit import lives
-from shim.submit.api.job_handle import state as word_of
+from shim.submit.api.job_report import state as word_of
 from shim.submit.batch import record as batches
 from shim.submit.batch import story
 from shim.submit.batch.story import Story
 from shim.submit.desk.members import Members
 from shim.submit.job import record
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.job.record import Record
 
 DONE, FAILED = "done", "failed"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shim.submit.job import placement, placement_events, placement_steps
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import (
     Action,
     Choose,
@@ -39,7 +40,6 @@ from shim.submit.job.placement_events import (
     Failed,
     News,
     NoHost,
-    Phase,
     Quit,
     Rehearsed,
     SlotFree,

@@ -22,7 +22,7 @@ from shim.submit.batch.story import HELD, HOLD, KILLED, RUNNING, VACATE, WAITING
 from shim.submit.job import agent_file
 from shim.submit.job import record as jobs
 from shim.submit.job.agent_file import Noted
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.job.record import Job, Record
 from shim.wire.rendezvous import SECRET, Whereabouts
 

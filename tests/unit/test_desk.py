@@ -17,9 +17,9 @@ import pytest
 
 from remoteio.errors import RexecError
 from shim.execute import probe
-from shim.submit.desk.line import Member
+from shim.submit.desk.line import Member, ordinal
 from shim.submit.desk.members import Members
-from shim.submit.desk.place import NoPlace, Place, ordinal
+from shim.submit.desk.place import NoPlace, Place
 from shim.submit.desk.wanted import Wanted
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host

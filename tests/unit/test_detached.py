@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shim.cli import jobs, main
-from shim.submit.api.job_handle import report_of
+from shim.cli import jobs, listed, main
+from shim.submit.api.job_report import report_of
 from shim.submit.job import events
 from shim.submit.job.events import Event, EventLog, Kind
 from shim.submit.job.record import JobError, Record, create, find
@@ -89,9 +89,9 @@ def test_a_lone_surrogate_breaks_neither_list_nor_log(home: Path) -> None:
     job = create(RECORD)
     record = replace(job.read(), phase="parked", why="the host said \ud800\x1b[2J", command=("a\udcff",))
     assert job.lock()
-    row = jobs.as_data(report_of(record, True, 2.0, None), 2.0)
-    assert "the host said \\ud800\\x1b[2J" in jobs.table([row])
-    jobs.table([row]).encode()
+    row = listed.as_data(report_of(record, True, 2.0, None), 2.0)
+    assert "the host said \\ud800\\x1b[2J" in listed.table([row])
+    listed.table([row]).encode()
     shown = jobs.line(Event(1.0, Kind.NOTE, host="a\ud800", reason="\x1b]0;x\x07"))
     assert "a\\ud800" in shown and "\\x1b]0;x\\x07" in shown
     shown.encode()

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from shim.submit.job import placement, placement_steps
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Action, Choose, Close, Finish, Leave, Order, Reply, Result
 from shim.submit.job.placement_events import (
     Ask,
@@ -17,7 +18,6 @@ from shim.submit.job.placement_events import (
     Connected,
     Event,
     News,
-    Phase,
     Quit,
     Stirs,
     Tick,

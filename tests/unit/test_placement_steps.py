@@ -6,6 +6,7 @@ import pytest
 
 from shim.submit.job import placement, placement_steps
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Choose, Connect, Finish, Log, Order, Reply, Result, Start
 from shim.submit.job.placement_events import (
     Ask,
@@ -20,7 +21,6 @@ from shim.submit.job.placement_events import (
     Images,
     News,
     NoHost,
-    Phase,
     Place,
     State,
     Unreached,

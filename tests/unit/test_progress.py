@@ -17,7 +17,8 @@ from shim.cli import main, run
 from shim.submit.foreground import progress
 from shim.submit.foreground.console import Console
 from shim.submit.foreground.progress import Waiting
-from shim.submit.job.placement_events import Phase, Place, Search, State
+from shim.submit.job.phase import Phase
+from shim.submit.job.placement_events import Place, Search, State
 from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
 from tests.until import HANG

@@ -16,8 +16,9 @@ from remoteio.submit.export.fence import ReadOnly
 from remoteio.wire import frames
 from remoteio.wire import fuse_abi as abi
 from shim.execute.agent.rehearsal_room import available
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Order, Rehearse
-from shim.submit.job.placement_events import Ask, Committed, News, Phase, Rehearsed, State, Wants
+from shim.submit.job.placement_events import Ask, Committed, News, Rehearsed, State, Wants
 from shim.wire import job_messages
 from tests.export_tree import Tree
 from tests.placement_play import Play

@@ -12,7 +12,8 @@ import pytest
 from remoteio.errors import RexecError
 from shim.submit.job import accounting, agent_file, end_stopped, taking_up
 from shim.submit.job.agent_file import Noted
-from shim.submit.job.placement_events import Ask, Event, Heavy, Phase, Quit, State, Taken
+from shim.submit.job.phase import Phase
+from shim.submit.job.placement_events import Ask, Event, Heavy, Quit, State, Taken
 from shim.submit.job.record import JobError
 from shim.submit.job.taken_up import Offer
 from shim.wire.rendezvous import SECRET, Whereabouts

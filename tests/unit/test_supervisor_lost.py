@@ -15,8 +15,8 @@ from shim.submit.api.errors import RequestRefused
 from shim.submit.api.job_handle import job as api_job
 from shim.submit.job import events, placement_steps, supervisor
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Result
-from shim.submit.job.placement_events import Phase
 from shim.submit.job.submission import SubmitError
 from shim.wire import lease
 from tests.supervised import Run

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from remoteio.wire import frames
-from shim.cli.jobs import as_data, table
+from shim.cli.listed import as_data, table
 from shim.submit.api.job_handle import job as api_job
 from shim.submit.hosts import dialler
-from shim.submit.job import agent_file, events, placement_events, placement_touch
+from shim.submit.job import agent_file, events, placement_touch
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Result
 from shim.wire import lease
 from tests.agents import Agent
@@ -274,7 +275,7 @@ def test_a_supervisor_that_comes_after_one_has_the_old_agent_ended_before_it_goe
     run.thread.join(60)
     assert alpha.running.is_set()
     run.begin(len("1\n2\n"))
-    until(lambda: run.supervisor.state.phase == placement_events.Phase.LOST, "it waits")
+    until(lambda: run.supervisor.state.phase == Phase.LOST, "it waits")
     country(run).heal(alpha)
     again = run.country.running(1)
     assert alpha.ended

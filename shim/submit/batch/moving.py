@@ -30,7 +30,7 @@ from shim.submit.batch.story import HELD, KILLED, RUNNING, WAITING
 from shim.submit.job import agent_file, control_socket, events
 from shim.submit.job import record as jobs
 from shim.submit.job.life import life
-from shim.submit.job.placement_events import ACTING, Phase
+from shim.submit.job.phase import ACTING, Phase
 from shim.submit.job.record import Job, Record
 
 _HAS_HOST = (Phase.RUNNING, Phase.FROZEN, Phase.LOST)

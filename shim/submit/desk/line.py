@@ -117,3 +117,9 @@ def turns(members: Sequence[Member], has: Mapping[str, Room], better: Sequence[s
             for host in may:
                 room[host] = Room(0, 0)
     return found
+
+
+def ordinal(number: int) -> str:
+    """Write 1 as 1st."""
+    last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{last}"

@@ -16,7 +16,7 @@ from math import inf
 from typing import Any
 
 from remoteio.errors import RexecError
-from shim.submit.desk.line import Member, Room, turns, waiting
+from shim.submit.desk.line import Member, Room, ordinal, turns, waiting
 from shim.submit.desk.members import Changes, Members
 from shim.submit.desk.wanted import Wanted
 from shim.submit.hosts import ad, candidates, config, matching, ranking, survey
@@ -240,12 +240,6 @@ class Place:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, json.dumps({key: asdict(each) for key, each in known.items()}).encode(), 0)
             return {host.name: known[_key(host)] for host in self._hosts}
-
-
-def ordinal(number: int) -> str:
-    """Write 1 as 1st."""
-    last = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{last}"
 
 
 def _key(host: Host) -> str:

@@ -18,7 +18,8 @@ from shim.submit.foreground.progress import Progress, Waiting
 from shim.submit.foreground.run import FORWARDED
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.job.generation import Generation
-from shim.submit.job.placement_events import Phase, State
+from shim.submit.job.phase import Phase
+from shim.submit.job.placement_events import State
 from shim.submit.job.placement_steps import passed_over
 from shim.submit.job.supervisor import JobSupervisor
 from shim.wire import terminal_state

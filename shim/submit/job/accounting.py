@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf
 
-from shim.submit.job import placement_events
 from shim.submit.job.home import JobHome
-from shim.submit.job.placement_events import Phase, State
+from shim.submit.job.phase import ACTING, Phase
+from shim.submit.job.placement_events import State
 from shim.submit.job.record import Record
 
 KEPT = 60.0  # seconds of its run time that are lost at most with a supervisor that is killed
@@ -28,7 +28,7 @@ def account(record: Record, home: JobHome, before: State, after: State, now: flo
         movable=after.images.movable, obstacle=after.images.obstacle,
         saved=home.saved[0], saved_size=home.saved[1],
         made=home.remembered(record.made), added=home.added.rows(),
-        after=() if after.phase in placement_events.ACTING else home.changes.rows(),
+        after=() if after.phase in ACTING else home.changes.rows(),
     )  # fmt: skip
     runs = after.phase in _ON_HOST
     if record.since and (not runs or now >= due(record)):

@@ -15,7 +15,7 @@ from shim.submit.job import agent_file, placement_steps, submission
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.contact import Reach
 from shim.submit.job.events import Event, EventLog, Kind
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.job.record import Job
 
 _PATIENCE = 15.0  # seconds that its hosts are dialled for, all at once

@@ -42,9 +42,9 @@ from shim.submit.job import placement_host as host
 from shim.submit.job import placement_steps as steps
 from shim.submit.job import placement_touch as touch
 from shim.submit.job import placement_user as user
+from shim.submit.job.phase import ACTING, Phase
 from shim.submit.job.placement_actions import Action
 from shim.submit.job.placement_events import (
-    ACTING,
     AWAY,
     GONE,
     JOINED,
@@ -61,7 +61,6 @@ from shim.submit.job.placement_events import (
     Heavy,
     News,
     NoHost,
-    Phase,
     Quit,
     Rehearsed,
     SlotFree,

@@ -10,6 +10,7 @@ from math import inf
 
 from shim.submit.job import placement_steps as steps
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Action, Close, Connect, Log, Order, Rehearse, Reply, Result, Start
 from shim.submit.job.placement_events import (
     Began,
@@ -24,7 +25,6 @@ from shim.submit.job.placement_events import (
     Fault,
     News,
     NoHost,
-    Phase,
     Place,
     Rehearsed,
     SlotFree,

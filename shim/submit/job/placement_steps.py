@@ -6,8 +6,9 @@ from dataclasses import replace
 from math import inf
 
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Action, Choose, Finish, Log, Order, Reply, Result
-from shim.submit.job.placement_events import Closed, Dump, Exited, Images, News, Phase, Place, Source, State, Steps
+from shim.submit.job.placement_events import Closed, Dump, Exited, Images, News, Place, Source, State, Steps
 from shim.wire import job_messages, lease
 
 RETRY = 15.0  # seconds between looks for a host

@@ -11,8 +11,9 @@ from math import inf
 from shim.submit.job import placement_steps as steps
 from shim.submit.job import placement_touch as touch
 from shim.submit.job.events import Kind
+from shim.submit.job.phase import Phase
 from shim.submit.job.placement_actions import Action, Close, Leave, Log, Reply, Result
-from shim.submit.job.placement_events import Ask, Dump, Heavy, Phase, Quit, State, Steps
+from shim.submit.job.placement_events import Ask, Dump, Heavy, Quit, State, Steps
 
 
 def put_off(state: State, event: Ask, now: float) -> Steps:

@@ -1,6 +1,7 @@
 """The jobs that can be checkpointed, each in a directory of its own on the submit machine.
 
-`$XDG_STATE_HOME/rexec/jobs/ID/` (mode 0700), ID a whole number; `jobs/last` has the newest that was ever given:
+`$XDG_STATE_HOME/rexec/jobs/ID/` (mode 0700), ID a whole number; `jobs/last` has the newest that was ever given, and
+`jobs/ended` what was read of those that have ended (shim/submit/api/job_list.py):
 
     job.json       Record: what was asked for and where it stands; replaced atomically
     events.jsonl   its log (shim/submit/job/events.py)
@@ -26,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint.durable import sync_directory
-from checkpoint.submit import store, xdg
+from checkpoint.submit import xdg
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.kernel_structs import FLOCK
 from remoteio.submit.export.added import MOST_ROWS
 from remoteio.submit.export.confine import MOST_MADE
 from remoteio.submit.undo.journal import LIMIT
 from shim.submit import scope
-from shim.submit.job.placement_events import Phase
+from shim.submit.job.phase import Phase
 from shim.submit.scope import Scope
 from shim.submit.shapes import (
     NATURAL,
@@ -218,10 +219,16 @@ class Job:
 
     def read(self) -> Record:
         """Return the record as last written."""
+        return self.read_file()[0]
+
+    def read_file(self) -> tuple[Record, os.stat_result]:
+        """Return the record as last written, and what its file is: another record is another file."""
         try:
             with open(f"{self.path}/job.json", "rb", buffering=0) as file:  # there may be ten thousand: no Path of each
                 values = _RECORD(decoded(file.read(), "it"), "it")
-            return Record(**{**values, **{name: tuple(values[name]) for name in _TUPLES if name in values}})
+                found = os.fstat(file.fileno())
+            record = Record(**{**values, **{name: tuple(values[name]) for name in _TUPLES if name in values}})
+            return record, found
         except FileNotFoundError:
             raise JobError(f"there is no job {self.path.name}: see `rexec jobs`") from None
         except (OSError, ShapeError) as error:
@@ -321,12 +328,14 @@ def _next(top: Path) -> int:
     What is there does not tell: of the newest job, directory and images may have been removed, and its number stands
     in logs and scripts.
     """
+    from checkpoint.submit.store import Store  # who only looks at jobs has no need of it
+
     with open(os.open(top / "last", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0) as file:
         fcntl.fcntl(file, fcntl.F_OFD_SETLKW, FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
         text = file.read(_COUNT + 1).strip()
         if not (text.isdigit() or not text):
             raise JobError(f"{top}/last, the number of the newest job, is damaged: remove it")
-        taken = [int(name) for name in (*os.listdir(top), *store.Store().jobs()) if name.isdigit()]
+        taken = [int(name) for name in (*os.listdir(top), *Store().jobs()) if name.isdigit()]
         number = max(*taken, int(text or 0), 0) + 1
         os.pwrite(file.fileno(), b"%0*d\n" % (_COUNT, number), 0)
         os.fsync(file.fileno())
@@ -343,12 +352,17 @@ def find(word: str) -> Job:
     return job
 
 
+def names() -> list[str]:
+    """Return what the directories of all jobs are called, the oldest first."""
+    try:
+        found = os.listdir(home())
+    except FileNotFoundError:
+        return []
+    return sorted((name for name in found if name.isdigit()), key=int)
+
+
 def every() -> Iterator[Job]:
     """Return all jobs, oldest first."""
     top = home()
-    try:
-        names = os.listdir(top)
-    except FileNotFoundError:
-        return
-    for name in sorted((name for name in names if name.isdigit()), key=int):
+    for name in names():
         yield Job(top / name)

@@ -24,8 +24,9 @@ from shim.submit.hosts.survey import Report
 from shim.submit.job import next_host
 from shim.submit.job.home import JobHome
 from shim.submit.job.next_host import AllowedHosts
+from shim.submit.job.phase import ACTING, Phase
 from shim.submit.job.placement_actions import Choose
-from shim.submit.job.placement_events import ACTING, Chosen, Event, NoHost, Phase, SlotFree, State
+from shim.submit.job.placement_events import Chosen, Event, NoHost, SlotFree, State
 from shim.submit.job.record import Record
 
 WAITS = "waiting for a slot: `rexec jobs` shows its place in line"

@@ -20,9 +20,10 @@ from shim.submit.desk.place import check
 from shim.submit.desk.wanted import FOR_SLOTS
 from shim.submit.desk.wanted import Wanted as Slots
 from shim.submit.hosts import config
-from shim.submit.job import agent_file, file_rollback, pins, placement_events, placement_steps, undo_home, undo_plan
+from shim.submit.job import agent_file, file_rollback, pins, placement_steps, undo_home, undo_plan
 from shim.submit.job import record as jobs
 from shim.submit.job.output_file import OutputCount
+from shim.submit.job.phase import ACTING, Phase
 from shim.submit.job.record import ANY, SMALL, Job, JobError, Record
 from shim.submit.scope import Scope
 from shim.wire.job_spec import JobSpec
@@ -196,13 +197,13 @@ def resume(
         )
     new = replace(
         record, image=image.number, status=None, code=0, reason="", held=False, why="", away=0.0,
-        phase=record.phase if record.phase in placement_events.ACTING else placement_events.Phase.CHOOSING,
+        phase=record.phase if record.phase in ACTING else Phase.CHOOSING,
         hosts=record.hosts if hosts is None else hosts, detached=record.detached if detach is None else detach,
     )  # fmt: skip
     if new.tty and not new.detached and not os.isatty(0):
         raise SubmitError(f"job {job.id} has a terminal: run this in one, or say --detach")
     locked(job).write(new)
-    goes_on = record.phase != placement_events.Phase.ENDED and image.number >= record.image
+    goes_on = record.phase != Phase.ENDED and image.number >= record.image
     return Resumed(image, record.detached, goes_on, tuple(unsure))
 
 

@@ -43,8 +43,8 @@ from shim.submit.job.events import Event, Kind
 from shim.submit.job.generation import Generation
 from shim.submit.job.home import JobHome, MoveError
 from shim.submit.job.next_host import AllowedHosts
-from shim.submit.job.placement_actions import Result
-from shim.submit.job.placement_events import Images, Phase, Place, State, Wants
+from shim.submit.job.phase import ACTING, Phase
+from shim.submit.job.placement_events import Images, Place, State, Wants
 from shim.submit.job.record import NEVER, Job, Record
 from shim.submit.job.recorder import Records
 from shim.submit.job.rehearsal import Rehearsal
@@ -108,7 +108,7 @@ class JobSupervisor:
 
     # the thread of `run`
 
-    def run(self) -> Result:
+    def run(self) -> placement_actions.Result:
         """Supervise until the job has ended. Raises RexecError or CheckpointError: this process itself cannot go on."""
         control = control_socket.Listener(self.job.control, self._callers.handle)
         for output in self.home.outputs.values():
@@ -162,7 +162,7 @@ class JobSupervisor:
                 self._visits.settle(self.state.place.generation, self._left)
         self._callers.begins(taken is not None, taking_up.whence(self.record, taken is not None, why))
 
-    def _run(self) -> Result:
+    def _run(self) -> placement_actions.Result:
         self._begin()
         while self.state.result is None and not self._leave:
             due = min(placement.deadline(self.state) or inf, accounting.due(self.record))
@@ -184,7 +184,7 @@ class JobSupervisor:
             except placement.UnexpectedEvent as error:
                 self._unexpected(error)
         if self.state.result is None:
-            result = Result(None, 125, self._leave)
+            result = placement_actions.Result(None, 125, self._leave)
             self._note(Event(time.time(), Kind.NOTE, reason=self._leave))
         else:
             result = self.state.result
@@ -338,7 +338,7 @@ class JobSupervisor:
     def _note(self, event: Event) -> None:
         self._records.append(event)
 
-    def _end(self, result: Result) -> Result:
+    def _end(self, result: placement_actions.Result) -> placement_actions.Result:
         for output in self.home.outputs.values():
             # The image of a job that is parked counts what is not written yet as said: it will not say that again.
             while not output.drain(_LAST_WORDS):
@@ -388,7 +388,7 @@ def _seen(state: State) -> tuple[Phase, bool, bool]:
 
 def _where(record: Record, patient: bool, agents: list[Noted]) -> State:
     """Where a job stands whose supervisor begins: after one that was killed, it may be running this moment."""
-    left = record.phase in placement_events.ACTING or agents
+    left = record.phase in ACTING or agents
     return State(
         phase=Phase.LOST if left else Phase.CHOOSING,
         why="its supervisor ended" if left else "",

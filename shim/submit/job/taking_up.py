@@ -10,7 +10,8 @@ from dataclasses import replace
 from shim.submit.job import placement_events, placement_steps
 from shim.submit.job.agent_file import Noted
 from shim.submit.job.events import Event, Kind
-from shim.submit.job.placement_events import Ask, Images, Phase, Place, Quit, State, Steps, Taken, Wants
+from shim.submit.job.phase import Phase
+from shim.submit.job.placement_events import Ask, Images, Place, Quit, State, Steps, Taken, Wants
 from shim.submit.job.record import NEVER, Record
 from shim.submit.job.taken_up import Offer
 from shim.submit.job.visits import Visits
