@@ -12,6 +12,7 @@ from remoteio.wire.listed import NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from remoteio.execute.counts import Guesses
     from remoteio.execute.known import Asked
 
 
@@ -78,6 +79,29 @@ class AskedAhead(Told, ToKernel):
             self._known.root_told(stamp, body, now)
             grant = self._known.opened.pushed.answered(now - at, now)  # the first that tells how far home is
         self._grant(grant)
+
+    def spent(self) -> dict[str, list[bytes]]:
+        """Tell what the job's files have cost so far: fields of SPENT."""
+        with self._order:
+            guesses = self._guesses()
+            line = self._known.opened.pushed.pace.line()
+            return {
+                "asked": self.counts.rows(),
+                **({"line": [b"%d" % line]} if line else {}),
+                "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
+            }
+
+    def next_job(self) -> None:
+        """Count anew: what is asked from now on is another job's."""
+        with self._order:
+            self.counts.clear()
+            for each in self._guesses():
+                each.came = each.right = 0
+            self._known.opened.pushed.next_job()
+
+    def _guesses(self) -> list[Guesses]:
+        opened = self._known.opened
+        return [each.guesses for each in (self._known.ahead, self._known.files, opened.pushed, opened.reads)]
 
     def _answered_here(self, op: int, nodeid: int, raw: memoryview, answer: bytes) -> None:
         """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next."""

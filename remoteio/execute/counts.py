@@ -42,6 +42,11 @@ class Counts:
         self.here: defaultdict[int, int] = defaultdict(int)
         self.carried: defaultdict[int, int] = defaultdict(int)
 
+    def clear(self) -> None:
+        """Begin anew."""
+        for each in (self.home, self.waited, self.here, self.carried):
+            each.clear()
+
     def rows(self) -> list[bytes]:
         """Return what was counted, a row for each operation."""
         home, here, waited, carried = self.home, self.here, self.waited, self.carried

@@ -50,6 +50,11 @@ class Pace:
         """Tell how many bytes the link carries in a second; 0: that is not known well."""
         return int(self._rate) if self._level >= _FULL else 0
 
+    def anew(self) -> None:
+        """Take what was granted and not sent for taken back: home sends for another job."""
+        self._granted = self.come
+        self._grants.clear()
+
     def told(self, trip: float, line: int, now: float) -> int:
         """Take note of how long a round trip takes, and how many bytes the link carries in a second (0: who knows), as
         home has found out before; return what to grant."""

@@ -91,6 +91,11 @@ class Pushed:
         self._came = 0  # bytes of contents and listings
         self._heard = float("-inf")  # when something came
 
+    def next_job(self) -> None:
+        """Begin anew with what home may send: what was not used is no reason to send the next job less."""
+        self.used = self.pace.come
+        self.pace.anew()
+
     def answered(self, waited: float, now: float) -> int:
         """Take note that home took so long for an answer; return how much it may send."""
         if self.pace.over:

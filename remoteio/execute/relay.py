@@ -79,18 +79,6 @@ class Relay(LocksHere):
             self._tell_of(lambda: list(opened.untold))
         self._false_deleted.criu = works
 
-    def spent(self) -> dict[str, list[bytes]]:
-        """Tell what the job's files have cost so far: fields of SPENT."""
-        with self._order:
-            opened = self._known.opened
-            guesses = [each.guesses for each in (self._known.ahead, self._known.files, opened.pushed, opened.reads)]
-            line = opened.pushed.pace.line()
-            return {
-                "asked": self.counts.rows(),
-                **({"line": [b"%d" % line]} if line else {}),
-                "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
-            }
-
     def anew(self) -> list[tuple[int, int, int]]:
         """Answer from no lease of a home that is no more; list what another is to be told is open: handle, node, flags.
 

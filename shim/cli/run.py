@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
@@ -29,7 +29,6 @@ from shim.wire import terminal_state
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
-    from remoteio.submit.export.refusals import Refusal
     from remoteio.submit.transport.stream import Stream
     from remoteio.wire.session_link import SessionLink
     from shim.submit.desk.place import Place
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from shim.submit.hosts.config import Host
     from shim.submit.hosts.dialler import Dialler
     from shim.submit.plain_run import RunResult
+    from shim.submit.refusals_told import Told
     from shim.submit.spent import Spent
 
     _Reached = tuple[Host, Stream, Facts]
@@ -59,7 +59,7 @@ def run(
     Returns the exit status, or ends by the job's own signal. Raises RexecError.
     """
     raise_signals()
-    kept = Kept(keep)
+    kept = Kept(keep, served=True)
     log = _json_lines(json_log) if json_log else _nothing
     try:
         with place(spec, on, wanted, quiet) as found:
@@ -87,7 +87,7 @@ class Job(Protocol):
     def never_was(self) -> None:
         """See ForegroundRun."""
 
-    def refused(self) -> Mapping[Refusal, int]:
+    def refused(self) -> Told:
         """See ForegroundRun."""
 
     def leaves(self, held: Callable[[int], None]) -> None:
@@ -95,12 +95,12 @@ class Job(Protocol):
 
 
 def _foreground(
-    link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler,
+    link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: Log, rights: JobRights, dialler: Dialler | None,
     since_ns: int,
 ) -> Job:  # fmt: skip
     from shim.submit.foreground.run import ForegroundRun
 
-    return ForegroundRun(link, spec, say, log, rights, dialler, since_ns)
+    return ForegroundRun(link, spec, say, log, rights, dialler, since_ns, served=dialler is None)
 
 
 def place(spec: JobSpec, on: str | None, wanted: Wanted, quiet: bool) -> AbstractContextManager[Place | None]:
@@ -137,13 +137,13 @@ def to_end(
     say: Callable[[str], None], log: Log, *, sync: bool, verbose: bool, quiet: bool,
 ) -> RunResult:  # fmt: skip
     """Run the job on a host that takes it, and say how it was. `make`: as ``_foreground``. Raises RexecError."""
-    offer = _Offer(spec, asked, lease)
+    offer = _Offer(spec, asked, lease, sync)
 
     def reach(on: str | None) -> _Reached:
         return connect_first(
             on,
             passed_over=say,
-            meanwhile=lambda: _prepare(spec),
+            meanwhile=lambda: _prepare(spec, served=offer.served),
             first=offer.first,
             take=kept.take,
             connecting=lambda host: nullcontext() if quiet else Waiting(f"connecting to {host.name}"),
@@ -185,33 +185,47 @@ def _serve(job: Job, log: Log, host: Host, stream: Stream) -> tuple[Job, RunResu
 class _Offer:
     """A job, as it is sent to a host that has been reached: to one after the other, until one takes it."""
 
-    def __init__(self, spec: JobSpec, asked: Scope, lease: int) -> None:
-        self._spec, self._asked, self._lease, self._scratch = spec, asked, lease, spec.scratch
-        self._made: tuple[Stream, SessionLink, Dialler, Scope] | None = None
+    def __init__(self, spec: JobSpec, asked: Scope, lease: int, sync: bool) -> None:
+        self._spec, self._asked, self._lease, self._scratch, self._sync = spec, asked, lease, spec.scratch, sync
+        self._made: tuple[Stream, SessionLink, Dialler | None, Scope] | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether it was offered to a resident last."""
+        return self._made is not None and self._made[0].served
 
     def first(self, host: Host, stream: Stream) -> bytes:
         """Return what is sent before the agent has said a word: START, unless it could have to wait for one to fit."""
-        link, _, _ = self.made(host, stream)
+        link, _, granted = self.made(host, stream)
         told = frames.frame(frames.START, self._spec.pack())
+        if stream.served:
+            from shim.submit import resident_words
+
+            link.sent = len(told)
+            return resident_words.Offer(granted, self._sync, self._lease, resident_words.around()).pack() + told
         if len(told) > _MOST_UNASKED:
             return b""
         link.sent = len(told)
         return told
 
-    def made(self, host: Host, stream: Stream) -> tuple[SessionLink, Dialler, Scope]:
-        """Return what the run has there: its link, who dials it, and what the job has of the files here."""
+    def made(self, host: Host, stream: Stream) -> tuple[SessionLink, Dialler | None, Scope]:
+        """Return what the run has there: its link, who dials it (None: not this process), and what the job has of the
+        files here."""
         if self._made is None or self._made[0] is not stream:
             from remoteio.wire.session_link import SessionLink
             from shim.submit.hosts import trips
-            from shim.submit.hosts.dialler import Dialler
 
             spec, granted = self._spec, self._asked.on(host.trust, host.disk)
             spec.host, spec.scratch = os.fsencode(host.name), with_tmp(granted, self._scratch, spec.cwd)
             trip, spec.line = trips.known(host)
             spec.trip = stream.trip or trip
             link = SessionLink(stream.read_fd, stream.write_fd)
-            dialler = Dialler(host, link, self._lease)
-            dialler.describe(spec)
+            dialler = None
+            if not stream.served:
+                from shim.submit.hosts.dialler import Dialler
+
+                dialler = Dialler(host, link, self._lease)
+                dialler.describe(spec)
             self._made = stream, link, dialler, granted
         return self._made[1:]
 
@@ -235,9 +249,7 @@ def _tell_ended(
     from shim.submit.foreground import cost
     from shim.submit.units import size
 
-    counted = job.refused()
-    if counted:
-        _tell_refused(counted, say if verbose or os.isatty(2) else _nothing, log)
+    _tell_refused(job.refused(), say if verbose or os.isatty(2) else _nothing, log)
     log("ended", **_outcome(ended), seconds=seconds, received=link.received, sent=link.sent, **spent.row(job.cost))
     if verbose:
         if job.lacks:
@@ -249,18 +261,21 @@ def _tell_ended(
             say(told)
 
 
-def _tell_refused(counted: Mapping[Refusal, int], say: Callable[[str], None], log: Log) -> None:
-    from shim.submit import refused
-
-    for row in refused.rows(counted):
+def _tell_refused(refused: Told, say: Callable[[str], None], log: Log) -> None:
+    for row in refused.rows:
         log("refused", **row)
-    for sentence in refused.sentences(counted):
+    for sentence in refused.sentences:
         say(sentence)
 
 
-def _prepare(spec: JobSpec) -> None:
+def _prepare(spec: JobSpec, *, served: bool) -> None:
     """Read the modules that serve a job: a fifth of a short run's time, and ssh has to be waited for anyway."""
     import_module("shim.submit.foreground.run")
+    if served:
+        import_module("shim.submit.served_session")
+        return
+    import_module("shim.submit.host_session")
+    import_module("shim.submit.learned_starts")
     if spec.trip:
         import_module("remoteio.submit.export.pushing")
     from shim.submit import personal
@@ -306,6 +321,7 @@ def _terminal() -> list[int]:
 
 _RUNTIME = {
     "waits": "waiting for a job there",
+    "stays": "there from the last job, and the files with it",
     "have": "there already",
     "kept": "sent, and kept there",
     "memory": "sent",

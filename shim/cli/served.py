@@ -31,11 +31,11 @@ from shim.submit.batch.runs import opened
 from shim.submit.desk.wanted import Wanted
 from shim.submit.hosts.kept import Kept
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
+from shim.submit.refusals_told import Told
 from shim.submit.scope import JobRights, Scope
 from shim.wire.job_spec import JobSpec
 
 if TYPE_CHECKING:
-    from remoteio.submit.export.refusals import Refusal
     from remoteio.wire.session_link import SessionLink
     from shim.submit.desk.place import Place
     from shim.submit.host_frames import Hello
@@ -195,7 +195,7 @@ class _Served:
 
     def _make(
         self, link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: run.Log, rights: JobRights,
-        dialler: Dialler, since_ns: int,
+        dialler: Dialler | None, since_ns: int,
     ) -> _Job:  # fmt: skip
         made = _Job(link, spec, self._files, rights, dialler)
         with self._lock:
@@ -217,7 +217,7 @@ class _Job:
     """A run on the host that it has reached; PlainRun's watcher. Threads: the run's, and any may call ``end``."""
 
     def __init__(
-        self, link: SessionLink, spec: JobSpec, files: tuple[int, int], rights: JobRights, dialler: Dialler
+        self, link: SessionLink, spec: JobSpec, files: tuple[int, int], rights: JobRights, dialler: Dialler | None
     ) -> None:
         self.lacks = ""
         self.cost: Spent | None = None
@@ -253,7 +253,7 @@ class _Job:
         if not over:
             self._plain.release()
 
-    def refused(self) -> Mapping[Refusal, int]:
+    def refused(self) -> Told:
         """See run.Job."""
         return self._plain.refused()
 

@@ -60,6 +60,10 @@ def _serve(link: SessionLink) -> int:
             from shim.execute.agent.forwarded import enter
 
             enter(agent, spec)()
+        if spec.stays and not spec.scratch and not places.said():
+            from shim.execute.agent.following import Following
+
+            Following(agent, spec.lease)
         agent.run(first[1:])
         return 0
     from shim.execute.agent.checkpoint_agent import CheckpointAgent

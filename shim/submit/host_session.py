@@ -37,7 +37,6 @@ from shim.submit.version_key import version_names
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 
-SKEW = 2.0  # seconds a host's clock may differ before it is said
 _SLOW = frozenset(
     (
         fuse_abi.INIT,
@@ -71,19 +70,6 @@ class Handler(Protocol):
         """Take note that the host may answer by itself less than it could, and why, a sentence. From any thread."""
 
 
-def clock_skew(hello: host_frames.Hello, since_ns: int) -> float:
-    """Compare the host's clock with ours: seconds that it is ahead at least. It was said between `since_ns` and now."""
-    return max(hello.time_ns - time.time_ns(), min(hello.time_ns - since_ns, 0)) / 1e9
-
-
-def skew_told(hello: host_frames.Hello, since_ns: int) -> str:
-    """Say in a sentence that the host's clock is off; "" where it is not by more than SKEW seconds."""
-    skew = clock_skew(hello, since_ns)
-    if abs(skew) <= SKEW:
-        return ""
-    return f"the clock of {hello.host} is {skew:+.0f} s off; programs that compare times may wonder: set it there"
-
-
 class _Files:
     """Knows what an export for `spec`'s user is made of.
 
@@ -107,6 +93,17 @@ class _Files:
         self._confinement = protect.confinement(self._rights, spec.cwd, spec.scratch)
         self.writable = protect.writable(self._rights.scope, spec.cwd)
         self._versions = version_names()
+
+    def job_over(self, export: Export | None) -> None:
+        """Take note that the job has ended, and the link stays for another."""
+        self.ahead.end()
+        self.ahead.stop()
+        if export is not None:
+            export.inodes.allowed.refusals.clear()
+
+    def next_job(self, first_names: FirstNames) -> None:
+        """Serve another, with the same rights; before its host is told of it."""
+        self.ahead = ToldAhead(first_names, True, self._spec.cwd)
 
     def export(self, hello: host_frames.Hello, outside: Outside, begin: Callable[[bytes | memoryview], bool]) -> Export:
         """Make one for the host that has greeted; after `look`. `begin`: see Ordered."""
@@ -156,7 +153,7 @@ class HostSession:
         self.host = "the host"  # by its own name, once it has greeted
         self.once: Once | None = None  # of a job that was taken up
         self.outside: Outside  # from `serve` on: calls what its own threads may not do themselves
-        self._link, self._handler, self._files = link, handler, _Files(spec, record, rights, first_names)
+        self._link, self._handler, self.files = link, handler, _Files(spec, record, rights, first_names)
         self._dialler = dialler
         limited = LimitedRequests(self._receive, lambda: link.queued, lambda: self._threads.under_way)
         self._threads: LeaderFollowers[bytes | memoryview] = LeaderFollowers(limited.receive, self._answer, self._slow)
@@ -170,14 +167,14 @@ class HostSession:
 
         def serve() -> None:
             try:
-                restrict(self._files.writable)  # this thread, and so all that serve; what lacks, the doctor tells
+                restrict(self.files.writable)  # this thread, and so all that serve; what lacks, the doctor tells
                 self._serve()
             except BaseException as e:  # it is raised where it is waited for
                 failed.append(e)
 
         self.outside = Outside()
         try:
-            self._files.look()
+            self.files.look()
             serving = threading.Thread(target=serve, name="session", daemon=True)
             serving.start()
             serving.join()
@@ -257,7 +254,7 @@ class HostSession:
         self._link.close()
         if self._dialler is not None:
             self._dialler.close(done=done)
-        self._files.ahead.end()
+        self.files.ahead.end()
 
     def release(self, held_up: Callable[[], None] | None = None) -> None:
         """Close every file that was open for the host, and with it every lock; after `serve` and `close`.
@@ -272,7 +269,7 @@ class HostSession:
                     return
                 held_up()
                 self._threads.rest(None)
-            self._files.ahead.release()
+            self.files.ahead.release()
             self.export.close()
 
     # signs of life, a thread each: one that sends may wait as long as the network likes
@@ -323,17 +320,17 @@ class HostSession:
             requests += self.export.fence.kept()
         for kind, payload in received:
             if kind != frames.FUSE or self.export is None:
-                host_frames.due(kind, len(payload), self.export is not None, self._files.behind)
+                host_frames.due(kind, len(payload), self.export is not None, self.files.behind)
             if kind in _REQUESTS:
                 assert self.export is not None
                 if self.once is None or not self.once.again(payload):
-                    requests += self.export.late.noted(self._files.take(kind, payload))
+                    requests += self.export.late.noted(self.files.take(kind, payload))
             elif kind == frames.HELLO:
                 self._greet(host_frames.hello(payload))
                 requests.append(told_ahead.NAMES_DUE)
             elif kind == frames.CREDIT and payload[0] == frames.PUSHED:
                 assert self.export is not None
-                requests += self._files.ahead.credited(payload, self.export)
+                requests += self.files.ahead.credited(payload, self.export)
             else:
                 if self._dialler is not None and self.export is None:
                     self._dialler.heard()
@@ -342,7 +339,7 @@ class HostSession:
         return requests
 
     def _greet(self, hello: host_frames.Hello) -> None:
-        self.host, self.export = hello.host, self._files.export(hello, self.outside, self._threads.aside)
+        self.host, self.export = hello.host, self.files.export(hello, self.outside, self._threads.aside)
         self.export.leases.start(self._link, self._handler.unleased)
         if self._dialler is not None:
             self._dialler.know(hello.door)
@@ -369,11 +366,11 @@ class HostSession:
             if self._over.is_set():
                 return  # it came before the link ended, and the job may be going on elsewhere by now
             if told_ahead.is_due(each):
-                for frame in self._files.ahead.made(each, self.export, self._over):
+                for frame in self.files.ahead.made(each, self.export, self._over):
                     self.send(*frame)
                 continue
             request = self.export.ordered.request(each)
-            if self._files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
+            if self.files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
                 due.append(told_ahead.PUSH_DUE)
             if (answer := self.export.answered(request)) is not None:
                 self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session

@@ -15,9 +15,13 @@ from itertools import islice
 from pathlib import Path
 
 from checkpoint.submit import xdg
-from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, Ranges, Uses
+from remoteio.submit.export.first_names import MOST_NAMES, MOST_RANGES, FirstNames, Ranges, Uses
+from remoteio.submit.export.kept_there import KeptThere
 from remoteio.submit.export.learned_walks import wanted_of
-from shim.submit.scope import Scope
+from shim.submit.guessed.guesses import Guessed
+from shim.submit.kept_on_host import KeptOnHost
+from shim.submit.scope import JobRights, Scope
+from shim.wire.job_spec import JobSpec
 
 try:
     from _blake2 import blake2b  # hashlib would import OpenSSL, which takes 5 ms
@@ -30,6 +34,13 @@ MOST_USES = MOST_NAMES + 1024  # with directories that are listed, and trees
 OLD_S = 7 * 24 * 3600.0
 _PATH_MAX = 4096  # bytes: linux/limits.h
 _HEAD = b"rexec start 2"
+
+
+def first_names(spec: JobSpec, rights: JobRights) -> FirstNames:
+    """Find what is known of what a job uses as it starts, and what learns more."""
+    start, host = LearnedStart(spec.argv, spec.cwd, rights.scope), KeptOnHost(spec.host)
+    known, there = start.uses(), KeptThere(host.marks, host.keep)
+    return FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there)
 
 
 class LearnedStart:

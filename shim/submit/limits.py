@@ -101,6 +101,14 @@ FILES = (
         "shim/submit/kept_on_host.py", f"{_UNIT}_kept_there.py::test_no_more_is_known_than_so_much",
     ),
     Limit(
+        "seconds for which runs on a far host are served in one session", "shim.submit.resident:LONGEST", "",
+        "the next begins another", "shim/submit/resident.py", f"{_UNIT}_resident.py::test_a_session_is_not_for_ever",
+    ),
+    Limit(
+        "memory of who serves them", "shim.submit.resident:MOST_MEMORY", BYTES, "as above", "shim/submit/resident.py",
+        f"{_UNIT}_resident.py::test_a_session_is_not_for_ever",
+    ),
+    Limit(
         "directories that are listed ahead as a command starts", "remoteio.submit.export.learned_walks:MOST_WALKED", "",
         "further ones are asked for", f"{_EXPORT}/learned_walks.py",
         f"{_UNIT}_learned_walks.py::test_no_more_is_listed_than_so_many_directories",

@@ -18,27 +18,23 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from remoteio.errors import HostMisbehaves, ProtocolError, RexecError, named
-from remoteio.submit.export.first_names import FirstNames
-from remoteio.submit.export.kept_there import KeptThere
-from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.transport.stream import Stream, last_line
 from remoteio.wire import frames
 from remoteio.wire.link import Link, LinkClosed
 from shim.submit import host_frames, spent
-from shim.submit.guessed.guesses import Guessed
-from shim.submit.host_session import HostSession
 from shim.submit.hosts.config import Host
-from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import Lost
-from shim.submit.kept_on_host import KeptOnHost
-from shim.submit.learned_starts import LearnedStart
+from shim.submit.refusals_told import NOTHING, Told
 from shim.submit.scope import JobRights
+from shim.submit.served_session import ServedSession
 from shim.wire import lease
 from shim.wire.job_spec import JobSpec
 from shim.wire.stream_pumps import Sink, Source
 from shim.wire.wakeup import Wakeup
 
 if TYPE_CHECKING:
+    from shim.submit.host_session import HostSession
+    from shim.submit.hosts.dialler import Dialler
     from shim.wire.forwarder import Forwarder
 
 
@@ -125,6 +121,16 @@ class _FirstWords:
             self._anew = True
 
 
+def _own_session(
+    link: Link, spec: JobSpec, run: PlainRun, rights: JobRights | None, dialler: Dialler | None
+) -> HostSession:
+    from shim.submit.host_session import HostSession  # it takes 30 ms to read all that serves files
+    from shim.submit.learned_starts import first_names
+
+    names = first_names(spec, rights or JobRights())
+    return HostSession(link, spec, run, rights=rights, dialler=dialler, first_names=names)
+
+
 class PlainRun:
     """Runs `spec` at the far end of `link`.
 
@@ -140,14 +146,12 @@ class PlainRun:
         watcher: Watcher,
         rights: JobRights | None = None,
         dialler: Dialler | None = None,
+        *,
+        served: bool = False,
     ) -> None:
-        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; the others: see HostSession."""
-        start = LearnedStart(spec.argv, spec.cwd, (rights or JobRights()).scope)
-        known = start.uses()
-        host = KeptOnHost(spec.host)
-        there = KeptThere(host.marks, host.keep)
-        names = FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there)
-        self.session = HostSession(link, spec, self, rights=rights, dialler=dialler, first_names=names)
+        """`outputs`: where STDOUT, STDERR and others go, as far as the job has them; `served`: the files are, by the
+        process at the other end of the link (resident.py); the others: see HostSession."""
+        self.session = ServedSession(link, self) if served else _own_session(link, spec, self, rights, dialler)
         first_words = _FirstWords(spec, self.session.send)
         if dialler is not None:
             dialler.begin(spec, self, self.session.start_outside, first_words.start_anew)
@@ -168,10 +172,17 @@ class PlainRun:
         self._ended: RunResult | None = None
         self.started = False
 
-    def refused(self) -> Mapping[Refusal, int]:
-        """What the job was refused of the files here, and how often; for as long as nothing was released."""
-        export = self.session.export
-        return {} if export is None else export.inodes.allowed.refusals.counted()
+    def refused(self) -> Told:
+        """Say what the job was refused of the files here; for as long as nothing was released."""
+        session = self.session
+        if isinstance(session, ServedSession):
+            return session.refused
+        counted = {} if session.export is None else session.export.inodes.allowed.refusals.counted()
+        if not counted:
+            return NOTHING
+        from shim.submit import refused  # hardly ever
+
+        return refused.told(counted)
 
     @property
     def ended(self) -> bool:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from remoteio.printable import printable
 from remoteio.submit.export.refusals import Refusal
 from remoteio.submit.export.rights import ALWAYS, FIXED, FREE, HIDDEN, KEPT, READ, Glob, Rule
 from remoteio.submit.export.room import FULL
 from shim.submit import kept_places
+from shim.submit.refusals_told import Told
 
 DISK = "--disk SIZE"
+
+
+def told(counted: Mapping[Refusal, int]) -> Told:
+    """Say what was refused."""
+    return Told(list(rows(counted)), sentences(counted))
+
+
 _NAMED = 3  # refusals that are named in a sentence
 
 
@@ -49,7 +58,7 @@ def _rules(wanted: list[Refusal]) -> list[str]:
     return said
 
 
-def rows(counted: Mapping[Refusal, int]) -> Iterator[dict[str, object]]:
+def rows(counted: Mapping[Refusal, int]) -> Iterator[dict[str, Any]]:
     """What was refused, as --json-log has it: one object each."""
     for each, count in counted.items():
         to = "add" if _is_room(each.rule) else "see" if each.reading else "change"

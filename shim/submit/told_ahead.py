@@ -68,6 +68,13 @@ class ToldAhead:
         if self._first_names is not None:
             self._first_names.end()
 
+    def stop(self) -> None:
+        """Send nothing more, and close what is open to be sent; what is being sent is closed by whoever sends it."""
+        if self._pushing is not None and not self._pushing.stop():
+            return
+        if self._first_names is not None:
+            self._first_names.release()
+
     def release(self) -> None:
         """Close what is open to be sent, once nobody makes frames any more."""
         if self._pushing is not None:

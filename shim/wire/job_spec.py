@@ -33,6 +33,7 @@ class JobSpec:
         "scheduling",
         "scratch",
         "secret",
+        "stays",
         "stdio",
         "trip",
         "tty",
@@ -64,22 +65,22 @@ class JobSpec:
         trip: int = 0,
         line: int = 0,
         forwards: Sequence[Forward] = (),
+        stays: bool = False,
     ) -> None:
         """`env`: NAME=VALUE each; `stdio`: which of 0, 1, 2 are pipes (the others are closed, or with a terminal
-        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see
-        ``scheduling.own``, empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`:
-        those from 3 on; `secret`: of this run, which another stream to its agent has to know, empty: none is let in;
-        `lease`: seconds that the agent waits for one; `home`: the process that supervises it, if it is the agent's own
-        parent, 0: it is on another machine; `trip`: microseconds of a round trip between the two, 0: not known;
-        `line`: bytes a second of a narrow line, 0: not known, or wide; `forwards`: the ports that lead to the other."""
+        the terminal); `tty`: see ``terminal_state.read``, empty: no terminal; `scheduling`: see ``scheduling.own``,
+        empty: the host's own; `host`: what the user calls the host it goes to; `descriptors`: those from 3 on;
+        `secret`: of this run, which another stream to its agent has to know, empty: none is let in; `lease`: seconds
+        that the agent waits for one; `home`: the process that supervises it, if it is the agent's own parent, 0: it is
+        on another machine; `trip`: microseconds of a round trip between the two, 0: not known; `line`: bytes a second
+        of a narrow line, 0: not known, or wide; `forwards`: ports that lead to the other; `stays`: another may come."""
         self.argv, self.env, self.cwd, self.uid, self.gid, self.groups = argv, env, cwd, uid, gid, groups
-        self.umask, self.hostname, self.limits, self.scratch, self.stdio, self.tty = (
-            umask, hostname, limits, scratch, stdio, tty,
-        )  # fmt: skip
+        self.umask, self.hostname, self.limits, self.scratch = umask, hostname, limits, scratch
+        self.stdio, self.tty = stdio, tty
         self.scheduling, self.host = list(scheduling), host
         # checkpoint None: the job cannot be checkpointed
         self.checkpoint, self.descriptors, self.forwards = checkpoint, descriptors or [], list(forwards)
-        self.secret, self.lease, self.home, self.trip, self.line = secret, lease, home, trip, line
+        self.secret, self.lease, self.home, self.trip, self.line, self.stays = secret, lease, home, trip, line, stays
 
     def pack(self) -> bytes:
         """Return the payload of a START frame."""
@@ -101,6 +102,7 @@ class JobSpec:
                 "trip": _texts([self.trip, self.line]) if self.trip else [],
                 **({"forwards": [each.pack() for each in self.forwards]} if self.forwards else {}),
                 "session": [self.secret, *_texts([self.lease, self.home])] if self.secret else [],
+                **({"stays": []} if self.stays else {}),
                 **({} if self.checkpoint is None else self.checkpoint.fields()),
             }
         )
@@ -141,6 +143,7 @@ class JobSpec:
             trip=trip,
             line=line,
             forwards=_forwards(f["forwards"]) if "forwards" in f else (),
+            stays="stays" in f,
         )
 
 

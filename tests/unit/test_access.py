@@ -137,7 +137,7 @@ def test_where_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def log(event: str, **fields: object) -> None:
         logged.append((event, fields["path"]))
 
-    run._tell_refused({Refusal(b"/h/.aws", KEYS, True): 2}, said.append, log)
+    run._tell_refused(refused.told({Refusal(b"/h/.aws", KEYS, True): 2}), said.append, log)
     assert logged == [("refused", "/h/.aws")]
     assert said == refused.sentences({Refusal(b"/h/.aws", KEYS, True): 2})
 

@@ -59,7 +59,7 @@ def test_a_change_that_waited_behind_what_is_sent_ahead_is_done() -> None:
     link: Any = SlowLink()
     session: Any = HostSession(link, spec, nobody)
     session._threads = SimpleNamespace(aside=lambda item: False)
-    session._files = SimpleNamespace(
+    session.files = SimpleNamespace(
         ahead=SimpleNamespace(
             saw=lambda export, request: request.unique == 1, made=lambda item, *_: done.append(item) or ()
         )

@@ -96,7 +96,7 @@ def test_what_changes_all_the_time_is_left_alone_for_a_while(
         (tmp_path / f"dir/{k}").touch()
     assert (node, b"") in broken(export)
     assert not look(export, node, b"file")
-    export.leases._resting[node] = time.monotonic()
+    export.leases.resting[node] = time.monotonic()
     assert look(export, node, b"file") & wire.NAME
 
 

@@ -82,7 +82,7 @@ def test_the_bytes_on_the_sockets() -> None:
         said[f"{message.sender} {message.receiver}"] += message.letter.decode()
     assert said == {
         "keeper agent": "MF", "agent keeper": "GS", "keeper init": "O",
-        "init agent": "PSTEFcxzwyionhludr", "agent init": "KTGZWYIONHLDR",
+        "init agent": "PSTEFcxzwyionhludrR", "agent init": "AKTGZWYIONHLDR",
     }  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
     nobody: Any = None
     spec: Any = SimpleNamespace(trip=0, cwd=b"/")
     session = HostSession.__new__(HostSession)
-    session._files = host_session._Files(spec, None, None, None)
+    session.files = host_session._Files(spec, None, None, None)
     session.export = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), str(tmp_path))
     session._over = threading.Event()
     session._link = nobody

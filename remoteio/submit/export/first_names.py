@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from itertools import chain
 from typing import Protocol
 
@@ -98,6 +98,109 @@ class FirstNames:
         if self._guesses is None or (self.known and self._sure):
             return iter(self.known.items())
         return chain(self.known.items(), self._guessed(self._guesses.used(export)))
+
+    def release(self) -> None:
+        """Close what is open to guess by, once nobody asks any more."""
+
+
+class FirstNames:
+    """Tells the names of what is `known` to be used, or guessed where nothing is, and learns what is used beside.
+
+    Threads: any may call what is here.
+    """
+
+    def __init__(
+        self,
+        known: Uses,
+        keep: Callable[[Uses], None],
+        guesses: Guesses | None = None,
+        sure: bool = True,
+        there: KeptThere | None = None,
+    ) -> None:
+        """`keep` is given all that is to be told the next time, if it is more than is known. Not `sure`: that is known
+        of another command, much like this one. `there`: what the host has kept."""
+        self.known, self._keep, self._guesses, self._sure = known, keep, guesses, sure
+        self._uses: Uses = dict(known)
+        self.walks, self.there = LearnedWalks(), there or KeptThere()
+        self._begun = BegunWalks(self.walks.walked)
+        self._begins: Uses = {}
+        self.read: set[bytes] = set()  # the files of which home was asked for something
+        self._removed: set[bytes] = set()  # directories
+        self._until: float | None = None  # when the first request comes, FIRST_S later
+
+    @property
+    def knows(self) -> bool:
+        """Is anything known, or to be guessed?"""
+        return bool(self.known) or self._guesses is not None
+
+    def begin(self, export: Export) -> Iterator[bytes]:
+        """Make the payloads of the NAMES frames that tell what is known of these names now."""
+        if self.known or self._guesses is None:
+            return _Telling(export).told(self.known)
+        return _Telling(export).told(name for name, _ in self._guesses.start(export))
+
+    def used(self, export: Export) -> Iterator[Use]:
+        """What the command is likely to use as it starts."""
+        if self._guesses is None or (self.known and self._sure):
+            return iter(self.known.items())
+        return chain(self.known.items(), self._guessed(self._guesses.used(export)))
+
+    def _new(self) -> Iterator[Use]:
+        return (use for use in self.known.items() if use[0] not in self.there.told)
+
+    def release(self) -> None:
+        """Close what is open to guess by, once nobody asks any more."""
+
+
+class FirstNames:
+    """Tells the names of what is `known` to be used, or guessed where nothing is, and learns what is used beside.
+
+    Threads: any may call what is here.
+    """
+
+    def __init__(
+        self,
+        known: Uses,
+        keep: Callable[[Uses], None],
+        guesses: Guesses | None = None,
+        sure: bool = True,
+        there: KeptThere | None = None,
+    ) -> None:
+        """`keep` is given all that is to be told the next time, if it is more than is known. Not `sure`: that is known
+        of another command, much like this one. `there`: what the host has kept."""
+        self.known, self._keep, self._guesses, self._sure = known, keep, guesses, sure
+        self._uses: Uses = dict(known)
+        self.walks, self.there = LearnedWalks(), there or KeptThere()
+        self._begun = BegunWalks(self.walks.walked)
+        self._begins: Uses = {}
+        self.read: set[bytes] = set()  # the files of which home was asked for something
+        self._removed: set[bytes] = set()  # directories
+        self._until: float | None = None  # when the first request comes, FIRST_S later
+
+    @property
+    def knows(self) -> bool:
+        """Is anything known, or to be guessed?"""
+        return bool(self.known) or self._guesses is not None
+
+    def begin(self, export: Export) -> Iterator[bytes]:
+        """Make the payloads of the NAMES frames that tell what is known of these names now."""
+        if self.known or self._guesses is None:
+            return _Telling(export).told(self.known)
+        return _Telling(export).told(name for name, _ in self._guesses.start(export))
+
+    def used(self, export: Export) -> Iterator[Use]:
+        """What the command is likely to use as it starts."""
+        if self._guesses is None or (self.known and self._sure):
+            return iter(self.known.items())
+        return chain(self.known.items(), self._guessed(self._guesses.used(export)))
+
+    def _new(self) -> Iterator[Use]:
+        return (use for use in self.known.items() if use[0] not in self.there.told)
+
+    @property
+    def seen(self) -> Set[bytes]:
+        """The paths of which the host has been told by now."""
+        return self.there.told | self._uses.keys()
 
     def release(self) -> None:
         """Close what is open to guess by, once nobody asks what is used any more."""

@@ -33,7 +33,9 @@ class KeptThere:
     """
 
     def __init__(
-        self, known: Callable[[], Marks] = dict, keep: Callable[[Mapping[bytes, int]], object] = lambda marks: None
+        self,
+        known: Callable[[], Marks] = dict,
+        keep: Callable[[Mapping[bytes, int]], object] = lambda marks: None,
     ) -> None:
         """`known` reads what was learned before, and `keep` is given what is to be added to it."""
         self._read, self._keep = known, keep

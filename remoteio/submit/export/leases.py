@@ -109,7 +109,7 @@ class Leases:
         self._nodes: OrderedDict[int, _Watch] = OrderedDict()
         self.numbers: dict[int, _Watch] = {}
         self._local = ChangedHere()
-        self._resting: dict[int, float] = {}  # by node, until when
+        self.resting: dict[int, float] = {}  # by node, until when; EVERYTHING: all was taken back
         self._most = MOST_WATCHES
         self.news: list[bytes] = []
         self._over = threading.Event()
@@ -258,7 +258,7 @@ class Leases:
 
     def _add(self, node: Node, path: bytes, mask: int) -> _Watch | None:
         watches = self.inotify
-        if watches is None or self._resting.get(node.id, 0.0) > time.monotonic():
+        if watches is None or self.resting.get(node.id, 0.0) > time.monotonic():
             return None
         follow = 0 if path.rpartition(b"/")[0] == b"/proc/self/fd" else ino.IN_DONT_FOLLOW
         try:
@@ -297,6 +297,7 @@ class Leases:
     # what is due
 
     def _break_all(self) -> None:
+        self.resting[wire.EVERYTHING] = float("inf")
         for watch in self._nodes.values():
             watch.all_broken = True
         self.news.append(wire.pack_break(wire.EVERYTHING, b""))
@@ -341,8 +342,8 @@ class Leases:
             return
         if watch.is_busy(now := time.monotonic()):
             self._leave(watch)
-            self._resting = {node: until for node, until in self._resting.items() if until > now}
-            self._resting[watch.nodeid] = now + _REST
+            self.resting = {node: until for node, until in self.resting.items() if until > now}
+            self.resting[watch.nodeid] = now + _REST
 
 
 def _mounted(leases: Leases, nodes: dict[int, _Watch], over: Over | None) -> None:

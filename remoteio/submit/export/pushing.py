@@ -134,6 +134,16 @@ class Pushing:
             if payload:
                 yield payload
 
+    def stop(self) -> bool:
+        """Have nothing more made; False: somebody makes what is due just now, and ends by himself."""
+        with self._lock:
+            self._todo.clear()
+            if self._credit.busy:
+                return False
+            self._credit.busy = True  # nobody begins any more
+        self.close()
+        return True
+
     def close(self) -> None:
         """Close the files that are open to be sent, and the directories for guesses, once nobody makes what is due."""
         self._todo.clear()

@@ -50,6 +50,12 @@ class Refusals:
         finally:
             self._guesses.made = False
 
+    def clear(self) -> None:
+        """Begin anew: another job is served."""
+        with self._lock:
+            self._counts.clear()
+            self.others = 0
+
     def counted(self) -> dict[Refusal, int]:
         """Return how often each was refused, in the order of the first time."""
         with self._lock:

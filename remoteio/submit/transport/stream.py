@@ -40,6 +40,7 @@ class Stream(ABC):
     read_fd: int
     write_fd: int
     lingers = False  # what is written to it gets there though this process ends
+    served = False  # at its other end is who serves the files, not the host: shim/submit/resident.py
     trip = 0  # microseconds that a round trip takes, as far as is known
 
     @abstractmethod

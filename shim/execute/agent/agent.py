@@ -88,10 +88,7 @@ class Agent:
             frames.LEASED: self.relay.leased,
             frames.GRANTED: self.relay.granted,
             frames.BREAK: self.relay.broken,
-            frames.STDIN: streams.put,
-            frames.CREDIT: streams.credit,
-            frames.CLOSED: streams.closed,
-            frames.WINSIZE: streams.resize,
+            **self._of_streams(),
             frames.SIGNAL: self._signal,
             frames.PAUSE: lambda _: self._pause(True),
             frames.PING: lambda _: self._pause(False),
@@ -104,6 +101,15 @@ class Agent:
         }
         self.closing: Callable[[Message | None], None] = lambda last: None
         self.killed: Callable[[bytes], tuple[int, bytes]] = lambda why: (frames.FAIL, (125).to_bytes(4, "little") + why)
+
+    def _of_streams(self) -> dict[int, Callable[[bytes | memoryview], None]]:
+        streams = self.streams
+        return {
+            frames.STDIN: streams.put,
+            frames.CREDIT: streams.credit,
+            frames.CLOSED: streams.closed,
+            frames.WINSIZE: streams.resize,
+        }
 
     def run(self, frames_left: list[tuple[int, bytes | memoryview]]) -> None:
         """Serve until the job has ended and all is told: then this process ends. Raises LinkClosed."""
@@ -174,7 +180,10 @@ class Agent:
             self.on_message[said](rest, fds)
             said, rest, fds = next_word(self.sandbox.init)
         self.closing(said)
-        last = self._last_words(said, rest)
+        self.end(self.last_words(said, rest))
+
+    def end(self, last: list[tuple[int, bytes]]) -> None:
+        """Take away what is left of the job here, tell home its `last_words`, and end this process."""
         self.sandbox.end()  # before it is told: who hears it may hang up at once
         leaves()
         try:
@@ -183,6 +192,15 @@ class Agent:
         except LinkClosed:
             pass  # home has hung up, perhaps as it heard the last: what is left of us here goes all the same
         self.leave()
+
+    def serve_next(self, streams: JobStreams) -> None:
+        """Serve another job, with these streams."""
+        self.streams = streams
+        streams.before = self.relay.all_done
+        self.on_frame.update(self._of_streams())
+        self.on_message[messages.TERMINAL] = streams.open_terminal
+        self.relay.next_job()
+        self.relay.begins(*self._way)
 
     def leave(self) -> None:
         """End this process once home has heard all that was said; by the lease, if nobody comes to hear it."""
@@ -195,7 +213,7 @@ class Agent:
         self.link.shut()
         os._exit(0)
 
-    def _last_words(self, said: Message | None, rest: bytes) -> list[tuple[int, bytes]]:
+    def last_words(self, said: Message | None, rest: bytes) -> list[tuple[int, bytes]]:
         """Return the frames that tell home of the job's end."""
         if said is messages.ENDED:
             self.streams.drain()

@@ -27,6 +27,7 @@ class JobStreams(ABC):
     def __init__(self, link: Link) -> None:
         self._link = link
         self.sources: dict[int, Source] = {}
+        self._sinks: dict[int, Sink] = {}
         self.master = -1
         self.before: Callable[[], None] = lambda: None
 
@@ -46,7 +47,7 @@ class JobStreams(ABC):
         take: dict[int, Callable[[bytes | memoryview], None]] = {}
         for kind, (fd, reads) in pipes.items():
             if reads:
-                sink = Sink(self._link, kind, fd, before=self.before)
+                sink = self._sinks[kind] = Sink(self._link, kind, fd, before=self.before)
                 sink.start(fail)
                 take[kind] = sink.put
             else:
@@ -89,22 +90,35 @@ class JobStreams(ABC):
         for source in self.sources.values():
             source.done.wait()
 
+    def give_back(self) -> bool:
+        """Give back what is held, once the job has ended; nothing more is said of it then. False: that cannot be."""
+        return False
+
+
+_ENDS = 1.0  # seconds that a thread may take which writes to nobody any more
+
 
 class PlainStreams(JobStreams):
     """The streams of a job of which no images are made."""
 
-    def __init__(self, link: Link) -> None:
-        super().__init__(link)
-        self._stdin: Sink | None = None
-
     def _input(self, fd: int, terminal: bool) -> None:
-        self._stdin = Sink(self._link, frames.STDIN, fd, before=self.before)
-        self._stdin.start(fail)
+        self._sinks[frames.STDIN] = Sink(self._link, frames.STDIN, fd, before=self.before)
+        self._sinks[frames.STDIN].start(fail)
 
     def _output(self, kind: int, fd: int) -> None:
         self.sources[kind] = Source(self._link, kind, fd, before=self.before)
         self.sources[kind].start(fail)
 
     def put(self, data: bytes | memoryview) -> None:
-        if self._stdin is not None:
-            self._stdin.put(data)
+        if frames.STDIN in self._sinks:
+            self._sinks[frames.STDIN].put(data)
+
+    def give_back(self) -> bool:
+        """See JobStreams."""
+        for sink in self._sinks.values():
+            sink.put(b"")
+        if not all(sink.done.wait(_ENDS) for sink in self._sinks.values()):
+            return False
+        if self.master >= 0:
+            os.close(self.master)
+        return True

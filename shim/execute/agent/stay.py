@@ -77,6 +77,10 @@ class Stay:
         """Take note of a sign of life."""
         self._heard = _now()
 
+    def leased(self, seconds: int) -> None:
+        """Wait so long for another stream from now on; 0: there is no job."""
+        self._lease = seconds
+
     def _cut(self, why: str) -> None:
         waits = sysctl.fuse_waits(sysctl.value)
         if waits:

@@ -29,7 +29,7 @@ import termios
 from remoteio.errors import RexecError, named
 from remoteio.execute import machine
 from remoteio.syscalls import syncfs
-from shim.execute.init import descriptors, messages, namespaces, out_of_reach
+from shim.execute.init import descriptors, messages, namespaces, out_of_reach, resting
 from shim.wire import scheduling, terminal_state
 from shim.wire.descriptors import FILE, TERMINAL
 from shim.wire.job_spec import JobSpec
@@ -85,7 +85,16 @@ def run(
             stdio = {**dict.fromkeys((0, 1, 2, *others), slave), **stdio}
         if tree is None:
             namespaces.number_pids()
-            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave}, alive)
+            root = _Root(alive)
+            rests = resting.Rests() if spec.stays else None
+            status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave}, root)
+            while rests is not None and rests.clean(slave):
+                messages.send(sock, messages.RESTS, _outcome(status))
+                spec, stdio = resting.next_job(sock)
+                spec.env.append(b"REXEC_HOST=" + os.fsencode(machine.name()))
+                slave = _terminal(sock, spec, plan) if spec.tty else -1
+                stdio = {**dict.fromkeys((0, 1, 2) if spec.tty else (), slave), **stdio}
+                status = _serve(sock, _start(spec, plan, stdio, slave), slave, set(stdio.values()) - {slave}, root)
         else:
             ends = {k: fd for k, fd in stdio.items() if fd != slave}
             tree.enter({**ends, -1: slave} if slave >= 0 else ends, [os.fsdecode(path) for path in spec.scratch])
@@ -93,7 +102,7 @@ def run(
                 ends = {}
             else:
                 tree.job = _start(spec, plan, stdio, slave)
-            status = _serve(sock, tree.job, slave, set(ends.values()), None, tree)
+            status = _serve(sock, tree.job, slave, set(ends.values()), _Root(None), tree)
     except RexecError as e:
         _fail(sock, 125, str(e).encode("utf-8", "backslashreplace"))
     except OSError as e:
@@ -105,9 +114,26 @@ def run(
     except Exception as e:  # else nobody would hear what it was
         _fail(sock, 125, b"an error of rexec's own in the job's first process: " + named(e).encode())
     else:
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # all of the job's: orphans are ours
-        messages.send(sock, messages.ENDED, b"%d %d" % (status, (spent.ru_utime + spent.ru_stime) * 1e6))
+        messages.send(sock, messages.ENDED, _outcome(status))
     os._exit(0)
+
+
+def _outcome(status: int) -> bytes:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # all of its jobs': orphans are ours
+    return b"%d %d" % (status, (spent.ru_utime + spent.ru_stime) * 1e6)
+
+
+class _Root:
+    """The root of the job's files, open: it comes from `keeper`, or is opened here, when it is first asked for."""
+
+    def __init__(self, keeper: socket.socket | None) -> None:
+        self._keeper, self._fd = keeper, -1
+
+    def fd(self) -> int:
+        if self._fd < 0:
+            found = messages.receive(self._keeper, messages.KEEPER, messages.INIT)[2] if self._keeper else []
+            self._fd = found[0] if found else os.open("/", os.O_RDONLY)
+        return self._fd
 
 
 def _fail(sock: socket.socket, code: int, why: bytes) -> None:
@@ -255,13 +281,9 @@ def _search(spec: JobSpec) -> None:
 
 
 def _serve(
-    sock: socket.socket, job: int, slave: int, ends: set[int], opens: socket.socket | None,
-    tree: TreeControl | None = None,
-) -> int:  # fmt: skip
-    """Serve until the job has ended and everything with it; its wait status. `job` 0: it is still to be restored.
-
-    `opens`: over this the root comes, open; None: it is opened here.
-    """
+    sock: socket.socket, job: int, slave: int, ends: set[int], root: _Root, tree: TreeControl | None = None
+) -> int:
+    """Serve until the job has ended and everything with it; its wait status. `job` 0: it is still to be restored."""
     for fd in ends:
         os.close(fd)
     wake_r, wake_w = os.pipe()
@@ -298,6 +320,9 @@ def _serve(
                     if tree is not None and int(rest) == signal.SIGTSTP:
                         tree.suspend()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    for fd in (wake_r, wake_w):
+        os.close(fd)
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
@@ -308,10 +333,8 @@ def _serve(
         except ChildProcessError:
             break
     # what was written through shared mappings is at home before the job counts as ended
-    found = messages.receive(opens, messages.KEEPER, messages.INIT)[2] if opens is not None else []
-    root = found[0] if found else os.open("/", os.O_RDONLY)
     try:
-        syncfs(root)
+        syncfs(root.fd())
     except OSError as e:
         raise RexecError("the last of what the job wrote could not be written: %s" % e.strerror) from e
     return status

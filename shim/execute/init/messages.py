@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AGENT, KEEPER, INIT = "agent", "keeper", "init"
 MOST = 4096  # bytes of one message
+MOST_FDS = 64
 
 
 class Message:
@@ -64,6 +65,7 @@ TERMINAL = Message("TERMINAL", b"P", INIT, AGENT, "st_rdev and st_dev of its sla
 STARTED = Message("STARTED", b"S", INIT, AGENT, "")
 STOPPED = Message("STOPPED", b"T", INIT, AGENT, "number of the signal")
 ENDED = Message("ENDED", b"E", INIT, AGENT, "wait status of the job, and µs of processor time; nothing of it is left")
+RESTS = Message("RESTS", b"R", INIT, AGENT, "as ENDED; and it waits for the NEXT")
 FAILED = Message("FAILED", b"F", INIT, AGENT, "exit code, space, a sentence: the job did not start")
 CRIU_ENDED = Message("CRIU_ENDED", b"c", INIT, AGENT, "empty, or what of its is left")
 
@@ -82,6 +84,7 @@ DUMPING = Message("DUMPING", b"d", INIT, AGENT, "pid of the tree's root, in its 
 RESTORING = Message("RESTORING", b"r", INIT, AGENT, "JSON: those of the directories that there are not")
 
 # What init is told.
+NEXT = Message("NEXT", b"A", AGENT, INIT, "its pipes' numbers", MOST_FDS)  # a file with START's payload; their ends
 SIGNAL = Message("SIGNAL", b"K", AGENT, INIT, "number of the signal, for the job's process group")
 SUSPEND = Message("SUSPEND", b"T", AGENT, INIT, "")  # ^Z was typed: stop what it would stop
 GOES_ON = Message("GOES_ON", b"G", AGENT, INIT, "pid of the restored tree's root, space, its last pid")  # STARTED comes
@@ -103,8 +106,8 @@ TABLE = (
     TERMINAL, STARTED, STOPPED, ENDED, FAILED, CRIU_ENDED,
     FAULT, TREE_STOPPED, TREE_CONTINUED, WRITTEN, IPC, OWN_FILES, TIDIED, OPEN_FILES, SPOOLED, CONNECTION, DUMPING,
     RESTORING,
-    SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, TIDY, LIST_OPEN_FILES,
-    SPOOL, DUMP, RESTORE,
+    RESTS, NEXT, SIGNAL, SUSPEND, GOES_ON, STOP_TREE, CONTINUE_TREE, WRITE_BACK, ASK_IPC, ASK_OWN_FILES, TIDY,
+    LIST_OPEN_FILES, SPOOL, DUMP, RESTORE,
 )  # fmt: skip
 ANSWERS = (*(message.answer for message in TABLE if message.answer is not None), FAULT)
 _KNOWN = {(message.sender, message.receiver, message.letter): message for message in TABLE}
@@ -132,7 +135,7 @@ def receive(sock: socket.socket, sender: str, receiver: str) -> tuple[Message | 
 
     Raises UnknownMessage, and what recvmsg(2) raises.
     """
-    said, fds, _, _ = socket.recv_fds(sock, MOST, 8)
+    said, fds, _, _ = socket.recv_fds(sock, MOST, MOST_FDS)
     if not said:
         return None, b"", fds
     message = _KNOWN.get((sender, receiver, said[:1]))

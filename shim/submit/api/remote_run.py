@@ -11,7 +11,7 @@ from typing import Unpack
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from remoteio.wire.session_link import SessionLink
-from shim.submit import host_frames, refused
+from shim.submit import host_frames
 from shim.submit.api import arguments, errors
 from shim.submit.api.arguments import ScopeOptions, Text
 from shim.submit.api.streams import File, given_input, output, written
@@ -154,5 +154,5 @@ def _run(
     try:
         return plain.run()
     finally:
-        kept += refused.sentences(plain.refused())
+        kept += plain.refused().sentences
         plain.release()

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from remoteio.submit.export.refusals import Refusal
 from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames, own_process
+from shim.submit.clock_skew import clock_skew, skew_told
 from shim.submit.foreground.own_streams import FATAL, let_go, raise_lost, raise_signals
 from shim.submit.foreground.terminal import Terminal, in_foreground
-from shim.submit.host_session import clock_skew, skew_told
-from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
+from shim.submit.refusals_told import Told
 from shim.submit.scope import JobRights
 from shim.submit.spent import Spent
 from shim.wire import lease, terminal_state
 from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
+
+if TYPE_CHECKING:
+    from shim.submit.hosts.dialler import Dialler
 
 FORWARDED = (*FATAL, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGWINCH)
 
@@ -43,8 +46,11 @@ class ForegroundRun:
         rights: JobRights | None = None,
         dialler: Dialler | None = None,
         since_ns: int = 0,
+        *,
+        served: bool = False,
     ) -> None:
-        """`rights`, `dialler`: see HostSession; `since_ns`: the host's first word was said after that."""
+        """`rights`, `dialler`: see HostSession; `since_ns`: the host's first word was said after that; `served`: see
+        PlainRun."""
         self._spec, self._say, self._log, self._since_ns = spec, say, log, since_ns
         self.lacks = ""  # what its host had to do without, in a sentence
         self.cost: Spent | None = None  # once its host has said so
@@ -62,7 +68,7 @@ class ForegroundRun:
             if fd in spec.stdio or (fd == 1 and spec.tty):
                 # 2 stays: what we have to say goes there too
                 outputs[kind] = StreamEnd(os.dup(fd), self._closes(fd) if fd == 1 else os.close)
-        self._run = PlainRun(link, spec, outputs, self, rights, dialler)
+        self._run = PlainRun(link, spec, outputs, self, rights, dialler, served=served)
 
     def run(self, *, lingers: bool) -> RunResult:
         """Run the job until it has ended; `lingers` as for PlainRun.run. Raises RexecError when the link is lost or the
@@ -94,14 +100,15 @@ class ForegroundRun:
         self._run.release()
         raise_signals()
 
-    def refused(self) -> Mapping[Refusal, int]:
+    def refused(self) -> Told:
         """See PlainRun.refused."""
         return self._run.refused()
 
     def leaves(self, held: Callable[[int], None]) -> None:
         """Let go, once it has ended, what takes long to be closed: see Leases.close."""
-        if self._run.session.export is not None:
-            self._run.session.export.leases.close(held)
+        export = self._run.session.export
+        if export is not None:
+            export.leases.close(held)
 
     # PlainRun's watcher
 

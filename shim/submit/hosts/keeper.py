@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -28,15 +30,19 @@ from checkpoint.submit import xdg
 from remoteio.errors import RexecError
 from remoteio.submit.transport.ssh import ProcessStream
 from remoteio.submit.transport.stream import Stream
+from remoteio.wire import pushed
+from remoteio.wire.coherence import TTL
 from shim.submit import own_code, own_process
-from shim.submit.hosts import kept, trips
+from shim.submit.hosts import beside, kept, trips
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.connect import connect
 from shim.wire import kept as words
 
+_RESIDENT = "shim.submit.resident"
 _SPARE = "shim.execute.spare:main"
 _DEADLINE = 60.0
+_HEARS = 10.0  # seconds that a busy host may take to hear that all is over
 _TRIPS = 3  # of which the quickest tells how far the host is: a busy machine takes its time
 _TRIES = 2  # that fail one after the other: what never works, such as a login by password, is not tried after each run
 
@@ -44,9 +50,14 @@ _TRIES = 2  # that fail one after the other: what never works, such as a login b
 class Spare:
     """A connection with an agent at its far end that waits."""
 
-    def __init__(self, stream: ProcessStream, facts: Facts) -> None:
-        self.stream, self.python = stream, ".".join(map(str, facts.python))
+    def __init__(self, stream: ProcessStream, facts: Facts, trip: int) -> None:
+        self.stream, self.python, self.trip = stream, ".".join(map(str, facts.python)), trip
         self._asked, self._heard = 0.0, time.monotonic()  # 0: it owes no answer
+
+    def hang_up(self) -> None:
+        """Let what was said last get there: that a run was killed, or else its job goes on for as long as its lease."""
+        self.stream.wait(_HEARS)
+        self.stream.close()
 
     @property
     def owes(self) -> bool:
@@ -77,12 +88,65 @@ class Spare:
         return True
 
 
+class Resident:
+    """A process that serves the files of one run after another over the connection that was `spare` (resident.py).
+
+    free   it may be given a run
+    begun  the connection is its own
+    fresh  since when what its host's kernel was told by then has to be asked again: a run that begins later sees there
+           what was changed here before it began
+    """
+
+    def __init__(self, host: Host, spare: Spare) -> None:
+        """Start it. Raises OSError."""
+        self.spare, self.free, self.begun, self.fresh = spare, True, False, 0.0
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        fds = theirs.fileno(), spare.stream.read_fd
+        try:
+            self.process = subprocess.Popen(
+                [*own_code.command(_RESIDENT), *map(str, fds), json.dumps(host._asdict())], pass_fds=fds,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        finally:
+            theirs.close()
+
+    def give(self, run: socket.socket) -> bool:
+        """Have it serve the run at the other end of that socket. False: it is gone."""
+        ours, its = socket.socketpair()
+        with ours, its:
+            try:
+                socket.send_fds(self.socket, [b"%d" % self.spare.owes], [its.fileno()])
+            except OSError:
+                return False
+            how = b"again" if self.fresh else b"served"
+            said = b"%s 0 %s %d" % (how, self.spare.python.encode(), self.spare.trip)
+            socket.send_fds(run, [said], [ours.fileno()])
+        self.free = False
+        return True
+
+    def hears(self) -> bool:
+        """Take note of what it says. False: it has ended."""
+        said = self.socket.recv(64)
+        if said == b"rests":
+            self.fresh = time.monotonic() + TTL
+        if said == b"begun":
+            self.begun = True
+            self.spare.stream.give_away()
+        self.free = self.free or said in (b"rests", b"declined")
+        return bool(said)
+
+    def close(self) -> None:
+        """Let it end."""
+        self.socket.close()
+
+
 class Keeper:
     """Serves runs at `listener` while there are any, and `seconds` longer; or until it is told to end."""
 
     def __init__(self, host: Host, seconds: int, listener: socket.socket) -> None:
         self._host, self._seconds, self._listener = host, seconds, listener
         self._spare: Spare | None = None
+        self._resident: Resident | None = None
         self._runs: dict[socket.socket, Stream | None] = {}
         self._until = time.monotonic() + seconds
         self._wanted = True  # a connection, as soon as no run is on
@@ -93,8 +157,10 @@ class Keeper:
     def serve(self) -> None:
         """Serve until the time is over."""
         while not self._ended and (self._runs or time.monotonic() < self._until):
-            if self._wanted and not self._runs:
-                self._dial()
+            if not self._runs:
+                if self._wanted and self._spare is None:
+                    self._dial()
+                self._begin_resident()
             self._wait()
             if self._spare is not None and time.monotonic() >= self._until:
                 self._drop()
@@ -105,6 +171,7 @@ class Keeper:
         self._drop()
         while self._runs:
             self._wait()
+        self._end_resident()
 
     def _dial(self) -> None:
         self._wanted = False
@@ -123,12 +190,36 @@ class Keeper:
             stream.close(done=True)
             return
         self._failures = 0
-        self._spare = Spare(stream, facts)
+        self._spare = Spare(stream, facts, self._trip)
 
     def _drop(self) -> None:
+        if self._resident is not None and self._resident.spare is self._spare:
+            self._end_resident()  # it has not begun
         spare, self._spare = self._spare, None
         if spare is not None:
             spare.stream.close(done=True)
+
+    def _begin_resident(self) -> None:
+        """Have one for the next run, where round trips cost something."""
+        if self._resident is None and self._spare is not None and self._trip >= pushed.FAR * 1e6:
+            with contextlib.suppress(OSError):  # then each run serves its own files
+                self._resident = Resident(self._host, self._spare)
+
+    def _hear_resident(self, resident: Resident) -> None:
+        if not resident.hears():
+            self._end_resident()
+        elif resident.free and not resident.begun:  # it has declined its first run: the connection is as it was
+            self._spare = resident.spare
+
+    def _end_resident(self) -> None:
+        resident, self._resident = self._resident, None
+        if resident is None:
+            return
+        resident.close()
+        threading.Thread(target=resident.process.wait, name="resident").start()
+        if resident.spare is not self._spare:
+            threading.Thread(target=resident.spare.hang_up, name="end").start()
+        self._wanted = self._wanted or self._spare is None
 
     def _wait(self) -> None:
         """Wait for what happens next, and deal with it."""
@@ -136,6 +227,8 @@ class Keeper:
         spare = self._spare
         if self._listener.fileno() >= 0:
             wait.register(self._listener, select.POLLIN)
+        if self._resident is not None:
+            wait.register(self._resident.socket, select.POLLIN)
         for run in self._runs:
             wait.register(run, 0)  # until it hangs up: what it sends is only to lie there until then (Kept.hold)
         until = None if self._runs else self._until
@@ -144,9 +237,11 @@ class Keeper:
             until = min(spare.due, self._until)
         patience = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
         ready = {fd for fd, _ in wait.poll(patience)}
+        if self._resident is not None and self._resident.socket.fileno() in ready:
+            self._hear_resident(self._resident)
         for run in [run for run in self._runs if run.fileno() in ready]:
             self._end(run)
-        if spare is not None and not spare.lives(spare.stream.read_fd in ready):
+        if spare is not None and spare is self._spare and not spare.lives(spare.stream.read_fd in ready):
             self._drop()  # the next run makes its own, and another is wanted after it
         if self._listener.fileno() in ready:
             self._accept()
@@ -156,7 +251,10 @@ class Keeper:
         run.settimeout(1.0)  # who has connected has asked
         try:
             asked = run.recv(kept.PACKET).split(b"\0") if kept.ours(run) else []
-            if asked == [b"run"]:
+            if asked == [b"served"] and self._serves(run):
+                self._runs[run] = None
+                return
+            if asked in ([b"run"], [b"served"]):
                 self._runs[run] = self._give(run)
                 return
             assert self._host.ssh is not None
@@ -169,9 +267,22 @@ class Keeper:
             pass  # it has gone again
         run.close()
 
+    def _serves(self, run: socket.socket) -> bool:
+        """Have the resident serve it, if it is free and knows as much of this machine as the run itself."""
+        resident = self._resident
+        if resident is None or not resident.free or (self._spare is not None and time.monotonic() < resident.fresh):
+            return False
+        if not beside.alike(kept.peer(run)) or not resident.give(run):
+            return False
+        if resident.spare is self._spare:
+            self._spare = None  # unless it declines
+        return True
+
     def _give(self, run: socket.socket) -> Stream | None:
         """Give the connection away, if there is one."""
         spare = self._spare
+        if spare is not None and self._resident is not None and self._resident.spare is spare:
+            self._end_resident()  # it would have begun with this one
         if spare is None:
             run.send(b"no")
             return None

@@ -8,7 +8,10 @@ answer over it, the run makes its own as ever: no job can have begun, as none of
 The keeper's socket lies in a directory that no job sees (shim/submit/protect.py). It is asked in packets: "run", which
 is answered by "no", or by "yes", whether an answer of the host's is under way, python's version there, and how many
 microseconds a round trip takes (0: that is not known yet), with the connection's descriptor; the socket stays open as
-long as the run. "end" and destinations, if not all are meant, ends the keeper of these; it answers with its own.
+long as the run. "served" is "run" of one whose files another process may serve; where one does, the answer is "served"
+in place of "yes", or "again" where it has served others, and the descriptor is of a socket to that one
+(shim/submit/resident_words.py). "end" and destinations, if not all are meant, ends the keeper of these; it answers
+with its own.
 """
 
 from __future__ import annotations
@@ -76,10 +79,19 @@ def short(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def ours(peer: socket.socket) -> bool:
+def ours(sock: socket.socket) -> bool:
     """Tell whether it is a process of this user's that is at the other end."""
-    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return bool(uid == os.geteuid())
+    return _credentials(sock)[1] == os.geteuid()
+
+
+def peer(sock: socket.socket) -> int:
+    """Return the process at the other end."""
+    return _credentials(sock)[0]
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, gid
 
 
 def ask(path: Path, *words: bytes) -> socket.socket:
@@ -114,12 +126,15 @@ def _bytes(text: str) -> bytes:
 
 
 class KeptStream(Stream):
-    """A stream that the keeper's ssh carries: what was written to it gets there when this process has ended, too."""
+    """A stream that the keeper's ssh carries: what was written to it gets there when this process has ended, too.
+
+    `served`: it leads to a resident.
+    """
 
     lingers = True
 
-    def __init__(self, destination: str, fd: int, trip: int) -> None:
-        self.destination, self.trip = destination, trip
+    def __init__(self, destination: str, fd: int, trip: int, served: bool = False) -> None:
+        self.destination, self.trip, self.served = destination, trip, served
         self.read_fd = self.write_fd = fd
 
     def wait(self, timeout: float | None) -> int | None:
@@ -143,9 +158,11 @@ class Kept:
     Threads: one, the run's main one.
     """
 
-    def __init__(self, seconds: int) -> None:
-        """`seconds`: how long a connection is to be kept after the run; 0: not at all, and none is asked for."""
-        self._seconds = seconds
+    def __init__(self, seconds: int, *, served: bool = False) -> None:
+        """`seconds`: how long a connection is to be kept after the run; 0: not at all, and none is asked for. `served`:
+        the run's files may be by another process."""
+        self._seconds, self._served = seconds, served
+        self._declined = False  # by who serves others' files
         self._keeper: socket.socket | None = None
         self._host: Host | None = None  # none is kept for it yet
         self._held = -1  # what the keeper is given that `leave` starts
@@ -160,9 +177,17 @@ class Kept:
         """
         if not self._seconds or host.ssh is None or programs.find("ssh") is None:
             return None
+        self._declined = False
+        found = self._take(host, b"served" if self._served else b"run", first, meanwhile)
+        return self._take(host, b"run", first, meanwhile) if self._declined else found
+
+    def _take(
+        self, host: Host, wanted: bytes, first: Callable[[Stream], bytes], meanwhile: Callable[[], object]
+    ) -> tuple[Stream, Facts] | None:
+        assert host.ssh is not None
         self.close()
         try:
-            self._keeper = ask(directory() / name(host), b"run")
+            self._keeper = ask(directory() / name(host), wanted)
         except (OSError, RuntimeError):
             self._host = host
             return None
@@ -170,25 +195,27 @@ class Kept:
             taken = self._taken(host.ssh, self._keeper)
             if taken is None:
                 return None
-            stream, under_way, python = taken
+            stream, under_way, python, how = taken
             if _takes_it(stream, int(under_way), first(stream), meanwhile):
-                return stream, Facts(tuple(map(int, python.split(b"."))), "waits", "")
+                return stream, Facts(tuple(map(int, python.split(b"."))), how, "")
             stream.close(done=True)
+            self._declined = stream.served
         except TimeoutError:
             self.close()  # it would give what it makes just now to nobody
         except (OSError, ValueError):
             return None
         return None
 
-    def _taken(self, destination: str, keeper: socket.socket) -> tuple[Stream, bool, bytes] | None:
+    def _taken(self, destination: str, keeper: socket.socket) -> tuple[Stream, bool, bytes, str] | None:
         said, found, _, _ = keeper.recvmsg(PACKET, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         fds = array.array("i")
         for _, _, data in found:
             fds.frombytes(data)
         words = said.split()
-        if not fds or len(words) != 4 or words[0] != b"yes":
+        if not fds or len(words) != 4 or words[0] not in (b"yes", b"served", b"again"):
             return None
-        return KeptStream(destination, fds[0], int(words[3])), words[1] == b"1", words[2]
+        stream = KeptStream(destination, fds[0], int(words[3]), words[0] != b"yes")
+        return stream, words[1] == b"1", words[2], "stays" if words[0] == b"again" else "waits"
 
     def hold(self, fd: int) -> None:
         """Have the keeper close a descriptor after this run: it lies in its socket until then, or is given to the one
@@ -224,7 +251,9 @@ def _takes_it(stream: Stream, owed: int, first: bytes, meanwhile: Callable[[], o
         meanwhile()
         answered = select.poll()
         answered.register(stream.read_fd, select.POLLIN)
-        return all(answered.poll(_ANSWERS * 1000) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
+        # who serves others is waited for: once it has told its host, nobody else may begin the job
+        patience = None if stream.served else _ANSWERS * 1000
+        return all(answered.poll(patience) and os.read(stream.read_fd, 1) == kept.YES for _ in range(owed + 1))
     except OSError:
         return False
 

@@ -20,9 +20,9 @@ from remoteio.submit.export.carried_locks import held
 from remoteio.submit.export.written_files import OpenFiles, WrittenFiles, opened
 from remoteio.wire import frames
 from remoteio.wire.link import Arrivals, LinkClosed, Window, credit
-from shim.submit import host_frames, refused
+from shim.submit import clock_skew, host_frames, refused
 from shim.submit.faults import SAID
-from shim.submit.host_session import HostSession, skew_told
+from shim.submit.host_session import HostSession
 from shim.submit.job import agent_file, image_manifest, placement_events
 from shim.submit.job.contact import Contact
 from shim.submit.job.dumps_due import DumpsDue
@@ -205,7 +205,7 @@ class Generation:
 
     def greeted(self, hello: host_frames.Hello) -> None:
         self._session.outside(lambda: self._contact.greeted(hello.door))
-        if warning := skew_told(hello, time.time_ns()):
+        if warning := clock_skew.skew_told(hello, time.time_ns()):
             self._home.say(warning)
         image = self._image
         if image is not None and self._session.export is not None:

@@ -1,0 +1,210 @@
+"""One run after another is served by one process, in one root on the far host: each is as if it were the only one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from remoteio.wire.coherence import TTL
+from tests import desk
+from tests.desk_hosts import SUBMIT_USER
+from tests.program import Rexec
+from tests.until import HANG, until
+
+FAR = "alpha-far20"
+long = pytest.mark.long(lambda **_: True)
+
+
+class Runs:
+    """Runs on a far host, of one user, with a cache and a log of their own."""
+
+    def __init__(self, rexec: Rexec, directory: Path) -> None:
+        self.rexec, self.dir, self._log = rexec, directory, directory / "log"
+        self.env = {"XDG_CACHE_HOME": str(directory / "cache"), "REXEC_KEEP": "1h"}
+
+    def start(self, *argv: str, **more: Any) -> Any:
+        return self.rexec.start(
+            ["--json-log", self._log, "--on", FAR, *argv], as_user=SUBMIT_USER, env=self.env, cwd=self.dir, **more
+        )
+
+    def __call__(self, *argv: str, status: int = 0, stdin: bytes = b"") -> bytes:
+        with self.start(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            said, error = process.communicate(stdin, timeout=HANG)
+        assert process.returncode == status, error
+        return bytes(said)
+
+    def how(self) -> str:
+        """How the agent of the last run was found."""
+        events = [json.loads(line) for line in self._log.read_text().splitlines()]
+        return str([event["runtime"] for event in events if event["event"] == "reached"][-1])
+
+    def rest(self) -> None:
+        """Wait until the next run is one of those after the first of a session."""
+
+        def stays() -> bool:
+            time.sleep(TTL)  # for which a resident is not given another, where there is a spare connection
+            self("true")
+            return self.how() == "stays"
+
+        until(stays, "a run is served as those before it were", within=HANG)
+        time.sleep(TTL + 0.1)
+
+    def again(self, *argv: str, status: int = 0, stdin: bytes = b"") -> bytes:
+        """Run it so."""
+        self.rest()
+        said = self(*argv, status=status, stdin=stdin)
+        assert self.how() == "stays"
+        return said
+
+
+@pytest.fixture
+def runs(rexec: Rexec, place: Callable[[str], Path]) -> Iterator[Runs]:
+    found = Runs(rexec, place(SUBMIT_USER))
+    yield found
+    with rexec.start(["disconnect"], as_user=SUBMIT_USER, env=found.env) as ending:
+        assert not ending.wait(HANG)
+
+
+def residents(runs: Runs) -> list[psutil.Process]:
+    """Those of these runs: other tests have their own."""
+    own = f"XDG_CACHE_HOME={runs.env['XDG_CACHE_HOME']}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended while we looked
+        if b"shim.submit.resident" in line and own in environment:
+            found.append(psutil.Process(int(entry.name)))
+    return found
+
+
+def test_statuses_signals_and_streams_are_each_run_s_own(runs: Runs) -> None:
+    assert runs.again("sh", "-c", "cat; exit 3", status=3, stdin=b"given") == b"given"
+    assert runs("sh", "-c", "kill -TERM $$", status=-signal.SIGTERM) == b""
+    large = os.urandom(1 << 20) * 3
+    assert runs.again("cat", stdin=large) == large
+    assert runs.again("sh", "-c", "echo $$; umask; pwd").split()[2] == os.fsencode(runs.dir)
+    assert runs("no-such-command", status=127) == b""
+    assert runs.again("echo", "one more") == b"one more\n"
+
+
+def test_a_run_sees_what_was_changed_here_before_it_began(runs: Runs) -> None:
+    at = runs.dir / "file"
+    at.write_text("0\n")
+    runs.rest()
+    changes: list[Callable[[str], object]] = [
+        lambda text: at.write_text(text),
+        lambda text: (at.with_name("new").write_text(text), at.with_name("new").rename(at)),
+        lambda text: (at.unlink(), at.write_text(text)),
+    ]
+    used = set()
+    for k in range(12):
+        text = f"{k} changed\n"
+        changes[k % 3](text)
+        if k % 4 == 3:
+            time.sleep(TTL + 0.1)
+        told = runs("sh", "-c", "cat file; stat -c %s file; ls")
+        assert told.split(b"\n")[:2] == [text[:-1].encode(), b"%d" % len(text)]
+        used.add(runs.how())
+        (runs.dir / f"there{k}").touch()
+        if k:
+            (runs.dir / f"there{k - 1}").unlink()
+        assert b"there%d\n" % k not in told and (k < 1 or b"there%d\n" % (k - 1) in told)
+    assert "stays" in used
+    runs.rest()
+    for k in range(4):  # what is looked up once is under no lease, and holds in the kernel there for the TTL
+        new = runs.dir / f"new{k}"
+        for text in ("short", "and longer"):
+            new.write_text(text)
+            assert runs("stat", "-c", "%s", new.name) == b"%d\n" % len(text)
+
+
+@long
+def test_nothing_of_a_job_is_seen_by_the_next(runs: Runs) -> None:
+    """But what it has left in files; not its processes, its memory that others may share, nor its environment."""
+    leaves = "import os, subprocess, time; open('/dev/shm/left', 'w').write('x'); "
+    leaves += "subprocess.Popen(['sleep', '1000'], start_new_session=True); os.environ['LEFT'] = 'x'"
+    shared = "import ctypes; c = ctypes.CDLL(None); print(c.shmget(4711, 4096, 0o1600), c.shmget(4711, 1, 0))"
+    runs.again("python3", "-c", f"{leaves}; {shared}")
+    said = runs.again("sh", "-c", "ls /dev/shm; ps ax -o args; env").decode()
+    assert "left" not in said and "sleep 1000" not in said and "LEFT" not in said
+    told = runs.again("python3", "-c", "import ctypes; print(ctypes.CDLL(None).shmget(4711, 1, 0))")
+    assert told == b"-1\n"
+
+
+@long
+def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: Runs) -> None:
+    runs.rest()
+    script = "trap 'echo caught; exit 7' TERM; echo begun; while :; do sleep 0.05; done"
+    with runs.start("sh", "-c", script, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.terminate()
+        assert process.stdout.read() == b"caught\n" and process.wait(HANG) == 7
+    runs.rest()
+    with runs.start("sh", "-c", "echo begun; exec sleep 4712", stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.kill()
+    until(lambda: not any("sleep 4712" in line for line in desk.processes("alpha").values()), "the job has ended")
+    assert runs("echo", "goes on") == b"goes on\n"
+
+
+@long
+def test_a_connection_that_breaks_is_made_again_under_a_later_run(runs: Runs) -> None:
+    runs.rest()
+    with runs.start("sh", "-c", "echo begun; read word; echo $word; cat file", stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        keepers = [each.parent() for each in residents(runs)]
+        for carrier in [each for keeper in keepers if keeper for each in keeper.children() if each.name() == "ssh"]:
+            carrier.kill()
+        (runs.dir / "file").write_text("as it is now")
+        said, _ = process.communicate(b"heard\n", timeout=HANG)
+    assert (said, process.returncode) == (b"heard\nas it is now", 0)
+
+
+@long
+def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: Runs) -> None:
+    runs.rest()
+    argv = ("sh", "-c", "echo begun; exec sleep 4713")
+    with runs.start(*argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        for each in residents(runs):
+            each.kill()
+        _, error = process.communicate(timeout=HANG)
+    assert process.returncode == 125 and b"lost" in error
+    assert runs("echo", "goes on") == b"goes on\n"
+    runs.rest()
+
+
+@long
+def test_runs_at_once_and_with_other_rights_are_served_apart(runs: Runs) -> None:
+    runs.rest()
+    argv = ("sh", "-c", "echo begun; read word; echo $word")
+    with runs.start(*argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdout.readline() == b"begun\n"
+        assert runs("echo", "beside") == b"beside\n" and runs.how() != "stays"
+        said, _ = one.communicate(b"heard\n", timeout=HANG)
+    assert said == b"heard\n"
+    runs.rest()
+    (runs.dir / "secret").write_text("x")
+    hidden = ("--hide", str(runs.dir / "secret"), "ls")
+    assert b"secret" not in runs(*hidden) and runs.how() != "stays"
+    assert b"secret" in runs.again("ls")
+
+
+@long
+def test_a_run_that_is_no_run_for_a_session_has_the_connection_that_waits(runs: Runs) -> None:
+    """Also where no session has begun, and for longer than a connection is let go of in."""
+    runs("true")
+    only = ("--only", "sh", "-c", "sleep 13; echo done")
+    until(lambda: runs(*only) == b"done\n" and runs.how() == "waits", "the connection is given to it", within=HANG)
+    runs.rest()
