@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import islice
 from pathlib import Path
 
@@ -36,10 +36,10 @@ _PATH_MAX = 4096  # bytes: linux/limits.h
 _HEAD = b"rexec start 2"
 
 
-def first_names(spec: JobSpec, rights: JobRights) -> FirstNames:
-    """Find what is known of what a job uses as it starts, and what learns more."""
+def first_names(spec: JobSpec, rights: JobRights, told: Set[bytes] = frozenset()) -> FirstNames:
+    """Find what is known of what a job uses as it starts, and what learns more; `told`: what its host knows already."""
     start, host = LearnedStart(spec.argv, spec.cwd, rights.scope), KeptOnHost(spec.host)
-    known, there = start.uses(), KeptThere(host.marks, host.keep)
+    known, there = start.uses(), KeptThere(host.marks, host.keep, told)
     return FirstNames(known, start.keep, Guessed(spec.argv, spec.cwd, spec.env), start.sure, there)
 
 

@@ -119,12 +119,14 @@ class _Session:
 
     like   what has to be alike of them all
     made   the directories that the jobs have made their own
+    told   the paths of which the host has been told
     """
 
     def __init__(self, host: Host, fd: int, offer: Offer, spec: JobSpec, handler: Resident) -> None:
         """Make one for its first job; ``begin`` has its host take that."""
         self.like = _like(offer, spec)
         self.made: dict[tuple[int, int], int] = {}
+        self.told: set[bytes] = set()
         self.hello: host_frames.Hello | None = None
         rights = JobRights(offer.scope, self.made, sync=offer.sync)
         self.names, self.link = first_names(spec, rights), SessionLink(fd, fd)
@@ -150,7 +152,7 @@ class _Session:
 
     def next(self, offer: Offer, spec: JobSpec) -> None:
         """Have the agent, which rests, begin another. Raises LinkClosed: it is not told so."""
-        self.names = first_names(spec, JobRights(offer.scope, sync=offer.sync))
+        self.names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
         self.host_session.files.next_job(self.names)
         self.link.send(frames.START, spec.pack())
 
@@ -242,6 +244,7 @@ class Resident:
         with self._lock:
             if self._session is not None and run.over and not run.learned:
                 run.learned = True
+                self._session.told |= self._session.names.seen
                 self._session.host_session.files.job_over(self._session.host_session.export)
 
     def _hear_run(self, run: _Run) -> None:

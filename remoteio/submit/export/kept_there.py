@@ -8,7 +8,7 @@ have lost it, or keep nothing: it is sent once more, and when that was for nothi
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from remoteio.wire import fuse_abi as abi
 
@@ -36,9 +36,11 @@ class KeptThere:
         self,
         known: Callable[[], Marks] = dict,
         keep: Callable[[Mapping[bytes, int]], object] = lambda marks: None,
+        told: Set[bytes] = frozenset(),
     ) -> None:
-        """`known` reads what was learned before, and `keep` is given what is to be added to it."""
-        self._read, self._keep = known, keep
+        """`known` reads what was learned before, and `keep` is given what is to be added to it; `told`: the paths of
+        which the host was told in a job before this one, and which it knows for as long as they are so."""
+        self._read, self._keep, self.told = known, keep, told
         self._known: Marks | None = None
         self._new: Marks = {}
         self._left: dict[int, tuple[bytes, Ranges]] = {}  # what was left out of files, by their nodes
