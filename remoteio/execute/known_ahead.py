@@ -34,6 +34,7 @@ class KnownAhead(Known):
         super().__init__()
         self.making = Taking(self.leases)
         self.written = Written(self)
+        self._began = 0  # stamp of what home tells unasked: as of when the job began
         self._names: dict[int, float] = {}  # directories whose names are asked for -> when they were; 0: they will be
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
@@ -211,7 +212,7 @@ class KnownAhead(Known):
         """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
         for what, nodeid, name, rest in told:
             if what == names_ahead.TARGET:
-                self.learn_link(nodeid, 0, rest, now)
+                self.learn_link(nodeid, self._began, rest, now)
             elif what == names_ahead.LISTING:
                 self._learn_whole(nodeid, rest, now)
             else:
@@ -219,7 +220,7 @@ class KnownAhead(Known):
 
     def _learn_name(self, nodeid: int, name: bytes, entry: bytes, now: float) -> None:
         found = abi.ENTRY.unpack_from(entry)[0]
-        if self.holds(nodeid, 0) and self.holds(found, 0):
+        if self.holds(nodeid, self._began) and self.holds(found, self._began):
             self.listings.learn_name(nodeid, name, entry, now)
         elif found:
             self.listings.unused.append(found)
@@ -236,13 +237,13 @@ class KnownAhead(Known):
             if bare:
                 found = walk(entries)
                 named = [each[2] for each in found if each[2]]
-                if not leased or not all(self.holds(each, 0) for each in (nodeid, *named)):
+                if not leased or not all(self.holds(each, self._began) for each in (nodeid, *named)):
                     self.listings.unused += named
                     continue
                 keep_listing(self.leases, nodeid, attr, found, entries)
             else:
-                self._learn_directory(nodeid, attr, entries, leased, 0, now)
-                self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, 0), now)
+                self._learn_directory(nodeid, attr, entries, leased, self._began, now)
+                self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, self._began), now)
             self.opened.pushed.listing(nodeid, size // len(told))
         self.ahead.walks.sent()
 
@@ -255,26 +256,32 @@ class KnownAhead(Known):
         for what, nodeid, name, offset, rest in wire.parse(payload):
             if what == wire.NAME:
                 found = abi.ENTRY.unpack_from(rest)[0]
-                if self.holds(nodeid, 0) and self.holds(found, 0):
+                if self.holds(nodeid, self._began) and self.holds(found, self._began):
                     self.leases.pushed(nodeid, name, found, rest[abi.ENTRY.size :])
                 elif found:
                     self.listings.unused.append(found)
             elif what == wire.TOLD:
                 self._learn_name(nodeid, name, rest, now)
             elif what == wire.TARGET:
-                self.learn_link(nodeid, 0, rest, now, UNUSED_S)  # what is a link to something else is another node
+                self.learn_link(nodeid, self._began, rest, now, UNUSED_S)  # a link to something else is another node
             elif what == wire.SEARCHED:
-                if self.holds(nodeid, 0):
+                if self.holds(nodeid, self._began):
                     self.opened.searched.learn(self.leases, nodeid, rest)
             elif what == wire.LISTED:
                 self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now)
             elif what == wire.DATA:
                 answers += self.opened.pushed.data(nodeid, offset, rest)
-            elif self.holds(nodeid, 0) and (size := size_of(self.leases, nodeid)) >= 0:
+            elif self.holds(nodeid, self._began) and (size := size_of(self.leases, nodeid)) >= 0:
                 self.opened.pushed.file(nodeid, size, wire.promised(rest), now, name)
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)
         return answers
+
+
+def next_job(known: KnownAhead) -> None:
+    """Take note that another job begins: what home tells unasked from now on it has looked up for that one, after all
+    that the last has changed."""
+    known._began = known._count
 
 
 def anew(known: KnownAhead) -> list[tuple[int, int, int]]:

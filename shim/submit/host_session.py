@@ -101,9 +101,13 @@ class _Files:
         if export is not None:
             export.inodes.allowed.refusals.clear()
 
-    def next_job(self, first_names: FirstNames) -> None:
-        """Serve another, with the same rights; before its host is told of it."""
+    def next_job(self, first_names: FirstNames) -> bool:
+        """Serve another, with the same rights; before its host is told of it. False: something is still being sent for
+        the last, which its host would take for as new as this one."""
+        if not self.ahead.stop():
+            return False
         self.ahead = ToldAhead(first_names, True, self._spec.cwd)
+        return True
 
     def export(self, hello: host_frames.Hello, outside: Outside, begin: Callable[[bytes | memoryview], bool]) -> Export:
         """Make one for the host that has greeted; after `look`. `begin`: see Ordered."""

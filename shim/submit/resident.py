@@ -150,11 +150,17 @@ class _Session:
         self.link.sent = len(start)
         return True
 
-    def next(self, offer: Offer, spec: JobSpec) -> None:
-        """Have the agent, which rests, begin another. Raises LinkClosed: it is not told so."""
-        self.names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
-        self.host_session.files.next_job(self.names)
+    def next(self, offer: Offer, spec: JobSpec) -> bool:
+        """Have the agent, which rests, begin another. False: it is not told so. Raises LinkClosed: likewise."""
+        export = self.host_session.export
+        if export is not None and len(export.leases.numbers) >= export.leases.most:
+            self.told = set()  # of some of these its host knows no more
+        names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
+        if not self.host_session.files.next_job(names):
+            return False
+        self.names = names
         self.link.send(frames.START, spec.pack())
+        return True
 
 
 class Resident:
@@ -206,9 +212,11 @@ class Resident:
             return False
         if (left := self._fresh - time.monotonic()) > 0:
             time.sleep(left)
-        self._run = run
-        self._session.next(offer, spec)  # from here on it may have begun, and is this run's whatever happens
-        run.take()
+        before, self._run = self._run, run
+        if not self._session.next(offer, spec):
+            self._run = before
+            return False
+        run.take()  # it may have begun, and is this run's whatever happens
         if self._session.hello is not None:  # its clock was found to be right or wrong by the first
             self._greet(run, self._session.hello._replace(time_ns=time.time_ns()))
         return True
@@ -332,7 +340,9 @@ class Resident:
         run.send(frames.NEWS, news(over=over))
         self._fresh = time.monotonic() + TTL
         run.over = True
-        cold = export is not None and EVERYTHING in export.leases.resting  # its host has forgotten what it was told
+        leases = None if export is None else export.leases
+        # its host has forgotten what it was told, or is told less since the job has locked a file
+        cold = leases is not None and (EVERYTHING in leases.resting or leases.touched is not None)
         if kind == frames.FAIL or session.made or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
             self.usable = False
         else:

@@ -68,12 +68,12 @@ class ToldAhead:
         if self._first_names is not None:
             self._first_names.end()
 
-    def stop(self) -> None:
-        """Send nothing more, and close what is open to be sent; what is being sent is closed by whoever sends it."""
+    def stop(self) -> bool:
+        """Have nothing more told. Whether all that was made is sent; then what was open for it is closed."""
         if self._pushing is not None and not self._pushing.stop():
-            return
-        if self._first_names is not None:
-            self._first_names.release()
+            return False
+        self.release()
+        return True
 
     def release(self) -> None:
         """Close what is open to be sent, once nobody makes frames any more."""

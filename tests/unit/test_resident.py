@@ -91,7 +91,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-@pytest.mark.parametrize("what", ["it may rest", "made", "old", "large", "failed", "cold"])
+@pytest.mark.parametrize("what", ["it may rest", "made", "old", "large", "failed", "cold", "locked"])
 def test_a_session_is_not_for_ever(
     what: str, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +100,9 @@ def test_a_session_is_not_for_ever(
     monkeypatch.setattr(resident, "MOST_MEMORY", 1 if what == "large" else 1 << 40)
     with control, keeper:
         made = Resident(Host("box", "box"), -1, control)
-        if what == "cold":
-            monkeypatch.setattr(
-                _Ended, "export", SimpleNamespace(leases=SimpleNamespace(resting={EVERYTHING: 1.0}), inodes=_NONE)
-            )
+        resting = {EVERYTHING: 1.0} if what == "cold" else {}
+        leases = SimpleNamespace(resting=resting, touched=print if what == "locked" else None)
+        monkeypatch.setattr(_Ended, "export", SimpleNamespace(leases=leases, inodes=_NONE))
         made._session = _Ended({(1, 2): 3} if what == "made" else {})  # type: ignore[assignment]
         made._run = resident._Run(os.dup(ends[0].fileno()))
         made.take(frames.FAIL if what == "failed" else frames.EXIT, bytes(4))

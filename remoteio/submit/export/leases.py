@@ -110,7 +110,7 @@ class Leases:
         self.numbers: dict[int, _Watch] = {}
         self._local = ChangedHere()
         self.resting: dict[int, float] = {}  # by node, until when; EVERYTHING: all was taken back
-        self._most = MOST_WATCHES
+        self.most = MOST_WATCHES  # from which on the oldest is left
         self.news: list[bytes] = []
         self._over = threading.Event()
         self._may = threading.Event()
@@ -123,7 +123,7 @@ class Leases:
                 return not self._over.is_set()
             try:
                 with open(_WATCHES, encoding="ascii") as file:
-                    self._most = min(MOST_WATCHES, int(file.read()) // 8)
+                    self.most = min(MOST_WATCHES, int(file.read()) // 8)
                 watches = _instance()
             except OSError:
                 self._lacks(_LACKS % ("inotify instance", "instances=1024"))
@@ -253,8 +253,7 @@ class Leases:
     def _directory(self, node: Node, at: int) -> _Watch | None:
         if self.inotify is None or node.rights.closed:
             return None
-        watch = self._nodes.get(node.id)
-        return watch or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
+        return self._nodes.get(node.id) or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
 
     def _add(self, node: Node, path: bytes, mask: int) -> _Watch | None:
         watches = self.inotify
@@ -273,7 +272,7 @@ class Leases:
             self._break(same)
             self._nodes.pop(same.nodeid, None)
         watch = self.numbers[number] = self._nodes[node.id] = _Watch(node, number)
-        if len(self._nodes) > self._most:
+        if len(self._nodes) > self.most:
             self._leave(next(iter(self._nodes.values())))
         return watch
 

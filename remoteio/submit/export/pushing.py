@@ -56,12 +56,12 @@ class _Walks:
 
 class _Credit:
     """What the host may be sent: `left` bytes, in frames of no more than `frame`: over a narrow line several are to be
-    under way. `busy`: somebody makes them."""
+    under way. `busy`: somebody makes them; `over`: and nobody is to any more."""
 
-    __slots__ = ("busy", "frame", "left")
+    __slots__ = ("busy", "frame", "left", "over")
 
     def __init__(self) -> None:
-        self.left, self.frame, self.busy = 0, pushed.FRAME, False
+        self.left, self.frame, self.busy, self.over = 0, pushed.FRAME, False, False
 
     def given(self, size: int) -> None:
         """Take note that so much more may be sent."""
@@ -112,7 +112,7 @@ class Pushing:
             return self._credit.left > 0 and self._begins()
 
     def _begins(self) -> bool:
-        if self._credit.busy or not (self._frames or self._todo):
+        if self._credit.busy or self._credit.over or not (self._frames or self._todo):
             return False
         self._credit.busy = True
         return True
@@ -121,7 +121,7 @@ class Pushing:
         """Make what may be sent now."""
         while True:
             with self._lock:
-                if self._credit.left <= 0 or not (self._frames or self._todo):
+                if self._credit.over or self._credit.left <= 0 or not (self._frames or self._todo):
                     self._credit.busy = False
                     return
                 if self._frames is None:
@@ -135,14 +135,10 @@ class Pushing:
                 yield payload
 
     def stop(self) -> bool:
-        """Have nothing more made; False: somebody makes what is due just now, and ends by himself."""
+        """Have nothing more made. Whether all that was made is sent: nobody is at it."""
         with self._lock:
-            self._todo.clear()
-            if self._credit.busy:
-                return False
-            self._credit.busy = True  # nobody begins any more
-        self.close()
-        return True
+            self._credit.over = True
+            return not self._credit.busy
 
     def close(self) -> None:
         """Close the files that are open to be sent, and the directories for guesses, once nobody makes what is due."""
