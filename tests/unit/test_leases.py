@@ -104,7 +104,7 @@ def test_watches_are_bounded_and_those_set_first_go(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = directory(export)
-    export.leases._most = 4
+    export.leases.most = 4
     for k in range(8):
         (tmp_path / f"{k}").mkdir()
         look(export, abi.ROOT_ID, b"%d" % k)
