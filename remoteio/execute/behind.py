@@ -87,6 +87,11 @@ class Behind:
         with self._turn:
             return next((each.number - 1 for each in self._changes.values()), self._last)
 
+    def oldest(self) -> int:
+        """Return the stamp of the first change that is not done at home; 0: all are."""
+        with self._turn:
+            return next((each.asked[3] for each in self._changes.values()), 0)
+
     def next(self) -> int:
         """Return the number of the change that is entered next."""
         return self._last + 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.beside_locks import is_told_once, is_untold
-from remoteio.execute.known import NOTHING, Known
+from remoteio.execute.known import NOTHING
+from remoteio.execute.known_names import KnownNames
 from remoteio.execute.leases import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named, size_of
 from remoteio.execute.making import Made
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.taking import Taking
 from remoteio.execute.written import Written
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire import names_ahead
 from remoteio.wire import pushed as wire
 from remoteio.wire.behind import MAY_WRITE
 from remoteio.wire.coherence import KNOWN_OPENED, TTL
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
 
-class KnownAhead(Known):
+class KnownAhead(KnownNames):
     """Asks ahead for what the job may open next; knows what may be made before home has, and what was written."""
 
     def __init__(self) -> None:
         super().__init__()
         self.making = Taking(self.leases)
         self.written = Written(self)
-        self._began = 0  # stamp of what home tells unasked: as of when the job began
         self._names: dict[int, float] = {}  # directories whose names are asked for -> when they were; 0: they will be
 
     def broken(self, items: list[tuple[int, bytes]]) -> None:
@@ -208,42 +207,21 @@ class KnownAhead(Known):
         flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         return self.open_ahead(unique, nodeid, self.files.take(nodeid, flags, now))
 
-    def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
-        """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
-        for what, nodeid, name, rest in told:
-            if what == names_ahead.TARGET:
-                self.learn_link(nodeid, self._began, rest, now)
-            elif what == names_ahead.LISTING:
-                self._learn_whole(nodeid, rest, now)
-            else:
-                self._learn_name(nodeid, name, rest, now)
-
-    def _learn_name(self, nodeid: int, name: bytes, entry: bytes, now: float) -> None:
-        found = abi.ENTRY.unpack_from(entry)[0]
-        if self.holds(nodeid, self._began) and self.holds(found, self._began):
-            self.listings.learn_name(nodeid, name, entry, now)
-        elif found:
-            self.listings.unused.append(found)
-
-    def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
-        if self._sweep or self._change:
-            self.listings.refuse(entries)
-        else:
-            self.listings.learn(nodeid, entries, walk(entries), now + TTL)
-
-    def _listed(self, told: list[tuple[int, bytes, bytes, bool]], bare: bool, size: int, now: float) -> None:
+    def _listed(
+        self, told: list[tuple[int, bytes, bytes, bool]], bare: bool, size: int, now: float, stamp: int
+    ) -> None:
         """Keep directories that home has listed unasked, which came in so many bytes."""
         for nodeid, attr, entries, leased in told:
             if bare:
                 found = walk(entries)
                 named = [each[2] for each in found if each[2]]
-                if not leased or not all(self.holds(each, self._began) for each in (nodeid, *named)):
+                if not leased or not all(self.holds(each, stamp) for each in (nodeid, *named)):
                     self.listings.unused += named
                     continue
                 keep_listing(self.leases, nodeid, attr, found, entries)
             else:
-                self._learn_directory(nodeid, attr, entries, leased, self._began, now)
-                self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, self._began), now)
+                self._learn_directory(nodeid, attr, entries, leased, stamp, now)
+                self.ahead.pushed(nodeid, entries, lambda each: self.holds(each, stamp), now)
             self.opened.pushed.listing(nodeid, size // len(told))
         self.ahead.walks.sent()
 
@@ -252,26 +230,28 @@ class KnownAhead(Known):
 
         Return the numbers of the READs that waited for it, and the answers. Raises ProtocolError.
         """
-        answers = []
+        answers, stamp = [], self.began
         for what, nodeid, name, offset, rest in wire.parse(payload):
-            if what == wire.NAME:
+            if what == wire.SINCE:
+                stamp = max(stamp, self.since.of(nodeid))
+            elif what == wire.NAME:
                 found = abi.ENTRY.unpack_from(rest)[0]
-                if self.holds(nodeid, self._began) and self.holds(found, self._began):
+                if self.holds(nodeid, stamp) and self.holds(found, stamp):
                     self.leases.pushed(nodeid, name, found, rest[abi.ENTRY.size :])
                 elif found:
                     self.listings.unused.append(found)
             elif what == wire.TOLD:
-                self._learn_name(nodeid, name, rest, now)
+                self.learn_name(nodeid, name, rest, now, stamp)
             elif what == wire.TARGET:
-                self.learn_link(nodeid, self._began, rest, now, UNUSED_S)  # a link to something else is another node
+                self.learn_link(nodeid, stamp, rest, now, UNUSED_S)  # what is a link to something else is another node
             elif what == wire.SEARCHED:
-                if self.holds(nodeid, self._began):
+                if self.holds(nodeid, stamp):
                     self.opened.searched.learn(self.leases, nodeid, rest)
             elif what == wire.LISTED:
-                self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now)
+                self._listed(parse(wire.listed(rest)), offset == wire.BARE, len(rest), now, stamp)
             elif what == wire.DATA:
                 answers += self.opened.pushed.data(nodeid, offset, rest)
-            elif self.holds(nodeid, self._began) and (size := size_of(self.leases, nodeid)) >= 0:
+            elif self.holds(nodeid, stamp) and (size := size_of(self.leases, nodeid)) >= 0:
                 self.opened.pushed.file(nodeid, size, wire.promised(rest), now, name)
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)
@@ -281,7 +261,7 @@ class KnownAhead(Known):
 def next_job(known: KnownAhead) -> None:
     """Take note that another job begins: what home tells unasked from now on it has looked up for that one, after all
     that the last has changed."""
-    known._began = known._count
+    known.began = known._count
 
 
 def anew(known: KnownAhead) -> list[tuple[int, int, int]]:

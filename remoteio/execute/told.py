@@ -202,6 +202,8 @@ class Told:
 
     def _grant(self, size: int) -> None:
         if size:
+            with self._order:
+                self._known.credits(self.behind.oldest())
             self._link.send(CREDIT, bytes((PUSHED,)) + size.to_bytes(4, "little"))
         if self._known.opened.pushed.released:
             self.give_back()

@@ -14,6 +14,7 @@ FILE        the file       u64 from, u64 to, each: what of it will come as DATA,
 DATA        the file       what it holds from `offset` on; without a name
 SEARCHED    the directory  struct fuse_attr; the job's user may search it (access(2), X_OK); without a name
 LISTED      0              deflated (RFC 1950): directories as the reply to a LIST has them (``wire.listed``)
+SINCE       a number       nothing: all behind it in the frame was looked up after so many CREDITs had been taken
 ==========  =============  ============================================================================
 
 Of what is LISTED with BARE in place of the offset, files are names alone, and each entry that has a node holds as well.
@@ -35,8 +36,8 @@ from remoteio.wire.fuse_abi import ATTR
 from remoteio.wire.known import VERSION
 from remoteio.wire.listed import ENTRY_SIZE
 
-NAME, TARGET, FILE, DATA, LISTED, TOLD, SEARCHED = range(7)
-_SIZES = {NAME: ENTRY_SIZE, TOLD: ENTRY_SIZE, SEARCHED: ATTR.size}
+NAME, TARGET, FILE, DATA, LISTED, TOLD, SEARCHED, SINCE = range(8)
+_SIZES = {NAME: ENTRY_SIZE, TOLD: ENTRY_SIZE, SEARCHED: ATTR.size, SINCE: 0}
 BARE = 1
 FAR = 0.003
 """Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
@@ -101,7 +102,7 @@ def parse(payload: bytes | memoryview) -> list[tuple[int, int, bytes, int, bytes
         nodeid, offset, size, length, what = _HEAD.unpack_from(data, at)
         begin = at + _HEAD.size + length
         at = begin + size
-        if at > len(data) or what > SEARCHED or size != _SIZES.get(what, size):
+        if at > len(data) or what > SINCE or size != _SIZES.get(what, size):
             raise ProtocolError("what is pushed is cut short, or of no kind that there is (%d)" % what)
         if what == FILE and length not in (0, VERSION):
             raise ProtocolError("a version is pushed whose name is of no length that there is (%d)" % length)

@@ -85,6 +85,7 @@ class ToldAhead:
     def credited(self, payload: bytes | memoryview, export: Export) -> list[bytes | memoryview]:
         """Take a CREDIT for what is PUSHED; return what is due now among the requests."""
         _, count = host_frames.credit(payload)
+        export.credits += 1  # of all jobs over this link: the host counts them so, too
         if self._first_names is None:
             return []
         if self._pushing is None:
@@ -92,8 +93,9 @@ class ToldAhead:
 
             names, guessed = self._first_names, not self._first_names.known
             pushing = Pushing(
-                names.used(export), names.read, self._far, names.walks, self._directory, guessed, names.there
-            )
+                names.used(export), names.read, self._far, names.walks, self._directory, guessed, names.there,
+                export.credits - 1,
+            )  # fmt: skip
             with self._lock:
                 for program in self._programs:
                     pushing.more(names.executed(export, program))

@@ -19,6 +19,7 @@ from remoteio.execute import pushed as here
 from remoteio.execute.known_ahead import KnownAhead, next_job
 from remoteio.execute.pace import Pace
 from remoteio.execute.pushed import UNUSED_S, Pushed
+from remoteio.execute.since import Since
 from remoteio.submit.export import pushed_files, pushing
 from remoteio.submit.export.confine import HIDDEN, Confinement, Mark
 from remoteio.submit.export.first_names import FirstNames, Uses
@@ -229,7 +230,7 @@ def test_no_more_is_sent_than_there_is_credit_for(host: Host) -> None:
         sent += list(sending.due(host.export))
     assert sum(map(len, sent)) >= len(LARGE_FILE)
     assert all(len(payload) + HEADER.size < LARGE for payload in sent)
-    one = pushed.PIECE + len(pushed.pack(pushed.DATA, 1))
+    one = pushed.PIECE + len(pushed.pack(pushed.SINCE, 1) + pushed.pack(pushed.DATA, 1))
     assert all(len(a) <= one for a, _ in pairwise(sent)), "several are to be under way"
     assert sending.credited(1 << 20) and not list(sending.due(host.export)), "all was sent"
     assert not sending.credited(10_000), "and nobody is to look again"
@@ -343,6 +344,47 @@ def test_what_is_under_no_lease_is_told_for_a_while_where_it_is_told_in_no_other
     assert look_up(facts, b"lib") is None and small in facts.listings.unused, "the job has changed something since"
 
 
+@pytest.mark.parametrize("under_way", [False, True])
+def test_what_is_looked_up_after_a_change_is_used(host: Host, under_way: bool) -> None:
+    """Unless the change is answered and not done: home may have looked before it did it."""
+    sending, facts = Pushing({b"/none%d" % each: None for each in range(100)}.items()), KnownAhead()
+    facts.leases.heard = NOW
+    facts.credits(0)
+    assert sending.credited(1)
+    for payload in sending.due(host.export):
+        facts.pushed(payload, NOW)
+    stamp = facts.asked(abi.UNLINK, abi.ROOT_ID)
+    facts.answered(abi.UNLINK, abi.ROOT_ID, stamp)
+    facts.credits(stamp if under_way else 0)
+    assert look_up(facts, b"none0") == 0 and sending.credited(1 << 20)
+    for payload in sending.due(host.export):
+        facts.pushed(payload, NOW)
+    assert look_up(facts, b"none99") == (None if under_way else 0)
+
+
+def test_what_was_looked_up_before_a_change_is_not_used_after_it(host: Host) -> None:
+    sending, facts = Pushing({b"/none%d" % each: None for each in range(100)}.items()), KnownAhead()
+    facts.leases.heard = NOW
+    for _ in range(2):
+        facts.credits(0)
+        sending.credited(1 << 19)
+    payloads = list(sending.due(host.export))
+    facts.asked(abi.UNLINK, abi.ROOT_ID)
+    facts.credits(0)
+    for payload in payloads:
+        facts.pushed(payload, NOW)
+    assert look_up(facts, b"none99") is None
+
+
+def test_home_says_after_which_credit_it_has_looked() -> None:
+    since = Since()
+    for stamp in (3, 8, 9):
+        since.asks(stamp)
+    assert [since.of(number) for number in (2, 2, 3, 1)] == [8, 8, 9, 0]
+    with pytest.raises(ProtocolError, match="never given"):
+        since.of(4)
+
+
 def test_who_may_search_the_directory_that_he_begins_in_does_not_ask(host: Host, top: Path) -> None:
     def facts() -> KnownAhead:
         sending, made = Pushing({}, directory=b"/lib"), KnownAhead()
@@ -428,6 +470,8 @@ def test_who_waits_is_told_of_what_does_not_come(host: Host, top: Path) -> None:
     assert facts.waits(abi.READ, large or 0, (7, raw), NOW)
     os.truncate(top / "lib/large", 50_000)
     sending.credited(1 << 20)
+    facts.credits(0)
+    facts.credits(0)
     for payload in payloads:
         facts.pushed(payload, NOW)
     assert facts.opened.pushed.released == [(7, raw)] and facts.unused()

@@ -17,10 +17,12 @@ class LeasedOpens(ExportBase):
     """Leases contents.
 
     far       the host is: what it keeps of large files is worth a lease from the first second on
+    credits   how often it has given CREDIT for what it is sent unasked
     versions  by which it keeps it
     """
 
     far = False
+    credits = 0
     versions = NO_NAMES
 
     def _arm(self, node: Node, fd: int, flags: int) -> bool:

@@ -56,16 +56,17 @@ class _Walks:
 
 class _Credit:
     """What the host may be sent: `left` bytes, in frames of no more than `frame`: over a narrow line several are to be
-    under way. `busy`: somebody makes them; `over`: and nobody is to any more."""
+    under way. `busy`: somebody makes them; `over`: and nobody is to any more. `count`: how often it was given."""
 
-    __slots__ = ("busy", "frame", "left", "over")
+    __slots__ = ("busy", "count", "frame", "left", "over")
 
-    def __init__(self) -> None:
-        self.left, self.frame, self.busy, self.over = 0, pushed.FRAME, False, False
+    def __init__(self, count: int) -> None:
+        self.left, self.frame, self.busy, self.over, self.count = 0, pushed.FRAME, False, False, count
 
     def given(self, size: int) -> None:
         """Take note that so much more may be sent."""
         self.left += size
+        self.count += 1
         self.frame = min(max(size, pushed.PIECE), pushed.FRAME)
 
 
@@ -84,11 +85,12 @@ class Pushing:
         directory: bytes = b"",
         guessed: bool = False,
         there: KeptThere | None = None,
+        credits: int = 0,
     ) -> None:
         """`asked`: the files of which the job has asked for something: it is ahead of what is sent; `walks`: of which
         directories. `alone`: the names are told in no other way, so those under no lease are sent as well. `directory`:
         that the job begins in. `guessed`: nothing was read of them before, as far as is known. `there`: what the
-        host has kept."""
+        host has kept. `credits`: how often it has given CREDIT before, to earlier jobs over this link."""
         self._todo: deque[tuple[Iterable[Use], bool]] = deque([(uses, guessed)])
         self._asked, self._alone, self._walks = asked, alone, walks or LearnedWalks()
         self._directory = directory  # until it is told
@@ -96,7 +98,7 @@ class Pushing:
         self._sent: set[int] = set()  # files and directories, by their nodes
         self._nodes: dict[bytes, int] = {}  # by path, 0: nothing that is told is there
         self._lock = threading.Lock()
-        self._credit, self._left = _Credit(), MOST_BYTES
+        self._credit, self._left = _Credit(credits), MOST_BYTES
         self._frames: Generator[bytes, None, None] | None = None
 
     def credited(self, size: int) -> bool:
@@ -152,15 +154,18 @@ class Pushing:
         parts: list[bytes] = []
         # who is told names in no other way asks at once for those that are not in the first frame
         size, most = 0, self._credit.frame if self._alone else _SOON
+        now = before = since = self._credit.count
         for part in self._parts(export, iter(uses) if guessed else _names_first(uses), guessed):
             if parts and (part == _NOW or size + len(part) > most):
-                yield b"".join(parts)
+                yield _since(since) + b"".join(parts)
                 parts, size, most = [], 0, min(2 * most, self._credit.frame)
             if part != _NOW:
+                since = since if parts else before
                 parts.append(part)
                 size += len(part)
+            before, now = now, self._credit.count  # the next may have been looked up when this one was
         if parts:
-            yield b"".join(parts)
+            yield _since(since) + b"".join(parts)
 
     def _parts(self, export: Export, uses: Iterator[Use], guessed: bool) -> Iterator[bytes]:
         """All parts: of some paths after the other the names, then of these the contents; of large files the most last
@@ -262,6 +267,12 @@ class Pushing:
                 return 0
             node = found
         return node
+
+
+def _since(number: int) -> bytes:
+    """The part that says after how many CREDITs all behind it was looked up; after the first nothing was changed
+    yet."""
+    return pushed.pack(pushed.SINCE, number) if number > 1 else b""
 
 
 def _names_first(uses: Iterable[Use]) -> Iterator[Use]:

@@ -1,0 +1,48 @@
+"""Execute side: names that home tells by itself. Pure. Shipped."""
+
+from __future__ import annotations
+
+from remoteio.execute.known import Known
+from remoteio.execute.since import Since
+from remoteio.wire import fuse_abi as abi
+from remoteio.wire import names_ahead
+from remoteio.wire.coherence import TTL
+from remoteio.wire.listed import walk
+
+
+class KnownNames(Known):
+    """Keeps them, and of which moment what home sends unasked tells (`since`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = Since()
+        self.began = 0  # stamp of what home tells unasked: as of when the job began, at the least
+
+    def credits(self, oldest: int) -> None:
+        """Take note that home is about to be asked for more of what it sends unasked; `oldest`: the stamp of the first
+        change that it has not done yet, 0: it has done all."""
+        self.since.asks(oldest - 1 if oldest else self._count)
+
+    def learn_names(self, told: list[tuple[int, int, bytes, bytes]], now: float) -> None:
+        """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
+        for what, nodeid, name, rest in told:
+            if what == names_ahead.TARGET:
+                self.learn_link(nodeid, self.began, rest, now)
+            elif what == names_ahead.LISTING:
+                self._learn_whole(nodeid, rest, now)
+            else:
+                self.learn_name(nodeid, name, rest, now, self.began)
+
+    def learn_name(self, nodeid: int, name: bytes, entry: bytes, now: float, stamp: int) -> None:
+        """Keep a name that was told by itself, as of that stamp, for its time; or give it back."""
+        found = abi.ENTRY.unpack_from(entry)[0]
+        if self.holds(nodeid, stamp) and self.holds(found, stamp):
+            self.listings.learn_name(nodeid, name, entry, now)
+        elif found:
+            self.listings.unused.append(found)
+
+    def _learn_whole(self, nodeid: int, entries: bytes, now: float) -> None:
+        if self._sweep or self._change:
+            self.listings.refuse(entries)
+        else:
+            self.listings.learn(nodeid, entries, walk(entries), now + TTL)
