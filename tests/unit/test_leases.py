@@ -137,6 +137,17 @@ def test_nothing_is_leased_where_inotify_sees_too_little(export: Export) -> None
     assert look(export, abi.ROOT_ID, b"nothing") == 0
 
 
+def test_a_place_for_the_jobs_own_kernel_filesystem_is_leased_for_good() -> None:
+    """Nothing that is shown of it changes, and each path through the job's own /proc begins with it."""
+    made = Export(ShownIds(os.geteuid(), os.getegid(), frozenset()), "/")
+    assert made.leases.begin()
+    try:
+        look(made, abi.ROOT_ID, b"proc")
+        assert look(made, abi.ROOT_ID, b"proc") & (wire.NAME | wire.ATTR) == wire.NAME | wire.ATTR
+    finally:
+        made.close()
+
+
 def test_names_alone_are_leased_where_a_file_is_locked_and_for_no_time(export: Export, tmp_path: Path) -> None:
     top = export.inodes.top.id
     look(export, top, b"elsewhere")

@@ -9,6 +9,7 @@ import time
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, lstat, same
+from remoteio.submit.export.confine import NOTHING_IN_IT
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.learned_walks import ATTRIBUTES, LOOKED_UP, NAMES
 from remoteio.submit.export.listings import Held
@@ -90,7 +91,9 @@ class Names(ExportBase):
         """Lease the attributes in `entry`, made of `st`, of what has that name. False: they are told for TTL alone."""
         node = self.inodes.get(abi.ENTRY.unpack_from(entry)[0])
         armed = self.leases.attributes(node, at, name)
-        return armed > 0 or (not armed and same(st, lstat(name, at)))
+        if armed < 0:  # of what the job mounts its own /proc on it sees nothing that changes
+            return node.rights is NOTHING_IN_IT
+        return armed > 0 or same(st, lstat(name, at))
 
     def do_removed(self, r: abi.Request) -> Reply:
         """Look up the file that is open and had that name, by one that it has still; ENOENT: there is none, or two."""
