@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from remoteio.submit.export.dispatch import Export
-from remoteio.submit.export.first_names import FirstNames
+from remoteio.submit.export.first_names import FirstNames, Uses
 from remoteio.submit.export.shown_ids import ShownIds
-from remoteio.wire import frames
+from remoteio.wire import frames, pushed
 from remoteio.wire import fuse_abi as abi
 from shim.submit import told_ahead
 from shim.submit.told_ahead import NAMES_DUE, PUSH_DUE, ToldAhead
@@ -64,4 +64,20 @@ def test_what_is_to_be_sent_is_sent_as_far_as_there_is_credit(export: Export) ->
     assert not list(ahead.made(PUSH_DUE, export, over)), "nobody has asked for it"
     assert ahead.credited(bytes((frames.PUSHED,)) + (1000).to_bytes(4, "little"), export) == [PUSH_DUE]
     assert {kind for kind, _ in ahead.made(PUSH_DUE, export, over)} == {frames.PUSHED}
+    export.close()
+
+
+def test_credit_is_counted_over_all_jobs_of_a_link(export: Export) -> None:
+    """As the host counts it: what it takes a number for is what it knew when it gave that."""
+    assert export.leases.begin()
+    credit = bytes((frames.PUSHED,)) + (1 << 16).to_bytes(4, "little")
+    jobs: list[Uses] = [{}, {b"/one": None}, {b"/two": None}]
+    numbers = []
+    for uses in jobs:
+        ahead = ToldAhead(FirstNames(uses, lambda uses: None), True)
+        for _ in range(2):
+            due = ahead.credited(credit, export)
+            made = [payload for each in due for _, payload in ahead.made(each, export, threading.Event())]
+            numbers += [part[1] for payload in made for part in pushed.parse(payload) if part[0] == pushed.SINCE]
+    assert numbers == [3, 5]
     export.close()
