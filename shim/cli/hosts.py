@@ -84,6 +84,10 @@ def why(report: HostReport) -> str:
     for source in seen["sources"]:
         text = f"idle for {_idle(source['idle'])}" if source["present"] else f"not there: {source['why']}"
         lines.append(f"  {source['source']:<10} {text}")
+    if (word := seen["word"]) and word["rank"]:
+        first = ", then of ".join(word["rank"])
+        full = f"; {word['full']}" if word["full"] else ""
+        lines.append(f"  its {word['slots']} slots: jobs of {first}, then all others'{full}")
     reason = report.why or report.left_out
     lines.append(f"  `--on any` leaves it out: {reason}" if reason else "  `--on any` may choose it")
     return "\n".join(lines)

@@ -53,7 +53,7 @@ def _serve(link: SessionLink) -> int:
     machine.call(os.fsdecode(spec.host))
     if TAKEN_BACK in os.environ:
         raise places.NotNow("the engine takes this place back")
-    admitted = _let_in(spec) if places.said() else None
+    admitted = _let_in(spec, link) if places.said() else None
     if spec.checkpoint is None:
         agent = Agent(link, Sandbox(spec, Plan(spec)), PlainStreams(link), spec)
         if spec.forwards:
@@ -79,18 +79,17 @@ def _serve(link: SessionLink) -> int:
     if unable:
         link.send(frames.NEWS, job_messages.news(job_messages.UNABLE, why=unable))
         return 1
-    said = None if admitted is None else admitted.word
-    CheckpointAgent(link, spec, spec.checkpoint, means, said).run(left)
+    CheckpointAgent(link, spec, spec.checkpoint, means, admitted).run(left)
     return 0
 
 
-def _let_in(spec: JobSpec) -> Admitted | None:
+def _let_in(spec: JobSpec, link: SessionLink) -> Admitted | None:
     """Let the job in by what this machine's owner says, and have it run as low. Raises NotNow."""
     from shim.execute.owner import admission
 
     if spec.checkpoint is not None and spec.checkpoint.rehearsal:
         return None  # beside the job itself, which was let in
-    admitted = admission.admit()
+    admitted = admission.admit(lambda: link.send(frames.PING))
     if admitted is not None:
         spec.scheduling = admitted.word.lowered(spec.scheduling)
     return admitted

@@ -16,7 +16,7 @@ from checkpoint.wire import compat
 from remoteio.errors import RexecError, named
 from remoteio.execute import mount
 from shim.execute.init import idmap, namespaces
-from shim.execute.owner import load, sources, word
+from shim.execute.owner import load, slots, sources, word
 from shim.wire import logout, sysctl
 from shim.wire.conditions import Surroundings
 
@@ -84,14 +84,20 @@ def _owner() -> dict[str, object]:
 
 
 def _word(around: Surroundings, idle: float | None, unknown: str | None) -> dict[str, object] | None:
-    # What the owner here says: the file, why no job may begin now or None, and how many may be here; None: nothing.
+    # What the owner here says: the file, why no job may begin now or None, how many may be here, whose are preferred,
+    # and why there is no room for one of this login; None: nothing.
+    login = word.login()
     try:
         said = word.find()
     except word.WordError as error:
-        return {"file": "owner.toml", "refused": str(error), "slots": None}
+        return {"file": "owner.toml", "refused": str(error), "slots": None, "rank": [], "full": None}
     if said is None:
         return None
-    return {"file": said.file, "refused": said.refuses(word.login(), around, idle, unknown), "slots": said.slots}
+    refused = said.refuses(login, around, idle, unknown)
+    rank = list(map(" ".join, said.rank))
+    return {
+        "file": said.file, "refused": refused, "slots": said.slots, "rank": rank, "full": slots.full(said, login),
+    }  # fmt: skip
 
 
 def _text(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shim.cli.hosts import why
 from shim.execute import probe
 from shim.execute.owner import admission, places, sources, word
 from shim.execute.owner.word import OwnerWord, WordError
@@ -21,6 +22,9 @@ from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host, Hosts
 from shim.submit.hosts.ranking import Candidate, refusal
 from shim.submit.hosts.survey import Report
+from shim.submit.job import next_host
+from shim.submit.job.next_host import AllowedHosts
+from shim.submit.job.placement_actions import Choose
 from shim.submit.shapes import ShapeError
 from shim.wire.conditions import Surroundings
 from shim.wire.owner_policy import NOBODY, OwnerPolicy
@@ -48,6 +52,7 @@ def test_all_that_it_may_say() -> None:
         memory = "at once"
         users = ["ann", "bob"]
         slots = 2
+        rank = ["ann", "bob  carl"]
         nice = 15
         io = "normal"
         keyboard = false
@@ -56,7 +61,7 @@ def test_all_that_it_may_say() -> None:
         "f", watched=False, start_idle=300.0, linger=3.0, max_load=0.5, hours=((1320, 420), (720, 780)), battery=True,
         min_free_memory=2 << 30, memory="at once",
     )  # fmt: skip
-    assert word.parse(text, "f") == OwnerWord("f", policy, ("ann", "bob"), 2, 15, 0)
+    assert word.parse(text, "f") == OwnerWord("f", policy, ("ann", "bob"), 2, 15, 0, (("ann",), ("bob", "carl")))
     assert word.parse("", "f") == OwnerWord("f", OwnerPolicy("f"), None, None, 10, 3 << 13)
 
 
@@ -73,6 +78,12 @@ def test_all_that_it_may_say() -> None:
         ("io = [1]", "io = .* is neither"),
         ("keyboard = 1", "keyboard = 1 is neither true nor false"),
         ('linger = "soon"', 'linger = "soon" is not a duration'),
+        ("slots = 1\nrank = 'ann'", "rank = 'ann' is no list of logins, each named once"),
+        ("slots = 1\nrank = []", "rank = .* is no list of logins"),
+        ("slots = 1\nrank = [1]", "rank = .* is no list of logins"),
+        ("slots = 1\nrank = ['ann', '']", "rank = .* is no list of logins"),
+        ("slots = 1\nrank = ['ann', 'bob ann']", "rank = .* is no list of logins, each named once"),
+        ("rank = ['ann']", "rank says whose job takes whose slot, and needs slots"),
         ("x", "line 1 is no `key = value`"),
     ],
 )
@@ -129,6 +140,12 @@ def test_who_and_when() -> None:
     assert refuses('min_free_memory = "8G"') == "4096 MiB of memory are free there, and f keeps 8192 MiB"
 
 
+def test_whose_jobs_are_preferred() -> None:
+    said = word.parse('slots = 1\nrank = ["ann", "bob carl"]', "f")
+    assert [said.tier(login) for login in ("ann", "bob", "carl", "eve")] == [2, 1, 1, 0]
+    assert word.parse("slots = 1", "f").tier("ann") == 0
+
+
 def test_how_low_a_job_runs() -> None:
     low = word.parse("", "f")
     assert low.lowered([]) == [10, 3 << 13, 0, 0]
@@ -158,7 +175,7 @@ def tries():
 first, second = tries(), tries()
 assert first.slot is not None and second.slot is not None
 third = tries()
-first.slot.close()
+del first
 fourth = tries()
 assert third is None and fourth is not None
 """
@@ -186,7 +203,8 @@ def test_a_machine_whose_owner_types_lets_none_begin(said: Path, monkeypatch: py
 
 def told(**changed: Any) -> Report:
     facts: dict[str, Any] = json.loads(json.dumps(probe.facts()))
-    facts["owner"]["word"] = {"file": "/etc/rexec/owner.toml", "refused": None, "slots": None, **changed}
+    word = {"file": "/etc/rexec/owner.toml", "refused": None, "slots": None, "rank": [], "full": None}
+    facts["owner"]["word"] = {**word, **changed}
     host = Host("far", "far", owner="none", slots=8)
     return Report(host, "", Facts((3, 11, 2), "have", ""), 0.1, 0.01, 0.0, host_facts.facts(facts))
 
@@ -206,6 +224,20 @@ def test_its_slots_are_all_that_a_desk_has_there() -> None:
     assert place.offer(told(slots=2), Hosts(), 0.0).has.slots == 2
     assert place.offer(told(slots=20), Hosts(), 0.0).has.slots == 8
     assert place.offer(told(refused="no"), Hosts(), 0.0).barred and not place.offer(told(), Hosts(), 0.0).barred
+
+
+def test_a_job_that_looks_for_a_host_finds_room_there_and_a_desk_tries() -> None:
+    """Who was sent away for another is not sent back to it; runs of a desk end there at any time."""
+    choose = Choose(1, 1, "", (), frozenset(("far",)))
+    full = told(slots=1, full="so many there are")
+    candidate = next_host.candidate(full, AllowedHosts(("far",), ""), choose, Hosts(), None)
+    assert refusal(candidate) == "so many there are" and not place.offer(full, Hosts(), 0.0).barred
+    assert refusal(next_host.candidate(told(slots=1), AllowedHosts(("far",), ""), choose, Hosts(), None)) is None
+
+
+def test_hosts_say_whose_jobs_are_preferred() -> None:
+    said = why(report_of(told(slots=2, rank=["ann", "bob carl"], full="so many there are"), Hosts()))
+    assert "  its 2 slots: jobs of ann, then of bob carl, then all others'; so many there are\n" in said
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"refused": 3}, {"file": None}, {"more": 1}])

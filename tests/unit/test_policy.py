@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shim.execute.owner import step as policy
-from shim.execute.owner.step import Conditions, Input, Tick
+from shim.execute.owner.step import Conditions, Input, Tick, Wanted
 from shim.submit.hosts.ranking import Candidate, choose
 from shim.wire.conditions import Surroundings, broken_condition
 from shim.wire.owner_policy import (
@@ -28,7 +28,7 @@ QUIET = Surroundings(load=0.0, minute=12 * 60, on_battery=False, free_memory=8 <
 
 
 def run(
-    *steps: tuple[float, Input | Conditions | Tick], rules: OwnerPolicy = KEYBOARD, named: bool = False
+    *steps: tuple[float, Input | Conditions | Wanted | Tick], rules: OwnerPolicy = KEYBOARD, named: bool = False
 ) -> list[str]:
     state = policy.start(0.0, named)
     log = []
@@ -67,6 +67,15 @@ def test_without_an_owner_input_is_nothing_but_conditions_count() -> None:
 def test_a_broken_condition_must_last() -> None:
     broken = Conditions("it runs on battery")
     assert run((1, broken), (8, Conditions(None)), (9, broken), (18, Tick()), (19, Tick())) == ["19 vacate"]
+
+
+def test_for_one_that_is_preferred_a_job_leaves_at_once_but_not_soon_again() -> None:
+    wanted = Wanted("a job of ann has come")
+    assert run((1, wanted), (2, wanted), named=True) == run(key(1), (1, wanted), rules=NOBODY) == ["1 vacate"]
+    back = policy.nowhere(10.0, False)
+    assert policy.step(KEYBOARD, back, wanted, 10.0 + policy.AGAIN - 1)[1] == ()
+    (action,) = policy.step(KEYBOARD, back, wanted, 10.0 + policy.AGAIN)[1]
+    assert (action.kind, action.why) == ("vacate", "a job of ann has come")
 
 
 def test_a_named_host_is_taken_as_it_is() -> None:

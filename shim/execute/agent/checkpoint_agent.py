@@ -35,7 +35,7 @@ from shim.wire.job_spec import CheckpointSpec, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from shim.execute.owner.word import OwnerWord
+    from shim.execute.owner.admission import Admitted
 
     Frames = list[tuple[int, "bytes | memoryview"]]
 
@@ -48,9 +48,12 @@ class CheckpointAgent:
     """
 
     def __init__(
-        self, link: SessionLink, spec: JobSpec, checkpoint: CheckpointSpec, means: Means, said: OwnerWord | None
+        self, link: SessionLink, spec: JobSpec, checkpoint: CheckpointSpec, means: Means, admitted: Admitted | None
     ) -> None:
-        """`said`: what this machine's own owner says. Raises RexecError: the job cannot run, or not go on, here."""
+        """`admitted`: by what this machine's own owner says.
+
+        Raises RexecError: the job cannot run, or not go on, here.
+        """
         manifest = Manifest.from_bytes(checkpoint.restore) if checkpoint.restore else None
         before = _ids_of_image(manifest, means)
         plan = namespaces.Plan(spec, before)
@@ -64,12 +67,12 @@ class CheckpointAgent:
         self._parts = CheckpointParts(
             link, sandbox, self._agent.relay, self._tree, self._streams, means, checkpoint, log, spec.scheduling[4:]
         )  # fmt: skip
-        self._guard = OwnerGuard(self._parts, said)
+        self._guard = OwnerGuard(self._parts, admitted)
         self._dumper = Dumper(self._parts, self._guard)
         self._restorer: Restorer | None = None
         if manifest is not None:
             groups = plan.groups(spec) if plan.apart and (before != plan.ids or plan.single) else None
-            self._restorer = Restorer(self._parts, manifest, groups, said)
+            self._restorer = Restorer(self._parts, manifest, groups, None if admitted is None else admitted.word)
         self._threads: list[threading.Thread] = []
         self._begun = False  # the job runs here, or has
         self._said = threading.Event()  # home has been sent all that was said, also one that took the job up

@@ -20,7 +20,7 @@ from shim.wire.owner_policy import AT_ONCE, NOBODY, OwnerPolicy, parse_owner_pol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from shim.execute.owner.word import OwnerWord
+    from shim.execute.owner.admission import Admitted
 
 LOOK = 5.0  # seconds between looks at the conditions
 
@@ -40,18 +40,21 @@ def parse(text: str) -> OwnerPolicy:
 class OwnerGuard:
     """Does for one job what its owner policy says of this host: freezes and thaws it, and has it leave.
 
-    Threads: the guard's own, which ``start`` begins once the job runs, watches; `stays` is called by the one that
-    dumps. `_lock` is held for the state; the tree is stopped and continued under a lock of its own (JobTree.still).
+    Threads: the guard's own, which ``start`` begins once the job runs, watches, and another waits for who would have
+    the job's slot; `stays` is called by the one that dumps. `_lock` is held for the state; the tree is stopped and
+    continued under a lock of its own (JobTree.still).
     """
 
-    def __init__(self, parts: CheckpointParts, said: OwnerWord | None) -> None:
-        """`said`: what this machine's owner says, over what home does.
+    def __init__(self, parts: CheckpointParts, admitted: Admitted | None) -> None:
+        """`admitted`: by what this machine's owner says, over what home does.
 
         Raises PolicyError, ProtocolError for a policy that cannot be.
         """
-        self._parts, self._said = parts, said
+        self._parts = parts
+        self._said = None if admitted is None else admitted.word
+        self._slot = None if admitted is None else admitted.slot
         self._asked = parse(parts.checkpoint.owner)
-        self._policy = self._asked if said is None else said.policy
+        self._policy = self._asked if self._said is None else self._said.policy
         self._state = self._fresh()
         self._lock = threading.Lock()
         self._load = load.OthersLoad()
@@ -64,6 +67,9 @@ class OwnerGuard:
         self._vacate = vacate
         self._state = self._fresh()
         start_thread("owner", self.run)
+        slot = self._slot
+        if slot is not None and not self._parts.means.unable:
+            start_thread("slot", lambda: slot.lend(self._leaves_to))
 
     @property
     def at_once(self) -> bool:
@@ -85,6 +91,23 @@ class OwnerGuard:
                 self._state = self._fresh()
             else:
                 self._state = step.nowhere(time.monotonic(), self._parts.tree.frozen)
+        if self._slot is not None:
+            self._slot.stays()
+
+    def _leaves_to(self, login: str) -> bool:
+        """Have the job leave, if the owner prefers a job of that login, which has come; tell whether it does."""
+        try:
+            said = word.find()
+        except word.WordError:
+            return False  # the job leaves for that, soon
+        if said is None or said.tier(login) <= said.tier(self._login):
+            return False
+        wanted = step.Wanted(f"{said.file} prefers a job of {login}, which has come")
+        with self._lock:
+            self._state, actions = step.step(self._policy, self._state, wanted, time.monotonic())
+        for action in actions:
+            self._act(action, wanted)
+        return bool(actions)
 
     def _fresh(self) -> step.State:
         # who named the host excused it from home's policy, not from its owner's own
@@ -132,7 +155,7 @@ class OwnerGuard:
                 dues.append(due)
             poll.poll(max(0, int((min(dues) - now) * 1000)))
             now = time.monotonic()
-            events: list[step.Input | step.Conditions | step.Tick] = []
+            events: list[step.Event] = []
             touched = watch.poll(now)
             if self._policy.watched:
                 events += [step.Input(now, source) for source in touched]
@@ -147,7 +170,7 @@ class OwnerGuard:
                 for action in actions:
                     self._act(action, event)
 
-    def _act(self, action: step.Action, event: step.Input | step.Conditions | step.Tick) -> None:
+    def _act(self, action: step.Action, event: step.Event) -> None:
         parts = self._parts
         if action.kind == step.FREEZE:
             parts.tree.freeze()

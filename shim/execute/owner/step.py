@@ -7,12 +7,15 @@ The rules, design of the owner policy:
     further input within `linger`      → VACATE
     no further input for `linger`      → THAW, in place
     a condition broken for `linger`    → VACATE (load, hours, battery, memory: nobody waits at the keyboard)
+    a job has come that is preferred   → VACATE, at once
     it left, but could go on nowhere   → it stands still until there was no input for `linger`; no VACATE for AGAIN
 """
 
 from __future__ import annotations
 
 from shim.wire.owner_policy import OwnerPolicy
+
+TYPE_CHECKING = False
 
 FREEZE = "freeze"
 THAW = "thaw"
@@ -63,10 +66,25 @@ class Conditions:
         self.broken = broken
 
 
+class Wanted:
+    """A job has come that the owner prefers, and wants this one's slot: `why`, for the log."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
 class Tick:
     """Time went on, and every event before now has been handed in."""
 
     __slots__ = ()
+
+
+if TYPE_CHECKING:
+    from typing import Union
+
+    Event = Union[Input, Conditions, Wanted, Tick]
 
 
 class State:
@@ -118,9 +136,7 @@ def nowhere(now: float, frozen: bool) -> State:
     return State(FROZEN if frozen else RUNNING, now, now, now, stays=now + AGAIN)
 
 
-def step(
-    policy: OwnerPolicy, state: State, event: Input | Conditions | Tick, now: float
-) -> tuple[State, tuple[Action, ...]]:
+def step(policy: OwnerPolicy, state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
     """Return the next state and what to do, in order. `now`: monotonic seconds; one that jumps back stands still."""
     now = max(now, state.clock)
     following = State(
@@ -130,6 +146,11 @@ def step(
         return following, ()
     if isinstance(event, Input):
         return _on_input(policy, following, event)
+    if isinstance(event, Wanted):
+        if now < state.stays:
+            return following, ()
+        following.phase = LEAVING
+        return following, (Action(VACATE, event.why),)
     if isinstance(event, Conditions):
         if event.broken is None:
             following.broken_since, following.broken, following.excused = None, None, False

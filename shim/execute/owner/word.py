@@ -37,23 +37,30 @@ class OwnerWord(Value):
     policy  when a job may begin and stay, as of hosts.toml
     users   the logins that may run jobs; None: any
     slots   how many jobs may be here at a time; None: any number
+    rank    the logins whose jobs are preferred, those first that are most: a job of one takes the slot of a job of a
+            later one, or of one who is not named, if that can leave; each entry may be several that are alike
     nice    how low they run at least
     io      their I/O priority, at least as low: class and level as the kernel has them; 0: as they wish
     """
 
-    __slots__ = ("file", "io", "nice", "policy", "slots", "users")
+    __slots__ = ("file", "io", "nice", "policy", "rank", "slots", "users")
     file: str
     policy: OwnerPolicy
     users: tuple[str, ...] | None
     slots: int | None
+    rank: tuple[tuple[str, ...], ...]
     nice: int
     io: int
 
     def __init__(
         self, file: str, policy: OwnerPolicy, users: tuple[str, ...] | None = None, slots: int | None = None,
-        nice: int = NICE, io: int = _IO["idle"],
+        nice: int = NICE, io: int = _IO["idle"], rank: tuple[tuple[str, ...], ...] = (),
     ) -> None:  # fmt: skip
-        self._set(file=file, policy=policy, users=users, slots=slots, nice=nice, io=io)
+        self._set(file=file, policy=policy, users=users, slots=slots, rank=rank, nice=nice, io=io)
+
+    def tier(self, login: str) -> int:
+        """Tell how much a job of that login is preferred: more is more, 0 is that of one who is not named."""
+        return max((len(self.rank) - place for place, names in enumerate(self.rank) if login in names), default=0)
 
     def broken(self, login: str, around: Surroundings) -> str | None:
         """Say what of it does not hold for a job of that login, as a clause after the host's name, or None."""
@@ -87,6 +94,16 @@ def _users(value: object, key: str) -> tuple[str, ...]:
     raise PolicyError(f'{key} = {value!r} is no list of logins; write for example ["ann", "bob"].')
 
 
+def _rank(value: object, key: str) -> tuple[tuple[str, ...], ...]:
+    tiers = [tuple(each.split()) if isinstance(each, str) else () for each in value] if isinstance(value, list) else []
+    names = [name for tier in tiers for name in tier]
+    if not all(tiers) or not tiers or len(set(names)) < len(names):
+        raise PolicyError(
+            f'{key} = {value!r} is no list of logins, each named once; write for example ["ann", "bob carl"].'
+        )
+    return tuple(tiers)
+
+
 def _whole(least: int, most: int) -> Callable[[object, str], int]:
     def read(value: object, key: str) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
@@ -109,7 +126,8 @@ def _io(value: object, key: str) -> int:
 
 
 _OWN: dict[str, Callable[[object, str], Any]] = {
-    "users": _users, "slots": _whole(1, _MOST_SLOTS), "nice": _whole(0, 19), "io": _io,
+    "users": _users, "slots": _whole(1, _MOST_SLOTS), "rank": _rank, "nice": _whole(0, 19),
+    "io": _io,
 }  # fmt: skip
 
 
@@ -124,6 +142,8 @@ def parse(text: str, file: str) -> OwnerWord:
             raise PolicyError(f"the key {unknown[0]} is unknown; the keys are {known}.")
         policy = {key: KEYS[key](value, key) for key, value in table.items() if key in KEYS}
         own = {key: _OWN[key](value, key) for key, value in table.items() if key in _OWN}
+        if "rank" in own and "slots" not in own:
+            raise PolicyError("rank says whose job takes whose slot, and needs slots; write for example slots = 2.")
     except (flat_toml.TomlError, PolicyError) as e:
         raise WordError("its owner's %s cannot be used: %s" % (file, str(e).rstrip("."))) from None
     return OwnerWord(file, OwnerPolicy(file, watched=keyboard, **policy), **own)
@@ -158,9 +178,10 @@ def _read(path: str) -> str | None:
         os.close(fd)
 
 
-def login() -> str:
-    """Name the login that this process has."""
+def login(uid: int | None = None) -> str:
+    """Name the login of that number, or the one that this process has."""
+    number = os.geteuid() if uid is None else uid
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(number)

@@ -19,9 +19,16 @@ _OWNER = table(
             table({"source": text(32), "present": flag, "why": maybe(text(300)), "idle": maybe(_IDLE)}), 32
         ),
         "around": tuple_of(maybe(number(0, 1e9)), whole(0, 1439), flag, _SIZE),
-        "word": maybe(table({"file": text(300), "refused": maybe(text(500)), "slots": maybe(whole(1, 1 << 20))})),
+        "word": maybe(
+            table(
+                {
+                    "file": text(300), "refused": maybe(text(500)), "slots": maybe(whole(1, 1 << 20)),
+                    "rank": listed(text(500), 1 << 15), "full": maybe(text(500)),
+                }
+            )
+        ),
     }
-)
+)  # fmt: skip
 # what checkpoint/wire/compat.py has of a host
 COMPAT: Mapping[str, Shape] = {
     "machine": text(64), "flags": listed(text(64), 4096), "xsave": _SIZE, "page": _SIZE, "kernel": listed(_SIZE, 8),

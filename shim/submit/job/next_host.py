@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from checkpoint.wire import compat
@@ -89,12 +89,14 @@ def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
 def candidate(report: Report, wish: AllowedHosts, choose: Choose, known: Hosts, image: Manifest | None) -> Candidate:
     """Return a host's report as it is ranked for this job. Raises PolicyError."""
     host = report.host
-    return candidates_of.candidate(
+    found = candidates_of.candidate(
         report,
         candidates_of.owner_of(host, wish.owner, known),
         named=is_named(host.name, wish, choose.driven, choose.wanted),
         incompatible=() if report.error or image is None else tuple(differences(image, report.facts)),
     )
+    word = (report.facts.get("owner") or {}).get("word") or {}
+    return replace(found, barred=found.barred or word.get("full"))  # who waits for room looks again, and soon
 
 
 def differences(image: Manifest, facts: Mapping[str, Any]) -> list[str]:
