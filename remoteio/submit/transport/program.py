@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from remoteio.submit import programs
 from remoteio.submit.transport.ssh import ProcessStream, spawn
 from remoteio.submit.transport.stream import TransportError
 
+# Ends with the program's status, and by SIGTERM has all end that the program has started: at that signal it takes away
+# what it has written for the connection, keys and a control file. A program in the background has no input but by name.
+_CARRIES = """
+trap 'trap : TERM; kill 0' TERM
+exec 3<&0
+"$@" <&3 3<&- & exec 3<&-
+wait $!; status=$?
+kill -0 $! 2>/dev/null && { wait $!; status=$?; }
+exit $status
+"""
+
 
 class ProgramStream(ProcessStream):
-    """A stream that such a program carries, in a session of its own: what it starts ends with it.
+    """A stream that such a program carries, in a session of its own: what it starts ends with it, or with us.
 
     The thread that opened it has to live as long as the stream, as with ssh (ProcessStream).
     """
@@ -34,10 +44,12 @@ class ProgramStream(ProcessStream):
         self.wait(1.0)
         return self._explain(self.stderr_tail())
 
+    def _outlived(self) -> None:
+        # condor_ssh_to_job's proxy spins for ever where its connection broke with something still to be written
+        os.killpg(self._process.pid, signal.SIGKILL)
+
     def _end(self) -> None:
-        # by the signal at which it takes away what it has written for the connection: keys, a control file
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.terminate()  # _CARRIES passes it on
 
 
 def open_program(
@@ -45,6 +57,6 @@ def open_program(
 ) -> ProgramStream:
     """Run `argv`, whose standard input and output are the stream. See ProgramStream. Raises TransportError."""
     setpriv = programs.find("setpriv")
-    if setpriv is not None:
-        argv = [setpriv, "--pdeathsig", "TERM", "--", *argv]
-    return ProgramStream(destination, *spawn(list(argv), session=True)).explained(refused, explain)
+    dies = [] if setpriv is None else [setpriv, "--pdeathsig", "TERM", "--"]
+    carries = [*dies, "sh", "-c", _CARRIES, "sh", *argv]
+    return ProgramStream(destination, *spawn(carries, session=True)).explained(refused, explain)

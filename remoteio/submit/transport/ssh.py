@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 from remoteio.printable import printable
 from remoteio.submit import programs
@@ -96,14 +97,16 @@ class ProcessStream(Stream):
 
     def _await(self, timeout: float | None) -> int | None:
         """Wait for its end, whatever it has still to say."""
-        if self._process.poll() is None:
-            pidfd = os.pidfd_open(self._process.pid)
-            try:
-                poll = select.poll()
-                poll.register(pidfd, select.POLLIN)
-                poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
-            finally:
-                os.close(pidfd)
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):  # another thread has just found that it has ended
+                pidfd = os.pidfd_open(self._process.pid)
+                try:
+                    poll = select.poll()
+                    poll.register(pidfd, select.POLLIN)
+                    if poll.poll(None if timeout is None else max(0, int(timeout * 1000))):
+                        self._outlived()
+                finally:
+                    os.close(pidfd)
         status = self._process.poll()
         if status is not None and self._control is not None:
             self._control.ended()
@@ -159,6 +162,9 @@ class ProcessStream(Stream):
             if fd >= 0:
                 os.close(fd)
         self._log_fd = self._config_fd = -1
+
+    def _outlived(self) -> None:
+        """Take note that the process has ended, while nobody has waited for it: its number is still its own."""
 
     def _end(self) -> None:
         if self._is_ssh:
