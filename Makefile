@@ -52,7 +52,7 @@ test-long: root .venv/dev lint ## what test-all has beyond test but for the long
 	$(RUN_TESTS) --long $(PYTEST)
 
 test-pool: root .venv/dev ## those of test-all on HTCondor pools and a Slurm cluster, which they make, and with Parsl
-	$(RUN_TESTS) --all $(patsubst %,tests/functional/test_%.py,pools condor_pool personal_pool slurm_cluster parsl) $(PYTEST)
+	$(RUN_TESTS) --all $(patsubst %,tests/functional/test_%.py,pools pool_moves condor_pool personal_pool slurm_cluster parsl) $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
 	.venv/bin/ruff check $(SOURCES)

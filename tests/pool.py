@@ -4,7 +4,8 @@ Each is a Debian root of its own (that of the desk, with the engines' own packag
 network that leads nowhere else; they share no files. alice is an ordinary user on all three, and rexec is on p1 alone.
 The engines' times are short, as a test waits for them: which, is in CONDOR and SLURM. cgroups are not used.
 
-The layer with an engine is made once and kept, as the desk's root is: 200 MB more, and a minute.
+The layer with an engine is made once and kept, as the desk's root is: 200 MB more, and a minute; and so is one with
+what jobs run besides, which is on p1 alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tests.until import until
 
 OURS = ("criu", "python3-click", "python3-jeepney", "python3-zstandard")
 PACKAGES = {"condor": ("condor", *OURS), "slurm": ("slurmctld", "slurmd", "slurm-client", "munge", *OURS)}
+NUMPY_AND_GCC = ("gcc", "libc6-dev", "libopenblas0-pthread", "python3-numpy")
 HOSTS = {"p1": "10.80.1.1", "p2": "10.80.1.2", "p3": "10.80.1.3"}
 EXECUTE = ("p2", "p3")
 OTHER = {"p4": "10.80.1.4"}
@@ -36,18 +38,21 @@ OTHER = {"p4": "10.80.1.4"}
 ROOT = Path(__file__).parents[1]
 # A job that says that it has begun, in a file of home's, and ends when another is there.
 WAITS = "echo $$ >>{name}.begun; until [ -e {name}.go ]; do sleep 0.1; done; echo end"
+DOES = {
+    "condor": {"vacate": ["condor_vacate_job"], "hold": ["condor_hold"], "release": ["condor_release"]},
+    "slurm": {
+        "vacate": ["scontrol", "requeue"],
+        "hold": ["scontrol", "requeuehold"],
+        "release": ["scontrol", "release"],
+    },
+}
 PLACE = 60.0
 """Seconds for an engine to give a place: its negotiator, its schedd and its startds have their turns."""
 
 CONDOR = """\
 CONDOR_HOST = {manager}
 NETWORK_INTERFACE = {address}
-use SECURITY : HOST_BASED
-ALLOW_READ = 10.80.1.*
-ALLOW_WRITE = 10.80.1.*
-ALLOW_DAEMON = 10.80.1.*
-ALLOW_ADMINISTRATOR = 10.80.1.*
-UID_DOMAIN = pool
+{security}UID_DOMAIN = pool
 FILESYSTEM_DOMAIN = $(FULL_HOSTNAME)
 TRUST_UID_DOMAIN = True
 SOFT_UID_DOMAIN = True
@@ -69,8 +74,17 @@ SINGULARITY = /bin/false
 DOCKER =
 BASE_CGROUP =
 """
+_BY_ADDRESS = """\
+use SECURITY : HOST_BASED
+ALLOW_READ = 10.80.1.*
+ALLOW_WRITE = 10.80.1.*
+ALLOW_DAEMON = 10.80.1.*
+ALLOW_ADMINISTRATOR = 10.80.1.*
+"""
+# What HTCondor comes with; Debian's package makes a token as it is installed, which is the same on all hosts here.
+_BY_TOKEN = "use SECURITY : recommended_v9_0\n"
 SUBMITS = "DAEMON_LIST = MASTER COLLECTOR NEGOTIATOR SCHEDD\n"
-EXECUTES = "DAEMON_LIST = MASTER STARTD\nNUM_CPUS = 2\nMEMORY = 4096\n"
+EXECUTES = "DAEMON_LIST = MASTER STARTD\nNUM_CPUS = 4\nMEMORY = 4096\n"
 _ROLES = {"p1": SUBMITS, "p4": EXECUTES.replace("STARTD", "COLLECTOR NEGOTIATOR STARTD")}
 SLURM = """\
 ClusterName=pool
@@ -97,8 +111,8 @@ KillWait=20
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=p2 NodeAddr=10.80.1.2 CPUs=2 RealMemory=2000
-NodeName=p3 NodeAddr=10.80.1.3 CPUs=2 RealMemory=2000
+NodeName=p2 NodeAddr=10.80.1.2 CPUs=4 RealMemory=2000
+NodeName=p3 NodeAddr=10.80.1.3 CPUs=4 RealMemory=2000
 PartitionName=low Nodes=p2,p3 Default=YES PriorityTier=1
 PartitionName=high Nodes=p2,p3 PriorityTier=10
 """
@@ -122,26 +136,36 @@ main()
 """
 
 
-def layer(engine: str) -> Path:
-    """The directory with what the packages add to the desk's root; made if it is not there yet."""
-    lower = desk_root.base()
-    kept = CACHE / f"pool-{digest(lower.name, *PACKAGES[engine])}"
+def lower(engine: str, extra: Sequence[str] = ()) -> str:
+    """The directories that a host's root lies on: with the engine's packages on the desk's root, and `extra` on both.
+
+    What the packages add is made if it is not there yet.
+    """
+    layers = str(desk_root.base())
+    for packages in (PACKAGES[engine], tuple(extra)):
+        if packages:  # not both at once: all hosts are to have the one key that munge made itself when it was installed
+            layers = f"{_layer(layers, packages)}:{layers}"
+    return layers
+
+
+def _layer(below: str, packages: Sequence[str]) -> Path:
+    kept = CACHE / f"pool-{digest(*(Path(each).name for each in below.split(':')), *packages)}"
     with locked(CACHE / "lock"):
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-") as scratch:
-                _install(lower, Path(scratch), PACKAGES[engine])
+                _install(below, Path(scratch), packages)
                 (Path(scratch) / "upper").rename(kept)
     return kept
 
 
-def _install(lower: Path, scratch: Path, packages: Sequence[str]) -> None:
+def _install(below: str, scratch: Path, packages: Sequence[str]) -> None:
     # In a private mount namespace, so that no mount outlives it, whatever ends it.
     for name in ("upper", "work", "root"):
         (scratch / name).mkdir()
     root = scratch / "root"
     script = f"""
 set -e
-mount -t overlay overlay -o lowerdir={lower},upperdir={scratch}/upper,workdir={scratch}/work {root}
+mount -t overlay overlay -o lowerdir={below},upperdir={scratch}/upper,workdir={scratch}/work {root}
 mount -t proc proc {root}/proc
 mount -t tmpfs tmpfs {root}/dev
 for each in null urandom; do touch {root}/dev/$each; mount --bind /dev/$each {root}/dev/$each; done
@@ -167,10 +191,14 @@ rm -rf {root}/etc/condor/config.d/* {root}/var/lib/apt/lists/*
 
 
 class Pool:
-    """A pool that is up, of `engine`: condor or slurm."""
+    """A pool that is up, of `engine`: condor or slurm; `extra`: Debian packages that are on p1 besides.
 
-    def __init__(self, directory: Path, engine: str) -> None:
-        self._directory, self._engine = directory, engine
+    `tokens`: its HTCondor believes who shows an IDTOKEN, and not whoever has an address of the pool's.
+    """
+
+    def __init__(self, directory: Path, engine: str, extra: Sequence[str] = (), *, tokens: bool = False) -> None:
+        self._directory, self._engine, self._extra = directory, engine, extra
+        self._security = _BY_TOKEN if tokens else _BY_ADDRESS
         self._booted: dict[str, subprocess.Popen[str]] = {}
         self._init: dict[str, int] = {}
 
@@ -184,9 +212,9 @@ class Pool:
             self._settings(name, state / "upper")
         finally:
             os.umask(before)
-        lower = f"{layer(self._engine)}:{desk_root.base()}"
+        layers = lower(self._engine, self._extra if name == "p1" else ())
         booted = self._booted[name] = subprocess.Popen(
-            [sys.executable, "-m", "tests.pool_boot", name, lower, str(state)],
+            [sys.executable, "-m", "tests.pool_boot", name, layers, str(state)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
         )  # fmt: skip
         assert booted.stdin is not None and booted.stdout is not None
@@ -204,7 +232,7 @@ class Pool:
     def _settings(self, name: str, upper: Path) -> None:
         address = (HOSTS | OTHER)[name]
         manager = address if name in OTHER else HOSTS["p1"]
-        condor = CONDOR.format(address=address, manager=manager) + _ROLES.get(name, EXECUTES)
+        condor = CONDOR.format(address=address, manager=manager, security=self._security) + _ROLES.get(name, EXECUTES)
         files = {"condor": {"condor/config.d/50-pool": condor},
                  "slurm": {"slurm/slurm.conf": SLURM, "slurm/cgroup.conf": "CgroupPlugin=disabled\n"}}  # fmt: skip
         for file, text in files[self._engine].items():
@@ -269,12 +297,12 @@ class Access:
     """What alice does on p1, whose engine is `engine`, and what befalls her jobs there."""
 
     def __init__(self, of: Pool, engine: str) -> None:
-        self.pool, self._engine = of, engine
+        self.pool, self.engine = of, engine
         self.sh("mkdir -p .local/share/rexec && cp -r /opt/criu .local/share/rexec/criu")
 
     def idle(self) -> int:
         """How many execute hosts the engine knows and has nothing to do for; 0 while it has only just begun."""
-        if self._engine == "condor":
+        if self.engine == "condor":
             said = self.sh("condor_status -af Machine State 2>/dev/null || :").splitlines()
             return sum({f"{host} Unclaimed"} == {line for line in said if line.split()[0] == host} for host in EXECUTE)
         return len(self.sh("sinfo -h -N -p low -t idle -o %N 2>/dev/null || :").split())
@@ -290,7 +318,7 @@ class Access:
         return self("sh", "-c", script)
 
     def submit(self, *words: str) -> str:
-        return self("rexec", "submit", "--engine", self._engine, "--memory", "100M", *words).strip()
+        return self("rexec", "submit", "--engine", self.engine, "--memory", "100M", *words).strip()
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self("rexec", "log", "--json", name).splitlines()]
@@ -307,16 +335,38 @@ class Access:
     def task(self, name: str, job: int = 0) -> str:
         """What the engine calls a job of a batch that was given to it once."""
         given = str(self.rows(name)[0]["engine"])
-        return f"{given}.{job}" if self._engine == "condor" else f"{given.partition(':')[0]}_{job}"
+        return f"{given}.{job}" if self.engine == "condor" else f"{given.partition(':')[0]}_{job}"
 
-    def takes(self, name: str) -> None:
-        """Have the engine take back the place of a batch's first job."""
-        self(*(("condor_vacate_job",) if self._engine == "condor" else ("scontrol", "requeue")), self.task(name))
+    def does(self, verb: str, name: str) -> None:
+        """Have the engine `vacate`, `hold` or `release` the first job of a batch, by a command of its own."""
+        self(*DOES[self.engine][verb], self.task(name))
+
+    @contextmanager
+    def without(self, host: str) -> Iterator[None]:
+        """Have a host give no places meanwhile."""
+        if self.engine == "condor":
+            with self.configured(host, "START = False"):
+                state = f"condor_status -constraint 'Machine == \"{host}\"' -af Start"
+                until(lambda: set(self.sh(state).split()) == {"false"}, f"{host} gives no places", within=PLACE)
+                yield
+        else:
+            self.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DRAIN", "Reason=none")
+            yield
+            self.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=RESUME")
+
+    @contextmanager
+    def configured(self, host: str, lines: str) -> Iterator[None]:
+        """Have lines more in HTCondor's configuration on a host."""
+        self.pool.on(host, "sh", "-c", f"echo '{lines}' >/etc/condor/config.d/60-more && condor_reconfig")
+        try:
+            yield
+        finally:
+            self.pool.on(host, "sh", "-c", "rm /etc/condor/config.d/60-more && condor_reconfig")
 
     def dies(self, host: str) -> None:
         """Have a host die; `pool.boot` has it up again."""
         self.pool.down(host)
-        if self._engine == "slurm":  # as whoever watches over the nodes says; Slurm itself notices in some minutes
+        if self.engine == "slurm":  # as whoever watches over the nodes says; Slurm itself notices in some minutes
             self.pool.on("p1", "scontrol", "update", f"NodeName={host}", "State=DOWN", "Reason=dead")
 
     def lines(self, file: str) -> list[str]:
@@ -325,11 +375,10 @@ class Access:
 
 
 @contextmanager
-def up(engine: str) -> Iterator[Pool]:
+def up(engine: str, extra: Sequence[str] = (), *, tokens: bool = False) -> Iterator[Pool]:
     """Have a pool, whose execute hosts are on their way into it."""
-    layer(engine)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-hosts-") as directory:
-        pool = Pool(Path(directory), engine)
+        pool = Pool(Path(directory), engine, extra, tokens=tokens)
         try:
             for name in HOSTS:
                 pool.boot(name)
@@ -340,9 +389,9 @@ def up(engine: str) -> Iterator[Pool]:
 
 
 @contextmanager
-def submitting(engine: str) -> Iterator[Access]:
+def submitting(engine: str, extra: Sequence[str] = (), *, tokens: bool = False) -> Iterator[Access]:
     """Have a pool that is ready, and alice on its submit machine."""
-    with up(engine) as made:
+    with up(engine, extra, tokens=tokens) as made:
         access = Access(made, engine)
         access.settled()
         yield access

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from tests.pool import EXECUTE, PLACE, WAITS, Access
+from tests.pool import EXECUTE, PLACE, Access
 from tests.until import until
 
 # Says a line again and again, writes it to a file that it has open, and keeps in memory which comes next.
@@ -20,37 +20,8 @@ while not os.path.exists(sys.argv[1] + ".end"):
     time.sleep(0.05)
 sys.exit(3)
 """
-# The same through a pipe, between two processes that the shell has made.
-PIPELINE = "sh -c 'python3 counter.py {0}' | while read -r word n; do echo $word $n; done; exit 3"
-KINDS = {
-    "file": ["python3", "counter.py", "{0}"],
-    "pipeline": ["sh", "-c", PIPELINE],
-}
 MOVE = 3 * PLACE
 """Seconds for a job to be given another place and to go on there."""
-
-
-def goes_on_when_its_stream_was_cut(alice: Access, carrier: str) -> None:
-    """A job goes on, and a fresh stream joins it, whose `carrier` is killed here."""
-    name = alice.submit("--name", "cut", "sh", "-c", WAITS.format(name="cut"))
-    until(lambda: alice.lines("cut.begun"), "the job has begun", within=PLACE)
-    alice.sh(f"pkill -KILL -x {carrier} && touch cut.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    assert len(alice.lines("cut.begun")) == 1
-    assert alice.lines("cut.0.out") == ["end"]
-
-
-def runs_elsewhere_when_told_to_leave(alice: Access) -> None:
-    """A job without --checkpoint runs again on another host, where the user has it leave one."""
-    name = alice.submit("--name", "left", "sh", "-c", WAITS.format(name="left"))
-    until(lambda: len(alice.lines("left.begun")) == 1, "the job has begun", within=PLACE)
-    alice("rexec", "vacate", f"{name}.0")
-    until(lambda: len(alice.lines("left.begun")) == 2, "the job has begun again", within=PLACE)
-    alice.sh("touch left.go")
-    until(alice.has(name, status=0), "the job has ended", within=PLACE)
-    hosts = [each["host"] for each in alice.has(name, **{"is": "running"})()]
-    assert len(hosts) == 2 and hosts[0] != hosts[1]
-    assert alice.lines("left.0.out") == ["end"]
 
 
 def gives_each_status(alice: Access) -> str:
@@ -67,41 +38,32 @@ def gives_each_status(alice: Access) -> str:
     return name
 
 
-def go_through_what_an_engine_does(alice: Access, kinds: Iterable[str]) -> None:
-    """Jobs with --checkpoint go on when their places are taken, when they are held, and when a host dies, as one is."""
-    jobs = [Counting(alice, f"each-{kind}", "--every", "5s", "--lease", "20s", kind=kind) for kind in kinds]
-    with ExitStack() as all_move:
-        for job in jobs:
-            all_move.enter_context(job.moved())
-            alice.takes(job.name)
-    with ExitStack() as all_move:
-        for job in jobs:
-            all_move.enter_context(job.moved())
-            alice("rexec", "hold", f"{job.name}.0")
-            until(lambda job=job: job.rows(**{"is": "held"}), f"{job.stem} is held", within=PLACE)
-        for job in jobs:
-            alice("rexec", "release", f"{job.name}.0")
-    for job in jobs:
-        assert not [row for row in job.log() if row["kind"] == "lost"]
-        images = job.saved()
-        until(lambda job=job, images=images: job.saved() > images, f"{job.stem} has a new image", within=PLACE)
-    host = jobs[0].hosts()[-1]
-    there = [job for job in jobs if job.hosts()[-1] == host]
+def goes_through_what_an_engine_does(alice: Access) -> None:
+    """A job with --checkpoint goes on when its place is taken, when it is held, and when its host dies."""
+    job = Counting(alice, "each", "--every", "5s", "--lease", "20s")
+    with job.moved():
+        alice.does("vacate", job.name)
+    with job.moved():
+        alice("rexec", "hold", f"{job.name}.0")
+        until(lambda: job.rows(**{"is": "held"}), "it is held", within=PLACE)
+        alice("rexec", "release", f"{job.name}.0")
+    assert not [row for row in job.log() if row["kind"] == "lost"]
+    images = job.saved()
+    until(lambda: job.saved() > images, "it has a new image", within=PLACE)
+    host = job.hosts()[-1]
     alice.dies(host)
-    for job in [each for each in jobs if each not in there] + there:  # those there need the others' places
-        job.end()
-    for job in there:
-        assert job.hosts()[-1] != host
+    job.end()
+    assert job.hosts()[-1] != host
+    alice.pool.boot(host)
 
 
 class Counting:
     """A job with --checkpoint that counts, and what is seen of it; `stem`: what its files begin with."""
 
-    def __init__(self, alice: Access, stem: str, *options: str, kind: str = "file") -> None:
+    def __init__(self, alice: Access, stem: str, *options: str) -> None:
         self.alice, self.stem = alice, stem
         alice.sh(f"cat >counter.py <<'END'\n{COUNTER}END")
-        command = [word.replace("{0}", stem) for word in KINDS[kind]]
-        self.name = alice.submit("--checkpoint", *options, "--name", stem, *command)
+        self.name = alice.submit("--checkpoint", *options, "--name", stem, "python3", "counter.py", stem)
         self.says_more()
 
     def said(self) -> list[str]:

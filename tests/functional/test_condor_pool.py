@@ -11,7 +11,7 @@ import pytest
 from tests import pool, pool_jobs
 from tests.desk_root import DeskError
 from tests.pool import PLACE, WAITS, Access
-from tests.pool_jobs import MOVE, Counting
+from tests.pool_jobs import Counting
 from tests.until import until
 
 pytestmark = pytest.mark.longest
@@ -38,32 +38,6 @@ def test_a_pool_runs_a_batch_and_knows_each_status(alice: Access) -> None:
     assert sorted(said) == [f"{job} {job}" for job in range(5)]
 
 
-def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
-    pool_jobs.goes_on_when_its_stream_was_cut(alice, "ssh")
-
-
-def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
-    pool_jobs.runs_elsewhere_when_told_to_leave(alice)
-
-
-@pytest.mark.timeout(600)
-def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
-    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", kind="pipeline")]
-    for job in jobs:
-        job.moves("condor_vacate_job", f"{job.engines()}.0")
-        job.moves("rexec", "vacate", f"{job.name}.0")
-        first, second, third = job.hosts()
-        assert first != second != third
-    alice("rexec", "hold", f"{counter.name}.0")
-    status = ("condor_q", counter.engines(), "-af", "JobStatus")
-    until(lambda: alice(*status).split() == ["5"], "it is held there", within=PLACE)
-    assert not alice.sh(f"pgrep -f 'detached_main.*[[]{counter.number()}, ' || :")  # nor is it a process here
-    counter.moves("rexec", "release", f"{counter.name}.0")
-    for job in jobs:
-        assert not [row for row in job.log() if row["kind"] == "lost"]
-        job.end()
-
-
 @pytest.mark.timeout(600)
 def test_a_job_runs_on_while_its_batch_has_no_supervisor_and_is_found_again(alice: Access) -> None:
     job = Counting(alice, "unseen")
@@ -78,19 +52,6 @@ def test_a_job_runs_on_while_its_batch_has_no_supervisor_and_is_found_again(alic
     again = ("condor_q", job.engines(), "-af", "NumJobStarts", "JobStatus")
     until(lambda: alice(*again).split() == ["2", "2"], "it has another place", within=PLACE)
     job.moves("rexec", "resume")
-    job.end()
-
-
-@pytest.mark.timeout(600)
-def test_a_job_goes_on_from_its_last_image_where_its_place_is_gone_at_once(alice: Access) -> None:
-    job = Counting(alice, "fast", "--every", "5s", "--lease", "20s")
-    until(job.saved, "it has an image", within=PLACE)
-    job.moves("condor_vacate_job", "-fast", f"{job.engines()}.0")
-    images = job.saved()
-    until(lambda: job.saved() > images, "it has another", within=PLACE)
-    alice("condor_hold", f"{job.engines()}.0")  # by somebody else
-    until(lambda: job.rows(**{"is": "held"}), "it is held", within=PLACE)
-    job.moves("condor_release", f"{job.engines()}.0")
     job.end()
 
 
@@ -114,20 +75,6 @@ def test_hold_release_and_kill_are_the_pool_s_too(alice: Access) -> None:
     alice.sh("touch held0.go")
     until(alice.has(name, job=0, status=0), "it has ended", within=PLACE)
     until(lambda: not alice("condor_q", cluster, "-af", "ProcId"), "the queue is empty", within=PLACE)
-
-
-def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
-    name = alice.submit("-n", "2", "--name", "gone", "sh", "-c", WAITS.format(name="gone{}"))
-    until(lambda: alice.lines("gone0.begun") and alice.lines("gone1.begun"), "both have begun", within=PLACE)
-    alice.sh("touch gone0.go")
-    until(alice.has(name, job=0, status=0), "one has ended", within=PLACE)
-    alice.sh("pkill -KILL -f 'batch[.]process import'")
-    until(lambda: '"stopped"' in alice("rexec", "jobs", "--json"), "it is stopped")
-    assert alice("rexec", "resume") == f"batch {name} goes on\n"
-    until(lambda: len(alice.lines("gone1.begun")) == 2, "the other has begun again", within=PLACE)
-    alice.sh("touch gone1.go")
-    until(alice.has(name, job=1, status=0), "it has ended", within=PLACE)
-    assert len(alice.lines("gone0.begun")) == 1
 
 
 DAG = r"""
@@ -283,19 +230,6 @@ STARTD_CRON_OWNER_PERIOD = 10s
         )
 
 
-@pytest.mark.timeout(600)
-def test_a_job_goes_on_from_its_last_image_where_its_host_dies(alice: Access) -> None:
-    job = Counting(alice, "dies", "--every", "5s", "--lease", "20s")
-    until(job.saved, "it has an image", within=PLACE)
-    host = job.hosts()[-1]
-    alice.pool.down(host)
-    try:
-        until(lambda: job.hosts()[-1] != host, "it runs again", within=MOVE)
-        job.end()
-    finally:
-        alice.pool.boot(host)
-
-
 def _reachable(alice: Access) -> None:
     """Have ssh on p2 and p3, into which alice may log in."""
     alice.sh("mkdir -p -m 700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519 </dev/null")
@@ -304,6 +238,19 @@ def _reachable(alice: Access) -> None:
     for host in ("p2", "p3"):
         alice.pool.on(host, "sh", "-c", "mkdir -p /run/sshd && ssh-keygen -A && exec /usr/sbin/sshd")
         alice.pool.on(host, "sh", "-c", f"mkdir -p -m 700 .ssh && echo '{key}' >.ssh/authorized_keys", user="alice")
+
+
+def test_a_pool_that_wants_tokens_is_as_any_other() -> None:
+    with pool.submitting("condor", tokens=True) as alice:
+        shown = alice("condor_status", "-af", "AuthenticationMethod").split()
+        assert set(shown) == {"IDTOKENS"}
+        pool_jobs.gives_each_status(alice)
+        job = Counting(alice, "counter", "--every", "5s", "--lease", "20s")
+        job.moves("rexec", "vacate", f"{job.name}.0")
+        job.moves("condor_vacate_job", f"{job.engines()}.0")
+        job.end()
+        said = json.loads(alice("rexec", "doctor", "--engine", "condor", "--json"))
+        assert {each["state"] for each in said["pool"]} == {"ok"}
 
 
 @pytest.mark.timeout(600)  # a host dies, and HTCondor takes its time

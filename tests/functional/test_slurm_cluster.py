@@ -9,7 +9,6 @@ import pytest
 
 from tests import pool, pool_jobs
 from tests.pool import PLACE, WAITS, Access
-from tests.pool_jobs import MOVE, Counting
 from tests.until import until
 
 pytestmark = pytest.mark.longest
@@ -28,34 +27,6 @@ def test_a_cluster_runs_a_batch_and_knows_each_status(alice: Access) -> None:
     until(lambda: alice.sh(said).split() == [f"{job}|{job}:0|" for job in range(5)], "Slurm knows", within=PLACE)
     for host in ("p2", "p3"):
         until(lambda host=host: not alice.pool.on(host, "sh", "-c", "ls -d /tmp/rexec-* 2>/dev/null || :"), "no file")
-
-
-def test_a_job_goes_on_when_its_stream_was_cut_and_a_fresh_one_joins(alice: Access) -> None:
-    pool_jobs.goes_on_when_its_stream_was_cut(alice, "srun")
-
-
-def test_a_job_that_is_told_to_leave_runs_on_another_host(alice: Access) -> None:
-    pool_jobs.runs_elsewhere_when_told_to_leave(alice)
-
-
-@pytest.mark.timeout(600)
-def test_a_job_is_saved_where_its_place_is_taken_and_goes_on_in_another(alice: Access) -> None:
-    jobs = counter, _ = [Counting(alice, "counter"), Counting(alice, "pipeline", kind="pipeline")]
-    for job in jobs:
-        job.moves("scontrol", "requeue", alice.task(job.name))
-        job.moves("rexec", "vacate", f"{job.name}.0")
-    others = alice("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o/dev/null", "--wrap=sleep 1000")
-    before = len(counter.rows(**{"is": "running"}))
-    until(lambda: counter.rows()[-1]["is"] == "waiting", "it waits", within=PLACE)
-    alice("scancel", others.strip())
-    until(lambda: len(counter.rows(**{"is": "running"})) > before, "it runs again", within=MOVE)
-    alice("rexec", "hold", f"{counter.name}.0")
-    priority = ("squeue", "-h", "-j", alice.task(counter.name), "-O", "PriorityLong")
-    until(lambda: alice(*priority).strip() == "0", "it is held there", within=PLACE)
-    counter.moves("rexec", "release", f"{counter.name}.0")
-    for job in jobs:
-        assert not [row for row in job.log() if row["kind"] == "lost"]
-        job.end()
 
 
 def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
@@ -90,20 +61,6 @@ def test_what_slurm_gives_to_others_is_run_again(alice: Access) -> None:
     alice.sh("touch preempted.go")
     until(alice.has(name, status=0), "it has ended", within=PLACE)
     assert alice.lines("preempted.0.out") == ["end"]
-
-
-def test_a_batch_whose_supervisor_was_killed_goes_on(alice: Access) -> None:
-    name = alice.submit("-n", "2", "--name", "gone", "sh", "-c", WAITS.format(name="gone{}"))
-    until(lambda: alice.lines("gone0.begun") and alice.lines("gone1.begun"), "both have begun", within=PLACE)
-    alice.sh("touch gone0.go")
-    until(alice.has(name, job=0, status=0), "one has ended", within=PLACE)
-    alice.sh("pkill -KILL -f 'batch[.]process import'")
-    until(lambda: '"stopped"' in alice("rexec", "jobs", "--json"), "it is stopped")
-    assert alice("rexec", "resume") == f"batch {name} goes on\n"
-    until(lambda: len(alice.lines("gone1.begun")) == 2, "the other has begun again", within=PLACE)
-    alice.sh("touch gone1.go")
-    until(alice.has(name, job=1, status=0), "it has ended", within=PLACE)
-    assert len(alice.lines("gone0.begun")) == 1
 
 
 def test_a_job_whose_link_is_lost_takes_no_node_out_when_it_is_cancelled(alice: Access) -> None:
@@ -164,17 +121,3 @@ def test_the_doctor_says_what_each_node_lacks_and_leaves_no_job(alice: Access) -
     assert [each["what"] for each in wrong["p3"]] == ["/dev/fuse", "namespaces"]
     assert not alice("squeue", "--me", "-h", "-t", "PD,R,CG")
     assert alice.sh("ls -d /tmp/rexec-doctor-* 2>/dev/null || :") == ""
-
-
-@pytest.mark.timeout(600)
-def test_a_job_goes_on_from_its_last_image_where_its_node_dies(alice: Access) -> None:
-    job = Counting(alice, "dies", "--every", "5s", "--lease", "20s")
-    until(job.saved, "it has an image", within=PLACE)
-    host = job.hosts()[-1]
-    alice.dies(host)
-    try:
-        until(lambda: job.hosts()[-1] != host, "it runs again", within=MOVE)
-        job.end()
-    finally:
-        alice.pool.boot(host)
-    alice.settled()
