@@ -57,6 +57,7 @@ FILESYSTEM_DOMAIN = $(FULL_HOSTNAME)
 TRUST_UID_DOMAIN = True
 SOFT_UID_DOMAIN = True
 UPDATE_INTERVAL = 2
+CLASSAD_LIFETIME = 60
 POLLING_INTERVAL = 2
 NEGOTIATOR_INTERVAL = 2
 NEGOTIATOR_MIN_INTERVAL = 2
@@ -81,7 +82,7 @@ ALLOW_WRITE = 10.80.1.*
 ALLOW_DAEMON = 10.80.1.*
 ALLOW_ADMINISTRATOR = 10.80.1.*
 """
-# What HTCondor comes with; Debian's package makes a token as it is installed, which is the same on all hosts here.
+# What HTCondor comes with.
 _BY_TOKEN = "use SECURITY : recommended_v9_0\n"
 SUBMITS = "DAEMON_LIST = MASTER COLLECTOR NEGOTIATOR SCHEDD\n"
 EXECUTES = "DAEMON_LIST = MASTER STARTD\nNUM_CPUS = 4\nMEMORY = 4096\n"
@@ -198,7 +199,7 @@ class Pool:
 
     def __init__(self, directory: Path, engine: str, extra: Sequence[str] = (), *, tokens: bool = False) -> None:
         self._directory, self._engine, self._extra = directory, engine, extra
-        self._security = _BY_TOKEN if tokens else _BY_ADDRESS
+        self._tokens = tokens
         self._booted: dict[str, subprocess.Popen[str]] = {}
         self._init: dict[str, int] = {}
 
@@ -232,13 +233,20 @@ class Pool:
     def _settings(self, name: str, upper: Path) -> None:
         address = (HOSTS | OTHER)[name]
         manager = address if name in OTHER else HOSTS["p1"]
-        condor = CONDOR.format(address=address, manager=manager, security=self._security) + _ROLES.get(name, EXECUTES)
+        security = _BY_TOKEN if self._tokens else _BY_ADDRESS
+        condor = CONDOR.format(address=address, manager=manager, security=security) + _ROLES.get(name, EXECUTES)
         files = {"condor": {"condor/config.d/50-pool": condor},
                  "slurm": {"slurm/slurm.conf": SLURM, "slurm/cgroup.conf": "CgroupPlugin=disabled\n"}}  # fmt: skip
         for file, text in files[self._engine].items():
             config = upper / "etc" / file
             config.parent.mkdir(parents=True, exist_ok=True)
             config.write_text(text)
+        if self._tokens and name in EXECUTE:
+            key = "until [ -e /etc/condor/passwords.d/POOL ]; do sleep 0.1; done"  # the collector makes it
+            token = upper / "etc/condor/tokens.d/pool"
+            token.parent.mkdir(parents=True, exist_ok=True)
+            token.write_text(self.on("p1", "sh", "-c", f"{key}; condor_token_create -identity condor@pool"))
+            token.chmod(0o600)
         (upper / "etc/hostname").write_text(f"{name}\n")
         known = "".join(f"{address} {each}\n" for each, address in (HOSTS | OTHER).items())
         (upper / "etc/hosts").write_text(f"127.0.0.1 localhost\n{known}")

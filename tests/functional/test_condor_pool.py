@@ -240,6 +240,7 @@ def _reachable(alice: Access) -> None:
         alice.pool.on(host, "sh", "-c", f"mkdir -p -m 700 .ssh && echo '{key}' >.ssh/authorized_keys", user="alice")
 
 
+@pytest.mark.timeout(600)  # it makes a pool of its own
 def test_a_pool_that_wants_tokens_is_as_any_other() -> None:
     with pool.submitting("condor", tokens=True) as alice:
         shown = alice("condor_status", "-af", "AuthenticationMethod").split()
