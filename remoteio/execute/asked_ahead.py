@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 
-from remoteio.execute.known_ahead import next_job
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
@@ -98,7 +97,6 @@ class AskedAhead(Told, ToKernel):
             self.counts.clear()
             for each in self._guesses():
                 each.came = each.right = 0
-            next_job(self._known)
             self._known.opened.pushed.next_job()
 
     def _guesses(self) -> list[Guesses]:

@@ -230,7 +230,7 @@ class KnownAhead(KnownNames):
 
         Return the numbers of the READs that waited for it, and the answers. Raises ProtocolError.
         """
-        answers, stamp = [], self.began
+        answers, stamp = [], 0
         for what, nodeid, name, offset, rest in wire.parse(payload):
             if what == wire.SINCE:
                 stamp = max(stamp, self.since.of(nodeid))
@@ -256,12 +256,6 @@ class KnownAhead(KnownNames):
                 if offset == wire.BARE:
                     self.leases.no_capability(nodeid)
         return answers
-
-
-def next_job(known: KnownAhead) -> None:
-    """Take note that another job begins: what home tells unasked from now on it has looked up for that one, after all
-    that the last has changed."""
-    known.began = known._count
 
 
 def anew(known: KnownAhead) -> list[tuple[int, int, int]]:

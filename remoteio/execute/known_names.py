@@ -16,7 +16,6 @@ class KnownNames(Known):
     def __init__(self) -> None:
         super().__init__()
         self.since = Since()
-        self.began = 0  # stamp of what home tells unasked: as of when the job began, at the least
 
     def credits(self, oldest: int) -> None:
         """Take note that home is about to be asked for more of what it sends unasked; `oldest`: the stamp of the first
@@ -27,11 +26,11 @@ class KnownNames(Known):
         """Keep what a NAMES frame told: it is as old as the job may be, so what the job has changed since is not."""
         for what, nodeid, name, rest in told:
             if what == names_ahead.TARGET:
-                self.learn_link(nodeid, self.began, rest, now)
+                self.learn_link(nodeid, 0, rest, now)
             elif what == names_ahead.LISTING:
                 self._learn_whole(nodeid, rest, now)
             else:
-                self.learn_name(nodeid, name, rest, now, self.began)
+                self.learn_name(nodeid, name, rest, now, 0)
 
     def learn_name(self, nodeid: int, name: bytes, entry: bytes, now: float, stamp: int) -> None:
         """Keep a name that was told by itself, as of that stamp, for its time; or give it back."""

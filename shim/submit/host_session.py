@@ -103,7 +103,7 @@ class _Files:
 
     def next_job(self, first_names: FirstNames) -> bool:
         """Serve another, with the same rights; before its host is told of it. False: something is still being sent for
-        the last, which its host would take for as new as this one."""
+        the last."""
         if not self.ahead.stop():
             return False
         self.ahead = ToldAhead(first_names, True, self._spec.cwd)

@@ -16,7 +16,7 @@ import pytest
 from remoteio.errors import ProtocolError
 from remoteio.execute import pace
 from remoteio.execute import pushed as here
-from remoteio.execute.known_ahead import KnownAhead, next_job
+from remoteio.execute.known_ahead import KnownAhead
 from remoteio.execute.pace import Pace
 from remoteio.execute.pushed import UNUSED_S, Pushed
 from remoteio.execute.since import Since
@@ -168,24 +168,6 @@ def test_what_the_job_has_changed_is_not_used(host: Host) -> None:
         assert opened(facts, found)
         facts.asked(op, found or 0)
         assert read(facts, found, 0, 4096) is None and opened(facts, found) is None
-
-
-def test_what_the_last_job_has_changed_is_told_to_the_next(host: Host) -> None:
-    facts, payloads = KnownAhead(), frames_of(host, USES)
-    facts.leases.heard = NOW
-    for op in (abi.LINK, abi.SETLK):
-        facts.replied(op, abi.ROOT_ID, facts.asked(op, abi.ROOT_ID), 0, abi.reply(7), NOW)
-    facts.broken([(host.walk("lib/small"), b"")])
-    under_way = facts.asked(abi.RENAME, abi.ROOT_ID)
-    next_job(facts)
-    facts.replied(abi.RENAME, abi.ROOT_ID, under_way, 0, abi.reply(7), NOW)
-    for payload in payloads:
-        facts.pushed(payload, NOW)
-    assert look_up(facts, b"lib", b"small") is None, "home may have told of what was before the last change"
-    next_job(facts)
-    for payload in payloads:
-        facts.pushed(payload, NOW)
-    assert opened(facts, look_up(facts, b"lib", b"small")) and look_up(facts, b"lib", b"gone") == 0
 
 
 def test_of_one_job_nothing_is_sent_once_it_is_over(host: Host) -> None:
