@@ -15,7 +15,8 @@ from tests.program import Combo
 
 # What was counted on a busy machine in the first run of the command and, where there are two, in the next. Who saves
 # some more lowers the figures: the test fails where half as many come on top. With nothing told ahead they were 193 for
-# find, 600 for tar c and 588 for git status; with --sync, 507 for tar x.
+# find, 600 for tar c and 588 for git status; with --sync, 507 for tar x. What sqlite3 is made of takes 5 to 70
+# READs, as this host seems to be near, which is sent nothing ahead, or far: they are no part of its figure.
 COUNTED: dict[str, list[int]] = {
     "python": [125, 75],
     "gcc": [500, 350],
@@ -23,7 +24,7 @@ COUNTED: dict[str, list[int]] = {
     "tar c": [380],
     "tar x": [170],
     "git status": [340],
-    "sqlite": [60],
+    "sqlite": [45],
 }
 SQLITE = """
 import sqlite3
@@ -67,7 +68,7 @@ def _trips(combo: Combo, name: str, attempt: int) -> int:
     done = combo.run(COMMANDS[name], options=options, env={"XDG_STATE_HOME": str(combo.dir / f"state{attempt}")})
     assert done.returncode == 0, done.stderr
     (ended,) = [event for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "ended"]
-    return int(ended["trips"])
+    return int(ended["trips"]) - (ended["waits"]["contents"]["trips"] if name == "sqlite" else 0)
 
 
 @pytest.mark.parametrize("combo", ["local-root"], indirect=True)
