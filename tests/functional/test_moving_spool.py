@@ -36,7 +36,10 @@ def on_disk() -> Iterator[bytes]:
             continue
         for number in os.listdir(f"/proc/{process.pid}/fd"):
             link = Path(f"/proc/{process.pid}/fd/{number}")
-            path = os.readlink(link)
+            try:
+                path = os.readlink(link)
+            except FileNotFoundError:  # closed since it was listed, as the agents go on meanwhile; the image stays open
+                continue
             if f"/rexec-{os.geteuid()}/" in path and "/spool-" in path and path not in seen:
                 seen.add(path)
                 if link.is_file():
