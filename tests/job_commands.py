@@ -19,7 +19,7 @@ from shim.submit.job import agent_file
 from shim.wire import rendezvous
 from tests.desk_root import give_criu
 from tests.program import Argument, Rexec, as_login
-from tests.standing import inside, stand
+from tests.standing import holders, inside, stand
 from tests.until import HANG, until
 
 PAIRS = {
@@ -128,18 +128,7 @@ def counted(mover: Mover, job: str) -> str:
 
 
 def supervisors(mover: Mover, job: str) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if any(
-                    os.readlink(f"/proc/{name}/fd/{fd}") == str(mover.path(job, "lock"))
-                    for fd in os.listdir(f"/proc/{name}/fd")
-                ):
-                    found.append(int(name))
-            except OSError:
-                continue  # it has ended
-    return found
+    return holders(mover.path(job, "lock"))
 
 
 def kill_ssh(mover: Mover, job: str = "1") -> None:

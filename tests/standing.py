@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from glob import iglob  # what vanishes while it looks is no error to it
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,16 @@ def stand(processes: Iterable[psutil.Process]) -> str:
                 with suppress(OSError):
                     told.append(f"{thread.name}: {(thread / 'stack').read_text()}")
     return "".join(told)
+
+
+def holders(lock: Path) -> list[int]:
+    """The processes that have that file open."""
+    found = []
+    for at in iglob("/proc/[0-9]*/fd/*"):
+        with suppress(OSError):  # that process has ended, or closed that one
+            if os.readlink(at) == str(lock):
+                found.append(int(at.split("/")[2]))
+    return found
 
 
 def inside(directory: Path) -> list[psutil.Process]:

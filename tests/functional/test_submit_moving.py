@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import suppress
-from glob import iglob  # what vanishes while it looks is no error to it
 from typing import Any
 
 import pytest
 
 from tests.job_commands import USER, Mover, give, kill_agent, lines, supervisors
+from tests.standing import holders
 from tests.until import HANG, until
 
 long = pytest.mark.long(lambda **_: True)
@@ -70,12 +69,7 @@ class Batch:
 
     def supervisor(self) -> int:
         """The process that supervises it, which has its lock open; 0: none does."""
-        lock = str(self.mover.dir / "state/rexec/batches" / self.name[1:] / "lock")
-        for at in iglob("/proc/[0-9]*/fd/*"):
-            with suppress(OSError):  # it has just ended
-                if os.readlink(at) == lock:
-                    return int(at.split("/")[2])
-        return 0
+        return next(iter(holders(self.mover.dir / "state/rexec/batches" / self.name[1:] / "lock")), 0)
 
 
 @USER
