@@ -18,7 +18,7 @@ APT_BENCH := $(APT_TEST) fuse3 kmod libfuse2 openssh-server sshfs
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(if $(SUDO),HYPOTHESIS_STORAGE_DIRECTORY=/var/tmp/rexec-hypothesis) \
 	$(foreach name,REXEC_DESK REXEC_DESK_CACHE REXEC_MIRROR,$(if $($(name)),$(name)=$($(name))))
 
-.PHONY: help setup demo check test test-all test-long test-pool lint fuzz bench bench-checkpoint lock clean root fresh
+.PHONY: help setup compiled demo check test test-all test-long test-pool lint fuzz bench bench-checkpoint lock clean root fresh
 .DELETE_ON_ERROR:
 
 help: ## say what there is to make
@@ -38,20 +38,24 @@ demo: .venv/demo ## run a job on this machine, by the same path as over ssh
 # Side by side: most tests wait most of the time. A test file alone, in one process: .venv/bin/python -m pytest tests/FILE
 RUN_TESTS = $(AS_ROOT) .venv/bin/python -m pytest --no-skips -n auto --dist worksteal $(if $(SUDO),-p no:cacheprovider)
 
+# As an installation has it: tests and benchmarks start rexec thousands of times, which would compile itself each time.
+compiled:
+	@"$(PYTHON)" -m compileall -q $(PACKAGES)
+
 # What needs no host: some of it mounts, as root.
-check: root .venv/dev lint ## lint, and the tests that need no host
+check: root .venv/dev compiled lint ## lint, and the tests that need no host
 	$(RUN_TESTS) tests/unit tests/property $(PYTEST)
 
-test: root .venv/dev lint ## all tests but the long matrix, against two hosts made on this machine
+test: root .venv/dev compiled lint ## all tests but the long matrix, against two hosts made on this machine
 	$(RUN_TESTS) $(PYTEST)
 
-test-all: root .venv/dev lint ## all tests
+test-all: root .venv/dev compiled lint ## all tests
 	$(RUN_TESTS) --all $(PYTEST)
 
-test-long: root .venv/dev lint ## what test-all has beyond test but for the longest, and again what needs no host
+test-long: root .venv/dev compiled lint ## what test-all has beyond test but for the longest, and again what needs no host
 	$(RUN_TESTS) --long $(PYTEST)
 
-test-pool: root .venv/dev ## those of test-all on HTCondor pools and a Slurm cluster, which they make, and with Parsl
+test-pool: root .venv/dev compiled ## those of test-all on HTCondor pools and a Slurm cluster, which they make, and with Parsl
 	$(RUN_TESTS) --all $(patsubst %,tests/functional/test_%.py,pools pool_moves condor_pool personal_pool slurm_cluster parsl) $(PYTEST)
 
 lint: .venv/dev ## ruff and mypy
@@ -62,10 +66,10 @@ lint: .venv/dev ## ruff and mypy
 fuzz: .venv/fuzz ## fuzz each parser for FUZZ_SECONDS (600); FUZZ="NAME…": only these
 	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),600) .venv/bin/python -m tests.fuzz $(FUZZ)
 
-bench: root .venv/bench ## compare with ssh, sshfs and outrun
+bench: root .venv/bench compiled ## compare with ssh, sshfs and outrun
 	$(AS_ROOT) .venv/bin/python -m tests.bench $(BENCH)
 
-bench-checkpoint: root .venv/dev ## measure moves
+bench-checkpoint: root .venv/dev compiled ## measure moves
 	$(AS_ROOT) .venv/bin/python -m tests.bench.checkpoint $(BENCH)
 
 # Runs a command in a clone of HEAD on a machine that has nothing of ours: make fresh FRESH="--suite trixie make test"
