@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
@@ -25,7 +24,7 @@ class AskedAhead(Told, ToKernel):
     def _ask_ahead(self) -> None:
         """Ask for the directories and files that are guessed to be opened next."""
         with self._order:
-            requests = self._known.ask_ahead(time.monotonic(), self._asked)
+            requests = self._known.ask_ahead(self.now(), self._asked)
         for request in requests:
             self.behind.send(request)
 
@@ -36,7 +35,7 @@ class AskedAhead(Told, ToKernel):
         if op == abi.GETATTR:
             self._root_came(stamp, body, at)
             return
-        now, known = time.monotonic(), self._known
+        now, known = self.now(), self._known
         if op == abi.LEFT:
             with self._order:
                 self.counts.carried[op] += len(asked[5]) + len(body)
@@ -70,11 +69,11 @@ class AskedAhead(Told, ToKernel):
 
     def _ask_root(self) -> None:
         with self._order:
-            request = self._known.ask_root(time.monotonic(), self._asked)
+            request = self._known.ask_root(self.now(), self._asked)
         self.behind.send(request)
 
     def _root_came(self, stamp: int, body: bytes, at: float) -> None:
-        now = time.monotonic()
+        now = self.now()
         with self._order:
             self._known.root_told(stamp, body, now)
             grant = self._known.opened.pushed.answered(now - at, now)  # the first that tells how far home is
@@ -107,6 +106,8 @@ class AskedAhead(Told, ToKernel):
         """Pass an answer of the relay's own on to the kernel; after one to who opens something, ask for the next."""
         if op == abi.OPEN:
             self.handles.opened(op, nodeid, raw, answer)  # a file that was fetched is open at home
+        if op == abi.READDIRPLUS and self.lately is not None:
+            self.lately.answered(op, nodeid, answer, 0.0, self.now())
         if not self._to_kernel(answer):
             self._undo(op, answer)
         self._more(op)
@@ -117,7 +118,7 @@ class AskedAhead(Told, ToKernel):
         """Have home send more, now that the job has used some of it, or waits for it."""
         if op in _OF_USE and not self._known.opened.pushed.pace.over:
             with self._order:
-                grant = self._known.opened.pushed.more(time.monotonic())
+                grant = self._known.opened.pushed.more(self.now())
             self._grant(grant)
 
     def _come(self, unique: int, answer: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from remoteio.execute.answers import is_mapped
@@ -43,7 +42,7 @@ class AtOnce(AskedAhead):
 
     def _at_once(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview) -> bool:
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
-        behind, now = self.behind, time.monotonic()
+        behind, now = self.behind, self.now()
         behind.sent.await_room(len(raw))
         if op in _TAKES:
             return self._take(op, unique, nodeid, raw, now)
@@ -213,7 +212,7 @@ class AtOnce(AskedAhead):
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:
-            self.handles.answered(op, nodeid, raw, payload, at)
+            self.handles.answered(op, nodeid, raw, payload, at, now)
         if not self.behind.answers.granted:
             return payload
         error = self.behind.told(op, nodeid) if op in TELL else 0

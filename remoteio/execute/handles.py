@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from remoteio.execute.held_locks import LOCK_OPS, HeldLocks
@@ -33,12 +32,14 @@ class Handles:
         self.coherent: set[int] = set()
         self.locks = HeldLocks()
 
-    def answered(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview, at: float) -> None:
+    def answered(
+        self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview, at: float, now: float
+    ) -> None:
         """Note what the kernel is about to be told, of what it asked `at` a time. Raises struct.error."""
         if op in OPENS:
             self.opened(op, nodeid, asked, reply)
         else:
-            self.locks.answered(op, nodeid, asked, at, time.monotonic())
+            self.locks.answered(op, nodeid, asked, at, now)
 
     def opened(self, op: int, nodeid: int, asked: bytes | memoryview, reply: bytes | memoryview) -> None:
         """Note what the kernel is about to be told. Raises struct.error."""

@@ -7,8 +7,6 @@ kept: home's page cache answers sooner than a disk here, and the sums cost more 
 
 from __future__ import annotations
 
-import time
-
 from remoteio.execute.at_once import AtOnce
 from remoteio.wire import fuse_abi as abi
 
@@ -72,7 +70,7 @@ class KeptReads(AtOnce):
             _, offset, count, _, _, flags, _ = abi.READ_IN.unpack_from(raw, abi.ARGS)
             leases = self._known.leases
             with self._order:
-                version, size = leases.version(nodeid) if leases.holds(time.monotonic()) else (b"", 0)
+                version, size = leases.version(nodeid) if leases.holds(self.now()) else (b"", 0)
             if version and not flags & _O_DIRECT:
                 self._beside(lambda: self._read(unique, raw, kept.read(version, size, offset, count)))
                 return
@@ -111,7 +109,7 @@ class KeptReads(AtOnce):
             if self._is_kept(nodeid, offset, size):
                 continue
             with self._order:
-                request = known.reads(nodeid, offset, size, time.monotonic(), self._asked)
+                request = known.reads(nodeid, offset, size, self.now(), self._asked)
             if request:
                 super()._send(abi.READ, request)
         if reads.released:
@@ -142,7 +140,7 @@ class KeptReads(AtOnce):
         if op != abi.READ:
             super()._came_ahead(asked, error, came)
             return
-        known, now, data = self._known, time.monotonic(), memoryview(came)
+        known, now, data = self._known, self.now(), memoryview(came)
         unique = abi.IN_HEADER.unpack_from(raw)[2]
         with self._order:
             self.counts.carried[abi.READ] += len(raw) + len(data)

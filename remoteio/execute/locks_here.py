@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import itertools
 import threading
-import time
 from collections.abc import Callable
 
 from remoteio.execute.at_once import AT_ONCE
@@ -65,7 +64,7 @@ class LocksHere(KeptReads):
         nodes = [nodeid for nodeid, name in leases.broken(payload) if name == LOCKS]
         with self._order:
             for nodeid in nodes:
-                self.kept_locks.lost(nodeid, time.monotonic())
+                self.kept_locks.lost(nodeid, self.now())
         super().broken(payload)  # first: pages that are written out are not to be read again from what is known here
         if nodes and self.kept_locks:
             self._beside(self._give_up)
@@ -77,7 +76,7 @@ class LocksHere(KeptReads):
         """Lock or unlock here, or ask home once pages are written out. False: it is simply passed on."""
         if self.kept_locks:
             with self._order:
-                done = self.kept_locks.answer(op, nodeid, raw, time.monotonic())
+                done = self.kept_locks.answer(op, nodeid, raw, self.now())
                 if done:
                     self.counts.here[op] += 1
             if done:
@@ -92,7 +91,7 @@ class LocksHere(KeptReads):
         if nodeid not in self.handles.coherent or not _unlocks(raw):
             return False
         with self._order:
-            self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), time.monotonic(), raw)
+            self._asked[unique] = (op, nodeid, 0, self._known.asked(op, nodeid), self.now(), raw)
         self._beside(lambda: self._write_out(nodeid, raw))
         return True
 
@@ -132,7 +131,7 @@ class LocksHere(KeptReads):
                 self._defer(op, unique, nodeid, pid, raw)
                 return True
             with self._order:
-                self.kept_locks.at_work(time.monotonic())
+                self.kept_locks.at_work(self.now())
         return op in AT_ONCE and self.behind.answers.granted and self._at_once(op, unique, nodeid, raw)
 
     def _defer(self, op: int, unique: int, nodeid: int, pid: int, raw: bytes | memoryview) -> None:
@@ -146,7 +145,7 @@ class LocksHere(KeptReads):
             with self._order:
                 interrupted = self._deferred.pop(unique)
                 if not interrupted:
-                    self._asked[unique] = op, nodeid, pid, self._known.asked(op, nodeid), time.monotonic(), raw
+                    self._asked[unique] = op, nodeid, pid, self._known.asked(op, nodeid), self.now(), raw
             if interrupted:
                 self._to_kernel(abi.failure(unique, errno.EINTR))
             else:
@@ -170,7 +169,7 @@ class LocksHere(KeptReads):
             for nodeid in nodes:  # what the job changed through a shared mapping is at home before others may lock it
                 if nodeid in self.handles.coherent:
                     self._to_kernel(abi.inval_inode(nodeid))
-            changes, now = [], time.monotonic()
+            changes, now = [], self.now()
             with self._order:
                 for nodeid, args in self.kept_locks.left(nodes, now):
                     unique = next(self._numbers)
@@ -237,7 +236,7 @@ class LocksHere(KeptReads):
                 while self.kept_locks:
                     pause.wait(IDLE / 2)
                     with self._order:
-                        due = self.kept_locks.due(time.monotonic())
+                        due = self.kept_locks.due(self.now())
                     if due:
                         self._give_up()
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there

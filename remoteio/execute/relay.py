@@ -32,7 +32,6 @@ import errno
 import os
 import struct
 import threading
-import time
 from collections.abc import Callable
 
 from remoteio.execute import given_back
@@ -45,8 +44,10 @@ from remoteio.execute.known_ahead import anew
 from remoteio.execute.locks_here import LOCKING, LocksHere
 from remoteio.execute.to_kernel import unmounted
 from remoteio.execute.told import cut_short, handle_of
+from remoteio.execute.told_lately import NAMES
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
+from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 from remoteio.wire.makes import OPS, name_of
@@ -91,6 +92,17 @@ class Relay(LocksHere):
         """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
         return [(unique, each[0], each[5]) for unique, each in list(self._asked.items())], self._aside.rest(0)
 
+    def rests(self) -> bool:
+        """Have the kernel ask again for what it was told for a job that has ended. False: it does so after the TTL."""
+        names = None if self.lately is None else self.lately.names(self.now())
+        if names is None:
+            return False
+        self._to_kernel(abi.inval_inode(abi.ROOT_ID, offset=-1))
+        for parent, name in names:
+            self._to_kernel(abi.inval_entry(parent, name, abi.EXPIRE_ONLY))
+        self.now.leap(TTL)
+        return True
+
     def start(self) -> None:
         """Begin to serve the kernel."""
         for k in range(READERS):
@@ -100,6 +112,7 @@ class Relay(LocksHere):
         view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
         unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._send, self._asked, self.fd
         facts, order, deleted, here = self._known, self._order, self._false_deleted, self.counts.here
+        now, lately = self.now, self.lately
         try:
             while True:
                 try:
@@ -109,9 +122,11 @@ class Relay(LocksHere):
                         return
                     continue
                 _, op, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
+                if lately is not None and op in NAMES and op != abi.READDIRPLUS:
+                    lately.note(op, nodeid, bytes(view[:n]), now())
                 if op in ANSWERED and not (op == abi.LOOKUP and deleted.asked(unique, view[:n])):
                     with order:
-                        answer = facts.answer(op, unique, nodeid, view[:n], time.monotonic())
+                        answer = facts.answer(op, unique, nodeid, view[:n], now())
                         if answer is not None:
                             here[op] += 1
                     if answer is not None:
@@ -126,7 +141,7 @@ class Relay(LocksHere):
                     continue
                 if op not in abi.NO_REPLY:
                     with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid, raw), time.monotonic(), raw)
+                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid, raw), now(), raw)
                         waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)), asked[unique][4])
                     if waits:
                         self._more(op)  # or what it waits for may not be under way at all
@@ -166,6 +181,8 @@ class Relay(LocksHere):
             self._to_kernel(abi.reply(unique, told) if command == abi.ASK_HANDLE else abi.failure(unique, errno.ENOTTY))
             return True
         if op == abi.INIT:
+            if len(raw) < abi.ARGS + abi.INIT_IN.size or not abi.INIT_IN.unpack_from(raw, abi.ARGS)[4] & _EXPIRES:
+                self.lately = None
             self._ask_root()  # which is answered before INIT is
             return False
         if op == abi.INTERRUPT:
@@ -222,11 +239,13 @@ class Relay(LocksHere):
                     self.behind.send(again)
                     return
             with self._order:
-                now, counts = time.monotonic(), self.counts
+                now, counts = self.now(), self.counts
                 counts.home[op] += 1
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
                 self._known.replied(op, nodeid, stamp, error, payload, now, self._is_sole(asked, error, payload, now))
+                if self.lately is not None:
+                    self.lately.answered(op, nodeid, payload, now - at, now)
                 grant = 0 if op in _TIMELESS else self._known.opened.pushed.answered(now - at, now)
             if grant or self._known.opened.pushed.released:
                 self._grant(grant)
@@ -262,7 +281,7 @@ class Relay(LocksHere):
         told = names_ahead.parse(payload)
         with self._order:
             self.counts.carried[abi.UNASKED] += len(payload)
-            now, pushed = time.monotonic(), self._known.opened.pushed
+            now, pushed = self.now(), self._known.opened.pushed
             self._known.learn_names(told, now)
             pushed.pace.wanted = True
             grant = pushed.more(now)
@@ -305,6 +324,7 @@ def _own(reply: bytes | memoryview) -> bool:
 
 
 _NAMES = OPS | REMOVES
+_EXPIRES = abi.HAS_EXPIRE_ONLY >> 32
 _FOLLOWS = TELL | {abi.WRITE, abi.SETATTR}  # these fail where what made the file, or wrote to it, has
 _TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(

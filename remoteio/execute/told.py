@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import struct
 import threading
-import time
 from collections.abc import Callable
 
 from remoteio.errors import ProtocolError
 from remoteio.execute import given_back
 from remoteio.execute.behind import Behind
 from remoteio.execute.beside_locks import is_told_once
+from remoteio.execute.clock import Clock
 from remoteio.execute.counts import Counts
 from remoteio.execute.handles import Handles
 from remoteio.execute.known_own import KnownOwn
+from remoteio.execute.told_lately import ToldLately
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known as wire
 from remoteio.wire import leases, makes
@@ -34,6 +35,8 @@ class Told:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.now = Clock()
+        self.lately: ToldLately | None = None  # of a job that another may follow
         self.counts = Counts()
         # unique -> (op, nodeid, pid, stamp, when it was asked, the message: a copy unless LARGE) until it is answered
         self._asked: dict[int, Asked] = {}
@@ -47,7 +50,7 @@ class Told:
         so many bytes in one; 0: nobody knows."""
         if trip:
             with self._order:
-                grant = self._known.opened.pushed.pace.told(trip, line, time.monotonic())
+                grant = self._known.opened.pushed.pace.told(trip, line, self.now())
             self._grant(grant)
 
     def from_link(self, payload: bytes | memoryview) -> None:
@@ -56,7 +59,7 @@ class Told:
 
     def heard(self) -> None:
         """Take note that home has been heard of: once a second, or oftener."""
-        now = self._known.leases.heard = time.monotonic()
+        now = self._known.leases.heard = self.now()
         if self._known.opened.untold:
             self._tell_of(lambda: self._known.opened.old(now))
         if self._known.files.until < now:
@@ -106,7 +109,7 @@ class Told:
         ProtocolError."""
         kind, granted, payload = makes.split(payload)
         reply, rest = wire.split(payload) if kind == KNOWN else (payload, b"")
-        unique, now = _unique(reply), time.monotonic()
+        unique, now = _unique(reply), self.now()
         asked, change = self._asked.get(unique), self.behind.change(unique)
         try:
             with self._order:
@@ -149,7 +152,7 @@ class Told:
             asked = change.asked
         if asked is not None:
             op, nodeid, _, stamp, _, _ = asked
-            known, now = wire.parse(op, rest, bool(what & leases.KEPT)), time.monotonic()
+            known, now = wire.parse(op, rest, bool(what & leases.KEPT)), self.now()
             answers = self.behind.answers
             if known.listing is not None:
                 answers.listed(known.listing.entries)
@@ -185,7 +188,7 @@ class Told:
 
     def pushed(self, payload: bytes | memoryview) -> None:
         """Keep what home has sent before the job asks for it, and have it send more. Raises ProtocolError."""
-        now, pushed = time.monotonic(), self._known.opened.pushed
+        now, pushed = self.now(), self._known.opened.pushed
         with self._order:
             answers = self._known.pushed(payload, now)
             self.counts.carried[abi.UNASKED] += len(payload)

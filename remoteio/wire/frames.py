@@ -104,7 +104,8 @@ KINDS: dict[int, tuple[str, str, str]] = {
         "both",
         "of the submit side empty: tell what the job has cost, which is told before EXIT at the latest: fields asked "
         "(rows of remoteio/execute/counts.py), ahead (how many listings and files came ahead of the job, and how many "
-        "of these it used), cpu (µs), and line (bytes that the link carries in a second) where that is known well",
+        "of these it used), cpu (µs), line (bytes that the link carries in a second) where that is known well, and "
+        "forgot (nothing) where the host's kernel asks again for all that it was told: another job may begin at once",
     ),
     **dict.fromkeys(
         EXTRA, ("EXTRA", "both", "bytes of a pipe of the job's from descriptor 3 on, each a kind; empty: end of file")

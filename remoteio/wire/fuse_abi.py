@@ -73,6 +73,7 @@ NOTIFY_INVAL_ENTRY_OUT = S("=QII")  # parent's nodeid namelen flags; then the na
 NOTIFY_PRUNE_OUT = S("=II8x")  # count padding; then nodeids
 
 NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_PRUNE = 2, 3, 9
+EXPIRE_ONLY = 1  # flag of NOTIFY_INVAL_ENTRY
 PRUNES = 45  # the minor version of a kernel that knows the last
 
 # INIT flags we may ask for (the kernel's offer decides); flags2 are bits 32 and up
@@ -80,7 +81,7 @@ ASYNC_READ, POSIX_LOCKS, ATOMIC_O_TRUNC, BIG_WRITES, DONT_MASK = 1 << 0, 1 << 1,
 FLOCK_LOCKS, AUTO_INVAL_DATA, DO_READDIRPLUS = 1 << 10, 1 << 12, 1 << 13
 ASYNC_DIO, PARALLEL_DIROPS, POSIX_ACL = 1 << 15, 1 << 18, 1 << 20
 INIT_MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2, INIT_EXT = 1 << 22, 1 << 23, 1 << 28, 1 << 30
-DIRECT_IO_ALLOW_MMAP = 1 << 36
+HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP = 1 << 35, 1 << 36
 WANTED = (
     ASYNC_READ | POSIX_LOCKS | ATOMIC_O_TRUNC | BIG_WRITES | DONT_MASK | FLOCK_LOCKS | AUTO_INVAL_DATA | DO_READDIRPLUS
     | ASYNC_DIO | PARALLEL_DIROPS | INIT_MAX_PAGES | CACHE_SYMLINKS | HANDLE_KILLPRIV_V2 | INIT_EXT
@@ -252,9 +253,12 @@ def inval_inode(nodeid: int, offset: int = 0, length: int = 0) -> bytes:
     return OUT_HEADER.pack(40, NOTIFY_INVAL_INODE, 0) + NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
 
 
-def inval_entry(parent: int, name: bytes) -> bytes:
-    """Make a notification: forget what has that name in the directory; what is open stays open."""
-    body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+def inval_entry(parent: int, name: bytes, flags: int = 0) -> bytes:
+    """Make a notification: forget what has that name in the directory; what is open stays open.
+
+    `flags`: EXPIRE_ONLY: ask for it again, and leave what is mounted there.
+    """
+    body = NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), flags) + name + b"\0"
     return OUT_HEADER.pack(OUT_HEADER.size + len(body), NOTIFY_INVAL_ENTRY, 0) + body
 
 

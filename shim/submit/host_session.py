@@ -99,7 +99,7 @@ class _Files:
         self.ahead.end()
         self.ahead.stop()
         if export is not None:
-            export.inodes.allowed.refusals.clear()
+            export.another_job()
 
     def next_job(self, first_names: FirstNames) -> bool:
         """Serve another, with the same rights; before its host is told of it. False: something is still being sent for

@@ -40,6 +40,7 @@ from shim.submit.hosts.redial import Lost
 from shim.submit.learned_starts import first_names
 from shim.submit.resident_words import Offer, news
 from shim.submit.scope import PROJECT, JobRights
+from shim.submit.spent import spent
 from shim.wire import kept, lease
 from shim.wire.job_spec import JobSpec
 
@@ -172,6 +173,7 @@ class Resident:
         self._run: _Run | None = None
         self._until = time.monotonic() + LONGEST
         self._fresh = 0.0  # when the kernel there holds nothing more for true that it is not told again
+        self._forgot = False  # it holds nothing so from the job that ends
         self._lock = threading.Lock()  # of `learned` of a run
         self.usable = True
 
@@ -296,6 +298,8 @@ class Resident:
         run = self._run
         if run is None or run.over:
             return  # said too late for anybody
+        if kind == frames.SPENT:
+            self._forgot = spent(payload).forgot
         if kind in _LAST:
             self._job_ends(run, kind)
         run.send(kind, payload)
@@ -338,7 +342,7 @@ class Resident:
         told = refused.told({} if export is None else export.inodes.allowed.refusals.counted())
         over = {"rows": told.rows, "sentences": told.sentences, "received": link.received, "sent": link.sent}
         run.send(frames.NEWS, news(over=over))
-        self._fresh = time.monotonic() + TTL
+        self._fresh = 0.0 if self._forgot else time.monotonic() + TTL
         run.over = True
         leases = None if export is None else export.leases
         # its host has forgotten what it was told, or is told less since the job has locked a file
@@ -346,7 +350,7 @@ class Resident:
         if kind == frames.FAIL or session.made or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
             self.usable = False
         else:
-            self._say(b"rests")
+            self._say(b"forgot" if self._forgot else b"rests")
 
 
 _PASSED_ON = frozenset(

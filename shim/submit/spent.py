@@ -57,11 +57,12 @@ class RoundTrips(NamedTuple):
 
 class Spent(NamedTuple):
     """What a job cost: its files, and seconds of processor time; and bytes that the link carried in a second, if that
-    is known."""
+    is known; and whether its host's kernel holds for true nothing that it was told, but for what is leased."""
 
     files: RoundTrips
     cpu: float
     line: int = 0
+    forgot: bool = False
 
 
 def spent(payload: bytes | memoryview) -> Spent:
@@ -69,11 +70,12 @@ def spent(payload: bytes | memoryview) -> Spent:
     if len(payload) > _MOST_BYTES:
         raise ShapeError(f"SPENT has {len(payload)} bytes, more than {_MOST_BYTES}")
     fields = frames.unpack_fields(payload)
-    line = fields.pop("line", [b"0"])
+    line, forgot = fields.pop("line", [b"0"]), fields.pop("forgot", None)
     if fields.keys() != {"asked", "ahead", "cpu"} or not len(fields["cpu"]) == len(fields["ahead"]) == len(line) == 1:
-        raise ShapeError("SPENT has other fields than asked, ahead, line and cpu")
+        raise ShapeError("SPENT has other fields than asked, ahead, line, forgot and cpu")
     guessed, right = _numbers(fields["ahead"][0], 2)
-    return Spent(_files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6, *_numbers(line[0], 1))
+    files, cpu = _files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6
+    return Spent(files, cpu, *_numbers(line[0], 1), forgot is not None)
 
 
 def row(cost: Spent | None) -> dict[str, object]:

@@ -48,12 +48,14 @@ class Listings:
 
     `entry` makes struct fuse_entry_out with attributes, and counts a lookup.
 
-    told  hears of which directory which entries have been told, and what is wanted there (``learned_walks``)
+    told   hears of which directory which entries have been told, and what is wanted there (``learned_walks``)
+    since  when the job began, if another has ended before it
     """
 
     def __init__(self, inodes: Inodes, instead: Instead, entry: Callable[[Node, bytes, os.stat_result], bytes]) -> None:
         self._inodes, self._instead, self._entry = inodes, instead, entry
         self.told: Callable[[Node, bytes, int], None] = _nobody_learns
+        self.since = 0.0
         self._all: LeastUsed[Handle] = LeastUsed(MOST_ENTRIES, Handle.unlist)
 
     def _found(self, node: Node, fd: int, start: int = 0) -> list[Found]:

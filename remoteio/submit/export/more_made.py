@@ -62,7 +62,7 @@ class MoreMade:
     def __init__(self, inodes: Inodes, leases: Leases, room: Room, plain: bool, instead: Instead) -> None:
         self._inodes, self._leases, self._room, self._plain = inodes, leases, room, plain
         self._instead = instead
-        self._removed = MoreRemoved(inodes.allowed.confinement.hidden)
+        self.removed = MoreRemoved(inodes.allowed.confinement.hidden)
 
     def make(self, do: Callable[[abi.Request, Place], Reply], r: abi.Request, place: Place) -> Reply:
         """Do it. Raises OSError; ENFILE for more than may be told of."""
@@ -199,7 +199,7 @@ class MoreMade:
         own = _alike(node.rights) and not self._instead.names(node)
         if own and syscalls.fstatfs(at)[0] in _LOCAL and self._has_room(at):
             try:
-                kept = self._removed.kept(node, at)
+                kept = self.removed.kept(node, at)
             except OSError:
                 kept = None  # it is asked for each name, and told then what forbids it
         if kept is None:

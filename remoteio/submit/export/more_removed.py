@@ -56,6 +56,10 @@ class MoreRemoved:
             self._kept[node.id] = time.monotonic() + TTL, kept
         return kept
 
+    def forget(self) -> None:
+        """Look anew from now on."""
+        self._kept.clear()
+
     def _look(self, node: Node, path: str, at: int) -> Kept | None:
         names, shown = [], not (node.rights.hides or node.rights.closed)
         with os.scandir(os.fsencode(path)) as entries:

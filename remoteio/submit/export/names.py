@@ -112,9 +112,10 @@ class Names(ExportBase):
         """Several names of one directory in a row: then the kernel will ask for more of them."""
         parent.asked += 1
         now = time.monotonic()
-        if parent.asked < LISTED_AFTER or parent.shared or now < parent.listed:
+        told = max(now - TTL, self.listings.since) < parent.listed
+        if parent.asked < LISTED_AFTER or parent.shared or told:
             return False
-        parent.asked, parent.listed = 0, now + TTL
+        parent.asked, parent.listed = 0, now
         return True
 
     def do_forget(self, r: abi.Request) -> Reply:

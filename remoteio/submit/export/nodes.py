@@ -58,7 +58,7 @@ class Node:
         self.seen: tuple[int, int, int] | None = None  # (mtime_ns, ctime_ns, size) the kernel's page cache stands for
         self.locks: dict[int, LockOwner] = {}
         self.asked = 0  # lookups in this directory since it was last told whole
-        self.listed = 0.0  # the time until which it need not be told again
+        self.listed = 0.0  # when it was told
         self.shared = False  # a file in this directory has been locked: names here are not to be cached
         self.watched = False  # and it tells what others do to the files in it
         self.told = False  # of a file in such a directory: the host has been told of it since others changed it

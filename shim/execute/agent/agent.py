@@ -220,7 +220,8 @@ class Agent:
         self.relay.all_done()
         if said is messages.ENDED:
             status, cpu = rest.split()
-            spent = frames.pack_fields({**self.relay.spent(), "cpu": [cpu]})
+            forgot = {"forgot": list[bytes]()} if self.relay.rests() else {}
+            spent = frames.pack_fields({**self.relay.spent(), "cpu": [cpu], **forgot})
             if (late := self.relay.behind.untold()) is not None:
                 return [(frames.SPENT, spent), (frames.FAIL, (125).to_bytes(4, "little") + _not_done(*late))]
             return [(frames.SPENT, spent), (frames.EXIT, int(status).to_bytes(4, "little"))]

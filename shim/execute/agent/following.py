@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from remoteio.execute.told_lately import ToldLately
 from remoteio.wire import frames
 from shim.execute.agent.agent import Agent
 from shim.execute.agent.job_streams import PlainStreams
@@ -23,6 +24,7 @@ class Following:
         """`lease`: of each job, in seconds."""
         self._agent, self._lease = agent, lease
         self._cpu = 0  # microseconds that the jobs so far have taken
+        agent.relay.lately = ToldLately()
         agent.on_message[messages.RESTS] = lambda rest, fds: self._rests(rest)
 
     def _rests(self, rest: bytes) -> None:

@@ -127,12 +127,12 @@ class Resident:
     def hears(self) -> bool:
         """Take note of what it says. False: it has ended."""
         said = self.socket.recv(64)
-        if said == b"rests":
-            self.fresh = time.monotonic() + TTL
+        if said in (b"rests", b"forgot"):
+            self.fresh = time.monotonic() + (TTL if said == b"rests" else 0)
         if said == b"begun":
             self.begun = True
             self.spare.stream.give_away()
-        self.free = self.free or said in (b"rests", b"declined")
+        self.free = self.free or said in (b"rests", b"forgot", b"declined")
         return bool(said)
 
     def close(self) -> None:
