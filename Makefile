@@ -38,8 +38,8 @@ demo: .venv/demo ## run a job on this machine, by the same path as over ssh
 # Side by side: most tests wait most of the time. A test file alone, in one process: .venv/bin/python -m pytest tests/FILE
 RUN_TESTS = $(AS_ROOT) .venv/bin/python -m pytest --no-skips -n auto --dist worksteal $(if $(SUDO),-p no:cacheprovider)
 
-# As an installation has it: tests and benchmarks start rexec thousands of times, which would compile itself each time.
-compiled:
+# Tests and benchmarks start rexec thousands of times, which would compile itself each time.
+compiled: ## compile rexec, as an installation is
 	@"$(PYTHON)" -m compileall -q $(PACKAGES)
 
 # What needs no host: some of it mounts, as root.

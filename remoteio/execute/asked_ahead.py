@@ -7,6 +7,7 @@ import errno
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire.coherence import TTL
 from remoteio.wire.listed import NAMES
 
 TYPE_CHECKING = False
@@ -90,6 +91,22 @@ class AskedAhead(Told, ToKernel):
                 "ahead": [b"%d %d" % (sum(each.came for each in guesses), sum(each.right for each in guesses))],
             }
 
+    def rests(self) -> bool:
+        """Have the kernel ask again for what it was told for a job that has ended. False: it does so after the TTL."""
+        names = None if self.lately is None else self.lately.names(self.now())
+        if names is None:
+            return False
+        self._to_kernel(abi.inval_inode(abi.ROOT_ID, offset=-1))
+        for parent, name in names:
+            self._to_kernel(abi.inval_entry(parent, name, abi.EXPIRE_ONLY))
+        self.now.leap(TTL)
+        return True
+
+    def _begins_with(self, raw: bytes) -> None:
+        """Take note of what the kernel says of itself in an INIT."""
+        if len(raw) < abi.ARGS + abi.INIT_IN.size or not abi.INIT_IN.unpack_from(raw, abi.ARGS)[4] & _EXPIRES:
+            self.lately = None
+
     def next_job(self) -> None:
         """Count anew: what is asked from now on is another job's."""
         with self._order:
@@ -139,4 +156,5 @@ class AskedAhead(Told, ToKernel):
                 self._known.opened.close(fh)
 
 
+_EXPIRES = abi.HAS_EXPIRE_ONLY >> 32
 _OF_USE = frozenset((abi.READ, abi.OPENDIR, abi.LOOKUP))  # by which what was pushed is used

@@ -199,6 +199,8 @@ class AtOnce(AskedAhead):
         It is an error if a change before it has failed that was answered.
         """
         op, nodeid, _, stamp, at, raw = asked
+        if self.lately is not None:
+            self.lately.answered(op, nodeid, payload, now - at, now)
         if self.behind.answers.granted:
             with self._order:
                 holds = self._known.holds(nodeid if op != abi.LOOKUP else node_of(payload), stamp)

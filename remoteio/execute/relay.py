@@ -47,7 +47,6 @@ from remoteio.execute.told import cut_short, handle_of
 from remoteio.execute.told_lately import NAMES
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
-from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 from remoteio.wire.makes import OPS, name_of
@@ -92,17 +91,6 @@ class Relay(LocksHere):
         """List what was asked and not answered: number, operation, message; and whether no answer is on its way."""
         return [(unique, each[0], each[5]) for unique, each in list(self._asked.items())], self._aside.rest(0)
 
-    def rests(self) -> bool:
-        """Have the kernel ask again for what it was told for a job that has ended. False: it does so after the TTL."""
-        names = None if self.lately is None else self.lately.names(self.now())
-        if names is None:
-            return False
-        self._to_kernel(abi.inval_inode(abi.ROOT_ID, offset=-1))
-        for parent, name in names:
-            self._to_kernel(abi.inval_entry(parent, name, abi.EXPIRE_ONLY))
-        self.now.leap(TTL)
-        return True
-
     def start(self) -> None:
         """Begin to serve the kernel."""
         for k in range(READERS):
@@ -110,9 +98,8 @@ class Relay(LocksHere):
 
     def _read_kernel(self) -> None:
         view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
-        unpack, send, asked, fd = abi.IN_HEADER.unpack_from, self._send, self._asked, self.fd
+        unpack, send, fd, now, lately = abi.IN_HEADER.unpack_from, self._send, self.fd, self.now, self.lately
         facts, order, deleted, here = self._known, self._order, self._false_deleted, self.counts.here
-        now, lately = self.now, self.lately
         try:
             while True:
                 try:
@@ -139,17 +126,22 @@ class Relay(LocksHere):
                     view = memoryview(buffer := bytearray(abi.MAX_REQUEST))
                 if (self.kept_locks or op in AT_ONCE) and self._early(op, unique, nodeid, pid, raw):
                     continue
-                if op not in abi.NO_REPLY:
-                    with order:
-                        asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid, raw), now(), raw)
-                        waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)), asked[unique][4])
-                    if waits:
-                        self._more(op)  # or what it waits for may not be under way at all
-                        continue
+                if op not in abi.NO_REPLY and self._waits(op, unique, nodeid, pid, raw):
+                    continue
                 send(op, raw)
                 self._sent()
         except BaseException as e:  # whatever ends a thread of ours ends the run, and is raised there
             self._fail(e)
+
+    def _waits(self, op: int, unique: int, nodeid: int, pid: int, raw: bytes | memoryview) -> bool:
+        """Note what is asked; say whether it waits for what is under way, and is not sent."""
+        facts, now = self._known, self.now()
+        with self._order:
+            self._asked[unique] = (op, nodeid, pid, facts.asked(op, nodeid, raw), now, raw)
+            waits = op in WAITING and facts.waits(op, nodeid, (unique, bytes(raw)), now)
+        if waits:
+            self._more(op)  # or what it waits for may not be under way at all
+        return waits
 
     def _sent(self) -> None:
         facts = self._known
@@ -181,8 +173,7 @@ class Relay(LocksHere):
             self._to_kernel(abi.reply(unique, told) if command == abi.ASK_HANDLE else abi.failure(unique, errno.ENOTTY))
             return True
         if op == abi.INIT:
-            if len(raw) < abi.ARGS + abi.INIT_IN.size or not abi.INIT_IN.unpack_from(raw, abi.ARGS)[4] & _EXPIRES:
-                self.lately = None
+            self._begins_with(raw)
             self._ask_root()  # which is answered before INIT is
             return False
         if op == abi.INTERRUPT:
@@ -244,8 +235,6 @@ class Relay(LocksHere):
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
                 self._known.replied(op, nodeid, stamp, error, payload, now, self._is_sole(asked, error, payload, now))
-                if self.lately is not None:
-                    self.lately.answered(op, nodeid, payload, now - at, now)
                 grant = 0 if op in _TIMELESS else self._known.opened.pushed.answered(now - at, now)
             if grant or self._known.opened.pushed.released:
                 self._grant(grant)
@@ -324,7 +313,6 @@ def _own(reply: bytes | memoryview) -> bool:
 
 
 _NAMES = OPS | REMOVES
-_EXPIRES = abi.HAS_EXPIRE_ONLY >> 32
 _FOLLOWS = TELL | {abi.WRITE, abi.SETATTR}  # these fail where what made the file, or wrote to it, has
 _TIMELESS = WAITING | {abi.INIT}  # what waits for something else tells nothing of how far home is
 _SPECIAL = frozenset(

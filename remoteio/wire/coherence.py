@@ -36,6 +36,7 @@ LISTED_AFTER = 3
 """Lookups in one directory, within TTL of each other's listing, after which all of it is told with the reply.
 
 One lookup is a path that is walked; several are a program that looks at what is there, as `ls -l` and compilers do.
+Where all was told to a job before this one, the first lookup is enough: whoever runs `git status` does so again.
 """
 
 LISTED_ENTRIES = 320

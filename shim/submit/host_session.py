@@ -98,8 +98,10 @@ class _Files:
         """Take note that the job has ended, and the link stays for another."""
         self.ahead.end()
         self.ahead.stop()
-        if export is not None:
-            export.another_job()
+        if export is not None:  # what is leased to nobody is told anew from now on: it was this job that knew it
+            export.listings.since = time.monotonic()
+            export.more.removed.forget()
+            export.inodes.allowed.refusals.clear()
 
     def next_job(self, first_names: FirstNames) -> bool:
         """Serve another, with the same rights; before its host is told of it. False: something is still being sent for

@@ -75,7 +75,7 @@ def spent(payload: bytes | memoryview) -> Spent:
         raise ShapeError("SPENT has other fields than asked, ahead, line, forgot and cpu")
     guessed, right = _numbers(fields["ahead"][0], 2)
     files, cpu = _files(fields["asked"], guessed, right), _numbers(fields["cpu"][0], 1)[0] / 1e6
-    return Spent(files, cpu, *_numbers(line[0], 1), forgot is not None)
+    return Spent(files, cpu, _numbers(line[0], 1)[0], forgot is not None)
 
 
 def row(cost: Spent | None) -> dict[str, object]:

@@ -27,6 +27,7 @@ def test_what_was_counted_arrives() -> None:
     assert told(counts) == Spent(RoundTrips(shares, 1, 7, 9, 7), 1.5)
     line = frames.pack_fields({**_WHOLE, "line": [b"1250000"]})
     assert spent(line) == Spent(RoundTrips({}, 0), 1e-6, 1_250_000)
+    assert spent(frames.pack_fields({**_WHOLE, "forgot": []})).forgot and not spent(line).forgot
     assert told(Counts(), b"0") == Spent(RoundTrips({}, 0, 0, 9, 7), 0.0)
 
 

@@ -285,7 +285,7 @@ def test_what_may_not_be_changed_at_all_or_has_something_mounted_on_it_is_named(
     monkeypatch.setattr(syscalls, "marks", lambda at, name=b"": marks(at, name) | marked.get(name, 0))
     assert sorted(asks(export, b"0")[1].words) == [b"1", b"2", b"dir"]
     monkeypatch.setattr(more_removed, "_FEW", 2)
-    export.more._removed = MoreRemoved(())
+    export.more.removed = MoreRemoved(())
     assert asks(export, b"3")[1].what == 0
 
 

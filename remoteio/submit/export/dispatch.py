@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -110,12 +109,6 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
                 else:
                     methods[op] = partial(around[changes], do)
         return methods
-
-    def another_job(self) -> None:
-        """Tell anew from now on what is leased to nobody: it was another job that knew it."""
-        self.listings.since = time.monotonic()
-        self.more.removed.forget()
-        self.inodes.allowed.refusals.clear()
 
     def answer(self, request: abi.Request) -> tuple[int, bytes] | None:
         """Do what `request` asks, and return the frame (kind, payload) that answers it: see `answered`."""

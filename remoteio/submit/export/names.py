@@ -112,8 +112,9 @@ class Names(ExportBase):
         """Several names of one directory in a row: then the kernel will ask for more of them."""
         parent.asked += 1
         now = time.monotonic()
-        told = max(now - TTL, self.listings.since) < parent.listed
-        if parent.asked < LISTED_AFTER or parent.shared or told:
+        before = 0.0 < parent.listed <= self.listings.since  # it was told to an earlier job
+        told = not before and now < parent.listed + TTL
+        if parent.asked < (1 if before else LISTED_AFTER) or parent.shared or told:
             return False
         parent.asked, parent.listed = 0, now
         return True
