@@ -167,6 +167,12 @@ class AtOnce(AskedAhead):
         if change is not None and change.asked[0] == abi.SETATTR and len(payload) == _SET_SIZE:
             with self._order:
                 self._known.written.made(change.node, bytes(payload[-abi.ATTR.size :]), change.asked[3])
+        if change is not None:
+            nodeid = change.asked[1]
+            with self._order:
+                settled = self._known.making.settles(nodeid, change.number)
+            if settled:
+                self._to_kernel(abi.inval_inode(nodeid, -1))  # before anybody can know that it is done
         failed, told = self.behind.replied(unique, error, payload)
         for op, answer in told:
             self._answer(op, answer)

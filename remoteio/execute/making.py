@@ -6,7 +6,8 @@ whose reply shows what is given to it: ids, size, links. A directory that is mad
 with the one that it is in, unless home's reply says otherwise.
 
 The kernel asks for the attributes of a directory after each name that it makes there, as it may not write to it any
-more. While what was made there is under way these are told, too, not to be used again.
+more; and where they were told for no time, at each path that leads through it. While what was made there is under way
+these are told, too, until that is done (`settles`). What is made next has the kernel forget what that changes alone.
 
 Times are told by home's clock, as far as it is known: from a reply on it is no earlier than that reply says. So what is
 told is never in home's future, and home gives the file later ones when it makes it.
@@ -95,12 +96,13 @@ class Grant:
     likes   how it looks, by operation and the ids of who asks: of those that are made in it, too
     attr    its own attributes, in their order in struct fuse_attr; []: they are not known
     last    the number of the last change that has made something in it, or taken it away
+    told    the kernel has been told attributes that will be others when that change is done
     words   of which a rule speaks
     kept    names that are not taken away here; None: none is, but of what the job has made
     shown   none that is in it is hidden from the job
     """
 
-    __slots__ = ("attr", "kept", "last", "likes", "shown", "words")
+    __slots__ = ("attr", "kept", "last", "likes", "shown", "told", "words")
 
     def __init__(
         self, likes: dict[tuple[int, int, int], Like], attr: Sequence[int], words: tuple[bytes, ...] = ()
@@ -108,7 +110,7 @@ class Grant:
         self.likes, self.attr, self.last = likes, list(attr), 0
         self.words = Words(words)
         self.kept: Words | None = None
-        self.shown = False
+        self.shown = self.told = False
 
 
 class Making:
@@ -269,7 +271,17 @@ class Making:
         grant = self._granted.get(nodeid)
         if grant is None or grant.last <= done or not grant.attr:
             return None
-        return abi.reply(unique, abi.ATTR_OUT.pack(0, 0, 0) + abi.ATTR.pack(*grant.attr))
+        grant.told = True
+        return abi.reply(unique, abi.ATTR_OUT.pack(TTL, 0, 0) + abi.ATTR.pack(*grant.attr))
+
+    def settles(self, nodeid: int, number: int) -> bool:
+        """Take note that home has done the change of that number in a directory, or has not; say whether the kernel is
+        to forget what it was told of that."""
+        grant = self._granted.get(nodeid)
+        if grant is None or grant.last != number:
+            return False
+        told, grant.told, grant.last = grant.told, False, 0  # from now on home is asked for what its reply did not say
+        return told
 
     def attributes(self, nodeid: int) -> bytes:
         """Return the struct fuse_attr of a directory in which something is made, as it is known, not to be used again;

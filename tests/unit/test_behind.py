@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,7 @@ from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE, S
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
 from remoteio.wire.listed import pack
+from remoteio.wire.makes import MORE, Granted
 from tests.until import HANG
 
 FILE, OTHER, HANDLE = 5, 6, 17
@@ -396,3 +398,21 @@ def test_what_was_asked_for_meanwhile_fails_by_what_failed_before_it(ends: Ends)
     ends.relay.from_link(abi.failure(99, errno.EBADF))
     assert ends.errors() == [errno.EEXIST]
     assert ends.behind.untold() is None
+
+
+def test_what_a_directory_looks_like_meanwhile_is_forgotten_before_anybody_can_know_that_it_is_done(ends: Ends) -> None:
+    looks = abi.ATTR.pack(OTHER, 0, 0, 1, 2, 3, 0, 0, 0, stat.S_IFDIR | 0o755, 2, 0, 0, 0, 4096, 0)
+    body, args = abi.ENTRY.pack(30, 0, 1, 1, 0, 0) + looks, abi.MKDIR_IN.pack(0o777, 0o22)
+    known, now = ends.relay._known, time.monotonic()
+    known.leases.heard = now
+    known.leases.listed(OTHER, [])
+    first = (abi.MKDIR, OTHER, 0, known.asked(abi.MKDIR, OTHER), now, abi.request(abi.MKDIR, OTHER, args + b"a\0", 1))
+    known.granted(first, Granted(MORE, 1), abi.reply(1, body), looks, now)
+    unique = ends.asks(abi.MKDIR, args + b"b\0", OTHER)
+    ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0), OTHER)
+    assert [error for error, _ in ends.told()] == [0, 0]
+    ends.relay.from_link(abi.reply(unique, body))
+    assert [told for _, told in ends.told()] == [abi.inval_inode(OTHER, -1)]
+    ends.sent()
+    ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0), OTHER)
+    assert not ends.told() and [op for *_, op in ends.sent()] == [abi.GETATTR]

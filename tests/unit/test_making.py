@@ -21,7 +21,7 @@ from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases, makes
 from remoteio.wire.behind import MAY_WRITE
-from remoteio.wire.coherence import LISTED_NAMES
+from remoteio.wire.coherence import LISTED_NAMES, TTL
 from remoteio.wire.frames import GRANTED, KNOWN, LEASED
 from remoteio.wire.listed import NAMES, pack_names, parse_names
 from remoteio.wire.makes import EMPTY, INODES, ITSELF, MADE, MORE, NUMBERS, OWN, SET, Granted
@@ -139,8 +139,23 @@ def test_a_directory_s_attributes_are_told_while_something_is_made_in_it() -> No
     host.makes(abi.MKDIR, MKDIR + b"below\0", made.nodeid)
     told = host.known.making.getattr(1, made.nodeid, 1)
     assert told is not None and abi.ATTR.unpack_from(told, abi.OUT_HEADER.size + abi.ATTR_OUT.size)[10] == 3
-    assert abi.ATTR_OUT.unpack_from(told, abi.OUT_HEADER.size)[:2] == (0, 0), "but not to be used again"
+    assert abi.ATTR_OUT.unpack_from(told, abi.OUT_HEADER.size)[:2] == (TTL, 0), "a path leads on"
     assert host.known.making.getattr(1, made.nodeid, 2) is None, "it is done"
+
+
+def test_what_a_directory_was_told_to_look_like_is_to_be_forgotten_once_when_the_last_change_in_it_is_done() -> None:
+    host = Host()
+    made = host.makes(abi.MKDIR, MKDIR + b"dir\0")
+    assert made is not None
+    making, node = host.known.making, made.nodeid
+    host.makes(abi.MKDIR, MKDIR + b"first\0", node)
+    host.makes(abi.MKDIR, MKDIR + b"second\0", node)
+    assert making.getattr(1, node, 1) is not None
+    assert not making.settles(node, 2), "another change of it is under way"
+    assert making.settles(node, 3) and not making.settles(node, 3)
+    assert making.getattr(1, node, 2) is None, "what is true is known from now on"
+    host.makes(abi.MKDIR, MKDIR + b"third\0", node)
+    assert not making.settles(node, 4), "the kernel was not told"
 
 
 def test_a_directory_whose_attributes_are_set_is_told_as_they_are_then() -> None:
