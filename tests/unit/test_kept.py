@@ -13,7 +13,7 @@ import pytest
 
 from remoteio.submit.transport.stream import Stream
 from shim.execute import spare
-from shim.submit.hosts import keeper, kept
+from shim.submit.hosts import keeper, kept, spares
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
 from shim.wire import kept as words
@@ -134,12 +134,12 @@ def test_how_far_the_host_is_is_found_out_of_an_agent_that_waits(
 ) -> None:
     ours, theirs = ends
     agent = wait_for_a_job(ours, theirs, monkeypatch)
-    assert 0 < keeper.trip(kept.KeptStream("box", ours.fileno(), 0)) < 60e6
+    assert 0 < spares.trip(kept.KeptStream("box", ours.fileno(), 0)) < 60e6
     ours.send(words.BEGIN + b"job")
     agent.join()
     theirs.close()
     assert ours.recv(10) == words.YES + b"job", "no answer is under way"
-    assert keeper.trip(kept.KeptStream("box", ours.fileno(), 0)) == 0, "it has ended"
+    assert spares.trip(kept.KeptStream("box", ours.fileno(), 0)) == 0, "it has ended"
 
 
 def test_what_a_run_leaves_to_its_keeper_is_closed_after_it(at: Path) -> None:

@@ -7,8 +7,8 @@ that fails twice, it is not tried again: a host that wants a password is not ask
 A run that was given the connection has it alone; what carries it, ssh, stays this process's child, which
 ends it when the run has, however that came.
 
-Threads: the main one does all but wait for an ssh to end: it starts them, and so lives longer than they do
-(remoteio/submit/transport/job_control.py).
+Threads: the main one does all but wait for an ssh to end, and make the connection (spares.py): runs that need none need
+not wait for that.
 """
 
 from __future__ import annotations
@@ -27,65 +27,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoint.submit import xdg
-from remoteio.errors import RexecError
-from remoteio.submit.transport.ssh import ProcessStream
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire import pushed
 from remoteio.wire.coherence import TTL
 from shim.submit import own_code, own_process
-from shim.submit.hosts import beside, kept, trips
-from shim.submit.hosts.bootstrap import Facts
+from shim.submit.hosts import beside, kept
 from shim.submit.hosts.config import Host
-from shim.submit.hosts.connect import connect
-from shim.wire import kept as words
+from shim.submit.hosts.spares import Dials, Spare
 
 _RESIDENT = "shim.submit.resident"
-_SPARE = "shim.execute.spare:main"
-_DEADLINE = 60.0
-_HEARS = 10.0  # seconds that a busy host may take to hear that all is over
-_TRIPS = 3  # of which the quickest tells how far the host is: a busy machine takes its time
 _TRIES = 2  # that fail one after the other: what never works, such as a login by password, is not tried after each run
-
-
-class Spare:
-    """A connection with an agent at its far end that waits."""
-
-    def __init__(self, stream: ProcessStream, facts: Facts, trip: int) -> None:
-        self.stream, self.python, self.trip = stream, ".".join(map(str, facts.python)), trip
-        self._asked, self._heard = 0.0, time.monotonic()  # 0: it owes no answer
-
-    def hang_up(self) -> None:
-        """Let what was said last get there: that a run was killed, or else its job goes on for as long as its lease."""
-        self.stream.wait(_HEARS)
-        self.stream.close()
-
-    @property
-    def owes(self) -> bool:
-        """Whether an answer is under way."""
-        return self._asked > 0
-
-    @property
-    def due(self) -> float:
-        """When it is to be looked after again."""
-        return self._asked + words.ANSWERS if self._asked else self._heard + words.ASKS
-
-    def lives(self, readable: bool) -> bool:
-        """Ask it, or hear what it says. False: it is gone."""
-        now = time.monotonic()
-        try:
-            if readable:
-                answered = os.read(self.stream.read_fd, 1) == words.YES
-                self._asked, self._heard = 0.0, now
-                return answered
-            if now < self.due:
-                return True
-            if self._asked:
-                return False
-            os.write(self.stream.write_fd, words.ALIVE)
-        except OSError:
-            return False
-        self._asked = now
-        return True
 
 
 class Resident:
@@ -151,15 +102,16 @@ class Keeper:
         self._until = time.monotonic() + seconds
         self._wanted = True  # a connection, as soon as no run is on
         self._failures = 0  # in a row
-        self._trip = 0  # microseconds of a round trip; 0: not known yet
+        self._dials = Dials(host)
         self._ended = False
 
     def serve(self) -> None:
         """Serve until the time is over."""
         while not self._ended and (self._runs or time.monotonic() < self._until):
             if not self._runs:
-                if self._wanted and self._spare is None:
-                    self._dial()
+                if self._wanted and self._spare is None and not self._dials.at_work:
+                    self._wanted = False
+                    self._dials.begin()
                 self._begin_resident()
             self._wait()
             if self._spare is not None and time.monotonic() >= self._until:
@@ -173,26 +125,15 @@ class Keeper:
             self._wait()
         self._end_resident()
 
-    def _dial(self) -> None:
-        self._wanted = False
-        try:
-            stream, facts = connect(self._host, _SPARE, batch=True, deadline=_DEADLINE)
-        except RexecError:
-            self._failures += 1  # the next run, which makes its own, tells its user why
-            return
-        assert isinstance(stream, ProcessStream)
-        if not self._trip:
-            self._trip = trip(stream)
-            if self._trip:
-                trips.learn(self._host, self._trip)
-        if not self._trip:
-            self._failures += 1
-            stream.close(done=True)
-            return
-        self._failures = 0
-        self._spare = Spare(stream, facts, self._trip)
+    def _dialled(self) -> None:
+        """Take the connection that is being made, or note that there is none; once it is there."""
+        spare = self._dials.made()
+        self._failures = 0 if spare is not None else self._failures + 1
+        self._spare = spare
 
     def _drop(self) -> None:
+        if self._dials.at_work:
+            self._dialled()
         if self._resident is not None and self._resident.spare is self._spare:
             self._end_resident()  # it has not begun
         spare, self._spare = self._spare, None
@@ -201,7 +142,7 @@ class Keeper:
 
     def _begin_resident(self) -> None:
         """Have one for the next run, where round trips cost something."""
-        if self._resident is None and self._spare is not None and self._trip >= pushed.FAR * 1e6:
+        if self._resident is None and self._spare is not None and self._spare.trip >= pushed.FAR * 1e6:
             with contextlib.suppress(OSError):  # then each run serves its own files
                 self._resident = Resident(self._host, self._spare)
 
@@ -229,6 +170,8 @@ class Keeper:
             wait.register(self._listener, select.POLLIN)
         if self._resident is not None:
             wait.register(self._resident.socket, select.POLLIN)
+        if self._dials.at_work:
+            wait.register(self._dials, select.POLLIN)
         for run in self._runs:
             wait.register(run, 0)  # until it hangs up: what it sends is only to lie there until then (Kept.hold)
         until = None if self._runs else self._until
@@ -239,6 +182,8 @@ class Keeper:
         ready = {fd for fd, _ in wait.poll(patience)}
         if self._resident is not None and self._resident.socket.fileno() in ready:
             self._hear_resident(self._resident)
+        if self._dials.at_work and self._dials.fileno() in ready:
+            self._dialled()
         for run in [run for run in self._runs if run.fileno() in ready]:
             self._end(run)
         if spare is not None and spare is self._spare and not spare.lives(spare.stream.read_fd in ready):
@@ -280,13 +225,15 @@ class Keeper:
 
     def _give(self, run: socket.socket) -> Stream | None:
         """Give the connection away, if there is one."""
+        if self._dials.at_work:  # which is there sooner than one that is begun now
+            self._dialled()
         spare = self._spare
         if spare is not None and self._resident is not None and self._resident.spare is spare:
             self._end_resident()  # it would have begun with this one
         if spare is None:
             run.send(b"no")
             return None
-        said = b"yes %d %s %d" % (spare.owes, spare.python.encode(), self._trip)
+        said = b"yes %d %s %d" % (spare.owes, spare.python.encode(), spare.trip)
         socket.send_fds(run, [said], [spare.stream.read_fd])
         self._spare = None
         spare.stream.give_away()
@@ -301,22 +248,6 @@ class Keeper:
         if self._failures < _TRIES:  # else one is tried again by the keeper after this one
             self._until = time.monotonic() + self._seconds
             self._wanted = self._spare is None
-
-
-def trip(stream: Stream) -> int:
-    """Measure a round trip to the agent that waits at the far end, in microseconds. 0: it does not answer."""
-    answered, found = select.poll(), []
-    answered.register(stream.read_fd, select.POLLIN)
-    for _ in range(_TRIPS):
-        began = time.monotonic()
-        try:
-            os.write(stream.write_fd, words.ALIVE)
-            if not answered.poll(words.ANSWERS * 1000) or os.read(stream.read_fd, 1) != words.YES:
-                return 0
-        except OSError:
-            return 0
-        found.append(time.monotonic() - began)
-    return max(int(min(found) * 1e6), 1)
 
 
 def listen(path: Path) -> socket.socket | None:
