@@ -104,6 +104,20 @@ def test_what_a_module_imports_as_it_is_loaded(text: str, found: list[str]) -> N
     assert [each for each in imported(text.encode(), b"p.q") if each not in (b"p.q", b"")] == [*map(str.encode, found)]
 
 
+def test_what_a_program_imports_of_itself_by_name_or_in_a_function_is_guessed(tmp_path: Path) -> None:
+    library, tool = "usr/lib/python3.12", "usr/lib/python3/dist-packages/tool"
+    write(tmp_path, {"usr/bin/python3.12": "", f"{library}/os.py": "", f"{library}/lib-dynload/x": ""})
+    commands = "all = {'put': 'tool.commands.put', 'get': 'tool.commands.get'}\nimportlib.import_module(all[name])"
+    write(tmp_path, {f"{tool}/__init__.py": "", f"{tool}/__main__.py": "from . import commands"})
+    write(tmp_path, {f"{tool}/commands/__init__.py": commands, f"{tool}/commands/get.py": "", f"{tool}/late.py": ""})
+    write(tmp_path, {f"{tool}/commands/put.py": "def put():\n    from tool import late\n    import json"})
+    write(tmp_path, {f"{library}/json.py": ""})
+    (tmp_path / "usr/bin/python3.12").chmod(0o755)
+    found = read(guessed(programs(tmp_path, "/usr/bin/python3.12", "-m", "tool", "-v", "put")))
+    assert {f"/{tool}/commands/put.py", f"/{tool}/late.py"} <= {*found}
+    assert not {f"/{tool}/commands/get.py", f"/{library}/json.py"} & {*found}, "of others what is loaded at once alone"
+
+
 def test_a_venv_has_its_modules_beside_the_library_of_its_python(tmp_path: Path) -> None:
     base = "usr/lib/python3.12"
     write(tmp_path, {"usr/bin/python3.12": "", "env/pyvenv.cfg": "home = /usr/bin\nversion = 3.12.1\n"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 
 from remoteio.submit.export.first_names import Use
 from remoteio.submit.export.seen import LISTED, WHOLE, Seen
@@ -15,9 +15,11 @@ _IMPORT = re.compile(
     rb"|from[ \t]+([\w.]+)[ \t]+import[ \t]*(\(|[^\n#;]+))|[A-Za-z@])",
     re.MULTILINE,
 )
+_BY_NAME = re.compile(rb"\b(?:import_module|__import__)\(")
+_QUOTED = re.compile(rb"[\"']([\w.]+\.(\w+))[\"']")
 _COMMENT = re.compile(rb"#[^\n]*")
 _WORD = re.compile(rb"[^\W\d]\w*$")
-MOST_MODULES = 600
+MOST_MODULES = 1000
 _MOST_NAMES = 8192  # that may be modules
 MOST_TEXT = 256 << 10  # bytes of a module's source
 _MOST_IMPORTED = 2048  # names by one
@@ -28,11 +30,16 @@ class Modules:
     """Finds the modules of python 3.`minor` in the directories `path`; none of `known`, which it has by itself.
 
     extension  what the names of modules in machine code end in
+    own        the package that is the program, with a dot: what its functions import of it is used, too
+    words      what the program is told: which of the modules it loads that are named in its text alone
     """
 
-    def __init__(self, seen: Seen, libraries: Libraries, minor: int, known: Sequence[bytes]) -> None:
-        self._seen, self._libraries, self._minor = seen, libraries, minor
+    def __init__(
+        self, seen: Seen, libraries: Libraries, minor: int, known: Sequence[bytes], words: Sequence[bytes] = ()
+    ) -> None:
+        self._seen, self._libraries, self._minor, self._words = seen, libraries, minor, frozenset(words)
         self.path: list[bytes] = []
+        self.own = b""
         self.extension = _EXTENSION
         self._done = {b"sys", b"builtins", b"time", *known}
         self._packages: dict[bytes, bytes] = {}  # by name, where each is
@@ -53,6 +60,11 @@ class Modules:
             text, package = yield from self._found(name)
             if deep and text:
                 todo[:0] = imported(text, name if package else above)
+                todo += named(text, self._words)
+                if self.own and name.startswith(self.own):
+                    todo += (
+                        each for each in imported(text, name if package else above, True) if each.startswith(self.own)
+                    )
 
     def imports(self, text: bytes) -> Iterator[Use]:
         """What a program uses that imports modules, by its text."""
@@ -100,17 +112,17 @@ class Modules:
         return self._seen.content(found, MOST_TEXT) if found else b""
 
 
-def imported(text: bytes, package: bytes) -> list[bytes]:
+def imported(text: bytes, package: bytes, later: bool = False) -> list[bytes]:
     """List what a module imports as it is loaded, outside of functions and classes: modules, and what may be such.
 
-    `package`: that it is in.
+    `package`: that it is in. `later`: all that it imports.
     """
     found: dict[bytes, None] = {}
     inside = -1  # a function or class whose lines are further in than that many characters; -1: none
     after = 0  # where the last list of names ended
     for line in _IMPORT.finditer(text):
         indent, block, plain, source, what = line.groups(b"")
-        if line.start() < after or (inside >= 0 and len(indent) > inside):
+        if line.start() < after or (not later and 0 <= inside < len(indent)):
             continue
         inside = len(indent) if block else -1
         if len(found) >= _MOST_IMPORTED:
@@ -123,6 +135,14 @@ def imported(text: bytes, package: bytes) -> list[bytes]:
                 what = _COMMENT.sub(b"", text[line.end() : after])
             found.update(dict.fromkeys(_from(source, what, package)))
     return list(found)
+
+
+def named(text: bytes, words: Collection[bytes]) -> list[bytes]:
+    """List the modules that a module names and may import by that, as one of the program's `words` says: `install` of
+    pip is in its text as "pip._internal.commands.install"."""
+    if not words or not _BY_NAME.search(text):
+        return []
+    return list(dict.fromkeys(name for name, last in _QUOTED.findall(text) if last in words))
 
 
 def _from(source: bytes, what: bytes, package: bytes) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ class Python:
         if not text.isdigit():
             return
         minor, own = int(text), said.get(b"home", os.path.dirname(self._program))
-        modules = Modules(self._seen, libraries, minor, _START if minor >= _FROZEN else ())
+        modules = Modules(self._seen, libraries, minor, _START if minor >= _FROZEN else (), self._argv[1:])
         yield from self._library(modules, own, b"python3.%d" % minor)
         for each in (*_CODECS, *_START):
             yield from modules.module(each, False)
@@ -131,6 +131,7 @@ class Python:
                 if what == b"c":
                     yield from modules.imports(rest)
                 else:
+                    modules.own = rest.partition(b".")[0] + b"."
                     yield from modules.module(rest)
                     yield from modules.module(rest + b".__main__")
                 return
