@@ -24,7 +24,6 @@ from shim.submit.foreground.progress import Waiting
 from shim.submit.foreground.terminal import Terminal
 from shim.submit.job import control_socket, placement_steps, record
 from shim.submit.job.record import Job, JobError
-from shim.wire import terminal_state
 
 _FORWARDED = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what ends a view of the job does not end the job
@@ -123,7 +122,10 @@ class _Client:
         raise RexecError(text)
 
     def _resize(self, fewer: int) -> None:
-        rows, *rest = terminal_state.window(0)
+        size = self._terminal.size() if self._terminal is not None else None
+        if size is None:
+            return
+        rows, *rest = size
         self._send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in (max(rows - fewer, 1), *rest)))
 
     def _send(self, kind: int, payload: bytes) -> None:

@@ -178,6 +178,7 @@ def _batches() -> list[dict[str, Any]]:
                 "state": "ended" if ended else "supervised" if directory.supervised() else "stopped",
                 **{state: counts[state] for state in story.STATES},
                 "unsuccessful": sum(bool(item.status) for item in told.items.values()),
+                "successful": told.outcomes()[story.DONE],
                 "command": list(batch.command),
             }
         )
@@ -189,7 +190,9 @@ def _batches_table(found: list[dict[str, Any]]) -> str:
     heads = ("BATCH", "ENGINE", "STATE", "WAITING", "RUNNING", "HELD", "DONE", "FAILED", "KILLED", "COMMAND")
     cells = [heads]
     for row in found:
-        numbers = (str(row[state]) for state in story.STATES)
+        good = row["successful"]
+        seen = {**row, story.DONE: good, story.FAILED: row[story.FAILED] + row[story.DONE] - good}
+        numbers = (str(seen[state]) for state in story.STATES)
         cells.append((row["batch"], row["engine"], row["state"], *numbers, shown(row["command"])))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

@@ -179,7 +179,7 @@ def run_command(
       rexec dag FILE            run a DAG of commands, in HTCondor's DAGMan's language, on a pool
       rexec pool up|down        a personal HTCondor of your own hosts
       rexec watch, report       how jobs get on, live; what they got, by host
-    rexec owner               how long this machine's owner has been away, also for HTCondor's policies
+      rexec owner               how long this machine's owner has been away, also for HTCondor's policies
       rexec priority RUN N      the place of a run that waits for a slot of --on any
       rexec jobs                the jobs started with --checkpoint; stat, attach, checkpoint, vacate, hold, release,
                                 kill, restart, images and log are about them: see the --help of each

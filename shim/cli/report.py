@@ -69,10 +69,9 @@ def _batch(directory: batches.Directory, job: int | None, now: float) -> Told:
     rows = [row for row, _ in story.rows(directory.journal()) if job is None or row.get("job") == job]
     told = batch_life.told(directory.name, batch.created, rows, now)
     if job is None:
-        counts = directory.story().counts()
-        return Told(directory.name, batch.command, +counts, tuple(told.values()))
-    state = directory.story().item(job).state
-    return Told(f"{directory.name}.{job}", tuple(batch.words(job)), {state: 1}, tuple(told.values()))
+        return Told(directory.name, batch.command, +directory.story().outcomes(), tuple(told.values()))
+    how = story.outcome(directory.story().item(job))
+    return Told(f"{directory.name}.{job}", tuple(batch.words(job)), {how: 1}, tuple(told.values()))
 
 
 def _job(job: record.Job, now: float) -> Told:

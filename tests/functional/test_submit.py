@@ -255,6 +255,9 @@ def test_watched_until_all_have_ended_and_what_they_got_is_reported(submits: Sub
             submits.go(job)
         last = watcher.communicate(timeout=HANG)[0].decode().splitlines()[-1]
     assert last.endswith(": 1 done, 1 failed") and watcher.returncode == 0
+    assert submits("report", name).splitlines()[0].endswith(": 1 done, 1 failed")
+    heads, row = (line.split() for line in submits("jobs").splitlines()[:2])
+    assert (row[heads.index("DONE")], row[heads.index("FAILED")]) == ("1", "1")
     told = json.loads(submits("report", "--json", name))["all"]
     assert (told["jobs"], told["taken"], told["told"], told["lost"]) == (2, 0, 2, 0)
     assert told["ran"] > 0 and told["cpu"] > 0 and told["bytes"] > 0

@@ -123,6 +123,16 @@ def test_no_tty_in_the_background_is_not_stopped(screen: Screen, rx: str) -> Non
     assert "status 0" in screen.run("wait $!; echo status $?")
 
 
+def test_a_terminal_that_is_closed_is_hung_up_for_the_job(combo: Combo, screen: Screen, rx: str) -> None:
+    hears = "trap 'trap \"\" HUP; echo heard >told' HUP; echo up; until [ -s told ]; do sleep 0.1; done"
+    (combo.dir / "job").write_text(f"{hears}; seq 100000; echo $? >>told; read line; echo $? >>told\n")
+    screen.type(f"{rx} sh job")
+    screen.wait("^up$")
+    screen.close()
+    until(lambda: (combo.dir / "told").exists() and len((combo.dir / "told").read_text().split()) == 3, "it has ended")
+    assert (combo.dir / "told").read_text() == "heard\n1\n1\n"
+
+
 def test_vim(combo: Combo, screen: Screen, rx: str) -> None:
     before = screen.settings()
     screen.type(f"{rx} vim -u NONE -N file")

@@ -113,6 +113,14 @@ class PlainStreams(JobStreams):
         if frames.STDIN in self._sinks:
             self._sinks[frames.STDIN].put(data)
 
+    def closed(self, payload: bytes | memoryview) -> None:
+        """See JobStreams. A terminal that is gone there is hung up here: who writes to it is told so and goes on."""
+        super().closed(payload)
+        if payload[0] == frames.STDOUT and self.master >= 0:
+            self.put(b"")
+            os.close(self.master)
+            self.master = -1
+
     def give_back(self) -> bool:
         """See JobStreams."""
         for sink in self._sinks.values():

@@ -361,7 +361,15 @@ def _signal(job: int, number: int, slave: int) -> None:
     try:
         if number == signal.SIGCONT and slave >= 0 and os.getsid(job) != job:
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-            os.tcsetpgrp(slave, os.getpgid(job))
+            _bring_forward(job, slave)
         os.killpg(job, number)
     except ProcessLookupError:
         pass  # it has just ended: its status says so
+
+
+def _bring_forward(job: int, slave: int) -> None:
+    try:
+        os.tcsetpgrp(slave, os.getpgid(job))
+    except OSError as e:
+        if e.errno not in (errno.EIO, errno.ENOTTY):  # it is hung up, as the one at home is
+            raise

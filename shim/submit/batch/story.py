@@ -49,6 +49,11 @@ class Order(NamedTuple):
     priority: int = 0
 
 
+def outcome(item: Item) -> str:
+    """Return its state as a person sees it: what ended with another status than 0 has failed."""
+    return FAILED if item.state == DONE and item.status else item.state
+
+
 class Story:
     """A batch of `count` jobs. Only those of which something is told have an item."""
 
@@ -71,6 +76,12 @@ class Story:
         found = Counter(item.state for item in self.items.values())
         found[WAITING] += self.count - len(self.items)
         return found
+
+    def outcomes(self) -> Counter[str]:
+        """Count them as a person does: those that ended with another status than 0 are among the failed."""
+        found = Counter(outcome(item) for item in self.items.values())
+        found[WAITING] += self.count - len(self.items)
+        return Counter({state: found[state] for state in (DONE, FAILED, KILLED, HELD, RUNNING, WAITING)})
 
     def sooner(self) -> list[int]:
         """List the jobs that go before the others, in their order."""

@@ -22,7 +22,6 @@ from shim.submit.job.phase import Phase
 from shim.submit.job.placement_events import State
 from shim.submit.job.placement_steps import passed_over
 from shim.submit.job.supervisor import JobSupervisor
-from shim.wire import terminal_state
 
 _LOOK = 0.25  # seconds between looks at how far a dump is
 
@@ -166,9 +165,10 @@ class Console:
     def _resize(self, redraw: bool = False) -> None:
         """Tell the job the size; `redraw`: by way of another, as rexec attach does: it draws its screen anew."""
         generation = self._supervisor.generation() if self._supervisor is not None else None
-        if generation is None:
+        size = self._terminal.size() if self._terminal is not None else None
+        if generation is None or size is None:
             return
-        rows, *rest = terminal_state.window(0)
+        rows, *rest = size
 
         def tell() -> None:
             for fewer in (1, 0) if redraw else (0,):

@@ -21,7 +21,7 @@ from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.submit.refusals_told import Told
 from shim.submit.scope import JobRights
 from shim.submit.spent import Spent
-from shim.wire import lease, terminal_state
+from shim.wire import lease
 from shim.wire.descriptors import WRITE, stream_kinds
 from shim.wire.job_spec import JobSpec
 
@@ -212,7 +212,9 @@ class ForegroundRun:
         self._run.give_up(RunResult(number, away=True))
 
     def _resize(self) -> None:
-        self._run.session.send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in terminal_state.window(0)))
+        size = self._terminal.size() if self._terminal is not None else None
+        if size is not None:
+            self._run.session.send(frames.WINSIZE, b"".join(n.to_bytes(2, "little") for n in size))
 
     def _continued(self) -> None:
         self._run.session.resume()

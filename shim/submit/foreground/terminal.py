@@ -6,10 +6,13 @@ termios(3), credentials(7), "Job Control" in the manual of the GNU C library.
 
 from __future__ import annotations
 
+import errno
 import os
 import termios
 import threading
 import tty
+
+from shim.wire import terminal_state
 
 
 def in_foreground(fd: int) -> bool:
@@ -47,6 +50,15 @@ class Terminal:
                     return True  # hung up: the read says so
                 self._raw = True
             return True
+
+    def size(self) -> list[int] | None:
+        """Return rows, columns, x pixels, y pixels; None: it is hung up, and has none."""
+        try:
+            return terminal_state.window(self._fd)
+        except OSError as e:
+            if e.errno != errno.EIO:
+                raise
+            return None
 
     def restore(self) -> None:
         """Put it back as it was found; no key is taken until the next ``take``."""
