@@ -113,6 +113,11 @@ class _Answers:
         return True
 
     def answer(self, payload: bytes | memoryview) -> None:
+        due = [payload]
+        while due:
+            due += self._answered(due.pop(0))
+
+    def _answered(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
         request = self.export.ordered.request(payload)
         if self.asked is not None:
             with open(self.asked, "a", encoding="ascii") as file:
@@ -120,7 +125,7 @@ class _Answers:
         answer = self.export.answer(request)
         if answer is not None:
             self.link.send(*answer)
-        assert not self.export.ordered.done(request.unique), "a thread can be had"
+        return self.export.ordered.done(request.unique)
 
 
 class _Late(_Answers):

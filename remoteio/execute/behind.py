@@ -122,16 +122,17 @@ class Behind:
     def send_change(self, number: int, raw: bytes | memoryview) -> None:
         """Send a change that was entered. Raises LinkClosed."""
         self.sent.sends(raw)
-        self._link.send(AFTER, HEAD.pack(number, number - 1), raw)
+        self._link.send(AFTER, HEAD.pack(number, number - 1), raw, later=True)
 
-    def send(self, raw: bytes | memoryview) -> None:
-        """Send any other request: after all that the kernel takes for done. Raises LinkClosed."""
+    def send(self, raw: bytes | memoryview, later: bool = False) -> None:
+        """Send any other request: after all that the kernel takes for done; `later`: nobody waits for it. Raises
+        LinkClosed."""
         after = self._after(raw) if self._changes else 0
         if after:
             self.sent.sends(raw)
-            self._link.send(AFTER, HEAD.pack(0, after), raw)
+            self._link.send(AFTER, HEAD.pack(0, after), raw, later=later)
         else:
-            self._link.send(FUSE, raw)
+            self._link.send(FUSE, raw, later=later)
 
     def _after(self, raw: bytes | memoryview) -> int:
         _, op, _, nodeid, *_ = abi.IN_HEADER.unpack_from(raw)
@@ -196,6 +197,7 @@ class Behind:
         """Wait until home has done all that the kernel was told is done."""
         if not self._changes:
             return
+        self._link.push()
         with self._turn:
             last = self._answered
             self._turn.wait_for(lambda: self.has_done(last))

@@ -190,7 +190,7 @@ class Relay(LocksHere):
                 self._known.ahead.closed(nodeid, fh)
             at_home = self._known.opened.closes(fh, raw)
         if at_home:
-            self.behind.send(raw)
+            self.behind.send(raw, later=True)
         self._to_kernel(abi.reply(unique))
 
     def _interrupt(self, unique: int) -> bool:

@@ -235,7 +235,7 @@ class Told:
                 back += table.unused
                 table.unused = []
         if back:
-            self.behind.send(given_back.of_lookups(back))
+            self.behind.send(given_back.of_lookups(back), later=True)
 
 
 def node_of(reply: bytes | memoryview) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.syscalls import fill
 from remoteio.wire.frames import BULK, CREDIT, HEADER, LARGE, FrameReader
+from remoteio.wire.later import Later
 
 SLOW = 1  # seconds after which what came of a large frame is taken by itself: it is a sign of life
 
@@ -28,12 +29,14 @@ class LinkClosed(RexecError):
 
 
 class _Queue:
-    """Frames that wait to be sent, small ones first; `size` is their bytes. `ahead` tells what goes before the next."""
+    """Frames that wait to be sent, small ones first; `size` is their bytes. `ahead` tells what goes before the next;
+    `later` has what nobody waits for written."""
 
-    __slots__ = ("_large", "_small", "ahead", "size")
+    __slots__ = ("_large", "_small", "ahead", "later", "size")
 
     def __init__(self) -> None:
         self.ahead: Callable[[], bytes] = bytes
+        self.later = Later(lambda: None)
         self._small: deque[list[bytes | memoryview]] = deque()
         self._large: deque[list[bytes | memoryview]] = deque()
         self.size = 0
@@ -61,6 +64,11 @@ class _Queue:
         self._large.clear()
         self.size = 0
 
+    def end(self) -> None:
+        """Drop all: nothing is written any more."""
+        self.clear()
+        self.later.end()
+
 
 class Link:
     """One end of a link. `read_fd` and `write_fd` are blocking and become the link's own.
@@ -84,8 +92,11 @@ class Link:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", SLOW, 0))
         self.received = self.sent = 0  # bytes
 
-    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
-        """Send one frame, or leave it to the thread that writes. Raises LinkClosed once the link is known broken."""
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview, later: bool = False) -> None:
+        """Send one frame, or leave it to the thread that writes. Raises LinkClosed once the link is known broken.
+
+        `later`: nobody waits for it, and a link that has a thread for that may send it with what comes next.
+        """
         size = sum(map(len, payload))
         head = HEADER.pack(size, kind, 0, 0, 0)
         large = size >= LARGE or kind in BULK
@@ -128,6 +139,9 @@ class Link:
                     self._writing = False
                     self._idle.notify_all()
                     return
+
+    def push(self) -> None:
+        """Write what was sent for later: here there is no such thing."""
 
     @property
     def queued(self) -> int:

@@ -16,7 +16,7 @@ from remoteio.wire import frames
 from remoteio.wire.frames import FrameReader
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session import Session
-from remoteio.wire.session_sender import SessionSender
+from remoteio.wire.session_settled import SessionSettled
 from remoteio.wire.session_streams import stream_of
 
 PLENTY = 4 << 20  # bytes received, after which an ACK is sent by itself, as where all goes one way
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remoteio.wire.session_streams import Stream
 
 
-class SessionLink(SessionSender):
+class SessionLink(SessionSettled):
     """A Link that lasts, from ``last`` on: a stream that ends is a cut, and ``join`` puts another in its place.
 
     Until then it is a Link, of whose bytes the count is kept.
@@ -268,7 +268,7 @@ class SessionLink(SessionSender):
                     except OSError:
                         pass  # it is over there too
                 self._give_up(stream)
-            self._queue.clear()
+            self._queue.end()
             self._session.forgo()
             self._tell_waiting()
 

@@ -9,6 +9,8 @@ A stream that takes nothing any more may still hold what the other end said last
 who cannot write leaves it to who receives to find the end, which is behind that, for as long as UNREAD.
 
 An ACK goes along with a small frame when DUE bytes have come since the last: it costs next to nothing.
+
+What nobody waits for may wait itself, up to LATER bytes of it: for what is sent at once, or for a moment (later.py).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import threading
 from collections.abc import Callable
 
 from remoteio.wire.frames import BULK, HEADER, LARGE, PING
+from remoteio.wire.later import Later
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session import Session
 
@@ -24,6 +27,7 @@ MOST = 16 << 20  # bytes kept, from which on what is sent waits
 RESERVE = 8 << 20  # beyond that, for what is SMALL: signals and orders wait for no bulk
 SMALL = 4096
 DUE = 256 << 10
+LATER = 16 << 10
 UNREAD = 2.0  # seconds
 
 TYPE_CHECKING = False
@@ -53,8 +57,9 @@ class SessionSender(Link):
         self._waiting = 0  # how many wait for a change
         self._handed: tuple[Stream, Parts, str] | None = None  # the last: why it takes nothing, else empty
         self._helper: threading.Thread | None = None
+        self._queue.later = Later(self.push)
 
-    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview, later: bool = False) -> None:
         """Send one frame, now or when there is a stream; wait while too much is kept. Raises LinkClosed.
 
         The payload must not be changed afterwards. PING waits for nothing, and is not sent while there is no stream.
@@ -80,17 +85,29 @@ class SessionSender(Link):
                     parts = [session.tell() + parts[0]]
             elif session.owed >= DUE and not large:
                 parts = [session.tell() + parts[0]]
-            ahead = self._queue.ahead()
-            if stream is None or self._writing:
-                self._queue.put(parts, large, ahead)
+            waits = later and not large and self._queue.size < LATER and self._queue.later.due()
+            self._queue.put(parts, large, self._queue.ahead())
+            if stream is None or self._writing or waits:
                 return
-            if ahead:
-                parts.insert(0, ahead)
-            self._writing = True
-            session.keep(parts)
-            self.sent = session.sent
+            parts = self._begin()
         if not self._write_out(stream, parts, wait) and self._over:
             raise LinkClosed("the link is closed (%s)" % self._over)
+
+    def push(self) -> None:
+        """Write what was sent for later, as far as that is not under way."""
+        with self._lock:
+            stream = self._stream
+            if stream is None or self._writing or not self._queue.size:
+                return
+            parts = self._begin()
+        self._write_out(stream, parts, threading.get_ident() != self._receiver)
+
+    def _begin(self) -> Parts:
+        """Under the lock: have this thread write, and return what comes first."""
+        self._writing, parts = True, self._queue.take()
+        self._session.keep(parts)
+        self.sent = self._session.sent
+        return parts
 
     def _acknowledge(self) -> None:
         """Send an ACK by itself, by the thread that receives."""
@@ -194,31 +211,6 @@ class SessionSender(Link):
             del stream, parts
 
     @property
-    def queued(self) -> int:
-        """Bytes that wait to be sent, or perhaps to be sent again."""
-        return self._queue.size + self._session.held
-
-    def flush(self, timeout: float | None = None) -> bool:
-        """Wait until all that was sent has been written to a stream. False: not in `timeout` s. Raises LinkClosed."""
-        if not self.lasting:
-            return super().flush(timeout)
-        return self._await(lambda: not (self._writing or self._queue.size or self._over), timeout)
-
-    def settled(self, timeout: float | None = None) -> bool:
-        """Wait until the other end has all that was sent before. False: not in `timeout` s. Raises LinkClosed."""
-        if not self.lasting:
-            return super().settled(timeout)
-        goal = -1
-
-        def has_it() -> bool:
-            nonlocal goal
-            if goal < 0 and not (self._queue.size or self._over):  # what is over has nothing queued
-                goal = self._session.sent
-            return 0 <= goal <= self._session.acknowledged
-
-        return self._await(has_it, timeout)
-
-    @property
     def cut(self) -> bool:
         """Whether there is no stream now."""
         return self._stream is None and self.lasting
@@ -233,25 +225,6 @@ class SessionSender(Link):
         stream = self._stream
         if stream is not None:
             self._lost(stream, why)
-
-    def mark(self) -> int:
-        """See Link.mark; but for the bytes of an ACK or two."""
-        with self._lock:
-            return self._session.sent + self._queue.size
-
-    @property
-    def acknowledged(self) -> int:
-        """See Link.acknowledged."""
-        return self._session.acknowledged
-
-    def _await(self, done: Callable[[], bool], timeout: float | None) -> bool:
-        with self._lock:
-            self._wait(done, timeout)
-            if done():
-                return True
-            if self._over:
-                raise LinkClosed("the link is closed (%s)" % self._over)
-            return False
 
     def _lost(self, stream: Stream, why: str) -> None:
         """Take note that the stream has ended."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -197,10 +198,10 @@ class HostSession:
         finally:
             self._over.set()
 
-    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
-        """Send a frame, unless the link is gone: `serve` says so."""
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview, later: bool = False) -> None:
+        """Send a frame, unless the link is gone: `serve` says so, if not the host's last words. `later`: see Link."""
         try:
-            self._link.send(kind, *payload)
+            self._link.send(kind, *payload, later=later)
         except LinkClosed:
             return
 
@@ -319,11 +320,10 @@ class HostSession:
 
     def _receive(self) -> list[bytes | memoryview]:
         """The requests for files that came. All else is dealt with here, where nothing can overtake it."""
-        requests: list[bytes | memoryview] = []
+        self._link.push()  # nobody need wait for the answers that were to go later
         received = self._link.receive()
         self._heard = time.monotonic()
-        if self.export is not None and self.export.fence.opened:
-            requests += self.export.fence.kept()
+        requests = self.export.fence.kept() if self.export is not None and self.export.fence.opened else []
         for kind, payload in received:
             if kind != frames.FUSE or self.export is None:
                 host_frames.due(kind, len(payload), self.export is not None, self.files.behind)
@@ -367,8 +367,9 @@ class HostSession:
 
     def _answer(self, payload: bytes | memoryview) -> None:
         assert self.export is not None
-        due = [payload]
-        for each in due:  # then what waited for it, as far as no other thread is to be had for that
+        due = deque([payload])
+        while due:  # then the change that waited for it, and what else no other thread is to be had for
+            each = due.popleft()
             if self._over.is_set():
                 return  # it came before the link ended, and the job may be going on elsewhere by now
             if told_ahead.is_due(each):
@@ -379,6 +380,5 @@ class HostSession:
             if self.files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
                 due.append(told_ahead.PUSH_DUE)
             if (answer := self.export.answered(request)) is not None:
-                self.send(*answer)  # if the link is gone, the host's last words may be unread: they end the session
-            if self.export.behind:
-                due += self.export.ordered.done(request.unique)
+                self.send(*answer, later=bool(request.number))
+            due += self.export.ordered.done(request.unique)

@@ -58,7 +58,7 @@ def known(data: bytes) -> None:
 class _Nobody:
     """The link's other end."""
 
-    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview, later: bool = False) -> None:
         assert kind == wire.FUSE and len(b"".join(payload)) >= abi.ARGS
 
 

@@ -39,7 +39,7 @@ class End:
         self.session, self.reader, self.under_way = Session(), FrameReader(), bytearray()
         self.waiting: list[bytes] = []
 
-    def send(self, kind: int, *payload: bytes | bytearray | memoryview) -> None:
+    def send(self, kind: int, *payload: bytes | bytearray | memoryview, later: bool = False) -> None:
         """Have a frame sent, as a Link does."""
         self.waiting.append(frame(kind, b"".join(payload)))
 

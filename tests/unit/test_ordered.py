@@ -56,7 +56,9 @@ def test_each_is_begun_once_and_none_before_the_change_before_it(changes: list[b
         under_way = [k for k in begun if k in numbers and k not in done]
         if under_way and (not frames or order.random() < 0.5):  # type: ignore[attr-defined]
             done.add(under_way[0])
-            assert made.done(under_way[0]) == []
+            for payload in made.done(under_way[0]):
+                assert unique(payload) in numbers, "what somebody waits for is begun by another thread"
+                begin(payload)
         else:
             for payload in made.take(AFTER, frames.pop()):
                 begin(payload)
@@ -69,6 +71,19 @@ def test_what_nobody_else_can_begin_is_the_callers() -> None:
     assert made.take(AFTER, after(2, 0, 1)) == []
     assert list(map(unique, made.done(1))) == [2]
     assert made.done(2) == []
+
+
+def test_the_next_change_and_what_nobody_waits_for_is_done_without_another_thread() -> None:
+    made, begun = Ordered(), list[int]()
+    made.begin = lambda payload: begun.append(unique(payload)) is None
+    made.take(AFTER, after(1, 1, 0))
+    for each in (after(2, 0, 1, abi.OPENED), after(3, 0, 1, abi.RELEASE), after(4, 2, 1)):
+        assert made.take(AFTER, each) == []
+    assert list(map(unique, made.done(1))) == [2, 3, 4]
+    for each in (after(5, 0, 2, abi.RELEASE), after(6, 3, 2), after(7, 0, 2, abi.GETATTR)):
+        assert made.take(AFTER, each) == []
+    assert list(map(unique, made.done(4))) == [6]
+    assert begun == [5, 7], "somebody waits for one of these"
 
 
 def test_an_interrupt_does_not_overtake_what_it_interrupts() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from remoteio.errors import ProtocolError
-from remoteio.wire import frames, session_sender
+from remoteio.wire import frames, later, session_sender
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session import COUNT
 from remoteio.wire.session_link import SessionLink
@@ -61,6 +61,40 @@ def test_what_is_sent_while_it_is_cut_arrives_when_it_is_joined(ends: Ends) -> N
     assert received(ends.other, 3) == [(frames.ORDER, word) for word in (b"before", b"while", b"after")]
     ends.other.send(frames.NEWS, b"")
     assert ended(waits)
+
+
+def test_what_is_for_later_goes_with_what_is_not(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later, "MOMENT", SOON)
+    for word in (b"one", b"two"):
+        ends.one.send(frames.ORDER, word, later=True)
+    assert not ends.other.readable(0)
+    ends.one.send(frames.ORDER, b"three")
+    assert [bytes(payload) for _, payload in ends.other.receive()] == [b"one", b"two", b"three"]
+
+
+def test_what_is_for_later_goes_a_moment_later_or_when_it_is_pushed_or_is_much(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends.one.send(frames.ORDER, b"by itself", later=True)
+    assert received(ends.other, 1) == [(frames.ORDER, b"by itself")]
+    monkeypatch.setattr(later, "MOMENT", SOON)
+    for how in (ends.one.push, ends.one.flush):
+        ends.one.send(frames.ORDER, b"pushed", later=True)
+        how()
+        assert received(ends.other, 1) == [(frames.ORDER, b"pushed")]
+    for _ in range(5):
+        ends.one.send(frames.ORDER, bytes(session_sender.LATER // 4), later=True)
+    assert len(received(ends.other, 5)) == 5
+
+
+def test_what_is_for_later_survives_a_cut(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(later, "MOMENT", SOON)
+    ends.one.send(frames.ORDER, b"before", later=True)
+    ends.cut()
+    ends.one.send(frames.ORDER, b"while", later=True)
+    ends.rejoin()
+    ends.one.push()
+    assert received(ends.other, 2) == [(frames.ORDER, b"before"), (frames.ORDER, b"while")]
 
 
 def test_each_cut_is_told_once(ends: Ends) -> None:

@@ -142,7 +142,7 @@ def test_what_came_before_the_end_is_not_done_after_it(tmp_path: Path) -> None:
     session._over = threading.Event()
     session._link = nobody
     made: list[object] = []
-    session.send = lambda *frame: made.append(frame)  # type: ignore[method-assign]
+    session.send = lambda *frame, **how: made.append(frame)  # type: ignore[method-assign]
     mkdir = abi.request(abi.MKDIR, 1, abi.MKDIR_IN.pack(0o755, 0))
     session._answer(abi.request(abi.MKDIR, 1, mkdir[abi.ARGS :] + b"before\0"))
     session._over.set()

@@ -32,7 +32,7 @@ class Fence:
 
     def __init__(self) -> None:
         self.up = self.opened = self._over = False
-        self._kept: list[bytes] = []
+        self._kept: list[bytes | memoryview] = []
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -52,7 +52,7 @@ class Fence:
         with self._lock:
             self.up, self.opened = self._over, bool(self._kept)
 
-    def kept(self) -> list[bytes]:
+    def kept(self) -> list[bytes | memoryview]:
         """Return what was kept before it was opened, in order, once."""
         with self._lock:
             self.opened = False

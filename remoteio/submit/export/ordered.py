@@ -39,6 +39,7 @@ class Ordered:
         self._lock = threading.Lock()
         self._done = 0
         self._numbers: dict[int, int] = {}  # unique -> the number of a change that is not done
+        self._not_done: set[int] = set()  # these numbers
         self._held: dict[int, list[Payload]] = {}  # number -> what waits for that change, in the order in which it came
         self._count = self._bytes = 0  # of those
 
@@ -53,9 +54,10 @@ class Ordered:
                 _, op, unique, *_ = abi.IN_HEADER.unpack_from(request)
                 if op not in CHANGES:
                     raise abi.FuseError("operation %d is no change that may be answered before it is done" % op)
-                if number <= self._done or number in self._numbers.values() or unique in self._numbers:
+                if number <= self._done or number in self._not_done or unique in self._numbers:
                     raise abi.FuseError("change %d comes twice" % number)
                 self._numbers[unique] = number
+                self._not_done.add(number)
             return self._enter(after, request)
 
     def _passes(self, request: Payload) -> list[Payload]:
@@ -81,7 +83,8 @@ class Ordered:
         return request
 
     def done(self, unique: int) -> list[Payload]:
-        """Take note that a request has been answered; return those that the caller has to do, as nobody else can."""
+        """Take note that a request has been answered; return those that the caller has to do, in their order: the next
+        change, which no other thread would begin sooner; all, where nobody waits for one; and what nobody else can."""
         if unique not in self._numbers:
             return []
         with self._lock:
@@ -89,6 +92,15 @@ class Ordered:
             if number != self._done + 1:
                 raise abi.FuseError("change %d has the number of a request that is no change" % number)
             self._done = number
+            self._not_done.discard(number)
             due = self._held.pop(self._done, [])
             self._count, self._bytes = self._count - len(due), self._bytes - sum(map(len, due))
-            return [request for request in due if not self.begin(request)]
+            if not any(map(self._is_waited_for, due)):
+                return due
+            return [each for each in due if self._is_change(each) or not self.begin(each)]
+
+    def _is_waited_for(self, request: Payload) -> bool:
+        return abi.IN_HEADER.unpack_from(request)[1] not in abi.UNANSWERED and not self._is_change(request)
+
+    def _is_change(self, request: Payload) -> bool:
+        return abi.IN_HEADER.unpack_from(request)[2] in self._numbers
