@@ -8,6 +8,9 @@ the kernel, which keeps it, is kept no longer, nor what is not asked for within 
 a narrow line a large file takes longer than that. The first time that it is opened the kernel drops its pages of it:
 they may be older.
 
+Two programs that open such a file at once, as `make -j2` has compilers do, have the kernel drop what the one has read
+as the other's open comes to its end: so what was given last is kept, and given once more.
+
 The caller sees to it that one thread at a time is here (``relay.Relay._order``).
 """
 
@@ -22,6 +25,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import PUSHED_KEPT
 
 UNUSED_S = 10.0  # seconds
+GIVEN_KEPT = 1 << 20  # bytes of what was given last
 
 Waiting = tuple[int, bytes]  # the number of a READ, and it whole
 
@@ -70,6 +74,24 @@ class _File:
         return found
 
 
+class _Given:
+    """What was given last, by node, offset and size."""
+
+    def __init__(self) -> None:
+        self.reads: OrderedDict[tuple[int, int, int], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def put(self, read: tuple[int, int, int], data: bytes) -> None:
+        self._bytes += len(data) - len(self.reads.pop(read, b""))
+        self.reads[read] = data
+        while self._bytes > GIVEN_KEPT:
+            self._bytes -= len(self.reads.popitem(last=False)[1])
+
+    def lose(self, nodeid: int) -> None:
+        for read in [each for each in self.reads if each[0] == nodeid]:
+            self._bytes -= len(self.reads.pop(read))
+
+
 class Pushed:
     """Keeps what has come of files, and how fast it may come (`pace`).
 
@@ -87,6 +109,7 @@ class Pushed:
         self.to_keep: list[tuple[bytes, int, int, bytes]] = []
         self._files: OrderedDict[int, _File] = OrderedDict()  # by nodeid, the oldest first
         self._listings: dict[int, int] = {}  # nodeid of a directory that nobody has looked into yet -> its bytes
+        self._given = _Given()
         self._bytes = self._waiting = 0
         self._came = 0  # bytes of contents and listings
         self._heard = float("-inf")  # when something came
@@ -184,9 +207,11 @@ class Pushed:
         end = min(offset + size, file.size)
         found = file.holds(offset, end, False)
         if found is None:
-            return None
+            return self._given.reads.get((nodeid, offset, size))
         self.used += end - offset
-        return b"".join(self._take(file, begin, offset, end) for begin in found)
+        data = b"".join(self._take(file, begin, offset, end) for begin in found)
+        self._given.put((nodeid, offset, size), data)
+        return data
 
     def _take(self, file: _File, begin: int, offset: int, end: int) -> bytes:
         piece = file.pieces[begin]
@@ -213,6 +238,7 @@ class Pushed:
             self._bytes -= sum(map(len, file.pieces.values()))
             self._waiting -= len(file.waiting)
             self.released += file.waiting
+            self._given.lose(nodeid)
 
     def expire(self, now: float) -> None:
         """Forget what has not been asked for in time, or does not come."""

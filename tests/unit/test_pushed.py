@@ -118,6 +118,7 @@ def test_what_was_used_is_opened_and_read_without_asking(host: Host) -> None:
     assert read(facts, small, 0, 4096) == b"small"
     again = opened(facts, small)
     assert again and again[1] == abi.FOPEN_KEEP_CACHE
+    assert read(facts, small, 0, 4096) == b"small", "the kernel may have dropped it as the first open came to its end"
     large = look_up(facts, b"lib", b"large")
     assert opened(facts, large)
     for offset, size in ((0, 4096), (90_000, 10_000), (5000, 80_000)):
@@ -125,6 +126,20 @@ def test_what_was_used_is_opened_and_read_without_asking(host: Host) -> None:
     assert read(facts, large, 99_999, 2) is None, "that was not used the last time"
     capability = abi.GETXATTR_IN.pack(100, 0) + b"security.capability\0"
     assert facts.answer(abi.GETXATTR, 7, large or 0, asked(abi.GETXATTR, large or 0, capability), NOW)
+
+
+def test_of_what_was_given_no_more_is_kept_than_so_much_and_nothing_that_others_have_changed(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_of(host, USES)
+    small = look_up(facts, b"lib", b"small")
+    assert opened(facts, small) and read(facts, small, 0, 4096) and read(facts, small, 0, 4096)
+    facts.broken([(small or 0, b"")])
+    assert read(facts, small, 0, 4096) is None
+    large = look_up(facts, b"lib", b"large")
+    monkeypatch.setattr(here, "GIVEN_KEPT", 99_999)
+    assert opened(facts, large) and read(facts, large, 0, 100_000)
+    assert read(facts, large, 0, 100_000) is None
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_RDONLY | os.O_APPEND])
