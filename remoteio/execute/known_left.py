@@ -2,7 +2,8 @@
 
 What it wrote is here (``written``), but what others have done to it since is not known for longer than coherence.TTL.
 So when the job asks for such a file, home is asked to lease that and the ones that were written after it (LEFT): who
-installs a package, or unpacks a tree, goes on with these as a rule. Twice as many each time, up to ``wire.left.MOST``.
+installs a package, or unpacks a tree, goes on with these as a rule. Twice as many each time, up to ``wire.left.MOST``;
+and the next of them as soon as one of the later half is opened, so that who goes on does not come to their end.
 Beside the lease nothing is told that the job does not have: it is opened, and read, without a question from then on.
 """
 
@@ -26,10 +27,13 @@ class KnownLeft(KnownReads):
     def __init__(self) -> None:
         super().__init__()
         self._met, self._window = 0, _FIRST  # such a file that is asked for; 0: none. How many to ask for then
+        self._later: frozenset[int] = frozenset()  # the later half of those that home was asked to lease last
 
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
         answer = super().answer(op, unique, nodeid, raw, now)
+        if op == abi.OPEN and nodeid in self._later:
+            self._met, self._later, self.ahead.moved = nodeid, frozenset(), True
         if answer is None and (op == abi.LOOKUP or (op == abi.OPEN and _reads(raw))):
             found = nodeid if op == abi.OPEN else named(self.leases, nodeid, bytes(raw[abi.ARGS : -1]))
             if self.written.may_lease(found):
@@ -42,6 +46,7 @@ class KnownLeft(KnownReads):
         met, self._met = self._met, 0
         nodes = self.written.written_after(met, self._window) if met else []
         if nodes:
+            self._later = frozenset(nodes[len(nodes) // 2 :])
             self._window = min(2 * self._window, left.MOST)
             requests.append(self._own(abi.LEFT, 0, left.pack(nodes), now, asked))
         return requests

@@ -91,9 +91,19 @@ def test_what_was_written_after_a_file_that_is_asked_for_is_leased_with_it(asks:
     for k in range(5, 12):
         assert host.looks_up(k) and host.opens(k) and host.reads(k) == DATA
     assert (host.looks_up(12), host.opens(12), host.reads(12)) == (False, False, None)
-    assert host.wants() == [], "it was refused"
+    assert host.wants() == list(range(13, 20)), "twice as many; what home has leased, or refused, not again"
     host.opens(4)
-    assert host.wants() == [4, *range(13, 20)], "twice as many; what home has leased, or refused, not again"
+    assert host.wants() == [4]
+
+
+def test_the_next_are_leased_before_who_goes_on_comes_to_them() -> None:
+    host = Host()
+    host.opens(0)
+    assert host.wants() == list(range(8))
+    host.told([attr(len(DATA))] * 8)
+    assert host.opens(3) and host.wants() == []
+    host.known.ahead.moved = False
+    assert host.opens(5) and host.known.ahead.moved and host.wants() == list(range(8, 20))
 
 
 def test_a_file_that_is_lost_before_home_is_asked_is_not_asked_for() -> None:
