@@ -42,8 +42,24 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+_COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # PEP 538
+
+
+def as_given() -> None:
+    """Take back the LC_CTYPE that Python sets where the locale is C: a job finds the environment that was given."""
+    if os.environ.get("LC_CTYPE") not in _COERCED:
+        return
+    with open("/proc/self/environ", "rb") as environ:
+        given = [item for item in environ.read().split(b"\0") if item.startswith(b"LC_CTYPE=")]
+    if given:
+        os.environb[b"LC_CTYPE"] = given[0].partition(b"=")[2]
+    else:
+        del os.environ["LC_CTYPE"]
+
+
 def main() -> None:
     """Run the command line. The console script."""
+    as_given()
     asked = os.environ.get("_REXEC_COMPLETE")
     if asked:
         import_module("shim.cli.main").complete(asked)

@@ -196,6 +196,7 @@ def test_one_listens_for_a_host_and_takes_the_place_of_one_that_died(at: Path) -
 
 def test_a_connection_is_kept_for_the_way_there_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "user_config", lambda: str(tmp_path / ".ssh/config"))
     (tmp_path / ".ssh").mkdir()
     names = {kept.name(HOST), kept.name(Host("box", "box", ("-p", "2"))), kept.name(Host("box", "box", python="py"))}
     (tmp_path / ".ssh/config").write_text("Host box\n")

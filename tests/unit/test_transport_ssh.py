@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from remoteio.submit.transport import ssh
 from remoteio.submit.transport.paramiko_stream import parts, read_options, split_destination
 from remoteio.submit.transport.ssh import open_local, split_config_option, ssh_argv, ssh_config
-from remoteio.submit.transport.stream import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line
+from remoteio.submit.transport.stream import TAIL_BYTES, TransportError, explain_ssh, has_aes, last_line, user_config
 
 WORDS = {
     "ssh: Could not resolve hostname bix: Name or service not known": "the name bix is unknown",
@@ -89,10 +90,19 @@ def test_without_aes_in_the_cpu_no_cipher_is_named() -> None:
 
 
 def test_a_configuration_file_of_the_options_takes_the_place_of_the_users() -> None:
-    assert split_config_option(["-p", "2222"]) == (["~/.ssh/config", "/etc/ssh/ssh_config"], ["-p", "2222"])
+    assert split_config_option(["-p", "2222"]) == ([user_config(), "/etc/ssh/ssh_config"], ["-p", "2222"])
     assert split_config_option(["-F", "/a", "-v"]) == (["/a"], ["-v"])
     assert split_config_option(["-F/a"]) == (["/a"], [])
     assert split_config_option(["-Fnone"]) == ([], [])
+
+
+def test_the_user_s_configuration_is_that_which_ssh_reads_whatever_home_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = user_config()
+    assert before == f"{pwd.getpwuid(os.getuid()).pw_dir}/.ssh/config"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_config() == before
 
 
 def test_a_destination_can_be_no_option_of_ssh() -> None:

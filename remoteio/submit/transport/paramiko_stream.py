@@ -25,7 +25,7 @@ from paramiko.ssh_exception import (
 
 from remoteio.submit.transport import stream
 from remoteio.submit.transport.job_control import apart, end_group, settings_kept
-from remoteio.submit.transport.stream import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError
+from remoteio.submit.transport.stream import CONNECT_SECONDS, TAIL_BYTES, Stream, TransportError, user_config
 
 # Small beside a fast link's bandwidth times its delay, and a transfer crawls (paramiko's own is 2 MiB).
 _WINDOW_BYTES = 16 << 20
@@ -221,7 +221,7 @@ def read_options(options: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
 
     Raises TransportError for an argument that only the ssh program understands.
     """
-    files = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
+    files = [Path(user_config()), Path("/etc/ssh/ssh_config")]
     settings: dict[str, str] = {}
     names = {"-p": "port", "-l": "user", "-i": "identityfile"}
     words = iter(options)

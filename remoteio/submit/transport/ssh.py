@@ -23,6 +23,7 @@ from remoteio.submit.transport.stream import (
     explain_ssh,
     has_aes,
     last_line,
+    user_config,
 )
 
 # Below the user's own settings: these hold only where ~/.ssh/config and the system's file name none.
@@ -228,7 +229,7 @@ def open_local(argv: Sequence[str]) -> Stream:
 
 def split_config_option(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Take ``-F FILE`` out of ssh's arguments: (the configuration files in force, the other arguments)."""
-    files = ["~/.ssh/config", "/etc/ssh/ssh_config"]
+    files = [user_config(), "/etc/ssh/ssh_config"]
     rest: list[str] = []
     words = iter(options)
     for word in words:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from abc import ABC, abstractmethod
 
@@ -12,6 +14,15 @@ from remoteio.printable import printable
 TAIL_BYTES = 64 << 10
 # To reach a host; the user's own ConnectTimeout goes before it.
 CONNECT_SECONDS = 15
+
+
+def user_config() -> str:
+    """Name the user's own configuration of ssh as ssh does: it goes by passwd(5), whatever $HOME says."""
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        home = os.path.expanduser("~")  # ssh itself goes nowhere without an entry; paramiko does
+    return f"{home}/.ssh/config"
 
 
 class TransportError(RexecError):

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from checkpoint.submit import xdg
 from remoteio.submit import programs
-from remoteio.submit.transport.stream import Stream, TransportError
+from remoteio.submit.transport.stream import Stream, TransportError, user_config
 from shim.submit import own_code
 from shim.submit.hosts import bootstrap
 from shim.submit.hosts.bootstrap import Facts
@@ -58,7 +58,7 @@ def directory() -> Path:
 def name(host: Host) -> str:
     """Name the socket of the keeper of connections as this process would make them to `host`."""
     stamps = []
-    for file in (os.path.expanduser("~/.ssh/config"), "/etc/ssh/ssh_config"):
+    for file in (user_config(), "/etc/ssh/ssh_config"):
         with contextlib.suppress(OSError):
             found = os.stat(file)
             stamps.append((file, found.st_mtime_ns, found.st_ino))
