@@ -63,8 +63,11 @@ class AtOnce(AskedAhead):
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
             asked = op, nodeid, 0, self._known.written.stamp(op, nodeid, raw, made, now), now, raw
-            number, answer = behind.entered(unique, asked, answer, made.nodeid if made else 0)
-        behind.send_change(number, raw)
+            joins = op == abi.SETATTR and self._known.making.is_own(nodeid) and behind.joins(asked)
+            if not joins:
+                number, answer = behind.entered(unique, asked, answer, made.nodeid if made else 0)
+        if not joins:
+            behind.send_change(number, raw)
         if answer:
             self._answer(op, answer)
         return True

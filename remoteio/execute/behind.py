@@ -21,6 +21,7 @@ import threading
 from collections import deque
 
 from remoteio.execute.answers import Answers
+from remoteio.execute.joined import joined
 from remoteio.execute.sent import Sent
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import HEAD, ROOM, ROOM_SIZE
@@ -38,7 +39,7 @@ _O_ACCMODE, _O_TRUNC = 0o3, 0o1000  # asm-generic/fcntl.h
 _FREE = frozenset((abi.READ, abi.READLINK, abi.GETXATTR, abi.LISTXATTR, abi.LSEEK, abi.OPEN))
 _BY_HANDLE = (abi.READ, abi.LSEEK)
 TELL = frozenset((abi.FSYNC, abi.FLUSH, abi.FALLOCATE))  # tell also what has failed since they were asked for
-_BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.WRITE_IN.size
+_BODY, _HEAD = abi.OUT_HEADER.size, abi.ARGS + abi.SETATTR_IN.size
 _NAMED = abi.ARGS + abi.CREATE_IN.size + 2 * 256  # bytes that are kept of a request that makes, or moves, a name
 
 
@@ -115,6 +116,21 @@ class Behind:
                 self._bytes, self._answered = self._bytes + size, self._last
             self._changes[unique] = change
             return change.number, b"" if waits else answer
+
+    def joins(self, asked: Asked) -> bool:
+        """Have a SETATTR done with the change before it: that is one of the same node, and has not gone. False: it is
+        to be ``entered``."""
+        op, nodeid, pid, stamp, at, raw = asked
+        with self._turn:
+            change = next(reversed(self._changes.values()), None)
+            if change is None or change.number != self._last or change.answer or change.asked[:2] != (op, nodeid):
+                return False
+            was, head = change.asked[5], HEAD.pack(change.number, change.number - 1)
+            both = joined(was, raw)
+            if both is None or not self._link.amend(AFTER, head + bytes(was), head + both):
+                return False
+            change.asked = op, nodeid, pid, stamp, at, both
+            return True
 
     def _fits(self, size: int) -> bool:
         return len(self._changes) - len(self._waiting) < ROOM and self._bytes + size <= ROOM_SIZE

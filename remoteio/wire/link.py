@@ -30,13 +30,14 @@ class LinkClosed(RexecError):
 
 class _Queue:
     """Frames that wait to be sent, small ones first; `size` is their bytes. `ahead` tells what goes before the next;
-    `later` has what nobody waits for written."""
+    `later` has what nobody waits for written. `last` is the last, if it is small."""
 
-    __slots__ = ("_large", "_small", "ahead", "later", "size")
+    __slots__ = ("_large", "_small", "ahead", "last", "later", "size")
 
     def __init__(self) -> None:
         self.ahead: Callable[[], bytes] = bytes
         self.later = Later(lambda: None)
+        self.last: list[bytes | memoryview] | None = None
         self._small: deque[list[bytes | memoryview]] = deque()
         self._large: deque[list[bytes | memoryview]] = deque()
         self.size = 0
@@ -45,10 +46,12 @@ class _Queue:
         if ahead:  # with the small ones, before any of which it goes that comes later
             self._small.append([ahead])
         (self._large if large else self._small).append(parts)
+        self.last = None if large else parts
         self.size += sum(map(len, parts)) + len(ahead)
 
     def take(self) -> list[bytes | memoryview]:
         """Return all that are small, as one, or else one large; nothing if none waits."""
+        self.last = None
         if self._small:
             parts: list[bytes | memoryview] = [b"".join(p[0] for p in self._small)]
             self._small.clear()
@@ -62,7 +65,7 @@ class _Queue:
     def clear(self) -> None:
         self._small.clear()
         self._large.clear()
-        self.size = 0
+        self.size, self.last = 0, None
 
     def end(self) -> None:
         """Drop all: nothing is written any more."""
@@ -142,6 +145,11 @@ class Link:
 
     def push(self) -> None:
         """Write what was sent for later: here there is no such thing."""
+
+    def amend(self, kind: int, was: bytes, now: bytes) -> bool:
+        """Send that payload, of the same size, in place of one that was sent for later, unless that has gone, or more
+        was sent since: then False, as here always."""
+        return False
 
     @property
     def queued(self) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from remoteio.wire.frames import BULK, HEADER, LARGE, PING
+from remoteio.wire.frames import BULK, HEADER, LARGE, PING, frame
 from remoteio.wire.later import Later
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session import Session
@@ -101,6 +101,15 @@ class SessionSender(Link):
                 return
             parts = self._begin()
         self._write_out(stream, parts, threading.get_ident() != self._receiver)
+
+    def amend(self, kind: int, was: bytes, now: bytes) -> bool:
+        """See Link.amend."""
+        with self._lock:
+            last = self._queue.last
+            if last is None or last[0] != frame(kind, was):
+                return False
+            last[0] = frame(kind, now)
+            return True
 
     def _begin(self) -> Parts:
         """Under the lock: have this thread write, and return what comes first."""

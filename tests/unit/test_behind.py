@@ -16,11 +16,13 @@ from remoteio.execute.at_once import AT_ONCE
 from remoteio.execute.behind import Behind
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import later
 from remoteio.wire.behind import HEAD, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE, SAME_LARGE
 from remoteio.wire.frames import AFTER, FUSE, FrameReader
 from remoteio.wire.link import Link
 from remoteio.wire.listed import pack
 from remoteio.wire.makes import MORE, Granted
+from remoteio.wire.session_link import SessionLink
 from tests.until import HANG
 
 FILE, OTHER, HANDLE = 5, 6, 17
@@ -33,7 +35,7 @@ THEIRS = abi.ATTR.pack(FILE, 9, 0, 1, 2, 3, 0, 0, 0, stat.S_IFREG | 0o644, 1, 7,
 class Ends:
     """A relay with a file that the job has just made, what it tells the kernel, and what it sends home."""
 
-    def __init__(self) -> None:
+    def __init__(self, lasts: bool = False) -> None:
         self._kernel, to_kernel = os.pipe()
         unused, other = os.pipe()
         self._home, to_home = os.pipe()
@@ -41,7 +43,10 @@ class Ends:
         for fd in (self._kernel, self._home):
             os.set_blocking(fd, False)
         self._reader = FrameReader()
-        self.relay = Relay(to_kernel, Link(unused, to_home), self._fails)
+        self.link = SessionLink(unused, to_home) if lasts else Link(unused, to_home)
+        if isinstance(self.link, SessionLink):
+            self.link.last(lambda why: None)
+        self.relay = Relay(to_kernel, self.link, self._fails)
         self.behind: Behind = self.relay.behind
         self._unique = 0
 
@@ -101,6 +106,8 @@ class Ends:
 
     def close(self) -> None:
         assert self.relay._aside.rest(HANG)
+        if isinstance(self.link, SessionLink):
+            self.link.close()
         for fd in self._fds:
             os.close(fd)
 
@@ -416,3 +423,46 @@ def test_what_a_directory_looks_like_meanwhile_is_forgotten_before_anybody_can_k
     ends.sent()
     ends.asks(abi.GETATTR, abi.GETATTR_IN.pack(0, 0, 0), OTHER)
     assert not ends.told() and [op for *_, op in ends.sent()] == [abi.GETATTR]
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
+    """Over a link that sends what nobody waits for when it is pushed."""
+    monkeypatch.setattr(later, "MOMENT", HANG)
+    made = Ends(lasts=True)
+    made.made()
+    made.relay._known.making.owns(FILE)
+    yield made
+    made.close()
+
+
+def test_what_is_set_of_a_file_is_one_change_as_long_as_it_has_not_gone(slow: Ends) -> None:
+    times = slow.sets(abi.FATTR_MTIME, mtime=9)
+    slow.sets(abi.FATTR_MODE, mode=0o600)
+    slow.link.push()
+    slow.sets(abi.FATTR_MODE, mode=0o640)
+    slow.link.push()
+    assert slow.errors() == [] and [number for number, _, _ in slow.sent()] == [1, 2]
+    slow.relay.from_link(abi.reply(times, abi.ATTR_OUT.pack(0, 0, 0) + ATTR))
+    assert slow.behind.done() == 1
+
+
+def test_what_is_set_before_and_after_something_else_is_not_one(slow: Ends) -> None:
+    slow.sets(abi.FATTR_MTIME, mtime=9)
+    slow.writes(b"data")
+    slow.sets(abi.FATTR_MTIME, mtime=9)
+    slow.behind.send(abi.request(abi.RELEASE, FILE, abi.RELEASE_IN.pack(HANDLE, 0, 0, 0), 99), later=True)
+    slow.sets(abi.FATTR_MODE, mode=0o600)
+    slow.link.push()
+    assert [(number, op) for number, _, op in slow.sent()] == [
+        (1, abi.SETATTR), (2, abi.WRITE), (3, abi.SETATTR), (0, abi.RELEASE), (4, abi.SETATTR),
+    ]  # fmt: skip
+
+
+def test_what_fails_of_several_that_were_set_is_told_once(slow: Ends) -> None:
+    times = slow.sets(abi.FATTR_MTIME, mtime=9)
+    slow.sets(abi.FATTR_MODE, mode=0o600)
+    slow.relay.from_link(abi.failure(times, errno.EIO))
+    slow.told()
+    slow.sets(abi.FATTR_MODE, mode=0o600)
+    assert slow.errors() == [errno.EIO]
