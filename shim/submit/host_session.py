@@ -380,5 +380,5 @@ class HostSession:
             if self.files.ahead.saw(self.export, request) and not self._threads.aside(told_ahead.PUSH_DUE):
                 due.append(told_ahead.PUSH_DUE)
             if (answer := self.export.answered(request)) is not None:
-                self.send(*answer, later=bool(request.number))
+                self.send(*answer, later=request.number > 0 and len(each) < frames.LARGE)
             due += self.export.ordered.done(request.unique)
