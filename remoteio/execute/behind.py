@@ -119,7 +119,11 @@ class Behind:
 
     def joins(self, asked: Asked) -> bool:
         """Have a SETATTR done with the change before it: that is one of the same node, and has not gone. False: it is
-        to be ``entered``."""
+        to be ``entered``.
+
+        The link's lock is taken here under the relay's, and the other way round where a link is renewed; but changes of
+        a job whose home may be renewed are not answered (--checkpoint).
+        """
         op, nodeid, pid, stamp, at, raw = asked
         with self._turn:
             change = next(reversed(self._changes.values()), None)
