@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from remoteio.submit.transport.ssh import ProcessStream, open_local
 from remoteio.submit.transport.stream import Stream
 from shim.execute import spare
+from shim.submit import own_code
 from shim.submit.hosts import keeper, kept, spares
 from shim.submit.hosts.bootstrap import Facts
 from shim.submit.hosts.config import Host
@@ -165,6 +167,24 @@ def test_what_a_run_leaves_to_its_keeper_is_closed_after_it(at: Path) -> None:
         serving._wait()
         assert not serving._runs and os.read(reads, 1) == b""
         os.close(reads)
+
+
+def test_a_resident_that_dies_as_it_begins_is_not_begun_again_at_once(
+    at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_code, "command", lambda module: ["false"])
+    listener = keeper.listen(at)
+    assert listener is not None
+    with listener:
+        serving = keeper.Keeper(HOST, 60, listener)
+        stream = open_local(["cat"])
+        assert isinstance(stream, ProcessStream)
+        serving._spare = spares.Spare(stream, Facts((3, 11, 2), "waits", ""), 20_000)
+        serving._begin_resident()
+        assert serving._resident is not None
+        serving._wait()
+        serving._begin_resident()
+        assert serving._resident is None and serving._spare is None
 
 
 def test_what_a_run_leaves_to_a_keeper_that_it_starts_is_its_standard_input(

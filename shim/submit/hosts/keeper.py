@@ -149,6 +149,8 @@ class Keeper:
     def _hear_resident(self, resident: Resident) -> None:
         if not resident.hears():
             self._end_resident()
+            if not resident.begun:  # none can be had here, it seems: another is tried after the next run
+                self._drop()
         elif resident.free and not resident.begun:  # it has declined its first run: the connection is as it was
             self._spare = resident.spare
 
