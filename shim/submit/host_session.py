@@ -102,6 +102,7 @@ class _Files:
         if export is not None:  # what is leased to nobody is told anew from now on: it was this job that knew it
             export.listings.since = time.monotonic()
             export.more.removed.forget()
+            export.inodes.descriptors.job_over()
             export.inodes.allowed.refusals.clear()
 
     def next_job(self, first_names: FirstNames) -> bool:

@@ -173,6 +173,17 @@ def test_a_connection_that_breaks_is_made_again_under_a_later_run(runs: Runs) ->
     assert (said, process.returncode) == (b"heard\nas it is now", 0)
 
 
+def test_what_a_run_has_made_is_held_by_nobody_when_it_has_ended(runs: Runs) -> None:
+    runs.again("dd", "if=/dev/zero", "of=made", "bs=64k", "count=4", "status=none")
+    made = str(runs.dir / "made")
+
+    def held() -> list[str]:
+        fds = [fd for each in residents(runs) for fd in Path(f"/proc/{each.pid}/fd").iterdir()]
+        return [name for name in map(os.readlink, fds) if name == made]
+
+    until(lambda: not held(), "nobody holds what is removed here")
+
+
 @long
 def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: Runs) -> None:
     runs.rest()

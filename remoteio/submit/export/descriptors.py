@@ -165,6 +165,11 @@ class Descriptors:
                     files.popitem(last=False)
         return True
 
+    def job_over(self) -> None:
+        """Let go of what the job has made: who removes that here is to have its room, though another job may come."""
+        with self._table:
+            self._made.clear()
+
     def reopen_kept(self, node: Node, flags: int) -> int:
         """Open a new descriptor of a file that was kept. Raises ESTALE for one that is not."""
         fd = self._leased.get(node.id, self._made.get(node.id))
