@@ -192,6 +192,7 @@ class Resident:
             if self.usable:
                 self._say(b"declined")
             run.close()
+            run.gone.set()  # nobody hears it: `end` would wait for it for ever
             return
         threading.Thread(target=self._hear_run, args=(run,), name="run", daemon=True).start()
 

@@ -137,6 +137,25 @@ def test_what_the_resident_says_is_what_a_session_says(ends: tuple[socket.socket
         session.serve()
 
 
+def test_a_first_run_that_its_host_does_not_take_is_waited_for_by_nobody(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_taken(self: Resident, offer: Offer, spec: JobSpec, owed: int, run: Any) -> bool:
+        self._run, self.usable = run, False  # as where the host has not answered
+        return False
+
+    monkeypatch.setattr(Resident, "_takes", not_taken)
+    monkeypatch.setattr(resident, "_read", lambda link: (offer(), spec()))
+    found = Resident(Host("far", "far"), -1, ends[0])
+    ours, theirs = socket.socketpair()
+    with ours:
+        found.serve(theirs.detach(), 0)
+    ending = threading.Thread(target=found.end, daemon=True)
+    ending.start()
+    ending.join(5)
+    assert not ending.is_alive()
+
+
 def test_a_process_with_other_namespaces_or_rights_is_not_alike() -> None:
     assert beside.alike(os.getpid()) and not beside.alike(0) and not beside.alike(1 << 22)
     waits = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
