@@ -85,7 +85,7 @@ class ToHome:
     def __init__(self) -> None:
         self.sent: deque[bytes] = deque()
 
-    def send(self, kind: int, payload: bytes) -> None:
+    def send(self, kind: int, payload: bytes, later: bool = False) -> None:
         assert kind == FUSE
         self.sent.append(bytes(payload))
 
