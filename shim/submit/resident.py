@@ -1,6 +1,6 @@
 """Serves the files of one run after another over one connection, from a process of its own: the resident.
 
-A keeper starts it beside an agent that waits on a host that is far (shim/submit/hosts/keeper.py), and hands it the
+A keeper starts it beside an agent that waits on a host (shim/submit/hosts/keeper.py), and hands it the
 runs, one at a time. The first has that agent begin; each further one is begun by the same agent, in the same root, so
 all that the kernel there knows of the files here is as good as within one job: it is under the same leases, which this
 process holds on. Why so: docs/decisions/resident.md.

@@ -38,8 +38,8 @@ class Runs:
         return str([event["runtime"] for event in events if event["event"] == "reached"][-1])
 
     def until_kept(self, script: str = "exit 3", status: int = 3) -> None:
-        """Run as often as it takes until one was given a connection that was kept."""
-        until(lambda: self(script, status) == "waits", "no run was given a connection", within=HANGS)
+        """Run as often as it takes until one was given a connection that was kept, or what stays at its far end."""
+        until(lambda: self(script, status) in ("waits", "stays"), "no run was given a connection", within=HANGS)
 
     def disconnect(self) -> bytes:
         """Say `rexec disconnect`; what it prints."""

@@ -26,15 +26,15 @@ long = pytest.mark.long(lambda **_: True)
 
 
 class Runs:
-    """Runs on a far host, of one user, with a cache and a log of their own."""
+    """Runs on one host, of one user, with a cache and a log of their own."""
 
-    def __init__(self, rexec: Rexec, directory: Path) -> None:
-        self.rexec, self.dir, self._log = rexec, directory, directory / "log"
+    def __init__(self, rexec: Rexec, directory: Path, on: str) -> None:
+        self.rexec, self.dir, self._on, self._log = rexec, directory, on, directory / "log"
         self.env = {"XDG_CACHE_HOME": str(directory / "cache"), "REXEC_KEEP": "1h"}
 
     def start(self, *argv: str, **more: Any) -> Any:
         return self.rexec.start(
-            ["--json-log", self._log, "--on", FAR, *argv], as_user=SUBMIT_USER, env=self.env, cwd=self.dir, **more
+            ["--json-log", self._log, "--on", self._on, *argv], as_user=SUBMIT_USER, env=self.env, cwd=self.dir, **more
         )
 
     def __call__(self, *argv: str, status: int = 0, stdin: bytes = b"") -> bytes:
@@ -68,8 +68,13 @@ class Runs:
 
 
 @pytest.fixture
-def runs(rexec: Rexec, place: Callable[[str], Path]) -> Iterator[Runs]:
-    found = Runs(rexec, place(SUBMIT_USER))
+def on() -> str:
+    return FAR
+
+
+@pytest.fixture
+def runs(rexec: Rexec, place: Callable[[str], Path], on: str) -> Iterator[Runs]:
+    found = Runs(rexec, place(SUBMIT_USER), on)
     yield found
     with rexec.start(["disconnect"], as_user=SUBMIT_USER, env=found.env) as ending:
         assert not ending.wait(HANG)
@@ -99,6 +104,7 @@ def test_statuses_signals_and_streams_are_each_run_s_own(runs: Runs) -> None:
     assert runs.again("echo", "one more") == b"one more\n"
 
 
+@pytest.mark.parametrize("on", [FAR, "alpha-alice"])
 def test_a_run_sees_what_was_changed_here_before_it_began(runs: Runs) -> None:
     at = runs.dir / "file"
     at.write_text("0\n")

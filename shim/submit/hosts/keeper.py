@@ -28,7 +28,6 @@ from pathlib import Path
 
 from checkpoint.submit import xdg
 from remoteio.submit.transport.stream import Stream
-from remoteio.wire import pushed
 from remoteio.wire.coherence import TTL
 from shim.submit import own_code, own_process
 from shim.submit.hosts import beside, kept
@@ -141,8 +140,8 @@ class Keeper:
             spare.stream.close(done=True)
 
     def _begin_resident(self) -> None:
-        """Have one for the next run, where round trips cost something."""
-        if self._resident is None and self._spare is not None and self._spare.trip >= pushed.FAR * 1e6:
+        """Have one for the next run."""
+        if self._resident is None and self._spare is not None:
             with contextlib.suppress(OSError):  # then each run serves its own files
                 self._resident = Resident(self._host, self._spare)
 
