@@ -50,10 +50,9 @@ def _serve(fd: int, stop: int, asked: threading.Event, silent: bool) -> None:
         if op in (abi.READ, abi.STATFS) or (silent and op == abi.GETATTR):
             if op == abi.READ:
                 asked.set()  # and that is all
-        elif body is not None:
-            os.write(fd, abi.reply(unique, body))
-        elif op not in abi.NO_REPLY:
-            os.write(fd, abi.failure(unique, 38))
+        elif body is not None or op not in abi.NO_REPLY:
+            with contextlib.suppress(FileNotFoundError):  # who asked was killed meanwhile
+                os.write(fd, abi.failure(unique, 38) if body is None else abi.reply(unique, body))
 
 
 @contextlib.contextmanager
