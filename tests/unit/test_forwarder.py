@@ -118,6 +118,22 @@ def test_both_ways_at_once_byte_for_byte_and_each_end_by_itself(ways: Ways, targ
         until(lambda end=end: not end._carried, "both have ended it, and it is carried on")  # type: ignore[misc]
 
 
+def test_who_was_killed_to_go_on_elsewhere_has_not_ended_what_he_had(target: socket.socket) -> None:
+    """What a killed job's sockets say is no end of its own: who waits at home is to connect anew, not to go home."""
+    made = Ways(Forward(False, free(), target.getsockname()))
+    try:
+        with connected(door(made)) as job, target.accept()[0] as home:
+            job.sendall(b"so far")
+            assert home.recv(10) == b"so far"
+            made.there.killed = lambda: True
+            job.close()
+            home.settimeout(HANG)
+            with pytest.raises(ConnectionResetError):
+                home.recv(1)
+    finally:
+        made.close()
+
+
 def test_where_nobody_listens_it_is_reset(ways: Ways, target: socket.socket) -> None:
     target.close()
     with pytest.raises(ConnectionResetError), connected(door(ways)) as client:

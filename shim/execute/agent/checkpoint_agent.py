@@ -99,7 +99,7 @@ class CheckpointAgent:
         if self._spec.forwards and not self._parts.checkpoint.rehearsal:
             from shim.execute.agent.forwarded import enter
 
-            self._listen = enter(agent, self._spec)
+            self._listen = enter(agent, self._spec, lambda: self._tree.moved)
 
     def run(self, frames_left: Frames) -> None:
         """Serve as ``Agent.run`` does. Raises LinkClosed."""

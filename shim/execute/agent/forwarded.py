@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from shim.execute.init.messages import Message
 
 
-def enter(agent: Agent, spec: JobSpec) -> Callable[[], None]:
+def enter(agent: Agent, spec: JobSpec, moved: Callable[[], bool] = lambda: False) -> Callable[[], None]:
     """Carry the job's connections, beside what the agent does for it; returns what begins to let the job connect.
 
-    None but the job's own user may connect, and root where it is root's.
+    None but the job's own user may connect, and root where it is root's. `moved` tells whether the job has been killed
+    here to go on elsewhere.
     """
     login = os.geteuid()
     carries = Forwarder(Side(spec.forwards, False, frozenset((login or spec.uid,))))
     carries.before = agent.relay.all_done  # as of all that it says: what it did to files is done first
+    carries.killed = moved
     carries.begin(agent.link)
     carries.start(fail)
     closing, state = agent.closing, agent.state
