@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from remoteio.submit.export.between_jobs import take_back
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.once import Once
@@ -104,6 +105,7 @@ class _Files:
             export.more.removed.forget()
             export.inodes.descriptors.job_over()
             export.inodes.allowed.refusals.clear()
+            take_back(export.inodes, export.leases)
 
     def next_job(self, first_names: FirstNames) -> bool:
         """Serve another, with the same rights; before its host is told of it. False: something is still being sent for

@@ -7,8 +7,8 @@ process holds on. Why so: docs/decisions/resident.md.
 
 A run keeps its terminal, streams and signals (served_session.py). What it offers has to be like the first's in all
 that the session was made of; else it is left to make its own connection. Its process's end ends its job; an end of this
-one is the end of both. Nothing stays where a job has made what is its own (Confinement.made), which the next would
-have too.
+one is the end of both. What a job had as its own, and what it had locked, is taken back before the next
+(remoteio/submit/export/between_jobs.py).
 
 Threads: the main one begins the runs; the session has its own (host_session.py); one reads what a run sends.
 """
@@ -119,17 +119,15 @@ class _Session:
     """What one run after another has in common.
 
     like   what has to be alike of them all
-    made   the directories that the jobs have made their own
     told   the paths of which the host has been told
     """
 
     def __init__(self, host: Host, fd: int, offer: Offer, spec: JobSpec, handler: Resident) -> None:
         """Make one for its first job; ``begin`` has its host take that."""
         self.like = _like(offer, spec)
-        self.made: dict[tuple[int, int], int] = {}
         self.told: set[bytes] = set()
         self.hello: host_frames.Hello | None = None
-        rights = JobRights(offer.scope, self.made, sync=offer.sync)
+        rights = JobRights(offer.scope, sync=offer.sync)
         self.names, self.link = first_names(spec, rights), SessionLink(fd, fd)
         self.dialler = Dialler(host, self.link, offer.lease)
         self.dialler.describe(spec)
@@ -345,10 +343,8 @@ class Resident:
         run.send(frames.NEWS, news(over=over))
         self._fresh = 0.0 if self._forgot else time.monotonic() + TTL
         run.over = True
-        leases = None if export is None else export.leases
-        # its host has forgotten what it was told, or is told less since the job has locked a file
-        cold = leases is not None and (EVERYTHING in leases.resting or leases.touched is not None)
-        if kind == frames.FAIL or session.made or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
+        cold = export is not None and EVERYTHING in export.leases.resting  # its host has forgotten what it was told
+        if kind == frames.FAIL or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
             self.usable = False
         else:
             self._say(b"forgot" if self._forgot else b"rests")

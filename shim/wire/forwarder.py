@@ -57,8 +57,7 @@ class _Carried:
 class Forwarder:
     """Carries the connections of one job at one end of a link, and of another link after that.
 
-    before  waits until what the job has said may be told
-    killed  whether what connects was killed here and goes on elsewhere: what it did not end itself is reset
+    before  waits until what the job has said may be told. Raises ConnectionResetError: it is not to be told
     done    it has stopped
 
     Threads: its own does what is said above; the link's calls `put`; any may call `listen` (once), `begin`, `reset` and
@@ -76,7 +75,6 @@ class Forwarder:
         self._carried: dict[int, _Carried] = {}
         self._poll, self._wakeup = select.poll(), Wakeup()
         self.before: Callable[[], None] = lambda: None
-        self.killed: Callable[[], bool] = lambda: False
         self.done = threading.Event()
 
     def listen(self) -> None:
@@ -228,8 +226,6 @@ class Forwarder:
         if not room:
             return
         data = carried.sock.recv(room)
-        if not data and self.killed():
-            raise ConnectionResetError
         with self._lock:
             connection.room -= len(data)
             connection.sent_end = not data

@@ -120,12 +120,16 @@ def test_both_ways_at_once_byte_for_byte_and_each_end_by_itself(ways: Ways, targ
 
 def test_who_was_killed_to_go_on_elsewhere_has_not_ended_what_he_had(target: socket.socket) -> None:
     """What a killed job's sockets say is no end of its own: who waits at home is to connect anew, not to go home."""
+
+    def resets() -> None:
+        raise ConnectionResetError
+
     made = Ways(Forward(False, free(), target.getsockname()))
     try:
         with connected(door(made)) as job, target.accept()[0] as home:
             job.sendall(b"so far")
             assert home.recv(10) == b"so far"
-            made.there.killed = lambda: True
+            made.there.before = resets
             job.close()
             home.settimeout(HANG)
             with pytest.raises(ConnectionResetError):

@@ -15,6 +15,7 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.leases import Leases
 from remoteio.inotify import IN_Q_OVERFLOW, Inotify
 from remoteio.submit.export import leases as at_home
+from remoteio.submit.export.between_jobs import take_back
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
@@ -166,6 +167,23 @@ def test_names_alone_are_leased_where_a_file_is_locked_and_for_no_time(export: E
     assert broken(export) == [(node, b"none")]
     assert ask(export, abi.GETATTR, file, abi.GETATTR_IN.pack(0, 0, 0))[0] == 0
     assert ask(export, abi.OPENDIR, node, abi.OPEN_IN.pack(0, 0))[0] == 0
+
+
+def test_what_lies_beside_a_lock_is_leased_as_before_to_the_next_job(export: Export, tmp_path: Path) -> None:
+    node = directory(export)
+    file = abi.ENTRY.unpack_from(ask(export, abi.LOOKUP, node, b"file\0")[1])[0]
+    for lock in (1, 2):
+        fh = abi.OPEN_OUT.unpack_from(ask(export, abi.OPEN, file, abi.OPEN_IN.pack(os.O_RDWR, 0))[1])[0]
+        export.answer(abi.Request(abi.request(abi.SETLK, file, abi.LK_IN.pack(fh, lock, 0, 0, 1, 1, 0, 0), 2)))
+        assert broken(export), "each job's first lock takes back what is beside it"
+        assert ask(export, abi.GETATTR, file, abi.GETATTR_IN.pack(0, 0, 0))[0] == 0
+        export.answer(abi.Request(abi.request(abi.RELEASE, file, abi.RELEASE_IN.pack(fh, 0, 0, 0), 3)))
+        take_back(export.inodes, export.leases)
+        what, body = ask(export, abi.LOOKUP, node, b"file\0")
+        assert what == wire.NAME | wire.ATTR and any(abi.ENTRY.unpack_from(body)[2:])
+        (tmp_path / "dir/file").write_text("changed here")
+        assert broken(export) == [(file, b"")]
+        look(export, node, b"file")
 
 
 def test_a_host_that_has_not_heard_of_home_answers_from_no_lease() -> None:

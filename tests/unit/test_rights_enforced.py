@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from remoteio.submit.export import allowed
+from remoteio.submit.export import allowed, between_jobs
 from remoteio.submit.export.first_names import FirstNames
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.nodes import path as names_of
 from remoteio.submit.export.pushing import Pushing
 from remoteio.submit.export.rights import Rule
 from remoteio.wire import fuse_abi as abi
@@ -222,6 +223,37 @@ def test_what_the_job_makes_is_its_own(of: Of) -> None:
     host.write("project/alone/.git/config")
     host.remove("project/newer/.git/hooks/pre-commit")
     host.remove("project/newer/.git/hooks", abi.RMDIR)
+
+
+def test_what_a_job_has_made_is_not_the_next_one_s_own(of: Of) -> None:
+    """Though its kernel knows all of it still, by the same nodes."""
+    host = of()
+    for path in ("new", "new/.git", "new/.git/hooks", "new/sub", "new/sub/.git", "new/.vscode"):
+        host.mkdir(path)
+    for path in ("new/.git/hooks/pre-commit", "new/.git/config", "new/.envrc", "new/main.c", "new/sub/.git/config"):
+        host.create(path)
+    host.move("new/sub", "project/alone")
+    known = {name: host.walk(host.home / name) for name in ("new/.git/hooks", "project/alone/.git", "new/main.c")}
+    made = set(host.export.inodes.nodes)
+    between_jobs.take_back(host.export.inodes, host.export.leases)
+    hook = abi.MKNOD_IN.pack(0o100644, 0, 0, 0) + b"post-commit\0"
+    refused(lambda: host.ask(abi.MKNOD, known["new/.git/hooks"], hook), errno.EROFS)
+    config = abi.RENAME2_IN.pack(known["new/.git/hooks"], 0, 0) + b"config\0x\0"
+    refused(lambda: host.ask(abi.RENAME2, known["project/alone/.git"], config), errno.EROFS)
+    fresh = of()
+    for path in ("new/.git/hooks/x", "new/.git/config.worktree", "project/alone/.git/hooks", "new/.vscode/tasks.json"):
+        for each in (host, fresh):
+            refused(lambda path=path, each=each: each.create(path), errno.EROFS)  # type: ignore[misc]
+    for each in (host, fresh):
+        refused(lambda each=each: each.write("new/.git/config"), errno.EROFS)  # type: ignore[misc]
+        each.write("new/main.c")
+        each.mkdir(f"new/{id(each)}")
+    nodes = host.export.inodes.nodes
+    for node in made:
+        if nodes[node].parent is not None:
+            path = os.fsdecode(names_of(nodes[node].parent, nodes[node].name))
+            there = fresh.export.inodes.get(fresh.walk(path)).rights
+            assert (nodes[node].rights.level, nodes[node].rights.file) == (there.level, there.file), path
 
 
 def test_what_was_there_is_not_made_the_job_s_own(of: Of) -> None:

@@ -26,8 +26,13 @@ def enter(agent: Agent, spec: JobSpec, moved: Callable[[], bool] = lambda: False
     """
     login = os.geteuid()
     carries = Forwarder(Side(spec.forwards, False, frozenset((login or spec.uid,))))
-    carries.before = agent.relay.all_done  # as of all that it says: what it did to files is done first
-    carries.killed = moved
+
+    def before() -> None:
+        if moved():
+            raise ConnectionResetError  # its sockets have ended with it, and it has not ended them
+        agent.relay.all_done()  # as of all that it says: what it did to files is done first
+
+    carries.before = before
     carries.begin(agent.link)
     carries.start(fail)
     closing, state = agent.closing, agent.state
