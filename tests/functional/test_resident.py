@@ -155,22 +155,23 @@ def test_nothing_of_a_job_is_seen_by_the_next(runs: Runs) -> None:
 def test_what_a_job_has_made_and_locked_is_the_next_one_s_as_anything_here(runs: Runs) -> None:
     """It may go on in what was made, and has no more rights there than a first job would have."""
     hook, at = runs.dir / "repo/.git/hooks/pre-commit", runs.dir / "repo/file"
-    makes = "git init -q repo; echo exit 0 >repo/.git/hooks/pre-commit; mkdir -p repo/a/b; echo 1 >repo/file"
-    runs.again("sh", "-c", makes)
+    runs.rest()
+    session = [each.pid for each in residents(runs)]
+    runs("sh", "-c", "git init -q repo; echo exit 0 >repo/.git/hooks/pre-commit; mkdir repo/a; echo 1 >repo/file")
     assert hook.read_text() == "exit 0\n"
-    locks = "import fcntl, sys; f = open('repo/file', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(f.read(), end='')"
-    assert runs.again("python3", "-c", locks) == b"1\n"
+    locks = "import fcntl; f = open('repo/file', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(f.read(), end='')"
+    assert runs("python3", "-c", locks) == b"1\n"
     writes = f"echo evil >{hook} || echo >{hook}.2 || cat {hook}"
-    assert runs.again("sh", "-c", f"({writes}) 2>&-") == b"exit 0\n"
+    assert runs("sh", "-c", f"({writes}) 2>&-") == b"exit 0\n"
     assert hook.read_text() == "exit 0\n" and not Path(f"{hook}.2").exists()
     for number in range(3):
         at.write_text(f"here {number}\n")
-        (runs.dir / f"repo/a/b/{number}").touch()
-        assert runs.again("python3", "-c", locks) == b"here %d\n" % number
-        makes = f"cat repo/file; echo there >repo/a/b/there{number}; mkdir repo/a/{number}; ls repo/a/b"
-        told = runs.again("sh", "-c", makes)
+        (runs.dir / f"repo/a/{number}").touch()
+        assert runs("python3", "-c", locks) == b"here %d\n" % number
+        told = runs("sh", "-c", f"cat repo/file; echo there >repo/a/there{number}; mkdir repo/a/d{number}; ls repo/a")
         assert told.split()[:2] == [b"here", b"%d" % number]
-        assert sorted(os.listdir(runs.dir / "repo/a/b")) == sorted(map(os.fsdecode, told.split()[2:]))
+        assert sorted(os.listdir(runs.dir / "repo/a")) == sorted(map(os.fsdecode, told.split()[2:]))
+    assert [each.pid for each in residents(runs)] == session
 
 
 def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: Runs) -> None:
