@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any
 
 from remoteio.errors import ProtocolError, RexecError
+from remoteio.submit.export.dispatch import Export
 from remoteio.wire import frames
 from remoteio.wire.coherence import TTL
 from remoteio.wire.leases import EVERYTHING
@@ -151,9 +152,6 @@ class _Session:
 
     def next(self, offer: Offer, spec: JobSpec) -> bool:
         """Have the agent, which rests, begin another. False: it is not told so. Raises LinkClosed: likewise."""
-        export = self.host_session.export
-        if export is not None and len(export.leases.numbers) >= export.leases.most:
-            self.told = set()  # of some of these its host knows no more
         names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
         if not self.host_session.files.next_job(names):
             return False
@@ -343,8 +341,7 @@ class Resident:
         run.send(frames.NEWS, news(over=over))
         self._fresh = 0.0 if self._forgot else time.monotonic() + TTL
         run.over = True
-        cold = export is not None and EVERYTHING in export.leases.resting  # its host has forgotten what it was told
-        if kind == frames.FAIL or cold or time.monotonic() > self._until or _memory() > MOST_MEMORY:
+        if kind == frames.FAIL or _cold(export) or time.monotonic() > self._until or _memory() > MOST_MEMORY:
             self.usable = False
         else:
             self._say(b"forgot" if self._forgot else b"rests")
@@ -353,6 +350,12 @@ class Resident:
 _PASSED_ON = frozenset(
     (frames.STDIN, frames.CREDIT, frames.CLOSED, frames.SIGNAL, frames.WINSIZE, frames.SPENT, *frames.EXTRA)
 )
+
+
+def _cold(export: Export | None) -> bool:
+    """Tell whether a host has to ask anew: for all, or one by one for what goes as something else is told."""
+    leases = None if export is None else export.leases
+    return leases is not None and (EVERYTHING in leases.resting or len(leases.numbers) >= leases.most)
 
 
 def _memory() -> int:
