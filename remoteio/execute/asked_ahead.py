@@ -37,10 +37,10 @@ class AskedAhead(Told, ToKernel):
             self._root_came(stamp, body, at)
             return
         now, known = self.now(), self._known
-        if op == abi.LEFT:
+        if op in (abi.LEFT, abi.GETXATTR):
             with self._order:
                 self.counts.carried[op] += len(asked[5]) + len(body)
-                known.left_told(asked[5], stamp, body)
+                known.told_alone(asked, error, body, now)
             return
         names = op == abi.LIST and abi.LIST_IN.unpack_from(asked[5], abi.ARGS)[1] == NAMES
         if not names:

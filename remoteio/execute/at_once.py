@@ -8,6 +8,7 @@ from remoteio.execute.answers import is_mapped
 from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
+from remoteio.execute.lacking import CAPABILITY
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import ALWAYS, Told, node_of
 from remoteio.wire import fuse_abi as abi
@@ -157,7 +158,7 @@ class AtOnce(AskedAhead):
         made = self._known.making.answer(op, unique, raw, self.behind.next(), now)
         if made is not None:
             self.behind.answers.made(made, ALWAYS if op == abi.MKDIR else now + TTL)
-            self._known.no_capability(made.nodeid, now)
+            self._known.lacking.learn(made.nodeid, CAPABILITY, now)
         return made
 
     def _answer(self, op: int, answer: bytes) -> None:

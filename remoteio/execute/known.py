@@ -39,12 +39,13 @@ from remoteio.execute.beside_locks import timeless
 from remoteio.execute.files_ahead import File, FilesAhead
 from remoteio.execute.held_locks import LOCK_OPS
 from remoteio.execute.known_listings import KnownListings
+from remoteio.execute.lacking import CAPABILITY, Lacking
 from remoteio.execute.leases import Leases, size_of
 from remoteio.execute.opened import Opened
 from remoteio.execute.removing import Removing
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
-from remoteio.wire.coherence import KNOWN_BARE, KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
+from remoteio.wire.coherence import KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
 from remoteio.wire.known import Listing, Piggyback
 from remoteio.wire.listed import walk
 from remoteio.wire.makes import OPS, name_of
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     # a request under way: its operation, node, pid, stamp, when it was asked, and it whole
     Asked = tuple[int, int, int, int, float, "bytes | memoryview"]
 
-_CAPABILITY = b"security.capability\0"
 _CHANGES = frozenset((abi.WRITE, abi.SETATTR, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR, abi.FLUSH)) | {
     abi.CREATE,
     abi.MKNOD,
@@ -91,7 +91,7 @@ class Known:
         self.opened = Opened()
         # nodeid -> until, attributes, contents, for how much of that time the kernel may have the attributes
         self._attr: OrderedDict[int, tuple[float, bytes, bytes, int]] = OrderedDict()
-        self._bare: OrderedDict[int, float] = OrderedDict()  # nodeid -> until when it is known to have no capabilities
+        self.lacking = Lacking(self.leases)
         self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
         self._removing = Removing(self.leases)
@@ -105,7 +105,7 @@ class Known:
         if op in _CHANGES:
             self._attr.pop(nodeid, None)
             if op in (abi.SETXATTR, abi.REMOVEXATTR):
-                self._bare.pop(nodeid, None)
+                self.lacking.forget(nodeid)
             self._changed(nodeid, (name_of(op, raw),) if op in OPS and raw else ())
         elif op in _REMOVING and raw and (gone := self._removing.begins(self._count, nodeid, raw)):
             self.gone(nodeid, gone[:1], gone[1:])
@@ -165,18 +165,17 @@ class Known:
                 self._attr.clear()
         return holds
 
-    def replied(
-        self, op: int, nodeid: int, stamp: int, error: int, payload: bytes | memoryview, now: float, sole: bool = False
-    ) -> None:
+    def replied(self, asked: Asked, error: int, payload: bytes | memoryview, now: float, sole: bool = False) -> None:
         """Take note of the reply to a request, and keep what it tells by itself. Raises struct.error.
 
         `sole`: it is of a lock, and tells of nothing that others have done.
         """
+        op, nodeid, _, stamp, _, raw = asked
         holds = self.answered(op, nodeid, stamp, sole)
         if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-            self.no_capability(nodeid, now)
+            self.lacking.learn(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), now)
         elif op == abi.CREATE and not error:
-            self.no_capability(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], now)
+            self.lacking.learn(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], CAPABILITY, now)
         elif op == abi.READDIRPLUS and not error:
             entries = bytes(payload[abi.OUT_HEADER.size :])
             self.files.orders.listed(nodeid, entries)
@@ -198,13 +197,13 @@ class Known:
             self._count += 1
             if nodeid == wire.EVERYTHING:
                 self._attr.clear()
-                self._bare.clear()
+                self.lacking.clear()
                 self._swept()
                 self.leases.clear()
                 self.opened.pushed.clear()
             else:
                 self._attr.pop(nodeid, None)
-                self._bare.pop(nodeid, None)
+                self.lacking.forget(nodeid)
                 self._changed(nodeid)
                 self.leases.broken(nodeid, name)
 
@@ -283,13 +282,6 @@ class Known:
         if len(self._attr) > KNOWN_NODES:
             self._attr.popitem(last=False)
 
-    def no_capability(self, nodeid: int, now: float) -> None:
-        """Remember that the file has no ``security.capability``."""
-        self.leases.no_capability(nodeid)
-        self._bare[nodeid] = now + TTL
-        if len(self._bare) > KNOWN_BARE:
-            self._bare.popitem(last=False)
-
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
         leases = self.leases
@@ -314,8 +306,7 @@ class Known:
             until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
             return abi.reply(unique, link) if link and until >= now else None
         if op == abi.GETXATTR:
-            bare = self._bare.get(nodeid, 0.0) >= now or (leased and leases.bare(nodeid))
-            if not bare or raw[abi.ARGS + abi.GETXATTR_IN.size :] != _CAPABILITY:
+            if not self.lacking.knows(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), leased, now):
                 return None
             return abi.failure(unique, errno.ENODATA)
         if op == abi.ACCESS:

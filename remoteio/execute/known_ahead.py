@@ -104,6 +104,7 @@ class KnownAhead(KnownNames):
         """Return the reply to a request of one of ANSWERED, if it is known."""
         self.ahead.bare.of(op, raw)
         answer = super().answer(op, unique, nodeid, raw, now)
+        self.ahead.moved |= op == abi.GETXATTR and self.lacking.wants
         if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
@@ -133,10 +134,15 @@ class KnownAhead(KnownNames):
         wanted = [nodeid for nodeid, since in self._names.items() if not since]
         self._names.update(dict.fromkeys(wanted, now))
         found += [(nodeid, NAMES) for nodeid in wanted]
-        return [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found] + [
-            self._own(abi.FETCH, nodeid, b"", now, asked)
-            for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0) or pushed.may_open(each))
-        ]
+        lacking = [(nodeid, abi.GETXATTR_IN.pack(0, 0) + name) for nodeid, name in self.lacking.next()]
+        return (
+            [self._own(abi.GETXATTR, *each, now, asked) for each in lacking]
+            + [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found]
+            + [
+                self._own(abi.FETCH, nodeid, b"", now, asked)
+                for nodeid in self.files.next(now, lambda each: self.leases.may_open(each, 0) or pushed.may_open(each))
+            ]
+        )
 
     def ask_root(self, now: float, asked: dict[int, Asked]) -> bytes:
         """Return the request for the root's attributes, which the kernel asks for as soon as INIT is answered."""
@@ -254,7 +260,7 @@ class KnownAhead(KnownNames):
             elif self.holds(nodeid, stamp) and (size := size_of(self.leases, nodeid)) >= 0:
                 self.opened.pushed.file(nodeid, size, wire.promised(rest), now, name)
                 if offset == wire.BARE:
-                    self.leases.no_capability(nodeid)
+                    self.leases.lacks(nodeid)
         return answers
 
 

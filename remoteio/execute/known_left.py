@@ -51,13 +51,21 @@ class KnownLeft(KnownReads):
             requests.append(self._own(abi.LEFT, 0, left.pack(nodes), now, asked))
         return requests
 
+    def told_alone(self, asked: Asked, error: int, body: bytes, now: float) -> None:
+        """Keep the body of the reply to a LEFT, or that there is none to a GETXATTR of the relay's own. Raises
+        ProtocolError."""
+        if asked[0] == abi.LEFT:
+            self.left_told(asked[5], asked[3], body)
+        else:
+            self.replied(asked, error, b"", now)
+
     def left_told(self, raw: bytes | memoryview, stamp: int, body: bytes) -> None:
         """Keep the body of the reply to a LEFT; empty: it has failed. Raises ProtocolError."""
         for nodeid, attr in left.parse(raw, body) if body else ():
             if self.holds(nodeid, stamp):
                 self.leases.attributes(nodeid, attr)
                 self.leases.contents(nodeid)
-                self.leases.no_capability(nodeid)
+                self.leases.lacks(nodeid)
                 if self.leases.may_open(nodeid, 0):
                     self.written.leased(nodeid, attr)
 

@@ -27,11 +27,14 @@ Pure: the caller tells the time, and comes with one thread at a time (``relay.Re
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
 from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, walk
 
+_NEAR = 16  # directories
+NO_CAPABILITY = 1  # lacks security.capability
 _ITSELF = (b".", b"..")
 _ABSENT = 0  # of names: nothing has it
 _UNKNOWN = -1  # it is there, and home must be asked what it is
@@ -72,7 +75,7 @@ class Leases:
         self._names = self._bytes = 0  # in all of them, names and entries
         self._nodes: dict[int, _Node] = {}
         self._attr: OrderedDict[int, bytes] = OrderedDict()
-        self._bare: set[int] = set()  # of those, the ones without capabilities
+        self._bare: dict[int, int] = {}  # of those, the extended attributes that they lack: bits of lacking.py
         # of those, the ones whose contents hold as well; and the name of their version, if it was told
         self._whole: dict[int, bytes] = {}
 
@@ -126,9 +129,10 @@ class Leases:
             self._nodes[nodeid].debt -= 1
             self.attributes(nodeid, attr)
 
-    def no_capability(self, nodeid: int) -> None:
-        """Keep that a file has no ``security.capability``, as long as its attributes hold."""
-        self._bare |= {nodeid} & self._attr.keys()
+    def lacks(self, nodeid: int, bit: int = NO_CAPABILITY) -> None:
+        """Keep that a file lacks an extended attribute, as long as its attributes hold."""
+        if nodeid in self._attr:
+            self._bare[nodeid] = self._bare.get(nodeid, 0) | bit
 
     def contents(self, nodeid: int, version: bytes = b"") -> None:
         """Keep that a file may be opened for reading, and holds what it held, as long as its attributes hold."""
@@ -190,9 +194,9 @@ class Leases:
         self._attr.move_to_end(nodeid)
         return abi.reply(unique, abi.ATTR_OUT.pack(TTL, 0, 0) + attr)
 
-    def bare(self, nodeid: int) -> bool:
-        """Say whether the file is known to have no ``security.capability``."""
-        return nodeid in self._bare
+    def bare(self, nodeid: int, bit: int) -> bool:
+        """Say whether the file is known to lack that."""
+        return bool(self._bare.get(nodeid, 0) & bit)
 
     def may_open(self, nodeid: int, flags: int) -> bool:
         """Say whether a file may be opened here with these flags of an OPEN."""
@@ -215,7 +219,7 @@ class Leases:
     def changed(self, nodeid: int) -> None:
         """Forget the attributes and contents of a node, which the job changes."""
         self._attr.pop(nodeid, None)
-        self._bare.discard(nodeid)
+        self._bare.pop(nodeid, None)
         self._whole.pop(nodeid, None)
 
     def broken(self, nodeid: int, name: bytes) -> None:
@@ -383,3 +387,12 @@ def keep_listing(leases: Leases, nodeid: int, attr: bytes, found: Entries, entri
             leases.attributes(each, entries[start + abi.ENTRY.size : start + ENTRY_SIZE])
         elif each:
             leases.unused.append((each, 1))  # there were too many names
+
+
+def beside(leases: Leases, nodeid: int) -> list[int]:
+    """List the nodes in the directory in which that one is, if it is one of those that were used last."""
+    for parent in islice(reversed(leases._directories), _NEAR):
+        found = [each for each in leases._directories[parent].names.values() if each > 0]
+        if nodeid in found:
+            return found
+    return []

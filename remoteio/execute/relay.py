@@ -218,7 +218,7 @@ class Relay(LocksHere):
             if asked is None:
                 self._unasked(unique, error, payload)
                 return
-            op, nodeid, _, stamp, at, raw = asked
+            op, nodeid, _, _, at, raw = asked
             self.behind.sent.answered(unique)
             if unique >= abi.OWN:
                 self._came_ahead(asked, error, b"" if error else payload[abi.OUT_HEADER.size :])
@@ -234,7 +234,7 @@ class Relay(LocksHere):
                 counts.home[op] += 1
                 counts.waited[op] += now - at
                 counts.carried[op] += len(raw) + len(payload)
-                self._known.replied(op, nodeid, stamp, error, payload, now, self._is_sole(asked, error, payload, now))
+                self._known.replied(asked, error, payload, now, self._is_sole(asked, error, payload, now))
                 grant = 0 if op in _TIMELESS else self._known.opened.pushed.answered(now - at, now)
             if grant or self._known.opened.pushed.released:
                 self._grant(grant)

@@ -174,6 +174,23 @@ def test_what_a_job_has_made_and_locked_is_the_next_one_s_as_anything_here(runs:
     assert [each.pid for each in residents(runs)] == session
 
 
+def test_access_lists_are_seen_as_they_are_though_one_is_asked_for_of_all(runs: Runs) -> None:
+    many = runs.dir / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / str(number)).touch()
+
+    def modes(listing: bytes) -> list[tuple[bytes, bytes]]:
+        return [(line.split()[0], line.split()[-1]) for line in listing.splitlines()[1:]]
+
+    runs.rest()
+    for given in (1, 17, 38):
+        assert modes(runs("ls", "-l", str(many))) == modes(subprocess.check_output(["ls", "-l", many]))
+        subprocess.run(["setfacl", "-m", "u:1:r", many / str(given)], check=True)
+    told = modes(runs("ls", "-l", str(many)))
+    assert [name for mode, name in told if mode.endswith(b"+")] == [b"1", b"17", b"38"]
+
+
 def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: Runs) -> None:
     runs.rest()
     script = "trap 'echo caught; exit 7' TERM; echo begun; while :; do sleep 0.05; done"

@@ -111,7 +111,7 @@ def test_a_direct_read_is_never_answered_here() -> None:
 
 def test_no_capability_is_remembered_until_an_attribute_is_set() -> None:
     facts = Known()
-    facts.no_capability(5, 0.0)
+    facts.lacking.learn(5, b"security.capability\0", 0.0)
     raw = memoryview(abi.request(abi.GETXATTR, 5, abi.GETXATTR_IN.pack(0, 0) + b"security.capability\0"))
     other = memoryview(abi.request(abi.GETXATTR, 5, abi.GETXATTR_IN.pack(0, 0) + b"user.x\0"))
     assert facts.answer(abi.GETXATTR, 1, 5, raw, 0.1) == abi.failure(1, errno.ENODATA)

@@ -39,11 +39,11 @@ class Host:
         """Have home tell the file's attributes."""
         stamp = self.known.asked(abi.GETATTR, FILE) if stamp < 0 else stamp
         reply = abi.reply(9, abi.ATTR_OUT.pack(0, 0, 0) + attr(size)[:-4] + flags)
-        self.known.replied(abi.GETATTR, FILE, stamp, 0, reply, NOW)
+        self.known.replied((abi.GETATTR, FILE, 0, stamp, NOW, b""), 0, reply, NOW)
 
     def granted(self, stamp: int = -1, sole: bool = False) -> None:
         stamp = self.known.asked(abi.SETLK, DIRECTORY) if stamp < 0 else stamp
-        self.known.replied(abi.SETLK, DIRECTORY, stamp, 0, abi.reply(9), NOW, sole)
+        self.known.replied((abi.SETLK, DIRECTORY, 0, stamp, NOW, b""), 0, abi.reply(9), NOW, sole)
 
     def size(self, now: float = NOW) -> int | None:
         """The file's size, if it is known; the kernel is to ask again."""

@@ -229,7 +229,7 @@ def test_what_a_host_keeps_is_bounded_and_given_back() -> None:
     for nodeid in range(2, LEASED_NODES + 100):
         table.name(abi.ROOT_ID, b"%d" % nodeid, nodeid)
         table.attributes(nodeid, ATTR)
-        table.no_capability(nodeid)
+        table.lacks(nodeid)
     assert len(table._attr) == len(table._bare) == LEASED_NODES
 
 

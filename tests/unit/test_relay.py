@@ -106,7 +106,7 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     relay, held = ends.relay, []
-    monkeypatch.setattr(relay._known, "no_capability", lambda node, now: held.append(relay._order.locked()))
+    monkeypatch.setattr(relay._known, "replied", lambda *args: held.append(relay._order.locked()))
     relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0, b"")
     relay.from_link(abi.failure(9, errno.ENODATA))
     assert held == [True]
