@@ -80,8 +80,8 @@ class _Ended:
 
     received, sent, export = 1, 2, None
 
-    def __init__(self, made: dict[tuple[int, int], int]) -> None:
-        self.made, self.host_session, self.link = made, self, self
+    def __init__(self) -> None:
+        self.host_session = self.link = self
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-@pytest.mark.parametrize("what", ["it may rest", "made", "old", "large", "failed", "cold", "locked"])
+@pytest.mark.parametrize("what", ["it may rest", "old", "large", "failed", "cold", "full"])
 def test_a_session_is_not_for_ever(
     what: str, ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,9 +101,9 @@ def test_a_session_is_not_for_ever(
     with control, keeper:
         made = Resident(Host("box", "box"), -1, control)
         resting = {EVERYTHING: 1.0} if what == "cold" else {}
-        leases = SimpleNamespace(resting=resting, touched=print if what == "locked" else None)
+        leases = SimpleNamespace(resting=resting, numbers={1: None}, most=1 if what == "full" else 2)
         monkeypatch.setattr(_Ended, "export", SimpleNamespace(leases=leases, inodes=_NONE))
-        made._session = _Ended({(1, 2): 3} if what == "made" else {})  # type: ignore[assignment]
+        made._session = _Ended()  # type: ignore[assignment]
         made._run = resident._Run(os.dup(ends[0].fileno()))
         made.take(frames.FAIL if what == "failed" else frames.EXIT, bytes(4))
         assert made.usable == (what == "it may rest") and made._run.over
