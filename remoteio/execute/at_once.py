@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from remoteio.execute.answers import is_mapped
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from remoteio.execute.making import Made
 
 
-AT_ONCE = (CHANGES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
+_COPIES = frozenset((abi.COPY_FILE_RANGE, abi.COPY_FILE_RANGE_64))
+
+AT_ONCE = (CHANGES | _COPIES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
 """Operations that may be answered while changes are under way."""
+
+COPIED_HERE = 1 << 17  # bytes
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
@@ -45,6 +50,8 @@ class AtOnce(AskedAhead):
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
         behind, now = self.behind, self.now()
         behind.sent.await_room(len(raw))
+        if op in _COPIES:
+            return self._copied_here(unique, nodeid, now)
         if op in _TAKES:
             return self._take(op, unique, nodeid, raw, now)
         if op == abi.OPEN and self._cut(unique, nodeid, raw, now):
@@ -71,6 +78,21 @@ class AtOnce(AskedAhead):
             behind.send_change(number, raw)
         if answer:
             self._answer(op, answer)
+        return True
+
+    def _is_far(self) -> bool:
+        raise NotImplementedError
+
+    def _copied_here(self, unique: int, nodeid: int, now: float) -> bool:
+        """Have the kernel copy a small file by reading and writing it, where home is far.
+
+        That is answered here as a rule; home's own copy is a round trip, and after it nothing is known of any file.
+        """
+        with self._order:
+            size = self._known.size(nodeid, now)
+        if not 0 <= size <= COPIED_HERE or not self._is_far():
+            return False
+        self._to_kernel(abi.failure(unique, errno.EOPNOTSUPP))
         return True
 
     def _take(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:

@@ -32,6 +32,7 @@ class KeptReads(AtOnce):
         self.kept: KeptContents | None = None  # as soon as it is known to be worth it
         self._place: tuple[str, Encrypting] | None = None
         self._quickest = self._a_byte = float("inf")  # seconds
+        self._least = 0.0  # of the first, as home has told: what had to wait for what was under way took less
 
     def keep_in(self, path: str, encrypting: Encrypting) -> None:
         """Keep what is read in that directory of this host, if home is far: see ``kept_contents``."""
@@ -39,7 +40,7 @@ class KeptReads(AtOnce):
 
     def begins(self, trip: float, line: int = 0) -> None:
         if trip:
-            self._quickest = trip
+            self._quickest = self._least = trip
         super().begins(trip, line)
 
     def settle(self) -> None:
@@ -156,7 +157,7 @@ class KeptReads(AtOnce):
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
         op, nodeid, _, stamp, at, raw = asked
         took, size = now - at, len(payload)
-        self._quickest = min(self._quickest, took)
+        self._quickest = min(self._quickest, max(took, self._least))
         if op == abi.READ and size >= _LARGE:
             self._a_byte = min(self._a_byte, took / size)
             with self._order:

@@ -282,6 +282,11 @@ class Known:
         if len(self._attr) > KNOWN_NODES:
             self._attr.popitem(last=False)
 
+    def size(self, nodeid: int, now: float) -> int:
+        """Tell how long a file is, as it was told last; -1: that is not known."""
+        until, attr, *_ = self._attr.get(nodeid, NOTHING)
+        return int(abi.ATTR.unpack(attr)[1]) if until >= now else size_of(self.leases, nodeid)
+
     def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to a request of one of ANSWERED, if it is known."""
         leases = self.leases

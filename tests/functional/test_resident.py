@@ -191,6 +191,18 @@ def test_access_lists_are_seen_as_they_are_though_one_is_asked_for_of_all(runs: 
     assert [name for mode, name in told if mode.endswith(b"+")] == [b"1", b"17", b"38"]
 
 
+def test_a_tree_is_copied_as_it_is_without_a_round_trip_for_each_file(runs: Runs) -> None:
+    for number in range(90):
+        (runs.dir / f"tree/{number % 3}").mkdir(parents=True, exist_ok=True)
+        (runs.dir / f"tree/{number % 3}/{number}").write_bytes(os.urandom(number * 50))
+    (runs.dir / "tree/large").write_bytes(os.urandom(1 << 20))
+    runs.rest()
+    runs("cp", "-r", "tree", "copy")
+    subprocess.run(["diff", "-r", "tree", "copy"], cwd=runs.dir, check=True)
+    events = [json.loads(line) for line in runs._log.read_text().splitlines()]
+    assert [each["trips"] for each in events if each["event"] == "ended"][-1] < 60, "of 91 files"
+
+
 def test_signals_go_to_the_job_and_a_rexec_that_is_killed_takes_it_along(runs: Runs) -> None:
     runs.rest()
     script = "trap 'echo caught; exit 7' TERM; echo begun; while :; do sleep 0.05; done"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from remoteio.execute.at_once import COPIED_HERE
 from remoteio.execute.leases import is_absent, named
 from remoteio.execute.relay import Relay
 from remoteio.wire import fuse_abi as abi
@@ -110,6 +111,26 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
     relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), 0.0, b"")
     relay.from_link(abi.failure(9, errno.ENODATA))
     assert held == [True]
+
+
+@pytest.mark.parametrize(("trip", "size", "here"), [
+    (0.02, 100, True), (0.02, COPIED_HERE, True), (0.02, COPIED_HERE + 1, False), (0.02, -1, False),
+    (0.001, 100, False),
+])  # fmt: skip
+def test_a_small_file_is_copied_by_the_kernel_where_home_is_far(trip: float, size: int, here: bool, ends: Ends) -> None:
+    """Also once an answer has taken no time, as it waited for another that came just then."""
+    relay = ends.relay
+    relay.begins(trip)
+    stamp, raw = relay._known.asked(abi.LOOKUP, 1), abi.request(abi.LOOKUP, 1, b"x\0")
+    relay._asked[9] = (abi.LOOKUP, 1, 1, stamp, relay.now(), raw)
+    relay.from_link(abi.reply(9, ENTRY))
+    if size >= 0:
+        relay._known.learn(5, abi.ATTR.pack(5, size, *[0] * 14), b"", relay.now())
+    raw = abi.request(abi.COPY_FILE_RANGE_64, 5, abi.COPY_IN.pack(1, 0, 6, 2, 0, 1 << 40, 0), 10)
+    os.set_blocking(ends._kernel, False)
+    os.read(ends._kernel, 1 << 16)
+    assert relay._at_once(abi.COPY_FILE_RANGE_64, 10, 5, raw) is here
+    assert ends.told() == ([(errno.EOPNOTSUPP, 10)] if here else [])
 
 
 @pytest.mark.parametrize(("trip", "asks"), [(0.0, False), (0.001, False), (0.02, True)])
