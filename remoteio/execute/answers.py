@@ -36,7 +36,7 @@ _TELLS_NOTHING = frozenset(
     )
 )  # fmt: skip
 _TELLS_ATTRIBUTES = frozenset((abi.LOOKUP, abi.GETATTR))
-_TELLS_ONE = _TELLS_ATTRIBUTES | {abi.OPEN, abi.FALLOCATE}
+_TELLS_ONE = _TELLS_ATTRIBUTES | {abi.OPEN, abi.FALLOCATE, abi.SETXATTR, abi.REMOVEXATTR}
 _UNKNOWN = (0.0, 0, b"")
 
 TYPE_CHECKING = False

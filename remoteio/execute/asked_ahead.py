@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from remoteio.execute.known import XATTRS
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
@@ -37,7 +38,7 @@ class AskedAhead(Told, ToKernel):
             self._root_came(stamp, body, at)
             return
         now, known = self.now(), self._known
-        if op in (abi.LEFT, abi.GETXATTR):
+        if op == abi.LEFT or op in XATTRS:
             with self._order:
                 self.counts.carried[op] += len(asked[5]) + len(body)
                 known.told_alone(asked, error, body, now)

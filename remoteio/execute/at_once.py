@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from remoteio.execute.access_list import as_mode
 from remoteio.execute.answers import is_mapped
 from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.behind import TELL
@@ -16,7 +17,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
 from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link
-from remoteio.wire.makes import OPS, name_of, names_of, rename, unlink
+from remoteio.wire.makes import MADE, OPS, name_of, names_of, rename, unlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _COPIES = frozenset((abi.COPY_FILE_RANGE, abi.COPY_FILE_RANGE_64))
 
-AT_ONCE = (CHANGES | _COPIES | {abi.GETATTR, abi.READ, abi.RENAME}) - {abi.SETLK}
+AT_ONCE = (CHANGES | _COPIES | {abi.GETATTR, abi.READ, abi.RENAME, abi.SETXATTR}) - {abi.SETLK}
 """Operations that may be answered while changes are under way."""
 
 COPIED_HERE = 1 << 17  # bytes
@@ -54,6 +55,10 @@ class AtOnce(AskedAhead):
             return self._copied_here(unique, nodeid, now)
         if op in _TAKES:
             return self._take(op, unique, nodeid, raw, now)
+        if sets_list := op == abi.SETXATTR:
+            op, raw = abi.SETATTR, as_mode(raw) if nodeid >= MADE else b""  # no default ACL gave what is made here one
+            if not raw:
+                return False
         if op == abi.OPEN and self._cut(unique, nodeid, raw, now):
             return True
         if op == abi.OPEN or op not in CHANGES:
@@ -68,6 +73,7 @@ class AtOnce(AskedAhead):
             answer = made.answer if made else None if op in OPS else self._set(op, unique, nodeid, raw, now)
             if answer is None:
                 return False
+            answer = abi.reply(unique) if sets_list else answer
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
             asked = op, nodeid, 0, self._known.written.stamp(op, nodeid, raw, made, now), now, raw

@@ -28,7 +28,6 @@ from remoteio.wire.behind import HEAD, ROOM, ROOM_SIZE
 from remoteio.wire.coherence import KNOWN_NODES
 from remoteio.wire.frames import AFTER, FUSE
 from remoteio.wire.link import Link
-from remoteio.wire.makes import OPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Behind:
             told = []
             if change.answer:
                 self._waiting.remove(unique)
-                told.append((op, bytes(payload) if error or op not in OPS else change.answer))
+                told.append((op, bytes(payload) if error else change.answer))
             else:
                 self._bytes -= change.size
                 if error and len(self._failed) < KNOWN_NODES:  # the first stand for all: the job's end tells of one

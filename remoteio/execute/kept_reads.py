@@ -32,7 +32,6 @@ class KeptReads(AtOnce):
         self.kept: KeptContents | None = None  # as soon as it is known to be worth it
         self._place: tuple[str, Encrypting] | None = None
         self._quickest = self._a_byte = float("inf")  # seconds
-        self._least = 0.0  # of the first, as home has told: what had to wait for what was under way took less
 
     def keep_in(self, path: str, encrypting: Encrypting) -> None:
         """Keep what is read in that directory of this host, if home is far: see ``kept_contents``."""
@@ -40,7 +39,7 @@ class KeptReads(AtOnce):
 
     def begins(self, trip: float, line: int = 0) -> None:
         if trip:
-            self._quickest = self._least = trip
+            self._quickest = trip
         super().begins(trip, line)
 
     def settle(self) -> None:
@@ -139,7 +138,9 @@ class KeptReads(AtOnce):
         """Keep what was asked for ahead. Raises ProtocolError."""
         op, nodeid, _, stamp, _, raw = asked
         if op != abi.READ:
+            quickest = self._quickest
             super()._came_ahead(asked, error, came)
+            self._quickest = quickest  # who waited for that came later than it was asked for
             return
         known, now, data = self._known, self.now(), memoryview(came)
         unique = abi.IN_HEADER.unpack_from(raw)[2]
@@ -157,7 +158,7 @@ class KeptReads(AtOnce):
     def _noted(self, asked: Asked, unique: int, payload: bytes | memoryview, now: float) -> bytes | memoryview:
         op, nodeid, _, stamp, at, raw = asked
         took, size = now - at, len(payload)
-        self._quickest = min(self._quickest, max(took, self._least))
+        self._quickest = min(self._quickest, took)
         if op == abi.READ and size >= _LARGE:
             self._a_byte = min(self._a_byte, took / size)
             with self._order:

@@ -31,7 +31,6 @@ Pure: the caller tells the time, and sees to it that one thread at a time is her
 
 from __future__ import annotations
 
-import errno
 from collections import OrderedDict
 
 from remoteio.execute.ahead import Ahead
@@ -172,8 +171,8 @@ class Known:
         """
         op, nodeid, _, stamp, _, raw = asked
         holds = self.answered(op, nodeid, stamp, sole)
-        if op == abi.GETXATTR and error == -errno.ENODATA and holds:
-            self.lacking.learn(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), now)
+        if op in XATTRS and holds:
+            self.lacking.replied(op, nodeid, raw, error, payload, now)
         elif op == abi.CREATE and not error:
             self.lacking.learn(abi.ENTRY.unpack_from(payload, abi.OUT_HEADER.size)[0], CAPABILITY, now)
         elif op == abi.READDIRPLUS and not error:
@@ -310,10 +309,8 @@ class Known:
         if op == abi.READLINK:
             until, link = self._links.pop(nodeid, (0.0, b""))  # the kernel keeps it from now on
             return abi.reply(unique, link) if link and until >= now else None
-        if op == abi.GETXATTR:
-            if not self.lacking.knows(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), leased, now):
-                return None
-            return abi.failure(unique, errno.ENODATA)
+        if op in XATTRS:
+            return self.lacking.answer(op, unique, nodeid, raw, leased, now)
         if op == abi.ACCESS:
             return self.opened.searched.answer(leases, unique, nodeid, raw) if leased else None
         if op == abi.GETATTR and leased and (known := leases.getattr(unique, nodeid)) is not None:
@@ -334,7 +331,10 @@ OPENING = frozenset((abi.OPEN, abi.OPENDIR))
 WAITING = OPENING | {abi.LOOKUP, abi.READ}
 """Operations that may wait for what is under way."""
 
-ANSWERED = WAITING | {abi.ACCESS, abi.GETATTR, abi.READLINK, abi.GETXATTR, abi.READDIRPLUS}
+XATTRS = frozenset((abi.GETXATTR, abi.LISTXATTR))
+"""Operations that tell of extended attributes."""
+
+ANSWERED = WAITING | XATTRS | {abi.ACCESS, abi.GETATTR, abi.READLINK, abi.READDIRPLUS}
 
 
 def _read(known: Known, unique: int, nodeid: int, raw: memoryview, leased: bool, now: float) -> bytes | None:

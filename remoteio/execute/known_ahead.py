@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from remoteio.execute.ahead import Waiting
 from remoteio.execute.beside_locks import is_told_once, is_untold
-from remoteio.execute.known import NOTHING
+from remoteio.execute.known import NOTHING, XATTRS
 from remoteio.execute.known_names import KnownNames
 from remoteio.execute.leases import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named, size_of
 from remoteio.execute.making import Made
@@ -104,7 +104,7 @@ class KnownAhead(KnownNames):
         """Return the reply to a request of one of ANSWERED, if it is known."""
         self.ahead.bare.of(op, raw)
         answer = super().answer(op, unique, nodeid, raw, now)
-        self.ahead.moved |= op == abi.GETXATTR and self.lacking.wants
+        self.ahead.moved |= op in XATTRS and self.lacking.wants
         if answer is not None and (op == abi.LOOKUP or op == abi.OPENDIR):
             self.opened.pushed.looked(nodeid)
         elif op == abi.LOOKUP and self.leases.holds(now):
@@ -134,9 +134,8 @@ class KnownAhead(KnownNames):
         wanted = [nodeid for nodeid, since in self._names.items() if not since]
         self._names.update(dict.fromkeys(wanted, now))
         found += [(nodeid, NAMES) for nodeid in wanted]
-        lacking = [(nodeid, abi.GETXATTR_IN.pack(0, 0) + name) for nodeid, name in self.lacking.next()]
         return (
-            [self._own(abi.GETXATTR, *each, now, asked) for each in lacking]
+            [self._own(*each, now, asked) for each in self.lacking.next()]
             + [self._own(abi.LIST, nodeid, abi.LIST_IN.pack(below, looks), now, asked) for nodeid, looks in found]
             + [
                 self._own(abi.FETCH, nodeid, b"", now, asked)

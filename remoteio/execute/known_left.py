@@ -52,12 +52,12 @@ class KnownLeft(KnownReads):
         return requests
 
     def told_alone(self, asked: Asked, error: int, body: bytes, now: float) -> None:
-        """Keep the body of the reply to a LEFT, or that there is none to a GETXATTR of the relay's own. Raises
+        """Keep the body of the reply to a LEFT, or to a question of the relay's own for extended attributes. Raises
         ProtocolError."""
         if asked[0] == abi.LEFT:
             self.left_told(asked[5], asked[3], body)
         else:
-            self.replied(asked, error, b"", now)
+            self.replied(asked, error, bytes(abi.OUT_HEADER.size) + body, now)
 
     def left_told(self, raw: bytes | memoryview, stamp: int, body: bytes) -> None:
         """Keep the body of the reply to a LEFT; empty: it has failed. Raises ProtocolError."""

@@ -1,28 +1,34 @@
 """Execute side: which extended attributes files lack, and of which files to ask ahead. Pure. Shipped.
 
-The kernel remembers none of it: it asks for security.capability at each write and chown, and `ls -l`, `cp -a` and
-others ask for two more of each file. Hardly any has one. That one is lacking is known for coherence.TTL, and where the
-file's attributes hold under a lease, as long as they do: setxattr(2) changes the inode, which home's watch tells
-(IN_ATTRIB). Who asks home for one of two files will ask for that of all that are in the directory: they are asked
-ahead, in the order in which it was listed, and twice as many each time.
+The kernel remembers none of it: it asks for security.capability at each write and chown, `ls -l` asks for two more of
+each file, and `cp -a` for a list of all. Hardly any has one. That one is lacking is known for coherence.TTL, and where
+the file's attributes hold under a lease, as long as they do: setxattr(2) changes the inode, which home's watch tells
+(IN_ATTRIB). Who asks home of two files will ask of all that are in the directory: these are asked ahead for the names
+of what they have (listxattr(2)), twice as many each time that the job comes to one of which home was not asked.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
+from itertools import islice
 
 from remoteio.execute.leases import NO_CAPABILITY, Leases, beside
+from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_BARE, TTL
 
 CAPABILITY = b"security.capability\0"
+_ANY = b""  # stands for all that there may be
 _BITS = {
     name: NO_CAPABILITY << k
     for k, name in enumerate(
-        (CAPABILITY, b"security.selinux\0", b"system.posix_acl_access\0", b"system.posix_acl_default\0")
+        (CAPABILITY, b"security.selinux\0", b"system.posix_acl_access\0", b"system.posix_acl_default\0", _ANY)
     )
 }
+_ALL = sum(_BITS.values())
 _NOTHING = (float("-inf"), 0)
 _FIRST, _MOST = 8, 256  # files that are asked of at once
+_ROOM = 1024  # bytes of names: who has more is not known
 
 
 class Lacking:
@@ -31,18 +37,21 @@ class Lacking:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._known: OrderedDict[int, tuple[float, int]] = OrderedDict()  # nodeid -> until when, and what it lacks
-        self._places: dict[int, int] = {}  # of the files in the directory of one that was asked of last, in its order
-        self._asked: dict[bytes, tuple[int, int]] = {}  # name -> up to which place, and how many next
-        self._next: list[tuple[int, bytes]] = []
+        self._beside: frozenset[int] = frozenset()  # files in the directory of one that was asked of last
+        self._unasked: dict[int, None] = {}  # of these, those of which home was not asked, in their order
+        self._window = 0
+        self._next: list[int] = []
 
     def learn(self, nodeid: int, name: bytes, now: float) -> None:
         """Keep that a file lacks the attribute of that name, which ends with a NUL."""
-        bit = _BITS.get(name, 0)
-        if not bit:
+        self._learn(nodeid, _BITS.get(name, 0), now)
+
+    def _learn(self, nodeid: int, lacks: int, now: float) -> None:
+        if not lacks:
             return
-        self._leases.lacks(nodeid, bit)
+        self._leases.lacks(nodeid, lacks)
         until, bits = self._known.get(nodeid, _NOTHING)
-        self._known[nodeid] = (until, bits | bit) if until >= now else (now + TTL, bit)
+        self._known[nodeid] = (until, bits | lacks) if until >= now else (now + TTL, lacks)
         if len(self._known) > KNOWN_BARE:
             self._known.popitem(last=False)
 
@@ -54,36 +63,55 @@ class Lacking:
         """Keep nothing of any."""
         self._known.clear()
 
-    def knows(self, nodeid: int, name: bytes, leased: bool, now: float) -> bool:
-        """Say whether it lacks that; `leased`: what is leased holds. If it is not known, home is about to be asked."""
+    def replied(
+        self, op: int, nodeid: int, raw: bytes | memoryview, error: int, payload: bytes | memoryview, now: float
+    ) -> None:
+        """Keep what the reply to a GETXATTR or LISTXATTR says that a file lacks."""
+        if op == abi.GETXATTR and error == -errno.ENODATA:
+            self.learn(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), now)
+        elif op == abi.LISTXATTR and not error:
+            told = bytes(payload[abi.OUT_HEADER.size :])
+            if abi.GETXATTR_IN.unpack_from(raw, abi.ARGS)[0]:
+                has = {name + b"\0" for name in told.split(b"\0")[:-1]} | ({_ANY} if told else set())
+                self._learn(nodeid, sum(bit for name, bit in _BITS.items() if name not in has), now)
+            elif not any(told):  # the size of no names
+                self._learn(nodeid, _ALL, now)
+
+    def answer(self, op: int, unique: int, nodeid: int, raw: memoryview, leased: bool, now: float) -> bytes | None:
+        """Return the reply to a GETXATTR or LISTXATTR of what a file lacks, if it is known to; `leased`: what is leased
+        holds. If it is not known, home is about to be asked."""
+        name = bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]) if op == abi.GETXATTR else _ANY
         bit = _BITS.get(name, 0)
         until, bits = self._known.get(nodeid, _NOTHING)
-        if (until >= now and bits & bit) or (leased and self._leases.bare(nodeid, bit)):
-            return True
-        if bit and name != CAPABILITY:
-            self._missed(nodeid, name)
-        return False
+        if not ((until >= now and bits & bit) or (leased and self._leases.bare(nodeid, bit))):
+            if bit and name != CAPABILITY:
+                self._missed(nodeid)
+            return None
+        if op == abi.GETXATTR:
+            return abi.failure(unique, errno.ENODATA)
+        size, _ = abi.GETXATTR_IN.unpack_from(raw, abi.ARGS)
+        return abi.reply(unique, b"" if size else abi.GETXATTR_OUT.pack(0, 0))
 
     @property
     def wants(self) -> bool:
         """Whether there is something to ask."""
         return bool(self._next)
 
-    def next(self) -> list[tuple[int, bytes]]:
-        """Return of which file to ask for what, once."""
+    def next(self) -> list[tuple[int, int, bytes]]:
+        """Return what to ask of which file, once: operation, node, arguments."""
         found, self._next = self._next, []
-        return found
+        return [(abi.LISTXATTR, nodeid, abi.GETXATTR_IN.pack(_ROOM, 0)) for nodeid in found]
 
-    def _missed(self, nodeid: int, name: bytes) -> None:
-        place = self._places.get(nodeid)
-        if place is None:
-            self._places = {each: k for k, each in enumerate(beside(self._leases, nodeid))}
-            self._asked = {each: (0, max(count // 2, _FIRST)) for each, (_, count) in self._asked.items()}
-            place = self._places.get(nodeid, -1)
-        upto, count = self._asked.get(name, (0, 0))
-        if upto > place + 2 * _MOST:  # from its beginning again
-            upto = 0
-        begin = max(upto, place + 1)
-        if count:
-            self._next += [(each, name) for each, k in self._places.items() if begin <= k < begin + count]
-        self._asked[name] = begin + count, min(2 * count, _MOST) or _FIRST
+    def _missed(self, nodeid: int) -> None:
+        if nodeid not in self._beside:
+            self._unasked = dict.fromkeys(beside(self._leases, nodeid))
+            self._beside = frozenset(self._unasked)
+            self._window = max(self._window // 2, _FIRST) if self._window else 0
+        if nodeid not in self._unasked:
+            return
+        del self._unasked[nodeid]
+        ahead = list(islice(self._unasked, self._window))
+        for each in ahead:
+            del self._unasked[each]
+        self._next += ahead
+        self._window = min(2 * self._window, _MOST) or _FIRST

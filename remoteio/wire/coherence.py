@@ -98,8 +98,8 @@ LEASED_NAMES = 1 << 16
 LEASED_LISTINGS = 8 << 20
 """Bytes of listings that the relay keeps under leases, for who opens these directories again."""
 
-LEASED_NODES = 1 << 14
-"""Nodes whose attributes the relay keeps under leases: of about 250 bytes each, 4 MiB at the most."""
+LEASED_NODES = 1 << 15
+"""Nodes whose attributes the relay keeps under leases: of about 250 bytes each, 8 MiB at the most."""
 
 OPENED_HERE = 1 << 12
 """Files that are open on the host by a lease on their contents, at the most: three numbers each."""

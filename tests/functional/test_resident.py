@@ -191,14 +191,22 @@ def test_access_lists_are_seen_as_they_are_though_one_is_asked_for_of_all(runs: 
     assert [name for mode, name in told if mode.endswith(b"+")] == [b"1", b"17", b"38"]
 
 
-def test_a_tree_is_copied_as_it_is_without_a_round_trip_for_each_file(runs: Runs) -> None:
+@pytest.mark.parametrize("how", ["-r", "-a"])
+def test_a_tree_is_copied_as_it_is_without_a_round_trip_for_each_file(runs: Runs, how: str) -> None:
     for number in range(90):
         (runs.dir / f"tree/{number % 3}").mkdir(parents=True, exist_ok=True)
-        (runs.dir / f"tree/{number % 3}/{number}").write_bytes(os.urandom(number * 50))
+        (file := runs.dir / f"tree/{number % 3}/{number}").write_bytes(os.urandom(number * 50))
+        file.chmod(0o644 | number)
+        os.utime(file, (number, number))
     (runs.dir / "tree/large").write_bytes(os.urandom(1 << 20))
+    subprocess.run(["chown", "-R", f"{SUBMIT_USER}:", runs.dir / "tree"], check=True)
+    subprocess.run(["setfacl", "-m", "u:1:r", runs.dir / "tree/1/85"], check=True)
     runs.rest()
-    runs("cp", "-r", "tree", "copy")
+    runs("cp", how, "tree", "copy")
     subprocess.run(["diff", "-r", "tree", "copy"], cwd=runs.dir, check=True)
+    if how == "-a":
+        differ = subprocess.run(["rsync", "-rlptnAci", "tree/", "copy"], cwd=runs.dir, check=True, capture_output=True)
+        assert not differ.stdout
     events = [json.loads(line) for line in runs._log.read_text().splitlines()]
     assert [each["trips"] for each in events if each["event"] == "ended"][-1] < 60, "of 91 files"
 

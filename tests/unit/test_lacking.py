@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+
 from remoteio.execute.lacking import CAPABILITY, Lacking
 from remoteio.execute.leases import Leases
 from remoteio.wire import fuse_abi as abi
@@ -19,44 +23,83 @@ def directory(*nodes: int) -> Leases:
     return leases
 
 
+def knows(lacking: Lacking, nodeid: int, name: bytes, leased: bool, now: float) -> bool:
+    raw = abi.request(abi.GETXATTR, nodeid, abi.GETXATTR_IN.pack(9, 0) + name, 7)
+    answer = lacking.answer(abi.GETXATTR, 7, nodeid, memoryview(raw), leased, now)
+    assert answer in (None, abi.failure(7, errno.ENODATA))
+    return answer is not None
+
+
+def listed(lacking: Lacking, nodeid: int, size: int, now: float = 10.0) -> bytes | None:
+    raw = abi.request(abi.LISTXATTR, nodeid, abi.GETXATTR_IN.pack(size, 0), 7)
+    return lacking.answer(abi.LISTXATTR, 7, nodeid, memoryview(raw), True, now)
+
+
+def told(lacking: Lacking, nodeid: int, size: int, body: bytes) -> None:
+    raw = abi.request(abi.LISTXATTR, nodeid, abi.GETXATTR_IN.pack(size, 0), 7)
+    lacking.replied(abi.LISTXATTR, nodeid, raw, 0, abi.reply(7, body), 10.0)
+
+
 def test_one_is_no_other_and_holds_for_the_ttl_or_as_long_as_the_attributes() -> None:
     leases = directory(5)
     lacking = Lacking(leases)
     for nodeid in (5, 6):
         lacking.learn(nodeid, ACL, 10.0)
     lacking.learn(5, b"user.mine\0", 10.0)
-    assert lacking.knows(5, ACL, False, 10.0 + TTL) and lacking.knows(6, ACL, True, 10.0 + TTL)
-    assert not any(lacking.knows(5, name, True, 10.0) for name in (LABEL, CAPABILITY, b"user.mine\0"))
-    assert lacking.knows(5, ACL, True, 99.0) and not lacking.knows(5, ACL, False, 99.0)
-    assert not lacking.knows(6, ACL, True, 99.0), "its attributes are not leased"
+    assert knows(lacking, 5, ACL, False, 10.0 + TTL) and knows(lacking, 6, ACL, True, 10.0 + TTL)
+    assert not any(knows(lacking, 5, name, True, 10.0) for name in (LABEL, CAPABILITY, b"user.mine\0"))
+    assert listed(lacking, 5, 100) is None
+    assert knows(lacking, 5, ACL, True, 99.0) and not knows(lacking, 5, ACL, False, 99.0)
+    assert not knows(lacking, 6, ACL, True, 99.0), "its attributes are not leased"
     leases.broken(5, b"")
-    assert not lacking.knows(5, ACL, True, 99.0)
+    assert not knows(lacking, 5, ACL, True, 99.0)
+
+
+@pytest.mark.parametrize(("size", "none"), [(0, abi.GETXATTR_OUT.pack(0, 0)), (100, b"")])
+def test_a_list_tells_what_there_is_not(size: int, none: bytes) -> None:
+    lacking = Lacking(directory(5, 6))
+    told(lacking, 5, size, none)
+    for asked, answer in ((0, abi.GETXATTR_OUT.pack(0, 0)), (100, b"")):
+        assert listed(lacking, 5, asked, 99.0) == abi.reply(7, answer)
+    assert all(knows(lacking, 5, name, True, 99.0) for name in (ACL, LABEL, CAPABILITY))
+    told(lacking, 6, size, b"user.mine\0" + LABEL if size else abi.GETXATTR_OUT.pack(27, 0))
+    assert listed(lacking, 6, 0) is None and not knows(lacking, 6, LABEL, True, 10.0)
+    assert knows(lacking, 6, ACL, True, 10.0) is bool(size), "the size of a list says nothing of what is in it"
 
 
 def test_what_is_asked_of_two_files_is_asked_of_all_more_each_time_and_once() -> None:
     nodes = list(range(10, 1000))
     lacking = Lacking(directory(*nodes))
-    asked: list[int] = []
-    sizes = []
+    asked, sizes = [], []
     for nodeid in nodes:
-        if not lacking.knows(nodeid, ACL, True, 10.0):
+        if not knows(lacking, nodeid, ACL, True, 10.0):
             lacking.learn(nodeid, ACL, 10.0)
             ahead = lacking.next()
-            assert {name for _, name in ahead} <= {ACL}
             sizes.append(len(ahead))
-            for each, name in ahead:
-                lacking.learn(each, name, 10.0)
-            asked += [nodeid, *(each for each, _ in ahead)]
+            asked += [nodeid, *(each for _, each, _ in ahead)]
+            for op, each, args in ahead:
+                assert op == abi.LISTXATTR
+                told(lacking, each, abi.GETXATTR_IN.unpack(args)[0], b"")
     assert sizes[:4] == [0, 8, 16, 32] and max(sizes) == 256
     assert asked == nodes and not lacking.wants
+
+
+def test_one_that_comes_to_files_in_another_order_soon_has_asked_of_all() -> None:
+    lacking, misses = Lacking(directory(*range(10, 110))), 0
+    for nodeid in sorted(range(10, 110), key=lambda each: (each * 37) % 101):
+        if listed(lacking, nodeid, 0) is None:
+            misses += 1
+            for each in (nodeid, *(each for _, each, _ in lacking.next())):
+                told(lacking, each, 1024, b"")
+    assert misses <= 6
 
 
 def test_nothing_is_asked_for_who_writes_nor_of_files_of_which_it_is_not_known_where_they_are() -> None:
     lacking = Lacking(directory(*range(10, 100)))
     for nodeid in range(10, 20):
-        assert not lacking.knows(nodeid, CAPABILITY, True, 10.0)
+        assert not knows(lacking, nodeid, CAPABILITY, True, 10.0)
     for nodeid in range(200, 210):
-        assert not lacking.knows(nodeid, ACL, True, 10.0)
+        assert not knows(lacking, nodeid, ACL, True, 10.0)
     assert not lacking.wants
 
 

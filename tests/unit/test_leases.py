@@ -15,6 +15,7 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.leases import Leases
 from remoteio.inotify import IN_Q_OVERFLOW, Inotify
 from remoteio.submit.export import leases as at_home
+from remoteio.submit.export import watches
 from remoteio.submit.export.between_jobs import take_back
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
@@ -90,10 +91,10 @@ def test_an_overflow_takes_everything_back(export: Export, monkeypatch: pytest.M
 def test_what_changes_all_the_time_is_left_alone_for_a_while(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(at_home, "_BUSY", 8)
+    monkeypatch.setattr(watches, "_BUSY", 8)
     monkeypatch.setattr(at_home, "_REST", 1e9)
     node = directory(export)
-    for k in range(at_home._BUSY + 1):
+    for k in range(watches._BUSY + 1):
         (tmp_path / f"dir/{k}").touch()
     assert (node, b"") in broken(export)
     assert not look(export, node, b"file")

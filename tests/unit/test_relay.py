@@ -13,6 +13,7 @@ import pytest
 from remoteio.execute.at_once import COPIED_HERE
 from remoteio.execute.leases import is_absent, named
 from remoteio.execute.relay import Relay
+from remoteio.wire import fetched
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.frames import CREDIT, FUSE, PUSHED, FrameReader
 from remoteio.wire.link import Link
@@ -118,12 +119,16 @@ def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_ou
     (0.001, 100, False),
 ])  # fmt: skip
 def test_a_small_file_is_copied_by_the_kernel_where_home_is_far(trip: float, size: int, here: bool, ends: Ends) -> None:
-    """Also once an answer has taken no time, as it waited for another that came just then."""
+    """Also once an OPEN was answered in no time, as its file had been asked for before, and came just then."""
     relay = ends.relay
     relay.begins(trip)
-    stamp, raw = relay._known.asked(abi.LOOKUP, 1), abi.request(abi.LOOKUP, 1, b"x\0")
-    relay._asked[9] = (abi.LOOKUP, 1, 1, stamp, relay.now(), raw)
-    relay.from_link(abi.reply(9, ENTRY))
+    raw = abi.request(abi.OPEN, 7, abi.OPEN_IN.pack(0, 0), 9)
+    relay._known.files._asked[7] = 1, [(9, raw)]
+    relay._known._own(abi.FETCH, 7, b"", relay.now() - trip, relay._asked)
+    relay._asked[9] = (abi.OPEN, 7, 1, relay._known.asked(abi.OPEN, 7), relay.now(), raw)
+    attr = abi.ATTR.pack(7, 1, *[0] * 14)
+    relay.from_link(abi.reply(next(iter(relay._asked)), fetched.pack(3, attr, 0, b"", b"x")))
+    assert 9 not in relay._asked
     if size >= 0:
         relay._known.learn(5, abi.ATTR.pack(5, size, *[0] * 14), b"", relay.now())
     raw = abi.request(abi.COPY_FILE_RANGE_64, 5, abi.COPY_IN.pack(1, 0, 6, 2, 0, 1 << 40, 0), 10)

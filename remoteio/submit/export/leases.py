@@ -30,19 +30,16 @@ from remoteio.submit.export.filesystems import ChangedHere
 from remoteio.submit.export.held_open import unwritten
 from remoteio.submit.export.mounted_over import Mounts, Over
 from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.watches import ITSELF, NAMES, Watch
 from remoteio.wire import frames
 from remoteio.wire import leases as wire
 from remoteio.wire.coherence import TTL
 from remoteio.wire.link import Link, LinkClosed
 
-MOST_WATCHES = 8192  # of an inode of about 1 KiB each; an eighth of what the user may have, if that is less
-_BUSY = 64  # events within a second, after which a node is left alone
+MOST_WATCHES = 1 << 15  # of an inode of about 1 KiB each; an eighth of what the user may have, if that is less
 _REST = 5.0  # seconds
 _LEFT = 16  # inotify instances of this user's, of 128 as a rule, for other programs
 _BREAKS = 0.05  # seconds between two breaks that go by themselves
-_ITSELF = b""  # its attributes, among what is broken of a node
-_DIRECTORY = ino.IN_CREATE | ino.IN_DELETE | ino.IN_MOVED_FROM | ino.IN_MOVED_TO
-_OWN = _DIRECTORY
 _SELF = ino.IN_ATTRIB | ino.IN_MOVE_SELF | ino.IN_DELETE_SELF
 _FILE = ino.IN_MODIFY | ino.IN_CLOSE_WRITE
 _LEASABLE = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)  # the others change without an event: who holds a channel
@@ -51,46 +48,6 @@ _LACKS = (
     "see what uses them, or `sudo sysctl fs.inotify.max_user_%s`"
 )
 _WATCHES = "/proc/sys/fs/inotify/max_user_watches"
-
-
-class _Watch:
-    """One watched node. `all_broken`: nothing of it is armed; else all but the names in `broken`."""
-
-    __slots__ = ("all_broken", "beside", "broken", "events", "hides", "key", "nodeid", "number", "own", "since")
-
-    def __init__(self, node: Node, number: int) -> None:
-        self.nodeid, self.number, self.key = node.id, number, (node.dev, node.ino)
-        self.hides = node.rights.hides  # names in it are not to be told of
-        self.all_broken, self.broken = True, {_ITSELF}
-        self.events, self.since = 0, 0.0
-        self.beside = False  # a file in it was locked: it tells what is done to all files in it
-        self.own: set[tuple[int, bytes]] = set()  # events of the job's doing: the host knows, and none was seen here
-
-    def does(self, event: int, name: bytes, fails: bool) -> bool:
-        """Take note that the job does that to a name, or fails to; whether others' doing was taken for his."""
-        if fails:
-            return not self.saw(event, name)
-        self.own.add((event, name))
-        return False
-
-    def is_busy(self, now: float) -> bool:
-        """Count one event more; whether there are too many."""
-        if now - self.since > 1:
-            self.since, self.events = now, 0
-        self.events += 1
-        return self.events > _BUSY
-
-    def saw(self, event: int, name: bytes) -> bool:
-        """Say whether the host knows that the name is made, or removed; but once."""
-        known = (event & _OWN, name) in self.own
-        self.own.discard((event & _OWN, name))
-        return known
-
-    def arm(self, name: bytes) -> None:
-        """Arm one name, or _ITSELF. Names that were never told of are armed as well."""
-        if self.all_broken:
-            self.all_broken, self.broken = False, {_ITSELF}
-        self.broken.discard(name)
 
 
 class Leases:
@@ -106,8 +63,8 @@ class Leases:
         self.lock = threading.Lock()
         self.inotify: ino.Inotify | None = None
         self._mounts: Mounts | None = None
-        self._nodes: OrderedDict[int, _Watch] = OrderedDict()
-        self.numbers: dict[int, _Watch] = {}
+        self._nodes: OrderedDict[int, Watch] = OrderedDict()
+        self.numbers: dict[int, Watch] = {}
         self._local = ChangedHere()
         self.resting: dict[int, float] = {}  # by node, until when; EVERYTHING: all was taken back
         self.most = MOST_WATCHES  # from which on the oldest is left
@@ -199,7 +156,7 @@ class Leases:
         with self.lock:
             watch = self._directory(node, fd) if local else None
             if watch is not None:
-                watch.all_broken, watch.broken = False, set()
+                watch.all_broken, watch.itself_broken, watch.broken = False, False, None
             return watch is not None
 
     def attributes(self, node: Node, at: int, name: bytes = b"") -> int:
@@ -215,13 +172,13 @@ class Leases:
             if watch is None:
                 if not local:
                     return -1
-                mask = _SELF | (_DIRECTORY if node.kind == stat.S_IFDIR else _FILE)
+                mask = _SELF | (NAMES if node.kind == stat.S_IFDIR else _FILE)
                 watch = self._add(node, b"/proc/self/fd/%d/%s" % (at, name) if name else b"/proc/self/fd/%d" % at, mask)
                 if watch is None:
                     return -1
-            if not watch.all_broken and _ITSELF not in watch.broken:
+            if not watch.all_broken and not watch.itself_broken:
                 return 1
-            watch.arm(_ITSELF)
+            watch.arm(ITSELF)
             return 0
 
     def watches(self, node: Node, fd: int) -> bool:
@@ -241,7 +198,7 @@ class Leases:
             watch = self._nodes.get(node.id)
             if watch is None or _guarded(node):
                 return False
-            watch.arm(_ITSELF)
+            watch.arm(ITSELF)
             return True
 
     def _is_local(self, node: Node, fd: int) -> bool:
@@ -250,12 +207,12 @@ class Leases:
 
     # the watches; all under the lock
 
-    def _directory(self, node: Node, at: int) -> _Watch | None:
+    def _directory(self, node: Node, at: int) -> Watch | None:
         if self.inotify is None or node.rights.closed:
             return None
-        return self._nodes.get(node.id) or self._add(node, b"/proc/self/fd/%d" % at, _SELF | _DIRECTORY)
+        return self._nodes.get(node.id) or self._add(node, b"/proc/self/fd/%d" % at, _SELF | NAMES)
 
-    def _add(self, node: Node, path: bytes, mask: int) -> _Watch | None:
+    def _add(self, node: Node, path: bytes, mask: int) -> Watch | None:
         watches = self.inotify
         if watches is None or self.resting.get(node.id, 0.0) > time.monotonic():
             return None
@@ -271,26 +228,25 @@ class Leases:
         if same is not None:  # of a node that the job's kernel has forgotten, or of a name that was replaced just now
             self._break(same)
             self._nodes.pop(same.nodeid, None)
-        watch = self.numbers[number] = self._nodes[node.id] = _Watch(node, number)
+        watch = self.numbers[number] = self._nodes[node.id] = Watch(node, number)
         if len(self._nodes) > self.most:
             self._leave(next(iter(self._nodes.values())))
         return watch
 
-    def _leave(self, watch: _Watch) -> None:
+    def _leave(self, watch: Watch) -> None:
         self._break_all() if watch.beside else self._break(watch)
         del self._nodes[watch.nodeid]
         del self.numbers[watch.number]
         if self.inotify is not None:
             self.inotify.remove(watch.number)
 
-    def _break(self, watch: _Watch, name: bytes = b"") -> None:
+    def _break(self, watch: Watch, name: bytes = b"") -> None:
         if watch.all_broken:
             return
         if not name or watch.hides:
             watch.all_broken = True
             self.news.append(wire.pack_break(watch.nodeid, b""))
-        elif name not in watch.broken or _ITSELF not in watch.broken:
-            watch.broken |= {name, _ITSELF}
+        elif watch.loses(name):
             self.news.append(wire.pack_break(watch.nodeid, name))
 
     # what is due
@@ -330,9 +286,9 @@ class Leases:
             return
         watch = self.numbers.get(number)
         if watch is not None and watch.beside and self.touched and name:
-            others = self.touched(watch.nodeid, name, bool(mask & _DIRECTORY))
+            others = self.touched(watch.nodeid, name, bool(mask & NAMES))
             self.news += [wire.pack_break(node, b"") for node in others]
-        if watch is None or mask & ino.IN_OPEN or (name and not mask & _DIRECTORY) or watch.saw(mask, name):
+        if watch is None or mask & ino.IN_OPEN or (name and not mask & NAMES) or watch.saw(mask, name):
             return  # left meanwhile; of what is in a directory, and has a watch of its own; or known to the host
         self._break_all() if watch.beside and mask & ino.IN_IGNORED else self._break(watch, name)
         if mask & ino.IN_IGNORED:
@@ -345,7 +301,7 @@ class Leases:
             self.resting[watch.nodeid] = now + _REST
 
 
-def _mounted(leases: Leases, nodes: dict[int, _Watch], over: Over | None) -> None:
+def _mounted(leases: Leases, nodes: dict[int, Watch], over: Over | None) -> None:
     """Take back the names over which something was mounted, or unmounted; None: these may be any. Under the lock."""
     if over is None:
         leases._break_all()
