@@ -46,7 +46,7 @@ from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases as wire
 from remoteio.wire.coherence import KNOWN_CHANGES, KNOWN_LINKS, KNOWN_NODES, SILENCE, TTL
 from remoteio.wire.known import Listing, Piggyback
-from remoteio.wire.listed import walk
+from remoteio.wire.listed import ENTRY_SIZE, walk
 from remoteio.wire.makes import OPS, name_of
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ class Known:
         self.opened = Opened()
         # nodeid -> until, attributes, contents, for how much of that time the kernel may have the attributes
         self._attr: OrderedDict[int, tuple[float, bytes, bytes, int]] = OrderedDict()
-        self.lacking = Lacking(self.leases)
+        self.lacking = Lacking(self.leases, self.files.orders.onward)
         self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
         self._change: dict[int, int] = {}  # nodeid -> number of its last change
         self._removing = Removing(self.leases)
@@ -223,7 +223,10 @@ class Known:
         if what & wire.LISTED and known is not None and known.listing is not None:
             entries = known.listing.entries
             # one that comes with a LOOKUP has no order of its own
-            leases.listed(nodeid, walk(entries), b"" if what & wire.NAME else entries)
+            leases.listed(nodeid, within := walk(entries), b"" if what & wire.NAME else entries)
+            for start, _, each, *_ in within if what & wire.ENTRIES else ():
+                if each and self.holds(each, stamp):
+                    leases.attributes(each, entries[start + abi.ENTRY.size : start + ENTRY_SIZE])
 
     def learn_listing(self, op: int, nodeid: int, fh: int, stamp: int, listing: Listing, now: float) -> None:
         """Keep what came with the reply to a LOOKUP in the directory `nodeid`, or to the OPENDIR that made `fh`."""

@@ -3,14 +3,16 @@
 The kernel remembers none of it: it asks for security.capability at each write and chown, `ls -l` asks for two more of
 each file, and `cp -a` for a list of all. Hardly any has one. That one is lacking is known for coherence.TTL, and where
 the file's attributes hold under a lease, as long as they do: setxattr(2) changes the inode, which home's watch tells
-(IN_ATTRIB). Who asks home of two files will ask of all that are in the directory: these are asked ahead for the names
-of what they have (listxattr(2)), twice as many each time that the job comes to one of which home was not asked.
+(IN_ATTRIB). Who asks home of two files will ask of all that are in the directory, and walk on: so the names of what
+these have are asked for ahead (listxattr(2)), of twice as many each time that the job comes to one of which home was
+not asked.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 
 from remoteio.execute.leases import NO_CAPABILITY, Leases, beside
@@ -32,13 +34,15 @@ _ROOM = 1024  # bytes of names: who has more is not known
 
 
 class Lacking:
-    """Knows what files lack, and whom to ask next."""
+    """Knows what files lack, and whom to ask next. `onward`: of which, from one on, no more than so many (``orders``);
+    where it knows none, those beside it by the leases are asked of."""
 
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
+    def __init__(self, leases: Leases, onward: Callable[[int, int], list[int]]) -> None:
+        self._leases, self._onward = leases, onward
         self._known: OrderedDict[int, tuple[float, int]] = OrderedDict()  # nodeid -> until when, and what it lacks
-        self._beside: frozenset[int] = frozenset()  # files in the directory of one that was asked of last
+        self._ahead: frozenset[int] = frozenset()  # files that the job is taken to come to
         self._unasked: dict[int, None] = {}  # of these, those of which home was not asked, in their order
+        self._asked: set[int] = set()  # of all files
         self._window = 0
         self._next: list[int] = []
 
@@ -83,9 +87,9 @@ class Lacking:
         name = bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]) if op == abi.GETXATTR else _ANY
         bit = _BITS.get(name, 0)
         until, bits = self._known.get(nodeid, _NOTHING)
-        if not ((until >= now and bits & bit) or (leased and self._leases.bare(nodeid, bit))):
+        if (until < now or not bits & bit) and not (leased and self._leases.bare(nodeid, bit)):
             if bit and name != CAPABILITY:
-                self._missed(nodeid)
+                self._missed(nodeid, bool(bits & bit))
             return None
         if op == abi.GETXATTR:
             return abi.failure(unique, errno.ENODATA)
@@ -102,16 +106,21 @@ class Lacking:
         found, self._next = self._next, []
         return [(abi.LISTXATTR, nodeid, abi.GETXATTR_IN.pack(_ROOM, 0)) for nodeid in found]
 
-    def _missed(self, nodeid: int) -> None:
-        if nodeid not in self._beside:
-            self._unasked = dict.fromkeys(beside(self._leases, nodeid))
-            self._beside = frozenset(self._unasked)
-            self._window = max(self._window // 2, _FIRST) if self._window else 0
+    def _missed(self, nodeid: int, late: bool) -> None:
+        """Find what to ask next; `late`: that it lacks this was known, but too long ago."""
+        if late or len(self._asked) > KNOWN_BARE:
+            self._asked.clear()
+        if late or nodeid not in self._ahead:
+            found = self._onward(nodeid, KNOWN_BARE) or beside(self._leases, nodeid)
+            self._ahead = frozenset(found)
+            self._unasked = dict.fromkeys(each for each in found if each not in self._asked)
         if nodeid not in self._unasked:
             return
         del self._unasked[nodeid]
         ahead = list(islice(self._unasked, self._window))
         for each in ahead:
             del self._unasked[each]
+        ahead += [nodeid] if ahead else []  # what else it may lack
+        self._asked.update((nodeid, *ahead))
         self._next += ahead
         self._window = min(2 * self._window, _MOST) or _FIRST

@@ -14,12 +14,13 @@ A listing is taken apart only when a file is opened: who lists and opens none pa
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import dropwhile
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import AHEAD, ORDER_HITS, ORDER_KNOWN, ORDER_UNREAD, ORDER_WINDOW
 from remoteio.wire.listed import walk
 
-_REGULAR = 8  # d_type: DT_REG of readdir(3)
+_REGULAR, _DIR = 8, 4  # d_type: DT_REG, DT_DIR of readdir(3)
 _ORDERS = 3  # as listed, by name, by inode number
 _PASSED = 8  # files that a job may pass over at a time, and follow an order still
 
@@ -27,9 +28,10 @@ _File = tuple[int, int, bytes, int]  # node, size, name, inode number
 
 
 class _Directory:
-    __slots__ = ("_ranks", "_sorted", "files", "last", "names", "next")
+    __slots__ = ("_ranks", "_sorted", "all", "files", "last", "names", "next")
 
     def __init__(self) -> None:
+        self.all: list[int] = []  # nodes of files and directories, as listed
         self.files: list[_File] = []
         self.names: dict[bytes, int] = {}  # -> index of the file
         self.last = -1  # index of the file opened last
@@ -68,7 +70,8 @@ class Orders:
         self._unread: list[tuple[int, bytes]] = []  # listings that are not taken apart yet: directory, entries
         self._unread_bytes = 0
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
-        self._where: dict[int, tuple[int, int]] = {}  # nodeid of a file -> its directory, index there
+        # nodeid of a file or directory -> the directory that it is in, its index there among files, and among all
+        self._where: dict[int, tuple[int, int, int]] = {}
         self._at = _Directory()
         self._order = self._hits = 0
         self.window = 0
@@ -79,6 +82,22 @@ class Orders:
         self._unread_bytes += len(entries)
         while self._unread_bytes > ORDER_UNREAD:
             self._unread_bytes -= len(self._unread.pop(0)[1])
+
+    def onward(self, nodeid: int, most: int) -> list[int]:
+        """List so many files and directories at the most as they are listed: from that one on, then those before it,
+        and those of the directories that were listed later. Nothing: it is not known."""
+        self._read()
+        where = self._where.get(nodeid)
+        if where is None:
+            return []
+        its, at = self._directories[where[0]].all, where[2]
+        found = its[at:] + its[:at]
+        for directory in dropwhile(lambda each: each != where[0], self._directories):
+            if len(found) >= most:
+                break
+            if directory != where[0]:
+                found += self._directories[directory].all
+        return found[:most]
 
     def entered(self, directory: int) -> None:
         """Take note that the job opens a directory: who follows an order reads it in that, from its start."""
@@ -163,13 +182,15 @@ class Orders:
                 its = self._directories[directory] = _Directory()
             self._directories.move_to_end(directory)
             for start, _, nodeid, name, _, kind in walk(entries):
-                if kind == _REGULAR and nodeid and nodeid not in self._where:
-                    ino, size, *_ = abi.ATTR.unpack_from(entries, start + abi.ENTRY.size)
-                    self._where[nodeid] = (directory, len(its.files))
-                    its.add((nodeid, size, name, ino))
+                if kind in (_REGULAR, _DIR) and nodeid and nodeid not in self._where:
+                    self._where[nodeid] = directory, len(its.files), len(its.all)
+                    its.all.append(nodeid)
+                    if kind == _REGULAR:
+                        ino, size, *_ = abi.ATTR.unpack_from(entries, start + abi.ENTRY.size)
+                        its.add((nodeid, size, name, ino))
         self._unread.clear()
         self._unread_bytes = 0
         while len(self._where) > ORDER_KNOWN and len(self._directories) > 1:
             _, old = self._directories.popitem(last=False)
-            for nodeid, *_ in old.files:
+            for nodeid in old.all:
                 del self._where[nodeid]

@@ -7,8 +7,9 @@ LEASED is a reply whose telling holds until a BREAK, and not for coherence.TTL s
 `what` is a sum of NAME (a LOOKUP: that `name` leads there, or nowhere), ATTR (the attributes of the node: of a LOOKUP,
 those of what was found; of an OPEN or OPENDIR, those that go along with the reply), LISTED (the names of the
 listing, and that there are no others), CONTENTS (of an OPEN for reading, together with ATTR: what the file holds,
-and that it may be opened so) and KEPT (together with CONTENTS: the reply, a KNOWN, has the name of this version of the
-file in place of its contents; what has that name has the same contents, in all runs). The name of a LOOKUP stands here
+and that it may be opened so), KEPT (together with CONTENTS: the reply, a KNOWN, has the name of this version of the
+file in place of its contents; what has that name has the same contents, in all runs) and ENTRIES (together with LISTED:
+the attributes of what is in the listing, but for names alone). The name of a LOOKUP stands here
 since its reply does not have it.
 
 BREAK takes leases back, of each node named, and of the name in it; a name of no bytes stands for the node's attributes
@@ -24,7 +25,7 @@ import struct
 from remoteio.errors import ProtocolError
 from remoteio.wire.frames import FUSE, KNOWN
 
-NAME, ATTR, LISTED, CONTENTS, KEPT = 1, 2, 4, 8, 16
+NAME, ATTR, LISTED, CONTENTS, KEPT, ENTRIES = 1, 2, 4, 8, 16, 32
 EVERYTHING = 0
 
 _HEAD = struct.Struct("=BBHI")
@@ -42,7 +43,7 @@ def split(payload: bytes | memoryview) -> tuple[int, int, bytes, bytes | memoryv
     if len(payload) >= _HEAD.size:
         kind, what, length, zero = _HEAD.unpack_from(payload)
         at = _HEAD.size + length
-        if kind in (FUSE, KNOWN) and 0 < what < 32 and length <= _NAME_MAX and not zero and at <= len(payload):
+        if kind in (FUSE, KNOWN) and 0 < what < 64 and length <= _NAME_MAX and not zero and at <= len(payload):
             return kind, what, bytes(payload[_HEAD.size : at]), payload[at:]
     raise ProtocolError("a lease does not say what for (%d bytes)" % len(payload))
 

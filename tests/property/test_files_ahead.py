@@ -272,3 +272,18 @@ def test_a_reply_that_is_cut_short_is_refused(cut: int) -> None:
         parse(body[:cut])
     with pytest.raises(ProtocolError):
         parse(body + b"x")
+
+
+def test_files_are_listed_from_one_on_and_those_of_directories_that_were_listed_later() -> None:
+    facts, kinds = KnownAhead(), {3: 4, 5: 10}
+    orders = facts.files.orders
+
+    def listing(nodes: range) -> bytes:
+        told = (abi.ENTRY.pack(k, 0, 1, 1, 0, 0) + attr(1) + abi.DIRENT.pack(k, k, 8, kinds.get(k, 8)) for k in nodes)
+        return b"".join(each + bytes(8) for each in told)
+
+    for directory, nodes in ((90, range(2, 7)), (91, range(10, 13)), (92, range(20, 24))):
+        orders.listed(directory, listing(nodes))
+    assert orders.onward(4, 99) == [4, 6, 2, 3, 10, 11, 12, 20, 21, 22, 23], "with directories, without links"
+    assert orders.onward(3, 5) == [3, 4, 6, 2, 10] and orders.onward(11, 99) == [11, 12, 10, 20, 21, 22, 23]
+    assert orders.onward(5, 99) == orders.onward(99, 99) == []

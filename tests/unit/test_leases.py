@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import ProtocolError
+from remoteio.execute.known import Known
 from remoteio.execute.leases import Leases
 from remoteio.inotify import IN_Q_OVERFLOW, Inotify
 from remoteio.submit.export import leases as at_home
@@ -20,11 +21,12 @@ from remoteio.submit.export.between_jobs import take_back
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import known
 from remoteio.wire import leases as wire
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE
 from remoteio.wire.frames import FUSE, KNOWN, LEASED, FrameReader
 from remoteio.wire.link import Link
-from remoteio.wire.listed import Entries
+from remoteio.wire.listed import Entries, walk
 
 ATTR = bytes(abi.ATTR.size)
 
@@ -63,6 +65,44 @@ def directory(export: Export) -> int:
     what, body = ask(export, abi.LOOKUP, abi.ROOT_ID, b"dir\0")
     assert what == wire.NAME | wire.ATTR
     return int(abi.ENTRY.unpack_from(body)[0])
+
+
+def test_who_looks_where_an_earlier_job_did_is_told_of_all_that_is_there_until_it_changes(
+    export: Export, tmp_path: Path
+) -> None:
+    for k in range(5):
+        (tmp_path / f"dir/{k}").touch()
+    os.mkfifo(tmp_path / "dir/fifo")
+    node = directory(export)
+    assert [look(export, node, b"%d" % k) & (wire.LISTED | wire.ENTRIES) for k in range(3)] == [0, 0, wire.LISTED]
+    export.listings.since = time.monotonic()
+    answer = export.answer(abi.Request(abi.request(abi.LOOKUP, node, b"0\0", 1)))
+    assert answer is not None
+    _, what, _, payload = wire.split(answer[1])
+    assert what == wire.NAME | wire.ATTR | wire.LISTED | wire.ENTRIES
+    told = known.parse(abi.LOOKUP, known.split(payload)[1], False)
+    assert told.listing is not None
+    nodes = {name: nodeid for _, _, nodeid, name, *_ in walk(told.listing.entries) if nodeid}
+    assert nodes.keys() == {b"file", *(b"%d" % k for k in range(5))}, "what changes without an event is a name alone"
+    (tmp_path / "dir/3").write_text("more")
+    os.utime(tmp_path / "dir/4")
+    assert broken(export) == [(nodes[b"3"], b""), (nodes[b"4"], b"")]
+    assert not look(export, node, b"1") & wire.LISTED, "it was told just now"
+
+
+@pytest.mark.parametrize("what", [wire.LISTED, wire.LISTED | wire.ENTRIES])
+def test_the_attributes_of_what_is_listed_hold_if_that_is_said_but_of_what_the_job_has_changed(what: int) -> None:
+    facts = Known()
+    told = [abi.ENTRY.pack(k, 0, 1, 1, 0, 0) + ATTR + abi.DIRENT.pack(k, k, 8, 8) + b"%08d" % k for k in (0, 6, 7)]
+    stamp = facts.asked(abi.LOOKUP, 5)
+    facts.asked(abi.SETATTR, 7)
+    listing = known.Piggyback(ATTR, b"", known.Listing(b"".join(told), True))
+    facts.lease(5, stamp, wire.NAME | wire.ATTR | what, b"%08d" % 6, (6, ATTR, listing, False))
+    assert facts.leases.getattr(1, 6) is not None
+    assert facts.leases.lookup(1, 5, b"%08d" % 7) is None
+    facts.leases.changed(6)
+    facts.lease(5, stamp, wire.NAME | what, b"%08d" % 9, (0, b"", listing, False))
+    assert (facts.leases.lookup(1, 5, b"%08d" % 6) is not None) is bool(what & wire.ENTRIES)
 
 
 def test_one_break_for_all_changes_until_it_is_told_again(export: Export, tmp_path: Path) -> None:

@@ -179,9 +179,11 @@ class Listings:
             finally:
                 os.close(fd)
 
-    def whole(self, node: Node) -> bytes:
-        """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing."""
-        return self._small(node, self._found)
+    def whole(self, node: Node, held: Held | None = None) -> bytes:
+        """List all of the directory as READDIRPLUS does, if it is small and may be read; else nothing.
+
+        `held`: of no other entry more than its name."""
+        return self._small(node, self._found, held=held)
 
     def ahead(self, node: Node, most: int, begin: Callable[[int], bool], held: Held | None = None) -> bytes:
         """List all of the directory as to who opens it and reads it from the start, or nothing if it is no less than
@@ -195,11 +197,12 @@ class Listings:
             return self._placed(node, fd, 0)
 
         with self._inodes.allowed.refusals.guessing():
-            return self._small(node, listed, most, held)
+            return self._small(node, listed, most, LISTED_ENTRIES if held is None else most, held)
 
     def _small(
-        self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD, held: Held | None = None
-    ) -> bytes:
+        self, node: Node, listed: Callable[[Node, int], list[Found]], most: int = AHEAD,
+        few: int = LISTED_ENTRIES, held: Held | None = None,
+    ) -> bytes:  # fmt: skip
         try:
             fd = self._inodes.descriptors.reopen(node, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
@@ -210,8 +213,7 @@ class Listings:
             return b""  # as above; opendir(3) and readdir(3) say it
         else:
             room = sum(_PLUS + len(name) + 7 & ~7 for name, *_ in found)
-            few = held is not None or len(found) <= LISTED_ENTRIES
-            return self._plus(node, fd, found, 0, room, held)[0] if few and room <= most else b""
+            return self._plus(node, fd, found, 0, room, held)[0] if len(found) <= few and room <= most else b""
         finally:
             os.close(fd)
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, lstat, same
@@ -14,7 +15,7 @@ from remoteio.submit.export.inodes import version
 from remoteio.submit.export.learned_walks import ATTRIBUTES, LOOKED_UP, NAMES
 from remoteio.submit.export.listings import Held
 from remoteio.submit.export.more_made import MoreMade
-from remoteio.submit.export.nodes import Node, Place
+from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.pinned import REMOVED
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
@@ -26,6 +27,7 @@ from remoteio.wire.listed import TAKES, directories, pack, pack_names, walk
 
 _KERNEL_FACTS = b"criu.kdat"  # in /run: criu's cache of facts about this machine's kernel, which is not the job's
 _NEGATIVE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
+_ONCE, _AGAIN = 1, 2
 _NEGATIVE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
@@ -49,7 +51,7 @@ class Names(ExportBase):
                 raise FileNotFoundError
             st = os.stat(name, dir_fd=at, follow_symlinks=False)
             # a file that is met once is no reason for a watch: it is leased when it is opened, or looked up again
-            worth = leased and (not stat.S_ISREG(st.st_mode) or self.inodes.known(st) is not None)
+            lease = leased and (not stat.S_ISREG(st.st_mode) or self.inodes.known(st) is not None)
             entry = self._entry(parent, name, st)
         except FileNotFoundError:
             if parent.shared and not leased:
@@ -60,19 +62,28 @@ class Names(ExportBase):
             if stat.S_ISDIR(st.st_mode):
                 # kept open, it is found as the job's working directory wherever it is moved to
                 self.inodes.descriptors.pin(self.inodes.known(st))
-            if worth and self._holds(entry, at, name, st):
+            if lease and self._holds(entry, at, name, st):
                 leased |= leases.ATTR
         known = None
-        if self._worth_listing(parent):
-            listed = leases.LISTED if leased and self.leases.listing(parent, at) else 0
-            entries = self.listings.whole(parent)
-            if entries:
-                self.listings.told(parent, entries, LOOKED_UP)
-                known = Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True))
-                leased |= listed
+        if worth := _worth_listing(parent, self.listings.since):
+            known, listed = self._whole(parent, at, bool(leased), worth == _AGAIN)
+            leased |= listed
         elif link:
             known = _target(self, name, at)
         return Reply(entry, known, leased=leased, name=name)
+
+    def _whole(self, node: Node, at: int, leased: bool, again: bool) -> tuple[Piggyback | None, int]:
+        """List a directory in which names are looked up, and return what of that is leased; nothing: it is not listed.
+
+        `again`: by one job after the other; the attributes of all that is in it are leased then, too.
+        """
+        listed = leases.LISTED if leased and self.leases.listing(node, at) else 0
+        listed |= leases.ENTRIES if listed and again else 0
+        entries = self.listings.whole(node, Held(self._holds, True) if listed & leases.ENTRIES else None)
+        if not entries:
+            return None, 0
+        self.listings.told(node, entries, LOOKED_UP)
+        return Piggyback(self.attr(os.fstat(at)), b"", Listing(entries, True)), listed
 
     def _other(self, parent: Node, name: bytes, at: int) -> Reply | None:
         """Answer with what is shown, for now or for good, in place of what has the name; None: nothing is."""
@@ -107,17 +118,6 @@ class Names(ExportBase):
             if (st.st_dev, st.st_ino) == (opened[0].dev, opened[0].ino):
                 return Reply(self._entry(at, other, st))
         raise OSError(errno.ENOENT, "nothing that is open had that name")
-
-    def _worth_listing(self, parent: Node) -> bool:
-        """Several names of one directory in a row: then the kernel will ask for more of them."""
-        parent.asked += 1
-        now = time.monotonic()
-        before = 0.0 < parent.listed <= self.listings.since  # it was told to an earlier job
-        told = not before and now < parent.listed + TTL
-        if parent.asked < (1 if before else LISTED_AFTER) or parent.shared or told:
-            return False
-        parent.asked, parent.listed = 0, now
-        return True
 
     def do_forget(self, r: abi.Request) -> Reply:
         self.inodes.forget(r.nodeid, abi.FORGET_IN.unpack_from(r.raw, abi.ARGS)[0])
@@ -263,19 +263,35 @@ class Names(ExportBase):
         entries = b"" if node.shared else self.listings.ahead(node, room, begin, which)
         if not entries:
             return b"", b""
+        if not held:
+            node.listed = node.listed or time.monotonic() - TTL  # for a later job: this one may look it up all the same
         at = self.inodes.descriptors.directory(node)
         granted = self.more.granted(node, at) if takes and armed[0] else None
         return entries, pack(node.id, self.attr(os.fstat(at)), entries, armed[0], granted)
 
     def do_readdir(self, r: abi.Request) -> Reply:
-        fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
-        with self.inodes.directory_open(r.nodeid, fh) as handle:
-            return Reply(self.listings.plain(handle, offset, size))
+        return self._read(r, self.listings.plain)
 
     def do_readdirplus(self, r: abi.Request) -> Reply:
+        return self._read(r, lambda *range: self.listings.plus(*range)[0])
+
+    def _read(self, r: abi.Request, listed: Callable[[Handle, int, int], bytes]) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
         with self.inodes.directory_open(r.nodeid, fh) as handle:
-            return Reply(self.listings.plus(handle, offset, size)[0])
+            return Reply(listed(handle, offset, size))
+
+
+def _worth_listing(parent: Node, since: float) -> int:
+    """Several names of one directory in a row: the kernel will ask for more. _AGAIN: as for a job that ended before
+    `since`."""
+    parent.asked += 1
+    now = time.monotonic()
+    before = 0.0 < parent.listed <= since
+    told = not before and now < parent.listed + TTL
+    if parent.asked < (1 if before else LISTED_AFTER) or parent.shared or told:
+        return 0
+    parent.asked, parent.listed = 0, now
+    return _AGAIN if before else _ONCE
 
 
 def _target(names: Names, name: bytes, at: int) -> Piggyback | None:
