@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import Any
 
 from remoteio.errors import ProtocolError, RexecError
+from remoteio.submit.export.between_jobs import unchanged
 from remoteio.submit.export.dispatch import Export
 from remoteio.wire import frames
 from remoteio.wire.coherence import TTL
@@ -152,6 +153,8 @@ class _Session:
 
     def next(self, offer: Offer, spec: JobSpec) -> bool:
         """Have the agent, which rests, begin another. False: it is not told so. Raises LinkClosed: likewise."""
+        if (export := self.host_session.export) is not None:
+            self.told = unchanged(self.told, export.inodes, export.leases)
         names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
         if not self.host_session.files.next_job(names):
             return False

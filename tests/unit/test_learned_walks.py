@@ -183,6 +183,16 @@ def test_no_more_is_listed_than_so_many_directories(host: Host, monkeypatch: pyt
     assert len(told(host, {b"/top": use_of(NAMES)})) == 5
 
 
+def test_no_more_names_are_told_than_leave_room_for_what_the_host_needs(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushed_walks, "MOST_TOLD", 12)
+    assert 1 < len(told(host, {b"/top": use_of(NAMES)})) < 5, "of directories with five names and three"
+    walks = LearnedWalks()
+    assert told(host, {b"/top/a": use_of(NAMES), b"/top/b": use_of(NAMES), b"/top/c": []}, walks)[-1] != b"/top/b/f"
+    assert walks.names >= 12
+
+
 def told(host: Host, uses: Uses, walks: LearnedWalks | None = None) -> list[bytes]:
     """The paths of the directories that are listed, in that order."""
     found = []

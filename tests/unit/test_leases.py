@@ -15,9 +15,8 @@ from remoteio.errors import ProtocolError
 from remoteio.execute.known import Known
 from remoteio.execute.leases import Leases
 from remoteio.inotify import IN_Q_OVERFLOW, Inotify
+from remoteio.submit.export import between_jobs, watches
 from remoteio.submit.export import leases as at_home
-from remoteio.submit.export import watches
-from remoteio.submit.export.between_jobs import take_back
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
@@ -219,12 +218,31 @@ def test_what_lies_beside_a_lock_is_leased_as_before_to_the_next_job(export: Exp
         assert broken(export), "each job's first lock takes back what is beside it"
         assert ask(export, abi.GETATTR, file, abi.GETATTR_IN.pack(0, 0, 0))[0] == 0
         export.answer(abi.Request(abi.request(abi.RELEASE, file, abi.RELEASE_IN.pack(fh, 0, 0, 0), 3)))
-        take_back(export.inodes, export.leases)
+        between_jobs.take_back(export.inodes, export.leases)
         what, body = ask(export, abi.LOOKUP, node, b"file\0")
         assert what == wire.NAME | wire.ATTR and any(abi.ENTRY.unpack_from(body)[2:])
         (tmp_path / "dir/file").write_text("changed here")
         assert broken(export) == [(file, b"")]
         look(export, node, b"file")
+
+
+def test_what_others_have_changed_of_what_the_host_was_told_is_told_to_the_next_job(
+    export: Export, tmp_path: Path
+) -> None:
+    node = directory(export)
+    told = {b"/dir", b"/dir/file", b"/dir/new", b"/dir/new/below", b"/other"}
+
+    def unchanged() -> set[bytes]:
+        return between_jobs.unchanged(told, export.inodes, export.leases)
+
+    look(export, node, b"file")
+    assert look(export, node, b"new") == wire.NAME and unchanged() == told
+    (tmp_path / "dir/new").mkdir()
+    assert unchanged() == told - {b"/dir/new", b"/dir/new/below"}
+    look(export, node, b"new")
+    assert unchanged() == told
+    (tmp_path / "dir").rename(tmp_path / "elsewhere")
+    assert unchanged() == {b"/other"}
 
 
 def test_a_host_that_has_not_heard_of_home_answers_from_no_lease() -> None:

@@ -5,7 +5,8 @@ that is a directory like others, with the rights that its names give it. And whe
 of what lies beside it (``beside_locks``): with the job the locks are gone.
 
 The host hears the breaks before it hears of the next job, and rights are looked up anew with each name; until then what
-was the job's own has no more than its names give it.
+was the job's own has no more than its names give it. What it was told of before, and others have changed since, is sent
+again if the next job is likely to use that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from remoteio.submit.export import confine
 from remoteio.submit.export.inodes import Inodes
 from remoteio.submit.export.leases import Leases
-from remoteio.submit.export.nodes import Node
+from remoteio.submit.export.nodes import Node, path
 
 
 def take_back(inodes: Inodes, leases: Leases) -> None:
@@ -36,6 +37,28 @@ def take_back(inodes: Inodes, leases: Leases) -> None:
             watch.beside = False
             if watch.nodeid in own:
                 leases._leave(watch)
+
+
+def unchanged(told: set[bytes], inodes: Inodes, leases: Leases) -> set[bytes]:
+    """Return those of these paths, of which the host was told, of which it has not been told since that they, or what
+    they lead through, are others."""
+    with leases.lock:
+        leases.drain()
+        watches = [
+            (watch.nodeid, (b"",) if watch.all_broken else tuple(watch.broken or ()))
+            for watch in leases._nodes.values()
+            if watch.all_broken or watch.broken
+        ]
+    changed = {path(node, name) for each, names in watches if (node := inodes.nodes.get(each)) for name in names}
+    return {each for each in told if not (changed and _is_below(each, changed))}
+
+
+def _is_below(name: bytes, changed: set[bytes]) -> bool:
+    while name:
+        if name in changed:
+            return True
+        name = name.rpartition(b"/")[0]
+    return False
 
 
 def _disown(node: Node, confinement: confine.Confinement) -> None:

@@ -20,7 +20,8 @@ Uses = dict[bytes, "Ranges | None"]  # as ``first_names`` has them
 LOOKED_UP, NAMES, ATTRIBUTES, CONTENTS, PASSED_BY = range(-1, 4)
 """What is wanted of the files below a directory: those that are looked up, and so no walk; that they are there, to know
 what they are, and what is in them; or nothing, nor of the directory itself."""
-LEAST = 4  # directories, each in another of them, that are a walk
+_LOOKED_IN = 4  # directories of a tree, in which names are looked up: who lists it wants attributes
+LEAST = 8  # directories, each in another of them, that are a walk
 MOST_WALKED = 4096  # directories of one walk
 MOST_PASSED_BY = 64
 _ENTRY = 512  # bytes, and few are so long
@@ -38,6 +39,7 @@ class LearnedWalks:
     left  roots of walks that are not sent to their end
     sent  roots of those that are
     walked  path of a directory of which the host was told -> what is wanted there, its entries
+    names  how many names were sent of the trees that are walked
 
     Threads: any; what is lost when two come at once is learned the next time.
     """
@@ -49,6 +51,7 @@ class LearnedWalks:
         self.left: set[bytes] = set()
         self.sent: set[bytes] = set()
         self.walked: dict[bytes, tuple[int, bytes]] = {}
+        self.names = 0
         self._looked: dict[bytes, int] = {}  # directories of which the host was told as names were looked up there
         self._lookups: dict[int, int] = {}  # names that the job has asked for in a directory, by its id
         self._asked: dict[bytes, int] = {}  # root of a walk -> names asked for in it
@@ -117,7 +120,7 @@ class LearnedWalks:
         for root, ranges in found.items():
             wanted = wanted_of(ranges)
             if wanted is not None:
-                looked = sum(each.startswith(root + b"/") for each in list(self._looked)) >= LEAST
+                looked = sum(each.startswith(root + b"/") for each in list(self._looked)) >= _LOOKED_IN
                 found[root] = use_of(ATTRIBUTES if looked and wanted == NAMES else self.wants(root, wanted))
         looked_up = [name for name, node in list(self._looked.items()) if self._lookups.get(node, 0) >= _SEVERAL]
         several = dict.fromkeys([*self._opened, *looked_up])

@@ -18,11 +18,12 @@ from remoteio.submit.export.learned_walks import (
     LearnedWalks,
 )
 from remoteio.wire import pushed
-from remoteio.wire.coherence import AHEAD
+from remoteio.wire.coherence import AHEAD, LEASED_NAMES
 from remoteio.wire.listed import directories, walk
 
 _REGULAR = 8  # d_type: DT_REG of readdir(3)
 _HELD = 3 * AHEAD  # bytes of entries of which most are names alone, and the rest of these is nothing when deflated
+MOST_TOLD = LEASED_NAMES // 2  # names of one run: more would take the place of what the host needs
 _SOON, _PART = 8 << 10, 16 << 10  # bytes of directories that are sent in one part: in the first, in all others
 
 Contents = Callable[[list[int]], Iterator[bytes]]
@@ -46,7 +47,7 @@ class PushedWalk:
         left, inodes, learned = [top], self._export.inodes, self._learned
         learned.left.add(root)
         held = wanted != ATTRIBUTES
-        while left and most:
+        while left and most and learned.names < MOST_TOLD:
             node = inodes.nodes.get(left.pop())
             if node is None or node.kind != stat.S_IFDIR:
                 continue
@@ -63,15 +64,14 @@ class PushedWalk:
             if not entries:
                 continue
             most -= 1
-            found = walk(entries)
+            learned.names += len(found := walk(entries))
             if wanted is None:
                 learned.pushed(node, entries)
             else:
                 left += reversed([each for each in directories(found) if each not in passed_by])
-            if wanted == NAMES:
-                learned.bare[node.id] = root
-            files = [each[2] for each in found if each[5] == _REGULAR and each[2]] if wanted == CONTENTS else []
-            files = [each for each in files if each not in learned.fetched]
+            learned.bare.update({node.id: root} if wanted == NAMES else {})
+            regular = (each[2] for each in found if each[5] == _REGULAR and each[2])
+            files = [each for each in regular if each not in learned.fetched] if wanted == CONTENTS else []
             yield from self._add(part, held, bool(files))
             yield from self._contents(files)
         yield from self._add(b"", held, True)
