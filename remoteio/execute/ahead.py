@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     _Guesser = Walks | NameWalks
 
 
+_ALMOST_TTL = TTL * 1_000_000_000 - 1  # ns, of which there may be no whole second
+
+
 class _Listed:
     __slots__ = ("entries", "found", "until", "walk")
 
@@ -101,9 +104,9 @@ class Ahead:
             return self._listings.read(unique, fh, offset, size, now)
         found = self._listings.unread(fh)
         if self._listings.first(fh) and leases is not None and self._may_list(leases, nodeid):
-            entries, found = leases.listing(nodeid)
-            self._listings.opened_ahead(fh, entries, found, now, now + TTL)
-            self.bare.given(nodeid, entries, found, now + TTL)
+            entries, found = leases.listing(nodeid, _ALMOST_TTL)
+            self._listings.opened_leased(fh, entries, found, now + TTL)
+            self.bare.given(nodeid, bytes(entries), found, now + TTL)
             self._open_until(nodeid, now + TTL)
             self.walks.listed(nodeid, found)
         if found is not None and self.walks.above(nodeid):  # nobody goes back there, but begins anew

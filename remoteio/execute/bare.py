@@ -12,6 +12,8 @@ is given no such listing any more, and nobody is of that directory, but for who 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import BARE_ASKED, KNOWN_DIRECTORIES, KNOWN_OPENED
 from remoteio.wire.listed import ENTRY_SIZE, Entries
@@ -54,7 +56,7 @@ class Bare:
         self.thread = 0
         self.unread: set[int] = set()
         self._unwanted: set[int] = set()  # directories of which they will not do
-        self._given: dict[int, _Given] = {}  # by the directory, the oldest first
+        self._given: OrderedDict[int, _Given] = OrderedDict()  # by the directory, the oldest first
         self._hits: dict[int, int] = {}  # thread -> names in a row
 
     def of(self, op: int, request: bytes | memoryview) -> None:
@@ -66,7 +68,7 @@ class Bare:
         """Take note that the job is given such a listing, and until when who asks for a name there has it from that."""
         self._given.pop(nodeid, None)
         while len(self._given) >= KNOWN_DIRECTORIES:
-            del self._given[next(iter(self._given))]
+            self._given.popitem(last=False)
         self._given[nodeid] = _Given(entries, found, until)
         self.unread.discard(nodeid)
 

@@ -28,14 +28,20 @@ class _Directory:
 
 
 class _Read:
-    __slots__ = ("complete", "found", "listing", "next", "nodes", "offset", "until")
+    __slots__ = ("_nodes", "complete", "found", "listing", "next", "offset", "until")
 
     def __init__(self, listing: bytearray, found: Entries, complete: bool, until: float) -> None:
         self.listing, self.complete, self.until = listing, complete, until
         self.found = found
-        self.nodes = {nodeid: k for k, (_, _, nodeid, *_) in enumerate(found)}  # the last entry of each
+        self._nodes: dict[int, int] | None = None  # the last entry of each; None: nobody has asked
         self.next = 0  # index in found
         self.offset = 0
+
+    def is_left(self, nodeid: int) -> bool:
+        """Say whether an entry of that node is not given out yet."""
+        if self._nodes is None:
+            self._nodes = {each: k for k, (_, _, each, *_) in enumerate(self.found)}
+        return self._nodes.get(nodeid, -1) >= self.next
 
 
 class KnownListings:
@@ -130,7 +136,7 @@ class KnownListings:
             self._lose(nodeid, name)
         if not names:
             self.forget_directory(nodeid)
-        for fh in [fh for fh, read in self._left.items() if read.nodes.get(nodeid, -1) >= read.next]:
+        for fh in [fh for fh, read in self._left.items() if read.is_left(nodeid)]:
             self._outdate(fh)
 
     def _lose(self, parent: int, name: bytes) -> None:
@@ -167,7 +173,11 @@ class KnownListings:
         for start, _, nodeid, *_ in found:
             if nodeid:
                 _VALID.pack_into(held, start + _VALID_AT, 0, 0, left, left)
-        self._reads[fh] = self._left[fh] = _Read(held, found, True, until)
+        self.opened_leased(fh, held, found, until)
+
+    def opened_leased(self, fh: int, listing: bytearray, found: Entries, until: float) -> None:
+        """Keep the listing of a directory that is open so, and tells for how long its entries hold."""
+        self._reads[fh] = self._left[fh] = _Read(listing, found, True, until)
 
     def _bare(self, fh: int) -> None:
         """Leave of what is not read yet by a handle of the relay's own the names alone: the rest may be old."""

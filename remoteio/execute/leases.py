@@ -31,7 +31,7 @@ from itertools import islice
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
-from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, walk
+from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, names_alone
 
 _NEAR = 16  # directories
 NO_CAPABILITY = 1  # lacks security.capability
@@ -45,9 +45,10 @@ _NONE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
 class _Directory:
-    __slots__ = ("complete", "entries", "names", "seconds", "within")
+    __slots__ = ("complete", "entries", "found", "names", "seconds", "within")
 
     def __init__(self) -> None:
+        self.found: Entries = []  # what is in `entries`, once that was taken apart: names alone
         self.seconds = TTL  # 0: a file in it was locked, and the kernel is to ask for its names each time
         self.names: dict[bytes, int] = {}
         self.complete = False  # it has no other names
@@ -102,7 +103,7 @@ class Leases:
             self._enter(directory, name, nodeid or before.get(name) or _UNKNOWN)
         within = directories(found)
         if not entries and old is not None and old.names.keys() == directory.names.keys():
-            entries, within = old.entries, old.within
+            entries, within, directory.found = old.entries, old.within, old.found
         directory.complete, directory.entries, directory.within = True, entries, within
         self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept
@@ -110,10 +111,8 @@ class Leases:
         self._bound()
 
     def attributes(self, nodeid: int, attr: bytes) -> None:
-        """Keep the attributes (struct fuse_attr) of a node, for as long as a name leads there that is leased.
-
-        Of a directory that is removed, and open here or at home, it is the name's break that tells.
-        """
+        """Keep the attributes (struct fuse_attr) of a node, for as long as a name leads there that is leased: of a
+        directory that is removed, and open here or at home, it is the name's break that tells."""
         node = self._nodes.get(nodeid)
         if nodeid != abi.ROOT_ID and (node is None or not node.names):
             return
@@ -166,25 +165,27 @@ class Leases:
         directory = self._directories.get(nodeid)
         return directory is not None and bool(directory.entries) and {nodeid, *directory.within} <= self._attr.keys()
 
-    def listing(self, nodeid: int) -> tuple[bytes, Entries]:
-        """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them.
-
-        Each whose node is not 0 counts a lookup that is not given out yet.
-        """
+    def listing(self, nodeid: int, ns: int) -> tuple[bytearray, Entries]:
+        """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them, for so long; each
+        whose node is not 0 counts a lookup that is not given out yet."""
         directory = self._directories[nodeid]
         self._directories.move_to_end(nodeid)
-        entries, names, found = bytearray(directory.entries), directory.names, []
-        for start, end, _, name, offset, kind in walk(directory.entries):
+        if not directory.found:
+            directory.entries, directory.found = names_alone(directory.entries)
+        entries, found, names, attr_of = (
+            bytearray(directory.entries),
+            [*directory.found],
+            directory.names,
+            self._attr.get,
+        )
+        for k, (start, end, _, name, offset, kind) in enumerate(directory.found):
             node = names.get(name, _UNKNOWN)
-            attr = self._attr.get(node)
-            if attr is None:
-                node = 0
-                entries[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
-            else:
+            attr = attr_of(node)
+            if attr is not None:
                 self._nodes[node].debt += 1
-                entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, TTL, TTL, 0, 0) + attr
-            found.append((start, end, node, name, offset, kind))
-        return bytes(entries), found
+                entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, 0, 0, ns, ns) + attr
+                found[k] = start, end, node, name, offset, kind
+        return entries, found
 
     def getattr(self, unique: int, nodeid: int) -> bytes | None:
         """Return the reply to a GETATTR, if it is known."""

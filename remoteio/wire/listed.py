@@ -45,6 +45,15 @@ def walk(listing: bytes) -> Entries:
     return found
 
 
+def names_alone(listing: bytes) -> tuple[bytes, Entries]:
+    """Make of a listing one of the names alone; return that, and what is in it."""
+    alone, found = bytearray(listing), []
+    for start, end, _, name, offset, kind in walk(listing):
+        alone[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
+        found.append((start, end, 0, name, offset, kind))
+    return bytes(alone), found
+
+
 def pack_names(names: Iterable[bytes]) -> bytes:
     """Make the reply to a LIST of the names alone."""
     return b"".join(b"/" + name for name in names)
