@@ -70,7 +70,8 @@ class Orders:
         self._unread: list[tuple[int, bytes]] = []  # listings that are not taken apart yet: directory, entries
         self._unread_bytes = 0
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
-        # nodeid of a file or directory -> the directory that it is in, its index there among files, and among all
+        # nodeid of a file or directory -> the directory that it is in, its index there among files (-1: none of these),
+        # and among all
         self._where: dict[int, tuple[int, int, int]] = {}
         self._at = _Directory()
         self._order = self._hits = 0
@@ -111,7 +112,7 @@ class Orders:
         """Take note that the job opens a file. `had`: it had come."""
         self._read()
         where = self._where.get(nodeid)
-        if where is None:
+        if where is None or where[1] < 0:
             return
         its, index = self._directories[where[0]], where[1]
         if its.last == index:
@@ -183,7 +184,7 @@ class Orders:
             self._directories.move_to_end(directory)
             for start, _, nodeid, name, _, kind in walk(entries):
                 if kind in (_REGULAR, _DIR) and nodeid and nodeid not in self._where:
-                    self._where[nodeid] = directory, len(its.files), len(its.all)
+                    self._where[nodeid] = directory, len(its.files) if kind == _REGULAR else -1, len(its.all)
                     its.all.append(nodeid)
                     if kind == _REGULAR:
                         ino, size, *_ = abi.ATTR.unpack_from(entries, start + abi.ENTRY.size)
