@@ -27,6 +27,7 @@ from collections.abc import Callable
 
 from remoteio.execute.bare import Bare
 from remoteio.execute.counts import Guesses
+from remoteio.execute.kept_listings import keeps
 from remoteio.execute.known_listings import KnownListings
 from remoteio.execute.leases import Leases
 from remoteio.execute.walks import NameWalks, Walks
@@ -89,13 +90,26 @@ class Ahead:
             answer = self._opened_here(unique)
             self._listings.opened_ahead(self._handle, listed.entries, listed.found, now, listed.until)
             return answer
-        if leased:
+        if leased and leases is not None:
             self.walks.done(nodeid)
-        if not leased and (not above or self._opened.get(nodeid, 0.0) < now):
+            flags = self._keeps(nodeid, now, leases)
+        elif not above or self._opened.get(nodeid, 0.0) < now:
             return None
-        answer = self._opened_here(unique)
+        else:
+            flags = 0
+        answer = self._opened_here(unique, flags)
         self._listings.opened_untold(self._handle)
         return answer
+
+    def _keeps(self, nodeid: int, now: float, leases: Leases) -> int:
+        """Return with which flags a directory is opened by its lease, the next handle is of."""
+        flags, entries, found = keeps(leases, nodeid)
+        if flags & abi.FOPEN_KEEP_CACHE:
+            self.bare.given(nodeid, entries, found, now + TTL)
+            self.bare.by_kernel.add(self._handle + 1)
+            self._open_until(nodeid, now + TTL)
+            self.walks.listed(nodeid, found)
+        return flags
 
     def read(self, unique: int, nodeid: int, raw: memoryview, now: float, leases: Leases | None) -> bytes | None:
         """Answer a READDIRPLUS, if what is in the directory is known."""
@@ -118,9 +132,9 @@ class Ahead:
     def _may_list(self, leases: Leases, nodeid: int) -> bool:
         return self.bare.do(nodeid) and leases.lists(nodeid)
 
-    def _opened_here(self, unique: int) -> bytes:
+    def _opened_here(self, unique: int, flags: int = 0) -> bytes:
         self._handle += 1
-        return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, 0, 0))
+        return abi.reply(unique, abi.OPEN_OUT.pack(self._handle, flags, 0))
 
     def opened(self, nodeid: int, found: Entries, now: float) -> None:
         """Take note that the submit side has opened a directory, and how its listing begins."""
@@ -136,7 +150,8 @@ class Ahead:
 
     def closed(self, nodeid: int, fh: int) -> None:
         """Take note that the job has closed a directory."""
-        if self._listings.first(fh) or self._listings.unread(fh) is not None:
+        unread = self._listings.first(fh) or self._listings.unread(fh) is not None
+        if not self.bare.is_by_kernel(fh) and unread:
             self.bare.closed(nodeid)
         self._listings.closed(fh)
 

@@ -50,11 +50,13 @@ class Bare:
 
     thread  whose request is being answered
     unread  directories of which they do for all: nothing of these was read when they were opened last
+    by_kernel  handles of directories that the kernel has kept (``kept_listings``): they may be read, unseen
     """
 
     def __init__(self) -> None:
         self.thread = 0
         self.unread: set[int] = set()
+        self.by_kernel: set[int] = set()
         self._unwanted: set[int] = set()  # directories of which they will not do
         self._given: OrderedDict[int, _Given] = OrderedDict()  # by the directory, the oldest first
         self._hits: dict[int, int] = {}  # thread -> names in a row
@@ -82,6 +84,12 @@ class Bare:
         if len(self.unread) >= KNOWN_OPENED:
             self.unread.clear()
         self.unread.add(nodeid)
+
+    def is_by_kernel(self, fh: int) -> bool:
+        """Say so of a handle that is closed."""
+        its = fh in self.by_kernel
+        self.by_kernel.discard(fh)
+        return its
 
     def opens(self) -> None:
         """Take note that the thread opens a file."""

@@ -45,10 +45,11 @@ _NONE_ONCE = bytes(abi.ENTRY.size + abi.ATTR.size)
 
 
 class _Directory:
-    __slots__ = ("complete", "entries", "found", "names", "seconds", "within")
+    __slots__ = ("complete", "entries", "found", "kept", "names", "seconds", "within")
 
     def __init__(self) -> None:
         self.found: Entries = []  # what is in `entries`, once that was taken apart: names alone
+        self.kept = False  # by the kernel, as it is listed
         self.seconds = TTL  # 0: a file in it was locked, and the kernel is to ask for its names each time
         self.names: dict[bytes, int] = {}
         self.complete = False  # it has no other names
@@ -103,7 +104,7 @@ class Leases:
             self._enter(directory, name, nodeid or before.get(name) or _UNKNOWN)
         within = directories(found)
         if not entries and old is not None and old.names.keys() == directory.names.keys():
-            entries, within, directory.found = old.entries, old.within, old.found
+            entries, within, directory.found, directory.kept = old.entries, old.within, old.found, old.kept
         directory.complete, directory.entries, directory.within = True, entries, within
         self._bytes += len(entries)
         if old is not None:  # after: what is named by both is kept

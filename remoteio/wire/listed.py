@@ -46,11 +46,11 @@ def walk(listing: bytes) -> Entries:
 
 
 def names_alone(listing: bytes) -> tuple[bytes, Entries]:
-    """Make of a listing one of the names alone; return that, and what is in it."""
+    """Make of a listing one of the names alone; return that, and what is in it: nodes of directories."""
     alone, found = bytearray(listing), []
-    for start, end, _, name, offset, kind in walk(listing):
+    for start, end, nodeid, name, offset, kind in walk(listing):
         alone[start : start + ENTRY_SIZE] = bytes(ENTRY_SIZE)
-        found.append((start, end, 0, name, offset, kind))
+        found.append((start, end, nodeid if kind == DIRECTORY else 0, name, offset, kind))
     return bytes(alone), found
 
 

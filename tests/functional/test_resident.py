@@ -191,6 +191,53 @@ def test_access_lists_are_seen_as_they_are_though_one_is_asked_for_of_all(runs: 
     assert [name for mode, name in told if mode.endswith(b"+")] == [b"1", b"17", b"38"]
 
 
+def _found(top: Path) -> list[bytes]:
+    return sorted(subprocess.check_output(["find", "tree"], cwd=top).split())
+
+
+def _change(top: Path, step: int) -> None:
+    """Do something to names in the tree, of which each step sees others."""
+    a, b = top / f"tree/{step % 7}", top / f"tree/{(step + 3) % 7}"
+    (a / f"new{step}").touch()
+    (b / f"new{step - 3}").unlink(missing_ok=True)
+    (a / "file").rename(a / f"file{step}")
+    (a / f"file{step}").rename(a / "file")
+    (a / "sub").rename(b / f"moved{step}")
+    (a / "sub").mkdir()
+    (a / f"sub/of{step}").touch()
+
+
+@long
+def test_directories_that_are_walked_again_and_again_are_listed_as_they_are(runs: Runs) -> None:
+    """By one run after the other, and within one: the kernel there keeps listings, until names in them change."""
+    for number in range(7):
+        (runs.dir / f"tree/{number}/sub").mkdir(parents=True)
+        (runs.dir / f"tree/{number}/file").touch()
+    subprocess.run(["chown", "-R", f"{SUBMIT_USER}:", runs.dir / "tree"], check=True)
+    runs.rest()
+    for step in range(4):
+        for _ in range(3):
+            assert sorted(runs("find", "tree").split()) == _found(runs.dir)
+            time.sleep(TTL)
+        _change(runs.dir, step)
+        time.sleep(TTL + 0.1)
+    own = "find tree; touch tree/1/own; rm tree/2/file; mkdir tree/3/own; mv tree/3/sub tree/3/other; find tree"
+    before, said = _found(runs.dir), runs("sh", "-c", own).split()
+    assert sorted(said[: len(before)]) == before and sorted(said[len(before) :]) == _found(runs.dir)
+    again = f"while read word; do find tree; find tree; echo end; sleep {TTL + 0.2}; find tree; echo end; done"
+    with runs.start("sh", "-c", again, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+
+        def said_next() -> list[bytes]:
+            return sorted(line.strip() for line in iter(process.stdout.readline, b"end\n"))
+
+        for step in range(4, 9):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            assert said_next() == sorted(2 * _found(runs.dir))
+            _change(runs.dir, step)
+            assert said_next() == _found(runs.dir)
+
+
 @pytest.mark.parametrize("how", ["-r", "-a"])
 def test_a_tree_is_copied_as_it_is_without_a_round_trip_for_each_file(runs: Runs, how: str) -> None:
     for number in range(90):

@@ -169,6 +169,7 @@ class World:
         self.nodes: dict[int, int] = {}  # unique of what was asked by a name -> node
         self.opens: dict[int, int] = {}  # unique of an OPEN -> node
         self.pages: dict[int, bytes] = {}  # nodeid -> what the kernel has of a file
+        self.kept: dict[int, set[bytes]] = {}  # nodeid -> the names that it has of a directory
         self.reads: dict[int, tuple[int, int, bool]] = {}  # unique of a READ -> node, handle, whether its pages stay
         self.sent_before = 0  # READs that were answered by what home has sent unasked
         self.held: list[tuple[int, int]] = []  # what stays open: node, handle
@@ -322,10 +323,8 @@ class World:
             seen, found = told(body[abi.ATTR_OUT.size :]), self.history[self.heard :]
             assert any(seen in then.values() for then in found), "no file has been so since"
         elif op == abi.OPENDIR and not error:
-            fh = abi.OPEN_OUT.unpack_from(body)[0]
-            if not home:
-                directory = self.opens[unique]
-                self.listed(directory, self.host.read_directory(directory, fh, 200 if unique % 2 else 4096))
+            fh, flags, _ = abi.OPEN_OUT.unpack_from(body)
+            self.directory_opened(self.opens[unique], fh, flags, home, all_of_it=not unique % 2)
             self.host._known.listings.closed(fh)
             self.host.release(fh)
         elif op == abi.OPEN and not error:
@@ -336,6 +335,20 @@ class World:
             if not error and stays:
                 self.pages[node] = body
             self.host.release(fh)
+
+    def directory_opened(self, directory: int, fh: int, flags: int, home: bool, all_of_it: bool) -> None:
+        """The kernel drops the listing that it has kept, or reads that, or what the host has."""
+        if not flags & abi.FOPEN_KEEP_CACHE:
+            self.kept.pop(directory, None)
+        if directory in self.kept:
+            number = self.export.inodes.nodes[directory].ino
+            within = [then.get(number, {}).keys() for then in self.within[self.heard :]]
+            assert self.kept[directory] in within, "it has not been so since"
+        elif not home:
+            listing = self.host.read_directory(directory, fh, 4096 if all_of_it else 200)
+            self.listed(directory, listing)
+            if all_of_it and flags & abi.FOPEN_CACHE_DIR:
+                self.kept[directory] = {name for _, _, _, name, *_ in walk(listing)} - {b".", b".."}
 
     def opened(self, node: int, fh: int, keeps: bool, held: bool, home: bool) -> None:
         """The kernel is told that a file is open: it drops its pages, and what is being read, or `keeps` them."""

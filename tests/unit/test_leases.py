@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from remoteio.errors import ProtocolError
+from remoteio.execute.kept_listings import keeps
 from remoteio.execute.known import Known
 from remoteio.execute.leases import Leases
 from remoteio.inotify import IN_Q_OVERFLOW, Inotify
@@ -250,6 +251,30 @@ def test_a_host_that_has_not_heard_of_home_answers_from_no_lease() -> None:
     table.heard = 10.0
     assert table.holds(10.0 + SILENCE - 0.1)
     assert not table.holds(10.0 + SILENCE)
+
+
+def test_the_kernel_reads_what_it_has_kept_of_a_directory_only_while_it_is_that_very_listing() -> None:
+    table, names, alone = Leases(), [b"a", b"b"], abi.FOPEN_CACHE_DIR
+    entries = b"".join(
+        bytes(abi.ENTRY.size + abi.ATTR.size) + abi.DIRENT.pack(k, k, 1, 8) + name + bytes(7)
+        for k, name in enumerate(names)
+    )
+
+    def lists(*kept: int) -> None:
+        table.listed(abi.ROOT_ID, walk(entries), entries)
+        table.attributes(abi.ROOT_ID, ATTR)
+        assert [keeps(table, abi.ROOT_ID)[0] for _ in kept] == [*kept]
+
+    lists(alone, alone | abi.FOPEN_KEEP_CACHE)
+    table.listed(abi.ROOT_ID, [(0, 0, 0, name, 0, 0) for name in names])
+    flags, told, found = keeps(table, abi.ROOT_ID)
+    assert flags == alone | abi.FOPEN_KEEP_CACHE and told == entries and [each[3] for each in found] in ([], names)
+    lists(alone)
+    table.broken(abi.ROOT_ID, b"a")
+    assert not table.lists(abi.ROOT_ID)
+    lists(alone, alone | abi.FOPEN_KEEP_CACHE)
+    table.broken(abi.ROOT_ID, b"")
+    lists(alone)
 
 
 def test_a_directory_is_listed_as_before_when_its_names_are_told_again_in_no_order() -> None:
