@@ -114,6 +114,11 @@ FILES = (
         f"{_UNIT}_learned_walks.py::test_no_more_is_listed_than_so_many_directories",
     ),
     Limit(
+        "names in them, half of what a host keeps", "remoteio.submit.export.pushed_walks:MOST_TOLD", "",
+        "further ones are asked for", f"{_EXPORT}/pushed_walks.py",
+        f"{_UNIT}_learned_walks.py::test_no_more_names_are_told_than_leave_room_for_what_the_host_needs",
+    ),
+    Limit(
         "trees that are sent as a command begins to walk them", "remoteio.submit.export.begun_walks:MOST_BEGUN", "",
         "further ones are asked for", f"{_EXPORT}/begun_walks.py",
         f"{_UNIT}_learned_walks.py::test_no_more_trees_are_begun_with_than_so_many",
