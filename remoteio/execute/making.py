@@ -146,7 +146,7 @@ class Making:
         words = (MAY_SET if granted.what & SET else 0) | (MAY_OWN if granted.what & OWN else 0)
         if op == abi.CREATE:
             words = abi.OPEN_OUT.unpack_from(reply, _ATTR_AT + abi.ATTR.size)[1] & WORDS
-        if attr[9] == _mode(op, raw):
+        if attr[9] == _mode(op, raw) and _tells_all(op, raw):
             self._granted[nodeid].likes[op, uid, gid] = words, attr
         if op == abi.MKDIR and granted.what & EMPTY:
             self._empty(made, self._granted[nodeid], attr)
@@ -318,6 +318,13 @@ def _mode(op: int, raw: bytes | memoryview) -> int:
     at = abi.ARGS + (4 if op == abi.CREATE else 0)
     mode, umask = abi.MKDIR_IN.unpack_from(raw, at)
     return int(_FORMATS[op] | mode & ~umask & 0o7777)
+
+
+def _tells_all(op: int, raw: bytes | memoryview) -> bool:
+    """Say whether the reply to that says what may be done with others like it: not where it may be written to in part,
+    or not at all."""
+    flags = abi.CREATE_IN.unpack_from(raw, abi.ARGS)[0] if op == abi.CREATE else _ACCMODE
+    return bool(flags & _ACCMODE) and not flags & _ASKS
 
 
 def _asks(op: int, name: bytes, raw: bytes | memoryview) -> bool:

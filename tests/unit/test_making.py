@@ -92,6 +92,17 @@ def test_what_home_might_refuse_or_make_otherwise_is_asked_for(op: int, args: by
     assert Host().makes(op, args) is None
 
 
+@pytest.mark.parametrize("flags", [os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_DSYNC, os.O_RDONLY])
+def test_a_file_that_is_opened_to_be_appended_to_or_read_says_nothing_of_the_next(flags: int) -> None:
+    """`git clone` appends to its log, and then makes all files."""
+    host = Host()
+    for words, asked in ((MAY_WRITE, os.O_WRONLY), (0, flags)):
+        args = abi.CREATE_IN.pack(os.O_CREAT | asked, stat.S_IFREG | 0o666, 0o22, 0) + b"%d\0" % asked
+        host.grants(abi.CREATE, args, MORE, (), attr(3, stat.S_IFREG | 0o644) + abi.OPEN_OUT.pack(5, words, 0))
+    made = host.makes(abi.CREATE, CREATE + b"new\0")
+    assert made is not None and made.words == MAY_WRITE
+
+
 @pytest.mark.parametrize("name", [b".git", b".GIT. ", b"hooks.d", "é".encode()])
 def test_a_name_of_which_a_rule_speaks_is_asked_for(name: bytes) -> None:
     host = Host((b".git", b"hook*d"))
