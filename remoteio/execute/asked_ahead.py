@@ -8,6 +8,7 @@ from remoteio.execute.known import XATTRS
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import Told, handle_of
 from remoteio.wire import fuse_abi as abi
+from remoteio.wire import leases
 from remoteio.wire.coherence import TTL
 from remoteio.wire.listed import NAMES
 
@@ -29,6 +30,23 @@ class AskedAhead(Told, ToKernel):
             requests = self._known.ask_ahead(self.now(), self._asked)
         for request in requests:
             self.behind.send(request)
+
+    def broken(self, payload: bytes | memoryview) -> None:
+        """Forget what is leased no more; so does the kernel, which keeps access lists as long as it keeps attributes:
+        for ever, of a file that is found by another name then. Raises ProtocolError."""
+        super().broken(payload)
+        nodes = [nodeid for nodeid, name in leases.broken(payload) if nodeid and not name]
+
+        def tell() -> None:
+            for nodeid in nodes:
+                self._attributes_changed(nodeid)
+
+        if nodes:
+            self._beside(tell)
+
+    def _attributes_changed(self, nodeid: int) -> None:
+        """Have the kernel ask for the attributes and access lists of a node anew: nothing is waited for."""
+        self._to_kernel(abi.inval_inode(nodeid, offset=-1))
 
     def _came_ahead(self, asked: Asked, error: int, came: bytes | memoryview) -> None:
         """Keep what was asked for ahead, and answer who waits for it. Raises ProtocolError."""

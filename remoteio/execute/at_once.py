@@ -35,6 +35,7 @@ COPIED_HERE = 1 << 17  # bytes
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
+_SETS_LISTS = frozenset((abi.SETXATTR, abi.REMOVEXATTR))
 _TAKES = frozenset((abi.UNLINK, abi.RMDIR, abi.RENAME, abi.RENAME2))
 _SET_SIZE = abi.OUT_HEADER.size + abi.ATTR_OUT.size + abi.ATTR.size  # of the reply to a SETATTR
 _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
@@ -73,7 +74,7 @@ class AtOnce(AskedAhead):
             answer = made.answer if made else None if op in OPS else self._set(op, unique, nodeid, raw, now)
             if answer is None:
                 return False
-            answer = abi.reply(unique) if sets_list else answer
+            answer = abi.reply(unique) if sets_list else answer  # the kernel does not know that it sets the mode
             self.counts.here[op] += 1
             self.counts.carried[op] += len(raw)
             asked = op, nodeid, 0, self._known.written.stamp(op, nodeid, raw, made, now), now, raw
@@ -82,6 +83,8 @@ class AtOnce(AskedAhead):
                 number, answer = behind.entered(unique, asked, answer, made.nodeid if made else 0)
         if not joins:
             behind.send_change(number, raw)
+        if sets_list:
+            self._attributes_changed(nodeid)
         if answer:
             self._answer(op, answer)
         return True
@@ -204,7 +207,7 @@ class AtOnce(AskedAhead):
             with self._order:
                 settled = self._known.making.settles(nodeid, change.number)
             if settled:
-                self._to_kernel(abi.inval_inode(nodeid, -1))  # before anybody can know that it is done
+                self._attributes_changed(nodeid)  # before anybody can know that it is done
         failed, told = self.behind.replied(unique, error, payload)
         for op, answer in told:
             self._answer(op, answer)
@@ -249,6 +252,8 @@ class AtOnce(AskedAhead):
         if op in REMOVES:
             with self._order:
                 self._known.removed(nodeid, name_of(op, raw))
+        if op in _SETS_LISTS:
+            self._attributes_changed(nodeid)  # an access list has the mode with it
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:

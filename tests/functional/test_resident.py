@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -189,6 +190,23 @@ def test_access_lists_are_seen_as_they_are_though_one_is_asked_for_of_all(runs: 
         subprocess.run(["setfacl", "-m", "u:1:r", many / str(given)], check=True)
     told = modes(runs("ls", "-l", str(many)))
     assert [name for mode, name in told if mode.endswith(b"+")] == [b"1", b"17", b"38"]
+
+
+def test_an_access_list_that_is_taken_away_is_gone_though_the_file_has_another_name(runs: Runs) -> None:
+    """The kernel there keeps access lists of its own accord, and a job that sets one has changed the mode."""
+    old, new = runs.dir / "old", runs.dir / "new"
+    old.write_text("contents")
+    subprocess.run(["setfacl", "-m", "u:1:r", old], check=True)
+    subprocess.run(["chown", f"{SUBMIT_USER}:", old], check=True)
+    runs.rest()
+    for _ in range(3):
+        assert b"user:" in runs("sh", "-c", "cat old >&2; getfacl -cn old")
+    old.rename(new)
+    subprocess.run(["setfacl", "-b", new], check=True)
+    time.sleep(TTL + 0.1)
+    assert runs("getfacl", "-cn", "new") == subprocess.check_output(["getfacl", "-cn", new])
+    mode = runs("sh", "-c", "setfacl -m u:1:rwx new; setfacl -b new; stat -c %a new").strip()
+    assert mode == b"%o" % stat.S_IMODE(new.stat().st_mode)
 
 
 def _found(top: Path) -> list[bytes]:
