@@ -18,7 +18,7 @@ from shim.submit.batch.moving import MovingRun
 from shim.submit.batch.places import Places
 from shim.submit.batch.record import Batch
 from shim.submit.batch.runs import Ended
-from shim.submit.batch.story import HELD, HOLD, KILLED, RUNNING, VACATE, WAITING
+from shim.submit.batch.story import HELD, HOLD, KILLED, RELEASE, RUNNING, VACATE, WAITING
 from shim.submit.job import agent_file
 from shim.submit.job import record as jobs
 from shim.submit.job.agent_file import Noted
@@ -66,6 +66,9 @@ class Run(MovingRun):
     def leave(self, fate: str) -> None:
         self.fate = fate
 
+    def ask(self, verb: str) -> None:
+        assert verb == RELEASE
+
     def stands_about(self) -> bool:
         return self.about
 
@@ -81,6 +84,17 @@ def engine() -> Engine:
 @pytest.fixture
 def leaves(engine: Engine) -> Departures:
     return Departures(cast(Places, engine))
+
+
+def test_a_release_that_comes_before_all_are_held_is_refused_and_not_forgotten(engine: Engine) -> None:
+    asks, runs = Departures(cast(Places, engine)), {job: Run(job) for job in range(3)}
+    asks.ask(runs, HOLD, [0, 1])
+    runs[0].was = HELD
+    with pytest.raises(RexecError, match="again in a moment"):
+        asks.ask(runs, RELEASE, [0, 1, 2])
+    asks.ask(runs, RELEASE, [0, 2])
+    runs[1].was = HELD
+    asks.ask(runs, RELEASE, [0, 1, 2])
 
 
 def test_a_place_is_taken_back_once_its_job_is_saved(engine: Engine, leaves: Departures) -> None:

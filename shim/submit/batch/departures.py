@@ -16,7 +16,7 @@ from remoteio.errors import RexecError
 from shim.submit.batch.moving import MovingRun
 from shim.submit.batch.places import Places
 from shim.submit.batch.runs import Run
-from shim.submit.batch.story import HELD, HOLD, VACATE, WAITING
+from shim.submit.batch.story import HELD, HOLD, RELEASE, VACATE, WAITING
 
 USELESS = 10.0
 """Seconds after which a place is given back in which its job does not run: the engine may be taking it just then."""
@@ -43,6 +43,8 @@ class Departures:
         Returns those that leave their engine's places by it, which are not to be taken from them before.
         """
         found = [run for each in jobs if isinstance(run := runs.get(each), MovingRun) and run.takes(verb)]
+        if verb == RELEASE and any(_is_to_be_held(runs.get(each)) for each in jobs):
+            raise RexecError("its hold is under way: release it again in a moment")
         if verb == VACATE and not found:
             raise RexecError("it is on no host" if len(jobs) == 1 else "none of them is on a host")
         leave = self._places.moves and verb in (HOLD, VACATE)
@@ -124,6 +126,10 @@ class Departures:
         except RexecError as e:
             print("rexec:", e, flush=True)  # into the batch's `errors`; it may begin in its place again
             self._left = {job: place for job, place in self._left.items() if jobs is not None and job not in jobs}
+
+
+def _is_to_be_held(run: Run | MovingRun | None) -> bool:
+    return isinstance(run, MovingRun) and run.fate == HELD and run.state() != HELD
 
 
 def _stays(run: Run | MovingRun | None) -> bool:
