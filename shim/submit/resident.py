@@ -122,12 +122,14 @@ class _Session:
 
     like   what has to be alike of them all
     told   the paths of which the host has been told
+    carried  bytes received and sent by the end of the last job
     """
 
     def __init__(self, host: Host, fd: int, offer: Offer, spec: JobSpec, handler: Resident) -> None:
         """Make one for its first job; ``begin`` has its host take that."""
         self.like = _like(offer, spec)
         self.told: set[bytes] = set()
+        self.carried = 0, 0
         self.hello: host_frames.Hello | None = None
         rights = JobRights(offer.scope, sync=offer.sync)
         self.names, self.link = first_names(spec, rights), SessionLink(fd, fd)
@@ -340,7 +342,9 @@ class Resident:
         session = self._session
         export, link = session.host_session.export, session.link
         told = refused.told({} if export is None else export.inodes.allowed.refusals.counted())
-        over = {"rows": told.rows, "sentences": told.sentences, "received": link.received, "sent": link.sent}
+        (came, went), session.carried = session.carried, (link.received, link.sent)
+        carried = {"received": link.received - came, "sent": link.sent - went}
+        over = {"rows": told.rows, "sentences": told.sentences, **carried}
         run.send(frames.NEWS, news(over=over))
         self._fresh = 0.0 if self._forgot else time.monotonic() + TTL
         run.over = True

@@ -78,7 +78,7 @@ _NONE = SimpleNamespace(allowed=SimpleNamespace(refusals=SimpleNamespace(counted
 class _Ended:
     """A session whose job has just ended."""
 
-    received, sent, export = 1, 2, None
+    received, sent, export, carried = 1, 2, None, (0, 0)
 
     def __init__(self) -> None:
         self.host_session = self.link = self
