@@ -7,6 +7,8 @@ import pty
 import select
 import termios
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -84,6 +86,22 @@ def test_a_host_that_is_passed_over_is_said_when_the_job_runs(monkeypatch: pytes
     before = State(phase=Phase.STARTING, place=Place(2, "beta"), search=Search(avoid=avoid))
     Console(False, said.append).watch(before, State(phase=Phase.RUNNING, place=Place(2, "beta"), began=True))
     assert said == ["nohost: passed over: cannot reach nohost: there is no such name"]
+
+
+def test_a_job_that_stands_still_until_another_host_is_ready_is_said_to_leave_and_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # this process is the tests'
+    said: list[str] = []
+    console, why = Console(False, said.append), "input seen by terminals: /dev/pts/0"
+    runs = State(phase=Phase.RUNNING, place=Place(1, "alpha"), began=True)
+    frozen = replace(runs, phase=Phase.FROZEN, why=why)
+    chooses = replace(frozen, phase=Phase.CHOOSING, place=Place(), why="it leaves")
+    starts = replace(chooses, phase=Phase.STARTING, place=Place(2, "beta"))
+    for before, after in pairwise((runs, frozen, chooses, starts, replace(starts, phase=Phase.RUNNING, why=""))):
+        console.watch(before, after)
+    assert said[:2] == [f"the job stands still on alpha: {why}", f"the job leaves alpha: {why}"]
+    assert len(said) == 3 and said[2].startswith("the job goes on on beta, ") and said[2].endswith(" s later")
 
 
 @pytest.mark.parametrize(

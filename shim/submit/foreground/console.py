@@ -23,6 +23,7 @@ from shim.submit.job.placement_events import State
 from shim.submit.job.placement_steps import passed_over
 from shim.submit.job.supervisor import JobSupervisor
 
+_LEAVES = Phase.FROZEN, Phase.CHOOSING  # it stands still where it is until another host is ready
 _LOOK = 0.25  # seconds between looks at how far a dump is
 
 
@@ -125,9 +126,10 @@ class Console:
             self._mention(f"the job stands still on {after.place.host}: {after.why}")
         elif before.phase == Phase.FROZEN and after.phase == Phase.RUNNING:
             self._mention(f"the job goes on on {after.place.host}")
-        elif after.phase == Phase.LEFT:
-            self._left = after.place.host, time.monotonic()
-            self._mention(f"the job has left {after.place.host}: {after.why}")
+        elif after.phase == Phase.LEFT or (before.phase, after.phase) == _LEAVES:
+            left, why = ("has left", after.why) if after.phase == Phase.LEFT else ("leaves", before.why)
+            self._left = before.place.host, time.monotonic()
+            self._mention(f"the job {left} {before.place.host}: {why}")
         elif after.phase == Phase.LOST:
             self._left = after.place.host, time.monotonic()
             if after.images.newest:
