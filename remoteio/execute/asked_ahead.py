@@ -32,10 +32,13 @@ class AskedAhead(Told, ToKernel):
             self.behind.send(request)
 
     def broken(self, payload: bytes | memoryview) -> None:
-        """Forget what is leased no more; so does the kernel, which keeps access lists as long as it keeps attributes:
-        for ever, of a file that is found by another name then. Raises ProtocolError."""
+        """Forget what is leased no more; so does the kernel with access lists, which it keeps as long as attributes,
+        and for ever where the file is found by another name then. Raises ProtocolError."""
         super().broken(payload)
-        nodes = [nodeid for nodeid, name in leases.broken(payload) if nodeid and not name]
+        with self._order:
+            listed = self._known.lacking.listed
+            nodes = [nodeid for nodeid, name in leases.broken(payload) if not name and nodeid in listed]
+            listed.difference_update(nodes)
 
         def tell() -> None:
             for nodeid in nodes:

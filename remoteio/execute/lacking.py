@@ -28,6 +28,7 @@ _BITS = {
     )
 }
 _ALL = sum(_BITS.values())
+_LISTS = (b"system.posix_acl_access\0", b"system.posix_acl_default\0")
 _NOTHING = (float("-inf"), 0)
 _FIRST, _MOST = 8, 256  # files that are asked of at once
 _ROOM = 1024  # bytes of names: who has more is not known
@@ -35,10 +36,13 @@ _ROOM = 1024  # bytes of names: who has more is not known
 
 class Lacking:
     """Knows what files lack, and whom to ask next. `onward`: of which, from one on, no more than so many (``orders``);
-    where it knows none, those beside it by the leases are asked of."""
+    where it knows none, those beside it by the leases are asked of.
+
+    listed  files of which the kernel was told an access list"""
 
     def __init__(self, leases: Leases, onward: Callable[[int, int], list[int]]) -> None:
         self._leases, self._onward = leases, onward
+        self.listed: set[int] = set()
         self._known: OrderedDict[int, tuple[float, int]] = OrderedDict()  # nodeid -> until when, and what it lacks
         self._ahead: frozenset[int] = frozenset()  # files that the job is taken to come to
         self._unasked: dict[int, None] = {}  # of these, those of which home was not asked, in their order
@@ -70,9 +74,14 @@ class Lacking:
     def replied(
         self, op: int, nodeid: int, raw: bytes | memoryview, error: int, payload: bytes | memoryview, now: float
     ) -> None:
-        """Keep what the reply to a GETXATTR or LISTXATTR says that a file lacks."""
+        """Keep what the reply to a GETXATTR or LISTXATTR says that a file lacks, or that it has an access list."""
+        name = bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]) if op == abi.GETXATTR else _ANY
         if op == abi.GETXATTR and error == -errno.ENODATA:
-            self.learn(nodeid, bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]), now)
+            self.learn(nodeid, name, now)
+        elif not error and name in _LISTS:
+            if len(self.listed) >= KNOWN_BARE:
+                self.listed.pop()
+            self.listed.add(nodeid)
         elif op == abi.LISTXATTR and not error:
             told = bytes(payload[abi.OUT_HEADER.size :])
             if abi.GETXATTR_IN.unpack_from(raw, abi.ARGS)[0]:
