@@ -196,6 +196,10 @@ class AtOnce(AskedAhead):
         if not self._to_kernel(answer) and (op in OPS or op == abi.OPEN):
             self._undo(op, answer)
 
+    def _still_holds(self, nodeid: int, stamp: int) -> bool:
+        with self._order:
+            return self._known.holds(nodeid, stamp)
+
     def _done(self, unique: int, error: int, payload: bytes | memoryview) -> None:
         """Take note that home has done a change that was answered, or could not."""
         change = self.behind.change(unique)
@@ -243,8 +247,7 @@ class AtOnce(AskedAhead):
         if self.lately is not None:
             self.lately.answered(op, nodeid, payload, now - at, now)
         if self.behind.answers.granted:
-            with self._order:
-                holds = self._known.holds(nodeid if op != abi.LOOKUP else node_of(payload), stamp)
+            holds = self._still_holds(nodeid if op != abi.LOOKUP else node_of(payload), stamp)
             self.behind.answers.learned(op, nodeid, payload, holds)
         if op in _TELLS_OF_FILES:
             with self._order:
@@ -252,8 +255,9 @@ class AtOnce(AskedAhead):
         if op in REMOVES:
             with self._order:
                 self._known.removed(nodeid, name_of(op, raw))
-        if op in _SETS_LISTS:
-            self._attributes_changed(nodeid)  # an access list has the mode with it
+        if op in _SETS_LISTS or (op == abi.GETXATTR and not self._still_holds(nodeid, stamp)):
+            # an access list has the mode with it; and one that others have changed meanwhile the kernel is not to keep
+            self._attributes_changed(nodeid)
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:

@@ -173,15 +173,10 @@ class Leases:
         self._directories.move_to_end(nodeid)
         if not directory.found:
             directory.entries, directory.found = names_alone(directory.entries)
-        entries, found, names, attr_of = (
-            bytearray(directory.entries),
-            [*directory.found],
-            directory.names,
-            self._attr.get,
-        )
+        entries, found = bytearray(directory.entries), [*directory.found]
         for k, (start, end, _, name, offset, kind) in enumerate(directory.found):
-            node = names.get(name, _UNKNOWN)
-            attr = attr_of(node)
+            node = directory.names.get(name, _UNKNOWN)
+            attr = self._attr.get(node)
             if attr is not None:
                 self._nodes[node].debt += 1
                 entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, 0, 0, ns, ns) + attr

@@ -104,6 +104,19 @@ def test_a_reply_before_the_answer_to_a_dying_process_is_the_answer(ends: Ends) 
     assert not ends.relay._asked and not ends.relay._abandoned
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_an_access_list_that_others_change_while_it_is_told_is_not_kept_by_the_kernel(
+    changes: bool, ends: Ends
+) -> None:
+    relay, raw = ends.relay, abi.request(abi.GETXATTR, 5, abi.GETXATTR_IN.pack(99, 0) + b"system.posix_acl_access\0", 9)
+    relay._asked[9] = (abi.GETXATTR, 5, 1, relay._known.asked(abi.GETXATTR, 5), relay.now(), raw)
+    if changes:
+        relay._known.broken([(5, b"")])
+    relay.from_link(told := abi.reply(9, b"the list"))
+    forgets = abi.inval_inode(5, -1) if changes else b""
+    assert os.read(ends._kernel, 1 << 16) == forgets + told, "before it: what is being fetched then is not kept"
+
+
 def test_that_a_file_has_no_capability_is_learnt_before_a_change_of_it_can_go_out(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -273,7 +273,7 @@ class Names(ExportBase):
         return self._read(r, self.listings.plain)
 
     def do_readdirplus(self, r: abi.Request) -> Reply:
-        return self._read(r, lambda *range: self.listings.plus(*range)[0])
+        return self._read(r, lambda *which: self.listings.plus(*which)[0])
 
     def _read(self, r: abi.Request, listed: Callable[[Handle, int, int], bytes]) -> Reply:
         fh, offset, size, *_ = abi.READ_IN.unpack_from(r.raw, abi.ARGS)
