@@ -385,6 +385,7 @@ class Access:
 @contextmanager
 def up(engine: str, extra: Sequence[str] = (), *, tokens: bool = False) -> Iterator[Pool]:
     """Have a pool, whose execute hosts are on their way into it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="pool-hosts-") as directory:
         pool = Pool(Path(directory), engine, extra, tokens=tokens)
         try:
