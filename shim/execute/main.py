@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from remoteio.errors import ProtocolError, RexecError
 from remoteio.execute import machine
@@ -23,10 +24,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shim.execute.owner.admission import Admitted
 
+_TURN = 0.0005
+"""Seconds for which one thread may hold up another. A job asks for one thing after the other, so it adds up for how long
+the relay takes the replies to what was done before it reads the next: with Python's 5 ms `pip install` took 7 % more.
+"""
+
 
 def main(read_fd: int, write_fd: int) -> int:
     """Serve the job that the first frame describes. Returns this process's exit status."""
     one_arena()  # before there are threads
+    sys.setswitchinterval(_TURN)
     link = SessionLink(read_fd, write_fd)
     try:
         return _serve(link)
