@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shim.execute.owner.admission import Admitted
 
 _TURN = 0.0005
-"""Seconds for which one thread may hold up another. A job asks for one thing after the other, so it adds up for how long
+"""Seconds for which one thread may hold up another. A job asks for one thing after the other, so it adds up how long
 the relay takes the replies to what was done before it reads the next: with Python's 5 ms `pip install` took 7 % more.
 """
 
