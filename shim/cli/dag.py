@@ -27,7 +27,7 @@ def dag_command(file: str, env: tuple[str, ...], prints: bool) -> None:
 
     FILE is in the language of DAGMan, HTCondor's own, which runs it. A node of which `rexec` is the submit description
     is a job of rexec's, and its variable cmd the command, for a shell; cpus, memory, require and rank are as for rexec
-    submit. What it prints goes to NODE.out and NODE.err.
+    submit. What it prints goes to NODE.out and NODE.err, anew each time that FILE is run.
 
     Prints the batch's name, such as b7, and does not wait. RETRY, scripts, PRIORITY, MAXJOBS and the like are DAGMan's,
     and so is the rescue file of a DAG that failed: say rexec dag FILE again, and it goes on where it was.

@@ -15,7 +15,7 @@ import click
 from remoteio.errors import RexecError
 from remoteio.printable import printable
 from shim.cli import durations, parameters
-from shim.submit.batch import asking, process, record, story
+from shim.submit.batch import asking, outputs, process, record, story
 from shim.submit.batch.arrays import Arrays
 from shim.submit.batch.cluster import CHUNK
 from shim.submit.batch.record import CONDOR, ENGINES, LOCAL, SLURM, Batch, Directory
@@ -38,9 +38,12 @@ from shim.submit.hosts.config import ANY
     "--on", metavar="HOST,…", default=None, shell_complete=parameters.host_names,
     help="Which hosts, with --engine local; any of hosts.toml by default.",
 )  # fmt: skip
-@click.option("--name", metavar="S", help="What its output files begin with, and what an engine calls it.")
-@click.option("-o", "--output", metavar="FILE", help="Where a job's output goes, {} being its number; S.{}.out.")
-@click.option("-e", "--error", metavar="FILE", help="Where its standard error goes; S.{}.err.")
+@click.option("--name", metavar="S", help="What its output files begin with, S.{}.out, and what an engine calls it.")
+@click.option(
+    "-o", "--output", metavar="FILE",
+    help="Where a job's output goes, {} being its number, {batch} that of its batch; CMD.{batch}.{}.out by default.",
+)  # fmt: skip
+@click.option("-e", "--error", metavar="FILE", help="Where its standard error goes; CMD.{batch}.{}.err by default.")
 @click.option("--cpus", metavar="N", type=click.IntRange(1), default=1, help="Slots, or processors, of each job.")
 @click.option("--memory", metavar="SIZE", help="Memory of each job; 512M by default with condor and slurm.")
 @click.option("--gpus", metavar="N", type=click.IntRange(1), help="GPUs of each job's place; see docs/pools.md.")
@@ -96,6 +99,7 @@ def begin(batch: Batch, give: Callable[[Path], str], priority: int = 0) -> None:
     """
     directory = record.create(batch)
     try:
+        outputs.check(directory, record.every())
         called = give(directory.path)
     except (RexecError, OSError):
         shutil.rmtree(directory.path)  # nobody was given anything
@@ -184,10 +188,10 @@ def _batch(
     options += [word for port in given["forward"] for word in ("--forward", port)]
     umask = os.umask(0o077)
     os.umask(umask)
+    out, err = outputs.templates(stem, output, error, named=bool(given["name"]))
     return Batch(
-        command, number, lines, engine, on or ANY, tuple(options), output or f"{stem}.{{}}.out",
-        error or f"{stem}.{{}}.err", os.getcwd(), tuple(f"{key}={value}" for key, value in os.environ.items()),
-        umask, time.time(), given["checkpoint"],
+        command, number, lines, engine, on or ANY, tuple(options), out, err, os.getcwd(),
+        tuple(f"{key}={value}" for key, value in os.environ.items()), umask, time.time(), given["checkpoint"],
     )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def test_a_job_for_each_line(submits: Submits) -> None:
     name = submits.submit("--each", "lines", "-o", "out-{}", "printf", "%s", "<{}>")
     until(lambda: len(submits.log(name, **{"is": "done"})) == 4, "all have ended")
     assert [(submits.dir / f"out-{job}").read_text() for job in range(4)] == [f"<{line}>" for line in lines]
-    assert (submits.dir / "printf.0.err").read_bytes() == b""
+    assert (submits.dir / f"printf.{name}.0.err").read_bytes() == b""
 
 
 @long

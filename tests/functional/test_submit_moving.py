@@ -49,7 +49,7 @@ class Batch:
         return str(until(lambda: [row["id"] for row in self.rows(job) if "id" in row], "it has begun")[-1])
 
     def out(self, job: int) -> str:
-        return (self.mover.dir / f"sh.{job}.out").read_text()
+        return (self.mover.dir / f"sh.{self.name}.{job}.out").read_text()
 
     def says_more(self, job: int) -> None:
         before = len(self.out(job))

@@ -18,7 +18,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,8 @@ def create(batch: Batch) -> Directory:
                 break
             except FileExistsError:
                 continue  # another has just taken it
+        out, err = (each.replace("{batch}", f"b{number}") for each in (batch.out, batch.err))
+        batch = replace(batch, out=out, err=err)
         for name, data in (("journal", b""), (_NEW, json.dumps(asdict(batch)).encode())):
             fd = os.open(path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
