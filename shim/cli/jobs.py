@@ -143,7 +143,7 @@ def restart_command(image: str, on: str | None, detach: bool | None, force: bool
         raise RexecError(f"{number!r:.80} is no image's number: see `rexec images {word}`")
     directory = record.find(word)
     job = Job(directory)
-    if not number and on is None and job.state in ("parked", "held"):
+    if not number and on is None and directory.supervised() and job.state in ("parked", "held"):
         told(job, lambda progress: job.release(force=force))
         return
     sys.exit(

@@ -9,6 +9,8 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -93,7 +95,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
       frozen               HOST's owner is back: it stands still, and leaves if the owner stays
       left, lost           it is between two hosts
       parked               no host will do just now; the line below says why; tried again every 15 s
-      held                 parked by `rexec hold`
+      held                 parked by `rexec hold`; one of a batch has no process here then
       stopped              its supervisor is gone: `rexec resume` and `rexec attach` have it go on
       done, exit N, signal N, failed    it has ended
 
@@ -109,7 +111,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
         if isinstance(each, JobError):
             tell(str(each))  # the others are there all the same
         else:
-            rows.append(as_data(each, now))
+            rows.append(as_data(_as_batches_have_it(each), now))
     runs, many = _runs(), _batches()
     if as_json:
         click.echo(json.dumps([*rows, *runs, *many], indent=1))
@@ -118,6 +120,16 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
         click.echo("\n\n".join(write(found) for write, found in tables if found))
     else:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
+
+
+def _as_batches_have_it(report: JobReport) -> JobReport:
+    """Say of a job of a batch that was saved to have another place that it waits: it is held on its own record alone."""
+    if report.state == "held" and report.batch:
+        with suppress(RexecError):  # its batch is gone, or cannot be read
+            directory, job = batches.find(report.batch)
+            if job is not None and directory.story().item(job).state == story.WAITING:
+                return replace(report, state="parked", why="it waits for another place")
+    return report
 
 
 def _runs() -> list[dict[str, Any]]:

@@ -144,10 +144,16 @@ class Watched:
             if found.phase == Phase.ENDED and self._first and not self._names:
                 self._passed.add(str(job.id))
                 continue
+            if not self._names and self._counts(found.batch):
+                continue
             state = _of_job(found, found.phase == Phase.ENDED or job.supervised())
             name = _name(found.command) if not self._names else str(job.id)
             groups.setdefault(name, Group(name, found.command)).add(state, found.host)
         return groups.values()
+
+    def _counts(self, name: str) -> bool:
+        """Tell whether a job is of a batch that has a line: it is one of those that are counted there."""
+        return name.partition(".")[0] in {f"b{number}" for number in self._batches}
 
     def _record(self, job: record.Job) -> Record:
         changed = os.stat(job.path / "job.json").st_mtime_ns

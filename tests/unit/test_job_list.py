@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -13,9 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from shim.cli.listed import jobs_command
 from shim.submit.api import job_list
 from shim.submit.api.job_report import JobReport
+from shim.submit.batch import record as batches
+from shim.submit.batch.record import Batch
 from shim.submit.job.record import Job, JobError, Record, create, find, home
 
 RECORD = Record(
@@ -82,6 +87,21 @@ def test_another_record_is_read_again(read: list[int]) -> None:
     shutil.rmtree(find("1").path)
     assert states() == ["stopped", "exit 3"]
     assert sorted(job_list._kept()) == ["3"]
+
+
+def test_one_of_a_batch_that_is_held_is_held_and_not_stopped(tmp_path: Path, read: list[int]) -> None:
+    batch = Batch(("sim",), 2, (), "condor", "any", (), "{}.out", "{}.err", str(tmp_path), (), 0o22, 0.0, moves=True)
+    directory = batches.create(batch)
+    directory.add({"job": 0, "is": "held"}, {"job": 1, "is": "waiting", "place": "2.1"})
+    for name in ("b1.0", "b1.1", ""):
+        create(replace(RECORD, phase="parked", held=True, status=None, batch=name))
+    assert states() == ["held", "held", "stopped"]
+    said = json.loads(CliRunner().invoke(jobs_command, ["--json"]).stdout)
+    assert [(each["state"], each["why"]) for each in said if "id" in each] == [
+        ("held", "it is held: `rexec release b1.0` lets it go on"),
+        ("parked", "it waits for another place"),
+        ("stopped", "`rexec resume 3` has it go on where it is, or from its last image"),
+    ]
 
 
 def test_what_has_just_ended_is_read_again(read: list[int]) -> None:

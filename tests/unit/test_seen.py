@@ -214,6 +214,17 @@ def test_jobs_of_one_program_have_a_line_together(monkeypatch: pytest.MonkeyPatc
     assert group.states == Counter(done=1, frozen=1, waiting=2, moving=1, held=1)
 
 
+def test_a_job_of_a_batch_is_counted_there_and_alone_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record.Job, "supervised", lambda self: True)
+    a_batch(2).add({"job": 1, "is": "running", "host": "alpha"})
+    for name in ("b1.1", "b9.0"):  # no batch is left that would count the second
+        a_job(command=("./sim", "1"), phase="running", host="alpha", batch=name)
+    assert [(each.name, each.states) for each in Watched().look()] == [
+        ("b1", Counter(running=1, waiting=1)), ("sim", Counter(running=1))
+    ]  # fmt: skip
+    assert [(each.name, each.states) for each in Watched(["1"]).look()] == [("1", Counter(running=1))]
+
+
 def test_runs_of_the_desk_have_a_line_too_but_for_those_that_are_counted_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

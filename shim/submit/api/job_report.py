@@ -46,6 +46,7 @@ class JobReport:
     returncode  its exit status, or -N where signal N ended it; None: it has not ended, or has none (failed)
     code        of a job that failed: as in JobFailed; else 0
     away        since when its host is out of touch; 0: it is not
+    batch       of which job of which batch it is, such as "b7.3"; empty: of none
     """
 
     id: int
@@ -69,6 +70,7 @@ class JobReport:
     returncode: int | None
     code: int
     away: float
+    batch: str
 
 
 def read(directory: Job) -> tuple[JobReport, os.stat_result]:
@@ -85,9 +87,10 @@ def state(found: Record, supervised: bool) -> str:
             return "failed"
         number = found.status & 0x7F
         return f"signal {number}" if number else "done" if found.status == 0 else f"exit {found.status >> 8}"
-    if not supervised:
+    held = found.held and found.phase == Phase.PARKED
+    if not supervised and not (held and found.batch):  # one of a batch that is held has none, as it needs none
         return "stopped"
-    return "held" if found.held and found.phase == Phase.PARKED else found.phase
+    return "held" if held else found.phase
 
 
 def report_of(found: Record, supervised: bool, now: float, ended: float | None) -> JobReport:
@@ -116,6 +119,7 @@ def report_of(found: Record, supervised: bool, now: float, ended: float | None) 
         returncode=None if found.status is None else os.waitstatus_to_exitcode(found.status),
         code=found.code,
         away=0.0 if word == "stopped" else found.away,
+        batch=found.batch,
     )
 
 
@@ -134,4 +138,6 @@ def _why(word: str, found: Record) -> str:
             if found.image:
                 wait += f"; `rexec kill {found.id}` and `rexec restart {found.id} --on HOST` go on from its last image"
         return f"out of touch with {found.host} since {at}: {wait}"
+    if word == "held" and found.batch:
+        return f"it is held: `rexec release {found.batch}` lets it go on"
     return found.why
