@@ -123,7 +123,7 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
 
 
 def _as_batches_have_it(report: JobReport) -> JobReport:
-    """Say of a job of a batch that was saved to have another place that it waits: it is held on its own record alone."""
+    """Say of a job of a batch that waits for another place that it does: on its own record it is held meanwhile."""
     if report.state == "held" and report.batch:
         with suppress(RexecError):  # its batch is gone, or cannot be read
             directory, job = batches.find(report.batch)

@@ -77,6 +77,8 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
       rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' --checkpoint ./sim {}
     """
     _check(**given)
+    if given["engine"] == LOCAL:
+        _check_hosts(given["on"])
     lines = _lines(given["each"], given["count"])
     number = len(lines) or given["count"] or 1
     stem = printable(given["name"] or os.path.basename(command[0]), 100).replace("/", "_")
@@ -129,6 +131,21 @@ def _check(engine: str, on: str | None, prints: bool, require: str, rank: str, t
         raise RexecError("--time is for --engine condor and slurm: here, say `timeout` in front of the command")
     if engine == LOCAL and (given["gpus"] or 0) > 1:
         raise RexecError("--gpus is 1 at most with --engine local, which knows of a host only whether it has one")
+
+
+def _check_hosts(on: str | None) -> None:
+    """See that there are hosts at all: else each job would fail, when nobody looks. Raises RexecError."""
+    known = config.load()
+    if on is None or on == ANY:
+        if not known.hosts:
+            file = config.hosts_file(os.environ)
+            raise RexecError(
+                f"no host is known, as {file} names none: name one there (docs/hosts.md), or say --on HOST, or "
+                "--on local for this machine"
+            )
+        return
+    for name in config.several(on) or (on,):
+        config.resolve(name, known)
 
 
 def _personal(gpus: int | None, lease: str | None) -> str | None:

@@ -289,7 +289,7 @@ def explain(destination: str, error: Exception) -> TransportError:
     elif isinstance(error, AuthenticationException):
         text = stream.LOGIN_REFUSED.replace(" (it takes {what})", "")
     elif isinstance(error, socket.gaierror):
-        text = stream.UNKNOWN_NAME.replace("{what}", split_destination(destination)[1])
+        return stream.NameUnknown(stream.UNKNOWN_NAME.format(dest=destination, what=split_destination(destination)[1]))
     elif isinstance(error, ConnectionRefusedError):
         text = stream.REFUSED
     elif isinstance(error, TimeoutError):

@@ -37,6 +37,10 @@ class Cut(TransportError):
     """The connection was there, and broke: another may do."""
 
 
+class NameUnknown(TransportError):
+    """No host is called so: perhaps it was misspelt."""
+
+
 class OptionUnknown(TransportError):
     """The ssh here is older than an option that we give it, and is not given it again."""
 
@@ -140,7 +144,8 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
             found = re.search(pattern, said)
             if found:
                 what = {name: printable(word, 300) for name, word in found.groupdict().items()}
-                return TransportError(text.format(dest=destination, **what) + where)
+                kind = NameUnknown if text == UNKNOWN_NAME and not where else TransportError
+                return kind(text.format(dest=destination, **what) + where)
     last = last_line(words)
     if re.search(_DROPPED, words) or re.search(_DROPPED, aside):
         return Dropped(DROPPED.format(dest=destination))
@@ -149,8 +154,8 @@ def explain_ssh(destination: str, status: int | None, words: str, aside: str = "
     if last:
         return TransportError(f"the connection to {destination} failed: ssh says {last!r}; try `ssh {destination}`")
     how = "without a word" if status is None else f"with status {status}, without a word"
-    kind = TransportError if status is None else Cut
-    return kind(f"the connection to {destination} ended {how}; try `ssh {destination}`")
+    ended = TransportError if status is None else Cut
+    return ended(f"the connection to {destination} ended {how}; try `ssh {destination}`")
 
 
 def last_line(words: str) -> str:

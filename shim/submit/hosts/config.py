@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -127,6 +127,11 @@ def resolve(on: str, known: Hosts) -> Host:
     return Host(on, on)
 
 
+def meant(on: str, known: Hosts) -> str:
+    """Ask whether another host was meant, whose name is much like that which nobody knows; "" where none is. Pure."""
+    return _alike(on.rpartition("@")[2], [*(host.name for host in known.hosts), LOCAL, ANY])
+
+
 def several(on: str | None) -> tuple[str, ...]:
     """Return the names in an ``--on`` of several hosts, ("any",) for all of hosts.toml; (): it names one, or none.
 
@@ -198,4 +203,13 @@ def _tables(document: Mapping[str, object], key: str, file: str) -> dict[str, Ma
 def _only(table: Mapping[str, object], allowed: tuple[str, ...], file: str, where: str) -> None:
     for key in table:
         if key not in allowed:
-            raise HostsError(f"{file}: the key {where}{key} is unknown; allowed there: {', '.join(allowed)}")
+            perhaps = _alike(key, allowed)
+            raise HostsError(f"{file}: the key {where}{key} is unknown{perhaps}; allowed there: {', '.join(allowed)}")
+
+
+def _alike(word: str, words: Iterable[str]) -> str:
+    """Ask whether one of these was meant that is much like the word; "" where none is. Pure."""
+    from difflib import get_close_matches  # takes 3 ms
+
+    found = get_close_matches(word, list(words), 1)
+    return f" (did you mean {found[0]}?)" if found else ""

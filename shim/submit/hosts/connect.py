@@ -9,7 +9,7 @@ from functools import partial
 
 from remoteio.errors import RexecError
 from remoteio.submit.sandbox import dumps
-from remoteio.submit.transport.stream import Cut, Dropped, OptionUnknown, Stream, TransportError
+from remoteio.submit.transport.stream import Cut, Dropped, NameUnknown, OptionUnknown, Stream, TransportError
 from shim.submit.engines import names
 from shim.submit.hosts import bootstrap, config, turns
 from shim.submit.hosts.config import Host
@@ -60,6 +60,9 @@ def connect(
             cuts += 1
             if cuts > _CUTS:
                 raise
+        except NameUnknown as e:
+            meant = config.meant(host.name, config.load()) if host.name == host.ssh else ""
+            raise NameUnknown(f"{e}{meant}") from e
 
 
 def _pauses(most: float) -> Iterator[float]:
