@@ -30,7 +30,7 @@ def completion_command(shell: str) -> None:
     \b
     For good:
       bash   echo 'eval "$(rexec completion bash)"' >> ~/.bashrc
-      zsh    echo 'eval "$(rexec completion zsh)"' >> ~/.zshrc      (after compinit)
+      zsh    echo 'eval "$(rexec completion zsh)"' >> ~/.zshrc    (after compinit)
       fish   rexec completion fish > ~/.config/fish/completions/rexec.fish
     """
     made = get_completion_class(shell)

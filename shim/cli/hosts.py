@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from remoteio.errors import RexecError
+from shim.cli import tables
 from shim.cli.parameters import Alone, host_names
 from shim.submit.api.host_reports import HostReport, hosts, report_of
 from shim.submit.foreground.progress import Waiting
@@ -16,6 +17,8 @@ from shim.submit.hosts import config, survey
 from shim.submit.hosts.ad import lines, names
 from shim.submit.hosts.checks import Check, known_size, latency
 from shim.submit.hosts.matching import Matching, said
+
+_STATE = 30  # characters of why a host cannot be used before other columns go
 
 
 def as_data(report: HostReport) -> dict[str, Any]:
@@ -43,8 +46,8 @@ def checks_as_data(found: Sequence[Check]) -> list[dict[str, Any]]:
     ]
 
 
-def table(reports: Sequence[HostReport]) -> str:
-    """Write the reports as a table, a line each."""
+def table(reports: Sequence[HostReport], wide: int | None = None) -> str:
+    """Write the reports as a table, a line each of at most so many columns; `rexec doctor` says all of one."""
     rows: list[tuple[str, ...]] = [
         ("HOST", "LATENCY", "PYTHON", "KERNEL", "CORES", "MEMORY", "LOAD", "OWNER", "IDLE", "STATE")
     ]
@@ -67,8 +70,7 @@ def table(reports: Sequence[HostReport]) -> str:
                 report.why or ("ok" if not report.left_out else f"ok; `--on any` leaves it out: {report.left_out}"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(tables.lines(rows, wide, ("KERNEL", "PYTHON", "LATENCY", "MEMORY", "LOAD"), least=_STATE))
 
 
 def why(report: HostReport) -> str:
@@ -150,7 +152,7 @@ def hosts_command(as_json: bool, asked: str | None, described: str | None, requi
     if as_json:
         click.echo(json.dumps([as_data(report) for report in reports], indent=2))
     else:
-        click.echo(table(reports) if require is None else matches(reports, require))
+        click.echo(table(reports, tables.room()) if require is None else matches(reports, require))
 
 
 def _idle(seconds: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,9 +13,9 @@ from click.shell_completion import CompletionItem
 from checkpoint.submit.store import ListedImage, Store
 from remoteio.errors import RexecError
 from remoteio.submit.undo.moments import Moments, since
-from shim.cli import completion
+from shim.cli import completion, tables
 from shim.cli.parameters import image_argument, jobs_argument
-from shim.cli.say import shown
+from shim.cli.say import whole
 from shim.submit.job import pins, record, undo_home
 from shim.submit.job.image_intake import images_left
 from shim.submit.job.phase import Phase
@@ -64,13 +65,18 @@ def list_command(job: str | None, as_json: bool) -> None:
     elif not rows:
         click.echo("rexec: no images; `rexec checkpoint JOB` makes one", err=True)
     else:
-        click.echo(f"{'IMAGE':<10}  {'MADE':<19}  {'HOST':<12}  {'SIZE':>10}  {'FILES':<7}  {'PINNED':>10}  COMMAND")
-        for row in rows:
-            made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
-            what = row["damage"] or shown(row["command"])
-            files = "go back" if row["files"] else "stay"
-            shape = f"{row['image']:<10}  {made:<19}  {row['host'] or '-':<12}  {size(row['bytes']):>10}"
-            click.echo(f"{shape}  {files:<7}  {size(row['pinned']):>10}  {what}")
+        click.echo(_table(rows, tables.room()))
+
+
+def _table(rows: Sequence[dict[str, Any]], wide: int | None) -> str:
+    cells: list[tuple[str, ...]] = [("IMAGE", "MADE", "HOST", "SIZE", "FILES", "PINNED", "COMMAND")]
+    for row in rows:
+        made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["at"])) if row["at"] else "-"
+        files = "go back" if row["files"] else "stay"
+        what = row["damage"] or whole(row["command"])
+        sizes = size(row["bytes"]), files, size(row["pinned"])
+        cells.append((row["image"], made, row["host"] or "-", *sizes, what))
+    return "\n".join(tables.lines(cells, wide, ("PINNED", "FILES"), right=("SIZE", "PINNED")))
 
 
 def _as_data(kept: ListedImage, moments: Moments) -> dict[str, Any]:

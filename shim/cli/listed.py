@@ -17,8 +17,9 @@ import click
 
 from remoteio.errors import RexecError
 from remoteio.printable import printable
+from shim.cli import tables
 from shim.cli.parameters import Alone
-from shim.cli.say import shown, tell
+from shim.cli.say import tell, whole
 from shim.submit.api.job_list import reports
 from shim.submit.api.job_report import JobReport
 from shim.submit.batch import record as batches
@@ -58,19 +59,17 @@ def as_data(report: JobReport, now: float) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write the jobs as a table, a line each, and a further one for what a job waits for."""
+def table(rows: Sequence[dict[str, Any]], wide: int | None = None) -> str:
+    """Write the jobs as a table, a line each of at most so many columns, and a further one for what a job waits for."""
     heads = ("ID", "STATE", "HOST", "RUN TIME", "CHECKPOINT", "MOVABLE", "MOVES", "COMMAND")
-    cells = [heads, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in list(zip(*cells, strict=True))[:-1]]
-    line = "  ".join([*(f"{{:<{width}}}" for width in widths), "{}"])
-    out = []
-    for number, words in enumerate(cells):
-        out.append(line.format(*words).rstrip())
-        if number and rows[number - 1]["why"]:
-            out.append(f"      {printable(rows[number - 1]['why'], None)}")
-        if number and rows[number - 1]["obstacle"]:
-            out.append(f"      not movable: {printable(rows[number - 1]['obstacle'], None)}")
+    lines = tables.lines([heads, *(_cells(row) for row in rows)], wide, ("MOVES", "MOVABLE"))
+    out = [lines[0]]
+    for line, row in zip(lines[1:], rows, strict=True):
+        out.append(line)
+        if row["why"]:
+            out.append(f"      {printable(row['why'], None)}")
+        if row["obstacle"]:
+            out.append(f"      not movable: {printable(row['obstacle'], None)}")
     return "\n".join(out)
 
 
@@ -79,7 +78,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     last = "none" if saved is None else f"{span(saved['age'])} ago, {size(saved['bytes'])}"
     movable = {True: "yes", False: "no", None: "-"}[row["movable"]]
     words = (row["id"], row["state"], row["host"] or "-", span(row["run_time"]), last, movable, row["moves"])
-    return (*(str(word) for word in words), shown(row["command"]))
+    return (*(str(word) for word in words), whole(row["command"]))
 
 
 @click.command("jobs", cls=Alone, instead="`rexec log {}` shows what happened to one job")
@@ -91,12 +90,16 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     \b
     STATE is one of
       choosing, starting   a host is being looked for, or gone to
-      running              it runs on HOST; the line below says if HOST is out of touch, and since when
-      frozen               HOST's owner is back: it stands still, and leaves if the owner stays
+      running              it runs on HOST; the line below says if HOST is out of
+                           touch, and since when
+      frozen               HOST's owner is back: it stands still, and leaves if
+                           the owner stays
       left, lost           it is between two hosts
-      parked               no host will do just now; the line below says why; tried again every 15 s
-      held                 parked by `rexec hold`; one of a batch has no process here then
-      stopped              its supervisor is gone: `rexec resume` and `rexec attach` have it go on
+      parked               no host will do just now; the line below says why;
+                           tried again every 15 s
+      held                 parked by `rexec hold`
+      stopped              its supervisor is gone: `rexec resume` and `rexec
+                           attach` have it go on
       done, exit N, signal N, failed    it has ended
 
     Runs with --on any, or with several hosts, have a table of their own: where each is, or its place in the line; in
@@ -116,8 +119,9 @@ def jobs_command(as_json: bool, all_jobs: bool) -> None:
     if as_json:
         click.echo(json.dumps([*rows, *runs, *many], indent=1))
     elif rows or runs or many:
-        tables = ((table, rows), (_runs_table, runs), (_batches_table, many))
-        click.echo("\n\n".join(write(found) for write, found in tables if found))
+        wide = tables.room()
+        listed = ((table, rows), (_runs_table, runs), (_batches_table, many))
+        click.echo("\n\n".join(write(found, wide) for write, found in listed if found))
     else:
         click.echo("rexec: no jobs; `rexec --checkpoint CMD` starts one", err=True)
 
@@ -152,7 +156,7 @@ def _runs() -> list[dict[str, Any]]:
     ]
 
 
-def _runs_table(found: Sequence[dict[str, Any]]) -> str:
+def _runs_table(found: Sequence[dict[str, Any]], wide: int | None) -> str:
     """Write such rows as a table."""
     cells = [("RUN", "STATE", "HOST", "CPUS", "PRIORITY", "COMMAND")]
     cells += [
@@ -162,12 +166,11 @@ def _runs_table(found: Sequence[dict[str, Any]]) -> str:
             row["host"] or "-",
             str(row["cpus"]),
             str(row["priority"]),
-            f"job {row['job']}: {shown(row['command'])}" if row["job"] else shown(row["command"]),
+            f"job {row['job']}: {whole(row['command'])}" if row["job"] else whole(row["command"]),
         )
         for row in found
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+    return "\n".join(tables.lines(cells, wide, ("PRIORITY", "CPUS")))
 
 
 def _batches() -> list[dict[str, Any]]:
@@ -197,7 +200,7 @@ def _batches() -> list[dict[str, Any]]:
     return found
 
 
-def _batches_table(found: list[dict[str, Any]]) -> str:
+def _batches_table(found: Sequence[dict[str, Any]], wide: int | None) -> str:
     """Write such rows as a table."""
     heads = ("BATCH", "ENGINE", "STATE", "WAITING", "RUNNING", "HELD", "DONE", "FAILED", "KILLED", "COMMAND")
     cells = [heads]
@@ -205,6 +208,5 @@ def _batches_table(found: list[dict[str, Any]]) -> str:
         good = row["successful"]
         seen = {**row, story.DONE: good, story.FAILED: row[story.FAILED] + row[story.DONE] - good}
         numbers = (str(seen[state]) for state in story.STATES)
-        cells.append((row["batch"], row["engine"], row["state"], *numbers, shown(row["command"])))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+        cells.append((row["batch"], row["engine"], row["state"], *numbers, whole(row["command"])))
+    return "\n".join(tables.lines(cells, wide, ("ENGINE", "KILLED")))

@@ -172,18 +172,21 @@ def run_command(
 
     \b
     Other uses:
-      rexec hosts [--json]      the hosts known, and whether each can be used; --ad HOST, --require EXPR
+      rexec hosts [--json]      the hosts known, and whether each can be used
       rexec doctor [HOST]       everything rexec needs there, and how to mend it
       rexec disconnect [HOST]   end the connections that are kept for further runs
-      rexec submit -n N CMD...  run CMD many times, on these hosts or on an HTCondor pool
-      rexec dag FILE            run a DAG of commands, in HTCondor's DAGMan's language, on a pool
+      rexec submit -n N CMD...  run CMD many times, on these hosts or on a pool
+      rexec dag FILE            run commands that depend on each other on a pool
       rexec pool up|down        a personal HTCondor of your own hosts
       rexec watch, report       how jobs get on, live; what they got, by host
-      rexec owner               how long this machine's owner has been away, also for HTCondor's policies
-      rexec priority RUN N      the place of a run that waits for a slot of --on any
-      rexec jobs                the jobs started with --checkpoint; stat, attach, checkpoint, vacate, hold, release,
-                                kill, restart, images and log are about them: see the --help of each
-      rexec resume              go on with all jobs whose supervisor is gone; `rexec service` does it by itself
+      rexec owner               how long this machine's owner has been away
+      rexec priority RUN N      the place of a run that waits for a slot
+      rexec jobs                the jobs started with --checkpoint; stat, attach,
+                                checkpoint, vacate, hold, release, kill,
+                                restart, images and log are about them: see the
+                                --help of each
+      rexec resume              go on with all jobs whose supervisor is gone;
+                                `rexec service` does it by itself
       rexec completion SHELL    have your shell complete all this at <TAB>
       rexec run CMD...          the same as rexec CMD...
       rexec -- hosts            run a program that is called like one of these
@@ -199,7 +202,7 @@ def run_command(
       rexec --on alice@bigbox python3 job.py
       rexec --on bigbox make -j32
       seq 200 | xargs -P 50 -I{} rexec --on any ./sim {}
-      rexec --on any --memory 8G --require 'Microarch >= "x86_64-v3"' --rank 'Memory' ./solve
+      rexec --on any --memory 8G --require 'Cpus >= 8' --rank 'Memory' ./solve
       tar c . | rexec --on bigbox xz -9 > all.tar.xz
       rexec --checkpoint --on alpha,beta --every 10m ./simulate
     """

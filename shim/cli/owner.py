@@ -25,7 +25,7 @@ def owner_command(as_json: bool, condor: bool, every: str | None) -> None:
     By terminals, keyboards, desktops and displays, Wayland's too: the same that has a job of rexec's stand still here.
 
     \b
-    With --condor, in the configuration of HTCondor on a machine that somebody sits at:
+    With --condor, in HTCondor's configuration on a machine that somebody sits at:
       STARTD_CRON_JOBLIST = $(STARTD_CRON_JOBLIST) OWNER
       STARTD_CRON_OWNER_EXECUTABLE = /usr/local/bin/rexec
       STARTD_CRON_OWNER_ARGS = owner --condor --every 10s

@@ -103,12 +103,14 @@ def report_command(jobs: tuple[str, ...], as_json: bool) -> None:
 
     \b
       JOBS     how many were there
-      TAKEN    how often a job left before its end: vacated, held, its place taken away, its host lost
+      TAKEN    how often a job left before its end: vacated, held, its place
+               taken away, its host lost
       RAN      hours that they had there, without those that they stood still
       FROZEN   hours that they stood still there, since the owner was back
       LOST     hours of RAN whose work was lost, since no image had it
       CPU      hours of processor time
-      FILES    hours that they waited for files; several threads that waited at once are counted each
+      FILES    hours that they waited for files; several threads that waited at
+               once are counted each
       BYTES    what went over the link for them
 
     CPU, FILES and BYTES are of those whose host has told so: it does with the end of a job, and with each image. With

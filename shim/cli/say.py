@@ -23,9 +23,14 @@ def tell(text: str) -> None:
             print("rexec:", text, file=sys.stderr, flush=True)
 
 
+def whole(command: Sequence[str]) -> str:
+    """Write a command in one line."""
+    return printable(shlex.join(command), None)
+
+
 def shown(command: Sequence[str]) -> str:
-    """Write a command as a table has room for it."""
-    text = printable(shlex.join(command), None)
+    """Write a command as a line has room for it that says something else too."""
+    text = whole(command)
     return text if len(text) <= 48 else text[:47] + "…"
 
 

@@ -74,7 +74,7 @@ def submit_command(command: tuple[str, ...], **given: Any) -> None:
       rexec submit -n 200 ./sim --seed {}
       rexec submit -n 200 --checkpoint --every 10m ./sim --seed {}
       rexec submit --each files.txt -o {}.log gzip -9 {}
-      rexec submit --engine condor -n 1000 --memory 2G --require 'Arch == "X86_64"' --checkpoint ./sim {}
+      rexec submit --engine condor -n 1000 --memory 2G --checkpoint ./sim {}
     """
     _check(**given)
     if given["engine"] == LOCAL:

@@ -50,7 +50,11 @@ def test_a_name_that_ssh_does_not_know_may_be_a_known_one_misspelt(
     for name in ("alhpa", "alice@alhpa"):
         with pytest.raises(NameUnknown, match=rf"^cannot reach {name}: .*~/.ssh/config \(did you mean alpha\?\)$"):
             connect(Host(name, name), AGENT)
-    for host in (Host("zeta", "zeta"), Host("omega", "gone")):  # like none; one of hosts.toml is meant as it stands
+    for host in (
+        Host("zeta", "zeta"),
+        Host("omega", "gone"),
+        Host("alpha", "alpha"),
+    ):  # like none; one of hosts.toml is meant as it stands
         with pytest.raises(NameUnknown, match=r"name it in ~/.ssh/config$"):
             connect(host, AGENT)
 

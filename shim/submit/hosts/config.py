@@ -129,7 +129,8 @@ def resolve(on: str, known: Hosts) -> Host:
 
 def meant(on: str, known: Hosts) -> str:
     """Ask whether another host was meant, whose name is much like that which nobody knows; "" where none is. Pure."""
-    return _alike(on.rpartition("@")[2], [*(host.name for host in known.hosts), LOCAL, ANY])
+    names = [host.name for host in known.hosts]
+    return "" if on in names else _alike(on.rpartition("@")[2], [*names, LOCAL, ANY])
 
 
 def several(on: str | None) -> tuple[str, ...]:
