@@ -109,6 +109,26 @@ def test_killed(combo: Combo, desk: ModuleType, who: str, job: str, nothing_left
     soon(killed, GONE_WITHIN, tries=3)
 
 
+@pytest.mark.where(lambda combo: combo == "user-alice")
+def test_rexec_killed_long_before_its_lease_is_over(combo: Combo, nothing_left: Check) -> None:
+    """Its host waits for 40 minutes where a line is cut: whoever was left here says that nobody comes."""
+
+    def killed() -> float:
+        with nothing_left(combo.on) as left:
+            process = started(combo, JOBS["idle"])
+            until(lambda: waits(process.pid), "somebody is left who waits for its end")
+            process.kill()
+            process.wait(HANG)
+            process.stdout.close()  # type: ignore[union-attr]
+            process.stderr.close()  # type: ignore[union-attr]
+        return left.took
+
+    def waits(number: int) -> bool:
+        return any("shim.submit.hosts.orphaned" in " ".join(words(each)) for each in psutil.Process(number).children())
+
+    soon(killed, GONE_WITHIN, tries=3)
+
+
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.25, 0.35, 0.45, 0.6])
 def test_rexec_killed_while_it_starts(combo: Combo, delay: float, nothing_left: Check) -> None:
     def killed() -> float:

@@ -12,6 +12,7 @@ from shim.cli import submit
 from shim.cli.jobs import checkpoint_command
 from shim.submit.batch import record
 from shim.submit.batch.record import Batch
+from shim.submit.hosts.config import Host, Hosts
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_one_without_checkpoint_has_its_output(batch: Batch, tmp_path: Path) -> 
 def test_the_desk_knows_whether_a_host_has_a_gpu_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Batch] = []
     monkeypatch.setattr(submit, "begin", lambda batch, give, priority: made.append(batch))
+    monkeypatch.setattr(submit.config, "load", lambda: Hosts((Host("alpha", "alpha"),)))
     runner = CliRunner()
     runner.invoke(submit.submit_command, ["--gpus", "1", "--require", "A || B", "true"], catch_exceptions=False)
     runner.invoke(submit.submit_command, ["--gpus", "1", "true"], catch_exceptions=False)

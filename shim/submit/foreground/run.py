@@ -16,6 +16,7 @@ from shim.submit import host_frames, own_process
 from shim.submit.clock_skew import clock_skew, skew_told
 from shim.submit.foreground.own_streams import FATAL, let_go, raise_lost, raise_signals
 from shim.submit.foreground.terminal import Terminal, in_foreground
+from shim.submit.hosts import orphaned
 from shim.submit.hosts.redial import told
 from shim.submit.plain_run import PlainRun, RunResult, StreamEnd
 from shim.submit.refusals_told import Told
@@ -69,6 +70,7 @@ class ForegroundRun:
                 # 2 stays: what we have to say goes there too
                 outputs[kind] = StreamEnd(os.dup(fd), self._closes(fd) if fd == 1 else os.close)
         self._run = PlainRun(link, spec, outputs, self, rights, dialler, served=served)
+        self._dialler = dialler
 
     def run(self, *, lingers: bool) -> RunResult:
         """Run the job until it has ended; `lingers` as for PlainRun.run. Raises RexecError when the link is lost or the
@@ -77,7 +79,8 @@ class ForegroundRun:
         self._catch_signals()
         raise_lost()
         try:
-            ended = self._run.run(lingers=lingers)
+            with orphaned.ended(self._dialler):
+                ended = self._run.run(lingers=lingers)
             return ended._replace(keys=self._terminal is not None and in_foreground(0))
         finally:
             if self._terminal is not None:

@@ -68,7 +68,7 @@ class Dialler:
     def __init__(self, host: Host, link: SessionLink, seconds: int = lease.LEASE, reach: Reach | None = None) -> None:
         """`seconds`: the run's lease."""
         self.agent = Agent(os.urandom(rendezvous.SECRET), seconds)
-        self._host, self._link, self._reach = host, link, reach or connect.connect
+        self.host, self._link, self._reach = host, link, reach or connect.connect
         self._told: Told
         self._anew: list[Anew] = []  # one for each start that may still be made
         self._unbegun: list[Callable[[Callable[[], None]], None]] = []  # what starts the thread, until it is
@@ -90,7 +90,7 @@ class Dialler:
         `start` runs something in a thread that may start programs. `anew` gives what it is called with all that another
         agent is to be sent, where the first was cut off before it has said a word; None: that is the end.
         """
-        self._anew = [anew] * _MORE_STARTS if anew is not None and self._host.ssh and self.agent.lease else []
+        self._anew = [anew] * _MORE_STARTS if anew is not None and self.host.ssh and self.agent.lease else []
         self.describe(spec)
         self._told = told
         self._unbegun.append(start)
@@ -100,7 +100,7 @@ class Dialler:
         """Have `spec` say how its agent is joined."""
         if self.agent.lease:
             spec.secret, spec.lease = self.agent.secret, self.agent.lease
-            spec.home = 0 if self._host.ssh else os.getpid()
+            spec.home = 0 if self.host.ssh else os.getpid()
 
     def heard(self) -> None:
         """Take note that the agent has said a word: no other takes its place any more."""
@@ -221,7 +221,7 @@ class Dialler:
 
     def _try(self, outage: Outage, step: Dial) -> Outage | Lost | None:
         """Dial once; None: it has joined."""
-        host = self._host
+        host = self.host
         if host.ssh and step.patience:  # ssh and paramiko take the first of several: the host's own goes before it
             host = host._replace(options=(*host.options, "-o", f"ConnectTimeout={step.patience}"))
         try:

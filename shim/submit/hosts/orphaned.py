@@ -1,0 +1,96 @@
+"""Ends the job of an rexec that was killed by SIGKILL: its host takes that for a line that is cut, and would wait.
+
+A shell waits in a session of its own for the end of a pipe from that rexec, which says a line there before it ends in
+any other way. Where none comes, the shell becomes an rexec that dials the host and has the agent ended, as is done for
+what is over here while a host is away (ending.py). How the agent is asked lies in a file without a name.
+
+One that has a job for less than a second has no shell yet, as most are over by then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from shim.submit import own_code
+from shim.submit.engines import names
+
+if TYPE_CHECKING:
+    from shim.submit.hosts.config import Host
+    from shim.submit.hosts.dialler import Agent, Dialler
+
+_SOON = 1.0  # seconds
+_WAITS = 'read said || exec "$@"'
+
+
+@contextmanager
+def ended(dialler: Dialler | None) -> Iterator[None]:
+    """Have the agent that is dialled ended if this process is killed in the body; None: another looks after it.
+
+    An engine ends what it has started. On this machine an agent sees who has started it end.
+    """
+    if dialler is None or dialler.host.ssh is None or names.is_job(dialler.host.ssh):
+        yield
+        return
+    over = threading.Event()
+    guard = threading.Thread(target=_guard, args=(dialler.host, dialler.agent, over), name="orphaned", daemon=True)
+    guard.start()
+    try:
+        yield
+    finally:
+        over.set()
+        guard.join()
+
+
+def _guard(host: Host, agent: Agent, over: threading.Event) -> None:
+    while not over.wait(_SOON):
+        if agent.where is not None:
+            with suppress(OSError):  # no process or descriptor is to be had: its lease ends it then
+                _wait(host, agent, over)
+            return
+
+
+def _wait(host: Host, agent: Agent, over: threading.Event) -> None:
+    """Have a shell wait until it is `over`. Raises OSError."""
+    import subprocess  # most are over before
+
+    assert agent.where is not None
+    door = [os.fsdecode(item) for item in agent.where.pack()]
+    row = {"host": host[:4], "secret": agent.secret.hex(), "lease": agent.lease, "door": door}
+    told = os.memfd_create("rexec-orphaned")
+    theirs, ours = os.pipe()
+    try:
+        os.write(told, json.dumps(row).encode())
+        os.lseek(told, 0, os.SEEK_SET)
+        subprocess.Popen(
+            ["/bin/sh", "-c", _WAITS, "sh", *own_code.command(__name__), str(told)],
+            stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(told,), cwd="/",
+            start_new_session=True,
+        )  # fmt: skip
+        over.wait()
+        os.write(ours, b"\n")
+    finally:
+        for fd in (told, theirs, ours):
+            os.close(fd)
+
+
+def main() -> None:
+    """Be what the shell becomes: dial until it is known that nothing of the job runs there, or its lease is over."""
+    own_code.import_only_ours()
+    from shim.submit.hosts import ending
+    from shim.submit.hosts.config import Host
+    from shim.submit.hosts.connect import connect
+    from shim.submit.hosts.dialler import Agent
+    from shim.wire.rendezvous import Whereabouts
+
+    with open(int(sys.argv[1]), "rb") as file:
+        row = json.load(file)
+    name, ssh, options, python = row["host"]
+    where = Whereabouts.unpack([os.fsencode(item) for item in row["door"]])
+    agent = Agent(bytes.fromhex(row["secret"]), row["lease"], where)
+    ending.end(Host(name, ssh, tuple(options), python), agent, connect, threading.Event())
