@@ -36,6 +36,7 @@ from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session_link import SessionLink
 from shim.submit import host_frames, own_code, own_process, refused, resident_words
 from shim.submit.host_session import HostSession
+from shim.submit.hosts import orphaned
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Dialler
 from shim.submit.hosts.redial import Lost
@@ -293,6 +294,8 @@ class Resident:
         """See host_session.Handler; so for the others."""
         assert self._session is not None
         self._session.hello = hello
+        if (agent := self._session.dialler.agent).where is not None:
+            self._say(orphaned.words(self._host, agent))
         if self._run is not None:
             self._greet(self._run, hello)
 

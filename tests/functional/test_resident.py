@@ -328,6 +328,8 @@ def test_a_resident_that_is_killed_is_a_lost_job_and_the_next_run_goes_on(runs: 
             each.kill()
         _, error = process.communicate(timeout=HANG)
     assert process.returncode == 125 and b"lost" in error
+    assert b"the process here that served its files was killed; alpha" in error and b"is told to end the job" in error
+    until(lambda: not any("sleep 4713" in line for line in desk.processes("alpha").values()), "the job has ended")
     assert runs("echo", "goes on") == b"goes on\n"
     runs.rest()
 

@@ -30,7 +30,7 @@ from checkpoint.submit import xdg
 from remoteio.submit.transport.stream import Stream
 from remoteio.wire.coherence import TTL
 from shim.submit import own_code, own_process
-from shim.submit.hosts import beside, kept
+from shim.submit.hosts import beside, kept, orphaned
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.spares import Dials, Spare
 
@@ -45,11 +45,12 @@ class Resident:
     begun  the connection is its own
     fresh  since when what its host's kernel was told by then has to be asked again: a run that begins later sees there
            what was changed here before it began
+    agent  how its host is asked to end what it serves; empty: that is not known yet
     """
 
     def __init__(self, host: Host, spare: Spare) -> None:
         """Start it. Raises OSError."""
-        self.spare, self.free, self.begun, self.fresh = spare, True, False, 0.0
+        self.spare, self.free, self.begun, self.fresh, self.agent = spare, True, False, 0.0, b""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         fds = theirs.fileno(), spare.stream.read_fd
         try:
@@ -76,7 +77,9 @@ class Resident:
 
     def hears(self) -> bool:
         """Take note of what it says. False: it has ended."""
-        said = self.socket.recv(64)
+        said = self.socket.recv(kept.PACKET)
+        if said[:1] == b"{":
+            self.agent = said
         if said in (b"rests", b"forgot"):
             self.fresh = time.monotonic() + (TTL if said == b"rests" else 0)
         if said == b"begun":
@@ -88,6 +91,12 @@ class Resident:
     def close(self) -> None:
         """Let it end."""
         self.socket.close()
+
+    def wait(self) -> None:
+        """Wait for its end. Where it was killed its host could not be told: a job would stay there for its lease."""
+        if self.process.wait() < 0 and self.agent:
+            with contextlib.suppress(OSError):
+                orphaned.start(self.agent)
 
 
 class Keeper:
@@ -158,7 +167,7 @@ class Keeper:
         if resident is None:
             return
         resident.close()
-        threading.Thread(target=resident.process.wait, name="resident").start()
+        threading.Thread(target=resident.wait, name="resident").start()
         if resident.spare is not self._spare:
             threading.Thread(target=resident.spare.hang_up, name="end").start()
         self._wanted = self._wanted or self._spare is None

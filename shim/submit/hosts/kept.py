@@ -144,6 +144,9 @@ class KeptStream(Stream):
         return ""
 
     def failure(self) -> TransportError:
+        if self.served:
+            there = f"{self.destination} is told to end the job, or ends it when its lease is over"
+            return TransportError(f"the process here that served its files was killed; {there}; run it again")
         return TransportError(f"the connection to {self.destination} that was kept has ended; see whether it is up")
 
     def close(self, *, done: bool = False) -> None:

@@ -4,7 +4,8 @@ A shell waits in a session of its own for the end of a pipe from that rexec, whi
 any other way. Where none comes, the shell becomes an rexec that dials the host and has the agent ended, as is done for
 what is over here while a host is away (ending.py). How the agent is asked lies in a file without a name.
 
-One that has a job for less than a second has no shell yet, as most are over by then.
+One that has a job for less than a second has no shell yet, as most are over by then. Where another process serves the
+files (resident.py), that one ends the job of a run that is killed; and if it is killed itself, its keeper does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -47,36 +48,48 @@ def ended(dialler: Dialler | None) -> Iterator[None]:
         guard.join()
 
 
+def words(host: Host, agent: Agent) -> bytes:
+    """Say how that agent is asked, which is known where to be."""
+    assert agent.where is not None
+    door = [os.fsdecode(item) for item in agent.where.pack()]
+    row = {"host": host[:4], "secret": agent.secret.hex(), "lease": agent.lease, "door": door}
+    return json.dumps(row).encode()
+
+
+def start(said: bytes, before: Sequence[str] = (), stdin: int | None = None) -> None:
+    """Start who has the agent ended of which `words` has said that; by way of the program `before`. Raises OSError."""
+    import subprocess  # most are over before
+
+    told = os.memfd_create("rexec-orphaned")
+    try:
+        os.write(told, said)
+        os.lseek(told, 0, os.SEEK_SET)
+        subprocess.Popen(
+            [*before, *own_code.command(__name__), str(told)], stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(told,), cwd="/", start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(told)
+
+
 def _guard(host: Host, agent: Agent, over: threading.Event) -> None:
     while not over.wait(_SOON):
         if agent.where is not None:
             with suppress(OSError):  # no process or descriptor is to be had: its lease ends it then
-                _wait(host, agent, over)
+                _wait(words(host, agent), over)
             return
 
 
-def _wait(host: Host, agent: Agent, over: threading.Event) -> None:
+def _wait(said: bytes, over: threading.Event) -> None:
     """Have a shell wait until it is `over`. Raises OSError."""
-    import subprocess  # most are over before
-
-    assert agent.where is not None
-    door = [os.fsdecode(item) for item in agent.where.pack()]
-    row = {"host": host[:4], "secret": agent.secret.hex(), "lease": agent.lease, "door": door}
-    told = os.memfd_create("rexec-orphaned")
     theirs, ours = os.pipe()
     try:
-        os.write(told, json.dumps(row).encode())
-        os.lseek(told, 0, os.SEEK_SET)
-        subprocess.Popen(
-            ["/bin/sh", "-c", _WAITS, "sh", *own_code.command(__name__), str(told)],
-            stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(told,), cwd="/",
-            start_new_session=True,
-        )  # fmt: skip
+        start(said, ("/bin/sh", "-c", _WAITS, "sh"), theirs)
         over.wait()
         os.write(ours, b"\n")
     finally:
-        for fd in (told, theirs, ours):
-            os.close(fd)
+        os.close(theirs)
+        os.close(ours)
 
 
 def main() -> None:
