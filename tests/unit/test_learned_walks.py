@@ -378,6 +378,18 @@ def test_a_tree_that_is_walked_is_sent_from_where_the_walk_has_come_to(host: Hos
     assert command.ends() == expected
 
 
+def test_a_directory_too_large_for_a_reply_is_sent_whole_once_it_was_opened(host: Host, top: Path) -> None:
+    for k in range(600):
+        (top / f"top/c/{k:04d}").touch()
+    command = Command(host)
+    command.opens("top/b", "top/c")
+    uses = command.names.begins()
+    assert uses == {b"/top/c": []}
+    facts = facts_of(host, uses)
+    assert names_in(facts, "top/c") and look_up(facts, "top/c/d")
+    assert facts.leases.lists(look_up(facts, "top/c") or 0), "in each run after it too"
+
+
 def test_a_tree_that_the_host_could_not_be_sent_is_learned_by_what_it_asked_for(host: Host) -> None:
     command = Command(host)
     command.opens("top", "top/a", "top/b", "top/c")

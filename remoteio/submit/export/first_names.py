@@ -18,7 +18,7 @@ from remoteio.submit.export.begun_walks import BegunWalks
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.executing import EXECUTE
 from remoteio.submit.export.kept_there import KeptThere
-from remoteio.submit.export.learned_walks import NAMES, LearnedWalks
+from remoteio.submit.export.learned_walks import NAMES, LearnedWalks, is_cut
 from remoteio.submit.export.nodes import Node, path
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import known, leases, names_ahead
@@ -182,6 +182,8 @@ class FirstNames:
             self.walks.listed(node, entries, wanted)
             if wanted == NAMES:
                 self._begun.told(path(node, b""))
+                if is_cut(entries):  # by its lease the host opens what it has whole alone, and finds in it what it has
+                    self._begin({path(node, b""): []})
 
     def _use(self, name: bytes, read: tuple[int, int] | None) -> None:
         if name not in self._uses and len(self._uses) >= MOST_NAMES:

@@ -90,7 +90,7 @@ class LearnedWalks:
     def asked_for(self, node: Node) -> bytes:
         """Return the entries of a directory that the host has asked for; nothing, if it has not, or not for all."""
         entries = self.walked.get(path(node, b""), (0, b""))[1] if node.id in self.has else b""
-        return entries if len(entries) < AHEAD - _ENTRY else b""
+        return b"" if is_cut(entries) else entries
 
     def wants(self, root: bytes, wanted: int) -> int:
         """Return what is wanted of what is below a root, of which so much was sent: more, if the host asked for it."""
@@ -163,6 +163,11 @@ class _Walk:
 def use_of(wanted: int) -> Ranges:
     """Note what is wanted of what is below a directory, as the use of a path."""
     return [(wanted, wanted + 1)]
+
+
+def is_cut(entries: bytes) -> bool:
+    """Say whether these are perhaps not all that is in a directory, but as much as goes along with a reply."""
+    return len(entries) >= AHEAD - _ENTRY
 
 
 def wanted_of(ranges: Ranges | None) -> int | None:
