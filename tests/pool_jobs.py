@@ -40,7 +40,7 @@ def gives_each_status(alice: Access) -> str:
 
 def goes_through_what_an_engine_does(alice: Access) -> None:
     """A job with --checkpoint goes on when its place is taken, when it is held, and when its host dies."""
-    job = Counting(alice, "each", "--every", "5s", "--lease", "20s")
+    job = Counting(alice, "goes", "--every", "5s", "--lease", "20s")
     with job.moved():
         alice.does("vacate", job.name)
     with job.moved():
