@@ -28,6 +28,7 @@ Waiting = tuple[int, bytes]  # the number of an OPEN, and it whole
 # O_NOATIME, O_SYNC of x86-64 and arm64 alike, and __FMODE_EXEC of linux/fs.h.
 _NOT_READ = 0o3 | 0o1000 | 0o2000 | 0o10000 | 0o40000 | 0o200000 | 0o1000000 | 0o4000000 | 0x20
 _LATE = 0.005  # seconds that are no sign of a narrow link: a processor was busy
+_UNWANTED = -1  # in place of a size: what comes is not to be used, and who waits for it asks home then
 
 
 class File:
@@ -86,10 +87,13 @@ class FilesAhead:
             return False
         self.orders.opened(nodeid, False)
         if flags & _NOT_READ:
-            self._gone(nodeid)
-            return False
-        asked[1].append(waiting)
-        return True
+            others = self._gone(nodeid)
+            if others:  # nobody else would answer them
+                self._asked[nodeid] = _UNWANTED, others
+        elif asked[0] != _UNWANTED:
+            asked[1].append(waiting)
+            return True
+        return False
 
     def next(self, now: float, leased: Callable[[int], bool]) -> list[int]:
         """Return the nodes to ask for with a FETCH each; they are taken as asked from now on.
@@ -134,7 +138,7 @@ class FilesAhead:
 
     def is_asked(self, nodeid: int) -> bool:
         """Say whether its FETCH is under way, and wanted still."""
-        return nodeid in self._asked
+        return self._asked.get(nodeid, (_UNWANTED, []))[0] != _UNWANTED
 
     def forgotten(self, nodeid: int) -> None:
         """Take note that home is told to forget a node: what comes of it may not be used."""
@@ -177,7 +181,7 @@ class FilesAhead:
 
     def _gone(self, nodeid: int) -> list[Waiting]:
         size, waiting = self._asked.pop(nodeid, (0, []))
-        self._flying -= size
+        self._flying -= max(size, 0)
         return waiting
 
     def _drop(self, nodeid: int) -> None:

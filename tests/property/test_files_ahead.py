@@ -160,6 +160,28 @@ def test_nothing_is_read_that_is_older_than_a_change_and_nothing_stays_open(step
     job.facts.files.expire(job.now)
     job.give_back()
     assert job.open == set(job.mine)
+    assert not job.waiting, "nobody answers who waits"
+
+
+@pytest.mark.parametrize("flags", [2, 0x20])
+def test_who_waits_is_answered_though_another_opens_the_file_otherwise(flags: int) -> None:
+    job = Job(40)
+    for node in range(FIRST, FIRST + 8):  # the next are being fetched by now
+        job.ask_open(node)
+    waits = FIRST + 8
+    assert [each for each, *_ in job.replies].count(waits) == 1 and not job.ask_open(waits) and waits in job.waiting
+    before = len(job.mine)
+    job.ask_open(waits, flags)
+    assert len(job.mine) == before + 1, "it does not wait itself"
+    job.ask_open(waits)
+    assert len(job.mine) == before + 2, "nor does who comes now: what is under way is not to be used"
+    while job.replies:
+        job.come()
+    assert not job.waiting and len(job.mine) == 8 + 3, "each is told once"
+    job.now += 2 * TTL
+    job.facts.files.expire(job.now)
+    job.give_back()
+    assert job.open == set(job.mine) and job.facts.files._flying == 0
 
 
 def read_all(job: Job, order: list[int]) -> int:
