@@ -54,6 +54,10 @@ class Following:
         if not agent.sandbox.plan.user:
             for _, theirs in ends.values():
                 os.fchown(theirs, spec.uid, spec.gid)  # as of the first job's: sandbox.py
+        # before init hears of it: the other thread may hear of its end at once, and waits for the streams that it finds
+        streams.open_pipes({k: ends[k][0] for k in spec.stdio})
+        pipes = {kind: (ends[each.number][0], each.kind == READ) for kind, each in extra.items()}
+        agent.on_frame.update(streams.open_extra(pipes))
         with open(os.memfd_create("next job"), "w+b") as file:
             file.write(told)
             file.flush()
@@ -62,6 +66,3 @@ class Following:
             messages.send(agent.sandbox.init, messages.NEXT, b" ".join(b"%d" % k for k in ends), fds)
         for _, theirs in ends.values():
             os.close(theirs)
-        streams.open_pipes({k: ends[k][0] for k in spec.stdio})
-        pipes = {kind: (ends[each.number][0], each.kind == READ) for kind, each in extra.items()}
-        agent.on_frame.update(streams.open_extra(pipes))
