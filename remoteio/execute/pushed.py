@@ -115,9 +115,16 @@ class Pushed:
         self._heard = float("-inf")  # when something came
 
     def next_job(self) -> None:
-        """Begin anew with what home may send: what was not used is no reason to send the next job less."""
+        """Begin anew with what home may send: what was not used is no reason to send the next job less.
+
+        What is still to come of files does not: home sends for the next job.
+        """
         self.used = self.pace.come
         self.pace.anew()
+        for nodeid in [each for each, file in self._files.items() if file.waiting]:
+            self.changed(nodeid)
+        for file in self._files.values():
+            file.due = []
 
     def answered(self, waited: float, now: float) -> int:
         """Take note that home took so long for an answer; return how much it may send."""

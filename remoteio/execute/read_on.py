@@ -193,8 +193,10 @@ class ReadOn:
             else:
                 self._ready.append((each[0], [self._part(piece, offset, offset + size) for piece in found]))
                 self.moved = True
-        old = file.at - _TURNED * file.size  # what the kernel had already
-        for piece in [each for each in file.pieces if not each.left or each.end <= old]:
+        # what the kernel had already, and what nobody waits for
+        first = min((abi.READ_IN.unpack_from(raw, abi.ARGS)[1] for _, raw in file.waiting), default=file.at)
+        old = min(file.at - _TURNED * file.size, first)
+        for piece in [each for each in file.pieces if each.end <= old or not (each.left or file.waiting)]:
             file.pieces.remove(piece)
             self._bytes -= piece.end - piece.begin
 

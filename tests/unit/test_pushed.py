@@ -518,6 +518,17 @@ def test_who_waits_asks_home_when_it_holds_no_more(how: str, monkeypatch: pytest
     assert not table.may_open(5) and table.data(5, 101, bytes(10)) == [] and table.read(5, 0, 10) is None
 
 
+def test_nobody_waits_for_what_home_had_still_to_send_to_the_job_before() -> None:
+    table = Pushed()
+    for node in (5, 6):
+        table.file(node, 200, [(0, 200)], NOW)
+        table.data(node, 0, bytes(100))
+    assert table.waits(6, request(50, 100))
+    table.next_job()
+    assert not table.waits(5, request(100, 50, 8)), "it does not come"
+    assert table.read(5, 0, 100) == bytes(100) and table.released == [request(50, 100)]
+
+
 def test_what_comes_slowly_is_waited_for() -> None:
     table, slowly = Pushed(), UNUSED_S - 1
     table.file(5, 300, [(0, 300)], NOW)

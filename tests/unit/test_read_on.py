@@ -201,6 +201,18 @@ def test_what_does_not_come_is_asked_for(job: Job) -> None:
     assert unique in job.home
 
 
+def test_who_waits_for_what_comes_late_is_not_forgotten_as_others_read_on(job: Job) -> None:
+    at = reading(job)
+    waits, first, *others = job.read(at), *job.ahead
+    assert waits not in job.home
+    for k in range(1, 20):  # another, who has come further; what was asked for behind that comes sooner
+        job.read(at + k * SIZE)
+        for each in [*job.home, *(each for each in job.ahead if each != first)]:
+            job.answer(each)
+    job.answer(first)
+    assert job.answers.get(waits) == job.contents(SIZE) or waits in job.home
+
+
 def test_the_end_of_a_file_is_asked_for(job: Job) -> None:
     at = reading(job)
     unique = job.read(at)
