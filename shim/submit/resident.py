@@ -156,6 +156,8 @@ class _Session:
 
     def next(self, offer: Offer, spec: JobSpec) -> bool:
         """Have the agent, which rests, begin another. False: it is not told so. Raises LinkClosed: likewise."""
+        if self.link.cut:
+            return False  # between two jobs it waits for no other stream: it has ended
         if (export := self.host_session.export) is not None:
             self.told = unchanged(self.told, export.inodes, export.leases)
         names = first_names(spec, JobRights(offer.scope, sync=offer.sync), self.told)
@@ -326,7 +328,7 @@ class Resident:
 
     def _tell(self, **said: object) -> None:
         run = self._run
-        if run is not None and not run.over:
+        if run is not None and run.taken and not run.over:  # one that is not taken may go elsewhere
             run.send(frames.NEWS, news(**said))
         elif "unleased" not in said:
             os._exit(0)  # between two runs nobody waits for a host that is out of touch

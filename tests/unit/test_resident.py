@@ -156,6 +156,33 @@ def test_a_first_run_that_its_host_does_not_take_is_waited_for_by_nobody(
     assert not ending.is_alive()
 
 
+def test_a_run_is_not_begun_where_the_host_is_out_of_touch() -> None:
+    sent: list[int] = []
+    link = SimpleNamespace(cut=True, send=lambda kind, payload: sent.append(kind))
+    files = SimpleNamespace(next_job=lambda names: True)
+    session = SimpleNamespace(link=link, told=set(), host_session=SimpleNamespace(export=None, files=files))
+    assert not resident._Session.next(session, offer(), spec()) and not sent  # type: ignore[arg-type]
+    link.cut = False
+    assert resident._Session.next(session, offer(), spec()) and sent == [frames.START]  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_not_taken_yet_is_told_nothing(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[int] = []
+    monkeypatch.setattr(resident.os, "_exit", gone.append)
+    made = Resident(Host("box", "box"), -1, ends[0])
+    made._run = resident._Run(os.dup(ends[0].fileno()))
+    made.unleased("none left")
+    assert not made._run.taken and not gone
+    made.away("cut")
+    assert not made._run.taken and gone == [0], "it is begun elsewhere"
+    made._run.take()
+    made.away("cut")
+    assert gone == [0] and ends[1].recv(1) == kept.YES
+    made._run.close()
+
+
 def test_a_process_with_other_namespaces_or_rights_is_not_alike() -> None:
     assert beside.alike(os.getpid()) and not beside.alike(0) and not beside.alike(1 << 22)
     waits = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
