@@ -200,7 +200,7 @@ class Relay(LocksHere):
                 return True
             if answer := self.behind.interrupted(unique):
                 self._to_kernel(answer)
-            return True  # or its reply has crossed the interrupt
+            return bool(answer)  # else its reply has crossed the interrupt, or another thread is about to send it
         op, _, pid, _, _, _ = asked
         if op not in abi.NO_REPLY and _dying(pid):
             self._abandoned[unique] = asked  # first: the reply may come this moment, and is to find one or the other

@@ -9,13 +9,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from remoteio import syscalls
 from remoteio.kernel_structs import FLOCK
+from remoteio.submit.export.locks import Locks
 from remoteio.submit.interruptible import Wait
 from tests.until import until
+
+if TYPE_CHECKING:
+    from remoteio.submit.export.inodes import Inodes
+    from remoteio.submit.export.sole import Soles
 
 LOCK = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 TAKE: list[Callable[[int], None]] = [
@@ -83,3 +89,17 @@ def test_it_may_be_called_back_at_any_moment(files: tuple[int, int]) -> None:
         waiter.wait.end()
         waiter.join(60)
         assert (waiter.is_alive(), waiter.raised) == (False, errno.EINTR)
+
+
+def test_a_lock_that_was_interrupted_before_it_came_is_not_waited_for() -> None:
+    locks = Locks(cast("Inodes", None), cast("Soles", None))
+    locks.interrupt(7)
+    assert locks.expect(7, 2) and locks.expect(9, 2)
+    with pytest.raises(InterruptedError):
+        locks._waiting[7].run(lambda: pytest.fail("it waits"))
+    came: list[bool] = []
+    locks._waiting[9].run(lambda: came.append(True))
+    assert came, "another is"
+    for unique in range(100, 1000):
+        locks.interrupt(unique)
+    assert len(locks._early) <= 64

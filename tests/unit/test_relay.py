@@ -96,6 +96,12 @@ def test_a_name_that_home_has_changed_for_a_dying_process_is_looked_up_anew(ends
     assert not is_absent(leases, 7, b"name") and not named(leases, 7, b"name")
 
 
+def test_an_interrupt_of_what_another_thread_is_about_to_send_goes_home(ends: Ends) -> None:
+    raw = abi.request(abi.INTERRUPT, 0, abi.INTERRUPT_IN.pack(9), 9 | 1)
+    assert not ends.relay._special(abi.INTERRUPT, 9 | 1, 0, raw), "home knows whether it has come"
+    assert not ends.told() and not ends.sent()
+
+
 def test_a_reply_before_the_answer_to_a_dying_process_is_the_answer(ends: Ends) -> None:
     ends.relay._asked[9] = (abi.ACCESS, 1, NOBODY, 0, 0.0, b"")
     ends.relay.from_link(abi.reply(9))

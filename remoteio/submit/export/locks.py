@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 
 from remoteio import syscalls
@@ -28,6 +29,7 @@ from remoteio.submit.interruptible import Wait
 from remoteio.wire import fuse_abi as abi
 
 _END = (1 << 63) - 1
+_EARLY = 64  # most interrupts come when all is done
 MOST_TWINS = 64 << 20  # bytes of memory for the pages that a lock may guard
 
 
@@ -45,6 +47,7 @@ class Locks:
         self.soles = soles  # the files that nobody else has open
         self.claims: Claims | None = None  # of a job that is being restored
         self._waiting: dict[int, Wait] = {}
+        self._early: OrderedDict[int, None] = OrderedDict()  # requests that were interrupted, and may still come
         self._guard = threading.Lock()
 
     def expect(self, unique: int, most: int) -> bool:
@@ -56,7 +59,9 @@ class Locks:
             raise abi.FuseError("two requests that wait for a lock have the number %d" % unique)
         if len(self._waiting) >= most:
             return False
-        self._waiting[unique] = Wait()
+        self._waiting[unique] = waiting = Wait()
+        if unique in self._early:
+            waiting.end()
         return True
 
     def over(self, unique: int) -> None:
@@ -64,8 +69,15 @@ class Locks:
         self._waiting.pop(unique, None)
 
     def interrupt(self, unique: int) -> None:
-        """Wake the request `unique`, whose answer the kernel does not want any more."""
-        waiting = self._waiting.get(unique)
+        """Wake the request `unique`, whose answer the kernel does not want any more.
+
+        Of two threads that read the kernel's requests the one with this may be the quicker: then that is still to come.
+        """
+        if unique not in self._waiting:
+            self._early[unique] = None
+            if len(self._early) > _EARLY:
+                self._early.popitem(last=False)
+        waiting = self._waiting.get(unique)  # after: it may have come just now
         if waiting is not None:
             waiting.end()
 
