@@ -81,6 +81,18 @@ def test_a_tree_that_was_walked_is_learned_by_its_root(host: Host) -> None:
     assert command.ends() == {b"/top": NAMES}
 
 
+def test_what_is_sent_still_as_the_job_ends_keeps_nothing_from_being_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = LearnedWalks()
+    walks.walked = {b"/a": (NAMES, b""), b"/b": (NAMES, b"")}
+
+    def is_in(name: bytes, wanted: int, known: Uses) -> bool:
+        walks.walked.setdefault(name + b"/more", (NAMES, b""))  # as another thread does meanwhile
+        return True
+
+    monkeypatch.setattr(learned_walks, "is_in", is_in)
+    assert walks.uses({}) == {}
+
+
 def test_what_is_wanted_is_learned(host: Host) -> None:
     for what, wanted in ((False, NAMES), (True, ATTRIBUTES)):
         command = Command(host)

@@ -99,21 +99,20 @@ class LearnedWalks:
     def uses(self, known: Uses) -> Uses:
         """Return `known` uses with those of the walks of this run, and without such as the command did not go on."""
         found = {name: ranges for name, ranges in known.items() if name not in self.left}
-        for name in self.walked:
+        walked = dict(self.walked)  # what is being sent of a walk still is entered meanwhile
+        for name in walked:
             if wanted_of(found.get(name)) == PASSED_BY:
                 del found[name]
-        new = {
-            name for name, (wanted, _) in self.walked.items() if wanted > LOOKED_UP and not is_in(name, wanted, known)
-        }
+        new = {name for name, (wanted, _) in walked.items() if wanted > LOOKED_UP and not is_in(name, wanted, known)}
         for its in self._walks() if new else ():
-            walked = [self.walked[name][0] for name in its.names]
+            wants = [self.walked[name][0] for name in its.names]
             few = len(its.alone) + len(its.passed_by) <= MOST_PASSED_BY
-            if sum(each > LOOKED_UP for each in walked) < LEAST or not few or new.isdisjoint(its.names):
+            if sum(each > LOOKED_UP for each in wants) < LEAST or not few or new.isdisjoint(its.names):
                 continue
             above = [
                 each for each in _above(its.names[0]) if wanted_of(known.get(each)) in (NAMES, ATTRIBUTES, CONTENTS)
             ]
-            found[(above or its.names)[0]] = use_of(max(walked))
+            found[(above or its.names)[0]] = use_of(max(wants))
             if not above:
                 found.update((name, []) for name in its.alone)
                 found.update((name, use_of(PASSED_BY)) for name in its.passed_by)
