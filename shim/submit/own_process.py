@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 
 from remoteio.submit.sandbox import dumps
 from remoteio.syscalls import one_arena
@@ -22,3 +23,9 @@ def settle() -> None:
     one_arena()
     gc.freeze()
     gc.set_threshold(_SELDOM)
+
+
+def memory() -> int:
+    """Return how much memory this process has, in bytes."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()

@@ -267,13 +267,14 @@ class Resident:
         assert self._session is not None
         files = self._session.host_session
         try:
-            while True:
-                for kind, payload in run.link.receive():
-                    if not run.over and kind in _PASSED_ON:
-                        files.send(kind, payload)
-        except (LinkClosed, ProtocolError):
-            pass
-        self._learn(run)
+            with suppress(LinkClosed, ProtocolError):
+                while True:
+                    for kind, payload in run.link.receive():
+                        if not run.over and kind in _PASSED_ON:
+                            files.send(kind, payload)
+            self._learn(run)
+        except BaseException as e:  # as in `_serve`: else the next run would wait for one that never goes
+            self._over(resident_words.failed(e))
         run.gone.set()
         if not run.over:  # its process has ended, and so its job does
             files.close()
@@ -353,7 +354,7 @@ class Resident:
         run.send(frames.NEWS, news(over=over))
         self._fresh = 0.0 if self._forgot else time.monotonic() + TTL
         run.over = True
-        if kind == frames.FAIL or _cold(export) or time.monotonic() > self._until or _memory() > MOST_MEMORY:
+        if kind == frames.FAIL or _cold(export) or time.monotonic() > self._until or own_process.memory() > MOST_MEMORY:
             self.usable = False
         else:
             self._say(b"forgot" if self._forgot else b"rests")
@@ -368,11 +369,6 @@ def _cold(export: Export | None) -> bool:
     """Tell whether a host has to ask anew: for all, or one by one for what goes as something else is told."""
     leases = None if export is None else export.leases
     return leases is not None and (EVERYTHING in leases.resting or len(leases.numbers) >= leases.most)
-
-
-def _memory() -> int:
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * resource.getpagesize()
 
 
 def _read(link: Link) -> tuple[Offer, JobSpec]:

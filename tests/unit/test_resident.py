@@ -137,6 +137,19 @@ def test_what_the_resident_says_is_what_a_session_says(ends: tuple[socket.socket
         session.serve()
 
 
+def test_a_run_whose_end_cannot_be_dealt_with_ends_the_session_and_is_waited_for_by_nobody(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over: list[bytes] = []
+    monkeypatch.setattr(Resident, "_over", lambda _, why: over.append(why))
+    monkeypatch.setattr(Resident, "_learn", lambda _, run: {}[run])
+    made, run = Resident(Host("box", "box"), -1, ends[0]), resident._Run(os.dup(ends[0].fileno()))
+    made._session, run.over = _Ended(), True  # type: ignore[assignment]
+    ends[1].close()
+    made._hear_run(run)
+    assert run.gone.is_set() and len(over) == 1
+
+
 def test_a_first_run_that_its_host_does_not_take_is_waited_for_by_nobody(
     ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
