@@ -301,6 +301,25 @@ def test_the_number_of_a_directory_that_is_gone_is_no_longer_the_job_s(of: Of) -
     assert len(made) == 1
 
 
+def test_a_directory_that_has_the_number_of_one_just_removed_stays_the_job_s(
+    of: Of, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests at once: a filesystem gives the number to the next at once."""
+    host = of()
+    host.mkdir("new")
+    made = host.export.inodes.allowed.confinement.made
+    ((key, born),) = made.items()
+    before = os.rmdir
+
+    def late(path: bytes, dir_fd: int) -> None:
+        before(path, dir_fd=dir_fd)
+        made[key] = born + 1
+
+    monkeypatch.setattr(os, "rmdir", late)
+    host.remove("new", abi.RMDIR)
+    assert made == {key: born + 1}
+
+
 def test_the_job_s_own_is_remembered_with_the_job(of: Of) -> None:
     """Over its hosts: each generation has an export of its own."""
     made: dict[tuple[int, int], int] = {}

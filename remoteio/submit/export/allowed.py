@@ -182,9 +182,14 @@ class Allowed:
         if len(made) < confine.MOST_MADE:
             made[st.st_dev, st.st_ino] = syscalls.born(fd)
 
-    def removed(self, st: Stat) -> None:
-        """Take note that a directory is gone, and its number may be another's."""
-        self.confinement.made.pop((st.st_dev, st.st_ino), None)
+    def own(self, st: Stat) -> int | None:
+        """Return what a directory is known by as one that the job has made; None: it has not."""
+        return self.confinement.made.get((st.st_dev, st.st_ino))
+
+    def removed(self, st: Stat, own: int | None) -> None:
+        """Take note that a directory is gone that was its `own`; its number may be another's by now."""
+        if own is not None and self.own(st) == own:
+            del self.confinement.made[st.st_dev, st.st_ino]
 
     def _made_at(self, parent: Node, name: bytes) -> int:
         fd = self._descriptors.open_beneath(parent, name)

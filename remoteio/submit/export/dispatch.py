@@ -232,12 +232,13 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.allowed.may_name(parent, name, st)
         self._leave_bound(at, name, st)
+        own = self.inodes.allowed.own(st)
         with self._notes.removing(at, name, st), self._notes.losing(at, name, st):
             place = Place(parent, name, at)
             reply = self.more.remove(do, r, place) if self.behind else do(r, place)
         self._removed(st)
         if r.op == abi.RMDIR:
-            self.inodes.allowed.removed(st)
+            self.inodes.allowed.removed(st, own)
         return reply
 
     def _move(self, do: Do, r: abi.Request) -> Reply:
