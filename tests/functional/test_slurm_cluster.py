@@ -38,6 +38,7 @@ def test_hold_release_and_kill_are_slurm_s_too(alice: Access) -> None:
     assert alice("squeue", "-h", "-j", alice.task(name), "-O", "PriorityLong").strip() == "0"
     alice("rexec", "priority", name, "-7")
     assert alice("squeue", "-h", "-j", alice.task(name), "-O", "Nice").strip() == "7"
+    assert alice("squeue", "-h", "-j", alice.task(name), "-O", "PriorityLong").strip() == "0", "it is held still"
     alice("rexec", "release", f"{name}.0")
     until(alice.has(name, job=1, **{"is": "held"}), "the other is held too", within=PLACE)
     alice("rexec", "kill", f"{name}.1")

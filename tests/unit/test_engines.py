@@ -262,8 +262,9 @@ def test_a_batch_s_priority_is_that_of_what_waits_at_slurm_and_of_what_comes_the
     places.changes()
     controller.put(11, 0, state=engine.RUNNING, host="p2", id=1000)
     controller.put(11, 1, state=engine.RUNNING, host="p2", id=1001)
-    places.prioritize(-5, (0, 2, CHUNK), ())
-    assert controller.asked == ["nice 5 11_2"]
+    controller.put(11, 3, state=engine.HELD)
+    places.prioritize(-5, (0, 2, 3, CHUNK), ())
+    assert controller.asked == ["nice 5 11_2,11_3"]
     told.take({"priority": -5, "job": None}, 1)
     for task in range(CHUNK):
         controller.put(11, task, state=engine.RUNNING, host="p2", id=1000 + task)

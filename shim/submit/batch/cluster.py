@@ -163,7 +163,8 @@ class Cluster:
         """See Places: those that Slurm was not given yet have it when they are (feed)."""
         self._look()
         known = self._tasks if jobs is None else [job for job in jobs if job in self._tasks]
-        slurm.prioritize(priority, [self._tasks[job].name for job in known if self._tasks[job].state == engine.WAITING])
+        waits = (engine.WAITING, engine.HELD)  # one that is held waits with it, once it is released
+        slurm.prioritize(priority, [self._tasks[job].name for job in known if self._tasks[job].state in waits])
 
     def _hurry(self) -> None:
         """Look again at once: something was done that changes what is seen."""
