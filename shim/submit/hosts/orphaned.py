@@ -31,11 +31,8 @@ _WAITS = 'read said || exec "$@"'
 
 @contextmanager
 def ended(dialler: Dialler | None) -> Iterator[None]:
-    """Have the agent that is dialled ended if this process is killed in the body; None: another looks after it.
-
-    An engine ends what it has started. On this machine an agent sees who has started it end.
-    """
-    if dialler is None or dialler.host.ssh is None or names.is_job(dialler.host.ssh):
+    """Have the agent that is dialled ended if this process is killed in the body; None: another looks after it."""
+    if dialler is None or ends_by_itself(dialler.host):
         yield
         return
     over = threading.Event()
@@ -46,6 +43,11 @@ def ended(dialler: Dialler | None) -> Iterator[None]:
     finally:
         over.set()
         guard.join()
+
+
+def ends_by_itself(host: Host) -> bool:
+    """Tell whether an agent there is ended without us: by its engine; or, on this machine, as it sees us end."""
+    return host.ssh is None or names.is_job(host.ssh)
 
 
 def words(host: Host, agent: Agent) -> bytes:
@@ -93,16 +95,21 @@ def _wait(said: bytes, over: threading.Event) -> None:
 
 
 def main() -> None:
-    """Be what the shell becomes: dial until it is known that nothing of the job runs there, or its lease is over."""
+    """Be what the shell becomes."""
     own_code.import_only_ours()
+    with open(int(sys.argv[1]), "rb") as file:
+        end(file.read())
+
+
+def end(said: bytes) -> None:
+    """Dial until it is known that nothing runs there of what `words` has told, or that its lease is over."""
     from shim.submit.hosts import ending
     from shim.submit.hosts.config import Host
     from shim.submit.hosts.connect import connect
     from shim.submit.hosts.dialler import Agent
     from shim.wire.rendezvous import Whereabouts
 
-    with open(int(sys.argv[1]), "rb") as file:
-        row = json.load(file)
+    row = json.loads(said)
     name, ssh, options, python = row["host"]
     where = Whereabouts.unpack([os.fsencode(item) for item in row["door"]])
     agent = Agent(bytes.fromhex(row["secret"]), row["lease"], where)
