@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoint.errors import CheckpointError
@@ -26,7 +27,7 @@ from remoteio.errors import RexecError, named
 from remoteio.submit import own_share
 from remoteio.wire import frames
 from shim.cli import plain, run
-from shim.submit import own_code, own_process
+from shim.submit import left_on_host, own_code, own_process
 from shim.submit.batch.runs import opened
 from shim.submit.desk.wanted import Wanted
 from shim.submit.hosts.kept import Kept
@@ -197,7 +198,7 @@ class _Served:
         self, link: SessionLink, spec: JobSpec, say: Callable[[str], None], log: run.Log, rights: JobRights,
         dialler: Dialler | None, since_ns: int,
     ) -> _Job:  # fmt: skip
-        made = _Job(link, spec, self._files, rights, dialler)
+        made = _Job(link, spec, self._files, rights, dialler, Path(self._row["note"]))
         with self._lock:
             self._job = made
             if self._asked:
@@ -217,8 +218,11 @@ class _Job:
     """A run on the host that it has reached; PlainRun's watcher. Threads: the run's, and any may call ``end``."""
 
     def __init__(
-        self, link: SessionLink, spec: JobSpec, files: tuple[int, int], rights: JobRights, dialler: Dialler | None
-    ) -> None:
+        self, link: SessionLink, spec: JobSpec, files: tuple[int, int], rights: JobRights, dialler: Dialler | None,
+        note: Path,
+    ) -> None:  # fmt: skip
+        """`note`: where it is put down how its host is asked to end it, while it may run there (left_on_host.py)."""
+        self._dialler, self._note, self._noted = dialler, note, b""
         self.lacks = ""
         self.cost: Spent | None = None
         self._asked = 0
@@ -228,7 +232,10 @@ class _Job:
 
     def run(self, *, lingers: bool) -> RunResult:
         """See run.Job; this process lives on."""
-        return self._plain.run()
+        ended = self._plain.run()
+        if ended.away:
+            self._noted = b""  # its host could not be told: it stays on record
+        return ended
 
     def end(self, number: int) -> None:
         """Have the job get a signal, or let go of it where that can do nothing."""
@@ -251,6 +258,7 @@ class _Job:
         with self._lock:
             over, self._released = self._released, True
         if not over:
+            left_on_host.forget(self._note, self._noted)
             self._plain.release()
 
     def refused(self) -> Told:
@@ -261,7 +269,10 @@ class _Job:
         """Keep nothing for others to close: ``never_was`` does so."""
 
     def greeted(self, hello: Hello) -> None:
-        """Nobody is there to be told of its clock."""
+        """Note where its agent is, before it is answered; on a disk that is full, its lease alone ends what is left."""
+        if self._dialler is not None:
+            with suppress(OSError):
+                self._noted = left_on_host.note(self._note, self._dialler)
 
     def begun(self) -> dict[int, StreamEnd]:
         """Give it nothing to read."""

@@ -226,6 +226,38 @@ def test_runs_share_a_process_and_begin_again_where_that_dies(submits: Submits) 
 
 
 @pytest.mark.long(lambda combo, **_: combo != "user-alice")
+@pytest.mark.parametrize(("killed", "seconds"), [("what serves", 54327), ("both", 54328), ("supervisor", 54329)])
+@both
+def test_no_job_runs_twice_where_its_own_processes_here_are_killed(
+    submits: Submits, desk: ModuleType, killed: str, seconds: int
+) -> None:
+    """Its host waits 40 minutes for who was killed, unless it is told; what it runs is ended before it runs another."""
+
+    def there() -> int:
+        return sum(line == f"sleep {seconds}" for line in desk.processes("alpha").values())
+
+    job = f"trap '' TERM; echo >>begun.{{}}; exec sleep {seconds}"
+    name = submits.submit("-n", "2", "--on", "alpha", "sh", "-c", job)
+    until(lambda: submits.begun(0) and submits.begun(1) and there() == 2, "both have begun")
+    supervisor = submits.supervisor()
+    (serves,) = map(int, Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split())
+    if killed != "supervisor":
+        os.kill(serves, signal.SIGSTOP)  # it hears of nothing any more
+    if killed != "what serves":
+        os.kill(supervisor, signal.SIGKILL)
+        until(lambda: not submits.supervisors(), "the supervisor is gone")
+    if killed != "supervisor":
+        os.kill(serves, signal.SIGKILL)
+    if killed != "what serves":
+        submits("resume")
+    until(lambda: submits.begun(0) == submits.begun(1) == 2, "both have begun again")
+    assert there() == 2
+    submits("kill", name)
+    until(lambda: not there(), "nothing of it is left")
+    assert not list((submits.dir / "state/rexec/batches" / name[1:]).glob("*agent-*"))
+
+
+@pytest.mark.long(lambda combo, **_: combo != "user-alice")
 @both
 def test_what_cannot_be_done_is_said(submits: Submits) -> None:
     assert submits("kill", "b9", status=125) == "rexec: there is no batch b9: see `rexec jobs`\n"

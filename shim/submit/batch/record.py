@@ -5,6 +5,7 @@ journal      what has become of it (story.py): only ever added to
 lock         held by its supervisor, by flock(2), as long as that lives
 errors       what the supervisor had to say
 run-K        what the run of job K says of itself (--json-log), while it runs
+agent-K      how the host of job K's run is asked to end it, while it runs (left.py)
 condor.*     what HTCondor is told, and its event log
 slurm.sh     what Slurm is told
 """

@@ -2,7 +2,7 @@
 
 A run is some threads and a hundred descriptors there; a process of its own is 15 MiB of Python (docs/decisions/
 serving.md). Both ends say lines of JSON over a socket; it ends with the supervisor, and the runs with it. Where it dies
-first, what it had not said to have ended is as a run whose own process has died.
+first, what it had not said to have ended is as a run whose own process has died, once that is ended (left.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from remoteio.errors import RexecError
 from shim.submit import own_code
+from shim.submit.batch import left
 from shim.submit.batch.record import Batch
 from shim.submit.batch.runs import Ended, Run, cost, environ
 
@@ -29,6 +30,7 @@ LEAST_FILES = 4096
 
 _PROGRAM = "shim.cli.served"  # by name: it is the commands' own
 _PATIENCE = 10.0  # seconds for a process to take what it is told
+_LEFT = "it begins again once its host has ended what it runs of it, or the lease of that is over"
 
 
 def together() -> int:
@@ -133,6 +135,7 @@ class Servings:
         self._most = together()
         self._serving: list[_Serving] = []
         self._over: list[subprocess.Popen[bytes]] = []  # told to end
+        self.left = left.Left(batch, directory)
         self._last = 0  # number of a run: one that was let go of is not mistaken for the job's next
 
     def fds(self) -> list[int]:
@@ -142,12 +145,22 @@ class Servings:
     def read(self) -> None:
         """Take in what was said of the runs; processes that serve none any more are ended."""
         for each in list(self._serving):
-            if each.read() and each.runs:
+            lives = each.read()
+            self._leave([run for run in each.runs.values() if run.how is not None])
+            if lives and each.runs:
                 continue
             self._serving.remove(each)
             each.socket.close()
             self._over.append(each.process)
         self._over = [each for each in self._over if each.poll() is None]
+        self.left.read()
+
+    def _leave(self, ended: list[ServedRun]) -> None:
+        """Have ended what these may have left on their hosts, and say so of what is to begin again."""
+        self.left.end(run.job for run in ended)
+        for run in ended:
+            if run.how is not None and run.how.why and run.job in self.left:
+                run.how = run.how._replace(why=f"{run.how.why}; {_LEFT}")
 
     def run(self, job: int, where: list[str]) -> ServedRun:
         """Begin a run of a job, with `where` on its command line. Raises RexecError."""
@@ -159,5 +172,6 @@ class Servings:
         run = serving.runs[self._last] = ServedRun(job, serving, self._last)
         out, err = self._batch.outputs(job)
         words = [*where, "--no-tty", "--fds", "none", *self._batch.options, "--", *self._batch.words(job)]
-        serving.tell({"run": self._last, "words": words, "out": out, "err": err})
+        note = str(left.path(self._directory, job))
+        serving.tell({"run": self._last, "words": words, "out": out, "err": err, "note": note})
         return run

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from math import inf
 
 from remoteio.errors import RexecError
-from remoteio.inotify import IN_CLOSE_WRITE, IN_MODIFY, IN_MOVED_TO, Inotify
+from remoteio.inotify import IN_CLOSE_WRITE, IN_DELETE, IN_MODIFY, IN_MOVED_TO, Inotify
 from shim.submit.batch import urgency
 from shim.submit.batch.departures import Departures
 from shim.submit.batch.journal import Journal
@@ -299,7 +299,7 @@ class Supervisor:
             if starting >= AT_ONCE:
                 return
             waits = self._story.item(job).state == WAITING and self._tries.get(job, (0, now))[1] <= now
-            if job in self._runs or not waits or self._departures.leaves(job):
+            if job in self._runs or not waits or self._departures.leaves(job) or job in self._served.left:
                 continue
             self._start(job)
             starting += 1
@@ -314,7 +314,7 @@ def _watch(path: str) -> Inotify | None:
     """Have changes of a batch's files seen; None: the kernel has no room left for that, and one looks each second."""
     try:
         inotify = Inotify()
-        inotify.add(path, IN_MODIFY | IN_CLOSE_WRITE)
+        inotify.add(path, IN_MODIFY | IN_CLOSE_WRITE | IN_DELETE)
     except OSError:
         return None
     return inotify
