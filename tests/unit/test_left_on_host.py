@@ -11,12 +11,14 @@ from typing import Any, cast
 
 import pytest
 
+from shim.cli import served
 from shim.submit import left_on_host
 from shim.submit.batch import left
 from shim.submit.batch.left import Left
 from shim.submit.batch.record import Batch
 from shim.submit.hosts.config import Host
 from shim.submit.hosts.dialler import Agent, Dialler
+from shim.submit.plain_run import RunResult
 from shim.wire.rendezvous import Whereabouts
 from tests.until import until
 
@@ -31,6 +33,12 @@ def dialler(secret: bytes = b"s", ssh: str | None = "alice@a", *, heard: bool = 
 def enders(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Have `script` in place of what ends them; its words are the files in which they are noted."""
     monkeypatch.setattr(left, "own_code", SimpleNamespace(command=lambda name: ["sh", "-c", script, "sh"]))
+
+
+def rest(of: Left) -> None:
+    for each in of._enders:
+        each.kill()
+        each.wait()
 
 
 def waits(of: Left, *jobs: int) -> bool:
@@ -75,8 +83,7 @@ def test_a_job_waits_until_what_it_has_left_is_ended(tmp_path: Path, monkeypatch
     assert waits(of, 3)
     (tmp_path / "go").touch()
     until(lambda: not waits(of, 3), "it may begin again, whatever the others wait for")
-    of._enders[0].kill()
-    of._enders[0].wait()
+    rest(of)
 
 
 def test_the_next_supervisor_has_ended_what_the_last_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +95,7 @@ def test_the_next_supervisor_has_ended_what_the_last_has_left(tmp_path: Path, mo
     assert 1 in of and 7 in of and 8 not in of
     until(lambda: not waits(of, 1) and not waits(of, 7), "they are ended")
     assert [each.name for each in tmp_path.iterdir()] == ["errors"]
+    rest(of)
 
 
 def test_who_fails_to_end_them_is_started_again_and_waited_for_no_longer_than_the_lease(
@@ -109,8 +117,7 @@ def test_who_fails_to_end_them_is_started_again_and_waited_for_no_longer_than_th
     monkeypatch.setattr(time, "monotonic", lambda: now + 2400 + 120)
     assert not waits(of, 1)
     assert not left.path(tmp_path, 1).exists()
-    for each in of._enders:
-        each.wait()
+    rest(of)
 
 
 def test_all_are_asked_at_a_time_and_each_is_forgotten_once_it_is_ended(
@@ -136,14 +143,29 @@ def test_what_a_killed_process_served_begins_again_only_once_that_is_ended(
 ) -> None:
     from shim.submit.batch.serving import Servings
 
-    served = Servings(BATCH, tmp_path)
-    runs: list[Any] = [served.run(job, ["--on", "local"]) for job in (1, 2)]
-    (serves,) = served._serving
+    own = Servings(BATCH, tmp_path)
+    runs: list[Any] = [own.run(job, ["--on", "local"]) for job in (1, 2)]
+    (serves,) = own._serving
     left_on_host.note(left.path(tmp_path, 1), dialler())
     enders(monkeypatch, f'until [ -e {tmp_path}/go ]; do sleep 0.05; done; rm "$1"')
     serves.process.kill()
-    until(lambda: served.read() or all(run.how is not None for run in runs), "they have ended")
-    assert 1 in served.left and 2 not in served.left
+    until(lambda: own.read() or all(run.how is not None for run in runs), "they have ended")
+    assert 1 in own.left and 2 not in own.left
     assert "once its host has ended" in runs[0].how.why and "once its host" not in runs[1].how.why
     (tmp_path / "go").touch()
-    until(lambda: served.read() or 1 not in served.left, "that is ended")
+    until(lambda: own.read() or 1 not in own.left, "that is ended")
+    rest(own.left)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_what_was_let_go_of_out_of_reach_stays_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    plain = SimpleNamespace(run=lambda: RunResult(15, away=away), release=lambda: None)
+    monkeypatch.setattr(served, "PlainRun", lambda *arguments: plain)
+    job: Any = served._Job(*[cast(Any, None)] * 2, (0, 0), cast(Any, None), dialler(), tmp_path / "agent-3")
+    job.greeted(cast(Any, None))
+    assert (tmp_path / "agent-3").exists()
+    job.run(lingers=False)
+    job.never_was()
+    assert (tmp_path / "agent-3").exists() == away

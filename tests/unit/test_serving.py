@@ -61,6 +61,12 @@ def test_what_a_dead_process_had_not_said_to_have_ended_is_to_be_run_again(serve
     assert served.fds() == []
 
 
+def test_a_run_may_have_a_process_to_itself(served: Servings) -> None:
+    for job, alone in ((1, True), (2, False), (3, True), (4, False)):
+        served.run(job, ["--on", "local"], alone=alone)
+    assert [[run.job for run in each.runs.values()] for each in served._serving] == [[1], [2, 4], [3]]
+
+
 def test_a_process_that_takes_nothing_is_ended(served: Servings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "_PATIENCE", 0.1)
     run = served.run(1, ["--on", "local"])

@@ -19,6 +19,7 @@ from shim.submit.batch.record import Batch
 from shim.submit.batch.runs import environ
 
 _NAME = "agent-"
+_WAITS = "it begins again once its host has ended what it runs of it, or the lease of that is over"
 _AGAIN = 60.0  # seconds until another is started, where who was to end them has ended before they have
 
 
@@ -41,6 +42,10 @@ class Left:
 
     def __contains__(self, job: int) -> bool:
         return job in self._until
+
+    def told(self, job: int, why: str) -> str:
+        """Say why that job is to begin again, and what it waits for."""
+        return f"{why}; {_WAITS}" if job in self else why
 
     def end(self, jobs: Iterable[int]) -> None:
         """Have ended what the runs of these have left, as nothing here serves them any more; many have left nothing."""

@@ -30,7 +30,6 @@ LEAST_FILES = 4096
 
 _PROGRAM = "shim.cli.served"  # by name: it is the commands' own
 _PATIENCE = 10.0  # seconds for a process to take what it is told
-_LEFT = "it begins again once its host has ended what it runs of it, or the lease of that is over"
 
 
 def together() -> int:
@@ -78,6 +77,7 @@ class _Serving:
 
     def __init__(self, batch: Batch, directory: Path, most: int) -> None:
         self.runs: dict[int, ServedRun] = {}
+        self.most = most
         self.socket, theirs = socket.socketpair()
         self._said = b""
         try:
@@ -159,14 +159,15 @@ class Servings:
         """Have ended what these may have left on their hosts, and say so of what is to begin again."""
         self.left.end(run.job for run in ended)
         for run in ended:
-            if run.how is not None and run.how.why and run.job in self.left:
-                run.how = run.how._replace(why=f"{run.how.why}; {_LEFT}")
+            if run.how is not None and run.how.why:
+                run.how = run.how._replace(why=self.left.told(run.job, run.how.why))
 
-    def run(self, job: int, where: list[str]) -> ServedRun:
-        """Begin a run of a job, with `where` on its command line. Raises RexecError."""
-        serving = next((each for each in self._serving if len(each.runs) < self._most), None)
+    def run(self, job: int, where: list[str], *, alone: bool = False) -> ServedRun:
+        """Begin a run of a job, with `where` on its command line; `alone`: no other shares its process. Raises
+        RexecError."""
+        serving = None if alone else next((each for each in self._serving if len(each.runs) < each.most), None)
         if serving is None:
-            serving = _Serving(self._batch, self._directory, self._most)
+            serving = _Serving(self._batch, self._directory, 1 if alone else self._most)
             self._serving.append(serving)
         self._last += 1
         run = serving.runs[self._last] = ServedRun(job, serving, self._last)

@@ -81,7 +81,7 @@ class Supervisor:
             if job in self._begun:
                 self._find(job, item)
             elif item.state == RUNNING:
-                self._note(job, WAITING, why="its supervisor had ended")
+                self._note(job, WAITING, why=self._served.left.told(job, "its supervisor had ended"))
         while True:
             self._wakeup.clear()
             if inotify is not None:
@@ -276,9 +276,10 @@ class Supervisor:
                 if place := self._places.place(job):
                     self._note(job, WAITING, place=place)  # whoever supervises it next knows where it may be
                 self._runs[job] = self._begun.run(job, where, place)
-            elif not self._places.moves and job not in self._tries and together() > 1:
-                self._runs[job] = self._served.run(job, where)
-            else:  # an engine's, which is to be ended without a word; or who served it has failed, perhaps by it
+            elif not self._places.moves and self._tries.get(job, (0, 0.0))[0] < TRIES - 1 and together() > 1:
+                # who served it has failed, perhaps by it: the others are not to fail too
+                self._runs[job] = self._served.run(job, where, alone=job in self._tries)
+            else:  # an engine's, which is to be ended without a word; or it cannot be served so
                 once = ["--keep", "0"] if self._places.moves else []  # a kept connection would keep the place
                 cluster = self._places.cluster(job)
                 self._runs[job] = OwnRun(self._batch, job, [*where, *once], self._directory.path, cluster)
