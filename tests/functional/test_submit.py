@@ -250,11 +250,12 @@ def test_no_job_runs_twice_where_its_own_processes_here_are_killed(
         os.kill(serves, signal.SIGKILL)
     if killed != "what serves":
         submits("resume")
-    until(lambda: submits.begun(0) == 2, "it has begun again")
+    until(lambda: submits.begun(0) == 2 and there(), "it has begun again")
     assert there() == 1
     submits("kill", name)
     until(lambda: not there(), "nothing of it is left")
-    assert not list((submits.dir / "state/rexec/batches" / name[1:]).glob("*agent-*"))
+    notes = submits.dir / "state/rexec/batches" / name[1:]
+    until(lambda: not list(notes.glob("*agent-*")), "nor a word of how it was to be ended")
 
 
 @pytest.mark.long(lambda combo, **_: combo != "user-alice")
