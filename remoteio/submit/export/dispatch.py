@@ -228,13 +228,12 @@ class Export(Names, Attributes, OpenFiles, Fetched, Locking, Space):
     def _remove(self, do: Do, r: abi.Request) -> Reply:
         name, parent = r.name(abi.ARGS), self.inodes.get(r.nodeid)
         self.late.open_all()
-        at = self.inodes.descriptors.directory(parent)
+        place = Place(parent, name, at := self.inodes.descriptors.directory(parent))
         st = os.stat(name, dir_fd=at, follow_symlinks=False)
         self.inodes.allowed.may_name(parent, name, st)
         self._leave_bound(at, name, st)
         own = self.inodes.allowed.own(st)
         with self._notes.removing(at, name, st), self._notes.losing(at, name, st):
-            place = Place(parent, name, at)
             reply = self.more.remove(do, r, place) if self.behind else do(r, place)
         self._removed(st)
         if r.op == abi.RMDIR:
