@@ -187,6 +187,31 @@ def test_a_resident_that_dies_as_it_begins_is_not_begun_again_at_once(
         assert serving._resident is None and serving._spare is None
 
 
+def test_a_run_that_comes_while_a_connection_is_made_is_served_over_that(
+    at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As each does where they follow one another at once."""
+    monkeypatch.setattr(own_code, "command", lambda module: ["cat"])
+    listener = keeper.listen(at)
+    assert listener is not None
+    with listener:
+        serving = keeper.Keeper(HOST, 60, listener)
+        stream = open_local(["cat"])
+        assert isinstance(stream, ProcessStream)
+        made = spares.Spare(stream, Facts((3, 11, 2), "waits", ""), 20_000)
+        monkeypatch.setattr(serving._dials, "_dial", lambda: made)
+        serving._dials.begin()
+        with kept.ask(at, b"served") as run:
+            serving._accept()
+            said, fds, _, _ = socket.recv_fds(run, 100, 1)
+            assert said == b"served 0 3.11.2 20000"
+            os.close(fds[0])
+        assert serving._resident is not None and serving._spare is None
+        serving._wait()
+        assert not serving._runs, "it has ended"
+        serving._end_resident()
+
+
 def test_what_a_run_leaves_to_a_keeper_that_it_starts_is_its_standard_input(
     at: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

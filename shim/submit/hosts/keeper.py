@@ -223,7 +223,14 @@ class Keeper:
         run.close()
 
     def _serves(self, run: socket.socket) -> bool:
-        """Have the resident serve it, if it is free and knows as much of this machine as the run itself."""
+        """Have the resident serve it, if it is free and knows as much of this machine as the run itself.
+
+        A run that comes while a connection is made waits for that: where runs follow each other at once each does, and
+        none would ever have a resident.
+        """
+        if self._resident is None and self._dials.at_work:
+            self._dialled()
+            self._begin_resident()
         resident = self._resident
         if resident is None or not resident.free or (self._spare is not None and time.monotonic() < resident.fresh):
             return False
