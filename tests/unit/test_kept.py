@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,7 +192,8 @@ def test_a_run_that_comes_while_a_connection_is_made_is_served_over_that(
     at: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As each does where they follow one another at once."""
-    monkeypatch.setattr(own_code, "command", lambda module: ["cat"])
+    hears = "import os, sys; os.read(int(sys.argv[1]), 1)"
+    monkeypatch.setattr(own_code, "command", lambda module: [sys.executable, "-Sc", hears])
     listener = keeper.listen(at)
     assert listener is not None
     with listener:
