@@ -170,6 +170,12 @@ def test_what_a_run_leaves_to_its_keeper_is_closed_after_it(at: Path) -> None:
         os.close(reads)
 
 
+def waiting() -> spares.Spare:
+    stream = open_local(["cat"])
+    assert isinstance(stream, ProcessStream)
+    return spares.Spare(stream, Facts((3, 11, 2), "waits", ""), 20_000)
+
+
 def test_a_resident_that_dies_as_it_begins_is_not_begun_again_at_once(
     at: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,9 +184,7 @@ def test_a_resident_that_dies_as_it_begins_is_not_begun_again_at_once(
     assert listener is not None
     with listener:
         serving = keeper.Keeper(HOST, 60, listener)
-        stream = open_local(["cat"])
-        assert isinstance(stream, ProcessStream)
-        serving._spare = spares.Spare(stream, Facts((3, 11, 2), "waits", ""), 20_000)
+        serving._spare = waiting()
         serving._begin_resident()
         assert serving._resident is not None
         serving._wait()
@@ -198,10 +202,7 @@ def test_a_run_that_comes_while_a_connection_is_made_is_served_over_that(
     assert listener is not None
     with listener:
         serving = keeper.Keeper(HOST, 60, listener)
-        stream = open_local(["cat"])
-        assert isinstance(stream, ProcessStream)
-        made = spares.Spare(stream, Facts((3, 11, 2), "waits", ""), 20_000)
-        monkeypatch.setattr(serving._dials, "_dial", lambda: made)
+        monkeypatch.setattr(serving._dials, "_dial", waiting)
         serving._dials.begin()
         with kept.ask(at, b"served") as run:
             serving._accept()
