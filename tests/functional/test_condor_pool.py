@@ -14,7 +14,7 @@ from tests.pool import PLACE, WAITS, Access
 from tests.pool_jobs import Counting
 from tests.until import until
 
-pytestmark = pytest.mark.longest
+pytestmark = [pytest.mark.longest, pytest.mark.timeout(300)]  # some wait for the engine three times, PLACE each
 
 
 @pytest.fixture(scope="module")

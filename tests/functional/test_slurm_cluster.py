@@ -11,7 +11,7 @@ from tests import pool, pool_jobs
 from tests.pool import PLACE, WAITS, Access
 from tests.until import until
 
-pytestmark = pytest.mark.longest
+pytestmark = [pytest.mark.longest, pytest.mark.timeout(300)]  # some wait for the engine three times, PLACE each
 
 
 @pytest.fixture(scope="module")
