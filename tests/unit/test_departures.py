@@ -196,6 +196,19 @@ def test_a_supervisor_is_not_ended_while_something_of_a_lost_place_may_be_heard(
     assert agent_file.noted(placed.job.path)  # whoever resumes it looks after that
 
 
+def test_a_supervisor_that_has_not_heard_that_it_is_to_end_is_told_again(
+    placed: Placed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "supervised", lambda job: len(placed.told) < 2)
+    placed.run.fate = WAITING
+    assert placed.becomes(phase=Phase.PARKED, held=True) is None and placed.run.ended() is None
+    assert placed.told == [signal.SIGTERM]
+    monkeypatch.setattr(moving, "_HEARS", -1.0)
+    assert placed.run.ended() is None and placed.run.soon()
+    assert placed.told == [signal.SIGTERM] * 2
+    assert placed.run.ended() == Ended(None, "")
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_what_was_not_saved_goes_on_from_its_last_image(placed: Placed, known: bool) -> None:
     placed.run.lose(WAITING, known=known)

@@ -37,6 +37,7 @@ _HAS_HOST = (Phase.RUNNING, Phase.FROZEN, Phase.LOST)
 _FATES = {"hold": HELD, "kill": KILLED}
 # what a job is to be that is held: its user says so, or an engine is to give it another place
 _STAY = (HELD, WAITING)
+_HEARS = 10.0  # seconds for a supervisor to end that has nothing to do
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred, unix(7)
 
 
@@ -156,7 +157,8 @@ class MovingRun:
         self._seen: _OnRecord | None = None
         self._starts: _Verb | None = None
         self._asks: tuple[str, _Verb] | None = None
-        self._told: int | str = ""  # the signal that its supervisor was given; before it has begun: what is asked of it
+        # the signal that its supervisor was given, and when; before it has begun: what is asked of it
+        self._told: tuple[int, float] | str = ""
         # its place is lost: of which generations nothing is left, and whether its supervisor may save it at once
         self._lost: tuple[int, bool] | None = None
         if found is None:
@@ -239,7 +241,8 @@ class MovingRun:
             if self._lost is not None:
                 self._let_go(self._seen.job, record)
             elif self.fate in _STAY and self.state() == HELD:
-                self._tell(self._seen.job, signal.SIGTERM)
+                # there is nothing that a second would disturb, and one that comes just before it waits is not heard
+                self._tell(self._seen.job, signal.SIGTERM, again=True)
             return None
         return self._without_supervisor(self._seen.job, self._seen.look())
 
@@ -255,9 +258,11 @@ class MovingRun:
         elif record.phase not in ACTING or self._lost[1]:
             self._tell(job, signal.SIGTERM)
 
-    def _tell(self, job: Job, number: int) -> None:
-        if self._told != number:  # a second SIGTERM would end it in the midst of something
-            self._told = number
+    def _tell(self, job: Job, number: int, *, again: bool = False) -> None:
+        now, told = time.monotonic(), () if isinstance(self._told, str) else self._told
+        # a second SIGTERM would end it in the midst of something
+        if not told or told[0] != number or (again and now > told[1] + _HEARS):
+            self._told = number, now
             _end(job, number)
 
     def _without_supervisor(self, job: Job, record: Record) -> Ended | None:
@@ -301,7 +306,7 @@ class MovingRun:
         if self._seen is None:
             return False
         ends = self.fate in _STAY and self.state() == HELD
-        return self._seen.record.phase == Phase.ENDED or ends or isinstance(self._told, int)
+        return self._seen.record.phase == Phase.ENDED or ends or not isinstance(self._told, str)
 
     def _answered(self) -> None:
         if self._asks is None or not self._asks[1].over():
@@ -345,7 +350,7 @@ class MovingRun:
             if self._lost is None:
                 self.lose(WAITING, known=False)
             self._lost = self._lost[0] if self._lost is not None else 0, True
-        elif self._lost is not None and not isinstance(self._told, int):
+        elif self._lost is not None and isinstance(self._told, str):
             self._lost, self.fate = None, KILLED if self.fate == KILLED else ""
 
     def goes_on(self) -> bool:
