@@ -21,6 +21,7 @@ from tests.until import until
 # How rexec has it, but that who would dial writes down what it is given.
 _RUN = """
 import sys, time
+from pathlib import Path
 from types import SimpleNamespace
 from shim.submit.hosts import orphaned
 from shim.submit.hosts.config import Host
@@ -32,7 +33,10 @@ orphaned._SOON = 0.01
 orphaned.own_code = SimpleNamespace(command=lambda name: ["sh", "-c", 'cat <&"$1" >"$0.new"; mv "$0.new" "$0"', said])
 agent = Agent(b"s" * 32, 2400, Whereabouts("/run/x", "vm", "boot", 7, 9) if ssh != "unheard" else None)
 with orphaned.ended(SimpleNamespace(host=Host("a", ssh or None, ("-p", "1"), "py"), agent=agent)):
-    time.sleep(0.5)
+    while ssh == "alice@a" and not any(each.read_text() for each in Path("/proc/self/task").glob("*/children")):
+        time.sleep(0.01)  # until the shell is there
+    if ssh != "alice@a":
+        time.sleep(0.5)  # there is to be none
     print("runs", flush=True)
     time.sleep(float(seconds))
 """
