@@ -92,7 +92,7 @@ class Known:
         self._attr: OrderedDict[int, tuple[float, bytes, bytes, int]] = OrderedDict()
         self.lacking = Lacking(self.leases, self.files.orders.onward)
         self._links: OrderedDict[int, tuple[float, bytes]] = OrderedDict()  # nodeid -> until, where it points
-        self._change: dict[int, int] = {}  # nodeid -> number of its last change
+        self._change: OrderedDict[int, int] = OrderedDict()  # nodeid -> number of its last change, in their order
         self._removing = Removing(self.leases)
         self._sweep = 0
         self._count = 0
@@ -134,14 +134,14 @@ class Known:
     def _changed(self, nodeid: int, names: tuple[bytes, ...] = ()) -> None:
         """Take note of a change of a node; `names`: of nothing in that directory but these."""
         self._change[nodeid] = self._count
+        self._change.move_to_end(nodeid)
         self.leases.changed(nodeid)
         self.listings.changed(nodeid, names)
         self.ahead.changed(nodeid)
         self.files.changed(nodeid)
         self.opened.changed(nodeid)
-        if len(self._change) > KNOWN_CHANGES:
-            self._change.clear()
-            self._sweep = self._count
+        if len(self._change) > KNOWN_CHANGES:  # all others count as changed then
+            self._sweep = max(self._sweep, self._change.popitem(last=False)[1])
 
     def unused(self) -> bool:
         """Say whether home is to be given anything back."""

@@ -66,7 +66,8 @@ KNOWN_MADE = 1 << 12
 each."""
 
 KNOWN_CHANGES = 1 << 14
-"""Nodes whose last change the relay remembers by number; when there are more, all are taken as changed just now."""
+"""Nodes whose last change the relay remembers by number, those that were changed last; all others are taken as changed
+when the first of these was."""
 
 WALK_HITS = 2
 """Directories, each named by a listing that the job was given, that it opens before others are listed ahead."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from remoteio.execute.known import Known
 from remoteio.execute.known_listings import KnownListings
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import TTL
+from remoteio.wire.coherence import KNOWN_CHANGES, TTL
 from remoteio.wire.listed import walk
 
 NODES = st.integers(2, 6)
@@ -64,10 +65,17 @@ def test_a_link_that_is_read_points_where_it_did_when_it_was_looked_up(steps: li
             assert facts.answer(abi.READLINK, 1, 5, memoryview(b""), now) is None
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ask", "answer", "change", "changed"]), NODES), max_size=60))
-def test_attributes_are_never_older_than_the_last_change(steps: list[tuple[str, int]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from(["ask", "answer", "change", "changed"]), NODES), max_size=60),
+    st.sampled_from([1, 3, KNOWN_CHANGES]),
+)
+def test_attributes_are_never_older_than_the_last_change(steps: list[tuple[str, int]], most: int) -> None:
     """Opens and writes under way at once, answered in any order: what is known is what the last write left."""
-    facts = Known()
+    with patch("remoteio.execute.known.KNOWN_CHANGES", most):
+        _attributes_are_as_the_last_write_left_them(Known(), steps)
+
+
+def _attributes_are_as_the_last_write_left_them(facts: Known, steps: list[tuple[str, int]]) -> None:
     truth: Counter[int] = Counter()
     opens: list[tuple[int, int, int]] = []  # nodeid, stamp, size as the submit side saw it
     writes: list[tuple[int, int, int]] = []
@@ -90,6 +98,19 @@ def test_attributes_are_never_older_than_the_last_change(steps: list[tuple[str, 
             facts.answered(abi.WRITE, node, stamp)
         for node in range(2, 7):
             assert getattr_size(facts, node, 0.5) in (None, truth[node])
+
+
+def test_of_more_changes_than_are_kept_only_the_oldest_make_unsure_what_was_told() -> None:
+    """Else a job that changes that many files asks for all again that it has written, at each so many."""
+    facts = Known()
+    early = facts.asked(abi.GETATTR, 2)
+    for node in range(10, 10 + KNOWN_CHANGES):
+        facts.asked(abi.WRITE, node)
+    late = facts.asked(abi.GETATTR, 2)
+    for node in range(10 + KNOWN_CHANGES, 20 + KNOWN_CHANGES):
+        facts.asked(abi.WRITE, node)
+    assert facts.holds(2, late) and not facts.holds(15 + KNOWN_CHANGES, late)
+    assert not facts.holds(2, early) and not facts.holds(10, early)
 
 
 def test_nothing_is_known_longer_than_its_time() -> None:
