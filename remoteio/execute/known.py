@@ -241,6 +241,7 @@ class Known:
             found = walk(listing.entries)
             self.listings.learn(nodeid, listing.entries, found, now + TTL)
             self.ahead.looked(nodeid, found, now)
+            self.files.orders.listed(nodeid, listing.entries)
 
     def _open(self, unique: int, nodeid: int, raw: memoryview, now: float) -> bytes | None:
         """Return the reply to an OPEN, if the file is under a lease, or was fetched, or pushed.

@@ -15,6 +15,7 @@ from remoteio.execute.known_ahead import KnownAhead
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import FETCHED, FETCHED_FIRST, FETCHED_LEAST, ORDER_WINDOW, TTL
 from remoteio.wire.fetched import pack, parse
+from remoteio.wire.known import Listing
 
 TOP = 1
 FIRST = 100  # node of the first file
@@ -30,7 +31,7 @@ class Job:
     A file's contents are how often it was changed. `open` counts the handles of each that are open at home.
     """
 
-    def __init__(self, count: int, size: int = 10) -> None:
+    def __init__(self, count: int, size: int = 10, listed: bool = True) -> None:
         self.facts, self.now, self.size = KnownAhead(), 100.0, size
         self.facts.leases.heard = self.now
         self.asked: dict[int, tuple[int, int, int, int, float, bytes | memoryview]] = {}
@@ -42,7 +43,8 @@ class Job:
         self.handle = self.waited = self.unique = 0
         shuffled = random.Random(7)
         self.files = [(FIRST + k, b"%08x" % shuffled.getrandbits(32), shuffled.getrandbits(30)) for k in range(count)]
-        self.facts.files.orders.listed(TOP, b"".join(map(self.entry, self.files)))
+        if listed:
+            self.facts.files.orders.listed(TOP, b"".join(map(self.entry, self.files)))
 
     def entry(self, file: tuple[int, bytes, int]) -> bytes:
         node, name, ino = file
@@ -201,6 +203,16 @@ def test_who_opens_files_in_an_order_waits_for_few(by: str) -> None:
     job = Job(1000)
     found = sorted(job.files, key={"listed": lambda f: f[0], "name": lambda f: f[1], "inode": lambda f: f[2]}[by])
     assert read_all(job, [node for node, _, _ in found]) < 50
+
+
+def test_who_was_told_of_a_directory_as_names_were_looked_up_waits_for_few() -> None:
+    """As git is, which never lists what it has in its index."""
+    job = Job(300, listed=False)
+    stamp = job.facts.asked(abi.LOOKUP, TOP)
+    entries = b"".join(map(job.entry, job.files))
+    job.facts.learn_listing(abi.LOOKUP, TOP, 0, stamp, Listing(entries, True), job.now)
+    by_name = sorted(job.files, key=lambda f: f[1])
+    assert read_all(job, [node for node, _, _ in by_name]) < 30
 
 
 def test_who_passes_over_some_waits_for_few() -> None:

@@ -95,6 +95,42 @@ def test_a_change_of_it_is_told(export: Export, node: int, file: Path, how: str)
     assert how == "written" or (parent, b"file") in found
 
 
+@pytest.mark.parametrize("how", ["written", "cut", "opened", "set"])
+def test_of_what_the_job_itself_does_to_it_nothing_is_told(export: Export, node: int, file: Path, how: str) -> None:
+    """Its host knows, and a break would come behind what the job reads back; what others do is told all the same."""
+
+    def do(op: int, args: bytes) -> None:
+        export.answer(abi.Request(abi.request(op, node, args, 1)))
+
+    def does() -> None:
+        if how == "set":
+            do(abi.SETATTR, _set(abi.FATTR_MODE, mode=0o600))
+            return
+        do(abi.OPEN, abi.OPEN_IN.pack(os.O_WRONLY | (os.O_TRUNC if how == "opened" else 0), 0))
+        handle = max(export.inodes.handles)
+        if how == "cut":
+            do(abi.SETATTR, _set(abi.FATTR_SIZE, size=1))
+        else:
+            do(abi.WRITE, abi.WRITE_IN.pack(handle, 0, 5, 0, 0, 0, 0) + b"mine!")
+        do(abi.RELEASE, abi.RELEASE_IN.pack(handle, 0, 0, 0))
+
+    ask(export, abi.FETCH, node)
+    was = file.stat()
+    does()
+    now = file.stat()
+    assert (now.st_mtime_ns, now.st_mode) != (was.st_mtime_ns, was.st_mode)
+    assert not [each for each in broken(export) if each[0] == node]
+    ask(export, abi.GETATTR, node, abi.GETATTR_IN.pack(0, 0, 0))
+    ask(export, abi.FETCH, node)
+    file.write_bytes(b"others did")
+    does()
+    assert (node, b"") in broken(export)
+
+
+def _set(valid: int, size: int = 0, mode: int = 0) -> bytes:
+    return abi.SETATTR_IN.pack(valid, 0, 0, size, 0, 0, 0, 0, 0, 0, 0, mode, 0, 0, 0, 0)
+
+
 def test_what_changes_is_not_fetched(export: Export, node: int, file: Path) -> None:
     """Nor what has, since the job's kernel was told of it: it would read it as long as it was."""
     file.write_bytes(b"longer than that which it was")

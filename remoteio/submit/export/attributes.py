@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from remoteio import syscalls
 from remoteio.submit.export.base import ExportBase, drop_suid
 from remoteio.submit.export.inodes import version
+from remoteio.submit.export.leases import changing
 from remoteio.submit.export.nodes import Node
 from remoteio.submit.export.reply import DONE, Reply
 from remoteio.wire import fuse_abi as abi
@@ -55,6 +56,7 @@ class Attributes(ExportBase):
         handle = self.inodes.handle(fh) if valid & abi.FATTR_FH else None
         if valid & abi.FATTR_SIZE:
             self._counted(node)
+        changing(self.leases, node)
         with self.inodes.descriptors.path(node) as path:
             seen = node.seen is not None and node.seen == version(os.stat(path))
             if valid & (abi.FATTR_UID | abi.FATTR_GID):

@@ -13,6 +13,7 @@ from remoteio.submit.export.executing import EXECUTE, open_file
 from remoteio.submit.export.granted import granted
 from remoteio.submit.export.inodes import version
 from remoteio.submit.export.leased_opens import LeasedOpens
+from remoteio.submit.export.leases import changing
 from remoteio.submit.export.nodes import Handle, Node, Place
 from remoteio.submit.export.note_changes import UNLOCKED
 from remoteio.submit.export.opened_on_host import OpenedOnHost
@@ -37,6 +38,8 @@ class OpenFiles(LeasedOpens):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
+        if flags & os.O_TRUNC:
+            changing(self.leases, node)
         fd = open_file(lambda f: self.late.reopen(node, f, r.number), flags & (_OPEN_FLAGS | EXECUTE))
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
         leased = self._arm(node, fd, flags)
@@ -157,6 +160,7 @@ class OpenFiles(LeasedOpens):
         fd, node = handle.fd, handle.node
         if bool(flags & os.O_APPEND) != handle.append:
             _set_append(handle, not handle.append)
+        changing(self.leases, node)
         changes = node.changes
         with changes.lock if changes is not None else UNLOCKED:
             before = os.fstat(fd) if changes is not None or node.seen is not None else None

@@ -353,3 +353,14 @@ def gone(leases: Leases, node: Node) -> None:
         if watch is not None and not watch.beside:
             watch.all_broken = True
             leases._leave(watch)
+
+
+def changing(leases: Leases, node: Node) -> None:
+    """Break nothing for that alone that the job changes a file now: its host has known no more of it since it asked for
+    that, and a break would come behind what the job reads back."""
+    watch = leases._nodes.get(node.id)
+    if watch is None or watch.all_broken or watch.beside or node.kind != stat.S_IFREG:
+        return
+    with leases.lock:
+        leases.drain()  # what others have done by now
+        watch.all_broken = True
