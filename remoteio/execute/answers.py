@@ -17,7 +17,9 @@ from remoteio.wire.behind import BESIDE, MAY_OWN, MAY_SET, MAY_WRITE, SAME_FILE,
 from remoteio.wire.coherence import KNOWN_MADE, TTL
 from remoteio.wire.listed import parse, walk
 
-_WAITS = 0o2000 | 0o10000 | 0o40000  # O_APPEND, O_DSYNC, O_DIRECT (as fcntl(2) may set them); O_SYNC has O_DSYNC in it
+# as fcntl(2) may set them; O_SYNC has O_DSYNC in it
+_O_APPEND, _O_DSYNC, _O_DIRECT = 0o2000, 0o10000, 0o40000
+_WAITS = _O_APPEND | _O_DSYNC | _O_DIRECT
 _END = 1 << 40  # of what is written so: no filesystem here ends before
 _PLENTY = 1 << 20  # bytes written by one handle, after which its close waits until they are at home
 _IDS, _TIMES = abi.FATTR_UID | abi.FATTR_GID, abi.FATTR_ATIME | abi.FATTR_MTIME
@@ -58,6 +60,7 @@ class Answers:
         self.beside: set[int] = set()
         self._lock = threading.Lock()
         self._written: dict[int, int] = {}  # handle by which may be written so -> bytes written
+        self._appends: set[int] = set()  # of these, those that were opened to append
         self._ends: dict[int, int] = {}  # handle by which much was written at once -> where that ended
         self._made: OrderedDict[int, tuple[float, int, bytes]] = OrderedDict()  # node -> until, words, attributes
 
@@ -73,7 +76,7 @@ class Answers:
         with self._lock:
             self.granted = True
             if words & MAY_WRITE:
-                self._written[fh] = 0
+                self._writes(fh, bool(words & abi.FOPEN_DIRECT_IO))
             if words & BESIDE:
                 self.beside.add(fh)
             if made and words & MAY_SET:
@@ -89,15 +92,22 @@ class Answers:
             if made.words & MAY_SET:
                 self._keep(made.nodeid, until, made.words, made.attr)
 
-    def cut(self, made: Made) -> None:
-        """Take note that a file is cut, and written to by a handle of the relay's own."""
+    def opened_own(self, made: Made, cuts: bool, appends: bool) -> None:
+        """Take note that a file is opened to be written to by a handle of the relay's own."""
         with self._lock:
-            self._made.pop(made.nodeid, None)
-            self._written[made.handle] = 0
+            if cuts:
+                self._made.pop(made.nodeid, None)
+            self._writes(made.handle, appends)
+
+    def _writes(self, fh: int, appends: bool) -> None:
+        self._written[fh] = 0
+        if appends:
+            self._appends.add(fh)
 
     def closed(self, fh: int) -> None:
         """Take note that the kernel has closed it."""
         self._written.pop(fh, None)
+        self._appends.discard(fh)
         self._ends.pop(fh, None)
         self.beside.discard(fh)
 
@@ -133,7 +143,8 @@ class Answers:
 
     def _write(self, unique: int, nodeid: int, raw: bytes | memoryview, made: tuple[float, int, bytes]) -> bytes | None:
         fh, offset, size, _, _, flags, _ = abi.WRITE_IN.unpack_from(raw, abi.ARGS)
-        if fh not in self._written or flags & _WAITS or offset + size > _END:
+        waits = flags & _WAITS != (_O_APPEND if fh in self._appends else 0)
+        if fh not in self._written or waits or offset + size > _END:
             return None
         self._written[fh] += size
         until, words, told = made

@@ -10,6 +10,7 @@ from remoteio.execute.answers import is_mapped
 from remoteio.execute.asked_ahead import AskedAhead
 from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
+from remoteio.execute.known_own import O_APPEND, O_TRUNC
 from remoteio.execute.lacking import CAPABILITY
 from remoteio.execute.to_kernel import ToKernel
 from remoteio.execute.told import ALWAYS, Told, node_of
@@ -60,7 +61,7 @@ class AtOnce(AskedAhead):
             op, raw = abi.SETATTR, as_mode(raw) if nodeid >= MADE else b""  # no default ACL gave what is made here one
             if not raw:
                 return False
-        if op == abi.OPEN and self._cut(unique, nodeid, raw, now):
+        if op == abi.OPEN and self._write_own(unique, nodeid, raw, now):
             return True
         if op == abi.OPEN or op not in CHANGES:
             return self._look(op, unique, nodeid, raw, now)
@@ -156,17 +157,19 @@ class AtOnce(AskedAhead):
         self._answer(op, answer)
         return True
 
-    def _cut(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
-        """Answer an OPEN that cuts a file which the job has made."""
+    def _write_own(self, unique: int, nodeid: int, raw: bytes | memoryview, now: float) -> bool:
+        """Answer an OPEN to write to a file that the job has made."""
         known, behind = self._known, self.behind
+        flags = abi.OPEN_IN.unpack_from(raw, abi.ARGS)[0]
         with self._order:
-            made = None if self._is_shared(nodeid) else known.cut_own(unique, nodeid, raw, behind.next(), now)
+            made = None if self._is_shared(nodeid) else known.write_own(unique, nodeid, raw, behind.next(), now)
             if made is None:
                 return False
-            behind.answers.cut(made)
+            behind.answers.opened_own(made, bool(flags & O_TRUNC), bool(flags & O_APPEND))
             self.counts.here[abi.OPEN] += 1
             self.counts.carried[abi.OPEN] += len(raw)
-            number, answer = behind.entered(unique, (abi.OPEN, nodeid, 0, known.cuts(made, now), now, raw), made.answer)
+            asked = abi.OPEN, nodeid, 0, known.wrote_own(made, flags, now), now, raw
+            number, answer = behind.entered(unique, asked, made.answer)
         behind.send_change(number, raw)
         if answer:
             self._answer(abi.OPEN, answer)

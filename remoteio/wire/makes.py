@@ -16,7 +16,8 @@ those that home could not take away, parted by slashes, folded, with "*" for any
 
 What the host has made so has three numbers that come of the change's own (behind.HEAD), so that none of them travels:
 its node and, of a file, the handle (MADE + number), and the inode number that the job sees (INODES + number). An OPEN
-that is answered before it is done cuts (O_TRUNC) a file that the job has made, and its handle is MADE + number, too.
+that is answered before it is done is of a file that the job has made, to write to it, and its handle is MADE + number,
+too.
 
 An UNLINK or RMDIR that is answered before it is done says which node is meant. In place of the number of the process
 that asks it has that of the change that made the file, or, of one that has a node of home's, HOMES + that: home removes

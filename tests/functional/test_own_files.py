@@ -77,6 +77,45 @@ def test_what_the_job_cuts_is_the_file_that_it_has_made(served: Served) -> None:
     until(lambda: (served.there / name).read_bytes() == b"theirs", "the job sees it")
 
 
+def test_what_the_job_appends_to_is_the_file_that_it_has_made(served: Served) -> None:
+    opened: list[int] = []
+
+    def work(name: str) -> None:
+        (served.there / name).write_bytes(b"the")
+        opened.append(os.open(served.there / name, os.O_RDWR | os.O_APPEND))
+        assert os.write(opened[-1], b" job's") == 6
+
+    name = served.goes_on(work)
+    os.fsync(opened[-1])
+    assert os.pread(opened[-1], 100, 0) == b"the job's"
+    for fd in opened:
+        os.close(fd)
+    assert (served.here / name).read_bytes() == b"theirs", "nothing is added to what others have put in its place"
+
+
+def test_what_is_appended_time_after_time_is_not_waited_for_and_stands_behind_what_others_append(
+    served: Served,
+) -> None:
+    """As a shell's `>>` does, which opens the file each time."""
+    path, here = served.there / "log", served.here / "log"
+    before = served.asked.read_text().split().count("write")
+    for k in range(100):
+        with path.open("a") as log:
+            log.write(f"{k}\n")
+    assert path.read_text() == "".join(f"{k}\n" for k in range(100))
+    served.all_done()
+    assert here.read_text() == path.read_text()
+    assert served.asked.read_text().split().count("write") == before + 100
+    with here.open("a") as log:
+        log.write("theirs\n")
+    for k in range(3):
+        with path.open("a") as log:
+            log.write(f"again {k}\n")
+    served.all_done()
+    assert here.read_text().split("\n")[100:] == ["theirs", "again 0", "again 1", "again 2", ""]
+    until(lambda: path.read_text() == here.read_text(), "it is read", within=2 * TTL)
+
+
 def test_what_the_job_opens_is_the_file_that_it_has_made(served: Served) -> None:
     opened: list[int] = []
 

@@ -150,6 +150,22 @@ def test_a_write_of_another_kind_waits_for_home(ends: Ends, flags: int) -> None:
     assert ends.told() == [] and ends.sent() == [(-1, -1, abi.WRITE)]
 
 
+def test_a_write_is_answered_by_a_handle_that_was_opened_to_append_if_it_does(ends: Ends) -> None:
+    """fcntl(2) may have it write elsewhere, and another at the end: the kernel has pages of that, and asks."""
+    reply = abi.reply(9, abi.OPEN_OUT.pack(HANDLE, abi.FOPEN_DIRECT_IO | MAY_WRITE, 0))
+    told = ends.behind.answers.opened(abi.OPEN, reply, 0.0)
+    assert abi.OPEN_OUT.unpack_from(told, abi.OUT_HEADER.size)[1] == abi.FOPEN_DIRECT_IO
+    ends.writes(b"abc", flags=os.O_APPEND)
+    assert len(ends.told()) == 1 and ends.sent() == [(1, 0, abi.WRITE)]
+    ends.writes(b"abc")
+    ends.writes(b"abc", flags=os.O_APPEND | os.O_DSYNC)
+    assert ends.told() == [] and [op for *_, op in ends.sent()] == [abi.WRITE] * 2
+    ends.behind.answers.closed(HANDLE)
+    ends.behind.answers.opened(abi.OPEN, abi.reply(9, abi.OPEN_OUT.pack(HANDLE, MAY_WRITE, 0)), 0.0)
+    ends.writes(b"abc", flags=os.O_APPEND)
+    assert ends.told() == [], "the number is another's by now"
+
+
 def test_nothing_is_answered_that_home_has_not_granted(ends: Ends) -> None:
     ends.behind.answers.closed(HANDLE)
     ends.writes(b"abc")

@@ -49,7 +49,7 @@ class Host:
 
     def cut(self, flags: int, now: float = NOW, number: int = 5) -> Made | None:
         raw = abi.request(abi.OPEN, FILE, abi.OPEN_IN.pack(flags, 0))
-        return self.known.cut_own(3, FILE, raw, number, now)
+        return self.known.write_own(3, FILE, raw, number, now)
 
     def holds(self) -> bytes | None:
         raw = abi.request(abi.READ, FILE, abi.READ_IN.pack(1, 0, 100, 0, 0, 0, 0))
@@ -71,20 +71,35 @@ def test_it_is_empty_once_it_is_cut() -> None:
     made = host.cut(CUT)
     assert made is not None and made.handle == MADE + 5
     assert host.holds() == b"data"
-    host.known.cuts(made, NOW)
+    host.known.wrote_own(made, CUT, NOW)
     assert host.holds() == b""
     assert abi.ATTR.unpack(host.known.written.attributes(FILE, NOW))[1] == 0
 
 
-@pytest.mark.parametrize("more", [os.O_APPEND, os.O_DSYNC, os.O_DIRECT, EXECUTE])
-def test_home_is_asked_to_cut_it_in_another_way(more: int) -> None:
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_CREAT])
+def test_it_holds_what_it_held_where_it_is_opened_to_write_more(flags: int) -> None:
     host = Host()
-    assert host.cut(CUT) and not host.cut(CUT | more)
+    made = host.cut(flags)
+    assert made is not None and abi.ATTR.unpack(made.attr)[1] == 4
+    told = abi.OPEN_OUT.unpack_from(made.answer, abi.OUT_HEADER.size)[1]
+    assert told == (abi.FOPEN_DIRECT_IO if flags & os.O_APPEND else 0)
+    host.known.wrote_own(made, flags, NOW)
+    assert host.holds() == b"data"
+    raw = abi.request(abi.WRITE, FILE, abi.WRITE_IN.pack(made.handle, 4, 2, 0, 0, flags, 0) + b"+2")
+    host.known.written.stamp(abi.WRITE, FILE, raw, None, NOW)
+    assert host.holds() == b"data+2"
+
+
+@pytest.mark.parametrize("more", [os.O_DSYNC, os.O_DIRECT, EXECUTE])
+@pytest.mark.parametrize("flags", [CUT, os.O_WRONLY | os.O_APPEND])
+def test_home_is_asked_to_open_it_in_another_way(more: int, flags: int) -> None:
+    host = Host()
+    assert host.cut(flags) and not host.cut(flags | more)
 
 
 def test_home_is_asked_where_it_may_not_go_on() -> None:
     host = Host()
-    assert not host.cut(os.O_WRONLY) and not host.cut(os.O_RDONLY | os.O_TRUNC)
+    assert not host.cut(os.O_RDONLY) and not host.cut(os.O_RDONLY | os.O_TRUNC)
     assert not host.cut(CUT, NOW + 1.1 * TTL) and not host.cut(CUT, number=NUMBERS)
     host.known.making = Making(host.known.leases)
     host.known.making.owns(FILE)
@@ -109,14 +124,14 @@ def test_a_mode_that_is_being_set_is_asked_for() -> None:
     assert not host.opens(os.O_RDONLY) and not host.cut(CUT)
 
 
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDONLY | os.O_TRUNC])
-def test_nothing_but_a_cut_is_opened_before_it_is_done_here(tmp_path: Path, flags: int) -> None:
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDONLY | os.O_APPEND, os.O_RDONLY | os.O_TRUNC])
+def test_nothing_is_opened_before_it_is_done_here_but_to_write_to_it(tmp_path: Path, flags: int) -> None:
     (tmp_path / "file").write_bytes(b"data")
     export = Export(ShownIds(0, 0, frozenset()), str(tmp_path))
     looked = export.answer(abi.Request(abi.request(abi.LOOKUP, abi.ROOT_ID, b"file\0", 2)))
     assert looked is not None
     nodeid = abi.ENTRY.unpack_from(looked[1], abi.OUT_HEADER.size)[0]
-    for how, number, refused in ((flags, 1, True), (os.O_RDWR | os.O_TRUNC, NUMBERS, True), (CUT, 1, False)):
+    for how, number, refused in ((flags, 1, True), (CUT, NUMBERS, True), (os.O_WRONLY, 1, False), (CUT, 1, False)):
         request = abi.Request(abi.request(abi.OPEN, nodeid, abi.OPEN_IN.pack(how, 0), 3))
         request.number = number
         answer = export.answer(request)

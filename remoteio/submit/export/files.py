@@ -78,9 +78,10 @@ class OpenFiles(LeasedOpens):
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
-        elif self.behind and handle.writable and not (own or self.room.counts or node.locks):
+        beside = _guarded(node)
+        if self.behind and handle.writable and not (own or self.room.counts or node.locks or (handle.direct and beside)):
             words = granted(fd, flags, st, made, self.ids.plain)
-            handle.beside = bool(words) and _guarded(node)
+            handle.beside = bool(words) and beside
             out |= words | BESIDE if handle.beside else words
         return abi.OPEN_OUT.pack(handle.number, out, 0)
 
@@ -191,13 +192,14 @@ class OpenFiles(LeasedOpens):
         elif node.seen is not None:
             node.seen, word = None, OTHERS
         out = abi.WRITE_OUT.pack(done, word if r.number else 0)
-        return Reply(out, Piggyback(self.attr(st)) if self._may_tell(handle, st) else None)
+        return Reply(out, Piggyback(self.attr(st)) if self._may_tell(handle, st, bool(r.number)) else None)
 
-    def _may_tell(self, handle: Handle, st: os.stat_result) -> bool:
-        """Say whether the attributes go along with a write's reply: the host knows how long they may be used."""
+    def _may_tell(self, handle: Handle, st: os.stat_result, answered: bool) -> bool:
+        """Say whether the attributes go along with a write's reply: the host knows how long they may be used. Where it
+        has `answered` an append, it knows by them where that was put."""
         node = handle.node
         if handle.append or not _guarded(node):
-            return not handle.append
+            return answered or not handle.append
         return (handle.beside or bool(node.locks)) and self._shown_beside(node, st)
 
     def _put(self, node: Node, back: bool, fd: int, data: memoryview, offset: int) -> int:

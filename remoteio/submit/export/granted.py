@@ -15,7 +15,7 @@ from remoteio.wire import behind
 
 LEAST_FREE = 2 << 30  # bytes: the last 1 GiB may be kept free (room.KEPT_FREE)
 _LOCAL = frozenset(LOCAL.values())
-_WAITS = os.O_APPEND | os.O_DIRECT | os.O_SYNC | os.O_DSYNC  # to be done at the end as it is, or on the disk, or whole
+_WAITS = os.O_DIRECT | os.O_SYNC | os.O_DSYNC  # to be done on the disk, or whole
 
 
 def granted(fd: int, flags: int, st: os.stat_result, made: bool, plain: bool) -> int:

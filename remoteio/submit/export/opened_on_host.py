@@ -83,8 +83,8 @@ class OpenedOnHost:
 
     def reopen(self, node: Node, flags: int, number: int) -> int:
         """Open a new descriptor of `node`. Of a change (`number`) the host has told that it is done: so it is that very
-        file, also where another has its name by now; and it is cut. Raises OSError."""
-        if number >= NUMBERS or (number and not (flags & os.O_TRUNC and flags & os.O_ACCMODE)):
+        file, also where another has its name by now; and it is written to. Raises OSError."""
+        if number >= NUMBERS or (number and not flags & os.O_ACCMODE):
             raise OSError(errno.EINVAL, "that may not be opened before it is done here")
         try:
             return reopen(self._inodes.descriptors, node, flags, self._outside)
