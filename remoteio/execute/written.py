@@ -11,7 +11,8 @@ all that was told.
 
 READs are answered, LOOKUPs whose name is known to lead there, and GETATTRs. By handle the kernel asks so for the size
 before it reads by that handle, and tells nobody the times. stat(2) comes without one: it is told what home has, once
-that is known; while the job writes to the file, or renames it, the times of now; and else home is asked.
+that is known; while the job writes to the file, or renames it, the times of now; what the job sets itself, as it sets
+it; and else home is asked.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _O_DIRECT = 0o40000
 _SIZE, _MTIME, _MODE = 1, (4, 7), 9  # in struct fuse_attr, unpacked
+# what a SETATTR may set, and say to what
+_KEPT = abi.FATTR_MODE | abi.FATTR_ATIME | abi.FATTR_MTIME | abi.FATTR_FH | 512 | 1024  # FATTR_LOCKOWNER, FATTR_CTIME
 _INO = 8  # bytes of the inode number, which is first there
 _NS, _BLOCK = 1000000000, 4096
 
@@ -42,14 +45,16 @@ class _File:
     attr   as home told it last, of the change of stamp `told`
     data   all that is in it
     asked  the stamp of the last change when home was asked to lease it
-    stamp  of the last change; wrote, sets: of the last that wrote to it, and that set more than that
+    stamp  of the last change; wrote, timed, sets: of the last that wrote to it, that set when it was written to, and
+           that set what `attr` does not tell; local: of the last that set what it does, and home had not told it then
     """
 
-    __slots__ = ("asked", "attr", "data", "sets", "stamp", "told", "until", "wrote")
+    __slots__ = ("asked", "attr", "data", "local", "sets", "stamp", "timed", "told", "until", "wrote")
 
     def __init__(self, attr: bytes, stamp: int, until: float, told: int) -> None:
         self.attr, self.data, self.stamp, self.until = attr, bytearray(), stamp, until
-        self.told, self.wrote, self.sets, self.asked = told, stamp, told, 0
+        self.told, self.wrote, self.sets = told, stamp, told
+        self.asked = self.local = self.timed = 0
 
 
 class Written:
@@ -87,8 +92,8 @@ class Written:
                 file.wrote = stamp
                 self._wrote(nodeid, file, raw)
             else:
-                file.sets = stamp
                 self._cut(nodeid, file, raw)
+                self._sets(file, raw, stamp)
         return stamp
 
     def renamed(self, node: int, do: Callable[[], int]) -> int:
@@ -129,13 +134,30 @@ class Written:
         self._bytes += size - before
         self._bound()
 
+    def _sets(self, file: _File, raw: bytes | memoryview, stamp: int) -> None:
+        """Keep what a SETATTR makes of the attributes; where it does not say what, that is home's to tell."""
+        valid, _, _, _, _, at, mt, _, atn, mtn, _, mode, *_ = abi.SETATTR_IN.unpack_from(raw, abi.ARGS)
+        if valid & ~_KEPT:
+            file.sets = stamp
+            return
+        attr = list(abi.ATTR.unpack(file.attr))
+        if valid & abi.FATTR_MODE:
+            attr[_MODE] = attr[_MODE] & ~0o7777 | mode & 0o7777
+        if valid & abi.FATTR_ATIME:
+            attr[3], attr[6] = at, atn
+        if valid & abi.FATTR_MTIME:
+            attr[4], attr[7] = mt, mtn
+            file.timed = stamp
+        file.attr, file.local = abi.ATTR.pack(*attr), stamp
+
     def confirmed(self, nodeid: int, word: int, attr: bytes, stamp: int, now: float) -> None:
         """Take note of home's reply to the change of that stamp, with the file's attributes after it: `word` says what
         others did."""
         file = self._files.get(nodeid)
         if file is None:
             return
-        file.attr, file.told = attr, stamp
+        if file.local <= stamp:
+            file.attr, file.told = attr, stamp
         if word == SAME:
             file.until = now + TTL
         elif word:
@@ -147,7 +169,7 @@ class Written:
         Not of the inode number: that the job was told already, and home does not say it before it has made the file.
         """
         file = self._files.get(nodeid)
-        if file is not None and file.told < stamp:
+        if file is not None and file.told < stamp and file.local <= stamp:
             file.attr, file.told = file.attr[:_INO] + attr[_INO:], stamp
 
     def moved(self, nodeid: int, attr: bytes, stamp: int, now: float) -> None:
@@ -226,7 +248,7 @@ class Written:
             return b""
         told, (seconds, part) = list(abi.ATTR.unpack(attr)), divmod(ns, _NS)
         told[2] = max(told[2], (told[_SIZE] + _BLOCK - 1) // _BLOCK * (_BLOCK >> 9))
-        for at in (4, 5) if file.wrote > file.told else (5,):
+        for at in (4, 5) if file.wrote > max(file.told, file.timed) else (5,):
             told[at], told[at + 3] = seconds, part
         return abi.ATTR.pack(*told)
 

@@ -14,7 +14,7 @@ from remoteio.execute.making import Made, Making
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.behind import MAY_WRITE
+from remoteio.wire.behind import MAY_WRITE, SAME
 from remoteio.wire.coherence import SILENCE, TTL
 from remoteio.wire.makes import MADE, NUMBERS
 
@@ -117,11 +117,40 @@ def test_whose_it_is_must_have_the_right(mode: int, reads: bool, writes: bool) -
     assert (host.opens(os.O_RDONLY), host.cut(CUT) is not None) == (reads, writes)
 
 
-def test_a_mode_that_is_being_set_is_asked_for() -> None:
+@pytest.mark.parametrize(("mode", "may"), [(0o600, True), (0o000, False), (0o4755, False)])
+def test_a_mode_that_is_being_set_counts(mode: int, may: bool) -> None:
     host = Host()
-    args = abi.SETATTR_IN.pack(abi.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o600, 0, 0, 0, 0)
+    args = abi.SETATTR_IN.pack(abi.FATTR_MODE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mode, 0, 0, 0, 0)
     host.known.written.stamp(abi.SETATTR, FILE, abi.request(abi.SETATTR, FILE, args), None, NOW)
-    assert not host.opens(os.O_RDONLY) and not host.cut(CUT)
+    assert (host.opens(os.O_RDONLY), host.cut(CUT) is not None) == (may, may)
+
+
+def test_what_is_being_set_is_told_until_home_tells_what_came_of_it() -> None:
+    """Also where what home says of a write before comes after; what it sets to a time of home's, home is asked for."""
+    host = Host()
+    written = host.known.written
+
+    def sets(valid: int) -> int:
+        args = abi.SETATTR_IN.pack(valid, 0, 0, 0, 0, 11, 22, 0, 33, 44, 0, 0o640, 0, 0, 0, 0)
+        return written.stamp(abi.SETATTR, FILE, abi.request(abi.SETATTR, FILE, args), None, NOW)
+
+    def told() -> tuple[int, ...]:
+        raw = abi.request(abi.GETATTR, FILE, abi.GETATTR_IN.pack(0, 0, 0))
+        answer = written.getattr(3, FILE, raw, NOW, 5 * 10**9 + 6)
+        return abi.ATTR.unpack(answer[abi.OUT_HEADER.size + abi.ATTR_OUT.size :]) if answer else ()
+
+    home = list(abi.ATTR.unpack(written.attributes(FILE, NOW)))
+    last = sets(abi.FATTR_MODE | abi.FATTR_ATIME | abi.FATTR_MTIME)
+    shown = [*home[:3], 11, 22, 5, 33, 44, 6, stat.S_IFREG | 0o640, *home[10:]]
+    shown[2] = 8  # blocks of 512 bytes
+    assert list(told()) == shown
+    written.confirmed(FILE, SAME, abi.ATTR.pack(*home), last - 1, NOW)
+    assert list(told()) == shown, "that was before"
+    home[2:10] = 16, 11, 22, 7, 33, 44, 8, stat.S_IFREG | 0o640
+    written.made(FILE, abi.ATTR.pack(*home), last)
+    assert list(told()) == home
+    sets(abi.FATTR_MTIME | abi.FATTR_MTIME_NOW)
+    assert not told()
 
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDONLY | os.O_APPEND, os.O_RDONLY | os.O_TRUNC])

@@ -106,7 +106,9 @@ def test_stat_is_told_times_of_now_until_home_has_told_its_own() -> None:
     host.written.moved(NODE, attr(3, mtime=30), host.known._count, NOW)
     assert host.told()[3:9] == (1, 30, 3, 0, 0, 0)
     host.sets(abi.FATTR_MODE)
-    assert (host.told(), host.size()) == ((), 3), "which mode and times it has is home's to tell"
+    assert host.told()[4:6] == (30, 50), "nor does a mode change more"
+    host.sets(abi.FATTR_UID)
+    assert (host.told(), host.size()) == ((), 3), "whose it is is home's to tell"
 
 
 def test_what_is_renamed_holds_what_it_held_unless_others_changed_it() -> None:

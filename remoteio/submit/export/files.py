@@ -79,7 +79,8 @@ class OpenFiles(LeasedOpens):
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
             out = abi.FOPEN_DIRECT_IO
         beside = _guarded(node)
-        if self.behind and handle.writable and not (own or self.room.counts or node.locks or (handle.direct and beside)):
+        counts = self.room.counts or (handle.direct and beside)
+        if self.behind and handle.writable and not (own or counts or node.locks):
             words = granted(fd, flags, st, made, self.ids.plain)
             handle.beside = bool(words) and beside
             out |= words | BESIDE if handle.beside else words
