@@ -121,7 +121,9 @@ class AskedAhead(Told, ToKernel):
         self._to_kernel(abi.inval_inode(abi.ROOT_ID, offset=-1))
         for parent, name in names:
             self._to_kernel(abi.inval_entry(parent, name, abi.EXPIRE_ONLY))
-        self.now.leap(TTL)
+        with self._order:
+            self.now.leap(TTL)
+            self._known.making.leapt(TTL)
         return True
 
     def _begins_with(self, raw: bytes) -> None:

@@ -299,6 +299,11 @@ class Making:
         ahead = ns - int(now * _NS)
         self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
 
+    def leapt(self, seconds: float) -> None:
+        """Take note that the clock here was set ahead, and home's was not."""
+        if self._ahead is not None:
+            self._ahead -= int(seconds * _NS)
+
     def time(self, now: float) -> int:
         """Tell home's time, in ns, or a moment less: no later than what home gives to anything from now on; 0: it is
         not known."""

@@ -82,7 +82,9 @@ def test_the_relay_has_the_kernel_expire_them_and_its_own_time_go_on() -> None:
     relay.lately = ToldLately()
     before = relay.now()
     relay.lately.note(abi.LOOKUP, 5, asked(abi.LOOKUP, b"name\0"), before)
+    relay._known.making.saw(abi.ATTR.pack(*[0] * 5, 1000, *[0] * 10), before)  # at home it is 1000 s
     assert relay.rests() and relay.now() >= before + TTL
+    assert 1000 <= relay._known.making.time(relay.now()) / 1e9 < 1000 + TTL / 2, "no clock has leapt there"
     assert os.read(kernel, 4096) == abi.inval_inode(abi.ROOT_ID, -1) + abi.inval_entry(5, b"name", abi.EXPIRE_ONLY)
     relay.lately.answered(abi.LOOKUP, 5, b"", 2 * SLOW, relay.now())
     assert not relay.rests()
