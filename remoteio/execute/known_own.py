@@ -54,8 +54,8 @@ class KnownOwn(KnownLeft):
         if flags & O_TRUNC:
             attr[1], attr[2] = 0, 0
             attr[4:6], attr[7:9] = (seconds, seconds), (ns, ns)
-        how = abi.FOPEN_DIRECT_IO if flags & O_APPEND else 0  # as home has it: the kernel has no pages of an append
-        answer = abi.reply(unique, abi.OPEN_OUT.pack(MADE + number, how, 0))
+        pages = abi.FOPEN_DIRECT_IO if flags & O_APPEND else 0  # as home has it: the kernel has none of an append
+        answer = abi.reply(unique, abi.OPEN_OUT.pack(MADE + number, pages, 0))
         return Made(nodeid, MADE + number, MAY_WRITE, abi.ATTR.pack(*attr), answer)
 
     def wrote_own(self, made: Made, flags: int, now: float) -> int:

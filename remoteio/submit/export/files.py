@@ -199,7 +199,7 @@ class OpenFiles(LeasedOpens):
         """Say whether the attributes go along with a write's reply: the host knows how long they may be used. Where it
         has `answered` an append, it knows by them where that was put."""
         node = handle.node
-        if handle.append or not _guarded(node):
+        if not _guarded(node) or (handle.append and not answered):
             return answered or not handle.append
         return (handle.beside or bool(node.locks)) and self._shown_beside(node, st)
 
