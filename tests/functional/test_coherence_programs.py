@@ -113,19 +113,22 @@ def test_commits_are_made_at_both_ends_in_turns(combo: Combo, job: Talk) -> None
 
 
 def test_a_log_is_rotated_here_while_the_job_writes_it(combo: Combo, job: Talk) -> None:
-    job.tell(
-        "def logs(count):\n"
-        "    for k in range(count):\n"
+    job(
+        "def logs(seconds):\n"
+        "    count, until = 0, time.monotonic() + seconds\n"
+        "    while time.monotonic() < until:\n"
         "        with open('log', 'a') as log:\n"
-        "            log.write(f'{k}\\n')\n"
-        "logs(2000)\n"
+        "            log.write(f'{count}\\n')\n"
+        "        count += 1\n"
+        "    return count\n"
     )
+    job.tell(f"logs({5 * TTL})")
     log, old, deadline = combo.dir / "log", [], time.monotonic() + 60
     while job.quiet(0.05):
         assert time.monotonic() < deadline
         if log.exists() and log.stat().st_size:
             old.append(log.rename(combo.dir / f"log.{len(old)}"))
-    job.answer()
+    count = job.answer()
     found = [int(line) for each in [*old, *([log] if log.exists() else [])] for line in each.read_text().split()]
-    assert sorted(found) == list(range(2000))
+    assert sorted(found) == list(range(count))
     assert len(old) > 1

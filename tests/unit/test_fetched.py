@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,14 +100,16 @@ def test_a_change_of_it_is_told(export: Export, node: int, file: Path, how: str)
 def test_of_what_the_job_itself_does_to_it_nothing_is_told(export: Export, node: int, file: Path, how: str) -> None:
     """Its host knows, and a break would come behind what the job reads back; what others do is told all the same."""
 
-    def do(op: int, args: bytes) -> None:
-        export.answer(abi.Request(abi.request(op, node, args, 1)))
+    def do(op: int, args: bytes, number: int = 0) -> None:
+        request = abi.Request(abi.request(op, node, args, 1))
+        request.number = number
+        export.answer(request)
 
     def does() -> None:
         if how == "set":
             do(abi.SETATTR, _set(abi.FATTR_MODE, mode=0o600))
             return
-        do(abi.OPEN, abi.OPEN_IN.pack(os.O_WRONLY | (os.O_TRUNC if how == "opened" else 0), 0))
+        do(abi.OPEN, abi.OPEN_IN.pack(os.O_WRONLY | (os.O_TRUNC if how == "opened" else 0), 0), next(numbers))
         handle = max(export.inodes.handles)
         if how == "cut":
             do(abi.SETATTR, _set(abi.FATTR_SIZE, size=1))
@@ -114,6 +117,7 @@ def test_of_what_the_job_itself_does_to_it_nothing_is_told(export: Export, node:
             do(abi.WRITE, abi.WRITE_IN.pack(handle, 0, 5, 0, 0, 0, 0) + b"mine!")
         do(abi.RELEASE, abi.RELEASE_IN.pack(handle, 0, 0, 0))
 
+    numbers = itertools.count(1)
     ask(export, abi.FETCH, node)
     was = file.stat()
     does()
@@ -124,6 +128,13 @@ def test_of_what_the_job_itself_does_to_it_nothing_is_told(export: Export, node:
     ask(export, abi.FETCH, node)
     file.write_bytes(b"others did")
     does()
+    assert (node, b"") in broken(export)
+
+
+def test_a_file_that_is_cut_as_it_is_opened_is_taken_back_from_who_waits_for_that(export: Export, node: int) -> None:
+    """Its host does not know of it before: it has asked for an OPEN."""
+    ask(export, abi.FETCH, node)
+    export.answer(abi.Request(abi.request(abi.OPEN, node, abi.OPEN_IN.pack(os.O_WRONLY | os.O_TRUNC, 0), 1)))
     assert (node, b"") in broken(export)
 
 
