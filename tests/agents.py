@@ -83,6 +83,7 @@ class Agent:
         self.broken = threading.Event()
         self._speaks_on = False  # though it reads nothing more
         self._change = threading.Condition()
+        self._imaging = threading.RLock()  # a test may have it dump while home answers to that
         for target in (self._run, self._pulse):
             threading.Thread(target=target, daemon=True).start()
 
@@ -180,10 +181,11 @@ class Agent:
 
     def _image(self, payload: bytes) -> None:
         self.link.send(*credit(frames.IMAGE, len(payload)))
-        if self.sender is not None:
-            self.sender.receive(payload)
-            self._pump()
-            return
+        with self._imaging:
+            if self.sender is not None:
+                self.sender.receive(payload)
+                self._pump()
+                return
         collector = self._collector
         assert collector is not None
         collector.receive(payload)
@@ -229,6 +231,10 @@ class Agent:
             self.news(job_messages.REFUSED, serial=serial, why=order["why"])
 
     def dump(self, serial: int, leaves: bool) -> None:
+        with self._imaging:
+            self._dump(serial, leaves)
+
+    def _dump(self, serial: int, leaves: bool) -> None:
         if self.refuse:
             self.news(job_messages.REFUSED, serial=serial, why=self.refuse)
             return
