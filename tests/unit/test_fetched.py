@@ -138,6 +138,18 @@ def test_a_file_that_is_cut_as_it_is_opened_is_taken_back_from_who_waits_for_tha
     assert (node, b"") in broken(export)
 
 
+def test_a_file_that_is_opened_to_write_and_not_written_to_is_taken_back_once_others_change_it(
+    export: Export, node: int, file: Path
+) -> None:
+    ask(export, abi.FETCH, node)
+    request = abi.Request(abi.request(abi.OPEN, node, abi.OPEN_IN.pack(os.O_WRONLY | os.O_APPEND, 0), 1))
+    request.number = 1
+    export.answer(request)
+    assert (node, b"") not in broken(export)
+    file.write_bytes(b"others did")
+    assert (node, b"") in broken(export)
+
+
 def _set(valid: int, size: int = 0, mode: int = 0) -> bytes:
     return abi.SETATTR_IN.pack(valid, 0, 0, size, 0, 0, 0, 0, 0, 0, 0, mode, 0, 0, 0, 0)
 

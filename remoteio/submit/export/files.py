@@ -38,7 +38,7 @@ class OpenFiles(LeasedOpens):
         if node.kind != stat.S_IFREG:
             raise OSError(errno.EINVAL, "only regular files are opened here")
         self.inodes.may_open()
-        if r.number:
+        if r.number and flags & os.O_TRUNC:  # else its host has not forgotten it
             changing(self.leases, node)
         fd = open_file(lambda f: self.late.reopen(node, f, r.number), flags & (_OPEN_FLAGS | EXECUTE))
         kill &= abi.OPEN_KILL_SUIDGID if self._root_user and flags & (os.O_ACCMODE | os.O_TRUNC) else 0
