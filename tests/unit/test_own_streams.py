@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from shim.submit.foreground.own_streams import die_like
+from shim.submit.foreground.own_streams import Pending, die_like
 from shim.submit.host_frames import exit_status
 
 
@@ -45,3 +45,12 @@ except Signalled as signalled:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split("\n") == ["goes on", str(int(signal.SIGHUP)), ""]
+
+
+def test_what_is_pending_is_merged_and_who_asks_again_is_heard() -> None:
+    pending = Pending()
+    came = [(0.0, signal.SIGTERM), (0.01, signal.SIGTERM), (0.02, signal.SIGINT), (0.03, signal.SIGUSR1)]
+    came += [(0.031, signal.SIGUSR1), (0.06, signal.SIGTERM), (0.1, signal.SIGTERM), (0.12, signal.SIGTERM)]
+    assert [pending.merges(number, now) for now, number in came] == [
+        False, True, False, False, False, False, True, False
+    ]  # fmt: skip

@@ -138,3 +138,13 @@ def test_a_signal_that_the_host_has_heard_is_the_jobs_alone(running: Running, mo
     running.signal(signal.SIGINT)
     assert not running.ended.is_set()
     assert running.hears(frames.SIGNAL) == bytes((signal.SIGINT,))
+
+
+def test_two_of_one_signal_at_once_are_one(running: Running) -> None:
+    """As `timeout` sends them, to its child and then to the group; what is pending already is not pending twice."""
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        running._job._caught(number, None)
+    heard: list[bytes] = []
+    while len(heard) < 2:
+        heard += [bytes(payload) for kind, payload in running.host.receive() if kind == frames.SIGNAL]
+    assert heard == [bytes((signal.SIGTERM,)), bytes((signal.SIGINT,))]

@@ -51,6 +51,27 @@ class Signalled(BaseException):
         self.number = number
 
 
+_MERGED = 0.05  # seconds: more than lies between the two of `timeout`, less than between two of one key
+
+
+class Pending:
+    """Finds the signals that the kernel would have merged, had they been sent to the job itself.
+
+    Of each but one is pending (signal(7)). timeout(1) sends its own to its child and then to its whole group: before it
+    runs again that has both, and hears of one. This process hears of each, as it runs in between.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+
+    def merges(self, number: int, now: float) -> bool:
+        """Tell whether the job is still to hear of another `number` as this one came, at `now` (seconds)."""
+        if number in FATAL and now - self._since.get(number, -_MERGED) < _MERGED:
+            return True
+        self._since[number] = now
+        return False
+
+
 _came: list[int] = []
 
 
