@@ -243,6 +243,7 @@ class KnownAhead(KnownNames):
                 found = abi.ENTRY.unpack_from(rest)[0]
                 if self.holds(nodeid, stamp) and self.holds(found, stamp):
                     self.leases.pushed(nodeid, name, found, rest[abi.ENTRY.size :])
+                    self.files.orders.named(nodeid, name, rest)
                 elif found:
                     self.listings.unused.append(found)
             elif what == wire.TOLD:

@@ -37,6 +37,7 @@ class KnownNames(Known):
         found = abi.ENTRY.unpack_from(entry)[0]
         if self.holds(nodeid, stamp) and self.holds(found, stamp):
             self.listings.learn_name(nodeid, name, entry, now)
+            self.files.orders.named(nodeid, name, entry)
         elif found:
             self.listings.unused.append(found)
 
@@ -45,3 +46,4 @@ class KnownNames(Known):
             self.listings.refuse(entries)
         else:
             self.listings.learn(nodeid, entries, walk(entries), now + TTL)
+            self.files.orders.listed(nodeid, entries)

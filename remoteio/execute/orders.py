@@ -13,11 +13,12 @@ A listing is taken apart only when a file is opened: who lists and opens none pa
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import stat
+from collections import OrderedDict, deque
 from itertools import dropwhile
 
 from remoteio.wire import fuse_abi as abi
-from remoteio.wire.coherence import AHEAD, ORDER_HITS, ORDER_KNOWN, ORDER_UNREAD, ORDER_WINDOW
+from remoteio.wire.coherence import AHEAD, ORDER_HITS, ORDER_KNOWN, ORDER_NAMED, ORDER_UNREAD, ORDER_WINDOW
 from remoteio.wire.listed import walk
 
 _REGULAR, _DIR = 8, 4  # d_type: DT_REG, DT_DIR of readdir(3)
@@ -28,9 +29,10 @@ _File = tuple[int, int, bytes, int]  # node, size, name, inode number
 
 
 class _Directory:
-    __slots__ = ("_ranks", "_sorted", "all", "files", "last", "names", "next")
+    __slots__ = ("_ranks", "_sorted", "all", "files", "last", "listed", "names", "next")
 
-    def __init__(self) -> None:
+    def __init__(self, listed: bool = True) -> None:
+        self.listed = listed  # else names of it were told alone
         self.all: list[int] = []  # nodes of files and directories, as listed
         self.files: list[_File] = []
         self.names: dict[bytes, int] = {}  # -> index of the file
@@ -69,6 +71,7 @@ class Orders:
     def __init__(self) -> None:
         self._unread: list[tuple[int, bytes]] = []  # listings that are not taken apart yet: directory, entries
         self._unread_bytes = 0
+        self._named: deque[tuple[int, bytes, bytes]] = deque(maxlen=ORDER_NAMED)  # nor these: directory, name, entry
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
         # nodeid of a file or directory -> the directory that it is in, its index there among files (-1: none of these),
         # and among all
@@ -83,6 +86,13 @@ class Orders:
         self._unread_bytes += len(entries)
         while self._unread_bytes > ORDER_UNREAD:
             self._unread_bytes -= len(self._unread.pop(0)[1])
+
+    def named(self, directory: int, name: bytes, entry: bytes) -> None:
+        """Take note of a name that was told alone, with its ENTRY and attributes.
+
+        Home tells the names that a command looked up the last time, in that order: they count as listed in it.
+        """
+        self._named.append((directory, name, entry))
 
     def onward(self, nodeid: int, most: int) -> list[int]:
         """List so many files and directories at the most as they are listed: from that one on, then those before it,
@@ -111,6 +121,8 @@ class Orders:
     def opened(self, nodeid: int, had: bool) -> None:
         """Take note that the job opens a file. `had`: it had come."""
         self._read()
+        if not had and self._named:
+            self._read_named()
         where = self._where.get(nodeid)
         if where is None or where[1] < 0:
             return
@@ -178,20 +190,46 @@ class Orders:
 
     def _read(self) -> None:
         for directory, entries in self._unread:
-            its = self._directories.get(directory)
-            if its is None:
-                its = self._directories[directory] = _Directory()
-            self._directories.move_to_end(directory)
+            its = self._directory(directory, True)
             for start, _, nodeid, name, _, kind in walk(entries):
-                if kind in (_REGULAR, _DIR) and nodeid and nodeid not in self._where:
-                    self._where[nodeid] = directory, len(its.files) if kind == _REGULAR else -1, len(its.all)
-                    its.all.append(nodeid)
-                    if kind == _REGULAR:
-                        ino, size, *_ = abi.ATTR.unpack_from(entries, start + abi.ENTRY.size)
-                        its.add((nodeid, size, name, ino))
+                if kind in (_REGULAR, _DIR):
+                    self._add(directory, its, nodeid, name, entries, start, kind == _REGULAR)
         self._unread.clear()
         self._unread_bytes = 0
+        self._bound()
+
+    def _read_named(self) -> None:
+        for directory, name, entry in self._named:
+            its, mode = self._directory(directory, False), abi.ATTR.unpack_from(entry, abi.ENTRY.size)[9]
+            if not its.listed and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                self._add(directory, its, abi.ENTRY.unpack_from(entry)[0], name, entry, 0, stat.S_ISREG(mode))
+        self._named.clear()
+        self._bound()
+
+    def _directory(self, directory: int, listed: bool) -> _Directory:
+        its = self._directories.get(directory)
+        if its is not None and listed and not its.listed:
+            self._forget(directory)
+            its = None
+        if its is None:
+            its = self._directories[directory] = _Directory(listed)
+        self._directories.move_to_end(directory)
+        return its
+
+    def _add(
+        self, directory: int, its: _Directory, nodeid: int, name: bytes, entry: bytes, at: int, file: bool
+    ) -> None:
+        if nodeid and nodeid not in self._where:
+            self._where[nodeid] = directory, len(its.files) if file else -1, len(its.all)
+            its.all.append(nodeid)
+            if file:
+                ino, size, *_ = abi.ATTR.unpack_from(entry, at + abi.ENTRY.size)
+                its.add((nodeid, size, name, ino))
+
+    def _bound(self) -> None:
         while len(self._where) > ORDER_KNOWN and len(self._directories) > 1:
-            _, old = self._directories.popitem(last=False)
-            for nodeid in old.all:
-                del self._where[nodeid]
+            self._forget(next(iter(self._directories)))
+
+    def _forget(self, directory: int) -> None:
+        for nodeid in self._directories.pop(directory).all:
+            del self._where[nodeid]

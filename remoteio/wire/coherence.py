@@ -126,6 +126,10 @@ ORDER_KNOWN = 1 << 14
 ORDER_UNREAD = 1 << 20
 """Bytes of listings that the relay keeps until the job opens a file, for their order."""
 
+ORDER_NAMED = 1 << 13
+"""Names told one by one that the relay keeps for their order, until home is asked to open a file: of some 300 bytes
+each."""
+
 FETCHED = 1 << 20
 """Bytes of files that are being fetched ahead, or kept until the job opens them, at the most."""
 

@@ -35,15 +35,27 @@ class Session:
     held          bytes of memory that are kept
     received      bytes ever received
     owed          of those, how many the other end has not been told of
+    last_word     up to which byte what this end has said goes that may be its last word
     """
 
-    __slots__ = ("_begins", "_keeps", "_parts", "_said", "_told", "acknowledged", "held", "received", "sent")
+    __slots__ = (
+        "_begins",
+        "_keeps",
+        "_parts",
+        "_said",
+        "_told",
+        "acknowledged",
+        "held",
+        "last_word",
+        "received",
+        "sent",
+    )
 
     def __init__(self, sent: int = 0, received: int = 0) -> None:
         """`sent`, `received`: what has gone over before this end keeps anything."""
         self.sent = self.acknowledged = self._begins = sent  # _begins: the number of the first byte of the first part
         self.received, self._told, self._said = received, received, 0
-        self.held = 0
+        self.held = self.last_word = 0
         self._parts: deque[bytes | memoryview] = deque()
         self._keeps = True
 
@@ -101,6 +113,7 @@ class Session:
         """Forget all that went over: there is another end now, which has heard nothing."""
         self.sent = self.acknowledged = self._begins = self.received = self._told = self._said = self.held = 0
         self._parts.clear()
+        self.last_word = 1  # what goes first
 
     def forgo(self) -> None:
         """Keep nothing any more, and owe no acknowledgement: the stream that is there is the last."""

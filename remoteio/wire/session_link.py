@@ -16,14 +16,13 @@ from remoteio.wire import frames
 from remoteio.wire.frames import FrameReader
 from remoteio.wire.link import LinkClosed
 from remoteio.wire.session import Session
+from remoteio.wire.session_sender import LAST_WORDS
 from remoteio.wire.session_settled import SessionSettled
 from remoteio.wire.session_streams import stream_of
 
 PLENTY = 4 << 20  # bytes received, after which an ACK is sent by itself, as where all goes one way
 _BYE_S = 1.0
-# What may be the last that an end says before it ends: it waits for the acknowledgement.
-_LAST_WORDS = frozenset((frames.EXIT, frames.FAIL, frames.NEWS))
-_LOOKED_AT = frozenset((frames.ACK, frames.BYE)) | _LAST_WORDS
+_LOOKED_AT = frozenset((frames.ACK, frames.BYE)) | LAST_WORDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class SessionLink(SessionSettled):
                 break
             else:
                 found.append(frame)
-                last_words = last_words or kind in _LAST_WORDS
+                last_words = last_words or kind in LAST_WORDS
         if last_words or self._session.owed >= PLENTY:
             self._acknowledge()
         return found

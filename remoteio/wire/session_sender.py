@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from remoteio.wire.frames import BULK, HEADER, LARGE, PING, frame
+from remoteio.wire.frames import BULK, EXIT, FAIL, HEADER, LARGE, NEWS, PING, frame
 from remoteio.wire.later import Later
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session import Session
@@ -29,6 +29,8 @@ SMALL = 4096
 DUE = 256 << 10
 LATER = 16 << 10
 UNREAD = 2.0  # seconds
+# What may be the last that an end says before it ends: it waits for the acknowledgement, which comes at once.
+LAST_WORDS = frozenset((EXIT, FAIL, NEWS))
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class SessionSender(Link):
                 parts = [session.tell() + parts[0]]
             waits = later and not large and self._queue.size < LATER and self._queue.later.due()
             self._queue.put(parts, large, self._queue.ahead())
+            if kind in LAST_WORDS:
+                session.last_word = session.sent + self._queue.size
             if stream is None or self._writing or waits:
                 return
             parts = self._begin()

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from shim.submit.foreground.own_streams import Pending, die_like
+from shim.submit.foreground import own_streams
+from shim.submit.foreground.own_streams import die_like, merges
 from shim.submit.host_frames import exit_status
 
 
@@ -29,6 +30,7 @@ def test_every_signal_that_ends_a_process_ends_this_one(number: int) -> None:
 def test_a_signal_in_a_finalizer_is_not_lost() -> None:
     program = """
 import os, signal
+from shim.submit.foreground import own_streams
 from shim.submit.foreground.own_streams import Signalled, raise_lost, raise_signals
 class Ends:
     def __del__(self):
@@ -47,10 +49,10 @@ except Signalled as signalled:
     assert done.stdout.split("\n") == ["goes on", str(int(signal.SIGHUP)), ""]
 
 
-def test_what_is_pending_is_merged_and_who_asks_again_is_heard() -> None:
-    pending = Pending()
+def test_what_is_pending_is_merged_and_who_asks_again_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_streams, "_since", {})
     came = [(0.0, signal.SIGTERM), (0.01, signal.SIGTERM), (0.02, signal.SIGINT), (0.03, signal.SIGUSR1)]
     came += [(0.031, signal.SIGUSR1), (0.06, signal.SIGTERM), (0.1, signal.SIGTERM), (0.12, signal.SIGTERM)]
-    assert [pending.merges(number, now) for now, number in came] == [
+    assert [merges(number, now) for now, number in came] == [
         False, True, False, False, False, False, True, False
     ]  # fmt: skip

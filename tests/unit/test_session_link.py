@@ -227,8 +227,17 @@ def test_the_last_word_is_settled_as_soon_as_it_has_arrived(ends: Ends) -> None:
     assert ends.one.settled(SOON) and ended(receiver)
 
 
+def test_what_was_sent_after_the_last_word_is_not_waited_for(ends: Ends) -> None:
+    """As what another thread grants, or gives back, while the job ends: home acknowledges that a second later."""
+    ends.one.send(frames.EXIT, bytes(4))
+    assert received(ends.other, 1) == [(frames.EXIT, bytes(4))]
+    ends.one.send(frames.CREDIT, bytes((frames.PUSHED,)) + bytes(4))
+    receiver = at_once(lambda: ends.one.receive())
+    assert ends.one.settled(SOON) and ended(receiver)
+
+
 def test_what_had_arrived_before_the_cut_is_settled_by_the_join(ends: Ends) -> None:
-    ends.one.send(frames.STARTED)
+    ends.one.send(frames.EXIT, bytes(4))
     received(ends.other, 1)
     ends.cut()
     assert not ends.one.settled(0.01)
@@ -254,6 +263,7 @@ def test_who_shuts_it_ends_it_at_both_ends(ends: Ends) -> None:
 
 def test_all_who_wait_while_it_is_cut_are_told_that_it_is_over(ends: Ends) -> None:
     ends.cut()
+    ends.one.send(frames.NEWS, b"")
     told = []
 
     def wait(call: Callable[[], object]) -> None:

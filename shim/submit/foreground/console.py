@@ -13,7 +13,7 @@ from math import inf
 from remoteio.errors import RexecError
 from remoteio.submit.transport.job_control import end_questions
 from shim.submit import threads
-from shim.submit.foreground.own_streams import FATAL, Pending
+from shim.submit.foreground.own_streams import FATAL, merges
 from shim.submit.foreground.progress import Progress, Waiting
 from shim.submit.foreground.run import FORWARDED
 from shim.submit.foreground.terminal import Terminal, in_foreground
@@ -47,7 +47,7 @@ class Console:
         self._left: tuple[str, float] | None = None
         self._spoilt = False  # the screen that the job draws, by what it was told
         self._over = threading.Event()
-        self._stops, self._pending = False, Pending()
+        self._stops = False
 
     def bind(self, supervisor: JobSupervisor) -> None:
         """Pass signals to this job from now on."""
@@ -161,7 +161,7 @@ class Console:
         if number == signal.SIGTSTP and self._stops:
             self._stops = False  # our own, see stopped
             return
-        if self._pending.merges(number, time.monotonic()):
+        if merges(number, time.monotonic()):
             return
         if supervisor is not None and not supervisor.send_signal(number) and number in FATAL:
             supervisor.fail(Interrupted(number))

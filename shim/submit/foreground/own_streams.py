@@ -54,22 +54,19 @@ class Signalled(BaseException):
 _MERGED = 0.05  # seconds: more than lies between the two of `timeout`, less than between two of one key
 
 
-class Pending:
-    """Finds the signals that the kernel would have merged, had they been sent to the job itself.
+_since: dict[int, float] = {}
 
-    Of each but one is pending (signal(7)). timeout(1) sends its own to its child and then to its whole group: before it
-    runs again that has both, and hears of one. This process hears of each, as it runs in between.
+
+def merges(number: int, now: float) -> bool:
+    """Tell whether the job is still to hear of another `number` as this one comes, at `now` (seconds).
+
+    The kernel merges what is pending twice (signal(7)). timeout(1) sends its own to its child and then to its whole
+    group: a program has both before it runs again, and hears of one. This process hears of each, as it runs in between.
     """
-
-    def __init__(self) -> None:
-        self._since: dict[int, float] = {}
-
-    def merges(self, number: int, now: float) -> bool:
-        """Tell whether the job is still to hear of another `number` as this one came, at `now` (seconds)."""
-        if number in FATAL and now - self._since.get(number, -_MERGED) < _MERGED:
-            return True
-        self._since[number] = now
-        return False
+    if number in FATAL and now - _since.get(number, -_MERGED) < _MERGED:
+        return True
+    _since[number] = now
+    return False
 
 
 _came: list[int] = []

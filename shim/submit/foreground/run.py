@@ -15,7 +15,7 @@ from remoteio.wire import frames
 from remoteio.wire.link import Link
 from shim.submit import host_frames, own_process
 from shim.submit.clock_skew import clock_skew, skew_told
-from shim.submit.foreground.own_streams import FATAL, Pending, let_go, raise_lost, raise_signals
+from shim.submit.foreground.own_streams import FATAL, let_go, merges, raise_lost, raise_signals
 from shim.submit.foreground.terminal import Terminal, in_foreground
 from shim.submit.hosts import orphaned
 from shim.submit.hosts.redial import told
@@ -56,7 +56,7 @@ class ForegroundRun:
         self._spec, self._say, self._log, self._since_ns = spec, say, log, since_ns
         self.lacks = ""  # what its host had to do without, in a sentence
         self.cost: Spent | None = None  # once its host has said so
-        self._terminal, self._pending = Terminal(0) if spec.tty else None, Pending()
+        self._terminal = Terminal(0) if spec.tty else None
         self._never = False  # its host has not let it begin
         self._asked: tuple[int, int] | None = None  # the last signal that ends most programs, and where it was sent
         outputs: dict[int, StreamEnd] = {}
@@ -192,7 +192,7 @@ class ForegroundRun:
 
     def _caught(self, number: int, _: object) -> None:
         # Only noted: the main thread, which this interrupts, may be in the middle of a send.
-        if not self._pending.merges(number, time.monotonic()):
+        if not merges(number, time.monotonic()):
             self._run.tell(lambda: self._signalled(number))
 
     def _signalled(self, number: int) -> None:
