@@ -240,12 +240,12 @@ class SessionLink(SessionSettled):
     # the end
 
     def bye(self) -> None:
-        """Have the other end know that it is over, if it can be told within a second; before ``shut``."""
-        if not self.lasting:
-            return
-        with self._lock:
-            self._queue.clear()
-            self._wait(lambda: not self._writing, _BYE_S)
+        """End it for good when no thread writes, so that the other end can be told: within a second."""
+        if self.lasting:
+            with self._lock:
+                self._queue.clear()
+                self._wait(lambda: not self._writing, _BYE_S)
+                self._ends("it is over here")
 
     def shut(self, why: str = "it is over here") -> None:
         """End it for good: whoever waits or comes gets LinkClosed. The other end is told if that needs no waiting."""
@@ -256,20 +256,7 @@ class SessionLink(SessionSettled):
 
     def _end(self, why: str) -> None:
         with self._lock:
-            if self._over:
-                return
-            self._over = why
-            stream = self._stream
-            if stream is not None:
-                if not self._writing:
-                    try:
-                        stream.put([frames.frame(frames.BYE)], False)
-                    except OSError:
-                        pass  # it is over there too
-                self._give_up(stream)
-            self._queue.end()
-            self._session.forgo()
-            self._tell_waiting()
+            self._ends(why)
 
     def close(self) -> None:
         """End it for good, and wait until no thread uses a descriptor of it."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from remoteio.wire.frames import BULK, EXIT, FAIL, HEADER, LARGE, NEWS, PING, frame
+from remoteio.wire.frames import BULK, BYE, EXIT, FAIL, HEADER, LARGE, NEWS, PING, frame
 from remoteio.wire.later import Later
 from remoteio.wire.link import Link, LinkClosed
 from remoteio.wire.session import Session
@@ -262,6 +262,23 @@ class SessionSender(Link):
         self._stream, self._old = None, stream
         stream.shut()
         self._retire()
+        self._tell_waiting()
+
+    def _ends(self, why: str) -> None:
+        """Under the lock: end it for good. The other end is told if that needs no waiting."""
+        if self._over:
+            return
+        self._over = why
+        stream = self._stream
+        if stream is not None:
+            if not self._writing:
+                try:
+                    stream.put([frame(BYE)], False)
+                except OSError:
+                    pass  # it is over there too
+            self._give_up(stream)
+        self._queue.end()
+        self._session.forgo()
         self._tell_waiting()
 
     def _left(self) -> None:

@@ -259,6 +259,7 @@ class HostSession:
     def close(self, *, done: bool = False) -> None:
         """Cut the link and let nothing more be sent: from now on its descriptors may be closed. `done`: the host has
         said that it has nothing more to do with it."""
+        self.dial_no_more()
         self._link.bye()
         self.cut()
         self._link.close()

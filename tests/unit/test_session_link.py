@@ -245,9 +245,21 @@ def test_what_had_arrived_before_the_cut_is_settled_by_the_join(ends: Ends) -> N
     assert ends.one.settled(SOON)
 
 
+def test_who_says_bye_while_another_writes_ends_it_at_both_ends(ends: Ends) -> None:
+    """Else the other end takes it for a cut, and dials."""
+    writer = at_once(lambda: ends.one.send(frames.IMAGE, BULK))
+    writer.join(0.2)
+    assert writer.is_alive(), "more than the stream holds"
+    ending = at_once(ends.one.bye)
+    assert received(ends.other, 1) == [(frames.IMAGE, BULK)]
+    with pytest.raises(LinkClosed, match="the other end has ended it"):
+        while not ends.other.receive():
+            pass  # perhaps no frame is whole
+    assert ended(writer) and ended(ending) and not ends.cuts
+
+
 def test_who_shuts_it_ends_it_at_both_ends(ends: Ends) -> None:
     ends.one.send(frames.EXIT, bytes(4))
-    ends.one.bye()
     ends.one.shut("that was all")
     assert received(ends.other, 1) == [(frames.EXIT, bytes(4))]
     with pytest.raises(LinkClosed, match="the other end has ended it"):

@@ -210,7 +210,7 @@ class Agent:
             pass  # home has heard the last word, and hung up
         self.sandbox.shut_door()  # first: home gives this process no more than two seconds to end
         self.relay.settle()
-        self.link.shut()
+        self.link.bye()
         os._exit(0)
 
     def last_words(self, said: Message | None, rest: bytes) -> list[tuple[int, bytes]]:

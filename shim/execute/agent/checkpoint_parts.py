@@ -61,7 +61,7 @@ class CheckpointParts:
         except LinkClosed:
             pass  # home has heard enough, and hung up
         self.sandbox.shut_door()
-        self.link.shut()
+        self.link.bye()
         os._exit(0)
 
     def news(self, what: str, **more: object) -> None:
