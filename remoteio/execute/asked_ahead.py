@@ -157,7 +157,7 @@ class AskedAhead(Told, ToKernel):
 
     def _more(self, op: int) -> None:
         """Have home send more, now that the job has used some of it, or waits for it."""
-        if op in _OF_USE and not self._known.opened.pushed.pace.over:
+        if op in _OF_USE:
             with self._order:
                 grant = self._known.opened.pushed.more(self.now())
             self._grant(grant)

@@ -1,11 +1,11 @@
 """Execute side: how fast home may send what the job has not asked for (``wire.pushed``). Pure. Shipped.
 
-Nothing, where home is near: there a round trip costs less than what is guessed in vain. Else as much is under way as
-the link carries in a round trip and until a frame has come whole, or little more: what the job asks for waits behind
-it. How much that is, is measured as by TCP's BBR: the link's rate is the most that came in the time from a grant to its
-last byte; while that grows, twice as much is granted the next time. Home makes its frames as large as what it is
-granted, and where that is little, half of it is the most at a time: of one frame alone the link would be idle until
-the next is granted. Of a link that was narrow the last time, no more than it carried then is granted first.
+As much is under way as the link carries in a round trip and until a frame has come whole, or little more: what the job
+asks for waits behind it. Near by that is a frame or three. How much it is, is measured as by TCP's BBR: the link's rate
+is the most that came in the time from a grant to its last byte; while that grows, twice as much is granted the next
+time. Home makes its frames as large as what it is granted, and where that is little, half of it is the most at a time:
+of one frame alone the link would be idle until the next is granted. Of a link that was narrow the last time, no more
+than it carried then is granted first.
 
 Nor is more sent than the link carries in UNUSED_S, and that was not used: a command that does something else than the
 last time is left alone.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from remoteio.wire.pushed import FAR, FRAME, WIDEST
+from remoteio.wire.pushed import FRAME, WIDEST
 
 SURELY_FAR = 0.015
 """Seconds that the first answer took, from which on no second one is waited for: home was busy for less than that."""
@@ -32,14 +32,13 @@ _FULL = 3  # grants in a row by which it was not
 class Pace:
     """Knows how much to grant: bytes, of which the caller tells home.
 
-    over    nothing is granted any more: home is near
     wanted  home has something to send
     come    bytes that have come
     """
 
     def __init__(self) -> None:
         self.come = 0
-        self.over = self.wanted = False
+        self.wanted = False
         self._granted = self._window = self._answers = self._level = 0
         self._first = FIRST
         self._fastest = float("inf")
@@ -68,7 +67,6 @@ class Pace:
         """Take note that home took so long for an answer; return what to grant."""
         self._answers += 1
         self._fastest = min(self._fastest, waited)
-        self.over = self._fastest < FAR
         return self.grant(now, unused)
 
     def came(self, size: int, now: float, unused: int) -> int:
@@ -94,7 +92,7 @@ class Pace:
         if self._window < 2 * FRAME:
             room = min(room, max(self._window // 2, LEAST) - min(under_way, 0))
         room = min(room, WIDEST)  # home takes no more at once
-        if self.over or not self._window or room < max(min(self._window // 4, FRAME), 1):
+        if not self._window or room < max(min(self._window // 4, FRAME), 1):
             return 0
         self._granted += room
         self._grants.append((self._granted, self.come, now))

@@ -128,12 +128,7 @@ class Pushed:
 
     def answered(self, waited: float, now: float) -> int:
         """Take note that home took so long for an answer; return how much it may send."""
-        if self.pace.over:
-            return 0
-        grant = self.pace.answered(waited, now, self._unused())
-        if self.pace.over and self._waiting:
-            self.clear()  # no more of it will come
-        return grant
+        return self.pace.answered(waited, now, self._unused())
 
     def came(self, size: int, now: float) -> int:
         """Take note that so much came; return how much home may send."""
@@ -229,7 +224,7 @@ class Pushed:
     def waits(self, nodeid: int, waiting: Waiting) -> bool:
         """Put a READ off, if what it asks for is on its way."""
         file = self._files.get(nodeid)
-        if file is None or not file.due or self.pace.over:
+        if file is None or not file.due:
             return False
         offset, size = _asked(waiting[1])
         if offset >= file.size or file.holds(offset, min(offset + size, file.size), True) is None:

@@ -498,7 +498,7 @@ def test_who_reads_what_is_on_its_way_waits_for_it() -> None:
     assert table.used == 40 and not table.released
 
 
-@pytest.mark.parametrize("how", ["changed", "cleared", "late", "pushed out", "near"])
+@pytest.mark.parametrize("how", ["changed", "cleared", "late", "pushed out"])
 def test_who_waits_asks_home_when_it_holds_no_more(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Pushed()
     table.file(5, 200, [(0, 200)], NOW)
@@ -507,8 +507,6 @@ def test_who_waits_asks_home_when_it_holds_no_more(how: str, monkeypatch: pytest
         table.changed(5)
     elif how == "cleared":
         table.clear()
-    elif how == "near":
-        assert table.answered(0.0001, NOW) == 0, "home is near, and is granted no more"
     elif how == "late":
         table.expire(NOW + UNUSED_S + 0.1)
     else:
@@ -601,12 +599,7 @@ def far() -> Pace:
     return made
 
 
-def test_where_home_is_near_nothing_is_asked_for() -> None:
-    for waits in ([0.001], [0.010, 0.001], [0.020, 0.0005]):
-        steps = far()
-        granted = [steps.answered(wait, NOW, 0) for wait in waits]
-        assert granted[-1] == 0 and steps.over and steps.answered(1.0, NOW, 0) == 0
-        assert steps.came(1000, NOW, 0) == 0, "though it was given before"
+def test_nothing_is_asked_for_before_it_is_known_how_far_home_is() -> None:
     steps = far()
     assert steps.answered(0.010, NOW, 0) == 0, "home may have been busy"
     assert steps.answered(0.011, NOW, 0) == pace.FIRST
@@ -617,8 +610,6 @@ def test_where_home_is_near_nothing_is_asked_for() -> None:
     assert steps.grant(NOW, 0) == pace.FIRST
     assert far().grant(NOW, 0) == far().came(1000, NOW, 0) == 0, "it is not known yet how far it is"
     assert Pace().told(0.005, 0, NOW) == pace.FIRST, "home has found out, and sends what there is"
-    steps = Pace()
-    assert steps.told(0.001, 0, NOW) == 0 and steps.over
 
 
 def test_of_a_line_that_was_narrow_no_more_is_granted_first_than_it_carries() -> None:
