@@ -16,6 +16,7 @@ from pathlib import Path
 
 from remoteio.execute.mount import MNT_DETACH, mount_fuse, open_fuse
 from remoteio.execute.relay import Relay
+from remoteio.execute.told_lately import ToldLately
 from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.first_names import Uses
 from remoteio.submit.export.pushing import Pushing
@@ -25,6 +26,7 @@ from remoteio.thread_pool import ThreadPool
 from remoteio.wire import frames, fuse_abi
 from remoteio.wire.link import Link, LinkClosed
 from shim.execute.agent.cache import encrypting
+from shim.wire import lease
 
 VERSIONS = VersionNames(b"a key of this machine's own")
 
@@ -72,8 +74,10 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses:
     relay = Relay(fuse, execute, lambda e: os._exit(1))
     if kept is not None:
         relay.keep_in(str(kept), encrypting)
+    relay.lately = ToldLately()  # as in a session: the kernel keeps what is leased
     relay.heard()
     relay.start()
+    threading.Thread(target=_tick, args=(relay,), daemon=True).start()
     threading.Thread(target=_relay, args=(relay, execute), daemon=True).start()
     export = Export(ShownIds(0, 0, frozenset()), str(root))
     export.versions = VERSIONS
@@ -98,6 +102,12 @@ def _serve(root: Path, at: Path, tell: int, late: bool, kept: Path | None, uses:
                     continue
                 for each in export.ordered.take(kind, payload):
                     answers.begin(each)
+
+
+def _tick(relay: Relay) -> None:
+    while True:
+        time.sleep(lease.PULSE)
+        relay.tick()
 
 
 class _Answers:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 
+from remoteio.execute.invalidating import Invalidating
 from remoteio.execute.known import XATTRS
-from remoteio.execute.to_kernel import ToKernel
-from remoteio.execute.told import Told, handle_of
+from remoteio.execute.told import handle_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import leases
 from remoteio.wire.coherence import TTL
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from remoteio.execute.known import Asked
 
 
-class AskedAhead(Told, ToKernel):
+class AskedAhead(Invalidating):
     """Asks for what is guessed, with numbers from OWN on. Threads: see ``relay``, of which this is a part."""
 
     def _undo(self, op: int, payload: bytes | memoryview) -> None:
@@ -114,10 +114,13 @@ class AskedAhead(Told, ToKernel):
             }
 
     def rests(self) -> bool:
-        """Have the kernel ask again for what it was told for a job that has ended. False: it does so after the TTL."""
+        """Have the kernel ask again for what it was told for a job that has ended, but for what is leased. False: it
+        does so after the TTL."""
         names = None if self.lately is None else self.lately.names(self.now())
         if names is None:
             return False
+        with self._order:
+            names = self._known.unleased(names)
         self._to_kernel(abi.inval_inode(abi.ROOT_ID, offset=-1))
         for parent, name in names:
             self._to_kernel(abi.inval_entry(parent, name, abi.EXPIRE_ONLY))
@@ -126,13 +129,9 @@ class AskedAhead(Told, ToKernel):
             self._known.making.leapt(TTL)
         return True
 
-    def _begins_with(self, raw: bytes) -> None:
-        """Take note of what the kernel says of itself in an INIT."""
-        if len(raw) < abi.ARGS + abi.INIT_IN.size or not abi.INIT_IN.unpack_from(raw, abi.ARGS)[4] & _EXPIRES:
-            self.lately = None
-
     def next_job(self) -> None:
         """Count anew: what is asked from now on is another job's."""
+        self._rested()
         with self._order:
             self.counts.clear()
             for each in self._guesses():
@@ -180,5 +179,4 @@ class AskedAhead(Told, ToKernel):
                 self._known.opened.close(fh)
 
 
-_EXPIRES = abi.HAS_EXPIRE_ONLY >> 32
 _OF_USE = frozenset((abi.READ, abi.OPENDIR, abi.LOOKUP))  # by which what was pushed is used

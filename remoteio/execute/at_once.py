@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 
 from remoteio.execute.access_list import as_mode
 from remoteio.execute.answers import is_mapped
@@ -12,12 +11,10 @@ from remoteio.execute.behind import TELL
 from remoteio.execute.handles import NOTED, OPENS
 from remoteio.execute.known_own import O_APPEND, O_TRUNC
 from remoteio.execute.lacking import CAPABILITY
-from remoteio.execute.to_kernel import ToKernel
-from remoteio.execute.told import ALWAYS, Told, node_of
+from remoteio.execute.told import ALWAYS, node_of
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import CHANGES
 from remoteio.wire.coherence import TTL
-from remoteio.wire.link import Link
 from remoteio.wire.makes import MADE, OPS, name_of, names_of, rename, unlink
 
 TYPE_CHECKING = False
@@ -36,6 +33,8 @@ COPIED_HERE = 1 << 17  # bytes
 
 REMOVES = frozenset((abi.UNLINK, abi.RMDIR))
 
+RENAMES = frozenset((abi.RENAME, abi.RENAME2))
+
 _SETS_LISTS = frozenset((abi.SETXATTR, abi.REMOVEXATTR))
 _TAKES = frozenset((abi.UNLINK, abi.RMDIR, abi.RENAME, abi.RENAME2))
 _SET_SIZE = abi.OUT_HEADER.size + abi.ATTR_OUT.size + abi.ATTR.size  # of the reply to a SETATTR
@@ -44,10 +43,6 @@ _TELLS_OF_FILES = OPENS - {abi.OPENDIR} | {abi.LOOKUP, abi.GETATTR}
 
 class AtOnce(AskedAhead):
     """Answers of CHANGES what may be. Threads: see ``relay``, of which this is a part."""
-
-    def __init__(self, fd: int, link: Link, fail: Callable[[BaseException], None]) -> None:
-        Told.__init__(self, link)
-        ToKernel.__init__(self, fd, fail)
 
     def _at_once(self, op: int, unique: int, nodeid: int, raw: bytes | memoryview) -> bool:
         """Answer a change that home has not done yet, if the answer is known. False: it is asked for as others are."""
@@ -130,6 +125,8 @@ class AtOnce(AskedAhead):
         behind.send_change(number, asked[5])
         if answer:
             self._to_kernel(answer)
+        if op in RENAMES:
+            self._renamed(nodeid, raw)
         if known.unused():
             self.give_back()
         return True
@@ -261,6 +258,8 @@ class AtOnce(AskedAhead):
         if op in _SETS_LISTS or (op == abi.GETXATTR and not self._still_holds(nodeid, stamp)):
             # an access list has the mode with it; and one that others have changed meanwhile the kernel is not to keep
             self._attributes_changed(nodeid)
+        if op in RENAMES:
+            self._renamed(nodeid, raw)
         if op in OPENS:
             payload = self.behind.answers.opened(op, payload, now)
         if op in NOTED:

@@ -145,7 +145,8 @@ class Known:
 
     def unused(self) -> bool:
         """Say whether home is to be given anything back."""
-        return bool(self.listings.unused or self.leases.unused or self.files.unused or self.opened.released)
+        given = self.listings.unused or self.leases.unused or self.files.unused or self.opened.released
+        return bool(given or self.leases.dropped)
 
     def answered(self, op: int, nodeid: int, stamp: int, sole: bool = False) -> bool:
         """Take note of the reply to a request, and say whether what it carries still holds."""

@@ -6,7 +6,8 @@ from remoteio.execute.ahead import Waiting
 from remoteio.execute.beside_locks import is_told_once, is_untold
 from remoteio.execute.known import NOTHING, XATTRS
 from remoteio.execute.known_names import KnownNames
-from remoteio.execute.leases import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named, size_of
+from remoteio.execute.leased_names import given, is_absent, is_locked, is_whole, keep_listing, keep_names, named
+from remoteio.execute.leases import size_of
 from remoteio.execute.making import Made
 from remoteio.execute.pushed import UNUSED_S
 from remoteio.execute.taking import Taking

@@ -10,7 +10,8 @@ Beside the lease nothing is told that the job does not have: it is opened, and r
 from __future__ import annotations
 
 from remoteio.execute.known_reads import KnownReads
-from remoteio.execute.leases import named, only_reads
+from remoteio.execute.leased_names import named
+from remoteio.execute.leases import only_reads
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import left
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from remoteio.execute.known import Known
+from remoteio.execute.leased_names import named
+from remoteio.execute.leases import attributes_of
 from remoteio.execute.since import Since
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
@@ -16,6 +18,7 @@ class KnownNames(Known):
     def __init__(self) -> None:
         super().__init__()
         self.since = Since()
+        self._job = 0  # how many changes there were before this job
 
     def credits(self, oldest: int) -> None:
         """Take note that home is about to be asked for more of what it sends unasked; `oldest`: the stamp of the first
@@ -47,3 +50,14 @@ class KnownNames(Known):
         else:
             self.listings.learn(nodeid, entries, walk(entries), now + TTL)
             self.files.orders.listed(nodeid, entries)
+
+    def unleased(self, names: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Return those of these names, with their directories, that the kernel may not keep when this job has ended:
+        they are under no lease, or it, or others, have changed something of them."""
+        since, self._job = self._job, self._count
+        return [each for each in names if not self._is_leased(*each, since)]
+
+    def _is_leased(self, parent: int, name: bytes, since: int) -> bool:
+        nodeid = named(self.leases, parent, name)
+        leased = self.leases.seconds > TTL and nodeid and attributes_of(self.leases, nodeid) is not None
+        return bool(leased and self.holds(parent, since) and self.holds(nodeid, since))

@@ -15,7 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-from remoteio.execute.leases import NO_CAPABILITY, Leases, beside
+from remoteio.execute.leased_names import beside
+from remoteio.execute.leases import NO_CAPABILITY, Leases, is_bare
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import KNOWN_BARE, TTL
 
@@ -96,7 +97,7 @@ class Lacking:
         name = bytes(raw[abi.ARGS + abi.GETXATTR_IN.size :]) if op == abi.GETXATTR else _ANY
         bit = _BITS.get(name, 0)
         until, bits = self._known.get(nodeid, _NOTHING)
-        if (until < now or not bits & bit) and not (leased and self._leases.bare(nodeid, bit)):
+        if (until < now or not bits & bit) and not (leased and is_bare(self._leases, nodeid, bit)):
             if bit and name != CAPABILITY:
                 self._missed(nodeid, bool(bits & bit))
             return None

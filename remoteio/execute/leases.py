@@ -3,6 +3,8 @@
 Names, by directory, lead to a node, or to nothing; a directory whose listing was leased has no others. A LOOKUP is
 answered when both the name and the attributes of what it leads to are known. The kernel is given each answer for
 coherence.TTL seconds, as what comes from home: so it asks again, and what was taken back meanwhile is asked for there.
+Or it is given it for longer (`seconds`), and told when that is taken back, or forgotten here (`dropped`): then nobody
+is asked (``invalidating``). That a name leads nowhere it is told for TTL alone.
 
 A directory all of whose entries hold may be opened and read here (``listing``): each has the attributes with it that
 hold, or is a name alone, so that the kernel asks for it as it needs it: but for directories, which who walks on asks
@@ -27,17 +29,15 @@ Pure: the caller tells the time, and comes with one thread at a time (``relay.Re
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import islice
 
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.coherence import LEASED_LISTINGS, LEASED_NAMES, LEASED_NODES, SILENCE, TTL
 from remoteio.wire.listed import ENTRY_SIZE, Entries, directories, names_alone
 
-_NEAR = 16  # directories
 NO_CAPABILITY = 1  # lacks security.capability
-_ITSELF = (b".", b"..")
-_ABSENT = 0  # of names: nothing has it
-_UNKNOWN = -1  # it is there, and home must be asked what it is
+ITSELF = (b".", b"..")
+ABSENT = 0  # of names: nothing has it
+UNKNOWN = -1  # it is there, and home must be asked what it is
 # flags of an OPEN for which home is to do it: any but for reading, O_TRUNC, O_APPEND, O_DIRECT and O_DIRECTORY
 _ASKS = 0o3 | 0o1000 | 0o2000 | 0o40000 | 0o200000
 _NONE = abi.ENTRY.pack(0, 0, TTL, 0, 0, 0) + bytes(abi.ATTR.size)
@@ -67,11 +67,14 @@ class _Node:
 class Leases:
     """Keeps what is leased. ``unused`` collects (node, count) of lookups that home is to be given back.
 
-    heard  when anything came from home
+    heard    when anything came from home
+    seconds  for how long the kernel is given what it is told
+    dropped  nodes, and names in them, of which it is to be told that they hold no more; no name: attributes
     """
 
     def __init__(self) -> None:
-        self.heard = 0.0
+        self.heard, self.seconds = 0.0, TTL
+        self.dropped: list[tuple[int, bytes]] = []
         self.unused: list[tuple[int, int]] = []
         self._directories: OrderedDict[int, _Directory] = OrderedDict()
         self._names = self._bytes = 0  # in all of them, names and entries
@@ -87,7 +90,7 @@ class Leases:
         """Keep that `name` in the directory `parent` leads to that node, 0: to nothing; a file in it was `locked`."""
         directory = self._directory(parent)
         directory.seconds *= not locked
-        if directory.names.get(name, _ABSENT if directory.complete else None) != nodeid:
+        if directory.names.get(name, ABSENT if directory.complete else None) != nodeid:
             self._unname(directory, name, nodeid)
             self._enter(directory, name, nodeid)
             self._bound()
@@ -101,7 +104,7 @@ class Leases:
         old = self._directories.pop(parent, None)
         directory, before = self._directory(parent), old.names if old is not None else {}
         for name, nodeid in {each[3]: each[2] for each in found}.items():
-            self._enter(directory, name, nodeid or before.get(name) or _UNKNOWN)
+            self._enter(directory, name, nodeid or before.get(name) or UNKNOWN)
         within = directories(found)
         if not entries and old is not None and old.names.keys() == directory.names.keys():
             entries, within, directory.found, directory.kept = old.entries, old.within, old.found, old.kept
@@ -120,6 +123,7 @@ class Leases:
         self._attr[nodeid] = self._attr[nodeid] if self._attr.get(nodeid) == attr else attr  # see attributes_of
         self._attr.move_to_end(nodeid)
         if len(self._attr) > LEASED_NODES:
+            _drops(self, next(iter(self._attr)))
             self.changed(next(iter(self._attr)))
 
     def pushed(self, parent: int, name: bytes, nodeid: int, attr: bytes) -> None:
@@ -150,8 +154,8 @@ class Leases:
         directory = self._directories.get(parent)
         if directory is None:
             return None
-        nodeid = directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN)
-        if nodeid == _ABSENT:
+        nodeid = directory.names.get(name, ABSENT if directory.complete else UNKNOWN)
+        if nodeid == ABSENT:
             self._directories.move_to_end(parent)
             return abi.reply(unique, _NONE if directory.seconds else _NONE_ONCE)
         attr = self._attr.get(nodeid)
@@ -159,7 +163,8 @@ class Leases:
             return None
         self._directories.move_to_end(parent)
         self._nodes[nodeid].debt += 1
-        return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, directory.seconds, directory.seconds, 0, 0) + attr)
+        ttl = self.seconds if directory.seconds else 0
+        return abi.reply(unique, abi.ENTRY.pack(nodeid, 0, ttl, ttl, 0, 0) + attr)
 
     def lists(self, nodeid: int) -> bool:
         """Say whether a directory may be opened and read here."""
@@ -167,19 +172,19 @@ class Leases:
         return directory is not None and bool(directory.entries) and {nodeid, *directory.within} <= self._attr.keys()
 
     def listing(self, nodeid: int, ns: int) -> tuple[bytearray, Entries]:
-        """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them, for so long; each
-        whose node is not 0 counts a lookup that is not given out yet."""
-        directory = self._directories[nodeid]
+        """Return all entries of a directory that may be opened here, as a READDIRPLUS gives them, for so long, or for
+        longer (`seconds`); each whose node is not 0 counts a lookup that is not given out yet."""
+        directory, ttl = self._directories[nodeid], self.seconds - TTL
         self._directories.move_to_end(nodeid)
         if not directory.found:
             directory.entries, directory.found = names_alone(directory.entries)
         entries, found = bytearray(directory.entries), [*directory.found]
         for k, (start, end, _, name, offset, kind) in enumerate(directory.found):
-            node = directory.names.get(name, _UNKNOWN)
+            node = directory.names.get(name, UNKNOWN)
             attr = self._attr.get(node)
             if attr is not None:
                 self._nodes[node].debt += 1
-                entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, 0, 0, ns, ns) + attr
+                entries[start : start + ENTRY_SIZE] = abi.ENTRY.pack(node, 0, ttl, ttl, ns, ns) + attr
                 found[k] = start, end, node, name, offset, kind
         return entries, found
 
@@ -189,11 +194,7 @@ class Leases:
         if attr is None:
             return None
         self._attr.move_to_end(nodeid)
-        return abi.reply(unique, abi.ATTR_OUT.pack(TTL, 0, 0) + attr)
-
-    def bare(self, nodeid: int, bit: int) -> bool:
-        """Say whether the file is known to lack that."""
-        return bool(self._bare.get(nodeid, 0) & bit)
+        return abi.reply(unique, abi.ATTR_OUT.pack(self.seconds, 0, 0) + attr)
 
     def may_open(self, nodeid: int, flags: int) -> bool:
         """Say whether a file may be opened here with these flags of an OPEN."""
@@ -228,13 +229,15 @@ class Leases:
         if name:
             self._unname(directory, name)
             if directory.complete:
-                self._enter(directory, name, _UNKNOWN)
+                self._enter(directory, name, UNKNOWN)
         else:
+            _drops(self, nodeid)
             del self._directories[nodeid]
             self._drop(directory)
 
     def clear(self) -> None:
         """Forget everything."""
+        self.dropped += everything(self)
         while self._directories:
             self._drop(self._directories.popitem()[1])
         self._attr.clear()
@@ -278,7 +281,7 @@ class Leases:
 
     def _unname(self, directory: _Directory, name: bytes, now: int = 0) -> None:
         nodeid = directory.names.pop(name, None)
-        if now <= 0 or nodeid != _UNKNOWN:  # else it is listed as a name alone
+        if now <= 0 or nodeid != UNKNOWN:  # else it is listed as a name alone
             self._bytes -= len(directory.entries)
             directory.entries = b""
         if nodeid is not None:
@@ -306,12 +309,34 @@ class Leases:
 
     def _bound(self) -> None:
         while (self._names > LEASED_NAMES or self._bytes > LEASED_LISTINGS) and len(self._directories) > 1:
+            _drops(self, next(iter(self._directories)))
             self._drop(self._directories.popitem(last=False)[1])
+
+
+def _drops(leases: Leases, nodeid: int) -> None:
+    """Have the kernel told that it may go by no name in that directory, nor by its attributes, any more."""
+    if leases.seconds > TTL:
+        directory = leases._directories.get(nodeid)
+        names = directory.names.items() if directory is not None else ()
+        leases.dropped += [(nodeid, b""), *((nodeid, name) for name, found in names if found > 0)]
+
+
+def everything(leases: Leases) -> list[tuple[int, bytes]]:
+    """List all that the kernel may have been told for longer than TTL, as `dropped`."""
+    if leases.seconds == TTL:
+        return []
+    names = [(at, name) for at, each in leases._directories.items() for name, node in each.names.items() if node > 0]
+    return names + [(nodeid, b"") for nodeid in leases._attr]
 
 
 def only_reads(flags: int) -> bool:
     """Say whether an OPEN with these flags may be answered by what is known of a file's contents."""
     return not flags & _ASKS
+
+
+def is_bare(leases: Leases, nodeid: int, bit: int) -> bool:
+    """Say whether the file is known to lack that extended attribute."""
+    return bool(leases._bare.get(nodeid, 0) & bit)
 
 
 def attributes_of(leases: Leases, nodeid: int) -> bytes | None:
@@ -326,70 +351,3 @@ def size_of(leases: Leases, nodeid: int) -> int:
     """Return the size of a file by the attributes that are known; -1: none are."""
     attr = leases._attr.get(nodeid)
     return -1 if attr is None else int(abi.ATTR.unpack_from(attr)[1])
-
-
-def named(leases: Leases, parent: int, name: bytes) -> int:
-    """Return the node to which that name is known to lead; 0: none is."""
-    directory = leases._directories.get(parent)
-    return 0 if directory is None else max(directory.names.get(name, _UNKNOWN), 0)
-
-
-def is_locked(leases: Leases, parent: int) -> bool:
-    """Say whether the kernel is to ask for each name in that directory each time."""
-    directory = leases._directories.get(parent)
-    return directory is not None and not directory.seconds
-
-
-def given(leases: Leases, nodeid: int) -> None:
-    """Take note that the kernel is told of a node by a name that is known to lead there."""
-    leases._nodes[nodeid].debt += 1
-
-
-def is_absent(leases: Leases, parent: int, name: bytes) -> bool:
-    """Say whether nothing is known to have that name in the directory."""
-    directory = leases._directories.get(parent)
-    if directory is None:
-        return False
-    return directory.names.get(name, _ABSENT if directory.complete else _UNKNOWN) == _ABSENT
-
-
-def is_whole(leases: Leases, parent: int) -> bool:
-    """Say whether all names in the directory are known."""
-    directory = leases._directories.get(parent)
-    return directory is not None and directory.complete
-
-
-def is_empty(leases: Leases, nodeid: int) -> bool:
-    """Say whether a directory is known to have no names."""
-    directory = leases._directories.get(nodeid)
-    if directory is None or not directory.complete:
-        return False
-    return not any(each for name, each in directory.names.items() if name not in _ITSELF)
-
-
-def keep_names(leases: Leases, parent: int, names: list[bytes]) -> None:
-    """Keep that these are all the names in a directory, of which some are known."""
-    leases.listed(parent, [(0, 0, named(leases, parent, name), name, 0, 0) for name in names])
-
-
-def keep_listing(leases: Leases, nodeid: int, attr: bytes, found: Entries, entries: bytes) -> None:
-    """Keep what home has told of a directory by itself: each entry with a node holds, and home has counted a lookup of
-    the kernel's for it."""
-    leases.attributes(nodeid, attr)
-    leases.listed(nodeid, found, entries)
-    for start, _, each, *_ in found:
-        node = leases._nodes.get(each) if each else None
-        if node is not None:
-            node.debt -= 1
-            leases.attributes(each, entries[start + abi.ENTRY.size : start + ENTRY_SIZE])
-        elif each:
-            leases.unused.append((each, 1))  # there were too many names
-
-
-def beside(leases: Leases, nodeid: int) -> list[int]:
-    """List the nodes in the directory in which that one is, if it is one of those that were used last."""
-    for parent in islice(reversed(leases._directories), _NEAR):
-        found = [each for each in leases._directories[parent].names.values() if each > 0]
-        if nodeid in found:
-            return found
-    return []

@@ -21,7 +21,8 @@ import stat
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from remoteio.execute.leases import Leases, is_absent
+from remoteio.execute.leased_names import is_absent
+from remoteio.execute.leases import Leases
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.behind import MAY_OWN, MAY_SET, MAY_WRITE, WORDS
 from remoteio.wire.coherence import TTL

@@ -47,6 +47,7 @@ from remoteio.execute.told import cut_short, handle_of
 from remoteio.execute.told_lately import NAMES
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import names_ahead
+from remoteio.wire.coherence import TTL
 from remoteio.wire.frames import LARGE
 from remoteio.wire.link import Link
 from remoteio.wire.makes import OPS, name_of
@@ -178,6 +179,8 @@ class Relay(LocksHere):
             return False
         if op == abi.INTERRUPT:
             return self._interrupt(abi.INTERRUPT_IN.unpack_from(raw, abi.ARGS)[0])
+        if op in LOCK_OPS and self._known.leases.seconds > TTL:
+            self._keeps(TTL)
         return self._locks(op, unique, nodeid, raw)
 
     def _release(self, op: int, unique: int, nodeid: int, raw: bytes) -> None:

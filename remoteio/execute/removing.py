@@ -8,7 +8,8 @@ The caller comes with one thread at a time (``relay.Relay._order``).
 
 from __future__ import annotations
 
-from remoteio.execute.leases import Leases, named
+from remoteio.execute.leased_names import named
+from remoteio.execute.leases import Leases
 from remoteio.wire import fuse_abi as abi
 
 _MOST = 1024  # under way: one a thread of the job, as a rule

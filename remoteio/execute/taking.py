@@ -11,7 +11,8 @@ The caller tells the time, and comes with one thread at a time (``relay.Relay._o
 
 from __future__ import annotations
 
-from remoteio.execute.leases import Leases, is_absent, is_empty, named
+from remoteio.execute.leased_names import is_absent, is_empty, named
+from remoteio.execute.leases import Leases
 from remoteio.execute.making import NAME_MAX, Grant, Making, Words, asking
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire.makes import HOMES, MADE, NOREPLACE, REMOVE, SHOWN, Granted, names_of

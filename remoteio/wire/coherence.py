@@ -19,6 +19,12 @@ BESIDE = (1 << 31).to_bytes(4, "little")
 change the file: the kernel, to which that flag is nothing, is told for no time, and the relay answers for TTL.
 """
 
+KEPT_BY_KERNEL = 60
+"""Seconds for which the kernel of a host that has a session is told what is leased: it is told as well when home takes
+that back, and when nothing is heard of home (execute/invalidating.py). So this bounds no more than what may go wrong
+between a kernel and who tells it.
+"""
+
 LISTING_TTL = 0.1
 """Seconds after its OPENDIR for which a listing may be handed to readdir(3) as it came.
 

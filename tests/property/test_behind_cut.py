@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from remoteio.execute import behind
 from remoteio.execute.at_once import AT_ONCE
-from remoteio.execute.leases import is_absent, named
+from remoteio.execute.leased_names import is_absent, named
 from remoteio.execute.making import Grant
 from remoteio.execute.relay import Relay
 from remoteio.submit.export.ordered import Ordered

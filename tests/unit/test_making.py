@@ -12,7 +12,7 @@ import pytest
 
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
-from remoteio.execute.leases import is_absent
+from remoteio.execute.leased_names import is_absent
 from remoteio.execute.making import Made
 from remoteio.submit.export import more_made
 from remoteio.submit.export.dispatch import Export

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from remoteio.execute.at_once import COPIED_HERE
-from remoteio.execute.leases import is_absent, named
+from remoteio.execute.leased_names import is_absent, named
 from remoteio.execute.relay import Relay
 from remoteio.wire import fetched
 from remoteio.wire import fuse_abi as abi
@@ -158,7 +158,9 @@ def test_a_small_file_is_copied_by_the_kernel_where_home_is_far(trip: float, siz
 
 
 @pytest.mark.parametrize(("trip", "asks"), [(0.0, False), (0.001, True), (0.02, True)])
-def test_home_is_asked_for_what_the_job_may_use_once_it_is_known_how_far_it_is(trip: float, asks: bool, ends: Ends) -> None:
+def test_home_is_asked_for_what_the_job_may_use_once_it_is_known_how_far_it_is(
+    trip: float, asks: bool, ends: Ends
+) -> None:
     ends.relay.begins(trip)
     os.set_blocking(ends._home, False)
     try:

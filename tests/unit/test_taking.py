@@ -14,7 +14,7 @@ import pytest
 from remoteio import syscalls
 from remoteio.errors import ProtocolError
 from remoteio.execute.known_ahead import KnownAhead
-from remoteio.execute.leases import is_absent
+from remoteio.execute.leased_names import is_absent
 from remoteio.submit.export import more_made, more_removed
 from remoteio.submit.export.confine import Confinement
 from remoteio.submit.export.dispatch import Export

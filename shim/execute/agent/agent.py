@@ -237,6 +237,7 @@ class Agent:
         give_back()  # what it took to begin; a short job is spared this
         while True:
             self.link.send(frames.PING)
+            self.relay.tick()
             time.sleep(lease.PULSE)
 
 
