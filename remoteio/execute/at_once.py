@@ -208,6 +208,10 @@ class AtOnce(AskedAhead):
                 self._known.written.made(change.node, bytes(payload[-abi.ATTR.size :]), change.asked[3])
         if change is not None:
             nodeid = change.asked[1]
+            if not error and _finds_others(change.asked, payload):
+                with self._order:
+                    self._known.written.lose(nodeid)
+                self._tell_aside(abi.inval_inode(nodeid))  # it may have been read meanwhile
             with self._order:
                 settled = self._known.making.settles(nodeid, change.number)
             if settled:
@@ -268,3 +272,10 @@ class AtOnce(AskedAhead):
             return payload
         error = self.behind.told(op, nodeid) if op in TELL else 0
         return abi.failure(unique, error) if error else payload
+
+
+def _finds_others(asked: Asked, reply: bytes | memoryview) -> bool:
+    """Say whether home, as it opened what the job had opened to write to, found that others have changed it."""
+    if asked[0] != abi.OPEN or abi.OPEN_IN.unpack_from(asked[5], abi.ARGS)[0] & O_TRUNC:
+        return False
+    return not abi.OPEN_OUT.unpack_from(reply, abi.OUT_HEADER.size)[1] & abi.FOPEN_KEEP_CACHE

@@ -149,3 +149,25 @@ def test_what_others_write_to_such_a_file_is_read_a_second_later(served: Served)
     served.all_done()
     (served.here / "file").write_bytes(b"theirs")
     until(lambda: (served.there / "file").read_bytes() == b"theirs", "it is read", within=2 * TTL)
+
+
+@pytest.mark.parametrize("how", ["ab", "r+b"])
+@pytest.mark.parametrize("reads", [False, True], ids=["", "and reads"])
+def test_what_the_job_adds_to_what_others_have_made_of_it_is_beside_that(served: Served, how: str, reads: bool) -> None:
+    """Of the same length, as nothing tells of it then but its times. What it read in that second its kernel keeps."""
+    for k in range(4):
+        there, here = served.there / f"{how}{k}", served.here / f"{how}{k}"
+        there.write_bytes(b"<mine>")
+        assert there.read_bytes() == b"<mine>"
+        until(lambda: here.exists() and here.read_bytes() == b"<mine>", "it is made here")  # noqa: B023
+        here.write_bytes(b"<else>")
+        with there.open(how) as file:
+            file.seek(0, os.SEEK_END)
+            file.write(b"<more>")
+            file.flush()
+            if reads:
+                assert there.read_bytes()[-6:] == b"<more>"
+            until(lambda: here.read_bytes() == b"<else><more>", "it is done")  # noqa: B023
+            time.sleep(TTL)
+            assert there.read_bytes() == b"<else><more>"
+        assert there.read_bytes() == b"<else><more>"

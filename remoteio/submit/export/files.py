@@ -72,12 +72,14 @@ class OpenFiles(LeasedOpens):
         if node.grown is not None:
             self.room.changed(node.grown, st)
         now = version(st)
-        out = abi.FOPEN_KEEP_CACHE if now is not None and now == node.seen and not flags & os.O_TRUNC else 0
-        node.seen = now
+        same = now is not None and now == node.seen
+        out = abi.FOPEN_KEEP_CACHE if same and not flags & os.O_TRUNC else 0
+        # What a host that has opened it by itself told its kernel since is of what the job had left, and not of others.
+        node.seen = now if same or not own or flags & os.O_TRUNC else None
         if flags & os.O_TRUNC:
             node.twins = None
         if handle.direct:  # the kernel's idea of the end may be old: let each write find it here
-            out = abi.FOPEN_DIRECT_IO
+            out = abi.FOPEN_DIRECT_IO | (out if own else 0)
         beside = _guarded(node)
         counts = self.room.counts or (handle.direct and beside)
         if self.behind and handle.writable and not (own or counts or node.locks):
