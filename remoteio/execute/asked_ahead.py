@@ -59,7 +59,7 @@ class AskedAhead(Invalidating):
             self._root_came(stamp, body, at)
             return
         now, known = self.now(), self._known
-        if op == abi.LEFT or op in XATTRS:
+        if op in (abi.LEFT, abi.STATS) or op in XATTRS:
             with self._order:
                 self.counts.carried[op] += len(asked[5]) + len(body)
                 known.told_alone(asked, error, body, now)

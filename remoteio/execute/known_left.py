@@ -9,7 +9,7 @@ Beside the lease nothing is told that the job does not have: it is opened, and r
 
 from __future__ import annotations
 
-from remoteio.execute.known_reads import KnownReads
+from remoteio.execute.known_stats import KnownStats
 from remoteio.execute.leased_names import named
 from remoteio.execute.leases import only_reads
 from remoteio.wire import fuse_abi as abi
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FIRST = 8
 
 
-class KnownLeft(KnownReads):
+class KnownLeft(KnownStats):
     """Asks for leases on what the job has left behind."""
 
     def __init__(self) -> None:
@@ -53,10 +53,12 @@ class KnownLeft(KnownReads):
         return requests
 
     def told_alone(self, asked: Asked, error: int, body: bytes, now: float) -> None:
-        """Keep the body of the reply to a LEFT, or to a question of the relay's own for extended attributes. Raises
-        ProtocolError."""
+        """Keep the body of the reply to a LEFT or STATS, or to a question of the relay's own for extended attributes.
+        Raises ProtocolError."""
         if asked[0] == abi.LEFT:
             self.left_told(asked[5], asked[3], body)
+        elif asked[0] == abi.STATS:
+            self.stats_told(asked[5], asked[3], body)
         else:
             self.replied(asked, error, bytes(abi.OUT_HEADER.size) + body, now)
 

@@ -76,3 +76,11 @@ def beside(leases: Leases, nodeid: int) -> list[int]:
         if nodeid in found:
             return found
     return []
+
+
+def unknown_from(leases: Leases, nodeid: int) -> list[int]:
+    """List the nodes that are in a directory with that one, from it on as they were told, of which attributes are not
+    known; nothing, unless it is one of those that were used last."""
+    found = beside(leases, nodeid)
+    at = found.index(nodeid) if found else 0
+    return [each for each in found[at:] + found[:at] if each == nodeid or each not in leases._attr]

@@ -114,6 +114,7 @@ OPENED_ONE = S("=QQII")  # fh nodeid flags pad, again and again
 
 FETCH = 0x727B  # another: a small file that nobody has opened is opened and read, see fetched.py
 LEFT = 0x727C  # another: files that the job has written and closed are leased, see left.py
+STATS = 0x727D  # another: attributes of files that the host was told of before, together, see left.py
 UNASKED = 0  # none of the kernel's: where operations are counted, what home tells before it is asked
 
 ARGS = 40  # == IN_HEADER.size, where a request's arguments begin
@@ -181,6 +182,7 @@ OPERATIONS: dict[int, tuple[str, int, int, str]] = {
     OPENED: ("opened", OPENED_ONE.size, 0, READS),
     FETCH: ("fetch", 0, 0, READS),
     LEFT: ("left", 0, 0, READS),
+    STATS: ("stats", 0, 0, READS),
 }
 NO_REPLY = frozenset((FORGET, BATCH_FORGET, INTERRUPT, DESTROY))
 UNANSWERED = NO_REPLY | {RELEASE, RELEASEDIR, OPENED}  # over the link: the relay answers the kernel itself

@@ -1,8 +1,12 @@
-"""LEFT: files that the job has written and closed, which its host holds, are leased together. Pure. Shipped.
+"""LEFT and STATS: files that a host knows are leased together. Pure. Shipped.
 
-A request of the relay's own; its arguments are the nodes, u64 each, no more than MOST. The body of the reply has a
-struct fuse_attr for each, in their order: of what is as the job left it, and is leased from then on, its attributes and
-its contents (``wire.leases``); of all else zeros.
+Requests of the relay's own; their arguments are the nodes, u64 each, no more than MOST. The body of the reply has a
+struct fuse_attr for each, in their order, which is leased from then on (``wire.leases``):
+
+* LEFT: of what the job has written and closed, and is as it left it, with its contents;
+* STATS: of what was under a lease before, and has changed since;
+
+of all else zeros.
 """
 
 from __future__ import annotations

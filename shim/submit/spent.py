@@ -15,7 +15,7 @@ _NAMES = frozenset((abi.LOOKUP, abi.OPENDIR, abi.READDIR, abi.READDIRPLUS, abi.R
 _FACTS = frozenset((abi.GETATTR, abi.GETXATTR, abi.LISTXATTR, abi.ACCESS, abi.STATFS, abi.STATX_OP))
 _CONTENTS = frozenset((abi.OPEN, abi.READ, abi.LSEEK))
 _LOCKS = frozenset((abi.GETLK, abi.SETLK, abi.SETLKW))
-_AHEAD = frozenset((abi.UNASKED, abi.LIST, abi.FETCH, abi.LEFT))  # nobody waits for these
+_AHEAD = frozenset((abi.UNASKED, abi.LIST, abi.FETCH, abi.LEFT, abi.STATS))  # nobody waits for these
 KINDS = ("names", "attributes", "contents", "changes", "locks")
 _MOST_BYTES = 1 << 14  # a row has some 20, and linux/fuse.h 53 operations
 

@@ -177,3 +177,27 @@ def test_what_is_mounted_over_a_name_is_seen(served: tuple[Path, Path]) -> None:
         )
     finally:
         subprocess.run(["umount", "-l", within], check=True)
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_what_others_change_of_many_files_is_asked_for_together(tmp_path: Path, count: int) -> None:
+    """As `git checkout` does, and then who looks at each: also in a directory that is too large to be listed for that."""
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    here.mkdir()
+    there.mkdir()
+    asked.touch()
+    names = [f"{k:04}" for k in range(count)]
+    for name in names:
+        (here / name).write_text(name)
+    with mounted(here, there, asked=asked):
+        for _ in range(3):
+            assert {os.stat(there / name).st_mode & 0o777 for name in names} == {0o644}
+            time.sleep(TTL)
+        for mode in (0o640, 0o600):
+            for name in names:
+                (here / name).chmod(mode)
+            time.sleep(TTL + 0.2)
+            before = len(asked.read_text().split())
+            assert {os.stat(there / name).st_mode & 0o777 for name in names} == {mode}
+            assert len(asked.read_text().split()) - before < 20 + count // 50
+            time.sleep(TTL)

@@ -84,6 +84,26 @@ class Fetched(ExportBase):
             raise OSError(errno.EAGAIN, "none of them is as the job left it")
         return Reply(b"".join(told))
 
+    def do_stats(self, r: abi.Request) -> Reply:
+        """Tell the attributes of files that have changed since they were leased, and lease them, as far as they may be.
+
+        EOPNOTSUPP: this job has no leases. EAGAIN: not now, or none of these.
+        """
+        if not (may := self.leases.wanted()):
+            raise OSError(errno.EOPNOTSUPP if may is False else errno.EAGAIN, "nothing is leased")
+        told = [self._changed(nodeid) for nodeid in left.nodes_of(r.raw)]
+        if not any(each != left.NOT for each in told):
+            raise OSError(errno.EAGAIN, "none of them was leased")
+        return Reply(b"".join(told))
+
+    def _changed(self, nodeid: int) -> bytes:
+        """What stat(2) tells of what was leased, and is from now on."""
+        try:
+            node = self.inodes.get(nodeid)
+            return self.attr(self.inodes.descriptors.stat(node)) if self.leases.known(node) else left.NOT
+        except OSError:
+            return left.NOT  # it is gone, or not to be told of: who looks it up is told so
+
     def _left(self, nodeid: int) -> bytes:
         """What stat(2) tells of such a file, if it is leased from now on."""
         node = self.inodes.nodes.get(nodeid)
