@@ -132,6 +132,7 @@ class Orders:
         right = self._follows(its, index)
         its.last, self._at = index, its
         if not right:
+            its.next = 0  # it may be read once more
             self.disturbed()
             return
         self._hits += 1

@@ -181,7 +181,7 @@ def test_what_is_mounted_over_a_name_is_seen(served: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("count", [100, 1000])
 def test_what_others_change_of_many_files_is_asked_for_together(tmp_path: Path, count: int) -> None:
-    """As `git checkout` does, and then who looks at each: also in a directory that is too large to be listed for that."""
+    """As `git checkout` does: also in a directory that is too large to be listed for who looks at each."""
     here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
     here.mkdir()
     there.mkdir()
@@ -201,3 +201,24 @@ def test_what_others_change_of_many_files_is_asked_for_together(tmp_path: Path, 
             assert {os.stat(there / name).st_mode & 0o777 for name in names} == {mode}
             assert len(asked.read_text().split()) - before < 20 + count // 50
             time.sleep(TTL)
+
+
+def test_who_reads_what_others_have_written_to_many_files_has_them_fetched(tmp_path: Path) -> None:
+    here, there, asked = tmp_path / "here", tmp_path / "there", tmp_path / "asked"
+    here.mkdir()
+    there.mkdir()
+    asked.touch()
+    names = [f"{k:04}" for k in range(500)]
+    with mounted(here, there, asked=asked):
+        for text in ("first", "another", "the third"):
+            for name in names:
+                (here / name).write_text(f"{text} of {name}")
+            time.sleep(TTL + 0.2)
+            before = len(asked.read_text().split())
+            assert sorted(os.listdir(there)) == names
+            assert [os.stat(there / name).st_size for name in names] == [len(text) + 8] * len(names)
+            assert [(there / name).read_text() for name in names] == [f"{text} of {name}" for name in names]
+            waited = [
+                each for each in asked.read_text().split()[before:] if each in ("open", "read", "lookup", "getattr")
+            ]
+            assert len(waited) < 60
