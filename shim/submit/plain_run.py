@@ -194,6 +194,11 @@ class PlainRun:
         """Is there no way to the host just now?"""
         return self.session.away
 
+    @property
+    def said(self) -> int:
+        """Bytes that the job has said."""
+        return sum(sink.came for sink in self._sinks.values() if isinstance(sink, Sink))
+
     def run(self, *, lingers: bool = False) -> RunResult:
         """Run the job to its end, and its output's; START is sent, unless it has been.
 

@@ -119,6 +119,7 @@ class Sink:
         self._queue: deque[bytes | memoryview] = deque()
         self._arrivals = Arrivals()
         self._wakeup = Wakeup()
+        self.came = 0  # bytes, by the link's thread
         self.done = threading.Event()
 
     def start(self, fail: Callable[[BaseException], None]) -> None:
@@ -128,6 +129,7 @@ class Sink:
     def put(self, data: bytes | memoryview) -> None:
         """Have `data` written; empty: the end. Never blocks. Raises ProtocolError if more waits than was to be sent."""
         self._arrivals.came(len(data))
+        self.came += len(data)
         self._queue.append(data)
         self._wakeup.set()
 

@@ -51,8 +51,9 @@ except Signalled as signalled:
 
 def test_what_is_pending_is_merged_and_who_asks_again_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_streams, "_since", {})
-    came = [(0.0, signal.SIGTERM), (0.01, signal.SIGTERM), (0.02, signal.SIGINT), (0.03, signal.SIGUSR1)]
-    came += [(0.031, signal.SIGUSR1), (0.06, signal.SIGTERM), (0.1, signal.SIGTERM), (0.12, signal.SIGTERM)]
-    assert [merges(number, now) for now, number in came] == [
+    came = [(0.0, signal.SIGTERM), (0.01, signal.SIGTERM), (0.011, signal.SIGINT), (0.012, signal.SIGUSR1)]
+    came += [(0.013, signal.SIGUSR1), (0.03, signal.SIGTERM), (0.04, signal.SIGTERM), (0.06, signal.SIGTERM)]
+    assert [merges(number, now, 7) for now, number in came] == [
         False, True, False, False, False, False, True, False
     ]  # fmt: skip
+    assert not merges(signal.SIGTERM, 0.061, 8), "the job may have answered the one before"

@@ -161,7 +161,8 @@ class Console:
         if number == signal.SIGTSTP and self._stops:
             self._stops = False  # our own, see stopped
             return
-        if merges(number, time.monotonic()):
+        said = sum(each.taken for each in supervisor.home.outputs.values()) if supervisor is not None else 0
+        if merges(number, time.monotonic(), said):
             return
         if supervisor is not None and not supervisor.send_signal(number) and number in FATAL:
             supervisor.fail(Interrupted(number))

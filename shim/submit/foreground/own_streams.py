@@ -51,21 +51,22 @@ class Signalled(BaseException):
         self.number = number
 
 
-_MERGED = 0.05  # seconds: more than lies between the two of `timeout`, less than between two of one key
+_MERGED = 0.02  # seconds: more than lies between the two of `timeout`, less than between two of one key
+_since: dict[int, tuple[float, int]] = {}
 
 
-_since: dict[int, float] = {}
-
-
-def merges(number: int, now: float) -> bool:
-    """Tell whether the job is still to hear of another `number` as this one comes, at `now` (seconds).
+def merges(number: int, now: float, said: int) -> bool:
+    """Tell whether the job is still to hear of another `number` as this one comes, at `now` (seconds), when it has
+    `said` so many bytes.
 
     The kernel merges what is pending twice (signal(7)). timeout(1) sends its own to its child and then to its whole
     group: a program has both before it runs again, and hears of one. This process hears of each, as it runs in between.
+    Who has said something since may have said that he has heard.
     """
-    if number in FATAL and now - _since.get(number, -_MERGED) < _MERGED:
+    since, before = _since.get(number, (-_MERGED, said))
+    if number in FATAL and now - since < _MERGED and said == before:
         return True
-    _since[number] = now
+    _since[number] = now, said
     return False
 
 

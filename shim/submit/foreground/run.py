@@ -192,7 +192,7 @@ class ForegroundRun:
 
     def _caught(self, number: int, _: object) -> None:
         # Only noted: the main thread, which this interrupts, may be in the middle of a send.
-        if not merges(number, time.monotonic()):
+        if not merges(number, time.monotonic(), self._run.said):
             self._run.tell(lambda: self._signalled(number))
 
     def _signalled(self, number: int) -> None:
