@@ -116,6 +116,7 @@ def whatever(op: int, nodes: list[int], handles: list[int], names: list[bytes]) 
                 abi.REMOVED: [(node, text)],
                 abi.FETCH: [(node, b"")],
                 abi.LEFT: [(0, left.pack(nodes))],
+                abi.STATS: [(0, left.pack(nodes))],
                 abi.LIST: [(node, abi.LIST_IN.pack(*how)) for how in ((0, 0), (8, 0), (1 << 31, 0), (1, 2))],
                 abi.CREATE: [
                     (node, abi.CREATE_IN.pack(flags, 0o644, 0, 0) + text)

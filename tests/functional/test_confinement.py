@@ -255,6 +255,8 @@ def test_no_operation_changes_it(home: Path, op: int) -> None:
     done = 0
     with leasing as leases:
         assert leases.begin()
+        for name in shown:
+            host.walk(name)  # under leases from now on
         for node, arguments in requests:
             try:
                 host.ask(op, node, arguments)
