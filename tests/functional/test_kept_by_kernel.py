@@ -218,7 +218,5 @@ def test_who_reads_what_others_have_written_to_many_files_has_them_fetched(tmp_p
             assert sorted(os.listdir(there)) == names
             assert [os.stat(there / name).st_size for name in names] == [len(text) + 8] * len(names)
             assert [(there / name).read_text() for name in names] == [f"{text} of {name}" for name in names]
-            waited = [
-                each for each in asked.read_text().split()[before:] if each in ("open", "read", "lookup", "getattr")
-            ]
-            assert len(waited) < 60
+            opened = asked.read_text().split()[before:].count("open")
+            assert opened < 150, "some while what is under way is learned; the rest came ahead"
