@@ -24,15 +24,29 @@ class SessionSettled(SessionSender):
         return self._await(lambda: not (self._writing or self._queue.size or self._over), timeout)
 
     def settled(self, timeout: float | None = None) -> bool:
-        """Wait until the other end has the last of LAST_WORDS, and all that was sent before. False: not in `timeout` s.
-        Raises LinkClosed.
+        """Wait until the other end has all that was sent before. False: not in `timeout` s. Raises LinkClosed."""
+        if not self.lasting:
+            return super().settled(timeout)
+        self.push()
+        goal = -1
+
+        def has_it() -> bool:
+            nonlocal goal
+            if goal < 0 and not (self._queue.size or self._over):  # what is over has nothing queued
+                goal = self._session.sent
+            return 0 <= goal <= self._session.acknowledged
+
+        return self._await(has_it, timeout)
+
+    def has_last_word(self) -> bool:
+        """Wait until the other end has the last of LAST_WORDS, and all that was sent before. Raises LinkClosed.
 
         Not what another thread has sent since: for that no acknowledgement comes at once.
         """
         if not self.lasting:
-            return super().settled(timeout)
+            return super().settled()
         self.push()
-        return self._await(lambda: self._session.last_word <= self._session.acknowledged, timeout)
+        return self._await(lambda: self._session.last_word <= self._session.acknowledged, None)
 
     def mark(self) -> int:
         """See Link.mark; but for the bytes of an ACK or two."""

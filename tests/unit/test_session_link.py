@@ -233,7 +233,8 @@ def test_what_was_sent_after_the_last_word_is_not_waited_for(ends: Ends) -> None
     assert received(ends.other, 1) == [(frames.EXIT, bytes(4))]
     ends.one.send(frames.CREDIT, bytes((frames.PUSHED,)) + bytes(4))
     receiver = at_once(lambda: ends.one.receive())
-    assert ends.one.settled(SOON) and ended(receiver)
+    waiting = at_once(ends.one.has_last_word)
+    assert ended(waiting) and ended(receiver)
 
 
 def test_what_had_arrived_before_the_cut_is_settled_by_the_join(ends: Ends) -> None:

@@ -205,7 +205,7 @@ class Agent:
     def leave(self) -> None:
         """End this process once home has heard all that was said; by the lease, if nobody comes to hear it."""
         try:
-            self.link.settled()
+            self.link.has_last_word()
         except LinkClosed:
             pass  # home has heard the last word, and hung up
         self.sandbox.shut_door()  # first: home gives this process no more than two seconds to end
