@@ -3,7 +3,8 @@
 What others change of many files at once (``git checkout``, ``chmod -R``) home takes back, each by itself; who looks at
 them again (``git status``, ``make``, ``ls -l``) asks for one after the other. The names are leased as they were. So
 from the third in a row that home is asked for, it is asked for those behind it in the directory as well (STATS), twice
-as many each time.
+as many each time. Only where the kernel was told of each break (``invalidating``): else it may go by an old size for as
+long as that holds, and home, which takes it to be told, would not have it ask as it opens the file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class KnownStats(KnownReads):
     def _missed(self, nodeid: int, now: float) -> None:
         self._row = self._row + 1 if now - self._row_at < TTL else 1
         self._row_at = now
-        if self._row >= LISTED_AFTER and not self._asking:
+        if self._row >= LISTED_AFTER and self.leases.seconds > TTL and not self._asking:
             self._behind, self.ahead.moved = nodeid, True
 
     def ask_ahead(self, now: float, asked: dict[int, Asked]) -> list[bytes]:

@@ -40,8 +40,8 @@ NAME, TARGET, FILE, DATA, LISTED, TOLD, SEARCHED, SINCE = range(8)
 _SIZES = {NAME: ENTRY_SIZE, TOLD: ENTRY_SIZE, SEARCHED: ATTR.size, SINCE: 0}
 BARE = 1
 FAR = 0.003
-"""Seconds of a round trip from which on home is far: to look up, watch, open and read a file takes home 0.2 ms, and the
-host as much; a third of what is sent may be for nothing."""
+"""Seconds of a round trip from which on home is far, and START says so: its host asks with its first word. One that is
+nearer asks once it has measured that by itself."""
 PIECE = 16 << 10
 """Bytes of a file that are one DATA, at the most."""
 FRAME = 48 << 10

@@ -1,9 +1,9 @@
 """Tell a host what the job is likely to use, before it asks; as the session's own threads do it.
 
 Its names go when the host has greeted, the first of them ahead of the answer to INIT, with which the kernel there
-begins to ask; and what they lead to as a host that is far asks for it, with its first word if it knows by then that it
-is: then its names come so alone. Both are made by a thread that nobody else waits
-for, as a disk that does not answer may keep it waiting.
+begins to ask; and what they lead to as a host asks for it, with its first word if it was told that it is far: then its
+names come so alone. Both are made by a thread that nobody else waits for, as a disk that does not answer may keep it
+waiting.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class ToldAhead:
         if self._first_names is None:
             return []
         if self._pushing is None:
-            from remoteio.submit.export.pushing import Pushing  # for hosts that are far
+            from remoteio.submit.export.pushing import Pushing  # for hosts that ask
 
             names, guessed = self._first_names, not self._first_names.known
             pushing = Pushing(
@@ -110,7 +110,7 @@ class ToldAhead:
                 return  # its CREDIT comes behind HELLO
             told = self._first_names.begin(export)
         elif item is PUSH_DUE and self._pushing is not None:
-            export.far = True  # or its host would not have asked
+            export.asks = True
             told = self._pushing.due(export)
         for payload in told:
             if over.is_set():

@@ -249,9 +249,9 @@ def test_what_is_open_to_be_sent_is_closed_with_the_session(host: Host) -> None:
 def test_a_host_that_asks_for_it_is_far(host: Host) -> None:
     told = ToldAhead(FirstNames({}, lambda uses: None))
     due = told.credited(struct.pack("=BI", PUSHED, 1000), host.export)
-    assert due == [PUSH_DUE] and not host.export.far
+    assert due == [PUSH_DUE] and not host.export.asks
     assert not list(told.made(due[0], host.export, threading.Event()))
-    assert host.export.far
+    assert host.export.asks
 
 
 def test_of_one_start_no_more_is_sent_than_so_much(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from remoteio.submit.export.dispatch import Export
 from remoteio.submit.export.shown_ids import ShownIds
 from remoteio.wire import fuse_abi as abi
 from remoteio.wire import left
-from remoteio.wire.coherence import LISTED_AFTER, TTL
+from remoteio.wire.coherence import KEPT_BY_KERNEL, LISTED_AFTER, TTL
 
 if TYPE_CHECKING:
     from remoteio.execute.known import Asked
@@ -30,7 +30,7 @@ class Host:
 
     def __init__(self) -> None:
         self.known = KnownStats()
-        self.known.leases.heard = NOW + 100
+        self.known.leases.heard, self.known.leases.seconds = NOW + 100, KEPT_BY_KERNEL
         self.under_way: dict[int, Asked] = {}
         for k in range(COUNT):
             self.known.leases.name(TOP, b"%d" % k, FIRST + k)
@@ -84,6 +84,13 @@ def test_no_more_are_asked_for_at_once_than_home_takes_and_all_of_a_directory_in
             if wanted:
                 host.told([attr(1000)] * len(wanted))
     assert asked < 12 and most == left.MOST
+
+
+def test_a_kernel_that_was_told_of_no_break_asks_for_each_by_itself() -> None:
+    host = Host()
+    host.known.leases.seconds = TTL
+    for k in range(10):
+        assert host.asks(k) and host.wants() == []
 
 
 def test_who_asks_now_and_then_asks_for_one() -> None:

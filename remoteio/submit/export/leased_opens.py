@@ -16,12 +16,12 @@ from remoteio.wire.coherence import AHEAD
 class LeasedOpens(ExportBase):
     """Leases contents.
 
-    far       the host is: what it keeps of large files is worth a lease from the first second on
+    asks      the host, for what it is sent unasked: what it has of large files is leased from the first second on
     credits   how often it has given CREDIT for what it is sent unasked
     versions  by which it keeps it
     """
 
-    far = False
+    asks = False
     credits = 0
     versions = NO_NAMES
 
@@ -31,7 +31,7 @@ class LeasedOpens(ExportBase):
             return False
         if self.leases.attributes(node, fd) >= 0:
             return True
-        if not self.far or os.fstat(fd).st_size <= AHEAD or not self.leases.wanted():
+        if not self.asks or os.fstat(fd).st_size <= AHEAD or not self.leases.wanted():
             return False
         return self.leases.watches(node, fd)
 

@@ -1,6 +1,6 @@
 """Submit side: what a command used as it started the last time, sent before it asks (``wire.pushed``).
 
-For hosts that are far, which ask for it by CREDIT, and are sent no more than that. Each name is looked up, and each
+For hosts that ask for it by CREDIT, and are sent no more than that. Each name is looked up, and each
 file is opened, as if the job had asked: what is sent is true then, holds until a BREAK, and is no more than the job may
 see. What the job writes or locks, or is not under a lease, is left to be asked for.
 """

@@ -26,7 +26,7 @@ def known(host: Host) -> tuple[int, int]:
     """Tell how many microseconds a round trip to it took the last time, 0: that is not known, or it was near; and how
     many bytes its line carried in a second, 0: that is not known, or it was wide."""
     trip, line = _read().get(_name(host), (0, 0))
-    # it may be far today: who takes it for near is never sent anything
+    # it may be far today: who is told nothing measures it
     return trip if trip >= FAR * 1e6 else 0, line
 
 
