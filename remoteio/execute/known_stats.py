@@ -3,8 +3,8 @@
 What others change of many files at once (``git checkout``, ``chmod -R``) home takes back, each by itself; who looks at
 them again (``git status``, ``make``, ``ls -l``) asks for one after the other. The names are leased as they were. So
 from the third in a row that home is asked for, it is asked for those behind it in the directory as well (STATS), twice
-as many each time. Only where the kernel was told of each break (``invalidating``): else it may go by an old size for as
-long as that holds, and home, which takes it to be told, would not have it ask as it opens the file.
+as many each time. Only where the kernel keeps names (``invalidating``): else it looks them up again, and home lists
+their directory.
 """
 
 from __future__ import annotations

@@ -220,3 +220,25 @@ def test_who_reads_what_others_have_written_to_many_files_has_them_fetched(tmp_p
             assert [(there / name).read_text() for name in names] == [f"{text} of {name}" for name in names]
             opened = asked.read_text().split()[before:].count("open")
             assert opened < 150, "some while what is under way is learned; the rest came ahead"
+
+
+def test_what_is_opened_after_it_was_made_longer_is_read_to_its_end(tmp_path: Path) -> None:
+    """Also by who has not looked at it since, where others beside it were asked for, and it with them."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    names = [f"{k:03}" for k in range(40)]
+    for name in names:
+        (here / name).write_text("short")
+    with mounted(here, there):
+        for text in ("much longer", "as long as it is now"):
+            time.sleep(TTL + 0.1)
+            assert {os.stat(there / name).st_size for name in names} == {5}
+            time.sleep(0.1)
+            for name in names:
+                (here / name).write_text(text)
+            time.sleep(0.1)
+            assert sorted(os.listdir(there)) == names
+            assert {(there / name).read_text() for name in names} == {text}
+            for name in names:
+                (here / name).write_text("short")

@@ -100,10 +100,8 @@ class Fetched(ExportBase):
         """What stat(2) tells of what was leased, and is from now on."""
         try:
             node = self.inodes.get(nodeid)
-            # a symbolic link may be another that has its inode number
-            if node.kind == stat.S_IFLNK or not self.leases.known(node):
-                return left.NOT
-            return self._attr_out(node, self.inodes.descriptors.stat(node))[abi.ATTR_OUT.size :]
+            # Node.ctime stays as it is: the kernel is told when it asks, and has to as it opens the file before that
+            return self.attr(self.inodes.descriptors.stat(node)) if self.leases.known(node) else left.NOT
         except OSError:
             return left.NOT  # it is gone, or not to be told of: who looks it up is told so
 
